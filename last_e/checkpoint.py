@@ -1,0 +1,189 @@
+"""Checkpoints on disk: whole or absent, written beside the training, read without unpickling anything.
+
+A checkpoint is a folder ``step-00001234`` with ``state.pt``, ``config.json`` and, written last, ``MANIFEST.json``.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import uuid
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from last_e import manifest
+from last_e.manifest import DamagedCheckpoint, Manifest
+
+STATE = "state.pt"
+CONFIG = "config.json"
+_TEMPORARY = ".tmp-"
+
+
+def save(folder: Path, state: dict[str, Any], config: str, about: Manifest) -> Path:
+    """Write a checkpoint below ``folder``; it appears complete, under its final name, or not at all.
+
+    Raises:
+        OSError: for example a full disk; what was there before is untouched.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    final = folder / f"step-{about.step:08d}"
+    part = folder / f"{_TEMPORARY}{uuid.uuid4().hex}"
+    try:
+        part.mkdir()
+        with (part / STATE).open("wb") as file:
+            try:
+                torch.save(state, file)
+            except RuntimeError as error:  # torch's zip writer hides a full disk behind its own error
+                file.flush()
+                raise OSError(f"{part / STATE}: {str(error).splitlines()[0]}") from error
+            file.flush()
+            os.fsync(file.fileno())
+        _write_text(part / CONFIG, config)
+        files = {name: manifest.describe_file(part / name) for name in (STATE, CONFIG)}
+        _write_text(part / manifest.MANIFEST, replace(about, files=files).to_json())
+        if final.exists():  # the same step, saved before its epoch was tested, or damaged: the new one takes its place
+            old = folder / f"{_TEMPORARY}{uuid.uuid4().hex}"
+            os.rename(final, old)
+            os.rename(part, final)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.rename(part, final)
+        sync_folder(folder)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    return final
+
+
+def _write_text(path: Path, text: str) -> None:
+    with path.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def load(folder: Path) -> tuple[dict[str, Any], Manifest]:
+    """Read a checkpoint after checking that it is whole. All tensors are on the CPU.
+
+    Raises:
+        DamagedCheckpoint: it is not.
+    """
+    about = manifest.verify(folder)
+    try:
+        state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError) as error:
+        raise DamagedCheckpoint(f"{STATE} cannot be read ({str(error).splitlines()[0]})") from None
+    return state, about
+
+
+def checkpoints(folder: Path) -> list[tuple[Path, Manifest]]:
+    """Checkpoints below a folder that have a readable manifest, oldest first. Their files are not checked yet."""
+    found = []
+    for path in folder.glob("step-*"):
+        try:
+            found.append((path, manifest.read_manifest(path)))
+        except DamagedCheckpoint:
+            continue
+    return sorted(found, key=lambda item: item[1].order)
+
+
+def newest_whole(folder: Path, say: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint whose bytes are what was written; a damaged one is skipped with a word."""
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        try:
+            manifest.verify(path)
+        except DamagedCheckpoint as error:
+            say(f"skipping {path}: {error}")
+            continue
+        return path
+    return None
+
+
+def prune(folder: Path, keep_last: int) -> list[Path]:
+    """Delete what the retention rule does not keep, and leftovers of writers that were killed. Returns what went."""
+    found = checkpoints(folder)
+    gone = []
+    for (path, _), keep in zip(found, manifest.to_keep([about for _, about in found], keep_last)):
+        if not keep:
+            _remove(path)
+            gone.append(path)
+    for leftover in folder.glob(f"{_TEMPORARY}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    return gone
+
+
+def _remove(path: Path) -> None:
+    """Rename first: a folder that is half deleted must not pass for a checkpoint."""
+    trash = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
+    os.rename(path, trash)
+    shutil.rmtree(trash, ignore_errors=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder durable."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def snapshot(value: Any) -> Any:
+    """A copy of nested state that later training steps cannot change; tensors end up on the CPU."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: snapshot(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(snapshot(item) for item in value)
+    return value
+
+
+class Writer:
+    """Writes checkpoints on a thread of its own, in order, so that training goes on. One waits at the most.
+
+    Args:
+        folder: where they go.
+        keep_last: see :func:`prune`.
+        saved: called, on the writer's thread, when a checkpoint is whole on disk.
+    """
+
+    def __init__(self, folder: Path, keep_last: int, saved: Callable[[Path, Manifest], None]) -> None:
+        self.folder, self.keep_last, self._saved = folder, keep_last, saved
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+
+    def submit(self, state: dict[str, Any], config: str, about: Manifest) -> None:
+        """Take a snapshot now and write it soon.
+
+        Raises:
+            OSError: the checkpoint before this one could not be written.
+        """
+        self.wait()
+        self._pending = self._pool.submit(self._write, snapshot(state), config, about)
+
+    def wait(self) -> None:
+        """Until all is written.
+
+        Raises:
+            OSError: a checkpoint could not be written.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def close(self) -> None:
+        """Stop the thread; what was submitted is written first."""
+        self._pool.shutdown(wait=True)
+
+    def _write(self, state: dict[str, Any], config: str, about: Manifest) -> None:
+        path = save(self.folder, state, config, about)
+        self._saved(path, about)
+        prune(self.folder, self.keep_last)

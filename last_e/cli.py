@@ -1,0 +1,250 @@
+"""The reference's command line: direct flags, then ``--set KEY=VALUE ...``, applied last."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from last_e import manifest
+from last_e.config import PINNED_SECTIONS, TrainConfig
+from last_e.console import ConsoleSink
+from last_e.environment import detect_environment
+from last_e.events import Ended, JsonLines, Message, Sink
+from last_e.layers import (
+    ConfigError,
+    Entry,
+    Layer,
+    Origin,
+    Problem,
+    Resolved,
+    flatten,
+    load_file,
+    nearest,
+    nest,
+    parse_value,
+    resolve,
+    set_layer,
+)
+from last_e.manifest import DamagedCheckpoint
+from last_e.resume import changes, refuse_pinned
+from last_e.stop import Stop
+
+DONE, FAILED, USAGE, PAUSED, NO_GPU = 0, 1, 2, 75, 6
+PAUSING = ("interrupted", "preempted", "time_limit", "lease_lost")
+
+FLAGS = {
+    "model": ("model.variant", "model variant: nano, small, base, large (default: base)"),
+    "dataset": ("dataset", "irds, ntu60, ntu120, synthetic (default: ntu60)"),
+    "split_type": ("split_type", "train/test split: xsub, xview, xset (default: xsub)"),
+    "epochs": ("training.epochs", "number of epochs"),
+    "batch_size": ("training.batch_size", "batch size"),
+    "lr": ("training.lr", "peak learning rate"),
+    "weight_decay": ("training.weight_decay", "L2 weight decay"),
+    "dropout": ("model.dropout", "classifier dropout"),
+    "scheduler": ("training.scheduler", "cosine_warmup, cosine_warmup_restart, multistep, constant"),
+    "min_lr": ("training.min_lr", "floor of the cosine"),
+    "milestones": ("training.milestones", "multistep milestones, comma-separated"),
+    "workers": ("hardware.num_workers", "threads that prepare batches"),
+    "seed": ("training.seed", "random seed"),
+    "env": ("env", "auto, local, kaggle, gcp, lambda, a100 (default: auto)"),
+}
+"""The reference's direct flags that take a value: the key each sets, and its help."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError([Problem("command line", "-", message, "see --help")])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code (see docs/exit-codes.md)."""
+    try:
+        return _main(sys.argv[1:] if argv is None else list(argv))
+    except ConfigError as error:
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        return USAGE
+
+
+def _main(argv: list[str]) -> int:
+    parser = _parser()
+    args, unknown = parser.parse_known_args(argv)
+    if args.config is not None:
+        config, resume = TrainConfig.model_validate_json(Path(args.config).read_bytes()), args.resume and Path(args.resume)
+        notes: list[str] = []
+    else:
+        resume = _find_checkpoint(args.resume) if args.resume else None
+        resolved = _resolve(args, unknown, resume)
+        config, notes = resolved.config, resolved.notes
+    return _train(config, resume, args, notes)
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="python -m last_e",
+        description="Train LAST-E v3 without the job runner. Every key of the configuration can be set with --set; "
+        "`lastrun explain` lists them.",
+        allow_abbrev=False,
+    )
+    for flag, (_, text) in FLAGS.items():
+        parser.add_argument(f"--{flag}", metavar="X", help=text)
+    parser.add_argument("--amp", action=argparse.BooleanOptionalAction, default=None, help="mixed precision on a GPU")
+    parser.add_argument("--resume", metavar="PATH", help="go on from a checkpoint, or from the newest one in a run's folder")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="set any key; applied last")
+    parser.add_argument("--allow-change", nargs="+", action="extend", default=[], metavar="KEY", help="with --resume: keys "
+                        "that may differ although they decide learning (`data`: other clips)")  # fmt: skip
+    parser.add_argument("--out", metavar="DIR", help="folder of this run (default: a new one in hardware.output_root)")
+    parser.add_argument("--config", metavar="FILE", help=argparse.SUPPRESS)  # the runner's: a resolved configuration
+    parser.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)  # the runner's: events as JSON lines
+    return parser
+
+
+def _resolve(args: argparse.Namespace, unknown: list[str], resume: Path | None) -> Resolved[TrainConfig]:
+    problems = [
+        Problem("command line", word, "an unknown flag", nearest(word.lstrip("-"), [*FLAGS, "amp", "resume", "set", "out"]))
+        for word in unknown
+    ]
+    flags: Layer = {}
+    for flag, (key, _) in FLAGS.items():
+        text = getattr(args, flag)
+        if text is None:
+            continue
+        try:
+            value = parse_value(f"[{text}]" if flag == "milestones" else text)
+        except ValueError as error:
+            problems.append(Problem(f"--{flag}", key, f"{text!r} ({error})", "a plain value"))
+            continue
+        flags[key] = Entry(value, Origin(f"--{flag}"))
+    if args.amp is not None:
+        flags["training.use_amp"] = Entry(args.amp, Origin("--amp" if args.amp else "--no-amp"))
+    settings, set_problems = set_layer(args.set)
+    layers = [flags, settings]
+    before: dict[str, Any] = {}
+    if resume is not None:
+        began, file_problems = load_file(resume / "config.json")
+        problems += file_problems
+        before = {key: entry.value for key, entry in began.items()}
+        layers.insert(0, {key: entry for key, entry in began.items() if key.split(".")[0] in PINNED_SECTIONS})
+    resolved = resolve(layers, TrainConfig, [*problems, *set_problems])
+    if resume is not None:
+        refuse_pinned(changes(before, resolved.items()), args.allow_change, resolved.origins)
+    return resolved
+
+
+def _find_checkpoint(text: str) -> Path:
+    """The checkpoint that ``--resume`` means: a checkpoint's folder, a file in it, or a run's folder (the newest whole one).
+
+    Raises:
+        ConfigError: there is nothing there.
+    """
+    from last_e.checkpoint import newest_whole
+
+    path = Path(text).expanduser()
+    if path.is_file():
+        path = path.parent
+    if (path / manifest.MANIFEST).exists() or (path / "state.pt").exists():
+        return path
+    for folder in (path / "checkpoints", path):
+        found = newest_whole(folder, lambda word: print(f"warning: {word}", file=sys.stderr)) if folder.is_dir() else None
+        if found is not None:
+            return found
+    what = "a folder without a whole checkpoint" if path.exists() else "no such file or folder"
+    raise ConfigError([Problem("--resume", str(path), what, "a checkpoint's folder (step-00001234) or a run's folder")])
+
+
+def _train(config: TrainConfig, resume: Path | None, args: argparse.Namespace, notes: list[str]) -> int:
+    try:
+        from last_e import train
+        from last_e.data import DataError
+        from last_e.precision import NoGpu
+    except ModuleNotFoundError as error:
+        print(f"error: {error.name} is not installed: pip install 'lastrun[train]'", file=sys.stderr)
+        return NO_GPU
+    from filelock import FileLock, Timeout
+
+    stop = Stop()
+    out = Path(args.out) if args.out else _run_folder(config, resume)
+    if args.supervised:
+        stop.when_supervised()
+        sink: Sink = JsonLines(lambda: stop.ask("lease_lost"))
+        console = None
+    else:
+        sink = console = ConsoleSink()
+        stop.on_signals(lambda word: console.emit(Message(word, "warning")))
+        if config.hardware.session_limit is not None:
+            stop.after(config.hardware.session_limit - config.hardware.stop_margin)
+        for note in notes:
+            sink.emit(Message(note))
+        sink.emit(Message(f"run: {out}"))
+        if config.hardware.session_limit is not None:
+            sink.emit(
+                Message(f"session limit: {config.hardware.session_limit} s; stops {config.hardware.stop_margin} s before")
+            )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with FileLock(out / ".lock", timeout=0):
+            if not args.supervised:
+                _write_config(out, config)
+            ended = train.run(config, out, resume, sink, stop, new_data="data" in args.allow_change)
+    except Timeout:
+        return _fail(sink, "bad_usage", f"{out}: another training is writing there", USAGE)
+    except DataError as error:
+        return _fail(sink, "data_missing" if error.missing else "data_damaged", str(error), USAGE if error.missing else FAILED)
+    except DamagedCheckpoint as error:
+        return _fail(sink, "checkpoint_damaged", f"{resume}: damaged checkpoint: {error}{_other(resume)}", FAILED)
+    except train.DataChanged as error:
+        return _fail(sink, "data_changed", f"{error}; or add --allow-change data", USAGE)
+    except NoGpu as error:
+        return _fail(sink, "no_gpu", str(error), NO_GPU)
+    except OSError as error:
+        return _fail(sink, "trainer_error", f"{error.filename or out}: {error.strerror or error}", FAILED)
+    finally:
+        if console is not None:
+            console.close()
+    sink.emit(ended)
+    if ended.reason in PAUSING:
+        if console is not None:
+            sink.emit(Message(f"go on with: python -m last_e --resume {out}"))
+        return PAUSED
+    return DONE if ended.reason == "completed" else FAILED
+
+
+def _write_config(out: Path, config: TrainConfig) -> None:
+    part = out / f".config.{os.getpid()}.part"
+    try:
+        part.write_text(json.dumps(config.model_dump(mode="json"), indent=1) + "\n")
+        os.replace(part, out / "config.json")
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _run_folder(config: TrainConfig, resume: Path | None) -> Path:
+    """A resumed run goes on in its own folder, so that its history stays in one place; a new one gets a name of its own."""
+    if resume is not None and resume.parent.name == "checkpoints":
+        return resume.parent.parent
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    root = Path(config.hardware.output_root).expanduser()
+    return root / f"{config.model.variant}-{config.dataset}-{config.split_type}-{stamp}"
+
+
+def _other(damaged: Path | None) -> str:
+    """A hint at the newest whole checkpoint beside a damaged one."""
+    from last_e.checkpoint import newest_whole
+
+    other = newest_whole(damaged.parent, lambda _: None) if damaged is not None else None
+    return f"; the newest whole one beside it: --resume {other}" if other is not None else ""
+
+
+def _fail(sink: Sink, reason: str, message: str, code: int) -> int:
+    """One line for people, an event for the runner."""
+    if isinstance(sink, JsonLines):
+        sink.emit(Ended(reason, message, 0, 0))
+    else:
+        print(f"error: {message}", file=sys.stderr)
+    return code

@@ -1,0 +1,231 @@
+"""What may be said about a training run: strict, torch-free pydantic schemas.
+
+Every key of the reference (``training.lr``, ``model.dropout``, ...) is a field here, with its type, its bounds and one
+line on what it does. Defaults do not stand here but in ``configs/``, so that ``explain`` can name the file a value
+came from. Rules that involve several keys are in :data:`RULES`, one function each.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+VARIANTS = ("nano_e_v3", "small_e_v3", "base_e_v3", "large_e_v3")
+DATASETS = ("irds", "ntu60", "ntu120", "synthetic")
+ENVIRONMENTS = ("local", "kaggle", "gcp", "lambda", "a100")
+ALIASES = {name.removesuffix("_e_v3"): name for name in VARIANTS}
+
+_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+
+
+def parse_duration(value: Any) -> Any:
+    """``8h50m``, ``90s``, ``2d`` or a whole number of seconds -> seconds. Anything else is returned for pydantic to refuse."""
+    if isinstance(value, str) and value and (match := _DURATION.fullmatch(value.strip())):
+        days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+        return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+    return value
+
+
+Duration = Annotated[int, BeforeValidator(parse_duration), Field(ge=1, le=30 * 86400)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Width = Annotated[int, Field(ge=1, le=4096)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys, loose types, NaN and infinity are refused; values never change."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=(), defer_build=True
+    )
+
+
+class ModelConfig(Section):
+    """The network (``configs/model/``)."""
+
+    variant: Literal["nano_e_v3", "small_e_v3", "base_e_v3", "large_e_v3"] = Field(description="model variant")
+    stem_channels: Width = Field(description="channels after the fusion of the three streams")
+    channels: list[Width] = Field(min_length=1, max_length=8, description="channels of each stage")
+    num_blocks: list[Annotated[int, Field(ge=1, le=64)]] = Field(description="blocks of each stage")
+    depths: list[Annotated[int, Field(ge=1, le=16)]] = Field(description="temporal convolutions in a block, per stage")
+    strides: list[Annotated[int, Field(ge=1, le=4)]] = Field(description="temporal stride of each stage's first block")
+    expand_ratio: int = Field(ge=1, le=8, description="width of a temporal convolution's middle over its ends")
+    max_hop: int = Field(ge=0, le=12, description="how many bones one graph convolution reaches")
+    gate_type: Literal["motion", "hybrid"] = Field(description="channel gate; hybrid adds frequencies in the last stage")
+    use_subset_att: bool = Field(description="weigh the graph subsets by attention")
+    use_ib_loss: bool = Field(description="add the information-bottleneck loss while training")
+    dropout: Fraction = Field(description="dropout before the classifier")
+    drop_path_rate: Fraction = Field(description="stochastic depth of the last block; earlier blocks linearly less")
+
+
+class TrainingConfig(Section):
+    """The recipe (``configs/training/``): what decides learning. Same names as in the reference."""
+
+    optimizer: Literal["sgd", "adamw"] = Field(description="optimizer")
+    lr: float = Field(gt=0, le=100, description="peak learning rate")
+    momentum: Fraction = Field(description="momentum (sgd)")
+    nesterov: bool = Field(description="Nesterov momentum (sgd)")
+    betas: list[Fraction] = Field(min_length=2, max_length=2, description="running averages (adamw)")
+    weight_decay: float = Field(ge=0, le=10, description="weight decay; norms, biases, gates and graphs are left out")
+    scheduler: Literal["cosine_warmup", "cosine_warmup_restart", "multistep", "constant"] = Field(
+        description="learning rate over time"
+    )
+    warmup_epochs: float = Field(ge=0, le=100_000, description="length of the linear warm-up, in epochs")
+    warmup_start_lr: float = Field(ge=0, le=100, description="learning rate at epoch 0")
+    min_lr: float = Field(ge=0, le=100, description="floor of the cosine: the learning rate at the end")
+    milestones: list[Annotated[float, Field(gt=0)]] = Field(description="epochs at which multistep lowers the rate")
+    gamma: float = Field(gt=0, le=1, description="factor at each milestone (multistep)")
+    restart_epochs: float = Field(ge=1, le=100_000, description="length of the first cycle (cosine_warmup_restart)")
+    restart_mult: float = Field(ge=1, le=100, description="each cycle's length over the one before (restart)")
+    epochs: int = Field(ge=1, le=100_000, description="passes over the training clips")
+    batch_size: Count = Field(description="clips per forward pass and GPU")
+    gradient_accumulation_steps: int = Field(ge=1, le=65_536, description="batches per optimizer step")
+    input_frames: int = Field(ge=16, le=4096, description="frames that each clip is resampled to")
+    augment: bool = Field(description="rotate, scale, shear, jitter and crop training clips at random")
+    label_smoothing: Fraction = Field(description="label smoothing of the cross-entropy")
+    gradient_clip: float = Field(ge=0, le=1e6, description="largest gradient norm; 0 does not clip")
+    ib_loss_weight: float = Field(ge=0, le=1e6, description="weight of the information-bottleneck loss")
+    use_amp: bool = Field(description="automatic mixed precision on a GPU")
+    save_interval: Count = Field(description="keep a checkpoint of every N-th epoch for good")
+    seed: int = Field(ge=0, lt=2**63, description="decides initial weights, order, augmentation and dropout")
+    max_bad_steps: Count = Field(description="non-finite steps in a row that end the run as diverged")
+
+
+class DataConfig(Section):
+    """The data set (``configs/data/``) and where its file is."""
+
+    uri: str | None = Field(None, min_length=1, description="the prepared file; default: FILE in hardware.data_root")
+    num_classes: Annotated[int, Field(ge=2, le=100_000)] = Field(description="number of action classes")
+    splits: list[str] = Field(description="splits that this data set knows")
+    file: str | None = Field(None, description="file name looked for when data.uri is not set")
+
+
+class CheckpointConfig(Section):
+    """When checkpoints are written and which are kept. Changes nothing that is learned."""
+
+    keep_last: int = Field(ge=1, le=10_000, description="newest checkpoints to keep (best and every N-th are kept too)")
+    every_epochs: Count = Field(description="write a checkpoint every so many epochs")
+    every_minutes: float = Field(gt=0, le=1e6, description="and at the latest after so many minutes")
+
+
+class HardwareConfig(Section):
+    """What fits the machine (``configs/env/``). Changes nothing that is learned but rounding."""
+
+    num_workers: int = Field(ge=0, le=256, description="threads that prepare batches ahead of a GPU")
+    pin_memory: bool = Field(description="page-locked batches for faster copies to a GPU")
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = Field("auto", description="number format of mixed precision")
+    micro_batch: Count | None = Field(None, description="most clips in one forward pass; default: batch_size")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train")
+    cpu_threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(None, description="default: the cores allowed")
+    data_root: str = Field(min_length=1, description="folder of prepared data files")
+    scratch_root: str | None = Field(None, min_length=1, description="folder for a running attempt's files")
+    output_root: str = Field(min_length=1, description="folder of runs that are started without the job runner")
+    session_limit: Duration | None = Field(None, description="the session ends after this time")
+    stop_margin: Duration = Field(600, description="stop this long before the limit, to save and upload")
+
+
+class TrainConfig(Section):
+    """A whole run of the trainer."""
+
+    dataset: Literal["irds", "ntu60", "ntu120", "synthetic"] = Field(description="data set")
+    split_type: str = Field(description="which clips train and which test")
+    env: Literal["auto", "local", "kaggle", "gcp", "lambda", "a100"] = Field("auto", description="hardware profile")
+    model: ModelConfig
+    training: TrainingConfig
+    data: DataConfig
+    checkpoint: CheckpointConfig
+    hardware: HardwareConfig
+
+
+PINNED_SECTIONS = ("dataset", "split_type", "model", "training", "data")
+"""What decides learning: fixed by a job's first attempt, on whatever machine it goes on."""
+
+NOT_PINNED = ("data.uri", "training.save_interval", "training.max_bad_steps")
+"""Keys inside those sections that may change all the same: where the file lies, and what is only kept or watched."""
+
+
+def is_pinned(key: str) -> bool:
+    """Whether a dotted ``key`` decides learning, so that it may not change between attempts."""
+    return key.split(".")[0] in PINNED_SECTIONS and key not in NOT_PINNED
+
+
+def effective_batch(training: TrainingConfig) -> int:
+    """Clips per optimizer step. This product is pinned, not its factors."""
+    return training.batch_size * training.gradient_accumulation_steps
+
+
+# --- rules over several keys -------------------------------------------------------------------------------------------
+
+Violation = tuple[str, str]
+"""The key at fault and what is allowed for it."""
+
+
+def _stage_lists(c: dict[str, Any]) -> Iterator[Violation]:
+    stages = len(c["model.channels"])
+    for key in ("num_blocks", "depths", "strides"):
+        if len(c[f"model.{key}"]) != stages:
+            yield f"model.{key}", f"a list of {stages} numbers, one per entry of model.channels"
+
+
+def _frames_left(c: dict[str, Any]) -> Iterator[Violation]:
+    frames = c["training.input_frames"]
+    for stride in c["model.strides"]:
+        frames = -(-frames // stride)
+    if frames < 4:
+        yield "training.input_frames", f"at least 4 frames after the strides {c['model.strides']} (now {frames})"
+
+
+def _nesterov(c: dict[str, Any]) -> Iterator[Violation]:
+    if c["training.optimizer"] == "sgd" and c["training.nesterov"] and c["training.momentum"] == 0:
+        yield "training.nesterov", "false when training.momentum is 0"
+
+
+def _cosine(c: dict[str, Any]) -> Iterator[Violation]:
+    if c["training.scheduler"].startswith("cosine") and c["training.min_lr"] > c["training.lr"]:
+        yield "training.min_lr", f"at most training.lr ({c['training.lr']})"
+
+
+def _warmup(c: dict[str, Any]) -> Iterator[Violation]:
+    if c["training.scheduler"] == "constant" or c["training.warmup_epochs"] == 0:
+        return
+    if c["training.warmup_epochs"] >= c["training.epochs"]:
+        yield "training.warmup_epochs", f"less than training.epochs ({c['training.epochs']})"
+    if c["training.warmup_start_lr"] > c["training.lr"]:
+        yield "training.warmup_start_lr", f"at most training.lr ({c['training.lr']})"
+
+
+def _milestones(c: dict[str, Any]) -> Iterator[Violation]:
+    if c["training.scheduler"] != "multistep":
+        return
+    milestones = c["training.milestones"]
+    if not milestones or any(a >= b for a, b in zip(milestones, milestones[1:])):
+        yield "training.milestones", "one or more epochs, each larger than the one before"
+    elif milestones[-1] >= c["training.epochs"]:
+        yield "training.milestones", f"epochs before training.epochs ({c['training.epochs']})"
+
+
+def _split(c: dict[str, Any]) -> Iterator[Violation]:
+    if c["split_type"] not in c["data.splits"]:
+        yield "split_type", f"one of {', '.join(c['data.splits'])} (for dataset {c['dataset']})"
+
+
+def _session(c: dict[str, Any]) -> Iterator[Violation]:
+    limit = c["hardware.session_limit"]
+    if limit is not None and limit <= c["hardware.stop_margin"]:
+        yield "hardware.session_limit", f"more than hardware.stop_margin ({c['hardware.stop_margin']} s)"
+
+
+RULES: tuple[tuple[Callable[[dict[str, Any]], Iterator[Violation]], tuple[str, ...]], ...] = (
+    (_stage_lists, ("model.channels", "model.num_blocks", "model.depths", "model.strides")),
+    (_frames_left, ("training.input_frames", "model.strides")),
+    (_nesterov, ("training.optimizer", "training.nesterov", "training.momentum")),
+    (_cosine, ("training.scheduler", "training.min_lr", "training.lr")),
+    (_warmup, ("training.scheduler", "training.warmup_epochs", "training.epochs", "training.warmup_start_lr", "training.lr")),
+    (_milestones, ("training.scheduler", "training.milestones", "training.epochs")),
+    (_split, ("split_type", "data.splits", "dataset")),
+    (_session, ("hardware.session_limit", "hardware.stop_margin")),
+)
+"""Each rule with the keys that it reads: a rule is asked only when those keys are valid on their own."""

@@ -1,0 +1,87 @@
+"""A whole data set in memory: ragged, in int16 millimetres, real frames only."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, fields
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from last_e.graph import NUM_JOINTS
+
+
+class DataError(RuntimeError):
+    """A data file that is missing (:attr:`missing`) or not what it should be."""
+
+    def __init__(self, message: str, *, missing: bool = False) -> None:
+        super().__init__(message)
+        self.missing = missing
+
+
+@dataclass(frozen=True)
+class Clips:
+    """N clips of one or two bodies. The frames of a clip's first body, then of its second, are rows of ``joints``.
+
+    Both bodies of a clip have the clip's length; the first is the main one.
+    """
+
+    joints: Tensor
+    """(rows, 25, 3) int16, millimetres, x right, y up, z away from the camera."""
+    length: Tensor
+    """(N,) int64, frames of the clip."""
+    bodies: Tensor
+    """(N,) int64, 1 or 2."""
+    label: Tensor
+    """(N,) int64, class, 0-based."""
+    performer: Tensor
+    """(N,) int64."""
+    camera: Tensor
+    """(N,) int64."""
+    setup: Tensor
+    """(N,) int64."""
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    @cached_property
+    def start(self) -> Tensor:
+        """(N,) int64, row of each clip's first frame."""
+        rows = self.length * self.bodies
+        return rows.cumsum(0) - rows
+
+    def check(self, num_classes: int, source: str) -> None:
+        """See that the parts agree.
+
+        Raises:
+            DataError: with all that is wrong, in one line.
+        """
+        wrong = []
+        if self.joints.dtype != torch.int16 or self.joints.shape[1:] != (NUM_JOINTS, 3):
+            wrong.append(f"joints are {self.joints.dtype} {tuple(self.joints.shape)}, not int16 (rows, {NUM_JOINTS}, 3)")
+        per_clip = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "joints"}
+        if len({len(tensor) for tensor in per_clip.values()}) != 1 or any(t.dim() != 1 for t in per_clip.values()):
+            wrong.append("the lists of clips differ in length: " + ", ".join(f"{k} {len(v)}" for k, v in per_clip.items()))
+        elif len(self) == 0:
+            wrong.append("it holds no clips")
+        else:
+            if not ((self.bodies >= 1) & (self.bodies <= 2)).all():
+                wrong.append("a clip has neither one body nor two")
+            if not (self.length >= 1).all():
+                wrong.append("a clip has no frames")
+            if int((self.length * self.bodies).sum()) != len(self.joints):
+                wrong.append(f"{len(self.joints)} rows of joints, but the clips' lengths add up to another number")
+            if not ((self.label >= 0) & (self.label < num_classes)).all():
+                wrong.append(f"labels from {int(self.label.min())} to {int(self.label.max())}, not 0 to {num_classes - 1}")
+        if wrong:
+            raise DataError(f"{source}: damaged or not a file of this kind: {'; '.join(wrong)}")
+
+    def fingerprint(self) -> str:
+        """sha256 of everything that training can see: the same clips give the same text, whatever file they came in."""
+        digest = hashlib.sha256()
+        for f in fields(self):
+            tensor = getattr(self, f.name).contiguous()
+            digest.update(f"{f.name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+            digest.update(memoryview(tensor.numpy()).cast("B"))
+        return digest.hexdigest()

@@ -1,0 +1,80 @@
+"""Prepared data on disk: one safetensors file with all clips; and the embedded IRDS recordings.
+
+The file's tensors are the fields of :class:`~last_e.data.clips.Clips`; its metadata says ``format: lastrun-clips-1``.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from last_e.data.clips import Clips, DataError
+
+FORMAT = "lastrun-clips-1"
+IRDS = Path(__file__).parent / "irds" / "healthy.npz"
+
+
+def read_clips(path: Path, num_classes: int) -> Clips:
+    """Read a prepared file.
+
+    Raises:
+        DataError: missing, cut short, damaged, or another kind of file; in one line.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            kind = (file.metadata() or {}).get("format")
+            if kind != FORMAT:
+                raise DataError(f"{path}: not a prepared data file: its format is {kind!r}, not {FORMAT!r}")
+            clips = Clips(**{f.name: file.get_tensor(f.name) for f in fields(Clips)})
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file", missing=True) from None
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path}: cut short, damaged or not a prepared data file ({_one_line(error)})") from None
+    clips.check(num_classes, str(path))
+    return clips
+
+
+def write_clips(clips: Clips, path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a prepared file: whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        tensors = {f.name: getattr(clips, f.name).contiguous() for f in fields(Clips)}
+        save_file(tensors, part, {**(metadata or {}), "format": FORMAT})
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_irds(path: Path = IRDS) -> Clips:
+    """The embedded IRDS recordings (see ``irds/NOTICE.md``).
+
+    Raises:
+        DataError: the file is missing or damaged, so the installation is.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            columns = {name: torch.from_numpy(file[name].astype(np.int64)) for name in ("length", "label", "subject")}
+            joints = torch.from_numpy(file["joints_mm"])
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file: install lastrun again", missing=True) from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path}: cut short or damaged ({_one_line(error)}): install lastrun again") from None
+    ones = torch.ones_like(columns["length"])
+    clips = Clips(joints, columns["length"], ones, columns["label"], columns["subject"], camera=ones, setup=ones)
+    clips.check(9, str(path))
+    return clips
+
+
+def _one_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

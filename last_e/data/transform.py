@@ -1,0 +1,111 @@
+"""From int16 rows to the three streams of a batch, all clips at once, on any device.
+
+n clips of a batch, r rows (a clip's bodies one after the other), T frames, V joints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from last_e import rng
+from last_e.data.clips import Clips
+from last_e.graph import PARENTS
+
+SPINE_BASE, NECK, LEFT_SHOULDER, RIGHT_SHOULDER = 0, 2, 4, 8
+MAX_ANGLE = torch.pi / 12  # 15 degrees
+MAX_SHEAR = 0.1
+MAX_SCALING = 0.1
+JITTER_METRES = 0.01
+TEST_CROP = 0.95
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Per clip: what centres, turns and scales it. Both bodies of a clip share it."""
+
+    origin: Tensor
+    """(N, 3) metres: the spine base of the main body's first frame."""
+    turn: Tensor
+    """(N, 3, 3): rotation about y that lays that frame's line from left to right shoulder along x, over the torso length."""
+    torso: Tensor
+    """(N,) metres: mean distance from spine base to neck of the main body."""
+
+
+def place(clips: Clips) -> Placement:
+    """Measure every clip's placement once (``Preparation of a clip`` in docs/data.md)."""
+    first = clips.joints[clips.start].double() / 1000
+    across = first[:, RIGHT_SHOULDER] - first[:, LEFT_SHOULDER]
+    angle = torch.atan2(across[:, 2], across[:, 0])
+    cos, sin, zero, one = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)
+    turn = torch.stack([cos, zero, sin, zero, one, zero, -sin, zero, cos], dim=1).view(-1, 3, 3)
+
+    owner = torch.repeat_interleave(torch.arange(len(clips)), clips.length * clips.bodies)
+    row = torch.arange(len(owner)) - clips.start[owner]
+    main = row < clips.length[owner]
+    spine = (clips.joints[:, NECK].double() - clips.joints[:, SPINE_BASE].double()).norm(dim=1) / 1000
+    total = torch.zeros(len(clips), dtype=torch.float64).index_add_(0, owner[main], spine[main])
+    torso = (total / clips.length).clamp(min=0.05)  # a body without extent must not become infinite
+    turn = turn / torso[:, None, None]
+    return Placement(first[:, SPINE_BASE].float(), turn.float(), torso.float())
+
+
+def train_crop(key: int, position: Tensor) -> Tensor:
+    """A random part of each clip, 50 to 100% of it: (n, 2) begin and span as fractions."""
+    numbers = rng.uniform(key, position, 2)
+    span = 0.5 + 0.5 * numbers[:, 0]
+    return torch.stack([(1 - span) * numbers[:, 1], span], dim=1)
+
+
+def test_crop(count: int) -> Tensor:
+    """The middle 95% of each clip: (n, 2) begin and span as fractions."""
+    return torch.tensor([(1 - TEST_CROP) / 2, TEST_CROP]).expand(count, 2)
+
+
+def warp(key: int, position: Tensor) -> Tensor:
+    """A random linear map for each clip: (n, 3, 3) = shear @ tilt about x @ rotation about y * scale."""
+    numbers = 2 * rng.uniform(key, position, 9) - 1
+    yaw, tilt = MAX_ANGLE * numbers[:, 0], MAX_ANGLE * numbers[:, 1]
+    zero, one = torch.zeros_like(yaw), torch.ones_like(yaw)
+    about_y = torch.stack([yaw.cos(), zero, yaw.sin(), zero, one, zero, -yaw.sin(), zero, yaw.cos()], 1)
+    about_x = torch.stack([one, zero, zero, zero, tilt.cos(), -tilt.sin(), zero, tilt.sin(), tilt.cos()], 1)
+    s = MAX_SHEAR * numbers[:, 3:]
+    shear = torch.stack([one, s[:, 0], s[:, 1], s[:, 2], one, s[:, 3], s[:, 4], s[:, 5], one], 1)
+    scale = 1 + MAX_SCALING * numbers[:, 2]
+    return (shear.view(-1, 3, 3) @ about_x.view(-1, 3, 3) @ about_y.view(-1, 3, 3)) * scale[:, None, None]
+
+
+def jitter(key: int, position: Tensor, body: Tensor, frames: int) -> Tensor:
+    """Sensor noise of 1 cm: (r, T, V, 3) metres, anew for every joint and frame."""
+    noise = rng.normal(key, position * 2 + body, frames * len(PARENTS) * 3)
+    return JITTER_METRES * noise.view(-1, frames, len(PARENTS), 3)
+
+
+def sample(clips: Clips, index: Tensor, owner: Tensor, body: Tensor, crop: Tensor, frames: int) -> Tensor:
+    """Cut the clips ``index`` (n,) to ``crop`` (n, 2) and resample them linearly to T frames.
+
+    ``owner`` (r,) and ``body`` (r,) say which clip of the batch and which body each row is. Returns (r, T, V, 3) metres.
+    """
+    last = (clips.length[index] - 1).float()
+    at = last[:, None] * (crop[:, :1] + crop[:, 1:] * torch.linspace(0, 1, frames, device=crop.device))
+    at = torch.minimum(at, last[:, None])  # rounding must not reach into the next clip
+    low = at.floor()
+    high = torch.minimum(low + 1, last[:, None])
+    base = (clips.start[index][owner] + body * clips.length[index][owner])[:, None]
+    before = clips.joints[base + low.long()[owner]].float()
+    after = clips.joints[base + high.long()[owner]].float()
+    return torch.lerp(before, after, (at - low)[owner][:, :, None, None]) * 0.001
+
+
+def to_streams(joints: Tensor) -> dict[str, Tensor]:
+    """(r, T, V, 3) -> joint, velocity and bone, each (r, 3, T, V) contiguous.
+
+    Velocity is the step to the next frame, 0 at the last; a bone is its joint minus the parent, 0 at the root.
+    """
+    joint = joints.permute(0, 3, 1, 2).contiguous()
+    velocity = torch.zeros_like(joint)
+    torch.sub(joint[:, :, 1:], joint[:, :, :-1], out=velocity[:, :, :-1])
+    bone = joint - joint[..., PARENTS]
+    return {"joint": joint, "velocity": velocity, "bone": bone}

@@ -1,0 +1,211 @@
+"""What a trainer tells about itself while it runs: typed events, one JSON line each. Torch-free.
+
+The job runner reads them from the trainer's standard output; without a runner they are rendered directly.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Protocol
+
+
+@dataclass(frozen=True)
+class Event:
+    """Base of all events."""
+
+    kind: ClassVar[str]
+
+    def to_json(self) -> str:
+        """One line; a number that is not finite becomes null."""
+        values = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(self).items()}
+        return json.dumps({"event": self.kind, **values})
+
+
+@dataclass(frozen=True)
+class Message(Event):
+    """Something that was decided, with its reason, or that went wrong."""
+
+    kind: ClassVar[str] = "message"
+    text: str
+    level: str = "info"
+    """``info`` or ``warning``."""
+
+
+@dataclass(frozen=True)
+class Started(Event):
+    """Training begins, or goes on, at ``step``."""
+
+    kind: ClassVar[str] = "started"
+    model: str
+    parameters: int
+    dataset: str
+    split: str
+    train_clips: int
+    test_clips: int
+    epochs: int
+    steps_per_epoch: int
+    step: int
+    device: str
+    precision: str
+    data_fingerprint: str
+
+
+@dataclass(frozen=True)
+class Progress(Event):
+    """Where training is, about once a second."""
+
+    kind: ClassVar[str] = "progress"
+    step: int
+    total_steps: int
+    epoch: int
+    epochs: int
+    loss: float | None
+    lr: float
+    clips_per_second: float
+    seconds_left: float | None
+    phase: str = "train"
+    """``train`` or ``test``."""
+
+
+@dataclass(frozen=True)
+class EpochDone(Event):
+    """An epoch has been trained and tested. Everything here but ``seconds`` is the same wherever the run was cut."""
+
+    kind: ClassVar[str] = "epoch"
+    epoch: int
+    epochs: int
+    step: int
+    lr: float
+    train_loss: float | None
+    train_top1: float | None
+    ib_loss: float | None
+    test_loss: float | None
+    test_top1: float
+    test_top5: float
+    skipped_steps: int
+    best: bool
+    seconds: float
+
+    def metrics(self) -> dict[str, Any]:
+        """The line for ``metrics.jsonl``: what is reproducible."""
+        values = json.loads(self.to_json())
+        for name in ("event", "epochs", "seconds", "best"):
+            del values[name]
+        return dict(values)
+
+
+@dataclass(frozen=True)
+class CheckpointSaved(Event):
+    """A checkpoint is whole on disk."""
+
+    kind: ClassVar[str] = "checkpoint"
+    path: str
+    step: int
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Ended(Event):
+    """The trainer is done. ``reason`` is one of the runner's reasons (completed, interrupted, diverged, ...)."""
+
+    kind: ClassVar[str] = "ended"
+    reason: str
+    message: str
+    step: int
+    total_steps: int
+    test_top1: float | None = None
+    test_top5: float | None = None
+    best_top1: float | None = None
+    best_epoch: int | None = None
+
+
+_KINDS: dict[str, type[Event]] = {
+    event.kind: event for event in (Message, Started, Progress, EpochDone, CheckpointSaved, Ended)
+}
+
+
+def parse_event(line: str) -> Event | None:
+    """The event in a line, or None for a line that holds none."""
+    try:
+        values = json.loads(line)
+        return _KINDS[values.pop("event")](**values)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+class Sink(Protocol):
+    """Takes events, from any thread."""
+
+    def emit(self, event: Event) -> None:
+        """Take one event."""
+
+
+class JsonLines:
+    """Events as JSON lines on a stream. A reader that has gone is reported once, to ``on_gone``."""
+
+    def __init__(self, on_gone: Callable[[], None], stream: Any = None) -> None:
+        self._stream = stream or sys.stdout
+        self._lock = threading.Lock()
+        self._on_gone = on_gone
+
+    def emit(self, event: Event) -> None:
+        """Write one line at once."""
+        with self._lock:
+            try:
+                self._stream.write(event.to_json() + "\n")
+                self._stream.flush()
+            except (BrokenPipeError, ValueError):
+                self._on_gone()
+
+
+def seconds_text(seconds: float | None) -> str:
+    """``1h02m``, ``3m20s``, ``45s``; ``-`` when not known."""
+    if seconds is None or not math.isfinite(seconds):
+        return "-"
+    whole = int(seconds + 0.5)
+    if whole >= 3600:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 60}m{whole % 60:02d}s" if whole >= 60 else f"{whole}s"
+
+
+def percent(value: float | None) -> str:
+    """``99.45%``; ``-`` when not known."""
+    return "-" if value is None else f"{100 * value:.2f}%"
+
+
+def number(value: float | None, spec: str = ".4f") -> str:
+    """A number in a format; ``-`` when not known."""
+    return "-" if value is None else format(value, spec)
+
+
+def describe(event: Event) -> str | None:
+    """An event as a line of a log; None for one that a log can do without."""
+    if isinstance(event, Message):
+        return f"warning: {event.text}" if event.level == "warning" else event.text
+    if isinstance(event, Started):
+        return (
+            f"{event.model} ({event.parameters:,} parameters) on {event.dataset} {event.split}: {event.train_clips:,} clips to "
+            f"train, {event.test_clips:,} to test; {event.epochs} epochs of {event.steps_per_epoch:,} steps"
+            + (f"; from step {event.step:,}" if event.step else "")
+        )
+    if isinstance(event, Progress):
+        return (
+            f"epoch {event.epoch + 1}/{event.epochs}  step {event.step:,}/{event.total_steps:,}  "
+            f"{'testing' if event.phase == 'test' else 'loss ' + number(event.loss)}  "
+            f"{event.clips_per_second:,.0f} clips/s  {seconds_text(event.seconds_left)} left"
+        )
+    if isinstance(event, EpochDone):
+        skipped = f"  {event.skipped_steps} steps skipped" if event.skipped_steps else ""
+        return (
+            f"epoch {event.epoch}/{event.epochs}  lr {event.lr:.5f}  train loss {number(event.train_loss)} top-1 "
+            f"{percent(event.train_top1)}  test loss {number(event.test_loss)} top-1 {percent(event.test_top1)} top-5 "
+            f"{percent(event.test_top5)}  {seconds_text(event.seconds)}{'  best' if event.best else ''}{skipped}"
+        )
+    if isinstance(event, Ended):
+        return f"{event.reason} at step {event.step:,} of {event.total_steps:,}: {event.message}"
+    return None

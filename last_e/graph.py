@@ -1,0 +1,42 @@
+"""The skeleton as a graph: which joints are how many bones apart."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+NUM_JOINTS = 25
+BONES = (
+    (1, 0), (20, 1), (2, 20), (3, 2),  # spine, neck, head
+    (4, 20), (5, 4), (6, 5), (7, 6), (21, 7), (22, 6),  # left arm
+    (8, 20), (9, 8), (10, 9), (11, 10), (23, 11), (24, 10),  # right arm
+    (12, 0), (13, 12), (14, 13), (15, 14),  # left leg
+    (16, 0), (17, 16), (18, 17), (19, 18),  # right leg
+)  # fmt: skip
+"""(child, parent) of every bone, Kinect v2 / NTU joint order, 0-based. Joint 0, the spine base, is the root."""
+
+PARENTS = [dict(BONES).get(joint, joint) for joint in range(NUM_JOINTS)]
+"""Parent of each joint; the root is its own."""
+
+
+def hop_distance(bones: tuple[tuple[int, int], ...] = BONES, num_joints: int = NUM_JOINTS) -> Tensor:
+    """Number of bones between every two joints: (V, V) int64, ``num_joints`` where there is no way."""
+    distance = torch.full((num_joints, num_joints), num_joints)
+    distance.fill_diagonal_(0)
+    for a, b in bones:
+        distance[a, b] = distance[b, a] = 1
+    for via in range(num_joints):  # Floyd-Warshall
+        distance = torch.minimum(distance, distance[:, via : via + 1] + distance[via : via + 1, :])
+    return distance
+
+
+def hop_adjacency(max_hop: int) -> Tensor:
+    """Graph subsets (K, V, V) float32, K = max_hop + 1: subset k joins the joints exactly k bones apart.
+
+    Each subset is normalised on its own as D^-1/2 A D^-1/2; a joint without neighbours in it stays 0.
+    """
+    distance = hop_distance()
+    subsets = torch.stack([(distance == hop).float() for hop in range(max_hop + 1)])
+    degree = subsets.sum(dim=2)
+    scale = torch.where(degree > 0, degree.clamp(min=1).rsqrt(), torch.zeros(()))
+    return scale[:, :, None] * subsets * scale[:, None, :]

@@ -1,0 +1,69 @@
+"""The metric history of a run: a JSON line per epoch, and the same for TensorBoard. Torch-free but for TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from last_e.events import EpochDone, Message, Sink
+
+
+def read_metrics(text: str) -> list[dict[str, Any]]:
+    """The lines of a metrics file; a last line that was cut short does not count."""
+    lines = []
+    for line in text.splitlines():
+        try:
+            values = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(values, dict) and isinstance(values.get("epoch"), int):
+            lines.append(values)
+    return lines
+
+
+class History:
+    """Appends epochs to ``metrics.jsonl`` and to TensorBoard files in ``events/``, both below ``out``.
+
+    Lines of epochs after ``epochs_done``, which a cut run will train again, are taken back first.
+    """
+
+    def __init__(self, out: Path, epochs_done: int, steps_done: int, sink: Sink) -> None:
+        self._path = out / "metrics.jsonl"
+        kept = [m for m in read_metrics(self._read()) if m["epoch"] <= epochs_done]
+        part = self._path.with_suffix(".part")
+        part.write_text("".join(json.dumps(m) + "\n" for m in kept))
+        os.replace(part, self._path)
+        try:
+            from torch.utils.tensorboard import SummaryWriter  # slow to import, so only here
+
+            self._board: Any = SummaryWriter(str(out / "events"), purge_step=steps_done + 1)
+        except ImportError:
+            self._board = None
+            sink.emit(Message("tensorboard is not installed: no TensorBoard files", "warning"))
+
+    def add(self, epoch: EpochDone) -> None:
+        """Append one epoch; it is on disk when this returns."""
+        metrics = epoch.metrics()
+        with self._path.open("a") as file:
+            file.write(json.dumps(metrics) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        if self._board is not None:
+            for name, value in metrics.items():
+                if value is not None and name not in ("epoch", "step"):
+                    self._board.add_scalar(name.replace("_", "/", 1), value, epoch.step)
+            self._board.add_scalar("seconds/epoch", epoch.seconds, epoch.step)
+            self._board.flush()
+
+    def close(self) -> None:
+        """Finish the TensorBoard file."""
+        if self._board is not None:
+            self._board.close()
+
+    def _read(self) -> str:
+        try:
+            return self._path.read_text(errors="replace")
+        except FileNotFoundError:
+            return ""

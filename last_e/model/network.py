@@ -1,0 +1,119 @@
+"""LAST-E v3 as a whole: fusion of the streams, stages of blocks, gated pooling, classifier."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from last_e.config import ModelConfig
+from last_e.graph import hop_adjacency, hop_distance
+from last_e.model.blocks import Block, SpatialGraphConv, StreamFusion
+
+
+class Noise(NamedTuple):
+    """Uniform numbers in [0, 1) that decide dropout and drop path, so that a step's are the same on every device."""
+
+    dropout: Tensor
+    """(N, C), C the channels of the last stage."""
+    path: Tensor
+    """(N, B), B the number of blocks."""
+
+
+class LastE(nn.Module):
+    """The network. One body a row: several bodies of a clip go through as several rows.
+
+    Args:
+        config: the variant's tables.
+        num_classes: width of the classifier.
+    """
+
+    def __init__(self, config: ModelConfig, num_classes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.num_classes = num_classes
+        adjacency = hop_adjacency(config.max_hop)
+        self.fusion = StreamFusion(config.stem_channels)
+        num_blocks = sum(config.num_blocks)
+        channels, index = config.stem_channels, 0
+        self.stages = nn.ModuleList()
+        for stage, width in enumerate(config.channels):
+            blocks = nn.ModuleList()
+            for position in range(config.num_blocks[stage]):
+                block = Block(
+                    channels,
+                    width,
+                    stride=config.strides[stage] if position == 0 else 1,
+                    depth=config.depths[stage],
+                    expand_ratio=config.expand_ratio,
+                    adjacency=adjacency,
+                    subset_attention=config.use_subset_att,
+                    hybrid_gate=config.gate_type == "hybrid" and stage == len(config.channels) - 1,
+                    drop_path_rate=config.drop_path_rate * index / max(1, num_blocks - 1),
+                )
+                blocks.append(block)
+                channels, index = width, index + 1
+            self.stages.append(blocks)
+        self.pool_gate = nn.Parameter(torch.zeros(1, channels, 1, 1))
+        self.head_bn = nn.BatchNorm1d(channels)
+        self.fc = nn.Linear(channels, num_classes)
+        if config.use_ib_loss:
+            self.fc_mu = nn.Linear(channels, min(128, channels))
+            self.fc_logvar = nn.Linear(channels, min(128, channels))
+        self.noise_shape = (channels, num_blocks)
+        self.apply(_initialise)
+        self.register_load_state_dict_pre_hook(_drop_shared_graph)
+
+    def forward(self, streams: dict[str, Tensor], noise: Noise | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        """``joint``, ``velocity``, ``bone``, each (N, 3, T, V) -> logits (N, classes).
+
+        In training mode with ``use_ib_loss`` the result is (logits, IB loss). ``noise`` fixes dropout and drop path;
+        without it they come from torch's own generator.
+        """
+        x = self.fusion(streams)
+        index = 0
+        for stage in self.stages:
+            for block in stage:
+                x = block(x, None if noise is None else noise.path[:, index])
+                index += 1
+        gate = self.pool_gate[:, :, 0, 0].sigmoid()
+        pooled = gate * x.mean(dim=(2, 3)) + (1 - gate) * x.amax(dim=(2, 3))
+        logits: Tensor = self.fc(self._dropout(self.head_bn(pooled), noise))
+        if not (self.training and self.config.use_ib_loss):
+            return logits
+        return logits, self._ib_loss(pooled)
+
+    def _dropout(self, x: Tensor, noise: Noise | None) -> Tensor:
+        rate = self.config.dropout
+        if noise is None or not self.training or rate == 0:
+            return F.dropout(x, rate, self.training)
+        return x * (noise.dropout >= rate).to(x.dtype) / (1 - rate)
+
+    def _ib_loss(self, pooled: Tensor) -> Tensor:
+        """KL divergence of N(mu, exp(logvar)) from N(0, 1), mean over rows, float32 (InfoGCN, Chi et al., CVPR 2022)."""
+        with torch.autocast(pooled.device.type, enabled=False):
+            mu, logvar = self.fc_mu(pooled.float()), self.fc_logvar(pooled.float())
+            return -0.5 * (1 + logvar - mu.square() - logvar.exp()).sum(dim=1).mean()
+
+
+def receptive_field(model: LastE) -> int:
+    """How many bones away a joint can still influence another: the reach of each graph convolution, added up."""
+    distance = hop_distance().to(model.pool_gate.device)
+    layers = [module for module in model.modules() if isinstance(module, SpatialGraphConv)]
+    return sum(int(distance[(layer.A * layer.edge != 0).any(dim=0)].max()) for layer in layers)
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    elif isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=0.01)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def _drop_shared_graph(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """The original code also stored the whole graph at the top; every layer has its own, so that one is not needed."""
+    state.pop(prefix + "A", None)

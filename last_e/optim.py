@@ -1,0 +1,68 @@
+"""The optimizer, and which parameters it leaves out of weight decay."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from last_e.config import TrainingConfig
+
+NO_DECAY = (
+    "bias",
+    "bn",
+    "norm",
+    "alpha",
+    "A_learned",
+    "node_proj",
+    "refine_gate",
+    "pool_gate",
+    "freq_gate",
+    "edge",
+    "stream_weights",
+)
+"""The reference's exclusion list: a parameter with one of these in its name is not decayed."""
+
+# The public base of BatchNorm1d/2d/3d and SyncBatchNorm is private in torch, hence the list.
+_NORMS = (
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.SyncBatchNorm,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
+    nn.RMSNorm,
+)
+
+
+def decayed(model: nn.Module) -> tuple[list[str], list[str]]:
+    """Names of the parameters with weight decay and of those without.
+
+    Left out are the reference's patterns and, by type, every norm layer: many sit in a Sequential without a telling name.
+    """
+    in_norm = {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in model.named_modules()
+        if isinstance(module, _NORMS)
+        for name, _ in module.named_parameters(recurse=False)
+    }
+    with_decay, without = [], []
+    for name, _ in model.named_parameters():
+        excluded = name in in_norm or any(pattern in name for pattern in NO_DECAY)
+        (without if excluded else with_decay).append(name)
+    return with_decay, without
+
+
+def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    """SGD or AdamW over two groups, with and without weight decay. The learning rate is set anew at every step."""
+    parameters = dict(model.named_parameters())
+    with_decay, without = decayed(model)
+    groups = [
+        {"params": [parameters[name] for name in with_decay], "weight_decay": config.weight_decay},
+        {"params": [parameters[name] for name in without], "weight_decay": 0.0},
+    ]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.betas[0], config.betas[1]))

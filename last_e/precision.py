@@ -1,0 +1,67 @@
+"""Which device and which number format, each with the reason."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from last_e.config import HardwareConfig, TrainConfig
+
+
+@dataclass(frozen=True)
+class Precision:
+    """A number format for autocast (None: plain float32), whether losses are scaled, and why."""
+
+    dtype: torch.dtype | None
+    scaled: bool
+    reason: str
+
+
+class NoGpu(RuntimeError):
+    """A GPU was asked for and none can be used."""
+
+
+def choose_device(config: HardwareConfig) -> tuple[torch.device, str]:
+    """The device and the reason for it.
+
+    Raises:
+        NoGpu: ``hardware.device`` is ``cuda`` and torch finds no usable GPU.
+    """
+    if config.device == "cpu":
+        return torch.device("cpu"), "asked for"
+    if torch.cuda.is_available():
+        return torch.device("cuda", 0), torch.cuda.get_device_name(0)
+    if config.device == "cuda":
+        build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "a build without CUDA"
+        raise NoGpu(f"hardware.device is cuda, but torch {torch.__version__} ({build}) finds no GPU")
+    return torch.device("cpu"), "torch finds no GPU"
+
+
+def choose_precision(config: TrainConfig, device: torch.device) -> Precision:
+    """bf16 where the compute capability is 8.0 or more, else fp16 with a scaler; float32 on a CPU or without AMP."""
+    wanted = config.hardware.precision
+    if device.type != "cuda":
+        return Precision(None, False, "float32 (CPU: mixed precision is for GPUs)")
+    if not config.training.use_amp:
+        return Precision(None, False, "float32 (training.use_amp is false)")
+    if wanted == "fp32":
+        return Precision(None, False, "float32 (hardware.precision is fp32)")
+    name = torch.cuda.get_device_name(device)
+    return amp_format(wanted, torch.cuda.get_device_capability(device), name)
+
+
+def amp_format(wanted: str, capability: tuple[int, int], name: str) -> Precision:
+    """The format for a GPU of this compute capability; ``wanted`` is auto, bf16 or fp16."""
+    has = f"{name}, compute capability {capability[0]}.{capability[1]}"
+    if wanted == "fp16":
+        return Precision(torch.float16, True, f"fp16 with loss scaling ({has}; hardware.precision is fp16)")
+    if capability >= (8, 0):
+        return Precision(torch.bfloat16, False, f"bf16 ({has})")
+    return Precision(torch.float16, True, f"fp16 with loss scaling ({has}: bf16 needs 8.0)")
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on (a container or a batch system may allow fewer than there are)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,67 @@
+"""Random numbers that are a function of where they are used, not of what was drawn before.
+
+A number is a hash of (seed, purpose, epoch, index, column). So order, augmentation and dropout of any step can be made
+anew on any device, in any micro-batch, after any cut, bit for bit: the arithmetic is on integers, and only the last
+conversion to a float is left to the device (and exact: 24 bits).
+
+The hash chains the 32-bit finaliser "lowbias32" (Wellons, https://nullprogram.com/blog/2018/07/31/), each word mixed in
+before the next round.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_MASK = 0xFFFFFFFF
+_GOLDEN = 0x9E3779B9
+
+# Purposes: no two uses share numbers.
+ORDER, CROP, WARP, JITTER, DROPOUT, DROP_PATH = range(1, 7)
+
+
+def key(seed: int, purpose: int, epoch: int) -> int:
+    """A 32-bit key for one purpose in one epoch of one run."""
+    state = 0
+    for word in (seed & _MASK, seed >> 32, purpose, epoch):
+        state = int(_mix(torch.tensor((state ^ word) + _GOLDEN & _MASK)))
+    return state
+
+
+def random_bits(key: int, index: Tensor, columns: int) -> Tensor:
+    """32 random bits for each index and column: (len(index), columns) int64, on the device of ``index`` (int64)."""
+    row = _mix((_mix(index & _MASK ^ key) + (index >> 32)) & _MASK)
+    column = torch.arange(1, columns + 1, device=index.device) * _GOLDEN & _MASK
+    return _mix(_mix(row[:, None] ^ column) ^ key)
+
+
+def uniform(key: int, index: Tensor, columns: int) -> Tensor:
+    """Uniform in [0, 1): (len(index), columns) float32, multiples of 2^-24."""
+    return (random_bits(key, index, columns) >> 8).float() * 2.0**-24
+
+
+def normal(key: int, index: Tensor, columns: int) -> Tensor:
+    """Close to standard normal: (len(index), columns) float32.
+
+    The sum of four 16-bit uniforms (Irwin-Hall), centred and scaled: no transcendental function, so every device gives
+    the same numbers; it never exceeds 3.5, which suits a sensor's noise.
+    """
+    bits = random_bits(key, index, 2 * columns)
+    halves = (bits >> 16) + (bits & 0xFFFF)
+    total = halves[:, :columns] + halves[:, columns:]
+    return (total.float() - 2 * 65535) * (3**0.5 / 65536)
+
+
+def permutation(key: int, length: int) -> Tensor:
+    """A random order of ``range(length)``, int64, on the CPU: the argsort of 62 random bits (ties by index)."""
+    bits = random_bits(key, torch.arange(length), 2)
+    return torch.argsort((bits[:, 0] << 30) ^ bits[:, 1], stable=True)
+
+
+def _mix(x: Tensor) -> Tensor:
+    """lowbias32 on values below 2^32 held in int64. 0x846CA68B stands as its negative so that no product leaves int64."""
+    x = x ^ (x >> 16)
+    x = (x * 0x7FEB352D) & _MASK
+    x = x ^ (x >> 15)
+    x = (x * (0x846CA68B - (1 << 32))) & _MASK
+    return x ^ (x >> 16)

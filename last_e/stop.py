@@ -1,0 +1,61 @@
+"""Asking a training run to stop: signals, a time limit, a parent that has died."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+
+INTERRUPTED_TWICE = 130
+
+
+class Stop:
+    """A reason to stop, once there is one. Training looks at :attr:`reason` between steps."""
+
+    def __init__(self) -> None:
+        self._reason: str | None = None
+        self._deadline: float | None = None
+
+    @property
+    def reason(self) -> str | None:
+        """``interrupted``, ``preempted``, ``time_limit``, ``lease_lost``, or None to go on."""
+        if self._reason is None and self._deadline is not None and time.monotonic() >= self._deadline:
+            self._reason = "time_limit"
+        return self._reason
+
+    def ask(self, reason: str) -> None:
+        """Ask to stop; the first reason counts."""
+        self._reason = self._reason or reason
+
+    def after(self, seconds: float) -> None:
+        """Ask to stop for ``time_limit`` in ``seconds``."""
+        self._deadline = time.monotonic() + seconds
+
+    def on_signals(self, say: Callable[[str], None]) -> None:
+        """Ctrl-C stops as ``interrupted`` (a second one leaves at once, unsaved), SIGTERM as ``preempted``."""
+
+        def interrupt(signum: int, frame: FrameType | None) -> None:
+            if self._reason is not None:
+                os._exit(INTERRUPTED_TWICE)
+            self.ask("interrupted")
+            say("stopping: saving a checkpoint first (Ctrl-C again to leave without)")
+
+        signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGTERM, lambda *_: self.ask("preempted"))
+
+    def when_supervised(self) -> None:
+        """Under the job runner: SIGTERM asks to stop, Ctrl-C is the runner's affair, and so is our standard input: its end
+        means that the runner is gone, so training on would waste the machine."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda *_: self.ask("preempted"))
+
+        def watch() -> None:
+            while os.read(sys.stdin.fileno(), 4096):
+                pass
+            self.ask("lease_lost")
+
+        threading.Thread(target=watch, name="watch-runner", daemon=True).start()

@@ -1,0 +1,431 @@
+"""Training, top to bottom: set up, go through the epochs, stop when asked, say how it ended."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from last_e import checkpoint
+from last_e.config import TrainConfig, effective_batch
+from last_e.data.batches import Batch, TestBatches, TrainBatches, average_bodies
+from last_e.data.clips import Clips, DataError
+from last_e.data.datasets import load_clips
+from last_e.data.splits import train_mask
+from last_e.evaluate import Scores, evaluate
+from last_e.events import CheckpointSaved, Ended, EpochDone, Message, Progress, Sink, Started, percent
+from last_e.manifest import DamagedCheckpoint, Manifest
+from last_e.metrics import History
+from last_e.model.network import LastE
+from last_e.optim import build_optimizer
+from last_e.precision import Precision, choose_device, choose_precision, usable_cores
+from last_e.schedule import learning_rate
+from last_e.stop import Stop
+
+TEST_BATCH = 64
+
+
+class DataChanged(RuntimeError):
+    """The data set is not the one that the run began with."""
+
+
+@dataclass
+class Totals:
+    """Sums over the good steps of an epoch so far, kept in checkpoints so that a cut epoch's means come out the same."""
+
+    loss: float = 0.0
+    ib_loss: float = 0.0
+    hits: int = 0
+    clips: int = 0
+    skipped: int = 0
+
+
+@dataclass
+class State:
+    """Everything that training changes."""
+
+    model: LastE
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    step: int = 0
+    """Optimizer steps so far, skipped ones included."""
+    evaluated: bool = True
+    """False between the last step of an epoch and its test."""
+    bad_in_a_row: int = 0
+    totals: Totals = field(default_factory=Totals)
+    best_top1: float = -1.0
+    best_epoch: int = 0
+    last: Scores | None = None
+
+    def to_dict(self, fingerprint: str) -> dict[str, Any]:
+        """Tensors, numbers and text only, so that it loads with ``weights_only=True``."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "step": self.step,
+            "evaluated": self.evaluated,
+            "bad_in_a_row": self.bad_in_a_row,
+            "totals": vars(self.totals).copy(),
+            "best_top1": self.best_top1,
+            "best_epoch": self.best_epoch,
+            "last": None if self.last is None else list(self.last),
+            "data": fingerprint,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """The inverse of :meth:`to_dict`."""
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.scaler.is_enabled() and state["scaler"]:
+                self.scaler.load_state_dict(state["scaler"])
+            self.step, self.evaluated = state["step"], state["evaluated"]
+            self.bad_in_a_row = state["bad_in_a_row"]
+            self.totals = Totals(**state["totals"])
+            self.best_top1, self.best_epoch = state["best_top1"], state["best_epoch"]
+            self.last = None if state["last"] is None else Scores(*state["last"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise DamagedCheckpoint(f"it does not fit this model ({str(error).splitlines()[0]})") from None
+
+
+def run(config: TrainConfig, out: Path, resume: Path | None, sink: Sink, stop: Stop, new_data: bool = False) -> Ended:
+    """Train as ``config`` says, writing below ``out``; go on from the checkpoint ``resume`` where one is given.
+
+    ``new_data`` lets a run go on with other clips than it began with.
+
+    Raises:
+        DataError, DamagedCheckpoint, DataChanged, NoGpu: before anything was written.
+    """
+    device, why = choose_device(config.hardware)
+    precision = choose_precision(config, device)
+    workers = _set_up_torch(config, device, sink)
+    sink.emit(Message(f"device: {device.type} ({why}); precision: {precision.reason}"))
+
+    clips = load_clips(config)
+    train, test = _batches(clips, config, workers)
+    fingerprint = clips.fingerprint()
+
+    torch.manual_seed(config.training.seed)
+    model = LastE(config.model, config.data.num_classes).to(device)
+    state = State(model, build_optimizer(model, config.training), torch.amp.GradScaler(device.type, enabled=precision.scaled))
+    if resume is not None:
+        stored, _ = checkpoint.load(resume)
+        if stored.get("data") != fingerprint and not new_data:
+            raise DataChanged(f"{config.dataset}: the clips are not those that the run began with (their sha256 differs)")
+        state.restore(stored)
+
+    def saved(path: Path, about: Manifest) -> None:
+        sink.emit(CheckpointSaved(str(path), about.step, about.epoch))
+
+    writer = checkpoint.Writer(out / "checkpoints", config.checkpoint.keep_last, saved)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        history = History(out, _epochs_done(state, train.steps), state.step, sink)
+        sink.emit(
+            Started(
+                model=config.model.variant,
+                parameters=sum(p.numel() for p in model.parameters()),
+                dataset=config.dataset,
+                split=config.split_type,
+                train_clips=len(train.index),
+                test_clips=len(test.index),
+                epochs=config.training.epochs,
+                steps_per_epoch=train.steps,
+                step=state.step,
+                device=f"{device.type} ({why})",
+                precision=precision.reason,
+                data_fingerprint=fingerprint,
+            )
+        )
+        session = Session(config, state, train, test, device, precision, sink, stop, history, writer, fingerprint)
+        try:
+            return session.run()
+        finally:
+            history.close()
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) and not _disk_full(out):
+            raise
+        return session_end(
+            state, "out_of_disk", f"no space left for {out}; what was saved before is whole", config, train.steps
+        )
+    finally:
+        writer.close()
+
+
+@dataclass
+class Session:
+    """One stretch of training on one machine, from wherever the state is."""
+
+    config: TrainConfig
+    state: State
+    train: TrainBatches
+    test: TestBatches
+    device: torch.device
+    precision: Precision
+    sink: Sink
+    stop: Stop
+    history: History
+    writer: checkpoint.Writer
+    fingerprint: str
+
+    def __post_init__(self) -> None:
+        self.saved_at = (self.state.step, self.state.evaluated)
+        self.saved_time = self.told_time = self.began = time.monotonic()
+        self.began_step = self.state.step
+        self.total_steps = self.train.steps * self.config.training.epochs
+        self.config_json = json.dumps(self.config.model_dump(mode="json"), indent=1) + "\n"
+
+    def run(self) -> Ended:
+        """Epoch after epoch, until the end or until asked to stop."""
+        state = self.state
+        while not (state.step == self.total_steps and state.evaluated):
+            # At the end of an epoch that is trained but not yet tested, the epoch is the one before the step's.
+            epoch = (state.step - (0 if state.evaluated else 1)) // self.train.steps
+            epoch_began = time.monotonic()
+            ended = self._train_epoch(epoch) or self._finish_epoch(epoch, epoch_began)
+            if ended is not None:
+                return ended
+        self.writer.wait()
+        last = state.last or Scores(math.nan, 0.0, 0.0)
+        best = f"best {percent(state.best_top1)} in epoch {state.best_epoch}"
+        return self._end("completed", f"test top-1 {percent(last.top1)}, top-5 {percent(last.top5)} ({best})")
+
+    def _train_epoch(self, epoch: int) -> Ended | None:
+        state, training = self.state, self.config.training
+        first = state.step - epoch * self.train.steps
+        if first == 0:
+            state.totals = Totals()
+        for batches in self.train.epoch(epoch, first):
+            if self.stop.reason is not None:
+                return self._stopped()
+            loss, good = train_step(state, batches, self._rate(), self.config, self.device, self.precision)
+            state.step += 1
+            state.evaluated = state.step % self.train.steps != 0
+            state.bad_in_a_row = 0 if good else state.bad_in_a_row + 1
+            if state.bad_in_a_row >= training.max_bad_steps:
+                self.writer.wait()
+                return self._end(
+                    "diverged",
+                    f"{state.bad_in_a_row} steps in a row gave a loss or gradient that is not finite; the last good checkpoint "
+                    f"is kept; try a lower training.lr, a longer training.warmup_epochs or training.use_amp=false",
+                )
+            if not good:
+                self.sink.emit(Message(f"step {state.step}: loss or gradient not finite, step skipped", "warning"))
+            self._tell(epoch, loss)
+            if state.evaluated and time.monotonic() - self.saved_time >= 60 * self.config.checkpoint.every_minutes:
+                if state.bad_in_a_row == 0:
+                    self._save()
+        return None
+
+    def _finish_epoch(self, epoch: int, began: float) -> Ended | None:
+        state, totals, training = self.state, self.state.totals, self.config.training
+        scores = evaluate(state.model, self.test, self.device, self.precision, self._testing(epoch))
+        if scores is None:
+            return self._stopped()
+        best = scores.top1 > state.best_top1
+        if best:
+            state.best_top1, state.best_epoch = scores.top1, epoch + 1
+        state.last, state.evaluated = scores, True
+        count = max(1, totals.clips)
+        done = EpochDone(
+            epoch=epoch + 1,
+            epochs=training.epochs,
+            step=state.step,
+            lr=learning_rate(training, (state.step - 1) / self.train.steps),
+            train_loss=totals.loss / count if totals.clips else None,
+            train_top1=totals.hits / count if totals.clips else None,
+            ib_loss=totals.ib_loss / count if totals.clips and self.config.model.use_ib_loss else None,
+            test_loss=scores.loss,
+            test_top1=scores.top1,
+            test_top5=scores.top5,
+            skipped_steps=totals.skipped,
+            best=best,
+            seconds=time.monotonic() - began,
+        )
+        self.history.add(done)
+        self.sink.emit(done)
+        milestone = (epoch + 1) % training.save_interval == 0 or epoch + 1 == training.epochs
+        if best or milestone or (epoch + 1) % self.config.checkpoint.every_epochs == 0:
+            self._save(milestone)
+        return None
+
+    def _save(self, milestone: bool = False) -> None:
+        state = self.state
+        at_end = state.evaluated and state.step % self.train.steps == 0
+        about = Manifest(
+            step=state.step,
+            epoch=_epochs_done(state, self.train.steps),
+            evaluated=at_end,
+            milestone=milestone,
+            test_top1=state.last.top1 if at_end and state.last is not None else None,
+        )
+        self.writer.submit(state.to_dict(self.fingerprint), self.config_json, about)
+        self.saved_at, self.saved_time = (state.step, state.evaluated), time.monotonic()
+
+    def _stopped(self) -> Ended:
+        if self.saved_at != (self.state.step, self.state.evaluated):
+            self._save()
+        self.writer.wait()
+        return self._end(self.stop.reason or "interrupted", "saved, can go on from here")
+
+    def _end(self, reason: str, message: str) -> Ended:
+        return session_end(self.state, reason, message, self.config, self.train.steps)
+
+    def _rate(self) -> float:
+        return learning_rate(self.config.training, self.state.step / self.train.steps)
+
+    def _seconds_left(self) -> float | None:
+        steps = self.state.step - self.began_step
+        if steps == 0:
+            return None
+        return (time.monotonic() - self.began) / steps * (self.total_steps - self.state.step)
+
+    def _tell(self, epoch: int, loss: float, tested: int | None = None, since: float = 0.0) -> None:
+        now = time.monotonic()
+        if now - self.told_time < 1.0:
+            return
+        self.told_time = now
+        trained = (self.state.step - self.began_step) * effective_batch(self.config.training)
+        rate = trained / (now - self.began) if tested is None else tested / max(1e-9, now - since)
+        self.sink.emit(
+            Progress(
+                step=self.state.step,
+                total_steps=self.total_steps,
+                epoch=epoch,
+                epochs=self.config.training.epochs,
+                loss=loss if math.isfinite(loss) else None,
+                lr=self._rate(),
+                clips_per_second=rate,
+                seconds_left=self._seconds_left(),
+                phase="train" if tested is None else "test",
+            )
+        )
+
+    def _testing(self, epoch: int) -> Any:
+        since = time.monotonic()
+
+        def going_on(done: int) -> bool:
+            self._tell(epoch, math.nan, done, since)
+            return self.stop.reason is None
+
+        return going_on
+
+
+def train_step(
+    state: State, batches: Iterable[Batch], lr: float, config: TrainConfig, device: torch.device, precision: Precision
+) -> tuple[float, bool]:
+    """One optimizer step over the micro-batches of an effective batch. Returns the loss and whether it was finite.
+
+    A step whose loss or gradient is not finite changes nothing: neither weights nor momentum nor running statistics.
+    """
+    model, optimizer, scaler = state.model, state.optimizer, state.scaler
+    training = config.training
+    model.train()
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    statistics = [b for name, b in model.named_buffers() if not name.endswith(".A")]
+    before = [b.clone() for b in statistics]
+    size = effective_batch(training)
+    ce_sum = torch.zeros((), device=device)
+    ib_sum = torch.zeros((), device=device)
+    hits = torch.zeros((), dtype=torch.int64, device=device)
+    for batch in batches:
+        batch = batch.to(device, pin=config.hardware.pin_memory and device.type == "cuda")
+        with torch.autocast(device.type, precision.dtype, enabled=precision.dtype is not None):
+            output = model(batch.streams, batch.noise)
+        rows, ib_loss = output if isinstance(output, tuple) else (output, torch.zeros((), device=device))
+        logits = average_bodies(rows.float(), batch)
+        ce = F.cross_entropy(logits, batch.label, reduction="sum", label_smoothing=training.label_smoothing)
+        ib = ib_loss * len(batch.label)
+        loss: Tensor = (ce + training.ib_loss_weight * ib) / size
+        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        ce_sum += ce.detach()
+        ib_sum += ib.detach()
+        hits += (logits.argmax(dim=1) == batch.label).sum()
+    scaler.unscale_(optimizer)
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), training.gradient_clip or math.inf)
+    total = (ce_sum + training.ib_loss_weight * ib_sum) / size
+    loss_value, ce_value, ib_value, norm_value = torch.stack([total, ce_sum, ib_sum, norm]).tolist()
+    good = math.isfinite(loss_value) and math.isfinite(norm_value)
+    if good:
+        scaler.step(optimizer)
+        state.totals.loss += ce_value
+        state.totals.ib_loss += ib_value
+        state.totals.hits += int(hits)
+        state.totals.clips += size
+    else:
+        for buffer, old in zip(statistics, before):
+            buffer.copy_(old)
+        state.totals.skipped += 1
+    if scaler.is_enabled():
+        scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+    return loss_value, good
+
+
+def session_end(state: State, reason: str, message: str, config: TrainConfig, steps_per_epoch: int) -> Ended:
+    """How a stretch of training ended, with the scores so far."""
+    return Ended(
+        reason=reason,
+        message=message,
+        step=state.step,
+        total_steps=steps_per_epoch * config.training.epochs,
+        test_top1=None if state.last is None else state.last.top1,
+        test_top5=None if state.last is None else state.last.top5,
+        best_top1=state.best_top1 if state.best_epoch else None,
+        best_epoch=state.best_epoch or None,
+    )
+
+
+def _batches(clips: Clips, config: TrainConfig, workers: int) -> tuple[TrainBatches, TestBatches]:
+    mask = train_mask(clips, config.dataset, config.split_type)
+    if not mask.any() or mask.all():
+        raise DataError(
+            f"{config.dataset} {config.split_type}: {int(mask.sum())} of {len(clips)} clips train: nothing to compare"
+        )
+    channels, blocks = config.model.channels[-1], sum(config.model.num_blocks)
+    micro_batch = config.hardware.micro_batch
+    train = TrainBatches(clips, mask.nonzero()[:, 0], config.training, micro_batch, (channels, blocks), workers)
+    test = TestBatches(clips, (~mask).nonzero()[:, 0], config.training.input_frames, micro_batch or TEST_BATCH, workers)
+    return train, test
+
+
+def _set_up_torch(config: TrainConfig, device: torch.device, sink: Sink) -> int:
+    """Threads and determinism. Returns how many worker threads prepare batches."""
+    cores = usable_cores()
+    threads = min(config.hardware.cpu_threads or cores, cores)
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(device.type == "cpu")
+    torch.backends.cudnn.benchmark = device.type == "cuda"
+    if device.type == "cpu":
+        sink.emit(Message(f"threads: {threads}; workers: 0 (training on the CPU itself, they would compete for its cores)"))
+        return 0
+    workers = min(config.hardware.num_workers, cores)
+    capped = (
+        f" (of {config.hardware.num_workers}: the machine has {cores} cores)" if workers < config.hardware.num_workers else ""
+    )
+    sink.emit(Message(f"workers: {workers}{capped}"))
+    return workers
+
+
+def _epochs_done(state: State, steps_per_epoch: int) -> int:
+    return (state.step - (0 if state.evaluated else 1)) // steps_per_epoch
+
+
+def _disk_full(folder: Path) -> bool:
+    """Whether an error without a number was a full disk (torch's writer does not pass the number on)."""
+    import shutil
+
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free < 1 << 20
