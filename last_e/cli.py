@@ -14,7 +14,6 @@ from typing import Any, NoReturn
 from last_e import manifest
 from last_e.config import PINNED_SECTIONS, TrainConfig
 from last_e.console import ConsoleSink
-from last_e.environment import detect_environment
 from last_e.events import Ended, JsonLines, Message, Sink
 from last_e.layers import (
     ConfigError,
@@ -23,10 +22,8 @@ from last_e.layers import (
     Origin,
     Problem,
     Resolved,
-    flatten,
     load_file,
     nearest,
-    nest,
     parse_value,
     resolve,
     set_layer,

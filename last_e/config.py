@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -201,7 +202,7 @@ def _milestones(c: dict[str, Any]) -> Iterator[Violation]:
     if c["training.scheduler"] != "multistep":
         return
     milestones = c["training.milestones"]
-    if not milestones or any(a >= b for a, b in zip(milestones, milestones[1:])):
+    if not milestones or any(a >= b for a, b in pairwise(milestones)):
         yield "training.milestones", "one or more epochs, each larger than the one before"
     elif milestones[-1] >= c["training.epochs"]:
         yield "training.milestones", f"epochs before training.epochs ({c['training.epochs']})"

@@ -10,7 +10,7 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Generic, Literal, TypeVar, Union, get_args, get_origin
@@ -101,7 +101,9 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not used here", self.peek_event().start_mark)
+            raise yaml.composer.ComposerError(
+                None, None, "aliases (*name) are not used here", parent.start_mark if parent is not None else None
+            )
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
@@ -216,7 +218,7 @@ def _yaml_message(error: BaseException) -> str:
 # --- schema ----------------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=None)
+@cache
 def known_keys(schema: type[BaseModel]) -> dict[str, Any]:
     """Every dotted leaf key of a schema with its pydantic field."""
     keys: dict[str, Any] = {}
@@ -371,7 +373,7 @@ def package_layer(variant: str, dataset: str, env: str) -> Layer:
     return layer
 
 
-@lru_cache(maxsize=None)
+@cache
 def _packaged(name: str) -> Layer:
     layer, problems = load_file(CONFIGS / f"{name}.yaml", f"configs/{name}.yaml")
     if problems:

@@ -48,7 +48,8 @@ def decayed(model: nn.Module) -> tuple[list[str], list[str]]:
         if isinstance(module, _NORMS)
         for name, _ in module.named_parameters(recurse=False)
     }
-    with_decay, without = [], []
+    with_decay: list[str] = []
+    without: list[str] = []
     for name, _ in model.named_parameters():
         excluded = name in in_norm or any(pattern in name for pattern in NO_DECAY)
         (without if excluded else with_decay).append(name)

@@ -222,9 +222,9 @@ class Session:
             if not good:
                 self.sink.emit(Message(f"step {state.step}: loss or gradient not finite, step skipped", "warning"))
             self._tell(epoch, loss)
-            if state.evaluated and time.monotonic() - self.saved_time >= 60 * self.config.checkpoint.every_minutes:
-                if state.bad_in_a_row == 0:
-                    self._save()
+            due = time.monotonic() - self.saved_time >= 60 * self.config.checkpoint.every_minutes
+            if due and state.evaluated and state.bad_in_a_row == 0:
+                self._save()
         return None
 
     def _finish_epoch(self, epoch: int, began: float) -> Ended | None:

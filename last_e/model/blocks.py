@@ -96,7 +96,7 @@ class ChannelGate(nn.Module):
         energy = (x[:, :, 1:] - x[:, :, :-1]).abs().mean(dim=(2, 3))
         if self.hybrid:
             energy = torch.cat([energy.float(), *self._band_powers(x)], dim=1)
-        gate = self.mlp(energy).sigmoid()[:, :, None, None].to(x.dtype)
+        gate: Tensor = self.mlp(energy).sigmoid()[:, :, None, None].to(x.dtype)
         return x + self.gate_alpha * (x * gate - x)
 
     @staticmethod
@@ -123,7 +123,7 @@ class JointAttention(nn.Module):
         self.spatial_att = branch((1, None))
 
     def forward(self, x: Tensor) -> Tensor:
-        scaled = x * self.temporal_att(x) * self.spatial_att(x)
+        scaled: Tensor = x * self.temporal_att(x) * self.spatial_att(x)
         return x + self.alpha * (scaled - x)
 
 

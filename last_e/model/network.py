@@ -64,7 +64,7 @@ class LastE(nn.Module):
             self.fc_logvar = nn.Linear(channels, min(128, channels))
         self.noise_shape = (channels, num_blocks)
         self.apply(_initialise)
-        self.register_load_state_dict_pre_hook(_drop_shared_graph)
+        self.register_load_state_dict_pre_hook(_drop_shared_graph)  # type: ignore[no-untyped-call]
 
     def forward(self, streams: dict[str, Tensor], noise: Noise | None = None) -> Tensor | tuple[Tensor, Tensor]:
         """``joint``, ``velocity``, ``bone``, each (N, 3, T, V) -> logits (N, classes).
@@ -73,11 +73,9 @@ class LastE(nn.Module):
         without it they come from torch's own generator.
         """
         x = self.fusion(streams)
-        index = 0
-        for stage in self.stages:
-            for block in stage:
-                x = block(x, None if noise is None else noise.path[:, index])
-                index += 1
+        blocks = (block for stage in self.stages for block in stage.children())
+        for index, block in enumerate(blocks):
+            x = block(x, None if noise is None else noise.path[:, index])
         gate = self.pool_gate[:, :, 0, 0].sigmoid()
         pooled = gate * x.mean(dim=(2, 3)) + (1 - gate) * x.amax(dim=(2, 3))
         logits: Tensor = self.fc(self._dropout(self.head_bn(pooled), noise))
@@ -95,7 +93,8 @@ class LastE(nn.Module):
         """KL divergence of N(mu, exp(logvar)) from N(0, 1), mean over rows, float32 (InfoGCN, Chi et al., CVPR 2022)."""
         with torch.autocast(pooled.device.type, enabled=False):
             mu, logvar = self.fc_mu(pooled.float()), self.fc_logvar(pooled.float())
-            return -0.5 * (1 + logvar - mu.square() - logvar.exp()).sum(dim=1).mean()
+            divergence: Tensor = -0.5 * (1 + logvar - mu.square() - logvar.exp()).sum(dim=1)
+            return divergence.mean()
 
 
 def receptive_field(model: LastE) -> int:
