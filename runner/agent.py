@@ -1,0 +1,310 @@
+"""Runs one attempt of a job on the machine it is on: claim, fetch, train as a child, keep the store up to date, end."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any
+
+from last_e import events
+from last_e.console import ConsoleSink
+from last_e.events import Message, describe, parse_event
+from last_e.layers import Resolved
+from last_e.manifest import DamagedCheckpoint
+from runner import machine
+from runner.errors import Exit, Reason, State, StoreError, UsageError
+from runner.job import HEARTBEAT_SECONDS, Attempt, Job
+from runner.lease import claim
+from runner.resolve import resolve_attempt
+from runner.spec import JobSpec
+
+EVENTS_SECONDS = 30.0
+STOP_PATIENCE_SECONDS = 120.0
+# How the trainer names what the runner has a reason for.
+_TRAINER_REASONS = {"data_missing": "data_error", "data_damaged": "data_error", "data_changed": "data_error"}
+_RESULT_FIELDS = ("test_top1", "test_top5", "best_top1", "best_epoch", "step", "total_steps")
+
+
+def run_attempt(job: Job, env: str | None, settings: Iterable[str], allow_change: Iterable[str], sink: ConsoleSink) -> Reason:
+    """Run one attempt to its end and say why it ended.
+
+    Raises:
+        ConfigError, NoSuchJobError, ClaimedError, StoreError: the attempt could not begin.
+    """
+    record = job.record()
+    allow_change = list(allow_change)
+    resolved, changed = resolve_attempt(record["config"], record["origins"], env, settings, allow_change)
+    state, _, _ = job.state()
+    if state is State.SUCCEEDED:
+        raise UsageError(f"{job.id} is complete; lastrun status {job.id} shows its result")
+    attempt = claim(job)
+    attempt.env, attempt.hardware, attempt.versions = resolved.config.env, machine.describe(), machine.versions()
+    attempt.changes = [asdict(change) for change in changed]
+    return _Session(job, attempt, resolved, allow_change, sink).run()
+
+
+class _Session:
+    """The attempt while it runs. The main thread does all store work; two more only read the trainer's pipes."""
+
+    def __init__(
+        self, job: Job, attempt: Attempt, resolved: Resolved[JobSpec], allow_change: list[str], sink: ConsoleSink
+    ) -> None:
+        self.job, self.attempt, self.config = job, attempt, resolved.config
+        self.allow_change, self.sink, self.notes = allow_change, sink, resolved.notes
+        self.lines: queue.Queue[tuple[str, str | None]] = queue.Queue()
+        self.log: list[str] = []
+        self.log_segment = 0
+        self.progress: dict[str, Any] = {}
+        self.ended: events.Ended | None = None
+        self.trainer: subprocess.Popen[str] | None = None
+        self.asked: Reason | None = None
+        self.asked_at = 0.0
+        self.last_error = ""
+        self.metrics_changed = False
+        self.events_sent: dict[str, int] = {}
+        self.next_beat = self.next_events = 0.0
+        self.began = time.monotonic()
+
+    def run(self) -> Reason:
+        scratch_root = self.config.hardware.scratch_root
+        if scratch_root is not None:
+            scratch_root = str(Path(scratch_root).expanduser())
+        scratch: Path | None = None
+        self._take_signals()
+        try:
+            if scratch_root is not None:
+                Path(scratch_root).mkdir(parents=True, exist_ok=True)
+            scratch = Path(tempfile.mkdtemp(prefix=f"lastrun-{self.job.id}-", dir=scratch_root))
+            for note in self.notes:
+                self._say(note)
+            reason, message = self._train(scratch)
+        except StoreError as error:
+            reason, message = Reason.STORE_UNREACHABLE, str(error)
+        except OSError as error:
+            full = isinstance(error, OSError) and error.errno in (28, 122)
+            reason = Reason.OUT_OF_DISK if full else Reason.TRAINER_ERROR
+            message = f"{error.filename or scratch_root or 'scratch'}: {error.strerror or error}"
+        finally:
+            self._kill_trainer()
+        reason = self._finish(reason, message)
+        if scratch is not None and reason is not Reason.STORE_UNREACHABLE:
+            shutil.rmtree(scratch, ignore_errors=True)
+        return reason
+
+    # --- the trainer ------------------------------------------------------------------------------------------------
+
+    def _train(self, scratch: Path) -> tuple[Reason, str]:
+        out = scratch / "run"
+        fetched = self.job.fetch_newest_checkpoint(scratch / "from", lambda word: self._say(word, "warning"))
+        if fetched is not None:
+            _, stored = fetched
+            self.attempt.resumed_from = stored.name
+            self.attempt.resumed_step, self.attempt.resumed_epoch = stored.manifest.step, stored.manifest.epoch
+            self._say(f"going on from checkpoint {stored.name} (epoch {stored.manifest.epoch}, step {stored.manifest.step})")
+        self.job.write_attempt(self.attempt)
+        config = scratch / "config.json"
+        config.write_text(json.dumps(self._trainer_config()))
+        command = [sys.executable, "-m", "last_e", "--config", str(config), "--out", str(out), "--supervised"]
+        if fetched is not None:
+            command += ["--resume", str(fetched[0])]
+        if self.allow_change:
+            command += ["--allow-change", *self.allow_change]
+        if self.asked is not None:  # stopped before there was anything to stop
+            return self.asked, "nothing was trained"
+        # A session of its own: Ctrl-C reaches the trainer only through us. Its standard input ends when we do.
+        self.trainer = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        assert self.trainer.stdout is not None
+        assert self.trainer.stderr is not None
+        readers = [self._read("event", self.trainer.stdout), self._read("text", self.trainer.stderr)]
+        open_pipes = len(readers)
+        while open_pipes:
+            try:
+                kind, line = self.lines.get(timeout=0.2)
+            except queue.Empty:
+                self._tick(out)
+                continue
+            if line is None:
+                open_pipes -= 1
+            else:
+                self._handle(kind, line)
+            self._tick(out)
+        code = self.trainer.wait()
+        self._send_metrics(out)
+        self._send_events(out)
+        return self._verdict(code)
+
+    def _trainer_config(self) -> dict[str, Any]:
+        """The configuration without the runner's own sections."""
+        values = self.config.model_dump(mode="json", exclude={"name", "run", "store"})
+        if self.config.run.gpus is not None:
+            values["hardware"]["device"] = "cuda" if self.config.run.gpus else "cpu"
+        return values
+
+    def _read(self, kind: str, pipe: IO[str]) -> threading.Thread:
+        def pump() -> None:
+            for line in pipe:
+                self.lines.put((kind, line.rstrip("\n")))
+            self.lines.put((kind, None))
+
+        thread = threading.Thread(target=pump, name=f"read-{kind}", daemon=True)
+        thread.start()
+        return thread
+
+    def _handle(self, kind: str, line: str) -> None:
+        event = parse_event(line) if kind == "event" else None
+        if event is None:
+            self.last_error = line.strip() or self.last_error
+            self._say(line, "warning" if kind == "text" else "info", plain=True)
+            return
+        if isinstance(event, events.Ended):
+            self.ended = event
+            return
+        if isinstance(event, events.Progress):
+            self.progress = {**self.progress, **json.loads(event.to_json())}
+        elif isinstance(event, events.CheckpointSaved):
+            self._upload(Path(event.path))
+        elif isinstance(event, events.EpochDone):
+            self.metrics_changed = True
+            self.progress["last_epoch"] = event.metrics()
+        elif isinstance(event, events.Started):
+            self.attempt.data_fingerprint = event.data_fingerprint
+            self.job.write_attempt(self.attempt)
+        self._emit(event)
+
+    def _upload(self, folder: Path) -> None:
+        try:
+            stored = self.job.upload_checkpoint(folder, self.attempt)
+        except DamagedCheckpoint:  # pruned by the trainer before we came to it: a newer one is on its way
+            return
+        self.progress["synced_step"] = stored.manifest.step
+        self.job.prune_checkpoints(self.config.checkpoint.keep_last)
+
+    def _verdict(self, code: int) -> tuple[Reason, str]:
+        """Why it ended, from what was asked, what the trainer said and how its process ended."""
+        if self.ended is not None:
+            name = _TRAINER_REASONS.get(self.ended.reason, self.ended.reason)
+            reason = Reason(name) if name in Reason._value2member_map_ else Reason.TRAINER_ERROR
+            stopped = reason in (Reason.INTERRUPTED, Reason.PREEMPTED, Reason.TIME_LIMIT, Reason.LEASE_LOST)
+            if stopped and self.asked is not None:
+                reason = self.asked
+            return reason, self.ended.message
+        if code < 0:
+            name = signal.Signals(-code).name
+            hint = " (by the system, when memory runs out, or by hand)" if code == -signal.SIGKILL else ""
+            return Reason.TRAINER_ERROR, f"the trainer was ended by {name}{hint}"
+        return Reason.TRAINER_ERROR, self.last_error or f"the trainer ended with code {code} and no word"
+
+    # --- stopping -----------------------------------------------------------------------------------------------------
+
+    def _take_signals(self) -> None:
+        def interrupt(signum: int, frame: FrameType | None) -> None:
+            if self.asked is not None:
+                self._kill_trainer()
+                os._exit(Exit.INTERRUPTED_TWICE)
+            self._ask(Reason.INTERRUPTED)
+
+        signal.signal(signal.SIGINT, interrupt)
+        for signum in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(signum, lambda *_: self._ask(Reason.PREEMPTED))
+
+    def _ask(self, reason: Reason) -> None:
+        """Ask the trainer to save and leave."""
+        if self.asked is None:
+            self.asked, self.asked_at = reason, time.monotonic()
+            if self.trainer is not None and self.trainer.poll() is None:
+                self.trainer.send_signal(signal.SIGTERM)
+
+    def _kill_trainer(self) -> None:
+        if self.trainer is not None and self.trainer.poll() is None:
+            self.trainer.kill()
+            self.trainer.wait()
+
+    # --- keeping the store up to date -----------------------------------------------------------------------------------
+
+    def _tick(self, out: Path) -> None:
+        now = time.monotonic()
+        limit = self.config.hardware.session_limit
+        if limit is not None and now - self.began >= limit - self.config.hardware.stop_margin:
+            self._ask(Reason.TIME_LIMIT)
+        overdue = self.asked is not None and now - self.asked_at > STOP_PATIENCE_SECONDS
+        if overdue and self.trainer is not None and self.trainer.poll() is None:
+            self._say(f"the trainer did not stop within {STOP_PATIENCE_SECONDS:.0f} s and was ended", "warning")
+            self.trainer.kill()
+        if now >= self.next_beat:
+            self.next_beat = now + HEARTBEAT_SECONDS
+            self.job.write_heartbeat(self.attempt, self.progress)
+            self._send_metrics(out)
+            self._send_log()
+        if now >= self.next_events:
+            self.next_events = now + EVENTS_SECONDS
+            self._send_events(out)
+
+    def _send_metrics(self, out: Path) -> None:
+        if self.metrics_changed and (out / "metrics.jsonl").exists():
+            self.metrics_changed = False
+            self.job.store.put_file(self.job.key("attempts", self.attempt.id, "metrics.jsonl"), out / "metrics.jsonl")
+
+    def _send_log(self) -> None:
+        if self.log:
+            lines, self.log = self.log, []
+            self.log_segment += 1
+            key = self.job.key("attempts", self.attempt.id, "log", f"{self.log_segment:06d}.txt")
+            self.job.store.put(key, "".join(lines).encode())
+
+    def _send_events(self, out: Path) -> None:
+        for path in sorted((out / "events").glob("*")):
+            size = path.stat().st_size
+            if self.events_sent.get(path.name) != size:
+                self.job.store.put_file(self.job.key("attempts", self.attempt.id, "events", path.name), path)
+                self.events_sent[path.name] = size
+
+    def _finish(self, reason: Reason, message: str) -> Reason:
+        """Write how it ended. What cannot be written any more does not hide why."""
+        attempt = self.attempt
+        attempt.phase, attempt.ended_at, attempt.reason, attempt.message = "ended", time.time(), reason.value, message
+        if self.ended is not None:
+            attempt.scores = {name: getattr(self.ended, name) for name in _RESULT_FIELDS}
+        self._emit(self.ended if self.ended and self.ended.reason == reason.value else Message(f"{reason.value}: {message}"))
+        try:
+            self._send_log()
+            self.job.write_heartbeat(attempt, self.progress)
+            self.job.write_attempt(attempt)
+        except StoreError as error:
+            self.sink.emit(Message(str(error), "warning"))
+        return reason
+
+    # --- telling --------------------------------------------------------------------------------------------------------
+
+    def _say(self, text: str, level: str = "info", plain: bool = False) -> None:
+        self.log.append(f"{_now()} {text}\n")
+        self.sink.emit(Message(text, "info" if plain else level))
+
+    def _emit(self, event: events.Event) -> None:
+        self.sink.emit(event)
+        text = describe(event)
+        if text is not None and not isinstance(event, events.Progress):
+            self.log.append(f"{_now()} {text}\n")
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,0 +1,304 @@
+"""The command line: wires, decides nothing. Everything heavy is imported by the command that needs it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from last_e.layers import Resolved
+    from last_e.resume import Change
+    from runner.job import Job
+    from runner.spec import JobSpec
+
+app = typer.Typer(
+    help="Train LAST-E v3 on whatever machine you can get; when it goes away, go on elsewhere as if nothing had happened.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+SpecArgument = Annotated[Path, typer.Argument(metavar="JOB.YAML", help="the job's file")]
+JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="ID of a job, the beginning of one, or STORE/ID")]
+EnvOption = Annotated[str | None, typer.Option("--env", metavar="ENV", help="auto, local, kaggle, gcp, lambda or a100")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE ...", help="set any keys; applied last, values read as YAML")
+]
+StoreOption = Annotated[
+    str | None, typer.Option("--store", metavar="URI", help="default: LASTRUN_STORE, else your data folder")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object instead")]
+DetachOption = Annotated[bool, typer.Option("--detach", help="start it and return; it lives on in the background")]
+AllowOption = Annotated[
+    list[str] | None,
+    typer.Option("--allow-change", metavar="KEY", help="a key that may change although it decides learning (data: the clips)"),
+]
+
+
+@app.command()
+def submit(
+    spec: SpecArgument,
+    env: EnvOption = None,
+    set_: SetOption = None,
+    store: StoreOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="check everything and show what would run; write nothing")] = False,
+    detach: DetachOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Check a job, keep it in the store, and run it."""
+    from runner import console
+    from runner.job import Job
+    from runner.launch import make_launcher
+    from runner.store import default_store, open_store
+
+    resolved = _resolve(spec, env, set_)
+    config = resolved.config
+    target = open_store(store or config.store.uri or default_store())
+    launcher = make_launcher(config.run.launcher)
+    name = config.name or f"{config.model.variant}-{config.dataset}-{config.split_type}".replace("_", "-")
+    if dry_run:
+        facts = {"name": name, "store": target.uri, "launcher": config.run.launcher, "config": resolved.items()}
+        if json:
+            console.print_json("submit", {"dry_run": True, **facts})
+            return
+        console.print_explained(resolved.items(), resolved.origins)
+        print(f"would submit {name} to {target.uri} with launcher {config.run.launcher}; nothing was written")
+        return
+    launcher.preflight()
+    # What was asked for is kept, not what auto found here: the attempt may run elsewhere.
+    job = Job.create(target, name, resolved.items(), {k: str(o) for k, o in resolved.origins.items()}, _version())
+    if not json:
+        print(f"job: {job.uri}")
+    _run(job, [], detach, json, "submit", launcher)
+
+
+@app.command()
+def resume(
+    job: JobArgument,
+    env: EnvOption = None,
+    set_: SetOption = None,
+    allow_change: AllowOption = None,
+    store: StoreOption = None,
+    detach: DetachOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Go on with a job from its newest whole checkpoint, here."""
+    from runner import console
+    from runner.errors import ClaimedError, State, UsageError
+    from runner.job import find_job
+    from runner.launch import make_launcher
+
+    found = find_job(job, store)
+    resolved, changes = _resolve_again(found, env, set_, allow_change)
+    state, attempt, _ = found.state()
+    if state is State.SUCCEEDED:
+        raise UsageError(f"{found.id} is complete: there is nothing to go on with; lastrun status {found.id} shows its result")
+    if state is State.RUNNING and attempt is not None:
+        raise ClaimedError(f"{found.id} is being run by {attempt}; lastrun status {found.id} follows it")
+    launcher = make_launcher(resolved.config.run.launcher)
+    launcher.preflight()
+    if not json:
+        print(f"job: {found.uri}")
+        console.print_changes(changes)
+    arguments = [] if env is None else ["--env", env]
+    for word in set_ or []:
+        arguments += ["--set", word]
+    for word in allow_change or []:
+        arguments += ["--allow-change", word]
+    _run(found, arguments, detach, json, "resume", launcher)
+
+
+@app.command()
+def validate(spec: SpecArgument, env: EnvOption = None, set_: SetOption = None, json: JsonOption = False) -> None:
+    """Check a job's file; every mistake is told at once."""
+    from runner import console
+
+    resolved = _resolve(spec, env, set_)
+    if json:
+        console.print_json("validate", {"valid": True, "config": resolved.items(), "notes": resolved.notes})
+        return
+    config = resolved.config
+    for note in resolved.notes:
+        print(note)
+    print(f"{spec} is valid: {config.model.variant} on {config.dataset} {config.split_type}, {config.training.epochs} epochs")
+
+
+@app.command()
+def explain(spec: SpecArgument, env: EnvOption = None, set_: SetOption = None, json: JsonOption = False) -> None:
+    """Print every value of a job with the layer that set it."""
+    from runner import console
+
+    resolved = _resolve(spec, env, set_)
+    if json:
+        values = {k: {"value": v, "origin": str(resolved.origins[k])} for k, v in resolved.items().items()}
+        console.print_json("explain", {"config": values, "notes": resolved.notes})
+        return
+    for note in resolved.notes:
+        print(note)
+    console.print_explained(resolved.items(), resolved.origins)
+
+
+@app.command(name="list")
+def list_(
+    store: StoreOption = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="how many, newest first")] = 50,
+    json: JsonOption = False,
+) -> None:
+    """List the jobs of a store, newest first."""
+    from runner import console
+    from runner.job import list_jobs
+    from runner.status import summary_or_error
+    from runner.store import default_store, open_store
+
+    target = open_store(store or default_store())
+    jobs = [summary_or_error(job) for job in list_jobs(target)[:limit]]
+    if json:
+        console.print_json("list", {"store": target.uri, "jobs": jobs})
+    else:
+        console.print_jobs(jobs, target.uri)
+
+
+@app.command()
+def status(job: JobArgument, store: StoreOption = None, json: JsonOption = False) -> None:
+    """Show where a job is, how it fares, and what to do next."""
+    from runner import console
+    from runner.job import find_job
+    from runner.status import job_status
+
+    facts = job_status(find_job(job, store))
+    if json:
+        console.print_json("status", facts)
+    else:
+        console.print_status(facts)
+
+
+@app.command()
+def logs(job: JobArgument, store: StoreOption = None, json: JsonOption = False) -> None:
+    """Print the log of all attempts of a job."""
+    from runner import console
+    from runner.job import find_job
+
+    found = find_job(job, store)
+    if json:
+        console.print_json("logs", {"id": found.id, "lines": "".join(found.log()).splitlines()})
+        return
+    for piece in found.log():
+        sys.stdout.write(piece)
+
+
+@app.command(hidden=True)
+def attempt(
+    job_uri: Annotated[str, typer.Argument(metavar="JOB-URI")],
+    env: EnvOption = None,
+    set_: SetOption = None,
+    allow_change: AllowOption = None,
+) -> None:
+    """Run one attempt of a job on this machine; launchers call this."""
+    from last_e.console import ConsoleSink
+    from runner.agent import run_attempt
+    from runner.job import Job
+    from runner.store import open_store, split_job_uri
+
+    store_uri, job_id = split_job_uri(job_uri)
+    with ConsoleSink() as sink:
+        reason = run_attempt(Job(open_store(store_uri), job_id), env, set_ or [], allow_change or [], sink)
+    raise typer.Exit(reason.ending.exit_code)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="print the version and leave")] = False) -> None:
+    if version:
+        print(f"lastrun {_version()}")
+        raise typer.Exit
+
+
+def main() -> NoReturn:
+    """Entry point: every error of ours, or of the user's, ends in clear lines and a documented exit code."""
+    _run_app(lambda: app(args=_spread_set(sys.argv[1:]), prog_name="lastrun", standalone_mode=True))
+
+
+def _run_app(call: Callable[[], Any]) -> NoReturn:
+    try:
+        call()
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+        sys.stderr.close()
+        raise SystemExit(0) from None
+    except Exception as error:
+        from last_e.layers import ConfigError
+        from runner.errors import Exit, LastrunError
+
+        if isinstance(error, ConfigError):
+            for problem in error.problems:
+                print(f"error: {problem}", file=sys.stderr)
+            raise SystemExit(int(Exit.USAGE)) from None
+        if isinstance(error, LastrunError):
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(int(error.exit_code)) from None
+        raise
+    raise SystemExit(0)
+
+
+def _spread_set(arguments: list[str]) -> list[str]:
+    """``--set A=1 B=2`` as in the reference, for a parser that takes one value per option: ``--set A=1 --set B=2``."""
+    spread: list[str] = []
+    in_set = False
+    for word in arguments:
+        if word.startswith("-"):
+            in_set = word == "--set"
+            spread.append(word)
+        elif in_set and spread[-1] != "--set" and "=" in word:
+            spread += ["--set", word]
+        else:
+            in_set = in_set and spread[-1] == "--set"
+            spread.append(word)
+    return spread
+
+
+def _resolve(spec: Path, env: str | None, settings: list[str] | None) -> Resolved[JobSpec]:
+    from runner.resolve import resolve_spec
+
+    return resolve_spec(spec, env, settings or [])
+
+
+def _resolve_again(
+    job: Job, env: str | None, settings: list[str] | None, allow_change: list[str] | None
+) -> tuple[Resolved[JobSpec], list[Change]]:
+    from runner.resolve import resolve_attempt
+
+    record = job.record()
+    return resolve_attempt(record["config"], record["origins"], env, settings or [], allow_change or [])
+
+
+def _run(job: Job, arguments: list[str], detach: bool, json: bool, command: str, launcher: Any) -> NoReturn:
+    from runner import console
+    from runner.status import job_status
+
+    if detach:
+        launcher.detach(job, arguments)
+        code = 0
+    else:
+        code = launcher.run(job, arguments, quiet=json)
+    facts = job_status(job)
+    if json:
+        console.print_json(command, facts)
+    elif detach:
+        print(f"running in the background; lastrun status {job.id}")
+    else:
+        print(f"job:  {job.uri}\nnext: {facts['next']}")
+    raise typer.Exit(code)
+
+
+def _version() -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version("lastrun")
+    except metadata.PackageNotFoundError:
+        return "unknown"

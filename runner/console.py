@@ -1,0 +1,125 @@
+"""What commands show to people. With ``--json`` they print the same facts as one versioned JSON object."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from last_e.events import number, percent, seconds_text
+from last_e.layers import Origin, show
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from last_e.resume import Change
+
+JSON_VERSION = 1
+_COLOURS = {"running": "cyan", "succeeded": "green", "failed": "red", "lost": "red", "paused": "yellow", "stopped": "yellow"}
+
+
+def make_console(stderr: bool = False) -> Console:
+    """A console that wraps no words in a log and colours nothing but what we colour."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+
+
+def print_json(command: str, values: dict[str, Any]) -> None:
+    """One JSON object on standard output."""
+    print(json.dumps({"lastrun": command, "version": JSON_VERSION, **values}, indent=1))
+
+
+def print_explained(values: dict[str, Any], origins: dict[str, Origin]) -> None:
+    """Every key with its value and the layer that set it."""
+    table = _table("key", "value", "set by")
+    for key, value in values.items():
+        origin = origins[key]
+        by_user = not origin.name.startswith(("configs/", "default"))
+        table.add_row(key, show(value).strip("'"), str(origin), style="bold" if by_user else None)
+    make_console().print(table)
+
+
+def print_changes(changes: Iterable[Change]) -> None:
+    """How this attempt differs from the way the job began."""
+    changes = list(changes)
+    if not changes:
+        return
+    table = _table("changes", "before", "now", "")
+    for change in changes:
+        note = change.note or ("decides learning; allowed" if change.pinned else "")
+        table.add_row(change.key, show(change.before).strip("'"), show(change.after).strip("'"), note)
+    make_console().print(table)
+
+
+def print_jobs(jobs: list[dict[str, Any]], store: str) -> None:
+    """A line per job."""
+    console = make_console()
+    if not jobs:
+        console.print(f"no jobs in {store}", markup=False)
+        return
+    table = _table("job", "state", "epoch", "best top-1", "env", "created")
+    for job in jobs:
+        if "error" in job:
+            table.add_row(job["id"], "[red]unreadable[/red]", "", "", "", job["error"])
+            continue
+        epoch = f"{job['epoch']}/{job['epochs']}"
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(job["created_at"]))
+        table.add_row(job["id"], _coloured(job["state"]), epoch, percent(job["best_top1"]), job["env"] or "-", when)
+    console.print(table)
+
+
+def print_status(status: dict[str, Any]) -> None:
+    """One job: where it is, how it fares, what to do next."""
+    console = make_console()
+    why = f" ({status['reason']}: {status['message']})" if status["reason"] else ""
+    rows = [("job", status["uri"]), ("state", _coloured(status["state"]) + _plain(why))]
+    rows.append(("model", f"{status['model']} on {status['dataset']} {status['split_type']}"))
+    progress = f"epoch {status['epoch']} of {status['epochs']}"
+    if status["state"] == "running":
+        running = status["progress"]
+        if running.get("total_steps"):
+            progress += (
+                f", step {running['step']:,} of {running['total_steps']:,}, {seconds_text(running['seconds_left'])} left"
+            )
+    rows.append(("progress", progress))
+    if status["metrics"]:
+        last = status["metrics"]
+        rows.append(
+            (
+                "last epoch",
+                f"train loss {number(last['train_loss'])}, test top-1 {percent(last['test_top1'])}, "
+                f"top-5 {percent(last['test_top5'])}",
+            )
+        )
+        rows.append(("best", f"test top-1 {percent(status['best_top1'])} in epoch {status['best_epoch']}"))
+    if status["checkpoint"]:
+        rows.append(("checkpoint", f"{status['checkpoint']} ({status['checkpoints']} kept)"))
+    if status["attempt"]:
+        attempt = status["attempt"]
+        rows.append(("attempt", f"{attempt['number']} on {attempt['host']} ({attempt['env']})"))
+    rows.append(("next", status["next"]))
+    width = max(len(name) for name, _ in rows)
+    for name, text in rows:
+        console.print(f"[dim]{name:<{width}}[/dim]  {text if name == 'state' else _plain(text)}")
+
+
+def _table(*columns: str) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="dim")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _coloured(state: str) -> str:
+    colour = _COLOURS.get(state)
+    return f"[{colour}]{state}[/{colour}]" if colour else state
+
+
+def _plain(text: str) -> str:
+    """Text that may hold brackets, for a place where markup is read."""
+    return text.replace("[", r"\[")

@@ -1,0 +1,125 @@
+"""How things end: the exception tree, the exit codes, and the reasons for which an attempt ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+
+
+class Exit(IntEnum):
+    """Exit codes of every command."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    NO_SUCH_JOB = 3
+    STORE = 4
+    CLAIMED = 5
+    NO_ENGINE = 6
+    PAUSED = 75
+    INTERRUPTED_TWICE = 130
+
+
+class LastrunError(Exception):
+    """Base of all errors that end a command with one clear line."""
+
+    exit_code = Exit.FAILED
+
+
+class UsageError(LastrunError):
+    """A command was called in a way that cannot work."""
+
+    exit_code = Exit.USAGE
+
+
+class NoSuchJobError(LastrunError):
+    """The store holds no such job."""
+
+    exit_code = Exit.NO_SUCH_JOB
+
+
+class StoreError(LastrunError):
+    """The store cannot be reached, refuses, or holds something unreadable."""
+
+    exit_code = Exit.STORE
+
+
+class MissingKeyError(StoreError):
+    """The store holds nothing under a key."""
+
+
+class ClaimedError(LastrunError):
+    """Another attempt is at work on the job."""
+
+    exit_code = Exit.CLAIMED
+
+
+class EngineError(LastrunError):
+    """What the launcher needs (torch, an engine, a GPU) is not there."""
+
+    exit_code = Exit.NO_ENGINE
+
+
+class State(str, Enum):
+    """Where a job is."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    STOPPED = "stopped"
+    LOST = "lost"
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What a reason means: the job's state, the exit code, whether ``resume`` makes sense, and what to do next."""
+
+    state: State
+    exit_code: Exit
+    resumable: bool
+    advice: str
+
+
+class Reason(Enum):
+    """Why an attempt ended."""
+
+    COMPLETED = "completed"
+    TIME_LIMIT = "time_limit"
+    PREEMPTED = "preempted"
+    STOP_REQUESTED = "stop_requested"
+    INTERRUPTED = "interrupted"
+    TRAINER_ERROR = "trainer_error"
+    DATA_ERROR = "data_error"
+    DIVERGED = "diverged"
+    OUT_OF_MEMORY = "out_of_memory"
+    OUT_OF_DISK = "out_of_disk"
+    STORE_UNREACHABLE = "store_unreachable"
+    LEASE_LOST = "lease_lost"
+    IMAGE_ERROR = "image_error"
+    NO_GPU = "no_gpu"
+
+    @property
+    def ending(self) -> Ending:
+        """What this reason means."""
+        return _ENDINGS[self]
+
+
+_RESUME = "lastrun resume {job}"
+_ENDINGS = {
+    Reason.COMPLETED: Ending(State.SUCCEEDED, Exit.DONE, False, "lastrun status {job}"),
+    Reason.TIME_LIMIT: Ending(State.PAUSED, Exit.PAUSED, True, _RESUME),
+    Reason.PREEMPTED: Ending(State.PAUSED, Exit.PAUSED, True, _RESUME),
+    Reason.STOP_REQUESTED: Ending(State.STOPPED, Exit.PAUSED, True, _RESUME),
+    Reason.INTERRUPTED: Ending(State.PAUSED, Exit.PAUSED, True, _RESUME),
+    Reason.TRAINER_ERROR: Ending(State.FAILED, Exit.FAILED, True, "lastrun logs {job}, then lastrun resume {job}"),
+    Reason.DATA_ERROR: Ending(State.FAILED, Exit.FAILED, True, "put the data right, then lastrun resume {job}"),
+    Reason.DIVERGED: Ending(State.FAILED, Exit.FAILED, False, "submit again with a lower training.lr or a longer warm-up"),
+    Reason.OUT_OF_MEMORY: Ending(State.FAILED, Exit.FAILED, True, "lastrun resume {job} --set hardware.micro_batch=N"),
+    Reason.OUT_OF_DISK: Ending(State.FAILED, Exit.FAILED, True, "free some space, then lastrun resume {job}"),
+    Reason.STORE_UNREACHABLE: Ending(State.PAUSED, Exit.STORE, True, _RESUME),
+    Reason.LEASE_LOST: Ending(State.PAUSED, Exit.CLAIMED, True, "lastrun status {job}"),
+    Reason.IMAGE_ERROR: Ending(State.FAILED, Exit.NO_ENGINE, True, "put the image right, then lastrun resume {job}"),
+    Reason.NO_GPU: Ending(State.FAILED, Exit.NO_ENGINE, True, "lastrun resume {job} on a machine with a GPU"),
+}

@@ -1,0 +1,301 @@
+"""Job: all that the store keeps of one job, and every key of it.
+
+JOB-ID/job.json                       the resolved spec with origins; written once
+JOB-ID/attempts/0003-<id>/            attempt.json, heartbeat.json, log/000017.txt, metrics.jsonl, events/
+JOB-ID/checkpoints/<step>-<attempt>/  files, then MANIFEST.json last
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from last_e.manifest import MANIFEST, DamagedCheckpoint, Manifest, to_keep, verify
+from last_e.metrics import read_metrics
+from runner import machine
+from runner.errors import MissingKeyError, NoSuchJobError, Reason, State, StoreError, UsageError
+from runner.store import Store, default_store, open_store, split_job_uri
+
+FORMAT = 1
+HEARTBEAT_SECONDS = 3.0
+EXPIRY_SECONDS = 60.0
+_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,80}")
+
+
+@dataclass
+class Attempt:
+    """One stretch of a job on one machine (``attempt.json``); written by that attempt alone."""
+
+    id: str
+    machine: str
+    pid: int
+    process: str
+    """Tells this process from a later one with the same pid."""
+    started_at: float
+    phase: str = "claiming"
+    """``claiming``, ``running``, ``withdrawn`` (stepped back for another attempt) or ``ended``."""
+    host: str = ""
+    env: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    hardware: dict[str, Any] = field(default_factory=dict)
+    changes: list[dict[str, Any]] = field(default_factory=list)
+    resumed_from: str | None = None
+    resumed_step: int = 0
+    resumed_epoch: int = 0
+    ended_at: float | None = None
+    reason: str | None = None
+    message: str | None = None
+    scores: dict[str, Any] = field(default_factory=dict)
+    data_fingerprint: str | None = None
+
+    @property
+    def number(self) -> int:
+        """1 for the first attempt."""
+        return int(self.id.split("-")[0])
+
+    def __str__(self) -> str:
+        return f"attempt {self.number} on {self.host} (process {self.pid})"
+
+    @property
+    def open(self) -> bool:
+        """Whether it claims the job, or did when it was last heard of."""
+        return self.phase in ("claiming", "running")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A checkpoint in the store."""
+
+    name: str
+    manifest: Manifest
+
+    @property
+    def attempt(self) -> str:
+        """The attempt that wrote it."""
+        return self.name.split("-", 1)[1]
+
+    @property
+    def order(self) -> tuple[Any, ...]:
+        """Later in training is larger; of equals, the one of the later attempt."""
+        return (*self.manifest.order, self.attempt)
+
+
+class Job:
+    """One job in a store."""
+
+    def __init__(self, store: Store, job_id: str) -> None:
+        self.store, self.id = store, job_id
+        self.uri = f"{store.uri}/{job_id}"
+
+    # --- the record ---------------------------------------------------------------------------------------------
+
+    @classmethod
+    def create(cls, store: Store, name: str, config: dict[str, Any], origins: dict[str, str], version: str) -> Job:
+        """Write a new job's record."""
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+        job = cls(store, f"{name}-{stamp}-{secrets.token_hex(2)}")
+        record = {
+            "format": FORMAT,
+            "id": job.id,
+            "name": name,
+            "created_at": time.time(),
+            "lastrun": version,
+            "config": config,
+            "origins": origins,
+        }
+        store.put(job.key("job.json"), _dump(record))
+        return job
+
+    def record(self) -> dict[str, Any]:
+        """What ``job.json`` says.
+
+        Raises:
+            NoSuchJobError: there is no such job.
+            StoreError: it is unreadable.
+        """
+        try:
+            record = self._json("job.json")
+        except MissingKeyError:
+            raise NoSuchJobError(f"no job {self.id} in {self.store.uri}; lastrun list shows those there are") from None
+        if record.get("format") != FORMAT:
+            raise StoreError(f"{self.uri}: job.json has format {record.get('format')}; this version reads {FORMAT}")
+        return record
+
+    def key(self, *parts: str) -> str:
+        """A key of this job."""
+        return "/".join((self.id, *parts))
+
+    # --- attempts -------------------------------------------------------------------------------------------------
+
+    def attempts(self) -> list[Attempt]:
+        """All attempts, oldest first; those that withdrew are left out."""
+        found = []
+        for name in self.store.folders(self.key("attempts/")):
+            try:
+                found.append(Attempt(**self._json("attempts", name, "attempt.json")))
+            except MissingKeyError:
+                continue
+            except TypeError:
+                raise StoreError(f"{self.uri}: attempt {name} was written by another version of lastrun") from None
+        return [attempt for attempt in sorted(found, key=lambda a: a.id) if attempt.phase != "withdrawn"]
+
+    def next_number(self) -> int:
+        """The number for a new attempt: one more than the largest, withdrawn ones included."""
+        numbers = [name.split("-")[0] for name in self.store.folders(self.key("attempts/"))]
+        return 1 + max((int(number) for number in numbers if number.isdigit()), default=0)
+
+    def write_attempt(self, attempt: Attempt) -> None:
+        """Write an attempt's own record."""
+        self.store.put(self.key("attempts", attempt.id, "attempt.json"), _dump(asdict(attempt)))
+
+    def write_heartbeat(self, attempt: Attempt, progress: dict[str, Any]) -> None:
+        """Tell that an attempt lives, and how far it is."""
+        self.store.put(self.key("attempts", attempt.id, "heartbeat.json"), _dump({"time": time.time(), **progress}))
+
+    def heartbeat(self, attempt: Attempt) -> dict[str, Any]:
+        """The last heartbeat of an attempt; empty before the first."""
+        try:
+            return self._json("attempts", attempt.id, "heartbeat.json")
+        except MissingKeyError:
+            return {}
+
+    def alive(self, attempt: Attempt) -> bool:
+        """Whether an attempt that has not ended is at work: its process if it ran on this machine, else its heartbeat."""
+        if not attempt.open:
+            return False
+        if attempt.machine == machine.identity():
+            return machine.process_identity(attempt.pid) == attempt.process
+        last = self.heartbeat(attempt).get("time", attempt.started_at)
+        return bool(time.time() - last < EXPIRY_SECONDS)
+
+    def state(self) -> tuple[State, Attempt | None, Reason | None]:
+        """The job's state, from its newest attempt, with the reason for which that ended."""
+        attempts = self.attempts()
+        if not attempts:
+            return State.QUEUED, None, None
+        attempt = next((a for a in attempts if self.alive(a)), attempts[-1])
+        if attempt.reason is not None:
+            reason = Reason(attempt.reason)
+            return reason.ending.state, attempt, reason
+        return (State.RUNNING if self.alive(attempt) else State.LOST), attempt, None
+
+    # --- checkpoints ------------------------------------------------------------------------------------------------
+
+    def checkpoints(self, say: Callable[[str], None] = lambda _: None) -> list[Stored]:
+        """Checkpoints that have a readable manifest, oldest first."""
+        found = []
+        for name in self.store.folders(self.key("checkpoints/")):
+            try:
+                manifest = Manifest.from_json(self.store.get(self.key("checkpoints", name, MANIFEST)))
+            except MissingKeyError:
+                continue  # never finished
+            except DamagedCheckpoint as error:
+                say(f"skipping checkpoint {name}: {error}")
+                continue
+            if "-" in name:
+                found.append(Stored(name, manifest))
+        return sorted(found, key=lambda stored: stored.order)
+
+    def upload_checkpoint(self, folder: Path, attempt: Attempt) -> Stored:
+        """Store a whole checkpoint, its manifest last."""
+        manifest = verify(folder)
+        # An end of epoch may be stored twice by one attempt, before and after its test.
+        name = f"{manifest.step:08d}{'e' if manifest.evaluated else ''}-{attempt.id}"
+        for file in manifest.files:
+            self.store.put_file(self.key("checkpoints", name, file), folder / file)
+        self.store.put(self.key("checkpoints", name, MANIFEST), manifest.to_json().encode())
+        return Stored(name, manifest)
+
+    def fetch_newest_checkpoint(self, folder: Path, say: Callable[[str], None]) -> tuple[Path, Stored] | None:
+        """Download the newest checkpoint whose bytes are what was written; a damaged one is skipped with a word."""
+        for stored in reversed(self.checkpoints(say)):
+            target = folder / f"step-{stored.manifest.step:08d}"
+            target.mkdir(parents=True, exist_ok=True)
+            try:
+                for file in stored.manifest.files:
+                    self.store.get_file(self.key("checkpoints", stored.name, file), target / file)
+                (target / MANIFEST).write_text(stored.manifest.to_json())
+                verify(target)
+            except (DamagedCheckpoint, MissingKeyError) as error:
+                say(f"skipping checkpoint {stored.name}: {error}")
+                for path in target.iterdir():
+                    path.unlink()
+                continue
+            return target, stored
+        return None
+
+    def prune_checkpoints(self, keep_last: int) -> None:
+        """Delete this job's checkpoints that the retention rule does not keep, manifests first."""
+        found = self.checkpoints()
+        for stored, keep in zip(found, to_keep([s.manifest for s in found], keep_last)):
+            if not keep:
+                names = [MANIFEST, *stored.manifest.files]
+                self.store.delete(self.key("checkpoints", stored.name, name) for name in names)
+
+    # --- what people read ---------------------------------------------------------------------------------------------
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """One line per epoch; an attempt's lines replace those of the epochs that it trained again."""
+        merged: list[dict[str, Any]] = []
+        for attempt in self.attempts():
+            try:
+                text = self.store.get(self.key("attempts", attempt.id, "metrics.jsonl")).decode("utf-8", "replace")
+            except MissingKeyError:
+                continue
+            lines = read_metrics(text)
+            merged = [m for m in merged if m["epoch"] <= attempt.resumed_epoch] + lines
+        return merged
+
+    def log(self) -> Iterator[str]:
+        """The log of all attempts, piece by piece."""
+        for attempt in self.attempts():
+            yield f"--- attempt {attempt.number} on {attempt.host} ({attempt.env})\n"
+            for entry in self.store.scan(self.key("attempts", attempt.id, "log") + "/"):
+                yield self.store.get(entry.key).decode("utf-8", "replace")
+
+    def _json(self, *parts: str) -> dict[str, Any]:
+        key = self.key(*parts)
+        try:
+            values = json.loads(self.store.get(key))
+        except (ValueError, RecursionError):
+            raise StoreError(f"{self.store.uri}: {key} is damaged: it is not JSON") from None
+        if not isinstance(values, dict):
+            raise StoreError(f"{self.store.uri}: {key} is damaged: it is not a JSON object")
+        return values
+
+
+def find_job(name: str, store_uri: str | None) -> Job:
+    """The job that a person means: its ID, the unique beginning of one, or ``STORE/JOB-ID``.
+
+    Raises:
+        NoSuchJobError: none or several.
+    """
+    if "/" in name:
+        store_uri, name = split_job_uri(name)
+    store = open_store(store_uri or default_store())
+    if not _ID.fullmatch(name):
+        raise UsageError(f"job {name!r}: an ID has lower-case letters, digits and dashes only")
+    names = [folder for folder in store.folders("") if folder.startswith(name)]
+    if name in names:
+        names = [name]
+    if len(names) > 1:
+        raise NoSuchJobError(f"{name} could be any of {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}")
+    job = Job(store, names[0] if names else name)
+    job.record()
+    return job
+
+
+def list_jobs(store: Store) -> list[Job]:
+    """All jobs of a store, newest first (by the time in their IDs)."""
+    names = [name for name in store.folders("") if _ID.fullmatch(name)]
+    return [Job(store, name) for name in sorted(names, key=lambda n: n.split("-")[-3:], reverse=True)]
+
+
+def _dump(value: dict[str, Any]) -> bytes:
+    return (json.dumps(value, indent=1) + "\n").encode()

@@ -1,0 +1,77 @@
+"""An attempt as a process on this machine."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.util import find_spec
+from types import FrameType
+
+from runner.errors import EngineError, Exit, LastrunError, StoreError
+from runner.job import Job
+
+START_SECONDS = 60.0
+_NEEDED = ("torch", "numpy", "safetensors")
+
+
+class LocalLauncher:
+    """Starts attempts with this Python."""
+
+    def preflight(self) -> None:
+        """See :class:`~runner.launch.Launcher`."""
+        missing = [name for name in _NEEDED if find_spec(name) is None]
+        if missing:
+            raise EngineError(
+                f"training here needs {', '.join(missing)}, not installed in {sys.prefix}: pip install 'lastrun[train]'"
+            )
+
+    def run(self, job: Job, arguments: list[str], *, quiet: bool) -> int:
+        """See :class:`~runner.launch.Launcher`."""
+        # The terminal sends Ctrl-C to both: the attempt saves and ends, we wait for it. (A handler, unlike SIG_IGN, is not
+        # passed on to the child.) SIGTERM comes to us alone, so it is handed on.
+        process: subprocess.Popen[bytes] | None = None
+
+        def hand_on(signum: int, frame: FrameType | None) -> None:
+            if process is not None:
+                process.send_signal(signum)
+
+        before = {signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None)}
+        before[signal.SIGTERM] = signal.signal(signal.SIGTERM, hand_on)
+        try:
+            process = subprocess.Popen(_command(job, arguments), stdout=sys.stderr if quiet else None)
+            code = process.wait()
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+        return code if code >= 0 else Exit.FAILED
+
+    def detach(self, job: Job, arguments: list[str]) -> None:
+        """See :class:`~runner.launch.Launcher`."""
+        known = {attempt.id for attempt in job.attempts()}
+        with tempfile.TemporaryFile("w+", errors="replace") as errors:
+            process = subprocess.Popen(
+                _command(job, arguments),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                start_new_session=True,
+            )
+            deadline = time.monotonic() + START_SECONDS
+            while time.monotonic() < deadline:
+                code = process.poll()
+                if any(a.id not in known and a.phase != "claiming" for a in job.attempts()):
+                    return
+                if code is not None:
+                    errors.seek(0)
+                    error = LastrunError(errors.read().strip().removeprefix("error: ") or f"the attempt ended with code {code}")
+                    error.exit_code = Exit(code) if code in Exit._value2member_map_ else Exit.FAILED
+                    raise error
+                time.sleep(0.1)
+            raise StoreError(f"{job.id}: no sign of the attempt within {START_SECONDS:.0f} s")
+
+
+def _command(job: Job, arguments: list[str]) -> list[str]:
+    return [sys.executable, "-m", "runner", "attempt", job.uri, *arguments]

@@ -1,0 +1,72 @@
+"""What machine this is, and which process: enough to tell a live attempt from a dead one, and to say where a run ran."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from last_e.environment import gpu_names
+
+
+@lru_cache(maxsize=1)
+def identity() -> str:
+    """A name for this boot of this machine, as seen from this process namespace: only here do its pids mean anything."""
+    boot = _read("/proc/sys/kernel/random/boot_id")
+    try:
+        namespace = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        namespace = ""
+    return f"{socket.gethostname()} {boot} {namespace}".strip()
+
+
+def process_identity(pid: int) -> str | None:
+    """A text that changes when a pid is used again; None when there is no such process (a zombie counts as none)."""
+    stat = _read(f"/proc/{pid}/stat")
+    if stat:
+        fields = stat.rpartition(")")[2].split()
+        return None if fields[0] in "ZX" else fields[19]
+    if Path("/proc/self/stat").exists():
+        return None
+    try:  # no /proc: the pid alone has to do
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    return "alive"
+
+
+def describe() -> dict[str, Any]:
+    """The hardware, for the attempt's record."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"system": platform.platform(), "cores": cores, "cpu": _cpu(), "gpus": gpu_names()}
+
+
+def versions() -> dict[str, str]:
+    """Versions that matter for a result, for the attempt's record; read from metadata, without importing."""
+    found = {"python": platform.python_version()}
+    for name in ("lastrun", "torch", "numpy"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _cpu() -> str:
+    for line in _read("/proc/cpuinfo").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(errors="replace").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,78 @@
+"""Layers to a resolved job: at submission from a job.yaml, and again for each attempt from what the job keeps."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from last_e.config import is_pinned
+from last_e.layers import ConfigError, Entry, Layer, Origin, Problem, Resolved, load_file, resolve, set_layer
+from last_e.resume import Change, changes, refuse_pinned
+from runner.spec import JobSpec
+
+REQUIRED = ("model.variant", "dataset")
+_PACKAGE_ORIGINS = ("configs/", "default")
+
+
+def resolve_spec(path: Path, env: str | None, settings: Iterable[str]) -> Resolved[JobSpec]:
+    """A job.yaml with its flags, checked.
+
+    Raises:
+        ConfigError: every mistake at once.
+    """
+    spec, problems = load_file(path)
+    flags: Layer = {} if env is None else {"env": Entry(env, Origin("--env"))}
+    sets, set_problems = set_layer(settings)
+    problems += set_problems
+    if spec:
+        given = {*spec, *sets}
+        for key in REQUIRED:
+            name = key.split(".")[0]
+            if not any(k in (key, name) for k in given):
+                problems.append(Problem(str(path), name, "nothing", f"required: for example {name}: {_EXAMPLES[name]}"))
+    resolved = resolve([spec, flags, sets], JobSpec, problems)
+    missing = [name for name in resolved.config.run.pass_env if name not in os.environ]
+    if missing:
+        origin = str(resolved.origins["run.pass_env"])
+        raise ConfigError(
+            Problem(origin, "run.pass_env", f"{name}, which is not set here", "names of variables that are set")
+            for name in missing
+        )
+    return resolved
+
+
+_EXAMPLES = {"model": "nano_e_v3", "dataset": "irds"}
+
+
+def resolve_attempt(
+    config: dict[str, Any], origins: dict[str, str], env: str | None, settings: Iterable[str], allow_change: Iterable[str]
+) -> tuple[Resolved[JobSpec], list[Change]]:
+    """What an attempt on this machine runs with, and how that differs from what the job began with.
+
+    What decides learning, and what the user set, comes from the job's record; what fits the machine comes from the
+    profile: of ``env`` where given, else of the job's own, which for ``auto`` is found on this machine.
+
+    Args:
+        config: the job's flat resolved configuration.
+        origins: where each of its values came from.
+        env: the profile asked for now.
+        settings: ``KEY=VALUE`` words given now.
+        allow_change: pinned keys that may change all the same.
+
+    Raises:
+        ConfigError: a value is wrong, or a pinned value would change.
+    """
+    job: Layer = {}
+    for key, value in config.items():
+        by_user = not origins.get(key, "default").startswith(_PACKAGE_ORIGINS)
+        if is_pinned(key) or by_user or key == "env":
+            job[key] = Entry(value, Origin(f"job ({origins.get(key, 'default')})"))
+    flags: Layer = {} if env is None else {"env": Entry(env, Origin("--env"))}
+    sets, problems = set_layer(settings)
+    resolved = resolve([job, flags, sets], JobSpec, problems)
+    after = resolved.items()
+    found = [change for change in changes(config, after) if change.key in after]
+    refuse_pinned(found, allow_change, resolved.origins)
+    return resolved, found

@@ -1,0 +1,70 @@
+"""What is known of a job, as facts for a screen or for JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from runner.errors import LastrunError, State
+from runner.job import Job
+
+_NEXT = {
+    State.QUEUED: "lastrun resume {job}",
+    State.RUNNING: "lastrun logs {job}",
+    State.LOST: "lastrun resume {job}",
+}
+
+
+def job_status(job: Job) -> dict[str, Any]:
+    """Everything about one job."""
+    facts = job_summary(job)
+    state, attempt, reason = job.state()
+    checkpoints = job.checkpoints()
+    metrics = job.metrics()
+    facts.update(
+        reason=reason.value if reason else None,
+        message=attempt.message if attempt else None,
+        next=(reason.ending.advice if reason else _NEXT[state]).format(job=job.id),
+        metrics=metrics[-1] if metrics else None,
+        best_epoch=max(metrics, key=lambda m: (m["test_top1"], -m["epoch"]))["epoch"] if metrics else None,
+        best_top1=max((m["test_top1"] for m in metrics), default=None),
+        checkpoint=checkpoints[-1].name if checkpoints else None,
+        checkpoints=len(checkpoints),
+        progress=job.heartbeat(attempt) if attempt and state is State.RUNNING else {},
+        attempt={"number": attempt.number, "id": attempt.id, "host": attempt.host, "env": attempt.env} if attempt else None,
+        attempts=len(job.attempts()),
+    )
+    facts["epoch"] = max(facts["epoch"], metrics[-1]["epoch"] if metrics else 0)
+    return facts
+
+
+def job_summary(job: Job) -> dict[str, Any]:
+    """What a list shows of a job: few reads."""
+    record = job.record()
+    config = record["config"]
+    state, attempt, _ = job.state()
+    last = (job.heartbeat(attempt).get("last_epoch") or {}) if attempt else {}
+    scores = attempt.scores if attempt else {}
+    epoch = max(last.get("epoch") or 0, attempt.resumed_epoch if attempt else 0)
+    best = [top1 for top1 in (scores.get("best_top1"), last.get("test_top1")) if top1 is not None]
+    return {
+        "id": job.id,
+        "uri": job.uri,
+        "name": record["name"],
+        "state": state.value,
+        "created_at": record["created_at"],
+        "model": config["model.variant"],
+        "dataset": config["dataset"],
+        "split_type": config["split_type"],
+        "env": attempt.env if attempt else config["env"],
+        "epoch": epoch,
+        "epochs": config["training.epochs"],
+        "best_top1": max(best, default=None),
+    }
+
+
+def summary_or_error(job: Job) -> dict[str, Any]:
+    """A job's summary; a job that cannot be read is listed as such, it must not hide the others."""
+    try:
+        return job_summary(job)
+    except (LastrunError, KeyError, TypeError, ValueError) as error:
+        return {"id": job.id, "uri": job.uri, "error": str(error) or type(error).__name__}

@@ -1,0 +1,158 @@
+"""A store in a folder: every object a file, complete or absent, private to the user."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from runner.errors import MissingKeyError, StoreError
+from runner.store import Entry
+
+_PART = ".part-"
+
+
+class DirectoryStore:
+    """A folder as a store. Writers put a temporary file beside the final one, flush it to disk and rename it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.uri = root.as_uri()
+
+    def put(self, key: str, data: bytes) -> None:
+        """See :class:`~runner.store.Store`."""
+        self._write(key, lambda file: file.write(data))
+
+    def put_file(self, key: str, path: Path) -> None:
+        """See :class:`~runner.store.Store`."""
+        with path.open("rb") as source:
+            self._write(key, lambda file: shutil.copyfileobj(source, file, 1 << 20))
+
+    def get(self, key: str) -> bytes:
+        """See :class:`~runner.store.Store`."""
+        try:
+            return self._path(key).read_bytes()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            raise MissingKeyError(f"{self.uri}: nothing under {key}") from None
+        except OSError as error:
+            raise self._failed("read", key, error) from None
+
+    def get_file(self, key: str, path: Path) -> None:
+        """See :class:`~runner.store.Store`."""
+        data = self._path(key)
+        part = path.with_name(_PART + path.name)
+        try:
+            if not data.is_file():
+                raise MissingKeyError(f"{self.uri}: nothing under {key}")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(data, part)
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def scan(self, prefix: str) -> Iterator[Entry]:
+        """See :class:`~runner.store.Store`."""
+        folder = prefix.rpartition("/")[0]
+        found = []
+        try:
+            top = self._path(folder) if folder else self.root
+            for parent, folders, names in os.walk(top, onerror=_raise_but_missing):
+                folders[:] = [name for name in folders if not (Path(parent) / name).is_symlink()]
+                for name in names:
+                    path = Path(parent) / name
+                    key = path.relative_to(self.root).as_posix()
+                    if key.startswith(prefix) and not name.startswith(_PART):
+                        try:
+                            found.append(Entry(key, path.lstat().st_size))
+                        except FileNotFoundError:  # deleted meanwhile
+                            continue
+        except OSError as error:
+            raise self._failed("list", prefix, error) from None
+        return iter(sorted(found))
+
+    def folders(self, prefix: str) -> list[str]:
+        """See :class:`~runner.store.Store`."""
+        top = self._path(prefix.rstrip("/")) if prefix else self.root
+        try:
+            with os.scandir(top) as entries:
+                return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise self._failed("list", prefix, error) from None
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """See :class:`~runner.store.Store`."""
+        for key in keys:
+            path = self._path(key)
+            try:
+                path.unlink(missing_ok=True)
+                for parent in path.parents:  # empty folders are no objects
+                    if parent == self.root:
+                        break
+                    parent.rmdir()
+            except OSError:
+                if path.exists():
+                    raise StoreError(f"{self.uri}: {key} cannot be deleted") from None
+
+    def _write(self, key: str, fill: Callable[[BinaryIO], object]) -> None:
+        path = self._path(key)
+        part = None
+        try:
+            self._make_folder(path.parent)
+            fd, name = tempfile.mkstemp(prefix=_PART, dir=path.parent)
+            part = Path(name)
+            with os.fdopen(fd, "wb") as file:
+                fill(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            if part is not None:
+                part.unlink(missing_ok=True)
+            raise self._failed("write", key, error) from error
+
+    def _make_folder(self, folder: Path) -> None:
+        """``mkdir -p``, each new folder private; again if a deletion of empty folders came between."""
+        for last in (False, False, True):
+            missing = []
+            while not folder.is_dir():
+                missing.append(folder)
+                folder = folder.parent
+            try:
+                for path in reversed(missing):
+                    path.mkdir(mode=0o700, exist_ok=True)
+                return
+            except FileNotFoundError:
+                if last:
+                    raise
+                folder = missing[0]
+
+    def _path(self, key: str) -> Path:
+        """The file of a key; a key that would leave the store's folder is refused."""
+        parts = key.split("/")
+        if any(part in ("", ".", "..") or "\0" in part or "\\" in part for part in parts):
+            raise StoreError(f"{self.uri}: refused key {key!r}")
+        path = self.root.joinpath(*parts)
+        for parent in [path, *path.parents]:
+            if parent == self.root:
+                break
+            if parent.is_symlink():
+                raise StoreError(f"{self.uri}: refused key {key!r}: {parent} is a symbolic link")
+        return path
+
+    def _failed(self, what: str, key: str, error: OSError) -> StoreError:
+        return StoreError(f"{self.uri}: cannot {what} {key or 'the store'}: {error.strerror or error}")
+
+
+def _raise_but_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
