@@ -5,6 +5,7 @@ A checkpoint is a folder ``step-00001234`` with ``state.pt``, ``config.json`` an
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import shutil
@@ -37,17 +38,13 @@ def save(folder: Path, state: dict[str, Any], config: str, about: Manifest) -> P
     part = folder / f"{_TEMPORARY}{uuid.uuid4().hex}"
     try:
         part.mkdir()
-        with (part / STATE).open("wb") as file:
-            try:
-                torch.save(state, file)
-            except RuntimeError as error:  # torch's zip writer hides a full disk behind its own error
-                file.flush()
-                raise OSError(f"{part / STATE}: {str(error).splitlines()[0]}") from error
-            file.flush()
-            os.fsync(file.fileno())
-        _write_text(part / CONFIG, config)
+        # Through memory (a few MB): torch's own file writer hides a full disk behind an error without a number.
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        _write(part / STATE, buffer.getbuffer())
+        _write(part / CONFIG, config.encode())
         files = {name: manifest.describe_file(part / name) for name in (STATE, CONFIG)}
-        _write_text(part / manifest.MANIFEST, replace(about, files=files).to_json())
+        _write(part / manifest.MANIFEST, replace(about, files=files).to_json().encode())
         if final.exists():  # the same step, saved before its epoch was tested, or damaged: the new one takes its place
             old = folder / f"{_TEMPORARY}{uuid.uuid4().hex}"
             os.rename(final, old)
@@ -62,9 +59,9 @@ def save(folder: Path, state: dict[str, Any], config: str, about: Manifest) -> P
     return final
 
 
-def _write_text(path: Path, text: str) -> None:
-    with path.open("w") as file:
-        file.write(text)
+def _write(path: Path, data: bytes | memoryview) -> None:
+    with path.open("wb") as file:
+        file.write(data)
         file.flush()
         os.fsync(file.fileno())
 

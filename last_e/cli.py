@@ -157,6 +157,8 @@ def _find_checkpoint(text: str) -> Path:
 
 def _train(config: TrainConfig, resume: Path | None, args: argparse.Namespace, notes: list[str]) -> int:
     try:
+        import torch
+
         from last_e import train
         from last_e.data import DataError
         from last_e.precision import NoGpu
@@ -197,6 +199,9 @@ def _train(config: TrainConfig, resume: Path | None, args: argparse.Namespace, n
         return _fail(sink, "checkpoint_damaged", f"{resume}: damaged checkpoint: {error}{_other(resume)}", FAILED)
     except train.DataChanged as error:
         return _fail(sink, "data_changed", f"{error}; or add --allow-change data", USAGE)
+    except (MemoryError, torch.cuda.OutOfMemoryError) as error:
+        hint = "lower hardware.micro_batch (it changes no result but batch statistics)"
+        return _fail(sink, "out_of_memory", f"{str(error).splitlines()[0] if str(error) else 'out of memory'}; {hint}", FAILED)
     except NoGpu as error:
         return _fail(sink, "no_gpu", str(error), NO_GPU)
     except OSError as error:

@@ -62,11 +62,13 @@ class Problem:
 
     origin: str
     key: str
+    """Dotted; ``-`` where the mistake is about the whole."""
     found: str
     allowed: str
 
     def __str__(self) -> str:
-        return f"{self.origin}: {self.key}: found {self.found}; allowed: {self.allowed}"
+        place = self.origin if self.key == "-" else f"{self.origin}: {self.key}"
+        return f"{place}: found {self.found}; allowed: {self.allowed}"
 
 
 class ConfigError(ValueError):
@@ -86,6 +88,8 @@ class Resolved(Generic[ConfigT]):
 
     config: ConfigT
     origins: dict[str, Origin]
+    env: str
+    """The profile in force: what ``auto`` was found to be."""
     notes: list[str] = field(default_factory=list)
 
     def items(self) -> dict[str, Any]:
@@ -352,17 +356,20 @@ def resolve(
     merged = dict(base)
     for layer in layers:
         merged.update({key: entry for key, entry in layer.items() if key not in bad_keys})
-    flat = {key: entry.value for key, entry in merged.items()}
+    # Faulty values are left out, so what remains is valid and the rules see parsed values (9h as seconds).
+    config = schema.model_validate(nest({key: entry.value for key, entry in merged.items()}))
+    flat = flatten(config)
     for rule, keys in RULES:
-        if not bad_keys.intersection(keys):
-            for key, allowed in rule(flat | _defaults(schema, flat)):
-                origin = next((merged[k].origin for k in (key, *keys) if k in merged and k in chosen), merged[key].origin)
-                found.append(Problem(str(origin), key, show(flat.get(key)), allowed))
+        if bad_keys.intersection(keys):
+            continue
+        for key, allowed in rule(flat):
+            blamed = next((k for k in (key, *keys) if k in chosen), key)
+            origin = merged[blamed].origin if blamed in merged else Origin("default")
+            found.append(Problem(str(origin), key, show(flat[key]), allowed))
     if found:
         raise ConfigError(found)
-    config = schema.model_validate(nest(flat))
     origins = {key: merged[key].origin if key in merged else Origin("default") for key in known_keys(schema)}
-    return Resolved(config, origins, notes)
+    return Resolved(config, origins, env, notes)
 
 
 def package_layer(variant: str, dataset: str, env: str) -> Layer:
@@ -423,10 +430,6 @@ def _field_problems(schema: type[BaseModel], base: Layer, layer: Layer) -> list[
                 allowed = item["msg"].removeprefix("Value error, ")
             problems.append(Problem(str(layer[key].origin), key, show(layer[key].value), allowed))
     return problems
-
-
-def _defaults(schema: type[BaseModel], flat: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: info.get_default() for key, info in known_keys(schema).items() if key not in flat and not info.is_required()}
 
 
 def _choice(value: Any, choices: Iterable[str], default: str) -> str:

@@ -153,7 +153,7 @@ def run(config: TrainConfig, out: Path, resume: Path | None, sink: Sink, stop: S
         finally:
             history.close()
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT) and not _disk_full(out):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         return session_end(
             state, "out_of_disk", f"no space left for {out}; what was saved before is whole", config, train.steps
@@ -420,12 +420,3 @@ def _set_up_torch(config: TrainConfig, device: torch.device, sink: Sink) -> int:
 
 def _epochs_done(state: State, steps_per_epoch: int) -> int:
     return (state.step - (0 if state.evaluated else 1)) // steps_per_epoch
-
-
-def _disk_full(folder: Path) -> bool:
-    """Whether an error without a number was a full disk (torch's writer does not pass the number on)."""
-    import shutil
-
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free < 1 << 20

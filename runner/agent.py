@@ -50,7 +50,7 @@ def run_attempt(job: Job, env: str | None, settings: Iterable[str], allow_change
     if state is State.SUCCEEDED:
         raise UsageError(f"{job.id} is complete; lastrun status {job.id} shows its result")
     attempt = claim(job)
-    attempt.env, attempt.hardware, attempt.versions = resolved.config.env, machine.describe(), machine.versions()
+    attempt.env, attempt.hardware, attempt.versions = resolved.env, machine.describe(), machine.versions()
     attempt.changes = [asdict(change) for change in changed]
     return _Session(job, attempt, resolved, allow_change, sink).run()
 

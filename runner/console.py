@@ -23,7 +23,10 @@ def make_console(stderr: bool = False) -> Console:
     """A console that wraps no words in a log and colours nothing but what we colour."""
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+    console = Console(stderr=stderr, highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 200  # a pipe or a log has no width: tables need not be squeezed
+    return console
 
 
 def print_json(command: str, values: dict[str, Any]) -> None:

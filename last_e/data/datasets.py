@@ -20,28 +20,29 @@ def load_clips(config: TrainConfig) -> Clips:
         return read_irds()
     if config.data.uri is None and config.dataset == "synthetic":
         return synthetic_clips(config.data.num_classes)
-    path = data_path(config)
-    if not path.exists():
-        where = "" if config.data.uri else f" in {path.parent} (hardware.data_root; data.uri is not set)"
-        raise DataError(
-            f"{config.dataset}: no file {path if config.data.uri else path.name}{where}; give its place with "
-            f"--set data.uri=PATH, or make it as docs/data.md says",
-            missing=True,
-        )
-    return read_clips(path, config.data.num_classes)
+    return read_clips(data_path(config), config.data.num_classes)
 
 
 def data_path(config: TrainConfig) -> Path:
-    """Where the prepared file is looked for: ``data.uri``, else the data set's file name in ``hardware.data_root``.
+    """The prepared file: ``data.uri``, else the data set's file name in ``hardware.data_root`` or up to three folders below
+    (Kaggle mounts each data set in folders of its own).
 
     Raises:
-        DataError: ``data.uri`` names a store that only the job runner reads.
+        DataError: it is not there, or there are several, or only the job runner could read it.
     """
     uri = config.data.uri
-    if uri is None:
-        return Path(config.hardware.data_root).expanduser() / (config.data.file or f"{config.dataset}.safetensors")
-    if uri.startswith("file://"):
-        uri = uri.removeprefix("file://")
-    if "://" in uri:
-        raise DataError(f"data.uri: {uri}: only local paths and file:/// can be read here", missing=True)
-    return Path(uri).expanduser()
+    hint = f"make it as docs/data.md says, or tell where it is with data.uri (--set data.uri={config.dataset}.safetensors)"
+    if uri is not None:
+        if "://" in uri.removeprefix("file://"):
+            raise DataError(f"data.uri: {uri}: only local paths and file:/// can be read", missing=True)
+        path = Path(uri.removeprefix("file://")).expanduser()
+        if not path.is_file():
+            raise DataError(f"{config.dataset}: no file {path} (data.uri); {hint}", missing=True)
+        return path
+    name, root = config.data.file or f"{config.dataset}.safetensors", Path(config.hardware.data_root).expanduser()
+    found = [path for depth in range(4) for path in sorted(root.glob("*/" * depth + name))]
+    if len(found) > 1:
+        raise DataError(f"{config.dataset}: {found[0]} or {found[1]}? Choose with --set data.uri=PATH", missing=True)
+    if not found:
+        raise DataError(f"{config.dataset}: no file {name} in {root} (hardware.data_root) or its folders; {hint}", missing=True)
+    return found[0]

@@ -1,0 +1,260 @@
+"""Reading what users write: YAML as people mean it, and every mistake told at once with its place."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from last_e.config import TrainConfig
+from last_e.layers import MAX_YAML_BYTES, ConfigError, Problem, load_file, parse_value, resolve, set_layer
+
+QUICK = settings(max_examples=150, derandomize=True, deadline=None, database=None)
+YAMLISH = st.text(alphabet=st.sampled_from(list("ab01._-+:,{}[]\"'#&*!|>?%@`<=~ \n\tetrufalsn\\x\x00é\u2028😀")), max_size=40)
+
+
+def problems_of(text: str | bytes, tmp_path: Path) -> list[Problem]:
+    path = tmp_path / "job.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return load_file(path, "job.yaml")[1]
+
+
+# --- values ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-4", 1e-4),
+        ("1E5", 1e5),
+        ("-2.5e+3", -2500.0),
+        (".5", 0.5),
+        ("3.", 3.0),
+        ("7", 7),
+        ("-7", -7),
+        ("true", True),
+        ("False", False),
+        ("no", "no"),
+        ("yes", "yes"),
+        ("on", "on"),
+        ("off", "off"),
+        ("y", "y"),
+        ("null", None),
+        ("~", None),
+        ("", None),
+        ("'1e-4'", "1e-4"),
+        ("[1, 2.5, x]", [1, 2.5, "x"]),
+        ("{a: 1}", {"a": 1}),
+        ("e5", "e5"),
+        ("1e", "1e"),
+        ("/data/ntu60.safetensors", "/data/ntu60.safetensors"),
+        ("s3://bucket/key", "s3://bucket/key"),
+    ],
+)
+def test_a_value_is_read_as_people_mean_it(text, value):
+    assert parse_value(text) == value
+    assert type(parse_value(text)) is type(value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[1, 2",
+        "{a: 1, a: 2}",
+        "[&x 1, *x]",
+        "*x",
+        "a: b: c",
+        "[" * 5000,
+        "[" * 5000 + "]" * 5000,
+        "!!python/object/apply:os.system ['true']",
+        "\x00",
+        "'open",
+        "%",
+        "9" * 5000,
+        "<<: 3",
+    ],
+)
+def test_what_is_no_plain_yaml_is_a_value_error_of_one_line(text):
+    with pytest.raises(ValueError, match=r"^[^\n]+$"):
+        parse_value(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["{[1]: 2}", "? {a: b}\n: c", "!!bool xyz", "!!timestamp x", '!!int ""', '!!float ""', '"\\UFFFFFFFF"', "!!map x"]
+)
+def test_odd_tags_keys_and_escapes_are_a_value_error_too(text, tmp_path):
+    with pytest.raises(ValueError, match=r"^[^\n]+$"):
+        parse_value(text)
+    assert problems_of(f"x: {text}" if "\n" not in text else text, tmp_path)
+
+
+@pytest.mark.parametrize("text", ["1:30", "010", "0o17", "2024-01-01"])
+def test_old_yaml_number_formats_never_become_a_different_number(text):
+    """YAML 1.1 reads 1:30 as 90 and 010 as 8; whoever types that means something else."""
+    assert parse_value(text) in (text, 10)
+
+
+@QUICK
+@given(YAMLISH | st.text(max_size=20))
+@example("!!bool xyz")
+@example("{[1]: 2}")
+def test_any_text_is_a_value_or_a_value_error(text):
+    try:
+        parse_value(text)
+    except ValueError as error:
+        assert len(str(error).splitlines()) == 1
+
+
+@QUICK
+@given(st.binary(max_size=60) | YAMLISH.map(lambda text: text.encode()))
+def test_any_bytes_are_a_layer_or_problems(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
+    path.write_bytes(content)
+    layer, problems = load_file(path)
+    assert not (layer and problems)
+    for problem in problems:
+        assert len(str(problem).splitlines()) == 1
+
+
+@QUICK
+@given(st.lists(YAMLISH, max_size=3))
+def test_any_words_after_set_are_a_layer_or_problems(words):
+    layer, problems = set_layer(words)
+    try:
+        resolve([layer], TrainConfig, problems, detect=lambda: ("local", ""))
+    except ConfigError as error:
+        assert error.problems
+
+
+# --- files -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_becomes_dotted_keys_with_their_lines(tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text("# a comment\nmodel: nano\n\ntraining:\n  lr: 1e-2\n  milestones: [1,\n    2]\nhardware.num_workers: 1\n")
+    layer, problems = load_file(path, "job.yaml")
+    assert not problems
+    assert {key: (entry.value, str(entry.origin)) for key, entry in layer.items()} == {
+        "model": ("nano", "job.yaml:2"),
+        "training.lr": (0.01, "job.yaml:5"),
+        "training.milestones": ([1, 2], "job.yaml:6"),
+        "hardware.num_workers": (1, "job.yaml:8"),
+    }
+
+
+def test_an_empty_file_says_nothing(tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text("# only a comment\n")
+    assert load_file(path) == ({}, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "word"),
+    [
+        ("training:\n  lr: 1\n  lr: 2\n", "job.yaml:3", "lr is set twice"),
+        ("a: &x 1\nb: *x\n", "job.yaml:2", "aliases"),
+        ("a: 1\n\tb: 2\n", "job.yaml:2", ""),
+        ("a: [1, 2\n", "job.yaml:2", ""),
+        ("a: " + "[" * 5000, "job.yaml", "nested too deep"),
+        (b"a: \xff\xfe\n", "job.yaml", "not UTF-8"),
+        ("- 1\n- 2\n", "job.yaml", "[1, 2]"),
+        ("just words\n", "job.yaml", "just words"),
+        ("a: 1\n---\nb: 2\n", "job.yaml", "document"),
+        ("# " + "x" * MAX_YAML_BYTES, "job.yaml", f"{MAX_YAML_BYTES + 2} bytes"),
+    ],
+    ids=["duplicate", "alias", "tab", "open", "deep", "not utf-8", "list", "text", "two documents", "huge"],
+)
+def test_a_file_that_cannot_be_used_is_one_problem_with_its_place(tmp_path, text, where, word):
+    (problem,) = problems_of(text, tmp_path)
+    assert problem.origin == where
+    assert word in problem.found
+    assert "\n" not in str(problem)
+
+
+def test_a_missing_file_and_a_folder_are_problems(tmp_path):
+    assert load_file(tmp_path / "none.yaml")[1][0].found == "no such file"
+    assert load_file(tmp_path)[1][0].found == "a folder"
+
+
+def test_a_name_that_the_system_refuses_is_a_problem(tmp_path):
+    assert load_file(tmp_path / ("x" * 5000))[1]
+
+
+# --- mistakes ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("training.weight_decy", "training.weight_decay"),
+        ("training.grad_clip", "training.gradient_clip"),
+        ("model.drop_out", "model.dropout"),
+        ("weight_decay", "training.weight_decay"),
+        ("optim.nesterov", "training.nesterov"),
+        ("hardware.workers", "hardware.num_workers"),
+        ("datset", "dataset"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_name(wrong, right):
+    layer, _ = set_layer([f"{wrong}=1"])
+    with pytest.raises(ConfigError) as caught:
+        resolve([layer], TrainConfig, detect=lambda: ("local", ""))
+    (problem,) = caught.value.problems
+    assert problem.key == wrong
+    assert f"did you mean {right}?" in problem.allowed
+
+
+def test_an_unknown_key_like_no_other_gets_the_keys_of_its_section():
+    layer, _ = set_layer(["checkpoint.zzzzzz=1"])
+    with pytest.raises(ConfigError, match=r"known keys: checkpoint\.keep_last, checkpoint\.every_epochs"):
+        resolve([layer], TrainConfig, detect=lambda: ("local", ""))
+
+
+def test_all_mistakes_in_all_layers_are_told_at_once_each_with_origin_and_line(tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text("training:\n  lr: -1\n  epoch: 3\nmodel:\n  dropout: two\n  strides: [1, 2]\n")
+    file, problems = load_file(path, "job.yaml")
+    settings_, set_problems = set_layer(["training.lr=0.5", "training.seed=x", "novalue", "env=[1"])
+    with pytest.raises(ConfigError) as caught:
+        resolve([file, settings_], TrainConfig, [*problems, *set_problems], detect=lambda: ("local", ""))
+    assert [(p.origin, p.key) for p in caught.value.problems] == [
+        ("--set", "env"),
+        ("--set", "novalue"),
+        ("--set", "training.seed"),
+        ("job.yaml:2", "training.lr"),  # although --set overrides it
+        ("job.yaml:3", "training.epoch"),
+        ("job.yaml:5", "model.dropout"),
+        ("job.yaml:6", "model.strides"),
+    ]
+    assert len(str(caught.value).splitlines()) == 7
+
+
+def test_a_section_that_is_no_mapping_is_refused():
+    layer, _ = set_layer(["training=fast"])
+    with pytest.raises(ConfigError, match="training: found 'fast'; allowed: a mapping of keys to values"):
+        resolve([layer], TrainConfig, detect=lambda: ("local", ""))
+
+
+def test_a_later_assignment_of_the_same_key_wins():
+    layer, problems = set_layer(["training.seed=1", "training.seed=2"])
+    assert not problems
+    assert layer["training.seed"].value == 2
+
+
+def test_a_mapping_after_set_is_spread_over_its_keys():
+    layer, _ = set_layer(["training={seed: 5, lr: 0.3}"])
+    assert {key: entry.value for key, entry in layer.items()} == {"training.seed": 5, "training.lr": 0.3}
+
+
+@pytest.mark.parametrize("word", ["", "=", "=1", "training.lr", " =3"])
+def test_a_word_without_key_and_value_is_refused_with_an_example(word):
+    layer, problems = set_layer([word])
+    assert not layer
+    assert "training.gradient_clip=2.0" in problems[0].allowed
+
+
+def test_a_long_value_is_shortened_in_the_message():
+    layer, _ = set_layer([f"training.optimizer={'x' * 1000}"])
+    with pytest.raises(ConfigError) as caught:
+        resolve([layer], TrainConfig, detect=lambda: ("local", ""))
+    assert len(str(caught.value)) < 250
