@@ -161,6 +161,7 @@ def _train(config: TrainConfig, resume: Path | None, args: argparse.Namespace, n
 
         from last_e import train
         from last_e.data import DataError
+        from last_e.data.datasets import data_path
         from last_e.precision import NoGpu
     except ModuleNotFoundError as error:
         print(f"error: {error.name} is not installed: pip install 'lastrun[train]'", file=sys.stderr)
@@ -186,6 +187,7 @@ def _train(config: TrainConfig, resume: Path | None, args: argparse.Namespace, n
                 Message(f"session limit: {config.hardware.session_limit} s; stops {config.hardware.stop_margin} s before")
             )
     try:
+        data_path(config)  # what is missing is told before a folder is made
         out.mkdir(parents=True, exist_ok=True)
         with FileLock(out / ".lock", timeout=0):
             if not args.supervised:

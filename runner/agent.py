@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import queue
@@ -82,26 +83,38 @@ class _Session:
         if scratch_root is not None:
             scratch_root = str(Path(scratch_root).expanduser())
         scratch: Path | None = None
+        store_failed = False
         self._take_signals()
         try:
             if scratch_root is not None:
                 Path(scratch_root).mkdir(parents=True, exist_ok=True)
-            scratch = Path(tempfile.mkdtemp(prefix=f"lastrun-{self.job.id}-", dir=scratch_root))
+            self._clear_leftovers(Path(scratch_root or tempfile.gettempdir()))
+            scratch = Path(tempfile.mkdtemp(prefix=f"lastrun-{self.job.id}-{self.attempt.id}-", dir=scratch_root))
             for note in self.notes:
                 self._say(note)
             reason, message = self._train(scratch)
         except StoreError as error:
-            reason, message = Reason.STORE_UNREACHABLE, str(error)
+            store_failed = True
+            reason, message = (Reason.OUT_OF_DISK if _disk_full(error.__cause__) else Reason.STORE_UNREACHABLE), str(error)
         except OSError as error:
-            full = isinstance(error, OSError) and error.errno in (28, 122)
-            reason = Reason.OUT_OF_DISK if full else Reason.TRAINER_ERROR
+            reason = Reason.OUT_OF_DISK if _disk_full(error) else Reason.TRAINER_ERROR
             message = f"{error.filename or scratch_root or 'scratch'}: {error.strerror or error}"
         finally:
             self._kill_trainer()
-        reason = self._finish(reason, message)
-        if scratch is not None and reason is not Reason.STORE_UNREACHABLE:
+        if store_failed and scratch is not None:
+            message += f"; what the store does not have yet is in {scratch}"
+        self._finish(reason, message)
+        if scratch is not None and not store_failed:
             shutil.rmtree(scratch, ignore_errors=True)
         return reason
+
+    def _clear_leftovers(self, folder: Path) -> None:
+        """Delete the files of this job's attempts that were killed here, and so could not do it themselves."""
+        for attempt in self.job.attempts():
+            if not attempt.open or self.job.alive(attempt):
+                continue
+            for leftover in folder.glob(f"lastrun-{self.job.id}-{attempt.id}-*"):
+                shutil.rmtree(leftover, ignore_errors=True)
 
     # --- the trainer ------------------------------------------------------------------------------------------------
 
@@ -278,7 +291,7 @@ class _Session:
                 self.job.store.put_file(self.job.key("attempts", self.attempt.id, "events", path.name), path)
                 self.events_sent[path.name] = size
 
-    def _finish(self, reason: Reason, message: str) -> Reason:
+    def _finish(self, reason: Reason, message: str) -> None:
         """Write how it ended. What cannot be written any more does not hide why."""
         attempt = self.attempt
         attempt.phase, attempt.ended_at, attempt.reason, attempt.message = "ended", time.time(), reason.value, message
@@ -291,7 +304,6 @@ class _Session:
             self.job.write_attempt(attempt)
         except StoreError as error:
             self.sink.emit(Message(str(error), "warning"))
-        return reason
 
     # --- telling --------------------------------------------------------------------------------------------------------
 
@@ -304,6 +316,10 @@ class _Session:
         text = describe(event)
         if text is not None and not isinstance(event, events.Progress):
             self.log.append(f"{_now()} {text}\n")
+
+
+def _disk_full(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _now() -> str:

@@ -95,7 +95,12 @@ def resume(
 
     found = find_job(job, store)
     resolved, changes = _resolve_again(found, env, set_, allow_change)
-    state, attempt, _ = found.state()
+    state, attempt, reason = found.state()
+    if reason is not None and not reason.ending.resumable and state is not State.SUCCEEDED and not allow_change:
+        raise UsageError(
+            f"{found.id} ended as {reason.value}: going on unchanged would end the same way; {reason.ending.advice}, "
+            f"or go on with --set KEY=VALUE --allow-change KEY"
+        )
     if state is State.SUCCEEDED:
         raise UsageError(f"{found.id} is complete: there is nothing to go on with; lastrun status {found.id} shows its result")
     if state is State.RUNNING and attempt is not None:
@@ -156,11 +161,12 @@ def list_(
     from runner.store import default_store, open_store
 
     target = open_store(store or default_store())
-    jobs = [summary_or_error(job) for job in list_jobs(target)[:limit]]
+    found = list_jobs(target)
+    jobs = [summary_or_error(job) for job in found[:limit]]
     if json:
-        console.print_json("list", {"store": target.uri, "jobs": jobs})
+        console.print_json("list", {"store": target.uri, "total": len(found), "jobs": jobs})
     else:
-        console.print_jobs(jobs, target.uri)
+        console.print_jobs(jobs, target.uri, len(found))
 
 
 @app.command()

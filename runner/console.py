@@ -56,7 +56,7 @@ def print_changes(changes: Iterable[Change]) -> None:
     make_console().print(table)
 
 
-def print_jobs(jobs: list[dict[str, Any]], store: str) -> None:
+def print_jobs(jobs: list[dict[str, Any]], store: str, total: int) -> None:
     """A line per job."""
     console = make_console()
     if not jobs:
@@ -71,6 +71,8 @@ def print_jobs(jobs: list[dict[str, Any]], store: str) -> None:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(job["created_at"]))
         table.add_row(job["id"], _coloured(job["state"]), epoch, percent(job["best_top1"]), job["env"] or "-", when)
     console.print(table)
+    if total > len(jobs):
+        console.print(f"the newest {len(jobs)} of {total}; more with --limit")
 
 
 def print_status(status: dict[str, Any]) -> None:

@@ -16,21 +16,22 @@ def load_clips(config: TrainConfig) -> Clips:
     Raises:
         DataError: the file is missing (the message says which, where, and how to make it) or damaged.
     """
-    if config.data.uri is None and config.dataset == "irds":
-        return read_irds()
-    if config.data.uri is None and config.dataset == "synthetic":
-        return synthetic_clips(config.data.num_classes)
-    return read_clips(data_path(config), config.data.num_classes)
+    path = data_path(config)
+    if path is not None:
+        return read_clips(path, config.data.num_classes)
+    return read_irds() if config.dataset == "irds" else synthetic_clips(config.data.num_classes)
 
 
-def data_path(config: TrainConfig) -> Path:
-    """The prepared file: ``data.uri``, else the data set's file name in ``hardware.data_root`` or up to three folders below
+def data_path(config: TrainConfig) -> Path | None:
+    """The prepared file, None for an embedded or generated data set: ``data.uri``, else the data set's file name in ``hardware.data_root`` or up to three folders below
     (Kaggle mounts each data set in folders of its own).
 
     Raises:
         DataError: it is not there, or there are several, or only the job runner could read it.
     """
     uri = config.data.uri
+    if uri is None and config.dataset in ("irds", "synthetic"):
+        return None
     hint = f"make it as docs/data.md says, or tell where it is with data.uri (--set data.uri={config.dataset}.safetensors)"
     if uri is not None:
         if "://" in uri.removeprefix("file://"):

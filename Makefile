@@ -1,0 +1,44 @@
+# make demo | test | lint: everything is set up in .venv first, from the pinned versions in constraints.txt.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+JOBS   ?= 2
+
+.PHONY: help demo test lint format clean
+help:
+	@echo "make demo    set up .venv and train the quickstart job on this machine (about two minutes once installed)"
+	@echo "make test    set up .venv and run every test; what was skipped is listed with the reason"
+	@echo "make lint    format, lint and types"
+	@echo "make format  put the format right"
+	@echo "make clean   remove .venv"
+
+demo: $(VENV)/.train
+	$(BIN)/lastrun submit jobs/quickstart.yaml
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -n $(JOBS) $(TESTS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "error: Python 3.10 or newer is needed; name one with make PYTHON=python3.11 ..."; exit 2; }
+	$(PYTHON) -m venv $(VENV) || { echo "error: no venv module; on Debian and Ubuntu: apt install python3-venv"; rm -rf $(VENV); exit 2; }
+
+$(VENV)/.train: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@ $(VENV)/.train

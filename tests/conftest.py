@@ -1,0 +1,82 @@
+"""Fixtures that many tests share, and the rule that nothing is skipped in CI."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+TINY = """\
+name: tiny
+model: nano_e_v3
+dataset: synthetic
+training: {epochs: 3, batch_size: 40, input_frames: 16, warmup_epochs: 1}
+checkpoint: {every_minutes: 0.0001}
+hardware: {cpu_threads: 1}
+"""
+"""A job of three seconds with a checkpoint after every step."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """With LASTRUN_NO_SKIPS=1 (CI), a skipped test is a failure."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("LASTRUN_NO_SKIPS") and reporter is not None and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if os.environ.get("LASTRUN_NO_SKIPS") and terminalreporter.stats.get("skipped"):
+        terminalreporter.write_line("LASTRUN_NO_SKIPS is set: the skipped tests above count as failed", red=True)
+
+
+@pytest.fixture
+def clean_env(tmp_path: Path) -> dict[str, str]:
+    """An environment of its own: home, store and temporary folder below tmp_path."""
+    (tmp_path / "tmp").mkdir(exist_ok=True)
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("LASTRUN_", "KAGGLE_", "XDG_", "PYTEST_", "COV_"))}
+    return {**env, "HOME": str(tmp_path), "LASTRUN_STORE": str(tmp_path / "store"), "TMPDIR": str(tmp_path / "tmp")}
+
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def cli(clean_env: dict[str, str], tmp_path: Path) -> Cli:
+    """``lastrun`` as a user calls it; returns exit code, standard output and error."""
+
+    def call(*words: str | Path, timeout: float = 120, **env: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "runner", *map(str, words)]
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout, env={**clean_env, **env}, cwd=tmp_path, check=False
+        )
+
+    return call
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A job file for a run of a few seconds."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MiB."""
+    folder = tmp_path / "small-disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
