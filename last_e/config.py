@@ -192,8 +192,6 @@ def _cosine(c: dict[str, Any]) -> Iterator[Violation]:
 def _warmup(c: dict[str, Any]) -> Iterator[Violation]:
     if c["training.scheduler"] == "constant" or c["training.warmup_epochs"] == 0:
         return
-    if c["training.warmup_epochs"] >= c["training.epochs"]:
-        yield "training.warmup_epochs", f"less than training.epochs ({c['training.epochs']})"
     if c["training.warmup_start_lr"] > c["training.lr"]:
         yield "training.warmup_start_lr", f"at most training.lr ({c['training.lr']})"
 
@@ -224,7 +222,7 @@ RULES: tuple[tuple[Callable[[dict[str, Any]], Iterator[Violation]], tuple[str, .
     (_frames_left, ("training.input_frames", "model.strides")),
     (_nesterov, ("training.optimizer", "training.nesterov", "training.momentum")),
     (_cosine, ("training.scheduler", "training.min_lr", "training.lr")),
-    (_warmup, ("training.scheduler", "training.warmup_epochs", "training.epochs", "training.warmup_start_lr", "training.lr")),
+    (_warmup, ("training.scheduler", "training.warmup_epochs", "training.warmup_start_lr", "training.lr")),
     (_milestones, ("training.scheduler", "training.milestones", "training.epochs")),
     (_split, ("split_type", "data.splits", "dataset")),
     (_session, ("hardware.session_limit", "hardware.stop_margin")),

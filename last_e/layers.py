@@ -30,6 +30,7 @@ KEY_ALIASES = {
     "training.dropout": "model.dropout",
     "training.drop_path_rate": "model.drop_path_rate",
     "store.keep_last": "checkpoint.keep_last",
+    "run.time_limit": "hardware.session_limit",
 }
 """Other places where the reference or a job file may name a key."""
 

@@ -17,7 +17,7 @@ def learning_rate(config: TrainingConfig, epoch: float) -> float:
     - ``cosine_warmup_restart``: the same in cycles of ``restart_epochs``, each ``restart_mult`` times as long.
 
     All but ``constant`` rise linearly from ``warmup_start_lr`` at epoch 0 to ``lr`` at ``warmup_epochs``; with
-    ``warmup_epochs: 0`` there is no warm-up.
+    ``warmup_epochs: 0`` there is no warm-up, and a run that is no longer than its warm-up ends in it.
     """
     if config.scheduler == "constant":
         return config.lr

@@ -22,11 +22,11 @@ def resolve_spec(path: Path, env: str | None, settings: Iterable[str]) -> Resolv
     Raises:
         ConfigError: every mistake at once.
     """
-    spec, problems = load_file(path)
+    spec, file_problems = load_file(path)
     flags: Layer = {} if env is None else {"env": Entry(env, Origin("--env"))}
     sets, set_problems = set_layer(settings)
-    problems += set_problems
-    if spec:
+    problems = [*file_problems, *set_problems]
+    if not file_problems:
         given = {*spec, *sets}
         for key in REQUIRED:
             name = key.split(".")[0]

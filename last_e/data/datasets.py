@@ -23,8 +23,8 @@ def load_clips(config: TrainConfig) -> Clips:
 
 
 def data_path(config: TrainConfig) -> Path | None:
-    """The prepared file, None for an embedded or generated data set: ``data.uri``, else the data set's file name in ``hardware.data_root`` or up to three folders below
-    (Kaggle mounts each data set in folders of its own).
+    """The prepared file: ``data.uri``, else the data set's file name in ``hardware.data_root`` or up to three folders below
+    (Kaggle mounts each data set in folders of its own). None for an embedded or generated data set.
 
     Raises:
         DataError: it is not there, or there are several, or only the job runner could read it.

@@ -30,7 +30,8 @@ def config(*assignments: str) -> TrainConfig:
 
 
 def few(**changes: torch.Tensor) -> Clips:
-    return dataclasses.replace(synthetic_clips(6, 12), **changes)
+    clips = synthetic_clips(6, 12)
+    return dataclasses.replace(clips, **{"setup": clips.setup.clone(), **changes})
 
 
 def columns(clips: Clips) -> dict[str, torch.Tensor]:
@@ -144,6 +145,12 @@ def test_what_was_written_is_read(tmp_path):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["clips.safetensors"]
 
 
+@pytest.mark.parametrize("make", [synthetic_clips, read_irds])
+def test_clips_whose_columns_share_memory_can_be_written(tmp_path, make):
+    write_clips(make(), tmp_path / "clips")
+    assert read_clips(tmp_path / "clips", 9).fingerprint() == make().fingerprint()
+
+
 def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path):
     path = tmp_path / "clips.safetensors"
     write_clips(few(), path)
@@ -217,7 +224,7 @@ def test_a_damaged_header_never_ends_in_another_error(prepared, at, byte):
 
 
 def store(path: Path, tensors: dict[str, torch.Tensor], kind: str | None = FORMAT) -> Path:
-    save_file({k: v.contiguous() for k, v in tensors.items()}, path, {"format": kind} if kind else None)
+    save_file({k: v.clone() for k, v in tensors.items()}, path, {"format": kind} if kind else None)
     return path
 
 
@@ -328,7 +335,7 @@ def test_a_data_set_without_a_file_says_which_and_where(tmp_path):
     message = str(caught.value)
     assert "ntu60.safetensors" in message
     assert str(tmp_path) in message
-    assert "data.uri=PATH" in message
+    assert "data.uri" in message
     assert len(message.splitlines()) == 1
 
 
@@ -342,8 +349,26 @@ def test_a_prepared_file_is_found_in_the_data_root_or_at_its_uri(tmp_path):
 
 def test_a_home_folder_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert data_path(config("dataset=ntu60")) == tmp_path / ".cache/lastrun/data/ntu60.safetensors"
-    assert data_path(config("data.uri=~/x")) == tmp_path / "x"
+    prepared = tmp_path / ".cache/lastrun/data/ntu60.safetensors"
+    prepared.parent.mkdir(parents=True)
+    prepared.touch()
+    assert data_path(config("dataset=ntu60")) == prepared
+    assert data_path(config("data.uri=~/.cache/lastrun/data/ntu60.safetensors")) == prepared
+
+
+def test_a_file_is_also_found_in_folders_below_the_data_root(tmp_path):
+    deep = tmp_path / "datasets/somebody/ntu60-prepared/ntu60.safetensors"
+    deep.parent.mkdir(parents=True)
+    deep.touch()
+    assert data_path(config(f"hardware.data_root={tmp_path}")) == deep
+
+
+def test_two_files_of_the_same_name_are_not_chosen_between(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "ntu60.safetensors").touch()
+    with pytest.raises(DataError, match=r"a/ntu60\.safetensors or .*b/ntu60\.safetensors\?"):
+        data_path(config(f"hardware.data_root={tmp_path}"))
 
 
 def test_a_home_folder_that_nobody_has_is_a_data_error():

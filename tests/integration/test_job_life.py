@@ -1,0 +1,367 @@
+"""A job's life through the real commands: run, cut in every way, go on, end with what an uninterrupted run gives."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from last_e.manifest import MANIFEST
+from runner.job import EXPIRY_SECONDS, Attempt, Job, find_job
+from runner.store.directory import DirectoryStore
+from tests.conftest import TINY, Cli
+
+LONGER = ("--set", "training.epochs=4", "training.batch_size=20")  # 12 steps an epoch: time enough to be hit
+
+
+class Run:
+    """``lastrun`` in the background, in a process group of its own as a terminal would have it."""
+
+    def __init__(self, env: dict[str, str], *words: str | Path) -> None:
+        command = [sys.executable, "-m", "runner", *map(str, words)]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, start_new_session=True
+        )
+        self.store = DirectoryStore(Path(env["LASTRUN_STORE"]))
+
+    @property
+    def job(self) -> Job:
+        return Job(self.store, self.store.folders("")[0])
+
+    def wait_for(self, what: Any, seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if self.store.folders("") and what(self.job):
+                return
+            assert self.process.poll() is None, self.process.communicate()[0]
+            time.sleep(0.02)
+        raise AssertionError("it did not come to pass")
+
+    def press_ctrl_c(self) -> None:
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def end(self) -> tuple[int, str]:
+        out, _ = self.process.communicate(timeout=60)
+        return self.process.returncode, out
+
+
+@pytest.fixture
+def run(clean_env: dict[str, str]) -> Iterator[Any]:
+    started = []
+
+    def start(*words: str | Path) -> Run:
+        started.append(Run(clean_env, *words))
+        return started[-1]
+
+    yield start
+    for one in started:
+        if one.process.poll() is None:
+            os.killpg(one.process.pid, signal.SIGKILL)
+            one.process.communicate()
+
+
+def some_step_is_stored(job: Job) -> bool:
+    return any(stored.manifest.step % 12 for stored in job.checkpoints())
+
+
+def result(job: Job) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
+    """Final weights and metric history, as the store has them."""
+    last = job.checkpoints()[-1]
+    path = Path(job.store.uri.removeprefix("file://")) / job.key("checkpoints", last.name, "state.pt")
+    return torch.load(path, weights_only=True)["model"], job.metrics()
+
+
+def assert_same(job: Job, reference: tuple[dict[str, torch.Tensor], list[dict[str, Any]]]) -> None:
+    weights, metrics = result(job)
+    assert metrics == reference[1]
+    assert weights.keys() == reference[0].keys()
+    assert all(torch.equal(weights[key], reference[0][key]) for key in weights)
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
+    """What the longer job gives when nothing happens to it."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    (folder / "tiny.yaml").write_text(TINY)
+    command = [sys.executable, "-m", "runner", "submit", str(folder / "tiny.yaml"), "--store", str(folder / "store"), *LONGER]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    store = DirectoryStore(folder / "store")
+    return result(Job(store, store.folders("")[0]))
+
+
+def test_submit_runs_a_job_to_its_end_and_says_what_came_out(cli: Cli, tiny: Path, clean_env: dict[str, str]) -> None:
+    done = cli("submit", tiny)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("job: file://")
+    assert "test top-1" in lines[-3]
+    assert "top-5" in lines[-3]
+    assert lines[-2].startswith(f"job:  file://{clean_env['LASTRUN_STORE']}/tiny-")
+    assert lines[-1].startswith("next: lastrun status tiny-")
+    job = find_job("tiny", clean_env["LASTRUN_STORE"])
+    assert [m["epoch"] for m in job.metrics()] == [1, 2, 3]
+    kept = [stored.manifest.step for stored in job.checkpoints()]
+    assert kept[-1] == 18
+    assert len(kept) <= 4
+    keys = {entry.key.split("/", 3)[-1].split("/")[0] for entry in job.store.scan(job.key("attempts/"))}
+    assert keys == {"attempt.json", "heartbeat.json", "metrics.jsonl", "log", "events"}
+    assert not list((tiny.parent / "tmp").glob("lastrun-*"))
+
+    again = cli("resume", job.id)
+    assert again.returncode == 2
+    assert "is complete" in again.stderr
+    assert "epoch 3/3" in cli("logs", "tiny").stdout
+    assert "succeeded" in cli("list").stdout
+    status = json.loads(cli("status", job.id, "--json").stdout)
+    assert (status["state"], status["epoch"], status["attempts"], status["reason"]) == ("succeeded", 3, 1, "completed")
+    assert status["best_top1"] == max(m["test_top1"] for m in job.metrics())
+
+
+def test_ctrl_c_pauses_and_resume_gives_the_uninterrupted_result(run: Any, cli: Cli, tiny: Path, uninterrupted: Any) -> None:
+    first = run("submit", tiny, *LONGER)
+    first.wait_for(some_step_is_stored)
+    first.press_ctrl_c()
+    code, out = first.end()
+    assert code == 75, out
+    assert "lastrun resume tiny-" in out.splitlines()[-1]
+    job = first.job
+    assert [value.value for value in (job.state()[0], job.state()[2])] == ["paused", "interrupted"]
+    resumed = cli("resume", job.id)
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert "going on from checkpoint" in resumed.stdout
+    assert_same(job, uninterrupted)
+
+
+@pytest.mark.parametrize("victim", ["trainer", "agent", "both", "everything"])
+def test_sigkill_at_random_moments_loses_nothing(
+    run: Any, cli: Cli, tiny: Path, uninterrupted: Any, victim: str, clean_env: dict[str, str]
+) -> None:
+    chance = random.Random(victim)
+    words: list[str | Path] = ["submit", tiny, *LONGER]
+    for _ in range(2):
+        current = run(*words)
+        known = 0 if words[0] == "submit" else len(current.job.checkpoints())
+        before = {s.name for s in current.job.checkpoints()} if known else set()
+        current.wait_for(lambda job, old=before: {s.name for s in job.checkpoints()} - old)
+        time.sleep(chance.random() * 0.8)
+        acknowledged = current.job.checkpoints()[-1]
+        agent, trainer = processes_of(current.process.pid)
+        for pid in {"trainer": [trainer], "agent": [agent], "both": [agent, trainer]}.get(victim, []):
+            os.kill(pid, signal.SIGKILL)
+        if victim == "everything":
+            os.kill(trainer, signal.SIGKILL)
+            os.killpg(current.process.pid, signal.SIGKILL)
+        code, out = current.end()
+        if current.job.state()[0].value == "succeeded":
+            break
+        assert code != 0, out
+        assert current.job.state()[0].value == ("failed" if victim == "trainer" else "lost")
+        assert current.job.checkpoints()[-1].order >= acknowledged.order
+        words = ["resume", current.job.id]
+    if current.job.state()[0].value != "succeeded":
+        assert cli(*words).returncode == 0
+    assert_same(current.job, uninterrupted)
+    wait_until_gone(Path(clean_env["TMPDIR"]))
+
+
+def processes_of(submit: int) -> tuple[int, int]:
+    """The agent below a submit, and its trainer."""
+
+    def child(pid: int) -> int:
+        return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+
+    agent = child(submit)
+    return agent, child(agent)
+
+
+def wait_until_gone(folder: Path) -> None:
+    """An orphaned trainer may still be saving; its files are cleared by the next attempt, or are its own last ones."""
+    for _ in range(100):
+        if not any("lastrun-tiny" in path.name for path in folder.glob("*/run/.lock")):
+            return
+        time.sleep(0.1)
+
+
+def test_sigterm_pauses_as_preempted(run: Any, tiny: Path) -> None:
+    current = run("submit", tiny, *LONGER)
+    current.wait_for(some_step_is_stored)
+    current.process.send_signal(signal.SIGTERM)
+    assert current.end()[0] == 75
+    assert current.job.attempts()[-1].reason == "preempted"
+
+
+def test_a_second_ctrl_c_leaves_at_once(run: Any, tiny: Path) -> None:
+    current = run("submit", tiny, "--set", "training.epochs=50", "training.batch_size=240")
+    current.wait_for(lambda job: job.checkpoints())
+    agent, trainer = processes_of(current.process.pid)
+    os.kill(trainer, signal.SIGSTOP)  # a trainer that cannot save
+    current.press_ctrl_c()
+    time.sleep(0.5)
+    assert current.process.poll() is None
+    current.press_ctrl_c()
+    assert current.end()[0] == 130
+    assert not Path(f"/proc/{trainer}").exists() or "Z" in Path(f"/proc/{trainer}/stat").read_text().split()[2]
+
+
+def test_a_session_limit_pauses_in_time(cli: Cli, tiny: Path, clean_env: dict[str, str]) -> None:
+    limit = ("run.time_limit=8s", "hardware.stop_margin=3", "training.epochs=5000")
+    done = cli("submit", tiny, "--set", *limit)
+    assert done.returncode == 75, done.stdout + done.stderr
+    job = find_job("tiny", clean_env["LASTRUN_STORE"])
+    attempt = job.attempts()[-1]
+    assert attempt.reason == "time_limit"
+    assert attempt.ended_at is not None
+    assert attempt.ended_at - attempt.started_at < 8
+
+
+def test_a_detached_job_lives_on_and_can_be_followed(cli: Cli, tiny: Path, clean_env: dict[str, str]) -> None:
+    started = cli("submit", tiny, "--detach", "--json")
+    assert started.returncode == 0, started.stderr
+    facts = json.loads(started.stdout)
+    assert facts["state"] in ("running", "succeeded")
+    job = find_job(facts["id"], clean_env["LASTRUN_STORE"])
+    for _ in range(600):
+        if job.state()[0].value == "succeeded":
+            break
+        time.sleep(0.1)
+    assert json.loads(cli("status", job.id, "--json").stdout)["state"] == "succeeded"
+
+
+def test_a_detached_start_that_fails_says_why(cli: Cli, tiny: Path, clean_env: dict[str, str], run: Any) -> None:
+    current = run("submit", tiny, "--set", "training.epochs=500")
+    current.wait_for(lambda job: job.checkpoints())
+    second = cli("resume", current.job.id, "--detach")
+    assert second.returncode == 5
+    assert "being run by attempt 1" in second.stderr
+
+
+def test_a_damaged_checkpoint_is_skipped_for_the_one_before(run: Any, cli: Cli, tiny: Path, uninterrupted: Any) -> None:
+    current = run("submit", tiny, *LONGER)
+    current.wait_for(lambda job: len(job.checkpoints()) >= 3)
+    current.press_ctrl_c()
+    current.end()
+    job = current.job
+    stored = job.checkpoints()
+    root = Path(job.store.uri.removeprefix("file://")) / job.key("checkpoints")
+    damaged = root / stored[-1].name / "state.pt"
+    data = bytearray(damaged.read_bytes())
+    data[len(data) // 2] ^= 1
+    damaged.write_bytes(data)
+    (root / stored[-2].name / MANIFEST).write_text("{")
+    resumed = cli("resume", job.id)
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert f"skipping checkpoint {stored[-1].name}" in resumed.stdout
+    assert f"skipping checkpoint {stored[-2].name}" in resumed.stdout
+    assert f"going on from checkpoint {stored[-3].name}" in resumed.stdout
+    assert_same(job, uninterrupted)
+
+
+def test_resume_shows_what_changes_and_refuses_what_decides_learning(run: Any, cli: Cli, tiny: Path) -> None:
+    current = run("submit", tiny, *LONGER)
+    current.wait_for(some_step_is_stored)
+    current.press_ctrl_c()
+    current.end()
+    refused = cli("resume", current.job.id, "--set", "training.lr=0.2", "training.seed=1")
+    assert refused.returncode == 2
+    assert [line.split(": ")[2] for line in refused.stderr.splitlines()] == ["training.lr", "training.seed"]
+    assert len(current.job.attempts()) == 1
+    moved = cli("resume", current.job.id, "--env", "a100", "--set", "training.lr=0.2", "--allow-change", "training.lr")
+    assert moved.returncode == 0, moved.stdout + moved.stderr
+    assert "hardware.num_workers" in moved.stdout
+    assert "decides learning; allowed" in moved.stdout
+    attempt = current.job.attempts()[-1]
+    assert attempt.env == "a100"
+    assert {change["key"] for change in attempt.changes} >= {"training.lr", "hardware.num_workers"}
+
+
+def test_a_missing_data_file_ends_in_one_clear_line(cli: Cli, tiny: Path, clean_env: dict[str, str]) -> None:
+    done = cli("submit", tiny, "--set", "dataset=ntu60", "hardware.data_root=/nowhere")
+    assert done.returncode == 1
+    line = next(line for line in done.stdout.splitlines() if "ntu60.safetensors" in line)
+    assert "/nowhere" in line
+    assert "Traceback" not in done.stdout + done.stderr
+    assert find_job("tiny", clean_env["LASTRUN_STORE"]).attempts()[-1].reason == "data_error"
+
+
+@pytest.mark.parametrize(("words", "code"), [(("status", "nope"), 3), (("resume", "nope"), 3), (("logs", "NOPE!"), 2)])
+def test_jobs_that_are_not_there(cli: Cli, words: tuple[str, ...], code: int) -> None:
+    done = cli(*words)
+    assert done.returncode == code
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("error: ")
+
+
+def test_a_store_that_cannot_be_written(cli: Cli, tiny: Path) -> None:
+    (tiny.parent / "file").write_text("not a folder")
+    done = cli("submit", tiny, "--store", tiny.parent / "file" / "store")
+    assert done.returncode == 4
+    assert done.stderr.startswith("error: file://")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_full_store_ends_clearly_and_keeps_what_was_good(cli: Cli, tiny: Path, small_disk: Path) -> None:
+    done = cli("submit", tiny, *LONGER, "--store", small_disk / "store", "--set", "checkpoint.keep_last=100")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "No space left" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    store = DirectoryStore(small_disk / "store")
+    job = Job(store, store.folders("")[0])
+    newest = job.fetch_newest_checkpoint(tiny.parent / "fetched", print)
+    assert newest is not None
+
+
+def test_an_attempt_elsewhere_is_lost_when_its_heart_stops(tmp_path: Path) -> None:
+    job = Job(DirectoryStore(tmp_path), "j")
+    attempt = Attempt("0001-aa", "another machine", 1, "1", time.time(), phase="running", host="other")
+    job.write_attempt(attempt)
+    assert job.state()[0].value == "running"
+    attempt.started_at -= EXPIRY_SECONDS + 1
+    job.write_attempt(attempt)
+    assert job.state()[0].value == "lost"
+    job.write_heartbeat(attempt, {})
+    assert job.state()[0].value == "running"
+
+
+def test_of_attempts_that_start_at_the_same_moment_one_runs(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from runner.job import Job; from runner.lease import claim\n"
+        "from runner.store.directory import DirectoryStore; from runner.errors import ClaimedError\n"
+        "store, rounds = DirectoryStore(Path(sys.argv[1])), int(sys.argv[2])\n"
+        "for n in range(rounds):\n"
+        "    job = Job(store, f'j{n}'); (store.root / f'ready-{sys.argv[3]}-{n}').touch()\n"
+        "    while len(list(store.root.glob(f'ready-*-{n}'))) < 3: pass\n"
+        "    try: claim(job); print(n, flush=True)\n"
+        "    except ClaimedError: pass\n"
+        "time.sleep(60)"
+    )
+    rounds = 25
+    (tmp_path / "s").mkdir()
+    racers = [
+        subprocess.Popen([sys.executable, "-c", code, tmp_path / "s", str(rounds), str(n)], stdout=subprocess.PIPE, text=True)
+        for n in range(3)
+    ]
+    winners: list[int] = []
+    try:
+        deadline = time.monotonic() + 60
+        store = DirectoryStore(tmp_path / "s")
+        while time.monotonic() < deadline:
+            phases = [[a.phase for a in Job(store, f"j{n}").attempts()] for n in range(rounds)]
+            if all(p == ["running"] for p in phases):
+                break
+            time.sleep(0.1)
+    finally:
+        for racer in racers:
+            racer.kill()
+            winners += [int(line) for line in racer.communicate()[0].split()]
+    assert sorted(winners) == list(range(rounds))

@@ -1,0 +1,207 @@
+"""Job files: what is accepted, what is refused and how."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from last_e.layers import ConfigError
+from runner.resolve import resolve_attempt, resolve_spec
+from tests.conftest import Cli
+
+JOBS = sorted((Path(__file__).parents[2] / "jobs").glob("*.yaml"))
+
+
+def problems_of(text: str, path: Path, *settings: str, env: str | None = None) -> list[str]:
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        resolve_spec(path, env, settings)
+    return [str(problem) for problem in caught.value.problems]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "job.yaml"
+
+
+def test_there_is_a_job_for_the_quickstart_and_for_every_command_of_the_reference() -> None:
+    names = [job.name for job in JOBS]
+    assert names == sorted([*(f"{v}_ntu60_kaggle.yaml" for v in ("nano", "small", "base", "large")), "quickstart.yaml"])
+
+
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.stem)
+def test_every_job_that_is_shipped_is_valid(job: Path) -> None:
+    config = resolve_spec(job, None, []).config
+    batch = {"nano": 64, "small": 48, "base": 32, "large": 24}[config.model.variant.split("_")[0]]
+    if config.dataset == "ntu60":
+        assert (config.training.epochs, config.training.batch_size, config.env) == (120, batch, "kaggle")
+        assert (config.hardware.num_workers, config.hardware.session_limit) == (2, 9 * 3600)
+
+
+def test_all_mistakes_are_told_at_once_with_file_line_key_and_what_is_allowed(path: Path) -> None:
+    text = "model: bass\ntraining:\n  epochs: 0\n  lr: fast\n  epoch: 3\nrun: {gpus: 2}\nname: Not Good\ndataset: irds\n"
+    found = problems_of(text, path, "training.seed=-1", env="moon")
+    assert found == [
+        "--env: env: found 'moon'; allowed: one of auto, local, kaggle, gcp, lambda, a100",
+        "--set: training.seed: found -1; allowed: a whole number at least 0, < 9223372036854775808",
+        f"{path}:1: model.variant: found 'bass'; allowed: one of nano_e_v3, small_e_v3, base_e_v3, large_e_v3",
+        f"{path}:3: training.epochs: found 0; allowed: a whole number at least 1, at most 100000",
+        f"{path}:4: training.lr: found 'fast'; allowed: a number > 0, at most 100",
+        f"{path}:5: training.epoch: found an unknown key (= 3); allowed: known keys only; did you mean training.epochs?",
+        f"{path}:6: run.gpus: found 2; allowed: a whole number at least 0, at most 1 or null",
+        f"{path}:7: name: found 'Not Good'; allowed: text matching ^[a-z0-9][a-z0-9-]{{0,47}}$ or null",
+    ]
+
+
+def test_a_mistake_counts_also_where_a_flag_overrides_it(path: Path) -> None:
+    found = problems_of("model: nano\ndataset: irds\ntraining: {epochs: many}\n", path, "training.epochs=3")
+    assert len(found) == 1
+    assert "training.epochs: found 'many'" in found[0]
+
+
+def test_model_and_data_set_are_required(path: Path) -> None:
+    found = problems_of("training: {epochs: 3}\n", path)
+    assert [f.split(": ")[1] for f in found] == ["dataset", "model"]
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", "model: *x", "a: {b", "model: nano\nmodel: base\n", "\x00", "- " * 3000])
+def test_a_file_that_is_no_job_is_refused_in_clear_lines(path: Path, text: str) -> None:
+    assert problems_of(text, path)[0].startswith(str(path))
+
+
+@pytest.mark.parametrize("value", ["[WANDB_API_KEY=abc123]", "{WANDB_API_KEY: abc123}", "WANDB_API_KEY"])
+def test_only_names_of_variables_may_be_passed_on(path: Path, value: str) -> None:
+    assert problems_of(f"model: nano\ndataset: irds\nrun: {{pass_env: {value}}}\n", path)
+
+
+def test_a_variable_to_pass_on_must_be_set(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "model: nano\ndataset: irds\nrun:\n  pass_env: [LASTRUN_TEST_A, LASTRUN_TEST_B]\n"
+    monkeypatch.setenv("LASTRUN_TEST_A", "1")
+    found = problems_of(text, path)
+    assert len(found) == 1
+    assert "LASTRUN_TEST_B, which is not set" in found[0]
+    monkeypatch.setenv("LASTRUN_TEST_B", "1")
+    assert resolve_spec(path, None, []).config.run.pass_env == ["LASTRUN_TEST_A", "LASTRUN_TEST_B"]
+
+
+def test_keys_may_stand_where_the_reference_or_the_job_example_has_them(path: Path) -> None:
+    path.write_text("model: base\ndataset: irds\nstore: {keep_last: 7}\nrun: {time_limit: 8h50m}\ntraining: {dropout: 0.4}\n")
+    config = resolve_spec(path, None, ["training.num_workers=3"]).config
+    assert config.checkpoint.keep_last == 7
+    assert config.hardware.session_limit == 8 * 3600 + 50 * 60
+    assert config.model.dropout == 0.4
+    assert config.hardware.num_workers == 3
+
+
+def test_layers_lie_on_each_other_in_the_order_of_the_design(path: Path) -> None:
+    path.write_text("model: base\ndataset: irds\nenv: kaggle\ntraining: {lr: 0.05, epochs: 9}\n")
+    resolved = resolve_spec(path, "a100", ["training.epochs=11"])
+    origins = {key: str(origin) for key, origin in resolved.origins.items()}
+    assert (resolved.config.training.epochs, origins["training.epochs"]) == (11, "--set")
+    assert (resolved.config.training.lr, origins["training.lr"]) == (0.05, f"{path}:4")
+    assert (resolved.config.hardware.num_workers, origins["env"]) == (16, "--env")
+    assert origins["hardware.num_workers"].startswith("configs/env/a100.yaml:")
+    assert origins["model.dropout"].startswith("configs/model/base_e_v3.yaml:")
+    assert origins["training.momentum"].startswith("configs/training/cosine_v3.yaml:")
+    assert origins["data.num_classes"].startswith("configs/data/irds.yaml:")
+    assert set(origins) == set(resolved.items())
+
+
+class TestGoingOnElsewhere:
+    """What an attempt takes from the job's record, and what from its machine."""
+
+    @pytest.fixture
+    def record(self, path: Path) -> tuple[dict[str, object], dict[str, str]]:
+        path.write_text("model: nano\ndataset: irds\nenv: kaggle\ntraining: {batch_size: 16}\nhardware: {pin_memory: false}\n")
+        resolved = resolve_spec(path, None, ["training.lr=0.05"])
+        return resolved.items(), {key: str(origin) for key, origin in resolved.origins.items()}
+
+    def test_hardware_follows_the_profile_and_the_rest_stays(self, record: tuple[dict[str, object], dict[str, str]]) -> None:
+        resolved, changes = resolve_attempt(*record, "a100", [], [])
+        assert resolved.config.training.lr == 0.05
+        assert resolved.config.hardware.pin_memory is False
+        assert resolved.config.hardware.num_workers == 16
+        assert {c.key: (c.before, c.after) for c in changes if not c.pinned}["hardware.precision"] == ("fp16", "bf16")
+        assert not any(c.pinned for c in changes)
+
+    def test_without_a_new_profile_nothing_changes(self, record: tuple[dict[str, object], dict[str, str]]) -> None:
+        assert resolve_attempt(*record, None, [], [])[1] == []
+
+    @pytest.mark.parametrize("setting", ["training.lr=0.01", "training.seed=7", "model.dropout=0.5", "dataset=ntu60"])
+    def test_what_decides_learning_is_refused(self, record: tuple[dict[str, object], dict[str, str]], setting: str) -> None:
+        with pytest.raises(ConfigError, match="--allow-change"):
+            resolve_attempt(*record, None, [setting], [])
+
+    def test_and_admitted_when_named(self, record: tuple[dict[str, object], dict[str, str]]) -> None:
+        resolved, changes = resolve_attempt(*record, None, ["training.lr=0.01"], ["training.lr"])
+        assert resolved.config.training.lr == 0.01
+        assert [(c.key, c.pinned) for c in changes] == [("training.lr", True)]
+
+    def test_the_effective_batch_is_pinned_not_its_factors(self, record: tuple[dict[str, object], dict[str, str]]) -> None:
+        halves = ["training.batch_size=8", "training.gradient_accumulation_steps=2"]
+        resolve_attempt(*record, None, halves, [])
+        with pytest.raises(ConfigError, match="batch_size"):
+            resolve_attempt(*record, None, halves[:1], [])
+
+    def test_a_defaults_change_in_a_later_release_does_not_reach_an_old_job(
+        self, record: tuple[dict[str, object], dict[str, str]]
+    ) -> None:
+        config, origins = record
+        config["training.momentum"] = 0.8  # as if the release that made the job had another default
+        assert resolve_attempt(config, origins, "gcp", [], [])[0].config.training.momentum == 0.8
+
+
+def test_validate_and_explain_speak_json(cli: Cli, tiny: Path) -> None:
+    valid = json.loads(cli("validate", tiny, "--json").stdout)
+    assert (valid["lastrun"], valid["version"], valid["valid"]) == ("validate", 1, True)
+    explained = json.loads(cli("explain", tiny, "--json", "--set", "training.lr=0.2", "model.dropout=0.1").stdout)["config"]
+    assert explained["training.lr"] == {"value": 0.2, "origin": "--set"}
+    assert explained["model.dropout"] == {"value": 0.1, "origin": "--set"}
+    assert explained["training.epochs"] == {"value": 3, "origin": f"{tiny}:4"}
+
+
+def test_mistakes_end_with_code_2_and_no_traceback(cli: Cli, tiny: Path) -> None:
+    result = cli("submit", tiny, "--set", "training.lr=x", "nonsense=1", "--env", "mars")
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 3
+    assert all(line.startswith("error: ") for line in result.stderr.splitlines())
+    assert not (tiny.parent / "store").exists()
+
+
+def test_a_dry_run_writes_nothing(cli: Cli, tiny: Path) -> None:
+    result = cli("submit", tiny, "--dry-run")
+    assert result.returncode == 0
+    assert "would submit tiny" in result.stdout
+    assert not (tiny.parent / "store").exists()
+
+
+def test_commands_import_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['lastrun', 'validate', sys.argv[1]]\n"
+        "from runner.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as e: assert not e.code, e.code\n"
+        "heavy = {'torch', 'numpy', 'safetensors', 'tensorboard', 'rich', 'boto3'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code, str(JOBS[-1])], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_the_runner_reaches_the_trainer_only_through_its_torch_free_vocabulary() -> None:
+    code = (
+        "import sys, pkgutil, importlib, runner\n"
+        "for module in pkgutil.walk_packages(runner.__path__, 'runner.'):\n"
+        "    if not module.name.endswith('__main__'): importlib.import_module(module.name)\n"
+        "print(' '.join(sorted(m for m in sys.modules if m.startswith('last_e.'))))\n"
+        "assert not {'torch', 'numpy'} & set(sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2], capture_output=True, text=True
+    )
+    allowed = {"config", "console", "environment", "events", "layers", "manifest", "metrics", "resume"}
+    assert {name.split(".")[1] for name in done.stdout.split()} == allowed

@@ -1,0 +1,141 @@
+"""The contract that every store keeps; a new store is one line in ``stores``."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from runner.errors import MissingKeyError, StoreError, UsageError
+from runner.store import Store, open_store, split_job_uri
+from runner.store.directory import DirectoryStore
+
+
+@pytest.fixture(params=["directory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    return {"directory": lambda: DirectoryStore(tmp_path / "store")}[request.param]()
+
+
+def test_bytes_come_back_as_they_were_put(store: Store) -> None:
+    data = bytes(range(256)) * 4096
+    store.put("a/b/c.bin", data)
+    assert store.get("a/b/c.bin") == data
+
+
+def test_a_put_replaces(store: Store) -> None:
+    store.put("k", b"old and longer")
+    store.put("k", b"new")
+    assert store.get("k") == b"new"
+
+
+def test_files_go_up_and_come_down(store: Store, tmp_path: Path) -> None:
+    source, target = tmp_path / "up", tmp_path / "new-folder" / "down"
+    source.write_bytes(os.urandom(3_000_000))
+    store.put_file("x/file", source)
+    store.get_file("x/file", target)
+    assert target.read_bytes() == source.read_bytes()
+    assert [path.name for path in target.parent.iterdir()] == ["down"]
+
+
+@pytest.mark.parametrize("key", ["none", "a", "a/b", "a/b/c/d"])
+def test_a_missing_key_says_so(store: Store, tmp_path: Path, key: str) -> None:
+    store.put("a/b/c", b"")
+    with pytest.raises(MissingKeyError, match=key):
+        store.get(key)
+    with pytest.raises(MissingKeyError, match=key):
+        store.get_file(key, tmp_path / "f")
+    assert not (tmp_path / "f").exists()
+
+
+def test_scan_lists_keys_below_a_prefix_in_order_with_sizes(store: Store) -> None:
+    for key in ("j/b/2", "j/a", "j/b/1", "jj/a", "k"):
+        store.put(key, key.encode())
+    assert [tuple(entry) for entry in store.scan("j/")] == [("j/a", 3), ("j/b/1", 5), ("j/b/2", 5)]
+    assert [entry.key for entry in store.scan("j")] == ["j/a", "j/b/1", "j/b/2", "jj/a"]
+    assert [entry.key for entry in store.scan("")] == ["j/a", "j/b/1", "j/b/2", "jj/a", "k"]
+    assert list(store.scan("nothing/here")) == []
+
+
+def test_folders_are_the_names_one_level_down(store: Store) -> None:
+    for key in ("j2/x/y", "j1/x", "top"):
+        store.put(key, b"")
+    assert store.folders("") == ["j1", "j2"]
+    assert store.folders("j2/") == ["x"]
+    assert store.folders("none/") == []
+
+
+def test_delete_takes_what_is_there_and_passes_over_what_is_not(store: Store) -> None:
+    store.put("a/1", b"")
+    store.put("a/2", b"")
+    store.delete(["a/1", "never/was"])
+    assert [entry.key for entry in store.scan("")] == ["a/2"]
+    store.delete(["a/2"])
+    assert store.folders("") == []
+
+
+@pytest.mark.parametrize("key", ["../out", "a/../../out", "/etc/passwd", "a//b", "", ".", "a/.", "a\\..\\b", "nul\0"])
+def test_a_key_cannot_leave_the_store(store: Store, tmp_path: Path, key: str) -> None:
+    with pytest.raises(StoreError):
+        store.put(key, b"evil")
+    with pytest.raises(StoreError):
+        store.get(key)
+    assert not (tmp_path / "out").exists()
+
+
+def test_readers_of_a_key_that_is_being_replaced_see_one_of_the_versions_whole(store: Store) -> None:
+    versions = [bytes([n]) * 100_000 for n in range(8)]
+    store.put("k", versions[0])
+    seen: set[bytes] = set()
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            seen.add(store.get("k"))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for version in versions * 5:
+        store.put("k", version)
+    done.set()
+    reader.join()
+    assert seen <= set(versions)
+    assert seen
+
+
+def test_a_directory_store_is_private_and_leaves_no_temporary_files(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path / "private")
+    store.put("job/secret", b"x")
+    assert stat.S_IMODE((tmp_path / "private" / "job").stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "private" / "job" / "secret").stat().st_mode) == 0o600
+    assert [path.name for path in (tmp_path / "private" / "job").iterdir()] == ["secret"]
+
+
+def test_a_directory_store_follows_no_symbolic_link(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    store = DirectoryStore(tmp_path / "store")
+    store.put("job/a", b"")
+    (tmp_path / "store" / "job" / "link").symlink_to(outside)
+    with pytest.raises(StoreError, match="symbolic link"):
+        store.put("job/link/evil", b"")
+    assert list(outside.iterdir()) == []
+    assert [entry.key for entry in store.scan("job/") if "link/" in entry.key] == []
+
+
+def test_a_full_disk_is_a_store_error_and_what_was_there_stays(small_disk: Path) -> None:
+    store = DirectoryStore(small_disk)
+    store.put("good", b"g" * 1_000_000)
+    with pytest.raises(StoreError, match="No space left"):
+        store.put("good", b"b" * 3_000_000)
+    assert store.get("good") == b"g" * 1_000_000
+    assert [entry.key for entry in store.scan("")] == ["good"]
+
+
+def test_a_store_is_named_by_a_path_or_a_file_uri(tmp_path: Path) -> None:
+    assert open_store(str(tmp_path)).uri == open_store(f"file://{tmp_path}").uri == tmp_path.as_uri()
+    with pytest.raises(UsageError, match="ftp://x"):
+        open_store("ftp://x")
+    assert split_job_uri("file:///s/job-1") == ("file:///s", "job-1")

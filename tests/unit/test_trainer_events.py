@@ -1,0 +1,248 @@
+"""What a run tells: events as lines, on a screen, into the metric history; and how it is asked to stop."""
+
+import io
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from rich.console import Console
+
+from last_e import events
+from last_e.console import ConsoleSink
+from last_e.events import CheckpointSaved, Ended, EpochDone, Event, JsonLines, Message, Progress, Started, parse_event
+from last_e.metrics import History, read_metrics
+from last_e.stop import Stop
+
+EPOCH = EpochDone(2, 5, 30, 0.05, 1.25, 0.5, None, 1.5, 0.25, 0.75, 1, True, 3.5)
+ALL: list[Event] = [
+    Message("text with [markup] and\nnewline", "warning"),
+    Started("nano_e_v3", 75596, "irds", "xsub", 858, 548, 2, 26, 0, "cpu", "float32", "abc"),
+    Progress(3, 10, 0, 2, 1.5, 0.1, 100.0, 12.0, "test"),
+    EPOCH,
+    CheckpointSaved("/a/b", 3, 1),
+    Ended("completed", "fine", 10, 10, 0.5, 0.9, 0.5, 2),
+]
+
+
+def epoch(number: int, **changes: object) -> EpochDone:
+    return EpochDone(**{**vars(EPOCH), "epoch": number, "step": number * 15, **changes})
+
+
+@pytest.mark.parametrize("event", ALL, ids=lambda event: event.kind)
+def test_an_event_is_one_line_and_reads_back(event):
+    line = event.to_json()
+    assert "\n" not in line
+    assert parse_event(line) == event
+
+
+def test_a_number_that_is_not_finite_becomes_null():
+    line = Progress(1, 2, 0, 1, math.nan, 0.1, math.inf, None).to_json()
+    assert json.loads(line)["loss"] is None
+    assert json.loads(line)["clips_per_second"] is None
+
+
+@pytest.mark.parametrize("line", ["", "hello", "{}", "[]", "3", "null", '{"event": "none"}', '{"event": "message"}', '{"event": []}'])
+def test_other_lines_hold_no_event(line):
+    assert parse_event(line) is None
+
+
+def test_lines_are_written_at_once_and_a_reader_that_has_gone_is_noticed():
+    read, write = os.pipe()
+    gone = []
+    with os.fdopen(write, "w") as stream:
+        sink = JsonLines(lambda: gone.append(1), stream)
+        sink.emit(Message("one"))
+        assert parse_event(os.read(read, 1000).decode()) == Message("one")
+        os.close(read)
+        sink.emit(Message("two"))
+        assert gone == [1]
+        os.dup2(os.open(os.devnull, os.O_WRONLY), write)  # so that closing has somewhere to put its rest
+
+
+def test_the_screen_shows_what_a_log_needs():
+    out = io.StringIO()
+    with ConsoleSink(Console(file=out, soft_wrap=True)) as sink:
+        for event in ALL:
+            sink.emit(event)
+    text = out.getvalue()
+    assert "warning: text with [markup]" in text
+    assert "nano_e_v3 (75,596 parameters) on irds xsub: 858 clips to train, 548 to test; 2 epochs of 26 steps" in text
+    assert "epoch 2/5  lr 0.05000  train loss 1.2500 top-1 50.00%" in text
+    assert "completed at step 10 of 10: fine" in text
+
+
+def test_a_terminal_gets_a_bar_that_is_taken_away_again():
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=120)
+    with ConsoleSink(console) as sink:
+        sink.emit(ALL[2])
+    assert "testing" in out.getvalue()
+    assert "\x1b[?25h" in out.getvalue(), "the cursor is shown again"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0s"), (45.4, "45s"), (59.6, "1m00s"), (200, "3m20s"), (3720, "1h02m"), (None, "-"), (math.nan, "-"), (math.inf, "-")],
+)
+def test_durations_are_short(seconds, text):
+    assert events.seconds_text(seconds) == text
+
+
+# --- the metric history ------------------------------------------------------------------------------------------------
+
+
+class Silent:
+    def emit(self, event: Event) -> None:
+        pass
+
+
+def test_the_history_takes_back_what_will_be_trained_again(tmp_path):
+    history = History(tmp_path, 0, 0, Silent())
+    for number in (1, 2, 3):
+        history.add(epoch(number))
+    history.close()
+    again = History(tmp_path, 2, 30, Silent())
+    again.add(epoch(3, test_top1=0.5))
+    again.close()
+    lines = read_metrics((tmp_path / "metrics.jsonl").read_text())
+    assert [(line["epoch"], line["test_top1"]) for line in lines] == [(1, 0.25), (2, 0.25), (3, 0.5)]
+
+
+def test_the_history_holds_only_what_is_reproducible(tmp_path):
+    history = History(tmp_path, 0, 0, Silent())
+    history.add(epoch(1, seconds=1.0))
+    history.close()
+    first = (tmp_path / "metrics.jsonl").read_bytes()
+    history = History(tmp_path, 0, 0, Silent())
+    history.add(epoch(1, seconds=99.0))
+    history.close()
+    assert (tmp_path / "metrics.jsonl").read_bytes() == first
+
+
+def test_a_last_line_that_was_cut_does_not_count(tmp_path):
+    history = History(tmp_path, 0, 0, Silent())
+    history.add(epoch(1))
+    history.close()
+    whole = (tmp_path / "metrics.jsonl").read_bytes()
+    (tmp_path / "metrics.jsonl").write_bytes(whole + b'{"epoch": 2, "test_t\xff')
+    History(tmp_path, 2, 30, Silent()).close()
+    assert (tmp_path / "metrics.jsonl").read_bytes() == whole
+
+
+def test_tensorboard_files_are_written(tmp_path):
+    history = History(tmp_path, 0, 0, Silent())
+    history.add(epoch(1))
+    history.close()
+    (file,) = (tmp_path / "events").iterdir()
+    content = file.read_bytes()
+    assert b"test/top1" in content
+    assert b"train/loss" in content
+
+
+# --- asking to stop ----------------------------------------------------------------------------------------------------
+
+
+def test_the_first_reason_counts():
+    stop = Stop()
+    assert stop.reason is None
+    stop.ask("preempted")
+    stop.ask("interrupted")
+    assert stop.reason == "preempted"
+
+
+def test_a_deadline_asks_to_stop():
+    stop = Stop()
+    stop.after(0.05)
+    assert stop.reason is None
+    time.sleep(0.06)
+    assert stop.reason == "time_limit"
+
+
+def child(code: str, **options: object) -> subprocess.Popen[str]:
+    head = "import os, signal, sys, time\nfrom last_e.stop import Stop\nstop = Stop()\n"
+    return subprocess.Popen([sys.executable, "-uc", head + code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+WAIT = "print('ready')\nwhile stop.reason is None:\n    time.sleep(0.01)\nprint(stop.reason)\n"
+
+
+@pytest.mark.parametrize(("number", "reason"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "preempted")])
+def test_signals_become_reasons(number, reason):
+    with child(f"stop.on_signals(lambda word: None)\n{WAIT}") as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        assert process.communicate(timeout=20)[0] == f"{reason}\n"
+
+
+def test_a_second_interrupt_leaves_at_once_with_130():
+    with child(f"stop.on_signals(lambda word: print(word))\n{WAIT}time.sleep(60)\n") as process:
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert "saving a checkpoint first" in process.stdout.readline()
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 130
+
+
+def test_the_end_of_the_runner_asks_to_stop():
+    with child(f"stop.when_supervised()\n{WAIT}", stdin=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.stdin.close()
+        process.stdin = None
+        assert process.communicate(timeout=20)[0] == "lease_lost\n"
+
+
+def test_under_the_runner_an_interrupt_is_ignored_and_a_termination_is_not():
+    with child(f"stop.when_supervised()\n{WAIT}", stdin=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=20)[0] == "preempted\n"
+
+
+def test_an_interrupt_while_a_line_is_being_printed_does_not_hang():
+    """The handler runs on the main thread, in the middle of whatever that was doing."""
+    code = """
+from rich.console import Console
+from last_e.console import ConsoleSink
+from last_e.events import Message
+class Slow:
+    sent = False
+    def write(self, text):
+        if not self.sent:
+            self.sent = True
+            signal.raise_signal(signal.SIGINT)
+        sys.stdout.write(text)
+    def flush(self): sys.stdout.flush()
+sink = ConsoleSink(Console(file=Slow()))
+stop.on_signals(lambda word: sink.emit(Message(word, "warning")))
+sink.emit(Message("an ordinary line"))
+print(stop.reason)
+"""
+    with child(code) as process:
+        try:
+            out, err = process.communicate(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            pytest.fail("Ctrl-C while a line was being printed hung the training")
+    assert out.splitlines()[-1] == "interrupted", err
+    assert "an ordinary line" in out
+
+
+def test_events_of_several_threads_do_not_mix():
+    out = io.StringIO()
+    sink = JsonLines(lambda: None, out)
+    threads = [threading.Thread(target=lambda n=n: [sink.emit(Message(f"{n}" * 50)) for _ in range(100)]) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(out.getvalue().splitlines()) == 400
+    assert all(parse_event(line) is not None for line in out.getvalue().splitlines())

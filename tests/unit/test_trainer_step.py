@@ -1,0 +1,309 @@
+"""One optimizer step, what happens to a bad one, number formats, scoring."""
+
+import copy
+import math
+from types import MethodType
+
+import pytest
+import torch
+from torch import nn
+
+from last_e.config import TrainConfig
+from last_e.data.batches import Batch, TestBatches, TrainBatches
+from last_e.data.synthetic import synthetic_clips
+from last_e.evaluate import evaluate
+from last_e.layers import resolve, set_layer
+from last_e.model import LastE
+from last_e.optim import build_optimizer
+from last_e.precision import NoGpu, Precision, amp_format, choose_device, choose_precision, usable_cores
+from last_e.train import State, train_step
+
+CPU = torch.device("cpu")
+PLAIN = Precision(None, False, "float32")
+CLIPS = synthetic_clips(6, 48)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small tensors: several threads, and several test processes at once, would only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def config(*assignments: str, variant: str = "nano") -> TrainConfig:
+    words = [f"model.variant={variant}", "dataset=synthetic", "training.input_frames=16", "training.batch_size=8"]
+    small = ["model.stem_channels=8", "model.channels=[8,12,16]", "model.num_blocks=[1,1,1]"]
+    layer, problems = set_layer([*words, *small, *assignments])
+    return resolve([layer], TrainConfig, problems, detect=lambda: ("local", "")).config
+
+
+def fresh(settings: TrainConfig, seed: int = 0) -> State:
+    torch.manual_seed(seed)
+    model = LastE(settings.model, 6)
+    return State(model, build_optimizer(model, settings.training), torch.amp.GradScaler("cpu", enabled=False))
+
+
+def steps(settings: TrainConfig, micro: int | None = None) -> list[list[Batch]]:
+    shape = (settings.model.channels[-1], sum(settings.model.num_blocks))
+    return list(TrainBatches(CLIPS, torch.arange(48), settings.training, micro, shape).epoch(0))
+
+
+def step(state: State, batches: list[Batch], settings: TrainConfig, lr: float = 0.1) -> tuple[float, bool]:
+    return train_step(state, batches, lr, settings, CPU, PLAIN)
+
+
+def freeze_norms(model: LastE) -> None:
+    """Norms keep to their running statistics, so that clips do not influence each other."""
+    for module in model.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            module.eval()
+            module.train = MethodType(lambda self, mode=True: self, module)
+
+
+def everything(state: State) -> dict[str, torch.Tensor]:
+    momentum = state.optimizer.state_dict()["state"]
+    return {
+        **{f"model.{name}": tensor.clone() for name, tensor in state.model.state_dict().items()},
+        **{f"optimizer.{i}.{name}": torch.as_tensor(v).clone() for i, entry in momentum.items() for name, v in entry.items()},
+    }
+
+
+def spoiled(batches: list[Batch], value: float) -> list[Batch]:
+    batches = copy.deepcopy(batches)
+    batches[-1].streams["velocity"][0, 0, 3, 7] = value
+    return batches
+
+
+# --- a good step -------------------------------------------------------------------------------------------------------
+
+
+def test_steps_learn():
+    settings = config("training.gradient_clip=0", "training.label_smoothing=0", "model.dropout=0")
+    state = fresh(settings)
+    batches = steps(settings)[0]
+    losses = [step(state, batches, settings, lr=0.05)[0] for _ in range(8)]
+    assert losses[-1] < losses[0]
+    assert all(map(math.isfinite, losses))
+
+
+def test_a_step_is_the_same_every_time():
+    settings = config("model.drop_path_rate=0.3")
+    results = []
+    for noise in (1, 2):
+        state = fresh(settings)
+        torch.manual_seed(noise)  # whatever torch's own generator says
+        for batches in steps(settings)[:2]:
+            step(state, batches, settings)
+        results.append(everything(state))
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+
+
+def test_the_loss_is_the_smoothed_cross_entropy():
+    settings = config("training.label_smoothing=0.2")
+    state = fresh(settings)
+    (batch,) = steps(settings)[0]
+    model = copy.deepcopy(state.model).train()
+    with torch.no_grad():
+        rows = model(batch.streams, batch.noise)
+    logits = torch.stack([rows[batch.owner == clip].mean(dim=0) for clip in range(8)])
+    log_p = logits.log_softmax(dim=1)
+    own = -log_p[torch.arange(8), batch.label]
+    expected = (0.8 * own + 0.2 * -log_p.mean(dim=1)).mean()
+    loss, good = step(state, [batch], settings)
+    assert good
+    assert loss == pytest.approx(float(expected), rel=1e-5)
+    assert state.totals.loss == pytest.approx(8 * float(expected), rel=1e-5)
+    assert state.totals.hits == int((logits.argmax(1) == batch.label).sum())
+    assert (state.totals.clips, state.totals.skipped) == (8, 0)
+
+
+def test_the_ib_loss_is_added_with_its_weight():
+    settings = config("training.ib_loss_weight=0.5", variant="base")
+    without = config("training.ib_loss_weight=0", variant="base")
+    batches = steps(settings)[0]
+    state, other = fresh(settings), fresh(without)
+    with_ib, _ = step(state, batches, settings)
+    plain, _ = step(other, batches, without)
+    assert state.totals.ib_loss > 0
+    assert state.totals.ib_loss == pytest.approx(other.totals.ib_loss, rel=1e-6)
+    assert with_ib - plain == pytest.approx(0.5 * state.totals.ib_loss / 8, rel=1e-3)
+
+
+@pytest.mark.parametrize(("clip", "expected"), [(0.05, 0.05), (1e5, None), (0, None)])
+def test_the_gradient_is_clipped_to_its_largest_norm(clip, expected):
+    words = ["training.momentum=0", "training.nesterov=false", "training.weight_decay=0", f"training.gradient_clip={clip}"]
+    settings = config(*words)
+    state = fresh(settings)
+    before = [p.detach().clone() for p in state.model.parameters()]
+    step(state, steps(settings)[0], settings, lr=1.0)
+    moved = torch.cat([(p - old).flatten() for p, old in zip(state.model.parameters(), before)]).norm().item()
+    if expected is None:
+        assert moved > 0.2
+    else:
+        assert moved == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_learning_rate_of_the_step_is_used():
+    settings = config("training.momentum=0", "training.nesterov=false")
+    state = fresh(settings)
+    before = everything(state)
+    step(state, steps(settings)[0], settings, lr=0.0)
+    changed = {n for n, t in everything(state).items() if not torch.equal(t, before[n])}
+    assert changed
+    assert all(".running_" in n or n.endswith("num_batches_tracked") for n in changed)
+
+
+def test_no_gradient_is_left_for_the_next_step():
+    settings = config()
+    state = fresh(settings)
+    step(state, steps(settings)[0], settings)
+    assert all(p.grad is None for p in state.model.parameters())
+
+
+# --- the same step in pieces -------------------------------------------------------------------------------------------
+
+
+def change_of(settings: TrainConfig, micro: int | None) -> tuple[dict[str, torch.Tensor], float, State]:
+    state = fresh(settings)
+    freeze_norms(state.model)
+    loss, _ = step(state, steps(settings, micro)[0], settings)
+    return everything(state), loss, state
+
+
+@pytest.mark.parametrize("variant", ["nano", "base"])
+@pytest.mark.parametrize("micro", [1, 3, 5])
+def test_micro_batches_add_up_to_the_whole_batch(variant, micro):
+    """Norms frozen; some of the clips have two bodies, so pieces differ in rows."""
+    settings = config("training.ib_loss_weight=1", "training.batch_size=16", variant=variant)
+    whole, loss, state = change_of(settings, None)
+    pieces, piece_loss, piece_state = change_of(settings, micro)
+    assert piece_loss == pytest.approx(loss, rel=1e-5)
+    assert piece_state.totals.hits == state.totals.hits
+    assert piece_state.totals.ib_loss == pytest.approx(state.totals.ib_loss, rel=1e-4, abs=1e-6)
+    for name, tensor in whole.items():
+        torch.testing.assert_close(pieces[name], tensor, rtol=1e-3, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_accumulation_is_the_same_as_a_larger_batch():
+    large, loss, _ = change_of(config("training.batch_size=16"), None)
+    split, split_loss, _ = change_of(config("training.batch_size=4", "training.gradient_accumulation_steps=4"), None)
+    assert split_loss == pytest.approx(loss, rel=1e-5)
+    for name, tensor in large.items():
+        torch.testing.assert_close(split[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+# --- a bad step --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(value, optimizer):
+    settings = config(f"training.optimizer={optimizer}", "training.batch_size=4", "training.gradient_accumulation_steps=2")
+    state = fresh(settings)
+    first, second, *_ = steps(settings)
+    assert step(state, first, settings)[1]
+    before, loss_before = everything(state), copy.copy(state.totals)
+    _, good = step(state, spoiled(second, value), settings)
+    after = everything(state)
+    assert not good
+    assert before.keys() == after.keys()
+    assert [name for name in before if not torch.equal(before[name], after[name])] == []
+    assert state.totals.skipped == 1
+    assert (state.totals.loss, state.totals.hits, state.totals.clips) == (loss_before.loss, loss_before.hits, loss_before.clips)
+
+
+def test_training_goes_on_after_a_bad_step_as_if_it_had_not_been():
+    settings = config()
+    first, second, third, *_ = steps(settings)
+    state, other = fresh(settings), fresh(settings)
+    for batches in (first, spoiled(second, math.nan), third):
+        step(state, batches, settings)
+    for batches in (first, third):
+        step(other, batches, settings)
+    a, b = everything(state), everything(other)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+# --- number formats ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wanted", "capability", "dtype", "scaled", "reason"),
+    [
+        ("auto", (8, 0), torch.bfloat16, False, "bf16 (GPU X, compute capability 8.0)"),
+        ("auto", (9, 0), torch.bfloat16, False, "bf16 (GPU X, compute capability 9.0)"),
+        ("bf16", (8, 6), torch.bfloat16, False, "bf16 (GPU X, compute capability 8.6)"),
+        ("auto", (7, 5), torch.float16, True, "fp16 with loss scaling (GPU X, compute capability 7.5: bf16 needs 8.0)"),
+        ("bf16", (7, 5), torch.float16, True, "fp16 with loss scaling (GPU X, compute capability 7.5: bf16 needs 8.0)"),
+        ("auto", (6, 0), torch.float16, True, "fp16 with loss scaling (GPU X, compute capability 6.0: bf16 needs 8.0)"),
+        ("fp16", (8, 0), torch.float16, True, "fp16 with loss scaling (GPU X, compute capability 8.0; hardware.precision is fp16)"),
+    ],
+)
+def test_the_format_follows_from_the_compute_capability_and_says_why(wanted, capability, dtype, scaled, reason):
+    assert amp_format(wanted, capability, "GPU X") == Precision(dtype, scaled, reason)
+
+
+@pytest.mark.parametrize("precision", ["auto", "bf16", "fp16", "fp32"])
+def test_a_cpu_always_computes_in_float32(precision):
+    chosen = choose_precision(config(f"hardware.precision={precision}"), CPU)
+    assert (chosen.dtype, chosen.scaled) == (None, False)
+    assert "CPU" in chosen.reason
+
+
+@pytest.mark.parametrize(
+    ("word", "reason"), [("training.use_amp=false", "training.use_amp is false"), ("hardware.precision=fp32", "is fp32")]
+)
+def test_mixed_precision_can_be_turned_off(word, reason):
+    chosen = choose_precision(config(word), torch.device("cuda"))
+    assert (chosen.dtype, chosen.scaled) == (None, False)
+    assert reason in chosen.reason
+
+
+def test_the_device_can_be_asked_for():
+    assert choose_device(config("hardware.device=cpu").hardware) == (CPU, "asked for")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_an_error_and_auto_takes_the_cpu():
+    assert choose_device(config().hardware)[0] == CPU
+    with pytest.raises(NoGpu, match=r"hardware\.device is cuda, but torch .* finds no GPU"):
+        choose_device(config("hardware.device=cuda").hardware)
+
+
+def test_there_is_at_least_one_core():
+    assert usable_cores() >= 1
+
+
+# --- scoring -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("classes", [3, 6])
+def test_scores_are_means_over_clips_with_bodies_averaged(classes):
+    clips = synthetic_clips(classes, 24)
+    settings = config(f"data.num_classes={classes}")
+    torch.manual_seed(0)
+    model = LastE(settings.model, classes)
+    nn.init.normal_(model.fc.weight)
+    scores = evaluate(model, TestBatches(clips, torch.arange(24), 16, 7), CPU, PLAIN, lambda done: True)
+    (batch,) = list(TestBatches(clips, torch.arange(24), 16, 24))
+    with torch.no_grad():
+        rows = model.eval()(batch.streams)
+    logits = torch.stack([rows[batch.owner == clip].mean(dim=0) for clip in range(24)])
+    better = (logits > logits[torch.arange(24), batch.label][:, None]).sum(dim=1)
+    assert scores.top1 == pytest.approx(float((better < 1).double().mean()))
+    assert scores.top5 == pytest.approx(float((better < min(5, classes)).double().mean()))
+    own = logits.double().log_softmax(1)[torch.arange(24), batch.label]
+    assert scores.loss == pytest.approx(-float(own.mean()), rel=1e-5)
+
+
+def test_scoring_changes_nothing_and_can_be_stopped():
+    settings = config()
+    state = fresh(settings)
+    before = everything(state)
+    told = []
+    assert evaluate(state.model, TestBatches(CLIPS, torch.arange(48), 16, 10), CPU, PLAIN, lambda d: told.append(d) or d < 20) is None
+    assert told == [10, 20]
+    after = everything(state)
+    assert all(torch.equal(before[name], after[name]) for name in before)
