@@ -12,13 +12,13 @@ import pytest
 
 TINY = """\
 name: tiny
-model: nano_e_v3
+model: {variant: nano_e_v3, stem_channels: 8, channels: [8, 8, 16]}
 dataset: synthetic
 training: {epochs: 3, batch_size: 40, input_frames: 16, warmup_epochs: 1}
-checkpoint: {every_minutes: 0.0001}
+checkpoint: {every_minutes: 0.002}
 hardware: {cpu_threads: 1}
 """
-"""A job of three seconds with a checkpoint after every step."""
+"""A job of a few seconds with several checkpoints in every one of them."""
 
 
 @pytest.hookimpl(trylast=True)

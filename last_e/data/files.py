@@ -47,7 +47,7 @@ def write_clips(clips: Clips, path: Path, metadata: dict[str, str] | None = None
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        tensors = {f.name: getattr(clips, f.name).contiguous() for f in fields(Clips)}
+        tensors = {f.name: getattr(clips, f.name).clone().contiguous() for f in fields(Clips)}  # none may share memory
         save_file(tensors, part, {**(metadata or {}), "format": FORMAT})
         with part.open("rb") as file:
             os.fsync(file.fileno())

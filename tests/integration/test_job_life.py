@@ -21,7 +21,7 @@ from runner.job import EXPIRY_SECONDS, Attempt, Job, find_job
 from runner.store.directory import DirectoryStore
 from tests.conftest import TINY, Cli
 
-LONGER = ("--set", "training.epochs=4", "training.batch_size=20")  # 12 steps an epoch: time enough to be hit
+LONGER = ("--set", "training.epochs=10", "training.batch_size=10")  # 24 steps an epoch: time enough to be hit
 
 
 class Run:
@@ -47,6 +47,13 @@ class Run:
             time.sleep(0.02)
         raise AssertionError("it did not come to pass")
 
+    def settles_as(self, state: str) -> None:
+        """A killed process takes a moment to be gone."""
+        deadline = time.monotonic() + 10
+        while self.job.state()[0].value != state and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert self.job.state()[0].value == state
+
     def press_ctrl_c(self) -> None:
         os.killpg(self.process.pid, signal.SIGINT)
 
@@ -71,7 +78,7 @@ def run(clean_env: dict[str, str]) -> Iterator[Any]:
 
 
 def some_step_is_stored(job: Job) -> bool:
-    return any(stored.manifest.step % 12 for stored in job.checkpoints())
+    return any(stored.manifest.step % 24 for stored in job.checkpoints())
 
 
 def result(job: Job) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
@@ -163,13 +170,12 @@ def test_sigkill_at_random_moments_loses_nothing(
             os.kill(trainer, signal.SIGKILL)
             os.killpg(current.process.pid, signal.SIGKILL)
         code, out = current.end()
-        if current.job.state()[0].value == "succeeded":
+        if code == 0:  # the blow came too late
             break
-        assert code != 0, out
-        assert current.job.state()[0].value == ("failed" if victim == "trainer" else "lost")
+        current.settles_as("failed" if victim == "trainer" else "lost")
         assert current.job.checkpoints()[-1].order >= acknowledged.order
         words = ["resume", current.job.id]
-    if current.job.state()[0].value != "succeeded":
+    else:
         assert cli(*words).returncode == 0
     assert_same(current.job, uninterrupted)
     wait_until_gone(Path(clean_env["TMPDIR"]))
@@ -341,27 +347,24 @@ def test_of_attempts_that_start_at_the_same_moment_one_runs(tmp_path: Path) -> N
         "for n in range(rounds):\n"
         "    job = Job(store, f'j{n}'); (store.root / f'ready-{sys.argv[3]}-{n}').touch()\n"
         "    while len(list(store.root.glob(f'ready-*-{n}'))) < 3: pass\n"
-        "    try: claim(job); print(n, flush=True)\n"
+        "    try: claim(job); (store.root / f'won-{n}-{sys.argv[3]}').touch()\n"
         "    except ClaimedError: pass\n"
         "time.sleep(60)"
     )
     rounds = 25
     (tmp_path / "s").mkdir()
-    racers = [
-        subprocess.Popen([sys.executable, "-c", code, tmp_path / "s", str(rounds), str(n)], stdout=subprocess.PIPE, text=True)
-        for n in range(3)
-    ]
-    winners: list[int] = []
+    racers = [subprocess.Popen([sys.executable, "-c", code, tmp_path / "s", str(rounds), str(n)]) for n in range(3)]
     try:
         deadline = time.monotonic() + 60
         store = DirectoryStore(tmp_path / "s")
         while time.monotonic() < deadline:
-            phases = [[a.phase for a in Job(store, f"j{n}").attempts()] for n in range(rounds)]
-            if all(p == ["running"] for p in phases):
+            if len(list(store.root.glob("won-*"))) >= rounds:
                 break
             time.sleep(0.1)
+        attempts = [Job(store, f"j{n}").attempts() for n in range(rounds)]
     finally:
         for racer in racers:
             racer.kill()
-            winners += [int(line) for line in racer.communicate()[0].split()]
-    assert sorted(winners) == list(range(rounds))
+            racer.wait()
+    assert [len(list(store.root.glob(f"won-{n}-*"))) for n in range(rounds)] == [1] * rounds
+    assert [[attempt.phase for attempt in of_job] for of_job in attempts] == [["running"]] * rounds

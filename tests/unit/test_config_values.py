@@ -227,7 +227,8 @@ ALLOWED = [
     ("training.min_lr=0.1",),
     ("training.min_lr=1", "training.scheduler=constant"),
     ("training.min_lr=1", "training.scheduler=multistep"),
-    ("training.warmup_epochs=4.9", "training.epochs=5"),
+    ("training.warmup_epochs=5", "training.epochs=5"),
+    ("training.warmup_epochs=5", "training.epochs=1"),
     ("training.warmup_epochs=0", "training.epochs=1", "training.warmup_start_lr=1"),
     ("training.scheduler=constant", "training.epochs=1", "training.warmup_start_lr=1"),
     ("training.warmup_start_lr=0.1",),
@@ -248,7 +249,6 @@ REFUSED = [
     (("training.momentum=0",), "training.nesterov"),
     (("training.min_lr=0.11",), "training.min_lr"),
     (("training.min_lr=1", "training.scheduler=cosine_warmup_restart"), "training.min_lr"),
-    (("training.warmup_epochs=5", "training.epochs=5"), "training.warmup_epochs"),
     (("training.warmup_start_lr=0.11",), "training.warmup_start_lr"),
     (("training.scheduler=multistep", "training.milestones=[]"), "training.milestones"),
     (("training.scheduler=multistep", "training.milestones=[20, 10]"), "training.milestones"),
@@ -265,7 +265,9 @@ def test_rules_let_pass_what_fits_together(assignments):
     resolved(*assignments)
 
 
-@pytest.mark.parametrize(("assignments", "key"), REFUSED, ids=lambda value: value if isinstance(value, str) else " ".join(value))
+@pytest.mark.parametrize(
+    ("assignments", "key"), REFUSED, ids=lambda value: value if isinstance(value, str) else " ".join(value)
+)
 def test_rules_refuse_what_does_not_fit_together(assignments, key):
     with pytest.raises(ConfigError) as caught:
         resolved(*assignments)

@@ -21,7 +21,10 @@ CONFIG = '{"dataset": "synthetic"}\n'
 def state(value: float = 1.0) -> dict[str, object]:
     return {
         "model": {"weight": torch.full((4, 3), value), "steps": torch.tensor(7)},
-        "optimizer": {"state": {0: {"momentum_buffer": torch.arange(5.0)}}, "param_groups": [{"lr": 0.1, "betas": (0.9, 0.99)}]},
+        "optimizer": {
+            "state": {0: {"momentum_buffer": torch.arange(5.0)}},
+            "param_groups": [{"lr": 0.1, "betas": (0.9, 0.99)}],
+        },
         "step": 12,
         "last": [0.5, 0.25, None],
         "word": "x",

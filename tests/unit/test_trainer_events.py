@@ -47,7 +47,9 @@ def test_a_number_that_is_not_finite_becomes_null():
     assert json.loads(line)["clips_per_second"] is None
 
 
-@pytest.mark.parametrize("line", ["", "hello", "{}", "[]", "3", "null", '{"event": "none"}', '{"event": "message"}', '{"event": []}'])
+@pytest.mark.parametrize(
+    "line", ["", "hello", "{}", "[]", "3", "null", '{"event": "none"}', '{"event": "message"}', '{"event": []}']
+)
 def test_other_lines_hold_no_event(line):
     assert parse_event(line) is None
 
@@ -166,7 +168,9 @@ def test_a_deadline_asks_to_stop():
 
 def child(code: str, **options: object) -> subprocess.Popen[str]:
     head = "import os, signal, sys, time\nfrom last_e.stop import Stop\nstop = Stop()\n"
-    return subprocess.Popen([sys.executable, "-uc", head + code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    return subprocess.Popen(
+        [sys.executable, "-uc", head + code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
 
 
 WAIT = "print('ready')\nwhile stop.reason is None:\n    time.sleep(0.01)\nprint(stop.reason)\n"

@@ -9,7 +9,19 @@ from last_e.layers import ConfigError, resolve, set_layer
 from last_e.model import build_model
 from last_e.optim import build_optimizer, decayed
 
-LISTED = "bias bn norm alpha A_learned node_proj refine_gate pool_gate freq_gate edge stream_weights".split()
+LISTED = [
+    "bias",
+    "bn",
+    "norm",
+    "alpha",
+    "A_learned",
+    "node_proj",
+    "refine_gate",
+    "pool_gate",
+    "freq_gate",
+    "edge",
+    "stream_weights",
+]
 
 
 def recipe(*assignments: str) -> TrainingConfig:

@@ -1,5 +1,6 @@
 """The learning rate over time, against numbers and formulas written down here."""
 
+import itertools
 import math
 
 import pytest
@@ -30,7 +31,7 @@ def test_the_reference_schedule_passes_its_landmarks():
 def test_warm_up_is_a_straight_line():
     config = recipe("warmup_epochs=8", "warmup_start_lr=0.02")
     rates = [learning_rate(config, epoch) for epoch in fine(0, 8)]
-    slopes = [b - a for a, b in zip(rates, rates[1:])]
+    slopes = [b - a for a, b in itertools.pairwise(rates)]
     assert rates[0] == 0.02
     assert rates[-1] == 0.1
     assert slopes == pytest.approx([0.08 / 2000] * 2000, rel=1e-6)
@@ -40,8 +41,8 @@ def test_the_cosine_rises_then_falls_without_a_jump():
     config = recipe()
     rising = [learning_rate(config, epoch) for epoch in fine(0, 5)]
     falling = [learning_rate(config, epoch) for epoch in fine(5, 120)]
-    assert all(a < b for a, b in zip(rising, rising[1:]))
-    assert all(a > b for a, b in zip(falling, falling[1:]))
+    assert all(a < b for a, b in itertools.pairwise(rising))
+    assert all(a > b for a, b in itertools.pairwise(falling))
     assert max(abs(a - b) for a, b in zip(rising + falling, (rising + falling)[1:])) < 1e-3
     assert learning_rate(config, 5 - 1e-9) == pytest.approx(learning_rate(config, 5))
 
@@ -99,3 +100,13 @@ def test_constant_ignores_the_warm_up():
 def test_the_rate_stays_between_its_bounds(scheduler):
     config = recipe(f"scheduler={scheduler}", "restart_epochs=7", "restart_mult=1.5")
     assert all(0.0001 - 1e-12 <= learning_rate(config, epoch) <= 0.1 + 1e-12 for epoch in fine(0, 120))
+
+
+@pytest.mark.parametrize("epochs", [1, 3, 5])
+@pytest.mark.parametrize("scheduler", ["cosine_warmup", "cosine_warmup_restart", "multistep"])
+def test_a_run_no_longer_than_its_warm_up_ends_in_it(scheduler, epochs):
+    """Also at its very end, which is asked for when the last step's progress is told."""
+    config = recipe(f"scheduler={scheduler}", "milestones=[0.5]", f"epochs={epochs}", "warmup_epochs=5")
+    assert [learning_rate(config, epoch) for epoch in (0, epochs / 2)] == pytest.approx([0.01, 0.01 + 0.09 * epochs / 10])
+    if scheduler != "multistep":
+        assert learning_rate(config, epochs) == pytest.approx(0.01 + 0.09 * epochs / 5)

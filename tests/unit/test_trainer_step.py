@@ -138,7 +138,7 @@ def test_the_gradient_is_clipped_to_its_largest_norm(clip, expected):
     state = fresh(settings)
     before = [p.detach().clone() for p in state.model.parameters()]
     step(state, steps(settings)[0], settings, lr=1.0)
-    moved = torch.cat([(p - old).flatten() for p, old in zip(state.model.parameters(), before)]).norm().item()
+    moved = torch.cat([(p.detach() - old).flatten() for p, old in zip(state.model.parameters(), before)]).norm().item()
     if expected is None:
         assert moved > 0.2
     else:
@@ -238,7 +238,13 @@ def test_training_goes_on_after_a_bad_step_as_if_it_had_not_been():
         ("auto", (7, 5), torch.float16, True, "fp16 with loss scaling (GPU X, compute capability 7.5: bf16 needs 8.0)"),
         ("bf16", (7, 5), torch.float16, True, "fp16 with loss scaling (GPU X, compute capability 7.5: bf16 needs 8.0)"),
         ("auto", (6, 0), torch.float16, True, "fp16 with loss scaling (GPU X, compute capability 6.0: bf16 needs 8.0)"),
-        ("fp16", (8, 0), torch.float16, True, "fp16 with loss scaling (GPU X, compute capability 8.0; hardware.precision is fp16)"),
+        (
+            "fp16",
+            (8, 0),
+            torch.float16,
+            True,
+            "fp16 with loss scaling (GPU X, compute capability 8.0; hardware.precision is fp16)",
+        ),
     ],
 )
 def test_the_format_follows_from_the_compute_capability_and_says_why(wanted, capability, dtype, scaled, reason):
@@ -303,7 +309,10 @@ def test_scoring_changes_nothing_and_can_be_stopped():
     state = fresh(settings)
     before = everything(state)
     told = []
-    assert evaluate(state.model, TestBatches(CLIPS, torch.arange(48), 16, 10), CPU, PLAIN, lambda d: told.append(d) or d < 20) is None
+    assert (
+        evaluate(state.model, TestBatches(CLIPS, torch.arange(48), 16, 10), CPU, PLAIN, lambda d: told.append(d) or d < 20)
+        is None
+    )
     assert told == [10, 20]
     after = everything(state)
     assert all(torch.equal(before[name], after[name]) for name in before)

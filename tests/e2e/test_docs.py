@@ -1,0 +1,101 @@
+"""Docs cannot drift: what they name exists, what exists they name, and what they show runs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from last_e.config import TrainConfig
+from last_e.layers import known_keys
+from runner.cli import _spread_set, app
+from runner.errors import Exit, Reason, State
+from tests.conftest import Cli
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMANDS = {name: command for name, command in get_command(app).commands.items() if not command.hidden}
+
+
+def test_every_command_and_every_flag_is_documented() -> None:
+    rows = {
+        row.split("`")[1].split()[1]: row for row in (ROOT / "docs/commands.md").read_text().splitlines() if "| `lastrun" in row
+    }
+    assert set(rows) - {"--version"} == set(COMMANDS)
+    for name, command in COMMANDS.items():
+        flags = {flag for parameter in command.params for flag in parameter.opts if flag.startswith("--")}
+        missing = {flag for flag in flags - {"--help", "--json"} if flag not in rows[name]}
+        assert not missing, (name, missing)
+
+
+def test_every_code_state_and_reason_is_documented() -> None:
+    text = (ROOT / "docs/commands.md").read_text()
+    for code in Exit:
+        assert f"| {int(code)} |" in text
+    for name in [reason.value for reason in Reason] + [state.value for state in State]:
+        assert f"`{name}`" in text or f" {name} " in text, name
+
+
+def test_the_configuration_page_is_what_the_schemas_say() -> None:
+    script = ROOT / "scripts" / "make_docs.py"
+    code = f"import runpy; print(runpy.run_path({str(script)!r})['render'](), end='')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    page = (ROOT / "docs/configuration.md").read_text()
+    assert page == done.stdout, "run scripts/make_docs.py"
+    assert all(f"| `{key}` |" in page for key in known_keys(TrainConfig))
+
+
+def shown_commands() -> list[tuple[str, str]]:
+    found = []
+    for page in PAGES:
+        for block in re.findall(r"```(?:bash|console)\n(.*?)```", page.read_text(), re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                line = line.removeprefix("$ ").split("  #")[0].strip()
+                if line.startswith(("lastrun ", "make ")):
+                    found.append((page.name, line))
+    return found
+
+
+@pytest.mark.parametrize(("page", "line"), shown_commands(), ids=lambda value: str(value)[:60])
+def test_every_command_that_is_shown_parses(page: str, line: str) -> None:
+    words = shlex.split(line)
+    if words[0] == "make":
+        subprocess.run(["make", "-n", *words[1:]], check=True, capture_output=True, cwd=ROOT)
+        return
+    words = [word for word in _spread_set(words[1:])]
+    if words[0].startswith("--"):
+        return
+    command = COMMANDS[words[0]]
+    command.make_context(words[0], words[1:])  # raises for an unknown flag or a missing argument
+
+
+def test_the_readme_shows_the_variants_as_they_are() -> None:
+    from last_e.model import build_model, receptive_field
+
+    text = (ROOT / "README.md").read_text()
+    for variant in ("nano_e_v3", "small_e_v3", "base_e_v3", "large_e_v3"):
+        model = build_model(variant)
+        parameters = sum(p.numel() for p in model.parameters())
+        assert re.search(rf"\| `{variant}` \| {parameters:,} \| {receptive_field(model)} \|", text)
+
+
+def test_links_between_the_pages_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), (page.name, target)
+
+
+def test_the_example_in_the_data_page_writes_a_file_that_can_be_read(tmp_path: Path, cli: Cli) -> None:
+    code = re.search(r"```python\n(.*?)```", (ROOT / "docs/data.md").read_text(), re.DOTALL)
+    assert code is not None
+    (tmp_path / "example.py").write_text(code[1])
+    subprocess.run([sys.executable, "example.py"], check=True, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)})
+    from last_e.data import read_clips
+
+    assert len(read_clips(tmp_path / "ntu60.safetensors", 60)) == 2

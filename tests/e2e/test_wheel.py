@@ -1,0 +1,77 @@
+"""The wheel as a user installs it: alone it is light and everything but training works; nothing it needs is missing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    return next(folder.glob("lastrun-*.whl"))
+
+
+@pytest.fixture(scope="module")
+def light(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment with ``pip install lastrun`` and nothing else."""
+    folder = tmp_path_factory.mktemp("light") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, timeout=120)
+    install = [folder / "bin" / "pip", "install", "-q", "-c", ROOT / "constraints.txt", wheel]
+    done = subprocess.run(list(map(str, install)), capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"the runner's dependencies cannot be installed here: {done.stderr.strip().splitlines()[-1]}")
+    return folder / "bin"
+
+
+def call(light: Path, folder: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "LASTRUN_STORE")}
+    env.update(HOME=str(folder), LASTRUN_STORE=str(folder / "store"))
+    return subprocess.run(list(map(str, words)), capture_output=True, text=True, env=env, cwd=folder, timeout=60, check=False)
+
+
+def test_the_wheel_holds_the_recordings_with_their_notice_and_every_configuration(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    expected = {path.relative_to(ROOT).as_posix() for path in (ROOT / "last_e").rglob("*.yaml")}
+    assert len(expected) == 14
+    assert expected | {"last_e/data/irds/healthy.npz", "last_e/data/irds/NOTICE.md"} <= names
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"last_e", "runner"}
+
+
+def test_without_torch_everything_but_training_works(light: Path, tmp_path: Path) -> None:
+    lastrun, spec = light / "lastrun", ROOT / "jobs" / "quickstart.yaml"
+    assert not list(light.parent.glob("lib/*/site-packages/torch"))
+    for words in (["--help"], ["validate", spec], ["explain", spec], ["submit", spec, "--dry-run"], ["list"], ["--version"]):
+        done = call(light, tmp_path, lastrun, *words)
+        assert done.returncode == 0, (words, done.stderr)
+        assert done.stdout
+    assert call(light, tmp_path, lastrun, "status", "none").returncode == 3
+
+    done = call(light, tmp_path, lastrun, "submit", spec)
+    assert done.returncode == 6
+    assert len(done.stderr.splitlines()) == 1
+    assert "pip install 'lastrun[train]'" in done.stderr
+    assert not (tmp_path / "store").exists()
+
+    done = call(light, tmp_path, light / "python", "-m", "last_e", "--dataset", "irds")
+    assert done.returncode == 6
+    assert done.stderr == "error: torch is not installed: pip install 'lastrun[train]'\n"
+
+
+def test_without_torch_a_job_can_be_followed(light: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(
+        "name: tiny\nmodel: nano\ndataset: synthetic\ntraining: {epochs: 1, batch_size: 120, input_frames: 16}\n"
+    )
+    command = [sys.executable, "-m", "runner", "submit", tmp_path / "tiny.yaml", "--store", tmp_path / "store"]
+    subprocess.run(list(map(str, command)), check=True, capture_output=True, timeout=120, cwd=ROOT)
+    assert "succeeded" in call(light, tmp_path, light / "lastrun", "status", "tiny").stdout
+    assert "epoch 1/1" in call(light, tmp_path, light / "lastrun", "logs", "tiny").stdout
