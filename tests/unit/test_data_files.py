@@ -1,6 +1,7 @@
 """Data sets on disk: the embedded recordings, the splits, prepared files and what is wrong with them."""
 
 import dataclasses
+import gc
 import pickle
 import zipfile
 from pathlib import Path
@@ -297,6 +298,8 @@ def test_a_damaged_embedded_file_is_refused(tmp_path):
     path.write_bytes(flipped)
     with pytest.raises(DataError, match="install lastrun again"):
         read_irds(path)
+    del caught
+    gc.collect()  # a file left open is told here, not in some later test
 
 
 def test_a_missing_embedded_file_says_what_to_do(tmp_path):
@@ -325,6 +328,7 @@ def test_a_pickle_inside_a_data_file_is_never_run(tmp_path):
         read_clips(pickled, 6)
     assert zipfile.is_zipfile(path)
     assert not trace.exists()
+    gc.collect()
 
 
 # --- where a data set is looked for ------------------------------------------------------------------------------------
