@@ -12,7 +12,6 @@ import shutil
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,11 @@ from torch import Tensor
 
 from last_e import manifest
 from last_e.manifest import DamagedCheckpoint, Manifest
+from last_e.text import one_line
 
 STATE = "state.pt"
 CONFIG = "config.json"
-_TEMPORARY = ".tmp-"
+_OLD = ".old-"
 
 
 def save(folder: Path, state: dict[str, Any], config: str, about: Manifest) -> Path:
@@ -35,7 +35,7 @@ def save(folder: Path, state: dict[str, Any], config: str, about: Manifest) -> P
     """
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step-{about.step:08d}"
-    part = folder / f"{_TEMPORARY}{uuid.uuid4().hex}"
+    part = folder / f"{manifest.NEW}{uuid.uuid4().hex}"
     try:
         part.mkdir()
         # Through memory (a few MB): torch's own file writer hides a full disk behind an error without a number.
@@ -44,14 +44,12 @@ def save(folder: Path, state: dict[str, Any], config: str, about: Manifest) -> P
         _write(part / STATE, buffer.getbuffer())
         _write(part / CONFIG, config.encode())
         files = {name: manifest.describe_file(part / name) for name in (STATE, CONFIG)}
-        _write(part / manifest.MANIFEST, replace(about, files=files).to_json().encode())
-        if final.exists():  # the same step, saved before its epoch was tested, or damaged: the new one takes its place
-            old = folder / f"{_TEMPORARY}{uuid.uuid4().hex}"
-            os.rename(final, old)
-            os.rename(part, final)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.rename(part, final)
+        _write(part / manifest.MANIFEST, about.model_copy(update={"files": files}).to_json().encode())
+        if final.exists():
+            # The same step, saved before its epoch was tested, or damaged. Between these two renames the new one has only
+            # its temporary name; but it is whole, and found by that name too.
+            _remove(final)
+        os.rename(part, final)
         sync_folder(folder)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
@@ -76,49 +74,31 @@ def load(folder: Path) -> tuple[dict[str, Any], Manifest]:
     try:
         state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError) as error:
-        raise DamagedCheckpoint(f"{STATE} cannot be read ({str(error).splitlines()[0]})") from None
+        raise DamagedCheckpoint(f"{STATE} cannot be read ({one_line(error)})") from None
     return state, about
 
 
 def checkpoints(folder: Path) -> list[tuple[Path, Manifest]]:
     """Checkpoints below a folder that have a readable manifest, oldest first. Their files are not checked yet."""
-    found = []
-    for path in folder.glob("step-*"):
-        try:
-            found.append((path, manifest.read_manifest(path)))
-        except DamagedCheckpoint:
-            continue
-    return sorted(found, key=lambda item: item[1].order)
-
-
-def newest_whole(folder: Path, say: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint whose bytes are what was written; a damaged one is skipped with a word."""
-    for path in sorted(folder.glob("step-*"), reverse=True):
-        try:
-            manifest.verify(path)
-        except DamagedCheckpoint as error:
-            say(f"skipping {path}: {error}")
-            continue
-        return path
-    return None
+    return manifest.listed(folder, lambda _: None)
 
 
 def prune(folder: Path, keep_last: int) -> list[Path]:
     """Delete what the retention rule does not keep, and leftovers of writers that were killed. Returns what went."""
-    found = checkpoints(folder)
+    found = [(path, about) for path, about in checkpoints(folder) if not path.name.startswith(manifest.NEW)]
     gone = []
     for (path, _), keep in zip(found, manifest.to_keep([about for _, about in found], keep_last)):
         if not keep:
             _remove(path)
             gone.append(path)
-    for leftover in folder.glob(f"{_TEMPORARY}*"):
+    for leftover in [*folder.glob(f"{manifest.NEW}*"), *folder.glob(f"{_OLD}*")]:
         shutil.rmtree(leftover, ignore_errors=True)
     return gone
 
 
 def _remove(path: Path) -> None:
     """Rename first: a folder that is half deleted must not pass for a checkpoint."""
-    trash = path.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}")
+    trash = path.with_name(f"{_OLD}{uuid.uuid4().hex}")
     os.rename(path, trash)
     shutil.rmtree(trash, ignore_errors=True)
 

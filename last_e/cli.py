@@ -15,24 +15,16 @@ from last_e import manifest
 from last_e.config import PINNED_SECTIONS, TrainConfig
 from last_e.console import ConsoleSink
 from last_e.events import Ended, JsonLines, Message, Sink
-from last_e.layers import (
-    ConfigError,
-    Entry,
-    Layer,
-    Origin,
-    Problem,
-    Resolved,
-    load_file,
-    nearest,
-    parse_value,
-    resolve,
-    set_layer,
-)
-from last_e.manifest import DamagedCheckpoint
+from last_e.layers import Resolved, resolve
+from last_e.manifest import DamagedCheckpoint, newest_whole
+from last_e.problems import ConfigError, Origin, Problem, nearest
+from last_e.reading import Entry, Layer, flat_items, parse_value, set_layer
 from last_e.resume import changes, refuse_pinned
-from last_e.stop import Stop
+from last_e.stop import INTERRUPTED_TWICE, Stop
+from last_e.text import expand, one_line, seconds_text
 
 DONE, FAILED, USAGE, PAUSED, NO_GPU = 0, 1, 2, 75, 6
+CONFIG = "config.json"
 PAUSING = ("interrupted", "preempted", "time_limit", "lease_lost")
 
 FLAGS = {
@@ -67,19 +59,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)
         return USAGE
+    except DamagedCheckpoint as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:  # before there was anything to save
+        return INTERRUPTED_TWICE
 
 
 def _main(argv: list[str]) -> int:
     parser = _parser()
     args, unknown = parser.parse_known_args(argv)
-    if args.config is not None:
+    stop = Stop()
+    if args.supervised:
+        stop.when_supervised()
+        sink: Sink = JsonLines(lambda: stop.ask("lease_lost"))
         config, resume = TrainConfig.model_validate_json(Path(args.config).read_bytes()), args.resume and Path(args.resume)
-        notes: list[str] = []
-    else:
-        resume = _find_checkpoint(args.resume) if args.resume else None
-        resolved = _resolve(args, unknown, resume)
-        config, notes = resolved.config, resolved.notes
-    return _train(config, resume, args, notes)
+        return _train(config, resume, args, sink, stop)
+    resume = _find_checkpoint(args.resume) if args.resume else None
+    resolved = _resolve(args, unknown, resume)
+    with ConsoleSink() as console:
+        stop.on_signals(lambda word: console.emit(Message(word, "warning")))
+        for note in resolved.notes:
+            console.emit(Message(note))
+        hardware = resolved.config.hardware
+        if hardware.session_limit is not None:
+            stop.after(hardware.session_limit - hardware.stop_margin)
+            limit, margin = seconds_text(hardware.session_limit), seconds_text(hardware.stop_margin)
+            console.emit(Message(f"session limit: {limit}; stops {margin} before"))
+        return _train(resolved.config, resume, args, console, stop)
 
 
 def _parser() -> _Parser:
@@ -124,10 +131,9 @@ def _resolve(args: argparse.Namespace, unknown: list[str], resume: Path | None) 
     layers = [flags, settings]
     before: dict[str, Any] = {}
     if resume is not None:
-        began, file_problems = load_file(resume / "config.json")
-        problems += file_problems
-        before = {key: entry.value for key, entry in began.items()}
-        layers.insert(0, {key: entry for key, entry in began.items() if key.split(".")[0] in PINNED_SECTIONS})
+        before = dict(flat_items(json.loads((resume / CONFIG).read_bytes())))
+        origin = Origin(str(resume / CONFIG))
+        layers.insert(0, {k: Entry(value, origin) for k, value in before.items() if k.split(".")[0] in PINNED_SECTIONS})
     resolved = resolve(layers, TrainConfig, [*problems, *set_problems])
     if resume is not None:
         refuse_pinned(changes(before, resolved.items()), args.allow_change, resolved.origins)
@@ -140,22 +146,24 @@ def _find_checkpoint(text: str) -> Path:
     Raises:
         ConfigError: there is nothing there.
     """
-    from last_e.checkpoint import newest_whole
-
-    path = Path(text).expanduser()
+    path = expand(text)
     if path.is_file():
         path = path.parent
-    if (path / manifest.MANIFEST).exists() or (path / "state.pt").exists():
+    if (path / manifest.MANIFEST).exists() or path.name.startswith("step-"):
+        try:
+            manifest.verify(path)
+        except DamagedCheckpoint as error:
+            raise DamagedCheckpoint(_damaged(path, error)) from None
         return path
     for folder in (path / "checkpoints", path):
-        found = newest_whole(folder, lambda word: print(f"warning: {word}", file=sys.stderr)) if folder.is_dir() else None
+        found = newest_whole(folder, lambda word: print(f"warning: {word}", file=sys.stderr))
         if found is not None:
             return found
     what = "a folder without a whole checkpoint" if path.exists() else "no such file or folder"
     raise ConfigError([Problem("--resume", str(path), what, "a checkpoint's folder (step-00001234) or a run's folder")])
 
 
-def _train(config: TrainConfig, resume: Path | None, args: argparse.Namespace, notes: list[str]) -> int:
+def _train(config: TrainConfig, resume: Path | None, args: argparse.Namespace, sink: Sink, stop: Stop) -> int:
     try:
         import torch
 
@@ -168,29 +176,13 @@ def _train(config: TrainConfig, resume: Path | None, args: argparse.Namespace, n
         return NO_GPU
     from filelock import FileLock, Timeout
 
-    stop = Stop()
     out = Path(args.out) if args.out else _run_folder(config, resume)
-    if args.supervised:
-        stop.when_supervised()
-        sink: Sink = JsonLines(lambda: stop.ask("lease_lost"))
-        console = None
-    else:
-        sink = console = ConsoleSink()
-        stop.on_signals(lambda word: console.emit(Message(word, "warning")))
-        if config.hardware.session_limit is not None:
-            stop.after(config.hardware.session_limit - config.hardware.stop_margin)
-        for note in notes:
-            sink.emit(Message(note))
-        sink.emit(Message(f"run: {out}"))
-        if config.hardware.session_limit is not None:
-            sink.emit(
-                Message(f"session limit: {config.hardware.session_limit} s; stops {config.hardware.stop_margin} s before")
-            )
     try:
         data_path(config)  # what is missing is told before a folder is made
         out.mkdir(parents=True, exist_ok=True)
         with FileLock(out / ".lock", timeout=0):
             if not args.supervised:
+                sink.emit(Message(f"run: {out}"))
                 _write_config(out, config)
             ended = train.run(config, out, resume, sink, stop, new_data="data" in args.allow_change)
     except Timeout:
@@ -198,22 +190,21 @@ def _train(config: TrainConfig, resume: Path | None, args: argparse.Namespace, n
     except DataError as error:
         return _fail(sink, "data_missing" if error.missing else "data_damaged", str(error), USAGE if error.missing else FAILED)
     except DamagedCheckpoint as error:
-        return _fail(sink, "checkpoint_damaged", f"{resume}: damaged checkpoint: {error}{_other(resume)}", FAILED)
+        return _fail(sink, "checkpoint_damaged", _damaged(resume or out, error), FAILED)
+    except ConfigError as error:
+        return _fail(sink, "bad_usage", "; ".join(map(str, error.problems)), USAGE)
     except train.DataChanged as error:
         return _fail(sink, "data_changed", f"{error}; or add --allow-change data", USAGE)
     except (MemoryError, torch.cuda.OutOfMemoryError) as error:
         hint = "lower hardware.micro_batch (it changes no result but batch statistics)"
-        return _fail(sink, "out_of_memory", f"{str(error).splitlines()[0] if str(error) else 'out of memory'}; {hint}", FAILED)
+        return _fail(sink, "out_of_memory", f"{one_line(error)}; {hint}", FAILED)
     except NoGpu as error:
         return _fail(sink, "no_gpu", str(error), NO_GPU)
     except OSError as error:
         return _fail(sink, "trainer_error", f"{error.filename or out}: {error.strerror or error}", FAILED)
-    finally:
-        if console is not None:
-            console.close()
     sink.emit(ended)
     if ended.reason in PAUSING:
-        if console is not None:
+        if not args.supervised:
             sink.emit(Message(f"go on with: python -m last_e --resume {out}"))
         return PAUSED
     return DONE if ended.reason == "completed" else FAILED
@@ -230,19 +221,18 @@ def _write_config(out: Path, config: TrainConfig) -> None:
 
 def _run_folder(config: TrainConfig, resume: Path | None) -> Path:
     """A resumed run goes on in its own folder, so that its history stays in one place; a new one gets a name of its own."""
-    if resume is not None and resume.parent.name == "checkpoints":
-        return resume.parent.parent
+    if resume is not None and resume.resolve().parent.name == "checkpoints":
+        return resume.resolve().parent.parent
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    root = Path(config.hardware.output_root).expanduser()
+    root = expand(config.hardware.output_root)
     return root / f"{config.model.variant}-{config.dataset}-{config.split_type}-{stamp}"
 
 
-def _other(damaged: Path | None) -> str:
-    """A hint at the newest whole checkpoint beside a damaged one."""
-    from last_e.checkpoint import newest_whole
-
-    other = newest_whole(damaged.parent, lambda _: None) if damaged is not None else None
-    return f"; the newest whole one beside it: --resume {other}" if other is not None else ""
+def _damaged(path: Path, error: DamagedCheckpoint) -> str:
+    """What is wrong with a checkpoint, and the newest whole one beside it."""
+    other = newest_whole(path.parent, lambda _: None)
+    hint = f"; the newest whole one beside it: --resume {other}" if other is not None else ""
+    return f"{path}: damaged checkpoint: {error}{hint}"
 
 
 def _fail(sink: Sink, reason: str, message: str, code: int) -> int:

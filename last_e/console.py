@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
 from types import TracebackType
@@ -16,12 +18,20 @@ from last_e.events import Event
 SECONDS_BETWEEN_LINES = 20.0
 
 
+class _Console(Console):
+    """A console whose reader may go away (a closed terminal, ``| head``): it falls silent, and training goes on."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class ConsoleSink:
     """Renders events for people. Use as a context manager, so that the terminal is left as it was."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False, soft_wrap=True)
-        self._lock = threading.Lock()
+        self.console = console or _Console(highlight=False, soft_wrap=True)
+        self._lock = threading.RLock()  # a signal handler may speak while its own thread does
         self._bar: RichProgress | None = None
         self._task: TaskID | None = None
         self._last_line = time.monotonic()

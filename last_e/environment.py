@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def detect_environment(root: Path = Path("/"), environ: Mapping[str, str] | None
     if (root / "kaggle/working").is_dir():
         return "kaggle", "/kaggle/working exists"
     for gpu in gpu_names(root):
-        if "A100" in gpu:
+        if re.search(r"\bA100\b", gpu):
             return "a100", f"the driver reports {gpu}"
     product = _read(root / "sys/class/dmi/id/product_name")
     if product == "Google Compute Engine":

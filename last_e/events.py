@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol
 
+from last_e.text import number, percent, seconds_text
+
 
 @dataclass(frozen=True)
 class Event:
@@ -161,26 +163,6 @@ class JsonLines:
                 self._stream.flush()
             except (BrokenPipeError, ValueError):
                 self._on_gone()
-
-
-def seconds_text(seconds: float | None) -> str:
-    """``1h02m``, ``3m20s``, ``45s``; ``-`` when not known."""
-    if seconds is None or not math.isfinite(seconds):
-        return "-"
-    whole = int(seconds + 0.5)
-    if whole >= 3600:
-        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-    return f"{whole // 60}m{whole % 60:02d}s" if whole >= 60 else f"{whole}s"
-
-
-def percent(value: float | None) -> str:
-    """``99.45%``; ``-`` when not known."""
-    return "-" if value is None else f"{100 * value:.2f}%"
-
-
-def number(value: float | None, spec: str = ".4f") -> str:
-    """A number in a format; ``-`` when not known."""
-    return "-" if value is None else format(value, spec)
 
 
 def describe(event: Event) -> str | None:

@@ -1,4 +1,4 @@
-"""What makes a checkpoint whole: a manifest, written last, with the size and the sha256 of every file.
+"""What makes a checkpoint whole: a manifest, written last, with the size and the sha256 of every file and of itself.
 
 No manifest, no checkpoint. Torch-free, so that the job runner judges a checkpoint by the same code as the trainer.
 """
@@ -7,33 +7,43 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from last_e.config import Section
 
 MANIFEST = "MANIFEST.json"
-FORMAT = 1
+NEW = ".new-"
+"""How the temporary name of a checkpoint begins while it is written."""
 
 
 class DamagedCheckpoint(RuntimeError):
     """A checkpoint that is not what its manifest says, or has none."""
 
 
-@dataclass(frozen=True)
-class Manifest:
-    """What a checkpoint holds. ``files`` maps a name to its size in bytes and its sha256."""
+class File(Section):
+    """A file of a checkpoint."""
 
-    step: int
-    epoch: int
-    """Whole epochs behind it."""
-    evaluated: bool
-    """Whether the epoch that ends at this step has been evaluated (False also in mid-epoch)."""
-    milestone: bool = False
-    """Kept for good: the end of every ``save_interval``-th epoch, and of the last."""
-    test_top1: float | None = None
-    files: dict[str, dict[str, Any]] = field(default_factory=dict)
-    format: int = FORMAT
+    size: int = Field(ge=0)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$")]
+
+
+class Manifest(Section):
+    """What a checkpoint holds."""
+
+    format: Literal[1] = 1
+    step: int = Field(ge=0)
+    epoch: int = Field(ge=0, description="whole epochs behind it")
+    evaluated: bool = Field(description="an epoch ends at this step and has been tested")
+    milestone: bool = Field(False, description="kept for good: every save_interval-th epoch, and the last")
+    test_top1: Annotated[float, Field(ge=0, le=1)] | None = None
+    files: dict[FileName, File] = Field({}, description="file name to size and sha256")
 
     @property
     def order(self) -> tuple[int, bool]:
@@ -41,37 +51,33 @@ class Manifest:
         return self.step, self.evaluated
 
     def to_json(self) -> str:
-        """The text of the manifest file."""
-        return json.dumps(asdict(self), indent=1) + "\n"
+        """The text of the manifest file: the fields and their own sha256."""
+        values = self.model_dump(mode="json")
+        return json.dumps({**values, "sha256": _digest(values)}, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Manifest:
         """Read a manifest file.
 
         Raises:
-            DamagedCheckpoint: it is no manifest of a format known here.
+            DamagedCheckpoint: it is no manifest of a format known here, or a bit of it has changed.
         """
         try:
             values = json.loads(text)
-            if values["format"] != FORMAT:
-                raise DamagedCheckpoint(f"manifest of format {values['format']}; this version reads {FORMAT}")
-            manifest = cls(**values)
-            names_ok = all(name == Path(name).name and name not in ("", ".", "..") for name in manifest.files)
-            top1_ok = manifest.test_top1 is None or (
-                isinstance(manifest.test_top1, (int, float)) and math.isfinite(manifest.test_top1)
-            )
-            if not (isinstance(manifest.step, int) and isinstance(manifest.epoch, int) and manifest.files):
-                raise ValueError
-            if not (names_ok and top1_ok and all({"size", "sha256"} <= entry.keys() for entry in manifest.files.values())):
-                raise ValueError
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise DamagedCheckpoint("the manifest is unreadable") from None
+            if values.pop("sha256") != _digest(values):
+                raise DamagedCheckpoint("the manifest is not what was written (sha256 differs)")
+            manifest = cls.model_validate(values)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            reason = "of another format" if isinstance(error, ValidationError) else "unreadable"
+            raise DamagedCheckpoint(f"the manifest is {reason}") from None
+        if not manifest.files:
+            raise DamagedCheckpoint("the manifest names no files")
         return manifest
 
 
-def describe_file(path: Path) -> dict[str, Any]:
+def describe_file(path: Path) -> File:
     """Size and sha256 of a file, as a manifest holds them."""
-    return {"size": path.stat().st_size, "sha256": sha256(path)}
+    return File(size=path.stat().st_size, sha256=sha256(path))
 
 
 def sha256(path: Path) -> str:
@@ -91,10 +97,10 @@ def read_manifest(folder: Path) -> Manifest:
     """
     try:
         return Manifest.from_json((folder / MANIFEST).read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise DamagedCheckpoint("it has no manifest: it was never finished") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DamagedCheckpoint(f"the manifest cannot be read ({error})") from None
+    except OSError as error:
+        raise DamagedCheckpoint(f"the manifest cannot be read ({error.strerror})") from None
 
 
 def verify(folder: Path) -> Manifest:
@@ -106,19 +112,53 @@ def verify(folder: Path) -> Manifest:
     manifest = read_manifest(folder)
     for name, expected in manifest.files.items():
         path = folder / name
-        if not path.is_file():
-            raise DamagedCheckpoint(f"{name} is missing")
-        size = path.stat().st_size
-        if size != expected["size"]:
-            raise DamagedCheckpoint(f"{name} has {size} bytes, not {expected['size']}")
-        if sha256(path) != expected["sha256"]:
-            raise DamagedCheckpoint(f"{name} is not what was written (sha256 differs)")
+        try:
+            size = path.stat().st_size
+            if size != expected.size:
+                raise DamagedCheckpoint(f"{name} has {size} bytes, not {expected.size}")
+            if sha256(path) != expected.sha256:
+                raise DamagedCheckpoint(f"{name} is not what was written (sha256 differs)")
+        except FileNotFoundError:
+            raise DamagedCheckpoint(f"{name} is missing") from None
+        except OSError as error:
+            raise DamagedCheckpoint(f"{name} cannot be read ({error.strerror})") from None
     return manifest
+
+
+def newest_whole(folder: Path, say: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint whose bytes are what was written; a damaged one is skipped with a word."""
+    for path, _ in reversed(listed(folder, say)):
+        try:
+            verify(path)
+        except DamagedCheckpoint as error:
+            say(f"skipping {path}: {error}")
+            continue
+        return path
+    return None
+
+
+def listed(folder: Path, say: Callable[[str], None]) -> list[tuple[Path, Manifest]]:
+    """Checkpoints below a folder that have a readable manifest, oldest first, their files not checked.
+
+    One that is whole but has not got its final name yet, because its writer was killed, is one of them.
+    """
+    found = []
+    for path in [*folder.glob("step-*"), *folder.glob(f"{NEW}*")]:
+        try:
+            found.append((path, read_manifest(path)))
+        except DamagedCheckpoint as error:
+            if not path.name.startswith(NEW):  # one that is being written is no news
+                say(f"skipping {path}: {error}")
+    return sorted(found, key=lambda item: item[1].order)
 
 
 def to_keep(manifests: list[Manifest], keep_last: int) -> list[bool]:
     """Which checkpoints stay: the newest ``keep_last``, the milestones, and the best by test top-1 (the earliest of equals)."""
     newest = sorted(range(len(manifests)), key=lambda i: manifests[i].order)[-keep_last:]
-    scores = [m.test_top1 if m.test_top1 is not None else -1.0 for m in manifests]
-    best = min((i for i in range(len(manifests)) if scores[i] >= 0), key=lambda i: (-scores[i], manifests[i].order), default=-1)
+    tested = [i for i, manifest in enumerate(manifests) if manifest.test_top1 is not None]
+    best = min(tested, key=lambda i: (-(manifests[i].test_top1 or 0), manifests[i].order), default=None)
     return [i in newest or i == best or manifest.milestone for i, manifest in enumerate(manifests)]
+
+
+def _digest(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

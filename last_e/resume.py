@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from last_e.config import is_pinned
-from last_e.layers import ConfigError, Origin, Problem, show
+from last_e.problems import ConfigError, Origin, Problem, show
 
 _BATCH = ("training.batch_size", "training.gradient_accumulation_steps")
 

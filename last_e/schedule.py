@@ -30,6 +30,8 @@ def learning_rate(config: TrainingConfig, epoch: float) -> float:
         done, length = _cycle(done, config.restart_epochs, config.restart_mult)
     else:
         length = config.epochs - config.warmup_epochs
+    if length <= 0:
+        return config.lr
     return config.min_lr + (config.lr - config.min_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, done / length)))
 
 

@@ -36,7 +36,8 @@ class Stop:
         self._deadline = time.monotonic() + seconds
 
     def on_signals(self, say: Callable[[str], None]) -> None:
-        """Ctrl-C stops as ``interrupted`` (a second one leaves at once, unsaved), SIGTERM as ``preempted``."""
+        """Ctrl-C stops as ``interrupted`` (a second one leaves at once, unsaved), SIGTERM and a closed
+        terminal as ``preempted``."""
 
         def interrupt(signum: int, frame: FrameType | None) -> None:
             if self._reason is not None:
@@ -45,7 +46,8 @@ class Stop:
             say("stopping: saving a checkpoint first (Ctrl-C again to leave without)")
 
         signal.signal(signal.SIGINT, interrupt)
-        signal.signal(signal.SIGTERM, lambda *_: self.ask("preempted"))
+        for signum in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(signum, lambda *_: self.ask("preempted"))
 
     def when_supervised(self) -> None:
         """Under the job runner: SIGTERM asks to stop, Ctrl-C is the runner's affair, and so is our standard input: its end

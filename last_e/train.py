@@ -22,7 +22,7 @@ from last_e.data.clips import Clips, DataError
 from last_e.data.datasets import load_clips
 from last_e.data.splits import train_mask
 from last_e.evaluate import Scores, evaluate
-from last_e.events import CheckpointSaved, Ended, EpochDone, Message, Progress, Sink, Started, percent
+from last_e.events import CheckpointSaved, Ended, EpochDone, Message, Progress, Sink, Started
 from last_e.manifest import DamagedCheckpoint, Manifest
 from last_e.metrics import History
 from last_e.model.network import LastE
@@ -30,6 +30,7 @@ from last_e.optim import build_optimizer
 from last_e.precision import Precision, choose_device, choose_precision, usable_cores
 from last_e.schedule import learning_rate
 from last_e.stop import Stop
+from last_e.text import one_line, percent
 
 TEST_BATCH = 64
 
@@ -71,6 +72,7 @@ class State:
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "optimizer_kind": type(self.optimizer).__name__,
             "scaler": self.scaler.state_dict(),
             "step": self.step,
             "evaluated": self.evaluated,
@@ -82,11 +84,24 @@ class State:
             "data": fingerprint,
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """The inverse of :meth:`to_dict`."""
+    def restore(self, state: dict[str, Any]) -> str | None:
+        """The inverse of :meth:`to_dict`, but for the optimizer's options, which are the configuration's.
+
+        Returns a warning where something could not be taken over.
+
+        Raises:
+            DamagedCheckpoint: it is not of this model.
+        """
+        warning = None
         try:
             self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            if state["optimizer_kind"] == type(self.optimizer).__name__:
+                options = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
+                self.optimizer.load_state_dict(state["optimizer"])
+                for group, own in zip(self.optimizer.param_groups, options):
+                    group.update(own)
+            else:
+                warning = f"the optimizer was {state['optimizer_kind']}: its averages are not taken over"
             if self.scaler.is_enabled() and state["scaler"]:
                 self.scaler.load_state_dict(state["scaler"])
             self.step, self.evaluated = state["step"], state["evaluated"]
@@ -95,7 +110,8 @@ class State:
             self.best_top1, self.best_epoch = state["best_top1"], state["best_epoch"]
             self.last = None if state["last"] is None else Scores(*state["last"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise DamagedCheckpoint(f"it does not fit this model ({str(error).splitlines()[0]})") from None
+            raise DamagedCheckpoint(f"it does not fit this model ({one_line(error)})") from None
+        return warning
 
 
 def run(config: TrainConfig, out: Path, resume: Path | None, sink: Sink, stop: Stop, new_data: bool = False) -> Ended:
@@ -126,7 +142,9 @@ def run(config: TrainConfig, out: Path, resume: Path | None, sink: Sink, stop: S
         stored, _ = checkpoint.load(resume)
         if stored.get("data") != fingerprint and not new_data:
             raise DataChanged(f"{config.dataset}: the clips are not those that the run began with (their sha256 differs)")
-        state.restore(stored)
+        warning = state.restore(stored)
+        if warning is not None:
+            sink.emit(Message(warning, "warning"))
 
     def saved(path: Path, about: Manifest) -> None:
         sink.emit(CheckpointSaved(str(path), about.step, about.epoch))
@@ -183,7 +201,7 @@ class Session:
     fingerprint: str
 
     def __post_init__(self) -> None:
-        self.saved_at = (self.state.step, self.state.evaluated)
+        self.saved_at: tuple[int, bool] | None = None
         self.saved_time = self.told_time = self.began = time.monotonic()
         self.began_step = self.state.step
         self.total_steps = self.train.steps * self.config.training.epochs
@@ -192,7 +210,7 @@ class Session:
     def run(self) -> Ended:
         """Epoch after epoch, until the end or until asked to stop."""
         state = self.state
-        while not (state.step == self.total_steps and state.evaluated):
+        while state.step < self.total_steps or not state.evaluated:
             # At the end of an epoch that is trained but not yet tested, the epoch is the one before the step's.
             epoch = (state.step - (0 if state.evaluated else 1)) // self.train.steps
             epoch_began = time.monotonic()
@@ -265,7 +283,7 @@ class Session:
 
     def _save(self, milestone: bool = False) -> None:
         state = self.state
-        at_end = state.evaluated and state.step % self.train.steps == 0
+        at_end = state.step > 0 and state.evaluated and state.step % self.train.steps == 0
         about = Manifest(
             step=state.step,
             epoch=_epochs_done(state, self.train.steps),
@@ -346,7 +364,7 @@ def train_step(
     for batch in batches:
         batch = batch.to(device, pin=config.hardware.pin_memory and device.type == "cuda")
         with torch.autocast(device.type, precision.dtype, enabled=precision.dtype is not None):
-            output = model(batch.streams, batch.noise)
+            output = model(batch.streams, batch.noise, batch.row_weight)
         rows, ib_loss = output if isinstance(output, tuple) else (output, torch.zeros((), device=device))
         logits = average_bodies(rows.float(), batch)
         ce = F.cross_entropy(logits, batch.label, reduction="sum", label_smoothing=training.label_smoothing)

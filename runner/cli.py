@@ -237,7 +237,7 @@ def _run_app(call: Callable[[], Any]) -> NoReturn:
         sys.stderr.close()
         raise SystemExit(0) from None
     except Exception as error:
-        from last_e.layers import ConfigError
+        from last_e.problems import ConfigError
         from runner.errors import Exit, LastrunError
 
         if isinstance(error, ConfigError):

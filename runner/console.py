@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from last_e.events import number, percent, seconds_text
-from last_e.layers import Origin, show
+from last_e.problems import Origin, show
+from last_e.text import number, percent, seconds_text
 
 if TYPE_CHECKING:
     from rich.console import Console

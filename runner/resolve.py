@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from last_e.config import is_pinned
-from last_e.layers import ConfigError, Entry, Layer, Origin, Problem, Resolved, load_file, resolve, set_layer
+from last_e.layers import Resolved, resolve
+from last_e.problems import ConfigError, Origin, Problem
+from last_e.reading import Entry, Layer, load_file, set_layer
 from last_e.resume import Change, changes, refuse_pinned
 from runner.spec import JobSpec
 

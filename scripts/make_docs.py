@@ -8,7 +8,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from last_e.config import ENVIRONMENTS, VARIANTS, is_pinned
-from last_e.layers import KEY_ALIASES, allowed_values, known_keys, package_layer, show
+from last_e.layers import KEY_ALIASES, known_keys, package_layer
+from last_e.problems import allowed_values, show
 from runner.spec import JobSpec
 
 HEAD = """\

@@ -14,8 +14,9 @@ from torch import Tensor
 from last_e import rng
 from last_e.config import TrainingConfig, effective_batch
 from last_e.data import transform
-from last_e.data.clips import Clips, DataError
+from last_e.data.clips import Clips
 from last_e.model.network import Noise
+from last_e.problems import ConfigError, Problem
 
 AHEAD_PER_WORKER = 2
 T = TypeVar("T")
@@ -34,6 +35,13 @@ class Batch:
     noise: Noise | None = None
     """(r, ...) numbers for dropout and drop path; None when testing."""
 
+    @property
+    def row_weight(self) -> Tensor | None:
+        """(r,) one over the number of bodies of the row's clip; None where every clip has one."""
+        if len(self.owner) == len(self.label):
+            return None
+        return 1.0 / torch.bincount(self.owner, minlength=len(self.label))[self.owner]
+
     def to(self, device: torch.device, pin: bool = False) -> Batch:
         """A copy on ``device``; from page-locked memory, and not waited for, when ``pin``."""
 
@@ -48,12 +56,11 @@ class Batch:
 
 def average_bodies(rows: Tensor, batch: Batch) -> Tensor:
     """Mean over the bodies of each clip: (r, classes) -> (n, classes)."""
-    clips = len(batch.label)
-    if len(rows) == clips:
+    weight = batch.row_weight
+    if weight is None:
         return rows
-    count = torch.zeros(clips, device=rows.device).index_add_(0, batch.owner, torch.ones(len(rows), device=rows.device))
-    total = torch.zeros(clips, rows.shape[1], device=rows.device).index_add_(0, batch.owner, rows.float())
-    return total / count[:, None]
+    mean = torch.zeros(len(batch.label), rows.shape[1], device=rows.device)
+    return mean.index_add_(0, batch.owner, rows.float() * weight[:, None])
 
 
 class TrainBatches:
@@ -69,7 +76,7 @@ class TrainBatches:
         workers: threads that prepare steps ahead; 0 prepares each when it is asked for.
 
     Raises:
-        DataError: fewer clips than one effective batch.
+        ConfigError: fewer clips than one effective batch.
     """
 
     def __init__(
@@ -88,7 +95,8 @@ class TrainBatches:
         self.steps = len(index) // self.batch
         self.placement = transform.place(clips)
         if self.steps == 0:
-            raise DataError(f"{len(index)} training clips do not fill one effective batch of {self.batch}")
+            allowed = f"at most {len(index)} clips, all there are to train with, times training.gradient_accumulation_steps"
+            raise ConfigError([Problem("configuration", "training.batch_size", f"{self.batch} clips a step", allowed)])
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[Batch]]:
         """The steps of an epoch from ``first_step`` on, each as its micro-batches."""

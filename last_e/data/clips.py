@@ -58,10 +58,13 @@ class Clips:
             DataError: with all that is wrong, in one line.
         """
         wrong = []
-        if self.joints.dtype != torch.int16 or self.joints.shape[1:] != (NUM_JOINTS, 3):
+        if self.joints.dtype != torch.int16 or self.joints.dim() != 3 or self.joints.shape[1:] != (NUM_JOINTS, 3):
             wrong.append(f"joints are {self.joints.dtype} {tuple(self.joints.shape)}, not int16 (rows, {NUM_JOINTS}, 3)")
         per_clip = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "joints"}
-        if len({len(tensor) for tensor in per_clip.values()}) != 1 or any(t.dim() != 1 for t in per_clip.values()):
+        bad = [f"{k} is {t.dtype} {tuple(t.shape)}" for k, t in per_clip.items() if t.dtype != torch.int64 or t.dim() != 1]
+        if bad:
+            wrong.append(f"{', '.join(bad)}, not int64 (clips,)")
+        elif len({len(tensor) for tensor in per_clip.values()}) != 1:
             wrong.append("the lists of clips differ in length: " + ", ".join(f"{k} {len(v)}" for k, v in per_clip.items()))
         elif len(self) == 0:
             wrong.append("it holds no clips")
@@ -70,7 +73,7 @@ class Clips:
                 wrong.append("a clip has neither one body nor two")
             if not (self.length >= 1).all():
                 wrong.append("a clip has no frames")
-            if int((self.length * self.bodies).sum()) != len(self.joints):
+            if self.joints.dim() and int((self.length * self.bodies).sum()) != len(self.joints):
                 wrong.append(f"{len(self.joints)} rows of joints, but the clips' lengths add up to another number")
             if not ((self.label >= 0) & (self.label < num_classes)).all():
                 wrong.append(f"labels from {int(self.label.min())} to {int(self.label.max())}, not 0 to {num_classes - 1}")

@@ -8,6 +8,7 @@ from last_e.config import TrainConfig
 from last_e.data.clips import Clips, DataError
 from last_e.data.files import read_clips, read_irds
 from last_e.data.synthetic import synthetic_clips
+from last_e.text import expand
 
 
 def load_clips(config: TrainConfig) -> Clips:
@@ -36,11 +37,11 @@ def data_path(config: TrainConfig) -> Path | None:
     if uri is not None:
         if "://" in uri.removeprefix("file://"):
             raise DataError(f"data.uri: {uri}: only local paths and file:/// can be read", missing=True)
-        path = Path(uri.removeprefix("file://")).expanduser()
+        path = expand(uri.removeprefix("file://"))
         if not path.is_file():
             raise DataError(f"{config.dataset}: no file {path} (data.uri); {hint}", missing=True)
         return path
-    name, root = config.data.file or f"{config.dataset}.safetensors", Path(config.hardware.data_root).expanduser()
+    name, root = config.data.file or f"{config.dataset}.safetensors", expand(config.hardware.data_root)
     found = [path for depth in range(4) for path in sorted(root.glob("*/" * depth + name))]
     if len(found) > 1:
         raise DataError(f"{config.dataset}: {found[0]} or {found[1]}? Choose with --set data.uri=PATH", missing=True)

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from last_e.data.clips import Clips, DataError
+from last_e.text import one_line
 
 FORMAT = "lastrun-clips-1"
 IRDS = Path(__file__).parent / "irds" / "healthy.npz"
@@ -37,7 +38,7 @@ def read_clips(path: Path, num_classes: int) -> Clips:
     except FileNotFoundError:
         raise DataError(f"{path}: no such file", missing=True) from None
     except (SafetensorError, OSError) as error:
-        raise DataError(f"{path}: cut short, damaged or not a prepared data file ({_one_line(error)})") from None
+        raise DataError(f"{path}: cut short, damaged or not a prepared data file ({one_line(error)})") from None
     clips.check(num_classes, str(path))
     return clips
 
@@ -63,18 +64,14 @@ def read_irds(path: Path = IRDS) -> Clips:
         DataError: the file is missing or damaged, so the installation is.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             columns = {name: torch.from_numpy(file[name].astype(np.int64)) for name in ("length", "label", "subject")}
             joints = torch.from_numpy(file["joints_mm"])
     except FileNotFoundError:
         raise DataError(f"{path}: no such file: install lastrun again", missing=True) from None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path}: cut short or damaged ({_one_line(error)}): install lastrun again") from None
+        raise DataError(f"{path}: cut short or damaged ({one_line(error)}): install lastrun again") from None
     ones = torch.ones_like(columns["length"])
     clips = Clips(joints, columns["length"], ones, columns["label"], columns["subject"], camera=ones, setup=ones)
     clips.check(9, str(path))
     return clips
-
-
-def _one_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

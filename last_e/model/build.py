@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from last_e.config import TrainConfig
-from last_e.layers import Entry, Layer, Origin, resolve
+from last_e.layers import resolve
 from last_e.model.network import LastE
+from last_e.problems import Origin
+from last_e.reading import Entry, Layer
 
 
 def build_model(variant: str = "base_e_v3", num_classes: int = 60, **overrides: Any) -> LastE:

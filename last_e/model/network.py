@@ -66,11 +66,14 @@ class LastE(nn.Module):
         self.apply(_initialise)
         self.register_load_state_dict_pre_hook(_drop_shared_graph)  # type: ignore[no-untyped-call]
 
-    def forward(self, streams: dict[str, Tensor], noise: Noise | None = None) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(
+        self, streams: dict[str, Tensor], noise: Noise | None = None, row_weight: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """``joint``, ``velocity``, ``bone``, each (N, 3, T, V) -> logits (N, classes).
 
-        In training mode with ``use_ib_loss`` the result is (logits, IB loss). ``noise`` fixes dropout and drop path;
-        without it they come from torch's own generator.
+        In training mode with ``use_ib_loss`` the result is (logits, IB loss), the latter a mean over rows, weighted by
+        ``row_weight`` (N,) where several rows are one clip. ``noise`` fixes dropout and drop path; without it they come
+        from torch's own generator.
         """
         x = self.fusion(streams)
         blocks = (block for stage in self.stages for block in stage.children())
@@ -81,7 +84,7 @@ class LastE(nn.Module):
         logits: Tensor = self.fc(self._dropout(self.head_bn(pooled), noise))
         if not (self.training and self.config.use_ib_loss):
             return logits
-        return logits, self._ib_loss(pooled)
+        return logits, self._ib_loss(pooled, row_weight)
 
     def _dropout(self, x: Tensor, noise: Noise | None) -> Tensor:
         rate = self.config.dropout
@@ -89,12 +92,12 @@ class LastE(nn.Module):
             return F.dropout(x, rate, self.training)
         return x * (noise.dropout >= rate).to(x.dtype) / (1 - rate)
 
-    def _ib_loss(self, pooled: Tensor) -> Tensor:
+    def _ib_loss(self, pooled: Tensor, row_weight: Tensor | None) -> Tensor:
         """KL divergence of N(mu, exp(logvar)) from N(0, 1), mean over rows, float32 (InfoGCN, Chi et al., CVPR 2022)."""
         with torch.autocast(pooled.device.type, enabled=False):
             mu, logvar = self.fc_mu(pooled.float()), self.fc_logvar(pooled.float())
             divergence: Tensor = -0.5 * (1 + logvar - mu.square() - logvar.exp()).sum(dim=1)
-            return divergence.mean()
+            return divergence.mean() if row_weight is None else (divergence * row_weight).sum() / row_weight.sum()
 
 
 def receptive_field(model: LastE) -> int:

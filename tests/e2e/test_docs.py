@@ -69,7 +69,7 @@ def test_every_command_that_is_shown_parses(page: str, line: str) -> None:
     if words[0] == "make":
         subprocess.run(["make", "-n", *words[1:]], check=True, capture_output=True, cwd=ROOT)
         return
-    words = [word for word in _spread_set(words[1:])]
+    words = _spread_set(words[1:])
     if words[0].startswith("--"):
         return
     command = COMMANDS[words[0]]

@@ -169,7 +169,7 @@ def test_sigkill_at_random_moments_loses_nothing(
         if victim == "everything":
             os.kill(trainer, signal.SIGKILL)
             os.killpg(current.process.pid, signal.SIGKILL)
-        code, out = current.end()
+        code, _ = current.end()
         if code == 0:  # the blow came too late
             break
         current.settles_as("failed" if victim == "trainer" else "lost")
@@ -210,7 +210,7 @@ def test_sigterm_pauses_as_preempted(run: Any, tiny: Path) -> None:
 def test_a_second_ctrl_c_leaves_at_once(run: Any, tiny: Path) -> None:
     current = run("submit", tiny, "--set", "training.epochs=50", "training.batch_size=240")
     current.wait_for(lambda job: job.checkpoints())
-    agent, trainer = processes_of(current.process.pid)
+    _, trainer = processes_of(current.process.pid)
     os.kill(trainer, signal.SIGSTOP)  # a trainer that cannot save
     current.press_ctrl_c()
     time.sleep(0.5)

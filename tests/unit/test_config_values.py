@@ -12,7 +12,9 @@ import last_e
 from last_e import config as schema
 from last_e.config import ENVIRONMENTS, RULES, TrainConfig, effective_batch, is_pinned, parse_duration
 from last_e.environment import detect_environment, gpu_names
-from last_e.layers import CONFIGS, ConfigError, Resolved, allowed_values, flatten, known_keys, load_file, resolve, set_layer
+from last_e.layers import CONFIGS, Resolved, flatten, known_keys, resolve
+from last_e.problems import ConfigError, allowed_values
+from last_e.reading import load_file, set_layer
 
 REPOSITORY = Path(last_e.__file__).parents[1]
 

@@ -7,13 +7,15 @@ import pytest
 import torch
 
 from last_e.config import TrainConfig, TrainingConfig
-from last_e.data import Clips, DataError
+from last_e.data import Clips
 from last_e.data import transform as tf
 from last_e.data.batches import Batch, TestBatches, TrainBatches, average_bodies, prefetch, rows_of, still
 from last_e.data.files import read_irds
 from last_e.data.synthetic import synthetic_clips
 from last_e.graph import BONES
-from last_e.layers import resolve, set_layer
+from last_e.layers import resolve
+from last_e.problems import ConfigError
+from last_e.reading import set_layer
 
 
 @pytest.fixture(autouse=True)
@@ -284,7 +286,7 @@ def test_an_epoch_shows_every_clip_once_but_for_the_last_incomplete_batch():
 
 
 def test_too_few_clips_for_one_batch_are_refused(clips):
-    with pytest.raises(DataError, match="60 training clips do not fill one effective batch of 64"):
+    with pytest.raises(ConfigError, match=r"training\.batch_size: found 64 clips a step; allowed: at most 60 clips"):
         batches(clips, "batch_size=32", "gradient_accumulation_steps=2")
 
 

@@ -19,7 +19,8 @@ from last_e.data.datasets import data_path
 from last_e.data.files import FORMAT, IRDS, read_irds
 from last_e.data.splits import train_mask
 from last_e.data.synthetic import synthetic_clips
-from last_e.layers import resolve, set_layer
+from last_e.layers import resolve
+from last_e.reading import set_layer
 
 IRDS_FINGERPRINT = "6045feb7a42821d6f57d289d1dee5dbd048cd45fb91272374664fbaf1ab58cbb"
 SYNTHETIC_FINGERPRINT = "6ce5fe638d6f939810b857960c9fa4f4d80aa41b64ecb6fef8b0d299145c50df"

@@ -9,9 +9,9 @@ from torch import nn
 
 from last_e.config import ALIASES, VARIANTS
 from last_e.graph import BONES, PARENTS, hop_adjacency, hop_distance
-from last_e.layers import ConfigError
 from last_e.model import LastE, Noise, build_model, receptive_field
 from last_e.model.blocks import Block, ChannelGate, SpatialGraphConv
+from last_e.problems import ConfigError
 
 REFERENCE = Path(__file__).parents[1] / "data"
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)

@@ -1,6 +1,7 @@
 """Checkpoints: whole or absent, every damage noticed, nothing unpickled, the right ones kept."""
 
 import contextlib
+import hashlib
 import json
 import os
 import subprocess
@@ -12,8 +13,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from last_e.checkpoint import Writer, checkpoints, load, newest_whole, prune, save, snapshot
-from last_e.manifest import MANIFEST, DamagedCheckpoint, Manifest, describe_file, read_manifest, to_keep, verify
+from last_e.checkpoint import Writer, checkpoints, load, prune, save, snapshot
+from last_e.manifest import (
+    MANIFEST,
+    DamagedCheckpoint,
+    Manifest,
+    describe_file,
+    newest_whole,
+    read_manifest,
+    to_keep,
+    verify,
+)
 
 CONFIG = '{"dataset": "synthetic"}\n'
 
@@ -165,8 +175,8 @@ def test_a_writer_killed_while_it_replaces_the_same_step_leaves_one_of_the_two(k
 def test_leftovers_of_a_killed_writer_are_cleared_by_the_next(killed, tmp_path):
     folder = tmp_path
     written(folder)
-    (folder / ".tmp-abc").mkdir()
-    (folder / ".tmp-abc" / "state.pt").write_bytes(b"half")
+    (folder / ".new-abc").mkdir()
+    (folder / ".new-abc" / "state.pt").write_bytes(b"half")
     assert prune(folder, 1) == []
     assert [path.name for path in folder.iterdir()] == ["step-00000012"]
 
@@ -229,16 +239,19 @@ def test_a_folder_in_place_of_a_file_is_noticed(tmp_path):
     path = written(tmp_path)
     (path / "state.pt").unlink()
     (path / "state.pt").mkdir()
-    with pytest.raises(DamagedCheckpoint, match=r"state\.pt is missing"):
+    with pytest.raises(DamagedCheckpoint, match=r"state\.pt has"):
         verify(path)
 
 
 def change_manifest(path: Path, **changes: object) -> None:
-    values = json.loads((path / MANIFEST).read_text())
-    (path / MANIFEST).write_text(json.dumps(values | changes))
+    """Change a manifest as an attacker would: its own checksum fits."""
+    values = json.loads((path / MANIFEST).read_text()) | changes
+    del values["sha256"]
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    (path / MANIFEST).write_text(json.dumps({**values, "sha256": digest}))
 
 
-ENTRY = {"size": 1, "sha256": "0"}
+ENTRY = {"size": 1, "sha256": "0" * 64}
 
 
 @pytest.mark.parametrize(
@@ -289,8 +302,8 @@ def test_a_file_outside_the_folder_is_never_looked_at(tmp_path):
     outside = tmp_path / "secret"
     outside.write_text("x")
     path = written(tmp_path / "run")
-    change_manifest(path, files={"../../secret": describe_file(outside)})
-    with pytest.raises(DamagedCheckpoint, match="manifest is unreadable"):
+    change_manifest(path, files={"../../secret": describe_file(outside).model_dump()})
+    with pytest.raises(DamagedCheckpoint, match="manifest is of another format"):
         verify(path)
 
 
@@ -319,7 +332,7 @@ def with_state(folder: Path, content: bytes) -> Path:
     """A checkpoint whose manifest fits any content of state.pt, as an attacker would make it."""
     path = written(folder)
     (path / "state.pt").write_bytes(content)
-    change_manifest(path, files={name: describe_file(path / name) for name in ("state.pt", "config.json")})
+    change_manifest(path, files={name: describe_file(path / name).model_dump() for name in ("state.pt", "config.json")})
     return path
 
 
@@ -362,7 +375,7 @@ def test_the_newest_whole_one_is_found_and_damaged_ones_are_skipped_with_a_word(
 
 
 def about(step: int, top1: float | None = None, milestone: bool = False, evaluated: bool = True) -> Manifest:
-    return Manifest(step, step // 10, evaluated, milestone, top1)
+    return Manifest(step=step, epoch=step // 10, evaluated=evaluated, milestone=milestone, test_top1=top1)
 
 
 def test_the_newest_the_best_and_the_milestones_are_kept():

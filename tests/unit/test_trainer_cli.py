@@ -7,7 +7,8 @@ import pytest
 
 from last_e.cli import FLAGS, USAGE, _parser, _resolve, main
 from last_e.config import TrainConfig
-from last_e.layers import ConfigError, Resolved, known_keys
+from last_e.layers import Resolved, known_keys
+from last_e.problems import ConfigError
 from last_e.resume import changes
 
 

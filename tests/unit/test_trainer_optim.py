@@ -5,9 +5,11 @@ import torch
 from torch import nn
 
 from last_e.config import TrainConfig, TrainingConfig
-from last_e.layers import ConfigError, resolve, set_layer
+from last_e.layers import resolve
 from last_e.model import build_model
 from last_e.optim import build_optimizer, decayed
+from last_e.problems import ConfigError
+from last_e.reading import set_layer
 
 LISTED = [
     "bias",

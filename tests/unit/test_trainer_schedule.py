@@ -6,7 +6,8 @@ import math
 import pytest
 
 from last_e.config import TrainConfig, TrainingConfig
-from last_e.layers import resolve, set_layer
+from last_e.layers import resolve
+from last_e.reading import set_layer
 from last_e.schedule import learning_rate
 
 

@@ -1,0 +1,94 @@
+"""Mistakes in what a user gave, told so that they can be mended: where, what was found, what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a value was set: a file (with its line) or a flag."""
+
+    name: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.line is None else f"{self.name}:{self.line}"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake: where it stands, the key, what was found and what is allowed."""
+
+    origin: str
+    key: str
+    """Dotted; ``-`` where the mistake is about the whole."""
+    found: str
+    allowed: str
+
+    def __str__(self) -> str:
+        place = self.origin if self.key == "-" else f"{self.origin}: {self.key}"
+        return f"{place}: found {self.found}; allowed: {self.allowed}"
+
+
+class ConfigError(ValueError):
+    """Every mistake in what the user gave, all at once."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = sorted(set(problems), key=lambda p: (p.origin.split(":")[0], _line(p.origin), p.key))
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+def allowed_values(annotation: Any, metadata: Iterable[Any] = ()) -> str:
+    """What a field admits, in words: ``a number > 0, at most 100``."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        base, *extra = get_args(annotation)
+        flat_extra = [m for item in extra for m in ([item] if not hasattr(item, "metadata") else item.metadata)]
+        if any(getattr(m, "func", None).__class__.__name__ == "function" for m in extra):
+            return "a duration such as 8h50m or a number of seconds"
+        return allowed_values(base, [*flat_extra, *metadata])
+    if origin in (Union, UnionType):
+        parts = [allowed_values(arg, metadata) for arg in get_args(annotation) if arg is not NoneType]
+        return " or ".join([*parts, *(["null"] if NoneType in get_args(annotation) else [])])
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, get_args(annotation)))
+    if origin is list:
+        return "a list, each entry " + allowed_values(get_args(annotation)[0])
+    if any(getattr(m, "func", None).__class__.__name__ == "function" for m in metadata):
+        return "a duration such as 8h50m or a number of seconds"
+    text = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(annotation, "text")
+    for attribute, words in (("gt", "> {}"), ("ge", "at least {}"), ("lt", "< {}"), ("le", "at most {}")):
+        for bound in (getattr(m, attribute, None) for m in metadata):
+            if bound is not None:
+                text += (", " if text[-1].isdigit() else " ") + words.format(bound)
+    pattern = next((m.pattern for m in metadata if getattr(m, "pattern", None)), None)
+    return f"{text} matching {pattern}" if pattern else text
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """``did you mean X?`` with the most similar choice, else the choices themselves where they are few."""
+    choices = list(choices)
+    last = {choice.rsplit(".", 1)[-1]: choice for choice in reversed(choices)}
+    match = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
+    if not match:
+        match = [last[m] for m in difflib.get_close_matches(word.rsplit(".", 1)[-1], last, n=1, cutoff=0.6)]
+    if match:
+        return f"known keys only; did you mean {match[0]}?"
+    section = [choice for choice in choices if choice.startswith(word.split(".")[0] + ".")] or choices
+    return "known keys: " + ", ".join(section[:40])
+
+
+def show(value: Any) -> str:
+    """A value as an error shows it: short, on one line."""
+    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _line(origin: str) -> int:
+    tail = origin.rpartition(":")[2]
+    return int(tail) if tail.isdigit() else 0

@@ -1,0 +1,162 @@
+"""Reading settings: YAML as people mean it, and ``KEY=VALUE`` words. A layer is a flat mapping from dotted key to value and
+origin."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from last_e.problems import Origin, Problem, show
+
+MAX_YAML_BYTES = 1_000_000
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A value and where it was set."""
+
+    value: Any
+    origin: Origin
+
+
+Layer = dict[str, Entry]
+
+
+class _Loader(yaml.SafeLoader):
+    """Strict YAML: ``1e-4`` is a number, ``no`` a word, ``010`` too; a key stands once; no tags, no aliases."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent):
+            raise _refused("aliases (*name) are not used here", event)
+        if getattr(event, "tag", None) is not None:
+            raise _refused(f"tags ({event.tag}) are not used here", event)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise _refused("a key must be a word", key)
+            if key.value in seen:
+                raise _refused(f"{key.value} is set twice", key)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {}  # our own few instead of YAML 1.1's
+_DIGITS = "-+0123456789"
+for _tag, _pattern, _first in (
+    ("null", r"^(?:null|Null|NULL|~|)$", ["n", "N", "~", ""]),
+    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", list("tTfF")),
+    ("int", r"^[-+]?(?:0|[1-9][0-9_]*)$", list(_DIGITS)),
+    (
+        "float",
+        r"^(?:[-+]?(?:(?:0|[1-9][0-9_]*)\.[0-9_]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$",
+        list(_DIGITS + "."),
+    ),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
+
+
+def _refused(message: str, at: Any) -> yaml.MarkedYAMLError:
+    return yaml.constructor.ConstructorError(None, None, message, at.start_mark)
+
+
+# What PyYAML lets through from its depths on odd input, beside its own errors.
+_YAML_ERRORS = (yaml.YAMLError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError)
+
+
+def parse_value(text: str) -> Any:
+    """The value of a flag or of ``--set KEY=VALUE``, read as YAML.
+
+    Raises:
+        ValueError: the text is not YAML.
+    """
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
+    except _YAML_ERRORS as error:
+        raise ValueError(_message(error)) from None
+
+
+def load_file(path: Path, name: str | None = None) -> tuple[Layer, list[Problem]]:
+    """Read a YAML file into a layer; what is wrong with it comes back beside it, so that it can be told with the rest."""
+    name = name or str(path)
+    try:
+        if path.is_dir():
+            return {}, [Problem(name, "-", "a folder", "the path of a YAML file")]
+        with path.open("rb") as file:
+            data = file.read(MAX_YAML_BYTES + 1)
+        if len(data) > MAX_YAML_BYTES:
+            return {}, [Problem(name, "-", f"more than {MAX_YAML_BYTES} bytes", f"at most {MAX_YAML_BYTES} bytes of YAML")]
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        return {}, [Problem(name, "-", "bytes that are not UTF-8", "YAML text in UTF-8")]
+    except (OSError, ValueError) as error:
+        found = "no such file" if isinstance(error, FileNotFoundError) else getattr(error, "strerror", None) or str(error)
+        return {}, [Problem(name, "-", found, "the path of a YAML file")]
+    try:
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            lines: dict[str, int] = {}
+            _key_lines(node, "", lines)
+            values = loader.construct_document(node) if node is not None else {}
+        finally:
+            loader.dispose()
+    except _YAML_ERRORS as error:
+        mark = getattr(error, "problem_mark", None)
+        where = name if mark is None else f"{name}:{mark.line + 1}"
+        return {}, [Problem(where, "-", _message(error), "valid YAML")]
+    if not isinstance(values, dict):
+        return {}, [Problem(name, "-", show(values), "a mapping of keys to values")]
+    return {key: Entry(value, Origin(name, lines.get(key))) for key, value in flat_items(values)}, []
+
+
+def set_layer(assignments: Iterable[str], name: str = "--set") -> tuple[Layer, list[Problem]]:
+    """``KEY=VALUE`` words into a layer, in order; a later one wins."""
+    layer: Layer = {}
+    problems = []
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key.strip():
+            problems.append(Problem(name, assignment, "no KEY=VALUE", "for example training.gradient_clip=2.0"))
+            continue
+        try:
+            value = parse_value(text)
+        except ValueError as error:
+            problems.append(Problem(name, key, f"{text!r} ({error})", "a YAML value"))
+            continue
+        for full, leaf in flat_items({key.strip(): value}):
+            layer[full] = Entry(leaf, Origin(name))
+    return layer, problems
+
+
+def flat_items(values: Mapping[Any, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Nested mappings as dotted keys and their leaves."""
+    for key, value in values.items():
+        full = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            yield from flat_items(value, f"{full}.")
+        else:
+            yield full, value
+
+
+def _key_lines(node: Any, prefix: str, lines: dict[str, int]) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            full = f"{prefix}{key.value}"
+            lines[full] = key.start_mark.line + 1
+            _key_lines(value, f"{full}.", lines)
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deep"
+    text = str(getattr(error, "problem", None) or (error if isinstance(error, (yaml.YAMLError, ValueError)) else ""))
+    return text.splitlines()[0] if text else "not valid YAML"

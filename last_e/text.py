@@ -1,0 +1,40 @@
+"""Numbers and errors as people read them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+
+def seconds_text(seconds: float | None) -> str:
+    """``1h02m``, ``3m20s``, ``45s``; ``-`` when not known."""
+    if seconds is None or not math.isfinite(seconds):
+        return "-"
+    whole = int(seconds + 0.5)
+    if whole >= 3600:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 60}m{whole % 60:02d}s" if whole >= 60 else f"{whole}s"
+
+
+def percent(value: float | None) -> str:
+    """``99.45%``; ``-`` when not known."""
+    return "-" if value is None else f"{100 * value:.2f}%"
+
+
+def number(value: float | None, spec: str = ".4f") -> str:
+    """A number in a format; ``-`` when not known."""
+    return "-" if value is None else format(value, spec)
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message on one line, its kind where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def expand(path: str) -> Path:
+    """A path with ``~`` replaced by the home folder, where there is one."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
