@@ -17,7 +17,7 @@ from last_e.model import LastE
 from last_e.optim import build_optimizer
 from last_e.precision import NoGpu, Precision, amp_format, choose_device, choose_precision, usable_cores
 from last_e.reading import set_layer
-from last_e.train import State, train_step
+from last_e.state import State, train_step
 
 CPU = torch.device("cpu")
 PLAIN = Precision(None, False, "float32")
