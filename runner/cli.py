@@ -54,11 +54,12 @@ def submit(
     from runner import console
     from runner.job import Job
     from runner.launch import make_launcher
-    from runner.store import default_store, open_store
+    from runner.store import StoreUri, default_store, open_store
 
     resolved = _resolve(spec, env, set_)
     config = resolved.config
-    target = open_store(store or config.store.uri or default_store())
+    options = config.store.model_dump(exclude={"uri"})
+    target = open_store(StoreUri.parse(store or config.store.uri or default_store()).with_options(options))
     launcher = make_launcher(config.run.launcher)
     name = config.name or f"{config.model.variant}-{config.dataset}-{config.split_type}".replace("_", "-")
     if dry_run:
@@ -208,11 +209,11 @@ def attempt(
     from last_e.console import ConsoleSink
     from runner.agent import run_attempt
     from runner.job import Job
-    from runner.store import open_store, split_job_uri
+    from runner.store import StoreUri, open_store
 
-    store_uri, job_id = split_job_uri(job_uri)
+    store, job_id = StoreUri.parse(job_uri).parent()
     with ConsoleSink() as sink:
-        reason = run_attempt(Job(open_store(store_uri), job_id), env, set_ or [], allow_change or [], sink)
+        reason = run_attempt(Job(open_store(store), job_id), env, set_ or [], allow_change or [], sink)
     raise typer.Exit(reason.ending.exit_code)
 
 

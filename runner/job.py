@@ -20,7 +20,7 @@ from last_e.manifest import MANIFEST, DamagedCheckpoint, Manifest, to_keep, veri
 from last_e.metrics import read_metrics
 from runner import machine
 from runner.errors import MissingKeyError, NoSuchJobError, Reason, State, StoreError, UsageError
-from runner.store import Store, default_store, open_store, split_job_uri
+from runner.store import Store, StoreUri, default_store, open_store
 
 FORMAT = 1
 HEARTBEAT_SECONDS = 3.0
@@ -91,7 +91,7 @@ class Job:
 
     def __init__(self, store: Store, job_id: str) -> None:
         self.store, self.id = store, job_id
-        self.uri = f"{store.uri}/{job_id}"
+        self.uri = str(StoreUri.parse(store.uri).child(job_id))
 
     # --- the record ---------------------------------------------------------------------------------------------
 
@@ -277,8 +277,10 @@ def find_job(name: str, store_uri: str | None) -> Job:
         NoSuchJobError: none or several.
     """
     if "/" in name:
-        store_uri, name = split_job_uri(name)
-    store = open_store(store_uri or default_store())
+        parent, name = StoreUri.parse(name).parent()
+        store = open_store(parent)
+    else:
+        store = open_store(store_uri or default_store())
     if not _ID.fullmatch(name):
         raise UsageError(f"job {name!r}: an ID has lower-case letters, digits and dashes only")
     names = [folder for folder in store.folders("") if folder.startswith(name)]

@@ -25,7 +25,15 @@ class RunConfig(Section):
 class StoreConfig(Section):
     """Where the job lives."""
 
-    uri: str | None = Field(None, min_length=1, description="a folder; default: LASTRUN_STORE, else the user's data folder")
+    uri: str | None = Field(
+        None,
+        min_length=1,
+        description="a folder, s3://bucket/prefix or gs://bucket/prefix; default: LASTRUN_STORE, else the user's data folder",
+    )
+    endpoint_url: str | None = Field(None, pattern=r"^https?://[^@\s]+$", description="server of a bucket that is not AWS's")
+    region: str | None = Field(None, min_length=1, description="region of the bucket")
+    addressing: Literal["path", "virtual"] | None = Field(None, description="bucket in the path or in the host name")
+    ca_bundle: str | None = Field(None, min_length=1, description="file with the CA of the server's certificate")
 
 
 class JobSpec(TrainConfig):

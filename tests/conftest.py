@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.ceph import Ceph, why_not
 
 TINY = """\
 name: tiny
@@ -64,6 +68,26 @@ def tiny(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(TINY)
     return path
+
+
+@pytest.fixture(scope="session")
+def ceph() -> Iterator[Ceph]:
+    """A real Ceph RADOS Gateway with an empty bucket ``lastrun``; boto3 finds its credentials in the environment."""
+    reason = why_not()
+    if reason is not None:
+        pytest.skip(f"no Ceph here: {reason}")
+    folder = Path(tempfile.mkdtemp(prefix="ceph-", dir="/tmp"))
+    cluster = Ceph(folder)
+    try:
+        cluster.start()
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in cluster.credentials().items():
+                patch.setenv(name, value)
+            cluster.make_bucket("lastrun")
+            yield cluster
+    finally:
+        cluster.stop()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

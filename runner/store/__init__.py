@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
+from urllib.parse import parse_qsl, unquote, urlencode
 
+from last_e.text import expand
 from runner.errors import UsageError
 
 
@@ -48,19 +51,80 @@ class Store(Protocol):
         """Delete objects, in the order given; a key that is not there is no error."""
 
 
-def open_store(uri: str) -> Store:
-    """The store that a URI names: a folder, as a plain path or ``file:///folder``.
+OPTIONS = ("endpoint_url", "region", "addressing", "ca_bundle")
+"""What the query of a bucket's URI may say: ``s3://bucket/prefix?endpoint_url=https://...``."""
+
+
+@dataclass(frozen=True)
+class StoreUri:
+    """``s3://bucket/prefix?endpoint_url=...``, ``gs://bucket/prefix``, ``file:///folder`` or a plain path, taken apart."""
+
+    scheme: str
+    bucket: str
+    prefix: str
+    options: dict[str, str]
+
+    @classmethod
+    def parse(cls, uri: str) -> StoreUri:
+        """Take a URI apart.
+
+        Raises:
+            UsageError: it is of no kind known here, or holds credentials.
+        """
+        scheme, separator, rest = uri.partition("://")
+        kinds = "a folder, file:///folder, s3://bucket/prefix or gs://bucket/prefix"
+        if not separator:
+            return cls("file", "", str(expand(uri).absolute()), {})
+        if scheme == "file" and rest.startswith("/"):
+            return cls("file", "", str(Path(unquote(rest))), {})
+        place, _, query = rest.partition("?")
+        bucket, _, prefix = place.partition("/")
+        if scheme not in ("s3", "gs") or not bucket:
+            raise UsageError(f"store {uri!r}: allowed are {kinds}")
+        if "@" in bucket or ":" in bucket:
+            raise UsageError(f"store {scheme}://...: credentials do not stand in a URI; boto3 finds them by itself")
+        options = dict(parse_qsl(query, keep_blank_values=True))
+        unknown = sorted(set(options) - set(OPTIONS))
+        if unknown:
+            raise UsageError(f"store {scheme}://{place}: unknown option {unknown[0]}; allowed are {', '.join(OPTIONS)}")
+        return cls(scheme, bucket, prefix.strip("/"), options)
+
+    def with_options(self, options: Mapping[str, str | None]) -> StoreUri:
+        """The same place with more options; those in the URI itself win, a folder has none."""
+        given = {name: value for name, value in options.items() if value is not None}
+        return self if self.scheme == "file" else replace(self, options={**given, **self.options})
+
+    def child(self, name: str) -> StoreUri:
+        """The URI of something in it."""
+        return replace(self, prefix=f"{self.prefix.rstrip('/')}/{name}" if self.prefix else name)
+
+    def parent(self) -> tuple[StoreUri, str]:
+        """The inverse of :meth:`child`."""
+        folder, _, name = self.prefix.rpartition("/")
+        return replace(self, prefix=folder), name
+
+    def __str__(self) -> str:
+        if self.scheme == "file":
+            return Path(self.prefix).as_uri()
+        query = f"?{urlencode(self.options, safe=':/')}" if self.options else ""
+        return f"{self.scheme}://{self.bucket}/{self.prefix}".rstrip("/") + query
+
+
+def open_store(uri: str | StoreUri) -> Store:
+    """The store that a URI names.
 
     Raises:
         UsageError: no kind of store known here.
+        StoreError: it cannot be opened.
     """
-    from runner.store.directory import DirectoryStore
+    parsed = StoreUri.parse(uri) if isinstance(uri, str) else uri
+    if parsed.scheme == "file":
+        from runner.store.directory import DirectoryStore
 
-    if uri.startswith("file://"):
-        uri = uri.removeprefix("file://")
-    if "://" in uri or not uri:
-        raise UsageError(f"store {uri!r}: allowed are a folder or file:///folder")
-    return DirectoryStore(Path(uri).expanduser().absolute())
+        return DirectoryStore(Path(parsed.prefix))
+    from runner.store.s3 import S3Store  # boto3 is slow to import
+
+    return S3Store(parsed)
 
 
 def default_store() -> str:
@@ -70,9 +134,3 @@ def default_store() -> str:
     from platformdirs import user_data_path
 
     return str(user_data_path("lastrun") / "jobs")
-
-
-def split_job_uri(uri: str) -> tuple[str, str]:
-    """``STORE/JOB-ID`` into its two parts."""
-    store, _, job = uri.rstrip("/").rpartition("/")
-    return store, job

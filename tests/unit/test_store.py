@@ -5,18 +5,24 @@ from __future__ import annotations
 import os
 import stat
 import threading
+import uuid
 from pathlib import Path
 
 import pytest
 
 from runner.errors import MissingKeyError, StoreError, UsageError
-from runner.store import Store, open_store, split_job_uri
+from runner.store import Store, StoreUri, open_store
 from runner.store.directory import DirectoryStore
 
+ON_CEPH = pytest.mark.xdist_group("ceph")
 
-@pytest.fixture(params=["directory"])
+
+@pytest.fixture(params=["directory", pytest.param("ceph-http", marks=ON_CEPH), pytest.param("ceph-https", marks=ON_CEPH)])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    return {"directory": lambda: DirectoryStore(tmp_path / "store")}[request.param]()
+    if request.param == "directory":
+        return DirectoryStore(tmp_path / "store")
+    ceph = request.getfixturevalue("ceph")
+    return open_store(ceph.uri(f"contract/{uuid.uuid4().hex}", tls=request.param == "ceph-https"))
 
 
 def test_bytes_come_back_as_they_were_put(store: Store) -> None:
@@ -136,6 +142,22 @@ def test_a_full_disk_is_a_store_error_and_what_was_there_stays(small_disk: Path)
 
 def test_a_store_is_named_by_a_path_or_a_file_uri(tmp_path: Path) -> None:
     assert open_store(str(tmp_path)).uri == open_store(f"file://{tmp_path}").uri == tmp_path.as_uri()
-    with pytest.raises(UsageError, match="ftp://x"):
-        open_store("ftp://x")
-    assert split_job_uri("file:///s/job-1") == ("file:///s", "job-1")
+    odd = tmp_path / "with space #?%20"
+    assert open_store(str(odd)).uri == open_store(odd.as_uri()).uri == odd.as_uri()
+    for uri in ("ftp://x", "s3://", "s3:///no-bucket", "file://relative", "s3://b/p?colour=red"):
+        with pytest.raises(UsageError):
+            open_store(uri)
+
+
+def test_a_uri_holds_no_credentials() -> None:
+    with pytest.raises(UsageError) as caught:
+        StoreUri.parse("s3://AKIAKEY:verysecret@bucket/prefix")
+    assert "verysecret" not in str(caught.value)
+    assert "AKIAKEY" not in str(caught.value)
+
+
+@pytest.mark.parametrize("uri", ["s3://b", "gs://b/p/q", "s3://b/p?endpoint_url=https://x:1&region=r", "file:///a%20b"])
+def test_a_jobs_uri_is_made_and_taken_apart(uri: str) -> None:
+    parsed = StoreUri.parse(uri)
+    assert str(parsed) == uri
+    assert StoreUri.parse(str(parsed.child("job-1"))).parent() == (parsed, "job-1")
