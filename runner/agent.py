@@ -205,6 +205,7 @@ class _Session:
         self._emit(event)
 
     def _upload(self, folder: Path) -> None:
+        self._send_metrics(folder.parent.parent)  # first: who resumes from a checkpoint finds the history up to it
         try:
             stored = self.job.upload_checkpoint(folder, self.attempt)
         except DamagedCheckpoint:  # pruned by the trainer before we came to it: a newer one is on its way
