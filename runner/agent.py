@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -23,13 +24,15 @@ from last_e import events
 from last_e.console import ConsoleSink
 from last_e.events import Message, describe, parse_event
 from last_e.layers import Resolved
-from last_e.manifest import DamagedCheckpoint
+from last_e.manifest import MANIFEST, DamagedCheckpoint, to_keep
+from last_e.text import seconds_text
 from runner import machine
 from runner.errors import Exit, Reason, State, StoreError, UsageError
-from runner.job import HEARTBEAT_SECONDS, Attempt, Job
-from runner.lease import claim
+from runner.job import HEARTBEAT_SECONDS, Attempt, Job, Stored
+from runner.lease import Heart, claim
 from runner.resolve import resolve_attempt
 from runner.spec import JobSpec
+from runner.sync import Outbox, leftovers, send_leftovers, waiting
 
 EVENTS_SECONDS = 30.0
 STOP_PATIENCE_SECONDS = 120.0
@@ -38,7 +41,14 @@ _TRAINER_REASONS = {"data_missing": "data_error", "data_damaged": "data_error", 
 _RESULT_FIELDS = ("test_top1", "test_top5", "best_top1", "best_epoch", "step", "total_steps")
 
 
-def run_attempt(job: Job, env: str | None, settings: Iterable[str], allow_change: Iterable[str], sink: ConsoleSink) -> Reason:
+def run_attempt(
+    job: Job,
+    env: str | None,
+    settings: Iterable[str],
+    allow_change: Iterable[str],
+    sink: ConsoleSink,
+    takeover: bool = False,
+) -> Reason:
     """Run one attempt to its end and say why it ended.
 
     Raises:
@@ -50,14 +60,14 @@ def run_attempt(job: Job, env: str | None, settings: Iterable[str], allow_change
     state, _, _ = job.state()
     if state is State.SUCCEEDED:
         raise UsageError(f"{job.id} is complete; lastrun status {job.id} shows its result")
-    attempt = claim(job)
+    attempt = claim(job, takeover)
     attempt.env, attempt.hardware, attempt.versions = resolved.env, machine.describe(), machine.versions()
     attempt.changes = [asdict(change) for change in changed]
     return _Session(job, attempt, resolved, allow_change, sink).run()
 
 
 class _Session:
-    """The attempt while it runs. The main thread does all store work; two more only read the trainer's pipes."""
+    """The attempt while it runs. The main thread decides; others read the trainer's pipes, send the outbox, and beat."""
 
     def __init__(
         self, job: Job, attempt: Attempt, resolved: Resolved[JobSpec], allow_change: list[str], sink: ConsoleSink
@@ -74,47 +84,52 @@ class _Session:
         self.asked_at = 0.0
         self.last_error = ""
         self.metrics_changed = False
+        self.superseded = False
+        self.posted: list[Stored] = []
+        self.synced_step = -1
         self.events_sent: dict[str, int] = {}
         self.next_beat = self.next_events = 0.0
         self.began = time.monotonic()
+        self.outbox: Outbox | None = None
+        self.heart = Heart(job, attempt, lambda: self.progress, lambda word: self.lines.put(("heard", word)))
 
     def run(self) -> Reason:
         scratch_root = self.config.hardware.scratch_root
         if scratch_root is not None:
             scratch_root = str(Path(scratch_root).expanduser())
         scratch: Path | None = None
-        store_failed = False
         self._take_signals()
+        self.heart.start()
         try:
             if scratch_root is not None:
                 Path(scratch_root).mkdir(parents=True, exist_ok=True)
             self._clear_leftovers(Path(scratch_root or tempfile.gettempdir()))
             scratch = Path(tempfile.mkdtemp(prefix=f"lastrun-{self.job.id}-{self.attempt.id}-", dir=scratch_root))
+            self.outbox = Outbox(self.job.store, scratch / "outbox", lambda word: self.lines.put(("note", word)), self._sent)
             for note in self.notes:
                 self._say(note)
             reason, message = self._train(scratch)
         except StoreError as error:
-            store_failed = True
             reason, message = (Reason.OUT_OF_DISK if _disk_full(error.__cause__) else Reason.STORE_UNREACHABLE), str(error)
         except OSError as error:
             reason = Reason.OUT_OF_DISK if _disk_full(error) else Reason.TRAINER_ERROR
             message = f"{error.filename or scratch_root or 'scratch'}: {error.strerror or error}"
         finally:
             self._kill_trainer()
-        if store_failed and scratch is not None:
-            message += f"; what the store does not have yet is in {scratch}"
-        self._finish(reason, message)
-        if scratch is not None and not store_failed:
+        reason = self._finish(reason, message)
+        self.heart.stop()
+        if self.outbox is not None:
+            self.outbox.close()
+        if scratch is not None and not waiting(scratch / "outbox"):
             shutil.rmtree(scratch, ignore_errors=True)
         return reason
 
     def _clear_leftovers(self, folder: Path) -> None:
-        """Delete the files of this job's attempts that were killed here, and so could not do it themselves."""
-        for attempt in self.job.attempts():
-            if not attempt.open or self.job.alive(attempt):
-                continue
-            for leftover in folder.glob(f"lastrun-{self.job.id}-{attempt.id}-*"):
-                shutil.rmtree(leftover, ignore_errors=True)
+        """Send what this job's attempts that were killed here could not send any more, and delete their files."""
+        for leftover in leftovers(self.job, folder):
+            self._say(f"sending what an earlier attempt left in {leftover}")
+            send_leftovers(self.job.store, leftover / "outbox")
+            shutil.rmtree(leftover, ignore_errors=True)
 
     # --- the trainer ------------------------------------------------------------------------------------------------
 
@@ -126,6 +141,7 @@ class _Session:
             self.attempt.resumed_from = stored.name
             self.attempt.resumed_step, self.attempt.resumed_epoch = stored.manifest.step, stored.manifest.epoch
             self._say(f"going on from checkpoint {stored.name} (epoch {stored.manifest.epoch}, step {stored.manifest.step})")
+        self.attempt.inherited = [stored.name for stored in self.job.checkpoints()]
         self.job.write_attempt(self.attempt)
         config = scratch / "config.json"
         config.write_text(json.dumps(self._trainer_config()))
@@ -153,6 +169,8 @@ class _Session:
         while open_pipes:
             try:
                 kind, line = self.lines.get(timeout=0.2)
+                if self._hear(kind, line):
+                    continue
             except queue.Empty:
                 self._tick(out)
                 continue
@@ -201,17 +219,49 @@ class _Session:
             self.progress["last_epoch"] = event.metrics()
         elif isinstance(event, events.Started):
             self.attempt.data_fingerprint = event.data_fingerprint
-            self.job.write_attempt(self.attempt)
+            self._put(*self.job.attempt_bytes(self.attempt))
         self._emit(event)
 
     def _upload(self, folder: Path) -> None:
         self._send_metrics(folder.parent.parent)  # first: who resumes from a checkpoint finds the history up to it
+        assert self.outbox is not None
         try:
-            stored = self.job.upload_checkpoint(folder, self.attempt)
-        except DamagedCheckpoint:  # pruned by the trainer before we came to it: a newer one is on its way
+            stored = self.job.post_checkpoint(folder, self.attempt, self.outbox)
+        except (DamagedCheckpoint, FileNotFoundError):  # pruned by the trainer already: a newer one is on its way
             return
-        self.progress["synced_step"] = stored.manifest.step
-        self.job.prune_checkpoints(self.config.checkpoint.keep_last)
+        self.posted.append(stored)
+        self.progress["local_step"] = stored.manifest.step
+        # When sending is slow, what the retention rule would delete at once is not sent at all: the backlog stays bounded.
+        for old, keep in zip(self.posted, to_keep([s.manifest for s in self.posted], self.config.checkpoint.keep_last)):
+            if not keep:
+                self.outbox.drop(self.job.key("checkpoints", old.name) + "/")
+        self.posted = [s for s in self.posted if s.manifest.step >= self.synced_step]
+
+    def _sent(self, key: str) -> None:
+        """On the outbox's thread: a checkpoint is whole in the store once its manifest is there."""
+        if not key.endswith(f"/{MANIFEST}"):
+            return
+        step = int(key.split("/")[2].split("-")[0].rstrip("e"))
+        self.synced_step = max(step, self.synced_step)
+        self.progress["synced_step"] = self.synced_step
+        if not self.superseded:
+            with contextlib.suppress(StoreError):  # the next one comes to it
+                self.job.prune_checkpoints(self.config.checkpoint.keep_last)
+
+    def _hear(self, kind: str, line: str | None) -> bool:
+        """What the heart or the outbox has to say; False for the trainer's own words."""
+        if kind == "note":
+            self._say(line or "", "warning")
+        elif kind == "heard" and line == "superseded":
+            self.superseded = True
+            self._ask(Reason.LEASE_LOST)
+            self._kill_trainer()
+        elif kind == "heard":
+            self._say("asked to stop from another terminal or machine")
+            self._ask(Reason.STOP_REQUESTED)
+            if line == "stop now":
+                self._kill_trainer()
+        return kind in ("note", "heard")
 
     def _verdict(self, code: int) -> tuple[Reason, str]:
         """Why it ended, from what was asked, what the trainer said and how its process ended."""
@@ -266,7 +316,7 @@ class _Session:
             self.trainer.kill()
         if now >= self.next_beat:
             self.next_beat = now + HEARTBEAT_SECONDS
-            self.job.write_heartbeat(self.attempt, self.progress)
+            self.progress["lag_seconds"] = round(self.outbox.lag_seconds, 1) if self.outbox else 0.0
             self._send_metrics(out)
             self._send_log()
         if now >= self.next_events:
@@ -276,35 +326,58 @@ class _Session:
     def _send_metrics(self, out: Path) -> None:
         if self.metrics_changed and (out / "metrics.jsonl").exists():
             self.metrics_changed = False
-            self.job.store.put_file(self.job.key("attempts", self.attempt.id, "metrics.jsonl"), out / "metrics.jsonl")
+            self._put(self.job.key("attempts", self.attempt.id, "metrics.jsonl"), (out / "metrics.jsonl").read_bytes())
 
     def _send_log(self) -> None:
         if self.log:
             lines, self.log = self.log, []
             self.log_segment += 1
             key = self.job.key("attempts", self.attempt.id, "log", f"{self.log_segment:06d}.txt")
-            self.job.store.put(key, "".join(lines).encode())
+            self._put(key, "".join(lines).encode())
 
     def _send_events(self, out: Path) -> None:
         for path in sorted((out / "events").glob("*")):
             size = path.stat().st_size
             if self.events_sent.get(path.name) != size:
-                self.job.store.put_file(self.job.key("attempts", self.attempt.id, "events", path.name), path)
+                self._put(self.job.key("attempts", self.attempt.id, "events", path.name), path.read_bytes())
                 self.events_sent[path.name] = size
 
-    def _finish(self, reason: Reason, message: str) -> None:
-        """Write how it ended. What cannot be written any more does not hide why."""
+    def _put(self, key: str, data: bytes) -> None:
+        if self.outbox is not None:
+            self.outbox.put(key, data)
+
+    def _finish(self, reason: Reason, message: str) -> Reason:
+        """Write how it ended, and wait until the store has it all."""
         attempt = self.attempt
         attempt.phase, attempt.ended_at, attempt.reason, attempt.message = "ended", time.time(), reason.value, message
         if self.ended is not None:
             attempt.scores = {name: getattr(self.ended, name) for name in _RESULT_FIELDS}
+            attempt.scores["epoch"] = self.progress.get("last_epoch", {}).get("epoch", attempt.resumed_epoch)
         self._emit(self.ended if self.ended and self.ended.reason == reason.value else Message(f"{reason.value}: {message}"))
+        if self.superseded or self.outbox is None:
+            return reason
         try:
             self._send_log()
-            self.job.write_heartbeat(attempt, self.progress)
-            self.job.write_attempt(attempt)
-        except StoreError as error:
-            self.sink.emit(Message(str(error), "warning"))
+            self._put(*self.job.attempt_bytes(attempt))
+        except OSError as error:
+            self.sink.emit(Message(f"{error.filename}: {error.strerror}", "warning"))
+        if self.outbox.drain(0.5):
+            return reason
+        seconds = self._drain_seconds(reason)
+        self.sink.emit(Message(f"waiting for uploads, {seconds_text(seconds)} at the most"))
+        if self.outbox.drain(seconds):
+            return reason
+        left = f"the store does not have all of it ({self.outbox.error or 'too slow'}); the rest is in {self.outbox.folder}: "
+        self.sink.emit(Message(left + f"lastrun sync {self.job.id} --from {self.outbox.folder} sends it", "warning"))
+        return Reason.STORE_UNREACHABLE
+
+    def _drain_seconds(self, reason: Reason) -> float:
+        """How long the end may wait for the network: a spot machine is gone after 30 s, a session at its limit."""
+        if reason is Reason.PREEMPTED:
+            return 20.0
+        if reason is Reason.TIME_LIMIT:
+            return max(5.0, self.config.hardware.stop_margin - (time.monotonic() - self.asked_at) - 10.0)
+        return 600.0
 
     # --- telling --------------------------------------------------------------------------------------------------------
 

@@ -39,6 +39,8 @@ AllowOption = Annotated[
     typer.Option("--allow-change", metavar="KEY", help="a key that may change although it decides learning (data: the clips)"),
 ]
 
+TakeoverOption = Annotated[bool, typer.Option("--takeover", help="take the job from an attempt that still seems to run")]
+
 
 @app.command()
 def submit(
@@ -84,6 +86,7 @@ def resume(
     env: EnvOption = None,
     set_: SetOption = None,
     allow_change: AllowOption = None,
+    takeover: TakeoverOption = False,
     store: StoreOption = None,
     detach: DetachOption = False,
     json: JsonOption = False,
@@ -104,14 +107,16 @@ def resume(
         )
     if state is State.SUCCEEDED:
         raise UsageError(f"{found.id} is complete: there is nothing to go on with; lastrun status {found.id} shows its result")
-    if state is State.RUNNING and attempt is not None:
-        raise ClaimedError(f"{found.id} is being run by {attempt}; lastrun status {found.id} follows it")
+    if state is State.RUNNING and attempt is not None and not takeover:
+        raise ClaimedError(
+            f"{found.id} is being run by {attempt}; lastrun status {found.id} follows it, --takeover takes it over"
+        )
     launcher = make_launcher(resolved.config.run.launcher)
     launcher.preflight()
     if not json:
         print(f"job: {found.uri}")
         console.print_changes(changes)
-    arguments = [] if env is None else ["--env", env]
+    arguments = [*(["--takeover"] if takeover else []), *([] if env is None else ["--env", env])]
     for word in set_ or []:
         arguments += ["--set", word]
     for word in allow_change or []:
@@ -198,12 +203,97 @@ def logs(job: JobArgument, store: StoreOption = None, json: JsonOption = False) 
         sys.stdout.write(piece)
 
 
+@app.command()
+def stop(
+    job: JobArgument,
+    now: Annotated[bool, typer.Option("--now", help="at once, without saving")] = False,
+    store: StoreOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Ask a job to save and stop, wherever it runs."""
+    from runner import console
+    from runner.errors import State, UsageError
+    from runner.job import find_job
+
+    found = find_job(job, store)
+    state, attempt, _ = found.state()
+    if state is not State.RUNNING or attempt is None:
+        raise UsageError(f"{found.id} is {state.value}: there is nothing to stop")
+    found.ask_to_stop(now)
+    if json:
+        console.print_json("stop", {"id": found.id, "asked": "now" if now else "save"})
+    else:
+        print(f"asked {attempt} to stop; lastrun status {found.id} tells when it has")
+
+
+@app.command()
+def pull(
+    job: JobArgument,
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="folder to put the checkpoint in")],
+    best: Annotated[bool, typer.Option("--best", help="the best by test top-1 instead of the newest")] = False,
+    step: Annotated[int | None, typer.Option("--step", metavar="N", help="the one of step N")] = None,
+    store: StoreOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Download a checkpoint: the newest, the best, or that of a step; whole or not at all."""
+    from runner import console
+    from runner.job import find_job
+    from runner.transfer import pull_checkpoint
+
+    name = pull_checkpoint(find_job(job, store), destination, best=best, step=step)
+    if json:
+        console.print_json("pull", {"checkpoint": name, "path": str(destination)})
+    else:
+        print(f"{destination}: checkpoint {name}")
+
+
+@app.command()
+def sync(
+    job: JobArgument,
+    from_: Annotated[Path | None, typer.Option("--from", metavar="DIR", help="the outbox that the attempt named")] = None,
+    store: StoreOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Send what an attempt on this machine could not send before it ended."""
+    from runner import console
+    from runner.job import find_job
+    from runner.transfer import sync_job
+
+    sent = sync_job(find_job(job, store), from_)
+    if json:
+        console.print_json("sync", {"sent": sent})
+    else:
+        print(f"{sent} objects sent" if sent else "nothing was waiting")
+
+
+@app.command()
+def rm(
+    job: JobArgument,
+    store: StoreOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Delete a job and all that the store keeps of it."""
+    from runner import console
+    from runner.errors import State, UsageError
+    from runner.job import find_job
+
+    found = find_job(job, store)
+    if found.state()[0] is State.RUNNING:
+        raise UsageError(f"{found.id} is running: lastrun stop {found.id} first")
+    count = found.delete()
+    if json:
+        console.print_json("rm", {"id": found.id, "objects": count})
+    else:
+        print(f"{found.id} deleted ({count} objects)")
+
+
 @app.command(hidden=True)
 def attempt(
     job_uri: Annotated[str, typer.Argument(metavar="JOB-URI")],
     env: EnvOption = None,
     set_: SetOption = None,
     allow_change: AllowOption = None,
+    takeover: TakeoverOption = False,
 ) -> None:
     """Run one attempt of a job on this machine; launchers call this."""
     from last_e.console import ConsoleSink
@@ -213,7 +303,7 @@ def attempt(
 
     store, job_id = StoreUri.parse(job_uri).parent()
     with ConsoleSink() as sink:
-        reason = run_attempt(Job(open_store(store), job_id), env, set_ or [], allow_change or [], sink)
+        reason = run_attempt(Job(open_store(store), job_id), env, set_ or [], allow_change or [], sink, takeover)
     raise typer.Exit(reason.ending.exit_code)
 
 

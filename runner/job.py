@@ -21,9 +21,10 @@ from last_e.metrics import read_metrics
 from runner import machine
 from runner.errors import MissingKeyError, NoSuchJobError, Reason, State, StoreError, UsageError
 from runner.store import Store, StoreUri, default_store, open_store
+from runner.sync import Outbox
 
 FORMAT = 1
-HEARTBEAT_SECONDS = 3.0
+HEARTBEAT_SECONDS = 5.0
 EXPIRY_SECONDS = 60.0
 _ID = re.compile(r"[a-z0-9][a-z0-9-]{0,80}")
 
@@ -45,6 +46,10 @@ class Attempt:
     versions: dict[str, str] = field(default_factory=dict)
     hardware: dict[str, Any] = field(default_factory=dict)
     changes: list[dict[str, Any]] = field(default_factory=list)
+    supersedes: list[str] = field(default_factory=list)
+    """Attempts that had not ended when this one took the job; whatever they still write is not followed."""
+    inherited: list[str] | None = None
+    """Checkpoints that were there when this one began: of earlier attempts, only these are followed from then on."""
     resumed_from: str | None = None
     resumed_step: int = 0
     resumed_epoch: int = 0
@@ -131,6 +136,13 @@ class Job:
         """A key of this job."""
         return "/".join((self.id, *parts))
 
+    def delete(self) -> int:
+        """Delete everything; the record goes first, so that what is left of a cut deletion is no job. Returns how many."""
+        keys = [entry.key for entry in self.store.scan(f"{self.id}/")]
+        keys.sort(key=lambda key: key != self.key("job.json"))
+        self.store.delete(keys)
+        return len(keys)
+
     # --- attempts -------------------------------------------------------------------------------------------------
 
     def attempts(self) -> list[Attempt]:
@@ -152,7 +164,23 @@ class Job:
 
     def write_attempt(self, attempt: Attempt) -> None:
         """Write an attempt's own record."""
-        self.store.put(self.key("attempts", attempt.id, "attempt.json"), _dump(asdict(attempt)))
+        self.store.put(*self.attempt_bytes(attempt))
+
+    def attempt_bytes(self, attempt: Attempt) -> tuple[str, bytes]:
+        """Key and content of an attempt's record."""
+        return self.key("attempts", attempt.id, "attempt.json"), _dump(asdict(attempt))
+
+    def ask_to_stop(self, now: bool) -> None:
+        """Ask whoever runs the job to save and leave, or to leave at once."""
+        self.store.put(self.key("requests", f"{secrets.token_hex(8)}.json"), _dump({"stop": "now" if now else "save"}))
+
+    def requests(self) -> dict[str, str]:
+        """Every stop request that was ever made: its key and ``now`` or ``save``."""
+        found = {}
+        for entry in self.store.scan(self.key("requests") + "/"):
+            values = self._json(*entry.key.split("/")[1:])
+            found[entry.key] = str(values.get("stop"))
+        return found
 
     def write_heartbeat(self, attempt: Attempt, progress: dict[str, Any]) -> None:
         """Tell that an attempt lives, and how far it is."""
@@ -179,6 +207,8 @@ class Job:
         attempts = self.attempts()
         if not attempts:
             return State.QUEUED, None, None
+        superseded = {old for attempt in attempts for old in attempt.supersedes}
+        attempts = [attempt for attempt in attempts if attempt.id not in superseded]
         attempt = next((a for a in attempts if self.alive(a)), attempts[-1])
         if attempt.reason is not None:
             reason = Reason(attempt.reason)
@@ -200,16 +230,25 @@ class Job:
                 continue
             if "-" in name:
                 found.append(Stored(name, manifest))
-        return sorted(found, key=lambda stored: stored.order)
+        followed = self._followed()
+        return sorted((stored for stored in found if followed(stored)), key=lambda stored: stored.order)
 
-    def upload_checkpoint(self, folder: Path, attempt: Attempt) -> Stored:
-        """Store a whole checkpoint, its manifest last."""
+    def _followed(self) -> Callable[[Stored], bool]:
+        """Whether a checkpoint counts: an old writer that comes back after another attempt has begun changes nothing."""
+        newest = next((a for a in reversed(self.attempts()) if a.inherited is not None and a.phase != "claiming"), None)
+        if newest is None:
+            return lambda stored: True
+        names = set(newest.inherited or [])
+        return lambda stored: stored.name in names or stored.attempt >= newest.id
+
+    def post_checkpoint(self, folder: Path, attempt: Attempt, outbox: Outbox) -> Stored:
+        """Have a whole checkpoint sent, its manifest last."""
         manifest = verify(folder)
         # An end of epoch may be stored twice by one attempt, before and after its test.
         name = f"{manifest.step:08d}{'e' if manifest.evaluated else ''}-{attempt.id}"
         for file in manifest.files:
-            self.store.put_file(self.key("checkpoints", name, file), folder / file)
-        self.store.put(self.key("checkpoints", name, MANIFEST), manifest.to_json().encode())
+            outbox.put_file(self.key("checkpoints", name, file), folder / file)
+        outbox.put(self.key("checkpoints", name, MANIFEST), manifest.to_json().encode())
         return Stored(name, manifest)
 
     def fetch_newest_checkpoint(self, folder: Path, say: Callable[[str], None]) -> tuple[Path, Stored] | None:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import threading
 import time
+from collections.abc import Callable
+from typing import Any
 
 from runner import machine
-from runner.errors import ClaimedError
-from runner.job import EXPIRY_SECONDS, Attempt, Job
+from runner.errors import ClaimedError, StoreError
+from runner.job import EXPIRY_SECONDS, HEARTBEAT_SECONDS, Attempt, Job
 
 _POLL_SECONDS = 0.2
 
 
-def claim(job: Job) -> Attempt:
-    """Start an attempt, if nobody else is at it.
+def claim(job: Job, takeover: bool = False) -> Attempt:
+    """Start an attempt, if nobody else is at it; with ``takeover`` also if somebody is, who is then superseded.
 
     Write the claim, list the others, step back if one runs already or claims with a smaller id; then say that this one
     runs and look again. Whoever writes later sees the earlier, so of two at the same moment at least one sees the other.
@@ -32,6 +35,7 @@ def claim(job: Job) -> Attempt:
         started_at=time.time(),
         host=socket.gethostname(),
     )
+    attempt.supersedes = [other.id for other in job.attempts() if other.open and (takeover or not job.alive(other))]
     job.write_attempt(attempt)
     for other in _others(job, attempt):
         if other.phase == "running" or other.id < attempt.id:
@@ -47,10 +51,43 @@ def claim(job: Job) -> Attempt:
 
 
 def _others(job: Job, mine: Attempt) -> list[Attempt]:
-    return [other for other in job.attempts() if other.id != mine.id and job.alive(other)]
+    return [other for other in job.attempts() if other.id not in (mine.id, *mine.supersedes) and job.alive(other)]
 
 
 def _step_back(job: Job, attempt: Attempt, other: Attempt) -> None:
     attempt.phase = "withdrawn"
     job.write_attempt(attempt)
     raise ClaimedError(f"{job.id} is being run by {other}; lastrun status {job.id} follows it")
+
+
+class Heart(threading.Thread):
+    """Tells every few seconds that an attempt lives, and listens: has another taken the job, has somebody asked to stop?
+
+    A store that does not answer is asked again at the next beat; it stops nothing.
+    """
+
+    def __init__(self, job: Job, attempt: Attempt, progress: Callable[[], dict[str, Any]], hear: Callable[[str], None]) -> None:
+        super().__init__(name="heart", daemon=True)
+        self._job, self._attempt, self._progress, self._hear = job, attempt, progress, hear
+        self._over = threading.Event()
+        self._old_requests = set(job.requests())
+
+    def run(self) -> None:
+        """``hear`` is called with ``superseded``, ``stop`` or ``stop now``, from this thread."""
+        while not self._over.is_set():
+            try:
+                if any(self._attempt.id in other.supersedes and other.phase != "claiming" for other in self._job.attempts()):
+                    self._hear("superseded")
+                    return
+                self._job.write_heartbeat(self._attempt, self._progress())
+                for key, how in self._job.requests().items():
+                    if key not in self._old_requests:
+                        self._old_requests.add(key)
+                        self._hear("stop now" if how == "now" else "stop")
+            except StoreError:
+                pass
+            self._over.wait(HEARTBEAT_SECONDS)
+
+    def stop(self) -> None:
+        """No more beats."""
+        self._over.set()

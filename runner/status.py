@@ -44,7 +44,7 @@ def job_summary(job: Job) -> dict[str, Any]:
     state, attempt, _ = job.state()
     last = (job.heartbeat(attempt).get("last_epoch") or {}) if attempt else {}
     scores = attempt.scores if attempt else {}
-    epoch = max(last.get("epoch") or 0, attempt.resumed_epoch if attempt else 0)
+    epoch = max(last.get("epoch") or 0, scores.get("epoch") or 0, attempt.resumed_epoch if attempt else 0)
     best = [top1 for top1 in (scores.get("best_top1"), last.get("test_top1")) if top1 is not None]
     return {
         "id": job.id,
