@@ -71,10 +71,14 @@ def load(folder: Path) -> tuple[dict[str, Any], Manifest]:
         DamagedCheckpoint: it is not.
     """
     about = manifest.verify(folder)
+    if not {STATE, CONFIG} <= about.files.keys():
+        raise DamagedCheckpoint(f"its manifest does not name {STATE} and {CONFIG}")
     try:
         state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError) as error:
         raise DamagedCheckpoint(f"{STATE} cannot be read ({one_line(error)})") from None
+    if not isinstance(state, dict):
+        raise DamagedCheckpoint(f"{STATE} holds no training state")
     return state, about
 
 

@@ -17,7 +17,7 @@ from last_e.console import ConsoleSink
 from last_e.events import Ended, JsonLines, Message, Sink
 from last_e.layers import Resolved, resolve
 from last_e.manifest import DamagedCheckpoint, newest_whole
-from last_e.problems import ConfigError, Origin, Problem, nearest
+from last_e.problems import ConfigError, Origin, Problem, nearest, show
 from last_e.reading import Entry, Layer, flat_items, parse_value, set_layer
 from last_e.resume import changes, refuse_pinned
 from last_e.stop import INTERRUPTED_TWICE, Stop
@@ -131,7 +131,10 @@ def _resolve(args: argparse.Namespace, unknown: list[str], resume: Path | None) 
     layers = [flags, settings]
     before: dict[str, Any] = {}
     if resume is not None:
-        before = dict(flat_items(json.loads((resume / CONFIG).read_bytes())))
+        try:
+            before = dict(flat_items(json.loads((resume / CONFIG).read_bytes())))
+        except (OSError, ValueError, AttributeError) as error:
+            raise DamagedCheckpoint(_damaged(resume, DamagedCheckpoint(f"{CONFIG}: {one_line(error)}"))) from None
         origin = Origin(str(resume / CONFIG))
         layers.insert(0, {k: Entry(value, origin) for k, value in before.items() if k.split(".")[0] in PINNED_SECTIONS})
     resolved = resolve(layers, TrainConfig, [*problems, *set_problems])
@@ -147,8 +150,14 @@ def _find_checkpoint(text: str) -> Path:
         ConfigError: there is nothing there.
     """
     path = expand(text)
-    if path.is_file():
-        path = path.parent
+    try:
+        if path.is_file():
+            path = path.parent
+        path.exists()
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            [Problem("--resume", show(text), one_line(error), "a checkpoint's folder or a run's folder")]
+        ) from None
     if (path / manifest.MANIFEST).exists() or path.name.startswith("step-"):
         try:
             manifest.verify(path)

@@ -36,6 +36,9 @@ Width = Annotated[int, Field(ge=1, le=4096)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
+PathText = Annotated[str, Field(min_length=1, max_length=4000, pattern=r"^[^\x00-\x1f\x7f]+$")]
+
+
 class Section(BaseModel):
     """Base of every section: unknown keys, loose types, NaN and infinity are refused; values never change."""
 
@@ -98,7 +101,7 @@ class TrainingConfig(Section):
 class DataConfig(Section):
     """The data set (``configs/data/``) and where its file is."""
 
-    uri: str | None = Field(None, min_length=1, description="the prepared file; default: FILE in hardware.data_root")
+    uri: PathText | None = Field(None, description="the prepared file; default: FILE in hardware.data_root")
     num_classes: Annotated[int, Field(ge=2, le=100_000)] = Field(description="number of action classes")
     splits: list[str] = Field(description="splits that this data set knows")
     file: str | None = Field(None, description="file name looked for when data.uri is not set")
@@ -121,9 +124,9 @@ class HardwareConfig(Section):
     micro_batch: Count | None = Field(None, description="most clips in one forward pass; default: batch_size")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train")
     cpu_threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(None, description="default: the cores allowed")
-    data_root: str = Field(min_length=1, description="folder of prepared data files")
-    scratch_root: str | None = Field(None, min_length=1, description="folder for a running attempt's files")
-    output_root: str = Field(min_length=1, description="folder of runs that are started without the job runner")
+    data_root: PathText = Field(description="folder of prepared data files")
+    scratch_root: PathText | None = Field(None, description="folder for a running attempt's files")
+    output_root: PathText = Field(description="folder of runs that are started without the job runner")
     session_limit: Duration | None = Field(None, description="the session ends after this time")
     stop_margin: Duration = Field(600, description="stop this long before the limit, to save and upload")
 

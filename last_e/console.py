@@ -14,6 +14,7 @@ from rich.progress import Progress as RichProgress
 
 from last_e import events
 from last_e.events import Event
+from last_e.text import plain
 
 SECONDS_BETWEEN_LINES = 20.0
 
@@ -45,16 +46,22 @@ class ConsoleSink:
     def emit(self, event: Event) -> None:
         """Show one event."""
         with self._lock:
-            if isinstance(event, events.Progress):
-                self._progress(event)
-                return
-            if isinstance(event, events.Ended):
-                self.close()
-            text = events.describe(event)
-            if text is not None:
-                warning = isinstance(event, events.Message) and event.level == "warning"
-                self.console.print(text, style="yellow" if warning else None, markup=False)
-                self._last_line = time.monotonic()
+            try:
+                self._show(event)
+            except OSError:  # a full disk behind `> log` is no reason to stop training
+                self.console.quiet = True
+
+    def _show(self, event: Event) -> None:
+        if isinstance(event, events.Progress):
+            self._progress(event)
+            return
+        if isinstance(event, events.Ended):
+            self.close()
+        text = events.describe(event)
+        if text is not None:
+            warning = isinstance(event, events.Message) and event.level == "warning"
+            self.console.print(plain(text), style="yellow" if warning else None, markup=False)
+            self._last_line = time.monotonic()
 
     def close(self) -> None:
         """Take the bar off the screen."""

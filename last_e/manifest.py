@@ -27,7 +27,7 @@ class DamagedCheckpoint(RuntimeError):
 class File(Section):
     """A file of a checkpoint."""
 
-    size: int = Field(ge=0)
+    size: int = Field(ge=0, le=10**12)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
@@ -38,17 +38,17 @@ class Manifest(Section):
     """What a checkpoint holds."""
 
     format: Literal[1] = 1
-    step: int = Field(ge=0)
-    epoch: int = Field(ge=0, description="whole epochs behind it")
+    step: int = Field(ge=0, le=10**12)
+    epoch: int = Field(ge=0, le=10**9, description="whole epochs behind it")
     evaluated: bool = Field(description="an epoch ends at this step and has been tested")
     milestone: bool = Field(False, description="kept for good: every save_interval-th epoch, and the last")
     test_top1: Annotated[float, Field(ge=0, le=1)] | None = None
     files: dict[FileName, File] = Field({}, description="file name to size and sha256")
 
     @property
-    def order(self) -> tuple[int, bool]:
-        """Later in training is larger."""
-        return self.step, self.evaluated
+    def order(self) -> tuple[int, int, bool]:
+        """Later in training is larger. Epochs first: after an allowed change of the batch, steps have another length."""
+        return self.epoch, self.step, self.evaluated
 
     def to_json(self) -> str:
         """The text of the manifest file: the fields and their own sha256."""

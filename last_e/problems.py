@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from last_e.text import plain
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -32,7 +34,7 @@ class Problem:
 
     def __str__(self) -> str:
         place = self.origin if self.key == "-" else f"{self.origin}: {self.key}"
-        return f"{place}: found {self.found}; allowed: {self.allowed}"
+        return plain(f"{place}: found {self.found}; allowed: {self.allowed}").replace("\n", "\\n")
 
 
 class ConfigError(ValueError):

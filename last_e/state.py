@@ -90,7 +90,9 @@ class State:
             self.totals = Totals(**state["totals"])
             self.best_top1, self.best_epoch = state["best_top1"], state["best_epoch"]
             self.last = None if state["last"] is None else Scores(*state["last"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            if not (isinstance(self.step, int) and isinstance(self.bad_in_a_row, int) and self.step >= 0):
+                raise ValueError("a number is of another kind")
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError, IndexError) as error:
             raise DamagedCheckpoint(f"it does not fit this model ({one_line(error)})") from None
         return warning
 

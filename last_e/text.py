@@ -26,6 +26,11 @@ def number(value: float | None, spec: str = ".4f") -> str:
     return "-" if value is None else format(value, spec)
 
 
+def plain(text: str) -> str:
+    """Text whose control characters are made visible: what a store or a file holds must not steer a terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape", "replace").decode() for c in text)
+
+
 def one_line(error: BaseException) -> str:
     """An error's message on one line, its kind where it has none."""
     lines = str(error).strip().splitlines()

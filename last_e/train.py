@@ -62,12 +62,20 @@ def run(config: TrainConfig, out: Path, resume: Path | None, sink: Sink, stop: S
     model = LastE(config.model, config.data.num_classes).to(device)
     state = State(model, build_optimizer(model, config.training), torch.amp.GradScaler(device.type, enabled=precision.scaled))
     if resume is not None:
-        stored, _ = checkpoint.load(resume)
+        stored, about = checkpoint.load(resume)
         if stored.get("data") != fingerprint and not new_data:
             raise DataChanged(f"{config.dataset}: the clips are not those that the run began with (their sha256 differs)")
         warning = state.restore(stored)
         if warning is not None:
             sink.emit(Message(warning, "warning"))
+        if stored.get("steps_per_epoch") != train.steps:
+            # Another batch was allowed: steps have another length now, so the epoch that was begun begins anew.
+            state.step, state.evaluated, state.totals = about.epoch * train.steps, True, Totals()
+            sink.emit(
+                Message(
+                    f"an epoch has {train.steps} steps now: going on from the beginning of epoch {about.epoch + 1}", "warning"
+                )
+            )
 
     def saved(path: Path, about: Manifest) -> None:
         sink.emit(CheckpointSaved(str(path), about.step, about.epoch))
@@ -214,7 +222,7 @@ class Session:
             milestone=milestone,
             test_top1=state.last.top1 if at_end and state.last is not None else None,
         )
-        self.writer.submit(state.to_dict(self.fingerprint), self.config_json, about)
+        self.writer.submit({**state.to_dict(self.fingerprint), "steps_per_epoch": self.train.steps}, self.config_json, about)
         self.saved_at, self.saved_time = (state.step, state.evaluated), time.monotonic()
 
     def _stopped(self) -> Ended:

@@ -25,11 +25,11 @@ from last_e.console import ConsoleSink
 from last_e.events import Message, describe, parse_event
 from last_e.layers import Resolved
 from last_e.manifest import MANIFEST, DamagedCheckpoint, to_keep
-from last_e.text import seconds_text
+from last_e.text import expand, seconds_text
 from runner import machine
 from runner.errors import Exit, Reason, State, StoreError, UsageError
 from runner.job import HEARTBEAT_SECONDS, Attempt, Job, Stored
-from runner.lease import Heart, claim
+from runner.lease import Heart, claim, superseded
 from runner.resolve import resolve_attempt
 from runner.spec import JobSpec
 from runner.sync import Outbox, leftovers, send_leftovers, waiting
@@ -60,18 +60,38 @@ def run_attempt(
     state, _, _ = job.state()
     if state is State.SUCCEEDED:
         raise UsageError(f"{job.id} is complete; lastrun status {job.id} shows its result")
+    scratch_root = _scratch_root(resolved.config)
     attempt = claim(job, takeover)
     attempt.env, attempt.hardware, attempt.versions = resolved.env, machine.describe(), machine.versions()
     attempt.changes = [asdict(change) for change in changed]
-    return _Session(job, attempt, resolved, allow_change, sink).run()
+    return _Session(job, attempt, resolved, allow_change, sink, scratch_root).run()
+
+
+def _scratch_root(config: JobSpec) -> Path:
+    """The folder for the attempt's files, seen to be usable before the job is claimed."""
+    root = expand(config.hardware.scratch_root or tempfile.gettempdir())
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root):
+            return root
+    except OSError as error:
+        hint = "set another with --set hardware.scratch_root=FOLDER"
+        raise UsageError(f"hardware.scratch_root: {root}: {error.strerror or error}; {hint}") from None
 
 
 class _Session:
     """The attempt while it runs. The main thread decides; others read the trainer's pipes, send the outbox, and beat."""
 
     def __init__(
-        self, job: Job, attempt: Attempt, resolved: Resolved[JobSpec], allow_change: list[str], sink: ConsoleSink
+        self,
+        job: Job,
+        attempt: Attempt,
+        resolved: Resolved[JobSpec],
+        allow_change: list[str],
+        sink: ConsoleSink,
+        scratch_root: Path,
     ) -> None:
+        self.scratch_root = scratch_root
         self.job, self.attempt, self.config = job, attempt, resolved.config
         self.allow_change, self.sink, self.notes = allow_change, sink, resolved.notes
         self.lines: queue.Queue[tuple[str, str | None]] = queue.Queue()
@@ -94,17 +114,12 @@ class _Session:
         self.heart = Heart(job, attempt, lambda: self.progress, lambda word: self.lines.put(("heard", word)))
 
     def run(self) -> Reason:
-        scratch_root = self.config.hardware.scratch_root
-        if scratch_root is not None:
-            scratch_root = str(Path(scratch_root).expanduser())
         scratch: Path | None = None
         self._take_signals()
         self.heart.start()
         try:
-            if scratch_root is not None:
-                Path(scratch_root).mkdir(parents=True, exist_ok=True)
-            self._clear_leftovers(Path(scratch_root or tempfile.gettempdir()))
-            scratch = Path(tempfile.mkdtemp(prefix=f"lastrun-{self.job.id}-{self.attempt.id}-", dir=scratch_root))
+            self._clear_leftovers(self.scratch_root)
+            scratch = Path(tempfile.mkdtemp(prefix=f"lastrun-{self.job.id}-{self.attempt.id}-", dir=self.scratch_root))
             self.outbox = Outbox(self.job.store, scratch / "outbox", lambda word: self.lines.put(("note", word)), self._sent)
             for note in self.notes:
                 self._say(note)
@@ -113,9 +128,13 @@ class _Session:
             reason, message = (Reason.OUT_OF_DISK if _disk_full(error.__cause__) else Reason.STORE_UNREACHABLE), str(error)
         except OSError as error:
             reason = Reason.OUT_OF_DISK if _disk_full(error) else Reason.TRAINER_ERROR
-            message = f"{error.filename or scratch_root or 'scratch'}: {error.strerror or error}"
+            message = f"{error.filename or self.scratch_root}: {error.strerror or error}"
         finally:
             self._kill_trainer()
+        with contextlib.suppress(StoreError):  # it may have happened since the last beat
+            self.superseded = self.superseded or superseded(self.job, self.attempt)
+        if self.superseded:
+            reason, message = Reason.LEASE_LOST, "another attempt has taken the job; nothing more was sent"
         reason = self._finish(reason, message)
         self.heart.stop()
         if self.outbox is not None:
@@ -134,8 +153,21 @@ class _Session:
     # --- the trainer ------------------------------------------------------------------------------------------------
 
     def _train(self, scratch: Path) -> tuple[Reason, str]:
+        """Train from the newest checkpoint that the trainer can make something of."""
+        self.job.sweep_unfinished()
+        bad: set[str] = set()
+        while True:
+            self.ended = None
+            reason, message = self._train_once(scratch, bad)
+            if self.ended is None or self.ended.reason != "checkpoint_damaged" or self.attempt.resumed_from is None:
+                return reason, message
+            bad.add(self.attempt.resumed_from)
+            self._say(f"skipping checkpoint {self.attempt.resumed_from}: {message}", "warning")
+            self.attempt.resumed_from, self.attempt.resumed_step, self.attempt.resumed_epoch = None, 0, 0
+
+    def _train_once(self, scratch: Path, bad: set[str]) -> tuple[Reason, str]:
         out = scratch / "run"
-        fetched = self.job.fetch_newest_checkpoint(scratch / "from", lambda word: self._say(word, "warning"))
+        fetched = self.job.fetch_newest_checkpoint(scratch / "from", lambda word: self._say(word, "warning"), bad)
         if fetched is not None:
             _, stored = fetched
             self.attempt.resumed_from = stored.name
@@ -162,6 +194,8 @@ class _Session:
             errors="replace",
             start_new_session=True,
         )
+        if self.asked is not None:  # asked while it was being started
+            self.trainer.send_signal(signal.SIGTERM)
         assert self.trainer.stdout is not None
         assert self.trainer.stderr is not None
         readers = [self._read("event", self.trainer.stdout), self._read("text", self.trainer.stderr)]
@@ -234,7 +268,7 @@ class _Session:
         # When sending is slow, what the retention rule would delete at once is not sent at all: the backlog stays bounded.
         for old, keep in zip(self.posted, to_keep([s.manifest for s in self.posted], self.config.checkpoint.keep_last)):
             if not keep:
-                self.outbox.drop(self.job.key("checkpoints", old.name) + "/")
+                self.outbox.drop([self.job.key("checkpoints", old.name, name) for name in (*old.manifest.files, MANIFEST)])
         self.posted = [s for s in self.posted if s.manifest.step >= self.synced_step]
 
     def _sent(self, key: str) -> None:
@@ -272,6 +306,8 @@ class _Session:
             if stopped and self.asked is not None:
                 reason = self.asked
             return reason, self.ended.message
+        if self.asked is not None and code < 0:
+            return self.asked, "the trainer was ended before it could save; the last checkpoint stands"
         if code < 0:
             name = signal.Signals(-code).name
             hint = " (by the system, when memory runs out, or by hand)" if code == -signal.SIGKILL else ""

@@ -192,6 +192,7 @@ def status(job: JobArgument, store: StoreOption = None, json: JsonOption = False
 @app.command()
 def logs(job: JobArgument, store: StoreOption = None, json: JsonOption = False) -> None:
     """Print the log of all attempts of a job."""
+    from last_e.text import plain
     from runner import console
     from runner.job import find_job
 
@@ -200,7 +201,7 @@ def logs(job: JobArgument, store: StoreOption = None, json: JsonOption = False) 
         console.print_json("logs", {"id": found.id, "lines": "".join(found.log()).splitlines()})
         return
     for piece in found.log():
-        sys.stdout.write(piece)
+        sys.stdout.write(plain(piece))
 
 
 @app.command()
@@ -329,6 +330,7 @@ def _run_app(call: Callable[[], Any]) -> NoReturn:
         raise SystemExit(0) from None
     except Exception as error:
         from last_e.problems import ConfigError
+        from last_e.text import plain
         from runner.errors import Exit, LastrunError
 
         if isinstance(error, ConfigError):
@@ -336,8 +338,11 @@ def _run_app(call: Callable[[], Any]) -> NoReturn:
                 print(f"error: {problem}", file=sys.stderr)
             raise SystemExit(int(Exit.USAGE)) from None
         if isinstance(error, LastrunError):
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {plain(str(error))}", file=sys.stderr)
             raise SystemExit(int(error.exit_code)) from None
+        if isinstance(error, OSError):
+            print(f"error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+            raise SystemExit(int(Exit.FAILED)) from None
         raise
     raise SystemExit(0)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from last_e.problems import Origin, show
-from last_e.text import number, percent, seconds_text
+from last_e.text import number, percent, plain, seconds_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -65,11 +65,11 @@ def print_jobs(jobs: list[dict[str, Any]], store: str, total: int) -> None:
     table = _table("job", "state", "epoch", "best top-1", "env", "created")
     for job in jobs:
         if "error" in job:
-            table.add_row(job["id"], "[red]unreadable[/red]", "", "", "", job["error"])
+            table.add_row(job["id"], "[red]unreadable[/red]", "", "", "", _plain(job["error"]))
             continue
         epoch = f"{job['epoch']}/{job['epochs']}"
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(job["created_at"]))
-        table.add_row(job["id"], _coloured(job["state"]), epoch, percent(job["best_top1"]), job["env"] or "-", when)
+        table.add_row(job["id"], _coloured(job["state"]), epoch, percent(job["best_top1"]), _plain(job["env"] or "-"), when)
     console.print(table)
     if total > len(jobs):
         console.print(f"the newest {len(jobs)} of {total}; more with --limit")
@@ -127,4 +127,4 @@ def _coloured(state: str) -> str:
 
 def _plain(text: str) -> str:
     """Text that may hold brackets, for a place where markup is read."""
-    return text.replace("[", r"\[")
+    return plain(text).replace("[", r"\[")

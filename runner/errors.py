@@ -48,6 +48,10 @@ class MissingKeyError(StoreError):
     """The store holds nothing under a key."""
 
 
+class DamagedObjectError(StoreError):
+    """An object of the store is not what was written, or cannot be read though the others can."""
+
+
 class ClaimedError(LastrunError):
     """Another attempt is at work on the job."""
 

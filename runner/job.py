@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 from last_e.manifest import MANIFEST, DamagedCheckpoint, Manifest, to_keep, verify
 from last_e.metrics import read_metrics
 from runner import machine
-from runner.errors import MissingKeyError, NoSuchJobError, Reason, State, StoreError, UsageError
+from runner.errors import DamagedObjectError, MissingKeyError, NoSuchJobError, Reason, State, StoreError, UsageError
 from runner.store import Store, StoreUri, default_store, open_store
 from runner.sync import Outbox
 
@@ -246,28 +247,53 @@ class Job:
         manifest = verify(folder)
         # An end of epoch may be stored twice by one attempt, before and after its test.
         name = f"{manifest.step:08d}{'e' if manifest.evaluated else ''}-{attempt.id}"
-        for file in manifest.files:
-            outbox.put_file(self.key("checkpoints", name, file), folder / file)
+        keys = [self.key("checkpoints", name, file) for file in manifest.files]
+        try:
+            for key, file in zip(keys, manifest.files):
+                outbox.put_file(key, folder / file)
+        except FileNotFoundError:
+            outbox.drop(keys)
+            raise
         outbox.put(self.key("checkpoints", name, MANIFEST), manifest.to_json().encode())
         return Stored(name, manifest)
 
-    def fetch_newest_checkpoint(self, folder: Path, say: Callable[[str], None]) -> tuple[Path, Stored] | None:
-        """Download the newest checkpoint whose bytes are what was written; a damaged one is skipped with a word."""
+    def fetch_newest_checkpoint(
+        self, folder: Path, say: Callable[[str], None], bad: Collection[str] = ()
+    ) -> tuple[Path, Stored] | None:
+        """Download the newest checkpoint whose bytes are what was written; a damaged one is skipped with a word.
+
+        ``bad`` names those that the trainer could make nothing of.
+        """
         for stored in reversed(self.checkpoints(say)):
+            if stored.name in bad:
+                continue
             target = folder / f"step-{stored.manifest.step:08d}"
             target.mkdir(parents=True, exist_ok=True)
+            prefix = self.key("checkpoints", stored.name) + "/"
+            sizes = {entry.key.removeprefix(prefix): entry.size for entry in self.store.scan(prefix)}
             try:
-                for file in stored.manifest.files:
-                    self.store.get_file(self.key("checkpoints", stored.name, file), target / file)
+                for file, expected in stored.manifest.files.items():
+                    if sizes.get(file) != expected.size:  # before a huge one fills the disk
+                        raise DamagedCheckpoint(f"{file} has {sizes.get(file, 'no')} bytes, not {expected.size}")
+                    self.store.get_file(prefix + file, target / file)
                 (target / MANIFEST).write_text(stored.manifest.to_json())
                 verify(target)
-            except (DamagedCheckpoint, MissingKeyError) as error:
+            except (DamagedCheckpoint, MissingKeyError, DamagedObjectError) as error:
                 say(f"skipping checkpoint {stored.name}: {error}")
-                for path in target.iterdir():
-                    path.unlink()
+                shutil.rmtree(target, ignore_errors=True)
                 continue
             return target, stored
         return None
+
+    def sweep_unfinished(self) -> None:
+        """Delete what attempts that are gone left of checkpoints whose manifest never came."""
+        alive = {attempt.id for attempt in self.attempts() if self.alive(attempt)}
+        parts: dict[str, list[str]] = {}
+        for entry in self.store.scan(self.key("checkpoints") + "/"):
+            parts.setdefault(entry.key.split("/")[2], []).append(entry.key)
+        for name, keys in parts.items():
+            if name.partition("-")[2] not in alive and self.key("checkpoints", name, MANIFEST) not in keys:
+                self.store.delete(keys)
 
     def prune_checkpoints(self, keep_last: int) -> None:
         """Delete this job's checkpoints that the retention rule does not keep, manifests first."""

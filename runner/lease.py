@@ -60,6 +60,11 @@ def _step_back(job: Job, attempt: Attempt, other: Attempt) -> None:
     raise ClaimedError(f"{job.id} is being run by {other}; lastrun status {job.id} follows it")
 
 
+def superseded(job: Job, attempt: Attempt) -> bool:
+    """Whether another attempt has taken the job from this one."""
+    return any(attempt.id in other.supersedes and other.phase != "claiming" for other in job.attempts())
+
+
 class Heart(threading.Thread):
     """Tells every few seconds that an attempt lives, and listens: has another taken the job, has somebody asked to stop?
 
@@ -76,7 +81,7 @@ class Heart(threading.Thread):
         """``hear`` is called with ``superseded``, ``stop`` or ``stop now``, from this thread."""
         while not self._over.is_set():
             try:
-                if any(self._attempt.id in other.supersedes and other.phase != "claiming" for other in self._job.attempts()):
+                if superseded(self._job, self._attempt):
                     self._hear("superseded")
                     return
                 self._job.write_heartbeat(self._attempt, self._progress())

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from last_e.config import Section, TrainConfig
+from last_e.config import PathText, Section, TrainConfig
 
 JobName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,47}$")]
 VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
@@ -25,15 +25,14 @@ class RunConfig(Section):
 class StoreConfig(Section):
     """Where the job lives."""
 
-    uri: str | None = Field(
+    uri: PathText | None = Field(
         None,
-        min_length=1,
         description="a folder, s3://bucket/prefix or gs://bucket/prefix; default: LASTRUN_STORE, else the user's data folder",
     )
     endpoint_url: str | None = Field(None, pattern=r"^https?://[^@\s]+$", description="server of a bucket that is not AWS's")
     region: str | None = Field(None, min_length=1, description="region of the bucket")
     addressing: Literal["path", "virtual"] | None = Field(None, description="bucket in the path or in the host name")
-    ca_bundle: str | None = Field(None, min_length=1, description="file with the CA of the server's certificate")
+    ca_bundle: PathText | None = Field(None, description="file with the CA of the server's certificate")
 
 
 class JobSpec(TrainConfig):

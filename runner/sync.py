@@ -75,10 +75,13 @@ class Outbox:
             shutil.copyfile(source, path)
         self._enqueue(key, path)
 
-    def drop(self, prefix: str) -> None:
-        """Forget what begins with ``prefix`` and has not been sent."""
+    def drop(self, keys: list[str]) -> None:
+        """Forget a set of keys, if nothing of it has been sent yet: half of a set is of no use to anybody."""
         with self._wake:
-            for key in [key for key in self._queue if key.startswith(prefix)]:
+            present = [key for key in keys if key in self._queue]
+            if self._sending in keys or any((self.folder / key).exists() is False for key in present):
+                return
+            for key in present:
                 del self._queue[key]
                 (self.folder / key).unlink(missing_ok=True)
 

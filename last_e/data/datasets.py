@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import unquote
 
 from last_e.config import TrainConfig
 from last_e.data.clips import Clips, DataError
@@ -37,7 +38,7 @@ def data_path(config: TrainConfig) -> Path | None:
     if uri is not None:
         if "://" in uri.removeprefix("file://"):
             raise DataError(f"data.uri: {uri}: only local paths and file:/// can be read", missing=True)
-        path = expand(uri.removeprefix("file://"))
+        path = Path(unquote(uri.removeprefix("file://"))) if uri.startswith("file://") else expand(uri)
         if not path.is_file():
             raise DataError(f"{config.dataset}: no file {path} (data.uri); {hint}", missing=True)
         return path

@@ -39,13 +39,16 @@ class LocalLauncher:
                 process.send_signal(signum)
 
         before = {signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None)}
-        before[signal.SIGTERM] = signal.signal(signal.SIGTERM, hand_on)
+        for signum in (signal.SIGTERM, signal.SIGHUP):
+            before[signum] = signal.signal(signum, hand_on)
         try:
             process = subprocess.Popen(_command(job, arguments), stdout=sys.stderr if quiet else None)
             code = process.wait()
         finally:
             for signum, handler in before.items():
                 signal.signal(signum, handler)
+        if -code in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # before the attempt had claimed the job
+            return Exit.PAUSED
         return code if code >= 0 else Exit.FAILED
 
     def detach(self, job: Job, arguments: list[str]) -> None:

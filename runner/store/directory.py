@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from runner.errors import MissingKeyError, StoreError
+from runner.errors import DamagedObjectError, MissingKeyError, StoreError
 from runner.store import Entry
 
 _PART = ".part-"
@@ -19,6 +19,8 @@ class DirectoryStore:
     """A folder as a store. Writers put a temporary file beside the final one, flush it to disk and rename it."""
 
     def __init__(self, root: Path) -> None:
+        if root.exists() and not root.is_dir():
+            raise StoreError(f"{root}: not a folder")
         self.root = root
         self.uri = root.as_uri()
 
@@ -34,7 +36,10 @@ class DirectoryStore:
     def get(self, key: str) -> bytes:
         """See :class:`~runner.store.Store`."""
         try:
-            return self._path(key).read_bytes()
+            path = self._path(key)
+            if path.exists() and not path.is_file():  # a pipe would be waited for
+                raise IsADirectoryError
+            return path.read_bytes()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             raise MissingKeyError(f"{self.uri}: nothing under {key}") from None
         except OSError as error:
@@ -44,11 +49,16 @@ class DirectoryStore:
         """See :class:`~runner.store.Store`."""
         data = self._path(key)
         part = path.with_name(_PART + path.name)
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            if not data.is_file():
+            source = data.open("rb") if data.is_file() else None
+        except OSError as error:
+            raise DamagedObjectError(str(self._failed("read", key, error))) from None
+        try:
+            if source is None:
                 raise MissingKeyError(f"{self.uri}: nothing under {key}")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(data, part)
+            with source, part.open("wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
@@ -142,11 +152,14 @@ class DirectoryStore:
         if any(part in ("", ".", "..") or "\0" in part or "\\" in part for part in parts):
             raise StoreError(f"{self.uri}: refused key {key!r}")
         path = self.root.joinpath(*parts)
-        for parent in [path, *path.parents]:
-            if parent == self.root:
-                break
-            if parent.is_symlink():
-                raise StoreError(f"{self.uri}: refused key {key!r}: {parent} is a symbolic link")
+        try:
+            for parent in [path, *path.parents]:
+                if parent == self.root:
+                    break
+                if parent.is_symlink():
+                    raise DamagedObjectError(f"{self.uri}: refused key {key!r}: {parent} is a symbolic link")
+        except OSError as error:
+            raise self._failed("reach", key, error) from None
         return path
 
     def _failed(self, what: str, key: str, error: OSError) -> StoreError:

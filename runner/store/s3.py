@@ -21,7 +21,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 
 from last_e.text import expand
-from runner.errors import MissingKeyError, StoreError
+from runner.errors import DamagedObjectError, MissingKeyError, StoreError
 from runner.store import Entry, StoreUri
 
 GOOGLE_ENDPOINT = "https://storage.googleapis.com"
@@ -168,7 +168,7 @@ class S3Store:
         for last in [False] * (DOWNLOAD_TRIES - 1) + [True]:
             try:
                 return self._do("read", key, once)
-            except _Damaged:
+            except DamagedObjectError:
                 if last:
                     raise
         raise AssertionError
@@ -193,11 +193,7 @@ class S3Store:
             raise StoreError(f"{where}: {str(error).splitlines()[0]}") from None
 
 
-class _Damaged(StoreError):
-    """Bytes that are not what was stored."""
-
-
 def _check(key: str, answer: dict[str, Any], digest: str) -> None:
     expected = answer.get("Metadata", {}).get(_DIGEST)
     if expected is not None and expected != digest:
-        raise _Damaged(f"{key}: damaged on the way, or in the store (sha256 differs)")
+        raise DamagedObjectError(f"{key}: damaged on the way, or in the store (sha256 differs)")
