@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -14,6 +15,7 @@ from typing import Any, NoReturn
 from last_e import manifest
 from last_e.config import PINNED_SECTIONS, TrainConfig
 from last_e.console import ConsoleSink
+from last_e.datafile import DataError, data_path
 from last_e.events import Ended, JsonLines, Message, Sink
 from last_e.layers import Resolved, resolve
 from last_e.manifest import DamagedCheckpoint, newest_whole
@@ -76,6 +78,8 @@ def _main(argv: list[str]) -> int:
         config, resume = TrainConfig.model_validate_json(Path(args.config).read_bytes()), args.resume and Path(args.resume)
         return _train(config, resume, args, sink, stop)
     resume = _find_checkpoint(args.resume) if args.resume else None
+    if resume is not None and args.out is None:
+        _refuse_newer(resume)
     resolved = _resolve(args, unknown, resume)
     with ConsoleSink() as console:
         stop.on_signals(lambda word: console.emit(Message(word, "warning")))
@@ -172,13 +176,29 @@ def _find_checkpoint(text: str) -> Path:
     raise ConfigError([Problem("--resume", str(path), what, "a checkpoint's folder (step-00001234) or a run's folder")])
 
 
+def _refuse_newer(resume: Path) -> None:
+    """Going on from an older checkpoint in the same folder would undo what came after it.
+
+    Raises:
+        ConfigError: there are newer ones.
+    """
+    here = manifest.read_manifest(resume).order
+    newer = []
+    for path, about in manifest.listed(resume.parent, lambda _: None):
+        with contextlib.suppress(DamagedCheckpoint):  # one that is damaged is no loss
+            if about.order > here:
+                manifest.verify(path)
+                newer.append(path)
+    if newer:
+        how = f"the newest ({newer[-1]}), or --out NEW-FOLDER to branch off"
+        raise ConfigError([Problem("--resume", str(resume), f"an older checkpoint ({len(newer)} came after it)", how)])
+
+
 def _train(config: TrainConfig, resume: Path | None, args: argparse.Namespace, sink: Sink, stop: Stop) -> int:
     try:
         import torch
 
         from last_e import train
-        from last_e.data import DataError
-        from last_e.data.datasets import data_path
         from last_e.precision import NoGpu
     except ModuleNotFoundError as error:
         print(f"error: {error.name} is not installed: pip install 'lastrun[train]'", file=sys.stderr)

@@ -85,7 +85,7 @@ class TrainingConfig(Section):
     restart_epochs: float = Field(ge=1, le=100_000, description="length of the first cycle (cosine_warmup_restart)")
     restart_mult: float = Field(ge=1, le=100, description="each cycle's length over the one before (restart)")
     epochs: int = Field(ge=1, le=100_000, description="passes over the training clips")
-    batch_size: Count = Field(description="clips per forward pass and GPU")
+    batch_size: int = Field(ge=2, le=1_000_000, description="clips per forward pass and GPU")
     gradient_accumulation_steps: int = Field(ge=1, le=65_536, description="batches per optimizer step")
     input_frames: int = Field(ge=16, le=4096, description="frames that each clip is resampled to")
     augment: bool = Field(description="rotate, scale, shear, jitter and crop training clips at random")
@@ -121,7 +121,9 @@ class HardwareConfig(Section):
     num_workers: int = Field(ge=0, le=256, description="threads that prepare batches ahead of a GPU")
     pin_memory: bool = Field(description="page-locked batches for faster copies to a GPU")
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field("auto", description="number format of mixed precision")
-    micro_batch: Count | None = Field(None, description="most clips in one forward pass; default: batch_size")
+    micro_batch: Annotated[int, Field(ge=2, le=1_000_000)] | None = Field(
+        None, description="most clips in one forward pass; default: batch_size"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train")
     cpu_threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(None, description="default: the cores allowed")
     data_root: PathText = Field(description="folder of prepared data files")

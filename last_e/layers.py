@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from last_e.config import ALIASES, DATASETS, ENVIRONMENTS, RULES, VARIANTS, TrainConfig
 from last_e.environment import detect_environment
 from last_e.problems import ConfigError, Origin, Problem, allowed_values, nearest, show
-from last_e.reading import Entry, Layer, load_file
+from last_e.reading import Entry, Layer, load_file, parse_value
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -136,6 +136,7 @@ def resolve(
     merged = dict(base)
     for layer in layers:
         merged.update({key: entry for key, entry in layer.items() if key not in bad_keys})
+    _lower_to_peak(merged, chosen)
     # Faulty values are left out, so what remains is valid and the rules see parsed values (9h as seconds).
     config = schema.model_validate(nest({key: entry.value for key, entry in merged.items()}))
     flat = flatten(config)
@@ -150,6 +151,14 @@ def resolve(
         raise ConfigError(found)
     origins = {key: merged[key].origin if key in merged else Origin("default") for key in known_keys(schema)}
     return Resolved(config, origins, env, notes)
+
+
+def _lower_to_peak(merged: Layer, chosen: Mapping[str, Any]) -> None:
+    """A peak learning rate below the packaged start and floor brings them down with it, unless the user set them."""
+    peak = merged["training.lr"]
+    for key in ("training.warmup_start_lr", "training.min_lr"):
+        if key not in chosen and merged[key].value > peak.value:
+            merged[key] = Entry(peak.value, Origin(f"{peak.origin} (no higher than training.lr)"))
 
 
 def package_layer(variant: str, dataset: str, env: str) -> Layer:
@@ -206,10 +215,17 @@ def _field_problems(schema: type[BaseModel], base: Layer, layer: Layer) -> list[
                 continue
             info = fields[key]
             allowed = allowed_values(info.annotation, info.metadata)
+            if item["type"] in ("int_type", "float_type", "bool_type") and _is_quoted(item["input"]):
+                allowed += ", without quotes"
             if item["type"] == "value_error":
                 allowed = item["msg"].removeprefix("Value error, ")
             problems.append(Problem(str(layer[key].origin), key, show(layer[key].value), allowed))
     return problems
+
+
+def _is_quoted(value: Any) -> bool:
+    """Whether a text would be a number or a truth value without its quotes."""
+    return isinstance(value, str) and not isinstance(parse_value(value.strip() or "x"), str)
 
 
 def _choice(value: Any, choices: Iterable[str], default: str) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 
 from last_e.events import EpochDone, Message, Sink
 
+_NUMBERS = ("epoch", "step", "test_top1", "test_top5")
+
 
 def read_metrics(text: str) -> list[dict[str, Any]]:
     """The lines of a metrics file; a last line that was cut short does not count."""
@@ -18,7 +20,7 @@ def read_metrics(text: str) -> list[dict[str, Any]]:
             values = json.loads(line)
         except ValueError:
             continue
-        if isinstance(values, dict) and isinstance(values.get("epoch"), int):
+        if isinstance(values, dict) and all(isinstance(values.get(name), (int, float)) for name in _NUMBERS):
             lines.append(values)
     return lines
 

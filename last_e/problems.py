@@ -72,9 +72,24 @@ def allowed_values(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     return f"{text} matching {pattern}" if pattern else text
 
 
+_SYNONYMS = {
+    "learning_rate": "training.lr",
+    "wd": "training.weight_decay",
+    "gpu": "run.gpus",
+    "gpus": "run.gpus",
+    "workers": "hardware.num_workers",
+    "batch": "training.batch_size",
+    "amp": "training.use_amp",
+}
+"""Names that people use for keys whose own name is too different to be guessed."""
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """``did you mean X?`` with the most similar choice, else the choices themselves where they are few."""
     choices = list(choices)
+    meant = _SYNONYMS.get(word.rsplit(".", 1)[-1])
+    if meant in choices:
+        return f"known keys only; did you mean {meant}?"
     last = {choice.rsplit(".", 1)[-1]: choice for choice in reversed(choices)}
     match = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
     if not match:
@@ -82,7 +97,7 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     if match:
         return f"known keys only; did you mean {match[0]}?"
     section = [choice for choice in choices if choice.startswith(word.split(".")[0] + ".")] or choices
-    return "known keys: " + ", ".join(section[:40])
+    return "known keys: " + ", ".join(section) if len(section) < 40 else "a key that docs/configuration.md lists"
 
 
 def show(value: Any) -> str:

@@ -158,5 +158,7 @@ def _key_lines(node: Any, prefix: str, lines: dict[str, int]) -> None:
 def _message(error: BaseException) -> str:
     if isinstance(error, RecursionError):
         return "nested too deep"
+    if "\\t" in str(getattr(error, "problem", "")):
+        return "a tab (YAML indents with spaces)"
     text = str(getattr(error, "problem", None) or (error if isinstance(error, (yaml.YAMLError, ValueError)) else ""))
-    return text.splitlines()[0] if text else "not valid YAML"
+    return text.splitlines()[0].removeprefix("found ") if text else "not valid YAML"

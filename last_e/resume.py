@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from last_e.config import is_pinned
-from last_e.problems import ConfigError, Origin, Problem, show
+from last_e.problems import ConfigError, Origin, Problem, nearest, show
 
 _BATCH = ("training.batch_size", "training.gradient_accumulation_steps")
 
@@ -45,19 +45,28 @@ def refuse_pinned(found: Iterable[Change], allowed: Iterable[str], origins: Mapp
     Raises:
         ConfigError: one problem for each.
     """
-    allowed = set(allowed)
+    allowed = {key for word in allowed for key in word.split(",")}
     problems = [
-        Problem(
-            str(origins.get(change.key, "configuration")),
-            change.key,
-            show(change.after),
-            f"{show(change.before)}, as the run began (it decides learning); or add --allow-change {change.key}",
-        )
-        for change in found
-        if change.pinned and change.key not in allowed
+        Problem("--allow-change", key, "no key that decides learning", nearest(key, sorted(filter(is_pinned, origins))))
+        for key in sorted(allowed)
+        if key != "data" and not (key in origins and is_pinned(key))
     ]
+    for change in found:
+        before = f"{show(change.before)}, as the run began"
+        if change.pinned and _is_shape(change.key):
+            how = f"{before}: another network is another run, not this one going on"
+        elif change.pinned and change.key not in allowed:
+            how = f"{before} (it decides learning); or add --allow-change {change.key}"
+        else:
+            continue
+        problems.append(Problem(str(origins.get(change.key, "configuration")), change.key, show(change.after), how))
     if problems:
         raise ConfigError(problems)
+
+
+def _is_shape(key: str) -> bool:
+    """Whether weights of one value do not fit another."""
+    return key == "data.num_classes" or (key.startswith("model.") and key not in ("model.dropout", "model.drop_path_rate"))
 
 
 def _product(flat: Mapping[str, Any]) -> int:

@@ -15,9 +15,10 @@ import torch
 from last_e import checkpoint
 from last_e.config import TrainConfig, effective_batch
 from last_e.data.batches import TestBatches, TrainBatches
-from last_e.data.clips import Clips, DataError
+from last_e.data.clips import Clips
 from last_e.data.datasets import load_clips
 from last_e.data.splits import train_mask
+from last_e.datafile import DataError
 from last_e.evaluate import Scores, evaluate
 from last_e.events import CheckpointSaved, Ended, EpochDone, Message, Progress, Sink, Started
 from last_e.manifest import Manifest
@@ -229,7 +230,7 @@ class Session:
         if self.saved_at != (self.state.step, self.state.evaluated):
             self._save()
         self.writer.wait()
-        return self._end(self.stop.reason or "interrupted", "saved, can go on from here")
+        return self._end(self.stop.reason or "interrupted", f"saved at step {self.state.step}, can go on from there")
 
     def _end(self, reason: str, message: str) -> Ended:
         return session_end(self.state, reason, message, self.config, self.train.steps)

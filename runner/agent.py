@@ -320,8 +320,10 @@ class _Session:
         def interrupt(signum: int, frame: FrameType | None) -> None:
             if self.asked is not None:
                 self._kill_trainer()
+                os.write(2, b"left without saving; the last checkpoint stands\n")
                 os._exit(Exit.INTERRUPTED_TWICE)
             self._ask(Reason.INTERRUPTED)
+            self.lines.put(("note", "stopping: saving a checkpoint first (Ctrl-C again to leave without)"))
 
         signal.signal(signal.SIGINT, interrupt)
         for signum in (signal.SIGTERM, signal.SIGHUP):
@@ -409,6 +411,8 @@ class _Session:
 
     def _drain_seconds(self, reason: Reason) -> float:
         """How long the end may wait for the network: a spot machine is gone after 30 s, a session at its limit."""
+        if self.outbox is not None and self.outbox.lasting:
+            return 5.0
         if reason is Reason.PREEMPTED:
             return 20.0
         if reason is Reason.TIME_LIMIT:

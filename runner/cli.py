@@ -54,6 +54,7 @@ def submit(
 ) -> None:
     """Check a job, keep it in the store, and run it."""
     from runner import console
+    from runner.errors import LastrunError
     from runner.job import Job
     from runner.launch import make_launcher
     from runner.store import StoreUri, default_store, open_store
@@ -65,14 +66,23 @@ def submit(
     launcher = make_launcher(config.run.launcher)
     name = config.name or f"{config.model.variant}-{config.dataset}-{config.split_type}".replace("_", "-")
     if dry_run:
+        try:
+            launcher.preflight(config)
+            obstacle = None
+        except LastrunError as error:
+            obstacle = str(error)
         facts = {"name": name, "store": target.uri, "launcher": config.run.launcher, "config": resolved.items()}
         if json:
-            console.print_json("submit", {"dry_run": True, **facts})
+            console.print_json("submit", {"dry_run": True, "obstacle": obstacle, **facts})
             return
+        for note in resolved.notes:
+            print(note)
         console.print_explained(resolved.items(), resolved.origins)
         print(f"would submit {name} to {target.uri} with launcher {config.run.launcher}; nothing was written")
+        if obstacle is not None:
+            print(f"it could not start here: {obstacle}")
         return
-    launcher.preflight()
+    launcher.preflight(config)
     # What was asked for is kept, not what auto found here: the attempt may run elsewhere.
     job = Job.create(target, name, resolved.items(), {k: str(o) for k, o in resolved.origins.items()}, _version())
     if not json:
@@ -112,7 +122,7 @@ def resume(
             f"{found.id} is being run by {attempt}; lastrun status {found.id} follows it, --takeover takes it over"
         )
     launcher = make_launcher(resolved.config.run.launcher)
-    launcher.preflight()
+    launcher.preflight(resolved.config)
     if not json:
         print(f"job: {found.uri}")
         console.print_changes(changes)
@@ -333,6 +343,14 @@ def _run_app(call: Callable[[], Any]) -> NoReturn:
         from last_e.text import plain
         from runner.errors import Exit, LastrunError
 
+        if "--json" in sys.argv and isinstance(error, (ConfigError, LastrunError)):
+            from dataclasses import asdict
+
+            from runner.console import print_json
+
+            problems = [asdict(problem) for problem in error.problems] if isinstance(error, ConfigError) else []
+            code = Exit.USAGE if isinstance(error, ConfigError) else error.exit_code
+            print_json(sys.argv[1], {"error": str(error), "exit_code": int(code), "problems": problems})
         if isinstance(error, ConfigError):
             for problem in error.problems:
                 print(f"error: {problem}", file=sys.stderr)
@@ -391,7 +409,7 @@ def _run(job: Job, arguments: list[str], detach: bool, json: bool, command: str,
     if json:
         console.print_json(command, facts)
     elif detach:
-        print(f"running in the background; lastrun status {job.id}")
+        print(f"running in the background; lastrun status {job.reference}")
     else:
         print(f"job:  {job.uri}\nnext: {facts['next']}")
     raise typer.Exit(code)

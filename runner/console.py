@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from last_e.resume import Change
 
 JSON_VERSION = 1
+LAG_WARNING_SECONDS = 60
 _COLOURS = {"running": "cyan", "succeeded": "green", "failed": "red", "lost": "red", "paused": "yellow", "stopped": "yellow"}
 
 
@@ -81,13 +82,13 @@ def print_status(status: dict[str, Any]) -> None:
     why = f" ({status['reason']}: {status['message']})" if status["reason"] else ""
     rows = [("job", status["uri"]), ("state", _coloured(status["state"]) + _plain(why))]
     rows.append(("model", f"{status['model']} on {status['dataset']} {status['split_type']}"))
-    progress = f"epoch {status['epoch']} of {status['epochs']}"
-    if status["state"] == "running":
-        running = status["progress"]
-        if running.get("total_steps"):
-            progress += (
-                f", step {running['step']:,} of {running['total_steps']:,}, {seconds_text(running['seconds_left'])} left"
-            )
+    running = status["progress"]
+    progress = f"epoch {status['epoch']} of {status['epochs']}, step {status['step']:,}"
+    if running.get("total_steps"):
+        progress += f" of {running['total_steps']:,}, {seconds_text(running['seconds_left'])} left"
+    if running.get("lag_seconds", 0) > LAG_WARNING_SECONDS:
+        late = f"warning: {seconds_text(running['lag_seconds'])} behind, at step {running.get('synced_step', 0):,}"
+        rows.append(("uploads", late))
     rows.append(("progress", progress))
     if status["metrics"]:
         last = status["metrics"]
@@ -116,7 +117,8 @@ def _table(*columns: str) -> Any:
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="dim")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        # What people copy stays in one piece; at the end of a narrow screen other columns fold.
+        table.add_column(column, overflow="fold", no_wrap=column in ("job", "key"))
     return table
 
 

@@ -42,6 +42,8 @@ class StoreError(LastrunError):
     """The store cannot be reached, refuses, or holds something unreadable."""
 
     exit_code = Exit.STORE
+    lasting = False
+    """Whether waiting will not help: no space, no permission, no such bucket."""
 
 
 class MissingKeyError(StoreError):
@@ -112,7 +114,7 @@ class Reason(Enum):
 
 _RESUME = "lastrun resume {job}"
 _ENDINGS = {
-    Reason.COMPLETED: Ending(State.SUCCEEDED, Exit.DONE, False, "lastrun status {job}"),
+    Reason.COMPLETED: Ending(State.SUCCEEDED, Exit.DONE, False, "lastrun pull {job} FOLDER --best"),
     Reason.TIME_LIMIT: Ending(State.PAUSED, Exit.PAUSED, True, _RESUME),
     Reason.PREEMPTED: Ending(State.PAUSED, Exit.PAUSED, True, _RESUME),
     Reason.STOP_REQUESTED: Ending(State.STOPPED, Exit.PAUSED, True, _RESUME),

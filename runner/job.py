@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_validator
+
 from last_e.manifest import MANIFEST, DamagedCheckpoint, Manifest, to_keep, verify
 from last_e.metrics import read_metrics
 from runner import machine
@@ -57,13 +59,13 @@ class Attempt:
     ended_at: float | None = None
     reason: str | None = None
     message: str | None = None
-    scores: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, float | None] = field(default_factory=dict)
     data_fingerprint: str | None = None
 
     @property
     def number(self) -> int:
         """1 for the first attempt."""
-        return int(self.id.split("-")[0])
+        return int(self.id.partition("-")[0])
 
     def __str__(self) -> str:
         return f"attempt {self.number} on {self.host} (process {self.pid})"
@@ -92,12 +94,54 @@ class Stored:
         return (*self.manifest.order, self.attempt)
 
 
+class _Record(BaseModel):
+    """``job.json``."""
+
+    id: str
+    name: str
+    created_at: float = Field(ge=0, le=1e11, allow_inf_nan=False)
+    config: dict[str, Any]
+    origins: dict[str, str]
+
+    @field_validator("config")
+    @classmethod
+    def _complete(cls, config: dict[str, Any]) -> dict[str, Any]:
+        for key, kind in {"model.variant": str, "dataset": str, "split_type": str, "env": str, "training.epochs": int}.items():
+            if not isinstance(config.get(key), kind):
+                raise ValueError(key)
+        return config
+
+
+class _Beat(BaseModel):
+    """``heartbeat.json``."""
+
+    time: float = 0.0
+    step: int = 0
+    total_steps: int = 0
+    seconds_left: float | None = None
+    clips_per_second: float | None = None
+    loss: float | None = None
+    synced_step: int = 0
+    local_step: int = 0
+    lag_seconds: float = 0.0
+    last_epoch: dict[str, float | None] = {}
+
+
+_ATTEMPT, _BEAT, _RECORD = TypeAdapter(Attempt), TypeAdapter(_Beat), TypeAdapter(_Record)
+_ATTEMPT_ID = re.compile(r"[0-9]{4,9}-[0-9a-f]{2,16}")
+
+
 class Job:
     """One job in a store."""
 
     def __init__(self, store: Store, job_id: str) -> None:
         self.store, self.id = store, job_id
         self.uri = str(StoreUri.parse(store.uri).child(job_id))
+
+    @property
+    def reference(self) -> str:
+        """What a command needs to find the job: its ID, with the store where that is not the default one."""
+        return self.id if str(StoreUri.parse(default_store())) == self.store.uri else self.uri
 
     # --- the record ---------------------------------------------------------------------------------------------
 
@@ -131,7 +175,10 @@ class Job:
             raise NoSuchJobError(f"no job {self.id} in {self.store.uri}; lastrun list shows those there are") from None
         if record.get("format") != FORMAT:
             raise StoreError(f"{self.uri}: job.json has format {record.get('format')}; this version reads {FORMAT}")
-        return record
+        try:
+            return _RECORD.validate_json(json.dumps(record), strict=True).model_dump()
+        except ValidationError:
+            raise StoreError(f"{self.uri}: job.json is damaged") from None
 
     def key(self, *parts: str) -> str:
         """A key of this job."""
@@ -151,17 +198,24 @@ class Job:
         found = []
         for name in self.store.folders(self.key("attempts/")):
             try:
-                found.append(Attempt(**self._json("attempts", name, "attempt.json")))
+                found.append(self._attempt(name))
             except MissingKeyError:
                 continue
-            except TypeError:
-                raise StoreError(f"{self.uri}: attempt {name} was written by another version of lastrun") from None
-        return [attempt for attempt in sorted(found, key=lambda a: a.id) if attempt.phase != "withdrawn"]
+        return [attempt for attempt in sorted(found, key=lambda a: (a.number, a.id)) if attempt.phase != "withdrawn"]
+
+    def _attempt(self, name: str) -> Attempt:
+        try:
+            attempt = _ATTEMPT.validate_json(json.dumps(self._json("attempts", name, "attempt.json")), strict=True)
+            if attempt.id == name and _ATTEMPT_ID.fullmatch(name) and attempt.reason in (None, *Reason._value2member_map_):
+                return attempt
+        except ValidationError:
+            pass
+        raise StoreError(f"{self.uri}: the record of attempt {name} is damaged, or of another version of lastrun")
 
     def next_number(self) -> int:
         """The number for a new attempt: one more than the largest, withdrawn ones included."""
         numbers = [name.split("-")[0] for name in self.store.folders(self.key("attempts/"))]
-        return 1 + max((int(number) for number in numbers if number.isdigit()), default=0)
+        return 1 + max((int(number) for number in numbers if number.isascii() and number.isdigit()), default=0)
 
     def write_attempt(self, attempt: Attempt) -> None:
         """Write an attempt's own record."""
@@ -190,8 +244,9 @@ class Job:
     def heartbeat(self, attempt: Attempt) -> dict[str, Any]:
         """The last heartbeat of an attempt; empty before the first."""
         try:
-            return self._json("attempts", attempt.id, "heartbeat.json")
-        except MissingKeyError:
+            beat = self._json("attempts", attempt.id, "heartbeat.json")
+            return _BEAT.validate_json(json.dumps(beat), strict=True).model_dump()
+        except (MissingKeyError, ValidationError):
             return {}
 
     def alive(self, attempt: Attempt) -> bool:

@@ -27,6 +27,8 @@ def resolve_spec(path: Path, env: str | None, settings: Iterable[str]) -> Resolv
     spec, file_problems = load_file(path)
     flags: Layer = {} if env is None else {"env": Entry(env, Origin("--env"))}
     sets, set_problems = set_layer(settings)
+    _absolute_data(spec, path.absolute().parent)
+    _absolute_data(sets, Path.cwd())
     problems = [*file_problems, *set_problems]
     if not file_problems:
         given = {*spec, *sets}
@@ -43,6 +45,18 @@ def resolve_spec(path: Path, env: str | None, settings: Iterable[str]) -> Resolv
             for name in missing
         )
     return resolved
+
+
+def _absolute_data(layer: Layer, folder: Path) -> None:
+    """A relative ``data.uri`` is meant from where it was written: the job file's folder, or the current one for ``--set``."""
+    entry = layer.get("data.uri")
+    if (
+        entry is not None
+        and isinstance(entry.value, str)
+        and "://" not in entry.value
+        and entry.value[:1] not in ("/", "~", "")
+    ):
+        layer["data.uri"] = Entry(str(folder / entry.value), entry.origin)
 
 
 _EXAMPLES = {"model": "nano_e_v3", "dataset": "irds"}

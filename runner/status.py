@@ -23,7 +23,7 @@ def job_status(job: Job) -> dict[str, Any]:
     facts.update(
         reason=reason.value if reason else None,
         message=attempt.message if attempt else None,
-        next=(reason.ending.advice if reason else _NEXT[state]).format(job=job.id),
+        next=(reason.ending.advice if reason else _NEXT[state]).format(job=job.reference),
         metrics=metrics[-1] if metrics else None,
         best_epoch=max(metrics, key=lambda m: (m["test_top1"], -m["epoch"]))["epoch"] if metrics else None,
         best_top1=max((m["test_top1"] for m in metrics), default=None),
@@ -33,6 +33,7 @@ def job_status(job: Job) -> dict[str, Any]:
         attempt={"number": attempt.number, "id": attempt.id, "host": attempt.host, "env": attempt.env} if attempt else None,
         attempts=len(job.attempts()),
     )
+    facts["step"] = max([stored.manifest.step for stored in checkpoints[-1:]] + [facts["progress"].get("step") or 0])
     facts["epoch"] = max(facts["epoch"], metrics[-1]["epoch"] if metrics else 0)
     return facts
 
@@ -44,7 +45,7 @@ def job_summary(job: Job) -> dict[str, Any]:
     state, attempt, _ = job.state()
     last = (job.heartbeat(attempt).get("last_epoch") or {}) if attempt else {}
     scores = attempt.scores if attempt else {}
-    epoch = max(last.get("epoch") or 0, scores.get("epoch") or 0, attempt.resumed_epoch if attempt else 0)
+    epoch = int(max(last.get("epoch") or 0, scores.get("epoch") or 0, attempt.resumed_epoch if attempt else 0))
     best = [top1 for top1 in (scores.get("best_top1"), last.get("test_top1")) if top1 is not None]
     return {
         "id": job.id,
@@ -66,5 +67,5 @@ def summary_or_error(job: Job) -> dict[str, Any]:
     """A job's summary; a job that cannot be read is listed as such, it must not hide the others."""
     try:
         return job_summary(job)
-    except (LastrunError, KeyError, TypeError, ValueError) as error:
+    except (LastrunError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         return {"id": job.id, "uri": job.uri, "error": str(error) or type(error).__name__}

@@ -48,6 +48,7 @@ class Outbox:
         self._sending: str | None = None
         self._closed = False
         self.error: str | None = None
+        self.lasting = False
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for key in sorted(waiting(folder), key=_manifests_last):
             self._queue[key] = time.monotonic()
@@ -141,11 +142,11 @@ class Outbox:
                 pause = min(LONGEST_PAUSE_SECONDS, max(FIRST_PAUSE_SECONDS, 2 * pause)) * (0.5 + random.random() / 2)  # noqa: S311
                 if self.error is None:
                     self._say(f"uploads wait: {error}")
-                self.error = str(error)
+                self.error, self.lasting = str(error), getattr(error, "lasting", False)
                 continue
             pause = 0.0
             if self.error is not None:
-                self.error = None
+                self.error, self.lasting = None, False
                 self._say("uploads go on")
             with self._wake:
                 if self._sending == key:

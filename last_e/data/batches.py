@@ -90,7 +90,9 @@ class TrainBatches:
     ) -> None:
         self.clips, self.index, self.config = clips, index, config
         self.noise_shape, self.workers = noise_shape, workers
-        self.micro_batch = min(micro_batch or config.batch_size, config.batch_size)
+        # Even parts, none of a single clip: batch norm needs two.
+        size = config.batch_size
+        self.cuts = max(1, min(-(-size // (micro_batch or size)), size // 2))
         self.batch = effective_batch(config)
         self.steps = len(index) // self.batch
         self.placement = transform.place(clips)
@@ -108,9 +110,8 @@ class TrainBatches:
         batches = []
         # Micro-batches never straddle two of the recipe's batches, so accumulation cuts at the same places everywhere.
         for begin in range(first, first + self.batch, self.config.batch_size):
-            for start in range(begin, begin + self.config.batch_size, self.micro_batch):
-                end = min(start + self.micro_batch, begin + self.config.batch_size)
-                batches.append(self._micro(epoch, torch.arange(start, end), order[start:end]))
+            for part in torch.arange(begin, begin + self.config.batch_size).tensor_split(self.cuts):
+                batches.append(self._micro(epoch, part, order[part]))
         return batches
 
     def _micro(self, epoch: int, position: Tensor, index: Tensor) -> Batch:

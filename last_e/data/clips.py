@@ -9,15 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from last_e.datafile import DataError
 from last_e.graph import NUM_JOINTS
-
-
-class DataError(RuntimeError):
-    """A data file that is missing (:attr:`missing`) or not what it should be."""
-
-    def __init__(self, message: str, *, missing: bool = False) -> None:
-        super().__init__(message)
-        self.missing = missing
 
 
 @dataclass(frozen=True)

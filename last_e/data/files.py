@@ -16,7 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from last_e.data.clips import Clips, DataError
+from last_e.data.clips import Clips
+from last_e.datafile import DataError
 from last_e.text import one_line
 
 FORMAT = "lastrun-clips-1"

@@ -6,16 +6,17 @@ from typing import Protocol
 
 from runner.errors import UsageError
 from runner.job import Job
+from runner.spec import JobSpec
 
 
 class Launcher(Protocol):
     """Starts ``lastrun attempt JOB-URI`` somewhere."""
 
-    def preflight(self) -> None:
+    def preflight(self, config: JobSpec) -> None:
         """See that an attempt can start at all, before a job is made for it.
 
         Raises:
-            EngineError: what is missing, and what to do.
+            EngineError, UsageError: what is missing, and what to do.
         """
 
     def run(self, job: Job, arguments: list[str], *, quiet: bool) -> int:

@@ -10,8 +10,10 @@ import time
 from importlib.util import find_spec
 from types import FrameType
 
-from runner.errors import EngineError, Exit, LastrunError, StoreError
+from last_e.datafile import DataError, data_path
+from runner.errors import EngineError, Exit, LastrunError, StoreError, UsageError
 from runner.job import Job
+from runner.spec import JobSpec
 
 START_SECONDS = 60.0
 _NEEDED = ("torch", "numpy", "safetensors")
@@ -20,13 +22,18 @@ _NEEDED = ("torch", "numpy", "safetensors")
 class LocalLauncher:
     """Starts attempts with this Python."""
 
-    def preflight(self) -> None:
+    def preflight(self, config: JobSpec) -> None:
         """See :class:`~runner.launch.Launcher`."""
         missing = [name for name in _NEEDED if find_spec(name) is None]
         if missing:
             raise EngineError(
-                f"training here needs {', '.join(missing)}, not installed in {sys.prefix}: pip install 'lastrun[train]'"
+                f"training here needs {', '.join(missing)}, not installed in {sys.prefix}: pip install 'lastrun[train]' "
+                "(from a clone: pip install '.[train]')"
             )
+        try:
+            data_path(config)
+        except DataError as error:
+            raise UsageError(str(error)) from None
 
     def run(self, job: Job, arguments: list[str], *, quiet: bool) -> int:
         """See :class:`~runner.launch.Launcher`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -163,7 +164,9 @@ class DirectoryStore:
         return path
 
     def _failed(self, what: str, key: str, error: OSError) -> StoreError:
-        return StoreError(f"{self.uri}: cannot {what} {key or 'the store'}: {error.strerror or error}")
+        failed = StoreError(f"{self.uri}: cannot {what} {key or 'the store'}: {error.strerror or error}")
+        failed.lasting = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+        return failed
 
 
 def _raise_but_missing(error: OSError) -> None:

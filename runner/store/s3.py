@@ -182,7 +182,9 @@ class S3Store:
             code = str(error.response.get("Error", {}).get("Code", ""))
             if code in _MISSING:
                 raise MissingKeyError(f"{self.uri}: nothing under {key}") from None
-            raise StoreError(f"{where}: {_HINTS.get(code) or code or 'the server refuses'}") from None
+            failed = StoreError(f"{where}: {_HINTS.get(code) or code or 'the server refuses'}")
+            failed.lasting = code in _HINTS
+            raise failed from None
         except _CREDENTIALS:
             hint = "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile in ~/.aws/credentials"
             raise StoreError(f"{where}: {hint}") from None

@@ -115,7 +115,7 @@ def test_submit_runs_a_job_to_its_end_and_says_what_came_out(cli: Cli, tiny: Pat
     assert "test top-1" in lines[-3]
     assert "top-5" in lines[-3]
     assert lines[-2].startswith(f"job:  file://{clean_env['LASTRUN_STORE']}/tiny-")
-    assert lines[-1].startswith("next: lastrun status tiny-")
+    assert lines[-1] == f"next: lastrun pull {lines[0].rpartition('/')[2]} FOLDER --best"
     job = find_job("tiny", clean_env["LASTRUN_STORE"])
     assert [m["epoch"] for m in job.metrics()] == [1, 2, 3]
     kept = [stored.manifest.step for stored in job.checkpoints()]
@@ -293,11 +293,11 @@ def test_resume_shows_what_changes_and_refuses_what_decides_learning(run: Any, c
 
 def test_a_missing_data_file_ends_in_one_clear_line(cli: Cli, tiny: Path, clean_env: dict[str, str]) -> None:
     done = cli("submit", tiny, "--set", "dataset=ntu60", "hardware.data_root=/nowhere")
-    assert done.returncode == 1
-    line = next(line for line in done.stdout.splitlines() if "ntu60.safetensors" in line)
-    assert "/nowhere" in line
-    assert "Traceback" not in done.stdout + done.stderr
-    assert find_job("tiny", clean_env["LASTRUN_STORE"]).attempts()[-1].reason == "data_error"
+    assert done.returncode == 2
+    assert "/nowhere" in done.stderr
+    assert "ntu60.safetensors" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not Path(clean_env["LASTRUN_STORE"]).exists()
 
 
 @pytest.mark.parametrize(("words", "code"), [(("status", "nope"), 3), (("resume", "nope"), 3), (("logs", "NOPE!"), 2)])
@@ -316,15 +316,24 @@ def test_a_store_that_cannot_be_written(cli: Cli, tiny: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_full_store_ends_clearly_and_keeps_what_was_good(cli: Cli, tiny: Path, small_disk: Path) -> None:
+def test_a_full_store_loses_nothing(cli: Cli, tiny: Path, small_disk: Path, uninterrupted: Any) -> None:
+    """Training goes on; what the store had no room for is kept, and sent once there is some."""
     done = cli("submit", tiny, *LONGER, "--store", small_disk / "store", "--set", "checkpoint.keep_last=100")
-    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.returncode == 4, done.stdout + done.stderr
     assert "No space left" in done.stdout
+    assert "completed at step 240" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     store = DirectoryStore(small_disk / "store")
     job = Job(store, store.folders("")[0])
     newest = job.fetch_newest_checkpoint(tiny.parent / "fetched", print)
     assert newest is not None
+
+    command = next(line for line in done.stdout.splitlines() if "lastrun sync" in line).partition("lastrun ")[2]
+    subprocess.run(["mount", "-o", "remount,size=100m", str(small_disk)], check=True)
+    sent = cli(*command.removesuffix(" sends it").split(), "--store", small_disk / "store")
+    assert sent.returncode == 0, sent.stderr
+    assert job.state()[0].value == "succeeded"
+    assert_same(job, uninterrupted)
 
 
 def test_an_attempt_elsewhere_is_lost_when_its_heart_stops(tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ def test_interrupted_in_mid_epoch_and_resumed_is_as_never_interrupted(data, unin
         out, err = process.communicate(timeout=60)
     assert process.returncode == 75, err
     assert err == ""
-    assert "saved, can go on from here" in out
+    assert "can go on from there" in out
     assert f"go on with: python -m last_e --resume {run}" in out
     assert max(steps_saved(run)) < STEPS * EPOCHS
     code, out, err = finished(again(run))
@@ -282,7 +282,7 @@ def test_a_run_stopped_before_its_first_step_can_go_on(data, tmp_path, here):
     stop = Stop()
     stop.ask("preempted")
     ended, _ = go(config, out, stop=stop)
-    assert (ended.reason, ended.message) == ("preempted", "saved, can go on from here")
+    assert (ended.reason, ended.message) == ("preempted", "saved at step 0, can go on from there")
     assert newest_whole(out / "checkpoints", lambda word: None) is not None
 
 

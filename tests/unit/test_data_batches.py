@@ -251,7 +251,7 @@ def test_a_cut_epoch_goes_on_with_what_would_have_come(clips):
         assert all(equal(a, b) for x, y in zip(whole[first:], rest, strict=True) for a, b in zip(x, y, strict=True))
 
 
-@pytest.mark.parametrize(("micro", "sizes"), [(8, [8]), (3, [3, 3, 2]), (1, [1] * 8), (100, [8])])
+@pytest.mark.parametrize(("micro", "sizes"), [(8, [8]), (3, [3, 3, 2]), (7, [4, 4]), (2, [2] * 4), (100, [8])])
 def test_micro_batches_are_pieces_of_the_same_batch(clips, micro, sizes):
     (whole,) = next(batches(clips).epoch(0))
     pieces = next(batches(clips, micro=micro).epoch(0))

@@ -7,8 +7,9 @@ import pytest
 
 from last_e.cli import FLAGS, USAGE, _parser, _resolve, main
 from last_e.config import TrainConfig
-from last_e.layers import Resolved, known_keys
-from last_e.problems import ConfigError
+from last_e.layers import Resolved, known_keys, resolve
+from last_e.problems import ConfigError, Origin
+from last_e.reading import Entry
 from last_e.resume import changes
 
 
@@ -166,9 +167,17 @@ def test_a_rule_over_two_flags_names_the_one_at_fault(capsys):
     assert line == "error: --split_type: split_type: found 'xset'; allowed: one of xsub, xview (for dataset ntu60)"
 
 
-def test_a_rule_between_a_flag_and_a_default_names_the_flag(capsys):
-    (line,) = errors(capsys, "--lr", "0.001")
-    assert line == "error: --lr: training.warmup_start_lr: found 0.01; allowed: at most training.lr (0.001)"
+def test_a_rule_between_a_flag_and_a_setting_names_the_one_at_fault(capsys):
+    (line,) = errors(capsys, "--lr", "0.001", "--set", "training.warmup_start_lr=0.01")
+    assert line == "error: --set: training.warmup_start_lr: found 0.01; allowed: at most training.lr (0.001)"
+
+
+def test_a_low_peak_brings_the_packaged_start_and_floor_down_with_it():
+    flags = {"training.lr": Entry(0.00005, Origin("--lr"))}
+    resolved = resolve([flags], TrainConfig, detect=lambda: ("local", ""))
+    training = resolved.config.training
+    assert (training.lr, training.warmup_start_lr, training.min_lr) == (0.00005, 0.00005, 0.00005)
+    assert str(resolved.origins["training.min_lr"]) == "--lr (no higher than training.lr)"
 
 
 @pytest.mark.parametrize("name", ["nowhere", "file.txt", "empty"])

@@ -1,0 +1,44 @@
+"""Where a data set's file is. Torch-free, so that a job can be refused before it starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import unquote
+
+from last_e.config import TrainConfig
+from last_e.text import expand
+
+
+class DataError(RuntimeError):
+    """A data file that is missing (:attr:`missing`) or not what it should be."""
+
+    def __init__(self, message: str, *, missing: bool = False) -> None:
+        super().__init__(message)
+        self.missing = missing
+
+
+def data_path(config: TrainConfig) -> Path | None:
+    """The prepared file: ``data.uri``, else the data set's file name in ``hardware.data_root`` or up to three folders below
+    (Kaggle mounts each data set in folders of its own). None for an embedded or generated data set.
+
+    Raises:
+        DataError: it is not there, or there are several, or only the job runner could read it.
+    """
+    uri = config.data.uri
+    if uri is None and config.dataset in ("irds", "synthetic"):
+        return None
+    hint = f"make it as docs/data.md says, or tell where it is with --set data.uri=/path/to/{config.dataset}.safetensors"
+    if uri is not None:
+        if "://" in uri.removeprefix("file://"):
+            raise DataError(f"data.uri: {uri}: only local paths and file:/// can be read", missing=True)
+        path = Path(unquote(uri.removeprefix("file://"))) if uri.startswith("file://") else expand(uri)
+        if not path.is_file():
+            raise DataError(f"{config.dataset}: no file {path} (data.uri); {hint}", missing=True)
+        return path
+    name, root = config.data.file or f"{config.dataset}.safetensors", expand(config.hardware.data_root)
+    found = [path for depth in range(4) for path in sorted(root.glob("*/" * depth + name))]
+    if len(found) > 1:
+        raise DataError(f"{config.dataset}: {found[0]} or {found[1]}? Choose with --set data.uri=PATH", missing=True)
+    if not found:
+        raise DataError(f"{config.dataset}: no file {name} in {root} (hardware.data_root) or its folders; {hint}", missing=True)
+    return found[0]
