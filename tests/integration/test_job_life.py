@@ -9,102 +9,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from last_e.manifest import MANIFEST
-from runner.job import EXPIRY_SECONDS, Attempt, Job, find_job
+from last_e.manifest import MANIFEST, verify
+from runner.job import EXPIRY_SECONDS, Attempt, Job, find_job, list_jobs
 from runner.store.directory import DirectoryStore
-from tests.conftest import TINY, Cli
-
-LONGER = ("--set", "training.epochs=10", "training.batch_size=10")  # 24 steps an epoch: time enough to be hit
-
-
-class Run:
-    """``lastrun`` in the background, in a process group of its own as a terminal would have it."""
-
-    def __init__(self, env: dict[str, str], *words: str | Path) -> None:
-        command = [sys.executable, "-m", "runner", *map(str, words)]
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, start_new_session=True
-        )
-        self.store = DirectoryStore(Path(env["LASTRUN_STORE"]))
-
-    @property
-    def job(self) -> Job:
-        return Job(self.store, self.store.folders("")[0])
-
-    def wait_for(self, what: Any, seconds: float = 60) -> None:
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            if self.store.folders("") and what(self.job):
-                return
-            assert self.process.poll() is None, self.process.communicate()[0]
-            time.sleep(0.02)
-        raise AssertionError("it did not come to pass")
-
-    def settles_as(self, state: str) -> None:
-        """A killed process takes a moment to be gone."""
-        deadline = time.monotonic() + 10
-        while self.job.state()[0].value != state and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert self.job.state()[0].value == state
-
-    def press_ctrl_c(self) -> None:
-        os.killpg(self.process.pid, signal.SIGINT)
-
-    def end(self) -> tuple[int, str]:
-        out, _ = self.process.communicate(timeout=60)
-        return self.process.returncode, out
-
-
-@pytest.fixture
-def run(clean_env: dict[str, str]) -> Iterator[Any]:
-    started = []
-
-    def start(*words: str | Path) -> Run:
-        started.append(Run(clean_env, *words))
-        return started[-1]
-
-    yield start
-    for one in started:
-        if one.process.poll() is None:
-            os.killpg(one.process.pid, signal.SIGKILL)
-            one.process.communicate()
-
-
-def some_step_is_stored(job: Job) -> bool:
-    return any(stored.manifest.step % 24 for stored in job.checkpoints())
-
-
-def result(job: Job) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
-    """Final weights and metric history, as the store has them."""
-    last = job.checkpoints()[-1]
-    path = Path(job.store.uri.removeprefix("file://")) / job.key("checkpoints", last.name, "state.pt")
-    return torch.load(path, weights_only=True)["model"], job.metrics()
-
-
-def assert_same(job: Job, reference: tuple[dict[str, torch.Tensor], list[dict[str, Any]]]) -> None:
-    weights, metrics = result(job)
-    assert metrics == reference[1]
-    assert weights.keys() == reference[0].keys()
-    assert all(torch.equal(weights[key], reference[0][key]) for key in weights)
-
-
-@pytest.fixture(scope="session")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
-    """What the longer job gives when nothing happens to it."""
-    folder = tmp_path_factory.mktemp("uninterrupted")
-    (folder / "tiny.yaml").write_text(TINY)
-    command = [sys.executable, "-m", "runner", "submit", str(folder / "tiny.yaml"), "--store", str(folder / "store"), *LONGER]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    store = DirectoryStore(folder / "store")
-    return result(Job(store, store.folders("")[0]))
+from tests.conftest import Cli
+from tests.jobs import LONGER, assert_same, processes_of, some_step_is_stored
 
 
 def test_submit_runs_a_job_to_its_end_and_says_what_came_out(cli: Cli, tiny: Path, clean_env: dict[str, str]) -> None:
@@ -179,16 +93,6 @@ def test_sigkill_at_random_moments_loses_nothing(
         assert cli(*words).returncode == 0
     assert_same(current.job, uninterrupted)
     wait_until_gone(Path(clean_env["TMPDIR"]))
-
-
-def processes_of(submit: int) -> tuple[int, int]:
-    """The agent below a submit, and its trainer."""
-
-    def child(pid: int) -> int:
-        return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
-
-    agent = child(submit)
-    return agent, child(agent)
 
 
 def wait_until_gone(folder: Path) -> None:
@@ -377,3 +281,82 @@ def test_of_attempts_that_start_at_the_same_moment_one_runs(tmp_path: Path) -> N
             racer.wait()
     assert [len(list(store.root.glob(f"won-{n}-*"))) for n in range(rounds)] == [1] * rounds
     assert [[attempt.phase for attempt in of_job] for of_job in attempts] == [["running"]] * rounds
+
+
+def test_stop_from_elsewhere_saves_and_pauses(run: Any, cli: Cli, tiny: Path, uninterrupted: Any) -> None:
+    current = run("submit", tiny, *LONGER)
+    current.wait_for(some_step_is_stored)
+    asked = cli("stop", current.job.id)
+    assert asked.returncode == 0, asked.stderr
+    code, out = current.end()
+    assert code == 75, out
+    state, _, reason = current.job.state()
+    assert (state.value, reason and reason.value) == ("stopped", "stop_requested")
+    assert cli("stop", current.job.id).returncode == 2
+    assert cli("resume", current.job.id).returncode == 0
+    assert_same(current.job, uninterrupted)
+
+
+def test_an_attempt_that_comes_back_after_a_takeover_changes_nothing(
+    run: Any, cli: Cli, tiny: Path, uninterrupted: Any
+) -> None:
+    old = run("submit", tiny, *LONGER)
+    old.wait_for(some_step_is_stored)
+    agent, _ = processes_of(old.process.pid)
+    os.kill(agent, signal.SIGSTOP)
+    refused = cli("resume", old.job.id)
+    assert refused.returncode == 5
+    assert "--takeover" in refused.stderr
+    taken = cli("resume", old.job.id, "--takeover")
+    assert taken.returncode == 0, taken.stdout + taken.stderr
+    before = [(stored.name, stored.manifest) for stored in old.job.checkpoints()]
+    os.kill(agent, signal.SIGCONT)
+    code, out = old.end()
+    assert code == 5, out
+    assert "another attempt has taken the job" in out
+    state, attempt, _ = old.job.state()
+    assert (state.value, attempt and attempt.number) == ("succeeded", 2)
+    assert [(stored.name, stored.manifest) for stored in old.job.checkpoints()] == before
+    assert_same(old.job, uninterrupted)
+
+
+def test_checkpoints_are_pulled_whole_and_a_job_is_removed_whole(cli: Cli, tiny: Path, clean_env: dict[str, str]) -> None:
+    assert cli("submit", tiny).returncode == 0
+    job = find_job("tiny", clean_env["LASTRUN_STORE"])
+    stored = job.checkpoints()
+    assert cli("pull", job.id, "newest").returncode == 0
+    assert verify(tiny.parent / "newest") == stored[-1].manifest
+    best = max(m.manifest.test_top1 or 0 for m in stored)
+    assert cli("pull", job.id, "best", "--best").returncode == 0
+    assert verify(tiny.parent / "best").test_top1 == best
+    assert cli("pull", job.id, "step", "--step", str(stored[0].manifest.step)).returncode == 0
+    assert verify(tiny.parent / "step").step == stored[0].manifest.step
+    for words in (["newest"], ["other", "--step", "999"]):
+        assert cli("pull", job.id, *words).returncode == 2
+    assert cli("rm", job.id).returncode == 0
+    assert list(job.store.scan("")) == []
+    assert cli("status", job.id).returncode == 3
+
+
+@pytest.mark.parametrize("file", ["job.json", "attempt.json", "heartbeat.json", "metrics.jsonl"])
+def test_damaged_records_are_told_and_hide_no_other_job(cli: Cli, tiny: Path, clean_env: dict[str, str], file: str) -> None:
+    for _ in range(2):
+        assert cli("submit", tiny, "--set", "training.epochs=1").returncode == 0
+    first, second = list_jobs(DirectoryStore(Path(clean_env["LASTRUN_STORE"])))
+    key = next(entry.key for entry in first.store.scan(first.id) if entry.key.endswith(file))
+    for damage in (
+        b"",
+        b"[1]",
+        b'{"created_at": 1e300}',
+        b'{"epoch": "\\u001b[2J", "time": "x", "last_epoch": [1]}',
+        b"\xff\x00",
+    ):
+        first.store.put(key, damage)
+        listed = cli("list", "--json")
+        assert listed.returncode == 0, listed.stderr
+        rows = {row["id"]: row for row in json.loads(listed.stdout)["jobs"]}
+        assert rows[second.id]["state"] == "succeeded"
+        shown = cli("status", first.id)
+        assert shown.returncode in (0, 4)
+        assert "Traceback" not in shown.stderr
+        assert "\x1b" not in shown.stdout + shown.stderr

@@ -1,0 +1,107 @@
+"""Jobs in a bucket on a real Ceph gateway: as good as in a folder, also when the server dies under them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.job import Job
+from runner.store import open_store
+from tests.ceph import SECRET_KEY, Ceph
+from tests.conftest import Cli
+from tests.jobs import LONGER, assert_same, some_step_is_stored
+
+pytestmark = pytest.mark.xdist_group("ceph")
+
+
+@pytest.fixture
+def store(ceph: Ceph, request: pytest.FixtureRequest, clean_env: dict[str, str]) -> str:
+    """A prefix of its own, over https; the environment as a user would set it."""
+    uri = ceph.uri(f"jobs/{request.node.name.replace('[', '-').strip(']')}")
+    clean_env.update(ceph.credentials(), LASTRUN_STORE=uri)
+    return uri
+
+
+def test_a_run_killed_and_resumed_through_a_bucket_is_as_never_killed(
+    store: str, run: Any, cli: Cli, tiny: Path, uninterrupted: Any
+) -> None:
+    current = run("submit", tiny, *LONGER)
+    current.wait_for(some_step_is_stored)
+    os.killpg(current.process.pid, signal.SIGKILL)
+    current.end()
+    current.settles_as("lost")
+    resumed = cli("resume", current.job.id)
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert_same(current.job, uninterrupted)
+    for entry in current.job.store.scan(""):
+        assert SECRET_KEY.encode() not in current.job.store.get(entry.key)
+    assert SECRET_KEY not in resumed.stdout + resumed.stderr
+
+
+def test_training_goes_on_while_the_server_is_dead_and_all_is_synced_in_the_end(
+    store: str, ceph: Ceph, run: Any, tiny: Path, uninterrupted: Any
+) -> None:
+    current = run("submit", tiny, *LONGER)
+    current.wait_for(some_step_is_stored)
+    ceph.kill_gateway()
+    time.sleep(4)
+    ceph.start_gateway()
+    code, out = current.end()
+    assert code == 0, out
+    assert_same(current.job, uninterrupted)
+
+
+def test_what_a_dead_server_did_not_get_is_kept_and_sent_later(
+    store: str, ceph: Ceph, run: Any, cli: Cli, tiny: Path, uninterrupted: Any
+) -> None:
+    current = run("submit", tiny, *LONGER)
+    current.wait_for(some_step_is_stored)
+    ceph.kill_gateway()
+    current.process.send_signal(signal.SIGTERM)  # the notice of a spot machine: there is no time to wait for the server
+    code, out = current.end()
+    ceph.start_gateway()
+    assert code == 4, out
+    assert "lastrun sync" in out
+    assert current.job.state()[0].value == "lost"
+    sent = cli("sync", current.job.id)
+    assert sent.returncode == 0, sent.stderr
+    assert "objects sent" in sent.stdout
+    assert current.job.state()[0].value == "paused"
+    assert cli("resume", current.job.id).returncode == 0
+    assert_same(current.job, uninterrupted)
+
+
+def test_a_store_that_cannot_be_reached_is_told_in_time(store: str, cli: Cli, tiny: Path) -> None:
+    nowhere = "s3://lastrun/x?endpoint_url=https://127.0.0.1:1"
+    began = time.monotonic()
+    done = cli("submit", tiny, "--store", nowhere)
+    assert time.monotonic() - began < 30
+    assert done.returncode == 4
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "secret key does not fit"),
+        ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_EC2_METADATA_DISABLED": "true"}, "no credentials"),
+        ({"AWS_CA_BUNDLE": ""}, "AWS_CA_BUNDLE"),
+    ],
+)
+def test_a_closed_door_is_told_with_the_key_to_look_for(store: str, cli: Cli, change: dict[str, str], word: str) -> None:
+    change.setdefault("REQUESTS_CA_BUNDLE", "")
+    done = cli("list", **change)
+    assert done.returncode == 4
+    assert word in done.stderr
+    assert SECRET_KEY not in done.stderr
+
+
+def test_a_bucket_that_is_not_there(ceph: Ceph, store: str) -> None:
+    job = Job(open_store(store.replace("s3://lastrun/", "s3://no-such-bucket/")), "j")
+    with pytest.raises(Exception, match="no such bucket"):
+        job.ask_to_stop(now=False)

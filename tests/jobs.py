@@ -1,0 +1,85 @@
+"""Jobs as the tests run them: in the background, watched through the store, compared to the last bit."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from runner.job import Job
+from runner.store import Store, open_store
+
+LONGER = ("--set", "training.epochs=10", "training.batch_size=10")  # 24 steps an epoch: time enough to be hit
+
+
+class Run:
+    """``lastrun`` in the background, in a process group of its own as a terminal would have it."""
+
+    def __init__(self, env: dict[str, str], *words: str | Path) -> None:
+        command = [sys.executable, "-m", "runner", *map(str, words)]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, start_new_session=True
+        )
+        self.store: Store = open_store(env["LASTRUN_STORE"])
+
+    @property
+    def job(self) -> Job:
+        return Job(self.store, self.store.folders("")[0])
+
+    def wait_for(self, what: Any, seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if self.store.folders("") and what(self.job):
+                return
+            assert self.process.poll() is None, self.process.communicate()[0]
+            time.sleep(0.02)
+        raise AssertionError("it did not come to pass")
+
+    def settles_as(self, state: str) -> None:
+        """A killed process takes a moment to be gone."""
+        deadline = time.monotonic() + 10
+        while self.job.state()[0].value != state and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert self.job.state()[0].value == state
+
+    def press_ctrl_c(self) -> None:
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def end(self) -> tuple[int, str]:
+        out, _ = self.process.communicate(timeout=60)
+        return self.process.returncode, out
+
+
+def some_step_is_stored(job: Job) -> bool:
+    return any(stored.manifest.step % 24 for stored in job.checkpoints())
+
+
+def result(job: Job) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
+    """Final weights and metric history, as the store has them."""
+    last = job.checkpoints()[-1]
+    state = io.BytesIO(job.store.get(job.key("checkpoints", last.name, "state.pt")))
+    return torch.load(state, weights_only=True)["model"], job.metrics()
+
+
+def assert_same(job: Job, reference: tuple[dict[str, torch.Tensor], list[dict[str, Any]]]) -> None:
+    weights, metrics = result(job)
+    assert metrics == reference[1]
+    assert weights.keys() == reference[0].keys()
+    assert all(torch.equal(weights[key], reference[0][key]) for key in weights)
+
+
+def processes_of(submit: int) -> tuple[int, int]:
+    """The agent below a submit, and its trainer."""
+
+    def child(pid: int) -> int:
+        return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+
+    agent = child(submit)
+    return agent, child(agent)
