@@ -1,6 +1,16 @@
-"""``python -m runner``, the same as ``lastrun``."""
+"""``python -m runner`` and the ``lastrun`` script."""
 
-from runner.cli import main
+import signal
+
+
+def main() -> None:
+    """Run the command line."""
+    # Ctrl-C while modules are still being imported ends us without a traceback; who has something to save takes it over.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from runner.cli import main as run
+
+    run()
+
 
 if __name__ == "__main__":
     main()

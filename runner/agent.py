@@ -37,7 +37,12 @@ from runner.sync import Outbox, leftovers, send_leftovers, waiting
 EVENTS_SECONDS = 30.0
 STOP_PATIENCE_SECONDS = 120.0
 # How the trainer names what the runner has a reason for.
-_TRAINER_REASONS = {"data_missing": "data_error", "data_damaged": "data_error", "data_changed": "data_error"}
+_TRAINER_REASONS = {
+    "data_missing": "data_error",
+    "data_damaged": "data_error",
+    "data_changed": "data_error",
+    "bad_usage": "data_error",
+}
 _RESULT_FIELDS = ("test_top1", "test_top5", "best_top1", "best_epoch", "step", "total_steps")
 
 
@@ -58,7 +63,7 @@ def run_attempt(
     allow_change = list(allow_change)
     resolved, changed = resolve_attempt(record["config"], record["origins"], env, settings, allow_change)
     state, _, _ = job.state()
-    if state is State.SUCCEEDED:
+    if state is State.SUCCEEDED and not allow_change:
         raise UsageError(f"{job.id} is complete; lastrun status {job.id} shows its result")
     scratch_root = _scratch_root(resolved.config)
     attempt = claim(job, takeover)

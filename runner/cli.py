@@ -115,7 +115,7 @@ def resume(
             f"{found.id} ended as {reason.value}: going on unchanged would end the same way; {reason.ending.advice}, "
             f"or go on with --set KEY=VALUE --allow-change KEY"
         )
-    if state is State.SUCCEEDED:
+    if state is State.SUCCEEDED and not allow_change:
         raise UsageError(f"{found.id} is complete: there is nothing to go on with; lastrun status {found.id} shows its result")
     if state is State.RUNNING and attempt is not None and not takeover:
         raise ClaimedError(
@@ -186,32 +186,46 @@ def list_(
 
 
 @app.command()
-def status(job: JobArgument, store: StoreOption = None, json: JsonOption = False) -> None:
+def status(
+    job: JobArgument,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="again every few seconds, until it no longer runs")] = False,
+    store: StoreOption = None,
+    json: JsonOption = False,
+) -> None:
     """Show where a job is, how it fares, and what to do next."""
     from runner import console
     from runner.job import find_job
-    from runner.status import job_status
+    from runner.status import follow_status, job_status
 
-    facts = job_status(find_job(job, store))
+    found = find_job(job, store)
     if json:
-        console.print_json("status", facts)
+        console.print_json("status", job_status(found))
+    elif watch:
+        console.watch_status(follow_status(found))
     else:
-        console.print_status(facts)
+        console.print_status(job_status(found))
 
 
 @app.command()
-def logs(job: JobArgument, store: StoreOption = None, json: JsonOption = False) -> None:
+def logs(
+    job: JobArgument,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="wait for more, until the job no longer runs")] = False,
+    store: StoreOption = None,
+    json: JsonOption = False,
+) -> None:
     """Print the log of all attempts of a job."""
     from last_e.text import plain
     from runner import console
     from runner.job import find_job
+    from runner.status import follow_log
 
     found = find_job(job, store)
     if json:
         console.print_json("logs", {"id": found.id, "lines": "".join(found.log()).splitlines()})
         return
-    for piece in found.log():
+    for piece in follow_log(found) if follow else found.log():
         sys.stdout.write(plain(piece))
+        sys.stdout.flush()
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from last_e.problems import Origin, show
@@ -78,7 +78,24 @@ def print_jobs(jobs: list[dict[str, Any]], store: str, total: int) -> None:
 
 def print_status(status: dict[str, Any]) -> None:
     """One job: where it is, how it fares, what to do next."""
+    make_console().print(_status_text(status))
+
+
+def watch_status(facts: Iterator[dict[str, Any]]) -> None:
+    """The same, renewed in place on a terminal, as long as there is news."""
+    from rich.live import Live
+
     console = make_console()
+    if not console.is_terminal:
+        for status in facts:
+            console.print(_status_text(status) + "\n")
+        return
+    with Live(console=console, auto_refresh=False) as live:
+        for status in facts:
+            live.update(_status_text(status), refresh=True)
+
+
+def _status_text(status: dict[str, Any]) -> str:
     why = f" ({status['reason']}: {status['message']})" if status["reason"] else ""
     rows = [("job", status["uri"]), ("state", _coloured(status["state"]) + _plain(why))]
     rows.append(("model", f"{status['model']} on {status['dataset']} {status['split_type']}"))
@@ -107,8 +124,7 @@ def print_status(status: dict[str, Any]) -> None:
         rows.append(("attempt", f"{attempt['number']} on {attempt['host']} ({attempt['env']})"))
     rows.append(("next", status["next"]))
     width = max(len(name) for name, _ in rows)
-    for name, text in rows:
-        console.print(f"[dim]{name:<{width}}[/dim]  {text if name == 'state' else _plain(text)}")
+    return "\n".join(f"[dim]{name:<{width}}[/dim]  {text if name == 'state' else _plain(text)}" for name, text in rows)
 
 
 def _table(*columns: str) -> Any:

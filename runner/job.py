@@ -372,12 +372,17 @@ class Job:
             merged = [m for m in merged if m["epoch"] <= attempt.resumed_epoch] + lines
         return merged
 
-    def log(self) -> Iterator[str]:
-        """The log of all attempts, piece by piece."""
+    def log(self, seen: set[str] | None = None) -> Iterator[str]:
+        """The log of all attempts, piece by piece; of those in ``seen`` nothing again, and it is added to."""
+        seen = set() if seen is None else seen
         for attempt in self.attempts():
-            yield f"--- attempt {attempt.number} on {attempt.host} ({attempt.env})\n"
+            if attempt.id not in seen and attempt.phase != "claiming":
+                seen.add(attempt.id)
+                yield f"--- attempt {attempt.number} on {attempt.host} ({attempt.env or 'starting'})\n"
             for entry in self.store.scan(self.key("attempts", attempt.id, "log") + "/"):
-                yield self.store.get(entry.key).decode("utf-8", "replace")
+                if entry.key not in seen:
+                    seen.add(entry.key)
+                    yield self.store.get(entry.key).decode("utf-8", "replace")
 
     def _json(self, *parts: str) -> dict[str, Any]:
         key = self.key(*parts)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from typing import Any
 
 from runner.errors import LastrunError, State
 from runner.job import Job
 
+FOLLOW_SECONDS = 2.0
 _NEXT = {
     State.QUEUED: "lastrun resume {job}",
     State.RUNNING: "lastrun logs {job}",
@@ -69,3 +72,24 @@ def summary_or_error(job: Job) -> dict[str, Any]:
         return job_summary(job)
     except (LastrunError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         return {"id": job.id, "uri": job.uri, "error": str(error) or type(error).__name__}
+
+
+def follow_status(job: Job) -> Iterator[dict[str, Any]]:
+    """:func:`job_status` every few seconds, the last time when the job no longer runs."""
+    while True:
+        facts = job_status(job)
+        yield facts
+        if facts["state"] != State.RUNNING.value:
+            return
+        time.sleep(FOLLOW_SECONDS)
+
+
+def follow_log(job: Job) -> Iterator[str]:
+    """The log so far, then what comes, until the job no longer runs."""
+    seen: set[str] = set()
+    while True:
+        running = job.state()[0] is State.RUNNING  # asked first: what is written until then is shown below
+        yield from job.log(seen)
+        if not running:
+            return
+        time.sleep(FOLLOW_SECONDS)

@@ -67,7 +67,8 @@ class Clips:
             if not (self.length >= 1).all():
                 wrong.append("a clip has no frames")
             if self.joints.dim() and int((self.length * self.bodies).sum()) != len(self.joints):
-                wrong.append(f"{len(self.joints)} rows of joints, but the clips' lengths add up to another number")
+                rows = int((self.length * self.bodies).sum())
+                wrong.append(f"{len(self.joints)} rows of joints, but the clips' lengths add up to {rows}")
             if not ((self.label >= 0) & (self.label < num_classes)).all():
                 wrong.append(f"labels from {int(self.label.min())} to {int(self.label.max())}, not 0 to {num_classes - 1}")
         if wrong:

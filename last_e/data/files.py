@@ -45,7 +45,13 @@ def read_clips(path: Path, num_classes: int) -> Clips:
 
 
 def write_clips(clips: Clips, path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write a prepared file: whole or not at all."""
+    """Write a prepared file: whole or not at all.
+
+    Raises:
+        DataError: the clips are not what a reader would accept.
+    """
+    path = Path(path)
+    clips.check(int(clips.label.max()) + 1 if clips.label.numel() else 1, str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -53,6 +59,9 @@ def write_clips(clips: Clips, path: Path, metadata: dict[str, str] | None = None
         save_file(tensors, part, {**(metadata or {}), "format": FORMAT})
         with part.open("rb") as file:
             os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        part.chmod(0o666 & ~umask)  # safetensors writes for the owner alone; data are for colleagues, too
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
