@@ -116,7 +116,7 @@ class _Session:
         self.next_beat = self.next_events = 0.0
         self.began = time.monotonic()
         self.outbox: Outbox | None = None
-        self.heart = Heart(job, attempt, lambda: self.progress, lambda word: self.lines.put(("heard", word)))
+        self.heart = Heart(job, attempt, lambda: dict(self.progress), lambda word: self.lines.put(("heard", word)))
 
     def run(self) -> Reason:
         scratch: Path | None = None
@@ -144,7 +144,7 @@ class _Session:
         self.heart.stop()
         if self.outbox is not None:
             self.outbox.close()
-        if scratch is not None and not waiting(scratch / "outbox"):
+        if scratch is not None and (self.superseded or not waiting(scratch / "outbox")):
             shutil.rmtree(scratch, ignore_errors=True)
         return reason
 
