@@ -1,0 +1,124 @@
+"""The outbox: in order, the newest bytes, nothing lost, nothing half."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runner.store.directory import DirectoryStore
+from runner.sync import Outbox, send_leftovers, waiting
+
+SET = ["j/checkpoints/5-a/state.pt", "j/checkpoints/5-a/config.json", "j/checkpoints/5-a/MANIFEST.json"]
+
+
+class Blockable:
+    """A store in whose way stands a file where it needs a folder, until that is taken away."""
+
+    def __init__(self, root: Path) -> None:
+        self.store = DirectoryStore(root)
+        self.obstacle = root / "j"
+        root.mkdir()
+
+    def block(self) -> None:
+        self.obstacle.write_text("in the way")
+
+    def unblock(self) -> None:
+        self.obstacle.unlink()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Blockable:
+    return Blockable(tmp_path / "store")
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def sent() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def outbox(server: Blockable, tmp_path: Path, said: list[str], sent: list[str]) -> Iterator[Outbox]:
+    box = Outbox(server.store, tmp_path / "outbox", said.append, sent.append)
+    yield box
+    box.close()
+
+
+def test_objects_arrive_in_the_order_they_were_put(outbox: Outbox, server: Blockable, sent: list[str]) -> None:
+    keys = [f"j/{n}" for n in (3, 1, 4, 1, 5, 9, 2, 6)]
+    server.block()
+    for n, key in enumerate(keys):
+        outbox.put(key, str(n).encode())
+    assert not outbox.drain(0.3)
+    assert outbox.lag_seconds > 0
+    server.unblock()
+    assert outbox.drain(20)
+    assert sent == ["j/3", "j/1", "j/4", "j/5", "j/9", "j/2", "j/6"]
+    assert server.store.get("j/1") == b"3"  # the newest bytes, at the oldest place
+    assert waiting(outbox.folder) == []
+    assert outbox.lag_seconds == 0
+
+
+def test_a_failing_store_is_told_once_and_so_is_its_return(outbox: Outbox, server: Blockable, said: list[str]) -> None:
+    server.block()
+    outbox.put("j/a", b"1")
+    assert not outbox.drain(2.5)  # several tries
+    assert [word.split(":")[0] for word in said] == ["uploads wait"]
+    assert outbox.error is not None
+    server.unblock()
+    assert outbox.drain(20)
+    assert said[1:] == ["uploads go on"]
+    assert outbox.error is None
+
+
+def test_files_are_sent_as_they_were_when_put(outbox: Outbox, server: Blockable, tmp_path: Path) -> None:
+    server.block()
+    file = tmp_path / "state.pt"
+    file.write_bytes(b"as it was")
+    outbox.put_file("j/state.pt", file)
+    file.unlink()  # as the trainer's pruning does
+    server.unblock()
+    assert outbox.drain(20)
+    assert server.store.get("j/state.pt") == b"as it was"
+
+
+def test_a_set_of_which_nothing_was_sent_can_be_dropped(outbox: Outbox, server: Blockable) -> None:
+    server.block()
+    for key in ["j/first", *SET, "j/last"]:
+        outbox.put(key, b"x")
+    outbox.drop(SET)
+    server.unblock()
+    assert outbox.drain(20)
+    assert [entry.key for entry in server.store.scan("")] == ["j/first", "j/last"]
+
+
+def test_a_set_that_is_on_its_way_goes_as_a_whole(outbox: Outbox, server: Blockable) -> None:
+    server.block()
+    for key in SET:
+        outbox.put(key, b"x")
+    assert not outbox.drain(0.3)  # the first one is being tried
+    outbox.drop(SET)
+    server.unblock()
+    assert outbox.drain(20)
+    assert sorted(entry.key for entry in server.store.scan("")) == sorted(SET)
+
+
+def test_what_a_killed_attempt_left_is_sent_from_its_files_and_half_a_checkpoint_is_not(
+    server: Blockable, tmp_path: Path
+) -> None:
+    folder = tmp_path / "left"
+    whole = [key.replace("5-a", "6-a") for key in SET]
+    for key in [*SET[:2], *whole, "j/attempts/1/attempt.json", "j/attempts/1/log/1.txt"]:
+        (folder / key).parent.mkdir(parents=True, exist_ok=True)
+        (folder / key).write_text(key)
+    (folder / "j/half-written.part").write_text("")
+    assert send_leftovers(server.store, folder) == 5
+    keys = [entry.key for entry in server.store.scan("")]
+    assert keys == sorted([*whole, "j/attempts/1/attempt.json", "j/attempts/1/log/1.txt"])
+    assert send_leftovers(server.store, folder) == 0
