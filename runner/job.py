@@ -256,7 +256,8 @@ class Job:
         if attempt.machine == machine.identity():
             return machine.process_identity(attempt.pid) == attempt.process
         last = self.heartbeat(attempt).get("time", attempt.started_at)
-        return bool(time.time() - last < EXPIRY_SECONDS)
+        # Far in the future is as telling as far in the past: its clock is wrong, and it may be dead. claim() looks closer.
+        return bool(abs(time.time() - last) < EXPIRY_SECONDS)
 
     def state(self) -> tuple[State, Attempt | None, Reason | None]:
         """The job's state, from its newest attempt, with the reason for which that ended."""

@@ -14,6 +14,7 @@ from runner import machine
 from runner.errors import ClaimedError, StoreError
 from runner.job import EXPIRY_SECONDS, HEARTBEAT_SECONDS, Attempt, Job
 
+WATCH_SECONDS = 2 * HEARTBEAT_SECONDS + 2
 _POLL_SECONDS = 0.2
 
 
@@ -27,6 +28,8 @@ def claim(job: Job, takeover: bool = False) -> Attempt:
     Raises:
         ClaimedError: another live attempt has the job.
     """
+    if not takeover:
+        _refuse_beating(job)
     attempt = Attempt(
         id=f"{job.next_number():04d}-{secrets.token_hex(4)}",
         machine=machine.identity(),
@@ -48,6 +51,27 @@ def claim(job: Job, takeover: bool = False) -> Attempt:
             _step_back(job, attempt, smaller[0])
         time.sleep(_POLL_SECONDS)
     return attempt
+
+
+def _refuse_beating(job: Job) -> None:
+    """Clocks of two machines may differ by hours, so an attempt elsewhere that seems expired is watched for a while first.
+
+    Raises:
+        ClaimedError: its heart beats all the same.
+    """
+    silent = [other for other in job.attempts() if other.open and not job.alive(other) and not _is_here(other)]
+    before = {other.id: job.heartbeat(other) for other in silent}
+    deadline = time.monotonic() + WATCH_SECONDS
+    while silent and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+        for other in silent:
+            if job.heartbeat(other) != before[other.id]:
+                raise ClaimedError(f"{job.id} is being run by {other}, whose clock differs from this machine's")
+
+
+def _is_here(attempt: Attempt) -> bool:
+    """Whether an attempt ran on this machine, where its process tells whether it lives."""
+    return attempt.machine == machine.identity()
 
 
 def _others(job: Job, mine: Attempt) -> list[Attempt]:

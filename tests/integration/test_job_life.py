@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from typing import Any
 import pytest
 
 from last_e.manifest import MANIFEST, verify
+from runner.errors import ClaimedError
 from runner.job import EXPIRY_SECONDS, Attempt, Job, find_job, list_jobs
+from runner.lease import claim
 from runner.store.directory import DirectoryStore
 from tests.conftest import Cli
 from tests.jobs import LONGER, assert_same, processes_of, some_step_is_stored
@@ -360,3 +363,27 @@ def test_damaged_records_are_told_and_hide_no_other_job(cli: Cli, tiny: Path, cl
         assert shown.returncode in (0, 4)
         assert "Traceback" not in shown.stderr
         assert "\x1b" not in shown.stdout + shown.stderr
+
+
+@pytest.mark.parametrize("skew", [-3600, 3600])
+def test_an_attempt_whose_clock_is_an_hour_off_is_not_taken_for_dead_while_its_heart_beats(tmp_path: Path, skew: int) -> None:
+    job = Job(DirectoryStore(tmp_path), "j")
+    other = Attempt("0001-aa", "another machine", 1, "1", time.time() + skew, phase="running", host="other")
+    job.write_attempt(other)
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.is_set():
+            beat = json.dumps({"time": time.time() + skew}).encode()
+            job.store.put(job.key("attempts", other.id, "heartbeat.json"), beat)
+            over.wait(1)
+
+    heart = threading.Thread(target=beat)
+    heart.start()
+    try:
+        with pytest.raises(ClaimedError, match="clock differs"):
+            claim(job)
+    finally:
+        over.set()
+        heart.join()
+    assert claim(job).supersedes == [other.id]  # now it is dead
