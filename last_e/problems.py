@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from pydantic import BeforeValidator
+
 from last_e.text import plain
 
 
@@ -50,10 +52,10 @@ def allowed_values(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     origin = get_origin(annotation)
     if origin is Annotated:
         base, *extra = get_args(annotation)
-        flat_extra = [m for item in extra for m in ([item] if not hasattr(item, "metadata") else item.metadata)]
-        if any(getattr(m, "func", None).__class__.__name__ == "function" for m in extra):
-            return "a duration such as 8h50m or a number of seconds"
-        return allowed_values(base, [*flat_extra, *metadata])
+        unpacked = [m for item in extra for m in getattr(item, "metadata", [item])]
+        return allowed_values(base, [*unpacked, *metadata])
+    if any(isinstance(m, BeforeValidator) for m in metadata):  # durations are the only values that are read specially
+        return "a duration such as 8h50m or a number of seconds"
     if origin in (Union, UnionType):
         parts = [allowed_values(arg, metadata) for arg in get_args(annotation) if arg is not NoneType]
         return " or ".join([*parts, *(["null"] if NoneType in get_args(annotation) else [])])
@@ -61,8 +63,6 @@ def allowed_values(annotation: Any, metadata: Iterable[Any] = ()) -> str:
         return "one of " + ", ".join(map(str, get_args(annotation)))
     if origin is list:
         return "a list, each entry " + allowed_values(get_args(annotation)[0])
-    if any(getattr(m, "func", None).__class__.__name__ == "function" for m in metadata):
-        return "a duration such as 8h50m or a number of seconds"
     text = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(annotation, "text")
     for attribute, words in (("gt", "> {}"), ("ge", "at least {}"), ("lt", "< {}"), ("le", "at most {}")):
         for bound in (getattr(m, attribute, None) for m in metadata):

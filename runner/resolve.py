@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from last_e.config import is_pinned
 from last_e.layers import Resolved, resolve
-from last_e.problems import ConfigError, Origin, Problem
+from last_e.problems import Origin, Problem
 from last_e.reading import Entry, Layer, load_file, set_layer
 from last_e.resume import Change, changes, refuse_pinned
 from runner.spec import JobSpec
 
 REQUIRED = ("model.variant", "dataset")
 _PACKAGE_ORIGINS = ("configs/", "default")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def resolve_spec(path: Path, env: str | None, settings: Iterable[str]) -> Resolved[JobSpec]:
@@ -36,15 +38,12 @@ def resolve_spec(path: Path, env: str | None, settings: Iterable[str]) -> Resolv
             name = key.split(".")[0]
             if not any(k in (key, name) for k in given):
                 problems.append(Problem(str(path), name, "nothing", f"required: for example {name}: {_EXAMPLES[name]}"))
-    resolved = resolve([spec, flags, sets], JobSpec, problems)
-    missing = [name for name in resolved.config.run.pass_env if name not in os.environ]
-    if missing:
-        origin = str(resolved.origins["run.pass_env"])
-        raise ConfigError(
-            Problem(origin, "run.pass_env", f"{name}, which is not set here", "names of variables that are set")
-            for name in missing
-        )
-    return resolved
+    passed = {**spec, **sets}.get("run.pass_env")
+    for name in passed.value if passed and isinstance(passed.value, list) else []:
+        if passed and isinstance(name, str) and _VARIABLE.fullmatch(name) and name not in os.environ:
+            found = f"{name}, which is not set here"
+            problems.append(Problem(str(passed.origin), "run.pass_env", found, "names of variables that are set"))
+    return resolve([spec, flags, sets], JobSpec, problems)
 
 
 def _absolute_data(layer: Layer, folder: Path) -> None:

@@ -81,9 +81,11 @@ def test_only_names_of_variables_may_be_passed_on(path: Path, value: str) -> Non
 def test_a_variable_to_pass_on_must_be_set(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "model: nano\ndataset: irds\nrun:\n  pass_env: [LASTRUN_TEST_A, LASTRUN_TEST_B]\n"
     monkeypatch.setenv("LASTRUN_TEST_A", "1")
-    found = problems_of(text, path)
-    assert len(found) == 1
+    found = problems_of(text + "training: {lr: fast}\n", path)
+    assert len(found) == 2  # with the other mistakes, not after them
     assert "LASTRUN_TEST_B, which is not set" in found[0]
+    assert "training.lr" in found[1]
+    path.write_text(text)
     monkeypatch.setenv("LASTRUN_TEST_B", "1")
     assert resolve_spec(path, None, []).config.run.pass_env == ["LASTRUN_TEST_A", "LASTRUN_TEST_B"]
 
