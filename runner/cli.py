@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -345,13 +346,19 @@ def main() -> NoReturn:
 
 
 def _run_app(call: Callable[[], Any]) -> NoReturn:
+    code: Any = 0
     try:
-        call()
+        try:
+            call()
+        except SystemExit as end:
+            code = end.code
+        sys.stdout.flush()  # here, where a full disk behind it can be told, not when the interpreter ends
+        raise SystemExit(code)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
-        sys.stderr.close()
-        raise SystemExit(0) from None
+        _discard_output()
+        raise SystemExit(code) from None
     except Exception as error:
         from last_e.problems import ConfigError
         from last_e.text import plain
@@ -373,10 +380,15 @@ def _run_app(call: Callable[[], Any]) -> NoReturn:
             print(f"error: {plain(str(error))}", file=sys.stderr)
             raise SystemExit(int(error.exit_code)) from None
         if isinstance(error, OSError):
+            _discard_output()
             print(f"error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
             raise SystemExit(int(Exit.FAILED)) from None
         raise
-    raise SystemExit(0)
+
+
+def _discard_output() -> None:
+    """Nobody reads it any more: what is still buffered must not fail again when the interpreter ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _spread_set(arguments: list[str]) -> list[str]:

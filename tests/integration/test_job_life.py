@@ -387,3 +387,28 @@ def test_an_attempt_whose_clock_is_an_hour_off_is_not_taken_for_dead_while_its_h
         over.set()
         heart.join()
     assert claim(job).supersedes == [other.id]  # now it is dead
+
+
+def test_an_allowed_change_of_the_batch_trains_every_epoch(run: Any, cli: Cli, tiny: Path) -> None:
+    current = run("submit", tiny, *LONGER)
+    current.wait_for(lambda job: any(stored.manifest.step > 24 and stored.manifest.step % 24 for stored in job.checkpoints()))
+    current.press_ctrl_c()
+    current.end()
+    done = cli("resume", current.job.id, "--set", "training.batch_size=20", "--allow-change", "training.batch_size")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "an epoch has 12 steps now" in done.stdout
+    assert [m["epoch"] for m in current.job.metrics()] == list(range(1, 11))
+    assert current.job.metrics()[-1]["step"] == 120
+
+
+@pytest.mark.parametrize("words", [["list"], ["validate", "tiny.yaml"], ["explain", "tiny.yaml"]])
+def test_output_that_cannot_be_written_is_one_line(tiny: Path, clean_env: dict[str, str], words: list[str]) -> None:
+    command = [sys.executable, "-m", "runner", *words]
+    buffered = {**clean_env, "PYTHONUNBUFFERED": ""}  # as on most machines: the error comes when the buffer is flushed
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, env=buffered, cwd=tiny.parent, timeout=60, check=False
+        )
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
