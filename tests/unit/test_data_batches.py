@@ -18,15 +18,6 @@ from last_e.problems import ConfigError
 from last_e.reading import set_layer
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small tensors: several threads, and several test processes at once, would only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def recipe(*assignments: str) -> TrainingConfig:
     words = ["batch_size=8", "input_frames=16", *assignments]
     layer, problems = set_layer(f"training.{word}" for word in words)

@@ -17,15 +17,6 @@ REFERENCE = Path(__file__).parents[1] / "data"
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small tensors: several threads, and several test processes at once, would only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def seeded_model(variant: str, num_classes: int = 60, **overrides: object) -> LastE:
     torch.manual_seed(3)
     return build_model(variant, num_classes, **overrides)

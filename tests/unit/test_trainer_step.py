@@ -24,15 +24,6 @@ PLAIN = Precision(None, False, "float32")
 CLIPS = synthetic_clips(6, 48)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small tensors: several threads, and several test processes at once, would only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def config(*assignments: str, variant: str = "nano") -> TrainConfig:
     words = [f"model.variant={variant}", "dataset=synthetic", "training.input_frames=16", "training.batch_size=8"]
     small = ["model.stem_channels=8", "model.channels=[8,12,16]", "model.num_blocks=[1,1,1]"]
