@@ -25,6 +25,7 @@ from last_e.console import ConsoleSink
 from last_e.events import Message, describe, parse_event
 from last_e.layers import Resolved
 from last_e.manifest import MANIFEST, DamagedCheckpoint, to_keep
+from last_e.redact import redact
 from last_e.text import expand, seconds_text
 from runner import machine
 from runner.errors import Exit, Reason, State, StoreError, UsageError
@@ -233,7 +234,7 @@ class _Session:
     def _read(self, kind: str, pipe: IO[str]) -> threading.Thread:
         def pump() -> None:
             for line in pipe:
-                self.lines.put((kind, line.rstrip("\n")))
+                self.lines.put((kind, redact(line.rstrip("\n"))))
             self.lines.put((kind, None))
 
         thread = threading.Thread(target=pump, name=f"read-{kind}", daemon=True)
@@ -419,7 +420,7 @@ class _Session:
         if self.outbox is not None and self.outbox.lasting:
             return 5.0
         if reason is Reason.PREEMPTED:
-            return 20.0
+            return max(5.0, 25.0 - (time.monotonic() - self.asked_at))
         if reason is Reason.TIME_LIMIT:
             return max(5.0, self.config.hardware.stop_margin - (time.monotonic() - self.asked_at) - 10.0)
         return 600.0

@@ -7,6 +7,7 @@ JOB-ID/checkpoints/<step>-<attempt>/  files, then MANIFEST.json last
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import secrets
@@ -282,7 +283,7 @@ class Job:
                 manifest = Manifest.from_json(self.store.get(self.key("checkpoints", name, MANIFEST)))
             except MissingKeyError:
                 continue  # never finished
-            except DamagedCheckpoint as error:
+            except (DamagedCheckpoint, DamagedObjectError) as error:
                 say(f"skipping checkpoint {name}: {error}")
                 continue
             if "-" in name:
@@ -342,7 +343,7 @@ class Job:
         return None
 
     def sweep_unfinished(self) -> None:
-        """Delete what attempts that are gone left of checkpoints whose manifest never came."""
+        """Delete what attempts that are gone left half-done: checkpoints whose manifest never came, objects half-written."""
         alive = {attempt.id for attempt in self.attempts() if self.alive(attempt)}
         parts: dict[str, list[str]] = {}
         for entry in self.store.scan(self.key("checkpoints") + "/"):
@@ -350,12 +351,19 @@ class Job:
         for name, keys in parts.items():
             if name.partition("-")[2] not in alive and self.key("checkpoints", name, MANIFEST) not in keys:
                 self.store.delete(keys)
+        self.store.sweep(
+            f"{self.id}/", keep=lambda key: any(f"-{attempt}/" in key or f"/{attempt}/" in key for attempt in alive)
+        )
 
     def prune_checkpoints(self, keep_last: int) -> None:
-        """Delete this job's checkpoints that the retention rule does not keep, manifests first."""
+        """Delete this job's checkpoints that the retention rule does not keep, manifests first.
+
+        The one that an attempt went on from stays as long as the attempt has not ended, whoever prunes.
+        """
         found = self.checkpoints()
+        origins = {attempt.resumed_from for attempt in self.attempts() if attempt.open}
         for stored, keep in zip(found, to_keep([s.manifest for s in found], keep_last)):
-            if not keep:
+            if not keep and stored.name not in origins:
                 names = [MANIFEST, *stored.manifest.files]
                 self.store.delete(self.key("checkpoints", stored.name, name) for name in names)
 
@@ -409,9 +417,10 @@ def find_job(name: str, store_uri: str | None) -> Job:
         store = open_store(store_uri or default_store())
     if not _ID.fullmatch(name):
         raise UsageError(f"job {name!r}: an ID has lower-case letters, digits and dashes only")
+    with contextlib.suppress(NoSuchJobError):  # a whole ID needs no listing of a store that may hold thousands
+        Job(store, name).record()
+        return Job(store, name)
     names = [folder for folder in store.folders("") if folder.startswith(name)]
-    if name in names:
-        names = [name]
     if len(names) > 1:
         raise NoSuchJobError(f"{name} could be any of {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}")
     job = Job(store, names[0] if names else name)

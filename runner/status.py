@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from runner.errors import LastrunError, State
 from runner.job import Job
 
 FOLLOW_SECONDS = 2.0
+READERS = 16
 _NEXT = {
     State.QUEUED: "lastrun resume {job}",
     State.RUNNING: "lastrun logs {job}",
@@ -64,6 +66,12 @@ def job_summary(job: Job) -> dict[str, Any]:
         "epochs": config["training.epochs"],
         "best_top1": max(best, default=None),
     }
+
+
+def summaries(jobs: list[Job]) -> list[dict[str, Any]]:
+    """What a list shows of jobs; many at once, since each waits for the network several times."""
+    with ThreadPoolExecutor(READERS) as readers:
+        return list(readers.map(summary_or_error, jobs))
 
 
 def summary_or_error(job: Job) -> dict[str, Any]:

@@ -109,12 +109,25 @@ class DirectoryStore:
                 if path.exists():
                     raise StoreError(f"{self.uri}: {key} cannot be deleted") from None
 
+    def sweep(self, prefix: str, keep: Callable[[str], bool]) -> None:
+        """See :class:`~runner.store.Store`: temporary files that were never renamed."""
+        try:
+            parts = [path for path in self._path(prefix.rstrip("/")).rglob(f"{_PART}*-*") if path.is_file()]
+            for path in parts:
+                name = path.name.removeprefix(_PART).rpartition("-")[0]
+                if not keep(path.with_name(name).relative_to(self.root).as_posix()):
+                    path.unlink(missing_ok=True)
+        except FileNotFoundError:  # a folder that was deleted meanwhile; the next sweep sees to the rest
+            return
+        except OSError as error:
+            raise self._failed("sweep", prefix, error) from None
+
     def _write(self, key: str, fill: Callable[[BinaryIO], object]) -> None:
         path = self._path(key)
         part = None
         try:
             self._make_folder(path.parent)
-            fd, name = tempfile.mkstemp(prefix=_PART, dir=path.parent)
+            fd, name = tempfile.mkstemp(prefix=f"{_PART}{path.name}-", dir=path.parent)
             part = Path(name)
             with os.fdopen(fd, "wb") as file:
                 fill(file)
