@@ -256,9 +256,12 @@ class Job:
             return False
         if attempt.machine == machine.identity():
             return machine.process_identity(attempt.pid) == attempt.process
-        last = self.heartbeat(attempt).get("time", attempt.started_at)
-        # Far in the future is as telling as far in the past: its clock is wrong, and it may be dead. claim() looks closer.
-        return bool(abs(time.time() - last) < EXPIRY_SECONDS)
+        try:
+            age = self.store.age(self.key("attempts", attempt.id, "heartbeat.json"))
+        except MissingKeyError:
+            age = self.store.age(self.key("attempts", attempt.id, "attempt.json"))
+        # Far in the future is as telling as far in the past: the clock of a shared folder is wrong. claim() looks closer.
+        return abs(age) < EXPIRY_SECONDS
 
     def state(self) -> tuple[State, Attempt | None, Reason | None]:
         """The job's state, from its newest attempt, with the reason for which that ended."""

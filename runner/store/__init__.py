@@ -42,6 +42,9 @@ class Store(Protocol):
     def get_file(self, key: str, path: Path) -> None:
         """Write the bytes under a key to a file, whole or not at all."""
 
+    def age(self, key: str) -> float:
+        """Seconds since a key was put, by the store's own clock: those of two machines may differ by hours."""
+
     def scan(self, prefix: str) -> Iterator[Entry]:
         """Every object whose key begins with ``prefix``, in the order of keys."""
 

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -64,6 +65,15 @@ class DirectoryStore:
         finally:
             part.unlink(missing_ok=True)
 
+    def age(self, key: str) -> float:
+        """See :class:`~runner.store.Store`. A folder has no clock to ask but this machine's."""
+        try:
+            return time.time() - self._path(key).stat().st_mtime
+        except (FileNotFoundError, NotADirectoryError):
+            raise MissingKeyError(f"{self.uri}: nothing under {key}") from None
+        except OSError as error:
+            raise self._failed("read", key, error) from None
+
     def scan(self, prefix: str) -> Iterator[Entry]:
         """See :class:`~runner.store.Store`."""
         folder = prefix.rpartition("/")[0]
@@ -112,7 +122,8 @@ class DirectoryStore:
     def sweep(self, prefix: str, keep: Callable[[str], bool]) -> None:
         """See :class:`~runner.store.Store`: temporary files that were never renamed."""
         try:
-            parts = [path for path in self._path(prefix.rstrip("/")).rglob(f"{_PART}*-*") if path.is_file()]
+            top = self._path(prefix.rstrip("/")) if prefix else self.root
+            parts = [path for path in top.rglob(f"{_PART}*-*") if path.is_file()]
             for path in parts:
                 name = path.name.removeprefix(_PART).rpartition("-")[0]
                 if not keep(path.with_name(name).relative_to(self.root).as_posix()):

@@ -45,6 +45,9 @@ _DIGEST = "sha256"
 _MISSING = ("NoSuchKey", "NoSuchUpload", "404", "NotFound")
 _BROKEN = (urllib3.exceptions.HTTPError, ssl.SSLError, ConnectionError, TimeoutError)
 """What comes through boto3 as it is when a connection breaks while an object's bytes are read."""
+_SKEWED = ("RequestTimeTooSkewed", "403")
+"""The second, without a word of why, is the answer to a HEAD."""
+_SKEW_THAT_MATTERS = datetime.timedelta(minutes=5)
 _CREDENTIALS = (
     botocore.exceptions.NoCredentialsError,
     botocore.exceptions.PartialCredentialsError,
@@ -152,6 +155,12 @@ class S3Store:
         finally:
             part.unlink(missing_ok=True)
 
+    def age(self, key: str) -> float:
+        """See :class:`~runner.store.Store`."""
+        answer = self._do("read", key, lambda: self._client.head_object(**self._at(key)))
+        written: datetime.datetime = answer["LastModified"]
+        return (_date(answer) - written).total_seconds()
+
     def scan(self, prefix: str) -> Iterator[Entry]:
         """See :class:`~runner.store.Store`."""
         for page in self._pages(prefix):
@@ -203,7 +212,9 @@ class S3Store:
 
     def _key(self, key: str) -> str:
         if any(part in ("", ".", "..") or "\0" in part or "\\" in part for part in key.split("/")):
-            raise StoreError(f"{self.uri}: refused key {key!r}")
+            refused = StoreError(f"{self.uri}: refused key {key!r}")
+            refused.lasting = True
+            raise refused
         return self._prefix + key
 
     def _undamaged(self, key: str, once: Callable[[], T]) -> T:
@@ -237,7 +248,7 @@ class S3Store:
             try:
                 return call()
             except botocore.exceptions.ClientError as error:
-                if _code(error) != "RequestTimeTooSkewed" or not _correct_clock(error):
+                if not (_code(error) in _SKEWED and _correct_clock(error)):
                     raise
                 return call()
         except botocore.exceptions.ClientError as error:
@@ -254,7 +265,9 @@ class S3Store:
         except botocore.exceptions.SSLError as error:
             failed = StoreError(f"{where}: the connection broke in its TLS layer")
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
-                failed = StoreError(f"{where}: its TLS certificate cannot be verified: set AWS_CA_BUNDLE or ca_bundle")
+                old = "not yet valid" in str(error) or "expired" in str(error)
+                hint = "this machine's clock may be wrong" if old else "set AWS_CA_BUNDLE or ca_bundle"
+                failed = StoreError(f"{where}: its TLS certificate cannot be verified: {hint}")
                 failed.lasting = True
         except (botocore.exceptions.BotoCoreError, Boto3Error, *_BROKEN) as error:
             failed = StoreError(f"{where}: {(str(error) or type(error).__name__).splitlines()[0]}")
@@ -275,13 +288,19 @@ def _correct_clock(error: botocore.exceptions.ClientError) -> bool:
     boto3 has no setting for it (boto/boto3#1252), so the clock that its signer asks is replaced, in this process.
     """
     global _clock_offset
-    date = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
-    if not date:
+    offset = _date(error.response) - datetime.datetime.now(datetime.timezone.utc)
+    if abs(offset - _clock_offset) < _SKEW_THAT_MATTERS:
         return False
-    now = datetime.datetime.now(datetime.timezone.utc)
-    _clock_offset = email.utils.parsedate_to_datetime(date).astimezone(datetime.timezone.utc) - now
+    _clock_offset = offset
     botocore.auth.get_current_datetime = lambda remove_tzinfo=True: _clock_of_botocore(remove_tzinfo) + _clock_offset
     return True
+
+
+def _date(answer: Mapping[str, Any]) -> datetime.datetime:
+    """When the server answered, by its own clock; by this machine's where it does not say."""
+    text = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+    now = datetime.datetime.now(datetime.timezone.utc)
+    return email.utils.parsedate_to_datetime(text).astimezone(datetime.timezone.utc) if text else now
 
 
 def _check(key: str, answer: dict[str, Any], digest: str) -> None:
