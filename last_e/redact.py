@@ -38,7 +38,7 @@ def secret_in(key: str, value: Any) -> str | None:
     name, equals, rest = value.partition("=")
     if equals and rest and re.fullmatch(r"\w+", name) and is_secret_name(name):
         return "the value of a secret variable"
-    if any(value == secret for secret in _own_secrets()):
+    if any(secret in value for secret in _own_secrets()):
         return "the value of a secret variable of this environment"
     return next((kind for kind, pattern in _KINDS.items() if re.search(pattern, value)), None)
 

@@ -33,7 +33,7 @@ from runner.job import HEARTBEAT_SECONDS, Attempt, Job, Stored
 from runner.lease import Heart, claim, superseded
 from runner.resolve import resolve_attempt
 from runner.spec import JobSpec
-from runner.sync import Outbox, leftovers, send_leftovers, waiting
+from runner.sync import LAG_WARNING_SECONDS, Outbox, leftovers, send_leftovers, waiting
 
 EVENTS_SECONDS = 30.0
 STOP_PATIENCE_SECONDS = 120.0
@@ -110,9 +110,9 @@ class _Session:
         self.asked_at = 0.0
         self.last_error = ""
         self.metrics_changed = False
-        self.superseded = False
+        self.superseded = self.late = False
         self.posted: list[Stored] = []
-        self.synced_step = -1
+        self.synced_step = 0
         self.events_sent: dict[str, int] = {}
         self.next_beat = self.next_events = 0.0
         self.began = time.monotonic()
@@ -360,12 +360,18 @@ class _Session:
             self.trainer.kill()
         if now >= self.next_beat:
             self.next_beat = now + HEARTBEAT_SECONDS
-            self.progress["lag_seconds"] = round(self.outbox.lag_seconds, 1) if self.outbox else 0.0
+            self._look_at_lag(self.outbox.lag_seconds if self.outbox else 0.0)
             self._send_metrics(out)
             self._send_log()
         if now >= self.next_events:
             self.next_events = now + EVENTS_SECONDS
             self._send_events(out)
+
+    def _look_at_lag(self, lag: float) -> None:
+        self.progress["lag_seconds"] = round(lag, 1)
+        if lag > LAG_WARNING_SECONDS and not self.late:
+            self._say(f"uploads lag by {seconds_text(lag)}; training goes on, the store has step {self.synced_step}", "warning")
+        self.late = lag > LAG_WARNING_SECONDS
 
     def _send_metrics(self, out: Path) -> None:
         if self.metrics_changed and (out / "metrics.jsonl").exists():
