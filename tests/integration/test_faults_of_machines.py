@@ -77,6 +77,25 @@ def kill(submit: int, victim: str) -> None:
         os.killpg(submit, signal.SIGKILL)
 
 
+@ON_CEPH
+def test_a_spot_machines_notice_is_time_enough_to_save_and_upload(bucket: str, run: Any, tiny: Path, figure: Figures) -> None:
+    current = run("submit", tiny, *LONGER)
+    current.wait_for(some_step_is_stored)
+    before = current.job.checkpoints()[-1].manifest.step
+    began = time.monotonic()
+    current.process.send_signal(signal.SIGTERM)
+    code, out = current.end()
+    seconds = time.monotonic() - began
+    state, attempt, reason = current.job.state()
+    assert (code, state.value, reason and reason.value) == (75, "paused", "preempted"), out
+    assert attempt is not None
+    newest = current.job.checkpoints()[-1].manifest
+    assert newest.step == attempt.scores["step"] > before
+    assert_whole(current.job)
+    assert seconds < 30
+    figure("SIGTERM to the end, checkpoint and last log line in the store", f"{seconds:.1f} s")
+
+
 RACER = """
 import sys
 from pathlib import Path
