@@ -178,12 +178,11 @@ def list_(
     from runner.store import default_store, open_store
 
     target = open_store(store or default_store())
-    found = list_jobs(target)
-    jobs = summaries(found[:limit])
+    jobs, more = summaries(list_jobs(target), limit)
     if json:
-        console.print_json("list", {"store": target.uri, "total": len(found), "jobs": jobs})
+        console.print_json("list", {"store": target.uri, "jobs": jobs, "more": more})
     else:
-        console.print_jobs(jobs, target.uri, len(found))
+        console.print_jobs(jobs, target.uri, more)
 
 
 @app.command()

@@ -57,8 +57,8 @@ def print_changes(changes: Iterable[Change]) -> None:
     make_console().print(table)
 
 
-def print_jobs(jobs: list[dict[str, Any]], store: str, total: int) -> None:
-    """A line per job."""
+def print_jobs(jobs: list[dict[str, Any]], store: str, more: bool) -> None:
+    """A line per job; ``more``: there are others, older ones."""
     console = make_console()
     if not jobs:
         console.print(f"no jobs in {store}", markup=False)
@@ -72,8 +72,8 @@ def print_jobs(jobs: list[dict[str, Any]], store: str, total: int) -> None:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(job["created_at"]))
         table.add_row(job["id"], _coloured(job["state"]), epoch, percent(job["best_top1"]), _plain(job["env"] or "-"), when)
     console.print(table)
-    if total > len(jobs):
-        console.print(f"the newest {len(jobs)} of {total}; more with --limit")
+    if more:
+        console.print(f"the newest {len(jobs)}; more with --limit")
 
 
 def print_status(status: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Job: all that the store keeps of one job, and every key of it.
 
+.index/<time, backwards>-JOB-ID       empty; so that the newest of many jobs stand first in one listing
 JOB-ID/job.json                       the resolved spec with origins; written once
 JOB-ID/attempts/0003-<id>/            attempt.json, heartbeat.json, log/000017.txt, metrics.jsonl, events/
 JOB-ID/checkpoints/<step>-<attempt>/  files, then MANIFEST.json last
@@ -28,6 +29,7 @@ from runner.store import Store, StoreUri, default_store, open_store
 from runner.sync import Outbox
 
 FORMAT = 1
+INDEX = ".index/"
 HEARTBEAT_SECONDS = 5.0
 EXPIRY_SECONDS = 60.0
 _ID = re.compile(r"[a-z0-9][a-z0-9-]{0,80}")
@@ -144,6 +146,12 @@ class Job:
         """What a command needs to find the job: its ID, with the store where that is not the default one."""
         return self.id if str(StoreUri.parse(default_store())) == self.store.uri else self.uri
 
+    @property
+    def index_key(self) -> str:
+        """Its place in the index: the later it was made, the earlier it stands."""
+        day, second = self.id.split("-")[-3:-1]
+        return f"{INDEX}{99_999_999_999_999 - int(day + second)}-{self.id}"
+
     # --- the record ---------------------------------------------------------------------------------------------
 
     @classmethod
@@ -160,6 +168,7 @@ class Job:
             "config": config,
             "origins": origins,
         }
+        store.put(job.index_key, b"")  # first: an entry without a job is passed over
         store.put(job.key("job.json"), _dump(record))
         return job
 
@@ -190,6 +199,8 @@ class Job:
         keys = [entry.key for entry in self.store.scan(f"{self.id}/")]
         keys.sort(key=lambda key: key != self.key("job.json"))
         self.store.delete(keys)
+        with contextlib.suppress(ValueError):  # an ID that was not made here
+            self.store.delete([self.index_key])
         return len(keys)
 
     # --- attempts -------------------------------------------------------------------------------------------------
@@ -423,7 +434,7 @@ def find_job(name: str, store_uri: str | None) -> Job:
     with contextlib.suppress(NoSuchJobError):  # a whole ID needs no listing of a store that may hold thousands
         Job(store, name).record()
         return Job(store, name)
-    names = [folder for folder in store.folders("") if folder.startswith(name)]
+    names = sorted({job.id for job in list_jobs(store) if job.id.startswith(name)})
     if len(names) > 1:
         raise NoSuchJobError(f"{name} could be any of {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}")
     job = Job(store, names[0] if names else name)
@@ -431,10 +442,10 @@ def find_job(name: str, store_uri: str | None) -> Job:
     return job
 
 
-def list_jobs(store: Store) -> list[Job]:
-    """All jobs of a store, newest first (by the time in their IDs)."""
-    names = [name for name in store.folders("") if _ID.fullmatch(name)]
-    return [Job(store, name) for name in sorted(names, key=lambda n: n.split("-")[-3:], reverse=True)]
+def list_jobs(store: Store) -> Iterator[Job]:
+    """All jobs of a store, newest first, by its index; one that is being made or deleted may be among them."""
+    ids = (entry.key.partition("-")[2] for entry in store.scan(INDEX))
+    return (Job(store, job_id) for job_id in ids if _ID.fullmatch(job_id))
 
 
 def _dump(value: dict[str, Any]) -> bytes:

@@ -16,10 +16,9 @@ from typing import Any
 import pytest
 import torch
 
-from runner.job import Job
 from runner.store.directory import DirectoryStore
 from tests.ceph import Ceph, why_not
-from tests.jobs import LONGER, Run, result
+from tests.jobs import LONGER, Run, jobs_in, result
 
 TINY = """\
 name: tiny
@@ -179,4 +178,4 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, t
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     store = DirectoryStore(folder / "store")
-    return result(Job(store, store.folders("")[0]))
+    return result(jobs_in(store)[0])

@@ -22,7 +22,7 @@ from runner.lease import claim
 from runner.store import open_store
 from runner.store.directory import DirectoryStore
 from tests.conftest import Cli
-from tests.jobs import LONGER, assert_same, processes_of, some_step_is_stored
+from tests.jobs import LONGER, assert_same, jobs_in, processes_of, some_step_is_stored
 
 
 def test_submit_runs_a_job_to_its_end_and_says_what_came_out(cli: Cli, tiny: Path, clean_env: dict[str, str]) -> None:
@@ -221,7 +221,7 @@ def test_a_full_store_loses_nothing(cli: Cli, tiny: Path, small_disk: Path, unin
     assert "completed at step 240" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     store = DirectoryStore(small_disk / "store")
-    job = Job(store, store.folders("")[0])
+    job = jobs_in(store)[0]
     newest = job.fetch_newest_checkpoint(tiny.parent / "fetched", print)
     assert newest is not None
 
@@ -257,7 +257,7 @@ def test_a_disk_that_is_full_while_a_checkpoint_is_fetched_costs_nothing(
 def test_status_shows_how_far_the_store_is_and_warns_of_a_lag(cli: Cli, tiny: Path, clean_env: dict[str, str]) -> None:
     assert cli("submit", tiny).returncode == 0
     store = open_store(clean_env["LASTRUN_STORE"])
-    job = Job(store, store.folders("")[0])
+    job = jobs_in(store)[0]
     attempt = Attempt("0002-aa", "another machine", 1, "1", time.time(), phase="running", host="other", env="local")
     attempt.inherited = [stored.name for stored in job.checkpoints()]
     job.write_attempt(attempt)

@@ -12,7 +12,7 @@ import pytest
 from runner.store import open_store
 from tests.ceph import ACCESS_KEY, SECRET_KEY
 from tests.conftest import Cli
-from tests.jobs import LONGER, some_step_is_stored
+from tests.jobs import LONGER, jobs_in, some_step_is_stored
 
 API_KEY = "test-api-key-0123456789"
 TALKATIVE = """
@@ -34,7 +34,7 @@ def test_secrets_of_a_run_stay_in_its_environment(
     tiny.write_text(tiny.read_text() + "run: {pass_env: [SOME_API_KEY]}\n")
     current = run("submit", tiny, *LONGER)
     command_lines = set()
-    while not (current.store.folders("") and some_step_is_stored(current.job)):
+    while not (jobs_in(current.store) and some_step_is_stored(current.job)):
         command_lines |= set(all_command_lines())
         assert current.process.poll() is None, current.process.communicate()
         time.sleep(0.05)
