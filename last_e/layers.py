@@ -151,6 +151,10 @@ def resolve(
             found.append(Problem(str(origin), key, show(flat[key]), allowed))
     if found:
         raise ConfigError(found)
+    training = config.training
+    if training.scheduler != "constant" and training.warmup_epochs >= training.epochs:
+        rises = f"the warm-up ({training.warmup_epochs:g} epochs) lasts the whole run: the learning rate only rises"
+        notes.append(f"warning: {rises}; set training.warmup_epochs")
     origins = {key: merged[key].origin if key in merged else Origin("default") for key in known_keys(schema)}
     return Resolved(config, origins, env, notes)
 
@@ -182,7 +186,7 @@ def _packaged(name: str) -> Layer:
 def _without_secrets(layer: Layer) -> tuple[Layer, list[Problem]]:
     """A secret is refused before anything else could show or keep it."""
     kinds = {key: kind for key, entry in layer.items() if (kind := secret_in(key, entry.value))}
-    allowed = "no secrets; set an environment variable, and name it in run.pass_env if the trainer needs it"
+    allowed = "no secrets; boto3 finds a store's by itself, run.pass_env names the variables that the trainer needs"
     problems = [Problem(str(layer[key].origin), key, f"what seems to be {kind}", allowed) for key, kind in kinds.items()]
     return {key: entry for key, entry in layer.items() if key not in kinds}, problems
 

@@ -12,6 +12,8 @@ SHORTEST = 8
 
 _NAME = re.compile(r"(?i)(secret|passw(or)?d|token|credential|api_?key|access_?key|private_?key|(^|_)key$)")
 _NO_SECRET = re.compile(r"(?i)_(file|path|uri|url|dir|type)$")
+_WORD = re.compile(r"[a-z_-]{1,15}")
+"""A plain word as the value of a secret variable is no reason to refuse that word in a job."""
 _KINDS = {
     "an AWS or Google access key": r"\b(AKIA|ASIA|GOOG1?E?)[A-Z0-9]{16,}\b",
     "an AWS secret key": r"(?<![A-Za-z0-9/+])(?=[^\s]*[a-z])(?=[^\s]*[A-Z])(?=[^\s]*[0-9])[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=])",
@@ -38,19 +40,20 @@ def secret_in(key: str, value: Any) -> str | None:
     name, equals, rest = value.partition("=")
     if equals and rest and re.fullmatch(r"\w+", name) and is_secret_name(name):
         return "the value of a secret variable"
-    if any(secret in value for secret in _own_secrets()):
-        return "the value of a secret variable of this environment"
+    for name, secret in _own_secrets().items():
+        if secret in value and not _WORD.fullmatch(secret):
+            return f"the value of the environment variable {name}"
     return next((kind for kind, pattern in _KINDS.items() if re.search(pattern, value)), None)
 
 
 def redact(text: str) -> str:
     """The text without the values of this environment's secret variables, and without passwords in URLs."""
-    for secret in _own_secrets():
+    for secret in _own_secrets().values():
         text = text.replace(secret, MASK)
     return re.sub(r"://[^/\s@]*:[^/\s@]+@", f"://{MASK}@", text)
 
 
-def _own_secrets() -> list[str]:
-    """The longest first, in case one is part of another."""
-    values = {value for name, value in os.environ.items() if is_secret_name(name) and len(value) >= SHORTEST}
-    return sorted(values, key=len, reverse=True)
+def _own_secrets() -> dict[str, str]:
+    """This environment's, by name; the longest first, in case one is part of another."""
+    values = {name: value for name, value in os.environ.items() if is_secret_name(name) and len(value) >= SHORTEST}
+    return dict(sorted(values.items(), key=lambda item: -len(item[1])))

@@ -42,7 +42,7 @@ _TRAINER_REASONS = {
     "data_missing": "data_error",
     "data_damaged": "data_error",
     "data_changed": "data_error",
-    "bad_usage": "data_error",
+    "bad_usage": "config_error",
 }
 _RESULT_FIELDS = ("test_top1", "test_top5", "best_top1", "best_epoch", "step", "total_steps")
 
@@ -60,17 +60,18 @@ def run_attempt(
     Raises:
         ConfigError, NoSuchJobError, ClaimedError, StoreError: the attempt could not begin.
     """
-    record = job.record()
+    config, origins, changed_before = job.settings()
     allow_change = list(allow_change)
-    resolved, changed = resolve_attempt(record["config"], record["origins"], env, settings, allow_change)
+    resolved, changed = resolve_attempt(config, origins, env, settings, allow_change)
     state, _, _ = job.state()
     if state is State.SUCCEEDED and not allow_change:
-        raise UsageError(f"{job.id} is complete; lastrun status {job.id} shows its result")
+        raise UsageError(f"{job.id} is complete; lastrun status {job.reference} shows its result")
     scratch_root = _scratch_root(resolved.config)
     attempt = claim(job, takeover)
     attempt.env, attempt.hardware, attempt.versions = resolved.env, machine.describe(), machine.versions()
     attempt.changes = [asdict(change) for change in changed]
-    return _Session(job, attempt, resolved, allow_change, sink, scratch_root).run()
+    # A checkpoint from before an earlier change is gone on from with that change.
+    return _Session(job, attempt, resolved, [*allow_change, *changed_before], sink, scratch_root).run()
 
 
 def _scratch_root(config: JobSpec) -> Path:
@@ -418,7 +419,7 @@ class _Session:
         if self.outbox.drain(seconds):
             return reason
         left = f"the store does not have all of it ({self.outbox.error or 'too slow'}); the rest is in {self.outbox.folder}: "
-        self.sink.emit(Message(left + f"lastrun sync {self.job.id} --from {self.outbox.folder} sends it", "warning"))
+        self.sink.emit(Message(left + f"lastrun sync {self.job.reference} --from {self.outbox.folder} sends it", "warning"))
         return Reason.STORE_UNREACHABLE
 
     def _drain_seconds(self, reason: Reason) -> float:

@@ -37,12 +37,12 @@ def print_json(command: str, values: dict[str, Any]) -> None:
 
 def print_explained(values: dict[str, Any], origins: dict[str, Origin]) -> None:
     """Every key with its value and the layer that set it."""
-    table = _table("key", "value", "set by")
+    console = make_console()
     for key, value in values.items():
         origin = origins[key]
         by_user = not origin.name.startswith(("configs/", "default"))
-        table.add_row(key, show(value).strip("'"), str(origin), style="bold" if by_user else None)
-    make_console().print(table)
+        line = f"{key + ': ' + show(value):<48} # {origin}"
+        console.print(line, style="bold" if by_user else None, markup=False)
 
 
 def print_changes(changes: Iterable[Change]) -> None:
@@ -64,14 +64,18 @@ def print_jobs(jobs: list[dict[str, Any]], store: str, more: bool) -> None:
         console.print(f"no jobs in {store}", markup=False)
         return
     table = _table("job", "state", "epoch", "best top-1", "env", "created")
+    errors = []
     for job in jobs:
         if "error" in job:
-            table.add_row(job["id"], "[red]unreadable[/red]", "", "", "", _plain(job["error"]))
+            table.add_row(job["id"], "[red]unreadable[/red]", "", "", "", "")
+            errors.append(f"{job['id']}: {job['error']}")
             continue
         epoch = f"{job['epoch']}/{job['epochs']}"
-        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(job["created_at"]))
+        when = time.strftime("%m-%d %H:%M", time.localtime(job["created_at"]))
         table.add_row(job["id"], _coloured(job["state"]), epoch, percent(job["best_top1"]), _plain(job["env"] or "-"), when)
     console.print(table)
+    for error in errors:
+        console.print(_plain(error), style="red")
     if more:
         console.print(f"the newest {len(jobs)}; more with --limit")
 
@@ -90,9 +94,11 @@ def watch_status(facts: Iterator[dict[str, Any]]) -> None:
         for status in facts:
             console.print(_status_text(status) + "\n")
         return
+    from rich.text import Text
+
     with Live(console=console, auto_refresh=False) as live:
         for status in facts:
-            live.update(_status_text(status), refresh=True)
+            live.update(Text.from_markup(_status_text(status), overflow="fold"), refresh=True)
 
 
 def _status_text(status: dict[str, Any]) -> str:
@@ -100,9 +106,11 @@ def _status_text(status: dict[str, Any]) -> str:
     rows = [("job", status["uri"]), ("state", _coloured(status["state"]) + _plain(why))]
     rows.append(("model", f"{status['model']} on {status['dataset']} {status['split_type']}"))
     running = status["progress"]
-    progress = f"epoch {status['epoch']} of {status['epochs']}, step {status['step']:,}"
+    total = running.get("total_steps") or status["total_steps"]
+    progress = f"{status['epoch']} of {status['epochs']} epochs done, step {status['step']:,}"
+    progress += f" of {total:,}" if total else ""
     if running.get("total_steps"):
-        progress += f" of {running['total_steps']:,}, {seconds_text(running['seconds_left'])} left"
+        progress += f", {seconds_text(running['seconds_left'])} left"
     rows.append(("progress", progress))
     if running:
         rows.append(("uploads", _uploads(status["synced_step"], running.get("lag_seconds") or 0.0)))

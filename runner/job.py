@@ -12,6 +12,7 @@ import contextlib
 import json
 import re
 import secrets
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -21,6 +22,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_validator
 
+from last_e.config import is_pinned
 from last_e.manifest import MANIFEST, DamagedCheckpoint, Manifest, to_keep, verify
 from last_e.metrics import read_metrics
 from runner import machine
@@ -144,7 +146,7 @@ class Job:
     @property
     def reference(self) -> str:
         """What a command needs to find the job: its ID, with the store where that is not the default one."""
-        return self.id if str(StoreUri.parse(default_store())) == self.store.uri else self.uri
+        return self.id if str(StoreUri.parse(default_store())) == self.store.uri else shlex.quote(self.uri)
 
     @property
     def index_key(self) -> str:
@@ -189,6 +191,21 @@ class Job:
             return _RECORD.validate_json(json.dumps(record), strict=True).model_dump()
         except ValidationError:
             raise StoreError(f"{self.uri}: job.json is damaged") from None
+
+    def settings(self) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+        """The flat configuration that the next attempt begins with, the origin of each value, and which keys differ from
+        the job's record: what decides learning and was changed with ``--allow-change`` stays changed."""
+        record = self.record()
+        config: dict[str, Any] = record["config"]
+        origins: dict[str, str] = record["origins"]
+        changed: list[str] = []
+        for attempt in self.attempts():
+            for change in attempt.changes:
+                key = str(change.get("key"))
+                if key in config and is_pinned(key):
+                    config[key], origins[key] = change.get("after"), f"attempt {attempt.number}"
+                    changed.append(key)
+        return config, origins, changed
 
     def key(self, *parts: str) -> str:
         """A key of this job."""
@@ -274,9 +291,12 @@ class Job:
         # Far in the future is as telling as far in the past: the clock of a shared folder is wrong. claim() looks closer.
         return abs(age) < EXPIRY_SECONDS
 
-    def state(self) -> tuple[State, Attempt | None, Reason | None]:
-        """The job's state, from its newest attempt, with the reason for which that ended."""
-        attempts = self.attempts()
+    def state(self, attempts: list[Attempt] | None = None) -> tuple[State, Attempt | None, Reason | None]:
+        """The job's state, from its newest attempt, with the reason for which that ended.
+
+        ``attempts`` are the job's, where they have been read already.
+        """
+        attempts = self.attempts() if attempts is None else attempts
         if not attempts:
             return State.QUEUED, None, None
         superseded = {old for attempt in attempts for old in attempt.supersedes}
@@ -418,8 +438,8 @@ class Job:
         return values
 
 
-def find_job(name: str, store_uri: str | None) -> Job:
-    """The job that a person means: its ID, the unique beginning of one, or ``STORE/JOB-ID``.
+def find_job(name: str, store_uri: str | None, whole: bool = False) -> Job:
+    """The job that a person means: its ID, the unique beginning of one (unless it has to be ``whole``), or ``STORE/JOB-ID``.
 
     Raises:
         NoSuchJobError: none or several.
@@ -435,6 +455,8 @@ def find_job(name: str, store_uri: str | None) -> Job:
         Job(store, name).record()
         return Job(store, name)
     names = sorted({job.id for job in list_jobs(store) if job.id.startswith(name)})
+    if whole and names:
+        raise UsageError(f"{name}: this takes a whole ID, such as {names[0]}")
     if len(names) > 1:
         raise NoSuchJobError(f"{name} could be any of {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}")
     job = Job(store, names[0] if names else name)

@@ -81,7 +81,7 @@ def _others(job: Job, mine: Attempt) -> list[Attempt]:
 def _step_back(job: Job, attempt: Attempt, other: Attempt) -> None:
     attempt.phase = "withdrawn"
     job.write_attempt(attempt)
-    raise ClaimedError(f"{job.id} is being run by {other}; lastrun status {job.id} follows it")
+    raise ClaimedError(f"{job.id} is being run by {other}; lastrun status {job.reference} follows it")
 
 
 def superseded(job: Job, attempt: Attempt) -> bool:

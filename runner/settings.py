@@ -53,6 +53,8 @@ def read_settings() -> Settings:
             wrong.append(f"{key} holds credentials; boto3 finds them by itself, from its own files or the environment")
         elif not isinstance(values.get(key, ""), str):
             wrong.append(f"{key} has to be text in quotes")
+        elif "://" not in values.get(key, "://") and not Path(values[key]).expanduser().is_absolute():
+            wrong.append(f"{key} is {values[key]!r}: a folder has to be absolute, or it would be another one everywhere")
     if wrong:
         raise UsageError(f"{path}: {'; '.join(wrong)}")
     return Settings(**values)

@@ -35,6 +35,7 @@ def job_status(job: Job) -> dict[str, Any]:
         best_top1=max((m["test_top1"] for m in metrics), default=None),
         checkpoint=checkpoints[-1].name if checkpoints else None,
         checkpoints=len(checkpoints),
+        total_steps=attempt.scores.get("total_steps") if attempt else None,
         synced_step=checkpoints[-1].manifest.step if checkpoints else 0,
         progress=job.heartbeat(attempt) if attempt and state is State.RUNNING else {},
         attempt={"number": attempt.number, "id": attempt.id, "host": attempt.host, "env": attempt.env} if attempt else None,
@@ -49,11 +50,13 @@ def job_summary(job: Job) -> dict[str, Any]:
     """What a list shows of a job: few reads."""
     record = job.record()
     config = record["config"]
-    state, attempt, _ = job.state()
+    attempts = job.attempts()
+    state, attempt, _ = job.state(attempts)
     scores = attempt.scores if attempt else {}
     last = (job.heartbeat(attempt).get("last_epoch") or {}) if attempt and not scores else {}
     epoch = int(max(last.get("epoch") or 0, scores.get("epoch") or 0, attempt.resumed_epoch if attempt else 0))
-    best = [top1 for top1 in (scores.get("best_top1"), last.get("test_top1")) if top1 is not None]
+    found = [*(one.scores.get("best_top1") for one in attempts), last.get("test_top1")]
+    best = [top1 for top1 in found if top1 is not None]
     return {
         "id": job.id,
         "uri": job.uri,

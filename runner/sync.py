@@ -187,7 +187,7 @@ def send_leftovers(store: Store, folder: Path) -> int:
 
 def waiting(folder: Path) -> list[str]:
     """Keys that wait in an outbox's folder."""
-    found = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    found = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
     return [key for key in found if not key.endswith(".part")]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -61,6 +62,7 @@ class Store(Protocol):
         """
 
 
+_MISTYPED = re.compile(r"(?i)(s3|gs|file)(?::/?(?!/)|//+)")
 OPTIONS = ("endpoint_url", "region", "addressing", "ca_bundle")
 """What the query of a bucket's URI may say: ``s3://bucket/prefix?endpoint_url=https://...``."""
 
@@ -83,6 +85,10 @@ class StoreUri:
         """
         if secret_in("", uri):
             raise UsageError(f"store {redact(uri)!r}: credentials do not stand in a URI; boto3 finds them by itself")
+        if found := _MISTYPED.match(uri):
+            raise UsageError(
+                f"store {uri!r}: did you mean {found[1].lower()}://{uri[found.end() :]}? A folder of that name is ./{uri}"
+            )
         scheme, separator, rest = uri.partition("://")
         kinds = "a folder, file:///folder, s3://bucket/prefix or gs://bucket/prefix"
         if not separator:
@@ -99,6 +105,9 @@ class StoreUri:
         unknown = sorted(set(options) - set(OPTIONS))
         if unknown:
             raise UsageError(f"store {scheme}://{place}: unknown option {unknown[0]}; allowed are {', '.join(OPTIONS)}")
+        endpoint = options.get("endpoint_url")
+        if endpoint is not None and not re.fullmatch(r"https?://[^@\s?]+", endpoint):
+            raise UsageError(f"store {scheme}://{place}: endpoint_url is {endpoint!r}; allowed is http://HOST or https://HOST")
         return cls(scheme, bucket, prefix.strip("/"), options)
 
     def with_options(self, options: Mapping[str, str | None]) -> StoreUri:

@@ -333,9 +333,34 @@ def test_checkpoints_are_pulled_whole_and_a_job_is_removed_whole(cli: Cli, tiny:
     assert verify(tiny.parent / "step").step == stored[0].manifest.step
     for words in (["newest"], ["other", "--step", "999"]):
         assert cli("pull", job.id, *words).returncode == 2
+    refused = cli("rm", job.id[:-2])
+    assert refused.returncode == 2
+    assert job.id in refused.stderr
     assert cli("rm", job.id).returncode == 0
     assert list(job.store.scan("")) == []
     assert cli("status", job.id).returncode == 3
+
+
+def test_sync_sends_and_deletes_nothing_but_an_outbox_of_the_job(
+    cli: Cli, tiny: Path, clean_env: dict[str, str], tmp_path: Path
+) -> None:
+    assert cli("submit", tiny, "--set", "training.epochs=1").returncode == 0
+    [job] = jobs_in(open_store(clean_env["LASTRUN_STORE"]))
+    before = [entry.key for entry in job.store.scan("")]
+    mine = tmp_path / "mine"
+    (mine / "thesis").mkdir(parents=True)
+    (mine / "thesis" / "chapter.txt").write_text("all there is")
+    linked = tmp_path / "linked"
+    (linked / job.id).mkdir(parents=True)
+    (linked / job.id / "attempts").symlink_to(mine)
+    other = tmp_path / "other"
+    (other / "other-20260101-000000-aaaa" / "attempts" / "0001-aa").mkdir(parents=True)
+    for folder in (mine, linked, other, clean_env["LASTRUN_STORE"]):
+        refused = cli("sync", job.id, "--from", folder)
+        assert refused.returncode == 2, refused.stdout
+        assert "nothing was sent" in refused.stderr
+    assert (mine / "thesis" / "chapter.txt").read_text() == "all there is"
+    assert [entry.key for entry in job.store.scan("")] == before
 
 
 @pytest.mark.parametrize("file", ["job.json", "attempt.json", "heartbeat.json", "metrics.jsonl"])
@@ -391,6 +416,24 @@ def test_an_attempt_whose_clock_is_an_hour_off_is_not_taken_for_dead_while_its_h
         over.set()
         heart.join()
     assert claim(job).supersedes == [other.id]  # now it is dead
+
+
+def test_an_allowed_change_stays_in_the_attempts_that_follow(run: Any, cli: Cli, tiny: Path) -> None:
+    current = run("submit", tiny, *LONGER)
+    current.wait_for(some_step_is_stored)
+    current.press_ctrl_c()
+    assert current.end()[0] == 75
+    again = run("resume", current.job.id, "--set", "training.lr=0.013", "--allow-change", "training.lr")
+    again.wait_for(lambda job: job.checkpoints()[-1].attempt.startswith("0002"))
+    again.press_ctrl_c()
+    assert again.end()[0] == 75
+    last = cli("resume", current.job.id)
+    assert last.returncode == 0, last.stdout + last.stderr
+    assert "training.lr" not in last.stdout  # nothing changes any more
+    with_change = [line["lr"] for line in current.job.metrics() if line["epoch"] > again.job.attempts()[1].resumed_epoch + 1]
+    assert max(with_change) <= 0.013
+    config, origins, changed = current.job.settings()
+    assert (config["training.lr"], origins["training.lr"], changed) == (0.013, "attempt 2", ["training.lr"])
 
 
 def test_an_allowed_change_of_the_batch_trains_every_epoch(run: Any, cli: Cli, tiny: Path) -> None:

@@ -60,4 +60,6 @@ def test_the_values_of_secret_variables_are_blacked_out(monkeypatch: pytest.Monk
     monkeypatch.setenv("SHORT_TOKEN", "abc")
     assert redact("login 0123456789abcdef abc") == f"login {MASK} abc"
     assert redact("at https://me:pw@host/") == f"at https://{MASK}@host/"
-    assert secret_in("name", "job-0123456789abcdef")
+    assert "WANDB_API_KEY" in str(secret_in("name", "job-0123456789abcdef"))
+    monkeypatch.setenv("MY_TOKEN", "synthetic")
+    assert secret_in("dataset", "synthetic") is None

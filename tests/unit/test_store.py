@@ -202,3 +202,18 @@ def test_a_jobs_uri_is_made_and_taken_apart(uri: str) -> None:
     parsed = StoreUri.parse(uri)
     assert str(parsed) == uri
     assert StoreUri.parse(str(parsed.child("job-1"))).parent() == (parsed, "job-1")
+
+
+@pytest.mark.parametrize(
+    ("uri", "word"),
+    [
+        ("s3//bucket/x", "did you mean s3://bucket/x"),
+        ("s3:/bucket/x", "did you mean s3://bucket/x"),
+        ("gs:bucket", "did you mean gs://bucket"),
+        ("s3://b?endpoint_url=127.0.0.1:1", "allowed is http://HOST"),
+        ("ftp://b", "allowed are a folder"),
+    ],
+)
+def test_a_mistyped_uri_does_not_become_a_folder(uri: str, word: str) -> None:
+    with pytest.raises(UsageError, match=word):
+        StoreUri.parse(uri)
