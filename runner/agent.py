@@ -67,11 +67,12 @@ def run_attempt(
     if state is State.SUCCEEDED and not allow_change:
         raise UsageError(f"{job.id} is complete; lastrun status {job.reference} shows its result")
     scratch_root = _scratch_root(resolved.config)
+    old_requests = set(job.request_keys())  # before the claim: from then on a stop may be meant for this attempt
     attempt = claim(job, takeover)
     attempt.env, attempt.hardware, attempt.versions = resolved.env, machine.describe(), machine.versions()
     attempt.changes = [asdict(change) for change in changed]
     # A checkpoint from before an earlier change is gone on from with that change.
-    return _Session(job, attempt, resolved, [*allow_change, *changed_before], sink, scratch_root).run()
+    return _Session(job, attempt, resolved, [*allow_change, *changed_before], sink, scratch_root, old_requests).run()
 
 
 def _scratch_root(config: JobSpec) -> Path:
@@ -97,6 +98,7 @@ class _Session:
         allow_change: list[str],
         sink: ConsoleSink,
         scratch_root: Path,
+        old_requests: set[str],
     ) -> None:
         self.scratch_root = scratch_root
         self.job, self.attempt, self.config = job, attempt, resolved.config
@@ -118,7 +120,9 @@ class _Session:
         self.next_beat = self.next_events = 0.0
         self.began = time.monotonic()
         self.outbox: Outbox | None = None
-        self.heart = Heart(job, attempt, lambda: dict(self.progress), lambda word: self.lines.put(("heard", word)))
+        self.heart = Heart(
+            job, attempt, old_requests, lambda: dict(self.progress), lambda word: self.lines.put(("heard", word))
+        )
 
     def run(self) -> Reason:
         scratch: Path | None = None
@@ -316,7 +320,7 @@ class _Session:
         if self.asked is not None and code < 0:
             return self.asked, "the trainer was ended before it could save; the last checkpoint stands"
         if code < 0:
-            name = signal.Signals(-code).name
+            name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
             hint = " (by the system, when memory runs out, or by hand)" if code == -signal.SIGKILL else ""
             return Reason.TRAINER_ERROR, f"the trainer was ended by {name}{hint}"
         return Reason.TRAINER_ERROR, self.last_error or f"the trainer ended with code {code} and no word"

@@ -378,10 +378,10 @@ def _run_app(call: Callable[[], Any]) -> NoReturn:
                 print(said, file=sys.stderr)
                 raise SystemExit(int(Exit.USAGE)) from None
             error = UsageError(f"{said}; --help tells more")
+        from runner.console import print_json
+
         if "--json" in sys.argv and isinstance(error, (ConfigError, LastrunError)):
             from dataclasses import asdict
-
-            from runner.console import print_json
 
             problems = [asdict(problem) for problem in error.problems] if isinstance(error, ConfigError) else []
             code = Exit.USAGE if isinstance(error, ConfigError) else error.exit_code
@@ -394,8 +394,12 @@ def _run_app(call: Callable[[], Any]) -> NoReturn:
             print(f"error: {plain(redact(str(error)))}", file=sys.stderr)
             raise SystemExit(int(error.exit_code)) from None
         if isinstance(error, OSError):
+            words = f"{error.filename or 'output'}: {error.strerror or error}"
+            if "--json" in sys.argv and error.filename:
+                print_json(sys.argv[1], {"error": words, "exit_code": int(Exit.FAILED), "problems": []})
+                sys.stdout.flush()
             _discard_output()
-            print(f"error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+            print(f"error: {words}", file=sys.stderr)
             raise SystemExit(int(Exit.FAILED)) from None
         raise
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,16 @@ def make_console(stderr: bool = False) -> Console:
 
 def print_json(command: str, values: dict[str, Any]) -> None:
     """One JSON object on standard output."""
-    print(json.dumps({"lastrun": command, "version": JSON_VERSION, **values}, indent=1))
+    print(json.dumps(_finite({"lastrun": command, "version": JSON_VERSION, **values}), indent=1, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: null stands for them."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_explained(values: dict[str, Any], origins: dict[str, Origin]) -> None:
@@ -119,7 +129,7 @@ def _status_text(status: dict[str, Any]) -> str:
         rows.append(
             (
                 "last epoch",
-                f"train loss {number(last['train_loss'])}, test top-1 {percent(last['test_top1'])}, "
+                f"train loss {number(last.get('train_loss'))}, test top-1 {percent(last['test_top1'])}, "
                 f"top-5 {percent(last['test_top5'])}",
             )
         )
@@ -157,4 +167,6 @@ def _coloured(state: str) -> str:
 
 def _plain(text: str) -> str:
     """Text that may hold brackets, for a place where markup is read."""
-    return plain(text).replace("[", r"\[")
+    from rich.markup import escape
+
+    return escape(plain(text))

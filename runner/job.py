@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import BaseModel, Field, FiniteFloat, TypeAdapter, ValidationError, field_validator
 
 from last_e.config import is_pinned
 from last_e.manifest import MANIFEST, DamagedCheckpoint, Manifest, to_keep, verify
@@ -64,7 +64,7 @@ class Attempt:
     ended_at: float | None = None
     reason: str | None = None
     message: str | None = None
-    scores: dict[str, float | None] = field(default_factory=dict)
+    scores: dict[str, FiniteFloat | None] = field(default_factory=dict)
     data_fingerprint: str | None = None
 
     @property
@@ -129,11 +129,11 @@ class _Beat(BaseModel):
     synced_step: int = 0
     local_step: int = 0
     lag_seconds: float = 0.0
-    last_epoch: dict[str, float | None] = {}
+    last_epoch: dict[str, FiniteFloat | None] = {}
 
 
 _ATTEMPT, _BEAT, _RECORD = TypeAdapter(Attempt), TypeAdapter(_Beat), TypeAdapter(_Record)
-_ATTEMPT_ID = re.compile(r"[0-9]{4,9}-[0-9a-f]{2,16}")
+_ATTEMPT_ID = re.compile(r"[0-9]{4,6}-[0-9a-f]{2,16}")
 
 
 class Job:
@@ -214,8 +214,8 @@ class Job:
     def delete(self) -> int:
         """Delete everything; the record goes first, so that what is left of a cut deletion is no job. Returns how many."""
         keys = [entry.key for entry in self.store.scan(f"{self.id}/")]
-        keys.sort(key=lambda key: key != self.key("job.json"))
-        self.store.delete(keys)
+        self.store.delete([self.key("job.json")])
+        self.store.clear(f"{self.id}/")
         with contextlib.suppress(ValueError):  # an ID that was not made here
             self.store.delete([self.index_key])
         return len(keys)
@@ -225,7 +225,7 @@ class Job:
     def attempts(self) -> list[Attempt]:
         """All attempts, oldest first; those that withdrew are left out."""
         found = []
-        for name in self.store.folders(self.key("attempts/")):
+        for name in filter(_ATTEMPT_ID.fullmatch, self.store.folders(self.key("attempts/"))):
             try:
                 found.append(self._attempt(name))
             except MissingKeyError:
@@ -235,7 +235,7 @@ class Job:
     def _attempt(self, name: str) -> Attempt:
         try:
             attempt = _ATTEMPT.validate_json(json.dumps(self._json("attempts", name, "attempt.json")), strict=True)
-            if attempt.id == name and _ATTEMPT_ID.fullmatch(name) and attempt.reason in (None, *Reason._value2member_map_):
+            if attempt.id == name and attempt.reason in (None, *Reason._value2member_map_):
                 return attempt
         except ValidationError:
             pass
@@ -243,8 +243,8 @@ class Job:
 
     def next_number(self) -> int:
         """The number for a new attempt: one more than the largest, withdrawn ones included."""
-        numbers = [name.split("-")[0] for name in self.store.folders(self.key("attempts/"))]
-        return 1 + max((int(number) for number in numbers if number.isascii() and number.isdigit()), default=0)
+        names = filter(_ATTEMPT_ID.fullmatch, self.store.folders(self.key("attempts/")))
+        return 1 + max((int(name.split("-")[0]) for name in names), default=0)
 
     def write_attempt(self, attempt: Attempt) -> None:
         """Write an attempt's own record."""
@@ -258,12 +258,17 @@ class Job:
         """Ask whoever runs the job to save and leave, or to leave at once."""
         self.store.put(self.key("requests", f"{secrets.token_hex(8)}.json"), _dump({"stop": "now" if now else "save"}))
 
-    def requests(self) -> dict[str, str]:
-        """Every stop request that was ever made: its key and ``now`` or ``save``."""
+    def request_keys(self) -> list[str]:
+        """The key of every stop request that was ever made."""
+        return [entry.key for entry in self.store.scan(self.key("requests") + "/") if entry.key.endswith(".json")]
+
+    def requests(self, known: Collection[str]) -> dict[str, str]:
+        """Stop requests but for those that are ``known``: their keys and ``now`` or ``save``; an unreadable one is none."""
         found = {}
-        for entry in self.store.scan(self.key("requests") + "/"):
-            values = self._json(*entry.key.split("/")[1:])
-            found[entry.key] = str(values.get("stop"))
+        for key in self.request_keys():
+            if key not in known:
+                with contextlib.suppress(MissingKeyError, DamagedObjectError):
+                    found[key] = str(self._json(*key.split("/")[1:]).get("stop"))
         return found
 
     def write_heartbeat(self, attempt: Attempt, progress: dict[str, Any]) -> None:
@@ -311,7 +316,11 @@ class Job:
 
     def checkpoints(self, say: Callable[[str], None] = lambda _: None) -> list[Stored]:
         """Checkpoints that have a readable manifest, oldest first."""
-        found = []
+        followed = self._followed()
+        return sorted((stored for stored in self._stored(say) if followed(stored)), key=lambda stored: stored.order)
+
+    def _stored(self, say: Callable[[str], None]) -> Iterator[Stored]:
+        """Checkpoints that have a readable manifest, whoever wrote them."""
         for name in self.store.folders(self.key("checkpoints/")):
             try:
                 manifest = Manifest.from_json(self.store.get(self.key("checkpoints", name, MANIFEST)))
@@ -321,9 +330,7 @@ class Job:
                 say(f"skipping checkpoint {name}: {error}")
                 continue
             if "-" in name:
-                found.append(Stored(name, manifest))
-        followed = self._followed()
-        return sorted((stored for stored in found if followed(stored)), key=lambda stored: stored.order)
+                yield Stored(name, manifest)
 
     def _followed(self) -> Callable[[Stored], bool]:
         """Whether a checkpoint counts: an old writer that comes back after another attempt has begun changes nothing."""
@@ -377,7 +384,8 @@ class Job:
         return None
 
     def sweep_unfinished(self) -> None:
-        """Delete what attempts that are gone left half-done: checkpoints whose manifest never came, objects half-written."""
+        """Delete what attempts that are gone left to nobody: checkpoints whose manifest never came, or which came too late to
+        be followed, and objects half-written."""
         alive = {attempt.id for attempt in self.attempts() if self.alive(attempt)}
         parts: dict[str, list[str]] = {}
         for entry in self.store.scan(self.key("checkpoints") + "/"):
@@ -385,6 +393,10 @@ class Job:
         for name, keys in parts.items():
             if name.partition("-")[2] not in alive and self.key("checkpoints", name, MANIFEST) not in keys:
                 self.store.delete(keys)
+        followed = self._followed()
+        for stored in self._stored(lambda _: None):
+            if stored.attempt not in alive and not followed(stored):
+                self._delete_checkpoint(stored)
         self.store.sweep(
             f"{self.id}/", keep=lambda key: any(f"-{attempt}/" in key or f"/{attempt}/" in key for attempt in alive)
         )
@@ -398,8 +410,12 @@ class Job:
         origins = {attempt.resumed_from for attempt in self.attempts() if attempt.open}
         for stored, keep in zip(found, to_keep([s.manifest for s in found], keep_last)):
             if not keep and stored.name not in origins:
-                names = [MANIFEST, *stored.manifest.files]
-                self.store.delete(self.key("checkpoints", stored.name, name) for name in names)
+                self._delete_checkpoint(stored)
+
+    def _delete_checkpoint(self, stored: Stored) -> None:
+        """Its manifest first, so that nobody takes what is left for whole."""
+        names = [MANIFEST, *stored.manifest.files]
+        self.store.delete(self.key("checkpoints", stored.name, name) for name in names)
 
     # --- what people read ---------------------------------------------------------------------------------------------
 
@@ -432,9 +448,9 @@ class Job:
         try:
             values = json.loads(self.store.get(key))
         except (ValueError, RecursionError):
-            raise StoreError(f"{self.store.uri}: {key} is damaged: it is not JSON") from None
+            raise DamagedObjectError(f"{self.store.uri}: {key} is damaged: it is not JSON") from None
         if not isinstance(values, dict):
-            raise StoreError(f"{self.store.uri}: {key} is damaged: it is not a JSON object")
+            raise DamagedObjectError(f"{self.store.uri}: {key} is damaged: it is not a JSON object")
         return values
 
 

@@ -44,7 +44,7 @@ def read_settings() -> Settings:
         return Settings()
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
-    except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError are ones
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError and UnicodeDecodeError are the former
         raise UsageError(f"{path}: not TOML: {error}") from None
     known = [field.name for field in fields(Settings)]
     wrong = [f"{key} is unknown; {nearest(key, known)}" for key in values if key not in known]

@@ -55,6 +55,9 @@ class Store(Protocol):
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects, in the order given; a key that is not there is no error."""
 
+    def clear(self, prefix: str) -> None:
+        """Delete all below a prefix that ends with ``/``: objects, those with names of others' making, what is half-written."""
+
     def sweep(self, prefix: str, keep: Callable[[str], bool]) -> None:
         """Free what writers that were killed left half-written below ``prefix`` (no object yet, but it takes space).
 
@@ -93,12 +96,14 @@ class StoreUri:
         kinds = "a folder, file:///folder, s3://bucket/prefix or gs://bucket/prefix"
         if not separator:
             return cls("file", "", str(expand(uri).absolute()), {})
+        if "\0" in unquote(uri):
+            raise UsageError(f"store {uri!r}: a name cannot hold a null character")
         if scheme == "file" and rest.startswith("/"):
             return cls("file", "", str(Path(unquote(rest))), {})
         place, _, query = rest.partition("?")
         bucket, _, prefix = place.partition("/")
         if scheme not in ("s3", "gs") or not bucket:
-            raise UsageError(f"store {uri!r}: allowed are {kinds}")
+            raise UsageError(f"store {scheme}://...: allowed are {kinds}")
         if "@" in bucket or ":" in bucket:
             raise UsageError(f"store {scheme}://...: a bucket's name has letters, digits, dots and dashes only")
         options = dict(parse_qsl(query, keep_blank_values=True))
@@ -107,7 +112,8 @@ class StoreUri:
             raise UsageError(f"store {scheme}://{place}: unknown option {unknown[0]}; allowed are {', '.join(OPTIONS)}")
         endpoint = options.get("endpoint_url")
         if endpoint is not None and not re.fullmatch(r"https?://[^@\s?]+", endpoint):
-            raise UsageError(f"store {scheme}://{place}: endpoint_url is {endpoint!r}; allowed is http://HOST or https://HOST")
+            shown = "..." if "@" in endpoint else endpoint
+            raise UsageError(f"store {scheme}://{place}: endpoint_url is {shown!r}; allowed is http://HOST or https://HOST")
         return cls(scheme, bucket, prefix.strip("/"), options)
 
     def with_options(self, options: Mapping[str, str | None]) -> StoreUri:

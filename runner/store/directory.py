@@ -119,6 +119,15 @@ class DirectoryStore:
                 if path.exists():
                     raise StoreError(f"{self.uri}: {key} cannot be deleted") from None
 
+    def clear(self, prefix: str) -> None:
+        """See :class:`~runner.store.Store`. A symbolic link is deleted, not what it leads to."""
+        try:
+            shutil.rmtree(self._path(prefix.rstrip("/")))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise self._failed("delete", prefix, error) from None
+
     def sweep(self, prefix: str, keep: Callable[[str], bool]) -> None:
         """See :class:`~runner.store.Store`: temporary files that were never renamed."""
         try:

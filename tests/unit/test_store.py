@@ -217,3 +217,12 @@ def test_a_jobs_uri_is_made_and_taken_apart(uri: str) -> None:
 def test_a_mistyped_uri_does_not_become_a_folder(uri: str, word: str) -> None:
     with pytest.raises(UsageError, match=word):
         StoreUri.parse(uri)
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["https%3A%2F%2Fuser%3Ahunter2hunter2%40127.0.0.1:1", "https://hunter2hunter2@host", "https://u:pa/hunter2@h"]
+)
+def test_an_endpoint_holds_no_credentials(endpoint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        StoreUri.parse(f"s3://b/p?endpoint_url={endpoint}")
+    assert "hunter2" not in str(caught.value)

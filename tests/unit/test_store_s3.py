@@ -9,11 +9,13 @@ import subprocess
 import sys
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from runner.errors import StoreError
+from runner.job import Job
 from runner.store import open_store
 from runner.store import s3 as s3_module
 from runner.store.s3 import S3Store
@@ -102,3 +104,72 @@ def test_a_writer_killed_in_the_middle_of_a_large_upload_is_swept(ceph: Ceph, la
     assert uploads(direct) == 1
     direct.sweep("j/", keep=lambda key: False)
     assert uploads(direct) == 0
+
+
+def test_a_large_download_is_taken_up_again_where_its_connection_broke(ceph: Ceph, tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    path.write_bytes(os.urandom(12_000_000))
+    opened(ceph.uri("large/down")).put_file("k", path)
+    with fault_proxy(ceph.port) as proxy:
+        store = opened(ceph.uri("large/down", tls=False, port=proxy.port))
+        proxy.set(Faults(cut_down=3_000_000))
+        store.get_file("k", tmp_path / "back")
+        assert proxy.seen["cut"] >= 3  # no connection lives long enough for the whole
+    assert (tmp_path / "back").read_bytes() == path.read_bytes()
+
+
+def test_one_stalled_connection_is_not_the_end(ceph: Ceph) -> None:
+    opened(ceph.uri("stalled")).put("k", b"x")
+    with fault_proxy(ceph.port) as proxy:
+        store = opened(ceph.uri("stalled", tls=False, port=proxy.port))
+        proxy.set(Faults(stall_down=10, share=0.01))  # the first
+        assert store.get("k") == b"x"
+        assert proxy.seen["stalled"] == 1
+
+
+def test_a_job_with_objects_of_other_programs_lives_and_goes_whole(ceph: Ceph) -> None:
+    store = opened(ceph.uri("foreign"))
+    job = Job(store, "a-20260101-000000-aaaa")
+    store.put(job.key("job.json"), b"{}")
+    odd = ["/", "/checkpoints/", "/requests/", "/attempts//x", "/we\\ird", "/attempts/20261123145647-x/foo"]
+    for name in odd:
+        store._client.put_object(Bucket=store.bucket, Key=f"{store._prefix}{job.id}{name}", Body=b"")
+    store._client.create_multipart_upload(**store._at(job.key("checkpoints", "5-a", "state.pt")))
+    assert (job.checkpoints(), job.attempts(), job.next_number(), job.request_keys()) == ([], [], 1, [])
+    job.sweep_unfinished()
+    job.delete()
+    assert store._client.list_objects_v2(Bucket=store.bucket, Prefix=store._prefix)["KeyCount"] == 0
+    assert uploads(store) == 0
+
+
+@pytest.mark.parametrize("page", [b"<html>Please log in</html>", b"", b'<?xml version="1.0"?><html/>'])
+def test_a_page_that_is_no_object_store_is_not_taken_for_one(page: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_module, "PATIENCE_SECONDS", 0)
+
+    class Portal(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(page)))
+            self.end_headers()
+            self.wfile.write(page)
+
+        do_PUT = do_DELETE = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Portal)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+        store = opened(f"s3://b/p?endpoint_url=http://127.0.0.1:{server.server_port}")
+        for call in (lambda: store.put("k", b"x"), lambda: list(store.scan("")), lambda: store.folders("")):
+            with pytest.raises(StoreError, match=r"object store|cannot"):
+                call()
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
