@@ -36,6 +36,7 @@ from runner.sync import Outbox, leftovers, send_leftovers, waiting
 
 EVENTS_SECONDS = 30.0
 STOP_PATIENCE_SECONDS = 120.0
+PREEMPTED_DRAIN_SECONDS = 20.0
 # How the trainer names what the runner has a reason for.
 _TRAINER_REASONS = {
     "data_missing": "data_error",
@@ -53,6 +54,7 @@ def run_attempt(
     allow_change: Iterable[str],
     sink: ConsoleSink,
     takeover: bool = False,
+    launcher: str | None = None,
 ) -> Reason:
     """Run one attempt to its end and say why it ended.
 
@@ -61,12 +63,12 @@ def run_attempt(
     """
     record = job.record()
     allow_change = list(allow_change)
-    resolved, changed = resolve_attempt(record["config"], record["origins"], env, settings, allow_change)
+    resolved, changed = resolve_attempt(record["config"], record["origins"], env, settings, allow_change, launcher)
     state, _, _ = job.state()
     if state is State.SUCCEEDED and not allow_change:
         raise UsageError(f"{job.id} is complete; lastrun status {job.id} shows its result")
     scratch_root = _scratch_root(resolved.config)
-    attempt = claim(job, takeover)
+    attempt = claim(job, takeover, (machine.container() or {}).get("token"))
     attempt.env, attempt.hardware, attempt.versions = resolved.env, machine.describe(), machine.versions()
     attempt.changes = [asdict(change) for change in changed]
     return _Session(job, attempt, resolved, allow_change, sink, scratch_root).run()
@@ -115,6 +117,7 @@ class _Session:
         self.events_sent: dict[str, int] = {}
         self.next_beat = self.next_events = 0.0
         self.began = time.monotonic()
+        self.memory_kills = machine.memory_kills()
         self.outbox: Outbox | None = None
         self.heart = Heart(job, attempt, lambda: dict(self.progress), lambda word: self.lines.put(("heard", word)))
 
@@ -313,9 +316,12 @@ class _Session:
             return reason, self.ended.message
         if self.asked is not None and code < 0:
             return self.asked, "the trainer was ended before it could save; the last checkpoint stands"
+        if code == -signal.SIGKILL and machine.memory_kills() > self.memory_kills:
+            return Reason.OUT_OF_MEMORY, "the system ended the trainer: the memory that it may take ran out"
         if code < 0:
             name = signal.Signals(-code).name
             hint = " (by the system, when memory runs out, or by hand)" if code == -signal.SIGKILL else ""
+            hint = " (shared memory ran out? raise run.shm_size)" if code == -signal.SIGBUS else hint
             return Reason.TRAINER_ERROR, f"the trainer was ended by {name}{hint}"
         return Reason.TRAINER_ERROR, self.last_error or f"the trainer ended with code {code} and no word"
 
@@ -419,7 +425,7 @@ class _Session:
         if self.outbox is not None and self.outbox.lasting:
             return 5.0
         if reason is Reason.PREEMPTED:
-            return 20.0
+            return PREEMPTED_DRAIN_SECONDS
         if reason is Reason.TIME_LIMIT:
             return max(5.0, self.config.hardware.stop_margin - (time.monotonic() - self.asked_at) - 10.0)
         return 600.0

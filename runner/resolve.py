@@ -20,14 +20,14 @@ _PACKAGE_ORIGINS = ("configs/", "default")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-def resolve_spec(path: Path, env: str | None, settings: Iterable[str]) -> Resolved[JobSpec]:
+def resolve_spec(path: Path, env: str | None, settings: Iterable[str], launcher: str | None = None) -> Resolved[JobSpec]:
     """A job.yaml with its flags, checked.
 
     Raises:
         ConfigError: every mistake at once.
     """
     spec, file_problems = load_file(path)
-    flags: Layer = {} if env is None else {"env": Entry(env, Origin("--env"))}
+    flags = _flags(env, launcher)
     sets, set_problems = set_layer(settings)
     _absolute_data(spec, path.absolute().parent)
     _absolute_data(sets, Path.cwd())
@@ -46,6 +46,11 @@ def resolve_spec(path: Path, env: str | None, settings: Iterable[str]) -> Resolv
     return resolve([spec, flags, sets], JobSpec, problems)
 
 
+def _flags(env: str | None, launcher: str | None) -> Layer:
+    given = {"env": (env, "--env"), "run.launcher": (launcher, "--launcher")}
+    return {key: Entry(value, Origin(flag)) for key, (value, flag) in given.items() if value is not None}
+
+
 def _absolute_data(layer: Layer, folder: Path) -> None:
     """A relative ``data.uri`` is meant from where it was written: the job file's folder, or the current one for ``--set``."""
     entry = layer.get("data.uri")
@@ -62,7 +67,12 @@ _EXAMPLES = {"model": "nano_e_v3", "dataset": "irds"}
 
 
 def resolve_attempt(
-    config: dict[str, Any], origins: dict[str, str], env: str | None, settings: Iterable[str], allow_change: Iterable[str]
+    config: dict[str, Any],
+    origins: dict[str, str],
+    env: str | None,
+    settings: Iterable[str],
+    allow_change: Iterable[str],
+    launcher: str | None = None,
 ) -> tuple[Resolved[JobSpec], list[Change]]:
     """What an attempt on this machine runs with, and how that differs from what the job began with.
 
@@ -75,6 +85,7 @@ def resolve_attempt(
         env: the profile asked for now.
         settings: ``KEY=VALUE`` words given now.
         allow_change: pinned keys that may change all the same.
+        launcher: the launcher asked for now.
 
     Raises:
         ConfigError: a value is wrong, or a pinned value would change.
@@ -84,7 +95,7 @@ def resolve_attempt(
         by_user = not origins.get(key, "default").startswith(_PACKAGE_ORIGINS)
         if is_pinned(key) or by_user or key == "env":
             job[key] = Entry(value, Origin(f"job ({origins.get(key, 'default')})"))
-    flags: Layer = {} if env is None else {"env": Entry(env, Origin("--env"))}
+    flags = _flags(env, launcher)
     sets, problems = set_layer(settings)
     resolved = resolve([job, flags, sets], JobSpec, problems)
     after = resolved.items()

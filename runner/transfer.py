@@ -10,6 +10,7 @@ from last_e.manifest import MANIFEST, DamagedCheckpoint, verify
 from last_e.text import expand
 from runner.errors import StoreError, UsageError
 from runner.job import Job
+from runner.machine import container_scratch
 from runner.sync import leftovers, send_leftovers
 
 
@@ -59,7 +60,7 @@ def sync_job(job: Job, outbox: Path | None) -> int:
             raise UsageError(f"{outbox}: no such folder")
         return send_leftovers(job.store, outbox)
     scratch = job.record()["config"].get("hardware.scratch_root")
-    places = {Path(tempfile.gettempdir()), *([expand(scratch)] if scratch else [])}
+    places = {Path(tempfile.gettempdir()), container_scratch(), *([expand(scratch)] if scratch else [])}
     sent = 0
     for folder in [leftover for place in places for leftover in leftovers(job, place)]:
         sent += send_leftovers(job.store, folder / "outbox")

@@ -22,8 +22,13 @@ _NEEDED = ("torch", "numpy", "safetensors")
 class LocalLauncher:
     """Starts attempts with this Python."""
 
-    def preflight(self, config: JobSpec) -> None:
+    def __init__(self, config: JobSpec) -> None:
+        self._config = config
+
+    def preflight(self, store: str) -> None:
         """See :class:`~runner.launch.Launcher`."""
+        if self._config.run.gpus not in (None, 0, 1, "all"):
+            raise UsageError(f"run.gpus: found {self._config.run.gpus}; allowed for a local process: 0, 1 or all")
         missing = [name for name in _NEEDED if find_spec(name) is None]
         if missing:
             raise EngineError(
@@ -31,7 +36,7 @@ class LocalLauncher:
                 "(from a clone: pip install '.[train]')"
             )
         try:
-            data_path(config)
+            data_path(self._config)
         except DataError as error:
             raise UsageError(str(error)) from None
 
