@@ -18,6 +18,8 @@ import torch
 from runner.job import Job
 from runner.store.directory import DirectoryStore
 from tests.ceph import Ceph, why_not
+from tests.docker_engine import BASE, ROOT, CannotStart, Engine
+from tests.docker_engine import why_not as why_no_engine
 from tests.jobs import LONGER, Run, result
 
 TINY = """\
@@ -93,6 +95,30 @@ def ceph() -> Iterator[Ceph]:
             yield cluster
     finally:
         cluster.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Engine]:
+    """A real Docker engine that holds the project's image, built by ``lastrun image build``; DOCKER_HOST names it."""
+    reason = why_no_engine()
+    if reason is not None:
+        pytest.skip(f"no Docker here: {reason}")
+    folder = Path(tempfile.mkdtemp(prefix="docker-", dir="/tmp"))
+    one = Engine(folder)
+    try:
+        try:
+            one.start()
+        except CannotStart as why:
+            pytest.skip(f"no Docker here: {why}")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DOCKER_HOST", one.host)
+            command = [sys.executable, "-m", "runner", "image", "build", "--base", BASE, "--wheels", str(one.wheels)]
+            built = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, cwd=ROOT)
+            assert built.returncode == 0, built.stdout + built.stderr
+            yield one
+    finally:
+        one.stop()
         shutil.rmtree(folder, ignore_errors=True)
 
 
