@@ -410,6 +410,8 @@ class _Session:
             self._put(*self.job.attempt_bytes(attempt))
         except OSError as error:
             self.sink.emit(Message(f"{error.filename}: {error.strerror}", "warning"))
+            with contextlib.suppress(StoreError):  # no room for it in the outbox; the store itself may have some
+                self.job.write_attempt(attempt)
         if self.outbox.drain(0.5):
             return reason
         seconds = self._drain_seconds(reason)

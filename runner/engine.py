@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,8 +62,12 @@ def connect() -> DockerClient:
     """
     try:
         from docker import from_env
+        from docker.context import ContextAPI
     except ImportError:
         raise EngineError("the docker launcher needs Docker's SDK: pip install 'lastrun[docker]'") from None
+    context = os.environ.get("DOCKER_CONTEXT")
+    if context and not os.environ.get("DOCKER_HOST") and ContextAPI.get_context(context) is None:
+        raise EngineError(f"no docker context {context} (DOCKER_CONTEXT): docker context ls lists them")
     with explained():
         client: DockerClient = from_env(use_ssh_client=True)
         client.ping()
@@ -110,12 +115,10 @@ def explain(error: BaseException, image: str = "") -> str:
 
 
 def _where() -> str:
-    import os
-
     from docker.constants import DEFAULT_UNIX_SOCKET
     from docker.context import ContextAPI
 
-    context: Any = ContextAPI.get_current_context()
+    context: Any = ContextAPI.get_context(os.environ.get("DOCKER_CONTEXT"))
     return os.environ.get("DOCKER_HOST") or (context and context.Host) or DEFAULT_UNIX_SOCKET.replace("http+", "")
 
 

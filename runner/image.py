@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -112,10 +113,10 @@ def build(
             for line in lines:
                 if "error" in line:
                     raise EngineError(_build_error(str(line["error"]), last, arguments))
-                text = plain(str(line.get("stream") or "")).rstrip()
-                for part in text.splitlines():
+                for part in re.sub(r"\x1b\[[0-9;]*m", "", str(line.get("stream") or "")).splitlines():
                     last = part if part.strip() and not part.startswith(("Step ", " --->", "Removing ")) else last
-                    say(part)
+                    if part.strip():
+                        say(plain(part))
     with explained(tag):
         found = client.images.get(tag)
     return {"image": tag, "id": found.id, "size": found.attrs["Size"], "revision": arguments["REVISION"]}
@@ -263,4 +264,4 @@ def _build_error(error: str, last: str, arguments: dict[str, str]) -> str:
         return f"{base} is neither here nor can it be fetched: name another base with --base ({error.strip()[:120]})"
     if "CERTIFICATE_VERIFY_FAILED" in last or "certificate" in last.lower():
         return f"pip does not trust its index: name your CA bundle with --ca-bundle ({last.strip()[:160]})"
-    return f"the build failed: {(last or error).strip()[:300]}"
+    return f"the build failed: {plain((last or error).strip())[:300]}"

@@ -59,6 +59,7 @@ def sync_job(job: Job, outbox: Path | None) -> int:
         if not outbox.is_dir():
             raise UsageError(f"{outbox}: no such folder")
         return send_leftovers(job.store, outbox)
+    job.state()  # an attempt whose container has ended does not count as alive
     scratch = job.record()["config"].get("hardware.scratch_root")
     places = {Path(tempfile.gettempdir()), container_scratch(), *([expand(scratch)] if scratch else [])}
     sent = 0

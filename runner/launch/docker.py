@@ -89,8 +89,9 @@ class DockerLauncher:
         finally:
             for signum, handler in before.items():
                 signal.signal(signum, handler)
-        job.state()  # writes the end of an attempt that could not do so itself
-        containers.remove(held[0])
+        with contextlib.suppress(StoreError):  # else the container stays, for whoever asks next
+            job.state()  # writes the end of an attempt that could not do so itself
+            containers.remove(held[0])
         if code - 128 in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) and code != Exit.INTERRUPTED_TWICE:
             return Exit.PAUSED  # before the attempt had claimed the job
         return code if code in Exit._value2member_map_ else Exit.FAILED
