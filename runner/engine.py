@@ -24,7 +24,7 @@ _REMEDIES = (
         "--runtime=docker && sudo systemctl restart docker; or train on the CPU with --set run.gpus=0",
     ),
     (
-        r"unsatisfied condition: (cuda|driver)[^,\n]*",
+        r"unsatisfied condition: ((?:cuda|driver)[^,\n]*)",
         "the host's NVIDIA driver is too old for the image's CUDA ({0}): update it, or build an image for an older CUDA with "
         "lastrun image build --base BASE --torch TORCH",
     ),

@@ -65,7 +65,7 @@ def build(
     ca_bundle: Path | None = None,
     network: str | None = None,
 ) -> dict[str, Any]:
-    """Build the image of the clone that lastrun runs from.
+    """Build the image of the clone that lastrun runs from, or that is the current folder.
 
     Args:
         say: told what the builder says.
@@ -80,14 +80,15 @@ def build(
         EngineError, UsageError: it cannot be built.
     """
     tag = tag or default_image()
-    if not (_ROOT / "docker" / "Dockerfile").is_file():
-        raise UsageError(f"{_ROOT} is no clone of lastrun: an image is built from one, or run.image names one that is there")
+    clone = next((path for path in (_ROOT, Path.cwd()) if (path / "docker" / "Dockerfile").is_file()), None)
+    if clone is None:
+        raise UsageError("an image is built in a clone of lastrun, and here is none; run.image names one that is there already")
     if wheels is not None and not list(wheels.glob("*.whl")):
         raise UsageError(f"--wheels: no *.whl in {wheels}: pip download -d {wheels} -c constraints.txt '.[train]' hatchling")
     if ca_bundle is not None and not ca_bundle.is_file():
         raise UsageError(f"--ca-bundle: no file {ca_bundle}")
     certificates = ca_bundle or next((Path(os.environ[name]) for name in _CERTIFICATES if os.environ.get(name)), None)
-    arguments = {"VERSION": lastrun_version(), "REVISION": _revision()}
+    arguments = {"VERSION": lastrun_version(), "REVISION": _revision(clone)}
     arguments |= {name: os.environ[name] for name in _PROXIES if os.environ.get(name)}
     arguments |= {name: os.environ[name] for name in _INDEXES if os.environ.get(name, "").startswith("http")}
     for name, value in {"BASE_IMAGE": base, "TORCH": torch, "PIP_NO_INDEX": "1" if wheels else None}.items():
@@ -95,7 +96,7 @@ def build(
             arguments[name] = value
     client = connect()
     with tempfile.TemporaryFile() as context:
-        _pack(context, wheels, certificates)
+        _pack(context, clone, wheels, certificates)
         with explained(base or ""):
             lines = client.api.build(
                 fileobj=context,
@@ -220,7 +221,7 @@ def _look_into(client: DockerClient, image: str) -> dict[str, Any]:
         raise EngineError(f"the image holds no lastrun ({words[-1]}): {BUILD} makes one that does") from None
 
 
-def _pack(context: IO[bytes], wheels: Path | None, certificates: Path | None) -> None:
+def _pack(context: IO[bytes], clone: Path, wheels: Path | None, certificates: Path | None) -> None:
     """The build's context. Owners, times and modes are left out, so that the builder's cache knows unchanged files again."""
 
     def neutral(entry: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -230,7 +231,7 @@ def _pack(context: IO[bytes], wheels: Path | None, certificates: Path | None) ->
         return entry
 
     with tarfile.open(fileobj=context, mode="w") as tar:
-        for name, path in _files(_ROOT, _CONTEXT):
+        for name, path in _files(clone, _CONTEXT):
             tar.add(path, name, recursive=False, filter=neutral)
         for path in sorted(wheels.glob("*.whl")) if wheels else ():
             tar.add(path, f"docker/extra/{path.name}", recursive=False, filter=neutral)
@@ -248,10 +249,10 @@ def _files(root: Path, names: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
                 yield path.relative_to(root).as_posix(), path
 
 
-def _revision() -> str:
+def _revision(clone: Path) -> str:
     """The clone's commit, marked where files differ from it."""
     try:
-        command = ["git", "-C", str(_ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--match="]
+        command = ["git", "-C", str(clone), "describe", "--always", "--dirty", "--abbrev=40", "--match="]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

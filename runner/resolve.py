@@ -10,12 +10,13 @@ from typing import Any
 
 from last_e.config import is_pinned
 from last_e.layers import Resolved, resolve
-from last_e.problems import Origin, Problem
+from last_e.problems import Origin, Problem, show
 from last_e.reading import Entry, Layer, load_file, set_layer
 from last_e.resume import Change, changes, refuse_pinned
 from runner.spec import JobSpec
 
 REQUIRED = ("model.variant", "dataset")
+LOCAL_GPUS = "0, 1 or all with launcher local"
 _PACKAGE_ORIGINS = ("configs/", "default")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -38,11 +39,15 @@ def resolve_spec(path: Path, env: str | None, settings: Iterable[str], launcher:
             name = key.split(".")[0]
             if not any(k in (key, name) for k in given):
                 problems.append(Problem(str(path), name, "nothing", f"required: for example {name}: {_EXAMPLES[name]}"))
-    passed = {**spec, **sets}.get("run.pass_env")
+    chosen = {**spec, **flags, **sets}
+    passed, gpus = chosen.get("run.pass_env"), chosen.get("run.gpus")
     for name in passed.value if passed and isinstance(passed.value, list) else []:
         if passed and isinstance(name, str) and _VARIABLE.fullmatch(name) and name not in os.environ:
             found = f"{name}, which is not set here"
             problems.append(Problem(str(passed.origin), "run.pass_env", found, "names of variables that are set"))
+    local = chosen.get("run.launcher", Entry("local", Origin("default"))).value == "local"
+    if gpus and local and (isinstance(gpus.value, list) or (isinstance(gpus.value, int) and gpus.value > 1)):
+        problems.append(Problem(str(gpus.origin), "run.gpus", show(gpus.value), LOCAL_GPUS))
     return resolve([spec, flags, sets], JobSpec, problems)
 
 
