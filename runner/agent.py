@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import queue
 import shutil
@@ -231,6 +232,8 @@ class _Session:
         values = self.config.model_dump(mode="json", exclude={"name", "run", "store"})
         if self.config.run.gpus is not None:
             values["hardware"]["device"] = "cuda" if self.config.run.gpus else "cpu"
+        if self.attempt.container and self.config.run.cpus and values["hardware"]["cpu_threads"] is None:
+            values["hardware"]["cpu_threads"] = math.ceil(self.config.run.cpus)  # a limit that no system call tells
         return values
 
     def _read(self, kind: str, pipe: IO[str]) -> threading.Thread:

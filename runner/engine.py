@@ -37,10 +37,6 @@ _REMEDIES = (
         r'container name "/?(\S+)" is already in use',
         "a container {0} is there already: another attempt is being started; if it is not, docker rm {0}",
     ),
-    (
-        r"port is already allocated|address already in use",
-        "a port is in use already: end what uses it, or choose another network with run.network",
-    ),
     (r"network (\S+) not found", "the engine knows no network {0}: docker network ls lists them; set run.network"),
     (r"Range of CPUs is from [^,\n]*", "run.cpus: {0}"),
     (r"Minimum memory limit allowed is (\w+)", "run.memory: at least {0} is needed"),

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from runner.engine import connect
 from runner.job import Job
 from runner.store.directory import DirectoryStore
 from tests.ceph import Ceph, why_not
@@ -120,6 +121,16 @@ def engine() -> Iterator[Engine]:
     finally:
         one.stop()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def clean_engine(engine: Engine, clean_env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The commands of a test and the test itself use the engine; no container outlives the test."""
+    monkeypatch.setenv("HOME", clean_env["HOME"])
+    yield
+    engine.remove_containers()
+    connect().close()
+    connect.cache_clear()
 
 
 @pytest.fixture

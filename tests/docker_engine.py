@@ -105,9 +105,17 @@ class Engine:
                 self._daemon.kill()
                 self._daemon.wait()
 
+    def containers(self) -> list[Any]:
+        """All there are, ended ones as well."""
+        return list(self.client.containers.list(all=True, ignore_removed=True))
+
+    def inspect(self, container: str) -> dict[str, Any]:
+        """What the engine tells of one to everybody who may ask."""
+        return dict(self.client.api.inspect_container(container))
+
     def remove_containers(self) -> None:
         """Kill and remove all there are."""
-        for container in self.client.containers.list(all=True, ignore_removed=True):
+        for container in self.containers():
             container.remove(force=True, v=True)
 
     def container(self, seconds: float = 30) -> Any:

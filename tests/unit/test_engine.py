@@ -20,7 +20,7 @@ from runner.store.directory import DirectoryStore
     ("text", "words"),
     [
         (
-            "OCI runtime create failed: nvidia-container-cli: requirement error: unsatisfied condition: cuda>=13.0, please update "
+            "OCI runtime: nvidia-container-cli: requirement error: unsatisfied condition: cuda>=13.0, please update "
             "your driver to a newer version, or use an earlier cuda container: unknown",
             ["driver is too old for the image's CUDA (cuda>=13.0)", "lastrun image build --base BASE --torch TORCH"],
         ),
