@@ -18,6 +18,7 @@ from last_e.config import ALIASES, DATASETS, ENVIRONMENTS, RULES, VARIANTS, Trai
 from last_e.environment import detect_environment
 from last_e.problems import ConfigError, Origin, Problem, allowed_values, nearest, show
 from last_e.reading import Entry, Layer, load_file, parse_value
+from last_e.redact import secret_in
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -117,9 +118,10 @@ def resolve(
     found = list(problems)
     layers = []
     for layer in user_layers:
-        clean, layer_problems = _known_only(layer, schema)
+        open_values, secret_problems = _without_secrets(layer)
+        clean, layer_problems = _known_only(open_values, schema)
         layers.append(clean)
-        found += layer_problems
+        found += secret_problems + layer_problems
     chosen = {key: entry.value for layer in layers for key, entry in layer.items()}
     variant = _choice(chosen.get("model.variant"), VARIANTS, "base_e_v3")
     dataset = _choice(chosen.get("dataset"), DATASETS, "ntu60")
@@ -175,6 +177,14 @@ def _packaged(name: str) -> Layer:
     if problems:
         raise ConfigError(problems)
     return layer
+
+
+def _without_secrets(layer: Layer) -> tuple[Layer, list[Problem]]:
+    """A secret is refused before anything else could show or keep it."""
+    kinds = {key: kind for key, entry in layer.items() if (kind := secret_in(key, entry.value))}
+    allowed = "no secrets; set an environment variable, and name it in run.pass_env if the trainer needs it"
+    problems = [Problem(str(layer[key].origin), key, f"what seems to be {kind}", allowed) for key, kind in kinds.items()]
+    return {key: entry for key, entry in layer.items() if key not in kinds}, problems
 
 
 def _known_only(layer: Layer, schema: type[BaseModel]) -> tuple[Layer, list[Problem]]:

@@ -26,6 +26,7 @@ from last_e.console import ConsoleSink
 from last_e.events import Message, describe, parse_event
 from last_e.layers import Resolved
 from last_e.manifest import MANIFEST, DamagedCheckpoint, to_keep
+from last_e.redact import redact
 from last_e.text import expand, seconds_text
 from runner import machine
 from runner.errors import Exit, Reason, State, StoreError, UsageError
@@ -33,11 +34,11 @@ from runner.job import HEARTBEAT_SECONDS, Attempt, Job, Stored
 from runner.lease import Heart, claim, superseded
 from runner.resolve import resolve_attempt
 from runner.spec import JobSpec
-from runner.sync import Outbox, leftovers, send_leftovers, waiting
+from runner.sync import LAG_WARNING_SECONDS, Outbox, leftovers, send_leftovers, waiting
 
 EVENTS_SECONDS = 30.0
 STOP_PATIENCE_SECONDS = 120.0
-PREEMPTED_DRAIN_SECONDS = 20.0
+PREEMPTED_SECONDS = 25.0
 # How the trainer names what the runner has a reason for.
 _TRAINER_REASONS = {
     "data_missing": "data_error",
@@ -112,9 +113,9 @@ class _Session:
         self.asked_at = 0.0
         self.last_error = ""
         self.metrics_changed = False
-        self.superseded = False
+        self.superseded = self.late = False
         self.posted: list[Stored] = []
-        self.synced_step = -1
+        self.synced_step = 0
         self.events_sent: dict[str, int] = {}
         self.next_beat = self.next_events = 0.0
         self.began = time.monotonic()
@@ -239,7 +240,7 @@ class _Session:
     def _read(self, kind: str, pipe: IO[str]) -> threading.Thread:
         def pump() -> None:
             for line in pipe:
-                self.lines.put((kind, line.rstrip("\n")))
+                self.lines.put((kind, redact(line.rstrip("\n"))))
             self.lines.put((kind, None))
 
         thread = threading.Thread(target=pump, name=f"read-{kind}", daemon=True)
@@ -368,12 +369,18 @@ class _Session:
             self.trainer.kill()
         if now >= self.next_beat:
             self.next_beat = now + HEARTBEAT_SECONDS
-            self.progress["lag_seconds"] = round(self.outbox.lag_seconds, 1) if self.outbox else 0.0
+            self._look_at_lag(self.outbox.lag_seconds if self.outbox else 0.0)
             self._send_metrics(out)
             self._send_log()
         if now >= self.next_events:
             self.next_events = now + EVENTS_SECONDS
             self._send_events(out)
+
+    def _look_at_lag(self, lag: float) -> None:
+        self.progress["lag_seconds"] = round(lag, 1)
+        if lag > LAG_WARNING_SECONDS and not self.late:
+            self._say(f"uploads lag by {seconds_text(lag)}; training goes on, the store has step {self.synced_step}", "warning")
+        self.late = lag > LAG_WARNING_SECONDS
 
     def _send_metrics(self, out: Path) -> None:
         if self.metrics_changed and (out / "metrics.jsonl").exists():
@@ -430,7 +437,7 @@ class _Session:
         if self.outbox is not None and self.outbox.lasting:
             return 5.0
         if reason is Reason.PREEMPTED:
-            return PREEMPTED_DRAIN_SECONDS
+            return max(5.0, PREEMPTED_SECONDS - (time.monotonic() - self.asked_at))
         if reason is Reason.TIME_LIMIT:
             return max(5.0, self.config.hardware.stop_margin - (time.monotonic() - self.asked_at) - 10.0)
         return 600.0

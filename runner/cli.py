@@ -178,12 +178,12 @@ def list_(
     """List the jobs of a store, newest first."""
     from runner import console
     from runner.job import list_jobs
-    from runner.status import summary_or_error
+    from runner.status import summaries
     from runner.store import default_store, open_store
 
     target = open_store(store or default_store())
     found = list_jobs(target)
-    jobs = [summary_or_error(job) for job in found[:limit]]
+    jobs = summaries(found[:limit])
     if json:
         console.print_json("list", {"store": target.uri, "total": len(found), "jobs": jobs})
     else:
@@ -431,6 +431,7 @@ def _run_app(call: Callable[[], Any]) -> NoReturn:
         raise SystemExit(code) from None
     except Exception as error:
         from last_e.problems import ConfigError
+        from last_e.redact import redact
         from last_e.text import plain
         from runner.errors import Exit, LastrunError
 
@@ -441,13 +442,13 @@ def _run_app(call: Callable[[], Any]) -> NoReturn:
 
             problems = [asdict(problem) for problem in error.problems] if isinstance(error, ConfigError) else []
             code = Exit.USAGE if isinstance(error, ConfigError) else error.exit_code
-            print_json(sys.argv[1], {"error": str(error), "exit_code": int(code), "problems": problems})
+            print_json(sys.argv[1], {"error": redact(str(error)), "exit_code": int(code), "problems": problems})
         if isinstance(error, ConfigError):
             for problem in error.problems:
                 print(f"error: {problem}", file=sys.stderr)
             raise SystemExit(int(Exit.USAGE)) from None
         if isinstance(error, LastrunError):
-            print(f"error: {plain(str(error))}", file=sys.stderr)
+            print(f"error: {plain(redact(str(error)))}", file=sys.stderr)
             raise SystemExit(int(error.exit_code)) from None
         if isinstance(error, OSError):
             _discard_output()

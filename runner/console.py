@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from last_e.problems import Origin, show
 from last_e.text import number, percent, plain, seconds_text
+from runner.sync import LAG_WARNING_SECONDS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from last_e.resume import Change
 
 JSON_VERSION = 1
-LAG_WARNING_SECONDS = 60
 _COLOURS = {"running": "cyan", "succeeded": "green", "failed": "red", "lost": "red", "paused": "yellow", "stopped": "yellow"}
 
 
@@ -127,10 +127,9 @@ def _status_text(status: dict[str, Any]) -> str:
     progress = f"epoch {status['epoch']} of {status['epochs']}, step {status['step']:,}"
     if running.get("total_steps"):
         progress += f" of {running['total_steps']:,}, {seconds_text(running['seconds_left'])} left"
-    if running.get("lag_seconds", 0) > LAG_WARNING_SECONDS:
-        late = f"warning: {seconds_text(running['lag_seconds'])} behind, at step {running.get('synced_step', 0):,}"
-        rows.append(("uploads", late))
     rows.append(("progress", progress))
+    if running:
+        rows.append(("uploads", _uploads(status["synced_step"], running.get("lag_seconds") or 0.0)))
     if status["metrics"]:
         last = status["metrics"]
         rows.append(
@@ -149,6 +148,11 @@ def _status_text(status: dict[str, Any]) -> str:
     rows.append(("next", status["next"]))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"[dim]{name:<{width}}[/dim]  {text if name == 'state' else _plain(text)}" for name, text in rows)
+
+
+def _uploads(synced_step: int, lag: float) -> str:
+    late = f", the oldest of the rest has been waiting for {seconds_text(lag)}" if lag >= 1 else ""
+    return f"{'warning: ' if lag > LAG_WARNING_SECONDS else ''}synced to step {synced_step:,}{late}"
 
 
 def _table(*columns: str) -> Any:

@@ -6,6 +6,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from last_e.redact import redact
 from runner import machine
 from runner.errors import Exit, LastrunError, Reason, StoreError
 from runner.job import Attempt, Job
@@ -105,5 +106,6 @@ def _settled(job: Job, attempt: Attempt, known: dict[str, str]) -> Attempt:
 def _keep_log(job: Job, attempt: Attempt, words: bytes) -> None:
     """What a container said last goes into the job's log: the attempt itself may not have come to it."""
     key = job.key("attempts", attempt.id, "log", "container.txt")
+    text = redact(words.decode(errors="replace"))
     with suppress(StoreError):
-        job.store.put(key, b"--- the last that its container said\n" + words)
+        job.store.put(key, f"--- the last that its container said\n{text}".encode())

@@ -7,6 +7,7 @@ JOB-ID/checkpoints/<step>-<attempt>/  files, then MANIFEST.json last
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import secrets
@@ -260,9 +261,12 @@ class Job:
             return False
         if attempt.machine == machine.identity():
             return machine.process_identity(attempt.pid) == attempt.process
-        last = self.heartbeat(attempt).get("time", attempt.started_at)
-        # Far in the future is as telling as far in the past: its clock is wrong, and it may be dead. claim() looks closer.
-        return bool(abs(time.time() - last) < EXPIRY_SECONDS)
+        try:
+            age = self.store.age(self.key("attempts", attempt.id, "heartbeat.json"))
+        except MissingKeyError:
+            age = self.store.age(self.key("attempts", attempt.id, "attempt.json"))
+        # Far in the future is as telling as far in the past: the clock of a shared folder is wrong. claim() looks closer.
+        return abs(age) < EXPIRY_SECONDS
 
     def state(self) -> tuple[State, Attempt | None, Reason | None]:
         """The job's state, from its newest attempt, with the reason for which that ended."""
@@ -291,7 +295,7 @@ class Job:
                 manifest = Manifest.from_json(self.store.get(self.key("checkpoints", name, MANIFEST)))
             except MissingKeyError:
                 continue  # never finished
-            except DamagedCheckpoint as error:
+            except (DamagedCheckpoint, DamagedObjectError) as error:
                 say(f"skipping checkpoint {name}: {error}")
                 continue
             if "-" in name:
@@ -351,7 +355,7 @@ class Job:
         return None
 
     def sweep_unfinished(self) -> None:
-        """Delete what attempts that are gone left of checkpoints whose manifest never came."""
+        """Delete what attempts that are gone left half-done: checkpoints whose manifest never came, objects half-written."""
         alive = {attempt.id for attempt in self.attempts() if self.alive(attempt)}
         parts: dict[str, list[str]] = {}
         for entry in self.store.scan(self.key("checkpoints") + "/"):
@@ -359,12 +363,19 @@ class Job:
         for name, keys in parts.items():
             if name.partition("-")[2] not in alive and self.key("checkpoints", name, MANIFEST) not in keys:
                 self.store.delete(keys)
+        self.store.sweep(
+            f"{self.id}/", keep=lambda key: any(f"-{attempt}/" in key or f"/{attempt}/" in key for attempt in alive)
+        )
 
     def prune_checkpoints(self, keep_last: int) -> None:
-        """Delete this job's checkpoints that the retention rule does not keep, manifests first."""
+        """Delete this job's checkpoints that the retention rule does not keep, manifests first.
+
+        The one that an attempt went on from stays as long as the attempt has not ended, whoever prunes.
+        """
         found = self.checkpoints()
+        origins = {attempt.resumed_from for attempt in self.attempts() if attempt.open}
         for stored, keep in zip(found, to_keep([s.manifest for s in found], keep_last)):
-            if not keep:
+            if not keep and stored.name not in origins:
                 names = [MANIFEST, *stored.manifest.files]
                 self.store.delete(self.key("checkpoints", stored.name, name) for name in names)
 
@@ -418,9 +429,10 @@ def find_job(name: str, store_uri: str | None) -> Job:
         store = open_store(store_uri or default_store())
     if not _ID.fullmatch(name):
         raise UsageError(f"job {name!r}: an ID has lower-case letters, digits and dashes only")
+    with contextlib.suppress(NoSuchJobError):  # a whole ID needs no listing of a store that may hold thousands
+        Job(store, name).record()
+        return Job(store, name)
     names = [folder for folder in store.folders("") if folder.startswith(name)]
-    if name in names:
-        names = [name]
     if len(names) > 1:
         raise NoSuchJobError(f"{name} could be any of {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}")
     job = Job(store, names[0] if names else name)

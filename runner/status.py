@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from runner.errors import LastrunError, State
 from runner.job import Job
 
 FOLLOW_SECONDS = 2.0
+READERS = 16
 _NEXT = {
     State.QUEUED: "lastrun resume {job}",
     State.RUNNING: "lastrun logs {job}",
@@ -32,6 +34,7 @@ def job_status(job: Job) -> dict[str, Any]:
         best_top1=max((m["test_top1"] for m in metrics), default=None),
         checkpoint=checkpoints[-1].name if checkpoints else None,
         checkpoints=len(checkpoints),
+        synced_step=checkpoints[-1].manifest.step if checkpoints else 0,
         progress=job.heartbeat(attempt) if attempt and state is State.RUNNING else {},
         attempt={"number": attempt.number, "id": attempt.id, "host": attempt.host, "env": attempt.env} if attempt else None,
         attempts=len(job.attempts()),
@@ -64,6 +67,12 @@ def job_summary(job: Job) -> dict[str, Any]:
         "epochs": config["training.epochs"],
         "best_top1": max(best, default=None),
     }
+
+
+def summaries(jobs: list[Job]) -> list[dict[str, Any]]:
+    """What a list shows of jobs; many at once, since each waits for the network several times."""
+    with ThreadPoolExecutor(READERS) as readers:
+        return list(readers.map(summary_or_error, jobs))
 
 
 def summary_or_error(job: Job) -> dict[str, Any]:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
+LAG_WARNING_SECONDS = 60.0
+"""A checkpoint that has waited longer than this is told of: what is only here is lost if the machine is."""
 
 
 class Outbox:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -43,8 +44,31 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
+    for name, value in (figure for report in reports if report.when == "call" for figure in report.user_properties):
+        terminalreporter.write_line(f"figure: {name}: {value}")
     if os.environ.get("LASTRUN_NO_SKIPS") and terminalreporter.stats.get("skipped"):
         terminalreporter.write_line("LASTRUN_NO_SKIPS is set: the skipped tests above count as failed", red=True)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    help_text = "as many kills, races and jobs, and as long outages, as docs/faults.md tells of; by default a sample"
+    parser.addoption("--full", action="store_true", help=help_text)
+
+
+@pytest.fixture
+def full(request: pytest.FixtureRequest) -> bool:
+    """Whether the figures of docs/faults.md are to be measured, which takes half an hour, or a sample is enough."""
+    return bool(request.config.getoption("--full"))
+
+
+Figures = Callable[[str, object], None]
+
+
+@pytest.fixture
+def figure(request: pytest.FixtureRequest) -> Figures:
+    """Keeps a figure that a test has found, to be printed at the end."""
+    return lambda name, value: request.node.user_properties.append((name, value))
 
 
 @pytest.fixture
@@ -131,6 +155,25 @@ def clean_engine(engine: Engine, clean_env: dict[str, str], monkeypatch: pytest.
     engine.remove_containers()
     connect().close()
     connect.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def faketime() -> str:
+    """Debian's faketime, which gives a process a clock of its own; as root it is installed where it is missing."""
+    if shutil.which("faketime") is None and os.geteuid() == 0 and shutil.which("apt-get"):
+        subprocess.run(["apt-get", "install", "-qy", "faketime"], capture_output=True, check=False, timeout=600)
+    program = shutil.which("faketime")
+    if program is None:
+        pytest.skip("no faketime (Debian: faketime; installed by itself only as root)")
+    return program
+
+
+@pytest.fixture
+def bucket(ceph: Ceph, request: pytest.FixtureRequest, clean_env: dict[str, str]) -> str:
+    """The prefix of a store of its own, on the gateway; over https, the environment as a user would set it."""
+    prefix = f"jobs/{re.sub('[^a-z0-9_]+', '-', request.node.name.lower())}"
+    clean_env.update(ceph.credentials(), LASTRUN_STORE=ceph.uri(prefix))
+    return prefix
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import signal
@@ -73,6 +74,14 @@ def assert_same(job: Job, reference: tuple[dict[str, torch.Tensor], list[dict[st
     assert metrics == reference[1]
     assert weights.keys() == reference[0].keys()
     assert all(torch.equal(weights[key], reference[0][key]) for key in weights)
+
+
+def assert_whole(job: Job) -> None:
+    """Every file of every checkpoint that is listed is there and is what was written."""
+    for stored in job.checkpoints():
+        for name, expected in stored.manifest.files.items():
+            data = job.store.get(job.key("checkpoints", stored.name, name))
+            assert (len(data), hashlib.sha256(data).hexdigest()) == (expected.size, expected.sha256), stored.name
 
 
 def processes_of(submit: int) -> tuple[int, int]:

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from last_e.datafile import DataError, data_path
 from last_e.text import expand, plain
 from runner import containers, machine
-from runner.agent import PREEMPTED_DRAIN_SECONDS, STOP_PATIENCE_SECONDS
+from runner.agent import PREEMPTED_SECONDS, STOP_PATIENCE_SECONDS
 from runner.engine import connect, explained, is_local
 from runner.errors import EngineError, Exit, LastrunError, StoreError, UsageError
 from runner.image import BUILD, code_digest, default_image, lastrun_version
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 HOME = "/cache"
 """The home folder inside: prepared data, compiled kernels and the like stay in a volume there."""
-STOP_SECONDS = int(STOP_PATIENCE_SECONDS + PREEMPTED_DRAIN_SECONDS) + 10
+STOP_SECONDS = int(STOP_PATIENCE_SECONDS + PREEMPTED_SECONDS) + 5
 """What ``docker stop`` allows before it kills: a save and a drain."""
 START_SECONDS = 60.0
 STORE_VARIABLES = (

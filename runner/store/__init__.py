@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
 from urllib.parse import parse_qsl, unquote, urlencode
 
+from last_e.redact import redact, secret_in
 from last_e.text import expand
 from runner.errors import UsageError
 
@@ -41,6 +42,9 @@ class Store(Protocol):
     def get_file(self, key: str, path: Path) -> None:
         """Write the bytes under a key to a file, whole or not at all."""
 
+    def age(self, key: str) -> float:
+        """Seconds since a key was put, by the store's own clock: those of two machines may differ by hours."""
+
     def scan(self, prefix: str) -> Iterator[Entry]:
         """Every object whose key begins with ``prefix``, in the order of keys."""
 
@@ -49,6 +53,12 @@ class Store(Protocol):
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects, in the order given; a key that is not there is no error."""
+
+    def sweep(self, prefix: str, keep: Callable[[str], bool]) -> None:
+        """Free what writers that were killed left half-written below ``prefix`` (no object yet, but it takes space).
+
+        ``keep`` says of a key that its writer may still be at it.
+        """
 
 
 OPTIONS = ("endpoint_url", "region", "addressing", "ca_bundle")
@@ -71,6 +81,8 @@ class StoreUri:
         Raises:
             UsageError: it is of no kind known here, or holds credentials.
         """
+        if secret_in("", uri):
+            raise UsageError(f"store {redact(uri)!r}: credentials do not stand in a URI; boto3 finds them by itself")
         scheme, separator, rest = uri.partition("://")
         kinds = "a folder, file:///folder, s3://bucket/prefix or gs://bucket/prefix"
         if not separator:
@@ -82,7 +94,7 @@ class StoreUri:
         if scheme not in ("s3", "gs") or not bucket:
             raise UsageError(f"store {uri!r}: allowed are {kinds}")
         if "@" in bucket or ":" in bucket:
-            raise UsageError(f"store {scheme}://...: credentials do not stand in a URI; boto3 finds them by itself")
+            raise UsageError(f"store {scheme}://...: a bucket's name has letters, digits, dots and dashes only")
         options = dict(parse_qsl(query, keep_blank_values=True))
         unknown = sorted(set(options) - set(OPTIONS))
         if unknown:
@@ -128,8 +140,16 @@ def open_store(uri: str | StoreUri) -> Store:
 
 
 def default_store() -> str:
-    """``LASTRUN_STORE``, else a folder of the user's data folder."""
+    """``LASTRUN_STORE``, else ``store`` in the user's configuration file, else a folder of the user's data folder.
+
+    Raises:
+        UsageError: the configuration file is not what it should be.
+    """
     if uri := os.environ.get("LASTRUN_STORE"):
+        return uri
+    from runner.settings import read_settings
+
+    if uri := read_settings().store:
         return uri
     from platformdirs import user_data_path
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 import threading
 import uuid
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from runner.errors import MissingKeyError, StoreError, UsageError
 from runner.store import Store, StoreUri, open_store
 from runner.store.directory import DirectoryStore
+from runner.store.s3 import S3Store
 
 ON_CEPH = pytest.mark.xdist_group("ceph")
 
@@ -80,6 +82,45 @@ def test_delete_takes_what_is_there_and_passes_over_what_is_not(store: Store) ->
     assert [entry.key for entry in store.scan("")] == ["a/2"]
     store.delete(["a/2"])
     assert store.folders("") == []
+
+
+def test_the_age_of_a_key_goes_by_the_stores_own_clock(store: Store) -> None:
+    store.put("k", b"")
+    assert -2 < store.age("k") < 30
+    with pytest.raises(MissingKeyError):
+        store.age("none")
+
+
+def test_what_a_killed_writer_left_half_written_is_swept_and_nothing_else(store: Store) -> None:
+    store.put("j/whole", b"w")
+    for key in ("j/checkpoints/5-dead/state.pt", "j/checkpoints/6-alive/state.pt", "other/checkpoints/5-dead/state.pt"):
+        leave_half_written(store, key)
+    assert [entry.key for entry in store.scan("")] == ["j/whole"]
+    store.sweep("j/", keep=lambda key: "-alive/" in key)
+    assert half_written(store) == ["j/checkpoints/6-alive/state.pt", "other/checkpoints/5-dead/state.pt"]
+    assert store.get("j/whole") == b"w"
+    store.sweep("nobody/", keep=lambda key: False)
+    store.sweep("", keep=lambda key: False)
+    assert half_written(store) == []
+
+
+def leave_half_written(store: Store, key: str) -> None:
+    """What is there after kill -9 in the middle of a large object, in the store's own way."""
+    if isinstance(store, DirectoryStore):
+        file = store.root / key
+        file.parent.mkdir(parents=True)
+        Path(tempfile.mkstemp(prefix=f".part-{file.name}-", dir=file.parent)[1]).write_bytes(b"half")
+    else:
+        assert isinstance(store, S3Store)
+        store._client.create_multipart_upload(**store._at(key))
+
+
+def half_written(store: Store) -> list[str]:
+    if isinstance(store, DirectoryStore):
+        return sorted(str(p.parent.relative_to(store.root) / p.name[6:-9]) for p in store.root.rglob(".part-*"))
+    assert isinstance(store, S3Store)
+    uploads = store._client.list_multipart_uploads(Bucket=store.bucket, Prefix=store._prefix).get("Uploads", [])
+    return sorted(upload["Key"].removeprefix(store._prefix) for upload in uploads)
 
 
 @pytest.mark.parametrize("key", ["../out", "a/../../out", "/etc/passwd", "a//b", "", ".", "a/.", "a\\..\\b", "nul\0"])
