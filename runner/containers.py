@@ -78,16 +78,18 @@ def _settled(job: Job, attempt: Attempt, known: dict[str, str]) -> Attempt:
 
     client = connect()
     with explained():
-        if client.info()["ID"] != known["engine"]:
+        if client.info()["ID"] != known.get("engine"):
             return attempt
-        found = client.containers.list(all=True, filters={"label": f"{ATTEMPT_LABEL}={known['token']}"}, ignore_removed=True)
+        found = client.containers.list(
+            all=True, filters={"label": f"{ATTEMPT_LABEL}={known.get('token')}"}, ignore_removed=True
+        )
         if found and found[0].status not in ("exited", "dead"):
             return attempt
         current = next((other for other in job.attempts() if other.id == attempt.id), attempt)
         if not current.open or current.container != known:
             return current
         if not found:
-            mark_lost(job, current, f"container {known['name']} is gone")
+            mark_lost(job, current, f"container {known.get('name')} is gone")
             return current
         end = found[0].attrs["State"]
         words = found[0].logs(tail=200)
@@ -98,7 +100,7 @@ def _settled(job: Job, attempt: Attempt, known: dict[str, str]) -> Attempt:
         job.write_attempt(current)
     else:
         how = "was killed" if end["ExitCode"] == _KILLED else f"ended with code {end['ExitCode']}"
-        mark_lost(job, current, f"container {known['name']} {how}")
+        mark_lost(job, current, f"container {known.get('name')} {how}")
     remove(found[0])
     return current
 

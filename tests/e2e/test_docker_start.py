@@ -29,6 +29,17 @@ pytestmark = [pytest.mark.xdist_group("docker"), pytest.mark.slow, pytest.mark.u
 DOCKER = ("--launcher", "docker")
 
 
+def clone_in(folder: Path) -> Path:
+    """What of a clone a build needs."""
+    clone = folder / "clone"
+    clone.mkdir()
+    for name in ("LICENSE", "README.md", "constraints.txt", "pyproject.toml", ".dockerignore"):
+        shutil.copy(ROOT / name, clone / name)
+    for name in ("docker", "last_e", "runner"):
+        shutil.copytree(ROOT / name, clone / name, ignore=shutil.ignore_patterns("__pycache__", "*.whl", "*.crt"))
+    return clone
+
+
 # --- the image --------------------------------------------------------------------------------------------------------------
 
 
@@ -53,12 +64,7 @@ def test_the_image_is_what_the_code_is_and_says_so(engine: Engine, cli: Cli) -> 
 
 
 def test_a_change_of_the_code_is_seen_and_rebuilt_in_seconds(engine: Engine, cli: Cli, tiny: Path, tmp_path: Path) -> None:
-    clone = tmp_path / "clone"
-    clone.mkdir()
-    for name in ("LICENSE", "README.md", "constraints.txt", "pyproject.toml"):
-        shutil.copy(ROOT / name, clone / name)
-    for folder in ("docker", "last_e", "runner"):
-        shutil.copytree(ROOT / folder, clone / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    clone = clone_in(tmp_path)
     with (clone / "runner" / "status.py").open("a") as file:
         file.write("# another line\n")
     found = cli("image", "check", PYTHONPATH=str(clone))
@@ -83,29 +89,15 @@ def test_the_dockerfile_builds_with_buildkit_too(engine: Engine, tmp_path: Path)
     """With the smallest package in torch's place: this is about the builder."""
     program = next((path for path in ("/usr/bin/docker", shutil.which("docker") or "") if Path(path).exists()), None)
     assert program is not None
-    extra = ROOT / "docker" / "extra"
-    links = [extra / path.name for path in engine.wheels.glob("*.whl") if not path.name.startswith("torch")]
-    try:
-        for link in links:
-            shutil.copy(engine.wheels / link.name, link)
-        arguments = ("BASE_IMAGE=" + BASE, "TORCH=filelock", "PIP_NO_INDEX=1")
-        words = [word for argument in arguments for word in ("--build-arg", argument)]
-        command = [
-            program,
-            "build",
-            "-q",
-            "-f",
-            str(ROOT / "docker" / "Dockerfile"),
-            "-t",
-            "lastrun:buildkit",
-            *words,
-            str(ROOT),
-        ]
-        env = {**os.environ, "DOCKER_BUILDKIT": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=env, check=False)
-    finally:
-        for link in links:
-            link.unlink(missing_ok=True)
+    clone = clone_in(tmp_path)
+    for wheel in engine.wheels.glob("*.whl"):
+        if not wheel.name.startswith("torch"):
+            shutil.copy(wheel, clone / "docker" / "extra")
+    arguments = ("BASE_IMAGE=" + BASE, "TORCH=filelock", "PIP_NO_INDEX=1")
+    words = [word for argument in arguments for word in ("--build-arg", argument)]
+    command = [program, "build", "-q", "-f", str(clone / "docker" / "Dockerfile"), "-t", "lastrun:buildkit", *words, str(clone)]
+    env = {**os.environ, "DOCKER_BUILDKIT": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=env, check=False)
     assert done.returncode == 0, done.stderr
     out = engine.client.containers.run("lastrun:buildkit", ["--version"], remove=True)
     assert out.decode().strip() == default_image().replace(":", " ")
