@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from last_e.cli import main
 from last_e.gpu import build_architectures, describe, is_lost, runs_on, why_none
+from runner.errors import Reason, State
 from runner.image import driver_fits
 from runner.machine import driver_version, memory_kills
 
@@ -111,3 +113,24 @@ def test_the_kernel_counts_what_it_ends_for_want_of_memory(tmp_path: Path, group
     place.parent.mkdir(parents=True)
     place.write_text(text)
     assert memory_kills(tmp_path) == 2
+
+
+@pytest.mark.parametrize(("text", "lost"), [("CUDA error: unknown error", True), ("CUDA error: device-side assert", False)])
+def test_a_run_whose_gpu_fails_ends_so_that_it_can_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str, lost: bool
+) -> None:
+    """No GPU fails on demand: its error stands in for it."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError(text)
+
+    monkeypatch.setattr("last_e.train.run", fail)
+    words = ["--model", "nano", "--dataset", "synthetic", "--out", str(tmp_path / "run")]
+    if not lost:
+        with pytest.raises(RuntimeError, match=text):
+            main(words)
+        return
+    assert main(words) == Reason.GPU_LOST.ending.exit_code
+    assert f"the GPU or its driver failed ({text}); the last checkpoint stands" in capsys.readouterr().err
+    assert Reason.GPU_LOST.ending.resumable
+    assert Reason.GPU_LOST.ending.state is State.PAUSED
