@@ -266,7 +266,8 @@ class DockerLauncher:
             for file in [*files, uri.options.get("ca_bundle", "")]:
                 if file and stat.S_ISREG(_mode(expand(file))):
                     bind(file)
-        bind(self._scratch(), read_only=False)
+        scratch = self._scratch()
+        bind(self._config.hardware.scratch_root or scratch, read_only=False)
         with contextlib.suppress(DataError):
             data = data_path(self._config)
             if data is not None and self._config.data.uri is None:
@@ -287,7 +288,11 @@ class DockerLauncher:
         """The attempt's files, on the host and under the same path: what it could not send outlives the container."""
         root = self._config.hardware.scratch_root
         folder = expand(root) if root else machine.container_scratch()
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            hint = "set another with --set hardware.scratch_root=FOLDER"
+            raise UsageError(f"hardware.scratch_root: {folder}: {error.strerror or error}; {hint}") from None
         return folder.absolute()
 
     def _variables(self, uri: StoreUri) -> dict[str, str]:
