@@ -17,8 +17,9 @@ from typing import Any
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
-PROGRAMS = ("dockerd", "docker-init", "debootstrap", "iptables")
-DEBIAN_PACKAGES = ("docker.io", "debootstrap", "iptables")
+PROGRAMS = ("dockerd", "docker-init", "debootstrap", "ip")
+DEBIAN_PACKAGES = ("docker.io", "debootstrap", "iptables", "iproute2")
+NETWORK = "172.31.253.1/24"
 BASE = "lastrun-test-base"
 DEBIAN, PYTHON = "bookworm", "3.11"
 
@@ -47,6 +48,7 @@ class Engine:
         self.host = f"unix://{folder}/docker.sock"
         self.wheels = folder / "wheels"
         self.client: Any = None
+        self._bridge = f"lastrun{os.getpid() % 10**8}"
         self._daemon: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -57,7 +59,12 @@ class Engine:
         """
         from docker import DockerClient
 
+        # A bridge of its own and no rules of the firewall: another engine of this machine is not to notice.
+        _call("ip", "link", "add", "name", self._bridge, "type", "bridge")
+        _call("ip", "address", "add", NETWORK, "dev", self._bridge)
+        _call("ip", "link", "set", self._bridge, "up")
         words = ["--data-root", f"{self.folder}/data", "--exec-root", f"{self.folder}/exec"]
+        words += ["--bridge", self._bridge, "--iptables=false", "--ip6tables=false", "--ip-masq=false"]
         with (self.folder / "dockerd.log").open("wb") as log:
             self._daemon = subprocess.Popen(
                 ["dockerd", *words, "-H", self.host, "--pidfile", f"{self.folder}/docker.pid"],
@@ -104,6 +111,10 @@ class Engine:
             except subprocess.TimeoutExpired:
                 self._daemon.kill()
                 self._daemon.wait()
+        subprocess.run(["ip", "link", "delete", self._bridge], capture_output=True, check=False)
+        for line in Path("/proc/mounts").read_text().splitlines():  # it leaves the mark of its network behind
+            if line.split()[1].startswith(f"{self.folder}/"):
+                subprocess.run(["umount", "-l", line.split()[1]], check=False)
 
     def containers(self) -> list[Any]:
         """All there are, ended ones as well."""

@@ -305,11 +305,13 @@ def _hand_over(client: DockerClient, container: str, start: Any, variables: dict
     """Start a container and write variables to its standard input: what the engine were told, it would keep in a file and
     show to everybody who may ask it."""
     stream = client.api.attach_socket(container, {"stdin": 1, "stream": 1})
+    connection = getattr(stream, "_sock", stream)  # an engine on this machine is read and written through another object
     try:
         start()
-        getattr(stream, "_sock", stream).sendall(json.dumps(variables).encode() + b"\n")
+        connection.sendall(json.dumps(variables).encode() + b"\n")
     finally:
         stream.close()
+        connection.close()
 
 
 def _show(container: Any, out: Any) -> None:
