@@ -240,13 +240,13 @@ def test_a_container_may_do_and_see_no_more_than_it_needs(
     assert " 131072 " in status
     assert "Read-only file system" in inside("touch /app/x")
     assert inside("touch /tmp/x /cache/x && echo done") == "done\n"
-    listed = container.top()["Processes"]
+    listed = container.top(ps_args="-efww")["Processes"]
     trainer = next((words for words in listed if "-m last_e" in words[-1]), None)
     assert trainer is not None, (listed, current.job.state())
     seen = dict(part.split("=", 1) for part in Path(f"/proc/{trainer[1]}/environ").read_text().split("\0") if "=" in part)
     assert seen["LASTRUN_TEST_PASSED"] == "a secret of mine"
     assert "LASTRUN_TEST_NOT_NAMED" not in seen
-    assert all("a secret of mine" not in " ".join(words) for words in container.top()["Processes"])
+    assert all("a secret of mine" not in " ".join(words) for words in container.top(ps_args="-efww")["Processes"])
     current.press_ctrl_c()
     assert current.end()[0] == 75
 
