@@ -199,7 +199,7 @@ def _train(config: TrainConfig, resume: Path | None, args: argparse.Namespace, s
         import torch
 
         from last_e import train
-        from last_e.precision import NoGpu
+        from last_e.gpu import NoGpu, is_lost
     except ModuleNotFoundError as error:
         print(f"error: {error.name} is not installed: pip install 'lastrun[train]'", file=sys.stderr)
         return NO_GPU
@@ -229,6 +229,11 @@ def _train(config: TrainConfig, resume: Path | None, args: argparse.Namespace, s
         return _fail(sink, "out_of_memory", f"{one_line(error)}; {hint}", FAILED)
     except NoGpu as error:
         return _fail(sink, "no_gpu", str(error), NO_GPU)
+    except RuntimeError as error:
+        if not is_lost(error):
+            raise
+        hint = "the last checkpoint stands"
+        return _fail(sink, "gpu_lost", f"the GPU or its driver failed ({one_line(error)}); {hint}", NO_GPU)
     except OSError as error:
         return _fail(sink, "trainer_error", f"{error.filename or out}: {error.strerror or error}", FAILED)
     sink.emit(ended)

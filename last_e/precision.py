@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
+from last_e import gpu
 from last_e.config import HardwareConfig, TrainConfig
+from last_e.environment import gpu_names
 
 
 @dataclass(frozen=True)
@@ -19,24 +21,22 @@ class Precision:
     reason: str
 
 
-class NoGpu(RuntimeError):
-    """A GPU was asked for and none can be used."""
-
-
 def choose_device(config: HardwareConfig) -> tuple[torch.device, str]:
     """The device and the reason for it.
 
     Raises:
-        NoGpu: ``hardware.device`` is ``cuda`` and torch finds no usable GPU.
+        NoGpu: ``hardware.device`` is ``cuda`` and torch finds no GPU, or the GPU that it finds cannot be used.
     """
     if config.device == "cpu":
         return torch.device("cpu"), "asked for"
     if torch.cuda.is_available():
-        return torch.device("cuda", 0), torch.cuda.get_device_name(0)
+        device = torch.device("cuda", 0)
+        gpu.check(device)
+        return device, torch.cuda.get_device_name(0)
     if config.device == "cuda":
-        build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "a build without CUDA"
-        raise NoGpu(f"hardware.device is cuda, but torch {torch.__version__} ({build}) finds no GPU")
-    return torch.device("cpu"), "torch finds no GPU"
+        raise gpu.NoGpu(f"hardware.device is cuda, but {gpu.why_none()}")
+    # Where there is one all the same, the reason is worth a word.
+    return torch.device("cpu"), gpu.why_none() if gpu_names() else "torch finds no GPU"
 
 
 def choose_precision(config: TrainConfig, device: torch.device) -> Precision:

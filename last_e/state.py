@@ -48,6 +48,12 @@ class State:
     best_epoch: int = 0
     last: Scores | None = None
 
+    def nbytes(self) -> int:
+        """About how large a checkpoint of it is, also before the optimizer has made its averages."""
+        averages = 2 if isinstance(self.optimizer, torch.optim.AdamW) else 1
+        parameters = sum(p.nbytes for p in self.model.parameters())
+        return (1 + averages) * parameters + sum(b.nbytes for b in self.model.buffers())
+
     def to_dict(self, fingerprint: str) -> dict[str, Any]:
         """Tensors, numbers and text only, so that it loads with ``weights_only=True``."""
         return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,12 @@ def run(config: TrainConfig, out: Path, resume: Path | None, sink: Sink, stop: S
     writer = checkpoint.Writer(out / "checkpoints", config.checkpoint.keep_last, saved)
     try:
         out.mkdir(parents=True, exist_ok=True)
+        room, free = (config.checkpoint.keep_last + 1) * state.nbytes(), shutil.disk_usage(out).free
+        if free < room:
+            text = (
+                f"{out} has {free / 2**20:.1f} MiB free; {config.checkpoint.keep_last} + 1 checkpoints need {room / 2**20:.1f}"
+            )
+            return session_end(state, "out_of_disk", f"{text} (checkpoint.keep_last)", config, train.steps)
         history = History(out, _epochs_done(state, train.steps), state.step, sink)
         sink.emit(
             Started(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import queue
 import shutil
@@ -37,6 +38,7 @@ from runner.sync import LAG_WARNING_SECONDS, Outbox, leftovers, send_leftovers, 
 
 EVENTS_SECONDS = 30.0
 STOP_PATIENCE_SECONDS = 120.0
+PREEMPTED_SECONDS = 25.0
 # How the trainer names what the runner has a reason for.
 _TRAINER_REASONS = {
     "data_missing": "data_error",
@@ -54,6 +56,7 @@ def run_attempt(
     allow_change: Iterable[str],
     sink: ConsoleSink,
     takeover: bool = False,
+    launcher: str | None = None,
 ) -> Reason:
     """Run one attempt to its end and say why it ended.
 
@@ -62,13 +65,13 @@ def run_attempt(
     """
     config, origins, changed_before = job.settings()
     allow_change = list(allow_change)
-    resolved, changed = resolve_attempt(config, origins, env, settings, allow_change)
+    resolved, changed = resolve_attempt(config, origins, env, settings, allow_change, launcher)
     state, _, _ = job.state()
     if state is State.SUCCEEDED and not allow_change:
         raise UsageError(f"{job.id} is complete; lastrun status {job.reference} shows its result")
     scratch_root = _scratch_root(resolved.config)
     old_requests = set(job.request_keys())  # before the claim: from then on a stop may be meant for this attempt
-    attempt = claim(job, takeover)
+    attempt = claim(job, takeover, (machine.container() or {}).get("token"))
     attempt.env, attempt.hardware, attempt.versions = resolved.env, machine.describe(), machine.versions()
     attempt.changes = [asdict(change) for change in changed]
     # A checkpoint from before an earlier change is gone on from with that change.
@@ -119,6 +122,7 @@ class _Session:
         self.events_sent: dict[str, int] = {}
         self.next_beat = self.next_events = 0.0
         self.began = time.monotonic()
+        self.memory_kills = machine.memory_kills()
         self.outbox: Outbox | None = None
         self.heart = Heart(
             job, attempt, old_requests, lambda: dict(self.progress), lambda word: self.lines.put(("heard", word))
@@ -234,6 +238,8 @@ class _Session:
         values = self.config.model_dump(mode="json", exclude={"name", "run", "store"})
         if self.config.run.gpus is not None:
             values["hardware"]["device"] = "cuda" if self.config.run.gpus else "cpu"
+        if self.attempt.container and self.config.run.cpus and values["hardware"]["cpu_threads"] is None:
+            values["hardware"]["cpu_threads"] = math.ceil(self.config.run.cpus)  # a limit that no system call tells
         return values
 
     def _read(self, kind: str, pipe: IO[str]) -> threading.Thread:
@@ -319,9 +325,12 @@ class _Session:
             return reason, self.ended.message
         if self.asked is not None and code < 0:
             return self.asked, "the trainer was ended before it could save; the last checkpoint stands"
+        if code == -signal.SIGKILL and machine.memory_kills() > self.memory_kills:
+            return Reason.OUT_OF_MEMORY, "the system ended the trainer: the memory that it may take ran out"
         if code < 0:
             name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
             hint = " (by the system, when memory runs out, or by hand)" if code == -signal.SIGKILL else ""
+            hint = " (shared memory ran out? raise run.shm_size)" if code == -signal.SIGBUS else hint
             return Reason.TRAINER_ERROR, f"the trainer was ended by {name}{hint}"
         return Reason.TRAINER_ERROR, self.last_error or f"the trainer ended with code {code} and no word"
 
@@ -416,6 +425,8 @@ class _Session:
             self._put(*self.job.attempt_bytes(attempt))
         except OSError as error:
             self.sink.emit(Message(f"{error.filename}: {error.strerror}", "warning"))
+            with contextlib.suppress(StoreError):  # no room for it in the outbox; the store itself may have some
+                self.job.write_attempt(attempt)
         if self.outbox.drain(0.5):
             return reason
         seconds = self._drain_seconds(reason)
@@ -431,7 +442,7 @@ class _Session:
         if self.outbox is not None and self.outbox.lasting:
             return 5.0
         if reason is Reason.PREEMPTED:
-            return max(5.0, 25.0 - (time.monotonic() - self.asked_at))
+            return max(5.0, PREEMPTED_SECONDS - (time.monotonic() - self.asked_at))
         if reason is Reason.TIME_LIMIT:
             return max(5.0, self.config.hardware.stop_margin - (time.monotonic() - self.asked_at) - 10.0)
         return 600.0

@@ -30,6 +30,7 @@ EnvOption = Annotated[str | None, typer.Option("--env", metavar="ENV", help="aut
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE ...", help="set any keys; applied last, values read as YAML")
 ]
+LauncherOption = Annotated[str | None, typer.Option("--launcher", metavar="NAME", help="local or docker")]
 StoreOption = Annotated[
     str | None, typer.Option("--store", metavar="URI", help="default: LASTRUN_STORE, config.toml, your data folder")
 ]
@@ -49,6 +50,7 @@ def submit(
     env: EnvOption = None,
     set_: SetOption = None,
     store: StoreOption = None,
+    launcher: LauncherOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check everything and show what would run; write nothing")] = False,
     detach: DetachOption = False,
     json: JsonOption = False,
@@ -60,15 +62,15 @@ def submit(
     from runner.launch import make_launcher
     from runner.store import StoreUri, default_store, open_store
 
-    resolved = _resolve(spec, env, set_)
+    resolved = _resolve(spec, env, set_, launcher)
     config = resolved.config
     options = config.store.model_dump(exclude={"uri"})
     target = open_store(StoreUri.parse(store or config.store.uri or default_store()).with_options(options))
-    launcher = make_launcher(config.run.launcher)
+    starter = make_launcher(config)
     name = config.name or f"{config.model.variant}-{config.dataset}-{config.split_type}".replace("_", "-")
     if dry_run:
         try:
-            launcher.preflight(config)
+            starter.preflight(target.uri)
             obstacle = None
         except LastrunError as error:
             obstacle = str(error)
@@ -83,12 +85,12 @@ def submit(
         if obstacle is not None:
             print(f"it could not start here: {obstacle}")
         return
-    launcher.preflight(config)
+    starter.preflight(target.uri)
     # What was asked for is kept, not what auto found here: the attempt may run elsewhere.
     job = Job.create(target, name, resolved.items(), {k: str(o) for k, o in resolved.origins.items()}, _version())
     if not json:
         print(f"job: {job.uri}")
-    _run(job, [], detach, json, "submit", launcher)
+    _run(job, [], detach, json, "submit", starter)
 
 
 @app.command()
@@ -99,6 +101,7 @@ def resume(
     allow_change: AllowOption = None,
     takeover: TakeoverOption = False,
     store: StoreOption = None,
+    launcher: LauncherOption = None,
     detach: DetachOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -109,7 +112,7 @@ def resume(
     from runner.launch import make_launcher
 
     found = find_job(job, store)
-    resolved, changes = _resolve_again(found, env, set_, allow_change)
+    resolved, changes = _resolve_again(found, env, set_, allow_change, launcher)
     state, attempt, reason = found.state()
     if reason is not None and not reason.ending.resumable and state is not State.SUCCEEDED and not allow_change:
         raise UsageError(
@@ -124,17 +127,18 @@ def resume(
         raise ClaimedError(
             f"{found.id} is being run by {attempt}; lastrun status {found.reference} follows it, --takeover takes it over"
         )
-    launcher = make_launcher(resolved.config.run.launcher)
-    launcher.preflight(resolved.config)
+    starter = make_launcher(resolved.config)
+    starter.preflight(found.store.uri)
     if not json:
         print(f"job: {found.uri}")
         console.print_changes(changes)
     arguments = [*(["--takeover"] if takeover else []), *([] if env is None else ["--env", env])]
+    arguments += [] if launcher is None else ["--launcher", launcher]
     for word in set_ or []:
         arguments += ["--set", word]
     for word in allow_change or []:
         arguments += ["--allow-change", word]
-    _run(found, arguments, detach, json, "resume", launcher)
+    _run(found, arguments, detach, json, "resume", starter)
 
 
 @app.command()
@@ -324,8 +328,14 @@ def attempt(
     set_: SetOption = None,
     allow_change: AllowOption = None,
     takeover: TakeoverOption = False,
+    launcher: LauncherOption = None,
+    read_env: Annotated[bool, typer.Option("--read-env", help="read variables from standard input, a JSON object")] = False,
 ) -> None:
     """Run one attempt of a job on this machine; launchers call this."""
+    if read_env:
+        from json import loads
+
+        os.environ.update(loads(sys.stdin.readline() or "{}"))
     from last_e.console import ConsoleSink
     from runner.agent import run_attempt
     from runner.job import Job
@@ -333,8 +343,68 @@ def attempt(
 
     store, job_id = StoreUri.parse(job_uri).parent()
     with ConsoleSink() as sink:
-        reason = run_attempt(Job(open_store(store), job_id), env, set_ or [], allow_change or [], sink, takeover)
+        reason = run_attempt(Job(open_store(store), job_id), env, set_ or [], allow_change or [], sink, takeover, launcher)
     raise typer.Exit(reason.ending.exit_code)
+
+
+@app.command(hidden=True)
+def probe(
+    torch: Annotated[bool, typer.Option("--torch", help="try torch and the GPUs, too")] = False,
+) -> None:
+    """Say what is installed here, as JSON; run inside an image by who wants to know."""
+    from json import dumps
+
+    from runner.image import probe as look
+
+    print(dumps(look(torch)))
+
+
+image_app = typer.Typer(help="Build the image for containers, or look into one.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(image_app, name="image")
+
+
+@image_app.command(name="build")
+def image_build(
+    tag: Annotated[str | None, typer.Option("--tag", metavar="NAME", help="default: lastrun:VERSION")] = None,
+    base: Annotated[str | None, typer.Option("--base", metavar="IMAGE", help="default: a CUDA runtime image")] = None,
+    torch: Annotated[
+        str | None, typer.Option("--torch", metavar="SPEC", help="another build, such as torch==2.7.1+cu126")
+    ] = None,
+    wheels: Annotated[Path | None, typer.Option("--wheels", metavar="DIR", help="take packages from there alone")] = None,
+    ca_bundle: Annotated[
+        Path | None, typer.Option("--ca-bundle", metavar="FILE", help="certificates for pip; default: PIP_CERT and the like")
+    ] = None,
+    network: Annotated[str | None, typer.Option("--network", metavar="NAME", help="network of the build, such as host")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Build the image of this clone."""
+    from runner import console
+    from runner.image import build
+
+    say = (lambda _: None) if json else print
+    facts = build(say, tag=tag, base=base, torch=torch, wheels=wheels, ca_bundle=ca_bundle, network=network)
+    if json:
+        console.print_json("image build", facts)
+    else:
+        print(f"{facts['image']}: {facts['id']}, {facts['size'] / 1e9:.2f} GB")
+
+
+@image_app.command(name="check")
+def image_check(
+    image: Annotated[str | None, typer.Argument(metavar="[IMAGE]", help="default: lastrun:VERSION")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Print what is in an image, and whether it matches this code and this host."""
+    from runner import console
+    from runner.errors import Exit
+    from runner.image import check
+
+    facts = check(image)
+    if json:
+        console.print_json("image check", facts)
+    else:
+        console.print_image(facts)
+    raise typer.Exit(Exit.NO_ENGINE if facts["problems"] else Exit.DONE)
 
 
 @app.callback(invoke_without_command=True)
@@ -425,19 +495,19 @@ def _spread_set(arguments: list[str]) -> list[str]:
     return spread
 
 
-def _resolve(spec: Path, env: str | None, settings: list[str] | None) -> Resolved[JobSpec]:
+def _resolve(spec: Path, env: str | None, settings: list[str] | None, launcher: str | None = None) -> Resolved[JobSpec]:
     from runner.resolve import resolve_spec
 
-    return resolve_spec(spec, env, settings or [])
+    return resolve_spec(spec, env, settings or [], launcher)
 
 
 def _resolve_again(
-    job: Job, env: str | None, settings: list[str] | None, allow_change: list[str] | None
+    job: Job, env: str | None, settings: list[str] | None, allow_change: list[str] | None, launcher: str | None
 ) -> tuple[Resolved[JobSpec], list[Change]]:
     from runner.resolve import resolve_attempt
 
     config, origins, _ = job.settings()
-    return resolve_attempt(config, origins, env, settings or [], allow_change or [])
+    return resolve_attempt(config, origins, env, settings or [], allow_change or [], launcher)
 
 
 def _run(job: Job, arguments: list[str], detach: bool, json: bool, command: str, launcher: Any) -> NoReturn:

@@ -90,6 +90,28 @@ def print_jobs(jobs: list[dict[str, Any]], store: str, more: bool) -> None:
         console.print(f"the newest {len(jobs)}; more with --limit")
 
 
+def print_image(facts: dict[str, Any]) -> None:
+    """What is in an image, and what of it does not fit."""
+    code = f"{facts.get('version')}, code {str(facts.get('code'))[:12]}, revision {facts['revision'] or 'unknown'}"
+    cuda = f"CUDA {facts['cuda']} for {' '.join(facts['architectures'])}" if facts.get("cuda") else "without CUDA"
+    gpus = ", ".join(f"{g['name']} (sm_{g['capability'][0]}{g['capability'][1]})" for g in facts.get("gpus") or [])
+    rows = {
+        "image": f"{facts['image']} ({facts['size'] / 1e9:.2f} GB)",
+        "digest": ", ".join(facts["digests"]) or facts["id"],
+        "base": facts["base"] or "unknown",
+        "lastrun": code,
+        "torch": f"{facts.get('torch')} {cuda}, Python {facts.get('python')}",
+        "GPUs": gpus or f"none ({facts.get('problem')})",
+        "driver": facts["driver"] or "none on this machine",
+        "fits": "no" if facts["problems"] else "yes",
+    }
+    console = make_console()
+    for name, text in rows.items():
+        console.print(f"[dim]{name:<8}[/dim]  {_plain(text)}")
+    for problem in facts["problems"]:
+        console.print(_plain(f"- {problem}"))
+
+
 def print_status(status: dict[str, Any]) -> None:
     """One job: where it is, how it fares, what to do next."""
     make_console().print(_status_text(status))
@@ -113,6 +135,8 @@ def watch_status(facts: Iterator[dict[str, Any]]) -> None:
 
 def _status_text(status: dict[str, Any]) -> str:
     why = f" ({status['reason']}: {status['message']})" if status["reason"] else ""
+    if status["state"] == "lost" and status["message"]:
+        why = f" ({status['message']})"
     rows = [("job", status["uri"]), ("state", _coloured(status["state"]) + _plain(why))]
     rows.append(("model", f"{status['model']} on {status['dataset']} {status['split_type']}"))
     running = status["progress"]

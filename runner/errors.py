@@ -106,6 +106,7 @@ class Reason(Enum):
     LEASE_LOST = "lease_lost"
     IMAGE_ERROR = "image_error"
     NO_GPU = "no_gpu"
+    GPU_LOST = "gpu_lost"
 
     @property
     def ending(self) -> Ending:
@@ -130,4 +131,7 @@ _ENDINGS = {
     Reason.LEASE_LOST: Ending(State.PAUSED, Exit.CLAIMED, True, "lastrun status {job}"),
     Reason.IMAGE_ERROR: Ending(State.FAILED, Exit.NO_ENGINE, True, "put the image right, then lastrun resume {job}"),
     Reason.NO_GPU: Ending(State.FAILED, Exit.NO_ENGINE, True, "lastrun resume {job} on a machine with a GPU"),
+    Reason.GPU_LOST: Ending(
+        State.PAUSED, Exit.NO_ENGINE, True, "lastrun resume {job}; if it happens again, on another machine"
+    ),
 }

@@ -39,7 +39,8 @@ _ID = re.compile(r"[a-z0-9][a-z0-9-]{0,80}")
 
 @dataclass
 class Attempt:
-    """One stretch of a job on one machine (``attempt.json``); written by that attempt alone."""
+    """One stretch of a job on one machine (``attempt.json``); written by that attempt, and by whoever finds it dead
+    beyond doubt before it could write its end (see :mod:`runner.containers`)."""
 
     id: str
     machine: str
@@ -48,8 +49,11 @@ class Attempt:
     """Tells this process from a later one with the same pid."""
     started_at: float
     phase: str = "claiming"
-    """``claiming``, ``running``, ``withdrawn`` (stepped back for another attempt) or ``ended``."""
+    """``claiming``, ``running``, ``withdrawn`` (stepped back for another attempt), ``ended`` or ``lost``
+    (ended without a word; found by another)."""
     host: str = ""
+    container: dict[str, str] | None = None
+    """Its container, if it runs in one: ``name``, ``token`` (a label of it), ``engine`` and ``image`` (digest)."""
     env: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     hardware: dict[str, Any] = field(default_factory=dict)
@@ -73,7 +77,8 @@ class Attempt:
         return int(self.id.partition("-")[0])
 
     def __str__(self) -> str:
-        return f"attempt {self.number} on {self.host} (process {self.pid})"
+        place = f"process {self.pid}" if self.container is None else f"container {self.container.get('name')}"
+        return f"attempt {self.number} on {self.host} ({place})"
 
     @property
     def open(self) -> bool:
@@ -302,6 +307,10 @@ class Job:
         ``attempts`` are the job's, where they have been read already.
         """
         attempts = self.attempts() if attempts is None else attempts
+        if any(attempt.open and attempt.container for attempt in attempts):
+            from runner.containers import settle
+
+            attempts = settle(self, attempts)
         if not attempts:
             return State.QUEUED, None, None
         superseded = {old for attempt in attempts for old in attempt.supersedes}

@@ -18,12 +18,14 @@ WATCH_SECONDS = 2 * HEARTBEAT_SECONDS + 2
 _POLL_SECONDS = 0.2
 
 
-def claim(job: Job, takeover: bool = False) -> Attempt:
+def claim(job: Job, takeover: bool = False, token: str | None = None) -> Attempt:
     """Start an attempt, if nobody else is at it; with ``takeover`` also if somebody is, who is then superseded.
 
     Write the claim, list the others, step back if one runs already or claims with a smaller id; then say that this one
     runs and look again. Whoever writes later sees the earlier, so of two at the same moment at least one sees the other.
     The second look waits until a smaller claimer has decided, so that they do not both step back.
+
+    ``token`` (eight hexadecimal digits) becomes part of the attempt's ID, so that who started it knows it again.
 
     Raises:
         ClaimedError: another live attempt has the job.
@@ -31,20 +33,22 @@ def claim(job: Job, takeover: bool = False) -> Attempt:
     if not takeover:
         _refuse_beating(job)
     attempt = Attempt(
-        id=f"{job.next_number():04d}-{secrets.token_hex(4)}",
+        id=f"{job.next_number():04d}-{token or secrets.token_hex(4)}",
         machine=machine.identity(),
         pid=os.getpid(),
         process=machine.process_identity(os.getpid()) or "",
         started_at=time.time(),
         host=socket.gethostname(),
+        container=machine.container(),
     )
-    attempt.supersedes = [other.id for other in job.attempts() if other.open and (takeover or not job.alive(other))]
+    others = [other for other in job.attempts() if other.open or other.phase == "lost"]
+    attempt.supersedes = [other.id for other in others if takeover or not job.alive(other)]
     job.write_attempt(attempt)
     if any(other.number > attempt.number and other.phase != "claiming" for other in job.attempts()):
         # Between the choice of the number and now, others came and went: what this one wrote would not be followed.
         attempt.phase = "withdrawn"
         job.write_attempt(attempt)
-        return claim(job, takeover)
+        return claim(job, takeover, token)
     for other in _others(job, attempt):
         if other.phase == "running" or other.id < attempt.id:
             _step_back(job, attempt, other)

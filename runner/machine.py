@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import re
 import socket
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from platformdirs import user_cache_path
 
 from last_e.environment import gpu_names
 
@@ -56,6 +60,43 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+CONTAINER_VARIABLE = "LASTRUN_CONTAINER"
+
+
+def container() -> dict[str, str] | None:
+    """The container that this process runs in, as its launcher named it; None outside of one."""
+    text = os.environ.get(CONTAINER_VARIABLE)
+    return None if text is None else {name: str(value) for name, value in json.loads(text).items()}
+
+
+def container_scratch() -> Path:
+    """The folder of this machine in which attempts in containers keep their files, there and here under the same path."""
+    return user_cache_path("lastrun") / "scratch"
+
+
+def driver_version(root: Path = Path("/")) -> str | None:
+    """The version of NVIDIA's kernel driver; None without one."""
+    found = re.search(r"Module .*?\b(\d{3}\.\d+(?:\.\d+)?)\b", _read(str(root / "proc/driver/nvidia/version")))
+    return found[1] if found else None
+
+
+def memory_kills(root: Path = Path("/")) -> int:
+    """How many processes of this control group the kernel has ended for want of memory (0 where it does not say)."""
+    groups = dict.fromkeys(("", "memory"), "")
+    for line in _read(str(root / "proc/self/cgroup")).splitlines():
+        _, controllers, path = line.split(":", 2)
+        for name in controllers.split(","):
+            groups[name] = path.strip("/")
+    top = root / "sys/fs/cgroup"
+    # In a container the group's own files are at the top, whatever the path says.
+    places = [top / groups[""] / "memory.events", top / "memory.events"]
+    places += [top / "memory" / groups["memory"] / "memory.oom_control", top / "memory" / "memory.oom_control"]
+    for place in places:
+        if found := re.search(r"^oom_kill (\d+)$", _read(str(place)), re.MULTILINE):
+            return int(found[1])
+    return 0
 
 
 def _cpu() -> str:

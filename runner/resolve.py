@@ -10,24 +10,25 @@ from typing import Any
 
 from last_e.config import is_pinned
 from last_e.layers import Resolved, resolve
-from last_e.problems import Origin, Problem
+from last_e.problems import Origin, Problem, show
 from last_e.reading import Entry, Layer, load_file, set_layer
 from last_e.resume import Change, changes, refuse_pinned
 from runner.spec import JobSpec
 
 REQUIRED = ("model.variant", "dataset")
+LOCAL_GPUS = "0, 1 or all with launcher local"
 _PACKAGE_ORIGINS = ("configs/", "default")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-def resolve_spec(path: Path, env: str | None, settings: Iterable[str]) -> Resolved[JobSpec]:
+def resolve_spec(path: Path, env: str | None, settings: Iterable[str], launcher: str | None = None) -> Resolved[JobSpec]:
     """A job.yaml with its flags, checked.
 
     Raises:
         ConfigError: every mistake at once.
     """
     spec, file_problems = load_file(path)
-    flags: Layer = {} if env is None else {"env": Entry(env, Origin("--env"))}
+    flags = _flags(env, launcher)
     sets, set_problems = set_layer(settings)
     _absolute_data(spec, path.absolute().parent)
     _absolute_data(sets, Path.cwd())
@@ -38,12 +39,21 @@ def resolve_spec(path: Path, env: str | None, settings: Iterable[str]) -> Resolv
             name = key.split(".")[0]
             if not any(k in (key, name) for k in given):
                 problems.append(Problem(str(path), name, "nothing", f"required: for example {name}: {_EXAMPLES[name]}"))
-    passed = {**spec, **sets}.get("run.pass_env")
+    chosen = {**spec, **flags, **sets}
+    passed, gpus = chosen.get("run.pass_env"), chosen.get("run.gpus")
     for name in passed.value if passed and isinstance(passed.value, list) else []:
         if passed and isinstance(name, str) and _VARIABLE.fullmatch(name) and name not in os.environ:
             found = f"{name}, which is not set here"
             problems.append(Problem(str(passed.origin), "run.pass_env", found, "names of variables that are set"))
+    local = chosen.get("run.launcher", Entry("local", Origin("default"))).value == "local"
+    if gpus and local and (isinstance(gpus.value, list) or (isinstance(gpus.value, int) and gpus.value > 1)):
+        problems.append(Problem(str(gpus.origin), "run.gpus", show(gpus.value), LOCAL_GPUS))
     return resolve([spec, flags, sets], JobSpec, problems)
+
+
+def _flags(env: str | None, launcher: str | None) -> Layer:
+    given = {"env": (env, "--env"), "run.launcher": (launcher, "--launcher")}
+    return {key: Entry(value, Origin(flag)) for key, (value, flag) in given.items() if value is not None}
 
 
 def _absolute_data(layer: Layer, folder: Path) -> None:
@@ -62,7 +72,12 @@ _EXAMPLES = {"model": "nano_e_v3", "dataset": "irds"}
 
 
 def resolve_attempt(
-    config: dict[str, Any], origins: dict[str, str], env: str | None, settings: Iterable[str], allow_change: Iterable[str]
+    config: dict[str, Any],
+    origins: dict[str, str],
+    env: str | None,
+    settings: Iterable[str],
+    allow_change: Iterable[str],
+    launcher: str | None = None,
 ) -> tuple[Resolved[JobSpec], list[Change]]:
     """What an attempt on this machine runs with, and how that differs from what the job began with.
 
@@ -75,6 +90,7 @@ def resolve_attempt(
         env: the profile asked for now.
         settings: ``KEY=VALUE`` words given now.
         allow_change: pinned keys that may change all the same.
+        launcher: the launcher asked for now.
 
     Raises:
         ConfigError: a value is wrong, or a pinned value would change.
@@ -84,7 +100,7 @@ def resolve_attempt(
         by_user = not origins.get(key, "default").startswith(_PACKAGE_ORIGINS)
         if is_pinned(key) or by_user or key == "env":
             job[key] = Entry(value, Origin(f"job ({origins.get(key, 'default')})"))
-    flags: Layer = {} if env is None else {"env": Entry(env, Origin("--env"))}
+    flags = _flags(env, launcher)
     sets, problems = set_layer(settings)
     resolved = resolve([job, flags, sets], JobSpec, problems)
     after = resolved.items()

@@ -9,17 +9,31 @@ from pydantic import Field
 from last_e.config import PathText, Section, TrainConfig
 
 JobName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,47}$")]
+GpuId = Annotated[int, Field(ge=0, le=63)] | Annotated[str, Field(pattern=r"^[A-Za-z0-9:/-]{1,80}$")]
+ImageName = Annotated[str, Field(pattern=r"^[a-z0-9][A-Za-z0-9._/:@-]{0,254}$")]
+Size = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,9}[kmg]$")]
 VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
 class RunConfig(Section):
     """How an attempt is started."""
 
-    launcher: Literal["local"] = Field("local", description="what starts an attempt")
-    gpus: Annotated[int, Field(ge=0, le=1)] | None = Field(
-        None, description="1 needs a GPU, 0 trains on the CPU; default: a GPU where there is one"
+    launcher: Literal["local", "docker"] = Field("local", description="what starts an attempt")
+    gpus: Annotated[int, Field(ge=0, le=64)] | Literal["all"] | Annotated[list[GpuId], Field(min_length=1)] | None = Field(
+        None,
+        description="GPUs that an attempt gets: how many (0 trains on the CPU), all, or a container's by index or UUID; "
+        "training uses the first; default: one where there is one",
     )
     pass_env: list[VariableName] = Field([], description="environment variables the trainer needs, by name")
+    image: ImageName | None = Field(None, description="image of a container; default: lastrun:VERSION")
+    memory: Size | None = Field(None, description="most memory a container may take, such as 12g; default: no limit")
+    cpus: Annotated[float, Field(gt=0, le=1024)] | None = Field(
+        None, description="most processor time a container may take, in cores; default: no limit"
+    )
+    shm_size: Size | None = Field(None, description="shared memory of a container; default: 1g")
+    network: Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$")] | None = Field(
+        None, description="network of a container: bridge, host, or one that the engine knows; default: bridge"
+    )
 
 
 class StoreConfig(Section):

@@ -10,6 +10,7 @@ from last_e.manifest import MANIFEST, DamagedCheckpoint, verify
 from last_e.text import expand
 from runner.errors import StoreError, UsageError
 from runner.job import Job
+from runner.machine import container_scratch
 from runner.sync import leftovers, send_leftovers
 
 
@@ -61,8 +62,9 @@ def sync_job(job: Job, outbox: Path | None) -> int:
         if foreign:
             raise UsageError(f"{outbox} is no outbox of {job.id}: it holds {foreign[0].relative_to(outbox)}; nothing was sent")
         return send_leftovers(job.store, outbox)
+    job.state()  # an attempt whose container has ended does not count as alive
     scratch = job.record()["config"].get("hardware.scratch_root")
-    places = {Path(tempfile.gettempdir()), *([expand(scratch)] if scratch else [])}
+    places = {Path(tempfile.gettempdir()), container_scratch(), *([expand(scratch)] if scratch else [])}
     sent = 0
     for folder in [leftover for place in places for leftover in leftovers(job, place)]:
         sent += send_leftovers(job.store, folder / "outbox")

@@ -16,8 +16,11 @@ from typing import Any
 import pytest
 import torch
 
+from runner.engine import connect
 from runner.store.directory import DirectoryStore
 from tests.ceph import Ceph, why_not
+from tests.docker_engine import BASE, ROOT, CannotStart, Engine
+from tests.docker_engine import why_not as why_no_engine
 from tests.jobs import LONGER, Run, jobs_in, result
 
 TINY = """\
@@ -117,6 +120,40 @@ def ceph() -> Iterator[Ceph]:
     finally:
         cluster.stop()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Engine]:
+    """A real Docker engine that holds the project's image, built by ``lastrun image build``; DOCKER_HOST names it."""
+    reason = why_no_engine()
+    if reason is not None:
+        pytest.skip(f"no Docker here: {reason}")
+    folder = Path(tempfile.mkdtemp(prefix="docker-", dir="/tmp"))
+    one = Engine(folder)
+    try:
+        try:
+            one.start()
+        except CannotStart as why:
+            pytest.skip(f"no Docker here: {why}")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DOCKER_HOST", one.host)
+            command = [sys.executable, "-m", "runner", "image", "build", "--base", BASE, "--wheels", str(one.wheels)]
+            built = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, cwd=ROOT)
+            assert built.returncode == 0, built.stdout + built.stderr
+            yield one
+    finally:
+        one.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def clean_engine(engine: Engine, clean_env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The commands of a test and the test itself use the engine; no container outlives the test."""
+    monkeypatch.setenv("HOME", clean_env["HOME"])
+    yield
+    engine.remove_containers()
+    connect().close()
+    connect.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from runner.errors import UsageError
 from runner.job import Job
 from runner.spec import JobSpec
 
@@ -12,8 +11,8 @@ from runner.spec import JobSpec
 class Launcher(Protocol):
     """Starts ``lastrun attempt JOB-URI`` somewhere."""
 
-    def preflight(self, config: JobSpec) -> None:
-        """See that an attempt can start at all, before a job is made for it.
+    def preflight(self, store: str) -> None:
+        """See that an attempt of a job in ``store`` can start at all, before a job is made for it.
 
         Raises:
             EngineError, UsageError: what is missing, and what to do.
@@ -30,10 +29,12 @@ class Launcher(Protocol):
         """
 
 
-def make_launcher(name: str) -> Launcher:
-    """The launcher of a name."""
+def make_launcher(config: JobSpec) -> Launcher:
+    """The launcher that a configuration names."""
+    if config.run.launcher == "docker":
+        from runner.launch.docker import DockerLauncher
+
+        return DockerLauncher(config)
     from runner.launch.local import LocalLauncher
 
-    if name == "local":
-        return LocalLauncher()
-    raise UsageError(f"launcher {name!r}: allowed is local")
+    return LocalLauncher(config)

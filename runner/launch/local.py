@@ -13,6 +13,7 @@ from types import FrameType
 from last_e.datafile import DataError, data_path
 from runner.errors import EngineError, Exit, LastrunError, StoreError, UsageError
 from runner.job import Job
+from runner.resolve import LOCAL_GPUS
 from runner.spec import JobSpec
 
 START_SECONDS = 60.0
@@ -22,8 +23,13 @@ _NEEDED = ("torch", "numpy", "safetensors")
 class LocalLauncher:
     """Starts attempts with this Python."""
 
-    def preflight(self, config: JobSpec) -> None:
+    def __init__(self, config: JobSpec) -> None:
+        self._config = config
+
+    def preflight(self, store: str) -> None:
         """See :class:`~runner.launch.Launcher`."""
+        if self._config.run.gpus not in (None, 0, 1, "all"):  # of a job that was in a container before
+            raise UsageError(f"run.gpus: found {self._config.run.gpus}; allowed: {LOCAL_GPUS}")
         missing = [name for name in _NEEDED if find_spec(name) is None]
         if missing:
             raise EngineError(
@@ -31,7 +37,7 @@ class LocalLauncher:
                 "(from a clone: pip install '.[train]')"
             )
         try:
-            data_path(config)
+            data_path(self._config)
         except DataError as error:
             raise UsageError(str(error)) from None
 

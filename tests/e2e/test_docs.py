@@ -19,12 +19,20 @@ from tests.conftest import Cli
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMANDS = {name: command for name, command in get_command(app).commands.items() if not command.hidden}
+TOP = {name: command for name, command in get_command(app).commands.items() if not command.hidden}
+COMMANDS = {name: command for name, command in TOP.items() if not hasattr(command, "commands")}
+COMMANDS |= {f"{group} {n}": c for group, command in TOP.items() for n, c in getattr(command, "commands", {}).items()}
+
+
+def command_of(words: list[str]) -> tuple[str, list[str]]:
+    """The command that some words call, and its arguments."""
+    name = " ".join(words[:2]) if " ".join(words[:2]) in COMMANDS else words[0]
+    return name, words[len(name.split()) :]
 
 
 def test_every_command_and_every_flag_is_documented() -> None:
     rows = {
-        row.split("`")[1].split()[1]: row
+        command_of(row.split("`")[1].split()[1:])[0]: row
         for row in (ROOT / "docs/commands.md").read_text().splitlines()
         if row.startswith("| `lastrun ")
     }
@@ -72,8 +80,8 @@ def test_every_command_that_is_shown_parses(page: str, line: str) -> None:
     words = _spread_set(words[1:])
     if words[0].startswith("--"):
         return
-    command = COMMANDS[words[0]]
-    command.make_context(words[0], words[1:])  # raises for an unknown flag or a missing argument
+    name, arguments = command_of(words)
+    COMMANDS[name].make_context(name, arguments)  # raises for an unknown flag or a missing argument
 
 
 def test_the_readme_shows_the_variants_as_they_are() -> None:

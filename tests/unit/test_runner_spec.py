@@ -30,15 +30,24 @@ def path(tmp_path: Path) -> Path:
 
 def test_there_is_a_job_for_the_quickstart_and_for_every_command_of_the_reference() -> None:
     names = [job.name for job in JOBS]
-    assert names == sorted([*(f"{v}_ntu60_kaggle.yaml" for v in ("nano", "small", "base", "large")), "quickstart.yaml"])
+    kaggle = [f"{v}_ntu60_kaggle.yaml" for v in ("nano", "small", "base", "large")]
+    assert names == sorted([*kaggle, "base_ntu60_docker.yaml", "quickstart.yaml", "quickstart-docker.yaml"])
+
+
+def test_the_jobs_for_containers_learn_what_their_models_learn() -> None:
+    for name, other in (("quickstart-docker", "quickstart"), ("base_ntu60_docker", "base_ntu60_kaggle")):
+        one, two = (resolve_spec(JOBS[0].parent / f"{job}.yaml", "local", []) for job in (name, other))
+        differing = {key for key, value in one.items().items() if two.items()[key] != value}
+        assert one.config.run.launcher == "docker"
+        assert all(key.startswith("run.") for key in differing), differing
 
 
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.stem)
 def test_every_job_that_is_shipped_is_valid(job: Path) -> None:
     config = resolve_spec(job, None, []).config
     batch = {"nano": 64, "small": 48, "base": 32, "large": 24}[config.model.variant.split("_")[0]]
-    if config.dataset == "ntu60":
-        assert (config.training.epochs, config.training.batch_size, config.env) == (120, batch, "kaggle")
+    if config.env == "kaggle":
+        assert (config.training.epochs, config.training.batch_size, config.dataset) == (120, batch, "ntu60")
         assert (config.hardware.num_workers, config.hardware.session_limit) == (2, 9 * 3600)
 
 
@@ -52,7 +61,7 @@ def test_all_mistakes_are_told_at_once_with_file_line_key_and_what_is_allowed(pa
         f"{path}:3: training.epochs: found 0; allowed: a whole number at least 1, at most 100000",
         f"{path}:4: training.lr: found 'fast'; allowed: a number > 0, at most 100",
         f"{path}:5: training.epoch: found an unknown key (= 3); allowed: known keys only; did you mean training.epochs?",
-        f"{path}:6: run.gpus: found 2; allowed: a whole number at least 0, at most 1 or null",
+        f"{path}:6: run.gpus: found 2; allowed: 0, 1 or all with launcher local",
         f"{path}:7: name: found 'Not Good'; allowed: text matching ^[a-z0-9][a-z0-9-]{{0,47}}$ or null",
     ]
 

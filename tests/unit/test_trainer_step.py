@@ -12,10 +12,11 @@ from last_e.config import TrainConfig
 from last_e.data.batches import Batch, TestBatches, TrainBatches
 from last_e.data.synthetic import synthetic_clips
 from last_e.evaluate import evaluate
+from last_e.gpu import NoGpu
 from last_e.layers import resolve
 from last_e.model import LastE
 from last_e.optim import build_optimizer
-from last_e.precision import NoGpu, Precision, amp_format, choose_device, choose_precision, usable_cores
+from last_e.precision import Precision, amp_format, choose_device, choose_precision, usable_cores
 from last_e.reading import set_layer
 from last_e.state import State, train_step
 

@@ -1,0 +1,122 @@
+"""Whether torch can really use the GPU it finds, and which failures are the GPU's own. ``python -m last_e.gpu`` tells."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from last_e.text import one_line
+
+_LOST = re.compile(
+    r"uncorrectable|fallen off the bus|gpu is lost|device is lost|launch timed out|hardware stack error|nvlink error"
+    r"|no cuda-capable device|driver shutting down|unknown error|system not yet initialized",
+    re.IGNORECASE,
+)
+"""What CUDA says when the device or its driver fails; wrong memory accesses and the like are the program's own faults."""
+
+
+class NoGpu(RuntimeError):
+    """A GPU was asked for and none can be used."""
+
+
+def build_architectures() -> list[str]:
+    """What this build of torch was compiled for: ``sm_80`` (machine code), ``compute_90`` (PTX); empty for a CPU build."""
+    flags = getattr(torch._C, "_cuda_getArchFlags", None)  # torch.cuda.get_arch_list answers only where there is a GPU
+    return str(flags() or "").split() if flags is not None else []
+
+
+def runs_on(capability: tuple[int, int], architectures: Iterable[str]) -> bool:
+    """Whether code for these architectures runs on a GPU of a compute capability.
+
+    Machine code runs on the same major version from its own minor version on; PTX on everything newer.
+    """
+    for name in architectures:
+        found = re.fullmatch(r"(sm|compute)_(\d+)(\d)([af]?)", name)
+        if found is None:
+            continue
+        built = int(found[2]), int(found[3])
+        if found[4] == "a" and built != capability:  # features of this very chip
+            continue
+        if built <= capability and ((found[1] == "compute" and not found[4]) or built[0] == capability[0]):
+            return True
+    return False
+
+
+def check(device: torch.device) -> None:
+    """Have the GPU compute something.
+
+    Raises:
+        NoGpu: it is none that this torch was built for, or it does not compute.
+    """
+    name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
+    architectures = build_architectures()
+    if architectures and not runs_on(capability, architectures):
+        has, built = f"{name} (sm_{capability[0]}{capability[1]})", " ".join(architectures)
+        raise NoGpu(
+            f"torch {torch.__version__} is not built for {has} but for {built}: take another build, for an image with "
+            "lastrun image build --torch"
+        )
+    try:
+        ones = torch.ones(64, 64, device=device)
+        total = float((ones @ ones).sum())
+    except RuntimeError as error:
+        raise NoGpu(f"{name} does not compute: {one_line(error)}") from None
+    if total != 64.0**3:
+        raise NoGpu(f"{name} computes wrongly: {total:g} instead of {64**3}")
+
+
+def why_none() -> str:
+    """Why torch finds no GPU, as the driver says it."""
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} (a build without CUDA) finds no GPU"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.cuda.init()  # type: ignore[no-untyped-call]
+    except (RuntimeError, AssertionError) as error:
+        text = one_line(error)
+        if "driver" in text and "too old" in text:
+            text = f"the driver is too old for CUDA {torch.version.cuda}: update it, or take a torch built for an older CUDA"
+        return f"torch {torch.__version__} (built for CUDA {torch.version.cuda}) finds no GPU: {text}"
+    return f"torch {torch.__version__} (built for CUDA {torch.version.cuda}) finds no GPU"
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether an error tells that the GPU or its driver failed, so that the same run may go on elsewhere."""
+    return isinstance(error, RuntimeError) and "CUDA" in str(error) and _LOST.search(str(error)) is not None
+
+
+def describe() -> dict[str, Any]:
+    """torch and the GPUs it finds, each with what keeps it from being used."""
+    gpus = []
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        try:
+            check(torch.device("cuda", index))
+            problem = None
+        except NoGpu as error:
+            problem = str(error)
+        gpus.append(
+            {
+                "name": torch.cuda.get_device_name(index),
+                "capability": list(torch.cuda.get_device_capability(index)),
+                "problem": problem,
+            }
+        )
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "architectures": build_architectures(),
+        "gpus": gpus,
+        "problem": None if gpus else why_none(),
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(describe()))

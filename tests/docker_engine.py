@@ -1,0 +1,157 @@
+"""A real Docker engine for the tests, with its own socket and data, and the project's own image on a base made by debootstrap:
+no registry is needed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+PROGRAMS = ("dockerd", "docker-init", "debootstrap", "ip")
+DEBIAN_PACKAGES = ("docker.io", "debootstrap", "iptables", "iproute2")
+NETWORK = "172.31.253.1/24"
+BASE = "lastrun-test-base"
+DEBIAN, PYTHON = "bookworm", "3.11"
+
+
+class CannotStart(Exception):
+    """What keeps the engine from being there, in one line."""
+
+
+def why_not() -> str | None:
+    """Why an engine cannot be started here; None when it can. Missing Debian packages are installed first."""
+    if os.geteuid() != 0:
+        return "only root can start a Docker engine"
+    if not all(map(shutil.which, PROGRAMS)) and shutil.which("apt-get"):
+        env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        for command in (["update", "-qq"], ["install", "-qy", "--no-install-recommends", *DEBIAN_PACKAGES]):
+            subprocess.run(["apt-get", *command], env=env, capture_output=True, check=False, timeout=600)
+    missing = [program for program in PROGRAMS if shutil.which(program) is None]
+    return f"no {', '.join(missing)} (Debian: {' '.join(DEBIAN_PACKAGES)})" if missing else None
+
+
+class Engine:
+    """The engine, in ``folder`` (a short path: its socket lies there)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.host = f"unix://{folder}/docker.sock"
+        self.wheels = folder / "wheels"
+        self.client: Any = None
+        self._bridge = f"lastrun{os.getpid() % 10**8}"
+        self._daemon: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """From nothing to an engine that answers, with the base image and the packages that a build needs.
+
+        Raises:
+            CannotStart: there is no network, or the system does not let a container engine run.
+        """
+        from docker import DockerClient
+
+        # A bridge of its own and no rules of the firewall: another engine of this machine is not to notice.
+        _call("ip", "link", "add", "name", self._bridge, "type", "bridge")
+        _call("ip", "address", "add", NETWORK, "dev", self._bridge)
+        _call("ip", "link", "set", self._bridge, "up")
+        words = ["--data-root", f"{self.folder}/data", "--exec-root", f"{self.folder}/exec"]
+        words += ["--bridge", self._bridge, "--iptables=false", "--ip6tables=false", "--ip-masq=false"]
+        with (self.folder / "dockerd.log").open("wb") as log:
+            self._daemon = subprocess.Popen(
+                ["dockerd", *words, "-H", self.host, "--pidfile", f"{self.folder}/docker.pid"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + 60
+        while not (self.folder / "docker.sock").exists():
+            if self._daemon.poll() is not None or time.monotonic() > deadline:
+                raise CannotStart(f"dockerd: {_last_line((self.folder / 'dockerd.log').read_text())}")
+            time.sleep(0.1)
+        self.client = DockerClient(self.host)
+        self._import_base()
+        self._download()
+
+    def _import_base(self) -> None:
+        rootfs, archive = self.folder / "rootfs", self.folder / "rootfs.tar"
+        include = "--include=python3,python3-venv,ca-certificates"
+        _call("debootstrap", "--variant=minbase", include, DEBIAN, str(rootfs))
+        _call("tar", "-C", str(rootfs), "-cf", str(archive), ".")
+        self.client.api.import_image_from_file(str(archive), BASE, "latest")
+        archive.unlink()
+        shutil.rmtree(rootfs)
+
+    def _download(self) -> None:
+        """What the Dockerfile installs, as this machine's own pip finds it, wherever its settings point."""
+        found = [Requirement(text) for text in metadata.requires("lastrun") or []]
+        wanted = [f"{r.name}{r.specifier}" for r in found if r.marker is None or r.marker.evaluate({"extra": "train"})]
+        target = ("--only-binary=:all:", "--python-version", PYTHON)
+        words = ["-m", "pip", "download", "-q", "-d", str(self.wheels), "-c", str(ROOT / "constraints.txt")]
+        _call(sys.executable, *words, *target, *wanted, "hatchling")
+
+    def stop(self) -> None:
+        """End the engine and everything that it runs."""
+        if self.client is not None:
+            self.remove_containers()
+            self.client.close()
+        if self._daemon is not None:
+            self._daemon.send_signal(signal.SIGTERM)
+            try:
+                self._daemon.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                self._daemon.kill()
+                self._daemon.wait()
+        subprocess.run(["ip", "link", "delete", self._bridge], capture_output=True, check=False)
+        for line in Path("/proc/mounts").read_text().splitlines():  # it leaves the mark of its network behind
+            if line.split()[1].startswith(f"{self.folder}/"):
+                subprocess.run(["umount", "-l", line.split()[1]], check=False)
+
+    def containers(self) -> list[Any]:
+        """All there are, ended ones as well."""
+        return list(self.client.containers.list(all=True, ignore_removed=True))
+
+    def inspect(self, container: str) -> dict[str, Any]:
+        """What the engine tells of one to everybody who may ask."""
+        return dict(self.client.api.inspect_container(container))
+
+    def remove_containers(self) -> None:
+        """Kill and remove all there are."""
+        for container in self.containers():
+            container.remove(force=True, v=True)
+
+    def container(self, seconds: float = 30) -> Any:
+        """The container of an attempt, once it runs."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            for one in self.client.containers.list(filters={"label": "lastrun.attempt"}, ignore_removed=True):
+                return one
+            time.sleep(0.05)
+        raise AssertionError("no container runs")
+
+    def derive(self, name: str, *lines: str, base: str) -> str:
+        """An image made from another by a few lines of a Dockerfile."""
+        from io import BytesIO
+
+        self.client.images.build(fileobj=BytesIO("\n".join([f"FROM {base}", *lines]).encode()), tag=name, rm=True)
+        return name
+
+
+def _call(*words: str) -> None:
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600, check=False)
+    if done.returncode != 0:
+        raise CannotStart(f"{words[0]}: {_last_line(done.stdout + done.stderr)}")
+
+
+def _last_line(text: str) -> str:
+    lines: Sequence[str] = text.strip().splitlines() or ["no word"]
+    return lines[-1]

@@ -1,0 +1,278 @@
+"""Attempts in containers of a real Docker engine, in the project's real image: they run, are killed, and go on elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from last_e.manifest import verify
+from runner.image import default_image
+from runner.job import EXPIRY_SECONDS, find_job
+from tests.ceph import SECRET_KEY, Ceph
+from tests.conftest import Cli
+from tests.docker_engine import ROOT, Engine
+from tests.jobs import LONGER, assert_same, result, some_step_is_stored
+
+pytestmark = [pytest.mark.xdist_group("docker"), pytest.mark.slow, pytest.mark.usefixtures("clean_engine")]
+DOCKER = ("--launcher", "docker")
+
+
+# --- a job's life -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_quickstart_runs_in_a_container_with_its_store_on_ceph(
+    engine: Engine, ceph: Ceph, cli: Cli, clean_env: dict[str, str], run: Any
+) -> None:
+    store = ceph.uri("docker-quickstart")
+    clean_env.update(ceph.credentials(), LASTRUN_STORE=store)
+    spec = ROOT / "jobs" / "quickstart-docker.yaml"
+    refused = cli("submit", spec)
+    assert refused.returncode == 2
+    assert "run.network=host" in refused.stderr
+
+    current = run("submit", spec, "--set", "run.network=host")
+    inspected = engine.inspect(engine.container().id)
+    assert SECRET_KEY not in json.dumps(inspected)
+    files = (engine.folder / "data" / "containers" / inspected["Id"]).rglob("*")
+    assert not [path for path in files if path.is_file() and SECRET_KEY.encode() in path.read_bytes()]
+    out, _ = current.process.communicate(timeout=600)
+    assert current.process.returncode == 0, out
+    job = current.job
+    assert job.state()[0].value == "succeeded"
+    assert [m["epoch"] for m in job.metrics()] == [1, 2, 3, 4, 5]
+    assert job.metrics()[-1]["test_top1"] >= 0.99
+    attempt = job.attempts()[0]
+    assert attempt.container is not None
+    assert attempt.container["image"] == engine.client.images.get(default_image()).id
+    for entry in job.store.scan(""):
+        assert SECRET_KEY.encode() not in job.store.get(entry.key)
+    assert SECRET_KEY not in out
+    assert engine.containers() == []
+
+
+def test_real_motion_trains_to_the_same_bits_in_a_container(cli: Cli, tmp_path: Path) -> None:
+    small = ("training.epochs=1", "training.batch_size=64", "training.input_frames=16", "training.warmup_epochs=0")
+    words = ("--set", *small, "hardware.cpu_threads=2")
+    results = []
+    for launcher in ("local", "docker"):
+        store = tmp_path / launcher
+        done = cli("submit", ROOT / "jobs" / "quickstart.yaml", "--launcher", launcher, "--store", store, *words, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+        results.append(find_job("quickstart", str(store)))
+    assert_same(results[1], result(results[0]))
+
+
+@pytest.mark.parametrize(("first", "then"), [("local", "docker"), ("docker", "local")])
+def test_a_job_moves_between_process_and_container(
+    engine: Engine, run: Any, cli: Cli, tiny: Path, uninterrupted: Any, first: str, then: str
+) -> None:
+    current = run("submit", tiny, "--launcher", first, *LONGER)
+    current.wait_for(some_step_is_stored)
+    current.process.send_signal(signal.SIGTERM)
+    code, out = current.end()
+    assert code == 75, out
+    assert current.job.attempts()[0].reason == "preempted"
+    resumed = cli("resume", current.job.id, "--launcher", then)
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert "going on from checkpoint" in resumed.stdout
+    attempts = current.job.attempts()
+    assert [attempt.container is not None for attempt in attempts] == [first == "docker", then == "docker"]
+    assert {change["key"]: change["after"] for change in attempts[1].changes}["run.launcher"] == then
+    assert_same(current.job, uninterrupted)
+    assert engine.containers() == []
+
+
+def test_docker_stop_in_mid_epoch_saves(engine: Engine, run: Any, cli: Cli, tiny: Path, uninterrupted: Any) -> None:
+    current = run("submit", tiny, *DOCKER, *LONGER)
+    current.wait_for(some_step_is_stored)
+    before = current.job.checkpoints()[-1].order
+    container = engine.container()
+    assert engine.inspect(container.id)["Config"]["StopTimeout"] >= 60
+    container.stop()
+    code, out = current.end()
+    assert code == 75, out
+    state, _, reason = current.job.state()
+    assert (state.value, reason and reason.value) == ("paused", "preempted")
+    assert current.job.checkpoints()[-1].order >= before
+    assert cli("resume", current.job.id).returncode == 0  # the job's own launcher: docker was given at its beginning
+    assert [a.container is not None for a in current.job.attempts()] == [True, True]
+    assert_same(current.job, uninterrupted)
+
+
+def test_docker_kill_is_seen_at_once_and_the_job_goes_on(
+    engine: Engine, run: Any, cli: Cli, tiny: Path, uninterrupted: Any
+) -> None:
+    current = run("submit", tiny, *DOCKER, *LONGER)
+    current.wait_for(some_step_is_stored)
+    began = time.monotonic()
+    engine.container().kill()
+    code, _ = current.end()
+    assert code == 1
+    assert current.job.state()[0].value == "lost"
+    shown = cli("status", current.job.id)
+    assert "lost (container lastrun-tiny-" in shown.stdout
+    assert "was killed)" in shown.stdout
+    assert "the last that its container said" in cli("logs", current.job.id).stdout
+    assert engine.containers() == []
+    resumed = cli("resume", current.job.id)
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert time.monotonic() - began < EXPIRY_SECONDS
+    assert_same(current.job, uninterrupted)
+
+
+@pytest.mark.parametrize("moved", ["local", "docker"])
+def test_what_was_killed_on_one_side_goes_on_on_the_other_at_once(
+    engine: Engine, run: Any, cli: Cli, tiny: Path, uninterrupted: Any, moved: str
+) -> None:
+    current = run("submit", tiny, "--launcher", "docker" if moved == "local" else "local", *LONGER)
+    current.wait_for(some_step_is_stored)
+    if moved == "local":
+        engine.container().kill()
+    else:
+        os.killpg(current.process.pid, signal.SIGKILL)
+    current.end()
+    current.settles_as("lost")
+    resumed = cli("resume", current.job.id, "--launcher", moved, timeout=EXPIRY_SECONDS)
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert_same(current.job, uninterrupted)
+
+
+def test_a_job_is_found_again_after_the_command_that_started_it_is_gone(
+    engine: Engine, run: Any, cli: Cli, tiny: Path, uninterrupted: Any
+) -> None:
+    current = run("submit", tiny, *DOCKER, *LONGER)
+    current.wait_for(some_step_is_stored)
+    current.process.kill()
+    current.end()
+    container = engine.container()
+    job = current.job
+    assert container.labels["lastrun.job"] == job.id
+    assert job.attempts()[0].id.endswith("-" + container.labels["lastrun.attempt"])
+    assert "running" in cli("list").stdout
+    assert f"container lastrun-{job.id}-1" in cli("resume", job.id).stderr
+    assert cli("stop", job.id).returncode == 0
+    followed = cli("logs", job.id, "--follow").stdout
+    assert "asked to stop from another terminal or machine" in followed
+    assert job.state()[0].value == "stopped"
+    container.wait(timeout=30)
+    resumed = cli("resume", job.id)
+    assert resumed.returncode == 0, resumed.stderr
+    assert engine.containers() == []  # the one that nobody waited for is gone, too
+    assert_same(job, uninterrupted)
+
+
+def test_a_detached_container_lives_on_and_a_second_one_steps_back(engine: Engine, cli: Cli, tiny: Path) -> None:
+    started = cli("submit", tiny, *DOCKER, "--detach", "--json", "--set", "training.epochs=5000")
+    assert started.returncode == 0, started.stderr
+    job = find_job("tiny", json.loads(started.stdout)["uri"].rpartition("/")[0])
+    second = cli("resume", job.id, *DOCKER)
+    assert second.returncode == 5
+    assert "is being run by attempt 1" in second.stderr
+    # As a machine would start it that knows nothing of the first one: the claim in the store decides.
+    command = [sys.executable, "-c", _START, job.uri]
+    blind = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert blind.returncode == 5, blind.stdout + blind.stderr
+    assert "is being run by attempt 1" in blind.stdout
+    assert [attempt.number for attempt in job.attempts()] == [1]
+    assert cli("stop", job.id, "--now").returncode == 0
+
+
+_START = """
+import sys
+from runner.job import Job
+from runner.launch import make_launcher
+from runner.resolve import resolve_attempt
+from runner.store import StoreUri, open_store
+
+store, name = StoreUri.parse(sys.argv[1]).parent()
+job = Job(open_store(store), name)
+record = job.record()
+config = resolve_attempt(record["config"], record["origins"], None, [], [])[0].config
+raise SystemExit(make_launcher(config).run(job, [], quiet=False))
+"""
+
+
+def test_what_a_container_could_not_send_is_sent_from_the_host(
+    engine: Engine, ceph: Ceph, cli: Cli, run: Any, tiny: Path, clean_env: dict[str, str], uninterrupted: Any
+) -> None:
+    clean_env.update(ceph.credentials(), LASTRUN_STORE=ceph.uri("docker-outbox"))
+    current = run("submit", tiny, *DOCKER, *LONGER, "--set", "run.network=host")
+    current.wait_for(some_step_is_stored)
+    ceph.kill_gateway()
+    engine.container().stop()
+    code, out = current.end()
+    ceph.start_gateway()
+    assert code == 4, out
+    sent = cli("sync", current.job.id)
+    assert sent.returncode == 0, sent.stderr
+    assert "objects sent" in sent.stdout
+    assert current.job.state()[0].value == "paused"
+    assert cli("pull", current.job.id, "newest").returncode == 0
+    verify(tiny.parent / "newest")
+    assert cli("resume", current.job.id).returncode == 0
+    assert_same(current.job, uninterrupted)
+
+
+# --- what goes wrong --------------------------------------------------------------------------------------------------------
+
+
+def test_a_trainer_that_takes_too_much_memory_ends_as_out_of_memory(cli: Cli, tiny: Path, clean_env: dict[str, str]) -> None:
+    done = cli("submit", tiny, *DOCKER, "--set", "run.memory=120m", *LONGER[1:])
+    assert done.returncode == 1, done.stdout + done.stderr
+    job = find_job("tiny", clean_env["LASTRUN_STORE"])
+    state, _, reason = job.state()
+    assert (state.value, reason and reason.value) == ("failed", "out_of_memory")
+    assert "hardware.micro_batch" in done.stdout.splitlines()[-1]
+    assert cli("resume", job.id, "--set", "run.memory=2g").returncode == 0
+
+
+def test_a_container_killed_for_its_memory_ends_as_out_of_memory(engine: Engine, run: Any, cli: Cli, tiny: Path) -> None:
+    """The kernel takes the agent itself, so only the engine knows."""
+    current = run("submit", tiny, *DOCKER, "--set", "run.memory=600m", "training.epochs=5000")
+    current.wait_for(lambda job: job.checkpoints())
+    container = engine.container()
+    agent = next(words[1] for words in container.top(ps_args="-efww")["Processes"] if words[-1].startswith("python -m runner"))
+    Path(f"/proc/{agent}/oom_score_adj").write_text("1000")
+    container.exec_run(["python", "-c", "held = []\nwhile True: held.append(bytes(1 << 20).replace(b'\\0', b'1'))"])
+    code, out = current.end()
+    assert code == 1, out
+    state, _, reason = current.job.state()
+    assert (state.value, reason and reason.value) == ("failed", "out_of_memory")
+    assert "out_of_memory" in cli("status", current.job.id).stdout
+
+
+def test_a_full_disk_stops_an_attempt_before_it_begins_and_in_the_middle(
+    run: Any, cli: Cli, tiny: Path, small_disk: Path, uninterrupted: Any
+) -> None:
+    scratch = f"hardware.scratch_root={small_disk}"
+    current = run("submit", tiny, *DOCKER, *LONGER, "--set", scratch)
+    current.wait_for(some_step_is_stored)
+    filler = small_disk / "filler"
+    with pytest.raises(OSError, match="No space"):
+        filler.write_bytes(bytes(4 << 20))
+    code, out = current.end()
+    job = current.job
+    assert code == 1, out
+    assert job.attempts()[0].reason == "out_of_disk"
+    again = cli("resume", job.id)
+    assert again.returncode == 1
+    assert job.attempts()[1].reason == "out_of_disk"
+    filler.unlink()
+    assert cli("resume", job.id).returncode == 0
+    assert_same(job, uninterrupted)
+
+
+def test_too_little_room_for_checkpoints_is_told_before_training(cli: Cli, tiny: Path, small_disk: Path) -> None:
+    words = (f"hardware.scratch_root={small_disk}", "checkpoint.keep_last=100")
+    done = cli("submit", tiny, *DOCKER, "--set", *words)
+    assert done.returncode == 1
+    assert "100 + 1 checkpoints need" in done.stdout
+    assert "epoch 1" not in done.stdout

@@ -1,0 +1,81 @@
+"""What NVIDIA's container runtime says, which no test here can provoke, and who is believed about a container's end."""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+from pathlib import Path
+
+import pytest
+from docker.errors import APIError
+
+from runner.engine import explain
+from runner.job import Attempt, Job
+from runner.launch.docker import _inside, _is_loopback
+from runner.lease import claim
+from runner.store.directory import DirectoryStore
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "OCI runtime: nvidia-container-cli: requirement error: unsatisfied condition: cuda>=13.0, please update "
+            "your driver to a newer version, or use an earlier cuda container: unknown",
+            ["driver is too old for the image's CUDA (cuda>=13.0)", "lastrun image build --base BASE --torch TORCH"],
+        ),
+        (
+            "OCI runtime create failed: nvidia-container-cli: initialization error: nvml error: driver not loaded: unknown",
+            ["cannot hand in the GPU (initialization error: nvml error: driver not loaded", "nvidia-smi"],
+        ),
+        ("nvidia-container-cli: device error: 7: unknown device: unknown", ["device error: 7: unknown device", "run.gpus"]),
+        ("unknown or invalid runtime name: nvidia", ["no NVIDIA runtime", "nvidia-ctk runtime configure"]),
+        ("something else\nsecond line", ["the engine refuses: something else"]),
+    ],
+)  # fmt: skip
+def test_a_start_that_fails_is_explained(text: str, words: list[str]) -> None:
+    line = explain(APIError("500 Server Error", explanation=text))
+    assert all(word in line for word in words), line
+    assert "\n" not in line
+
+
+def test_paths_and_hosts_as_a_container_sees_them() -> None:
+    assert _inside("~/x/y") == "/cache/x/y"
+    assert _inside("~") == "/cache"
+    assert _inside("/a/b") == "/a/b"
+    assert [_is_loopback(host) for host in ("localhost", "127.8.8.8", "::1", "s3.example.org", "10.0.0.1")] == [
+        True, True, True, False, False,
+    ]  # fmt: skip
+
+
+def attempt(store: Path, **container: str) -> tuple[Job, Attempt]:
+    job = Job(DirectoryStore(store), "j")
+    one = Attempt("0001-aabbccdd", "m", 7, "1", time.time(), phase="running", host="h", container=container or None)
+    job.write_attempt(one)
+    return job, one
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the SDK leaves the socket to the collector
+def test_without_its_engine_a_container_counts_by_its_heart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
+    job, one = attempt(tmp_path, name="n", token="aabbccdd", engine="e", image="i")
+    assert job.state()[0].value == "running"
+    os.utime(tmp_path / "j" / "attempts" / one.id / "attempt.json", (time.time() - 3600,) * 2)
+    assert job.state()[0].value == "lost"
+    assert job.attempts()[0].phase == "running"
+    gc.collect()
+
+
+def test_an_attempt_that_was_found_dead_is_superseded_by_the_next(tmp_path: Path) -> None:
+    job, one = attempt(tmp_path)
+    one.phase, one.message = "lost", "container n was killed"
+    job.write_attempt(one)
+    assert job.state()[0].value == "lost"
+    following = claim(job, token="01234567")
+    assert following.id == "0002-01234567"
+    assert following.supersedes == [one.id]
+    one.phase = "running"  # what it had written before comes late
+    job.write_attempt(one)
+    state, newest, _ = job.state()
+    assert (state.value, newest and newest.id) == ("running", following.id)

@@ -1,0 +1,136 @@
+"""Which builds of torch fit which GPUs and drivers, and whose fault a failure is. No GPU is needed for that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from last_e.cli import main
+from last_e.gpu import build_architectures, describe, is_lost, runs_on, why_none
+from runner.errors import Reason, State
+from runner.image import driver_fits
+from runner.machine import driver_version, memory_kills
+
+CU126 = ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90"]
+CU130 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
+
+
+@pytest.mark.parametrize(
+    ("capability", "architectures", "fits"),
+    [
+        ((6, 0), CU126, True),  # a P100
+        ((6, 0), CU130, False),
+        ((6, 1), CU126, True),  # of the same major version
+        ((7, 5), CU130, True),  # a T4
+        ((8, 9), CU130, True),
+        ((9, 0), ["sm_80"], False),
+        ((9, 0), ["sm_80", "compute_80"], True),  # compiled by the driver
+        ((7, 0), ["compute_75"], False),
+        ((12, 1), CU130, True),
+        ((10, 3), ["sm_100a"], False),
+        ((10, 0), ["sm_100a"], True),
+        ((8, 0), [], False),
+    ],
+)
+def test_what_a_build_runs_on(capability: tuple[int, int], architectures: list[str], fits: bool) -> None:
+    assert runs_on(capability, architectures) is fits
+
+
+@pytest.mark.parametrize(
+    ("driver", "cuda", "fits"),
+    [
+        ("535.129.03", "12.6", True),
+        ("535.129.03", "13.0", False),
+        ("580.65.06", "13.0", True),
+        ("580.9", "13.0", False),
+        ("470.57.02", "11.8", True),
+        ("470.57.02", "12.1", False),
+        ("100.1", "99.0", True),  # of that nothing is known
+    ],
+)
+def test_which_driver_is_new_enough(driver: str, cuda: str, fits: bool) -> None:
+    assert driver_fits(driver, cuda) is fits
+
+
+@pytest.mark.parametrize(
+    ("line", "version"),
+    [
+        ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.129.03  Thu Oct 19 18:56:32 UTC 2023", "535.129.03"),
+        ("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build  (u@h)  Sun Jul 27", "580.65.06"),
+        ("nothing of the kind", None),
+    ],
+)
+def test_the_driver_tells_its_version(tmp_path: Path, line: str, version: str | None) -> None:
+    file = tmp_path / "proc" / "driver" / "nvidia" / "version"
+    file.parent.mkdir(parents=True)
+    file.write_text(f"{line}\nGCC version:  gcc version 12.2.0 (Debian 12.2.0-14)\n")
+    assert driver_version(tmp_path) == version
+    assert driver_version(tmp_path / "elsewhere") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "lost"),
+    [
+        ("CUDA error: uncorrectable ECC error encountered\nCUDA kernel errors might be", True),
+        ("CUDA error: unknown error", True),
+        ("CUDA error: the launch timed out and was terminated", True),
+        ("Unexpected: CUDA driver error: GPU is lost", True),
+        ("CUDA error: device-side assert triggered", False),
+        ("CUDA error: an illegal memory access was encountered", False),
+        ("an unknown error of something else", False),
+    ],
+)
+def test_a_failing_gpu_is_told_from_a_failing_program(text: str, lost: bool) -> None:
+    assert is_lost(RuntimeError(text)) is lost
+    assert not is_lost(ValueError(text))
+
+
+def test_what_torch_says_of_itself_here() -> None:
+    facts = describe()
+    assert facts["torch"] == torch.__version__
+    if torch.version.cuda is None:
+        assert build_architectures() == []
+        assert "a build without CUDA" in why_none()
+        assert facts["problem"] == why_none()
+
+
+@pytest.mark.parametrize(
+    ("groups", "file", "text"),
+    [
+        ("0::/user.slice/a.scope\n", "user.slice/a.scope/memory.events", "low 0\noom 3\noom_kill 2\n"),
+        ("0::/\n", "memory.events", "oom_kill 2\n"),  # in a container
+        ("5:memory:/docker/ab\n3:cpu,cpuacct:/\n", "memory/docker/ab/memory.oom_control", "under_oom 0\noom_kill 2\n"),
+        ("5:memory:/docker/ab\n", "memory/memory.oom_control", "oom_kill 2\n"),  # in a container
+    ],
+)
+def test_the_kernel_counts_what_it_ends_for_want_of_memory(tmp_path: Path, groups: str, file: str, text: str) -> None:
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    (tmp_path / "proc" / "self" / "cgroup").write_text(groups)
+    assert memory_kills(tmp_path) == 0
+    place = tmp_path / "sys" / "fs" / "cgroup" / file
+    place.parent.mkdir(parents=True)
+    place.write_text(text)
+    assert memory_kills(tmp_path) == 2
+
+
+@pytest.mark.parametrize(("text", "lost"), [("CUDA error: unknown error", True), ("CUDA error: device-side assert", False)])
+def test_a_run_whose_gpu_fails_ends_so_that_it_can_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str, lost: bool
+) -> None:
+    """No GPU fails on demand: its error stands in for it."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError(text)
+
+    monkeypatch.setattr("last_e.train.run", fail)
+    words = ["--model", "nano", "--dataset", "synthetic", "--out", str(tmp_path / "run")]
+    if not lost:
+        with pytest.raises(RuntimeError, match=text):
+            main(words)
+        return
+    assert main(words) == Reason.GPU_LOST.ending.exit_code
+    assert f"the GPU or its driver failed ({text}); the last checkpoint stands" in capsys.readouterr().err
+    assert Reason.GPU_LOST.ending.resumable
+    assert Reason.GPU_LOST.ending.state is State.PAUSED
