@@ -1,4 +1,4 @@
-"""Where a data set's file is. Torch-free, so that a job can be refused before it starts."""
+"""Where a data set's file is, and how one is known. Torch-free, so that a job can be refused before it starts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from urllib.parse import unquote
 
 from last_e.config import TrainConfig
 from last_e.text import expand
+
+FORMAT = "lastrun-clips-1"
+"""What the metadata of a prepared file says under ``format``."""
+OWN_SPLIT = "train."
+"""Beginning of the names of tensors that hold a split of the file's own."""
 
 
 class DataError(RuntimeError):
