@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from runner.data import data_app
+
 if TYPE_CHECKING:
     from last_e.layers import Resolved
     from last_e.resume import Change
@@ -23,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(data_app, name="data")
 
 SpecArgument = Annotated[Path, typer.Argument(metavar="JOB.YAML", help="the job's file")]
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="ID of a job, the beginning of one, or STORE/ID")]
@@ -371,7 +374,8 @@ def _run_app(call: Callable[[], Any]) -> NoReturn:
 
             problems = [asdict(problem) for problem in error.problems] if isinstance(error, ConfigError) else []
             code = Exit.USAGE if isinstance(error, ConfigError) else error.exit_code
-            print_json(sys.argv[1], {"error": str(error), "exit_code": int(code), "problems": problems})
+            command = " ".join(sys.argv[1:3] if sys.argv[1] == "data" else sys.argv[1:2])
+            print_json(command, {"error": str(error), "exit_code": int(code), "problems": problems})
         if isinstance(error, ConfigError):
             for problem in error.problems:
                 print(f"error: {problem}", file=sys.stderr)

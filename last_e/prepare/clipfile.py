@@ -1,4 +1,4 @@
-"""Writing prepared files of any size: clips are gathered into parts, parts are joined into one file, joints never all in memory.
+"""Prepared files of any size: clips are gathered into parts, parts joined into one file, joints never all in memory.
 
 The format is the one that :mod:`last_e.data.files` reads; beside what training needs a file tells where its clips come from:
 
@@ -18,6 +18,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -100,7 +101,7 @@ def write_clip_file(path: Path, columns: Mapping[str, Array], joints: Iterable[A
         with part.open("wb") as file:
 
             def put(array: Array) -> None:
-                view = memoryview(np.ascontiguousarray(array).reshape(-1)).cast("B")
+                view = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
                 digest.update(view)
                 file.write(view)
 
@@ -128,6 +129,24 @@ def join(parts: Sequence[Path], path: Path, metadata: Mapping[str, str]) -> dict
     columns = {name: _stack([piece[name] for piece in pieces]) for name in pieces[0] if name != "offset"}
     write_clip_file(path, columns, (read_joints(part) for part in parts), metadata)
     return columns
+
+
+def write_streamed(parts: Iterable[Part], path: Path, metadata: Mapping[str, str]) -> dict[str, Array]:
+    """Write a file from parts that are made one after the other; returns its columns.
+
+    Raises:
+        DataError: there is no clip in any of them.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        paths = []
+        for number, part in enumerate(parts):
+            if part.joints:
+                paths.append(Path(folder) / f"{number:06}.part")
+                part.write(paths[-1], {})
+        if not paths:
+            raise DataError(f"{path}: not written: there is not one clip")
+        return join(paths, path, metadata)
 
 
 def read_columns(path: Path) -> tuple[dict[str, Array], dict[str, str]]:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import metadata as packages
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +16,13 @@ from filelock import FileLock, Timeout
 
 from last_e.datafile import DataError
 from last_e.prepare import clipfile
+from last_e.prepare.account import count_splits, versions
 from last_e.prepare.clipfile import About, Part
 from last_e.prepare.names import broken, read_name
 from last_e.prepare.people import RULES, NobodyError, choose_people
 from last_e.prepare.pool import run_all, usable_cores
 from last_e.prepare.skeleton import SkeletonError, parse
 from last_e.prepare.sources import Entry, find_recordings, listing_hash
-from last_e.splits import NTU_SPLITS, OFFICIAL, trains
 
 PART_SIZE = 128
 """Recordings of a part: what a restart repeats at most, for each worker."""
@@ -74,7 +72,7 @@ class Report:
     unusable: int
     """Sightings of a body that were left out because a coordinate was no number."""
     error_mm: float
-    splits: dict[str, dict[str, Any]]
+    splits: dict[str, dict[str, int | None]]
     """Per split: clips to train and test, and how many there are officially."""
     left_out: list[LeftOut]
     resumed: int = 0
@@ -208,17 +206,18 @@ def _forget_stale(folder: Path, key: str) -> None:
 def _join(dataset: str, entries: Sequence[Entry], left_out: list[LeftOut], parts: list[Path], out: Path) -> Report:
     accounts = [json.loads(clipfile.read_columns(part)[1]["account"]) for part in parts]
     left_out = [*left_out, *(LeftOut(*one) for account in accounts for one in account["left_out"])]
-    columns = [clipfile.read_columns(part)[0] for part in parts]
-    length, bodies = (np.concatenate([piece[name] for piece in columns]) for name in ("length", "bodies"))
+    pieces = [clipfile.read_columns(part)[0] for part in parts]
+    columns = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0] if name != "name"}
+    length = columns["length"]
     report = Report(
         dataset=dataset,
         files=len(entries),
         clips=len(length),
         frames=int(length.sum()),
-        two_people=int((bodies == 2).sum()),
+        two_people=int((columns["bodies"] == 2).sum()),
         unusable=sum(account["unusable"] for account in accounts),
         error_mm=max(account["error_mm"] for account in accounts),
-        splits=dict(_count_splits(dataset, columns)),
+        splits=count_splits(dataset, columns),
         left_out=left_out,
     )
     if not report.clips:
@@ -228,27 +227,13 @@ def _join(dataset: str, entries: Sequence[Entry], left_out: list[LeftOut], parts
     return report
 
 
-def _count_splits(dataset: str, columns: list[dict[str, clipfile.Array]]) -> Iterator[tuple[str, dict[str, Any]]]:
-    whole = {name: np.concatenate([piece[name] for piece in columns]) for name in ("performer", "camera", "setup")}
-    for split in NTU_SPLITS[dataset]:
-        mask = trains(dataset, split, whole["performer"], whole["camera"], whole["setup"])
-        official = OFFICIAL[dataset, split]
-        count = int(mask.sum())
-        yield split, {"train": count, "test": len(mask) - count, "official_train": official[0], "official_test": official[1]}
-
-
 def _provenance(dataset: str, entries: Sequence[Entry], report: Report) -> dict[str, str]:
     """Where a file comes from, for its header: no paths, they say nothing elsewhere."""
-    versions = {name: packages.version(name) for name in ("numpy", "safetensors")} | {"python": platform.python_version()}
-    try:
-        versions["lastrun"] = packages.version("lastrun")
-    except packages.PackageNotFoundError:
-        versions["lastrun"] = "unknown"
     return {
         "dataset": dataset,
         "source": f"NTU RGB+D .skeleton files ({len(entries)})",
         "source_sha256": listing_hash(entries, marks=False),
         "rules": json.dumps(RULES),
-        "versions": json.dumps(versions),
+        "versions": json.dumps(versions()),
         "report": json.dumps(report.to_dict(MOST_TOLD)),
     }

@@ -12,18 +12,20 @@ import numpy.typing as npt
 
 from last_e.datafile import DataError
 from last_e.prepare.skeleton import Floats, Ints, Recording
+from last_e.splits import Bools
 
 FEWEST_FRAMES = 11
 WIDE = 0.8
 MOST_WIDE_FRAMES = 0.69754
 MOST_PEOPLE = 2
 FARTHEST_MM = 32_767
+FARTHEST = (FARTHEST_MM + 0.499) / 1000
 RULES = {
     "version": 1,
     "short": f"a body seen in {FEWEST_FRAMES} frames or fewer is dropped, unless it is the only one",
-    "wide": f"of several, one is dropped that is wider than {WIDE} of its height in {MOST_WIDE_FRAMES:.3%} of its frames or more",
+    "wide": f"of several, one wider than {WIDE} of its height in {MOST_WIDE_FRAMES:.3%} of its frames or more is dropped",
     "order": f"most motion first (variance of its joints over x, y and z); the first {MOST_PEOPLE} are kept",
-    "frames": "frames with nobody are cut; between two sightings a person moves on a straight line, before and after they stand",
+    "frames": "frames with nobody are cut; between two sightings people move on straight lines, before and after they stand",
     "unseen": f"a body counts as not seen where a coordinate is no number or beyond {FARTHEST_MM} mm",
     "unit": "int16 millimetres",
 }
@@ -54,7 +56,7 @@ def choose_people(recording: Recording) -> Clip:
     """
     joints, frame, body = recording.joints, recording.frame, recording.body
     # Comparing takes NaN for false, so this asks for numbers, too.
-    usable = (np.abs(joints).reshape(len(joints), -1) < (FARTHEST_MM + 0.5) / 1000).all(axis=1)
+    usable: Bools = (np.abs(joints).reshape(len(joints), -1) < FARTHEST).all(axis=1)
     unusable = len(usable) - int(usable.sum())
     if unusable:
         joints, frame, body = joints[usable], frame[usable], body[usable]
@@ -72,6 +74,28 @@ def choose_people(recording: Recording) -> Clip:
         people = kept or people[-1:]
     if len(people) > 1:
         people = sorted(people, key=lambda person: -_motion(person[1]))[:MOST_PEOPLE]
+    return _clip(people, unusable)
+
+
+def take_people(joints: npt.NDArray[np.floating]) -> Clip:
+    """The clip of people whom somebody else has chosen, (M, T, 25, 3) metres: all zeros where a person is not seen.
+
+    Raises:
+        NobodyError: all zeros, or without usable coordinates.
+    """
+    joints = joints.astype(np.float64)
+    flat = joints.reshape(*joints.shape[:2], -1)
+    there = (flat != 0).any(axis=2)
+    usable = there & (np.abs(flat) < FARTHEST).all(axis=2)
+    people = [(np.flatnonzero(seen), points[seen]) for seen, points in zip(usable, joints) if seen.any()]
+    unusable = int((there & ~usable).sum())
+    if not people:
+        raise NobodyError("nobody is seen in any frame" if not unusable else "no sighting has usable coordinates")
+    return _clip(people[:MOST_PEOPLE], unusable)
+
+
+def _clip(people: list[tuple[Ints, Floats]], unusable: int) -> Clip:
+    """People, each with the frames in which they are seen and their joints in these, as a clip."""
     seen = people[0][0] if len(people) == 1 else np.union1d(people[0][0], people[1][0])
     millimetres = np.stack([_fill(seen, frames, points) for frames, points in people]) * 1000
     rounded = np.rint(millimetres)

@@ -83,7 +83,9 @@ def find_recordings(places: Iterable[Path]) -> list[Entry]:
             raise DataError(f"{place}: no such folder or zip file; --raw takes what NTU distributes, as it is", missing=True)
     if not found:
         where = ", ".join(map(str, places))
-        raise DataError(f"{where}: no {ENDING} file in there, nor in a zip file; --raw takes what NTU distributes", missing=True)
+        raise DataError(
+            f"{where}: no {ENDING} file in there, nor in a zip file; --raw takes what NTU distributes", missing=True
+        )
     return sorted(found)
 
 
