@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from last_e.data.files import IRDS
+import last_e
+
+IRDS = Path(last_e.__file__).parent / "data" / "irds" / "healthy.npz"
 
 Points = npt.NDArray[np.float64]
 Sighting = tuple[int, Points]

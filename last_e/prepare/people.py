@@ -56,7 +56,7 @@ def choose_people(recording: Recording) -> Clip:
     """
     joints, frame, body = recording.joints, recording.frame, recording.body
     # Comparing takes NaN for false, so this asks for numbers, too.
-    usable: Bools = (np.abs(joints).reshape(len(joints), -1) < FARTHEST).all(axis=1)
+    usable: Bools = np.all(np.abs(joints) < FARTHEST, axis=(1, 2))
     unusable = len(usable) - int(usable.sum())
     if unusable:
         joints, frame, body = joints[usable], frame[usable], body[usable]

@@ -51,7 +51,7 @@ def run_all(function: Callable[[Task], Result], tasks: Iterable[Task], workers: 
             yield from (future.result() for future in done)
     except BrokenProcessPool:
         raise DataError(
-            "a worker process was ended from outside (out of memory?); the same command goes on; if it recurs, with fewer --workers"
+            "a worker process was ended from outside (out of memory?); the same command goes on, perhaps with fewer --workers"
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
