@@ -15,7 +15,8 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -151,28 +152,28 @@ def _split_in(path: Path) -> str | None:
 
 def _ctrgcn(path: Path, split: str | None) -> Opened:
     try:
-        archive = zipfile.ZipFile(path)
-        labels = {part: _labels(_npy(archive, path, f"y_{part}"), f"{path}: y_{part}") for part in ("train", "test")}
+        with zipfile.ZipFile(path) as archive:
+            labels = {part: _labels(_npy(archive, path, f"y_{part}"), f"{path}: y_{part}") for part in ("train", "test")}
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError) as error:
         raise DataError(f"{path}: not a whole .npz file ({one_line(error)})") from None
 
     def clips() -> Iterator[Foreign]:
-        with archive:
+        with zipfile.ZipFile(path) as archive:
             for part, numbers in labels.items():
-                rows = _npy(archive, path, f"x_{part}")
                 try:
-                    for number, row in enumerate(rows):
-                        if number >= len(numbers) or row.ndim != 2 or row.shape[1] != 2 * NUM_JOINTS * 3:
-                            raise DataError(f"{path}: x_{part} is not (clips, frames, 150) with a row for each of y_{part}")
-                        joints = row.reshape(len(row), 2, NUM_JOINTS, 3).swapaxes(0, 1)
-                        yield Foreign(joints, numbers[number], f"{part}-{number:06}", part == "train")
+                    with closing(_npy(archive, path, f"x_{part}")) as rows:
+                        for number, row in enumerate(rows):
+                            if number >= len(numbers) or row.ndim != 2 or row.shape[1] != 2 * NUM_JOINTS * 3:
+                                raise DataError(f"{path}: x_{part} is not (clips, frames, 150) with a row for each of y_{part}")
+                            joints = row.reshape(len(row), 2, NUM_JOINTS, 3).swapaxes(0, 1)
+                            yield Foreign(joints, numbers[number], f"{part}-{number:06}", part == "train")
                 except (zipfile.BadZipFile, zlib.error, OSError, EOFError) as error:
                     raise DataError(f"{path}: x_{part} is damaged ({one_line(error)})") from None
 
     return Opened(sum(map(len, labels.values())), False, split, clips())
 
 
-def _npy(archive: zipfile.ZipFile, path: Path, name: str) -> Iterator[Array]:
+def _npy(archive: zipfile.ZipFile, path: Path, name: str) -> Generator[Array, None, None]:
     """The rows of an array inside a ``.npz``, one at a time: these files hold several gigabytes."""
     try:
         file = archive.open(f"{name}.npy")
@@ -195,13 +196,14 @@ def _npy(archive: zipfile.ZipFile, path: Path, name: str) -> Iterator[Array]:
             yield np.frombuffer(row, dtype).reshape(shape[1:])
 
 
-def _labels(rows: Iterator[Array], what: str) -> list[int]:
+def _labels(rows: Generator[Array, None, None], what: str) -> list[int]:
     """Classes of one-hot rows."""
     labels = []
-    for row in rows:
-        if row.ndim != 1 or np.count_nonzero(row) != 1:
-            raise DataError(f"{what} is not one-hot (one 1 in each row)")
-        labels.append(int(row.argmax()))
+    with closing(rows):
+        for row in rows:
+            if row.ndim != 1 or np.count_nonzero(row) != 1:
+                raise DataError(f"{what} is not one-hot (one 1 in each row)")
+            labels.append(int(row.argmax()))
     return labels
 
 

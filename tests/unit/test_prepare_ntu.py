@@ -436,8 +436,10 @@ def test_nothing_of_the_preparation_needs_torch(tree, tmp_path):
     code = (
         "import sys, pkgutil, importlib, last_e.prepare\n"
         "from pathlib import Path\n"
-        "for module in pkgutil.walk_packages(last_e.prepare.__path__, 'last_e.prepare.'): importlib.import_module(module.name)\n"
-        f"from last_e.prepare.ntu import prepare_ntu\n"
+        "names = [module.name for module in pkgutil.walk_packages(last_e.prepare.__path__, 'last_e.prepare.')]\n"
+        "assert len(names) > 10\n"
+        "for name in names: importlib.import_module(name)\n"
+        "from last_e.prepare.ntu import prepare_ntu\n"
         f"prepare_ntu('ntu60', [Path({str(tree)!r})], Path({str(tmp_path / 'out')!r}), workers=1)\n"
         "assert 'torch' not in sys.modules"
     )

@@ -40,7 +40,7 @@ def test_one_person_is_that_person():
 def test_people_are_followed_by_id_and_the_livelier_comes_first():
     assert spread(LIVELY) > spread(CALM)
     clip = chosen(two_people(CALM, LIVELY))
-    assert shows(clip, 0, LIVELY + [1, 0, 0])
+    assert shows(clip, 0, LIVELY + np.array([1, 0, 0]))
     assert shows(clip, 1, CALM)
     clip = chosen(two_people(LIVELY, CALM))
     assert shows(clip, 0, LIVELY)
