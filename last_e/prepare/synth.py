@@ -9,15 +9,16 @@ everything, lengths too, from a prepared file of the real data.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
 
-from last_e.datafile import DataError
 from last_e.joints import FROM_ROOT, NUM_JOINTS, PARENTS, STANDING
 from last_e.prepare.account import versions
 from last_e.prepare.clipfile import NUMBERS, About, Array, Part, names_of, read_columns, write_streamed
@@ -26,7 +27,7 @@ from last_e.splits import NTU60_TRAIN_PERFORMERS, NTU120_TRAIN_PERFORMERS, OFFIC
 
 SHORTEST, LONGEST = 26, 300
 MEDIAN_FRAMES, SPREAD = 74.0, 0.4
-MUTUAL = {*range(50, 61), *range(106, 121)}
+MUTUAL = [*range(50, 61), *range(106, 121)]
 """Actions (1-based) of two people: A050 to A060, A106 to A120."""
 BATCH = 256
 
@@ -59,13 +60,11 @@ def synthesize(like: str, out: Path, *, clips: int | None = None, seed: int = 0,
         progress: told how many clips are done, and of how many.
 
     Raises:
-        DataError: ``like`` is neither, or ``clips`` is not positive.
+        DataError: ``like`` is neither.
         OSError: the disk is full.
     """
     plan = _plan(like, seed)
     count = len(plan.length) if clips is None else clips
-    if count < 1:
-        raise DataError(f"{count} clips; allowed is 1 or more", missing=True)
 
     def parts() -> Iterator[Part]:
         for begin in range(0, count, BATCH):
@@ -91,50 +90,55 @@ def _plan(like: str, seed: int) -> Plan:
         zeros: Array = np.zeros_like(columns["label"])
         about = np.stack([columns.get(name, zeros) for name in NUMBERS], axis=1)
         return Plan(columns["length"], columns["bodies"], about, names_of(columns))
-    names = list(_recordings(like))
+    about = _recordings(like)
     # In a random order, so that any number of clips from the front has all classes, people and cameras.
     random = np.random.default_rng([seed, 0])
-    order = np.argsort(random.random(len(names)), kind="stable")
-    names = _as_many_as_published(like, [names[place] for place in order])
-    normal = NormalDist(np.log(MEDIAN_FRAMES), SPREAD)
-    # Only uniform numbers: numpy promises these to stay the same.
-    length = np.exp([normal.inv_cdf(0.0001 + 0.9998 * number) for number in random.random(len(names))])
-    numbers = [About(n.action - 1, n.performer, n.camera, n.setup, n.replication) for n in names]
+    about = _as_many_as_published(like, about[np.argsort(random.random(len(about)), kind="stable")])
+    label, performer, camera, setup, replication = about.T
     return Plan(
-        length=np.clip(np.rint(length), SHORTEST, LONGEST).astype(np.int64),
-        bodies=np.array([2 if name.action in MUTUAL else 1 for name in names], dtype=np.int64),
-        about=np.array(numbers, dtype=np.int64),
-        names=[str(name) for name in names],
+        length=_lengths(random.random(len(about))),
+        bodies=1 + np.isin(label + 1, MUTUAL).astype(np.int64),
+        about=about,
+        names=[
+            str(NtuName(*parts)) for parts in zip(*(c.tolist() for c in (setup, camera, performer, replication, label + 1)))
+        ],
     )
 
 
-def _recordings(dataset: str) -> Iterator[NtuName]:
-    """Names as in the original: 948 recordings of each of the first 60 actions, 960 of the others.
+def _lengths(numbers: npt.NDArray[np.float64]) -> Ints:
+    """Frames of clips, log-normal, from uniform numbers (N,): only of these numpy promises that they stay the same."""
+    normal = NormalDist(math.log(MEDIAN_FRAMES), SPREAD)
+    length = np.exp([normal.inv_cdf(number) for number in (0.0001 + 0.9998 * numbers).tolist()])
+    return np.clip(np.rint(length), SHORTEST, LONGEST).astype(np.int64)
+
+
+def _recordings(dataset: str) -> Ints:
+    """(N, 5) numbers as in the original: 948 recordings of each of the first 60 actions, 960 of the others.
 
     Who was recorded in which setup is invented, but for the share of people who train.
     """
-    blocks = [(range(1, 61), range(1, 18), NTU60_TRAIN_PERFORMERS, range(1, 41), 112, 46)]
+    blocks = [(range(60), range(1, 18), NTU60_TRAIN_PERFORMERS, range(1, 41), 112, 46)]
     if dataset == "ntu120":
-        blocks.append((range(61, 121), range(18, 33), NTU120_TRAIN_PERFORMERS, range(41, 107), 64, 96))
-    for actions, setups, trained, people, sessions_train, sessions_test in blocks:
+        blocks.append((range(60, 120), range(18, 33), NTU120_TRAIN_PERFORMERS, range(41, 107), 64, 96))
+    rows = []
+    for labels, setups, trained, people, sessions_train, sessions_test in blocks:
         train = [person for person in people if person in trained]
         test = [person for person in people if person not in trained]
-        sessions = [train[n % len(train)] for n in range(sessions_train)] + [test[n % len(test)] for n in range(sessions_test)]
-        for number, performer in enumerate(sessions):
-            setup = setups[(number + number // len(setups)) % len(setups)]
-            for action in actions:
-                for camera in (1, 2, 3):
-                    for replication in (1, 2):
-                        yield NtuName(setup, camera, performer, replication, action)
+        # Whoever comes again comes in another setup, so that no name is there twice.
+        sessions = [(train[n % len(train)], n // len(train)) for n in range(sessions_train)]
+        sessions += [(test[n % len(test)], n // len(test)) for n in range(sessions_test)]
+        for performer, visit in sessions:
+            setup = setups[(performer + visit) % len(setups)]
+            rows += list(product(labels, [performer], (1, 2, 3), [setup], (1, 2)))
+    return np.array(rows, dtype=np.int64)
 
 
-def _as_many_as_published(dataset: str, names: list[NtuName]) -> list[NtuName]:
+def _as_many_as_published(dataset: str, about: Ints) -> Ints:
     """Some left out, as the broken recordings are: what remains to train and to test with in ``xsub`` is what is published."""
-    performer, camera, setup = (np.array([getattr(n, key) for n in names]) for key in ("performer", "camera", "setup"))
+    _, performer, camera, setup, _ = about.T
     mask = trains(dataset, "xsub", performer, camera, setup)
     train, test = OFFICIAL[dataset, "xsub"]
-    keep = np.where(mask, mask.cumsum() <= train, (~mask).cumsum() <= test)
-    return [name for name, kept in zip(names, keep) if kept]
+    return about[np.where(mask, mask.cumsum() <= train, (~mask).cumsum() <= test)]
 
 
 def _scene(label: int, length: int, bodies: int, seed: int, number: int) -> npt.NDArray[np.int16]:
