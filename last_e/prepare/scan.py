@@ -19,8 +19,6 @@ except ModuleNotFoundError:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-PADDING = 16
-"""Line ends that must follow the text, so that nothing is read behind its end."""
 SMALLEST_BODY = 600
 """Bytes that a body in a frame has at least: 25 lines of 12 values, one of 10, one of 1."""
 SPACES_OF_BODY = 9 + 25 * 11
@@ -30,6 +28,7 @@ _POWERS = 10.0 ** np.arange(23)  # all exact, so one multiplication or division 
 _LOW_BITS = np.uint64(0x0101010101010101)
 _HIGH_BITS = np.uint64(0x8080808080808080)
 _LINE_ENDS = np.uint64(0x0A0A0A0A0A0A0A0A)
+_ONE, _THREE, _EIGHT, _TOP_BYTE = np.uint64(1), np.uint64(3), np.uint64(8), np.uint64(56)
 
 
 def _compiled(function: F) -> F:
@@ -63,18 +62,26 @@ def _line_end(text: npt.NDArray[np.uint8], at: int) -> int:
 
 @_compiled
 def _next_line(text: npt.NDArray[np.uint8], words: npt.NDArray[np.uint64], at: int) -> int:
-    """The place behind the next line end, eight bytes at a time (a byte is 0 where word - 1 borrows from a clear high bit)."""
-    while at & 7:
-        if text[at] == _LF:
-            return at + 1
-        at += 1
-    word = at >> 3
-    while True:
-        x = words[word] ^ _LINE_ENDS
-        if (x - _LOW_BITS) & ~x & _HIGH_BITS:
-            break
-        word += 1
-    at = word << 3
+    """The place behind the next line end, found eight bytes at a time.
+
+    After the exclusive or, a line end is a byte of zeros; the lowest of these is where x - 1 borrows from a clear high bit
+    first (Mycroft's test). Counting the bytes below it needs no branch either.
+    """
+    word, count = np.uint64(at >> 3), np.uint64(len(words))  # unsigned: no index can count from the end
+    if word < count:
+        below = (_ONE << (_EIGHT * np.uint64(at & 7))) - _ONE
+        x = (words[word] ^ _LINE_ENDS) | below  # what stands before `at` is no line end
+        while True:
+            hit = (x - _LOW_BITS) & ~x & _HIGH_BITS
+            if hit:
+                bytes_below = (((hit & (~hit + _ONE)) - _ONE) & _LOW_BITS) * _LOW_BITS >> _TOP_BYTE
+                place: int = np.int64((word << _THREE) + bytes_below)
+                return place
+            word += _ONE
+            if word == count:
+                break
+            x = words[word] ^ _LINE_ENDS
+        at = np.int64(word << _THREE)
     while text[at] != _LF:
         at += 1
     return at + 1
@@ -90,20 +97,22 @@ def _number(text: npt.NDArray[np.uint8], at: int) -> tuple[float, int]:
     if negative:
         at += 1
     mantissa = np.int64(0)
-    first, point = at, -1
-    while True:
-        digit = np.int64(text[at]) - _ZERO
-        if 0 <= digit <= 9:
-            mantissa = mantissa * 10 + digit  # may overflow; such a number is refused below
-        elif digit == _POINT - _ZERO and point < 0:
-            point = at
-        else:
-            break
+    first = at
+    while 0 <= np.int64(text[at]) - _ZERO <= 9:
+        mantissa = mantissa * 10 + (np.int64(text[at]) - _ZERO)  # may overflow; such a number is refused below
         at += 1
-    digits = at - first - (1 if point >= 0 else 0)
+    digits = at - first
+    exponent = 0
+    if text[at] == _POINT:
+        at += 1
+        first = at
+        while 0 <= np.int64(text[at]) - _ZERO <= 9:
+            mantissa = mantissa * 10 + (np.int64(text[at]) - _ZERO)
+            at += 1
+        exponent = first - at
+        digits -= exponent
     if digits < 1 or digits > 18:
         return 0.0, -1
-    exponent = point + 1 - at if point >= 0 else 0
     if text[at] == 69 or text[at] == 101:  # E or e
         at += 1
         down = text[at] == _MINUS
@@ -127,45 +136,50 @@ def _number(text: npt.NDArray[np.uint8], at: int) -> tuple[float, int]:
 def _scan(
     text: npt.NDArray[np.uint8],
     words: npt.NDArray[np.uint64],
-    size: int,
     joints: npt.NDArray[np.float64],
     frame: npt.NDArray[np.int64],
     ident: npt.NDArray[np.int64],
 ) -> tuple[int, int]:
     """Fill ``joints`` (B, 25, 3), ``frame`` (B,) and ``ident`` (B,), one entry a body and frame.
 
-    Returns how many there are and the number of frames; (-1, 0) when the text is not of the usual layout.
+    Returns how many there are and the number of frames; (-1, 0) when the text is not of the usual layout. The text ends with a
+    line end, where everything that reads on stops; so it is enough to ask at the beginning of each line whether there is one.
     """
+    size = len(text)
     found = 0
     frames, at = _whole(text, 0)
     at = _line_end(text, at)
     if frames < 0 or at < 0:
         return -1, 0
     for number in range(frames):
+        if at >= size:
+            return -1, 0
         bodies, at = _whole(text, at)
         at = _line_end(text, at)
         if bodies < 0 or at < 0:
             return -1, 0
         for _ in range(bodies):
-            if found >= len(frame):
+            if found >= len(frame) or at >= size:
                 return -1, 0
             ident[found], at = _whole(text, at)
             if ident[found] < 0 or text[at] != _SPACE:
                 return -1, 0
             at = _next_line(text, words, at)
+            if at >= size:
+                return -1, 0
             count, at = _whole(text, at)
             at = _line_end(text, at)
             if count != 25 or at < 0:
                 return -1, 0
             for joint in range(25):
+                if at >= size:
+                    return -1, 0
                 for axis in range(3):
                     joints[found, joint, axis], at = _number(text, at)
                     if at < 0 or text[at] != _SPACE:
                         return -1, 0
                     at += 1
                 at = _next_line(text, words, at)
-                if at > size + 1:
-                    return -1, 0
             frame[found] = number
             found += 1
     if at < size:
@@ -184,12 +198,13 @@ def scan(data: bytes) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64], n
     """
     if numba is None:
         return None
-    size = len(data)
-    text = np.frombuffer(data + b"\n" * (PADDING + -size % 8), np.uint8)
-    most = size // SMALLEST_BODY + 1  # grows with the file, never with the counts that the file claims
+    if not data.endswith(b"\n"):
+        data += b"\n"
+    text, words = np.frombuffer(data, np.uint8), np.frombuffer(data, np.uint64, count=len(data) // 8)
+    most = len(data) // SMALLEST_BODY + 1  # grows with the file, never with the counts that the file claims
     joints = np.empty((most, 25, 3))
     frame, ident = np.empty(most, np.int64), np.empty(most, np.int64)
-    found, frames = _scan(text, text.view(np.uint64), size, joints, frame, ident)
+    found, frames = _scan(text, words, joints, frame, ident)
     if found < 0:
         return None
     return joints[:found], frame[:found], ident[:found], frames

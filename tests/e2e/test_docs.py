@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.main import get_command
@@ -19,12 +20,30 @@ from tests.conftest import Cli
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMANDS = {name: command for name, command in get_command(app).commands.items() if not command.hidden}
+
+
+def commands() -> dict[str, Any]:
+    """Every command by the words that call it: ``submit``, ``data prepare``."""
+    found: dict[str, Any] = {}
+    for name, command in get_command(app).commands.items():
+        if hasattr(command, "commands"):
+            found.update({f"{name} {sub}": one for sub, one in command.commands.items() if not one.hidden})
+        elif not command.hidden:
+            found[name] = command
+    return found
+
+
+COMMANDS = commands()
+
+
+def name_in(words: list[str]) -> str:
+    """The command that words begin with."""
+    return next((name for name in (" ".join(words[:2]), words[0]) if name in COMMANDS), words[0])
 
 
 def test_every_command_and_every_flag_is_documented() -> None:
     rows = {
-        row.split("`")[1].split()[1]: row
+        name_in(row.split("`")[1].split()[1:]): row
         for row in (ROOT / "docs/commands.md").read_text().splitlines()
         if row.startswith("| `lastrun ")
     }
@@ -72,8 +91,8 @@ def test_every_command_that_is_shown_parses(page: str, line: str) -> None:
     words = _spread_set(words[1:])
     if words[0].startswith("--"):
         return
-    command = COMMANDS[words[0]]
-    command.make_context(words[0], words[1:])  # raises for an unknown flag or a missing argument
+    name = name_in(words)
+    COMMANDS[name].make_context(name, words[len(name.split()) :])  # raises for an unknown flag or a missing argument
 
 
 def test_the_readme_shows_the_variants_as_they_are() -> None:
