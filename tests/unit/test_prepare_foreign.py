@@ -363,6 +363,13 @@ def test_nothing_in_a_pickle_is_run(tmp_path):
     assert not trace.exists()
 
 
+def test_arrays_of_objects_are_refused(tmp_path):
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickle.dumps(np.array([1, "a"], dtype=object)))
+    with pytest.raises(DataError, match="allowed are arrays of numbers and texts"):
+        read_pickle(path)
+
+
 def test_a_pickle_cannot_ask_for_more_memory_than_it_has_bytes(tmp_path):
     import tracemalloc
 

@@ -130,7 +130,7 @@ def test_what_is_wrong_is_told_with_its_line(wrong):
 
 def test_a_word_where_a_coordinate_should_stand_is_told():
     at = GOOD.index(b"\n25\n") + 4
-    for word in (b"left", b"1_000", b"0x1", b"--1", b"1" * 500):
+    for word in (b"left", b"1_000", b"0x1", b"--1", b"1" * 500, b"-", b".", b"-.", b"e5", b"1e", b"1e+"):
         data = GOOD[:at] + word + GOOD[GOOD.index(b" ", at) :]
         assert "line 5: '" in told(data)
         assert "are no three coordinates" in told(data)
@@ -148,6 +148,20 @@ def test_a_line_with_too_few_values_is_refused_wherever_it_stands():
     for number, line in enumerate(lines):
         if b" " in line:
             told(b"\n".join([*lines[:number], line.rsplit(b" ", 1)[0], *lines[number + 1 :]]))
+
+
+@pytest.mark.parametrize("ident", [10**digits for digits in range(16)])
+def test_short_lines_are_read_fast_wherever_they_begin_in_memory(ident):
+    data = f"1\n1\n{ident} 0 1 1 1 1 0 0 0 2\n25\n".encode() + b"0 1 2 0 0 0 0 0 0 0 0 2\n" * 25
+    found = scan(data)
+    assert found is not None
+    assert found[0].tolist() == [[[0, 1, 2]] * 25]
+    assert found[2].tolist() == [ident]
+
+
+def test_lines_too_short_to_be_any_overrun_nothing():
+    """So short that there are more bodies than there is room for: without the guard, memory is written that is not ours."""
+    told(b"1\n3000\n" + (b"7 \n25\n" + b"0 0 0 \n" * 25) * 3000)
 
 
 def test_numbers_that_are_none_are_read_for_what_they_are():
