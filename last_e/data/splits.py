@@ -24,6 +24,7 @@ def train_mask(clips: Clips, dataset: str, split_type: str) -> Tensor:
         known = ", ".join(sorted(clips.own_splits))
         raise DataError(
             f"split_type {split_type}: this file was imported without the people's numbers and knows only {known}; "
-            f"choose with --set split_type={known.split(',')[0]}, or prepare the data from NTU's own files"
+            f"choose with --set split_type={known.split(',')[0]}, or prepare the data from NTU's own files",
+            missing=True,
         )
     return clips.own_splits[split_type]

@@ -429,6 +429,19 @@ def test_a_file_that_brings_its_own_split_trains_by_it_and_by_no_other():
         bad.check(1, "here")
 
 
+def test_the_preparation_is_part_of_last_e_data_but_loaded_only_when_asked_for():
+    import subprocess
+    import sys
+
+    import last_e.data
+
+    assert last_e.data.prepare_ntu is prepare_ntu
+    with pytest.raises(AttributeError, match="prepare_nto"):
+        last_e.data.prepare_nto  # noqa: B018
+    code = "import sys, last_e.train; assert not {'numba', 'last_e.prepare'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
 def test_nothing_of_the_preparation_needs_torch(tree, tmp_path):
     import subprocess
     import sys
