@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,7 +42,10 @@ def prepare(
         raise UsageError(f"data set {dataset!r}: allowed are {', '.join(DATASETS)}")
     with _errors(out), Bar("recordings") as bar:
         from last_e.prepare.ntu import prepare_ntu
+        from last_e.prepare.scan import COMPILED
 
+        if not COMPILED:
+            print("numba is not installed: reading takes about 15 times as long; pip install 'lastrun[data]'", file=sys.stderr)
         report = prepare_ntu(dataset, raw, out, workers=workers, progress=bar.update)
     if json:
         console.print_json("data prepare", {"out": str(out), "resumed": report.resumed, **report.to_dict()})

@@ -19,6 +19,8 @@ from last_e.prepare.scan import scan
 MAX_BYTES = 64 * 2**20
 """Larger files are no recordings: the largest of NTU has about 4 MB."""
 VALUES_OF_BODY, VALUES_OF_JOINT = 10, 12
+MOST_DIGITS = 1000
+"""Of three coordinates together."""
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -117,12 +119,13 @@ class _Lines:
     def point(self) -> list[float]:
         """x y z of a joint."""
         words = self.words("a joint", VALUES_OF_JOINT)[:3]
+        text = b" ".join(words)
         try:
-            if any(b"_" in word or len(word) > 400 for word in words):  # float() takes 1_000
+            if b"_" in text or len(text) > MOST_DIGITS:  # float() takes 1_000, and forever for a million digits
                 raise ValueError
             return [float(word) for word in words]
         except ValueError:
-            raise self.error(f"{_shown(b' '.join(words))} are no three coordinates") from None
+            raise self.error(f"{_shown(text)} are no three coordinates") from None
 
     def end(self) -> None:
         for line in self._lines:

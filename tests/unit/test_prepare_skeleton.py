@@ -70,6 +70,14 @@ def test_every_float32_is_read_exactly(values):
     np.testing.assert_array_equal(parse(data).joints[0], np.array([[float(str(x)) for x in row] for row in points]))
 
 
+def test_without_numba_everything_is_read_carefully(monkeypatch):
+    data = text_of(scene())
+    fast = parse(data)
+    monkeypatch.setattr("last_e.prepare.scan.COMPILED", False)
+    assert scan(data) is None
+    same(parse(data), fast)
+
+
 def test_ids_that_a_float_could_not_tell_apart_stay_apart():
     assert float(ANNA) == float(ANNA + 1)
     found = parse(text_of([[(ANNA, WALK[0]), (ANNA + 1, WALK[1])]]))
@@ -130,7 +138,7 @@ def test_what_is_wrong_is_told_with_its_line(wrong):
 
 def test_a_word_where_a_coordinate_should_stand_is_told():
     at = GOOD.index(b"\n25\n") + 4
-    for word in (b"left", b"1_000", b"0x1", b"--1", b"1" * 500, b"-", b".", b"-.", b"e5", b"1e", b"1e+"):
+    for word in (b"left", b"1_000", b"0x1", b"--1", b"1" * 1500, b"-", b".", b"-.", b"e5", b"1e", b"1e+"):
         data = GOOD[:at] + word + GOOD[GOOD.index(b" ", at) :]
         assert "line 5: '" in told(data)
         assert "are no three coordinates" in told(data)
