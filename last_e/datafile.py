@@ -32,7 +32,8 @@ def data_path(config: TrainConfig) -> Path | None:
     uri = config.data.uri
     if uri is None and config.dataset in ("irds", "synthetic"):
         return None
-    hint = f"make it as docs/data.md says, or tell where it is with --set data.uri=/path/to/{config.dataset}.safetensors"
+    how = f"with lastrun data prepare {config.dataset}" if config.dataset.startswith("ntu") else "as docs/data.md says"
+    hint = f"make it {how}, or tell where it is with --set data.uri=/path/to/{config.dataset}.safetensors"
     if uri is not None:
         if "://" in uri.removeprefix("file://"):
             raise DataError(f"data.uri: {uri}: only local paths and file:/// can be read", missing=True)

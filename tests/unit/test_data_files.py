@@ -344,6 +344,7 @@ def test_a_data_set_without_a_file_says_which_and_where(tmp_path):
     assert "ntu60.safetensors" in message
     assert str(tmp_path) in message
     assert "data.uri" in message
+    assert "lastrun data prepare ntu60" in message
     assert len(message.splitlines()) == 1
 
 
