@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -114,30 +115,43 @@ def test_what_was_begun_of_other_content_is_not_continued(
     assert remote.fetch().read_bytes() == prepared.read_bytes()
 
 
-def test_new_content_under_the_same_name_is_fetched(remote: Remote, prepared: Path, tmp_path: Path) -> None:
-    remote.raw_put(prepared.read_bytes())
+def test_only_what_is_missing_is_asked_for(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Content without any checksum, so that what was there before can be told from what came."""
+    remote.raw_put(b"a" * 500_000)
+    monkeypatch.setattr(data_cache, "_verify", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        remote.fetch()
+    monkeypatch.undo()
+    remote.partial().write_bytes(b"b" * 1000)
+    assert remote.fetch().read_bytes() == b"b" * 1000 + b"a" * 499_000
+
+
+def test_new_content_of_the_same_size_under_the_same_name_is_fetched(remote: Remote) -> None:
+    remote.raw_put(b"a" * 500_000)
     first = remote.fetch()
-    synthesize("ntu60", tmp_path / "other", clips=50)
-    remote.raw_put((tmp_path / "other").read_bytes())
+    remote.raw_put(b"b" * 500_000)
     second = remote.fetch()
-    assert second != first
-    assert second.read_bytes() == (tmp_path / "other").read_bytes()
-    assert first.exists(), "a job may still be reading it"
+    assert second.read_bytes() == b"b" * 500_000
+    assert first.read_bytes() == b"a" * 500_000, "a job may still be reading it"
 
 
 @pytest.mark.parametrize("told_by", ["the server", "the file's own header"])
-def test_damaged_content_is_refused_and_thrown_away(remote: Remote, prepared: Path, told_by: str) -> None:
+def test_damaged_content_is_refused_and_thrown_away(remote: Remote, prepared: Path, tmp_path: Path, told_by: str) -> None:
     """Bytes that are wrong in what has already come: nobody but a checksum can notice."""
-    whole = prepared.read_bytes()
     if told_by == "the server":
-        remote.store.put_file("ntu60.safetensors", prepared)
+        whole = os.urandom(400_000)
+        (tmp_path / "whole").write_bytes(whole)
+        remote.store.put_file("ntu60.safetensors", tmp_path / "whole")
     else:
+        whole = prepared.read_bytes()
         remote.raw_put(whole)
     about = data_cache._look(remote.store, "ntu60.safetensors")  # type: ignore[arg-type]
     assert (about.sha256 is None) == (told_by != "the server")
     path = remote.cache / "a"
     path.parent.mkdir()
-    path.write_bytes(whole[:-9000] + b"?" + whole[-8999:])
+    path.write_bytes(whole)
+    assert data_cache._verify(path, about, "ntu60.safetensors") == hashlib.sha256(whole).hexdigest()
+    path.write_bytes(whole[:-9000] + bytes([whole[-9000] ^ 1]) + whole[-8999:])
     with pytest.raises(DamagedObjectError, match="sha256 differs"):
         data_cache._verify(path, about, "ntu60.safetensors")
     assert not path.exists()
@@ -164,7 +178,7 @@ def test_several_processes_fetch_it_once(remote: Remote, prepared: Path, tmp_pat
     remote.raw_put(prepared.read_bytes())
     context = multiprocessing.get_context("spawn")
     with context.Pool(3) as pool:
-        found = pool.starmap(_fetch_in_process, [(remote.uri, str(remote.cache), str(tmp_path))] * 3)
+        found = pool.starmap(_fetch_in_process, [(remote.uri, str(remote.cache), str(tmp_path))] * 3, chunksize=1)
     assert len(set(found)) == 1
     assert len(list(tmp_path.glob("fetched-*"))) == 1
 
@@ -174,6 +188,9 @@ def _fetch_in_process(uri: str, cache: str, notes: str) -> str:
         if line.startswith("fetching"):
             (Path(notes) / f"fetched-{os.getpid()}").touch()
 
+    (Path(notes) / f"ready-{os.getpid()}").touch()
+    while len(list(Path(notes).glob("ready-*"))) < 3:  # all at once, however long a process takes to start
+        time.sleep(0.01)
     return str(fetch_data(uri, cache=Path(cache), say=say))
 
 

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import zipfile
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from last_e.prepare.clipfile import CONTENT_HASH, content_hash, names_of, read_c
 from last_e.prepare.names import NtuName, broken, read_name
 from last_e.prepare.ntu import Report, prepare_ntu
 from last_e.prepare.people import choose_people
+from last_e.prepare.pool import run_all
 from last_e.prepare.skeleton import parse
 from last_e.splits import OFFICIAL, trains
 from tests.ntu_files import GHOST, motion, name_of, one_person, text_of, two_people, write_tree, write_zip
@@ -133,6 +135,11 @@ def test_several_processes_give_the_same_bytes_as_one(tree, tmp_path):
     prepare(tree, tmp_path / "a")
     prepare_ntu("ntu60", [tree], tmp_path / "b", workers=2)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_workers_leave_ctrl_c_to_the_first_process():
+    assert list(run_all(signal.getsignal, [signal.SIGINT] * 3, workers=2)) == [signal.SIG_IGN] * 3
+    assert list(run_all(signal.getsignal, [signal.SIGINT], workers=1)) == [signal.getsignal(signal.SIGINT)]
 
 
 def test_a_folder_with_the_distributed_zip_files_is_read_as_it_is(files, tmp_path):
