@@ -18,6 +18,7 @@ from last_e.config import ALIASES, DATASETS, ENVIRONMENTS, RULES, VARIANTS, Trai
 from last_e.environment import detect_environment
 from last_e.problems import ConfigError, Origin, Problem, allowed_values, nearest, show
 from last_e.reading import Entry, Layer, load_file, parse_value
+from last_e.redact import secret_in
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -117,9 +118,10 @@ def resolve(
     found = list(problems)
     layers = []
     for layer in user_layers:
-        clean, layer_problems = _known_only(layer, schema)
+        open_values, secret_problems = _without_secrets(layer)
+        clean, layer_problems = _known_only(open_values, schema)
         layers.append(clean)
-        found += layer_problems
+        found += secret_problems + layer_problems
     chosen = {key: entry.value for layer in layers for key, entry in layer.items()}
     variant = _choice(chosen.get("model.variant"), VARIANTS, "base_e_v3")
     dataset = _choice(chosen.get("dataset"), DATASETS, "ntu60")
@@ -149,6 +151,10 @@ def resolve(
             found.append(Problem(str(origin), key, show(flat[key]), allowed))
     if found:
         raise ConfigError(found)
+    training = config.training
+    if training.scheduler != "constant" and training.warmup_epochs >= training.epochs:
+        rises = f"the warm-up ({training.warmup_epochs:g} epochs) lasts the whole run: the learning rate only rises"
+        notes.append(f"warning: {rises}; set training.warmup_epochs")
     origins = {key: merged[key].origin if key in merged else Origin("default") for key in known_keys(schema)}
     return Resolved(config, origins, env, notes)
 
@@ -175,6 +181,14 @@ def _packaged(name: str) -> Layer:
     if problems:
         raise ConfigError(problems)
     return layer
+
+
+def _without_secrets(layer: Layer) -> tuple[Layer, list[Problem]]:
+    """A secret is refused before anything else could show or keep it."""
+    kinds = {key: kind for key, entry in layer.items() if (kind := secret_in(key, entry.value))}
+    allowed = "no secrets; boto3 finds a store's by itself, run.pass_env names the variables that the trainer needs"
+    problems = [Problem(str(layer[key].origin), key, f"what seems to be {kind}", allowed) for key, kind in kinds.items()]
+    return {key: entry for key, entry in layer.items() if key not in kinds}, problems
 
 
 def _known_only(layer: Layer, schema: type[BaseModel]) -> tuple[Layer, list[Problem]]:

@@ -20,9 +20,13 @@ def read_metrics(text: str) -> list[dict[str, Any]]:
             values = json.loads(line)
         except ValueError:
             continue
-        if isinstance(values, dict) and all(isinstance(values.get(name), (int, float)) for name in _NUMBERS):
-            lines.append(values)
+        if isinstance(values, dict) and all(_is_number(values.get(name)) for name in _NUMBERS):
+            lines.append({name: value if _is_number(value) else None for name, value in values.items()})
     return lines
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and abs(value) < 1e15  # false for what is not finite
 
 
 class History:

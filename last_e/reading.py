@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from last_e.problems import Origin, Problem, show
+from last_e.redact import secret_in
 
 MAX_YAML_BYTES = 1_000_000
 
@@ -130,7 +131,9 @@ def set_layer(assignments: Iterable[str], name: str = "--set") -> tuple[Layer, l
         try:
             value = parse_value(text)
         except ValueError as error:
-            problems.append(Problem(name, key, f"{text!r} ({error})", "a YAML value"))
+            problems.append(
+                Problem(name, key, f"{'a secret' if secret_in(key, text) else repr(text)} ({error})", "a YAML value")
+            )
             continue
         for full, leaf in flat_items({key.strip(): value}):
             layer[full] = Entry(leaf, Origin(name))

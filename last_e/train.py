@@ -51,10 +51,6 @@ def run(config: TrainConfig, out: Path, resume: Path | None, sink: Sink, stop: S
     workers = _set_up_torch(config, device, sink)
     sink.emit(Message(f"device: {device.type} ({why}); precision: {precision.reason}"))
 
-    training = config.training
-    if training.scheduler != "constant" and training.warmup_epochs >= training.epochs:
-        text = f"the warm-up ({training.warmup_epochs:g} epochs) lasts the whole run: the learning rate only rises"
-        sink.emit(Message(text, "warning"))
     clips = load_clips(config)
     train, test = _batches(clips, config, workers)
     fingerprint = clips.fingerprint()

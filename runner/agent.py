@@ -25,6 +25,7 @@ from last_e.console import ConsoleSink
 from last_e.events import Message, describe, parse_event
 from last_e.layers import Resolved
 from last_e.manifest import MANIFEST, DamagedCheckpoint, to_keep
+from last_e.redact import redact
 from last_e.text import expand, seconds_text
 from runner import machine
 from runner.errors import Exit, Reason, State, StoreError, UsageError
@@ -32,7 +33,7 @@ from runner.job import HEARTBEAT_SECONDS, Attempt, Job, Stored
 from runner.lease import Heart, claim, superseded
 from runner.resolve import resolve_attempt
 from runner.spec import JobSpec
-from runner.sync import Outbox, leftovers, send_leftovers, waiting
+from runner.sync import LAG_WARNING_SECONDS, Outbox, leftovers, send_leftovers, waiting
 
 EVENTS_SECONDS = 30.0
 STOP_PATIENCE_SECONDS = 120.0
@@ -41,7 +42,7 @@ _TRAINER_REASONS = {
     "data_missing": "data_error",
     "data_damaged": "data_error",
     "data_changed": "data_error",
-    "bad_usage": "data_error",
+    "bad_usage": "config_error",
 }
 _RESULT_FIELDS = ("test_top1", "test_top5", "best_top1", "best_epoch", "step", "total_steps")
 
@@ -59,17 +60,19 @@ def run_attempt(
     Raises:
         ConfigError, NoSuchJobError, ClaimedError, StoreError: the attempt could not begin.
     """
-    record = job.record()
+    config, origins, changed_before = job.settings()
     allow_change = list(allow_change)
-    resolved, changed = resolve_attempt(record["config"], record["origins"], env, settings, allow_change)
+    resolved, changed = resolve_attempt(config, origins, env, settings, allow_change)
     state, _, _ = job.state()
     if state is State.SUCCEEDED and not allow_change:
-        raise UsageError(f"{job.id} is complete; lastrun status {job.id} shows its result")
+        raise UsageError(f"{job.id} is complete; lastrun status {job.reference} shows its result")
     scratch_root = _scratch_root(resolved.config)
+    old_requests = set(job.request_keys())  # before the claim: from then on a stop may be meant for this attempt
     attempt = claim(job, takeover)
     attempt.env, attempt.hardware, attempt.versions = resolved.env, machine.describe(), machine.versions()
     attempt.changes = [asdict(change) for change in changed]
-    return _Session(job, attempt, resolved, allow_change, sink, scratch_root).run()
+    # A checkpoint from before an earlier change is gone on from with that change.
+    return _Session(job, attempt, resolved, [*allow_change, *changed_before], sink, scratch_root, old_requests).run()
 
 
 def _scratch_root(config: JobSpec) -> Path:
@@ -95,6 +98,7 @@ class _Session:
         allow_change: list[str],
         sink: ConsoleSink,
         scratch_root: Path,
+        old_requests: set[str],
     ) -> None:
         self.scratch_root = scratch_root
         self.job, self.attempt, self.config = job, attempt, resolved.config
@@ -109,14 +113,16 @@ class _Session:
         self.asked_at = 0.0
         self.last_error = ""
         self.metrics_changed = False
-        self.superseded = False
+        self.superseded = self.late = False
         self.posted: list[Stored] = []
-        self.synced_step = -1
+        self.synced_step = 0
         self.events_sent: dict[str, int] = {}
         self.next_beat = self.next_events = 0.0
         self.began = time.monotonic()
         self.outbox: Outbox | None = None
-        self.heart = Heart(job, attempt, lambda: dict(self.progress), lambda word: self.lines.put(("heard", word)))
+        self.heart = Heart(
+            job, attempt, old_requests, lambda: dict(self.progress), lambda word: self.lines.put(("heard", word))
+        )
 
     def run(self) -> Reason:
         scratch: Path | None = None
@@ -233,7 +239,7 @@ class _Session:
     def _read(self, kind: str, pipe: IO[str]) -> threading.Thread:
         def pump() -> None:
             for line in pipe:
-                self.lines.put((kind, line.rstrip("\n")))
+                self.lines.put((kind, redact(line.rstrip("\n"))))
             self.lines.put((kind, None))
 
         thread = threading.Thread(target=pump, name=f"read-{kind}", daemon=True)
@@ -314,7 +320,7 @@ class _Session:
         if self.asked is not None and code < 0:
             return self.asked, "the trainer was ended before it could save; the last checkpoint stands"
         if code < 0:
-            name = signal.Signals(-code).name
+            name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
             hint = " (by the system, when memory runs out, or by hand)" if code == -signal.SIGKILL else ""
             return Reason.TRAINER_ERROR, f"the trainer was ended by {name}{hint}"
         return Reason.TRAINER_ERROR, self.last_error or f"the trainer ended with code {code} and no word"
@@ -359,12 +365,18 @@ class _Session:
             self.trainer.kill()
         if now >= self.next_beat:
             self.next_beat = now + HEARTBEAT_SECONDS
-            self.progress["lag_seconds"] = round(self.outbox.lag_seconds, 1) if self.outbox else 0.0
+            self._look_at_lag(self.outbox.lag_seconds if self.outbox else 0.0)
             self._send_metrics(out)
             self._send_log()
         if now >= self.next_events:
             self.next_events = now + EVENTS_SECONDS
             self._send_events(out)
+
+    def _look_at_lag(self, lag: float) -> None:
+        self.progress["lag_seconds"] = round(lag, 1)
+        if lag > LAG_WARNING_SECONDS and not self.late:
+            self._say(f"uploads lag by {seconds_text(lag)}; training goes on, the store has step {self.synced_step}", "warning")
+        self.late = lag > LAG_WARNING_SECONDS
 
     def _send_metrics(self, out: Path) -> None:
         if self.metrics_changed and (out / "metrics.jsonl").exists():
@@ -411,7 +423,7 @@ class _Session:
         if self.outbox.drain(seconds):
             return reason
         left = f"the store does not have all of it ({self.outbox.error or 'too slow'}); the rest is in {self.outbox.folder}: "
-        self.sink.emit(Message(left + f"lastrun sync {self.job.id} --from {self.outbox.folder} sends it", "warning"))
+        self.sink.emit(Message(left + f"lastrun sync {self.job.reference} --from {self.outbox.folder} sends it", "warning"))
         return Reason.STORE_UNREACHABLE
 
     def _drain_seconds(self, reason: Reason) -> float:
@@ -419,7 +431,7 @@ class _Session:
         if self.outbox is not None and self.outbox.lasting:
             return 5.0
         if reason is Reason.PREEMPTED:
-            return 20.0
+            return max(5.0, 25.0 - (time.monotonic() - self.asked_at))
         if reason is Reason.TIME_LIMIT:
             return max(5.0, self.config.hardware.stop_margin - (time.monotonic() - self.asked_at) - 10.0)
         return 600.0

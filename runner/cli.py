@@ -34,7 +34,7 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE ...", help="set any keys; applied last, values read as YAML")
 ]
 StoreOption = Annotated[
-    str | None, typer.Option("--store", metavar="URI", help="default: LASTRUN_STORE, else your data folder")
+    str | None, typer.Option("--store", metavar="URI", help="default: LASTRUN_STORE, config.toml, your data folder")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object instead")]
 DetachOption = Annotated[bool, typer.Option("--detach", help="start it and return; it lives on in the background")]
@@ -120,10 +120,12 @@ def resume(
             f"or go on with --set KEY=VALUE --allow-change KEY"
         )
     if state is State.SUCCEEDED and not allow_change:
-        raise UsageError(f"{found.id} is complete: there is nothing to go on with; lastrun status {found.id} shows its result")
+        raise UsageError(
+            f"{found.id} is complete: there is nothing to go on with; lastrun status {found.reference} shows its result"
+        )
     if state is State.RUNNING and attempt is not None and not takeover:
         raise ClaimedError(
-            f"{found.id} is being run by {attempt}; lastrun status {found.id} follows it, --takeover takes it over"
+            f"{found.id} is being run by {attempt}; lastrun status {found.reference} follows it, --takeover takes it over"
         )
     launcher = make_launcher(resolved.config.run.launcher)
     launcher.preflight(resolved.config)
@@ -177,16 +179,15 @@ def list_(
     """List the jobs of a store, newest first."""
     from runner import console
     from runner.job import list_jobs
-    from runner.status import summary_or_error
+    from runner.status import summaries
     from runner.store import default_store, open_store
 
     target = open_store(store or default_store())
-    found = list_jobs(target)
-    jobs = [summary_or_error(job) for job in found[:limit]]
+    jobs, more = summaries(list_jobs(target), limit)
     if json:
-        console.print_json("list", {"store": target.uri, "total": len(found), "jobs": jobs})
+        console.print_json("list", {"store": target.uri, "jobs": jobs, "more": more})
     else:
-        console.print_jobs(jobs, target.uri, len(found))
+        console.print_jobs(jobs, target.uri, more)
 
 
 @app.command()
@@ -252,23 +253,26 @@ def stop(
     if json:
         console.print_json("stop", {"id": found.id, "asked": "now" if now else "save"})
     else:
-        print(f"asked {attempt} to stop; lastrun status {found.id} tells when it has")
+        print(f"asked {attempt} to stop; lastrun status {found.reference} tells when it has")
 
 
 @app.command()
 def pull(
     job: JobArgument,
-    destination: Annotated[Path, typer.Argument(metavar="DEST", help="folder to put the checkpoint in")],
+    destination: Annotated[Path, typer.Argument(metavar="FOLDER", help="folder to put the checkpoint in")],
     best: Annotated[bool, typer.Option("--best", help="the best by test top-1 instead of the newest")] = False,
     step: Annotated[int | None, typer.Option("--step", metavar="N", help="the one of step N")] = None,
     store: StoreOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Download a checkpoint: the newest, the best, or that of a step; whole or not at all."""
+    """Download a checkpoint, whole or not at all."""
     from runner import console
+    from runner.errors import UsageError
     from runner.job import find_job
     from runner.transfer import pull_checkpoint
 
+    if best and step is not None:
+        raise UsageError("--best and --step name one checkpoint each: give one of them")
     name = pull_checkpoint(find_job(job, store), destination, best=best, step=step)
     if json:
         console.print_json("pull", {"checkpoint": name, "path": str(destination)})
@@ -283,7 +287,7 @@ def sync(
     store: StoreOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Send what an attempt on this machine could not send before it ended."""
+    """Send what an ended attempt left on this machine."""
     from runner import console
     from runner.job import find_job
     from runner.transfer import sync_job
@@ -301,14 +305,14 @@ def rm(
     store: StoreOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Delete a job and all that the store keeps of it."""
+    """Delete a job whole; takes its whole ID."""
     from runner import console
     from runner.errors import State, UsageError
     from runner.job import find_job
 
-    found = find_job(job, store)
+    found = find_job(job, store, whole=True)
     if found.state()[0] is State.RUNNING:
-        raise UsageError(f"{found.id} is running: lastrun stop {found.id} first")
+        raise UsageError(f"{found.id} is running: lastrun stop {found.reference} first")
     count = found.delete()
     if json:
         console.print_json("rm", {"id": found.id, "objects": count})
@@ -345,16 +349,18 @@ def _root(version: Annotated[bool, typer.Option("--version", help="print the ver
 
 def main() -> NoReturn:
     """Entry point: every error of ours, or of the user's, ends in clear lines and a documented exit code."""
-    _run_app(lambda: app(args=_spread_set(sys.argv[1:]), prog_name="lastrun", standalone_mode=True))
+    _run_app(lambda: app(args=_spread_set(sys.argv[1:]), prog_name="lastrun", standalone_mode=False))
 
 
 def _run_app(call: Callable[[], Any]) -> NoReturn:
     code: Any = 0
     try:
         try:
-            call()
+            code = call() or 0  # of typer.Exit
         except SystemExit as end:
             code = end.code
+        except typer.Abort:
+            raise KeyboardInterrupt from None
         sys.stdout.flush()  # here, where a full disk behind it can be told, not when the interpreter ends
         raise SystemExit(code)
     except KeyboardInterrupt:
@@ -364,28 +370,40 @@ def _run_app(call: Callable[[], Any]) -> NoReturn:
         raise SystemExit(code) from None
     except Exception as error:
         from last_e.problems import ConfigError
+        from last_e.redact import redact
         from last_e.text import plain
-        from runner.errors import Exit, LastrunError
+        from runner.errors import Exit, LastrunError, UsageError
+
+        misused = hasattr(error, "format_message")  # typer's own; the class has moved between its versions
+        if misused and not isinstance(error, LastrunError):
+            said = str(error.format_message()).rstrip(".")  # type: ignore[attr-defined]
+            if said.startswith("Usage:"):  # called without anything
+                print(said, file=sys.stderr)
+                raise SystemExit(int(Exit.USAGE)) from None
+            error = UsageError(f"{said}; --help tells more")
+        from runner.console import print_json
 
         if "--json" in sys.argv and isinstance(error, (ConfigError, LastrunError)):
             from dataclasses import asdict
 
-            from runner.console import print_json
-
             problems = [asdict(problem) for problem in error.problems] if isinstance(error, ConfigError) else []
             code = Exit.USAGE if isinstance(error, ConfigError) else error.exit_code
             command = " ".join(sys.argv[1:3] if sys.argv[1] == "data" else sys.argv[1:2])
-            print_json(command, {"error": str(error), "exit_code": int(code), "problems": problems})
+            print_json(command, {"error": redact(str(error)), "exit_code": int(code), "problems": problems})
         if isinstance(error, ConfigError):
             for problem in error.problems:
                 print(f"error: {problem}", file=sys.stderr)
             raise SystemExit(int(Exit.USAGE)) from None
         if isinstance(error, LastrunError):
-            print(f"error: {plain(str(error))}", file=sys.stderr)
+            print(f"error: {plain(redact(str(error)))}", file=sys.stderr)
             raise SystemExit(int(error.exit_code)) from None
         if isinstance(error, OSError):
+            words = f"{error.filename or 'output'}: {error.strerror or error}"
+            if "--json" in sys.argv and error.filename:
+                print_json(sys.argv[1], {"error": words, "exit_code": int(Exit.FAILED), "problems": []})
+                sys.stdout.flush()
             _discard_output()
-            print(f"error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+            print(f"error: {words}", file=sys.stderr)
             raise SystemExit(int(Exit.FAILED)) from None
         raise
 
@@ -422,8 +440,8 @@ def _resolve_again(
 ) -> tuple[Resolved[JobSpec], list[Change]]:
     from runner.resolve import resolve_attempt
 
-    record = job.record()
-    return resolve_attempt(record["config"], record["origins"], env, settings or [], allow_change or [])
+    config, origins, _ = job.settings()
+    return resolve_attempt(config, origins, env, settings or [], allow_change or [])
 
 
 def _run(job: Job, arguments: list[str], detach: bool, json: bool, command: str, launcher: Any) -> NoReturn:

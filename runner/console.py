@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from last_e.problems import Origin, show
 from last_e.text import number, percent, plain, seconds_text
+from runner.sync import LAG_WARNING_SECONDS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
     from last_e.resume import Change
 
 JSON_VERSION = 1
-LAG_WARNING_SECONDS = 60
 _COLOURS = {"running": "cyan", "succeeded": "green", "failed": "red", "lost": "red", "paused": "yellow", "stopped": "yellow"}
 
 
@@ -32,17 +33,26 @@ def make_console(stderr: bool = False) -> Console:
 
 def print_json(command: str, values: dict[str, Any]) -> None:
     """One JSON object on standard output."""
-    print(json.dumps({"lastrun": command, "version": JSON_VERSION, **values}, indent=1))
+    print(json.dumps(_finite({"lastrun": command, "version": JSON_VERSION, **values}), indent=1, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: null stands for them."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_explained(values: dict[str, Any], origins: dict[str, Origin]) -> None:
     """Every key with its value and the layer that set it."""
-    table = _table("key", "value", "set by")
+    console = make_console()
     for key, value in values.items():
         origin = origins[key]
         by_user = not origin.name.startswith(("configs/", "default"))
-        table.add_row(key, show(value).strip("'"), str(origin), style="bold" if by_user else None)
-    make_console().print(table)
+        line = f"{key + ': ' + show(value):<48} # {origin}"
+        console.print(line, style="bold" if by_user else None, markup=False)
 
 
 def print_changes(changes: Iterable[Change]) -> None:
@@ -57,23 +67,27 @@ def print_changes(changes: Iterable[Change]) -> None:
     make_console().print(table)
 
 
-def print_jobs(jobs: list[dict[str, Any]], store: str, total: int) -> None:
-    """A line per job."""
+def print_jobs(jobs: list[dict[str, Any]], store: str, more: bool) -> None:
+    """A line per job; ``more``: there are others, older ones."""
     console = make_console()
     if not jobs:
         console.print(f"no jobs in {store}", markup=False)
         return
     table = _table("job", "state", "epoch", "best top-1", "env", "created")
+    errors = []
     for job in jobs:
         if "error" in job:
-            table.add_row(job["id"], "[red]unreadable[/red]", "", "", "", _plain(job["error"]))
+            table.add_row(job["id"], "[red]unreadable[/red]", "", "", "", "")
+            errors.append(f"{job['id']}: {job['error']}")
             continue
         epoch = f"{job['epoch']}/{job['epochs']}"
-        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(job["created_at"]))
+        when = time.strftime("%m-%d %H:%M", time.localtime(job["created_at"]))
         table.add_row(job["id"], _coloured(job["state"]), epoch, percent(job["best_top1"]), _plain(job["env"] or "-"), when)
     console.print(table)
-    if total > len(jobs):
-        console.print(f"the newest {len(jobs)} of {total}; more with --limit")
+    for error in errors:
+        console.print(_plain(error), style="red")
+    if more:
+        console.print(f"the newest {len(jobs)}; more with --limit")
 
 
 def print_status(status: dict[str, Any]) -> None:
@@ -90,9 +104,11 @@ def watch_status(facts: Iterator[dict[str, Any]]) -> None:
         for status in facts:
             console.print(_status_text(status) + "\n")
         return
+    from rich.text import Text
+
     with Live(console=console, auto_refresh=False) as live:
         for status in facts:
-            live.update(_status_text(status), refresh=True)
+            live.update(Text.from_markup(_status_text(status), overflow="fold"), refresh=True)
 
 
 def _status_text(status: dict[str, Any]) -> str:
@@ -100,19 +116,20 @@ def _status_text(status: dict[str, Any]) -> str:
     rows = [("job", status["uri"]), ("state", _coloured(status["state"]) + _plain(why))]
     rows.append(("model", f"{status['model']} on {status['dataset']} {status['split_type']}"))
     running = status["progress"]
-    progress = f"epoch {status['epoch']} of {status['epochs']}, step {status['step']:,}"
+    total = running.get("total_steps") or status["total_steps"]
+    progress = f"{status['epoch']} of {status['epochs']} epochs done, step {status['step']:,}"
+    progress += f" of {total:,}" if total else ""
     if running.get("total_steps"):
-        progress += f" of {running['total_steps']:,}, {seconds_text(running['seconds_left'])} left"
-    if running.get("lag_seconds", 0) > LAG_WARNING_SECONDS:
-        late = f"warning: {seconds_text(running['lag_seconds'])} behind, at step {running.get('synced_step', 0):,}"
-        rows.append(("uploads", late))
+        progress += f", {seconds_text(running['seconds_left'])} left"
     rows.append(("progress", progress))
+    if running:
+        rows.append(("uploads", _uploads(status["synced_step"], running.get("lag_seconds") or 0.0)))
     if status["metrics"]:
         last = status["metrics"]
         rows.append(
             (
                 "last epoch",
-                f"train loss {number(last['train_loss'])}, test top-1 {percent(last['test_top1'])}, "
+                f"train loss {number(last.get('train_loss'))}, test top-1 {percent(last['test_top1'])}, "
                 f"top-5 {percent(last['test_top5'])}",
             )
         )
@@ -125,6 +142,11 @@ def _status_text(status: dict[str, Any]) -> str:
     rows.append(("next", status["next"]))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"[dim]{name:<{width}}[/dim]  {text if name == 'state' else _plain(text)}" for name, text in rows)
+
+
+def _uploads(synced_step: int, lag: float) -> str:
+    late = f", the oldest of the rest has been waiting for {seconds_text(lag)}" if lag >= 1 else ""
+    return f"{'warning: ' if lag > LAG_WARNING_SECONDS else ''}synced to step {synced_step:,}{late}"
 
 
 def _table(*columns: str) -> Any:
@@ -145,4 +167,6 @@ def _coloured(state: str) -> str:
 
 def _plain(text: str) -> str:
     """Text that may hold brackets, for a place where markup is read."""
-    return plain(text).replace("[", r"\[")
+    from rich.markup import escape
+
+    return escape(plain(text))

@@ -104,6 +104,7 @@ class Reason(Enum):
     INTERRUPTED = "interrupted"
     TRAINER_ERROR = "trainer_error"
     DATA_ERROR = "data_error"
+    CONFIG_ERROR = "config_error"
     DIVERGED = "diverged"
     OUT_OF_MEMORY = "out_of_memory"
     OUT_OF_DISK = "out_of_disk"
@@ -127,6 +128,7 @@ _ENDINGS = {
     Reason.INTERRUPTED: Ending(State.PAUSED, Exit.PAUSED, True, _RESUME),
     Reason.TRAINER_ERROR: Ending(State.FAILED, Exit.FAILED, True, "lastrun logs {job}, then lastrun resume {job}"),
     Reason.DATA_ERROR: Ending(State.FAILED, Exit.FAILED, True, "put the data right, then lastrun resume {job}"),
+    Reason.CONFIG_ERROR: Ending(State.FAILED, Exit.USAGE, False, "submit again with what the message allows"),
     Reason.DIVERGED: Ending(State.FAILED, Exit.FAILED, False, "submit again with a lower training.lr or a longer warm-up"),
     Reason.OUT_OF_MEMORY: Ending(State.FAILED, Exit.FAILED, True, "lastrun resume {job} --set hardware.micro_batch=N"),
     Reason.OUT_OF_DISK: Ending(State.FAILED, Exit.FAILED, True, "free some space, then lastrun resume {job}"),

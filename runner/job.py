@@ -1,5 +1,6 @@
 """Job: all that the store keeps of one job, and every key of it.
 
+.index/<time, backwards>-JOB-ID       empty; so that the newest of many jobs stand first in one listing
 JOB-ID/job.json                       the resolved spec with origins; written once
 JOB-ID/attempts/0003-<id>/            attempt.json, heartbeat.json, log/000017.txt, metrics.jsonl, events/
 JOB-ID/checkpoints/<step>-<attempt>/  files, then MANIFEST.json last
@@ -7,9 +8,11 @@ JOB-ID/checkpoints/<step>-<attempt>/  files, then MANIFEST.json last
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import secrets
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -17,8 +20,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import BaseModel, Field, FiniteFloat, TypeAdapter, ValidationError, field_validator
 
+from last_e.config import is_pinned
 from last_e.manifest import MANIFEST, DamagedCheckpoint, Manifest, to_keep, verify
 from last_e.metrics import read_metrics
 from runner import machine
@@ -27,6 +31,7 @@ from runner.store import Store, StoreUri, default_store, open_store
 from runner.sync import Outbox
 
 FORMAT = 1
+INDEX = ".index/"
 HEARTBEAT_SECONDS = 5.0
 EXPIRY_SECONDS = 60.0
 _ID = re.compile(r"[a-z0-9][a-z0-9-]{0,80}")
@@ -59,7 +64,7 @@ class Attempt:
     ended_at: float | None = None
     reason: str | None = None
     message: str | None = None
-    scores: dict[str, float | None] = field(default_factory=dict)
+    scores: dict[str, FiniteFloat | None] = field(default_factory=dict)
     data_fingerprint: str | None = None
 
     @property
@@ -124,11 +129,11 @@ class _Beat(BaseModel):
     synced_step: int = 0
     local_step: int = 0
     lag_seconds: float = 0.0
-    last_epoch: dict[str, float | None] = {}
+    last_epoch: dict[str, FiniteFloat | None] = {}
 
 
 _ATTEMPT, _BEAT, _RECORD = TypeAdapter(Attempt), TypeAdapter(_Beat), TypeAdapter(_Record)
-_ATTEMPT_ID = re.compile(r"[0-9]{4,9}-[0-9a-f]{2,16}")
+_ATTEMPT_ID = re.compile(r"[0-9]{4,6}-[0-9a-f]{2,16}")
 
 
 class Job:
@@ -141,7 +146,13 @@ class Job:
     @property
     def reference(self) -> str:
         """What a command needs to find the job: its ID, with the store where that is not the default one."""
-        return self.id if str(StoreUri.parse(default_store())) == self.store.uri else self.uri
+        return self.id if str(StoreUri.parse(default_store())) == self.store.uri else shlex.quote(self.uri)
+
+    @property
+    def index_key(self) -> str:
+        """Its place in the index: the later it was made, the earlier it stands."""
+        day, second = self.id.split("-")[-3:-1]
+        return f"{INDEX}{99_999_999_999_999 - int(day + second)}-{self.id}"
 
     # --- the record ---------------------------------------------------------------------------------------------
 
@@ -159,6 +170,7 @@ class Job:
             "config": config,
             "origins": origins,
         }
+        store.put(job.index_key, b"")  # first: an entry without a job is passed over
         store.put(job.key("job.json"), _dump(record))
         return job
 
@@ -180,6 +192,21 @@ class Job:
         except ValidationError:
             raise StoreError(f"{self.uri}: job.json is damaged") from None
 
+    def settings(self) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+        """The flat configuration that the next attempt begins with, the origin of each value, and which keys differ from
+        the job's record: what decides learning and was changed with ``--allow-change`` stays changed."""
+        record = self.record()
+        config: dict[str, Any] = record["config"]
+        origins: dict[str, str] = record["origins"]
+        changed: list[str] = []
+        for attempt in self.attempts():
+            for change in attempt.changes:
+                key = str(change.get("key"))
+                if key in config and is_pinned(key):
+                    config[key], origins[key] = change.get("after"), f"attempt {attempt.number}"
+                    changed.append(key)
+        return config, origins, changed
+
     def key(self, *parts: str) -> str:
         """A key of this job."""
         return "/".join((self.id, *parts))
@@ -187,8 +214,10 @@ class Job:
     def delete(self) -> int:
         """Delete everything; the record goes first, so that what is left of a cut deletion is no job. Returns how many."""
         keys = [entry.key for entry in self.store.scan(f"{self.id}/")]
-        keys.sort(key=lambda key: key != self.key("job.json"))
-        self.store.delete(keys)
+        self.store.delete([self.key("job.json")])
+        self.store.clear(f"{self.id}/")
+        with contextlib.suppress(ValueError):  # an ID that was not made here
+            self.store.delete([self.index_key])
         return len(keys)
 
     # --- attempts -------------------------------------------------------------------------------------------------
@@ -196,7 +225,7 @@ class Job:
     def attempts(self) -> list[Attempt]:
         """All attempts, oldest first; those that withdrew are left out."""
         found = []
-        for name in self.store.folders(self.key("attempts/")):
+        for name in filter(_ATTEMPT_ID.fullmatch, self.store.folders(self.key("attempts/"))):
             try:
                 found.append(self._attempt(name))
             except MissingKeyError:
@@ -206,7 +235,7 @@ class Job:
     def _attempt(self, name: str) -> Attempt:
         try:
             attempt = _ATTEMPT.validate_json(json.dumps(self._json("attempts", name, "attempt.json")), strict=True)
-            if attempt.id == name and _ATTEMPT_ID.fullmatch(name) and attempt.reason in (None, *Reason._value2member_map_):
+            if attempt.id == name and attempt.reason in (None, *Reason._value2member_map_):
                 return attempt
         except ValidationError:
             pass
@@ -214,8 +243,8 @@ class Job:
 
     def next_number(self) -> int:
         """The number for a new attempt: one more than the largest, withdrawn ones included."""
-        numbers = [name.split("-")[0] for name in self.store.folders(self.key("attempts/"))]
-        return 1 + max((int(number) for number in numbers if number.isascii() and number.isdigit()), default=0)
+        names = filter(_ATTEMPT_ID.fullmatch, self.store.folders(self.key("attempts/")))
+        return 1 + max((int(name.split("-")[0]) for name in names), default=0)
 
     def write_attempt(self, attempt: Attempt) -> None:
         """Write an attempt's own record."""
@@ -229,12 +258,17 @@ class Job:
         """Ask whoever runs the job to save and leave, or to leave at once."""
         self.store.put(self.key("requests", f"{secrets.token_hex(8)}.json"), _dump({"stop": "now" if now else "save"}))
 
-    def requests(self) -> dict[str, str]:
-        """Every stop request that was ever made: its key and ``now`` or ``save``."""
+    def request_keys(self) -> list[str]:
+        """The key of every stop request that was ever made."""
+        return [entry.key for entry in self.store.scan(self.key("requests") + "/") if entry.key.endswith(".json")]
+
+    def requests(self, known: Collection[str]) -> dict[str, str]:
+        """Stop requests but for those that are ``known``: their keys and ``now`` or ``save``; an unreadable one is none."""
         found = {}
-        for entry in self.store.scan(self.key("requests") + "/"):
-            values = self._json(*entry.key.split("/")[1:])
-            found[entry.key] = str(values.get("stop"))
+        for key in self.request_keys():
+            if key not in known:
+                with contextlib.suppress(MissingKeyError, DamagedObjectError):
+                    found[key] = str(self._json(*key.split("/")[1:]).get("stop"))
         return found
 
     def write_heartbeat(self, attempt: Attempt, progress: dict[str, Any]) -> None:
@@ -255,13 +289,19 @@ class Job:
             return False
         if attempt.machine == machine.identity():
             return machine.process_identity(attempt.pid) == attempt.process
-        last = self.heartbeat(attempt).get("time", attempt.started_at)
-        # Far in the future is as telling as far in the past: its clock is wrong, and it may be dead. claim() looks closer.
-        return bool(abs(time.time() - last) < EXPIRY_SECONDS)
+        try:
+            age = self.store.age(self.key("attempts", attempt.id, "heartbeat.json"))
+        except MissingKeyError:
+            age = self.store.age(self.key("attempts", attempt.id, "attempt.json"))
+        # Far in the future is as telling as far in the past: the clock of a shared folder is wrong. claim() looks closer.
+        return abs(age) < EXPIRY_SECONDS
 
-    def state(self) -> tuple[State, Attempt | None, Reason | None]:
-        """The job's state, from its newest attempt, with the reason for which that ended."""
-        attempts = self.attempts()
+    def state(self, attempts: list[Attempt] | None = None) -> tuple[State, Attempt | None, Reason | None]:
+        """The job's state, from its newest attempt, with the reason for which that ended.
+
+        ``attempts`` are the job's, where they have been read already.
+        """
+        attempts = self.attempts() if attempts is None else attempts
         if not attempts:
             return State.QUEUED, None, None
         superseded = {old for attempt in attempts for old in attempt.supersedes}
@@ -276,19 +316,21 @@ class Job:
 
     def checkpoints(self, say: Callable[[str], None] = lambda _: None) -> list[Stored]:
         """Checkpoints that have a readable manifest, oldest first."""
-        found = []
+        followed = self._followed()
+        return sorted((stored for stored in self._stored(say) if followed(stored)), key=lambda stored: stored.order)
+
+    def _stored(self, say: Callable[[str], None]) -> Iterator[Stored]:
+        """Checkpoints that have a readable manifest, whoever wrote them."""
         for name in self.store.folders(self.key("checkpoints/")):
             try:
                 manifest = Manifest.from_json(self.store.get(self.key("checkpoints", name, MANIFEST)))
             except MissingKeyError:
                 continue  # never finished
-            except DamagedCheckpoint as error:
+            except (DamagedCheckpoint, DamagedObjectError) as error:
                 say(f"skipping checkpoint {name}: {error}")
                 continue
             if "-" in name:
-                found.append(Stored(name, manifest))
-        followed = self._followed()
-        return sorted((stored for stored in found if followed(stored)), key=lambda stored: stored.order)
+                yield Stored(name, manifest)
 
     def _followed(self) -> Callable[[Stored], bool]:
         """Whether a checkpoint counts: an old writer that comes back after another attempt has begun changes nothing."""
@@ -342,7 +384,8 @@ class Job:
         return None
 
     def sweep_unfinished(self) -> None:
-        """Delete what attempts that are gone left of checkpoints whose manifest never came."""
+        """Delete what attempts that are gone left to nobody: checkpoints whose manifest never came, or which came too late to
+        be followed, and objects half-written."""
         alive = {attempt.id for attempt in self.attempts() if self.alive(attempt)}
         parts: dict[str, list[str]] = {}
         for entry in self.store.scan(self.key("checkpoints") + "/"):
@@ -350,14 +393,29 @@ class Job:
         for name, keys in parts.items():
             if name.partition("-")[2] not in alive and self.key("checkpoints", name, MANIFEST) not in keys:
                 self.store.delete(keys)
+        followed = self._followed()
+        for stored in self._stored(lambda _: None):
+            if stored.attempt not in alive and not followed(stored):
+                self._delete_checkpoint(stored)
+        self.store.sweep(
+            f"{self.id}/", keep=lambda key: any(f"-{attempt}/" in key or f"/{attempt}/" in key for attempt in alive)
+        )
 
     def prune_checkpoints(self, keep_last: int) -> None:
-        """Delete this job's checkpoints that the retention rule does not keep, manifests first."""
+        """Delete this job's checkpoints that the retention rule does not keep, manifests first.
+
+        The one that an attempt went on from stays as long as the attempt has not ended, whoever prunes.
+        """
         found = self.checkpoints()
+        origins = {attempt.resumed_from for attempt in self.attempts() if attempt.open}
         for stored, keep in zip(found, to_keep([s.manifest for s in found], keep_last)):
-            if not keep:
-                names = [MANIFEST, *stored.manifest.files]
-                self.store.delete(self.key("checkpoints", stored.name, name) for name in names)
+            if not keep and stored.name not in origins:
+                self._delete_checkpoint(stored)
+
+    def _delete_checkpoint(self, stored: Stored) -> None:
+        """Its manifest first, so that nobody takes what is left for whole."""
+        names = [MANIFEST, *stored.manifest.files]
+        self.store.delete(self.key("checkpoints", stored.name, name) for name in names)
 
     # --- what people read ---------------------------------------------------------------------------------------------
 
@@ -390,14 +448,14 @@ class Job:
         try:
             values = json.loads(self.store.get(key))
         except (ValueError, RecursionError):
-            raise StoreError(f"{self.store.uri}: {key} is damaged: it is not JSON") from None
+            raise DamagedObjectError(f"{self.store.uri}: {key} is damaged: it is not JSON") from None
         if not isinstance(values, dict):
-            raise StoreError(f"{self.store.uri}: {key} is damaged: it is not a JSON object")
+            raise DamagedObjectError(f"{self.store.uri}: {key} is damaged: it is not a JSON object")
         return values
 
 
-def find_job(name: str, store_uri: str | None) -> Job:
-    """The job that a person means: its ID, the unique beginning of one, or ``STORE/JOB-ID``.
+def find_job(name: str, store_uri: str | None, whole: bool = False) -> Job:
+    """The job that a person means: its ID, the unique beginning of one (unless it has to be ``whole``), or ``STORE/JOB-ID``.
 
     Raises:
         NoSuchJobError: none or several.
@@ -409,9 +467,12 @@ def find_job(name: str, store_uri: str | None) -> Job:
         store = open_store(store_uri or default_store())
     if not _ID.fullmatch(name):
         raise UsageError(f"job {name!r}: an ID has lower-case letters, digits and dashes only")
-    names = [folder for folder in store.folders("") if folder.startswith(name)]
-    if name in names:
-        names = [name]
+    with contextlib.suppress(NoSuchJobError):  # a whole ID needs no listing of a store that may hold thousands
+        Job(store, name).record()
+        return Job(store, name)
+    names = sorted({job.id for job in list_jobs(store) if job.id.startswith(name)})
+    if whole and names:
+        raise UsageError(f"{name}: this takes a whole ID, such as {names[0]}")
     if len(names) > 1:
         raise NoSuchJobError(f"{name} could be any of {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}")
     job = Job(store, names[0] if names else name)
@@ -419,10 +480,10 @@ def find_job(name: str, store_uri: str | None) -> Job:
     return job
 
 
-def list_jobs(store: Store) -> list[Job]:
-    """All jobs of a store, newest first (by the time in their IDs)."""
-    names = [name for name in store.folders("") if _ID.fullmatch(name)]
-    return [Job(store, name) for name in sorted(names, key=lambda n: n.split("-")[-3:], reverse=True)]
+def list_jobs(store: Store) -> Iterator[Job]:
+    """All jobs of a store, newest first, by its index; one that is being made or deleted may be among them."""
+    ids = (entry.key.partition("-")[2] for entry in store.scan(INDEX))
+    return (Job(store, job_id) for job_id in ids if _ID.fullmatch(job_id))
 
 
 def _dump(value: dict[str, Any]) -> bytes:

@@ -7,7 +7,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from runner import machine
@@ -40,6 +40,11 @@ def claim(job: Job, takeover: bool = False) -> Attempt:
     )
     attempt.supersedes = [other.id for other in job.attempts() if other.open and (takeover or not job.alive(other))]
     job.write_attempt(attempt)
+    if any(other.number > attempt.number and other.phase != "claiming" for other in job.attempts()):
+        # Between the choice of the number and now, others came and went: what this one wrote would not be followed.
+        attempt.phase = "withdrawn"
+        job.write_attempt(attempt)
+        return claim(job, takeover)
     for other in _others(job, attempt):
         if other.phase == "running" or other.id < attempt.id:
             _step_back(job, attempt, other)
@@ -81,7 +86,7 @@ def _others(job: Job, mine: Attempt) -> list[Attempt]:
 def _step_back(job: Job, attempt: Attempt, other: Attempt) -> None:
     attempt.phase = "withdrawn"
     job.write_attempt(attempt)
-    raise ClaimedError(f"{job.id} is being run by {other}; lastrun status {job.id} follows it")
+    raise ClaimedError(f"{job.id} is being run by {other}; lastrun status {job.reference} follows it")
 
 
 def superseded(job: Job, attempt: Attempt) -> bool:
@@ -92,27 +97,40 @@ def superseded(job: Job, attempt: Attempt) -> bool:
 class Heart(threading.Thread):
     """Tells every few seconds that an attempt lives, and listens: has another taken the job, has somebody asked to stop?
 
+    Args:
+        job: the job.
+        attempt: the one that lives.
+        old_requests: keys of requests from before the attempt, which are not for it.
+        progress: what a beat tells.
+        hear: told what was heard.
+
     A store that does not answer is asked again at the next beat; it stops nothing.
     """
 
-    def __init__(self, job: Job, attempt: Attempt, progress: Callable[[], dict[str, Any]], hear: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        job: Job,
+        attempt: Attempt,
+        old_requests: Collection[str],
+        progress: Callable[[], dict[str, Any]],
+        hear: Callable[[str], None],
+    ) -> None:
         super().__init__(name="heart", daemon=True)
         self._job, self._attempt, self._progress, self._hear = job, attempt, progress, hear
         self._over = threading.Event()
-        self._old_requests = set(job.requests())
+        self._old_requests = set(old_requests)
 
     def run(self) -> None:
         """``hear`` is called with ``superseded``, ``stop`` or ``stop now``, from this thread."""
         while not self._over.is_set():
             try:
+                self._job.write_heartbeat(self._attempt, self._progress())
                 if superseded(self._job, self._attempt):
                     self._hear("superseded")
                     return
-                self._job.write_heartbeat(self._attempt, self._progress())
-                for key, how in self._job.requests().items():
-                    if key not in self._old_requests:
-                        self._old_requests.add(key)
-                        self._hear("stop now" if how == "now" else "stop")
+                for key, how in self._job.requests(known=self._old_requests).items():
+                    self._old_requests.add(key)
+                    self._hear("stop now" if how == "now" else "stop")
             except StoreError:
                 pass
             self._over.wait(HEARTBEAT_SECONDS)

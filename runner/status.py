@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any
 
-from runner.errors import LastrunError, State
+from runner.errors import LastrunError, NoSuchJobError, State
 from runner.job import Job
 
 FOLLOW_SECONDS = 2.0
+READERS = 16
 _NEXT = {
     State.QUEUED: "lastrun resume {job}",
     State.RUNNING: "lastrun logs {job}",
@@ -32,6 +35,8 @@ def job_status(job: Job) -> dict[str, Any]:
         best_top1=max((m["test_top1"] for m in metrics), default=None),
         checkpoint=checkpoints[-1].name if checkpoints else None,
         checkpoints=len(checkpoints),
+        total_steps=attempt.scores.get("total_steps") if attempt else None,
+        synced_step=checkpoints[-1].manifest.step if checkpoints else 0,
         progress=job.heartbeat(attempt) if attempt and state is State.RUNNING else {},
         attempt={"number": attempt.number, "id": attempt.id, "host": attempt.host, "env": attempt.env} if attempt else None,
         attempts=len(job.attempts()),
@@ -45,11 +50,13 @@ def job_summary(job: Job) -> dict[str, Any]:
     """What a list shows of a job: few reads."""
     record = job.record()
     config = record["config"]
-    state, attempt, _ = job.state()
-    last = (job.heartbeat(attempt).get("last_epoch") or {}) if attempt else {}
+    attempts = job.attempts()
+    state, attempt, _ = job.state(attempts)
     scores = attempt.scores if attempt else {}
+    last = (job.heartbeat(attempt).get("last_epoch") or {}) if attempt and not scores else {}
     epoch = int(max(last.get("epoch") or 0, scores.get("epoch") or 0, attempt.resumed_epoch if attempt else 0))
-    best = [top1 for top1 in (scores.get("best_top1"), last.get("test_top1")) if top1 is not None]
+    found = [*(one.scores.get("best_top1") for one in attempts), last.get("test_top1")]
+    best = [top1 for top1 in found if top1 is not None]
     return {
         "id": job.id,
         "uri": job.uri,
@@ -66,10 +73,22 @@ def job_summary(job: Job) -> dict[str, Any]:
     }
 
 
-def summary_or_error(job: Job) -> dict[str, Any]:
-    """A job's summary; a job that cannot be read is listed as such, it must not hide the others."""
+def summaries(jobs: Iterator[Job], limit: int) -> tuple[list[dict[str, Any]], bool]:
+    """What a list shows of the first ``limit`` jobs, and whether there are more. Many are read at once, since each waits for
+    the network several times."""
+    shown: list[dict[str, Any]] = []
+    with ThreadPoolExecutor(READERS) as readers:
+        while len(shown) <= limit and (some := list(islice(jobs, limit + 1 - len(shown)))):
+            shown += [facts for facts in readers.map(_summary_or_error, some) if facts is not None]
+    return shown[:limit], len(shown) > limit
+
+
+def _summary_or_error(job: Job) -> dict[str, Any] | None:
+    """A job's summary; one that cannot be read is listed as such, it must not hide the others. None: there is no such job."""
     try:
         return job_summary(job)
+    except NoSuchJobError:
+        return None
     except (LastrunError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         return {"id": job.id, "uri": job.uri, "error": str(error) or type(error).__name__}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import re
 import shutil
 import threading
 import time
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
+_KEY = re.compile(r"[^/]+/(attempts|checkpoints)/[^/]+/.")
+LAG_WARNING_SECONDS = 60.0
+"""A checkpoint that has waited longer than this is told of: what is only here is lost if the machine is."""
 
 
 class Outbox:
@@ -137,7 +141,11 @@ class Outbox:
             try:
                 self.store.put_file(key, self.folder / key)
             except (StoreError, OSError) as error:
-                if isinstance(error, FileNotFoundError):  # dropped meanwhile
+                if isinstance(error, FileNotFoundError):  # dropped meanwhile, or somebody tidied up
+                    with self._wake:
+                        if self._queue.pop(key, None) is not None:
+                            self._say(f"{self.folder / key} is gone: it cannot be uploaded any more")
+                        self._wake.notify_all()
                     continue
                 pause = min(LONGEST_PAUSE_SECONDS, max(FIRST_PAUSE_SECONDS, 2 * pause)) * (0.5 + random.random() / 2)  # noqa: S311
                 if self.error is None:
@@ -160,7 +168,9 @@ class Outbox:
 def leftovers(job: Job, folder: Path) -> list[Path]:
     """Scratch folders that this job's attempts left in ``folder`` when they were killed there."""
     alive = [attempt.id for attempt in job.attempts() if job.alive(attempt)]
-    return [path for path in folder.glob(f"lastrun-{job.id}-*") if not any(f"-{name}-" in path.name for name in alive)]
+    found = [path for path in folder.glob(f"lastrun-{job.id}-*") if not any(f"-{name}-" in path.name for name in alive)]
+    # In a shared temporary folder others may make what they like.
+    return [path for path in found if path.is_dir() and not path.is_symlink() and path.stat().st_uid == os.getuid()]
 
 
 def send_leftovers(store: Store, folder: Path) -> int:
@@ -171,7 +181,7 @@ def send_leftovers(store: Store, folder: Path) -> int:
     Raises:
         StoreError: the store does not take it; nothing that it has not taken is deleted.
     """
-    keys = sorted(waiting(folder), key=_manifests_last)
+    keys = sorted((key for key in waiting(folder) if _KEY.match(key)), key=_manifests_last)
     whole = {key.rpartition("/")[0] for key in keys if key.endswith(f"/{MANIFEST}")}
     sent = 0
     for key in keys:
@@ -185,7 +195,7 @@ def send_leftovers(store: Store, folder: Path) -> int:
 
 def waiting(folder: Path) -> list[str]:
     """Keys that wait in an outbox's folder."""
-    found = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    found = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
     return [key for key in found if not key.endswith(".part")]
 
 

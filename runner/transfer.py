@@ -57,6 +57,9 @@ def sync_job(job: Job, outbox: Path | None) -> int:
     if outbox is not None:
         if not outbox.is_dir():
             raise UsageError(f"{outbox}: no such folder")
+        foreign = [path for path in outbox.rglob("*") if not _belongs(path.relative_to(outbox).parts, path, job.id)]
+        if foreign:
+            raise UsageError(f"{outbox} is no outbox of {job.id}: it holds {foreign[0].relative_to(outbox)}; nothing was sent")
         return send_leftovers(job.store, outbox)
     scratch = job.record()["config"].get("hardware.scratch_root")
     places = {Path(tempfile.gettempdir()), *([expand(scratch)] if scratch else [])}
@@ -65,3 +68,10 @@ def sync_job(job: Job, outbox: Path | None) -> int:
         sent += send_leftovers(job.store, folder / "outbox")
         shutil.rmtree(folder, ignore_errors=True)
     return sent
+
+
+def _belongs(parts: tuple[str, ...], path: Path, job_id: str) -> bool:
+    """Whether an outbox of the job may hold this: nothing else may be sent, since what was sent is deleted."""
+    if path.is_symlink() or parts[0] != job_id:
+        return False
+    return path.is_dir() or (len(parts) > 3 and parts[1] in ("attempts", "checkpoints"))

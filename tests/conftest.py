@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,10 +16,9 @@ from typing import Any
 import pytest
 import torch
 
-from runner.job import Job
 from runner.store.directory import DirectoryStore
 from tests.ceph import Ceph, why_not
-from tests.jobs import LONGER, Run, result
+from tests.jobs import LONGER, Run, jobs_in, result
 
 TINY = """\
 name: tiny
@@ -40,8 +40,31 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
+    for name, value in (figure for report in reports if report.when == "call" for figure in report.user_properties):
+        terminalreporter.write_line(f"figure: {name}: {value}")
     if os.environ.get("LASTRUN_NO_SKIPS") and terminalreporter.stats.get("skipped"):
         terminalreporter.write_line("LASTRUN_NO_SKIPS is set: the skipped tests above count as failed", red=True)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    help_text = "as many kills, races and jobs, and as long outages, as docs/faults.md tells of; by default a sample"
+    parser.addoption("--full", action="store_true", help=help_text)
+
+
+@pytest.fixture
+def full(request: pytest.FixtureRequest) -> bool:
+    """Whether the figures of docs/faults.md are to be measured, which takes half an hour, or a sample is enough."""
+    return bool(request.config.getoption("--full"))
+
+
+Figures = Callable[[str, object], None]
+
+
+@pytest.fixture
+def figure(request: pytest.FixtureRequest) -> Figures:
+    """Keeps a figure that a test has found, to be printed at the end."""
+    return lambda name, value: request.node.user_properties.append((name, value))
 
 
 @pytest.fixture
@@ -96,6 +119,25 @@ def ceph() -> Iterator[Ceph]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def faketime() -> str:
+    """Debian's faketime, which gives a process a clock of its own; as root it is installed where it is missing."""
+    if shutil.which("faketime") is None and os.geteuid() == 0 and shutil.which("apt-get"):
+        subprocess.run(["apt-get", "install", "-qy", "faketime"], capture_output=True, check=False, timeout=600)
+    program = shutil.which("faketime")
+    if program is None:
+        pytest.skip("no faketime (Debian: faketime; installed by itself only as root)")
+    return program
+
+
+@pytest.fixture
+def bucket(ceph: Ceph, request: pytest.FixtureRequest, clean_env: dict[str, str]) -> str:
+    """The prefix of a store of its own, on the gateway; over https, the environment as a user would set it."""
+    prefix = f"jobs/{re.sub('[^a-z0-9_]+', '-', request.node.name.lower())}"
+    clean_env.update(ceph.credentials(), LASTRUN_STORE=ceph.uri(prefix))
+    return prefix
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 2 MiB."""
@@ -136,4 +178,4 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, t
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     store = DirectoryStore(folder / "store")
-    return result(Job(store, store.folders("")[0]))
+    return result(jobs_in(store)[0])

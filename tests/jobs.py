@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import signal
@@ -13,10 +14,15 @@ from typing import Any
 
 import torch
 
-from runner.job import Job
+from runner.job import Job, list_jobs
 from runner.store import Store, open_store
 
 LONGER = ("--set", "training.epochs=10", "training.batch_size=10")  # 24 steps an epoch: time enough to be hit
+
+
+def jobs_in(store: Store) -> list[Job]:
+    """Every job of a store, the newest first; one that is just being made does not count."""
+    return [job for job in list_jobs(store) if list(store.scan(job.key("job.json")))]
 
 
 class Run:
@@ -31,12 +37,12 @@ class Run:
 
     @property
     def job(self) -> Job:
-        return Job(self.store, self.store.folders("")[0])
+        return jobs_in(self.store)[0]
 
     def wait_for(self, what: Any, seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            if self.store.folders("") and what(self.job):
+            if jobs_in(self.store) and what(self.job):
                 return
             assert self.process.poll() is None, self.process.communicate()[0]
             time.sleep(0.02)
@@ -73,6 +79,14 @@ def assert_same(job: Job, reference: tuple[dict[str, torch.Tensor], list[dict[st
     assert metrics == reference[1]
     assert weights.keys() == reference[0].keys()
     assert all(torch.equal(weights[key], reference[0][key]) for key in weights)
+
+
+def assert_whole(job: Job) -> None:
+    """Every file of every checkpoint that is listed is there and is what was written."""
+    for stored in job.checkpoints():
+        for name, expected in stored.manifest.files.items():
+            data = job.store.get(job.key("checkpoints", stored.name, name))
+            assert (len(data), hashlib.sha256(data).hexdigest()) == (expected.size, expected.sha256), stored.name
 
 
 def processes_of(submit: int) -> tuple[int, int]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
 from urllib.parse import parse_qsl, unquote, urlencode
 
+from last_e.redact import redact, secret_in
 from last_e.text import expand
 from runner.errors import UsageError
 
@@ -41,6 +43,9 @@ class Store(Protocol):
     def get_file(self, key: str, path: Path) -> None:
         """Write the bytes under a key to a file, whole or not at all."""
 
+    def age(self, key: str) -> float:
+        """Seconds since a key was put, by the store's own clock: those of two machines may differ by hours."""
+
     def scan(self, prefix: str) -> Iterator[Entry]:
         """Every object whose key begins with ``prefix``, in the order of keys."""
 
@@ -50,7 +55,17 @@ class Store(Protocol):
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects, in the order given; a key that is not there is no error."""
 
+    def clear(self, prefix: str) -> None:
+        """Delete all below a prefix that ends with ``/``: objects, those with names of others' making, what is half-written."""
 
+    def sweep(self, prefix: str, keep: Callable[[str], bool]) -> None:
+        """Free what writers that were killed left half-written below ``prefix`` (no object yet, but it takes space).
+
+        ``keep`` says of a key that its writer may still be at it.
+        """
+
+
+_MISTYPED = re.compile(r"(?i)(s3|gs|file)(?::/?(?!/)|//+)")
 OPTIONS = ("endpoint_url", "region", "addressing", "ca_bundle")
 """What the query of a bucket's URI may say: ``s3://bucket/prefix?endpoint_url=https://...``."""
 
@@ -71,22 +86,34 @@ class StoreUri:
         Raises:
             UsageError: it is of no kind known here, or holds credentials.
         """
+        if secret_in("", uri):
+            raise UsageError(f"store {redact(uri)!r}: credentials do not stand in a URI; boto3 finds them by itself")
+        if found := _MISTYPED.match(uri):
+            raise UsageError(
+                f"store {uri!r}: did you mean {found[1].lower()}://{uri[found.end() :]}? A folder of that name is ./{uri}"
+            )
         scheme, separator, rest = uri.partition("://")
         kinds = "a folder, file:///folder, s3://bucket/prefix or gs://bucket/prefix"
         if not separator:
             return cls("file", "", str(expand(uri).absolute()), {})
+        if "\0" in unquote(uri):
+            raise UsageError(f"store {uri!r}: a name cannot hold a null character")
         if scheme == "file" and rest.startswith("/"):
             return cls("file", "", str(Path(unquote(rest))), {})
         place, _, query = rest.partition("?")
         bucket, _, prefix = place.partition("/")
         if scheme not in ("s3", "gs") or not bucket:
-            raise UsageError(f"store {uri!r}: allowed are {kinds}")
+            raise UsageError(f"store {scheme}://...: allowed are {kinds}")
         if "@" in bucket or ":" in bucket:
-            raise UsageError(f"store {scheme}://...: credentials do not stand in a URI; boto3 finds them by itself")
+            raise UsageError(f"store {scheme}://...: a bucket's name has letters, digits, dots and dashes only")
         options = dict(parse_qsl(query, keep_blank_values=True))
         unknown = sorted(set(options) - set(OPTIONS))
         if unknown:
             raise UsageError(f"store {scheme}://{place}: unknown option {unknown[0]}; allowed are {', '.join(OPTIONS)}")
+        endpoint = options.get("endpoint_url")
+        if endpoint is not None and not re.fullmatch(r"https?://[^@\s?]+", endpoint):
+            shown = "..." if "@" in endpoint else endpoint
+            raise UsageError(f"store {scheme}://{place}: endpoint_url is {shown!r}; allowed is http://HOST or https://HOST")
         return cls(scheme, bucket, prefix.strip("/"), options)
 
     def with_options(self, options: Mapping[str, str | None]) -> StoreUri:
@@ -128,8 +155,16 @@ def open_store(uri: str | StoreUri) -> Store:
 
 
 def default_store() -> str:
-    """``LASTRUN_STORE``, else a folder of the user's data folder."""
+    """``LASTRUN_STORE``, else ``store`` in the user's configuration file, else a folder of the user's data folder.
+
+    Raises:
+        UsageError: the configuration file is not what it should be.
+    """
     if uri := os.environ.get("LASTRUN_STORE"):
+        return uri
+    from runner.settings import read_settings
+
+    if uri := read_settings().store:
         return uri
     from platformdirs import user_data_path
 

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -64,6 +65,15 @@ class DirectoryStore:
         finally:
             part.unlink(missing_ok=True)
 
+    def age(self, key: str) -> float:
+        """See :class:`~runner.store.Store`. A folder has no clock to ask but this machine's."""
+        try:
+            return time.time() - self._path(key).stat().st_mtime
+        except (FileNotFoundError, NotADirectoryError):
+            raise MissingKeyError(f"{self.uri}: nothing under {key}") from None
+        except OSError as error:
+            raise self._failed("read", key, error) from None
+
     def scan(self, prefix: str) -> Iterator[Entry]:
         """See :class:`~runner.store.Store`."""
         folder = prefix.rpartition("/")[0]
@@ -109,12 +119,35 @@ class DirectoryStore:
                 if path.exists():
                     raise StoreError(f"{self.uri}: {key} cannot be deleted") from None
 
+    def clear(self, prefix: str) -> None:
+        """See :class:`~runner.store.Store`. A symbolic link is deleted, not what it leads to."""
+        try:
+            shutil.rmtree(self._path(prefix.rstrip("/")))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise self._failed("delete", prefix, error) from None
+
+    def sweep(self, prefix: str, keep: Callable[[str], bool]) -> None:
+        """See :class:`~runner.store.Store`: temporary files that were never renamed."""
+        try:
+            top = self._path(prefix.rstrip("/")) if prefix else self.root
+            parts = [path for path in top.rglob(f"{_PART}*-*") if path.is_file()]
+            for path in parts:
+                name = path.name.removeprefix(_PART).rpartition("-")[0]
+                if not keep(path.with_name(name).relative_to(self.root).as_posix()):
+                    path.unlink(missing_ok=True)
+        except FileNotFoundError:  # a folder that was deleted meanwhile; the next sweep sees to the rest
+            return
+        except OSError as error:
+            raise self._failed("sweep", prefix, error) from None
+
     def _write(self, key: str, fill: Callable[[BinaryIO], object]) -> None:
         path = self._path(key)
         part = None
         try:
             self._make_folder(path.parent)
-            fd, name = tempfile.mkstemp(prefix=_PART, dir=path.parent)
+            fd, name = tempfile.mkstemp(prefix=f"{_PART}{path.name}-", dir=path.parent)
             part = Path(name)
             with os.fdopen(fd, "wb") as file:
                 fill(file)

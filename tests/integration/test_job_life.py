@@ -19,9 +19,10 @@ from last_e.manifest import MANIFEST, verify
 from runner.errors import ClaimedError
 from runner.job import EXPIRY_SECONDS, Attempt, Job, find_job, list_jobs
 from runner.lease import claim
+from runner.store import open_store
 from runner.store.directory import DirectoryStore
 from tests.conftest import Cli
-from tests.jobs import LONGER, assert_same, processes_of, some_step_is_stored
+from tests.jobs import LONGER, assert_same, jobs_in, processes_of, some_step_is_stored
 
 
 def test_submit_runs_a_job_to_its_end_and_says_what_came_out(cli: Cli, tiny: Path, clean_env: dict[str, str]) -> None:
@@ -220,7 +221,7 @@ def test_a_full_store_loses_nothing(cli: Cli, tiny: Path, small_disk: Path, unin
     assert "completed at step 240" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     store = DirectoryStore(small_disk / "store")
-    job = Job(store, store.folders("")[0])
+    job = jobs_in(store)[0]
     newest = job.fetch_newest_checkpoint(tiny.parent / "fetched", print)
     assert newest is not None
 
@@ -232,47 +233,51 @@ def test_a_full_store_loses_nothing(cli: Cli, tiny: Path, small_disk: Path, unin
     assert_same(job, uninterrupted)
 
 
+def test_a_disk_that_is_full_while_a_checkpoint_is_fetched_costs_nothing(
+    run: Any, cli: Cli, tiny: Path, small_disk: Path, uninterrupted: Any
+) -> None:
+    current = run("submit", tiny, *LONGER)
+    current.wait_for(some_step_is_stored)
+    current.press_ctrl_c()
+    assert current.end()[0] == 75
+    before = [stored.name for stored in current.job.checkpoints()]
+    room = 20_000  # for the attempt's small files, not for a checkpoint
+    with (small_disk / "filler").open("wb") as filler:
+        filler.write(bytes(os.statvfs(small_disk).f_bavail * 4096 - room))
+    full = cli("resume", current.job.id, "--set", f"hardware.scratch_root={small_disk}")
+    assert full.returncode == 1, full.stdout + full.stderr
+    state, _, reason = current.job.state()
+    assert (state.value, reason and reason.value) == ("failed", "out_of_disk")
+    assert "free some space" in full.stdout
+    assert [stored.name for stored in current.job.checkpoints()] == before
+    assert cli("resume", current.job.id).returncode == 0
+    assert_same(current.job, uninterrupted)
+
+
+def test_status_shows_how_far_the_store_is_and_warns_of_a_lag(cli: Cli, tiny: Path, clean_env: dict[str, str]) -> None:
+    assert cli("submit", tiny).returncode == 0
+    store = open_store(clean_env["LASTRUN_STORE"])
+    job = jobs_in(store)[0]
+    attempt = Attempt("0002-aa", "another machine", 1, "1", time.time(), phase="running", host="other", env="local")
+    attempt.inherited = [stored.name for stored in job.checkpoints()]
+    job.write_attempt(attempt)
+    last = job.checkpoints()[-1].manifest.step
+    for lag, words in ((0.0, f"synced to step {last}\n"), (75.0, f"warning: synced to step {last}, the oldest of the rest")):
+        job.write_heartbeat(attempt, {"step": 50, "lag_seconds": lag, "total_steps": 100, "seconds_left": 9.0})
+        assert words in cli("status", job.id).stdout
+        assert json.loads(cli("status", job.id, "--json").stdout)["synced_step"] == last
+
+
 def test_an_attempt_elsewhere_is_lost_when_its_heart_stops(tmp_path: Path) -> None:
     job = Job(DirectoryStore(tmp_path), "j")
     attempt = Attempt("0001-aa", "another machine", 1, "1", time.time(), phase="running", host="other")
     job.write_attempt(attempt)
     assert job.state()[0].value == "running"
-    attempt.started_at -= EXPIRY_SECONDS + 1
-    job.write_attempt(attempt)
+    written = time.time() - EXPIRY_SECONDS - 1
+    os.utime(tmp_path / "j" / "attempts" / attempt.id / "attempt.json", (written, written))
     assert job.state()[0].value == "lost"
     job.write_heartbeat(attempt, {})
     assert job.state()[0].value == "running"
-
-
-def test_of_attempts_that_start_at_the_same_moment_one_runs(tmp_path: Path) -> None:
-    code = (
-        "import sys, time; from pathlib import Path; from runner.job import Job; from runner.lease import claim\n"
-        "from runner.store.directory import DirectoryStore; from runner.errors import ClaimedError\n"
-        "store, rounds = DirectoryStore(Path(sys.argv[1])), int(sys.argv[2])\n"
-        "for n in range(rounds):\n"
-        "    job = Job(store, f'j{n}'); (store.root / f'ready-{sys.argv[3]}-{n}').touch()\n"
-        "    while len(list(store.root.glob(f'ready-*-{n}'))) < 3: pass\n"
-        "    try: claim(job); (store.root / f'won-{n}-{sys.argv[3]}').touch()\n"
-        "    except ClaimedError: pass\n"
-        "time.sleep(60)"
-    )
-    rounds = 25
-    (tmp_path / "s").mkdir()
-    racers = [subprocess.Popen([sys.executable, "-c", code, tmp_path / "s", str(rounds), str(n)]) for n in range(3)]
-    try:
-        deadline = time.monotonic() + 60
-        store = DirectoryStore(tmp_path / "s")
-        while time.monotonic() < deadline:
-            if len(list(store.root.glob("won-*"))) >= rounds:
-                break
-            time.sleep(0.1)
-        attempts = [Job(store, f"j{n}").attempts() for n in range(rounds)]
-    finally:
-        for racer in racers:
-            racer.kill()
-            racer.wait()
-    assert [len(list(store.root.glob(f"won-{n}-*"))) for n in range(rounds)] == [1] * rounds
-    assert [[attempt.phase for attempt in of_job] for of_job in attempts] == [["running"]] * rounds
 
 
 def test_stop_from_elsewhere_saves_and_pauses(run: Any, cli: Cli, tiny: Path, uninterrupted: Any) -> None:
@@ -289,9 +294,12 @@ def test_stop_from_elsewhere_saves_and_pauses(run: Any, cli: Cli, tiny: Path, un
     assert_same(current.job, uninterrupted)
 
 
+@pytest.mark.parametrize("place", ["folder", pytest.param("bucket", marks=pytest.mark.xdist_group("ceph"))])
 def test_an_attempt_that_comes_back_after_a_takeover_changes_nothing(
-    run: Any, cli: Cli, tiny: Path, uninterrupted: Any
+    request: pytest.FixtureRequest, place: str, run: Any, cli: Cli, tiny: Path, uninterrupted: Any
 ) -> None:
+    if place == "bucket":
+        request.getfixturevalue("bucket")
     old = run("submit", tiny, *LONGER)
     old.wait_for(some_step_is_stored)
     agent, _ = processes_of(old.process.pid)
@@ -325,9 +333,34 @@ def test_checkpoints_are_pulled_whole_and_a_job_is_removed_whole(cli: Cli, tiny:
     assert verify(tiny.parent / "step").step == stored[0].manifest.step
     for words in (["newest"], ["other", "--step", "999"]):
         assert cli("pull", job.id, *words).returncode == 2
+    refused = cli("rm", job.id[:-2])
+    assert refused.returncode == 2
+    assert job.id in refused.stderr
     assert cli("rm", job.id).returncode == 0
     assert list(job.store.scan("")) == []
     assert cli("status", job.id).returncode == 3
+
+
+def test_sync_sends_and_deletes_nothing_but_an_outbox_of_the_job(
+    cli: Cli, tiny: Path, clean_env: dict[str, str], tmp_path: Path
+) -> None:
+    assert cli("submit", tiny, "--set", "training.epochs=1").returncode == 0
+    [job] = jobs_in(open_store(clean_env["LASTRUN_STORE"]))
+    before = [entry.key for entry in job.store.scan("")]
+    mine = tmp_path / "mine"
+    (mine / "thesis").mkdir(parents=True)
+    (mine / "thesis" / "chapter.txt").write_text("all there is")
+    linked = tmp_path / "linked"
+    (linked / job.id).mkdir(parents=True)
+    (linked / job.id / "attempts").symlink_to(mine)
+    other = tmp_path / "other"
+    (other / "other-20260101-000000-aaaa" / "attempts" / "0001-aa").mkdir(parents=True)
+    for folder in (mine, linked, other, clean_env["LASTRUN_STORE"]):
+        refused = cli("sync", job.id, "--from", folder)
+        assert refused.returncode == 2, refused.stdout
+        assert "nothing was sent" in refused.stderr
+    assert (mine / "thesis" / "chapter.txt").read_text() == "all there is"
+    assert [entry.key for entry in job.store.scan("")] == before
 
 
 @pytest.mark.parametrize("file", ["job.json", "attempt.json", "heartbeat.json", "metrics.jsonl"])
@@ -359,15 +392,22 @@ def test_an_attempt_whose_clock_is_an_hour_off_is_not_taken_for_dead_while_its_h
     job = Job(DirectoryStore(tmp_path), "j")
     other = Attempt("0001-aa", "another machine", 1, "1", time.time() + skew, phase="running", host="other")
     job.write_attempt(other)
+    folder = tmp_path / "j" / "attempts" / other.id
     over = threading.Event()
 
     def beat() -> None:
-        while not over.is_set():
-            beat = json.dumps({"time": time.time() + skew}).encode()
-            job.store.put(job.key("attempts", other.id, "heartbeat.json"), beat)
-            over.wait(1)
+        """As a folder has it on a file server whose clock is off."""
+        now = time.time() + skew
+        (folder / "new").write_text(json.dumps({"time": now}))
+        os.utime(folder / "new", (now, now))
+        os.replace(folder / "new", folder / "heartbeat.json")
 
-    heart = threading.Thread(target=beat)
+    def keep_beating() -> None:
+        while not over.wait(1):
+            beat()
+
+    beat()
+    heart = threading.Thread(target=keep_beating)
     heart.start()
     try:
         with pytest.raises(ClaimedError, match="clock differs"):
@@ -376,6 +416,24 @@ def test_an_attempt_whose_clock_is_an_hour_off_is_not_taken_for_dead_while_its_h
         over.set()
         heart.join()
     assert claim(job).supersedes == [other.id]  # now it is dead
+
+
+def test_an_allowed_change_stays_in_the_attempts_that_follow(run: Any, cli: Cli, tiny: Path) -> None:
+    current = run("submit", tiny, *LONGER)
+    current.wait_for(some_step_is_stored)
+    current.press_ctrl_c()
+    assert current.end()[0] == 75
+    again = run("resume", current.job.id, "--set", "training.lr=0.013", "--allow-change", "training.lr")
+    again.wait_for(lambda job: job.checkpoints()[-1].attempt.startswith("0002"))
+    again.press_ctrl_c()
+    assert again.end()[0] == 75
+    last = cli("resume", current.job.id)
+    assert last.returncode == 0, last.stdout + last.stderr
+    assert "training.lr" not in last.stdout  # nothing changes any more
+    with_change = [line["lr"] for line in current.job.metrics() if line["epoch"] > again.job.attempts()[1].resumed_epoch + 1]
+    assert max(with_change) <= 0.013
+    config, origins, changed = current.job.settings()
+    assert (config["training.lr"], origins["training.lr"], changed) == (0.013, "attempt 2", ["training.lr"])
 
 
 def test_an_allowed_change_of_the_batch_trains_every_epoch(run: Any, cli: Cli, tiny: Path) -> None:

@@ -20,11 +20,8 @@ pytestmark = pytest.mark.xdist_group("ceph")
 
 
 @pytest.fixture
-def store(ceph: Ceph, request: pytest.FixtureRequest, clean_env: dict[str, str]) -> str:
-    """A prefix of its own, over https; the environment as a user would set it."""
-    uri = ceph.uri(f"jobs/{request.node.name.replace('[', '-').strip(']')}")
-    clean_env.update(ceph.credentials(), LASTRUN_STORE=uri)
-    return uri
+def store(bucket: str, clean_env: dict[str, str]) -> str:
+    return clean_env["LASTRUN_STORE"]
 
 
 def test_a_run_killed_and_resumed_through_a_bucket_is_as_never_killed(

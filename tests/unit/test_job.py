@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import queue
 import time
 from pathlib import Path
 
+import pytest
+
 from last_e.manifest import MANIFEST, File, Manifest
-from runner.job import Attempt, Job
+from runner import machine
+from runner.job import Attempt, Job, list_jobs
+from runner.lease import Heart, claim
+from runner.status import summaries
 from runner.store.directory import DirectoryStore
 
 
@@ -30,3 +36,104 @@ def test_what_an_old_writer_sends_after_another_attempt_has_begun_is_not_followe
     store_checkpoint(job, 99, old.id)
     own = store_checkpoint(job, 12, new.id)
     assert [stored.name for stored in job.checkpoints()] == [early, own]
+
+
+def test_a_checkpoint_that_an_attempt_went_on_from_is_not_pruned_while_it_runs(tmp_path: Path) -> None:
+    job = Job(DirectoryStore(tmp_path), "j")
+    old = Attempt("0001-aaaaaaaa", "elsewhere", 1, "1", time.time(), phase="ended", reason="preempted")
+    job.write_attempt(old)
+    names = [store_checkpoint(job, step, old.id) for step in (10, 20)]
+    new = Attempt("0002-bbbbbbbb", "here", 1, "1", time.time(), phase="running", inherited=names, resumed_from=names[0])
+    job.write_attempt(new)
+    names.append(store_checkpoint(job, 30, new.id))
+    job.prune_checkpoints(keep_last=1)
+    assert [stored.name for stored in job.checkpoints()] == [names[0], names[2]]
+    new.phase = "ended"
+    job.write_attempt(new)
+    job.prune_checkpoints(keep_last=1)
+    assert [stored.name for stored in job.checkpoints()] == [names[2]]
+
+
+def test_a_damaged_manifest_is_told_and_passed_over(tmp_path: Path) -> None:
+    job = Job(DirectoryStore(tmp_path), "j")
+    whole, damaged = (store_checkpoint(job, step, "0001-aaaaaaaa") for step in (10, 20))
+    key = job.key("checkpoints", damaged, MANIFEST)
+    job.store.put(key, job.store.get(key).replace(b'"step": 20', b'"step": 21'))
+    said: list[str] = []
+    assert [stored.name for stored in job.checkpoints(said.append)] == [whole]
+    assert [line for line in said if damaged in line]
+
+
+def test_jobs_are_listed_newest_first_and_one_that_is_half_made_or_deleted_is_passed_over(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    for name in ("b-20260102-000000-aaaa", "a-20260103-000000-aaaa", "c-20260101-235959-aaaa"):
+        store.put(Job(store, name).index_key, b"")
+        if not name.startswith("a"):
+            store.put(f"{name}/job.json", b"damaged")
+    assert [job.id[0] for job in list_jobs(store)] == ["a", "b", "c"]
+    found, more = summaries(list_jobs(store), 1)
+    assert ([facts["id"][0] for facts in found], more) == (["b"], True)
+    found, more = summaries(list_jobs(store), 5)
+    assert ([facts["id"][0] for facts in found], more) == (["b", "c"], False)
+    Job(store, "b-20260102-000000-aaaa").delete()
+    assert [job.id[0] for job in list_jobs(store)] == ["a", "c"]
+
+
+def test_checkpoints_that_nobody_follows_are_swept_when_their_attempt_is_gone(tmp_path: Path) -> None:
+    job = Job(DirectoryStore(tmp_path), "j")
+    old = Attempt("0001-aaaaaaaa", machine.identity(), 1, "gone", time.time(), phase="running")
+    job.write_attempt(old)
+    early = store_checkpoint(job, 10, old.id)
+    new = Attempt("0002-bbbbbbbb", "here", 1, "1", time.time(), phase="running", supersedes=[old.id], inherited=[early])
+    job.write_attempt(new)
+    late, own = store_checkpoint(job, 99, old.id), store_checkpoint(job, 12, new.id)
+    job.sweep_unfinished()
+    assert job.store.folders("j/checkpoints/") == sorted([early, own])
+    assert late not in [stored.name for stored in job.checkpoints()]
+
+
+def test_an_attempt_that_chose_its_number_before_others_came_and_went_chooses_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Job(DirectoryStore(tmp_path), "j")
+    stale = iter([1])
+    right = Job.next_number
+    monkeypatch.setattr(Job, "next_number", lambda self: next(stale, None) or right(self))
+    for number in (1, 2):
+        ended = Attempt(f"000{number}-aaaaaaaa", "elsewhere", 1, "1", time.time(), phase="ended", reason="preempted")
+        job.write_attempt(ended)
+    assert claim(job).number == 3
+
+
+def test_a_stop_is_heard_from_the_moment_of_the_claim_on_and_what_is_unreadable_is_none(tmp_path: Path) -> None:
+    job = Job(DirectoryStore(tmp_path), "j")
+    job.ask_to_stop(now=False)
+    before = job.request_keys()
+    attempt = claim(job)
+    (tmp_path / "j" / "requests" / ".DS_Store").write_bytes(b"\0")
+    (tmp_path / "j" / "requests" / "odd.json").write_bytes(b"\0")
+    job.ask_to_stop(now=True)
+    heard: queue.Queue[str] = queue.Queue()
+    heart = Heart(job, attempt, before, dict, heard.put)
+    heart.start()
+    try:
+        assert heard.get(timeout=10) == "stop now"
+        assert heard.empty()
+    finally:
+        heart.stop()
+        heart.join()
+
+
+def test_what_others_put_into_a_job_does_no_harm_and_goes_with_it(tmp_path: Path) -> None:
+    job = Job(DirectoryStore(tmp_path), "a-20260101-000000-aaaa")
+    job.store.put(job.key("job.json"), b"{}")
+    job.store.put(job.key("attempts", "20261123145647-x", "foo"), b"")
+    assert (job.attempts(), job.next_number()) == ([], 1)
+    keep = tmp_path / "keep"
+    keep.mkdir()
+    (keep / "me").touch()
+    (tmp_path / job.id / "link").symlink_to(keep)
+    (tmp_path / job.id / ".part-x").touch()
+    job.delete()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["keep"]
+    assert (keep / "me").exists()

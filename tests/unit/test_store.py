@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 import threading
 import uuid
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from runner.errors import MissingKeyError, StoreError, UsageError
 from runner.store import Store, StoreUri, open_store
 from runner.store.directory import DirectoryStore
+from runner.store.s3 import S3Store
 
 ON_CEPH = pytest.mark.xdist_group("ceph")
 
@@ -80,6 +82,45 @@ def test_delete_takes_what_is_there_and_passes_over_what_is_not(store: Store) ->
     assert [entry.key for entry in store.scan("")] == ["a/2"]
     store.delete(["a/2"])
     assert store.folders("") == []
+
+
+def test_the_age_of_a_key_goes_by_the_stores_own_clock(store: Store) -> None:
+    store.put("k", b"")
+    assert -2 < store.age("k") < 30
+    with pytest.raises(MissingKeyError):
+        store.age("none")
+
+
+def test_what_a_killed_writer_left_half_written_is_swept_and_nothing_else(store: Store) -> None:
+    store.put("j/whole", b"w")
+    for key in ("j/checkpoints/5-dead/state.pt", "j/checkpoints/6-alive/state.pt", "other/checkpoints/5-dead/state.pt"):
+        leave_half_written(store, key)
+    assert [entry.key for entry in store.scan("")] == ["j/whole"]
+    store.sweep("j/", keep=lambda key: "-alive/" in key)
+    assert half_written(store) == ["j/checkpoints/6-alive/state.pt", "other/checkpoints/5-dead/state.pt"]
+    assert store.get("j/whole") == b"w"
+    store.sweep("nobody/", keep=lambda key: False)
+    store.sweep("", keep=lambda key: False)
+    assert half_written(store) == []
+
+
+def leave_half_written(store: Store, key: str) -> None:
+    """What is there after kill -9 in the middle of a large object, in the store's own way."""
+    if isinstance(store, DirectoryStore):
+        file = store.root / key
+        file.parent.mkdir(parents=True)
+        Path(tempfile.mkstemp(prefix=f".part-{file.name}-", dir=file.parent)[1]).write_bytes(b"half")
+    else:
+        assert isinstance(store, S3Store)
+        store._client.create_multipart_upload(**store._at(key))
+
+
+def half_written(store: Store) -> list[str]:
+    if isinstance(store, DirectoryStore):
+        return sorted(str(p.parent.relative_to(store.root) / p.name[6:-9]) for p in store.root.rglob(".part-*"))
+    assert isinstance(store, S3Store)
+    uploads = store._client.list_multipart_uploads(Bucket=store.bucket, Prefix=store._prefix).get("Uploads", [])
+    return sorted(upload["Key"].removeprefix(store._prefix) for upload in uploads)
 
 
 @pytest.mark.parametrize("key", ["../out", "a/../../out", "/etc/passwd", "a//b", "", ".", "a/.", "a\\..\\b", "nul\0"])
@@ -161,3 +202,27 @@ def test_a_jobs_uri_is_made_and_taken_apart(uri: str) -> None:
     parsed = StoreUri.parse(uri)
     assert str(parsed) == uri
     assert StoreUri.parse(str(parsed.child("job-1"))).parent() == (parsed, "job-1")
+
+
+@pytest.mark.parametrize(
+    ("uri", "word"),
+    [
+        ("s3//bucket/x", "did you mean s3://bucket/x"),
+        ("s3:/bucket/x", "did you mean s3://bucket/x"),
+        ("gs:bucket", "did you mean gs://bucket"),
+        ("s3://b?endpoint_url=127.0.0.1:1", "allowed is http://HOST"),
+        ("ftp://b", "allowed are a folder"),
+    ],
+)
+def test_a_mistyped_uri_does_not_become_a_folder(uri: str, word: str) -> None:
+    with pytest.raises(UsageError, match=word):
+        StoreUri.parse(uri)
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["https%3A%2F%2Fuser%3Ahunter2hunter2%40127.0.0.1:1", "https://hunter2hunter2@host", "https://u:pa/hunter2@h"]
+)
+def test_an_endpoint_holds_no_credentials(endpoint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        StoreUri.parse(f"s3://b/p?endpoint_url={endpoint}")
+    assert "hunter2" not in str(caught.value)

@@ -122,3 +122,14 @@ def test_what_a_killed_attempt_left_is_sent_from_its_files_and_half_a_checkpoint
     keys = [entry.key for entry in server.store.scan("")]
     assert keys == sorted([*whole, "j/attempts/1/attempt.json", "j/attempts/1/log/1.txt"])
     assert send_leftovers(server.store, folder) == 0
+
+
+def test_a_file_that_somebody_deleted_is_told_and_the_others_go(outbox: Outbox, server: Blockable, said: list[str]) -> None:
+    server.block()
+    for name in ("one", "two", "three"):
+        outbox.put(f"j/attempts/a/{name}", b"x")
+    (outbox.folder / "j/attempts/a/two").unlink()
+    server.unblock()
+    assert outbox.drain(20)
+    assert [entry.key for entry in server.store.scan("")] == ["j/attempts/a/one", "j/attempts/a/three"]
+    assert [line for line in said if "attempts/a/two is gone" in line]

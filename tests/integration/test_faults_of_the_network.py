@@ -1,0 +1,116 @@
+"""A bad network between a run and a real Ceph gateway: training never waits for it, and nothing is lost.
+
+``make figures`` runs these, and those of the kills and the races, at the lengths that docs/faults.md tells of.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.job import Job
+from runner.store.s3 import DOWNLOAD_TRIES
+from tests.ceph import Ceph
+from tests.conftest import Cli
+from tests.faultproxy import FaultProxy, Faults, fault_proxy
+from tests.jobs import LONGER, assert_same, assert_whole, processes_of, some_step_is_stored
+
+pytestmark = pytest.mark.xdist_group("ceph")
+
+FLIP_AT = 20_000
+"""Beyond the end of every object but a checkpoint's state."""
+OUTAGES = {
+    "503 SlowDown": Faults("slow_down"),
+    "refused": Faults("refuse"),
+    "black hole": Faults("blackhole"),
+    "stalled up": Faults(stall_up=30_000),
+    "stalled down": Faults(stall_down=1_000),
+}
+BROKEN = {
+    "cut up": Faults(cut_up=30_000, share=0.5),
+    "cut down": Faults(cut_down=2_000, share=0.5),
+}
+
+
+@pytest.fixture
+def proxy(ceph: Ceph) -> Iterator[FaultProxy]:
+    with fault_proxy(ceph.port) as running:
+        yield running
+
+
+@pytest.fixture
+def through_proxy(proxy: FaultProxy, ceph: Ceph, bucket: str) -> str:
+    """The store's URI as the run has it; the test looks at the store without the proxy."""
+    return ceph.uri(bucket, tls=False, port=proxy.port)
+
+
+def assert_nothing_half(job: Job) -> None:
+    """What is there is whole, and nothing else is there."""
+    assert_whole(job)
+    listed = {stored.name for stored in job.checkpoints()}
+    assert {entry.key.split("/")[2] for entry in job.store.scan(job.key("checkpoints") + "/")} == listed
+
+
+@pytest.mark.parametrize("outage", OUTAGES)
+def test_training_never_waits_for_an_outage_and_all_is_synced_in_the_end(
+    proxy: FaultProxy, through_proxy: str, run: Any, tiny: Path, uninterrupted: Any, outage: str, full: bool
+) -> None:
+    current = run("submit", tiny, *LONGER, "--store", through_proxy)
+    current.wait_for(some_step_is_stored)
+    _, trainer = processes_of(current.process.pid)
+    began = time.monotonic()
+    proxy.set(OUTAGES[outage])
+    while Path(f"/proc/{trainer}/cmdline").exists() and Path(f"/proc/{trainer}/cmdline").read_bytes():
+        assert time.monotonic() - began < 120, "the trainer waits"
+        time.sleep(0.1)
+    assert current.job.state()[0].value == "running"
+    behind = current.job.checkpoints()[-1].manifest.step
+    time.sleep(max(0.0, (60.0 if full else 5.0) - (time.monotonic() - began)))
+    proxy.set(Faults())
+    code, out = current.end()
+    assert code == 0, out
+    assert "uploads wait" in out or "waiting for uploads" in out
+    assert current.job.checkpoints()[-1].manifest.step > behind
+    assert_same(current.job, uninterrupted)
+    assert_nothing_half(current.job)
+    assert proxy.seen.total() > proxy.seen["connections"]
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_run_ends_well_over_a_network_that_breaks_half_of_its_connections(
+    proxy: FaultProxy, through_proxy: str, run: Any, cli: Cli, tiny: Path, uninterrupted: Any, fault: str
+) -> None:
+    current = run("submit", tiny, *LONGER, "--store", through_proxy)
+    current.wait_for(some_step_is_stored)
+    proxy.set(BROKEN[fault])
+    current.wait_for(lambda job: any(stored.manifest.step > 100 for stored in job.checkpoints()))
+    current.press_ctrl_c()
+    code, out = current.end()
+    assert code == 75, out
+    resumed = cli("resume", f"{through_proxy.partition('?')[0]}/{current.job.id}?{through_proxy.partition('?')[2]}")
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert proxy.seen["cut"] >= 1
+    assert_same(current.job, uninterrupted)
+    assert_nothing_half(current.job)
+
+
+@pytest.mark.parametrize(("flips", "skipped"), [(1, False), (DOWNLOAD_TRIES, True)])
+def test_a_bit_flipped_on_download_is_noticed(
+    proxy: FaultProxy, through_proxy: str, run: Any, cli: Cli, tiny: Path, uninterrupted: Any, flips: int, skipped: bool
+) -> None:
+    current = run("submit", tiny, *LONGER, "--store", through_proxy)
+    current.wait_for(lambda job: len(job.checkpoints()) >= 2)
+    current.press_ctrl_c()
+    assert current.end()[0] == 75
+    before = [stored.name for stored in current.job.checkpoints()]
+    proxy.set(Faults(flip_down=FLIP_AT, flips=flips))
+    resumed = cli("resume", f"{through_proxy.partition('?')[0]}/{current.job.id}?{through_proxy.partition('?')[2]}")
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert proxy.seen["flipped"] == flips
+    assert (f"skipping checkpoint {before[-1]}" in resumed.stdout) is skipped
+    assert f"going on from checkpoint {before[-2 if skipped else -1]} " in resumed.stdout
+    assert_same(current.job, uninterrupted)

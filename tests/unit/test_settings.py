@@ -1,0 +1,46 @@
+"""The user's configuration file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from runner.errors import UsageError
+from runner.settings import read_settings, settings_path
+from runner.store import default_store
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.delenv("LASTRUN_STORE", raising=False)
+    path = settings_path()
+    path.parent.mkdir()
+    return path
+
+
+def test_a_store_in_the_file_is_the_default_and_the_variable_comes_first(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert default_store().endswith("/lastrun/jobs")
+    file.write_text('store = "s3://bucket/jobs?endpoint_url=https://s3.example.org"\n')
+    assert default_store() == "s3://bucket/jobs?endpoint_url=https://s3.example.org"
+    monkeypatch.setenv("LASTRUN_STORE", "/elsewhere")
+    assert default_store() == "/elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("store = [1", ["not TOML"]),
+        ('store = "jobs"', ["store is 'jobs'", "absolute"]),
+        ("store = 1", ["store has to be text"]),
+        ('stor = "x"\nlaunch = 2', ["stor is unknown", "did you mean store?", "launch is unknown"]),
+        ('store = "s3://AKIAIOSFODNN7EXAMPLE:hunter2hunter2@bucket"', ["store holds credentials"]),
+    ],
+)
+def test_what_is_wrong_with_the_file_is_told_at_once(file: Path, text: str, words: list[str]) -> None:
+    file.write_text(text)
+    with pytest.raises(UsageError) as caught:
+        read_settings()
+    assert all(word in str(caught.value) for word in [str(file), *words])
+    assert "hunter2" not in str(caught.value)

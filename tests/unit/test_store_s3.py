@@ -1,0 +1,175 @@
+"""What only a bucket can go through: servers that die in mid-upload, and clients that do."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from runner.errors import StoreError
+from runner.job import Job
+from runner.store import open_store
+from runner.store import s3 as s3_module
+from runner.store.s3 import S3Store
+from tests.ceph import Ceph
+from tests.faultproxy import Faults, fault_proxy
+
+pytestmark = pytest.mark.xdist_group("ceph")
+PART = 5 << 20
+
+
+@pytest.fixture
+def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that goes up in four parts."""
+    monkeypatch.setattr(s3_module, "MULTIPART_BYTES", PART)
+    path = tmp_path / "large"
+    path.write_bytes(os.urandom(3 * PART + 1))
+    return path
+
+
+def uploads(store: S3Store) -> int:
+    return len(store._client.list_multipart_uploads(Bucket=store.bucket, Prefix=store._prefix).get("Uploads", []))
+
+
+def opened(uri: str) -> S3Store:
+    store = open_store(uri)
+    assert isinstance(store, S3Store)
+    return store
+
+
+def test_a_large_file_goes_in_parts_and_comes_back(ceph: Ceph, large: Path, tmp_path: Path) -> None:
+    store = opened(ceph.uri("large/whole"))
+    store.put_file("k", large)
+    assert "-4" in store._client.head_object(**store._at("k"))["ETag"]
+    store.get_file("k", tmp_path / "back")
+    assert hashlib.sha256((tmp_path / "back").read_bytes()).digest() == hashlib.sha256(large.read_bytes()).digest()
+
+
+def test_a_server_killed_in_the_middle_of_a_large_upload_costs_nothing(ceph: Ceph, large: Path, tmp_path: Path) -> None:
+    with fault_proxy(ceph.port) as proxy:
+        store = opened(ceph.uri("large/killed", tls=False, port=proxy.port))
+        proxy.set(Faults(kilobytes_per_second=6000))
+        upload = threading.Thread(target=store.put_file, args=("k", large))
+        upload.start()
+        time.sleep(1)
+        assert upload.is_alive()
+        ceph.kill_gateway()
+        proxy.set(Faults())
+        ceph.start_gateway()
+        upload.join(60)
+        assert not upload.is_alive()
+    opened(ceph.uri("large/killed")).get_file("k", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == large.read_bytes()
+
+
+def test_a_large_upload_that_fails_is_given_up_as_a_whole(ceph: Ceph, large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_module, "PATIENCE_SECONDS", 0)
+    direct = opened(ceph.uri("large/failed"))
+    with fault_proxy(ceph.port) as proxy:
+        store = opened(ceph.uri("large/failed", tls=False, port=proxy.port))
+        proxy.set(Faults(cut_up=PART // 2))
+        with pytest.raises(StoreError, match="cannot write k"):
+            store.put_file("k", large)
+        assert proxy.seen["cut"] >= 5
+    assert list(direct.scan("")) == []
+    assert uploads(direct) <= 1  # nobody could tell the server, when the network was gone for that as well
+    direct.sweep("", keep=lambda key: False)
+    assert uploads(direct) == 0
+
+
+def test_a_writer_killed_in_the_middle_of_a_large_upload_is_swept(ceph: Ceph, large: Path) -> None:
+    direct = opened(ceph.uri("large/dead"))
+    with fault_proxy(ceph.port) as proxy:
+        proxy.set(Faults(kilobytes_per_second=3000))
+        code = (
+            "import sys; from pathlib import Path; from runner.store import open_store, s3\n"
+            "s3.MULTIPART_BYTES = 5 << 20; open_store(sys.argv[1]).put_file('j/k', Path(sys.argv[2]))"
+        )
+        uri = ceph.uri("large/dead", tls=False, port=proxy.port)
+        writer = subprocess.Popen([sys.executable, "-c", code, uri, str(large)])
+        deadline = time.monotonic() + 30
+        while uploads(direct) == 0 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+    assert list(direct.scan("")) == []
+    assert uploads(direct) == 1
+    direct.sweep("j/", keep=lambda key: False)
+    assert uploads(direct) == 0
+
+
+def test_a_large_download_is_taken_up_again_where_its_connection_broke(ceph: Ceph, tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    path.write_bytes(os.urandom(12_000_000))
+    opened(ceph.uri("large/down")).put_file("k", path)
+    with fault_proxy(ceph.port) as proxy:
+        store = opened(ceph.uri("large/down", tls=False, port=proxy.port))
+        proxy.set(Faults(cut_down=3_000_000))
+        store.get_file("k", tmp_path / "back")
+        assert proxy.seen["cut"] >= 3  # no connection lives long enough for the whole
+    assert (tmp_path / "back").read_bytes() == path.read_bytes()
+
+
+def test_one_stalled_connection_is_not_the_end(ceph: Ceph) -> None:
+    opened(ceph.uri("stalled")).put("k", b"x")
+    with fault_proxy(ceph.port) as proxy:
+        store = opened(ceph.uri("stalled", tls=False, port=proxy.port))
+        proxy.set(Faults(stall_down=10, share=0.01))  # the first
+        assert store.get("k") == b"x"
+        assert proxy.seen["stalled"] == 1
+
+
+def test_a_job_with_objects_of_other_programs_lives_and_goes_whole(ceph: Ceph) -> None:
+    store = opened(ceph.uri("foreign"))
+    job = Job(store, "a-20260101-000000-aaaa")
+    store.put(job.key("job.json"), b"{}")
+    odd = ["/", "/checkpoints/", "/requests/", "/attempts//x", "/we\\ird", "/attempts/20261123145647-x/foo"]
+    for name in odd:
+        store._client.put_object(Bucket=store.bucket, Key=f"{store._prefix}{job.id}{name}", Body=b"")
+    store._client.create_multipart_upload(**store._at(job.key("checkpoints", "5-a", "state.pt")))
+    assert (job.checkpoints(), job.attempts(), job.next_number(), job.request_keys()) == ([], [], 1, [])
+    job.sweep_unfinished()
+    job.delete()
+    assert store._client.list_objects_v2(Bucket=store.bucket, Prefix=store._prefix)["KeyCount"] == 0
+    assert uploads(store) == 0
+
+
+@pytest.mark.parametrize("page", [b"<html>Please log in</html>", b"", b'<?xml version="1.0"?><html/>'])
+def test_a_page_that_is_no_object_store_is_not_taken_for_one(page: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_module, "PATIENCE_SECONDS", 0)
+
+    class Portal(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(page)))
+            self.end_headers()
+            self.wfile.write(page)
+
+        do_PUT = do_DELETE = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Portal)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+        store = opened(f"s3://b/p?endpoint_url=http://127.0.0.1:{server.server_port}")
+        for call in (lambda: store.put("k", b"x"), lambda: list(store.scan("")), lambda: store.folders("")):
+            with pytest.raises(StoreError, match=r"object store|cannot"):
+                call()
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
