@@ -42,7 +42,7 @@ $(VENV)/bin/python:
 
 $(VENV)/.train: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "installing lastrun with its trainer into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[data,train]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt

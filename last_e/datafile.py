@@ -1,4 +1,4 @@
-"""Where a data set's file is. Torch-free, so that a job can be refused before it starts."""
+"""Where a data set's file is, and how one is known. Torch-free, so that a job can be refused before it starts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from urllib.parse import unquote
 
 from last_e.config import TrainConfig
 from last_e.text import expand
+
+FORMAT = "lastrun-clips-1"
+"""What the metadata of a prepared file says under ``format``."""
+OWN_SPLIT = "train."
+"""Beginning of the names of tensors that hold a split of the file's own."""
 
 
 class DataError(RuntimeError):
@@ -27,7 +32,8 @@ def data_path(config: TrainConfig) -> Path | None:
     uri = config.data.uri
     if uri is None and config.dataset in ("irds", "synthetic"):
         return None
-    hint = f"make it as docs/data.md says, or tell where it is with --set data.uri=/path/to/{config.dataset}.safetensors"
+    how = f"with lastrun data prepare {config.dataset}" if config.dataset.startswith("ntu") else "as docs/data.md says"
+    hint = f"make it {how}, or tell where it is with --set data.uri=/path/to/{config.dataset}.safetensors"
     if uri is not None:
         if "://" in uri.removeprefix("file://"):
             raise DataError(f"data.uri: {uri}: only local paths and file:/// can be read", missing=True)

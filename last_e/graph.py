@@ -5,18 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-NUM_JOINTS = 25
-BONES = (
-    (1, 0), (20, 1), (2, 20), (3, 2),  # spine, neck, head
-    (4, 20), (5, 4), (6, 5), (7, 6), (21, 7), (22, 6),  # left arm
-    (8, 20), (9, 8), (10, 9), (11, 10), (23, 11), (24, 10),  # right arm
-    (12, 0), (13, 12), (14, 13), (15, 14),  # left leg
-    (16, 0), (17, 16), (18, 17), (19, 18),  # right leg
-)  # fmt: skip
-"""(child, parent) of every bone, Kinect v2 / NTU joint order, 0-based. Joint 0, the spine base, is the root."""
+from last_e.joints import BONES, NUM_JOINTS, PARENTS
 
-PARENTS = [dict(BONES).get(joint, joint) for joint in range(NUM_JOINTS)]
-"""Parent of each joint; the root is its own."""
+__all__ = ["BONES", "NUM_JOINTS", "PARENTS", "hop_adjacency", "hop_distance"]
 
 
 def hop_distance(bones: tuple[tuple[int, int], ...] = BONES, num_joints: int = NUM_JOINTS) -> Tensor:

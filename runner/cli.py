@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from runner.data import data_app
+
 if TYPE_CHECKING:
     from last_e.layers import Resolved
     from last_e.resume import Change
@@ -23,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(data_app, name="data")
 
 SpecArgument = Annotated[Path, typer.Argument(metavar="JOB.YAML", help="the job's file")]
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="ID of a job, the beginning of one, or STORE/ID")]
@@ -455,7 +458,7 @@ def _run_app(call: Callable[[], Any]) -> NoReturn:
 
             problems = [asdict(problem) for problem in error.problems] if isinstance(error, ConfigError) else []
             code = Exit.USAGE if isinstance(error, ConfigError) else error.exit_code
-            print_json(sys.argv[1], {"error": redact(str(error)), "exit_code": int(code), "problems": problems})
+            print_json(_command(), {"error": redact(str(error)), "exit_code": int(code), "problems": problems})
         if isinstance(error, ConfigError):
             for problem in error.problems:
                 print(f"error: {problem}", file=sys.stderr)
@@ -466,12 +469,17 @@ def _run_app(call: Callable[[], Any]) -> NoReturn:
         if isinstance(error, OSError):
             words = f"{error.filename or 'output'}: {error.strerror or error}"
             if "--json" in sys.argv and error.filename:
-                print_json(sys.argv[1], {"error": words, "exit_code": int(Exit.FAILED), "problems": []})
+                print_json(_command(), {"error": words, "exit_code": int(Exit.FAILED), "problems": []})
                 sys.stdout.flush()
             _discard_output()
             print(f"error: {words}", file=sys.stderr)
             raise SystemExit(int(Exit.FAILED)) from None
         raise
+
+
+def _command() -> str:
+    """What was called: ``submit``, ``data prepare``."""
+    return " ".join(sys.argv[1:3] if sys.argv[1] in ("data", "image") else sys.argv[1:2])
 
 
 def _discard_output() -> None:

@@ -66,6 +66,12 @@ class EngineError(LastrunError):
     exit_code = Exit.NO_ENGINE
 
 
+class PausedError(LastrunError):
+    """A command was interrupted, and the same command goes on where it was."""
+
+    exit_code = Exit.PAUSED
+
+
 class State(str, Enum):
     """Where a job is."""
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from last_e.datafile import DataError
-from last_e.graph import NUM_JOINTS
+from last_e.joints import NUM_JOINTS
+
+TENSORS = ("joints", "length", "bodies", "label", "performer", "camera", "setup")
+"""What every prepared file holds: the fields of :class:`Clips` by name."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class Clips:
     """(N,) int64."""
     setup: Tensor
     """(N,) int64."""
+    own_splits: dict[str, Tensor] = field(default_factory=dict)
+    """Splits that came with the clips, by name, because nobody knows the people: (N,) bool, True where a clip trains."""
 
     def __len__(self) -> int:
         return len(self.label)
@@ -53,7 +58,7 @@ class Clips:
         wrong = []
         if self.joints.dtype != torch.int16 or self.joints.dim() != 3 or self.joints.shape[1:] != (NUM_JOINTS, 3):
             wrong.append(f"joints are {self.joints.dtype} {tuple(self.joints.shape)}, not int16 (rows, {NUM_JOINTS}, 3)")
-        per_clip = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "joints"}
+        per_clip = {name: getattr(self, name) for name in TENSORS if name != "joints"}
         bad = [f"{k} is {t.dtype} {tuple(t.shape)}" for k, t in per_clip.items() if t.dtype != torch.int64 or t.dim() != 1]
         if bad:
             wrong.append(f"{', '.join(bad)}, not int64 (clips,)")
@@ -71,14 +76,19 @@ class Clips:
                 wrong.append(f"{len(self.joints)} rows of joints, but the clips' lengths add up to {rows}")
             if not ((self.label >= 0) & (self.label < num_classes)).all():
                 wrong.append(f"labels from {int(self.label.min())} to {int(self.label.max())}, not 0 to {num_classes - 1}")
+        for name, mask in self.own_splits.items():
+            if mask.dtype != torch.bool or mask.shape != self.label.shape:
+                wrong.append(f"the split {name} is {mask.dtype} {tuple(mask.shape)}, not one truth value for each clip")
         if wrong:
             raise DataError(f"{source}: damaged or not a file of this kind: {'; '.join(wrong)}")
 
     def fingerprint(self) -> str:
         """sha256 of everything that training can see: the same clips give the same text, whatever file they came in."""
         digest = hashlib.sha256()
-        for f in fields(self):
-            tensor = getattr(self, f.name).contiguous()
-            digest.update(f"{f.name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        tensors = {name: getattr(self, name) for name in TENSORS}
+        tensors.update({f"train.{name}": mask for name, mask in sorted(self.own_splits.items())})
+        for name, tensor in tensors.items():
+            tensor = tensor.contiguous()
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
             digest.update(memoryview(tensor.numpy()).cast("B"))
         return digest.hexdigest()

@@ -1,6 +1,7 @@
 """Prepared data on disk: one safetensors file with all clips; and the embedded IRDS recordings.
 
-The file's tensors are the fields of :class:`~last_e.data.clips.Clips`; its metadata says ``format: lastrun-clips-1``.
+The file's tensors are the fields of :class:`~last_e.data.clips.Clips` (more may stand beside them, as ``lastrun data prepare``
+writes); its metadata says ``format: lastrun-clips-1``.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import os
 import zipfile
 import zlib
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +16,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from last_e.data.clips import Clips
-from last_e.datafile import DataError
+from last_e.data.clips import TENSORS, Clips
+from last_e.datafile import FORMAT, OWN_SPLIT, DataError
 from last_e.text import one_line
 
-FORMAT = "lastrun-clips-1"
 IRDS = Path(__file__).parent / "irds" / "healthy.npz"
 
 
@@ -35,7 +34,8 @@ def read_clips(path: Path, num_classes: int) -> Clips:
             kind = (file.metadata() or {}).get("format")
             if kind != FORMAT:
                 raise DataError(f"{path}: not a prepared data file: its format is {kind!r}, not {FORMAT!r}")
-            clips = Clips(**{f.name: file.get_tensor(f.name) for f in fields(Clips)})
+            own = {name[len(OWN_SPLIT) :]: file.get_tensor(name) for name in file.keys() if name.startswith(OWN_SPLIT)}  # noqa: SIM118
+            clips = Clips(**{name: file.get_tensor(name) for name in TENSORS}, own_splits=own)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file", missing=True) from None
     except (SafetensorError, OSError) as error:
@@ -55,7 +55,8 @@ def write_clips(clips: Clips, path: Path, metadata: dict[str, str] | None = None
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        tensors = {f.name: getattr(clips, f.name).clone().contiguous() for f in fields(Clips)}  # none may share memory
+        tensors = {name: getattr(clips, name).clone().contiguous() for name in TENSORS}  # none may share memory
+        tensors.update({OWN_SPLIT + name: mask.clone() for name, mask in clips.own_splits.items()})
         save_file(tensors, part, {**(metadata or {}), "format": FORMAT})
         with part.open("rb") as file:
             os.fsync(file.fileno())

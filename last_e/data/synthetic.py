@@ -6,17 +6,8 @@ import torch
 
 from last_e import rng
 from last_e.data.clips import Clips
-from last_e.graph import PARENTS
+from last_e.joints import FROM_ROOT, PARENTS, STANDING
 
-# A standing person, metres, spine base at the origin: offset of each joint from its parent.
-_OFFSETS = (
-    (0, 0, 0), (0, 0.3, 0), (0, 0.08, 0), (0, 0.15, 0),  # spine base, spine mid, neck, head
-    (-0.18, -0.05, 0), (0, -0.28, 0), (0, -0.25, 0), (0, -0.08, 0),  # left arm
-    (0.18, -0.05, 0), (0, -0.28, 0), (0, -0.25, 0), (0, -0.08, 0),  # right arm
-    (-0.1, -0.05, 0), (0, -0.4, 0), (0, -0.4, 0), (0, -0.05, 0.12),  # left leg
-    (0.1, -0.05, 0), (0, -0.4, 0), (0, -0.4, 0), (0, -0.05, 0.12),  # right leg
-    (0, 0.22, 0), (0, -0.07, 0), (0.04, -0.04, 0), (0, -0.07, 0), (-0.04, -0.04, 0),  # spine shoulder, hands
-)  # fmt: skip
 _MOVING = (5, 9, 13, 17, 6, 10, 1, 14)
 """Joint whose bone swings in each class (modulo its length)."""
 
@@ -44,10 +35,9 @@ def _person(label: int, length: int, numbers: torch.Tensor, body: int) -> torch.
     size, phase, x, z, heading, pace = (float(number) for number in numbers[1:7])
     time = torch.arange(length) / 30
     swing = (0.9 + 0.3 * size) * torch.sin(2 * torch.pi * ((0.6 + 0.15 * label + 0.1 * pace) * time + phase))
-    offsets = torch.tensor(_OFFSETS) * (0.9 + 0.2 * size)
+    offsets = torch.tensor(STANDING) * (0.9 + 0.2 * size)
     joint = torch.zeros(length, 25, 3)
-    order = sorted(range(1, 25), key=_depth)
-    for child in order:
+    for child in FROM_ROOT:
         offset = offsets[child].expand(length, 3)
         if child == _MOVING[label % len(_MOVING)]:
             cos, sin = swing.cos(), swing.sin()
@@ -61,7 +51,3 @@ def _person(label: int, length: int, numbers: torch.Tensor, body: int) -> torch.
     )
     place = torch.tensor([x - 0.5 + body, 0.0, 2.5 + z])
     return ((joint + place) * 1000).round().to(torch.int16)
-
-
-def _depth(joint: int) -> int:
-    return 0 if joint == 0 else 1 + _depth(PARENTS[joint])

@@ -44,6 +44,7 @@ def test_the_wheel_holds_the_recordings_with_their_notice_and_every_configuratio
     expected = {path.relative_to(ROOT).as_posix() for path in (ROOT / "last_e").rglob("*.yaml")}
     assert len(expected) == 14
     assert expected | {"last_e/data/irds/healthy.npz", "last_e/data/irds/NOTICE.md"} <= names
+    assert {f"last_e/prepare/{name}" for name in ("animation.html", "ntu/missing_ntu60.txt", "ntu/missing_ntu120.txt")} <= names
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"last_e", "runner"}
 
 
@@ -61,6 +62,10 @@ def test_without_torch_everything_but_training_works(light: Path, tmp_path: Path
     assert len(done.stderr.splitlines()) == 1
     assert "pip install 'lastrun[train]'" in done.stderr
     assert not (tmp_path / "store").exists()
+
+    done = call(light, tmp_path, lastrun, "data", "inspect", tmp_path / "none")
+    assert done.returncode == 6
+    assert done.stderr == "error: this needs numpy, which is not installed: pip install 'lastrun[data]'\n"
 
     done = call(light, tmp_path, light / "python", "-m", "last_e", "--dataset", "irds")
     assert done.returncode == 6

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from last_e.config import TrainConfig
 from last_e.data import Clips, DataError, load_clips, read_clips, write_clips
+from last_e.data.clips import TENSORS
 from last_e.data.datasets import data_path
 from last_e.data.files import FORMAT, IRDS, read_irds
 from last_e.data.splits import train_mask
@@ -37,7 +38,7 @@ def few(**changes: torch.Tensor) -> Clips:
 
 
 def columns(clips: Clips) -> dict[str, torch.Tensor]:
-    return {field.name: getattr(clips, field.name) for field in dataclasses.fields(clips)}
+    return {name: getattr(clips, name) for name in TENSORS}
 
 
 def same(a: Clips, b: Clips) -> bool:
@@ -343,6 +344,7 @@ def test_a_data_set_without_a_file_says_which_and_where(tmp_path):
     assert "ntu60.safetensors" in message
     assert str(tmp_path) in message
     assert "data.uri" in message
+    assert "lastrun data prepare ntu60" in message
     assert len(message.splitlines()) == 1
 
 

@@ -1,0 +1,1 @@
+"""From recordings and other projects' files to a prepared data file. Torch-free: numpy and safetensors."""

@@ -1,0 +1,54 @@
+"""What a prepared file holds, counted against what it officially should."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from importlib import metadata as packages
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from last_e.datafile import OWN_SPLIT
+from last_e.splits import NTU_SPLITS, OFFICIAL, Bools, trains
+
+Array = npt.NDArray[Any]
+
+
+def split_masks(dataset: str, columns: Mapping[str, Array]) -> dict[str, Bools]:
+    """Which clips train, (N,), for each split that a file's clips allow: the file's own ones, else the data set's."""
+    own = {name[len(OWN_SPLIT) :]: column for name, column in columns.items() if name.startswith(OWN_SPLIT)}
+    people = (columns["performer"], columns["camera"], columns["setup"])
+    return own or {split: trains(dataset, split, *people) for split in NTU_SPLITS.get(dataset, ("xsub",))}
+
+
+def count_splits(dataset: str, columns: Mapping[str, Array]) -> dict[str, dict[str, int | None]]:
+    """Per split: clips to train and to test with, and how many there are officially (None: nobody says)."""
+    counts: dict[str, dict[str, int | None]] = {}
+    for split, mask in split_masks(dataset, columns).items():
+        train = int(mask.sum())
+        official = OFFICIAL.get((dataset, split), (None, None))
+        counts[split] = {
+            "train": train,
+            "test": len(mask) - train,
+            "official_train": official[0],
+            "official_test": official[1],
+        }
+    return counts
+
+
+def guess_dataset(columns: Mapping[str, Array]) -> str:
+    """The data set whose classes a file of unknown origin has."""
+    return "ntu120" if np.max(columns["label"], initial=0) >= 60 else "ntu60"
+
+
+def versions() -> dict[str, str]:
+    """What a file was made with."""
+    found = {"python": platform.python_version()}
+    for name in ("lastrun", "numpy", "safetensors", "numba"):
+        try:
+            found[name] = packages.version(name)
+        except packages.PackageNotFoundError:
+            found[name] = "none"
+    return found

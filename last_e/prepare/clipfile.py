@@ -1,0 +1,222 @@
+"""Prepared files of any size: clips are gathered into parts, parts joined into one file, joints never all in memory.
+
+The format is the one that :mod:`last_e.data.files` reads; beside what training needs a file tells where its clips come from:
+
+=============  ==========  ============================================================
+``offset``     (N,) int64  row of each clip's first frame
+``replication``  (N,) int64  as in NTU's file names; 0 where it is not known
+``name``       (N, W) uint8  the recording's name in ASCII, filled up with zeros
+``train.xsub`` (N,) bool   a split of the file's own, where the people are not known
+=============  ==========  ============================================================
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+
+from last_e.datafile import FORMAT, OWN_SPLIT, DataError
+from last_e.joints import NUM_JOINTS
+from last_e.text import one_line
+
+NUMBERS = ("label", "performer", "camera", "setup", "replication")
+"""What is told of each clip, in the order of :meth:`Part.add`; 0 where it is not known."""
+CONTENT_HASH = "data_sha256"
+"""Key of the metadata for the sha256 of everything behind the header."""
+
+_KINDS = {"int64": "I64", "int16": "I16", "uint8": "U8", "bool": "BOOL"}
+_ROW = NUM_JOINTS * 3
+_TEXT_LIMIT = 255
+
+Array = npt.NDArray[Any]
+
+
+class About(NamedTuple):
+    """One clip's numbers; see :data:`NUMBERS`."""
+
+    label: int
+    performer: int = 0
+    camera: int = 0
+    setup: int = 0
+    replication: int = 0
+
+
+@dataclass
+class Part:
+    """Clips on their way to a file."""
+
+    joints: list[npt.NDArray[np.int16]] = field(default_factory=list)
+    about: list[About] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    splits: dict[str, list[bool]] = field(default_factory=dict)
+
+    def add(self, joints: npt.NDArray[np.int16], about: About, name: str, splits: Mapping[str, bool] | None = None) -> None:
+        """Add a clip: joints (M, T, 25, 3) in millimetres; ``splits`` says where it trains if its people are not known."""
+        self.joints.append(joints)
+        self.about.append(about)
+        self.names.append(name)
+        for split, trains in (splits or {}).items():
+            self.splits.setdefault(split, []).append(trains)
+
+    def write(self, path: Path, metadata: Mapping[str, str]) -> None:
+        """Write the clips to a file of their own."""
+        about = np.array(self.about, dtype=np.int64).reshape(-1, len(NUMBERS))
+        columns: dict[str, Array] = dict(zip(NUMBERS, about.T))
+        columns["length"] = np.array([joints.shape[1] for joints in self.joints], dtype=np.int64)
+        columns["bodies"] = np.array([joints.shape[0] for joints in self.joints], dtype=np.int64)
+        columns["name"] = _text_column(self.names)
+        columns.update({OWN_SPLIT + split: np.array(trains, dtype=np.bool_) for split, trains in self.splits.items()})
+        write_clip_file(path, columns, self.joints, metadata)
+
+
+def write_clip_file(path: Path, columns: Mapping[str, Array], joints: Iterable[Array], metadata: Mapping[str, str]) -> None:
+    """Write a prepared file, whole or not at all. ``joints`` may come in pieces, of any shape that ends in (25, 3)."""
+    columns = dict(columns)
+    frames = columns["length"] * columns["bodies"]
+    columns["offset"] = np.cumsum(frames) - frames
+    # Large elements first, as safetensors itself does, so that everything is aligned.
+    order = sorted(columns, key=lambda name: (-columns[name].itemsize, name))
+    wide = [name for name in order if columns[name].itemsize == 8]
+    header: dict[str, Any] = {"__metadata__": {**metadata, "format": FORMAT, CONTENT_HASH: "0" * 64}}
+    end = 0
+    for name in [*wide, "joints", *order[len(wide) :]]:
+        kind, shape = ("I16", (int(frames.sum()), NUM_JOINTS, 3)) if name == "joints" else _describe(columns[name])
+        begin, end = end, end + int(np.prod(shape)) * {"I64": 8, "I16": 2, "U8": 1, "BOOL": 1}[kind]
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    digest = hashlib.sha256()
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+
+            def put(array: Array) -> None:
+                view = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+                digest.update(view)
+                file.write(view)
+
+            file.write(len(text).to_bytes(8, "little") + text)
+            for name in wide:
+                put(columns[name])
+            for piece in joints:
+                put(piece.astype(np.int16, copy=False))
+            for name in order[len(wide) :]:
+                put(columns[name])
+            if file.tell() != 8 + len(text) + end:
+                raise AssertionError(f"{path}: {file.tell()} bytes written, {8 + len(text) + end} announced")
+            file.seek(8 + text.index(b"0" * 64))
+            file.write(digest.hexdigest().encode())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def join(parts: Sequence[Path], path: Path, metadata: Mapping[str, str]) -> dict[str, Array]:
+    """Join files to one, a part's joints in memory at a time; returns the columns of the whole."""
+    pieces = [read_columns(part)[0] for part in parts]
+    columns = {name: _stack([piece[name] for piece in pieces]) for name in pieces[0] if name != "offset"}
+    write_clip_file(path, columns, (read_joints(part) for part in parts), metadata)
+    return columns
+
+
+def write_streamed(parts: Iterable[Part], path: Path, metadata: Mapping[str, str]) -> dict[str, Array]:
+    """Write a file from parts that are made one after the other; returns its columns.
+
+    Raises:
+        DataError: there is no clip in any of them.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        paths = []
+        for number, part in enumerate(parts):
+            if part.joints:
+                paths.append(Path(folder) / f"{number:06}.part")
+                part.write(paths[-1], {})
+        if not paths:
+            raise DataError(f"{path}: not written: there is not one clip")
+        return join(paths, path, metadata)
+
+
+def read_columns(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
+    """Everything of a prepared file but its joints, and its metadata.
+
+    Raises:
+        DataError: missing, damaged, or another kind of file.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+            kind = metadata.get("format")
+            if kind != FORMAT:
+                raise DataError(f"{path}: not a prepared data file: its format is {kind!r}, not {FORMAT!r}")
+            names = [name for name in file.keys() if name != "joints"]  # noqa: SIM118 (no mapping)
+            columns = {name: file.get_tensor(name) for name in names}
+            rows, *shape = file.get_slice("joints").get_shape()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file", missing=True) from None
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        raise DataError(f"{path}: cut short, damaged or not a prepared data file ({one_line(error)})") from None
+    missing = {"length", "bodies", "label", "performer", "camera", "setup"} - columns.keys()
+    if missing or shape != [NUM_JOINTS, 3] or len({len(column) for column in columns.values() if column.ndim}) > 1:
+        raise DataError(f"{path}: damaged or not a prepared data file: its tensors do not belong together")
+    if rows != int((columns["length"] * columns["bodies"]).sum()):
+        raise DataError(f"{path}: damaged: {rows} rows of joints are not what the clips' lengths add up to")
+    return columns, metadata
+
+
+def read_joints(path: Path, begin: int = 0, end: int | None = None) -> npt.NDArray[np.int16]:
+    """Rows ``begin`` to ``end`` of the joints, (rows, 25, 3), without reading the others."""
+    with safe_open(path, framework="np") as file:
+        joints: npt.NDArray[np.int16] = file.get_slice("joints")[begin:end]
+    return joints
+
+
+def content_hash(path: Path) -> str:
+    """sha256 of everything behind a prepared file's header: what its metadata say under ``data_sha256``."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        file.seek(8 + int.from_bytes(file.read(8), "little"))
+        while piece := file.read(2**20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def names_of(columns: Mapping[str, Array]) -> list[str]:
+    """The clips' names; their numbers where the file has none."""
+    if "name" not in columns:
+        return [str(number) for number in range(len(columns["label"]))]
+    table = np.ascontiguousarray(columns["name"])
+    if not table.size:
+        return [""] * len(table)
+    return [name.decode("ascii", "replace") for name in table.view(f"S{table.shape[1]}").ravel().tolist()]
+
+
+def _describe(column: Array) -> tuple[str, tuple[int, ...]]:
+    return _KINDS[column.dtype.name], column.shape
+
+
+def _text_column(names: Sequence[str]) -> npt.NDArray[np.uint8]:
+    """(N, W) uint8 of ASCII, filled up with zeros."""
+    encoded = [name.encode("ascii", "backslashreplace")[:_TEXT_LIMIT] for name in names]
+    width = max(map(len, encoded), default=0)
+    return np.frombuffer(b"".join(name.ljust(width, b"\0") for name in encoded), np.uint8).reshape(len(names), width)
+
+
+def _stack(pieces: Sequence[Array]) -> Array:
+    """Columns one below the other; texts are filled up to the widest."""
+    if pieces[0].ndim == 2:
+        width = max(piece.shape[1] for piece in pieces)
+        pieces = [np.pad(piece, ((0, 0), (0, width - piece.shape[1]))) for piece in pieces]
+    return np.concatenate(pieces)

@@ -1,0 +1,135 @@
+"""What is in a prepared file, in numbers; and one clip as an animation, so that one sees whether a human moves."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from last_e.datafile import DataError
+from last_e.joints import BONES
+from last_e.prepare.account import count_splits, guess_dataset
+from last_e.prepare.clipfile import CONTENT_HASH, content_hash, names_of, read_columns, read_joints
+
+TEMPLATE = Path(__file__).parent / "animation.html"
+FRAMES_PER_SECOND = 30
+BINS = 12
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A prepared file in numbers."""
+
+    dataset: str
+    clips: int
+    frames: int
+    bodies: dict[int, int]
+    """Number of clips by number of people."""
+    lengths: list[tuple[int, int, int]]
+    """Histogram: first length, last length, clips."""
+    shortest: int
+    mean: float
+    longest: int
+    classes: dict[int, int]
+    """Number of clips by class (0-based); classes without clips have 0."""
+    people: int
+    cameras: int
+    setups: int
+    splits: dict[str, dict[str, int | None]]
+    whole: bool | None
+    """Whether the bytes are those that the header says; None where it does not say."""
+    provenance: dict[str, Any]
+
+
+def summarize(path: Path) -> Summary:
+    """Count what a prepared file holds.
+
+    Raises:
+        DataError: missing, damaged, or another kind of file.
+    """
+    columns, metadata = read_columns(path)
+    length, label = columns["length"], columns["label"]
+    if not len(length):
+        raise DataError(f"{path}: holds no clips")
+    if length.min() < 1 or label.min() < 0 or columns["bodies"].min() < 1 or label.max() > 100_000:
+        raise DataError(f"{path}: damaged: a length, a number of people or a label is out of range")
+    dataset = metadata.get("dataset") or guess_dataset(columns)
+    edges = np.unique(np.linspace(length.min(), length.max() + 1, BINS + 1).astype(int))
+    counts, _ = np.histogram(length, edges)
+    told = metadata.get(CONTENT_HASH)
+    return Summary(
+        dataset=dataset,
+        clips=len(length),
+        frames=int(length.sum()),
+        bodies={int(number): int(count) for number, count in zip(*np.unique(columns["bodies"], return_counts=True))},
+        lengths=[(int(a), int(b) - 1, int(n)) for a, b, n in zip(edges[:-1], edges[1:], counts)],
+        shortest=int(length.min()),
+        mean=float(length.mean()),
+        longest=int(length.max()),
+        classes=dict(enumerate(np.bincount(label).tolist())),
+        people=len(np.unique(columns["performer"])),
+        cameras=len(np.unique(columns["camera"])),
+        setups=len(np.unique(columns["setup"])),
+        splits=count_splits(dataset, columns),
+        whole=None if told is None else content_hash(path) == told,
+        provenance={key: _value(text) for key, text in metadata.items()},
+    )
+
+
+def animate(path: Path, clip: str, out: Path) -> str:
+    """Write a clip as an HTML page that plays it, without anything from elsewhere; returns the clip's name.
+
+    Args:
+        path: a prepared file.
+        clip: a clip's name, or its number (0-based).
+        out: the page to write.
+
+    Raises:
+        DataError: there is no such clip, or the file is damaged.
+    """
+    columns, _ = read_columns(path)
+    names = names_of(columns)
+    if clip in names:
+        number = names.index(clip)
+    elif clip.isdecimal() and int(clip) < len(names):
+        number = int(clip)
+    else:
+        raise DataError(
+            f"{path}: no clip {clip!r}; allowed are 0 to {len(names) - 1} and names such as {names[0]}", missing=True
+        )
+    length, bodies = int(columns["length"][number]), int(columns["bodies"][number])
+    frames = columns["length"] * columns["bodies"]
+    begin = int(frames[:number].sum())
+    joints = read_joints(path, begin, begin + length * bodies).reshape(bodies, length, -1, 3)
+    label = int(columns["label"][number])
+    people = "1 person" if bodies == 1 else f"{bodies} people"
+    title = f"{names[number]}: class {label} (A{label + 1:03}), {length} frames, {people}"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        part.write_text(render(joints, title), encoding="utf-8")
+        os.replace(part, out)
+    finally:
+        part.unlink(missing_ok=True)
+    return names[number]
+
+
+def render(joints: npt.NDArray[np.int16], title: str) -> str:
+    """The page for joints (M, T, 25, 3) in millimetres."""
+    data = {"joints": joints.tolist(), "bones": BONES, "fps": FRAMES_PER_SECOND}
+    page = TEMPLATE.read_text(encoding="utf-8")
+    return page.replace("__TITLE__", html.escape(title)).replace("__DATA__", json.dumps(data, separators=(",", ":")))
+
+
+def _value(text: str) -> Any:
+    """A value of the metadata, which may be JSON."""
+    try:
+        return json.loads(text) if text.startswith(("{", "[")) else text
+    except ValueError:
+        return text

@@ -1,0 +1,130 @@
+"""Where recordings lie: a tree of folders, the distributed zip files, or both. Nothing is unpacked."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from last_e.datafile import DataError
+from last_e.prepare.skeleton import MAX_BYTES, SkeletonError
+from last_e.text import one_line
+
+ENDING = ".skeleton"
+
+
+class Entry(NamedTuple):
+    """One file, not yet read."""
+
+    name: str
+    """Without folders and ending."""
+    container: str
+    """A folder, or a zip file."""
+    member: str
+    """Path inside it."""
+    size: int
+    mark: int
+    """Time of the last change, or the checksum in the zip: other content has another."""
+    zipped: bool
+
+    def read(self) -> bytes:
+        """The file's bytes.
+
+        Raises:
+            SkeletonError: this file cannot be read, or is too large for a recording.
+            OSError: the folder or zip file itself is gone.
+        """
+        if self.size > MAX_BYTES:
+            raise SkeletonError(f"larger than {MAX_BYTES // 2**20} MiB: no recording is")
+        if not self.zipped:
+            try:
+                return (Path(self.container) / self.member).read_bytes()
+            except OSError as error:
+                if not Path(self.container).is_dir():
+                    raise
+                raise SkeletonError(f"cannot be read: {error.strerror or error}") from None
+        try:
+            with _open_zip(self.container).open(self.member) as file:
+                return file.read(self.size + 1)  # a bomb that hides its size is not unpacked further than it says
+        except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, KeyError) as error:
+            raise SkeletonError(f"damaged in the zip file: {one_line(error)}") from None
+
+
+@lru_cache(maxsize=4)
+def _open_zip(path: str) -> zipfile.ZipFile:
+    """Each process reads the directory of a zip file once."""
+    return zipfile.ZipFile(path)
+
+
+def find_recordings(places: Iterable[Path]) -> list[Entry]:
+    """Every ``.skeleton`` file in folders (at any depth, also inside zip files that lie there) and zip files, by name.
+
+    Raises:
+        DataError: a place is neither, cannot be read, or there is no such file at all.
+    """
+    found: list[Entry] = []
+    places = list(places)
+    for place in places:
+        if place.is_dir():
+            found += _in_folder(place)
+        elif place.is_file():
+            found += _in_zip(place)
+        else:
+            raise DataError(f"{place}: no such folder or zip file; --raw takes what NTU distributes, as it is", missing=True)
+    if not found:
+        where = ", ".join(map(str, places))
+        raise DataError(
+            f"{where}: no {ENDING} file in there, nor in a zip file; --raw takes what NTU distributes", missing=True
+        )
+    return sorted(found)
+
+
+def listing_hash(entries: Iterable[Entry], *, marks: bool) -> str:
+    """sha256 of names and sizes, the same for a folder and its zip; with ``marks`` also of what tells a changed file."""
+    digest = hashlib.sha256()
+    for entry in entries:
+        mark = f" {entry.container} {entry.mark}" if marks else ""
+        digest.update(f"{entry.name} {entry.size}{mark}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _in_folder(root: Path) -> Iterator[Entry]:
+    def unreadable(error: OSError) -> None:
+        raise DataError(f"{error.filename}: cannot be read: {error.strerror}")
+
+    for folder, folders, files in os.walk(root, onerror=unreadable):
+        folders.sort()
+        for file in sorted(files):
+            if not file.endswith((ENDING, ".zip")):
+                continue
+            path = Path(folder) / file
+            try:
+                about = path.stat()
+            except OSError as error:  # a link that leads nowhere
+                raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+            if not stat.S_ISREG(about.st_mode):
+                continue
+            if file.endswith(".zip"):
+                yield from _in_zip(path)
+            else:
+                member = path.relative_to(root).as_posix()
+                yield Entry(file.removesuffix(ENDING), str(root), member, about.st_size, about.st_mtime_ns, False)
+
+
+def _in_zip(path: Path) -> Iterator[Entry]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                if info.filename.endswith(ENDING):
+                    name = info.filename.rpartition("/")[2].removesuffix(ENDING)
+                    yield Entry(name, str(path), info.filename, info.file_size, info.CRC, True)
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise DataError(f"{path}: not a whole zip file ({one_line(error)}); download it again") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
