@@ -22,6 +22,11 @@ class DataError(RuntimeError):
         self.missing = missing
 
 
+def is_remote(uri: str | None) -> bool:
+    """Whether a data file lies in a bucket, from which the job runner fetches it."""
+    return uri is not None and "://" in uri and not uri.startswith("file://")
+
+
 def data_path(config: TrainConfig) -> Path | None:
     """The prepared file: ``data.uri``, else the data set's file name in ``hardware.data_root`` or up to three folders below
     (Kaggle mounts each data set in folders of its own). None for an embedded or generated data set.
@@ -35,8 +40,8 @@ def data_path(config: TrainConfig) -> Path | None:
     how = f"with lastrun data prepare {config.dataset}" if config.dataset.startswith("ntu") else "as docs/data.md says"
     hint = f"make it {how}, or tell where it is with --set data.uri=/path/to/{config.dataset}.safetensors"
     if uri is not None:
-        if "://" in uri.removeprefix("file://"):
-            raise DataError(f"data.uri: {uri}: only local paths and file:/// can be read", missing=True)
+        if is_remote(uri):
+            raise DataError(f"data.uri: {uri}: lastrun submit fetches it; here a local path is needed", missing=True)
         path = Path(unquote(uri.removeprefix("file://"))) if uri.startswith("file://") else expand(uri)
         if not path.is_file():
             raise DataError(f"{config.dataset}: no file {path} (data.uri); {hint}", missing=True)

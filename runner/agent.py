@@ -23,13 +23,15 @@ from typing import IO, Any
 
 from last_e import events
 from last_e.console import ConsoleSink
+from last_e.datafile import is_remote
 from last_e.events import Message, describe, parse_event
 from last_e.layers import Resolved
 from last_e.manifest import MANIFEST, DamagedCheckpoint, to_keep
 from last_e.redact import redact
 from last_e.text import expand, seconds_text
 from runner import machine
-from runner.errors import Exit, Reason, State, StoreError, UsageError
+from runner.data_cache import fetch_data
+from runner.errors import DamagedObjectError, Exit, LastrunError, MissingKeyError, Reason, State, StoreError, UsageError
 from runner.job import HEARTBEAT_SECONDS, Attempt, Job, Stored
 from runner.lease import Heart, claim, superseded
 from runner.resolve import resolve_attempt
@@ -124,6 +126,7 @@ class _Session:
         self.began = time.monotonic()
         self.memory_kills = machine.memory_kills()
         self.outbox: Outbox | None = None
+        self.data: Path | None = None
         self.heart = Heart(
             job, attempt, old_requests, lambda: dict(self.progress), lambda word: self.lines.put(("heard", word))
         )
@@ -170,6 +173,15 @@ class _Session:
     def _train(self, scratch: Path) -> tuple[Reason, str]:
         """Train from the newest checkpoint that the trainer can make something of."""
         self.job.sweep_unfinished()
+        if is_remote(self.config.data.uri):
+            try:
+                self.data = fetch_data(str(self.config.data.uri), options=self._bucket_options(), say=self._say)
+            except (MissingKeyError, DamagedObjectError, UsageError) as error:
+                return Reason.DATA_ERROR, str(error)
+            except StoreError:
+                raise
+            except LastrunError as error:  # no room in the cache
+                return Reason.OUT_OF_DISK, str(error)
         bad: set[str] = set()
         while True:
             self.ended = None
@@ -179,6 +191,10 @@ class _Session:
             bad.add(self.attempt.resumed_from)
             self._say(f"skipping checkpoint {self.attempt.resumed_from}: {message}", "warning")
             self.attempt.resumed_from, self.attempt.resumed_step, self.attempt.resumed_epoch = None, 0, 0
+
+    def _bucket_options(self) -> dict[str, str | None]:
+        """What the job says of the server of its store holds for its data, too; the data's own URI wins."""
+        return self.config.store.model_dump(exclude={"uri"})
 
     def _train_once(self, scratch: Path, bad: set[str]) -> tuple[Reason, str]:
         out = scratch / "run"
@@ -236,6 +252,8 @@ class _Session:
     def _trainer_config(self) -> dict[str, Any]:
         """The configuration without the runner's own sections."""
         values = self.config.model_dump(mode="json", exclude={"name", "run", "store"})
+        if self.data is not None:
+            values["data"]["uri"] = str(self.data)
         if self.config.run.gpus is not None:
             values["hardware"]["device"] = "cuda" if self.config.run.gpus else "cpu"
         if self.attempt.container and self.config.run.cpus and values["hardware"]["cpu_threads"] is None:

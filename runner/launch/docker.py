@@ -18,7 +18,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from last_e.datafile import DataError, data_path
+from last_e.datafile import DataError, data_path, is_remote
 from last_e.text import expand, plain
 from runner import containers, machine
 from runner.agent import PREEMPTED_SECONDS, STOP_PATIENCE_SECONDS
@@ -135,7 +135,7 @@ class DockerLauncher:
             )
 
     def _see_to_the_data(self, client: DockerClient) -> None:
-        if not is_local(client):  # the attempt itself will look
+        if not is_local(client) or is_remote(self._config.data.uri):  # the attempt itself will look
             return
         try:
             data_path(self._config)
@@ -259,7 +259,7 @@ class DockerLauncher:
 
         if uri.scheme == "file":
             bind(uri.prefix, read_only=False)
-        else:
+        if self._uses_buckets(uri):
             files = [os.environ[name] for name in _FILE_VARIABLES if os.environ.get(name)]
             if "AWS_ACCESS_KEY_ID" not in os.environ:
                 files += _AWS_FILES
@@ -281,7 +281,7 @@ class DockerLauncher:
                     )
                 )
             elif data is not None:
-                bind(data if "://" in (self._config.data.uri or "") else str(self._config.data.uri))
+                bind(data if str(self._config.data.uri).startswith("file://") else str(self._config.data.uri))
         return mounts
 
     def _scratch(self) -> Path:
@@ -295,9 +295,12 @@ class DockerLauncher:
             raise UsageError(f"hardware.scratch_root: {folder}: {error.strerror or error}; {hint}") from None
         return folder.absolute()
 
+    def _uses_buckets(self, store: StoreUri) -> bool:
+        return store.scheme != "file" or is_remote(self._config.data.uri)
+
     def _variables(self, uri: StoreUri) -> dict[str, str]:
         """The variables that the job names: ``run.pass_env``, and those of its bucket."""
-        names = [*self._config.run.pass_env, *(STORE_VARIABLES if uri.scheme != "file" else ())]
+        names = [*self._config.run.pass_env, *(STORE_VARIABLES if self._uses_buckets(uri) else ())]
         return {name: os.environ[name] for name in names if name in os.environ}
 
 

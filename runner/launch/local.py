@@ -10,7 +10,7 @@ import time
 from importlib.util import find_spec
 from types import FrameType
 
-from last_e.datafile import DataError, data_path
+from last_e.datafile import DataError, data_path, is_remote
 from runner.errors import EngineError, Exit, LastrunError, StoreError, UsageError
 from runner.job import Job
 from runner.resolve import LOCAL_GPUS
@@ -36,6 +36,8 @@ class LocalLauncher:
                 f"training here needs {', '.join(missing)}, not installed in {sys.prefix}: pip install 'lastrun[train]' "
                 "(from a clone: pip install '.[train]')"
             )
+        if is_remote(self._config.data.uri):  # the attempt fetches it
+            return
         try:
             data_path(self._config)
         except DataError as error:

@@ -102,3 +102,21 @@ def test_a_bucket_that_is_not_there(ceph: Ceph, store: str) -> None:
     job = Job(open_store(store.replace("s3://lastrun/", "s3://no-such-bucket/")), "j")
     with pytest.raises(Exception, match="no such bucket"):
         job.ask_to_stop(now=False)
+
+
+def test_a_job_trains_on_data_in_a_bucket(store: str, cli: Cli, tiny: Path, tmp_path: Path, clean_env: dict[str, str]) -> None:
+    clean_env["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+    made = cli("data", "synth", "--like", "ntu60", "--clips", "200", "--out", tmp_path / "ntu60.safetensors")
+    assert made.returncode == 0, made.stderr
+    open_store(store).put_file("data/ntu60.safetensors", tmp_path / "ntu60.safetensors")
+    where, _, options = store.partition("?")
+    tiny.write_text(tiny.read_text().replace("synthetic", "ntu60").replace("epochs: 3", "epochs: 1"))
+    settings = ["--set", f"data.uri={where}/data/ntu60.safetensors?{options}"]
+    done = cli("submit", tiny, *settings)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "on ntu60 xsub" in done.stdout
+    [cached] = (tmp_path / "cache" / "lastrun" / "remote" / "objects").iterdir()
+    assert cached.read_bytes() == (tmp_path / "ntu60.safetensors").read_bytes()
+    missing = cli("submit", tiny, "--set", f"data.uri={where}/data/none.safetensors?{options}")
+    assert missing.returncode == 1, missing.stdout
+    assert "data_error" in missing.stdout
