@@ -35,8 +35,10 @@ def test_sigkill_at_random_moments_loses_nothing(
     while kills < (50 if full else 5):
         current = run(*words)
         before = {} if words[0] == "submit" else {stored.name: stored for stored in current.job.checkpoints()}
-        if kills % 2:  # every other one once it trains
-            current.wait_for(lambda job, old=set(before): {stored.name for stored in job.checkpoints()} - old)
+        while kills % 2 and current.process.poll() is None:  # every other one once it trains
+            if jobs_in(current.store) and {stored.name for stored in current.job.checkpoints()} - set(before):
+                break
+            time.sleep(0.05)
         time.sleep(chance.uniform(0.0, 4.0))
         acknowledged = current.job.checkpoints() if jobs_in(current.store) else []
         victim = VICTIMS[kills % len(VICTIMS)]
