@@ -386,7 +386,7 @@ def test_a_home_folder_that_nobody_has_is_a_data_error():
 
 
 def test_a_remote_uri_is_refused_here():
-    with pytest.raises(DataError, match="only local paths"):
+    with pytest.raises(DataError, match="a local path is needed"):
         load_clips(config("dataset=ntu60", "data.uri=s3://bucket/ntu60.safetensors"))
 
 
