@@ -114,3 +114,15 @@ def test_a_bit_flipped_on_download_is_noticed(
     assert (f"skipping checkpoint {before[-1]}" in resumed.stdout) is skipped
     assert f"going on from checkpoint {before[-2 if skipped else -1]} " in resumed.stdout
     assert_same(current.job, uninterrupted)
+
+
+@pytest.mark.parametrize("outage", ["refused", "black hole", "503 SlowDown"])
+def test_a_store_that_does_not_answer_at_the_start_is_told_within_half_a_minute(
+    proxy: FaultProxy, through_proxy: str, cli: Cli, tiny: Path, outage: str
+) -> None:
+    proxy.set(OUTAGES[outage])
+    began = time.monotonic()
+    done = cli("submit", tiny, "--store", through_proxy)
+    assert done.returncode == 4
+    assert time.monotonic() - began < 30
+    assert [line[:12] for line in done.stderr.splitlines()] == ["error: s3://"]
