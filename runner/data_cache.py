@@ -120,7 +120,7 @@ def _fetch(store: S3Store, key: str, place: StoreUri, root: Path, say: Say) -> P
 
 
 def _look(store: S3Store, key: str) -> _Object:
-    answer: dict[str, Any] = store._do("read", key, lambda: store._client.head_object(Bucket=store.bucket, Key=store._key(key)))
+    answer = store.head(key)
     return _Object(answer["ContentLength"], answer["ETag"], answer.get("Metadata", {}).get("sha256"))
 
 
@@ -172,13 +172,7 @@ def _append(store: S3Store, key: str, about: _Object, partial: Path) -> None:
         begin = file.tell()
         if begin == about.size:
             return
-        answer: dict[str, Any] = store._do(
-            "read",
-            key,
-            lambda: store._client.get_object(
-                Bucket=store.bucket, Key=store._key(key), Range=f"bytes={begin}-{about.size - 1}", IfMatch=about.tag
-            ),
-        )
+        answer = store.get_from(key, begin, about.tag)
         if answer["ContentLength"] != about.size - begin:  # a server that ignores ranges sends everything
             file.truncate(0)
         try:

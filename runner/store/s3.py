@@ -191,9 +191,19 @@ class S3Store:
                     raise
         _check(key, first, digest.hexdigest())
 
+    def head(self, key: str) -> dict[str, Any]:
+        """What the server says of an object: ``ContentLength``, ``ETag`` (another one when the content changes),
+        ``LastModified``, ``Metadata``."""
+        return self._do("read", key, lambda: self._client.head_object(**self._at(key)))
+
+    def get_from(self, key: str, begin: int, tag: str) -> dict[str, Any]:
+        """An object from a byte on, as ``Body`` to be read (``ContentLength`` bytes), if it still has this tag."""
+        request = {**self._at(key), "Range": f"bytes={begin}-", "IfMatch": tag}
+        return self._do("read", key, lambda: self._client.get_object(**request))
+
     def age(self, key: str) -> float:
         """See :class:`~runner.store.Store`."""
-        answer = self._do("read", key, lambda: self._client.head_object(**self._at(key)))
+        answer = self.head(key)
         written: datetime.datetime | None = answer.get("LastModified")
         if written is None:
             raise StoreError(f"{self.uri}: {_NO_STORE}")
