@@ -1,16 +1,25 @@
-"""Pickles of other projects, read without trusting them: plain containers, numbers, texts and numpy arrays, nothing else."""
+"""Pickles of other projects, read without trusting them: plain containers, numbers, texts and numpy arrays, nothing else.
+
+Nothing of numpy's is ever handed to a pickle: what it may name are markers and values of our own, which are checked and turned
+into arrays when the pickle has been read.
+"""
 
 from __future__ import annotations
 
+import math
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
 from last_e.datafile import DataError
 from last_e.text import one_line
+
+MOST_DEPTH = 50
+_KINDS = "biufcSU"
+_PLAIN_KEYS = (str, bytes, int, float, bool, type(None))
 
 
 def read_pickle(path: Path) -> Any:
@@ -21,7 +30,7 @@ def read_pickle(path: Path) -> Any:
     """
     try:
         with path.open("rb") as file:
-            return _Plain(_Bounded(file, path.stat().st_size), encoding="latin1").load()
+            return _resolved(_Plain(_Bounded(file, path.stat().st_size), encoding="latin1").load(), 0, {})
     except FileNotFoundError:
         raise DataError(f"{path}: no such file", missing=True) from None
     except pickle.UnpicklingError as error:
@@ -47,8 +56,120 @@ class _Bounded:
         return self.file.readline()
 
 
-class _Plain(pickle._Unpickler):  # the one in C reserves memory for whatever place in its memo a file names
+class _DType:
+    """An element type as a pickle describes it; numpy's own never meets a pickle, which could change it under an array."""
+
+    def __init__(self, text: Any, *_: Any) -> None:
+        if not isinstance(text, str) or len(text) > 16:
+            raise pickle.UnpicklingError("holds an array of an odd type")
+        self.text, self.order = text, "="
+
+    def __setstate__(self, state: Any) -> None:
+        # (version, byte order, subarray, names, fields, element size, alignment, flags, ...)
+        if not isinstance(state, tuple) or len(state) < 5 or any(part is not None for part in state[2:5]):
+            raise pickle.UnpicklingError("holds an array of records")
+        if state[1] not in ("<", ">", "|", "="):
+            raise pickle.UnpicklingError("holds an array of an odd byte order")
+        self.order = state[1]
+
+    def numpy(self) -> np.dtype[Any]:
+        """The type of numpy's that is meant."""
+        found = np.dtype(self.text)
+        if found.kind not in _KINDS or found.itemsize == 0:
+            raise pickle.UnpicklingError(f"holds an array of {self.text!r}; allowed are arrays of numbers and texts")
+        return found if self.order == "|" else found.newbyteorder(self.order)  # type: ignore[arg-type]
+
+
+class _Array:
+    """An array as a pickle describes it."""
+
+    def __init__(self, *_: Any) -> None:
+        self.shape: Any = None
+        self.dtype: Any = None
+        self.content: Any = b""
+        self.fortran = False
+
+    def __setstate__(self, state: Any) -> None:
+        if not isinstance(state, tuple) or len(state) != 5:
+            raise pickle.UnpicklingError("holds an array that numpy did not write")
+        _, self.shape, self.dtype, self.fortran, self.content = state
+
+    def numpy(self) -> np.ndarray[Any, Any]:
+        """The array: of numbers or texts, and as large as its content says, or not at all."""
+        if not isinstance(self.dtype, _DType) or not isinstance(self.shape, tuple):
+            raise pickle.UnpicklingError("holds an array that numpy did not write")
+        content = self.content.encode("latin1") if isinstance(self.content, str) else self.content
+        if not isinstance(content, (bytes, bytearray)) or not all(type(n) is int and n >= 0 for n in self.shape):
+            raise pickle.UnpicklingError("holds an array of objects; allowed are arrays of numbers and texts")
+        dtype = self.dtype.numpy()
+        if len(self.shape) > 8 or math.prod(self.shape) * dtype.itemsize != len(content):
+            raise pickle.UnpicklingError("holds an array whose size is not what it says")
+        found = np.frombuffer(content, dtype).reshape(self.shape, order="F" if self.fortran else "C")
+        return found.astype(dtype.newbyteorder("="))
+
+
+def _array(*_: Any) -> _Array:
+    """numpy's ``_reconstruct``: the content follows."""
+    return _Array()
+
+
+def _from_buffer(content: Any, dtype: Any, shape: Any, order: Any) -> _Array:
+    array = _Array()
+    array.__setstate__((1, shape, dtype, order == "F", content))
+    return array
+
+
+def _scalar(dtype: Any, content: Any) -> Any:
+    array = _Array()
+    array.__setstate__((1, (1,), dtype, False, content))
+    return array.numpy()[0]
+
+
+def _encode(text: Any, encoding: Any) -> bytes:
+    """How old pickles write bytes."""
+    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+        raise pickle.UnpicklingError(f"holds bytes in {encoding!r}")
+    return text.encode("latin1")
+
+
+class _Named:
+    """What a pickle gets for a name: it can be called as the pickle calls it, and nothing else."""
+
+    __slots__ = ("call",)
+    call: Callable[..., Any]
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        object.__setattr__(self, "call", call)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise pickle.UnpicklingError("changes what it names")
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.call(*arguments)
+
+
+def _not_called(*_: Any) -> Any:
+    raise pickle.UnpicklingError("makes an array in a way that numpy does not")
+
+
+_ADMITTED = {
+    ("numpy.core.multiarray", "_reconstruct"): _Named(_array),
+    ("numpy.core.multiarray", "scalar"): _Named(_scalar),
+    ("numpy.core.numeric", "_frombuffer"): _Named(_from_buffer),
+    ("numpy", "ndarray"): _Named(_not_called),
+    ("numpy", "dtype"): _Named(_DType),
+    ("_codecs", "encode"): _Named(_encode),
+}
+
+
+# The one in C reserves memory for whatever place in its memo a file names. (No types tell of this one's methods.)
+_Unpickler: Any = pickle._Unpickler
+
+
+class _Plain(_Unpickler):  # type: ignore[misc]
     """Admits only what arrays are made of."""
+
+    dispatch: ClassVar[dict[int, Any]] = dict(_Unpickler.dispatch)
 
     def find_class(self, module: str, name: str) -> Any:
         admitted = _ADMITTED.get((module.replace("numpy._core.", "numpy.core."), name))
@@ -58,40 +179,69 @@ class _Plain(pickle._Unpickler):  # the one in C reserves memory for whatever pl
             )
         return admitted
 
+    def load_build(self) -> None:
+        """Only what was made here takes a state, and in its own way."""
+        state = self.stack.pop()
+        target = self.stack[-1]
+        if not isinstance(target, (_Array, _DType)):
+            raise pickle.UnpicklingError("gives a state to what takes none")
+        target.__setstate__(state)
 
-def _array(*_: Any) -> Any:
-    """An empty array that takes its content from what follows, as numpy pickles it; of whatever size the pickle asks for."""
-    return np.ndarray((0,), np.int8)
+    def load_bytearray8(self) -> None:
+        """Its length is read before anything is reserved for it."""
+        self.append(bytearray(self.read(int.from_bytes(self.read(8), "little"))))
+
+    def load_setitem(self) -> None:
+        _plain_keys(self.stack[-2:-1])
+        super().load_setitem()
+
+    def load_setitems(self) -> None:
+        _plain_keys(self.stack[::2])
+        super().load_setitems()
+
+    def load_dict(self) -> None:
+        _plain_keys(self.stack[::2])
+        super().load_dict()
+
+    def load_additems(self) -> None:
+        _plain_keys(self.stack)
+        super().load_additems()
+
+    def load_frozenset(self) -> None:
+        _plain_keys(self.stack)
+        super().load_frozenset()
+
+    dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+    dispatch[pickle.DICT[0]] = load_dict
+    dispatch[pickle.ADDITEMS[0]] = load_additems
+    dispatch[pickle.FROZENSET[0]] = load_frozenset
 
 
-def _dtype(text: Any, *_: Any) -> np.dtype[Any]:
-    if not isinstance(text, str) or np.dtype(text).hasobject:
-        raise pickle.UnpicklingError(f"holds an array of {text!r}; allowed are arrays of numbers and texts")
-    return np.dtype(text)
+def _plain_keys(keys: Any) -> None:
+    """A key that is a tuple of tuples of tuples can take hours to hash."""
+    if not all(isinstance(key, _PLAIN_KEYS) for key in keys):
+        raise pickle.UnpicklingError("has keys that are no plain numbers or texts")
 
 
-def _scalar(dtype: Any, content: Any) -> Any:
-    if not isinstance(content, bytes):
-        raise pickle.UnpicklingError("holds a number that numpy did not write")
-    return np.frombuffer(content, dtype, count=1)[0]
+def _resolved(value: Any, depth: int, done: dict[int, Any]) -> Any:
+    """The value with arrays in the places where they are described; what stands in several places is made once."""
+    if depth > MOST_DEPTH:
+        raise pickle.UnpicklingError("nested too deep")
+    if isinstance(value, _Named):
+        raise pickle.UnpicklingError("holds a name instead of a value")
+    if isinstance(value, (_Array, _DType, dict, list, tuple)):
+        if id(value) not in done:
+            done[id(value)] = _made(value, depth, done)
+        return done[id(value)]
+    return value
 
 
-def _from_buffer(content: Any, dtype: Any, shape: Any, order: Any) -> Any:
-    return np.frombuffer(content, dtype).reshape(shape, order=order)
-
-
-def _encode(text: Any, encoding: Any) -> bytes:
-    """How old pickles write bytes."""
-    if encoding not in ("latin1", "latin-1"):
-        raise pickle.UnpicklingError(f"holds bytes in {encoding!r}")
-    return bytes(text, "latin1")
-
-
-_ADMITTED: dict[tuple[str, str], Callable[..., Any] | type] = {
-    ("numpy.core.multiarray", "_reconstruct"): _array,
-    ("numpy.core.multiarray", "scalar"): _scalar,
-    ("numpy.core.numeric", "_frombuffer"): _from_buffer,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): _dtype,
-    ("_codecs", "encode"): _encode,
-}
+def _made(value: Any, depth: int, done: dict[int, Any]) -> Any:
+    if isinstance(value, (_Array, _DType)):
+        return value.numpy()
+    if isinstance(value, dict):
+        return {key: _resolved(item, depth + 1, done) for key, item in value.items()}
+    return type(value)(_resolved(item, depth + 1, done) for item in value)

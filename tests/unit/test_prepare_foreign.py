@@ -410,3 +410,69 @@ def test_a_damaged_pickle_is_told_in_one_line(tmp_path):
             read_pickle(path)
         except DataError as error:
             assert len(str(error).splitlines()) == 1  # noqa: PT017
+
+
+def forged(function, arguments, state=None):
+    """What numpy would never write, with the names that numpy writes."""
+
+    class Forged:
+        def __reduce__(self):
+            return (function, arguments) if state is None else (function, arguments, state)
+
+    return Forged()
+
+
+def shared(levels):
+    value = []
+    for _ in range(levels):
+        value = [value, value]
+    return value
+
+
+RECONSTRUCT = np.zeros(1).__reduce__()[0]
+NESTED_KEY = b"\x80\x04}(K\x01" + b"\x85" * 200_000 + b"K\x01u."
+DOUBLING_KEY = b"\x80\x04}(K\x01\x85" + b"2\x86" * 40 + b"K\x01u."
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pickle.dumps(forged(np.ndarray, ((1,), "O", b"AAAAAAAA"))),
+        pickle.dumps(forged(np.ndarray, ((200, 25, 3),))),
+        pickle.dumps(forged(np.ndarray, ((10**7,), "i8", b"\0" * 8, 0, (0,)))),
+        pickle.dumps(forged(np.dtype, ("S8",), (3, "|", None, None, None, 2**20, 1, 0))) + b"",
+        pickle.dumps(forged(RECONSTRUCT, (np.ndarray, (0,), b"b"), (1, (4,), np.dtype("f8"), False, b"short"))),
+        pickle.dumps(forged(RECONSTRUCT, (np.ndarray, (0,), b"b"), (1, (-1, -8), np.dtype("f8"), False, b"\0" * 64))),
+        pickle.dumps(forged(RECONSTRUCT, (np.ndarray, (0,), b"b"), (1, (1,), np.dtype("O"), False, [1]))),
+        NESTED_KEY,
+        DOUBLING_KEY,
+        b"\x80\x05\x96" + (2**37).to_bytes(8, "little") + b"x.",
+        pickle.dumps(np.ndarray),
+    ],
+)
+def test_what_is_admitted_cannot_be_turned_against_us(tmp_path, content):
+    path = tmp_path / "harm.pkl"
+    path.write_bytes(content)
+    try:
+        value = read_pickle(path)
+    except DataError:
+        return
+    assert isinstance(value, np.dtype)  # of what was asked for, not of the size that was forged
+    assert value == np.dtype("S8")
+
+
+def test_what_is_written_once_is_made_once(tmp_path):
+    path = tmp_path / "shared.pkl"
+    path.write_bytes(pickle.dumps(shared(40)))
+    value = read_pickle(path)
+    assert value[0] is value[1]
+
+
+def test_arrays_of_the_other_byte_order_keep_their_numbers(tmp_path):
+    path = tmp_path / "big.pkl"
+    for dtype in (">f8", ">i4", ">U3"):
+        array = np.arange(3).astype(dtype)
+        path.write_bytes(pickle.dumps({"a": array, "one": array[1]}))
+        again = read_pickle(path)
+        assert again["a"].tolist() == array.tolist()
+        assert again["one"] == array[1]
