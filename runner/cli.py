@@ -338,7 +338,12 @@ def attempt(
     if read_env:
         from json import loads
 
-        os.environ.update(loads(sys.stdin.readline() or "{}"))
+        line = sys.stdin.readline()
+        if not line.endswith("\n"):  # who started it is gone: without its variables it would run otherwise, or not at all
+            from runner.errors import UsageError
+
+            raise UsageError("standard input ended before the variables came")
+        os.environ.update(loads(line))
     from last_e.console import ConsoleSink
     from runner.agent import run_attempt
     from runner.job import Job

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from last_e.redact import redact
 from runner import machine
-from runner.errors import Exit, LastrunError, Reason, StoreError
+from runner.errors import LastrunError, Reason
 from runner.job import Attempt, Job
 from runner.store import open_store
 
@@ -54,15 +54,16 @@ def sweep(client: DockerClient, user: str) -> None:
     """Remove this user's containers that have ended, once all that they knew is in the store."""
     filters = {"status": ["exited", "dead"], "label": [JOB_LABEL, f"{USER_LABEL}={user}"]}
     for container in client.containers.list(all=True, filters=filters, ignore_removed=True):
-        if container.attrs["State"]["ExitCode"] in Exit._value2member_map_ and not container.attrs["State"]["OOMKilled"]:
-            remove(container)  # the attempt ended by itself, and said all there was to say
-            continue
         with suppress(LastrunError):
-            job = Job(open_store(container.labels[STORE_LABEL]), container.labels[JOB_LABEL])
-            job.state()  # settles it
-            token = container.labels[ATTEMPT_LABEL]
-            if not any(attempt.open and attempt.id.endswith(token) for attempt in job.attempts()):
-                remove(container)
+            remove_if_told(Job(open_store(container.labels[STORE_LABEL]), container.labels[JOB_LABEL]), container)
+
+
+def remove_if_told(job: Job, container: Any) -> None:
+    """Remove an ended container if the store knows how its attempt ended; else it stays, for whoever asks next."""
+    job.state()  # writes the end of an attempt that could not do so itself
+    token = container.labels[ATTEMPT_LABEL]
+    if not any(attempt.open and attempt.id.endswith(f"-{token}") for attempt in job.attempts()):
+        remove(container)
 
 
 def remove(container: Any) -> None:
@@ -88,8 +89,7 @@ def _settled(job: Job, attempt: Attempt, known: dict[str, str]) -> Attempt:
         current = next((other for other in job.attempts() if other.id == attempt.id), attempt)
         if not current.open or current.container != known:
             return current
-        if not found:
-            mark_lost(job, current, f"container {known.get('name')} is gone")
+        if not found:  # removed by hand, or on another engine that has the same ID: the heartbeat decides
             return current
         end = found[0].attrs["State"]
         words = found[0].logs(tail=200)
@@ -109,5 +109,4 @@ def _keep_log(job: Job, attempt: Attempt, words: bytes) -> None:
     """What a container said last goes into the job's log: the attempt itself may not have come to it."""
     key = job.key("attempts", attempt.id, "log", "container.txt")
     text = redact(words.decode(errors="replace"))
-    with suppress(StoreError):
-        job.store.put(key, f"--- the last that its container said\n{text}".encode())
+    job.store.put(key, f"--- the last that its container said\n{text}".encode())

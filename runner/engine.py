@@ -49,13 +49,27 @@ _REMEDIES = (
 )
 
 
-@lru_cache(maxsize=1)
 def connect() -> DockerClient:
     """The engine that ``DOCKER_HOST`` or docker's current context names, else this machine's.
 
     Raises:
-        EngineError: the SDK is not installed, or no engine answers.
+        EngineError: the SDK is not installed, or no engine answers (which is asked once).
     """
+    found = _connected()
+    if isinstance(found, EngineError):
+        raise found
+    return found
+
+
+@lru_cache(maxsize=1)
+def _connected() -> DockerClient | EngineError:
+    try:
+        return _connect()
+    except EngineError as error:
+        return error
+
+
+def _connect() -> DockerClient:
     try:
         from docker import from_env
         from docker.context import ContextAPI

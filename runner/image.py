@@ -204,6 +204,7 @@ def _look_into(client: DockerClient, image: str) -> dict[str, Any]:
         ["probe", "--torch"],
         entrypoint=["python", "-m", "runner"],
         network_mode="none",
+        use_config_proxy=False,
         cap_drop=["ALL"],
         security_opt=["no-new-privileges:true"],
         device_requests=[DeviceRequest(count=-1, capabilities=[["gpu"]])] if gpu else None,

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 import torch
 
-from runner.engine import connect
+from runner.engine import _connected
+from runner.errors import EngineError
 from runner.store.directory import DirectoryStore
 from tests.ceph import Ceph, why_not
 from tests.docker_engine import BASE, ROOT, CannotStart, Engine
@@ -152,8 +153,10 @@ def clean_engine(engine: Engine, clean_env: dict[str, str], monkeypatch: pytest.
     monkeypatch.setenv("HOME", clean_env["HOME"])
     yield
     engine.remove_containers()
-    connect().close()
-    connect.cache_clear()
+    client = _connected()
+    if not isinstance(client, EngineError):
+        client.close()
+    _connected.cache_clear()
 
 
 @pytest.fixture(scope="session")

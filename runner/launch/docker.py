@@ -74,24 +74,28 @@ class DockerLauncher:
     def run(self, job: Job, arguments: list[str], *, quiet: bool) -> int:
         """See :class:`~runner.launch.Launcher`."""
         held: list[Any] = []
+        early: list[int] = []
 
         def hand_on(signum: int, frame: FrameType | None) -> None:
-            if held:
-                with contextlib.suppress(LastrunError), explained():
-                    held[0].kill(signal.Signals(signum).name)
+            if not held:
+                early.append(signum)  # there is nobody yet to hand it to
+                return
+            with contextlib.suppress(LastrunError), explained():
+                held[0].kill(signal.Signals(signum).name)
 
         before = {signum: signal.signal(signum, hand_on) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
         try:
             held.append(self._start(job, arguments))
+            for signum in early:
+                hand_on(signum, None)
             with explained(self._image):
                 _show(held[0], sys.stderr if quiet else sys.stdout)
                 code = int(held[0].wait(timeout=None)["StatusCode"])
         finally:
             for signum, handler in before.items():
                 signal.signal(signum, handler)
-        with contextlib.suppress(StoreError):  # else the container stays, for whoever asks next
-            job.state()  # writes the end of an attempt that could not do so itself
-            containers.remove(held[0])
+        with contextlib.suppress(StoreError):
+            containers.remove_if_told(job, held[0])
         if code - 128 in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) and code != Exit.INTERRUPTED_TWICE:
             return Exit.PAUSED  # before the attempt had claimed the job
         return code if code in Exit._value2member_map_ else Exit.FAILED
@@ -225,6 +229,7 @@ class DockerLauncher:
             memswap_limit=run.memory,  # the same: no swap besides
             nano_cpus=int(run.cpus * 1e9) if run.cpus else None,
             cap_drop=["ALL"],
+            group_add=[] if rootless else [str(group) for group in os.getgroups()],
             security_opt=["no-new-privileges:true"],
             read_only=True,
             init=True,
@@ -232,7 +237,8 @@ class DockerLauncher:
             device_requests=requests,
             log_config=LogConfig(type="json-file", config={"max-size": "10m", "max-file": "2"}),
         )
-        environment = {machine.CONTAINER_VARIABLE: json.dumps(about), "TMPDIR": HOME}
+        # A folder of the attempt's own in the volume: what is mounted below /cache belongs to the engine's root.
+        environment = {machine.CONTAINER_VARIABLE: json.dumps(about), "TMPDIR": HOME, "XDG_CACHE_HOME": f"{HOME}/own"}
         if is_local(client):
             environment["TMPDIR"] = str(self._scratch())
         # In a rootless engine's container root is the caller; anybody else would be one of its subordinate users.
@@ -243,6 +249,7 @@ class DockerLauncher:
             "user": user,
             "hostname": socket.gethostname()[:63],
             "stop_timeout": STOP_SECONDS,
+            "use_config_proxy": False,  # it would show passwords of proxies to all who may ask the engine
         }
 
     def _mounts(self, client: DockerClient, uri: StoreUri) -> list[Any]:
@@ -312,6 +319,8 @@ def _hand_over(client: DockerClient, container: str, start: Any, variables: dict
     try:
         start()
         connection.sendall(json.dumps(variables).encode() + b"\n")
+    except OSError as error:
+        raise EngineError(f"the container ended before it took its variables ({error.strerror or error})") from None
     finally:
         stream.close()
         connection.close()
