@@ -45,7 +45,10 @@ def prepare(
         from last_e.prepare.scan import COMPILED
 
         if not COMPILED:
-            print("numba is not installed: reading takes about 15 times as long; pip install 'lastrun[data]'", file=sys.stderr)
+            print(
+                "no numba that works here: reading takes about 15 times as long; pip install 'lastrun[data]'",
+                file=sys.stderr,
+            )
         report = prepare_ntu(dataset, raw, out, workers=workers, progress=bar.update)
     if json:
         console.print_json("data prepare", {"out": str(out), "resumed": report.resumed, **report.to_dict()})
@@ -142,7 +145,9 @@ def _errors(out: Path, *, goes_on: bool = True) -> Iterator[None]:
     def interrupt(signum: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    # What is ignored already, as by nohup, stays so.
+    heard = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in heard}
     try:
         yield
     except KeyboardInterrupt:

@@ -111,8 +111,8 @@ def _fetch(store: S3Store, key: str, place: StoreUri, root: Path, say: Say) -> P
         _download(store, key, about, partial, say)
         digest = _verify(partial, about, key)
         path = root / "objects" / digest
-        partial.chmod(0o444)
         os.replace(partial, path)
+        path.chmod(0o444)
         _write(record, {"uri": str(place), **asdict(about), "sha256": digest})
         return path
     finally:

@@ -13,6 +13,7 @@ the file brings is kept, under the name that the user gives.
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 import zlib
 from collections.abc import Callable, Generator, Iterator
@@ -154,6 +155,8 @@ def _ctrgcn(path: Path, split: str | None) -> Opened:
     try:
         with zipfile.ZipFile(path) as archive:
             labels = {part: _labels(_npy(archive, path, f"y_{part}"), f"{path}: y_{part}") for part in ("train", "test")}
+    except DataError:
+        raise
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError) as error:
         raise DataError(f"{path}: not a whole .npz file ({one_line(error)})") from None
 
@@ -167,7 +170,9 @@ def _ctrgcn(path: Path, split: str | None) -> Opened:
                                 raise DataError(f"{path}: x_{part} is not (clips, frames, 150) with a row for each of y_{part}")
                             joints = row.reshape(len(row), 2, NUM_JOINTS, 3).swapaxes(0, 1)
                             yield Foreign(joints, numbers[number], f"{part}-{number:06}", part == "train")
-                except (zipfile.BadZipFile, zlib.error, OSError, EOFError) as error:
+                except DataError:
+                    raise
+                except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError) as error:
                     raise DataError(f"{path}: x_{part} is damaged ({one_line(error)})") from None
 
     return Opened(sum(map(len, labels.values())), False, split, clips())
@@ -184,11 +189,11 @@ def _npy(archive: zipfile.ZipFile, path: Path, name: str) -> Generator[Array, No
             version = np.lib.format.read_magic(file)
             header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, by_columns, dtype = header(file)
-        except ValueError as error:
+        except Exception as error:  # a header is a Python expression, and fails in as many ways
             raise DataError(f"{path}: {name} is no array ({one_line(error)})") from None
-        if by_columns or dtype.kind not in "fiub" or len(shape) < 2 or int(np.prod(shape[1:])) * dtype.itemsize > 2**26:
+        size = math.prod(shape[1:]) * dtype.itemsize
+        if by_columns or dtype.kind not in "fiub" or len(shape) < 2 or min(shape) < 0 or size > 2**26:
             raise DataError(f"{path}: {name} is {dtype} {shape}; allowed are numbers in rows, as CTR-GCN writes them")
-        size = int(np.prod(shape[1:])) * dtype.itemsize
         for _ in range(shape[0]):
             row = file.read(size)
             if len(row) != size:

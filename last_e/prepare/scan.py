@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 try:
     import numba
-except ModuleNotFoundError:
+except (ImportError, OSError):  # also one that is there but does not fit this numpy, or this system
     numba = None
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -476,3 +476,17 @@ def test_arrays_of_the_other_byte_order_keep_their_numbers(tmp_path):
         again = read_pickle(path)
         assert again["a"].tolist() == array.tolist()
         assert again["one"] == array[1]
+
+
+def test_an_array_that_forges_its_shape_is_told_and_mistakes_keep_their_own_words(tmp_path):
+    path = ctrgcn(tmp_path / "NTU60_CS.npz", y_train=np.zeros((4, 60)))
+    with pytest.raises(DataError) as caught:
+        import_file("ctrgcn", path, tmp_path / "out")
+    assert "one-hot" in str(caught.value)
+    assert "not a whole .npz file" not in str(caught.value)
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1, -1), }"
+    for content in (header, header[:30], header.replace(b"(1, -1)", b"(1, 10**30)")):
+        with zipfile.ZipFile(ctrgcn(path), "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("y_train.npy", b"\x93NUMPY\x01\x00" + len(content).to_bytes(2, "little") + content + bytes(10**6))
+        with pytest.raises(DataError, match="y_train"):
+            import_file("ctrgcn", path, tmp_path / "out")

@@ -465,3 +465,17 @@ def test_nothing_of_the_preparation_needs_torch(tree, tmp_path):
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
     shutil.rmtree(tmp_path, ignore_errors=True)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2, zipfile.ZIP_DEFLATED])
+def test_a_damaged_entry_is_one_damaged_file_however_it_was_compressed(files, tmp_path, method):
+    path = tmp_path / "raw.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in list(files.items())[:4]:
+            archive.writestr(f"{name}.skeleton", content)
+        begin = archive.infolist()[1].header_offset + 60
+    content = bytearray(path.read_bytes())
+    content[begin : begin + 40] = b"\xff" * 40
+    path.write_bytes(content)
+    report = prepare_ntu("ntu60", [path], tmp_path / "out", workers=1)
+    assert report.clips == 3
