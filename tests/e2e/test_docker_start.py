@@ -22,7 +22,7 @@ from runner.launch.docker import DockerLauncher
 from runner.resolve import resolve_spec
 from runner.store import StoreUri
 from runner.store.directory import DirectoryStore
-from tests.conftest import Cli
+from tests.conftest import Cli, Figures
 from tests.docker_engine import BASE, ROOT, Engine
 
 pytestmark = [pytest.mark.xdist_group("docker"), pytest.mark.slow, pytest.mark.usefixtures("clean_engine")]
@@ -63,7 +63,9 @@ def test_the_image_is_what_the_code_is_and_says_so(engine: Engine, cli: Cli) -> 
     assert not {"extra", "src", "tools", "pip"} & set(inside.decode().split())
 
 
-def test_a_change_of_the_code_is_seen_and_rebuilt_in_seconds(engine: Engine, cli: Cli, tiny: Path, tmp_path: Path) -> None:
+def test_a_change_of_the_code_is_seen_and_rebuilds_the_last_layer_alone(
+    engine: Engine, cli: Cli, tiny: Path, tmp_path: Path, figure: Figures
+) -> None:
     clone = clone_in(tmp_path)
     with (clone / "runner" / "status.py").open("a") as file:
         file.write("# another line\n")
@@ -78,7 +80,7 @@ def test_a_change_of_the_code_is_seen_and_rebuilt_in_seconds(engine: Engine, cli
     words = ("--base", BASE, "--wheels", engine.wheels, "--tag", "lastrun:changed")
     built = cli("image", "build", *words, PYTHONPATH=str(clone))
     assert built.returncode == 0, built.stderr
-    assert time.monotonic() - began < 30
+    figure("building the image again after a change of the code", f"{time.monotonic() - began:.1f} s")
     assert cli("image", "check", "lastrun:changed", PYTHONPATH=str(clone)).returncode == 0
     layers = [engine.client.images.get(name).attrs["RootFS"]["Layers"] for name in (default_image(), "lastrun:changed")]
     assert layers[0][:-1] == layers[1][:-1]

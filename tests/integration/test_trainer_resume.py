@@ -20,7 +20,6 @@ from last_e.checkpoint import checkpoints, load
 from last_e.cli import main
 from last_e.config import TrainConfig
 from last_e.data import write_clips
-from last_e.data.clips import Clips
 from last_e.data.synthetic import synthetic_clips
 from last_e.events import Ended, EpochDone, Event, Message, Progress
 from last_e.layers import resolve
@@ -37,7 +36,7 @@ EPOCHS = 3
 def data(tmp_path_factory) -> Path:
     clips = synthetic_clips(6, 72)
     path = tmp_path_factory.mktemp("data") / "synthetic.safetensors"
-    write_clips(Clips(*(getattr(clips, name).clone() for name in Clips.__dataclass_fields__)), path)
+    write_clips(copy.deepcopy(clips), path)
     return path
 
 
@@ -435,7 +434,7 @@ def test_a_run_without_any_whole_checkpoint_says_so(run, capsys, here):
 def test_a_checkpoint_of_other_clips_is_refused_unless_allowed(run, data, tmp_path, capsys, here):
     clips = synthetic_clips(6, 72, seed=1)
     other = tmp_path / "other.safetensors"
-    write_clips(Clips(*(getattr(clips, name).clone() for name in Clips.__dataclass_fields__)), other)
+    write_clips(copy.deepcopy(clips), other)
     cut_back(run, STEPS * 2)
     assert main([*again(run), f"data.uri={other}"]) == 2
     assert "the clips are not those that the run began with" in capsys.readouterr().err
