@@ -1,5 +1,6 @@
 """A run that is cut and goes on ends bit for bit as one that was not; and what happens when it cannot go on."""
 
+import copy
 import json
 import random
 import shutil
@@ -21,7 +22,7 @@ from last_e.cli import main
 from last_e.config import TrainConfig
 from last_e.data import write_clips
 from last_e.data.synthetic import synthetic_clips
-from last_e.events import Ended, EpochDone, Event, Message, Progress
+from last_e.events import Ended, EpochDone, Event, Progress
 from last_e.layers import resolve
 from last_e.manifest import newest_whole, verify
 from last_e.reading import set_layer
@@ -344,10 +345,11 @@ class SlowStop(Stop):
 
 def test_a_warm_up_as_long_as_the_run_is_told_and_does_not_crash(data, tmp_path, here):
     """The learning rate is asked for after the last step too, when progress is told: once a second at the most."""
+    settings, _ = set_layer(["model=nano_e_v3", "dataset=irds", "training.warmup_epochs=1", "training.epochs=1"])
+    assert any("lasts the whole run" in note for note in resolve([settings], TrainConfig).notes)
     sink = Events()
     ended = train.run(tiny(data, "training.warmup_epochs=1", "training.epochs=1"), tmp_path / "run", None, sink, SlowStop())
     assert ended.reason == "completed"
-    assert any(isinstance(event, Message) and "lasts the whole run" in event.text for event in sink.seen)
     assert any(isinstance(event, Progress) and event.phase == "test" for event in sink.seen)
 
 
@@ -375,7 +377,7 @@ def test_a_run_that_diverges_ends_so_and_keeps_its_last_good_checkpoint(data, tm
 
 def test_a_full_disk_ends_the_run_in_one_clear_line_and_harms_no_checkpoint(data, small_disk):
     run = small_disk / "run"
-    code, out, err = finished([*words(data, run), "checkpoint.keep_last=100"])
+    code, out, err = finished([*words(data, run), "checkpoint.keep_last=2", "training.save_interval=1"])
     assert code == 1
     assert err == ""
     ends = [line for line in out.splitlines() if "out_of_disk" in line]
