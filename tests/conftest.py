@@ -139,7 +139,8 @@ def engine() -> Iterator[Engine]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("DOCKER_HOST", one.host)
             command = [sys.executable, "-m", "runner", "image", "build", "--base", BASE, "--wheels", str(one.wheels)]
-            built = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, cwd=ROOT)
+            env = {**os.environ, "NO_PROXY": ""}
+            built = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, cwd=ROOT, env=env)
             assert built.returncode == 0, built.stdout + built.stderr
             yield one
     finally:

@@ -78,7 +78,8 @@ def test_a_change_of_the_code_is_seen_and_rebuilds_the_last_layer_alone(
 
     began = time.monotonic()
     words = ("--base", BASE, "--wheels", engine.wheels, "--tag", "lastrun:changed")
-    built = cli("image", "build", *words, PYTHONPATH=str(clone))
+    # Ceph's fixture sets it, and to the classic builder a build with a proxy is another one.
+    built = cli("image", "build", *words, PYTHONPATH=str(clone), NO_PROXY="")
     assert built.returncode == 0, built.stderr
     figure("building the image again after a change of the code", f"{time.monotonic() - began:.1f} s")
     assert cli("image", "check", "lastrun:changed", PYTHONPATH=str(clone)).returncode == 0
