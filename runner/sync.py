@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
-_KEY = re.compile(r"[^/]+/(attempts|checkpoints)/[^/]+/.")
+KEY = re.compile(r"[^/]+/(attempts|checkpoints)/[^/]+/.")
+"""What an outbox holds; anything else in its folder is none of ours, and what is sent is deleted."""
 LAG_WARNING_SECONDS = 60.0
 """A checkpoint that has waited longer than this is told of: what is only here is lost if the machine is."""
 
@@ -181,7 +182,7 @@ def send_leftovers(store: Store, folder: Path) -> int:
     Raises:
         StoreError: the store does not take it; nothing that it has not taken is deleted.
     """
-    keys = sorted((key for key in waiting(folder) if _KEY.match(key)), key=_manifests_last)
+    keys = sorted((key for key in waiting(folder) if KEY.match(key)), key=_manifests_last)
     whole = {key.rpartition("/")[0] for key in keys if key.endswith(f"/{MANIFEST}")}
     sent = 0
     for key in keys:

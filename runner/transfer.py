@@ -11,7 +11,7 @@ from last_e.text import expand
 from runner.errors import StoreError, UsageError
 from runner.job import Job
 from runner.machine import container_scratch
-from runner.sync import leftovers, send_leftovers
+from runner.sync import KEY, leftovers, send_leftovers
 
 
 def pull_checkpoint(job: Job, destination: Path, *, best: bool, step: int | None) -> str:
@@ -58,7 +58,7 @@ def sync_job(job: Job, outbox: Path | None) -> int:
     if outbox is not None:
         if not outbox.is_dir():
             raise UsageError(f"{outbox}: no such folder")
-        foreign = [path for path in outbox.rglob("*") if not _belongs(path.relative_to(outbox).parts, path, job.id)]
+        foreign = [path for path in outbox.rglob("*") if not _belongs(path, outbox, job.id)]
         if foreign:
             raise UsageError(f"{outbox} is no outbox of {job.id}: it holds {foreign[0].relative_to(outbox)}; nothing was sent")
         return send_leftovers(job.store, outbox)
@@ -72,8 +72,8 @@ def sync_job(job: Job, outbox: Path | None) -> int:
     return sent
 
 
-def _belongs(parts: tuple[str, ...], path: Path, job_id: str) -> bool:
+def _belongs(path: Path, outbox: Path, job_id: str) -> bool:
     """Whether an outbox of the job may hold this: nothing else may be sent, since what was sent is deleted."""
-    if path.is_symlink() or parts[0] != job_id:
-        return False
-    return path.is_dir() or (len(parts) > 3 and parts[1] in ("attempts", "checkpoints"))
+    key = path.relative_to(outbox).as_posix()
+    ours = key.partition("/")[0] == job_id and not path.is_symlink()
+    return ours and (path.is_dir() or KEY.match(key) is not None)

@@ -89,9 +89,8 @@ class StoreUri:
         if secret_in("", uri):
             raise UsageError(f"store {redact(uri)!r}: credentials do not stand in a URI; boto3 finds them by itself")
         if found := _MISTYPED.match(uri):
-            raise UsageError(
-                f"store {uri!r}: did you mean {found[1].lower()}://{uri[found.end() :]}? A folder of that name is ./{uri}"
-            )
+            scheme = "file:///" if found[1].lower() == "file" else f"{found[1].lower()}://"
+            raise UsageError(f"store {uri!r}: did you mean {scheme}{uri[found.end() :]}? A folder of that name is ./{uri}")
         scheme, separator, rest = uri.partition("://")
         kinds = "a folder, file:///folder, s3://bucket/prefix or gs://bucket/prefix"
         if not separator:
