@@ -1,5 +1,10 @@
 """The parts of a block. Shapes: N clips, C channels, T frames, V joints, K graph subsets.
 
+Activations are (N, C, T, V) in ``channels_last`` memory: rows of C numbers, joint after joint, frame after frame. So a 1x1
+convolution is one matrix product, and the joints of a frame mix in another. What a formula writes as several full-size tensors
+is folded into weights and small tensors first; ``docs/benchmarks.md`` says what that brought.
+``last_e.bench.plain`` is the same network written straight down.
+
 Attribute names are those of the original training code, so that its checkpoints load as they are.
 """
 
@@ -9,10 +14,44 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from last_e.model.functions import Pool, ScaleAndAdd, rows, sum_over_frames
+
+STREAMS = ("joint", "velocity", "bone")
+
 
 def conv1x1(cin: int, cout: int, stride: int = 1) -> nn.Conv2d:
     """A 1x1 convolution without bias; ``stride`` is over frames."""
     return nn.Conv2d(cin, cout, 1, stride=(stride, 1), bias=False)
+
+
+def conv_norm(x: Tensor, conv: nn.Module, norm: nn.Module, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+    """A convolution and its batch norm; a norm that keeps to its running statistics goes into the weights.
+
+    ``weight`` and ``bias`` stand for the convolution's own.
+    """
+    assert isinstance(conv, nn.Conv2d)
+    assert isinstance(norm, nn.BatchNorm2d)
+    weight = conv.weight if weight is None else weight
+    options = (conv.stride, conv.padding, conv.dilation, conv.groups)
+    if norm.training:
+        normed: Tensor = norm(F.conv2d(x, weight, bias, *options))  # type: ignore[arg-type]
+        return normed
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    shift = norm.bias - norm.running_mean * scale
+    shift = shift if bias is None else shift + bias * scale
+    return F.conv2d(x, weight * scale[:, None, None, None], shift, *options)  # type: ignore[arg-type]
+
+
+def hardswish(x: Tensor) -> Tensor:
+    """Hardswish, over its own input where no gradient will ask for that."""
+    return F.hardswish(x, inplace=not torch.is_grad_enabled())
+
+
+def full(x: Tensor) -> Tensor:
+    """At least float32."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 class StreamFusion(nn.Module):
@@ -20,19 +59,50 @@ class StreamFusion(nn.Module):
 
     def __init__(self, stem: int) -> None:
         super().__init__()
-        self.stream_bn = nn.ModuleList(nn.BatchNorm2d(3) for _ in range(3))
+        self.stream_bn = nn.ModuleList(nn.BatchNorm2d(3) for _ in STREAMS)
         self.proj = nn.Sequential(conv1x1(9, stem), nn.BatchNorm2d(stem), nn.ReLU())
 
     def forward(self, streams: dict[str, Tensor]) -> Tensor:
-        normed = [bn(streams[name]) for bn, name in zip(self.stream_bn, ("joint", "velocity", "bone"))]
-        fused: Tensor = self.proj(torch.cat(normed, dim=1))
-        return fused
+        x = torch.cat([streams[name] for name in STREAMS], dim=1).contiguous(memory_format=torch.channels_last)
+        # A norm is a scale and a shift of each channel, and what follows is linear: both go into the projection.
+        scale, shift = self._norm(x)
+        conv, norm, _ = self.proj.children()
+        assert isinstance(conv, nn.Conv2d)
+        weight = conv.weight
+        fused = conv_norm(x, conv, norm, weight * scale[None, :, None, None], weight[:, :, 0, 0] @ shift)
+        return F.relu(fused, inplace=not torch.is_grad_enabled())
+
+    def _norm(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale and shift (9,) of the streams' norms; in training from the batch, which also moves the running ones."""
+        norms = [norm for norm in self.stream_bn.children() if isinstance(norm, nn.BatchNorm2d)]
+        if norms[0].training:
+            with torch.autocast(x.device.type, enabled=False):
+                var, mean = torch.var_mean(full(x), dim=(0, 2, 3), correction=0)
+            with torch.no_grad():
+                count = x.numel() // x.shape[1]
+                unbiased = var * (count / max(1, count - 1))
+                for norm, own_mean, own_var in zip(norms, mean.view(-1, 3), unbiased.view(-1, 3)):
+                    assert norm.running_mean is not None
+                    assert norm.running_var is not None
+                    assert norm.num_batches_tracked is not None
+                    norm.num_batches_tracked += 1
+                    norm.running_mean.lerp_(own_mean, norm.momentum or 0.0)
+                    norm.running_var.lerp_(own_var, norm.momentum or 0.0)
+        else:
+            mean = torch.cat([norm.running_mean for norm in norms if norm.running_mean is not None])
+            var = torch.cat([norm.running_var for norm in norms if norm.running_var is not None])
+        scale = torch.cat([norm.weight for norm in norms]) * (var + norms[0].eps).rsqrt()
+        return scale, torch.cat([norm.bias for norm in norms]) - mean * scale
 
 
 class SpatialGraphConv(nn.Module):
     """(N, Cin, T, V) -> (N, C, T, V): K graph convolutions, their sum weighted by attention if asked for, BN, Hardswish.
 
     y[k, c, t, w] = sum_v x[k, c, t, v] (A[k] edge[k])[v, w]; with attention, a = softmax_k(W mean_{t,w} y).
+
+    Aggregating joints and mixing channels commute, and the narrower side is aggregated: the input. The mean that the
+    attention sees is linear in the input too, so it takes the input's mean over frames alone; and the attention's weights
+    go into each clip's adjacency.
     """
 
     A: Tensor
@@ -51,13 +121,27 @@ class SpatialGraphConv(nn.Module):
             self.subset_att = None
 
     def forward(self, x: Tensor) -> Tensor:
-        n, _, t, v = x.shape
-        y = self.gcn(x).reshape(n, self.num_subsets, -1, v)
-        y = torch.matmul(y, (self.A * self.edge).to(y.dtype))
-        if self.subset_att is not None:
-            weight = self.subset_att(y.reshape(n, -1, t, v)).softmax(dim=1)
-            y = y * weight[:, :, None, None]
-        return F.hardswish(self.bn(y.sum(dim=1).reshape(n, -1, t, v)))
+        n, cin, t, v = x.shape
+        k = self.num_subsets
+        adjacency = self.A * self.edge
+        weight = self.gcn.weight.view(k, -1, cin)
+        into = adjacency.permute(2, 0, 1)  # (w, k, v): all that reaches joint w, one subset after the other
+        if self.subset_att is None:
+            mix = into.expand(n, v, k, v)
+        else:
+            mix = into * self._attention(x, adjacency, weight)[:, None, :, None]
+        mix = mix.to(x.dtype).reshape(n, 1, v * k, v).expand(n, t, v * k, v).reshape(n * t, v * k, v)
+        gathered = torch.bmm(mix, rows(x).reshape(n * t, v, cin)).view(n, t, v, k * cin).permute(0, 3, 1, 2)
+        return hardswish(conv_norm(gathered, self.gcn, self.bn, weight.transpose(0, 1).reshape(-1, k * cin, 1, 1)))
+
+    def _attention(self, x: Tensor, adjacency: Tensor, weight: Tensor) -> Tensor:
+        """(N, K): softmax over k of a linear map of the mean over frames and joints of each subset's output."""
+        assert self.subset_att is not None
+        with torch.autocast(x.device.type, enabled=False):
+            mean = adjacency.mean(dim=2) @ full(sum_over_frames(rows(x)) / x.shape[2])  # (n, k, cin)
+            linear = self.subset_att[2].get_parameter("weight").view(self.num_subsets, self.num_subsets, -1)
+            logits = torch.einsum("nki,jki->nj", mean, torch.einsum("jkc,kci->jki", linear, weight))
+            return logits.softmax(dim=1)
 
 
 class TemporalConv(nn.Module):
@@ -73,7 +157,10 @@ class TemporalConv(nn.Module):
         self.residual: nn.Module = shortcut(channels, channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.point_conv(self.depth_conv(self.expand_conv(x))) + self.residual(x)
+        y = hardswish(conv_norm(x, self.expand_conv[0], self.expand_conv[1]))
+        y = hardswish(conv_norm(y, self.depth_conv[0], self.depth_conv[1]))
+        y = conv_norm(y, self.point_conv[0], self.point_conv[1])
+        y += self.residual(x)
         return y
 
 
@@ -92,17 +179,17 @@ class ChannelGate(nn.Module):
         self.gate_alpha = nn.Parameter(torch.zeros(1, channels, 1, 1))
         self.mlp = nn.Sequential(nn.Linear(descriptor, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, channels, bias=False))
 
-    def forward(self, x: Tensor) -> Tensor:
-        energy = (x[:, :, 1:] - x[:, :, :-1]).abs().mean(dim=(2, 3))
+    def forward(self, x: Tensor, motion: Tensor) -> Tensor:
+        """``x`` (N, C, T, V), its ``motion`` (N, C) -> the factor (N, C) by which the gate multiplies it: 1 + alpha (g - 1)."""
         if self.hybrid:
-            energy = torch.cat([energy.float(), *self._band_powers(x)], dim=1)
-        gate: Tensor = self.mlp(energy).sigmoid()[:, :, None, None].to(x.dtype)
-        return x + self.gate_alpha * (x * gate - x)
+            motion = torch.cat([full(motion), *self._band_powers(x)], dim=1)
+        gate: Tensor = self.mlp(motion).sigmoid()
+        return 1 + self.gate_alpha[:, :, 0, 0] * (gate - 1)
 
     @staticmethod
     def _band_powers(x: Tensor) -> list[Tensor]:
         with torch.autocast(x.device.type, enabled=False):
-            power = torch.fft.rfft(x.float(), dim=2).abs().square()
+            power = torch.view_as_real(torch.fft.rfft(full(x), dim=2)).square().sum(dim=4)
         third = power.shape[2] // 3
         return [band.mean(dim=(2, 3)) for band in power.tensor_split((third, 2 * third), dim=2)]
 
@@ -122,9 +209,16 @@ class JointAttention(nn.Module):
         self.temporal_att = branch((None, 1))
         self.spatial_att = branch((1, None))
 
-    def forward(self, x: Tensor) -> Tensor:
-        scaled: Tensor = x * self.temporal_att(x) * self.spatial_att(x)
-        return x + self.alpha * (scaled - x)
+    def forward(self, frames: Tensor, joints: Tensor) -> tuple[Tensor, Tensor]:
+        """Means over joints (N, T, C) and over frames (N, V, C) -> s_frame (N, T, C) and s_joint (N, V, C)."""
+        by_frame = self._branch(self.temporal_att, frames.transpose(1, 2)[:, :, :, None])
+        by_joint = self._branch(self.spatial_att, joints.transpose(1, 2)[:, :, None, :])
+        return by_frame[:, :, :, 0].transpose(1, 2), by_joint[:, :, 0, :].transpose(1, 2)
+
+    @staticmethod
+    def _branch(branch: nn.Sequential, pooled: Tensor) -> Tensor:
+        scale: Tensor = branch[4](F.relu(conv_norm(pooled, branch[1], branch[2]))).sigmoid()
+        return scale
 
 
 class Block(nn.Module):
@@ -156,17 +250,28 @@ class Block(nn.Module):
         y = self.gcn(x)
         for tcn in self.tcns:
             y = tcn(y)
-        y = self.st_att(self.gate(y))
+        motion, frames, joints = Pool.apply(y)  # type: ignore[no-untyped-call]
+        # The gate, the attention and drop path all multiply: one factor for each element, p + q s, applied once.
+        gate = self.gate(y, motion)
+        by_frame, by_joint = self.st_att(frames * gate[:, None].to(y.dtype), joints * gate[:, None].to(y.dtype))
         if self.training and self.drop_path_rate > 0:
             noise = torch.rand(len(y), device=y.device) if path_noise is None else path_noise
-            keep = (noise >= self.drop_path_rate).to(y.dtype) / (1 - self.drop_path_rate)
-            y = y * keep[:, None, None, None]
-        out: Tensor = y + self.residual(x)
+            gate = gate * ((noise >= self.drop_path_rate).to(gate.dtype) / (1 - self.drop_path_rate))[:, None]
+        alpha = self.st_att.alpha[:, :, 0, 0]
+        p, q = gate * (1 - alpha), (gate * alpha)[:, None] * by_frame
+        out: Tensor = ScaleAndAdd.apply(self.residual(x), y, p.to(y.dtype), q.to(y.dtype), by_joint.to(y.dtype))  # type: ignore[no-untyped-call]
         return out
+
+
+class Shortcut(nn.Sequential):
+    """A strided 1x1 convolution and a norm, where the shape changes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return conv_norm(x, self[0], self[1])
 
 
 def shortcut(cin: int, cout: int, stride: int) -> nn.Module:
     """Identity, or a strided 1x1 convolution and a norm where the shape changes."""
     if cin == cout and stride == 1:
         return nn.Identity()
-    return nn.Sequential(conv1x1(cin, cout, stride), nn.BatchNorm2d(cout))
+    return Shortcut(conv1x1(cin, cout, stride), nn.BatchNorm2d(cout))

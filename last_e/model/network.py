@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from last_e.config import ModelConfig
 from last_e.graph import hop_adjacency, hop_distance
-from last_e.model.blocks import Block, SpatialGraphConv, StreamFusion
+from last_e.model.blocks import Block, SpatialGraphConv, StreamFusion, full
 
 
 class Noise(NamedTuple):
@@ -63,7 +63,7 @@ class LastE(nn.Module):
             self.fc_mu = nn.Linear(channels, min(128, channels))
             self.fc_logvar = nn.Linear(channels, min(128, channels))
         self.noise_shape = (channels, num_blocks)
-        self.apply(_initialise)
+        self.apply(initialise)
         self.register_load_state_dict_pre_hook(_drop_shared_graph)  # type: ignore[no-untyped-call]
 
     def forward(
@@ -95,7 +95,7 @@ class LastE(nn.Module):
     def _ib_loss(self, pooled: Tensor, row_weight: Tensor | None) -> Tensor:
         """KL divergence of N(mu, exp(logvar)) from N(0, 1), mean over rows, float32 (InfoGCN, Chi et al., CVPR 2022)."""
         with torch.autocast(pooled.device.type, enabled=False):
-            mu, logvar = self.fc_mu(pooled.float()), self.fc_logvar(pooled.float())
+            mu, logvar = self.fc_mu(full(pooled)), self.fc_logvar(full(pooled))
             divergence: Tensor = -0.5 * (1 + logvar - mu.square() - logvar.exp()).sum(dim=1)
             return divergence.mean() if row_weight is None else (divergence * row_weight).sum() / row_weight.sum()
 
@@ -107,7 +107,8 @@ def receptive_field(model: LastE) -> int:
     return sum(int(distance[(layer.A * layer.edge != 0).any(dim=0)].max()) for layer in layers)
 
 
-def _initialise(module: nn.Module) -> None:
+def initialise(module: nn.Module) -> None:
+    """Initial values: convolutions Kaiming normal, linears normal(0, 0.01), norms and gates as they are made."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     elif isinstance(module, nn.Linear):

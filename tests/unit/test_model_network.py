@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import nn
 
+from last_e.bench.plain import PlainLastE
 from last_e.config import ALIASES, VARIANTS
 from last_e.graph import BONES, PARENTS, hop_adjacency, hop_distance
 from last_e.model import LastE, Noise, build_model, receptive_field
 from last_e.model.blocks import Block, ChannelGate, SpatialGraphConv
+from last_e.model.functions import Pool, ScaleAndAdd
 from last_e.problems import ConfigError
 
 REFERENCE = Path(__file__).parents[1] / "data"
@@ -190,7 +192,7 @@ def test_hybrid_gate_sees_motion_and_the_power_of_three_bands(frames):
     x = torch.randn(2, 6, frames, 25)
     seen = []
     gate.mlp.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach().numpy()))
-    gate(x)
+    gate(x, Pool.apply(x)[0])
     values = x.numpy().astype(np.float64)
     power = np.abs(np.fft.rfft(values, axis=2)) ** 2
     third = (frames // 2 + 1) // 3
@@ -211,9 +213,8 @@ def test_channel_gate_is_the_documented_formula():
     energy = np.abs(np.diff(values, axis=2)).mean(axis=(2, 3))
     g = (1 / (1 + np.exp(-np.maximum(energy @ first.T, 0) @ second.T)))[:, :, None, None]
     assert first.shape == (5, 20)
-    np.testing.assert_allclose(
-        gate(x).detach().numpy(), values + gate.gate_alpha.detach().numpy() * (values * g - values), rtol=1e-4, atol=1e-5
-    )
+    scaled = values * gate(x, Pool.apply(x)[0]).detach().numpy()[:, :, None, None]
+    np.testing.assert_allclose(scaled, values + gate.gate_alpha.detach().numpy() * (values * g - values), rtol=1e-4, atol=1e-5)
 
 
 def test_only_the_last_stage_of_large_has_the_hybrid_gate():
@@ -250,6 +251,61 @@ def test_rows_do_not_influence_each_other_when_testing():
         together = model(inputs)
         alone = torch.cat([model({k: v[i : i + 1] for k, v in inputs.items()}) for i in range(4)])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+# --- against the same network written straight down --------------------------------------------------------------------
+
+
+def perturbed(variant: str) -> LastE:
+    """Every value moved, so that no gate that starts closed hides a mistake."""
+    model = seeded_model(variant, 7, dropout=0.0)
+    with torch.no_grad():
+        for tensor in model.parameters():
+            tensor += 0.1 * torch.randn_like(tensor)
+    return model
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("mode", ["train", "frozen norms", "eval"])
+def test_the_network_and_its_gradients_are_those_of_the_plain_one(variant, mode):
+    """In float64, where only a mistake makes a difference."""
+    model = perturbed(variant)
+    plain = PlainLastE(model.config, 7)
+    plain.load_state_dict(model.state_dict())
+    inputs = {name: value.double() for name, value in streams(4, 20).items()}
+    generator = torch.Generator().manual_seed(2)
+    width, blocks = model.noise_shape
+    noise = Noise(torch.rand(4, width, generator=generator), torch.rand(4, blocks, generator=generator))
+    results = []
+    for net in (model, plain):
+        net.double().train(mode != "eval")
+        for module in net.modules():
+            if mode == "frozen norms" and isinstance(module, NORMS):
+                module.eval()
+        x = {name: value.clone().requires_grad_() for name, value in inputs.items()}
+        out = net(x, noise)
+        logits, ib = out if isinstance(out, tuple) else (out, torch.zeros(()))
+        (logits.sin().sum() + ib).backward()
+        gradients = {name: tensor.grad for name, tensor in net.named_parameters() if tensor.grad is not None}
+        results.append({"logits": logits.detach(), **x, **gradients, **dict(net.named_buffers())})
+    own, other = results
+    assert own.keys() == other.keys()
+    for name, value in other.items():
+        mine, theirs = (v.grad if v.requires_grad else v for v in (own[name], value))
+        size = float(theirs.abs().max())
+        assert float((mine - theirs).abs().max()) <= 1e-8 * max(size, 1.0), name
+
+
+def test_operations_with_a_backward_of_their_own_have_the_right_one():
+    """Against finite differences."""
+    generator = torch.Generator().manual_seed(4)
+
+    def make(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()
+
+    x, base = (make(2, 5, 4, 3).permute(0, 3, 1, 2) for _ in range(2))  # (N, C, T, V) in channels_last
+    assert torch.autograd.gradcheck(Pool.apply, x)
+    assert torch.autograd.gradcheck(ScaleAndAdd.apply, (base, x, make(2, 3), make(2, 5, 3), make(2, 4, 3)))
 
 
 # --- information bottleneck --------------------------------------------------------------------------------------------
@@ -389,6 +445,8 @@ def test_initial_values_are_the_documented_ones(variant):
 def test_gates_start_closed_so_that_attention_changes_nothing():
     torch.manual_seed(0)
     model = seeded_model("nano")
-    x = torch.randn(2, 32, 8, 25)
     block = model.stages[0][0]
-    torch.testing.assert_close(block.st_att(block.gate(x)), x)
+    seen = []
+    block.gate.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
+    x = torch.randn(2, 24, 8, 25)
+    torch.testing.assert_close(block(x), seen[0] + block.residual(x))
