@@ -17,7 +17,7 @@ class Kind(IntEnum):
     SCALED = 1
     """A measurement of other work on such a machine, converted."""
     ESTIMATED = 2
-    """No measurement: data sheets and assumptions."""
+    """No measurement, but data sheets and assumptions; or one to which much is added that is assumed."""
 
     def __str__(self) -> str:
         return self.name.lower()

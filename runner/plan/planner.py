@@ -25,9 +25,13 @@ NO_GPU = "no GPU"
 TEST_BATCH = 64  # as last_e.train
 START_SECONDS = 120
 """Assumed: until a session trains (installed packages, torch, the clips, the first slow steps)."""
+LOCAL_START_SECONDS = 10
+"""The same on a machine where everything is installed already."""
 RESUME_SECONDS = 60
 """Assumed, beside that: to fetch the checkpoint and to repeat what was not saved."""
 SAME_BODIES = 0.01
+ASSUMED_SHARE = 0.05
+"""A total of which more is assumed (starts and resumes) is an estimate, however well the training was measured."""
 
 
 def make_plan(spec: Path, env: str | None, settings: Sequence[str], gpu: str | None = None, prices: Path | None = None) -> Plan:
@@ -80,15 +84,14 @@ def make_plan(spec: Path, env: str | None, settings: Sequence[str], gpu: str | N
     )
 
 
-def session_count(seconds: float, limit: int | None, margin: int) -> int | None:
+def session_count(seconds: float, limit: int | None, margin: int, start: int = START_SECONDS) -> int | None:
     """Sessions that so much training takes; None where a session leaves no time to train in.
 
-    Each of them ends ``margin`` before its limit and begins with :data:`START_SECONDS`, all but the first with
-    :data:`RESUME_SECONDS` more.
+    Each of them ends ``margin`` before its limit and takes ``start`` to begin, all but the first :data:`RESUME_SECONDS` more.
     """
     if limit is None:
         return 1
-    first = limit - margin - START_SECONDS
+    first = limit - margin - start
     if seconds <= first:
         return 1
     later = first - RESUME_SECONDS
@@ -169,21 +172,27 @@ def _row(profile: str, place: Place, config: JobSpec, steps: int, data: Data, me
     )
     row.seconds_per_epoch = Figure(epoch, kind, row.source)
     row.training_seconds = Figure(epoch * training.epochs, kind, row.source)
-    number = session_count(epoch * training.epochs, hardware.session_limit, hardware.stop_margin)
+    start = LOCAL_START_SECONDS if profile == "local" else START_SECONDS
+    number = session_count(epoch * training.epochs, hardware.session_limit, hardware.stop_margin, start)
     if number is None:
         row.warnings.append(
             f"{row.name}: a session of {hardware.session_limit} s leaves no time to train: hardware.stop_margin is "
-            f"{hardware.stop_margin} s, and {START_SECONDS + RESUME_SECONDS} s are needed to start and resume"
+            f"{hardware.stop_margin} s, and {start + RESUME_SECONDS} s are needed to start and resume"
         )
         return row
-    total = epoch * training.epochs + number * START_SECONDS + (number - 1) * RESUME_SECONDS
+    assumed = number * start + (number - 1) * RESUME_SECONDS
+    total = epoch * training.epochs + assumed
     row.sessions = Figure(number, kind, row.source)
-    row.total_seconds = Figure(total, kind, row.source)
+    if assumed > ASSUMED_SHARE * total:
+        kind = Kind.ESTIMATED
+    row.total_seconds = Figure(total, kind, f"{row.source}; {assumed} s of it, for starts and resumes, are assumed")
     for market in ("", "spot_"):
         price = getattr(row, f"{market}price")
         if price is not None:
             firm = price.own or price.amount == 0
-            figure = Figure(total / 3600 * price.amount, kind if firm else Kind.ESTIMATED, f"{row.source}; {price}")
+            figure = Figure(
+                total / 3600 * price.amount, kind if firm else Kind.ESTIMATED, f"{row.total_seconds.source}; {price}"
+            )
             setattr(row, f"{market}cost", figure)
     return row
 
@@ -276,6 +285,7 @@ def _assumptions(rows: list[Row]) -> list[str]:
         lines.append(f"estimates assume {assumptions()}, and that batches are made as fast as they are used")
     if any(row.sessions for row in rows):
         lines.append(
-            f"the total counts {START_SECONDS} s for each session's start and {RESUME_SECONDS} s more for each resume (assumed)"
+            f"the total counts {START_SECONDS} s for each session's start ({LOCAL_START_SECONDS} s on local) and "
+            f"{RESUME_SECONDS} s more for each resume (assumed)"
         )
     return lines

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 DIGITS = {Kind.MEASURED: 3, Kind.SCALED: 2, Kind.ESTIMATED: 2}
-LEGEND = "no mark: measured; ~ scaled from a measurement; ~? estimated without one; ! more than its memory holds"
+LEGEND = "no mark: measured; ~ scaled from a measurement; ~? estimated; ! more than its memory holds"
 _UNITS = ((120.0, 1.0, "s"), (120 * 60.0, 60.0, "min"), (math.inf, 3600.0, "h"))
 
 

@@ -28,7 +28,7 @@ from runner.plan import measurements, planner
 from runner.plan.figures import Figure, Kind, Plan, Row
 from runner.plan.hardware import asked_gpu, gpus, known_gpu
 from runner.plan.measurements import Machine, Measurement, find, this_machine
-from runner.plan.planner import RESUME_SECONDS, START_SECONDS, make_plan, session_count
+from runner.plan.planner import LOCAL_START_SECONDS, RESUME_SECONDS, START_SECONDS, make_plan, session_count
 from runner.plan.prices import load_prices, price_of, user_prices_path
 from runner.plan.view import duration, money
 from runner.plan.work import packaged_model, work_of
@@ -174,7 +174,10 @@ def test_a_measurement_of_this_work_on_this_machine_is_multiplied_out(keep: Keep
     row = row_of(make_plan(QUICK, "local", []), "local")
     epoch = 53 * 16 / 100 + 548 / 400
     assert value(row.seconds_per_epoch, Kind.MEASURED) == pytest.approx(epoch)
-    assert value(row.total_seconds, Kind.MEASURED) == pytest.approx(5 * epoch + START_SECONDS)
+    assert value(row.training_seconds, Kind.MEASURED) == pytest.approx(5 * epoch)
+    assert value(row.total_seconds, Kind.ESTIMATED) == pytest.approx(5 * epoch + LOCAL_START_SECONDS)  # much of it is assumed
+    row = row_of(make_plan(QUICK, "local", ["training.epochs=50"]), "local")
+    assert value(row.total_seconds, Kind.MEASURED) == pytest.approx(50 * epoch + LOCAL_START_SECONDS)
     assert value(row.sessions, Kind.MEASURED) == 1
     assert (row.precision, row.micro_batch, row.cost) == ("float32", 16, None)
     assert all(word in row.source for word in ("measured: nano_e_v3", "2026-11-23", "Some CPU, 4 cores", str(path)))
@@ -477,7 +480,7 @@ def test_a_users_price_keeps_a_measured_time_measured(keep: Keep, tmp_path: Path
     keep()
     file = tmp_path / "prices.toml"
     file.write_text("[local.any]\nper_hour = 3.6\n")
-    row = row_of(make_plan(QUICK, "local", [], prices=file), "local")
+    row = row_of(make_plan(QUICK, "local", ["training.epochs=500"], prices=file), "local")
     assert value(row.cost, Kind.MEASURED) == pytest.approx(value(row.total_seconds) / 1000)
 
 
