@@ -163,6 +163,14 @@ def effective_batch(training: TrainingConfig) -> int:
     return training.batch_size * training.gradient_accumulation_steps
 
 
+def number_format(config: TrainConfig, capability: tuple[int, int] | None) -> Literal["float32", "bf16", "fp16"]:
+    """What training computes in on a GPU of this compute capability (None: on a CPU), as :mod:`last_e.precision` decides."""
+    wanted = config.hardware.precision
+    if capability is None or not config.training.use_amp or wanted == "fp32":
+        return "float32"
+    return "bf16" if wanted != "fp16" and capability >= (8, 0) else "fp16"
+
+
 # --- rules over several keys -------------------------------------------------------------------------------------------
 
 Violation = tuple[str, str]

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from last_e.counts import OFFICIAL as OFFICIAL
+
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
@@ -19,13 +21,6 @@ NTU120_TRAIN_PERFORMERS = (
 NTU60_TRAIN_CAMERAS = (2, 3)
 
 NTU_SPLITS = {"ntu60": ("xsub", "xview"), "ntu120": ("xsub", "xset")}
-OFFICIAL = {
-    ("ntu60", "xsub"): (40_091, 16_487),
-    ("ntu60", "xview"): (37_646, 18_932),
-    ("ntu120", "xsub"): (63_026, 50_919),
-    ("ntu120", "xset"): (54_468, 59_477),
-}
-"""Clips to train and to test with in the literature, the broken recordings left out."""
 
 
 def trains(dataset: str, split_type: str, performer: Ints, camera: Ints, setup: Ints) -> Bools:

@@ -174,6 +174,27 @@ def explain(spec: SpecArgument, env: EnvOption = None, set_: SetOption = None, j
     console.print_explained(resolved.items(), resolved.origins)
 
 
+@app.command()
+def plan(
+    spec: SpecArgument,
+    env: EnvOption = None,
+    set_: SetOption = None,
+    gpu: Annotated[str | None, typer.Option("--gpu", metavar="NAME", help="the GPU of --env, or of gcp, such as L4")] = None,
+    prices: Annotated[Path | None, typer.Option("--prices", metavar="FILE", help="your own prices, as TOML")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Show what a job would take on each profile: time, sessions, cost; measured or estimated."""
+    from runner import console
+    from runner.plan.planner import make_plan
+    from runner.plan.view import print_plan
+
+    made = make_plan(spec, env, set_ or [], gpu, prices)
+    if json:
+        console.print_json("plan", made.to_dict())
+    else:
+        print_plan(made)
+
+
 @app.command(name="list")
 def list_(
     store: StoreOption = None,

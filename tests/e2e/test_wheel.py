@@ -45,13 +45,22 @@ def test_the_wheel_holds_the_recordings_with_their_notice_and_every_configuratio
     assert len(expected) == 14
     assert expected | {"last_e/data/irds/healthy.npz", "last_e/data/irds/NOTICE.md"} <= names
     assert {f"last_e/prepare/{name}" for name in ("animation.html", "ntu/missing_ntu60.txt", "ntu/missing_ntu120.txt")} <= names
+    assert {"runner/plan/gpus.toml", "runner/plan/prices.toml"} <= names
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"last_e", "runner"}
 
 
 def test_without_torch_everything_but_training_works(light: Path, tmp_path: Path) -> None:
     lastrun, spec = light / "lastrun", ROOT / "jobs" / "quickstart.yaml"
     assert not list(light.parent.glob("lib/*/site-packages/torch"))
-    for words in (["--help"], ["validate", spec], ["explain", spec], ["submit", spec, "--dry-run"], ["list"], ["--version"]):
+    for words in (
+        ["--help"],
+        ["validate", spec],
+        ["explain", spec],
+        ["plan", spec],
+        ["submit", spec, "--dry-run"],
+        ["list"],
+        ["--version"],
+    ):
         done = call(light, tmp_path, lastrun, *words)
         assert done.returncode == 0, (words, done.stderr)
         assert done.stdout

@@ -214,5 +214,5 @@ def test_the_runner_reaches_the_trainer_only_through_its_torch_free_vocabulary()
     done = subprocess.run(
         [sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2], capture_output=True, text=True
     )
-    vocabulary = "config console datafile environment events layers manifest metrics problems reading redact resume text"
+    vocabulary = "config console counts datafile environment events layers manifest metrics problems reading redact resume text"
     assert {name.split(".")[1] for name in done.stdout.split()} == set(vocabulary.split())

@@ -1,0 +1,99 @@
+"""What a plan is made of: figures that know what they rest on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+from runner.plan.prices import Price
+
+
+class Kind(IntEnum):
+    """What a figure rests on, the firmest first."""
+
+    MEASURED = 0
+    """A measurement of this work on such a machine, multiplied out."""
+    SCALED = 1
+    """A measurement of other work on such a machine, converted."""
+    ESTIMATED = 2
+    """No measurement, but data sheets and assumptions; or one to which much is added that is assumed."""
+
+    def __str__(self) -> str:
+        return self.name.lower()
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number, and where it comes from."""
+
+    value: float
+    kind: Kind
+    source: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {"value": self.value, "kind": str(self.kind), "source": self.source}
+
+
+@dataclass
+class Row:
+    """A job on one machine. What is not known is None."""
+
+    profile: str
+    machine: str
+    device: str
+    gpu: str | None
+    """Its name in the table of GPUs."""
+    micro_batch: int
+    precision: str
+    source: str
+    """What the times rest on, or why there are none."""
+    seconds_per_epoch: Figure | None = None
+    training_seconds: Figure | None = None
+    """All epochs."""
+    total_seconds: Figure | None = None
+    """With the starts of the sessions."""
+    sessions: Figure | None = None
+    session_limit: int | None = None
+    price: Price | None = None
+    spot_price: Price | None = None
+    cost: Figure | None = None
+    spot_cost: Figure | None = None
+    memory_bytes: Figure | None = None
+    fits: bool | None = None
+    """Whether the GPU's memory has room for the micro-batch."""
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """Profile and machine."""
+        return f"{self.profile} {self.machine}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {
+            key: value.to_dict() if isinstance(value, Figure) else vars(value) if isinstance(value, Price) else value
+            for key, value in vars(self).items()
+        }
+
+
+@dataclass
+class Plan:
+    """A job on all the machines that were asked about."""
+
+    job: str
+    model: str
+    dataset: str
+    split_type: str
+    epochs: int
+    steps_per_epoch: int
+    clips: dict[str, Any]
+    rows: list[Row]
+    assumptions: list[str]
+    notes: list[str]
+    """Files that were skipped, and warnings of the job's file."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {**vars(self), "currency": "USD", "rows": [row.to_dict() for row in self.rows]}
