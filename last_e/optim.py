@@ -57,7 +57,10 @@ def decayed(model: nn.Module) -> tuple[list[str], list[str]]:
 
 
 def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """SGD or AdamW over two groups, with and without weight decay. The learning rate is set anew at every step."""
+    """SGD or AdamW over two groups, with and without weight decay. The learning rate is set anew at every step.
+
+    Fused: one pass over memory, and a step can be left out on the device (``found_inf``) without asking the host.
+    """
     parameters = dict(model.named_parameters())
     with_decay, without = decayed(model)
     groups = [
@@ -65,5 +68,10 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opt
         {"params": [parameters[name] for name in without], "weight_decay": 0.0},
     ]
     if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.betas[0], config.betas[1]))
+        sgd = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
+        if config.momentum:
+            # torch makes these in the first step, without a value: were that step left out, the second would use them.
+            for parameter in model.parameters():
+                sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return sgd
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.betas[0], config.betas[1]), fused=True)

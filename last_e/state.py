@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,6 +31,48 @@ class Totals:
     skipped: int = 0
 
 
+class Reading(NamedTuple):
+    """What the device has counted, as numbers."""
+
+    totals: Totals
+    bad_in_a_row: int
+    """Skipped steps since the last good one."""
+    worst: int
+    """Most of them in a row so far."""
+    loss: float
+    """The last step's."""
+
+
+class Counters:
+    """Sums that stay on the device, so that no step waits for it; :meth:`read` does."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._sums = torch.zeros(4, dtype=torch.float64, device=device)  # loss, IB loss, hits, clips: of good steps
+        self._steps = torch.zeros(3, dtype=torch.float64, device=device)  # skipped, bad in a row, most of them
+        self._loss = torch.zeros((), dtype=torch.float64, device=device)
+
+    def add(self, good: Tensor, loss: Tensor, sums: Tensor) -> None:
+        """One step: whether it was ``good``, its ``loss``, and what it adds (loss, IB loss, hits, clips)."""
+        self._sums += torch.where(good, sums.double(), torch.zeros_like(self._sums))
+        skipped, in_a_row, worst = self._steps
+        in_a_row = torch.where(good, torch.zeros_like(in_a_row), in_a_row + 1)
+        self._steps = torch.stack([skipped + ~good, in_a_row, torch.maximum(worst, in_a_row)])
+        self._loss = loss.double()
+
+    def read(self) -> Reading:
+        """The numbers, once the device has come so far."""
+        loss, ib_loss, hits, clips, skipped, in_a_row, worst, last = torch.cat(
+            [self._sums, self._steps, self._loss[None]]
+        ).tolist()
+        return Reading(Totals(loss, ib_loss, int(hits), int(clips), int(skipped)), int(in_a_row), int(worst), last)
+
+    def set(self, totals: Totals, bad_in_a_row: int) -> None:
+        """Begin with these."""
+        device = self._sums.device
+        self._sums = torch.tensor([totals.loss, totals.ib_loss, totals.hits, totals.clips], dtype=torch.float64, device=device)
+        self._steps = torch.tensor([totals.skipped, bad_in_a_row, bad_in_a_row], dtype=torch.float64, device=device)
+
+
 @dataclass
 class State:
     """Everything that training changes."""
@@ -42,11 +84,18 @@ class State:
     """Optimizer steps so far, skipped ones included."""
     evaluated: bool = True
     """False between the last step of an epoch and its test."""
-    bad_in_a_row: int = 0
-    totals: Totals = field(default_factory=Totals)
     best_top1: float = -1.0
     best_epoch: int = 0
     last: Scores | None = None
+
+    def __post_init__(self) -> None:
+        self.device = next(self.model.parameters()).device
+        self.counters = Counters(self.device)
+        self.statistics = pack_statistics(self.model)
+
+    def new_epoch(self) -> None:
+        """Begin the sums of an epoch."""
+        self.counters.set(Totals(), self.counters.read().bad_in_a_row)
 
     def nbytes(self) -> int:
         """About how large a checkpoint of it is, also before the optimizer has made its averages."""
@@ -56,6 +105,7 @@ class State:
 
     def to_dict(self, fingerprint: str) -> dict[str, Any]:
         """Tensors, numbers and text only, so that it loads with ``weights_only=True``."""
+        counted = self.counters.read()
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -63,8 +113,8 @@ class State:
             "scaler": self.scaler.state_dict(),
             "step": self.step,
             "evaluated": self.evaluated,
-            "bad_in_a_row": self.bad_in_a_row,
-            "totals": vars(self.totals).copy(),
+            "bad_in_a_row": counted.bad_in_a_row,
+            "totals": vars(counted.totals),
             "best_top1": self.best_top1,
             "best_epoch": self.best_epoch,
             "last": None if self.last is None else list(self.last),
@@ -92,35 +142,55 @@ class State:
             if self.scaler.is_enabled() and state["scaler"]:
                 self.scaler.load_state_dict(state["scaler"])
             self.step, self.evaluated = state["step"], state["evaluated"]
-            self.bad_in_a_row = state["bad_in_a_row"]
-            self.totals = Totals(**state["totals"])
+            self.counters.set(Totals(**state["totals"]), int(state["bad_in_a_row"]))
             self.best_top1, self.best_epoch = state["best_top1"], state["best_epoch"]
             self.last = None if state["last"] is None else Scores(*state["last"])
-            if not (isinstance(self.step, int) and isinstance(self.bad_in_a_row, int) and self.step >= 0):
+            if not (isinstance(self.step, int) and isinstance(state["bad_in_a_row"], int) and self.step >= 0):
                 raise ValueError("a number is of another kind")
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError, IndexError) as error:
             raise DamagedCheckpoint(f"it does not fit this model ({one_line(error)})") from None
         return warning
 
 
-def train_step(
-    state: State, batches: Iterable[Batch], lr: float, config: TrainConfig, device: torch.device, precision: Precision
-) -> tuple[float, bool]:
-    """One optimizer step over the micro-batches of an effective batch. Returns the loss and whether it was finite.
+def pack_statistics(model: LastE) -> list[Tensor]:
+    """Make all running statistics views of one tensor for each kind of number, and return those.
 
-    A step whose loss or gradient is not finite changes nothing: neither weights nor momentum nor running statistics.
+    A few operations then keep them and put them back, instead of a few for each of some 150.
     """
-    model, optimizer, scaler = state.model, state.optimizer, state.scaler
+    found: dict[torch.dtype, list[tuple[dict[str, Any], str]]] = {}
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            for name, buffer in module._buffers.items():
+                if buffer is not None:
+                    found.setdefault(buffer.dtype, []).append((module._buffers, name))
+    packed = []
+    for places in found.values():
+        whole = torch.cat([buffers[name].flatten() for buffers, name in places])
+        begin = 0
+        for buffers, name in places:
+            size, shape = buffers[name].numel(), buffers[name].shape
+            buffers[name] = whole[begin : begin + size].view(shape)
+            begin += size
+        packed.append(whole)
+    return packed
+
+
+def train_step(state: State, batches: Iterable[Batch], lr: float, config: TrainConfig, precision: Precision) -> None:
+    """One optimizer step over the micro-batches of an effective batch; what came out is in ``state.counters``.
+
+    A step whose loss or gradient is not finite changes nothing: neither weights nor momentum nor running statistics. That is
+    decided on the device, which the host never waits for.
+    """
+    model, optimizer, scaler, device = state.model, state.optimizer, state.scaler, state.device
     training = config.training
     model.train()
     for group in optimizer.param_groups:
         group["lr"] = lr
-    statistics = [b for name, b in model.named_buffers() if not name.endswith(".A")]
-    before = [b.clone() for b in statistics]
+    before = [statistics.clone() for statistics in state.statistics]
     size = effective_batch(training)
     ce_sum = torch.zeros((), device=device)
     ib_sum = torch.zeros((), device=device)
-    hits = torch.zeros((), dtype=torch.int64, device=device)
+    hits = torch.zeros((), device=device)
     for batch in batches:
         batch = batch.to(device, pin=config.hardware.pin_memory and device.type == "cuda")
         with torch.autocast(device.type, precision.dtype, enabled=precision.dtype is not None):
@@ -137,19 +207,13 @@ def train_step(
     scaler.unscale_(optimizer)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), training.gradient_clip or math.inf)
     total = (ce_sum + training.ib_loss_weight * ib_sum) / size
-    loss_value, ce_value, ib_value, norm_value = torch.stack([total, ce_sum, ib_sum, norm]).tolist()
-    good = math.isfinite(loss_value) and math.isfinite(norm_value)
-    if good:
-        scaler.step(optimizer)
-        state.totals.loss += ce_value
-        state.totals.ib_loss += ib_value
-        state.totals.hits += int(hits)
-        state.totals.clips += size
-    else:
-        for buffer, old in zip(statistics, before):
-            buffer.copy_(old)
-        state.totals.skipped += 1
+    good = total.isfinite() & norm.isfinite()
+    # The fused optimizers look at this on the device, as they do for a GradScaler, and leave everything as it was.
+    optimizer.found_inf = (~good).float()  # type: ignore[attr-defined]
+    optimizer.step()
+    for statistics, old in zip(state.statistics, before):
+        statistics.copy_(torch.where(good, statistics, old))
     if scaler.is_enabled():
         scaler.update()
     optimizer.zero_grad(set_to_none=True)
-    return loss_value, good
+    state.counters.add(good, total, torch.stack([ce_sum, ib_sum, hits, torch.full_like(hits, size)]))

@@ -26,13 +26,16 @@ from last_e.manifest import Manifest
 from last_e.metrics import History
 from last_e.model.network import LastE
 from last_e.optim import build_optimizer
-from last_e.precision import Precision, choose_device, choose_precision, usable_cores
+from last_e.precision import Precision, choose_device, choose_precision, keep_memory, usable_cores
 from last_e.schedule import learning_rate
-from last_e.state import State, Totals, train_step
+from last_e.state import State, train_step
 from last_e.stop import Stop
 from last_e.text import percent
 
-TEST_BATCH = 64
+TEST_BATCH = {"cpu": 64, "cuda": 256}
+"""Clips in a batch when testing."""
+GPU_SHARE = 0.5
+"""Most of a GPU's free memory that the clips may take."""
 
 
 class DataChanged(RuntimeError):
@@ -53,8 +56,8 @@ def run(config: TrainConfig, out: Path, resume: Path | None, sink: Sink, stop: S
     sink.emit(Message(f"device: {device.type} ({why}); precision: {precision.reason}"))
 
     clips = load_clips(config)
-    train, test = _batches(clips, config, workers)
     fingerprint = clips.fingerprint()
+    train, test = _batches(clips, config, device, workers, sink)
 
     torch.manual_seed(config.training.seed)
     model = LastE(config.model, config.data.num_classes).to(device)
@@ -68,7 +71,7 @@ def run(config: TrainConfig, out: Path, resume: Path | None, sink: Sink, stop: S
             sink.emit(Message(warning, "warning"))
         if stored.get("steps_per_epoch") != train.steps:
             # Another batch was allowed: steps have another length now, so the epoch that was begun begins anew.
-            state.step, state.evaluated, state.totals = about.epoch * train.steps, True, Totals()
+            state.step, state.evaluated = about.epoch * train.steps, True
             sink.emit(
                 Message(
                     f"an epoch has {train.steps} steps now: going on from the beginning of epoch {about.epoch + 1}", "warning"
@@ -137,6 +140,7 @@ class Session:
 
     def __post_init__(self) -> None:
         self.saved_at: tuple[int, bool] | None = None
+        self.skipped = 0
         self.saved_time = self.told_time = self.began = time.monotonic()
         self.began_step = self.state.step
         self.total_steps = self.train.steps * self.config.training.epochs
@@ -161,31 +165,39 @@ class Session:
         state, training = self.state, self.config.training
         first = state.step - epoch * self.train.steps
         if first == 0:
-            state.totals = Totals()
+            state.new_epoch()
+        self.skipped = state.counters.read().totals.skipped
         for batches in self.train.epoch(epoch, first):
             if self.stop.reason is not None:
                 return self._stopped()
-            loss, good = train_step(state, batches, self._rate(), self.config, self.device, self.precision)
+            train_step(state, batches, self._rate(), self.config, self.precision)
             state.step += 1
             state.evaluated = state.step % self.train.steps != 0
-            state.bad_in_a_row = 0 if good else state.bad_in_a_row + 1
-            if state.bad_in_a_row >= training.max_bad_steps:
-                self.writer.wait()
-                return self._end(
-                    "diverged",
-                    f"{state.bad_in_a_row} steps in a row gave a loss or gradient that is not finite; the last good checkpoint "
-                    f"is kept; try a lower training.lr, a longer training.warmup_epochs or training.use_amp=false",
-                )
-            if not good:
-                self.sink.emit(Message(f"step {state.step}: loss or gradient not finite, step skipped", "warning"))
-            self._tell(epoch, loss)
             due = time.monotonic() - self.saved_time >= 60 * self.config.checkpoint.every_minutes
-            if due and state.evaluated and state.bad_in_a_row == 0:
-                self._save()
+            # Looking means waiting for the device, so a GPU is asked once a second only.
+            if due or not state.evaluated or self.device.type == "cpu" or self._may_tell():
+                counted = state.counters.read()
+                if counted.worst >= training.max_bad_steps:
+                    self.writer.wait()
+                    return self._end(
+                        "diverged",
+                        f"{counted.worst} steps in a row gave a loss or gradient that is not finite; the last good checkpoint "
+                        f"is kept; try a lower training.lr, a longer training.warmup_epochs or training.use_amp=false",
+                    )
+                self._warn(counted.totals.skipped)
+                self._tell(epoch, counted.loss)
+                if due and state.evaluated and counted.bad_in_a_row == 0:
+                    self._save()
         return None
 
+    def _warn(self, skipped: int) -> None:
+        if skipped > self.skipped:
+            many = "step skipped" if skipped == self.skipped + 1 else f"{skipped - self.skipped} steps skipped by now"
+            self.sink.emit(Message(f"step {self.state.step}: loss or gradient not finite, {many}", "warning"))
+        self.skipped = skipped
+
     def _finish_epoch(self, epoch: int, began: float) -> Ended | None:
-        state, totals, training = self.state, self.state.totals, self.config.training
+        state, totals, training = self.state, self.state.counters.read().totals, self.config.training
         scores = evaluate(state.model, self.test, self.device, self.precision, self._testing(epoch))
         if scores is None:
             return self._stopped()
@@ -247,11 +259,13 @@ class Session:
             return None
         return (time.monotonic() - self.began) / steps * (self.total_steps - self.state.step)
 
+    def _may_tell(self) -> bool:
+        return time.monotonic() - self.told_time >= 1.0
+
     def _tell(self, epoch: int, loss: float, tested: int | None = None, since: float = 0.0) -> None:
-        now = time.monotonic()
-        if now - self.told_time < 1.0:
+        if not self._may_tell():
             return
-        self.told_time = now
+        now = self.told_time = time.monotonic()
         trained = (self.state.step - self.began_step) * effective_batch(self.config.training)
         rate = trained / (now - self.began) if tested is None else tested / max(1e-9, now - since)
         self.sink.emit(
@@ -292,16 +306,28 @@ def session_end(state: State, reason: str, message: str, config: TrainConfig, st
     )
 
 
-def _batches(clips: Clips, config: TrainConfig, workers: int) -> tuple[TrainBatches, TestBatches]:
+def _batches(
+    clips: Clips, config: TrainConfig, device: torch.device, workers: int, sink: Sink
+) -> tuple[TrainBatches, TestBatches]:
     mask = train_mask(clips, config.dataset, config.split_type)
     if not mask.any() or mask.all():
         raise DataError(
             f"{config.dataset} {config.split_type}: {int(mask.sum())} of {len(clips)} clips train: nothing to compare"
         )
+    if device.type == "cuda":
+        size, (free, _) = clips.nbytes, torch.cuda.mem_get_info(device)
+        if size <= GPU_SHARE * free:
+            clips, workers = clips.to(device), 0
+            sink.emit(Message(f"data: {size / 2**20:,.0f} MiB, held by the GPU, which makes the batches itself"))
+        else:
+            room = f"{size / 2**20:,.0f} MiB, more than {GPU_SHARE:.0%} of the GPU's {free / 2**20:,.0f} MiB that are free"
+            sink.emit(Message(f"data: {room}: batches are made by the host, with {workers} workers"))
     channels, blocks = config.model.channels[-1], sum(config.model.num_blocks)
     micro_batch = config.hardware.micro_batch
     train = TrainBatches(clips, mask.nonzero()[:, 0], config.training, micro_batch, (channels, blocks), workers)
-    test = TestBatches(clips, (~mask).nonzero()[:, 0], config.training.input_frames, micro_batch or TEST_BATCH, workers)
+    test = TestBatches(
+        clips, (~mask).nonzero()[:, 0], config.training.input_frames, micro_batch or TEST_BATCH[device.type], workers
+    )
     return train, test
 
 
@@ -312,6 +338,8 @@ def _set_up_torch(config: TrainConfig, device: torch.device, sink: Sink) -> int:
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(device.type == "cpu")
     torch.backends.cudnn.benchmark = device.type == "cuda"
+    if device.type == "cpu":
+        keep_memory()
     if device.type == "cpu":
         sink.emit(Message(f"threads: {threads}; workers: 0 (training on the CPU itself, they would compete for its cores)"))
         return 0

@@ -1,4 +1,7 @@
-"""Batches of an epoch, each a pure function of (seed, epoch, step): made anywhere, in any order, always the same."""
+"""Batches of an epoch, each a pure function of (seed, epoch, step): made anywhere, in any order, always the same.
+
+They are made where the clips are: in the memory of the GPU that trains, or in that of the host, by threads ahead of it.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -32,26 +35,23 @@ class Batch:
     """(r,) int64: which clip of the batch a row belongs to."""
     label: Tensor
     """(n,) int64."""
+    row_weight: Tensor | None = None
+    """(r,) one over the number of bodies of the row's clip; None where every clip has one."""
     noise: Noise | None = None
     """(r, ...) numbers for dropout and drop path; None when testing."""
 
-    @property
-    def row_weight(self) -> Tensor | None:
-        """(r,) one over the number of bodies of the row's clip; None where every clip has one."""
-        if len(self.owner) == len(self.label):
-            return None
-        return 1.0 / torch.bincount(self.owner, minlength=len(self.label))[self.owner]
-
     def to(self, device: torch.device, pin: bool = False) -> Batch:
-        """A copy on ``device``; from page-locked memory, and not waited for, when ``pin``."""
+        """Itself where it is on ``device``, else a copy there; through page-locked memory, and not waited for, when ``pin``."""
 
         def move(tensor: Tensor) -> Tensor:
             return (tensor.pin_memory() if pin else tensor).to(device, non_blocking=pin)
 
-        if device.type == "cpu":
+        if self.label.device.type == device.type:
             return self
+        streams = {name: move(stream) for name, stream in self.streams.items()}
+        weight = None if self.row_weight is None else move(self.row_weight)
         noise = None if self.noise is None else Noise(*map(move, self.noise))
-        return Batch({k: move(v) for k, v in self.streams.items()}, move(self.owner), move(self.label), noise)
+        return Batch(streams, move(self.owner), move(self.label), weight, noise)
 
 
 def average_bodies(rows: Tensor, batch: Batch) -> Tensor:
@@ -63,13 +63,52 @@ def average_bodies(rows: Tensor, batch: Batch) -> Tensor:
     return mean.index_add_(0, batch.owner, rows.float() * weight[:, None])
 
 
+class Order:
+    """Clips in the order in which they are shown, each with its rows.
+
+    The host knows how many rows a piece has, so it never has to ask the device.
+    """
+
+    def __init__(self, clips: Clips, index: Tensor) -> None:
+        bodies = clips.bodies_on_host[index]
+        owner, body = rows_of(bodies)
+        self._begin = [0, *bodies.cumsum(0).tolist()]
+        self._clips = clips
+        device = clips.joints.device
+        self._index, self._owner, self._body = (tensor.to(device, non_blocking=True) for tensor in (index, owner, body))
+
+    def piece(self, begin: int, end: int) -> Piece:
+        """The clips from ``begin`` up to ``end``."""
+        first, last = self._begin[begin], self._begin[end]
+        index, owner = self._index[begin:end], self._owner[first:last] - begin
+        single = last - first == end - begin
+        weight = None if single else self._clips.bodies[index].float().reciprocal()[owner]
+        position = torch.arange(begin, end, device=index.device)
+        return Piece(position, index, owner, self._body[first:last], weight)
+
+
+class Piece(NamedTuple):
+    """n clips of an :class:`Order` and their r rows."""
+
+    position: Tensor
+    """(n,) int64: where in the order they stand."""
+    clip: Tensor
+    """(n,) int64: which of the data set they are."""
+    owner: Tensor
+    """(r,) int64: which of the n clips a row belongs to."""
+    body: Tensor
+    """(r,) int64: which of its bodies."""
+    row_weight: Tensor | None
+    """(r,) one over the clip's number of bodies; None where every clip has one."""
+
+
 class TrainBatches:
     """The training clips in their order. A step's effective batch is cut into micro-batches; the last, incomplete batch
     of an epoch is left out, so that every step weighs the same (the order changes every epoch, so no clip is lost).
 
     Args:
-        clips: the data set.
-        index: (M,) which clips train.
+        clips: the data set, on the host or on the device that trains.
+        index: (M,) which clips train, on the host.
         config: the recipe.
         micro_batch: most clips in one forward pass.
         noise_shape: columns of dropout and drop-path noise (:attr:`LastE.noise_shape`).
@@ -102,22 +141,26 @@ class TrainBatches:
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[Batch]]:
         """The steps of an epoch from ``first_step`` on, each as its micro-batches."""
-        order = self.index[rng.permutation(rng.key(self.config.seed, rng.ORDER, epoch), len(self.index))]
+        permutation = rng.permutation(rng.key(self.config.seed, rng.ORDER, epoch), len(self.index))
+        order = Order(self.clips, self.index[permutation])
         return prefetch(lambda step: self._step(epoch, order, step), range(first_step, self.steps), self.workers)
 
-    def _step(self, epoch: int, order: Tensor, step: int) -> list[Batch]:
+    def _step(self, epoch: int, order: Order, step: int) -> list[Batch]:
         first = step * self.batch
         batches = []
         # Micro-batches never straddle two of the recipe's batches, so accumulation cuts at the same places everywhere.
         for begin in range(first, first + self.batch, self.config.batch_size):
-            for part in torch.arange(begin, begin + self.config.batch_size).tensor_split(self.cuts):
-                batches.append(self._micro(epoch, part, order[part]))
+            size, larger = divmod(self.config.batch_size, self.cuts)
+            for cut in range(self.cuts):
+                end = begin + size + (cut < larger)
+                batches.append(self._micro(epoch, order.piece(begin, end)))
+                begin = end
         return batches
 
-    def _micro(self, epoch: int, position: Tensor, index: Tensor) -> Batch:
-        """Clips ``index`` (n,), which stand at ``position`` (n,) of the epoch: all random numbers hang on that."""
+    def _micro(self, epoch: int, piece: Piece) -> Batch:
+        """All random numbers hang on the clips' positions in the epoch."""
         seed = self.config.seed
-        owner, body = rows_of(self.clips.bodies[index])
+        position, index, owner, body, weight = piece
         if self.config.augment:
             crop = transform.train_crop(rng.key(seed, rng.CROP, epoch), position)
             joints = transform.sample(self.clips, index, owner, body, crop, self.config.input_frames)
@@ -132,7 +175,7 @@ class TrainBatches:
             rng.uniform(rng.key(seed, rng.DROPOUT, epoch), position, width)[owner],
             rng.uniform(rng.key(seed, rng.DROP_PATH, epoch), position, blocks)[owner],
         )
-        return Batch(transform.to_streams(joints), owner, self.clips.label[index], noise)
+        return Batch(transform.to_streams(joints), owner, self.clips.label[index], weight, noise)
 
 
 class TestBatches:
@@ -144,6 +187,7 @@ class TestBatches:
         self.clips, self.index, self.frames = clips, index, frames
         self.batch_size, self.workers = batch_size, workers
         self.placement = transform.place(clips)
+        self._order = Order(clips, index)
 
     def __len__(self) -> int:
         return -(-len(self.index) // self.batch_size)
@@ -152,15 +196,15 @@ class TestBatches:
         return prefetch(self._batch, range(len(self)), self.workers)
 
     def _batch(self, number: int) -> Batch:
-        index = self.index[number * self.batch_size : (number + 1) * self.batch_size]
-        owner, body = rows_of(self.clips.bodies[index])
+        begin = number * self.batch_size
+        _, index, owner, body, weight = self._order.piece(begin, min(begin + self.batch_size, len(self.index)))
         joints = still(self.clips, self.placement, index, owner, body, self.frames)
-        return Batch(transform.to_streams(joints), owner, self.clips.label[index])
+        return Batch(transform.to_streams(joints), owner, self.clips.label[index], weight)
 
 
 def still(clips: Clips, placement: transform.Placement, index: Tensor, owner: Tensor, body: Tensor, frames: int) -> Tensor:
     """Clips without augmentation, (r, T, V, 3): the middle of each, centred, turned and scaled."""
-    joints = transform.sample(clips, index, owner, body, transform.test_crop(len(index)), frames)
+    joints = transform.sample(clips, index, owner, body, transform.test_crop(index), frames)
     joints -= placement.origin[index][owner][:, None, None]
     return apply(placement.turn[index][owner], joints)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -48,6 +48,22 @@ class Clips:
         """(N,) int64, row of each clip's first frame."""
         rows = self.length * self.bodies
         return rows.cumsum(0) - rows
+
+    @cached_property
+    def bodies_on_host(self) -> Tensor:
+        """:attr:`bodies` in the host's memory: how many rows a batch has is asked often."""
+        return self.bodies.cpu()
+
+    @property
+    def nbytes(self) -> int:
+        """How much memory they take."""
+        return sum(getattr(self, name).nbytes for name in TENSORS)
+
+    def to(self, device: torch.device) -> Clips:
+        """The same on ``device``; the splits, which only the host asks for, stay where they are."""
+        if self.joints.device.type == device.type:
+            return self
+        return replace(self, **{name: getattr(self, name).to(device) for name in TENSORS})
 
     def check(self, num_classes: int, source: str) -> None:
         """See that the parts agree.

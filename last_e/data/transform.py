@@ -6,6 +6,7 @@ n clips of a batch, r rows (a clip's bodies one after the other), T frames, V jo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -35,7 +36,12 @@ class Placement:
 
 
 def place(clips: Clips) -> Placement:
-    """Measure every clip's placement once (``Preparation of a clip`` in docs/data.md)."""
+    """Measure every clip's placement once (``Preparation of a clip`` in docs/data.md). It is where the clips are.
+
+    It is computed on the CPU whatever the device, so that it is the same on all of them.
+    """
+    device = clips.joints.device
+    clips = clips.to(torch.device("cpu"))
     first = clips.joints[clips.start].double() / 1000
     across = first[:, RIGHT_SHOULDER] - first[:, LEFT_SHOULDER]
     angle = torch.atan2(across[:, 2], across[:, 0])
@@ -49,7 +55,7 @@ def place(clips: Clips) -> Placement:
     total = torch.zeros(len(clips), dtype=torch.float64).index_add_(0, owner[main], spine[main])
     torso = (total / clips.length).clamp(min=0.05)  # a body without extent must not become infinite
     turn = turn / torso[:, None, None]
-    return Placement(first[:, SPINE_BASE].float(), turn.float(), torso.float())
+    return Placement(*(tensor.float().to(device) for tensor in (first[:, SPINE_BASE], turn, torso)))
 
 
 def train_crop(key: int, position: Tensor) -> Tensor:
@@ -59,9 +65,10 @@ def train_crop(key: int, position: Tensor) -> Tensor:
     return torch.stack([(1 - span) * numbers[:, 1], span], dim=1)
 
 
-def test_crop(count: int) -> Tensor:
-    """The middle 95% of each clip: (n, 2) begin and span as fractions."""
-    return torch.tensor([(1 - TEST_CROP) / 2, TEST_CROP]).expand(count, 2)
+def test_crop(index: Tensor) -> Tensor:
+    """The middle 95% of each of the clips ``index`` (n,): (n, 2) begin and span as fractions."""
+    begin = torch.full_like(index, (1 - TEST_CROP) / 2, dtype=torch.float32)
+    return torch.stack([begin, torch.full_like(begin, TEST_CROP)], dim=1)
 
 
 def warp(key: int, position: Tensor) -> Tensor:
@@ -99,6 +106,12 @@ def sample(clips: Clips, index: Tensor, owner: Tensor, body: Tensor, crop: Tenso
     return torch.lerp(before, after, (at - low)[owner][:, :, None, None]) * 0.001
 
 
+@lru_cache
+def parents(device: torch.device) -> Tensor:
+    """(V,) int64: each joint's parent; kept, because a list of indices would be copied to the device each time."""
+    return torch.tensor(PARENTS, device=device)
+
+
 def to_streams(joints: Tensor) -> dict[str, Tensor]:
     """(r, T, V, 3) -> joint, velocity and bone, each (r, 3, T, V) contiguous.
 
@@ -107,5 +120,5 @@ def to_streams(joints: Tensor) -> dict[str, Tensor]:
     joint = joints.permute(0, 3, 1, 2).contiguous()
     velocity = torch.zeros_like(joint)
     torch.sub(joint[:, :, 1:], joint[:, :, :-1], out=velocity[:, :, :-1])
-    bone = joint - joint[..., PARENTS]
+    bone = joint - joint.index_select(3, parents(joint.device))
     return {"joint": joint, "velocity": velocity, "bone": bone}

@@ -163,7 +163,7 @@ def test_training_crops_are_between_half_and_the_whole_and_lie_inside():
 
 
 def test_the_test_crop_is_the_middle_95_percent():
-    assert tf.test_crop(3).tolist() == [pytest.approx([0.025, 0.95])] * 3
+    assert tf.test_crop(torch.arange(3)).tolist() == [pytest.approx([0.025, 0.95])] * 3
 
 
 def test_warps_stay_within_15_degrees_a_tenth_of_scale_and_a_tenth_of_shear():
@@ -315,7 +315,7 @@ def test_both_bodies_of_a_clip_are_dropped_together(clips):
 
 
 def test_the_logits_of_a_clip_are_the_mean_over_its_bodies():
-    batch = Batch({}, torch.tensor([0, 1, 1, 2]), torch.zeros(3, dtype=torch.int64))
+    batch = Batch({}, torch.tensor([0, 1, 1, 2]), torch.zeros(3, dtype=torch.int64), torch.tensor([1.0, 0.5, 0.5, 1.0]))
     rows = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 8.0], [7.0, 0.0]])
     assert average_bodies(rows, batch).tolist() == [[1.0, 2.0], [4.0, 6.0], [7.0, 0.0]]
     single = Batch({}, torch.tensor([0, 1]), torch.zeros(2, dtype=torch.int64))

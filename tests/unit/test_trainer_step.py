@@ -1,12 +1,14 @@
 """One optimizer step, what happens to a bad one, number formats, scoring."""
 
 import copy
+import dataclasses
 import math
 from types import MethodType
 
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
 
 from last_e.config import TrainConfig
 from last_e.data.batches import Batch, TestBatches, TrainBatches
@@ -18,7 +20,7 @@ from last_e.model import LastE
 from last_e.optim import build_optimizer
 from last_e.precision import Precision, amp_format, choose_device, choose_precision, usable_cores
 from last_e.reading import set_layer
-from last_e.state import State, train_step
+from last_e.state import State, Totals, train_step
 
 CPU = torch.device("cpu")
 PLAIN = Precision(None, False, "float32")
@@ -44,7 +46,14 @@ def steps(settings: TrainConfig, micro: int | None = None) -> list[list[Batch]]:
 
 
 def step(state: State, batches: list[Batch], settings: TrainConfig, lr: float = 0.1) -> tuple[float, bool]:
-    return train_step(state, batches, lr, settings, CPU, PLAIN)
+    """The step's loss, and whether it was a good one."""
+    skipped = totals(state).skipped
+    train_step(state, batches, lr, settings, PLAIN)
+    return state.counters.read().loss, totals(state).skipped == skipped
+
+
+def totals(state: State) -> Totals:
+    return state.counters.read().totals
 
 
 def freeze_norms(model: LastE) -> None:
@@ -107,9 +116,9 @@ def test_the_loss_is_the_smoothed_cross_entropy():
     loss, good = step(state, [batch], settings)
     assert good
     assert loss == pytest.approx(float(expected), rel=1e-5)
-    assert state.totals.loss == pytest.approx(8 * float(expected), rel=1e-5)
-    assert state.totals.hits == int((logits.argmax(1) == batch.label).sum())
-    assert (state.totals.clips, state.totals.skipped) == (8, 0)
+    assert totals(state).loss == pytest.approx(8 * float(expected), rel=1e-5)
+    assert totals(state).hits == int((logits.argmax(1) == batch.label).sum())
+    assert (totals(state).clips, totals(state).skipped) == (8, 0)
 
 
 def test_the_ib_loss_is_added_with_its_weight():
@@ -119,9 +128,9 @@ def test_the_ib_loss_is_added_with_its_weight():
     state, other = fresh(settings), fresh(without)
     with_ib, _ = step(state, batches, settings)
     plain, _ = step(other, batches, without)
-    assert state.totals.ib_loss > 0
-    assert state.totals.ib_loss == pytest.approx(other.totals.ib_loss, rel=1e-6)
-    assert with_ib - plain == pytest.approx(0.5 * state.totals.ib_loss / 8, rel=1e-3)
+    assert totals(state).ib_loss > 0
+    assert totals(state).ib_loss == pytest.approx(totals(other).ib_loss, rel=1e-6)
+    assert with_ib - plain == pytest.approx(0.5 * totals(state).ib_loss / 8, rel=1e-3)
 
 
 @pytest.mark.parametrize(("clip", "expected"), [(0.05, 0.05), (1e5, None), (0, None)])
@@ -173,8 +182,8 @@ def test_micro_batches_add_up_to_the_whole_batch(variant, micro):
     whole, loss, state = change_of(settings, None)
     pieces, piece_loss, piece_state = change_of(settings, micro)
     assert piece_loss == pytest.approx(loss, rel=1e-5)
-    assert piece_state.totals.hits == state.totals.hits
-    assert piece_state.totals.ib_loss == pytest.approx(state.totals.ib_loss, rel=1e-4, abs=1e-6)
+    assert totals(piece_state).hits == totals(state).hits
+    assert totals(piece_state).ib_loss == pytest.approx(totals(state).ib_loss, rel=1e-4, abs=1e-6)
     for name, tensor in whole.items():
         torch.testing.assert_close(pieces[name], tensor, rtol=1e-3, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
 
@@ -197,14 +206,13 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(value, optimiz
     state = fresh(settings)
     first, second, *_ = steps(settings)
     assert step(state, first, settings)[1]
-    before, loss_before = everything(state), copy.copy(state.totals)
+    before, loss_before = everything(state), totals(state)
     _, good = step(state, spoiled(second, value), settings)
     after = everything(state)
     assert not good
     assert before.keys() == after.keys()
     assert [name for name in before if not torch.equal(before[name], after[name])] == []
-    assert state.totals.skipped == 1
-    assert (state.totals.loss, state.totals.hits, state.totals.clips) == (loss_before.loss, loss_before.hits, loss_before.clips)
+    assert totals(state) == dataclasses.replace(loss_before, skipped=1)
 
 
 def test_training_goes_on_after_a_bad_step_as_if_it_had_not_been():
@@ -217,6 +225,50 @@ def test_training_goes_on_after_a_bad_step_as_if_it_had_not_been():
         step(other, batches, settings)
     a, b = everything(state), everything(other)
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_first_step_that_is_not_finite_leaves_nothing_for_the_second(optimizer):
+    settings = config(f"training.optimizer={optimizer}")
+    first, second, *_ = steps(settings)
+    state, other = fresh(settings), fresh(settings)
+    assert not step(state, spoiled(first, math.nan), settings)[1]
+    step(state, second, settings)
+    step(other, second, settings)
+    a, b = everything(state), everything(other)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_bad_steps_in_a_row_are_counted_until_a_good_one():
+    settings = config()
+    state = fresh(settings)
+    good, other, *_ = steps(settings)
+    seen = []
+    for batches in (good, spoiled(other, math.inf), spoiled(good, math.nan), other, spoiled(other, math.nan)):
+        step(state, batches, settings)
+        counted = state.counters.read()
+        seen.append((counted.totals.skipped, counted.bad_in_a_row, counted.worst))
+    assert seen == [(0, 0, 0), (1, 1, 1), (2, 2, 2), (2, 0, 2), (3, 1, 2)]
+
+
+# --- not waiting -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", ["nano", "base", "large"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("precision", [PLAIN, Precision(torch.bfloat16, False, "")])
+def test_a_step_asks_for_no_value(variant, optimizer, precision):
+    """On tensors that have shapes but no values: a step that asked for one would make the host wait for a GPU."""
+    words = ["training.batch_size=4", "training.gradient_accumulation_steps=2", "model.drop_path_rate=0.1", "model.dropout=0.2"]
+    settings = config(f"training.optimizer={optimizer}", *words, variant=variant)
+    batches = steps(settings)[0]
+    assert any(batch.row_weight is not None for batch in batches), "clips with two bodies are among them"
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        state = fresh(settings)
+        train_step(state, batches, 0.1, settings, precision)
+        assert isinstance(state.statistics[0], FakeTensor)
+        with pytest.raises(DataDependentOutputException):
+            state.counters.read()
 
 
 # --- number formats ----------------------------------------------------------------------------------------------------
