@@ -147,6 +147,13 @@ class Sink(Protocol):
         """Take one event."""
 
 
+class Discard:
+    """A sink for those whom events do not concern."""
+
+    def emit(self, event: Event) -> None:
+        """Nothing."""
+
+
 class JsonLines:
     """Events as JSON lines on a stream. A reader that has gone is reported once, to ``on_gone``."""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from last_e import checkpoint
 from last_e.config import TrainConfig, effective_batch
@@ -52,7 +53,7 @@ def run(config: TrainConfig, out: Path, resume: Path | None, sink: Sink, stop: S
     """
     device, why = choose_device(config.hardware)
     precision = choose_precision(config, device)
-    workers = _set_up_torch(config, device, sink)
+    workers = set_up_torch(config, device, sink)
     sink.emit(Message(f"device: {device.type} ({why}); precision: {precision.reason}"))
 
     clips = load_clips(config)
@@ -314,6 +315,13 @@ def _batches(
         raise DataError(
             f"{config.dataset} {config.split_type}: {int(mask.sum())} of {len(clips)} clips train: nothing to compare"
         )
+    return make_batches(clips, mask.nonzero()[:, 0], (~mask).nonzero()[:, 0], config, device, workers, sink)
+
+
+def make_batches(
+    clips: Clips, train_index: Tensor, test_index: Tensor, config: TrainConfig, device: torch.device, workers: int, sink: Sink
+) -> tuple[TrainBatches, TestBatches]:
+    """Batches of the clips that train and of those that test, made on the device where it has room for the data set."""
     if device.type == "cuda":
         size, (free, _) = clips.nbytes, torch.cuda.mem_get_info(device)
         if size <= GPU_SHARE * free:
@@ -324,14 +332,12 @@ def _batches(
             sink.emit(Message(f"data: {room}: batches are made by the host, with {workers} workers"))
     channels, blocks = config.model.channels[-1], sum(config.model.num_blocks)
     micro_batch = config.hardware.micro_batch
-    train = TrainBatches(clips, mask.nonzero()[:, 0], config.training, micro_batch, (channels, blocks), workers)
-    test = TestBatches(
-        clips, (~mask).nonzero()[:, 0], config.training.input_frames, micro_batch or TEST_BATCH[device.type], workers
-    )
+    train = TrainBatches(clips, train_index, config.training, micro_batch, (channels, blocks), workers)
+    test = TestBatches(clips, test_index, config.training.input_frames, micro_batch or TEST_BATCH[device.type], workers)
     return train, test
 
 
-def _set_up_torch(config: TrainConfig, device: torch.device, sink: Sink) -> int:
+def set_up_torch(config: TrainConfig, device: torch.device, sink: Sink) -> int:
     """Threads and determinism. Returns how many worker threads prepare batches."""
     cores = usable_cores()
     threads = min(config.hardware.cpu_threads or cores, cores)

@@ -1,0 +1,39 @@
+"""``python -m last_e.bench``: what to measure comes as JSON on standard input; events and the result go out as JSON lines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from last_e.config import TrainConfig
+from last_e.datafile import DataError
+from last_e.gpu import NoGpu
+from last_e.text import one_line
+
+
+def main() -> int:
+    """Measure and print."""
+    asked = json.load(sys.stdin)
+    config = TrainConfig.model_validate(asked["config"])
+    data = None if asked["data"] is None else Path(asked["data"])
+
+    def tell(done: int, total: int, what: str) -> None:
+        print(json.dumps({"done": done, "total": total, "what": what}), flush=True)
+
+    try:
+        from last_e.bench.measure import measure
+
+        result = measure(config, data, asked["parts"], asked["kinds"], asked["rounds"], asked["seconds"], tell)
+    except (DataError, NoGpu) as error:
+        print(json.dumps({"error": str(error), "no_gpu": isinstance(error, NoGpu)}), flush=True)
+        return 1
+    except (RuntimeError, OSError) as error:
+        print(json.dumps({"error": one_line(error), "no_gpu": False}), flush=True)
+        return 1
+    print(json.dumps({"result": result}), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,260 @@
+"""Measuring: two processes that work in turns, several rounds of every part, the median of the rounds."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import resource
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from last_e.bench.contenders import Own, Plain, synchronize, write_joints
+from last_e.config import TrainConfig
+from last_e.data.clips import Clips
+from last_e.data.files import read_clips
+from last_e.data.synthetic import synthetic_clips
+from last_e.precision import choose_device, choose_precision, usable_cores
+
+Tell = Callable[[int, int, str], None]
+"""Told how many of how many measurements are done, and what is measured next."""
+
+CLIPS = 1024
+STALLS = 9
+KINDS = ("lastrun", "plain")
+
+
+def measure(
+    config: TrainConfig, data: Path | None, parts: list[str], kinds: list[str], rounds: int, seconds: float, tell: Tell
+) -> dict[str, Any]:
+    """Measure ``parts`` for each of ``kinds``, ``rounds`` times for so many ``seconds`` each.
+
+    Args:
+        data: a prepared file; without one, clips are made up.
+
+    Returns:
+        What ``lastrun bench --json`` prints, but for the date and the versions.
+
+    Raises:
+        DataError, NoGpu: before anything is measured.
+    """
+    device, _ = choose_device(config.hardware)
+    precision = choose_precision(config, device)
+    rates: dict[str, dict[str, list[float]]] = {part: {kind: [] for kind in kinds} for part in parts}
+    total, done = 2 + rounds * len(parts) * len(kinds), 0
+    memory: dict[str, int] = {}
+    with TemporaryDirectory() as folder:
+        clips = _clips(config, data)
+        write_joints(clips, Path(folder))
+        tell(done, total, "ceilings")
+        ceilings = _in_process(_ceilings, device.type)
+        done += 1
+        with _contenders(config, data, Path(folder), device.type, kinds) as asks:
+            # Once to warm up: first batches, algorithms, compilation.
+            for kind in kinds:
+                tell(done, total, f"{kind}: warm-up")
+                for part in parts:
+                    asks[kind](part, min(seconds, 1.0))
+            done += 1
+            for round_ in range(rounds):
+                for part in parts:
+                    # Now the one first, now the other: what comes second finds a warmer machine.
+                    for kind in kinds if round_ % 2 == 0 else kinds[::-1]:
+                        tell(done, total, f"{part}, {kind}, round {round_ + 1} of {rounds}")
+                        rate, memory[kind] = asks[kind](part, seconds)
+                        rates[part][kind].append(rate)
+                        done += 1
+            stalls = asks["lastrun"]("stalls", STALLS)[0] if "lastrun" in kinds else []
+    tell(total, total, "done")
+    training = config.training
+    return {
+        "format": "lastrun-bench-1",
+        "machine": {"device": device.type, "name": _name(device), "cores": usable_cores(), "threads": torch.get_num_threads()},
+        "model": config.model.variant,
+        "frames": training.input_frames,
+        "batch_size": training.batch_size,
+        "micro_batch": config.hardware.micro_batch or training.batch_size,
+        "precision": {None: "float32", torch.bfloat16: "bf16", torch.float16: "fp16"}[precision.dtype],
+        "rows_per_clip": float(clips.bodies.double().mean()),
+        "clips": {"number": len(clips), "mean_length": float(clips.length.double().mean()), "file": data and data.name},
+        "rounds": rounds,
+        "seconds": seconds,
+        **{part: _summary(rates[part]) for part in parts},
+        "memory_bytes": memory.get("lastrun"),
+        "memory": memory,
+        "checkpoint_stall_ms": [round(1000 * stall, 3) for stall in sorted(stalls)],
+        "ceilings": ceilings,
+    }
+
+
+def _summary(rates: dict[str, list[float]]) -> dict[str, Any]:
+    """Medians, the spread, and the ratio of the two in each round, of which the median counts."""
+    summary: dict[str, Any] = {
+        "clips_per_second": {kind: statistics.median(found) for kind, found in rates.items()},
+        "rounds": rates,
+    }
+    if len(rates) == 2:
+        summary["ratio"] = statistics.median(own / other for own, other in zip(rates["lastrun"], rates["plain"]))
+    return summary
+
+
+def _clips(config: TrainConfig, data: Path | None) -> Clips:
+    return synthetic_clips(config.data.num_classes, CLIPS) if data is None else read_clips(data, config.data.num_classes)
+
+
+def _name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), os.uname().machine)
+    cores = usable_cores()
+    return f"{model}, {cores} core{'s' if cores > 1 else ''}"
+
+
+# --- the processes -----------------------------------------------------------------------------------------------------
+
+Ask = Callable[[str, float], tuple[Any, int]]
+
+
+@contextmanager
+def _contenders(
+    config: TrainConfig, data: Path | None, folder: Path, device: str, kinds: list[str]
+) -> Iterator[dict[str, Ask]]:
+    """A process for each kind; only the one that is asked works."""
+    context = multiprocessing.get_context("spawn")
+    processes, asks = [], {}
+    try:
+        for kind in kinds:
+            here, there = context.Pipe()
+            arguments = (kind, config.model_dump_json(), data, folder, device, there)
+            process = context.Process(target=_work, args=arguments, daemon=False)  # Plain has children of its own
+            process.start()
+            there.close()
+            processes.append((process, here))
+            asks[kind] = _asker(here, kind)
+        yield asks
+    finally:
+        for process, here in processes:
+            here.close()
+            process.join(10)
+            if process.is_alive():
+                process.terminate()
+                process.join()
+
+
+def _asker(connection: Connection, kind: str) -> Ask:
+    def ask(part: str, amount: float) -> tuple[Any, int]:
+        connection.send((part, amount))
+        try:
+            answer = connection.recv()
+        except EOFError:
+            raise RuntimeError(f"the process that measures {kind} has ended") from None
+        if isinstance(answer, str):
+            raise RuntimeError(f"{kind}, {part}: {answer}")
+        found: tuple[Any, int] = answer
+        return found
+
+    return ask
+
+
+def _work(kind: str, config_json: str, data: Path | None, folder: Path, device_type: str, connection: Connection) -> None:
+    """What such a process does: build one contender, then measure the parts that it is asked for."""
+    config = TrainConfig.model_validate_json(config_json)
+    device = torch.device(device_type, 0) if device_type == "cuda" else torch.device("cpu")
+    contender: Own | Plain | None = None
+    going: dict[str, Iterator[int]] = {}
+    with connection:
+        while True:
+            try:
+                part, amount = connection.recv()
+            except EOFError:
+                return
+            try:
+                if contender is None:
+                    clips = _clips(config, data)
+                    file = folder / "joints.npy"
+                    contender = Own(config, clips, device) if kind == "lastrun" else Plain(config, clips, device, file)
+                if part == "stalls":
+                    assert isinstance(contender, Own)
+                    connection.send((contender.stalls(int(amount)), 0))
+                    continue
+                going.setdefault(part, getattr(contender, part)())
+                connection.send((_rate(going[part], amount, device), _memory(device)))
+            except Exception as error:  # whatever it is, the process that asked has to hear of it
+                connection.send(f"{type(error).__name__}: {error}")
+
+
+def _rate(steps: Iterator[int], seconds: float, device: torch.device) -> float:
+    """Clips per second of ``steps``, after one that does not count."""
+    next(steps)
+    synchronize(device)
+    begin = time.perf_counter()
+    clips = 0
+    while True:
+        clips += next(steps)
+        if time.perf_counter() - begin >= seconds:
+            break
+    synchronize(device)
+    return clips / (time.perf_counter() - begin)
+
+
+def _memory(device: torch.device) -> int:
+    """Most memory so far, in bytes: the GPU's, else this process's and its children's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return 1024 * sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
+# --- what the machine could do -----------------------------------------------------------------------------------------
+
+
+def _in_process(function: Callable[[str], Any], *arguments: str) -> Any:
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        return pool.apply(function, arguments)
+
+
+def _ceilings(device_type: str) -> dict[str, float]:
+    """Measured: bytes per second of a copy (read and written), and operations per second of the fastest matrix products."""
+    device = torch.device(device_type, 0) if device_type == "cuda" else torch.device("cpu")
+    torch.set_num_threads(usable_cores())
+    big = torch.empty(2**28 if device.type == "cuda" else 2**26, dtype=torch.uint8, device=device)
+    target = torch.empty_like(big)
+    copy = 2 * big.nbytes / _best(lambda: target.copy_(big), device)
+    ceilings = {"copy_bytes_per_second": copy}
+    size = 8192 if device.type == "cuda" else 2048
+    formats = {"float32": torch.float32}
+    if device.type == "cuda":
+        capable = torch.cuda.get_device_capability(device) >= (8, 0)
+        formats["bf16" if capable else "fp16"] = torch.bfloat16 if capable else torch.float16
+    for name, dtype in formats.items():
+        a = torch.randn(size, size, device=device, dtype=dtype)
+        found = [_best(lambda a=a: a @ a, device)]  # type: ignore[misc]
+        if device.type == "cpu":
+            # As a convolution: on some CPUs torch's products are not the fastest that it has.
+            image = a.view(1, size, size, 1).to(memory_format=torch.channels_last)
+            kernel = a.view(size, size, 1, 1)
+            found.append(_best(lambda i=image, k=kernel: torch.nn.functional.conv2d(i, k), device))  # type: ignore[misc]
+        ceilings[f"matrix_{name}_flops_per_second"] = 2 * size**3 / min(found)
+    return ceilings
+
+
+def _best(work: Callable[[], object], device: torch.device, times: int = 7) -> float:
+    """Seconds of the fastest of several."""
+    found = []
+    for _ in range(times):
+        begin = time.perf_counter()
+        work()
+        synchronize(device)
+        found.append(time.perf_counter() - begin)
+    return min(found)
