@@ -1,6 +1,7 @@
 """Whom a clip shows: the usual choice of people, then one row of frames for each, in whole millimetres.
 
-The rules are those of CTR-GCN's preparation (Chen et al., ICCV 2021): see :data:`RULES`.
+The bounds and their order are those of CTR-GCN's preparation (Chen et al., ICCV 2021). Its code does three things that these
+rules do not: see ``unlike CTR-GCN`` in :data:`RULES`. So a clip of several bodies may show other people than there.
 """
 
 from __future__ import annotations
@@ -28,6 +29,11 @@ RULES = {
     "frames": "frames with nobody are cut; between two sightings people move on straight lines, before and after they stand",
     "unseen": f"a body counts as not seen where a coordinate is no number or beyond {FARTHEST_MM} mm",
     "unit": "int16 millimetres",
+    "unlike CTR-GCN": [
+        "ids that follow one another in time are not joined to one person",
+        "motion counts every frame of a body; there it is at most that of the frames in which the body is not wide",
+        "gaps of a person are filled; there they are zeros",
+    ],
 }
 """What was decided, in words; kept in the header of a prepared file."""
 
