@@ -87,7 +87,8 @@ def write_clip_file(path: Path, columns: Mapping[str, Array], joints: Iterable[A
     # Large elements first, as safetensors itself does, so that everything is aligned.
     order = sorted(columns, key=lambda name: (-columns[name].itemsize, name))
     wide = [name for name in order if columns[name].itemsize == 8]
-    header: dict[str, Any] = {"__metadata__": {**metadata, "format": FORMAT, CONTENT_HASH: "0" * 64}}
+    told = {key: value.encode("utf-8", "backslashreplace").decode() for key, value in metadata.items()}  # half characters
+    header: dict[str, Any] = {"__metadata__": {**told, "format": FORMAT, CONTENT_HASH: "0" * 64}}
     end = 0
     for name in [*wide, "joints", *order[len(wide) :]]:
         kind, shape = ("I16", (int(frames.sum()), NUM_JOINTS, 3)) if name == "joints" else _describe(columns[name])

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from last_e.datafile import DataError
+from last_e.joints import NUM_JOINTS
 from last_e.prepare.skeleton import Floats, Ints, Recording
 from last_e.splits import Bools
 
@@ -89,8 +90,9 @@ def take_people(joints: npt.NDArray[np.floating]) -> Clip:
     Raises:
         NobodyError: all zeros, or without usable coordinates.
     """
-    joints = joints.astype(np.float64)
-    flat = joints.reshape(*joints.shape[:2], -1)
+    with np.errstate(all="ignore"):  # what is no number, or too large for one, is left out below
+        joints = joints.astype(np.float64)
+    flat = joints.reshape(*joints.shape[:2], 3 * NUM_JOINTS)
     there = (flat != 0).any(axis=2)
     usable = there & (np.abs(flat) < FARTHEST).all(axis=2)
     people = [(np.flatnonzero(seen), points[seen]) for seen, points in zip(usable, joints) if seen.any()]
