@@ -18,7 +18,8 @@ NTU120_TRAIN_PERFORMERS = (
 )
 NTU60_TRAIN_CAMERAS = (2, 3)
 
-NTU_SPLITS = {"ntu60": ("xsub", "xview"), "ntu120": ("xsub", "xset")}
+SPLITS = {"irds": ("xsub",), "ntu60": ("xsub", "xview"), "ntu120": ("xsub", "xset"), "synthetic": ("xsub",)}
+"""The splits of each data set."""
 OFFICIAL = {
     ("ntu60", "xsub"): (40_091, 16_487),
     ("ntu60", "xview"): (37_646, 18_932),

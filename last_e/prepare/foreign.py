@@ -29,7 +29,7 @@ import numpy.typing as npt
 from last_e.datafile import DataError
 from last_e.joints import NUM_JOINTS
 from last_e.prepare.account import count_splits, guess_dataset, versions
-from last_e.prepare.clipfile import About, Array, Part, write_streamed
+from last_e.prepare.clipfile import MOST_CLASSES, About, Array, Part, write_streamed
 from last_e.prepare.names import read_name
 from last_e.prepare.people import NobodyError, take_people
 from last_e.prepare.pickles import read_pickle
@@ -39,7 +39,6 @@ BATCH, BATCH_BYTES = 256, 32 * 2**20
 MOST_CLIP_BYTES = 16 * 2**20
 """Of one clip as it stands in a file: 14,000 frames of two people in float64. NTU's longest has 300."""
 MOST_CLIPS = 1_000_000
-MOST_CLASSES = 100_000
 SPLITS = ("xsub", "xview", "xset")
 _SPLIT_WORDS = {"cs": "xsub", "csub": "xsub", "xsub": "xsub", "cv": "xview", "xview": "xview", "cset": "xset", "xset": "xset"}
 

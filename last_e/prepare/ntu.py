@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from last_e.datafile import DataError
 from last_e.prepare import clipfile
@@ -113,36 +111,27 @@ def prepare_ntu(
         OSError: a folder cannot be read, or the disk is full.
     """
     out = Path(out)
-    if out.is_dir():
-        raise DataError(f"{out}: a folder; name a file in it, such as {out / (dataset + '.safetensors')}", missing=True)
     entries, unreadable = find_recordings(map(Path, raw))
     wanted, left_out = choose_entries(dataset, entries)
     left_out += [LeftOut(one.name, "unreadable", one.why) for one in unreadable]
     if not wanted:
         raise DataError(f"none of the {len(entries)} files is a recording of {dataset}, such as S001C001P001R001A001.skeleton")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = out.with_name(f".{out.name}.parts")
-    folder.mkdir(exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            _forget_stale(folder, _key(dataset, wanted))
-            tasks = [
-                Task(tuple(wanted[begin : begin + PART_SIZE]), folder / f"{begin // PART_SIZE:06}.part")
-                for begin in range(0, len(wanted), PART_SIZE)
-            ]
-            missing = [task for task in tasks if not task.path.exists()]
-            done = resumed = len(wanted) - sum(len(task.recordings) for task in missing)
+    with clipfile.workplace(out) as folder:
+        _forget_stale(folder, _key(dataset, wanted))
+        tasks = [
+            Task(tuple(wanted[begin : begin + PART_SIZE]), folder / f"{begin // PART_SIZE:06}.part")
+            for begin in range(0, len(wanted), PART_SIZE)
+        ]
+        missing = [task for task in tasks if not task.path.exists()]
+        done = resumed = len(wanted) - sum(len(task.recordings) for task in missing)
+        if progress:
+            progress(done, len(wanted))
+        for count in run_all(prepare_part, missing, min(workers or usable_cores(), max(len(missing), 1))):
+            done += count
             if progress:
                 progress(done, len(wanted))
-            for count in run_all(prepare_part, missing, min(workers or usable_cores(), max(len(missing), 1))):
-                done += count
-                if progress:
-                    progress(done, len(wanted))
-            report = _join(dataset, entries, left_out, [task.path for task in tasks], out)
-            report.resumed = resumed
-            shutil.rmtree(folder, ignore_errors=True)
-    except Timeout:
-        raise DataError(f"{out}: is being prepared by another process") from None
+        report = _join(dataset, entries, left_out, [task.path for task in tasks], out)
+        report.resumed = resumed
     return report
 
 

@@ -13,13 +13,13 @@ import numpy.typing as npt
 
 from last_e.datafile import DataError
 from last_e.joints import NUM_JOINTS
+from last_e.prepare.clipfile import MOST_PEOPLE
 from last_e.prepare.skeleton import Floats, Ints, Recording
 from last_e.splits import Bools
 
 FEWEST_FRAMES = 11
 WIDE = 0.8
 MOST_WIDE_FRAMES = 0.69754
-MOST_PEOPLE = 2
 FARTHEST_MM = 32_767
 FARTHEST = (FARTHEST_MM + 0.499) / 1000
 RULES = {

@@ -156,6 +156,19 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path, cli: Cli, words: list[str
     assert told["lastrun"] == f"data {words[0]}"
 
 
+def test_paths_that_are_no_text_are_shown_escaped(tmp_path: Path, cli: Cli) -> None:
+    odd = tmp_path / os.fsdecode(b"odd\xff")
+    for words in (
+        ["synth", "--like", "ntu60", "--clips", "3", "--out", odd],
+        ["synth", "--like", odd, "--clips", "3", "--out", tmp_path / "plain", "--json"],
+        ["inspect", odd, "--animate", tmp_path / os.fsdecode(b"clip\xff.html")],
+        ["inspect", tmp_path / "plain", "--json"],
+    ):
+        done = cli("data", *words)
+        assert done.returncode == 0, done.stderr
+        assert "odd\\udcff" in done.stdout.replace("\\\\", "\\")
+
+
 def test_a_damaged_file_is_shown_and_refused(tmp_path: Path, cli: Cli) -> None:
     cli("data", "synth", "--like", "ntu60", "--clips", "20", "--out", tmp_path / "a")
     content = bytearray((tmp_path / "a").read_bytes())

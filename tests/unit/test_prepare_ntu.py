@@ -489,6 +489,7 @@ def test_a_part_that_was_half_written_is_no_part(tree, tmp_path):
     folder = tmp_path / ".out.parts"
     half = folder / ".000003.part.4711.part"
     half.write_bytes(b"half")
+    (folder / ".out.4711.part").write_bytes(b"half of the whole")  # killed while the parts were joined
     assert prepare(tree, tmp_path / "out").resumed == 10
     assert not folder.exists()
 
