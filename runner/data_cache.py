@@ -74,14 +74,10 @@ def fetch_data(
         StoreError: the object is not there, the server fails, or what came is not what it should be.
         LastrunError: the disk is full.
     """
-    place = StoreUri.parse(uri).with_options(options or {})
+    place = parse(uri, options or {})
     if place.scheme == "file":
         return Path(place.prefix)
     bucket, key = place.parent()
-    if not key:
-        raise UsageError(
-            f"data.uri {uri}: names a bucket; allowed is a file in it, such as {uri.rstrip('/')}/ntu60.safetensors"
-        )
     from runner.store.s3 import S3Store  # boto3 is slow to import
 
     root = _default_cache() if cache is None else cache
@@ -91,6 +87,20 @@ def fetch_data(
         if error.errno == errno.ENOSPC:
             raise LastrunError(f"{root}: the disk is full; free some space, the download goes on where it was") from None
         raise StoreError(f"{root}: {error.strerror or error}") from None
+
+
+def parse(uri: str, options: Mapping[str, str | None]) -> StoreUri:
+    """``data.uri`` taken apart.
+
+    Raises:
+        UsageError: no kind of address known here, or no file.
+    """
+    place = StoreUri.parse(uri).with_options(options)
+    if place.scheme != "file" and not place.parent()[1]:
+        raise UsageError(
+            f"data.uri {uri}: names a bucket; allowed is a file in it, such as {uri.rstrip('/')}/ntu60.safetensors"
+        )
+    return place
 
 
 def _default_cache() -> Path:

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from last_e.datafile import DataError
+from last_e.environment import usable_cores
 from last_e.prepare import clipfile
 from last_e.prepare.account import count_splits, versions
 from last_e.prepare.clipfile import About, Part
 from last_e.prepare.names import broken, read_name
 from last_e.prepare.people import RULES, Clip, NobodyError, choose_people
-from last_e.prepare.pool import run_all, usable_cores
+from last_e.prepare.pool import run_all
 from last_e.prepare.skeleton import SkeletonError, parse
 from last_e.prepare.sources import Entry, find_recordings, listing_hash
 

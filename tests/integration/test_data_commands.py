@@ -180,6 +180,24 @@ def test_a_damaged_file_is_shown_and_refused(tmp_path: Path, cli: Cli) -> None:
     assert "damaged" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("https://host/ntu60.safetensors", "allowed are a path, file:///path, s3://bucket/key or gs://bucket/key"),
+        ("s3://bucket", "names a bucket; allowed is a file in it"),
+        ("s3://bucket/a?colour=red", "unknown option colour"),
+    ],
+)
+def test_a_place_that_data_cannot_come_from_is_told_before_a_job_is_made(
+    tmp_path: Path, cli: Cli, tiny: Path, uri: str, expected: str
+) -> None:
+    done = cli("submit", tiny, "--set", "dataset=ntu60", f"data.uri={uri}")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert expected in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "store").exists() or not list((tmp_path / "store").rglob("job.json"))
+
+
 # --- interruptions -----------------------------------------------------------------------------------------------------------
 
 
