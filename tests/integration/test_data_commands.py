@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
+import pty
+import shlex
 import signal
 import subprocess
 import sys
@@ -167,6 +170,31 @@ def test_paths_that_are_no_text_are_shown_escaped(tmp_path: Path, cli: Cli) -> N
         done = cli("data", *words)
         assert done.returncode == 0, done.stderr
         assert "odd\\udcff" in done.stdout.replace("\\\\", "\\")
+
+
+def test_what_is_inspected_fits_80_columns_and_is_the_same_in_a_pipe(
+    tmp_path: Path, cli: Cli, clean_env: dict[str, str]
+) -> None:
+    cli("data", "synth", "--like", "ntu120", "--out", "ntu120.safetensors", "--clips", "2000")
+    piped = cli("data", "inspect", "ntu120.safetensors").stdout
+    assert max(map(len, piped.splitlines())) <= 80
+    assert "\x1b" not in piped
+    command = [sys.executable, "-m", "runner", "data", "inspect", "ntu120.safetensors"]
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(command, stdout=theirs, stderr=theirs, cwd=tmp_path, env={**clean_env, "COLUMNS": "80"}) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # what a terminal says when its last writer has gone
+            while piece := os.read(ours, 65536):
+                shown += piece
+    os.close(ours)
+    assert process.returncode == 0
+    assert shown.decode().replace("\r\n", "\n") == piped
+    short = subprocess.run(
+        f"{shlex.join(command)} | head -1", shell=True, capture_output=True, text=True, cwd=tmp_path, env=clean_env, check=False
+    )
+    assert short.stdout == piped.splitlines(keepends=True)[0]
+    assert short.stderr == ""
 
 
 def test_a_damaged_file_is_shown_and_refused(tmp_path: Path, cli: Cli) -> None:

@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from last_e.data import Clips, read_clips
 from last_e.data.splits import train_mask
@@ -131,6 +133,51 @@ def test_the_zip_file_gives_the_same_bytes_as_the_tree(files, tree, tmp_path):
     prepare(tree, tmp_path / "a")
     prepare(tmp_path / "raw.zip", tmp_path / "b")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+FOLDERS = st.sampled_from(["a", "b/c", "z"])
+COPIES = st.sampled_from(["copies/{}.skeleton", "0/{}.again.skeleton", "notes/{}x.skeleton", "y/{}.txt"])
+DAMAGE = st.one_of(st.just(None), st.integers(0, 2**16), st.just(b""), st.tuples(st.integers(0, 2**16), st.binary(max_size=9)))
+"""None, where it is cut, all that is left of it, or other bytes somewhere in it."""
+TREES = st.lists(
+    st.tuples(st.integers(0, 23), FOLDERS, DAMAGE, st.lists(st.tuples(COPIES, DAMAGE), max_size=2)),
+    min_size=1, max_size=6, unique_by=lambda one: one[0],
+)  # fmt: skip
+
+
+def hurt(content: bytes, damage: int | bytes | tuple[int, bytes] | None) -> bytes:
+    if damage is None:
+        return content
+    if isinstance(damage, int):
+        return content[: damage % len(content)]
+    if isinstance(damage, bytes):
+        return damage
+    at = damage[0] % len(content)
+    return content[:at] + damage[1] + content[at + 3 :]
+
+
+@pytest.mark.slow
+@settings(max_examples=25, deadline=None)
+@given(TREES, st.randoms(use_true_random=False))
+def test_any_tree_gives_the_same_bytes_as_its_zip_file(tree, random):
+    """Whatever is damaged, missing, twice or of another name in it, in whatever folders, however it was packed."""
+    files = sorted(recordings().items())
+    paths = {f"whole/{files[0][0]}.skeleton": files[0][1]}
+    for number, folder, damage, copies in tree:
+        name, content = files[number]
+        paths[f"{folder}/{name}.skeleton"] = hurt(content, damage)
+        paths |= {copy.format(name): hurt(content, damage) for copy, damage in copies}
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(temporary)
+        for path, content in paths.items():
+            (place / "tree" / path).parent.mkdir(parents=True, exist_ok=True)
+            (place / "tree" / path).write_bytes(content)
+        with zipfile.ZipFile(place / "raw.zip", "w") as archive:
+            for path in random.sample(sorted(paths), len(paths)):
+                archive.writestr(path, paths[path], random.choice([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]))
+        reports = [prepare(place / "tree", place / "a"), prepare(place / "raw.zip", place / "b")]
+        assert reports[0] == reports[1]
+        assert (place / "a").read_bytes() == (place / "b").read_bytes()
 
 
 def test_several_processes_give_the_same_bytes_as_one(tree, tmp_path):
