@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from last_e.config import TrainConfig
+from last_e.redact import redact
 from last_e.text import expand
 
 FORMAT = "lastrun-clips-1"
@@ -22,9 +23,12 @@ class DataError(RuntimeError):
         self.missing = missing
 
 
+BUCKETS = ("s3://", "gs://")
+
+
 def is_remote(uri: str | None) -> bool:
     """Whether a data file lies in a bucket, from which the job runner fetches it."""
-    return uri is not None and "://" in uri and not uri.startswith("file://")
+    return uri is not None and uri.startswith(BUCKETS)
 
 
 def data_path(config: TrainConfig) -> Path | None:
@@ -42,6 +46,9 @@ def data_path(config: TrainConfig) -> Path | None:
     if uri is not None:
         if is_remote(uri):
             raise DataError(f"data.uri: {uri}: lastrun submit fetches it; here a local path is needed", missing=True)
+        if "://" in uri and not uri.startswith("file:///"):
+            allowed = "a path, file:///path, s3://bucket/key or gs://bucket/key; fetch it yourself and name the file"
+            raise DataError(f"data.uri: {redact(uri)}: allowed are {allowed}", missing=True)
         path = Path(unquote(uri.removeprefix("file://"))) if uri.startswith("file://") else expand(uri)
         if not path.is_file():
             raise DataError(f"{config.dataset}: no file {path} (data.uri); {hint}", missing=True)

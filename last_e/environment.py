@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -39,6 +40,41 @@ def gpu_names(root: Path = Path("/")) -> list[str]:
             if line.startswith("Model:"):
                 names.append(line.removeprefix("Model:").strip())
     return names
+
+
+def usable_cores(root: Path = Path("/")) -> int:
+    """Cores that this process may use: those it may run on, and of their time what its control group is given.
+
+    A container with ``--cpus 2``, or a pod with such a limit, still sees every core; a thread for each would only wait.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quotas = [quota for folder in control_groups("cpu", root) if (quota := _cpu_quota(folder)) is not None]
+    return max(1, min([cores, *map(math.ceil, quotas)]))
+
+
+def control_groups(controller: str, root: Path = Path("/")) -> list[Path]:
+    """Folders of the control groups of this process, version 2 first, and in each the innermost first."""
+    paths = {"": "", controller: ""}
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        for name in controllers.split(","):
+            paths[name] = path.strip("/")
+    top = root / "sys/fs/cgroup"
+    found = []
+    for place, path in ((top, paths[""]), (top / controller, paths[controller])):
+        # In a container the group's own files are at the top, whatever the path says.
+        found += [place / path, *(place / path).parents] if path else [place]
+    return [folder for folder in dict.fromkeys(found) if folder.is_relative_to(top)]
+
+
+def _cpu_quota(folder: Path) -> float | None:
+    """Cores' worth of time that a control group is given; None: as much as there is."""
+    quota, _, period = _read(folder / "cpu.max").partition(" ")
+    if not quota:
+        quota, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
+    if not (quota.isdecimal() and period.isdecimal() and int(period)):  # "max", and -1
+        return None
+    return int(quota) / int(period)
 
 
 def _read(path: Path) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from dataclasses import dataclass
 
 import torch
@@ -64,11 +63,6 @@ def amp_format(wanted: str, capability: tuple[int, int], name: str) -> Precision
     if capability >= (8, 0):
         return Precision(torch.bfloat16, False, f"bf16 ({has})")
     return Precision(torch.float16, True, f"fp16 with loss scaling ({has}: bf16 needs 8.0)")
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on (a container or a batch system may allow fewer than there are)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def keep_memory() -> None:

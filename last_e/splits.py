@@ -20,7 +20,8 @@ NTU120_TRAIN_PERFORMERS = (
 )
 NTU60_TRAIN_CAMERAS = (2, 3)
 
-NTU_SPLITS = {"ntu60": ("xsub", "xview"), "ntu120": ("xsub", "xset")}
+SPLITS = {"irds": ("xsub",), "ntu60": ("xsub", "xview"), "ntu120": ("xsub", "xset"), "synthetic": ("xsub",)}
+"""The splits of each data set."""
 
 
 def trains(dataset: str, split_type: str, performer: Ints, camera: Ints, setup: Ints) -> Bools:

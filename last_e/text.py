@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+LONGEST_LINE = 500
+
 
 def seconds_text(seconds: float | None) -> str:
     """``1h02m``, ``3m20s``, ``45s``; ``-`` when not known."""
@@ -32,9 +34,10 @@ def plain(text: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """An error's message on one line, its kind where it has none."""
+    """An error's message on one line, its kind where it has none; cut where it quotes pages of a damaged file."""
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    line = lines[0] if lines else type(error).__name__
+    return line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}..."
 
 
 def expand(path: str) -> Path:

@@ -21,13 +21,14 @@ from last_e.data.clips import Clips
 from last_e.data.datasets import load_clips
 from last_e.data.splits import train_mask
 from last_e.datafile import DataError
+from last_e.environment import usable_cores
 from last_e.evaluate import Scores, evaluate
 from last_e.events import CheckpointSaved, Ended, EpochDone, Message, Progress, Sink, Started
 from last_e.manifest import Manifest
 from last_e.metrics import History
 from last_e.model.network import LastE
 from last_e.optim import build_optimizer
-from last_e.precision import Precision, choose_device, choose_precision, keep_memory, usable_cores
+from last_e.precision import Precision, choose_device, choose_precision, keep_memory
 from last_e.schedule import learning_rate
 from last_e.state import State, train_step
 from last_e.stop import Stop

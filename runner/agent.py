@@ -31,7 +31,17 @@ from last_e.redact import redact
 from last_e.text import expand, seconds_text
 from runner import machine
 from runner.data_cache import fetch_data
-from runner.errors import DamagedObjectError, Exit, LastrunError, MissingKeyError, Reason, State, StoreError, UsageError
+from runner.errors import (
+    DamagedObjectError,
+    Exit,
+    LastrunError,
+    MissingKeyError,
+    PausedError,
+    Reason,
+    State,
+    StoreError,
+    UsageError,
+)
 from runner.job import HEARTBEAT_SECONDS, Attempt, Job, Stored
 from runner.lease import Heart, claim, superseded
 from runner.resolve import resolve_attempt
@@ -175,7 +185,11 @@ class _Session:
         self.job.sweep_unfinished()
         if is_remote(self.config.data.uri):
             try:
-                self.data = fetch_data(str(self.config.data.uri), options=self._bucket_options(), say=self._say)
+                options = self._bucket_options()
+                self.data = fetch_data(str(self.config.data.uri), options=options, say=self._say, stop=self._stop_while_waiting)
+            except PausedError as error:
+                assert self.asked is not None
+                return self.asked, str(error)
             except (MissingKeyError, DamagedObjectError, UsageError) as error:
                 return Reason.DATA_ERROR, str(error)
             except StoreError:
@@ -191,6 +205,13 @@ class _Session:
             bad.add(self.attempt.resumed_from)
             self._say(f"skipping checkpoint {self.attempt.resumed_from}: {message}", "warning")
             self.attempt.resumed_from, self.attempt.resumed_step, self.attempt.resumed_epoch = None, 0, 0
+
+    def _stop_while_waiting(self) -> bool:
+        """Before there is a trainer: hear what other threads have to say, look at the clock; whether to stop."""
+        while not self.lines.empty():
+            self._hear(*self.lines.get())
+        self._look_at_limit()
+        return self.asked is not None
 
     def _bucket_options(self) -> dict[str, str | None]:
         """What the job says of the server of its store holds for its data, too; the data's own URI wins."""
@@ -383,9 +404,7 @@ class _Session:
 
     def _tick(self, out: Path) -> None:
         now = time.monotonic()
-        limit = self.config.hardware.session_limit
-        if limit is not None and now - self.began >= limit - self.config.hardware.stop_margin:
-            self._ask(Reason.TIME_LIMIT)
+        self._look_at_limit()
         overdue = self.asked is not None and now - self.asked_at > STOP_PATIENCE_SECONDS
         if overdue and self.trainer is not None and self.trainer.poll() is None:
             self._say(f"the trainer did not stop within {STOP_PATIENCE_SECONDS:.0f} s and was ended", "warning")
@@ -398,6 +417,11 @@ class _Session:
         if now >= self.next_events:
             self.next_events = now + EVENTS_SECONDS
             self._send_events(out)
+
+    def _look_at_limit(self) -> None:
+        limit = self.config.hardware.session_limit
+        if limit is not None and time.monotonic() - self.began >= limit - self.config.hardware.stop_margin:
+            self._ask(Reason.TIME_LIMIT)
 
     def _look_at_lag(self, lag: float) -> None:
         self.progress["lag_seconds"] = round(lag, 1)

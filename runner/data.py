@@ -12,6 +12,8 @@ from typing import Annotated
 
 import typer
 
+from last_e.text import plain
+
 data_app = typer.Typer(
     help="Make, import and look at prepared data files.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
 )
@@ -102,7 +104,7 @@ def synth(
     if json:
         console.print_json("data synth", {"out": str(out), "clips": count, "like": like, "seed": seed})
     else:
-        print(f"{out}: {count:,} made-up clips like {like}\nnext: lastrun data inspect {out}")
+        print(plain(f"{out}: {count:,} made-up clips like {like}\nnext: lastrun data inspect {out}"))
 
 
 @data_app.command()
@@ -131,7 +133,7 @@ def inspect(
     else:
         print(summary_text(summary, file), end="")
         if drawn is not None:
-            print(f"{animate}: {drawn}; open it in a browser")
+            print(plain(f"{animate}: {drawn}; open it in a browser"))
     if summary.whole is False:
         raise LastrunError(f"{file}: damaged: its bytes are not those that its header says; make or fetch it again")
 

@@ -6,10 +6,12 @@ the content), ``CACHE/partial/`` what is on its way. Everything may be deleted w
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -18,18 +20,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from last_e.text import one_line
-from runner.errors import DamagedObjectError, LastrunError, StoreError, UsageError
+from runner.errors import DamagedObjectError, LastrunError, PausedError, StoreError, UsageError
 from runner.store import StoreUri
 
 if TYPE_CHECKING:
     from runner.store.s3 import S3Store
 
 CHUNK_BYTES = 1 << 20
+NETWORK_BYTES = 1 << 17
+"""Read at once from the server: on a slow line, too, whoever asks to stop should not wait long."""
 TRIES = 5
 PAUSE_SECONDS = 2.0
+LOOK_SECONDS = 0.2
 MOST_HEADER_BYTES = 100 << 20
 
 Say = Callable[[str], None]
+Stop = Callable[[], bool]
 
 
 @dataclass(frozen=True)
@@ -43,40 +49,58 @@ class _Object:
 
 
 def fetch_data(
-    uri: str, *, options: Mapping[str, str | None] | None = None, cache: Path | None = None, say: Say = lambda _: None
+    uri: str,
+    *,
+    options: Mapping[str, str | None] | None = None,
+    cache: Path | None = None,
+    say: Say = lambda _: None,
+    stop: Stop = lambda: False,
 ) -> Path:
     """The local file of ``data.uri``: itself where it is a path, else its copy in the cache, fetched if it is not there yet.
 
-    One process fetches, others that want the same wait for it. What was cut goes on where it was.
+    One process fetches, others that want the same wait for it. What was cut goes on where it was. Whoever is given a copy can
+    rely on it: each time its bytes are compared with the sha256 that is its name, and a damaged one is fetched again.
 
     Args:
         uri: a path, ``file:///...``, ``s3://bucket/key`` or ``gs://bucket/key``, with options as a store's.
         options: more options of the store (``endpoint_url``, ...); those in the URI win.
         cache: default: ``lastrun/remote`` in the user's cache folder.
         say: told in a line what takes time.
+        stop: asked often; once it says True, this is given up.
 
     Raises:
+        PausedError: ``stop`` said so.
         UsageError: no kind of address known here.
         StoreError: the object is not there, the server fails, or what came is not what it should be.
         LastrunError: the disk is full.
     """
-    place = StoreUri.parse(uri).with_options(options or {})
+    place = parse(uri, options or {})
     if place.scheme == "file":
         return Path(place.prefix)
     bucket, key = place.parent()
-    if not key:
-        raise UsageError(
-            f"data.uri {uri}: names a bucket; allowed is a file in it, such as {uri.rstrip('/')}/ntu60.safetensors"
-        )
     from runner.store.s3 import S3Store  # boto3 is slow to import
 
     root = _default_cache() if cache is None else cache
     try:
-        return _fetch(S3Store(bucket), key, place, root, say)
+        return _fetch(S3Store(bucket), key, place, root, say, stop)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise LastrunError(f"{root}: the disk is full; free some space, the download goes on where it was") from None
         raise StoreError(f"{root}: {error.strerror or error}") from None
+
+
+def parse(uri: str, options: Mapping[str, str | None]) -> StoreUri:
+    """``data.uri`` taken apart.
+
+    Raises:
+        UsageError: no kind of address known here, or no file.
+    """
+    place = StoreUri.parse(uri).with_options(options)
+    if place.scheme != "file" and not place.parent()[1]:
+        raise UsageError(
+            f"data.uri {uri}: names a bucket; allowed is a file in it, such as {uri.rstrip('/')}/ntu60.safetensors"
+        )
+    return place
 
 
 def _default_cache() -> Path:
@@ -85,7 +109,7 @@ def _default_cache() -> Path:
     return user_cache_path("lastrun") / "remote"
 
 
-def _fetch(store: S3Store, key: str, place: StoreUri, root: Path, say: Say) -> Path:
+def _fetch(store: S3Store, key: str, place: StoreUri, root: Path, say: Say, stop: Stop) -> Path:
     from filelock import FileLock, Timeout
 
     about = _look(store, key)
@@ -98,18 +122,23 @@ def _fetch(store: S3Store, key: str, place: StoreUri, root: Path, say: Say) -> P
         lock.acquire(timeout=0)
     except Timeout:
         say(f"{place.prefix}: another job is fetching it; waiting")
-        lock.acquire()
+        while not lock.is_locked:
+            _heed(stop)
+            with contextlib.suppress(Timeout):
+                lock.acquire(timeout=LOOK_SECONDS)
     try:
         known = _known(record, about, root)
         if known is not None:
-            return known
+            if _digest(known, "sha256", stop) == known.name:
+                return known
+            say(f"{known}: damaged since it was fetched; fetching it again")
+            known.unlink()
         # The tag is part of the name: what was begun of other content is never continued.
         partial = root / "partial" / f"{name}-{hashlib.sha256(about.tag.encode()).hexdigest()[:16]}"
         for old in partial.parent.glob(f"{name}-*"):
             if old != partial:
                 old.unlink()
-        _download(store, key, about, partial, say)
-        digest = _verify(partial, about, key)
+        digest = _get(store, key, about, partial, say, stop)
         path = root / "objects" / digest
         os.replace(partial, path)
         path.chmod(0o444)
@@ -117,6 +146,28 @@ def _fetch(store: S3Store, key: str, place: StoreUri, root: Path, say: Say) -> P
         return path
     finally:
         lock.release()
+
+
+def _heed(stop: Stop) -> None:
+    if stop():
+        raise PausedError("stopped while the data were fetched; the same command goes on where it was")
+
+
+def _get(store: S3Store, key: str, about: _Object, partial: Path, say: Say, stop: Stop) -> str:
+    """Fetch what is missing of an object; returns the sha256 of the whole.
+
+    What an earlier run has left may have been damaged since (a power cut leaves zeros): then all of it is fetched once more.
+    """
+    resumed = partial.exists()
+    _download(store, key, about, partial, say, stop)
+    try:
+        return _verify(partial, about, key, stop, resumed=resumed)
+    except DamagedObjectError:
+        if not resumed:
+            raise
+    say(f"{key}: what was here of it is damaged; fetching all of it")
+    _download(store, key, about, partial, say, stop)
+    return _verify(partial, about, key, stop)
 
 
 def _look(store: S3Store, key: str) -> _Object:
@@ -139,7 +190,7 @@ def _known(record: Path, about: _Object, root: Path) -> Path | None:
     return path if path.is_file() and path.stat().st_size == about.size else None
 
 
-def _download(store: S3Store, key: str, about: _Object, partial: Path, say: Say) -> None:
+def _download(store: S3Store, key: str, about: _Object, partial: Path, say: Say, stop: Stop) -> None:
     have = partial.stat().st_size if partial.exists() else 0
     if have > about.size:
         partial.unlink()
@@ -151,7 +202,8 @@ def _download(store: S3Store, key: str, about: _Object, partial: Path, say: Say)
     say(f"fetching {key}, {about.size / 2**20:,.0f} MiB" + (f" ({have / 2**20:,.0f} are here)" if have else ""))
     for last in [False] * (TRIES - 1) + [True]:
         try:
-            _append(store, key, about, partial)
+            _heed(stop)
+            _append(store, key, about, partial, stop)
         except OSError:
             raise
         except (StoreError, ValueError, EOFError) as error:
@@ -163,7 +215,7 @@ def _download(store: S3Store, key: str, about: _Object, partial: Path, say: Say)
     raise StoreError(f"{store.uri}: {key} was cut {TRIES} times; the same command goes on where it was")
 
 
-def _append(store: S3Store, key: str, about: _Object, partial: Path) -> None:
+def _append(store: S3Store, key: str, about: _Object, partial: Path, stop: Stop) -> None:
     """Get what is missing; a connection that is cut leaves what has come."""
     import botocore.exceptions
     import urllib3.exceptions
@@ -176,8 +228,9 @@ def _append(store: S3Store, key: str, about: _Object, partial: Path) -> None:
         if answer["ContentLength"] != about.size - begin:  # a server that ignores ranges sends everything
             file.truncate(0)
         try:
-            while chunk := answer["Body"].read(CHUNK_BYTES):
+            while chunk := answer["Body"].read(NETWORK_BYTES):
                 file.write(chunk)
+                _heed(stop)
         except (botocore.exceptions.BotoCoreError, urllib3.exceptions.HTTPError) as error:
             raise StoreError(f"{store.uri}: cut while reading {key}: {one_line(error)}") from None
         finally:
@@ -185,24 +238,35 @@ def _append(store: S3Store, key: str, about: _Object, partial: Path) -> None:
             os.fsync(file.fileno())
 
 
-def _verify(path: Path, about: _Object, key: str) -> str:
-    """sha256 of a file that is what the server, and its own header, say it is; else it is thrown away."""
-    whole, data = hashlib.sha256(), hashlib.sha256()
+def _verify(path: Path, about: _Object, key: str, stop: Stop, *, resumed: bool = False) -> str:
+    """sha256 of a file that is what the server, and its own header, say it is; else it is thrown away.
+
+    Where neither says anything, the server's tag often is the MD5 of the content. With some kinds of encryption it looks like
+    one and is none, so it is no proof against what has just come; what comes from an earlier run has to match it.
+    """
+    whole = _digest(path, "sha256", stop)
     with path.open("rb") as file:
         begin, told = _header(file.read(8), file)
-        file.seek(0)
-        at = 0
-        while chunk := file.read(CHUNK_BYTES):
-            whole.update(chunk)
-            if told is not None:
-                data.update(chunk[max(0, begin - at) :])
-            at += len(chunk)
-    if about.sha256 not in (None, whole.hexdigest()) or told not in (None, data.hexdigest()):
+    data = None if told is None else _digest(path, "sha256", stop, begin)
+    tag, silent = about.tag.strip('"'), about.sha256 is None and told is None
+    doubtful = resumed and silent and re.fullmatch("[0-9a-f]{32}", tag) and tag != _digest(path, "md5", stop)
+    if about.sha256 not in (None, whole) or told not in (None, data) or doubtful:
         path.unlink()
         raise DamagedObjectError(
             f"{key}: damaged on the way, or in the store (sha256 differs); fetch it again, or put it there again"
         )
-    return whole.hexdigest()
+    return whole
+
+
+def _digest(path: Path, kind: str, stop: Stop, begin: int = 0) -> str:
+    """Hash of a file from a byte on."""
+    digest = hashlib.new(kind, usedforsecurity=False)
+    with path.open("rb") as file:
+        file.seek(begin)
+        while chunk := file.read(CHUNK_BYTES):
+            _heed(stop)
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _header(size: bytes, file: Any) -> tuple[int, str | None]:

@@ -109,7 +109,8 @@ def summary_text(summary: Summary, file: Path) -> str:
     """What a prepared file holds."""
     people = ", ".join(f"{count:,} with {number}" for number, count in summary.bodies.items())
     lines = [
-        f"{file}: {summary.clips:,} clips, {summary.frames:,} frames; by number of people: {people}",
+        f"{file}: {summary.clips:,} clips, {summary.frames:,} frames",
+        f"clips by number of people: {people}",
         f"{summary.people} people, {summary.cameras} cameras, {summary.setups} setups",
         *_split_lines(summary.splits),
         f"length: {summary.shortest} to {summary.longest} frames, {summary.mean:.1f} on average",
@@ -124,7 +125,8 @@ def summary_text(summary: Summary, file: Path) -> str:
         f"{summary.clips / len(classes):,.1f} on average"
     )
     cells = [f"{label:>4}: {count:<6,}" for label, count in classes.items()]
-    lines += ["".join(cells[begin : begin + 8]).rstrip() for begin in range(0, len(cells), 8)]
+    # With everything else, within the 80 columns of a narrow terminal.
+    lines += ["".join(cells[begin : begin + 6]).rstrip() for begin in range(0, len(cells), 6)]
     if summary.provenance.get("source"):
         lines.append(f"source: {summary.provenance['source']}")
     lines.append(
@@ -134,7 +136,7 @@ def summary_text(summary: Summary, file: Path) -> str:
 
 
 def _split_lines(splits: dict[str, dict[str, int | None]]) -> list[str]:
-    return [f"{name}: " + ", ".join(_against(count, part) for part in ("train", "test")) for name, count in splits.items()]
+    return [f"{name}: {_against(count, part)}" for name, count in splits.items() for part in ("train", "test")]
 
 
 def _against(count: dict[str, int | None], part: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from platformdirs import user_cache_path
 
-from last_e.environment import gpu_names
+from last_e.environment import control_groups, gpu_names, usable_cores
 
 
 @lru_cache(maxsize=1)
@@ -47,8 +47,7 @@ def process_identity(pid: int) -> str | None:
 
 def describe() -> dict[str, Any]:
     """The hardware, for the attempt's record."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"system": platform.platform(), "cores": cores, "cpu": _cpu(), "gpus": gpu_names()}
+    return {"system": platform.platform(), "cores": usable_cores(), "cpu": _cpu(), "gpus": gpu_names()}
 
 
 def versions() -> dict[str, str]:
@@ -84,18 +83,10 @@ def driver_version(root: Path = Path("/")) -> str | None:
 
 def memory_kills(root: Path = Path("/")) -> int:
     """How many processes of this control group the kernel has ended for want of memory (0 where it does not say)."""
-    groups = dict.fromkeys(("", "memory"), "")
-    for line in _read(str(root / "proc/self/cgroup")).splitlines():
-        _, controllers, path = line.split(":", 2)
-        for name in controllers.split(","):
-            groups[name] = path.strip("/")
-    top = root / "sys/fs/cgroup"
-    # In a container the group's own files are at the top, whatever the path says.
-    places = [top / groups[""] / "memory.events", top / "memory.events"]
-    places += [top / "memory" / groups["memory"] / "memory.oom_control", top / "memory" / "memory.oom_control"]
-    for place in places:
-        if found := re.search(r"^oom_kill (\d+)$", _read(str(place)), re.MULTILINE):
-            return int(found[1])
+    for folder in control_groups("memory", root):
+        for file in ("memory.events", "memory.oom_control"):
+            if found := re.search(r"^oom_kill (\d+)$", _read(str(folder / file)), re.MULTILINE):
+                return int(found[1])
     return 0
 
 

@@ -22,11 +22,12 @@ from last_e.bench.plain import PlainLastE
 from last_e.config import TrainConfig
 from last_e.data.batches import Batch, TestBatches
 from last_e.data.clips import Clips
+from last_e.environment import usable_cores
 from last_e.events import Discard
 from last_e.manifest import Manifest
 from last_e.model.network import LastE
 from last_e.optim import build_optimizer, decayed
-from last_e.precision import Precision, choose_precision, usable_cores
+from last_e.precision import Precision, choose_precision
 from last_e.state import State, train_step
 from last_e.train import TEST_BATCH, make_batches, set_up_torch
 

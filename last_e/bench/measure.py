@@ -21,7 +21,8 @@ from last_e.config import TrainConfig
 from last_e.data.clips import Clips
 from last_e.data.files import read_clips
 from last_e.data.synthetic import synthetic_clips
-from last_e.precision import choose_device, choose_precision, usable_cores
+from last_e.environment import usable_cores
+from last_e.precision import choose_device, choose_precision
 
 Tell = Callable[[int, int, str], None]
 """Told how many of how many measurements are done, and what is measured next."""

@@ -11,16 +11,23 @@ import numpy as np
 import numpy.typing as npt
 
 from last_e.datafile import OWN_SPLIT
-from last_e.splits import NTU_SPLITS, OFFICIAL, Bools, trains
+from last_e.splits import OFFICIAL, SPLITS, Bools, trains
 
 Array = npt.NDArray[Any]
 
 
+def own_splits(columns: Mapping[str, Array]) -> dict[str, Bools]:
+    """Splits that a file brings because its people are not known: which clips train, (N,)."""
+    return {name[len(OWN_SPLIT) :]: column for name, column in columns.items() if name.startswith(OWN_SPLIT)}
+
+
 def split_masks(dataset: str, columns: Mapping[str, Array]) -> dict[str, Bools]:
-    """Which clips train, (N,), for each split that a file's clips allow: the file's own ones, else the data set's."""
-    own = {name[len(OWN_SPLIT) :]: column for name, column in columns.items() if name.startswith(OWN_SPLIT)}
+    """Which clips train, (N,), for each split that a file's clips allow: the file's own ones, else the data set's.
+
+    None of a data set that is not known here.
+    """
     people = (columns["performer"], columns["camera"], columns["setup"])
-    return own or {split: trains(dataset, split, *people) for split in NTU_SPLITS.get(dataset, ("xsub",))}
+    return own_splits(columns) or {split: trains(dataset, split, *people) for split in SPLITS.get(dataset, ())}
 
 
 def count_splits(dataset: str, columns: Mapping[str, Array]) -> dict[str, dict[str, int | None]]:

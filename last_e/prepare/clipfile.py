@@ -15,14 +15,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
 from last_e.datafile import FORMAT, OWN_SPLIT, DataError
@@ -31,6 +33,9 @@ from last_e.text import one_line
 
 NUMBERS = ("label", "performer", "camera", "setup", "replication")
 """What is told of each clip, in the order of :meth:`Part.add`; 0 where it is not known."""
+REQUIRED = ("length", "bodies", "label", "performer", "camera", "setup")
+MOST_CLASSES = 100_000
+MOST_PEOPLE = 2
 CONTENT_HASH = "data_sha256"
 """Key of the metadata for the sha256 of everything behind the header."""
 
@@ -79,15 +84,25 @@ class Part:
         write_clip_file(path, columns, self.joints, metadata)
 
 
-def write_clip_file(path: Path, columns: Mapping[str, Array], joints: Iterable[Array], metadata: Mapping[str, str]) -> None:
-    """Write a prepared file, whole or not at all. ``joints`` may come in pieces, of any shape that ends in (25, 3)."""
+def write_clip_file(
+    path: Path,
+    columns: Mapping[str, Array],
+    joints: Iterable[Array],
+    metadata: Mapping[str, str],
+    scratch: Path | None = None,
+) -> None:
+    """Write a prepared file, whole or not at all. ``joints`` may come in pieces, of any shape that ends in (25, 3).
+
+    While it is written it lies in the folder ``scratch``, on the same disk; default: beside ``path``.
+    """
     columns = dict(columns)
     frames = columns["length"] * columns["bodies"]
     columns["offset"] = np.cumsum(frames) - frames
     # Large elements first, as safetensors itself does, so that everything is aligned.
     order = sorted(columns, key=lambda name: (-columns[name].itemsize, name))
     wide = [name for name in order if columns[name].itemsize == 8]
-    header: dict[str, Any] = {"__metadata__": {**metadata, "format": FORMAT, CONTENT_HASH: "0" * 64}}
+    told = {key: value.encode("utf-8", "backslashreplace").decode() for key, value in metadata.items()}  # half characters
+    header: dict[str, Any] = {"__metadata__": {**told, "format": FORMAT, CONTENT_HASH: "0" * 64}}
     end = 0
     for name in [*wide, "joints", *order[len(wide) :]]:
         kind, shape = ("I16", (int(frames.sum()), NUM_JOINTS, 3)) if name == "joints" else _describe(columns[name])
@@ -96,7 +111,7 @@ def write_clip_file(path: Path, columns: Mapping[str, Array], joints: Iterable[A
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     digest = hashlib.sha256()
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = (scratch or path.parent) / f".{path.name}.{os.getpid()}.part"
     try:
         with part.open("wb") as file:
 
@@ -124,11 +139,33 @@ def write_clip_file(path: Path, columns: Mapping[str, Array], joints: Iterable[A
 
 
 def join(parts: Sequence[Path], path: Path, metadata: Mapping[str, str]) -> dict[str, Array]:
-    """Join files to one, a part's joints in memory at a time; returns the columns of the whole."""
+    """Join files of one folder to one, a part's joints in memory at a time; returns the columns of the whole."""
     pieces = [read_columns(part)[0] for part in parts]
     columns = {name: _stack([piece[name] for piece in pieces]) for name in pieces[0] if name != "offset"}
-    write_clip_file(path, columns, (read_joints(part) for part in parts), metadata)
+    write_clip_file(path, columns, (read_joints(part) for part in parts), metadata, scratch=parts[0].parent)
     return columns
+
+
+@contextmanager
+def workplace(path: Path) -> Iterator[Path]:
+    """The hidden folder beside ``path`` in which it is made, for one process at a time; deleted when all went well.
+
+    What a killed process has left in it is there for the next one: a lock that the kernel frees tells the dead from the living.
+
+    Raises:
+        DataError: another process is making it, or ``path`` cannot be one of a file.
+    """
+    if path.is_dir():
+        raise DataError(f"{path}: a folder; name a file in it, such as {path / 'ntu60.safetensors'}", missing=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = path.with_name(f".{path.name}.parts")
+    folder.mkdir(exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield folder
+            shutil.rmtree(folder, ignore_errors=True)
+    except Timeout:
+        raise DataError(f"{path}: is being prepared by another process") from None
 
 
 def write_streamed(parts: Iterable[Part], path: Path, metadata: Mapping[str, str]) -> dict[str, Array]:
@@ -137,16 +174,26 @@ def write_streamed(parts: Iterable[Part], path: Path, metadata: Mapping[str, str
     Raises:
         DataError: there is no clip in any of them.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        paths = []
-        for number, part in enumerate(parts):
-            if part.joints:
-                paths.append(Path(folder) / f"{number:06}.part")
-                part.write(paths[-1], {})
-        if not paths:
-            raise DataError(f"{path}: not written: there is not one clip")
-        return join(paths, path, metadata)
+    with workplace(path) as folder:
+        _clear(folder)
+        try:
+            paths = []
+            for number, part in enumerate(parts):
+                if part.joints:
+                    paths.append(folder / f"{number:06}.part")
+                    part.write(paths[-1], {})
+            if not paths:
+                raise DataError(f"{path}: not written: there is not one clip")
+            return join(paths, path, metadata)
+        finally:  # nobody goes on with these
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _clear(folder: Path) -> None:
+    """Delete what is in a workplace but its lock."""
+    for path in folder.iterdir():
+        if path.name != ".lock":
+            path.unlink()
 
 
 def read_columns(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
@@ -158,22 +205,57 @@ def read_columns(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
     try:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
-            kind = metadata.get("format")
-            if kind != FORMAT:
-                raise DataError(f"{path}: not a prepared data file: its format is {kind!r}, not {FORMAT!r}")
-            names = [name for name in file.keys() if name != "joints"]  # noqa: SIM118 (no mapping)
+            told = metadata.get("format")
+            if told != FORMAT:
+                raise DataError(f"{path}: not a prepared data file: its format is {told!r}, not {FORMAT!r}")
+            names = [name for name in file.keys() if _belongs_to_clips(name)]  # noqa: SIM118 (no mapping)
             columns = {name: file.get_tensor(name) for name in names}
-            rows, *shape = file.get_slice("joints").get_shape()
+            joints = file.get_slice("joints")
+            kind, shape = joints.get_dtype(), joints.get_shape()
     except FileNotFoundError:
         raise DataError(f"{path}: no such file", missing=True) from None
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise DataError(f"{path}: cut short, damaged or not a prepared data file ({one_line(error)})") from None
-    missing = {"length", "bodies", "label", "performer", "camera", "setup"} - columns.keys()
-    if missing or shape != [NUM_JOINTS, 3] or len({len(column) for column in columns.values() if column.ndim}) > 1:
-        raise DataError(f"{path}: damaged or not a prepared data file: its tensors do not belong together")
-    if rows != int((columns["length"] * columns["bodies"]).sum()):
-        raise DataError(f"{path}: damaged: {rows} rows of joints are not what the clips' lengths add up to")
+    _check_columns(path, columns, kind, shape)
     return columns, metadata
+
+
+def _check_columns(path: Path, columns: Mapping[str, Array], kind: str, shape: list[int]) -> None:
+    """See that everything has the type and the shape that the format says, so that nobody behind this has to ask."""
+    wrong = []
+    if kind != "I16" or len(shape) != 3 or shape[1:] != [NUM_JOINTS, 3]:
+        wrong.append(f"joints are {kind} {tuple(shape)}, not int16 (rows, {NUM_JOINTS}, 3)")
+    missing = [name for name in REQUIRED if name not in columns]
+    if missing:
+        wrong.append(f"it has no {', '.join(missing)}")
+    for name, column in columns.items():
+        if name == "name":
+            fits, meant = column.dtype == np.uint8 and column.ndim == 2, "uint8 (clips, width)"
+        elif name.startswith(OWN_SPLIT):
+            fits, meant = column.dtype == np.bool_ and column.ndim == 1, "bool (clips,)"
+        else:
+            fits, meant = column.dtype == np.int64 and column.ndim == 1, "int64 (clips,)"
+        if not fits:
+            wrong.append(f"{name} is {column.dtype} {column.shape}, not {meant}")
+    if not wrong and len({len(column) for column in columns.values()}) > 1:
+        wrong.append("the lists of clips differ in length")
+    if wrong:
+        raise DataError(f"{path}: damaged or not a prepared data file: {'; '.join(wrong)}")
+    length, bodies, label = columns["length"], columns["bodies"], columns["label"]
+    if not len(length):
+        return
+    # Before anything is multiplied or counted: numbers of 64 bits overflow, and a count for each label may be any size.
+    if not (1 <= length.min() <= length.max() <= max(shape[0], 1) and 1 <= bodies.min() <= bodies.max() <= MOST_PEOPLE):
+        raise DataError(f"{path}: damaged: a length or a number of people is out of range")
+    if not 0 <= label.min() <= label.max() < MOST_CLASSES:
+        raise DataError(f"{path}: damaged: a label is out of range: allowed are 0 to {MOST_CLASSES - 1:,}")
+    if shape[0] != int((length * bodies).sum()):
+        raise DataError(f"{path}: damaged: {shape[0]} rows of joints are not what the clips' lengths add up to")
+
+
+def _belongs_to_clips(name: str) -> bool:
+    """Whether it is a column that is known here; others may stand beside them."""
+    return name in (*REQUIRED, "replication", "offset", "name") or name.startswith(OWN_SPLIT)
 
 
 def read_joints(path: Path, begin: int = 0, end: int | None = None) -> npt.NDArray[np.int16]:

@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import zipfile
 import zlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,13 +29,16 @@ import numpy.typing as npt
 from last_e.datafile import DataError
 from last_e.joints import NUM_JOINTS
 from last_e.prepare.account import count_splits, guess_dataset, versions
-from last_e.prepare.clipfile import About, Array, Part, write_streamed
+from last_e.prepare.clipfile import MOST_CLASSES, About, Array, Part, write_streamed
 from last_e.prepare.names import read_name
 from last_e.prepare.people import NobodyError, take_people
 from last_e.prepare.pickles import read_pickle
 from last_e.text import one_line
 
-BATCH = 256
+BATCH, BATCH_BYTES = 256, 32 * 2**20
+MOST_CLIP_BYTES = 16 * 2**20
+"""Of one clip as it stands in a file: 14,000 frames of two people in float64. NTU's longest has 300."""
+MOST_CLIPS = 1_000_000
 SPLITS = ("xsub", "xview", "xset")
 _SPLIT_WORDS = {"cs": "xsub", "csub": "xsub", "xsub": "xsub", "cv": "xview", "xview": "xview", "cset": "xset", "xset": "xset"}
 
@@ -120,26 +123,28 @@ def import_file(kind: str, path: Path, out: Path, *, split: str | None = None, p
 
 
 def _parts(opened: Opened, own: str | None, report: Imported, progress: Progress | None) -> Iterator[Part]:
-    done = 0
-    while batch := list(islice(opened.clips, BATCH)):
-        part = Part()
-        for one in batch:
-            try:
-                clip = take_people(one.joints)
-            except NobodyError as error:
-                report.left_out.append(f"{one.name}: {error}")
-                continue
+    """Parts of few clips and few bytes: what a file claims or unpacks to never decides how much memory is taken."""
+    part, size = Part(), 0
+    for done, one in enumerate(opened.clips, 1):
+        try:
+            clip = take_people(one.joints)
+        except NobodyError as error:
+            report.left_out.append(f"{one.name}: {error}")
+        else:
             name = read_name(one.name)
             about = About(one.label)
             if name is not None:
                 about = About(one.label, name.performer, name.camera, name.setup, name.replication)
             part.add(clip.joints, about, one.name, {own: one.trains} if own else None)
+            size += clip.joints.nbytes
             report.unusable += clip.unusable
             report.error_mm = max(report.error_mm, clip.error)
-        done += len(batch)
-        if progress:
+        if len(part.joints) == BATCH or size >= BATCH_BYTES:
+            yield part
+            part, size = Part(), 0
+        if progress and (done % BATCH == 0 or done == opened.total):
             progress(done, opened.total)
-        yield part
+    yield part
 
 
 def _split_in(path: Path) -> str | None:
@@ -163,13 +168,17 @@ def _ctrgcn(path: Path, split: str | None) -> Opened:
     def clips() -> Iterator[Foreign]:
         with zipfile.ZipFile(path) as archive:
             for part, numbers in labels.items():
+                wrong = DataError(f"{path}: x_{part} is not (clips, frames, 150) with a row for each of y_{part}")
+                rows = 0
                 try:
-                    with closing(_npy(archive, path, f"x_{part}")) as rows:
-                        for number, row in enumerate(rows):
-                            if number >= len(numbers) or row.ndim != 2 or row.shape[1] != 2 * NUM_JOINTS * 3:
-                                raise DataError(f"{path}: x_{part} is not (clips, frames, 150) with a row for each of y_{part}")
+                    with closing(_npy(archive, path, f"x_{part}")) as arrays:
+                        for rows, row in enumerate(arrays, 1):
+                            if rows > len(numbers) or row.ndim != 2 or row.shape[1] != 2 * NUM_JOINTS * 3:
+                                raise wrong
                             joints = row.reshape(len(row), 2, NUM_JOINTS, 3).swapaxes(0, 1)
-                            yield Foreign(joints, numbers[number], f"{part}-{number:06}", part == "train")
+                            yield Foreign(joints, numbers[rows - 1], f"{part}-{rows - 1:06}", part == "train")
+                    if rows < len(numbers):
+                        raise wrong
                 except DataError:
                     raise
                 except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError) as error:
@@ -185,15 +194,11 @@ def _npy(archive: zipfile.ZipFile, path: Path, name: str) -> Generator[Array, No
     except KeyError:
         raise DataError(f"{path}: no {name} in it; CTR-GCN's files hold x_train, y_train, x_test, y_test") from None
     with file:
-        try:
-            version = np.lib.format.read_magic(file)
-            header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, by_columns, dtype = header(file)
-        except Exception as error:  # a header is a Python expression, and fails in as many ways
-            raise DataError(f"{path}: {name} is no array ({one_line(error)})") from None
+        shape, by_columns, dtype = _header(file, f"{path}: {name}")
         size = math.prod(shape[1:]) * dtype.itemsize
-        if by_columns or dtype.kind not in "fiub" or len(shape) < 2 or min(shape) < 0 or size > 2**26:
+        if by_columns or dtype.kind not in "fiub" or len(shape) < 2:
             raise DataError(f"{path}: {name} is {dtype} {shape}; allowed are numbers in rows, as CTR-GCN writes them")
+        _not_too_large(shape, size, f"{path}: {name}")
         for _ in range(shape[0]):
             row = file.read(size)
             if len(row) != size:
@@ -201,13 +206,36 @@ def _npy(archive: zipfile.ZipFile, path: Path, name: str) -> Generator[Array, No
             yield np.frombuffer(row, dtype).reshape(shape[1:])
 
 
+def _header(file: IO[bytes], what: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether it goes by columns, and element type of an array, from the beginning of its file."""
+    try:
+        version = np.lib.format.read_magic(file)
+        if version not in ((1, 0), (2, 0), (3, 0)):
+            raise ValueError(f"numpy has no version {version} of its format")
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, by_columns, dtype = header(file)
+        shape = tuple(map(operator.index, shape))
+        if min(shape, default=0) < 0:
+            raise ValueError("its shape is negative")
+    except Exception as error:  # a header is a Python expression, and fails in as many ways
+        raise DataError(f"{what} is damaged or no array ({one_line(error)})") from None
+    return shape, by_columns, dtype
+
+
+def _not_too_large(shape: Sequence[int], clip_bytes: int, what: str) -> None:
+    """What unpacks to any size, or claims one, is refused before memory is taken for it."""
+    if shape[0] > MOST_CLIPS or clip_bytes > MOST_CLIP_BYTES:
+        most = f"{MOST_CLIPS:,} clips of {MOST_CLIP_BYTES // 2**20} MiB each"
+        raise DataError(f"{what} has the shape {tuple(shape)}, which no recordings have; allowed are at most {most}")
+
+
 def _labels(rows: Generator[Array, None, None], what: str) -> list[int]:
     """Classes of one-hot rows."""
     labels = []
     with closing(rows):
         for row in rows:
-            if row.ndim != 1 or np.count_nonzero(row) != 1:
-                raise DataError(f"{what} is not one-hot (one 1 in each row)")
+            if row.ndim != 1 or np.count_nonzero(row) != 1 or len(row) > MOST_CLASSES:
+                raise DataError(f"{what} is not one-hot (one 1 in each row, at most {MOST_CLASSES:,} wide)")
             labels.append(int(row.argmax()))
     return labels
 
@@ -250,8 +278,9 @@ def _is_annotation(one: Any) -> bool:
         and keypoint.dtype.kind == "f"
         and keypoint.ndim == 4
         and keypoint.shape[2:] == (NUM_JOINTS, 3)
+        and keypoint.nbytes <= MOST_CLIP_BYTES
         and isinstance(label, (int, np.integer))
-        and 0 <= int(label) < 100_000
+        and 0 <= int(label) < MOST_CLASSES
     )
 
 
@@ -261,18 +290,7 @@ def _is_annotation(one: Any) -> bool:
 def _original(path: Path, split: str | None) -> Opened:
     halves = []
     for part in ("train", "val"):
-        try:
-            joints = np.load(path / f"{part}_joint.npy", mmap_mode="r", allow_pickle=False)
-        except FileNotFoundError:
-            raise DataError(f"{path / part}_joint.npy: no such file; the folder needs train and val", missing=True) from None
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{path / part}_joint.npy: damaged or no array ({one_line(error)})") from None
-        if joints.ndim == 4:
-            joints = joints[..., None]
-        if joints.ndim != 5 or joints.shape[1] != 3 or joints.shape[3] != NUM_JOINTS or joints.dtype.kind != "f":
-            raise DataError(
-                f"{path / part}_joint.npy: {joints.dtype} {joints.shape}; allowed is (clips, 3, frames, 25, people)"
-            )
+        joints = _mapped(path / f"{part}_joint.npy")
         names, labels = _names_and_labels(path / f"{part}_label.pkl", part)
         if len(labels) != len(joints):
             raise DataError(f"{path / part}_label.pkl: {len(labels)} labels for {len(joints)} clips")
@@ -287,23 +305,42 @@ def _original(path: Path, split: str | None) -> Opened:
     return Opened(sum(len(labels) for *_, labels in halves), names_known, split, clips())
 
 
+def _mapped(path: Path) -> Array:
+    """Joints (N, 3, T, 25, M) as they lie on the disk."""
+    try:
+        with path.open("rb") as file:
+            shape, by_columns, dtype = _header(file, str(path))
+            begin = file.tell()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; the folder needs train and val", missing=True) from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+    allowed = "allowed is (clips, 3, frames, 25, people)"
+    if len(shape) not in (4, 5) or shape[1] != 3 or shape[3] != NUM_JOINTS or dtype.kind != "f":
+        raise DataError(f"{path}: {dtype} {shape}; {allowed}")
+    if not math.prod(shape):
+        raise DataError(f"{path}: {dtype} {shape}: empty; {allowed}")
+    _not_too_large(shape, math.prod(shape[1:]) * dtype.itemsize, str(path))
+    if math.prod(shape) * dtype.itemsize > path.stat().st_size - begin:
+        raise DataError(f"{path}: damaged: it is shorter than its shape {shape} says")
+    joints = np.memmap(path, dtype, "r", begin, shape, "F" if by_columns else "C")
+    return joints if joints.ndim == 5 else joints[..., None]
+
+
 def _names_and_labels(path: Path, part: str) -> tuple[list[str], list[int]]:
     """``(names, labels)`` as ST-GCN writes them, or labels alone."""
     content = read_pickle(path)
     names = None
-    if isinstance(content, (tuple, list)) and len(content) == 2 and isinstance(content[0], (list, tuple, np.ndarray)):
+    if isinstance(content, (tuple, list)) and len(content) == 2 and np.iterable(content[0]):
         names, content = [str(name) for name in content[0]], content[1]
-    if (
-        not isinstance(content, (list, tuple, np.ndarray))
-        or np.ndim(content) != 1
-        or np.asarray(content).dtype.kind not in "iu"
-    ):
+    whole = np.iterable(content) and all(isinstance(one, (int, np.integer)) and not isinstance(one, bool) for one in content)
+    if not whole or isinstance(content, (dict, bytes)):
         raise DataError(f"{path}: holds neither (names, labels) nor a list of labels")
     labels = [int(label) for label in content]
     if names is not None and len(names) != len(labels):
         raise DataError(f"{path}: {len(names)} names, but {len(labels)} labels")
-    if min(labels, default=0) < 0:
-        raise DataError(f"{path}: a label is negative")
+    if min(labels, default=0) < 0 or max(labels, default=0) >= MOST_CLASSES:
+        raise DataError(f"{path}: a label is negative, or {MOST_CLASSES:,} or more: no class has such a number")
     return names or [f"{part}-{number:06}" for number in range(len(labels))], labels
 
 

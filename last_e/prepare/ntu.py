@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from last_e.datafile import DataError
+from last_e.environment import usable_cores
 from last_e.prepare import clipfile
 from last_e.prepare.account import count_splits, versions
 from last_e.prepare.clipfile import About, Part
 from last_e.prepare.names import broken, read_name
-from last_e.prepare.people import RULES, NobodyError, choose_people
-from last_e.prepare.pool import run_all, usable_cores
+from last_e.prepare.people import RULES, Clip, NobodyError, choose_people
+from last_e.prepare.pool import run_all
 from last_e.prepare.skeleton import SkeletonError, parse
 from last_e.prepare.sources import Entry, find_recordings, listing_hash
 
@@ -35,6 +35,7 @@ REASONS = {
     "broken": "on the list of broken recordings",
     "elsewhere": "no part of this data set",
     "twice": "there already under the same name",
+    "unreadable": "folder, link or zip file that cannot be read",
     "unnamed": "name is not SsssCcccPpppRrrrAaaa",
 }
 """Why a file gives no clip."""
@@ -56,7 +57,8 @@ class LeftOut:
 class Task:
     """One part's work."""
 
-    entries: tuple[Entry, ...]
+    recordings: tuple[tuple[Entry, ...], ...]
+    """Of each recording the files that there are; more than one only of copies."""
     path: Path
 
 
@@ -110,43 +112,35 @@ def prepare_ntu(
         OSError: a folder cannot be read, or the disk is full.
     """
     out = Path(out)
-    if out.is_dir():
-        raise DataError(f"{out}: a folder; name a file in it, such as {out / (dataset + '.safetensors')}", missing=True)
-    entries = find_recordings(map(Path, raw))
+    entries, unreadable = find_recordings(map(Path, raw))
     wanted, left_out = choose_entries(dataset, entries)
+    left_out += [LeftOut(one.name, "unreadable", one.why) for one in unreadable]
     if not wanted:
         raise DataError(f"none of the {len(entries)} files is a recording of {dataset}, such as S001C001P001R001A001.skeleton")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = out.with_name(f".{out.name}.parts")
-    folder.mkdir(exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            _forget_stale(folder, _key(dataset, wanted))
-            tasks = [
-                Task(tuple(wanted[begin : begin + PART_SIZE]), folder / f"{begin // PART_SIZE:06}.part")
-                for begin in range(0, len(wanted), PART_SIZE)
-            ]
-            missing = [task for task in tasks if not task.path.exists()]
-            done = resumed = len(wanted) - sum(len(task.entries) for task in missing)
+    with clipfile.workplace(out) as folder:
+        _forget_stale(folder, _key(dataset, wanted))
+        tasks = [
+            Task(tuple(wanted[begin : begin + PART_SIZE]), folder / f"{begin // PART_SIZE:06}.part")
+            for begin in range(0, len(wanted), PART_SIZE)
+        ]
+        missing = [task for task in tasks if not task.path.exists()]
+        done = resumed = len(wanted) - sum(len(task.recordings) for task in missing)
+        if progress:
+            progress(done, len(wanted))
+        for count in run_all(prepare_part, missing, min(workers or usable_cores(), max(len(missing), 1))):
+            done += count
             if progress:
                 progress(done, len(wanted))
-            for count in run_all(prepare_part, missing, min(workers or usable_cores(), max(len(missing), 1))):
-                done += count
-                if progress:
-                    progress(done, len(wanted))
-            report = _join(dataset, entries, left_out, [task.path for task in tasks], out)
-            report.resumed = resumed
-            shutil.rmtree(folder, ignore_errors=True)
-    except Timeout:
-        raise DataError(f"{out}: is being prepared by another process") from None
+        report = _join(dataset, entries, left_out, [task.path for task in tasks], out)
+        report.resumed = resumed
     return report
 
 
-def choose_entries(dataset: str, entries: Sequence[Entry]) -> tuple[list[Entry], list[LeftOut]]:
-    """The recordings to read, each once, and what is left out by its name alone."""
-    wanted: list[Entry] = []
+def choose_entries(dataset: str, entries: Sequence[Entry]) -> tuple[list[tuple[Entry, ...]], list[LeftOut]]:
+    """The recordings to read, each with its copies in the order of ``entries``, and what is left out by its name alone."""
+    wanted: dict[str, list[Entry]] = {}
     left_out = []
-    for entry in entries:  # in the order of names
+    for entry in entries:
         name = read_name(entry.name)
         if name is None:
             left_out.append(LeftOut(entry.name, "unnamed"))
@@ -154,41 +148,50 @@ def choose_entries(dataset: str, entries: Sequence[Entry]) -> tuple[list[Entry],
             left_out.append(LeftOut(entry.name, "elsewhere"))
         elif str(name) in broken(dataset):
             left_out.append(LeftOut(entry.name, "broken"))
-        elif wanted and wanted[-1].name == entry.name:
-            left_out.append(LeftOut(entry.name, "twice", entry.member))
         else:
-            wanted.append(entry)
-    return wanted, left_out
+            wanted.setdefault(str(name), []).append(entry)
+    return [tuple(wanted[name]) for name in sorted(wanted)], left_out
 
 
 def prepare_part(task: Task) -> int:
     """Read a part's recordings and write their clips to its file; returns how many recordings that were."""
     part = Part()
-    left_out: list[tuple[str, str, str]] = []
+    left_out: list[LeftOut] = []
     unusable, error = 0, 0.0
-    for entry in task.entries:
+    for copies in task.recordings:
+        clip, entry = _first_whole(copies, left_out)
+        if clip is None:
+            continue
         name = read_name(entry.name)
         assert name is not None
-        try:
-            clip = choose_people(parse(entry.read()))
-        except SkeletonError as problem:
-            left_out.append((entry.name, "damaged", str(problem)))
-            continue
-        except NobodyError as problem:
-            left_out.append((entry.name, "nobody", str(problem)))
-            continue
         unusable += clip.unusable
         error = max(error, clip.error)
         about = About(name.action - 1, name.performer, name.camera, name.setup, name.replication)
         part.add(clip.joints, about, str(name))
-    account = {"left_out": left_out, "unusable": unusable, "error_mm": error}
+    account = {"left_out": [astuple(one) for one in left_out], "unusable": unusable, "error_mm": error}
     part.write(task.path, {"account": json.dumps(account)})
-    return len(task.entries)
+    return len(task.recordings)
 
 
-def _key(dataset: str, wanted: Sequence[Entry]) -> str:
+def _first_whole(copies: Sequence[Entry], left_out: list[LeftOut]) -> tuple[Clip | None, Entry]:
+    """The clip of a recording: of its copies the first that gives one; why the others do not is added to ``left_out``."""
+    for number, entry in enumerate(copies):
+        where = f"{entry.member}: " if len(copies) > 1 else ""
+        try:
+            clip = choose_people(parse(entry.read()))
+        except SkeletonError as problem:
+            left_out.append(LeftOut(entry.name, "damaged", f"{where}{problem}"))
+        except NobodyError as problem:
+            left_out.append(LeftOut(entry.name, "nobody", f"{where}{problem}"))
+        else:
+            left_out += [LeftOut(other.name, "twice", other.member) for other in copies[number + 1 :]]
+            return clip, entry
+    return None, copies[0]
+
+
+def _key(dataset: str, wanted: Sequence[Sequence[Entry]]) -> str:
     """What finished parts hang on: the files, their state, the rules."""
-    parts = [listing_hash(wanted, marks=True), dataset, json.dumps(RULES), str(PART_SIZE)]
+    parts = [listing_hash(chain.from_iterable(wanted), marks=True), dataset, json.dumps(RULES), str(PART_SIZE)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

@@ -1,6 +1,7 @@
 """Whom a clip shows: the usual choice of people, then one row of frames for each, in whole millimetres.
 
-The rules are those of CTR-GCN's preparation (Chen et al., ICCV 2021): see :data:`RULES`.
+The bounds and their order are those of CTR-GCN's preparation (Chen et al., ICCV 2021). Its code does three things that these
+rules do not: see ``unlike CTR-GCN`` in :data:`RULES`. So a clip of several bodies may show other people than there.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from last_e.datafile import DataError
+from last_e.joints import NUM_JOINTS
+from last_e.prepare.clipfile import MOST_PEOPLE
 from last_e.prepare.skeleton import Floats, Ints, Recording
 from last_e.splits import Bools
 
 FEWEST_FRAMES = 11
 WIDE = 0.8
 MOST_WIDE_FRAMES = 0.69754
-MOST_PEOPLE = 2
 FARTHEST_MM = 32_767
 FARTHEST = (FARTHEST_MM + 0.499) / 1000
 RULES = {
@@ -28,6 +30,11 @@ RULES = {
     "frames": "frames with nobody are cut; between two sightings people move on straight lines, before and after they stand",
     "unseen": f"a body counts as not seen where a coordinate is no number or beyond {FARTHEST_MM} mm",
     "unit": "int16 millimetres",
+    "unlike CTR-GCN": [
+        "ids that follow one another in time are not joined to one person",
+        "motion counts every frame of a body; there it is at most that of the frames in which the body is not wide",
+        "gaps of a person are filled; there they are zeros",
+    ],
 }
 """What was decided, in words; kept in the header of a prepared file."""
 
@@ -83,8 +90,9 @@ def take_people(joints: npt.NDArray[np.floating]) -> Clip:
     Raises:
         NobodyError: all zeros, or without usable coordinates.
     """
-    joints = joints.astype(np.float64)
-    flat = joints.reshape(*joints.shape[:2], -1)
+    with np.errstate(all="ignore"):  # what is no number, or too large for one, is left out below
+        joints = joints.astype(np.float64)
+    flat = joints.reshape(*joints.shape[:2], 3 * NUM_JOINTS)
     there = (flat != 0).any(axis=2)
     usable = there & (np.abs(flat) < FARTHEST).all(axis=2)
     people = [(np.flatnonzero(seen), points[seen]) for seen, points in zip(usable, joints) if seen.any()]

@@ -20,11 +20,6 @@ Result = TypeVar("Result")
 AHEAD_PER_WORKER = 2
 
 
-def usable_cores() -> int:
-    """Cores that this process may run on (a container or a batch system may allow fewer than there are)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def run_all(function: Callable[[Task], Result], tasks: Iterable[Task], workers: int) -> Iterator[Result]:
     """``function`` of every task, as they finish. Tasks wait where they are until a worker is near: memory stays flat.
 

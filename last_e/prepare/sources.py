@@ -48,9 +48,8 @@ class Entry(NamedTuple):
                 if not Path(self.container).is_dir():
                     raise
                 raise SkeletonError(f"cannot be read: {error.strerror or error}") from None
-        archive = _open_zip(self.container)
         try:
-            with archive.open(self.member) as file:
+            with _open_zip(self.container).open(self.member) as file:
                 return file.read(self.size + 1)  # a bomb that hides its size is not unpacked further than it says
         except MemoryError:
             raise
@@ -66,27 +65,46 @@ def _open_zip(path: str) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
-def find_recordings(places: Iterable[Path]) -> list[Entry]:
-    """Every ``.skeleton`` file in folders (at any depth, also inside zip files that lie there) and zip files, by name.
+class Unreadable(NamedTuple):
+    """A folder, link or zip file in a tree that cannot be read."""
+
+    name: str
+    """Its path in the tree."""
+    why: str
+
+
+def find_recordings(places: Iterable[Path]) -> tuple[list[Entry], list[Unreadable]]:
+    """Every ``.skeleton`` file in folders (at any depth, through links, inside zip files there) and zip files, by name.
+
+    What cannot be read inside of a folder is told beside them: one bad link or cut download is no reason to stop.
 
     Raises:
-        DataError: a place is neither, cannot be read, or there is no such file at all.
+        DataError: a place that was named is neither or cannot be read, or there is no such file at all.
     """
     found: list[Entry] = []
+    unreadable: list[Unreadable] = []
+    seen: set[tuple[int, int]] = set()
     places = list(places)
     for place in places:
-        if place.is_dir():
-            found += _in_folder(place)
-        elif place.is_file():
+        try:
+            mode = place.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            mode = 0
+        except (OSError, ValueError) as error:
+            raise DataError(f"{place}: cannot be read: {getattr(error, 'strerror', None) or error}", missing=True) from None
+        if stat.S_ISDIR(mode):
+            found += _in_folder(place, seen, unreadable)
+        elif stat.S_ISREG(mode):
             found += _in_zip(place)
         else:
             raise DataError(f"{place}: no such folder or zip file; --raw takes what NTU distributes, as it is", missing=True)
     if not found:
         where = ", ".join(map(str, places))
+        why = f"; {unreadable[0].name}: {unreadable[0].why}" if unreadable else ""
         raise DataError(
-            f"{where}: no {ENDING} file in there, nor in a zip file; --raw takes what NTU distributes", missing=True
+            f"{where}: no {ENDING} file in there, nor in a zip file{why}; --raw takes what NTU distributes", missing=True
         )
-    return sorted(found)
+    return sorted(found), sorted(unreadable)
 
 
 def listing_hash(entries: Iterable[Entry], *, marks: bool) -> str:
@@ -98,25 +116,42 @@ def listing_hash(entries: Iterable[Entry], *, marks: bool) -> str:
     return digest.hexdigest()
 
 
-def _in_folder(root: Path) -> Iterator[Entry]:
-    def unreadable(error: OSError) -> None:
-        raise DataError(f"{error.filename}: cannot be read: {error.strerror}")
+def _in_folder(root: Path, seen: set[tuple[int, int]], unreadable: list[Unreadable]) -> Iterator[Entry]:
+    """The recordings of a tree. ``seen`` are the folders that were read: links may lead in circles, or twice to one."""
 
-    for folder, folders, files in os.walk(root, onerror=unreadable):
+    def note(path: Path, why: str) -> None:
+        unreadable.append(Unreadable(path.relative_to(root).as_posix(), why))
+
+    def failed(error: OSError) -> None:
+        path = Path(error.filename)
+        if path == root:
+            raise DataError(f"{root}: cannot be read: {error.strerror}")
+        note(path, f"cannot be read: {error.strerror}")
+
+    for folder, folders, files in os.walk(root, onerror=failed, followlinks=True):
+        about = Path(folder).stat()
+        if (about.st_dev, about.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((about.st_dev, about.st_ino))
         folders.sort()
         for file in sorted(files):
-            if not file.endswith((ENDING, ".zip")):
-                continue
             path = Path(folder) / file
+            if not file.endswith((ENDING, ".zip")) and not path.is_symlink():
+                continue
             try:
                 about = path.stat()
-            except OSError as error:  # a link that leads nowhere
-                raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+            except OSError as error:
+                note(path, f"cannot be read: {error.strerror}" + (" (a link)" if path.is_symlink() else ""))
+                continue
             if not stat.S_ISREG(about.st_mode):
                 continue
             if file.endswith(".zip"):
-                yield from _in_zip(path)
-            else:
+                try:
+                    yield from list(_in_zip(path))
+                except DataError as error:
+                    note(path, str(error).removeprefix(f"{path}: "))
+            elif file.endswith(ENDING):
                 member = path.relative_to(root).as_posix()
                 yield Entry(file.removesuffix(ENDING), str(root), member, about.st_size, about.st_mtime_ns, False)
 
@@ -128,7 +163,7 @@ def _in_zip(path: Path) -> Iterator[Entry]:
                 if info.filename.endswith(ENDING):
                     name = info.filename.rpartition("/")[2].removesuffix(ENDING)
                     yield Entry(name, str(path), info.filename, info.file_size, info.CRC, True)
-    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        raise DataError(f"{path}: not a whole zip file ({one_line(error)}); download it again") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except Exception as error:  # a damaged directory of a zip file fails in as many ways
+        raise DataError(f"{path}: not a whole zip file ({one_line(error)}); download it again") from None

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from statistics import NormalDist
@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from last_e.joints import FROM_ROOT, NUM_JOINTS, PARENTS, STANDING
-from last_e.prepare.account import versions
+from last_e.prepare.account import own_splits, versions
 from last_e.prepare.clipfile import NUMBERS, About, Array, Part, names_of, read_columns, write_streamed
 from last_e.prepare.names import NtuName
-from last_e.splits import NTU60_TRAIN_PERFORMERS, NTU120_TRAIN_PERFORMERS, OFFICIAL, Ints, trains
+from last_e.splits import NTU60_TRAIN_PERFORMERS, NTU120_TRAIN_PERFORMERS, OFFICIAL, Bools, Ints, trains
 
 SHORTEST, LONGEST = 26, 300
 MEDIAN_FRAMES, SPREAD = 74.0, 0.4
@@ -47,6 +47,8 @@ class Plan:
     about: Ints
     """(N, 5), see :data:`~last_e.prepare.clipfile.NUMBERS`."""
     names: list[str]
+    splits: dict[str, Bools] = field(default_factory=dict)
+    """The file's own, where ``--like`` names a file whose people are not known."""
 
 
 def synthesize(like: str, out: Path, *, clips: int | None = None, seed: int = 0, progress: Progress | None = None) -> int:
@@ -73,7 +75,7 @@ def synthesize(like: str, out: Path, *, clips: int | None = None, seed: int = 0,
                 row = number % len(plan.length)
                 about = About(*plan.about[row].tolist())
                 joints = _scene(about.label, int(plan.length[row]), int(plan.bodies[row]), seed, number)
-                part.add(joints, about, plan.names[row])
+                part.add(joints, about, plan.names[row], {name: bool(mask[row]) for name, mask in plan.splits.items()})
             if progress:
                 progress(min(begin + BATCH, count), count)
             yield part
@@ -89,7 +91,7 @@ def _plan(like: str, seed: int) -> Plan:
         columns, _ = read_columns(Path(like))
         zeros: Array = np.zeros_like(columns["label"])
         about = np.stack([columns.get(name, zeros) for name in NUMBERS], axis=1)
-        return Plan(columns["length"], columns["bodies"], about, names_of(columns))
+        return Plan(columns["length"], columns["bodies"], about, names_of(columns), own_splits(columns))
     about = _recordings(like)
     # In a random order, so that any number of clips from the front has all classes, people and cameras.
     random = np.random.default_rng([seed, 0])

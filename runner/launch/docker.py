@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from last_e.datafile import DataError, data_path, is_remote
 from last_e.text import expand, plain
-from runner import containers, machine
+from runner import containers, data_cache, machine
 from runner.agent import PREEMPTED_SECONDS, STOP_PATIENCE_SECONDS
 from runner.engine import connect, explained, is_local
 from runner.errors import EngineError, Exit, LastrunError, StoreError, UsageError
@@ -139,7 +139,10 @@ class DockerLauncher:
             )
 
     def _see_to_the_data(self, client: DockerClient) -> None:
-        if not is_local(client) or is_remote(self._config.data.uri):  # the attempt itself will look
+        if is_remote(self._config.data.uri):
+            data_cache.parse(str(self._config.data.uri), {})
+            return
+        if not is_local(client):  # the attempt itself will look
             return
         try:
             data_path(self._config)

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from types import FrameType
 
 from last_e.datafile import DataError, data_path, is_remote
+from runner import data_cache
 from runner.errors import EngineError, Exit, LastrunError, StoreError, UsageError
 from runner.job import Job
 from runner.resolve import LOCAL_GPUS
@@ -37,6 +38,7 @@ class LocalLauncher:
                 "(from a clone: pip install '.[train]')"
             )
         if is_remote(self._config.data.uri):  # the attempt fetches it
+            data_cache.parse(str(self._config.data.uri), {})
             return
         try:
             data_path(self._config)

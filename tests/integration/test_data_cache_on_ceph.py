@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from last_e.data import read_clips
 from last_e.prepare.synth import synthesize
 from runner import data_cache
 from runner.data_cache import fetch_data
-from runner.errors import DamagedObjectError, LastrunError, MissingKeyError, UsageError
+from runner.errors import DamagedObjectError, LastrunError, MissingKeyError, PausedError, UsageError
 from runner.store import StoreUri, open_store
 from runner.store.s3 import S3Store
 from tests.ceph import Ceph
@@ -58,10 +59,10 @@ def remote(ceph: Ceph, tmp_path: Path, request: pytest.FixtureRequest, monkeypat
     remote = Remote(ceph.uri(f"data/{request.node.name}"), tmp_path / "cache")
     append = data_cache._append
 
-    def recorded(store: S3Store, key: str, about: Any, partial: Path) -> None:
+    def recorded(store: S3Store, key: str, about: Any, partial: Path, stop: Any) -> None:
         begin = partial.stat().st_size if partial.exists() else 0
         remote.asked.append(f"{begin}-{about.size}")
-        append(store, key, about, partial)
+        append(store, key, about, partial, stop)
 
     monkeypatch.setattr(data_cache, "_append", recorded)
     monkeypatch.setattr(data_cache, "PAUSE_SECONDS", 0.01)
@@ -90,7 +91,7 @@ def test_it_is_fetched_once_and_kept_by_content(remote: Remote, prepared: Path) 
 def test_a_download_that_was_cut_goes_on_where_it_was(remote: Remote, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     remote.raw_put(prepared.read_bytes())
     with monkeypatch.context() as patch:
-        patch.setattr(data_cache, "_verify", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(data_cache, "_verify", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             remote.fetch()
     whole = prepared.read_bytes()
@@ -106,7 +107,7 @@ def test_what_was_begun_of_other_content_is_not_continued(
     remote: Remote, prepared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     remote.raw_put(b"x" * 500_000)
-    monkeypatch.setattr(data_cache, "_verify", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(data_cache, "_verify", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         remote.fetch()
     monkeypatch.undo()
@@ -115,15 +116,74 @@ def test_what_was_begun_of_other_content_is_not_continued(
     assert remote.fetch().read_bytes() == prepared.read_bytes()
 
 
-def test_only_what_is_missing_is_asked_for(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Content without any checksum, so that what was there before can be told from what came."""
+@pytest.mark.parametrize("told_by", ["the server", "the file's own header", "the server's tag"])
+def test_what_an_earlier_run_left_damaged_is_fetched_once_more(
+    remote: Remote, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told_by: str
+) -> None:
+    """As a power cut leaves it: of the right size, full of zeros."""
+    whole = prepared.read_bytes() if told_by == "the file's own header" else os.urandom(500_000)
+    if told_by == "the server":
+        (tmp_path / "whole").write_bytes(whole)
+        remote.store.put_file("ntu60.safetensors", tmp_path / "whole")
+    else:
+        remote.raw_put(whole)
+    for left in (bytes(100_000), bytes(len(whole)), whole[:100_000] + bytes(100_000)):
+        with monkeypatch.context() as patch:
+            patch.setattr(data_cache, "_verify", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                remote.fetch()
+        remote.partial().write_bytes(left)
+        remote.asked.clear()
+        said: list[str] = []
+        assert remote.fetch(say=said.append).read_bytes() == whole
+        assert remote.asked == [f"{len(left)}-{len(whole)}", f"0-{len(whole)}"]
+        assert any("what was here of it is damaged; fetching all of it" in line for line in said)
+        for path in [*(remote.cache / "objects").iterdir(), *(remote.cache / "uris").iterdir()]:
+            path.unlink()
+
+
+def test_a_tag_that_is_no_md5_does_not_refuse_what_has_just_come(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Encrypted objects have tags that look like one."""
     remote.raw_put(b"a" * 500_000)
-    monkeypatch.setattr(data_cache, "_verify", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        remote.fetch()
-    monkeypatch.undo()
-    remote.partial().write_bytes(b"b" * 1000)
-    assert remote.fetch().read_bytes() == b"b" * 1000 + b"a" * 499_000
+    about = data_cache._look(remote.store, "ntu60.safetensors")  # type: ignore[arg-type]
+    path = remote.cache / "a"
+    path.parent.mkdir()
+    path.write_bytes(b"b" * 500_000)
+    assert data_cache._verify(path, about, "a", lambda: False) == hashlib.sha256(b"b" * 500_000).hexdigest()
+
+
+def test_a_copy_that_is_damaged_later_is_fetched_again(remote: Remote, prepared: Path) -> None:
+    remote.raw_put(prepared.read_bytes())
+    path = remote.fetch()
+    path.chmod(0o644)
+    content = bytearray(prepared.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with path.open("rb") as still_read:  # by another job
+        said: list[str] = []
+        assert remote.fetch(say=said.append) == path
+        assert path.read_bytes() == prepared.read_bytes()
+        assert still_read.read() == content
+    assert f"{path}: damaged since it was fetched; fetching it again" in said
+    assert len(remote.asked) == 2
+    remote.fetch()
+    assert len(remote.asked) == 2
+
+
+def test_whoever_waits_or_fetches_hears_a_stop(remote: Remote, prepared: Path) -> None:
+    remote.raw_put(prepared.read_bytes())
+    asked: list[None] = []
+    with pytest.raises(PausedError, match="the same command goes on where it was"):
+        remote.fetch(stop=lambda: asked.append(None) or len(asked) > 5)  # type: ignore[func-returns-value]
+    part = remote.partial().stat().st_size
+    assert 0 < part < prepared.stat().st_size
+    (lock,) = (remote.cache / "partial").glob("*.lock")
+    end = time.monotonic() + 0.5
+    with FileLock(lock), pytest.raises(PausedError):
+        remote.fetch(stop=lambda: time.monotonic() > end)
+    assert time.monotonic() < end + 5
+    assert remote.fetch().read_bytes() == prepared.read_bytes()
+    assert remote.asked[-1] == f"{part}-{prepared.stat().st_size}"
 
 
 def test_new_content_of_the_same_size_under_the_same_name_is_fetched(remote: Remote) -> None:
@@ -150,10 +210,10 @@ def test_damaged_content_is_refused_and_thrown_away(remote: Remote, prepared: Pa
     path = remote.cache / "a"
     path.parent.mkdir()
     path.write_bytes(whole)
-    assert data_cache._verify(path, about, "ntu60.safetensors") == hashlib.sha256(whole).hexdigest()
+    assert data_cache._verify(path, about, "ntu60.safetensors", lambda: False) == hashlib.sha256(whole).hexdigest()
     path.write_bytes(whole[:-9000] + bytes([whole[-9000] ^ 1]) + whole[-8999:])
     with pytest.raises(DamagedObjectError, match="sha256 differs"):
-        data_cache._verify(path, about, "ntu60.safetensors")
+        data_cache._verify(path, about, "ntu60.safetensors", lambda: False)
     assert not path.exists()
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
+import pty
+import shlex
 import signal
 import subprocess
 import sys
@@ -156,6 +159,44 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path, cli: Cli, words: list[str
     assert told["lastrun"] == f"data {words[0]}"
 
 
+def test_paths_that_are_no_text_are_shown_escaped(tmp_path: Path, cli: Cli) -> None:
+    odd = tmp_path / os.fsdecode(b"odd\xff")
+    for words in (
+        ["synth", "--like", "ntu60", "--clips", "3", "--out", odd],
+        ["synth", "--like", odd, "--clips", "3", "--out", tmp_path / "plain", "--json"],
+        ["inspect", odd, "--animate", tmp_path / os.fsdecode(b"clip\xff.html")],
+        ["inspect", tmp_path / "plain", "--json"],
+    ):
+        done = cli("data", *words)
+        assert done.returncode == 0, done.stderr
+        assert "odd\\udcff" in done.stdout.replace("\\\\", "\\")
+
+
+def test_what_is_inspected_fits_80_columns_and_is_the_same_in_a_pipe(
+    tmp_path: Path, cli: Cli, clean_env: dict[str, str]
+) -> None:
+    cli("data", "synth", "--like", "ntu120", "--out", "ntu120.safetensors", "--clips", "2000")
+    piped = cli("data", "inspect", "ntu120.safetensors").stdout
+    assert max(map(len, piped.splitlines())) <= 80
+    assert "\x1b" not in piped
+    command = [sys.executable, "-m", "runner", "data", "inspect", "ntu120.safetensors"]
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(command, stdout=theirs, stderr=theirs, cwd=tmp_path, env={**clean_env, "COLUMNS": "80"}) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # what a terminal says when its last writer has gone
+            while piece := os.read(ours, 65536):
+                shown += piece
+    os.close(ours)
+    assert process.returncode == 0
+    assert shown.decode().replace("\r\n", "\n") == piped
+    short = subprocess.run(
+        f"{shlex.join(command)} | head -1", shell=True, capture_output=True, text=True, cwd=tmp_path, env=clean_env, check=False
+    )
+    assert short.stdout == piped.splitlines(keepends=True)[0]
+    assert short.stderr == ""
+
+
 def test_a_damaged_file_is_shown_and_refused(tmp_path: Path, cli: Cli) -> None:
     cli("data", "synth", "--like", "ntu60", "--clips", "20", "--out", tmp_path / "a")
     content = bytearray((tmp_path / "a").read_bytes())
@@ -165,6 +206,24 @@ def test_a_damaged_file_is_shown_and_refused(tmp_path: Path, cli: Cli) -> None:
     assert done.returncode == 1
     assert "20 clips" in done.stdout
     assert "damaged" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("https://host/ntu60.safetensors", "allowed are a path, file:///path, s3://bucket/key or gs://bucket/key"),
+        ("s3://bucket", "names a bucket; allowed is a file in it"),
+        ("s3://bucket/a?colour=red", "unknown option colour"),
+    ],
+)
+def test_a_place_that_data_cannot_come_from_is_told_before_a_job_is_made(
+    tmp_path: Path, cli: Cli, tiny: Path, uri: str, expected: str
+) -> None:
+    done = cli("submit", tiny, "--set", "dataset=ntu60", f"data.uri={uri}")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert expected in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "store").exists() or not list((tmp_path / "store").rglob("job.json"))
 
 
 # --- interruptions -----------------------------------------------------------------------------------------------------------

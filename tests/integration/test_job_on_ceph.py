@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
+from last_e.prepare.synth import synthesize
+from runner.data_cache import fetch_data
+from runner.errors import State
 from runner.job import Job
 from runner.store import open_store
 from tests.ceph import SECRET_KEY, Ceph
@@ -120,3 +124,30 @@ def test_a_job_trains_on_data_in_a_bucket(store: str, cli: Cli, tiny: Path, tmp_
     missing = cli("submit", tiny, "--set", f"data.uri={where}/data/none.safetensors?{options}")
     assert missing.returncode == 1, missing.stdout
     assert "data_error" in missing.stdout
+
+
+@pytest.mark.parametrize("how", ["sigterm", "ctrl-c", "stop"])
+def test_a_job_that_waits_for_its_data_hears_a_stop(
+    how: str, store: str, cli: Cli, run: Any, tiny: Path, tmp_path: Path, clean_env: dict[str, str]
+) -> None:
+    clean_env["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+    synthesize("ntu60", tmp_path / "ntu60.safetensors", clips=200)
+    open_store(store).put_file("data/ntu60.safetensors", tmp_path / "ntu60.safetensors")
+    where, _, options = store.partition("?")
+    uri = f"{where}/data/ntu60.safetensors?{options}"
+    tiny.write_text(tiny.read_text().replace("synthetic", "ntu60").replace("epochs: 3", "epochs: 1"))
+    fetch_data(uri, cache=tmp_path / "cache" / "lastrun" / "remote")
+    (lock,) = (tmp_path / "cache").rglob("*.lock")
+    with FileLock(lock):
+        one = run("submit", tiny, "--set", f"data.uri={uri}")
+        assert any("another job is fetching it; waiting" in line for line in one.process.stdout)
+        began = time.monotonic()
+        if how == "stop":
+            assert cli("stop", one.job.id).returncode in (0, 75)
+        else:
+            (one.press_ctrl_c if how == "ctrl-c" else one.process.terminate)()
+        code, out = one.end()
+        assert time.monotonic() - began < 30
+    assert code == 75, out
+    assert one.job.state()[0] is (State.STOPPED if how == "stop" else State.PAUSED)
+    assert cli("resume", one.job.id).returncode == 0

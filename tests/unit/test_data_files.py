@@ -20,6 +20,7 @@ from last_e.data.datasets import data_path
 from last_e.data.files import FORMAT, IRDS, read_irds
 from last_e.data.splits import train_mask
 from last_e.data.synthetic import synthetic_clips
+from last_e.datafile import is_remote
 from last_e.layers import resolve
 from last_e.reading import set_layer
 
@@ -378,6 +379,13 @@ def test_two_files_of_the_same_name_are_not_chosen_between(tmp_path):
         (tmp_path / folder / "ntu60.safetensors").touch()
     with pytest.raises(DataError, match=r"a/ntu60\.safetensors or .*b/ntu60\.safetensors\?"):
         data_path(config(f"hardware.data_root={tmp_path}"))
+
+
+@pytest.mark.parametrize("uri", ["https://host/a", "http://host/a", "S3://bucket/a", "ftp://host/a", "file://host/a", "://a"])
+def test_an_address_of_no_known_kind_is_refused_with_what_is_allowed(uri):
+    assert not is_remote(uri)
+    with pytest.raises(DataError, match=r"allowed are a path, file:///path, s3://bucket/key or gs://bucket/key"):
+        data_path(config("dataset=ntu60", f"data.uri={uri}"))
 
 
 def test_a_home_folder_that_nobody_has_is_a_data_error():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
 from last_e.cli import main
+from last_e.environment import usable_cores
 from last_e.gpu import build_architectures, describe, is_lost, runs_on, why_none
 from runner.errors import Reason, State
 from runner.image import driver_fits
@@ -113,6 +115,32 @@ def test_the_kernel_counts_what_it_ends_for_want_of_memory(tmp_path: Path, group
     place.parent.mkdir(parents=True)
     place.write_text(text)
     assert memory_kills(tmp_path) == 2
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "cores"),
+    [
+        ("", {}, 8),
+        ("0::/\n", {"cpu.max": "max 100000\n"}, 8),
+        ("0::/\n", {"cpu.max": "200000 100000\n"}, 2),  # docker run --cpus 2, from inside
+        ("0::/a/b\n", {"a/b/cpu.max": "max 100000\n", "a/cpu.max": "150000 100000\n"}, 2),  # the limit of a pod
+        ("0::/a\n", {"a/cpu.max": "10000 100000\n"}, 1),
+        ("0::/a\n", {"a/cpu.max": "6400000 100000\n"}, 8),
+        ("0::/a\n", {"a/cpu.max": "what 0\n", "cpu.max": "1 0\n"}, 8),
+        ("4:memory:/\n3:cpu,cpuacct:/d\n", {"cpu/d/cpu.cfs_quota_us": "300000\n", "cpu/d/cpu.cfs_period_us": "100000\n"}, 3),
+        ("3:cpu,cpuacct:/d\n", {"cpu/cpu.cfs_quota_us": "50000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1),
+        ("3:cpu,cpuacct:/d\n", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
+    ],
+)
+def test_a_share_of_the_cores_is_counted_as_so_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: str, files: dict[str, str], cores: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    for name, text in {"proc/self/cgroup": groups, **{f"sys/fs/cgroup/{name}": text for name, text in files.items()}}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert usable_cores(tmp_path) == cores
+    assert usable_cores() >= 1
 
 
 @pytest.mark.parametrize(("text", "lost"), [("CUDA error: unknown error", True), ("CUDA error: device-side assert", False)])

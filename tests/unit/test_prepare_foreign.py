@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
+import subprocess
+import sys
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -119,6 +123,7 @@ BAD_NPZ = {
     "labels not one-hot": (lambda path: ctrgcn(path, y_train=np.ones((4, 60))), "not one-hot"),
     "one joint too few": (lambda path: ctrgcn(path, x_train=np.zeros((4, 9, 144))), "not (clips, frames, 150)"),
     "one row too many": (lambda path: ctrgcn(path, x_train=np.ones((5, 9, 150))), "a row for each of y_train"),
+    "one row too few": (lambda path: ctrgcn(path, x_train=np.ones((3, 9, 150))), "a row for each of y_train"),
     "objects": (lambda path: ctrgcn(path, x_train=np.array([None] * 4)), "allowed are numbers in rows"),
     "no zip": (lambda path: path.write_bytes(b"hello"), "not a whole .npz file"),
     "nothing": (lambda path: path.write_bytes(b""), "not a whole .npz file"),
@@ -160,7 +165,7 @@ def test_an_array_that_claims_more_than_there_is_fills_no_memory(tmp_path):
             labels = io.BytesIO()
             np.save(labels, np.eye(60)[:1])
             archive.writestr(f"y_{part}.npy", labels.getvalue())
-    refused("ctrgcn", tmp_path / "NTU60_CS.npz", "allowed are numbers in rows")
+    refused("ctrgcn", tmp_path / "NTU60_CS.npz", "allowed are at most 1,000,000 clips of 16 MiB each")
 
 
 def test_memory_does_not_hang_on_the_number_of_clips(tmp_path):
@@ -177,6 +182,52 @@ def test_memory_does_not_hang_on_the_number_of_clips(tmp_path):
         return found
 
     assert peak(2000) < 1.3 * peak(600)
+
+
+LIMITED = """
+import resource, sys
+from last_e.prepare.foreign import import_file
+import numpy as np
+np.ones(9) @ np.ones(9)  # whatever libraries take once, they have taken
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 400 * 2**20,) * 2)
+report = import_file(sys.argv[1], sys.argv[2], sys.argv[3], split="xsub")
+print(report.clips)
+"""
+
+
+def imported_in_400_mib(kind: str, path: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", "-c", LIMITED, kind, str(path), str(path.parent / "out")]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.mark.slow
+def test_a_file_that_unpacks_to_a_thousand_times_its_size_takes_no_more_memory_than_others(tmp_path):
+    """48 rows of 16 MiB in a file of less than one: real limits, in a process of its own."""
+    rows, frames = 48, 2**24 // 600
+    path = tmp_path / "NTU60_CS.npz"
+    with zipfile.ZipFile(ctrgcn(path), "a", zipfile.ZIP_DEFLATED, compresslevel=1) as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with archive.open("x_train.npy", "w") as file:
+            describe = {"descr": "<f4", "fortran_order": False, "shape": (rows, frames, 150)}
+            np.lib.format.write_array_header_1_0(file, describe)
+            for _ in range(rows):
+                file.write(np.ones((frames, 150), dtype="<f4").tobytes())
+        with archive.open("y_train.npy", "w") as file:
+            np.save(file, np.eye(60)[[0] * rows])
+    assert path.stat().st_size < 2**23
+    done = imported_in_400_mib("ctrgcn", path)
+    assert done.stdout == f"{rows + 2}\n", done.stderr[-2000:]
+
+
+def test_a_sparse_file_that_claims_gigabytes_for_a_clip_is_refused(tmp_path):
+    folder = original(tmp_path / "data")
+    with (folder / "train_joint.npy").open("wb") as file:
+        describe = {"descr": "<f4", "fortran_order": False, "shape": (3, 3, 2**22, 25, 2)}
+        np.lib.format.write_array_header_1_0(file, describe)
+        file.truncate(3 * 3 * 2**22 * 50 * 4 + 1000)
+    with pytest.raises(DataError, match=r"allowed are at most 1,000,000 clips of 16 MiB each"):
+        import_file("npy", folder, tmp_path / "out")
 
 
 # --- pyskl -------------------------------------------------------------------------------------------------------------
@@ -490,3 +541,94 @@ def test_an_array_that_forges_its_shape_is_told_and_mistakes_keep_their_own_word
             archive.writestr("y_train.npy", b"\x93NUMPY\x01\x00" + len(content).to_bytes(2, "little") + content + bytes(10**6))
         with pytest.raises(DataError, match="y_train"):
             import_file("ctrgcn", path, tmp_path / "out")
+
+
+# --- odd headers and labels ----------------------------------------------------------------------------------------------
+
+HEADERS = {
+    "no expression": "{{{",
+    "a list": "[1]",
+    "nested deep": "(" * 3000,
+    "no shape": "{'descr': '<f4', 'fortran_order': False}",
+    "a negative shape": "{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 3, 9, 25, 2)}",
+    "a shape beyond 64 bits": f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({10**30}, 3, 9, 25, 2)}}",
+    "a shape that wraps around": f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({2**62}, 3, 9, 25, 2)}}",
+    "a shape of 5000 digits": f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({'9' * 5000}, 3, 9, 25, 2)}}",
+    "no frames": "{'descr': '<f4', 'fortran_order': False, 'shape': (3, 3, 0, 25, 2)}",
+    "no clips": "{'descr': '<f4', 'fortran_order': False, 'shape': (0, 3, 9, 25, 2)}",
+    "a single value": "{'descr': '<f4', 'fortran_order': False, 'shape': ()}",
+    "a comma for a type": "{'descr': ',', 'fortran_order': False, 'shape': (3, 3, 9, 25, 2)}",
+    "dates": "{'descr': 'M8[ns]', 'fortran_order': False, 'shape': (3, 3, 9, 25, 2)}",
+    "a record": "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (3, 3, 9, 25, 2)}",
+    "keys of several kinds": "{1: 2, 'a': 3}",
+    "more than there is": "{'descr': '<f4', 'fortran_order': False, 'shape': (3, 3, 900, 25, 2)}",
+}
+
+
+@pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0), (9, 9)])
+@pytest.mark.parametrize("odd", HEADERS)
+def test_an_odd_header_is_told_in_one_line(tmp_path, odd, version):
+    header = HEADERS[odd].encode()
+    array = b"\x93NUMPY" + bytes(version) + len(header).to_bytes(2 if version == (1, 0) else 4, "little") + header + bytes(9000)
+    folder = original(tmp_path / "data")
+    (folder / "train_joint.npy").write_bytes(array)
+    with pytest.raises(DataError) as caught:
+        import_file("npy", folder, tmp_path / "out", split="xsub")
+    assert len(str(caught.value).splitlines()) == 1
+    assert str(caught.value).startswith(f"{folder}/train_joint.npy")
+    for name in ("x_train", "y_test"):
+        path = ctrgcn(tmp_path / "NTU60_CS.npz")
+        with warnings.catch_warnings(), zipfile.ZipFile(path, "a") as archive:
+            warnings.simplefilter("ignore")
+            archive.writestr(f"{name}.npy", array)
+        refused("ctrgcn", path, f"{path}: ")
+
+
+@pytest.mark.parametrize("entry", range(4))
+@pytest.mark.parametrize(("at", "value", "expected"), [(8, 1, "encrypted"), (10, 99, "compression")])
+def test_an_encrypted_entry_or_one_packed_in_an_unknown_way_is_told(tmp_path, entry, at, value, expected):
+    path = ctrgcn(tmp_path / "NTU60_CS.npz")
+    content, place = bytearray(path.read_bytes()), -1
+    for _ in range(entry + 1):
+        place = content.find(b"PK\x01\x02", place + 1)
+    content[place + at] |= value
+    path.write_bytes(content)
+    refused("ctrgcn", path, expected)
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ([2**63, 0, 1], "100,000 or more"),
+        (np.array([2**63] * 3, dtype=np.uint64), "100,000 or more"),
+        ([2**70, 0, 1], "100,000 or more"),
+        ([100_000, 0, 1], "100,000 or more"),
+        ([[1], [2, 3], 1], "neither (names, labels) nor a list of labels"),
+        ([True, False, True], "neither (names, labels) nor a list of labels"),
+        (np.array(3), "neither (names, labels) nor a list of labels"),
+        ((np.array("x"), [1, 2, 3]), "neither (names, labels) nor a list of labels"),
+    ],
+)
+def test_odd_labels_are_told_in_one_line(tmp_path, labels, expected):
+    folder = original(tmp_path / "data", lambda _: labels)
+    with pytest.raises(DataError) as caught:
+        import_file("npy", folder, tmp_path / "out", split="xsub")
+    assert expected in str(caught.value)
+    path = pyskl(tmp_path / "a.pkl", annotations=[{"frame_dir": "a", "label": 2**63, "keypoint": np.ones((1, 9, 25, 3))}])
+    refused("pyskl", path, "annotation 0")
+
+
+def test_a_clip_without_frames_or_people_is_nobody(tmp_path):
+    clips = [{"frame_dir": name, "label": 1, "keypoint": np.ones((people, frames, 25, 3))}
+             for name, people, frames in zip(names(), (1, 0, 1), (9, 9, 0))]  # fmt: skip
+    assert import_file("pyskl", pyskl(tmp_path / "a.pkl", annotations=clips), tmp_path / "out").clips == 1
+
+
+def test_names_that_are_no_text_make_a_file_that_can_be_read(tmp_path):
+    """Half of a character, as a file's name on disk or a pickle can have one."""
+    report = import_file("ctrgcn", ctrgcn(tmp_path / os.fsdecode(b"bad\xff_CS.npz")), tmp_path / "out")
+    assert report.clips == 6
+    assert read_columns(tmp_path / "out")[1]["source"] == "imported from ctrgcn: bad\\udcff_CS.npz"
+    clips = [{"frame_dir": "\ud800", "label": 1, "keypoint": np.ones((1, 9, 25, 3))}]
+    import_file("pyskl", pyskl(tmp_path / "a.pkl", known=False, annotations=clips), tmp_path / "out")
+    assert names_of(read_columns(tmp_path / "out")[0]) == ["\\ud800"]

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_tensors
 
 from last_e.data import Clips, read_clips, write_clips
 from last_e.data.files import read_irds
-from last_e.datafile import DataError
+from last_e.datafile import FORMAT, DataError
 from last_e.joints import BONES
 from last_e.prepare import synth
 from last_e.prepare.clipfile import read_columns
@@ -115,6 +121,41 @@ def test_more_clips_than_the_original_has_repeat_its_plan_but_not_its_motion(mad
     assert not torch.equal(clips.joints[:rows], clips.joints[begin : begin + rows])
 
 
+def test_a_split_of_the_original_is_kept(tmp_path):
+    """Of a file whose people are not known, which the trainer could not split in any other way."""
+    mask = np.array([True, False, True])
+    like = written(tmp_path / "like", performer=np.zeros(3, dtype=np.int64), **{"train.xview": mask})
+    assert synthesize(str(like), tmp_path / "made", clips=5) == 5
+    clips = read_clips(tmp_path / "made", 60)
+    assert {name: split.tolist() for name, split in clips.own_splits.items()} == {"xview": [True, False, True, True, False]}
+
+
+def test_what_is_left_of_a_killed_process_goes_and_what_a_living_one_makes_stays(tmp_path):
+    like = written(tmp_path / "like", length=[30, 30, 30], joints=np.zeros((90, 25, 3), dtype=np.int16))
+    out, begun = tmp_path / "out", tmp_path / "begun"
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom last_e.prepare.synth import synthesize\n"
+        "def wait(*_): Path(sys.argv[3]).touch(); time.sleep(60)\n"
+        "synthesize(sys.argv[1], Path(sys.argv[2]), clips=600, progress=wait)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(like), str(out), str(begun)])
+    try:
+        while not begun.exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        with pytest.raises(DataError, match="is being prepared by another process"):
+            synthesize(str(like), out)
+    finally:
+        process.kill()
+        process.wait()
+    (left,) = tmp_path.glob(".out*")
+    (left / "000007.part").write_bytes(b"of a longer one")
+    (left / ".000008.part.4711.part").write_bytes(b"half a part")
+    (left / ".out.4711.part").write_bytes(b"half a file")
+    assert synthesize(str(like), out) == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["begun", "like", "out"]
+
+
 def test_what_it_cannot_be_like_is_told(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         synthesize(str(tmp_path / "none"), tmp_path / "out")
@@ -155,18 +196,85 @@ def test_a_changed_byte_is_noticed(made, tmp_path):
     assert summarize(tmp_path / "changed").whole is False
 
 
-@pytest.mark.parametrize("name", ["label", "length", "bodies"])
-def test_numbers_out_of_range_are_refused(tmp_path, name):
-    columns = {"length": [1, 1], "bodies": [1, 1], "label": [0, 0], "performer": [1, 1], "camera": [1, 1], "setup": [1, 1]}
-    columns[name] = [-1, 3] if name != "label" else [-1, 0]
-    from safetensors.torch import save_file
+def written(path: Path, metadata: dict[str, str] | None = None, drop: str = "", **changes: Any) -> Path:
+    """A file of three clips with one thing that is odd."""
+    one = np.ones(3, dtype=np.int64)
+    columns = {name: one.copy() for name in ("length", "bodies", "label", "performer", "camera", "setup")}
+    columns |= {"joints": np.zeros((3, 25, 3), dtype=np.int16), **changes}
+    columns.pop(drop, None)
+    save_file({name: np.asarray(column) for name, column in columns.items()}, path, {"format": FORMAT, **(metadata or {})})
+    return path
 
-    tensors = {key: torch.tensor(values) for key, values in columns.items()}
-    rows = int((tensors["length"] * tensors["bodies"]).sum())
-    tensors["joints"] = torch.zeros(rows, 25, 3, dtype=torch.int16)
-    save_file(tensors, tmp_path / "bad", {"format": "lastrun-clips-1"})
-    with pytest.raises(DataError, match="out of range"):
-        summarize(tmp_path / "bad")
+
+ODD: dict[str, tuple[dict[str, Any], str]] = {
+    "a negative label": ({"label": [-1, 0, 0]}, "a label is out of range"),
+    "a label beyond all classes": ({"label": [100_000, 0, 0]}, "a label is out of range"),
+    "a label that takes exabytes to count": ({"label": [2**62, 0, 0]}, "a label is out of range"),
+    "labels with fractions": ({"label": [0.5, 1.0, 2.0]}, "label is float64 (3,), not int64 (clips,)"),
+    "labels in a table": ({"label": [[1], [1], [1]]}, "label is int64 (3, 1), not int64 (clips,)"),
+    "short numbers": ({"camera": np.ones(3, dtype=np.int32)}, "camera is int32 (3,), not int64 (clips,)"),
+    "a single camera": ({"camera": np.int64(1)}, "camera is int64 (), not int64 (clips,)"),
+    "a negative length": ({"length": [-1, 3, 1]}, "out of range"),
+    "lengths that overflow": ({"length": [2**62, 2**62, 2**63 - 1]}, "out of range"),
+    "a product that overflows": ({"length": [2**62, 1, 2], "bodies": [4, 1, 1]}, "out of range"),
+    "three people": ({"bodies": [3, 1, 1]}, "out of range"),
+    "nobody": ({"bodies": [0, 1, 2]}, "out of range"),
+    "too few rows": ({"length": [2, 1, 1]}, "3 rows of joints are not what the clips' lengths add up to"),
+    "metres": ({"joints": np.zeros((3, 25, 3), dtype=np.float32)}, "joints are F32 (3, 25, 3), not int16"),
+    "other joints": ({"joints": np.zeros((3, 17, 3), dtype=np.int16)}, "joints are I16 (3, 17, 3), not int16 (rows, 25, 3)"),
+    "flat joints": ({"joints": np.zeros(225, dtype=np.int16)}, "joints are I16 (225,), not int16 (rows, 25, 3)"),
+    "names in a row": ({"name": np.zeros(3, dtype=np.uint8)}, "name is uint8 (3,), not uint8 (clips, width)"),
+    "names of numbers": ({"name": np.zeros((3, 4), dtype=np.int64)}, "name is int64 (3, 4), not uint8 (clips, width)"),
+    "a split of numbers": ({"train.xsub": np.ones(3, dtype=np.int64)}, "train.xsub is int64 (3,), not bool (clips,)"),
+    "a split of other clips": ({"train.xsub": np.ones(2, dtype=bool)}, "the lists of clips differ in length"),
+    "no setup": ({"drop": "setup"}, "it has no setup"),
+    "no joints": ({"drop": "joints"}, "damaged or not a prepared data file"),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_an_odd_file_is_told_in_one_line(tmp_path: Path, odd: str) -> None:
+    changes, expected = ODD[odd]
+    path = written(tmp_path / "odd", **changes)
+    for look in (lambda: summarize(path), lambda: animate(path, "0", tmp_path / "clip.html")):
+        with pytest.raises(DataError) as caught:
+            look()
+        assert expected in str(caught.value)
+        assert len(str(caught.value).splitlines()) == 1
+    assert [one.name for one in tmp_path.iterdir()] == ["odd"]
+
+
+def test_numbers_of_a_kind_that_numpy_does_not_know_are_told(tmp_path: Path) -> None:
+    columns = {name: torch.ones(3, dtype=torch.int64) for name in ("length", "bodies", "label", "performer", "setup")}
+    columns |= {"joints": torch.zeros(3, 25, 3, dtype=torch.int16), "camera": torch.ones(3, dtype=torch.bfloat16)}
+    save_tensors(columns, tmp_path / "odd", {"format": FORMAT})
+    with pytest.raises(DataError, match="bfloat16"):
+        summarize(tmp_path / "odd")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "splits"),
+    [
+        ({"dataset": "kinetics"}, set()),
+        ({"dataset": "irds"}, {"xsub"}),
+        ({"dataset": ""}, {"xsub", "xview"}),
+        ({"report": "[" * 100_000}, {"xsub", "xview"}),
+        ({"report": "[" + "9" * 5000 + "]"}, {"xsub", "xview"}),
+        ({"report": "{]"}, {"xsub", "xview"}),
+    ],
+)
+def test_odd_metadata_are_shown_as_they_are(tmp_path: Path, metadata: dict[str, str], splits: set[str]) -> None:
+    summary = summarize(written(tmp_path / "odd", metadata))
+    assert summary.splits.keys() == splits
+    assert metadata.items() <= summary.provenance.items()
+
+
+def test_more_may_stand_beside_what_is_known_and_names_may_be_empty(tmp_path: Path) -> None:
+    path = written(
+        tmp_path / "odd", zz=np.zeros((7, 7)), name=np.zeros((3, 0), dtype=np.uint8), camera=[2**63 - 1, -(2**63), 0]
+    )
+    assert summarize(path).cameras == 3
+    assert animate(path, "2", tmp_path / "clip.html") == ""
 
 
 # --- as an animation -------------------------------------------------------------------------------------------------------
@@ -199,10 +307,12 @@ def test_the_page_holds_the_clip_and_needs_nothing_from_elsewhere(made, tmp_path
 
 
 def test_a_clip_that_is_not_there_is_told(made, tmp_path):
-    for clip in ("600", "-1", "S001", ""):
+    for clip in ("600", "-1", "S001", "", "9" * 5000, "\u00b2", "\udcff"):
         with pytest.raises(DataError, match="allowed are 0 to 599 and names such as S"):
             animate(made, clip, tmp_path / "clip.html")
     assert not list(tmp_path.iterdir())
+    with pytest.raises(DataError, match="a folder; name a file in it"):
+        animate(made, "0", tmp_path)
 
 
 def test_a_name_cannot_write_into_the_page(tmp_path):

@@ -7,13 +7,17 @@ import json
 import os
 import shutil
 import signal
+import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from filelock import FileLock
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from last_e.data import Clips, read_clips
 from last_e.data.splits import train_mask
@@ -131,6 +135,51 @@ def test_the_zip_file_gives_the_same_bytes_as_the_tree(files, tree, tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+FOLDERS = st.sampled_from(["a", "b/c", "z"])
+COPIES = st.sampled_from(["copies/{}.skeleton", "0/{}.again.skeleton", "notes/{}x.skeleton", "y/{}.txt"])
+DAMAGE = st.one_of(st.just(None), st.integers(0, 2**16), st.just(b""), st.tuples(st.integers(0, 2**16), st.binary(max_size=9)))
+"""None, where it is cut, all that is left of it, or other bytes somewhere in it."""
+TREES = st.lists(
+    st.tuples(st.integers(0, 23), FOLDERS, DAMAGE, st.lists(st.tuples(COPIES, DAMAGE), max_size=2)),
+    min_size=1, max_size=6, unique_by=lambda one: one[0],
+)  # fmt: skip
+
+
+def hurt(content: bytes, damage: int | bytes | tuple[int, bytes] | None) -> bytes:
+    if damage is None:
+        return content
+    if isinstance(damage, int):
+        return content[: damage % len(content)]
+    if isinstance(damage, bytes):
+        return damage
+    at = damage[0] % len(content)
+    return content[:at] + damage[1] + content[at + 3 :]
+
+
+@pytest.mark.slow
+@settings(max_examples=25, deadline=None)
+@given(TREES, st.randoms(use_true_random=False))
+def test_any_tree_gives_the_same_bytes_as_its_zip_file(tree, random):
+    """Whatever is damaged, missing, twice or of another name in it, in whatever folders, however it was packed."""
+    files = sorted(recordings().items())
+    paths = {f"whole/{files[0][0]}.skeleton": files[0][1]}
+    for number, folder, damage, copies in tree:
+        name, content = files[number]
+        paths[f"{folder}/{name}.skeleton"] = hurt(content, damage)
+        paths |= {copy.format(name): hurt(content, damage) for copy, damage in copies}
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(temporary)
+        for path, content in paths.items():
+            (place / "tree" / path).parent.mkdir(parents=True, exist_ok=True)
+            (place / "tree" / path).write_bytes(content)
+        with zipfile.ZipFile(place / "raw.zip", "w") as archive:
+            for path in random.sample(sorted(paths), len(paths)):
+                archive.writestr(path, paths[path], random.choice([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]))
+        reports = [prepare(place / "tree", place / "a"), prepare(place / "raw.zip", place / "b")]
+        assert reports[0] == reports[1]
+        assert (place / "a").read_bytes() == (place / "b").read_bytes()
+
+
 def test_several_processes_give_the_same_bytes_as_one(tree, tmp_path):
     prepare(tree, tmp_path / "a")
     prepare_ntu("ntu60", [tree], tmp_path / "b", workers=2)
@@ -205,11 +254,131 @@ def test_what_gives_no_clip_is_told_with_the_reason(files, tmp_path):
     }
     kinds = report.to_dict()["left_out"]
     assert {reason: kind["count"] for reason, kind in kinds.items()} == {
-        "damaged": 3, "nobody": 1, "broken": 1, "elsewhere": 2, "twice": 1, "unnamed": 1,
+        "damaged": 3, "nobody": 1, "broken": 1, "elsewhere": 2, "twice": 1, "unnamed": 1, "unreadable": 0,
     }  # fmt: skip
     assert any("line " in file for file in kinds["damaged"]["files"])
     assert report.to_dict(1)["left_out"]["damaged"]["files"] == kinds["damaged"]["files"][:1]
     assert prepare(raw, tmp_path / "out120", "ntu120").clips == 4, "ntu120 has the later setups and actions"
+
+
+@pytest.mark.parametrize("place", ["a", "z"])
+@pytest.mark.parametrize("bad", ["cut", "nobody"])
+def test_of_two_copies_a_whole_one_is_taken_wherever_it_lies(files, tmp_path, place, bad):
+    raw = write_tree(tmp_path / "raw", files.items())
+    prepare(raw, tmp_path / "expected")
+    name = list(files)[1]
+    (raw / place).mkdir()
+    copy = raw / place / f"{name}.skeleton"
+    copy.write_bytes(files[name][:-200] if bad == "cut" else b"0\n")
+    report = prepare(raw, tmp_path / "out")
+    assert report.clips == len(files)
+    before = place < "nturgbd"
+    assert why(report) == {name: ("damaged" if bad == "cut" else "nobody") if before else "twice"}
+    assert report.left_out[0].detail.startswith(f"{place}/{name}.skeleton")
+    columns = [read_columns(tmp_path / file)[0] for file in ("expected", "out")]
+    assert all(np.array_equal(columns[0][key], columns[1][key]) for key in columns[0])
+    assert read_clips(tmp_path / "out", 60).fingerprint() == read_clips(tmp_path / "expected", 60).fingerprint()
+
+
+def test_copies_that_are_all_damaged_are_all_told(files, tmp_path):
+    raw = write_tree(tmp_path / "raw", files.items())
+    name = list(files)[1]
+    for folder in ("a", "b", next(raw.rglob(f"{name}.skeleton")).parent.relative_to(raw)):
+        (raw / folder).mkdir(exist_ok=True)
+        (raw / folder / f"{name}.skeleton").write_bytes(b"1\n")
+    report = prepare(raw, tmp_path / "out")
+    assert report.clips == len(files) - 1
+    assert [(one.name, one.reason) for one in report.left_out] == [(name, "damaged")] * 3
+
+
+def test_names_that_say_the_same_are_one_recording(files, tmp_path):
+    raw = write_tree(tmp_path / "raw", files.items())
+    name = list(files)[1]
+    (raw / f"{name}.copy.skeleton").write_bytes(files[name])
+    report = prepare(raw, tmp_path / "out")
+    assert report.clips == len(files)
+    assert [(one.name, one.reason) for one in report.left_out] == [(f"{name}.copy", "twice")]
+
+
+def test_links_to_folders_are_followed_and_circles_left(files, tmp_path):
+    elsewhere = write_tree(tmp_path / "elsewhere", files.items())
+    (elsewhere / "up").symlink_to(elsewhere)
+    (elsewhere / "self").symlink_to("self")
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    (raw / "link").symlink_to(elsewhere)
+    (raw / "other").symlink_to(elsewhere, target_is_directory=True)
+    (raw / "file.zip").symlink_to(write_zip(tmp_path / "one.zip", [(name_of(9, 1, 9, 1, 9), files[next(iter(files))])]))
+    report = prepare(raw, tmp_path / "out")
+    assert report.clips == len(files) + 1
+    assert [(one.name, one.reason) for one in report.left_out] == [("link/self", "unreadable")]
+    assert prepare_ntu("ntu60", [raw, raw / "link", elsewhere], tmp_path / "two", workers=1).files == report.files
+
+
+@pytest.fixture
+def nobody_special() -> Iterator[Path]:
+    """A folder of a user to whom permissions apply (to root they do not)."""
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    root = os.geteuid() == 0
+    if root:
+        os.chown(folder, 65534, 65534)
+        os.seteuid(65534)
+    try:
+        yield folder
+    finally:
+        if root:
+            os.seteuid(0)
+        shutil.rmtree(folder)
+
+
+def test_what_cannot_be_read_in_a_tree_is_told_and_the_rest_prepared(files, nobody_special):
+    raw = write_tree(nobody_special / "raw", files.items())
+    (raw / "locked").mkdir(mode=0)
+    (raw / "S001").symlink_to("nowhere")
+    (raw / "gone.skeleton").symlink_to("nowhere")
+    (raw / "cut.zip").write_bytes(b"PK\x03\x04 and no more")
+    (raw / "other.zip").write_bytes(b"")
+    write_zip(raw / "locked.zip", [("a", b"")]).chmod(0)
+    with zipfile.ZipFile(raw / "fine.zip", "w") as archive:
+        archive.writestr("readme.txt", "nothing of ours")
+    unreadable = name_of(8, 1, 8, 1, 8)
+    (raw / f"{unreadable}.skeleton").write_bytes(b"1\n")
+    (raw / f"{unreadable}.skeleton").chmod(0)
+    report = prepare(raw, nobody_special / "out")
+    assert report.clips == len(files)
+    told = {one.name: one.detail for one in report.left_out if one.reason == "unreadable"}
+    assert told.keys() == {"locked", "S001", "gone.skeleton", "cut.zip", "other.zip", "locked.zip"}
+    assert told["locked"] == told["locked.zip"] == "cannot be read: Permission denied"
+    assert told["S001"] == "cannot be read: No such file or directory (a link)"
+    assert told["cut.zip"].startswith("not a whole zip file")
+    assert [(one.name, one.reason, one.detail) for one in report.left_out if one.reason == "damaged"] == [
+        (unreadable, "damaged", "cannot be read: Permission denied")
+    ]
+    kept = json.loads(read_columns(nobody_special / "out")[1]["report"])["left_out"]["unreadable"]
+    assert "locked: cannot be read: Permission denied" in kept["files"]
+    with pytest.raises(DataError, match="Permission denied"):
+        prepare(raw / "locked", nobody_special / "out")
+    with pytest.raises(DataError, match="Permission denied"):
+        prepare(raw / "locked" / "below", nobody_special / "out")
+    (raw / "empty").mkdir()
+    (raw / "empty" / "gone.skeleton").symlink_to("nowhere")
+    with pytest.raises(DataError, match=r"no \.skeleton file in there.*gone\.skeleton: cannot be read"):
+        prepare(raw / "empty", nobody_special / "out")
+
+
+def test_folders_too_deep_to_be_named_are_told(files, tmp_path):
+    raw = write_tree(tmp_path / "raw", files.items())
+    here = os.open(raw, os.O_RDONLY)
+    for _ in range(20):
+        os.mkdir("d" * 250, dir_fd=here)
+        below = os.open("d" * 250, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    report = prepare(raw, tmp_path / "out")
+    assert report.clips == len(files)
+    (left,) = report.left_out
+    assert (left.reason, left.detail) == ("unreadable", "cannot be read: File name too long")
 
 
 def test_sightings_without_usable_coordinates_are_counted(tmp_path):
@@ -337,7 +506,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tree, tmp_path, monkeypatch):
     assert report.resumed == 10
     assert told[0] == (10, 24)
     assert told[-1] == (24, 24)
-    assert [len(task.entries) for task in read] == [5, 5, 4]
+    assert [len(task.recordings) for task in read] == [5, 5, 4]
     assert (tmp_path / "out").read_bytes() == (tmp_path / "whole").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
 
@@ -367,6 +536,7 @@ def test_a_part_that_was_half_written_is_no_part(tree, tmp_path):
     folder = tmp_path / ".out.parts"
     half = folder / ".000003.part.4711.part"
     half.write_bytes(b"half")
+    (folder / ".out.4711.part").write_bytes(b"half of the whole")  # killed while the parts were joined
     assert prepare(tree, tmp_path / "out").resumed == 10
     assert not folder.exists()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from last_e.prepare.people import Clip, NobodyError, choose_people, take_people
+from last_e.prepare.people import RULES, Clip, NobodyError, choose_people, take_people
 from last_e.prepare.skeleton import parse
 from tests.ntu_files import ANNA, BERT, GHOST, Points, Scene, motion, one_person, text_of, two_people
 
@@ -177,3 +177,18 @@ def test_people_chosen_by_others_are_taken_as_they_are():
     assert len(clip.joints) == 1
     with pytest.raises(NobodyError):
         take_people(np.zeros((2, 80, 25, 3)))
+
+
+def test_where_ctr_gcns_own_code_does_something_else_the_written_rules_hold():
+    """Each of the three differences that RULES names, and a file's header with it."""
+    assert len(RULES["unlike CTR-GCN"]) == 3
+    later = LIVELY[30:] + np.array([1, 0, 0])
+    followed = [[(ANNA, a)] for a in CALM[:30]] + [[(BERT, a)] for a in later]
+    assert len(chosen(followed).joints) == 2, "there, BERT would be ANNA going on"
+    mixed = CALM.copy()
+    mixed[:30] = wide(LIVELY[:30])  # half of its frames are wide, and in these it moves most
+    assert spread(mixed[30:]) < spread(motion(3, 60)) < spread(mixed)
+    assert shows(chosen([[(ANNA, a), (BERT, b)] for a, b in zip(motion(3, 60), mixed)]), 0, mixed), "there, ANNA is first"
+    scene = [[(ANNA, a), (BERT, b)] for a, b in zip(LIVELY, CALM)]
+    del scene[20][1]
+    assert (chosen(scene).joints[1, 20] != 0).any(), "there, zeros"

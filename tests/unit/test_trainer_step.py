@@ -18,7 +18,7 @@ from last_e.gpu import NoGpu
 from last_e.layers import resolve
 from last_e.model import LastE
 from last_e.optim import build_optimizer
-from last_e.precision import Precision, amp_format, choose_device, choose_precision, usable_cores
+from last_e.precision import Precision, amp_format, choose_device, choose_precision
 from last_e.reading import set_layer
 from last_e.state import State, Totals, train_step
 
@@ -321,10 +321,6 @@ def test_a_gpu_that_is_not_there_is_an_error_and_auto_takes_the_cpu():
     assert choose_device(config().hardware)[0] == CPU
     with pytest.raises(NoGpu, match=r"hardware\.device is cuda, but torch .* finds no GPU"):
         choose_device(config("hardware.device=cuda").hardware)
-
-
-def test_there_is_at_least_one_core():
-    assert usable_cores() >= 1
 
 
 # --- scoring -----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,108 @@
+"""The page that ``lastrun data inspect --animate`` writes, in a real browser: somebody is seen, whole, and moves."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageChops
+
+from last_e.prepare.inspect import animate, render
+from last_e.prepare.synth import synthesize
+from tests import browser
+from tests.ntu_files import motion
+
+pytestmark = [pytest.mark.xdist_group("browser"), pytest.mark.slow]
+
+BEFORE = "<script>const wrong = []; window.onerror = message => { wrong.push(message); }</script>"
+AFTER = """<pre id="seen"></pre><script>
+  const seen = {wrong, frames: [], pictures: [], after: {}};
+  const look = () => { seen.frames.push(shown.textContent); seen.pictures.push(canvas.toDataURL()); };
+  const tell = () => { document.getElementById("seen").textContent = JSON.stringify(seen); };
+  const turned = [[0, 0], [turn, tilt], [1, 0.5], [2, -1], [3, 1.5]];
+  const back = [turn, tilt], places = [];
+  for ([turn, tilt] of turned) for (const person of clip.joints) for (const frame of person) places.push(...frame.map(place));
+  [turn, tilt] = back;
+  seen.low = [0, 1].map(axis => Math.min(...places.map(p => p[axis])));
+  seen.high = [0, 1].map(axis => Math.max(...places.map(p => p[axis])));
+  seen.size = [canvas.width, canvas.height];
+  tick(began - 5);  // a browser may give the time at which a frame began, which was before the script
+  const looking = setInterval(() => { look(); tell(); }, 100);
+  setTimeout(() => {
+    clearInterval(looking);
+    button.click();
+    seen.after.button = button.textContent;
+    seen.after.paused = [shown.textContent];
+    slider.value = 5;
+    slider.dispatchEvent(new Event("input"));
+    seen.after.slid = shown.textContent;
+    setTimeout(() => { seen.after.paused.push(shown.textContent); tell(); }, 300);
+  }, 1500);
+</script>"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def a_browser() -> None:
+    reason = browser.why_not()
+    if reason is not None:
+        pytest.skip(f"no browser here: {reason}")
+
+
+def watched(page: Path) -> dict[str, Any]:
+    """What a script beside the page's own sees in two and a half seconds."""
+    text = page.read_text()
+    page.write_text(text.replace("<meta", f"{BEFORE}<meta", 1).replace("</html>", f"{AFTER}</html>"))
+    found = re.search(r'<pre id="seen">(.*?)</pre>', browser.html_after(2.5, page), re.DOTALL)
+    assert found is not None
+    seen: dict[str, Any] = json.loads(html.unescape(found[1]))
+    return seen
+
+
+@pytest.mark.parametrize("people", [1, 2])
+def test_somebody_is_seen_whole_and_moves(tmp_path: Path, people: int) -> None:
+    joints = np.stack([motion(3 + person, 90) + np.array([person, 0, 0]) for person in range(people)])
+    page = tmp_path / "clip.html"
+    page.write_text(render((joints * 1000).astype(np.int16), "somebody"))
+    seen = watched(page)
+    assert seen["wrong"] == []
+    assert all(low >= 0 for low in seen["low"]), "every joint of every frame is inside, however it is turned"
+    assert all(high <= size for high, size in zip(seen["high"], seen["size"]))
+    assert seen["high"][1] - seen["low"][1] > seen["size"][1] / 4, "and large enough to be seen"
+    numbers = [int(text.split(" / ")[0]) for text in seen["frames"] if text]
+    assert {text.split(" / ")[1] for text in seen["frames"] if text} == {"90"}
+    assert len(set(numbers)) >= 5, numbers
+    assert numbers == sorted(numbers), "forwards, in the first three seconds"
+    assert numbers[-1] > 15, "at its own speed: half of it in 1.5 s, on a busy machine a little less"
+    assert len(set(seen["pictures"])) >= 5
+    assert seen["after"]["button"] == "Play"
+    assert seen["after"]["slid"] == "6 / 90"
+    assert seen["after"]["paused"][1] == "6 / 90", "it stands still"
+
+
+def test_two_looks_at_the_page_as_written_show_two_poses(tmp_path: Path) -> None:
+    synthesize("ntu60", tmp_path / "data", clips=4)
+    page = tmp_path / "clip.html"
+    animate(tmp_path / "data", "3", page)
+    pictures = []
+    for seconds in (0.7, 1.6):
+        browser.picture_after(seconds, page, tmp_path / "seen.png")
+        with Image.open(tmp_path / "seen.png") as picture:
+            pictures.append(picture.convert("RGB"))
+    changed = ImageChops.difference(*pictures).getbbox()
+    assert changed is not None
+    for picture in pictures:
+        colours = {colour for count, colour in picture.getcolors(2**20) if count > 50}
+        assert {(43, 123, 214), (18, 63, 115)} <= colours, "left limbs in blue, right ones dark"
+
+
+def test_a_clip_of_one_frame_stands(tmp_path: Path) -> None:
+    page = tmp_path / "clip.html"
+    page.write_text(render((motion(3, 1)[None] * 1000).astype(np.int16), "still"))
+    seen = watched(page)
+    assert seen["wrong"] == []
+    assert set(seen["frames"]) == {"1 / 1"}
