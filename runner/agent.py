@@ -261,6 +261,8 @@ class _Session:
             values["data"]["uri"] = str(self.data)
         if self.config.run.gpus is not None:
             values["hardware"]["device"] = "cuda" if self.config.run.gpus else "cpu"
+        elif self.attempt.container and "device" in self.attempt.container:
+            values["hardware"]["device"] = self.attempt.container["device"]
         if self.attempt.container and self.config.run.cpus and values["hardware"]["cpu_threads"] is None:
             values["hardware"]["cpu_threads"] = math.ceil(self.config.run.cpus)  # a limit that no system call tells
         return values

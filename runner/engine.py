@@ -59,6 +59,7 @@ _REMEDIES = (
         r"HTTP request to an HTTPS server",
         "the engine wants TLS: set DOCKER_TLS_VERIFY=1 and DOCKER_CERT_PATH, a folder with ca.pem, cert.pem and key.pem",
     ),
+    (r"No such container: (\S+)", "container {0} is gone: somebody has removed it"),
     (r"bind source path does not exist: (\S+)", "the engine's machine has no {0}"),
 )
 

@@ -53,8 +53,9 @@ class Attempt:
     (ended without a word; found by another)."""
     host: str = ""
     container: dict[str, str] | None = None
-    """Its container, if it runs in one: ``name``, ``token`` (a label of it), ``engine`` and ``image`` (digest); on an engine of
-    the same machine also ``scratch``, the folder for its files, and ``data``, where it has the data file."""
+    """Its container, if it runs in one: ``name``, ``token`` (a label of it), ``engine`` and ``image`` (digest); ``device``
+    ``cuda`` if it was given a GPU; on an engine of the same machine also ``scratch``, the folder for its files, and ``data``,
+    where it has the data file."""
     env: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     hardware: dict[str, Any] = field(default_factory=dict)

@@ -11,9 +11,7 @@ import signal
 import socket
 import stat
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,10 +21,11 @@ from last_e.datafile import DataError, data_path, is_remote
 from last_e.text import expand, plain
 from runner import containers, machine
 from runner.agent import PREEMPTED_SECONDS, STOP_PATIENCE_SECONDS
-from runner.engine import NO_RUNTIME, SHORT_SECONDS, connect, explain, explained, is_local, patience
+from runner.engine import NO_RUNTIME, SHORT_SECONDS, connect, explained, is_local, patience
 from runner.errors import EngineError, Exit, LastrunError, PausedError, Reason, StoreError, UsageError
 from runner.image import BUILD, code_digest, default_image, lastrun_version
 from runner.job import Job
+from runner.launch.attached import Watch, hand_over
 from runner.signals import LEAVING, handled, interrupt
 from runner.spec import JobSpec
 from runner.store import StoreUri
@@ -72,7 +71,7 @@ class DockerLauncher:
             raise EngineError(
                 f"image {self._image} holds lastrun {found['version']}, this is {lastrun_version()}: {BUILD} makes one of it"
             )
-        if found["driver"] and not self._gpus(client) and not self._wants_cpu():
+        if found["driver"] and not self._wants_cpu() and not self._gpus(client):
             raise EngineError(
                 f"the engine's machine has NVIDIA's driver {found['driver']}, but the engine has no NVIDIA runtime: "
                 f"it would train on the CPU; {NO_RUNTIME}"
@@ -85,7 +84,7 @@ class DockerLauncher:
         asked: list[int] = []
         with handled(asked.append):
             container = self._start(job, arguments)
-            watch = _Watch(container, sys.stderr if quiet else sys.stdout)
+            watch = Watch(container, sys.stderr if quiet else sys.stdout)
             watch.start()
             while watch.is_alive():
                 watch.join(0.1)
@@ -103,7 +102,7 @@ class DockerLauncher:
         except EngineError as error:
             raise _out_of_sight(job, error) from None
 
-    def _exit_code(self, job: Job, container: Any, watch: _Watch) -> int:
+    def _exit_code(self, job: Job, container: Any, watch: Watch) -> int:
         """What the container's end means; where the engine does not tell, as the store has it."""
         token, attempt = container.labels[containers.ATTEMPT_LABEL], None
         with suppress(StoreError):
@@ -124,8 +123,11 @@ class DockerLauncher:
         token = container.labels[containers.ATTEMPT_LABEL]
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
-            with explained(self._image):
-                container.reload()
+            try:
+                with explained():
+                    container.reload()
+            except EngineError as gone:
+                raise _out_of_sight(job, gone) from None
             ended = container.status in ("exited", "dead")  # asked first: it may claim, run and end between two looks
             if any(a.id.endswith(f"-{token}") and a.phase != "claiming" for a in job.attempts()):
                 return
@@ -194,7 +196,9 @@ class DockerLauncher:
         if self._wants_cpu() or self._config.run.gpus is not None:
             return self._config.run.gpus or 0
         driver = is_local(client) and machine.driver_version() is not None
-        return int(driver or self._config.hardware.device == "cuda" or "nvidia" in client.info().get("Runtimes", {}))
+        with explained():
+            runtime = "nvidia" in client.info().get("Runtimes", {})
+        return int(driver or runtime or self._config.hardware.device == "cuda")
 
     # --- starting ------------------------------------------------------------------------------------------------------
 
@@ -210,7 +214,8 @@ class DockerLauncher:
 
     def _started(self, job: Job, arguments: list[str]) -> Any:
         client = connect()
-        containers.sweep(client, str(os.getuid()))
+        with explained():
+            containers.sweep(client, str(os.getuid()))
         job.state()
         containers.mark_dead_processes(job)
         uri, _ = StoreUri.parse(job.uri).parent()
@@ -232,6 +237,8 @@ class DockerLauncher:
                     "engine": client.info()["ID"],
                     "image": next(iter(image.attrs.get("RepoDigests") or []), image.id),
                 }
+                if self._gpus(client):
+                    about["device"] = "cuda"
                 if is_local(client):
                     about["scratch"] = str(self._scratch(make=True))
                     if data := self._data(client):
@@ -247,7 +254,7 @@ class DockerLauncher:
                     **options,
                 )
                 container = client.containers.get(made["Id"])
-                _hand_over(client, made["Id"], container.start, self._given(client, uri))
+                hand_over(client, made["Id"], container.start, self._given(client, uri))
             except BaseException:
                 with patience(client, SHORT_SECONDS), suppress(LastrunError), explained():
                     containers.discard(client, f"{containers.ATTEMPT_LABEL}={token}")
@@ -370,64 +377,11 @@ class DockerLauncher:
         return {"variables": variables, "files": files}
 
 
-def _hand_over(client: DockerClient, container: str, start: Any, given: dict[str, dict[str, str]]) -> None:
-    """Start a container and write variables and files to its standard input: what the engine were told, it would keep in a
-    file and show to everybody who may ask it."""
-    stream = client.api.attach_socket(container, {"stdin": 1, "stream": 1})
-    connection = getattr(stream, "_sock", stream)  # an engine on this machine is read and written through another object
-    try:
-        start()
-        connection.sendall(json.dumps(given).encode() + b"\n")
-    except OSError as error:
-        raise EngineError(f"the container ended before it took its variables ({error.strerror or error})") from None
-    finally:
-        stream.close()
-        connection.close()
-
-
-class _Watch(threading.Thread):
-    """Copies a container's output until it ends, and then knows how. On a thread of its own: an engine that hangs is not to
-    keep us from hearing signals."""
-
-    def __init__(self, container: Any, out: Any) -> None:
-        super().__init__(name="container", daemon=True)
-        self._container, self._out = container, out
-        self.code = 0
-        self.error: EngineError | None = None
-
-    def run(self) -> None:
-        """Until the container ends, or the engine does not tell of it any more: then ``error`` says why."""
-        try:
-            with explained():
-                self._show()
-                self.code = int(self._container.wait(timeout=None)["StatusCode"])
-        except OSError as error:
-            self.error = EngineError(explain(error))
-        except EngineError as error:
-            self.error = error
-
-    def _show(self) -> None:
-        for piece in _pieces(self._container):
-            try:
-                self._out.write(piece)
-                self._out.flush()
-            except OSError:  # a reader of ours that goes away does not stop the container
-                return
-
-
 def _out_of_sight(job: Job, error: EngineError) -> EngineError:
     return EngineError(
-        f"{error}. {job.id} may go on in its container: lastrun status {job.reference} tells, lastrun stop {job.reference} has "
-        "it save and end"
+        f"{error}. lastrun status {job.reference} tells what becomes of the job; if it goes on, lastrun stop {job.reference} "
+        "has it save and end"
     )
-
-
-def _pieces(container: Any) -> Iterator[str]:
-    import codecs
-
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    for piece in container.logs(stream=True, follow=True):
-        yield decoder.decode(piece)
 
 
 def _inside(path: str | Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -22,7 +23,7 @@ from runner.job import Attempt, Job
 from runner.store.directory import DirectoryStore
 from tests.conftest import Cli
 from tests.docker_engine import BASE, Engine
-from tests.jobs import LONGER, assert_same, some_step_is_stored
+from tests.jobs import LONGER, assert_same, jobs_in, some_step_is_stored
 
 pytestmark = [pytest.mark.xdist_group("docker"), pytest.mark.slow, pytest.mark.usefixtures("clean_engine")]
 DOCKER = ("--launcher", "docker")
@@ -44,7 +45,7 @@ def test_a_command_can_be_left_while_the_engine_hangs(
         assert time.monotonic() - began < 2 * SHORT_SECONDS
         assert code == 6, out
         assert "does not answer in time" in out
-        assert f"lastrun stop {current.job.id} has it save and end" in out
+        assert f"if it goes on, lastrun stop {current.job.id} has it save and end" in out
         began = time.monotonic()
         assert cli("stop", current.job.id).returncode in (0, 2)  # it asks through the store, which needs no engine
         assert time.monotonic() - began < 3 * SHORT_SECONDS
@@ -251,6 +252,20 @@ def test_a_machine_with_a_gpu_never_trains_on_its_cpu_by_itself(tiny: Path, tmp_
     for setting in ("run.gpus=0", "hardware.device=cpu"):
         done = with_driver(tmp_path, [*submit, "--set", setting], clean_env)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_an_attempt_that_was_given_a_gpu_does_not_train_without(cli: Cli, tiny: Path, clean_env: dict[str, str]) -> None:
+    """As with an image whose torch is a build for the CPU."""
+    current = cli("submit", tiny, "--detach", "--json", *LONG)
+    assert current.returncode == 0
+    (job,) = jobs_in(DirectoryStore(Path(clean_env["LASTRUN_STORE"])))
+    assert cli("stop", job.id, "--now").returncode == 0
+    wait_until(lambda: job.state()[0].value == "stopped")
+    about = {"name": "n", "token": "aabbccdd", "engine": "e", "image": "i", "device": "cuda"}
+    done = cli("attempt", job.uri, LASTRUN_CONTAINER=json.dumps(about), CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 6, done.stdout + done.stderr
+    assert "finds no GPU" in done.stdout
+    assert job.attempts()[-1].reason == "no_gpu"
 
 
 def test_a_gpu_that_only_the_container_can_see_is_not_passed_over(engine: Engine, cli: Cli, tiny: Path) -> None:
