@@ -54,7 +54,7 @@ class Engine:
             self.tls_host = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
         self.wheels = folder / "wheels"
         self.client: Any = None
-        self._bridge = f"lastrun{os.getpid() % 10**8}"
+        self._bridge: str | None = None
         self._daemon: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -64,6 +64,7 @@ class Engine:
             CannotStart: there is no network, or the system does not let a container engine run.
         """
         # A bridge of its own and no rules of the firewall: another engine of this machine is not to notice.
+        self._bridge = f"lastrun{os.getpid() % 10**8}"
         _call("ip", "link", "add", "name", self._bridge, "type", "bridge")
         _call("ip", "address", "add", NETWORK, "dev", self._bridge)
         _call("ip", "link", "set", self._bridge, "up")
@@ -137,7 +138,8 @@ class Engine:
             except subprocess.TimeoutExpired:
                 self._daemon.kill()
                 self._daemon.wait()
-        subprocess.run(["ip", "link", "delete", self._bridge], capture_output=True, check=False)
+        if self._bridge is not None:  # a second engine has none of its own, and is not to take the first one's
+            subprocess.run(["ip", "link", "delete", self._bridge], capture_output=True, check=False)
         for line in Path("/proc/mounts").read_text().splitlines():  # it leaves the mark of its network behind
             if line.split()[1].startswith(f"{self.folder}/"):
                 subprocess.run(["umount", "-l", line.split()[1]], check=False)
