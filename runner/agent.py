@@ -92,7 +92,10 @@ def run_attempt(
 
 def _scratch_root(config: JobSpec) -> Path:
     """The folder for the attempt's files, seen to be usable before the job is claimed."""
-    root = expand(config.hardware.scratch_root or tempfile.gettempdir())
+    inside = machine.container()
+    # In a container the launcher has seen to it: the path, perhaps with a ~, is one of the machine around it.
+    chosen = config.hardware.scratch_root if inside is None else inside.get("scratch")
+    root = expand(chosen or tempfile.gettempdir())
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=root):
@@ -183,7 +186,9 @@ class _Session:
     def _train(self, scratch: Path) -> tuple[Reason, str]:
         """Train from the newest checkpoint that the trainer can make something of."""
         self.job.sweep_unfinished()
-        if is_remote(self.config.data.uri):
+        if mounted := (self.attempt.container or {}).get("data"):
+            self.data = Path(mounted)
+        elif is_remote(self.config.data.uri):
             try:
                 options = self._bucket_options()
                 self.data = fetch_data(str(self.config.data.uri), options=options, say=self._say, stop=self._stop_while_waiting)
@@ -277,6 +282,8 @@ class _Session:
             values["data"]["uri"] = str(self.data)
         if self.config.run.gpus is not None:
             values["hardware"]["device"] = "cuda" if self.config.run.gpus else "cpu"
+        elif self.attempt.container and "device" in self.attempt.container:
+            values["hardware"]["device"] = self.attempt.container["device"]
         if self.attempt.container and self.config.run.cpus and values["hardware"]["cpu_threads"] is None:
             values["hardware"]["cpu_threads"] = math.ceil(self.config.run.cpus)  # a limit that no system call tells
         return values

@@ -113,6 +113,7 @@ def resume(
     from runner.errors import ClaimedError, State, UsageError
     from runner.job import find_job
     from runner.launch import make_launcher
+    from runner.resolve import absolute_settings
 
     found = find_job(job, store)
     resolved, changes = _resolve_again(found, env, set_, allow_change, launcher)
@@ -137,7 +138,7 @@ def resume(
         console.print_changes(changes)
     arguments = [*(["--takeover"] if takeover else []), *([] if env is None else ["--env", env])]
     arguments += [] if launcher is None else ["--launcher", launcher]
-    for word in set_ or []:
+    for word in absolute_settings(set_ or []):
         arguments += ["--set", word]
     for word in allow_change or []:
         arguments += ["--allow-change", word]
@@ -353,7 +354,7 @@ def attempt(
     allow_change: AllowOption = None,
     takeover: TakeoverOption = False,
     launcher: LauncherOption = None,
-    read_env: Annotated[bool, typer.Option("--read-env", help="read variables from standard input, a JSON object")] = False,
+    read_env: Annotated[bool, typer.Option("--read-env", help="read variables and files from standard input, as JSON")] = False,
 ) -> None:
     """Run one attempt of a job on this machine; launchers call this."""
     if read_env:
@@ -364,7 +365,10 @@ def attempt(
             from runner.errors import UsageError
 
             raise UsageError("standard input ended before the variables came")
-        os.environ.update(loads(line))
+        given = loads(line)
+        for path, text in given["files"].items():
+            Path(path).write_text(text)
+        os.environ.update(given["variables"])
     from last_e.console import ConsoleSink
     from runner.agent import run_attempt
     from runner.job import Job

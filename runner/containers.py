@@ -1,15 +1,22 @@
-"""How containers of attempts ended, as the engine knows it, when the attempts could not say so themselves."""
+"""How containers of attempts ended, as the engine knows it, when the attempts could not say so themselves; and containers for
+a look into an image."""
 
 from __future__ import annotations
 
+import os
+import secrets
 import time
 from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from last_e.redact import redact
 from runner import machine
+from runner.engine import SHORT_SECONDS, connect, explained, patience
 from runner.errors import LastrunError, Reason
 from runner.job import Attempt, Job
+from runner.signals import handled, interrupt
 from runner.store import open_store
 
 if TYPE_CHECKING:
@@ -18,7 +25,49 @@ if TYPE_CHECKING:
 JOB_LABEL, STORE_LABEL, USER_LABEL = "lastrun.job", "lastrun.store", "lastrun.user"
 ATTEMPT_LABEL = "lastrun.attempt"
 """The token that ends the attempt's ID; the number before it is not known when a container is made."""
+TRIAL_LABEL = "lastrun.trial"
+PROGRAM = ["python", "-m", "runner"]
+TRIAL_SECONDS = 300.0
+FORGOTTEN_SECONDS = 3600.0
+"""A trial, or a container that was never started, is nobody's any more after this time."""
 _KILLED = 128 + 9
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How a trial container ended, and what it said."""
+
+    code: int
+    out_of_memory: bool
+    out: bytes
+    errors: bytes
+
+
+def trial(client: DockerClient, image: str, words: list[str], **options: Any) -> Trial:
+    """Run ``lastrun WORDS`` in a container of which nothing stays, also when this is interrupted.
+
+    Raises:
+        docker.errors.DockerException, requests.RequestException: the engine's; see :func:`~runner.engine.explained`.
+    """
+    from docker.errors import DockerException
+    from requests import RequestException
+
+    user = f"{USER_LABEL}={os.getuid()}"
+    _sweep_forgotten(client, user)
+    token = secrets.token_hex(8)
+    labels = {TRIAL_LABEL: token, USER_LABEL: str(os.getuid())}
+    with handled(interrupt):
+        try:
+            made = client.api.create_container(image, words, entrypoint=PROGRAM, labels=labels, **options)
+            container = client.containers.get(made["Id"])
+            container.start()
+            code = int(container.wait(timeout=TRIAL_SECONDS)["StatusCode"])
+            container.reload()
+            killed = bool(container.attrs["State"]["OOMKilled"])
+            return Trial(code, killed, container.logs(stderr=False), container.logs(stdout=False))
+        finally:  # by its label: it may be there although we have not heard of it
+            with patience(client, SHORT_SECONDS), suppress(DockerException, RequestException):
+                discard(client, f"{TRIAL_LABEL}={token}")
 
 
 def settle(job: Job, attempts: list[Attempt]) -> list[Attempt]:
@@ -51,11 +100,33 @@ def mark_dead_processes(job: Job) -> None:
 
 
 def sweep(client: DockerClient, user: str) -> None:
-    """Remove this user's containers that have ended, once all that they knew is in the store."""
-    filters = {"status": ["exited", "dead"], "label": [JOB_LABEL, f"{USER_LABEL}={user}"]}
+    """Remove this user's containers that have ended, once all that they knew is in the store, and what was forgotten."""
+    label = f"{USER_LABEL}={user}"
+    filters = {"status": ["exited", "dead"], "label": [JOB_LABEL, label]}
     for container in client.containers.list(all=True, filters=filters, ignore_removed=True):
         with suppress(LastrunError):
             remove_if_told(Job(open_store(container.labels[STORE_LABEL]), container.labels[JOB_LABEL]), container)
+    _sweep_forgotten(client, label)
+
+
+def _sweep_forgotten(client: DockerClient, user: str) -> None:
+    """Remove what commands that were killed left behind: trials, and containers that were never started."""
+    now = _time(client.info()["SystemTime"])
+    for filters in ({"label": [TRIAL_LABEL, user]}, {"label": [JOB_LABEL, user], "status": "created"}):
+        for container in client.containers.list(all=True, filters=filters, ignore_removed=True):
+            if now - _time(container.attrs["Created"]) > FORGOTTEN_SECONDS:
+                remove(container, force=True)
+
+
+def _time(text: str) -> float:
+    """An engine's time, to the second."""
+    return datetime.fromisoformat(f"{text[:19]}+00:00").timestamp()
+
+
+def discard(client: DockerClient, label: str) -> None:
+    """Remove all that carries a label, whatever it does."""
+    for container in client.containers.list(all=True, filters={"label": label}, ignore_removed=True):
+        remove(container, force=True)
 
 
 def remove_if_told(job: Job, container: Any) -> None:
@@ -66,19 +137,17 @@ def remove_if_told(job: Job, container: Any) -> None:
         remove(container)
 
 
-def remove(container: Any) -> None:
-    """Remove an ended container; somebody else may have been faster."""
+def remove(container: Any, force: bool = False) -> None:
+    """Remove a container that has ended, or by ``force`` any; somebody else may have been faster."""
     from docker.errors import APIError
 
     with suppress(APIError):
-        container.remove(v=True)
+        container.remove(v=True, force=force)
 
 
 def _settled(job: Job, attempt: Attempt, known: dict[str, str]) -> Attempt:
-    from runner.engine import connect, explained
-
     client = connect()
-    with explained():
+    with patience(client, SHORT_SECONDS), explained():
         if client.info()["ID"] != known.get("engine"):
             return attempt
         found = client.containers.list(

@@ -16,8 +16,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from last_e.redact import secret_in
 from last_e.text import plain
 from runner import machine
+from runner.containers import trial
 from runner.engine import connect, explained, is_local
 from runner.errors import EngineError, UsageError
 
@@ -87,7 +89,14 @@ def build(
         raise UsageError(f"--wheels: no *.whl in {wheels}: pip download -d {wheels} -c constraints.txt '.[train]' hatchling")
     if ca_bundle is not None and not ca_bundle.is_file():
         raise UsageError(f"--ca-bundle: no file {ca_bundle}")
-    certificates = ca_bundle or next((Path(os.environ[name]) for name in _CERTIFICATES if os.environ.get(name)), None)
+    for name in _INDEXES:  # the builder keeps what it is told of these, but for a proxy's
+        if secret_in("", os.environ.get(name)) is not None:
+            raise UsageError(
+                f"{name} holds a password, which the builder would keep: build without it, from a folder of packages "
+                "(pip download -d DIR -c constraints.txt '.[train]' hatchling, then --wheels DIR)"
+            )
+    files = [Path(os.environ[name]) for name in _CERTIFICATES if os.environ.get(name)]
+    certificates = ca_bundle or next((file for file in files if file.is_file()), None)  # some take a folder as well
     arguments = {"VERSION": lastrun_version(), "REVISION": _revision(clone)}
     arguments |= {name: os.environ[name] for name in _PROXIES if os.environ.get(name)}
     arguments |= {name: os.environ[name] for name in _INDEXES if os.environ.get(name, "").startswith("http")}
@@ -135,7 +144,6 @@ def check(name: str | None) -> dict[str, Any]:
         image = client.images.get(name)
         found = _look_into(client, image.id)
     labels = image.labels or {}
-    driver = machine.driver_version() if is_local(client) else None
     facts = {
         "image": name,
         "id": image.id,
@@ -143,7 +151,7 @@ def check(name: str | None) -> dict[str, Any]:
         "size": image.attrs["Size"],
         "base": labels.get("org.opencontainers.image.base.name"),
         "revision": labels.get("org.opencontainers.image.revision"),
-        "driver": driver,
+        "driver": None,
         **found,
     }
     facts["problems"] = list(_problems(facts, lastrun_version(), code_digest()))
@@ -163,7 +171,8 @@ def probe(torch: bool) -> dict[str, Any]:
                 f"not enough shared memory in the container ({shm.f_bavail * shm.f_frsize >> 10} KiB): at least "
                 f"{SHM_BYTES >> 20}m is needed; set run.shm_size"
             )
-    found: dict[str, Any] = {"version": lastrun_version(), "code": code_digest()}
+    # The kernel's /proc tells of the driver in every container, whether it was given a GPU or not.
+    found: dict[str, Any] = {"version": lastrun_version(), "code": code_digest(), "driver": machine.driver_version()}
     if torch:
         done = subprocess.run([sys.executable, "-m", "last_e.gpu"], capture_output=True, text=True, check=False)
         lines = done.stdout.splitlines()
@@ -198,27 +207,18 @@ def _problems(facts: dict[str, Any], version: str, code: str) -> Iterator[str]:
 def _look_into(client: DockerClient, image: str) -> dict[str, Any]:
     from docker.types import DeviceRequest
 
-    gpu = "nvidia" in client.info().get("Runtimes", {})
-    container = client.containers.create(
-        image,
-        ["probe", "--torch"],
-        entrypoint=["python", "-m", "runner"],
+    gpu = "nvidia" in client.info().get("Runtimes", {}) or (is_local(client) and machine.driver_version() is not None)
+    host = client.api.create_host_config(
         network_mode="none",
-        use_config_proxy=False,
         cap_drop=["ALL"],
         security_opt=["no-new-privileges:true"],
         device_requests=[DeviceRequest(count=-1, capabilities=[["gpu"]])] if gpu else None,
     )
+    done = trial(client, image, ["probe", "--torch"], host_config=host, use_config_proxy=False)
     try:
-        container.start()
-        container.wait()
-        out, errors = container.logs(stderr=False), container.logs(stdout=False)
-    finally:
-        container.remove(force=True, v=True)
-    try:
-        return dict(json.loads(out))
+        return dict(json.loads(done.out))
     except ValueError:
-        words = plain(errors.decode(errors="replace")).strip().splitlines() or ["it says nothing"]
+        words = plain(done.errors.decode(errors="replace")).strip().splitlines() or ["it says nothing"]
         raise EngineError(f"the image holds no lastrun ({words[-1]}): {BUILD} makes one that does") from None
 
 

@@ -28,7 +28,7 @@ from last_e.metrics import read_metrics
 from runner import machine
 from runner.errors import DamagedObjectError, MissingKeyError, NoSuchJobError, Reason, State, StoreError, UsageError
 from runner.store import Store, StoreUri, default_store, open_store
-from runner.sync import Outbox
+from runner.sync import OPEN_PHASES, Outbox
 
 FORMAT = 1
 INDEX = ".index/"
@@ -53,7 +53,9 @@ class Attempt:
     (ended without a word; found by another)."""
     host: str = ""
     container: dict[str, str] | None = None
-    """Its container, if it runs in one: ``name``, ``token`` (a label of it), ``engine`` and ``image`` (digest)."""
+    """Its container, if it runs in one: ``name``, ``token`` (a label of it), ``engine`` and ``image`` (digest); ``device``
+    ``cuda`` if it was given a GPU; on an engine of the same machine also ``scratch``, the folder for its files, and ``data``,
+    where it has the data file."""
     env: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     hardware: dict[str, Any] = field(default_factory=dict)
@@ -83,7 +85,7 @@ class Attempt:
     @property
     def open(self) -> bool:
         """Whether it claims the job, or did when it was last heard of."""
-        return self.phase in ("claiming", "running")
+        return self.phase in OPEN_PHASES
 
 
 @dataclass(frozen=True)

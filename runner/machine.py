@@ -65,7 +65,7 @@ CONTAINER_VARIABLE = "LASTRUN_CONTAINER"
 
 
 def container() -> dict[str, str] | None:
-    """The container that this process runs in, as its launcher named it; None outside of one."""
+    """The container that this process runs in, as its launcher named it (:class:`runner.job.Attempt` has it); None outside."""
     text = os.environ.get(CONTAINER_VARIABLE)
     return None if text is None else {name: str(value) for name, value in json.loads(text).items()}
 

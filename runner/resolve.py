@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable
@@ -30,8 +31,8 @@ def resolve_spec(path: Path, env: str | None, settings: Iterable[str], launcher:
     spec, file_problems = load_file(path)
     flags = _flags(env, launcher)
     sets, set_problems = set_layer(settings)
-    _absolute_data(spec, path.absolute().parent)
-    _absolute_data(sets, Path.cwd())
+    _make_absolute(spec, path.absolute().parent)
+    _make_absolute(sets, Path.cwd())
     problems = [*file_problems, *set_problems]
     if not file_problems:
         given = {*spec, *sets}
@@ -56,16 +57,25 @@ def _flags(env: str | None, launcher: str | None) -> Layer:
     return {key: Entry(value, Origin(flag)) for key, (value, flag) in given.items() if value is not None}
 
 
-def _absolute_data(layer: Layer, folder: Path) -> None:
-    """A relative ``data.uri`` is meant from where it was written: the job file's folder, or the current one for ``--set``."""
-    entry = layer.get("data.uri")
-    if (
-        entry is not None
-        and isinstance(entry.value, str)
-        and "://" not in entry.value
-        and entry.value[:1] not in ("/", "~", "")
-    ):
-        layer["data.uri"] = Entry(str(folder / entry.value), entry.origin)
+_PATHS = ("data.uri", "hardware.data_root", "hardware.scratch_root", "store.ca_bundle")
+
+
+def _make_absolute(layer: Layer, folder: Path) -> None:
+    """A relative path is meant from where it was written: the job file's folder, or the current one for ``--set``. An attempt
+    in a container has another current folder."""
+    for key in _PATHS:
+        entry = layer.get(key)
+        text = entry.value if entry is not None and isinstance(entry.value, str) else ""
+        if entry is not None and "://" not in text and text[:1] not in ("/", "~", ""):
+            layer[key] = Entry(str(folder / text), entry.origin)
+
+
+def absolute_settings(settings: Iterable[str]) -> list[str]:
+    """``--set`` words that mean the same in any folder."""
+    words = list(settings)
+    before, after = set_layer(words)[0], set_layer(words)[0]
+    _make_absolute(after, Path.cwd())
+    return [*words, *(f"{key}={json.dumps(after[key].value)}" for key in _PATHS if key in after and after[key] != before[key])]
 
 
 _EXAMPLES = {"model": "nano_e_v3", "dataset": "irds"}
@@ -102,6 +112,7 @@ def resolve_attempt(
             job[key] = Entry(value, Origin(f"job ({origins.get(key, 'default')})"))
     flags = _flags(env, launcher)
     sets, problems = set_layer(settings)
+    _make_absolute(sets, Path.cwd())
     resolved = resolve([job, flags, sets], JobSpec, problems)
     after = resolved.items()
     found = [change for change in changes(config, after) if change.key in after]

@@ -6,6 +6,7 @@ The outbox mirrors the store's keys, so that what is left of it when a session e
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 import re
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from last_e.manifest import MANIFEST
-from runner.errors import StoreError
+from runner.errors import MissingKeyError, StoreError
 from runner.store import Store
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
 KEY = re.compile(r"[^/]+/(attempts|checkpoints)/[^/]+/.")
 """What an outbox holds; anything else in its folder is none of ours, and what is sent is deleted."""
+OPEN_PHASES = ("claiming", "running")
+"""Phases of an attempt that has not ended, as far as its record tells."""
 LAG_WARNING_SECONDS = 60.0
 """A checkpoint that has waited longer than this is told of: what is only here is lost if the machine is."""
 
@@ -177,7 +180,8 @@ def leftovers(job: Job, folder: Path) -> list[Path]:
 def send_leftovers(store: Store, folder: Path) -> int:
     """Send what waits in an outbox's folder and delete it there; returns how many objects went.
 
-    A checkpoint whose manifest is not there was never finished: it is left out.
+    A checkpoint whose manifest is not there was never finished: it is left out. So is an attempt's record from when it ran, if
+    the store knows how it ended: somebody has found it dead meanwhile.
 
     Raises:
         StoreError: the store does not take it; nothing that it has not taken is deleted.
@@ -188,10 +192,28 @@ def send_leftovers(store: Store, folder: Path) -> int:
     for key in keys:
         if "/checkpoints/" in key and key.rpartition("/")[0] not in whole:
             continue
+        if key.endswith("/attempt.json") and _runs((folder / key).read_bytes()) and _settled(store, key):
+            (folder / key).unlink()
+            continue
         store.put_file(key, folder / key)
         (folder / key).unlink()
         sent += 1
     return sent
+
+
+def _settled(store: Store, key: str) -> bool:
+    try:
+        return not _runs(store.get(key))
+    except MissingKeyError:
+        return False
+
+
+def _runs(record: bytes) -> bool:
+    """Whether an attempt's record tells of no end; of one that is damaged nobody knows."""
+    try:
+        return bool(json.loads(record)["phase"] in OPEN_PHASES)
+    except (ValueError, KeyError, TypeError):
+        return True
 
 
 def waiting(folder: Path) -> list[str]:

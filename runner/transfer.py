@@ -65,6 +65,7 @@ def sync_job(job: Job, outbox: Path | None) -> int:
     job.state()  # an attempt whose container has ended does not count as alive
     scratch = job.record()["config"].get("hardware.scratch_root")
     places = {Path(tempfile.gettempdir()), container_scratch(), *([expand(scratch)] if scratch else [])}
+    places |= {Path(a.container["scratch"]) for a in job.attempts() if a.container and "scratch" in a.container}
     sent = 0
     for folder in [leftover for place in places for leftover in leftovers(job, place)]:
         sent += send_leftovers(job.store, folder / "outbox")

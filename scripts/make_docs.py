@@ -24,6 +24,9 @@ first: the recipe, the model variant, the data set, the environment profile, the
 A key marked *pinned* decides learning: it is fixed when a job begins, and `resume` refuses to change it unless
 `--allow-change KEY` is given. Of `training.batch_size` and `training.gradient_accumulation_steps` only the product is pinned.
 
+A relative path in `data.uri`, `hardware.data_root`, `hardware.scratch_root` or `store.ca_bundle` is meant from where it is
+written: the job file's folder, for `--set` the current one; `~` is the home folder of whoever runs the job.
+
 YAML is read strictly: `1e-4` is a number, only `true` and `false` are truth values, a key may stand once, there are no aliases.
 """
 

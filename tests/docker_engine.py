@@ -6,10 +6,12 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,8 @@ from typing import Any
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
-PROGRAMS = ("dockerd", "docker-init", "debootstrap", "ip")
-DEBIAN_PACKAGES = ("docker.io", "debootstrap", "iptables", "iproute2")
+PROGRAMS = ("dockerd", "docker-init", "debootstrap", "ip", "openssl")
+DEBIAN_PACKAGES = ("docker.io", "debootstrap", "iptables", "iproute2", "openssl")
 NETWORK = "172.31.253.1/24"
 BASE = "lastrun-test-base"
 DEBIAN, PYTHON = "bookworm", "3.11"
@@ -41,14 +43,18 @@ def why_not() -> str | None:
 
 
 class Engine:
-    """The engine, in ``folder`` (a short path: its socket lies there)."""
+    """The engine, in ``folder`` (a short path: its socket lies there). It also listens on TCP, for who has the certificates in
+    ``folder/tls``."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.host = f"unix://{folder}/docker.sock"
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            self.tls_host = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
         self.wheels = folder / "wheels"
         self.client: Any = None
-        self._bridge = f"lastrun{os.getpid() % 10**8}"
+        self._bridge: str | None = None
         self._daemon: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -57,14 +63,27 @@ class Engine:
         Raises:
             CannotStart: there is no network, or the system does not let a container engine run.
         """
-        from docker import DockerClient
-
         # A bridge of its own and no rules of the firewall: another engine of this machine is not to notice.
+        self._bridge = f"lastrun{os.getpid() % 10**8}"
         _call("ip", "link", "add", "name", self._bridge, "type", "bridge")
         _call("ip", "address", "add", NETWORK, "dev", self._bridge)
         _call("ip", "link", "set", self._bridge, "up")
-        words = ["--data-root", f"{self.folder}/data", "--exec-root", f"{self.folder}/exec"]
-        words += ["--bridge", self._bridge, "--iptables=false", "--ip6tables=false", "--ip-masq=false"]
+        tls = self.folder / "tls"
+        tls.mkdir()
+        names = ("-nodes", "-days", "30", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1")
+        _call("openssl", "req", "-x509", "-newkey", "rsa:2048", *names, "-keyout", f"{tls}/key.pem", "-out", f"{tls}/cert.pem")
+        shutil.copy(tls / "cert.pem", tls / "ca.pem")
+        files = ("--tlscacert", f"{tls}/ca.pem", "--tlscert", f"{tls}/cert.pem", "--tlskey", f"{tls}/key.pem")
+        self.start_daemon("--bridge", self._bridge, "-H", self.tls_host, "--tlsverify", *files)
+        self._import_base()
+        self._download()
+
+    def start_daemon(self, *words: str) -> None:
+        """The engine alone, with nothing in it."""
+        from docker import DockerClient
+
+        words = ("--data-root", f"{self.folder}/data", "--exec-root", f"{self.folder}/exec", *words)
+        words += ("--iptables=false", "--ip6tables=false", "--ip-masq=false")
         with (self.folder / "dockerd.log").open("wb") as log:
             self._daemon = subprocess.Popen(
                 ["dockerd", *words, "-H", self.host, "--pidfile", f"{self.folder}/docker.pid"],
@@ -79,8 +98,16 @@ class Engine:
                 raise CannotStart(f"dockerd: {_last_line((self.folder / 'dockerd.log').read_text())}")
             time.sleep(0.1)
         self.client = DockerClient(self.host)
-        self._import_base()
-        self._download()
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """For a while it takes calls, but answers none; its containers run on."""
+        assert self._daemon is not None
+        self._daemon.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._daemon.send_signal(signal.SIGCONT)
 
     def _import_base(self) -> None:
         rootfs, archive = self.folder / "rootfs", self.folder / "rootfs.tar"
@@ -111,7 +138,8 @@ class Engine:
             except subprocess.TimeoutExpired:
                 self._daemon.kill()
                 self._daemon.wait()
-        subprocess.run(["ip", "link", "delete", self._bridge], capture_output=True, check=False)
+        if self._bridge is not None:  # a second engine has none of its own, and is not to take the first one's
+            subprocess.run(["ip", "link", "delete", self._bridge], capture_output=True, check=False)
         for line in Path("/proc/mounts").read_text().splitlines():  # it leaves the mark of its network behind
             if line.split()[1].startswith(f"{self.folder}/"):
                 subprocess.run(["umount", "-l", line.split()[1]], check=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import ipaddress
 import json
 import os
@@ -12,9 +12,8 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -22,10 +21,12 @@ from last_e.datafile import DataError, data_path, is_remote
 from last_e.text import expand, plain
 from runner import containers, data_cache, machine
 from runner.agent import PREEMPTED_SECONDS, STOP_PATIENCE_SECONDS
-from runner.engine import connect, explained, is_local
-from runner.errors import EngineError, Exit, LastrunError, StoreError, UsageError
+from runner.engine import NO_RUNTIME, SHORT_SECONDS, connect, explained, is_local, patience
+from runner.errors import EngineError, Exit, LastrunError, PausedError, Reason, StoreError, UsageError
 from runner.image import BUILD, code_digest, default_image, lastrun_version
 from runner.job import Job
+from runner.launch.attached import Watch, hand_over
+from runner.signals import LEAVING, handled, interrupt
 from runner.spec import JobSpec
 from runner.store import StoreUri
 
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
     from docker import DockerClient
 
 HOME = "/cache"
-"""The home folder inside: prepared data, compiled kernels and the like stay in a volume there."""
+"""The home folder inside: downloaded data, compiled kernels and the like stay in a volume there."""
+DATA = "/data"
+"""Where the data file is mounted. Not in the volume: what a file is mounted on stays there, empty, when the file is gone."""
 STOP_SECONDS = int(STOP_PATIENCE_SECONDS + PREEMPTED_SECONDS) + 5
 """What ``docker stop`` allows before it kills: a save and a drain."""
 START_SECONDS = 60.0
@@ -44,7 +47,7 @@ STORE_VARIABLES = (
 )
 """What a bucket needs: naming one as the store names these, too."""
 _FILE_VARIABLES = ("AWS_CA_BUNDLE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE")
-_AWS_FILES = ("~/.aws/config", "~/.aws/credentials")
+_AWS_FILES = {"AWS_CONFIG_FILE": "~/.aws/config", "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials"}
 
 
 class DockerLauncher:
@@ -68,37 +71,51 @@ class DockerLauncher:
             raise EngineError(
                 f"image {self._image} holds lastrun {found['version']}, this is {lastrun_version()}: {BUILD} makes one of it"
             )
+        if found["driver"] and not self._wants_cpu() and not self._gpus(client):
+            raise EngineError(
+                f"the engine's machine has NVIDIA's driver {found['driver']}, but the engine has no NVIDIA runtime: "
+                f"it would train on the CPU; {NO_RUNTIME}"
+            )
         if found["code"] != code_digest():
             print(f"note: image {self._image} was built from other code than this; {BUILD} renews it", file=sys.stderr)
 
     def run(self, job: Job, arguments: list[str], *, quiet: bool) -> int:
         """See :class:`~runner.launch.Launcher`."""
-        held: list[Any] = []
-        early: list[int] = []
+        asked: list[int] = []
+        with handled(asked.append):
+            container = self._start(job, arguments)
+            watch = Watch(container, sys.stderr if quiet else sys.stdout)
+            watch.start()
+            while watch.is_alive():
+                watch.join(0.1)
+                while asked:
+                    self._hand_on(job, container, asked.pop(0))
+        return self._exit_code(job, container, watch)
 
-        def hand_on(signum: int, frame: FrameType | None) -> None:
-            if not held:
-                early.append(signum)  # there is nobody yet to hand it to
-                return
-            with contextlib.suppress(LastrunError), explained():
-                held[0].kill(signal.Signals(signum).name)
+    def _hand_on(self, job: Job, container: Any, signum: int) -> None:
+        """Give a signal of ours to the attempt; an engine that does not take it is not waited for."""
+        from docker.errors import APIError
 
-        before = {signum: signal.signal(signum, hand_on) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
         try:
-            held.append(self._start(job, arguments))
-            for signum in early:
-                hand_on(signum, None)
-            with explained(self._image):
-                _show(held[0], sys.stderr if quiet else sys.stdout)
-                code = int(held[0].wait(timeout=None)["StatusCode"])
-        finally:
-            for signum, handler in before.items():
-                signal.signal(signum, handler)
-        with contextlib.suppress(StoreError):
-            containers.remove_if_told(job, held[0])
-        if code - 128 in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) and code != Exit.INTERRUPTED_TWICE:
-            return Exit.PAUSED  # before the attempt had claimed the job
-        return code if code in Exit._value2member_map_ else Exit.FAILED
+            with patience(container.client, SHORT_SECONDS), explained(), suppress(APIError):  # it has ended
+                container.kill(signal.Signals(signum).name)
+        except EngineError as error:
+            raise _out_of_sight(job, error) from None
+
+    def _exit_code(self, job: Job, container: Any, watch: Watch) -> int:
+        """What the container's end means; where the engine does not tell, as the store has it."""
+        token, attempt = container.labels[containers.ATTEMPT_LABEL], None
+        with suppress(StoreError):
+            attempt = next((a for a in job.attempts() if a.id.endswith(f"-{token}")), None)
+        if watch.error is not None:
+            if attempt is None or attempt.open:
+                raise _out_of_sight(job, watch.error)
+            return Reason(attempt.reason).ending.exit_code if attempt.reason else Exit.FAILED
+        with suppress(LastrunError), patience(container.client, SHORT_SECONDS), explained():
+            containers.remove_if_told(job, container)
+        if watch.code - 128 in LEAVING and (attempt is None or attempt.phase == "claiming"):
+            return Exit.PAUSED  # it had not taken the job yet: nothing is lost
+        return watch.code if watch.code in Exit._value2member_map_ else Exit.FAILED
 
     def detach(self, job: Job, arguments: list[str]) -> None:
         """See :class:`~runner.launch.Launcher`."""
@@ -106,8 +123,11 @@ class DockerLauncher:
         token = container.labels[containers.ATTEMPT_LABEL]
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
-            with explained(self._image):
-                container.reload()
+            try:
+                with explained():
+                    container.reload()
+            except EngineError as gone:
+                raise _out_of_sight(job, gone) from None
             ended = container.status in ("exited", "dead")  # asked first: it may claim, run and end between two looks
             if any(a.id.endswith(f"-{token}") and a.phase != "claiming" for a in job.attempts()):
                 return
@@ -131,6 +151,11 @@ class DockerLauncher:
             if not is_local(client):
                 raise UsageError(f"store {uri}: the engine is on another machine, which has no such folder: take a bucket")
             return
+        if "ca_bundle" in uri.options and not is_local(client):
+            raise UsageError(
+                f"store {uri}: the engine is on another machine, which has no {uri.options['ca_bundle']}: name the file in "
+                "AWS_CA_BUNDLE instead, and it is handed over"
+            )
         host = urlsplit(uri.options.get("endpoint_url", "")).hostname
         if host is not None and _is_loopback(host) and self._config.run.network != "host":
             raise UsageError(
@@ -149,37 +174,51 @@ class DockerLauncher:
         except DataError as error:
             raise UsageError(str(error)) from None
 
-    def _probe(self, client: DockerClient, uri: StoreUri) -> dict[str, str]:
+    def _probe(self, client: DockerClient, uri: StoreUri) -> dict[str, str | None]:
         """What ``lastrun probe`` says in such a container."""
-        options = self._options(client, uri, {})
         with explained(self._image):
-            made = client.api.create_container(self._image, ["probe"], entrypoint=["python", "-m", "runner"], **options)
-            container = client.containers.get(made["Id"])
-            try:
-                container.start()
-                code = container.wait()["StatusCode"]
-                container.reload()
-                if container.attrs["State"]["OOMKilled"]:
-                    raise EngineError(f"run.memory={self._config.run.memory} is too little even to start: allow more")
-                out, errors = container.logs(stderr=False), container.logs(stdout=False)
-            finally:
-                container.remove(force=True, v=True)
+            done = containers.trial(client, self._image, ["probe"], **self._options(client, uri, {}))
+        if done.out_of_memory:
+            raise EngineError(f"run.memory={self._config.run.memory} is too little even to start: allow more")
         try:
-            found = json.loads(out)
-            return {"version": str(found["version"]), "code": str(found["code"])}
+            found = json.loads(done.out)
+            return {"version": str(found["version"]), "code": str(found["code"]), "driver": found.get("driver")}
         except (ValueError, KeyError, TypeError):
-            words = plain(errors.decode(errors="replace")).strip().splitlines()
+            words = plain(done.errors.decode(errors="replace")).strip().splitlines()
             if words and words[-1].startswith("error: "):
                 raise EngineError(words[-1].removeprefix("error: ")) from None
-            why = words[-1] if words else f"code {code}"
+            why = words[-1] if words else f"code {done.code}"
             raise EngineError(f"image {self._image} holds no lastrun ({why}): {BUILD} makes one that does") from None
+
+    def _wants_cpu(self) -> bool:
+        return self._config.run.gpus == 0 or (self._config.run.gpus is None and self._config.hardware.device == "cpu")
+
+    def _gpus(self, client: DockerClient) -> Any:
+        """Which GPUs to ask the engine for. Where there is a driver they are asked for, so that an engine that cannot hand them
+        in says so: nobody is to train on the CPU of a machine with a GPU without having said so."""
+        if self._wants_cpu() or self._config.run.gpus is not None:
+            return self._config.run.gpus or 0
+        driver = is_local(client) and machine.driver_version() is not None
+        with explained():
+            runtime = "nvidia" in client.info().get("Runtimes", {})
+        return int(driver or runtime or self._config.hardware.device == "cuda")
 
     # --- starting ------------------------------------------------------------------------------------------------------
 
     def _start(self, job: Job, arguments: list[str]) -> Any:
         """A running container with an attempt in it."""
+        with handled(interrupt):
+            try:
+                return self._started(job, arguments)
+            except KeyboardInterrupt:
+                raise PausedError(
+                    f"{job.id}: interrupted before its attempt began; lastrun resume {job.reference} begins it"
+                ) from None
+
+    def _started(self, job: Job, arguments: list[str]) -> Any:
         client = connect()
-        containers.sweep(client, str(os.getuid()))
+        with explained():
+            containers.sweep(client, str(os.getuid()))
         job.state()
         containers.mark_dead_processes(job)
         uri, _ = StoreUri.parse(job.uri).parent()
@@ -193,23 +232,35 @@ class DockerLauncher:
             containers.ATTEMPT_LABEL: token,
         }
         with explained(self._image):
-            image = client.images.get(self._image)
-            digest = next(iter(image.attrs.get("RepoDigests") or []), image.id)
-            about = {"name": name, "token": token, "engine": client.info()["ID"], "image": digest}
-            made = client.api.create_container(
-                image.id,
-                ["attempt", job.uri, "--read-env", *arguments],
-                name=name,
-                entrypoint=["python", "-m", "runner"],
-                labels=labels,
-                stdin_open=True,
-                **self._options(client, uri, about),
-            )
-            container = client.containers.get(made["Id"])
             try:
-                _hand_over(client, made["Id"], container.start, self._variables(uri))
+                image = client.images.get(self._image)
+                about = {
+                    "name": name,
+                    "token": token,
+                    "engine": client.info()["ID"],
+                    "image": next(iter(image.attrs.get("RepoDigests") or []), image.id),
+                }
+                if self._gpus(client):
+                    about["device"] = "cuda"
+                if is_local(client):
+                    about["scratch"] = str(self._scratch(make=True))
+                    if data := self._data(client):
+                        about["data"] = data[1]
+                options = self._options(client, uri, about)
+                made = client.api.create_container(
+                    image.id,
+                    ["attempt", job.uri, "--read-env", *arguments],
+                    name=name,
+                    entrypoint=containers.PROGRAM,
+                    labels=labels,
+                    stdin_open=True,
+                    **options,
+                )
+                container = client.containers.get(made["Id"])
+                hand_over(client, made["Id"], container.start, self._given(client, uri))
             except BaseException:
-                container.remove(force=True, v=True)
+                with patience(client, SHORT_SECONDS), suppress(LastrunError), explained():
+                    containers.discard(client, f"{containers.ATTEMPT_LABEL}={token}")
                 raise
         return container
 
@@ -217,15 +268,15 @@ class DockerLauncher:
         """How the container is confined, and what it may reach."""
         from docker.types import DeviceRequest, LogConfig
 
-        run, info = self._config.run, client.info()
-        rootless = any("name=rootless" in option for option in info.get("SecurityOptions") or [])
-        gpus = run.gpus if run.gpus is not None else int("nvidia" in info.get("Runtimes", {}))
+        run, gpus = self._config.run, self._gpus(client)
+        security = client.info().get("SecurityOptions") or []
+        rootless = any("name=rootless" in option for option in security)
         requests = []
         if gpus:
             which = {"device_ids": list(map(str, gpus))} if isinstance(gpus, list) else {"count": -1 if gpus == "all" else gpus}
             requests.append(DeviceRequest(capabilities=[["gpu"]], **which))
         host = client.api.create_host_config(
-            mounts=self._mounts(client, uri),
+            mounts=self._mounts(client, uri, real=bool(about)),
             tmpfs={"/tmp": "rw,nosuid,nodev,mode=1777"},  # noqa: S108
             shm_size=run.shm_size or "1g",
             mem_limit=run.memory,
@@ -238,12 +289,13 @@ class DockerLauncher:
             init=True,
             network_mode=run.network or "bridge",
             device_requests=requests,
+            # An engine that gives users other numbers inside would write files of nobody into the caller's folders.
+            userns_mode="host" if is_local(client) and any("name=userns" in option for option in security) else None,
             log_config=LogConfig(type="json-file", config={"max-size": "10m", "max-file": "2"}),
         )
         # A folder of the attempt's own in the volume: what is mounted below /cache belongs to the engine's root.
-        environment = {machine.CONTAINER_VARIABLE: json.dumps(about), "TMPDIR": HOME, "XDG_CACHE_HOME": f"{HOME}/own"}
-        if is_local(client):
-            environment["TMPDIR"] = str(self._scratch())
+        environment = {machine.CONTAINER_VARIABLE: json.dumps(about), "XDG_CACHE_HOME": f"{HOME}/own"}
+        environment["TMPDIR"] = about.get("scratch", HOME)
         # In a rootless engine's container root is the caller; anybody else would be one of its subordinate users.
         user = "0:0" if rootless else f"{os.getuid()}:{os.getgid()}"
         return {
@@ -255,96 +307,84 @@ class DockerLauncher:
             "use_config_proxy": False,  # it would show passwords of proxies to all who may ask the engine
         }
 
-    def _mounts(self, client: DockerClient, uri: StoreUri) -> list[Any]:
+    def _mounts(self, client: DockerClient, uri: StoreUri, real: bool) -> list[Any]:
+        """What the container sees of this machine. A trial makes nothing: no volume, no folder."""
         from docker.types import Mount
 
-        mounts = [Mount(HOME, f"lastrun-cache-{os.getuid()}", type="volume")]
+        mounts = [Mount(HOME, f"lastrun-cache-{os.getuid()}", type="volume")] if real else []
         if not is_local(client):
             return mounts
 
-        def bind(path: str | Path, read_only: bool = True) -> None:
-            source, target = expand(str(path)).absolute(), _inside(path)
+        def bind(source: Path, target: str, read_only: bool = True) -> None:
             if target not in [mount["Target"] for mount in mounts] and source.exists():
-                mounts.append(Mount(target, str(source), type="bind", read_only=read_only))
+                mounts.append(Mount(target, str(source.absolute()), type="bind", read_only=read_only))
 
         if uri.scheme == "file":
-            bind(uri.prefix, read_only=False)
+            bind(Path(uri.prefix), uri.prefix, read_only=False)
         if self._uses_buckets(uri):
             files = [os.environ[name] for name in _FILE_VARIABLES if os.environ.get(name)]
             if "AWS_ACCESS_KEY_ID" not in os.environ:
-                files += _AWS_FILES
+                files += _AWS_FILES.values()
             for file in [*files, uri.options.get("ca_bundle", "")]:
                 if file and stat.S_ISREG(_mode(expand(file))):
-                    bind(file)
-        scratch = self._scratch()
-        bind(self._config.hardware.scratch_root or scratch, read_only=False)
-        with contextlib.suppress(DataError):
-            data = data_path(self._config)
-            if data is not None and self._config.data.uri is None:
-                root = self._config.hardware.data_root
-                mounts.append(
-                    Mount(
-                        f"{_inside(root)}/{data.relative_to(expand(root)).as_posix()}",
-                        str(data.absolute()),
-                        type="bind",
-                        read_only=True,
-                    )
-                )
-            elif data is not None:
-                bind(data if str(self._config.data.uri).startswith("file://") else str(self._config.data.uri))
+                    bind(expand(file), _inside(file))
+        scratch = self._scratch(make=real)
+        bind(scratch, str(scratch), read_only=False)
+        if data := self._data(client):
+            bind(*data)
         return mounts
 
-    def _scratch(self) -> Path:
-        """The attempt's files, on the host and under the same path: what it could not send outlives the container."""
+    def _data(self, client: DockerClient) -> tuple[Path, str] | None:
+        """The data file here, if there is one, and where a container of this machine's engine has it."""
+        if is_local(client):
+            with suppress(DataError):
+                found = data_path(self._config)
+                return None if found is None else (found.absolute(), f"{DATA}/{found.name}")
+        return None
+
+    def _scratch(self, make: bool) -> Path:
+        """The folder for the attempt's files, in the container under the same path: what it could not send outlives it.
+
+        Raises:
+            UsageError: it is not there and cannot be made.
+        """
         root = self._config.hardware.scratch_root
-        folder = expand(root) if root else machine.container_scratch()
+        folder = (expand(root) if root else machine.container_scratch()).absolute()
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if make:
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            above = next(path for path in (folder, *folder.parents) if path.exists())
+            if not above.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            if not os.access(above, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         except OSError as error:
             hint = "set another with --set hardware.scratch_root=FOLDER"
             raise UsageError(f"hardware.scratch_root: {folder}: {error.strerror or error}; {hint}") from None
-        return folder.absolute()
+        return folder
 
     def _uses_buckets(self, store: StoreUri) -> bool:
         return store.scheme != "file" or is_remote(self._config.data.uri)
 
-    def _variables(self, uri: StoreUri) -> dict[str, str]:
-        """The variables that the job names: ``run.pass_env``, and those of its bucket."""
+    def _given(self, client: DockerClient, uri: StoreUri) -> dict[str, dict[str, str]]:
+        """The variables that the job names: ``run.pass_env``, and those of its bucket; for an engine elsewhere with the files
+        that they name."""
         names = [*self._config.run.pass_env, *(STORE_VARIABLES if self._uses_buckets(uri) else ())]
-        return {name: os.environ[name] for name in names if name in os.environ}
+        variables, files = {name: os.environ[name] for name in names if name in os.environ}, {}
+        if self._uses_buckets(uri) and not is_local(client):
+            named = {name: variables[name] for name in _FILE_VARIABLES if name in variables}
+            for name, path in {**(_AWS_FILES if "AWS_ACCESS_KEY_ID" not in variables else {}), **named}.items():
+                if stat.S_ISREG(_mode(expand(path))):
+                    variables[name] = f"/tmp/{name}"  # noqa: S108
+                    files[variables[name]] = expand(path).read_text(errors="replace")
+        return {"variables": variables, "files": files}
 
 
-def _hand_over(client: DockerClient, container: str, start: Any, variables: dict[str, str]) -> None:
-    """Start a container and write variables to its standard input: what the engine were told, it would keep in a file and
-    show to everybody who may ask it."""
-    stream = client.api.attach_socket(container, {"stdin": 1, "stream": 1})
-    connection = getattr(stream, "_sock", stream)  # an engine on this machine is read and written through another object
-    try:
-        start()
-        connection.sendall(json.dumps(variables).encode() + b"\n")
-    except OSError as error:
-        raise EngineError(f"the container ended before it took its variables ({error.strerror or error})") from None
-    finally:
-        stream.close()
-        connection.close()
-
-
-def _show(container: Any, out: Any) -> None:
-    """Copy a container's output until it ends; a reader of ours that goes away does not stop it."""
-    for piece in _pieces(container):
-        try:
-            out.write(piece)
-            out.flush()
-        except OSError:
-            return
-
-
-def _pieces(container: Any) -> Iterator[str]:
-    import codecs
-
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    for piece in container.logs(stream=True, follow=True):
-        yield decoder.decode(piece)
+def _out_of_sight(job: Job, error: EngineError) -> EngineError:
+    return EngineError(
+        f"{error}. lastrun status {job.reference} tells what becomes of the job; if it goes on, lastrun stop {job.reference} "
+        "has it save and end"
+    )
 
 
 def _inside(path: str | Path) -> str:
@@ -363,6 +403,6 @@ def _mode(path: Path) -> int:
 def _is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
-    with contextlib.suppress(ValueError):
+    with suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
     return False

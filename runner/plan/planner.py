@@ -22,7 +22,7 @@ from runner.spec import JobSpec
 PROFILE_GPUS = {"kaggle": ("T4", "P100"), "gcp": ("T4",), "lambda": ("A10",), "a100": ("A100 40GB",)}
 """What a machine of a profile has unless ``--gpu`` says otherwise. ``local`` is the machine that one asks on."""
 NO_GPU = "no GPU"
-TEST_BATCH = 64  # as last_e.train
+TEST_BATCH = {"cpu": 64, "cuda": 256}  # as last_e.train
 START_SECONDS = 120
 """Assumed: until a session trains (installed packages, torch, the clips, the first slow steps)."""
 LOCAL_START_SECONDS = 10
@@ -163,7 +163,7 @@ def _row(profile: str, place: Place, config: JobSpec, steps: int, data: Data, me
         return row
     per_row, kind = times
     counts = data.counts
-    tests = -(-counts.test // (hardware.micro_batch or TEST_BATCH))
+    tests = -(-counts.test // (hardware.micro_batch or TEST_BATCH[place.device]))
     epoch = (
         steps * effective_batch(training) * counts.train_bodies * per_row.train_row
         + steps * training.gradient_accumulation_steps * cuts * per_row.train_batch

@@ -32,7 +32,7 @@ def work_of(model: ModelConfig, frames: int) -> Work:
     subsets = model.max_hop + 1
     places = frames * JOINTS
     macs = STREAM_CHANNELS * model.stem_channels * places
-    kept = (2 * STREAM_CHANNELS + 3 * model.stem_channels) * places
+    kept = (STREAM_CHANNELS + 2 * model.stem_channels) * places
     before = model.stem_channels
     for stage, width in enumerate(model.channels):
         for position in range(model.num_blocks[stage]):
@@ -42,7 +42,7 @@ def work_of(model: ModelConfig, frames: int) -> Work:
             wide = width * model.expand_ratio
             # graph convolution: mix channels for each subset, then joints; sum, norm, activation
             macs += before * subsets * width * a + subsets * width * a * JOINTS
-            kept += (subsets * (2 if model.use_subset_att else 1) + 3) * width * a
+            kept += (subsets * (before + JOINTS) + 3 * width) * a  # what each joint gathers, by what adjacency; the output
             # temporal convolutions: expand, over frames, contract
             for depth in range(model.depths[stage]):
                 begin, shrinks = (a, stride != 1) if depth == 0 else (b, False)
@@ -51,7 +51,7 @@ def work_of(model: ModelConfig, frames: int) -> Work:
             # gates, attention, shortcut
             shaped = before != width or stride != 1
             macs += before * width * b if shaped else 0
-            kept += (7 if shaped else 6) * width * b
+            kept += (2 if shaped else 1) * width * b
             before, frames = width, after
     return Work(2.0 * macs, float(kept), sum(model.num_blocks))
 

@@ -20,8 +20,9 @@ from runner.image import BUILD, default_image
 from runner.job import Job
 from runner.launch.docker import DockerLauncher
 from runner.resolve import resolve_spec
-from runner.store import StoreUri
+from runner.store import StoreUri, open_store
 from runner.store.directory import DirectoryStore
+from tests.ceph import Ceph
 from tests.conftest import Cli, Figures
 from tests.docker_engine import BASE, ROOT, Engine
 
@@ -120,6 +121,20 @@ def test_a_build_that_fails_says_why_in_one_line(engine: Engine, cli: Cli, words
     assert done.returncode in (2, 6)
     assert text in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_index_with_a_password_is_refused_before_the_builder_hears_of_it(engine: Engine, cli: Cli) -> None:
+    done = cli("image", "build", "--base", BASE, PIP_INDEX_URL="https://me:hunter2hunter2@index.example/simple")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: PIP_INDEX_URL holds a password, which the builder would keep")
+    assert "--wheels DIR" in done.stderr
+
+
+def test_certificates_in_a_folder_are_passed_over(engine: Engine, cli: Cli) -> None:
+    words = ("--base", BASE, "--wheels", engine.wheels, "--tag", "lastrun:certificates")
+    folder = {"PIP_CERT": "/etc/ssl/certs", "REQUESTS_CA_BUNDLE": "/etc/ssl/certs", "SSL_CERT_FILE": "/nowhere.pem"}
+    done = cli("image", "build", *words, "--torch", "torch==0.0.1", NO_PROXY="", **folder)
+    assert "No matching distribution found for torch==0.0.1" in done.stderr, done.stderr
 
 
 # --- starts that fail -----------------------------------------------------------------------------------------------------
@@ -255,7 +270,7 @@ def test_a_container_may_do_and_see_no_more_than_it_needs(
 
 
 def test_files_belong_to_the_caller_and_data_cannot_be_written(
-    engine: Engine, cli: Cli, clean_env: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, ceph: Ceph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frames = torch.randint(-1000, 1000, (60 * 20, 25, 3), dtype=torch.int16)
     one = torch.ones(60, dtype=torch.int64)
@@ -283,16 +298,31 @@ def test_files_belong_to_the_caller_and_data_cannot_be_written(
     data.chmod(0o644)
     monkeypatch.setattr(os, "getuid", lambda: 12345)
     monkeypatch.setattr(os, "getgid", lambda: 12345)
-    resolved = resolve_spec(spec, None, [])
-    launcher = DockerLauncher(resolved.config)
-    launcher.preflight(store.as_uri())
-    job = Job.create(DirectoryStore(store), "mine", resolved.items(), {k: str(o) for k, o in resolved.origins.items()}, "test")
-    for path in [store, *store.rglob("*")]:
-        os.chown(path, 12345, 12345)
-    assert launcher.run(job, [], quiet=True) == 0
+
+    def train(*settings: str) -> Job:
+        resolved = resolve_spec(spec, None, settings)
+        launcher = DockerLauncher(resolved.config)
+        launcher.preflight(store.as_uri())
+        origins = {key: str(origin) for key, origin in resolved.origins.items()}
+        job = Job.create(DirectoryStore(store), "mine", resolved.items(), origins, "test")
+        for path in [store, *store.rglob("*")]:
+            os.chown(path, 12345, 12345)
+        assert launcher.run(job, [], quiet=True) == 0
+        return job
+
+    job = train()
     assert {path.stat().st_uid for path in store.rglob("*")} == {12345}
     assert [m["epoch"] for m in job.metrics()] == [1]
 
+    # The same data from a bucket, which is downloaded into the volume; and again as a file, which was in the volume's way once.
+    open_store(ceph.uri("people")).put_file("ntu60.safetensors", data)
+    remote = train("run.network=host", f"data.uri={ceph.uri('people/ntu60.safetensors')}")
+    data.rename(tmp_path / "elsewhere.safetensors")
+    moved = train(f"data.uri={tmp_path}/elsewhere.safetensors")
+    assert remote.metrics() == moved.metrics() == job.metrics()
+    assert remote.attempts()[0].data_fingerprint == moved.attempts()[0].data_fingerprint == job.attempts()[0].data_fingerprint
+
+    launcher = DockerLauncher(resolve_spec(spec, None, [f"data.uri={tmp_path}/elsewhere.safetensors"]).config)
     options = launcher._options(engine.client, StoreUri.parse(str(store)), {})
     mounted = {mount["Target"]: mount["ReadOnly"] for mount in options["host_config"]["Mounts"]}
-    assert mounted["/cache/.cache/lastrun/data/ntu60.safetensors"] is True
+    assert mounted["/data/elsewhere.safetensors"] is True

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from last_e.problems import ConfigError
-from runner.resolve import resolve_attempt, resolve_spec
+from runner.resolve import absolute_settings, resolve_attempt, resolve_spec
 from tests.conftest import Cli
 
 JOBS = sorted((Path(__file__).parents[2] / "jobs").glob("*.yaml"))
@@ -182,6 +182,28 @@ def test_mistakes_end_with_code_2_and_no_traceback(cli: Cli, tiny: Path) -> None
     assert len(result.stderr.splitlines()) == 3
     assert all(line.startswith("error: ") for line in result.stderr.splitlines())
     assert not (tiny.parent / "store").exists()
+
+
+def test_a_relative_path_is_meant_from_where_it_was_written(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/usr")
+    path.write_text(
+        "model: nano_e_v3\ndataset: synthetic\nhardware: {data_root: data, scratch_root: ~/scratch}\n"
+        "store: {ca_bundle: ./ca.pem}\n"
+    )
+    config = resolve_spec(path, None, ["data.uri=x/y.safetensors", "hardware.scratch_root=/abs"]).config
+    assert (config.hardware.data_root, config.store.ca_bundle) == (f"{path.parent}/data", f"{path.parent}/ca.pem")
+    assert (config.data.uri, config.hardware.scratch_root) == ("/usr/x/y.safetensors", "/abs")
+    assert resolve_spec(path, None, []).config.hardware.scratch_root == "~/scratch"
+
+
+def test_settings_for_an_attempt_mean_the_same_in_any_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/usr")
+    words = ["data.uri=it's", "hardware.scratch_root=~/y", "training.epochs=3", "store.ca_bundle=/ca", "data.uri=s3://b/k"]
+    assert absolute_settings(words) == words
+    assert absolute_settings(words[:2]) == [*words[:2], 'data.uri="/usr/it\'s"']
+    config, origins = {"env": "local"}, {"env": "default"}
+    with pytest.raises(ConfigError):
+        resolve_attempt(config, origins, None, absolute_settings(["hardware.scratch_root=[1]"]), [])
 
 
 def test_a_dry_run_writes_nothing(cli: Cli, tiny: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -122,6 +123,31 @@ def test_what_a_killed_attempt_left_is_sent_from_its_files_and_half_a_checkpoint
     keys = [entry.key for entry in server.store.scan("")]
     assert keys == sorted([*whole, "j/attempts/1/attempt.json", "j/attempts/1/log/1.txt"])
     assert send_leftovers(server.store, folder) == 0
+
+
+@pytest.mark.parametrize(
+    ("left", "stored", "after"),
+    [
+        ("running", "lost", "lost"),
+        ("claiming", "ended", "ended"),
+        ("running", "running", "running"),
+        ("ended", "lost", "ended"),
+        ("running", None, "running"),
+        ("", "lost", "lost"),
+    ],
+)
+def test_a_record_from_when_an_attempt_ran_does_not_replace_its_end(
+    server: Blockable, tmp_path: Path, left: str, stored: str | None, after: str
+) -> None:
+    key = "j/attempts/0001-aabb/attempt.json"
+    path = tmp_path / "left" / key
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"phase": left, "from": "left"}) if left else "")
+    if stored is not None:
+        server.store.put(key, json.dumps({"phase": stored}).encode())
+    send_leftovers(server.store, tmp_path / "left")
+    assert json.loads(server.store.get(key))["phase"] == after
+    assert not path.exists()
 
 
 def test_a_file_that_somebody_deleted_is_told_and_the_others_go(outbox: Outbox, server: Blockable, said: list[str]) -> None:

@@ -1,0 +1,335 @@
+"""What happens between a command, an engine and a container when one of them hangs, is killed or is gone; on a real engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner import containers
+from runner.containers import ATTEMPT_LABEL, JOB_LABEL, STORE_LABEL, TRIAL_LABEL, USER_LABEL, settle, sweep
+from runner.engine import SHORT_SECONDS
+from runner.image import default_image
+from runner.job import Attempt, Job
+from runner.store.directory import DirectoryStore
+from tests.conftest import Cli
+from tests.docker_engine import BASE, Engine
+from tests.jobs import LONGER, assert_same, jobs_in, some_step_is_stored
+
+pytestmark = [pytest.mark.xdist_group("docker"), pytest.mark.slow, pytest.mark.usefixtures("clean_engine")]
+DOCKER = ("--launcher", "docker")
+LONG = ("--set", "training.epochs=5000")
+
+
+# --- an engine that hangs ---------------------------------------------------------------------------------------------------
+
+
+def test_a_command_can_be_left_while_the_engine_hangs(
+    engine: Engine, run: Any, cli: Cli, tiny: Path, uninterrupted: Any
+) -> None:
+    current = run("submit", tiny, *DOCKER, *LONGER)
+    current.wait_for(some_step_is_stored)
+    with engine.hanging():
+        began = time.monotonic()
+        current.press_ctrl_c()
+        code, out = current.end()
+        assert time.monotonic() - began < 2 * SHORT_SECONDS
+        assert code == 6, out
+        assert "does not answer in time" in out
+        assert f"if it goes on, lastrun stop {current.job.id} has it save and end" in out
+        began = time.monotonic()
+        assert cli("stop", current.job.id).returncode in (0, 2)  # it asks through the store, which needs no engine
+        assert time.monotonic() - began < 3 * SHORT_SECONDS
+    for _ in range(600):
+        if current.job.state()[0].value in ("stopped", "succeeded"):
+            break
+        time.sleep(0.05)
+    resumed = cli("resume", current.job.id)
+    assert resumed.returncode in (0, 2), resumed.stderr
+    assert_same(current.job, uninterrupted)
+
+
+def test_an_engine_that_hangs_is_told_of_within_seconds(engine: Engine, cli: Cli, tiny: Path) -> None:
+    with engine.hanging():
+        began = time.monotonic()
+        done = cli("submit", tiny, *DOCKER)
+        assert time.monotonic() - began < 3 * SHORT_SECONDS
+    assert done.returncode == 6
+    assert re.fullmatch(
+        r"error: the engine at \S+ does not answer in time: .*systemctl restart docker there", done.stderr.strip()
+    )
+
+
+def test_a_list_does_not_wait_for_an_engine_that_hangs(engine: Engine, run: Any, cli: Cli, tiny: Path) -> None:
+    for _ in range(2):
+        assert cli("submit", tiny, *DOCKER, "--detach", *LONG).returncode == 0
+    with engine.hanging():
+        began = time.monotonic()
+        listed = cli("list")
+        assert time.monotonic() - began < 3 * SHORT_SECONDS
+    assert listed.stdout.count("running") == 2
+
+
+# --- commands that are left, or killed ---------------------------------------------------------------------------------------
+
+
+def wait_until(what: Any, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("words", [("submit", "TINY", *DOCKER), ("image", "check")])
+def test_no_trial_container_stays_when_a_command_is_left(
+    engine: Engine, run: Any, tiny: Path, words: tuple[str, ...], signum: signal.Signals
+) -> None:
+    current = run(*[str(tiny) if word == "TINY" else word for word in words])
+    wait_until(engine.containers)
+    current.process.send_signal(signum)
+    assert current.end()[0] == 130
+    assert engine.containers() == []
+
+
+def test_what_killed_commands_left_is_swept(engine: Engine, run: Any, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    current = run("image", "check")
+    wait_until(engine.containers)
+    current.process.kill()
+    current.end()
+    (left,) = engine.containers()
+    assert left.labels[TRIAL_LABEL]
+    user, labels = (
+        str(os.getuid()),
+        {USER_LABEL: str(os.getuid()), JOB_LABEL: "j", STORE_LABEL: "file:///none", ATTEMPT_LABEL: "x"},
+    )
+    engine.client.containers.create(BASE, ["true"], labels=labels)
+    foreign = engine.client.containers.create(BASE, ["true"], labels={**labels, USER_LABEL: "4711"})
+    sweep(engine.client, user)
+    assert len(engine.containers()) == 3  # they may still be somebody's
+    monkeypatch.setattr(containers, "FORGOTTEN_SECONDS", -1.0)
+    sweep(engine.client, user)
+    assert engine.containers() == [foreign]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_the_attempt_has_the_job_pauses_it(
+    engine: Engine, run: Any, cli: Cli, tiny: Path, signum: signal.Signals
+) -> None:
+    """Sent at several moments, before there is a container and after."""
+    for moment in (0.0, 0.2, 0.4, 0.8):
+        current = run("submit", tiny, *DOCKER, *LONG)
+        current.wait_for(lambda job: True)
+        time.sleep(moment)
+        current.process.send_signal(signum)
+        code, out = current.end()
+        assert code == 75, (moment, out)
+        assert "Traceback" not in out
+        job = current.job
+        assert job.state()[0].value in ("queued", "paused", "lost"), (moment, out)
+        shutil.rmtree(current.store.root)
+    assert engine.containers() == []
+
+
+def test_an_attempt_whose_variables_never_come_ends_in_one_line(cli: Cli, tiny: Path, clean_env: dict[str, str]) -> None:
+    job = Job.create(DirectoryStore(Path(clean_env["LASTRUN_STORE"])), "tiny", {}, {}, "test")
+    done = cli("attempt", job.uri, "--read-env")
+    assert done.returncode == 2
+    assert done.stderr == "error: standard input ended before the variables came\n"
+
+
+# --- containers that end in other ways ---------------------------------------------------------------------------------------
+
+
+def test_the_exit_code_is_the_jobs_although_another_command_removed_the_container(
+    engine: Engine, run: Any, cli: Cli, tiny: Path
+) -> None:
+    current = run("submit", tiny, *DOCKER)
+    container = None
+    wait_until(lambda: engine.client.containers.list(filters={"label": ATTEMPT_LABEL}))
+    container = engine.container()
+    current.process.send_signal(signal.SIGSTOP)
+    try:
+        container.wait(timeout=60)
+        container.remove()
+    finally:
+        current.process.send_signal(signal.SIGCONT)
+    code, out = current.end()
+    assert code == 0, out
+    assert "lastrun pull" in out.splitlines()[-1]
+
+
+def test_a_container_that_was_removed_by_hand_is_lost_by_its_heart(engine: Engine, run: Any, cli: Cli, tiny: Path) -> None:
+    current = run("submit", tiny, *DOCKER, *LONG)
+    current.wait_for(some_step_is_stored)
+    engine.container().remove(force=True)
+    code, out = current.end()
+    assert code in (1, 6), out
+    assert "Traceback" not in out
+    job, attempt = current.job, current.job.attempts()[0]
+    assert job.state()[0].value == "running"  # nobody can say for certain yet
+    for path in (Path(current.store.root) / job.id / "attempts" / attempt.id).glob("*.json"):
+        os.utime(path, (time.time() - 3600,) * 2)
+    assert job.state()[0].value == "lost"
+
+
+def ended_container(engine: Engine, store: Path, code: int, phase: str, engine_id: str = "") -> tuple[Job, Attempt]:
+    """An attempt whose container has ended with a code, and what the store knows of it."""
+    job = Job(DirectoryStore(store), "j")
+    about = {"name": "n", "token": "aabbccdd", "engine": engine_id or engine.client.info()["ID"], "image": "i"}
+    attempt = Attempt("0001-aabbccdd", "m", 7, "1", time.time(), phase=phase, host="h", container=about)
+    if phase == "ended":
+        attempt.reason = "trainer_error"
+    job.write_attempt(attempt)
+    labels = {USER_LABEL: str(os.getuid()), JOB_LABEL: "j", STORE_LABEL: store.as_uri(), ATTEMPT_LABEL: "aabbccdd"}
+    container = engine.client.containers.run(BASE, ["sh", "-c", f"echo last words; exit {code}"], labels=labels, detach=True)
+    container.wait()
+    return job, attempt
+
+
+@pytest.mark.parametrize("code", [1, 4, 130])
+@pytest.mark.parametrize("phase", ["running", "ended"])
+def test_a_sweep_removes_what_ended_and_keeps_what_it_knew(engine: Engine, tmp_path: Path, code: int, phase: str) -> None:
+    job, _ = ended_container(engine, tmp_path, code, phase)
+    sweep(engine.client, str(os.getuid()))
+    assert engine.containers() == []
+    (attempt,) = job.attempts()
+    if phase == "ended":
+        assert (attempt.phase, attempt.reason) == ("ended", "trainer_error")
+    else:
+        assert (attempt.phase, attempt.message) == ("lost", f"container n ended with code {code}")
+        assert "last words" in "".join(job.log())
+
+
+def test_another_engine_is_not_believed(engine: Engine, tmp_path: Path) -> None:
+    job, attempt = ended_container(engine, tmp_path, 1, "running", "another")
+    assert settle(job, [attempt])[0].phase == "running"
+    assert job.state()[0].value == "running"
+    sweep(engine.client, str(os.getuid()))
+    assert len(engine.containers()) == 1
+
+
+def test_a_store_that_refuses_keeps_the_container_for_the_next_who_asks(engine: Engine, small_disk: Path) -> None:
+    job, _ = ended_container(engine, small_disk, 1, "running")
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    assert job.state()[0].value == "running"
+    sweep(engine.client, str(os.getuid()))
+    assert len(engine.containers()) == 1
+    subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+    assert job.state()[0].value == "lost"
+    assert engine.containers() == []
+
+
+# --- GPUs -------------------------------------------------------------------------------------------------------------------
+
+DRIVER = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Sun Jul 27 07:03:38 UTC 2025"
+
+
+def with_driver(folder: Path, command: list[str], env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run a command that sees NVIDIA's driver in /proc, as on a machine that has one."""
+    place = "/proc/driver/nvidia"
+    script = f'mount -t tmpfs none /proc/driver && mkdir {place} && echo "$0" >{place}/version && exec "$@"'
+    words = ["unshare", "--mount", "sh", "-c", script, DRIVER, *command]
+    return subprocess.run(words, capture_output=True, text=True, env=env, cwd=folder, timeout=120, check=False)
+
+
+def test_a_machine_with_a_gpu_never_trains_on_its_cpu_by_itself(tiny: Path, tmp_path: Path, clean_env: dict[str, str]) -> None:
+    submit = [sys.executable, "-m", "runner", "submit", str(tiny), *DOCKER]
+    refused = with_driver(tmp_path, submit, clean_env)
+    assert refused.returncode == 6, refused.stdout + refused.stderr
+    assert "the engine has no NVIDIA runtime: install nvidia-container-toolkit" in refused.stderr
+    assert refused.stdout == ""
+    assert with_driver(tmp_path, [sys.executable, "-m", "runner", "image", "check"], clean_env).returncode == 6
+    for setting in ("run.gpus=0", "hardware.device=cpu"):
+        done = with_driver(tmp_path, [*submit, "--set", setting], clean_env)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_an_attempt_that_was_given_a_gpu_does_not_train_without(cli: Cli, tiny: Path, clean_env: dict[str, str]) -> None:
+    """As with an image whose torch is a build for the CPU."""
+    current = cli("submit", tiny, "--detach", "--json", *LONG)
+    assert current.returncode == 0
+    (job,) = jobs_in(DirectoryStore(Path(clean_env["LASTRUN_STORE"])))
+    assert cli("stop", job.id, "--now").returncode == 0
+    wait_until(lambda: job.state()[0].value == "stopped")
+    about = {"name": "n", "token": "aabbccdd", "engine": "e", "image": "i", "device": "cuda"}
+    done = cli("attempt", job.uri, LASTRUN_CONTAINER=json.dumps(about), CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 6, done.stdout + done.stderr
+    assert "finds no GPU" in done.stdout
+    assert job.attempts()[-1].reason == "no_gpu"
+
+
+def test_a_gpu_that_only_the_container_can_see_is_not_passed_over(engine: Engine, cli: Cli, tiny: Path) -> None:
+    """As on an engine of another machine, whose driver nobody here can see."""
+    driver = "RUN sed -i 's/^def driver_version.*/&\\n    return \"580.65.06\"/' /app/runner/machine.py"
+    image = engine.derive("lastrun:driver", "USER 0", driver, base=default_image())
+    done = cli("submit", tiny, *DOCKER, "--set", f"run.image={image}")
+    assert done.returncode == 6
+    assert "the engine's machine has NVIDIA's driver 580.65.06, but the engine has no NVIDIA runtime" in done.stderr
+    assert cli("submit", tiny, *DOCKER, "--set", f"run.image={image}", "run.gpus=0").returncode == 0
+
+
+# --- folders ----------------------------------------------------------------------------------------------------------------
+
+
+def test_paths_mean_what_they_mean_where_they_are_written(
+    engine: Engine, run: Any, cli: Cli, tiny: Path, tmp_path: Path, clean_env: dict[str, str], uninterrupted: Any
+) -> None:
+    """A scratch folder by a relative path, and then by one in the home folder: both are the caller's."""
+    os.chdir(tmp_path)
+    current = run("submit", tiny, *DOCKER, *LONGER, "--set", "hardware.scratch_root=here/scratch")
+    current.wait_for(some_step_is_stored)
+    mounts = {mount["Destination"]: mount["Source"] for mount in engine.inspect(engine.container().id)["Mounts"]}
+    assert mounts[f"{tmp_path}/here/scratch"] == f"{tmp_path}/here/scratch"
+    assert list((tmp_path / "here" / "scratch").glob(f"lastrun-{current.job.id}-*"))
+    engine.container().kill()
+    current.end()
+    resumed = run("resume", current.job.id, *DOCKER, "--set", "hardware.scratch_root=~/there")
+    wait_until(lambda: list((tmp_path / "there").glob(f"lastrun-{current.job.id}-*")))
+    code, out = resumed.end()
+    assert code == 0, out
+    assert_same(current.job, uninterrupted)
+    shutil.rmtree(tmp_path / "there")
+
+
+def test_sync_finds_a_scratch_folder_that_a_resume_named(
+    engine: Engine, run: Any, cli: Cli, tiny: Path, tmp_path: Path
+) -> None:
+    current = run("submit", tiny, *DOCKER, *LONGER, "--set", "hardware.scratch_root=~/there")
+    current.wait_for(some_step_is_stored)
+    container = engine.container()
+    assert "TMPDIR=" + str(tmp_path / "there") in engine.inspect(container.id)["Config"]["Env"]
+    container.kill()
+    current.end()
+    (left,) = (tmp_path / "there").glob(f"lastrun-{current.job.id}-*")
+    attempt = current.job.attempts()[0]
+    key = left / "outbox" / current.job.key("attempts", attempt.id, "log", "999999.txt")
+    key.parent.mkdir(parents=True, exist_ok=True)
+    key.write_text("not sent in time\n")
+    assert "objects sent" in cli("sync", current.job.id).stdout
+    assert "not sent in time" in cli("logs", current.job.id).stdout
+    assert not left.exists()
+
+
+def test_a_dry_run_makes_nothing(engine: Engine, cli: Cli, tiny: Path, tmp_path: Path) -> None:
+    volumes = [volume.name for volume in engine.client.volumes.list()]
+    name = f"lastrun-cache-{os.getuid()}"
+    if name in volumes:
+        engine.client.volumes.get(name).remove()
+    done = cli("submit", tiny, *DOCKER, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "it could not start here" not in done.stdout
+    assert name not in [volume.name for volume in engine.client.volumes.list()]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny.yaml", "tmp"]
+    (tmp_path / "file").write_text("")
+    told = cli("submit", tiny, *DOCKER, "--dry-run", "--set", f"hardware.scratch_root={tmp_path}/file/scratch")
+    assert f"hardware.scratch_root: {tmp_path}/file/scratch: Not a directory" in told.stdout

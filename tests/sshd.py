@@ -1,0 +1,57 @@
+"""A real SSH server for the tests, on loopback, with keys of its own; as root it is installed where it is missing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+
+def why_not() -> str | None:
+    """Why a server cannot be started here; None when it can."""
+    if os.geteuid() != 0:
+        return "only root can start an SSH server for root"
+    if shutil.which("sshd") is None and shutil.which("apt-get"):
+        env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        for command in (["update", "-qq"], ["install", "-qy", "--no-install-recommends", "openssh-server", "openssh-client"]):
+            subprocess.run(["apt-get", *command], env=env, capture_output=True, check=False, timeout=600)
+    return None if shutil.which("sshd") else "no sshd (Debian: openssh-server)"
+
+
+class Sshd:
+    """The server, and in ``folder`` what a client needs: a program ``ssh`` that knows the server and has a key for it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            self.port = int(listener.getsockname()[1])
+        for name in ("host", "user"):
+            command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
+            subprocess.run(command, check=True, timeout=60)
+        Path("/run/sshd").mkdir(exist_ok=True)  # sshd wants it, and a service manager would have made it
+        keys = {"HostKey": folder / "host", "AuthorizedKeysFile": folder / "user.pub", "StrictModes": "no", "UsePAM": "no"}
+        options = {"Port": self.port, "ListenAddress": "127.0.0.1", "PidFile": "none", **keys}
+        words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+        program = shutil.which("sshd") or "sshd"  # by its whole path: it runs itself again
+        with (folder / "log").open("wb") as log:
+            self.process = subprocess.Popen([program, "-D", "-e", "-f", "/dev/null", *words], stdout=log, stderr=log)
+        (folder / "known").write_text(f"[127.0.0.1]:{self.port} {(folder / 'host.pub').read_text()}")
+        (folder / "config").write_text(f"IdentityFile {folder}/user\nUserKnownHostsFile {folder}/known\n")
+        self.bin = folder / "bin"
+        self.bin.mkdir()
+        (self.bin / "ssh").write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {folder}/config "$@"\n')
+        (self.bin / "ssh").chmod(0o755)
+        deadline = time.monotonic() + 30
+        while b"listening" not in (folder / "log").read_bytes().lower():
+            assert self.process.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """No more connections; those that are open end with their clients."""
+        self.process.terminate()
+        self.process.wait()
