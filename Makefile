@@ -4,11 +4,12 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 JOBS   ?= 2
 
-.PHONY: help demo test figures lint format clean
+.PHONY: help demo test bench figures lint format clean
 help:
 	@echo "make demo    set up .venv and train the quickstart job on this machine (about two minutes once installed)"
 	@echo "make test    set up .venv and run every test; what was skipped is listed with the reason"
 	@echo "make figures the faults of docs/faults.md at full length (about half an hour), with their figures"
+	@echo "make bench   clips per second on this machine, against a plain trainer (about three minutes)"
 	@echo "make lint    format, lint and types"
 	@echo "make format  put the format right"
 	@echo "make clean   remove .venv"
@@ -18,6 +19,9 @@ demo: $(VENV)/.train
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(JOBS) $(TESTS)
+
+bench: $(VENV)/.train
+	$(BIN)/lastrun bench
 
 figures: $(VENV)/.dev
 	$(BIN)/python -m pytest --full tests/integration/test_faults_of_*.py

@@ -117,13 +117,22 @@ def sync_folder(folder: Path) -> None:
 
 
 def snapshot(value: Any) -> Any:
-    """A copy of nested state that later training steps cannot change; tensors end up on the CPU."""
+    """A copy of nested state that later training steps cannot change. Tensors stay on their device: nothing waits for it."""
+    return _each_tensor(value, lambda tensor: tensor.detach().clone())
+
+
+def on_host(value: Any) -> Any:
+    """Nested state with its tensors in the host's memory, once the device has come so far."""
+    return _each_tensor(value, lambda tensor: tensor.to("cpu"))
+
+
+def _each_tensor(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
+        return change(value)
     if isinstance(value, dict):
-        return {key: snapshot(item) for key, item in value.items()}
+        return {key: _each_tensor(item, change) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(snapshot(item) for item in value)
+        return type(value)(_each_tensor(item, change) for item in value)
     return value
 
 
@@ -165,6 +174,6 @@ class Writer:
         self._pool.shutdown(wait=True)
 
     def _write(self, state: dict[str, Any], config: str, about: Manifest) -> None:
-        path = save(self.folder, state, config, about)
+        path = save(self.folder, on_host(state), config, about)
         self._saved(path, about)
         prune(self.folder, self.keep_last)

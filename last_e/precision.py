@@ -75,5 +75,5 @@ def keep_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return
-    for option in (_MMAP_THRESHOLD, _TRIM_THRESHOLD):
-        mallopt(option, 2**31 - 1)
+    mallopt(_MMAP_THRESHOLD, 2**31 - 1)
+    mallopt(_TRIM_THRESHOLD, -1)  # never

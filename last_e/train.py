@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import shutil
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -345,6 +346,8 @@ def set_up_torch(config: TrainConfig, device: torch.device, sink: Sink) -> int:
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(device.type == "cpu")
     torch.backends.cudnn.benchmark = device.type == "cuda"
+    # Checkpoints are written by a thread of this process: it must give the interpreter back in less than Python's 5 ms.
+    sys.setswitchinterval(0.0005)
     if device.type == "cpu":
         keep_memory()
     if device.type == "cpu":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from runner.bench import bench
 from runner.data import data_app
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(data_app, name="data")
+app.command()(bench)
 
 SpecArgument = Annotated[Path, typer.Argument(metavar="JOB.YAML", help="the job's file")]
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="ID of a job, the beginning of one, or STORE/ID")]

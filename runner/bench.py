@@ -1,0 +1,214 @@
+"""``lastrun bench``: how fast the trainer is here, against a plain one in the same run. ``last_e.bench`` measures."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from last_e.config import TrainConfig
+
+PARTS = ("data", "forward", "train", "epoch")
+MEANINGS = {
+    "data": "batches made",
+    "forward": "forward passes, as in a test",
+    "train": "training steps",
+    "epoch": "training on batches as they are made",
+}
+
+
+def bench(
+    model: Annotated[str, typer.Option("--model", metavar="NAME", help="nano, small, base or large")] = "base_e_v3",
+    env: Annotated[str, typer.Option("--env", metavar="ENV", help="auto, local, kaggle, gcp, lambda or a100")] = "auto",
+    data: Annotated[Path | None, typer.Option("--data", metavar="FILE", help="a prepared file (default: made-up)")] = None,
+    part: Annotated[
+        list[str] | None, typer.Option("--part", metavar="PART", help="only this: data, forward, train or epoch")
+    ] = None,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, max=100, help="how often each is measured")] = 3,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.1, max=600, help="how long each time")] = 3.0,
+    alone: Annotated[bool, typer.Option("--alone", help="leave out the plain trainer that this one is compared with")] = False,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE ...", help="set any keys; values read as YAML")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="where the result goes (default: where plan finds it)")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="print one JSON object instead")] = False,
+) -> None:
+    """Measure clips per second on this machine, for lastrun plan and for you."""
+    from runner import console
+    from runner.errors import UsageError
+    from runner.machine import versions
+    from runner.plan.measurements import user_folder
+
+    unknown = [name for name in part or [] if name not in PARTS]
+    if unknown:
+        raise UsageError(f"--part {', '.join(unknown)}: allowed are {', '.join(PARTS)}")
+    parts = [name for name in PARTS if name in part] if part else list(PARTS)
+    config = _config(model, env, set_ or [])
+    kinds = ["lastrun"] if alone else ["lastrun", "plain"]
+    source = None if data is None else str(data.absolute())
+    asked = {
+        "config": config.model_dump(mode="json"),
+        "data": source,
+        "parts": parts,
+        "kinds": kinds,
+        "rounds": rounds,
+        "seconds": seconds,
+    }
+    now = datetime.now(timezone.utc)
+    result = {"date": f"{now:%Y-%m-%d}", "versions": versions(), **_measured(asked)}
+    if out is None:
+        name = re.sub(r"[^A-Za-z0-9]+", "-", f"{config.model.variant} {result['machine']['name']}").strip("-").lower()
+        out = user_folder() / f"{now:%Y%m%d-%H%M%S}-{name}.json"
+    _write(out, result)
+    if json:
+        console.print_json("bench", {"file": str(out), **result})
+    else:
+        print_result(result, config, out)
+
+
+def _config(model: str, env: str, settings: list[str]) -> TrainConfig:
+    from last_e.config import TrainConfig
+    from last_e.layers import resolve
+    from last_e.problems import Origin
+    from last_e.reading import Entry, set_layer
+
+    flags = {
+        "model.variant": Entry(model, Origin("--model")),
+        "env": Entry(env, Origin("--env")),
+        "dataset": Entry("ntu60", Origin("lastrun bench")),
+    }
+    sets, problems = set_layer(settings)
+    return resolve([flags, sets], TrainConfig, problems).config
+
+
+def _measured(asked: dict[str, Any]) -> dict[str, Any]:
+    """What the child that measures says at the end; meanwhile a bar.
+
+    Raises:
+        EngineError: no torch, or no GPU that was asked for.
+        LastrunError: it could not measure, with the reason.
+    """
+    from runner.errors import EngineError, LastrunError
+
+    command = [sys.executable, "-m", "last_e.bench"]
+    with (
+        _bar() as tell,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child,
+    ):
+        assert child.stdin is not None
+        assert child.stdout is not None
+        assert child.stderr is not None
+        try:
+            child.stdin.write(json.dumps(asked))
+            child.stdin.close()
+            for line in child.stdout:
+                told = json.loads(line)
+                if "result" in told:
+                    result: dict[str, Any] = told["result"]
+                    return result
+                if "error" in told:
+                    raise (EngineError if told["no_gpu"] else LastrunError)(told["error"])
+                tell(told["done"], told["total"], told["what"])
+            errors = child.stderr.read().strip().splitlines()
+        except BaseException:
+            child.terminate()
+            raise
+    if any("No module named 'torch'" in line for line in errors):
+        raise EngineError("torch is not installed here: pip install 'lastrun[train]'")
+    raise LastrunError(f"the measurement broke off: {errors[-1] if errors else f'exit code {child.wait()}'}")
+
+
+def _bar() -> Any:
+    """A bar with the time left on a terminal, nothing elsewhere."""
+    from contextlib import contextmanager
+
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from runner.console import make_console
+
+    console = make_console(stderr=True)
+
+    @contextmanager
+    def bar() -> Any:
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+            task = progress.add_task("starting", total=None)
+            yield lambda done, total, what: progress.update(task, completed=done, total=total, description=what)
+
+    return bar()
+
+
+def _write(path: Path, result: dict[str, Any]) -> None:
+    """The result as a file: whole or not at all.
+
+    Raises:
+        UsageError: it cannot be written there.
+    """
+    from runner.errors import UsageError
+
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        raise UsageError(f"{path}: the result cannot be written there: {error.strerror}") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def print_result(result: dict[str, Any], config: TrainConfig, out: Path) -> None:
+    """The result for people."""
+    from rich import box
+    from rich.table import Table
+
+    from last_e.text import plain
+    from runner.console import make_console
+    from runner.plan.work import work_of
+
+    console = make_console()
+    machine, ceilings = result["machine"], result["ceilings"]
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    print(plain(f"{result['model']} in {result['precision']} on {machine['name']}; {versions}"))
+    print(
+        f"batches of {result['batch_size']} clips, {result['rows_per_clip']:.2f} bodies each, {result['frames']} frames; "
+        f"median of {result['rounds']} rounds of {result['seconds']:g} s"
+    )
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
+    table.add_column("clips per second")
+    for name in ("lastrun", "from - to", "plain", "ratio", "of peak"):
+        table.add_column(name, justify="right")
+    flops = work_of(config.model, result["frames"]).flops * result["rows_per_clip"]
+    peak = max(value for name, value in ceilings.items() if name.startswith("matrix_"))
+    for part in PARTS:
+        if part not in result:
+            continue
+        rates, rounds = result[part]["clips_per_second"], result[part]["rounds"]["lastrun"]
+        times = {"data": 0.0, "forward": 1.0}.get(part, 3.0)
+        share = rates["lastrun"] * flops * times / peak
+        table.add_row(
+            MEANINGS[part],
+            f"{rates['lastrun']:,.1f}",
+            f"{min(rounds):,.1f} - {max(rounds):,.1f}",
+            f"{rates['plain']:,.1f}" if "plain" in rates else "-",
+            f"{result[part]['ratio']:.2f}" if "ratio" in result[part] else "-",
+            f"{share:.0%}" if times else "-",
+        )
+    console.print(table)
+    stalls = result["checkpoint_stall_ms"]
+    print(f"a checkpoint holds training up for {stalls[len(stalls) // 2]:.1f} ms (up to {stalls[-1]:.1f})")
+    print(
+        f"peak: {peak / 1e9:,.0f} GFLOP/s in matrix products, {ceilings['copy_bytes_per_second'] / 1e9:,.0f} GB/s in copies; "
+        f"memory: {result['memory']['lastrun'] / 2**20:,.0f} MiB"
+    )
+    print(f"kept in {out}")
