@@ -15,6 +15,7 @@ from last_e.config import TrainConfig, effective_batch
 from last_e.data.batches import Batch, average_bodies
 from last_e.evaluate import Scores
 from last_e.manifest import DamagedCheckpoint
+from last_e.model.blocks import full
 from last_e.model.network import LastE
 from last_e.precision import Precision
 from last_e.text import one_line
@@ -188,15 +189,13 @@ def train_step(state: State, batches: Iterable[Batch], lr: float, config: TrainC
         group["lr"] = lr
     before = [statistics.clone() for statistics in state.statistics]
     size = effective_batch(training)
-    ce_sum = torch.zeros((), device=device)
-    ib_sum = torch.zeros((), device=device)
-    hits = torch.zeros((), device=device)
+    ce_sum, ib_sum, hits = torch.zeros(3, dtype=torch.float64, device=device)
     for batch in batches:
         batch = batch.to(device, pin=config.hardware.pin_memory and device.type == "cuda")
         with torch.autocast(device.type, precision.dtype, enabled=precision.dtype is not None):
             output = model(batch.streams, batch.noise, batch.row_weight)
         rows, ib_loss = output if isinstance(output, tuple) else (output, torch.zeros((), device=device))
-        logits = average_bodies(rows.float(), batch)
+        logits = average_bodies(full(rows), batch)
         ce = F.cross_entropy(logits, batch.label, reduction="sum", label_smoothing=training.label_smoothing)
         ib = ib_loss * len(batch.label)
         loss: Tensor = (ce + training.ib_loss_weight * ib) / size

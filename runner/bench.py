@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -55,6 +56,8 @@ def bench(
     parts = [name for name in PARTS if name in part] if part else list(PARTS)
     config = _config(model, env, set_ or [])
     kinds = ["lastrun"] if alone else ["lastrun", "plain"]
+    if out is not None and not out.absolute().parent.is_dir():
+        raise UsageError(f"--out {out}: no such folder: {out.absolute().parent}")
     source = None if data is None else str(data.absolute())
     asked = {
         "config": config.model_dump(mode="json"),
@@ -164,7 +167,8 @@ def _write(path: Path, result: dict[str, Any]) -> None:
     except OSError as error:
         raise UsageError(f"{path}: the result cannot be written there: {error.strerror}") from None
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
 
 
 def print_result(result: dict[str, Any], config: TrainConfig, out: Path) -> None:

@@ -55,12 +55,12 @@ class Batch:
 
 
 def average_bodies(rows: Tensor, batch: Batch) -> Tensor:
-    """Mean over the bodies of each clip: (r, classes) -> (n, classes)."""
+    """Mean over the bodies of each clip: (r, classes) -> (n, classes), of at least float32."""
     weight = batch.row_weight
     if weight is None:
         return rows
-    mean = torch.zeros(len(batch.label), rows.shape[1], device=rows.device)
-    return mean.index_add_(0, batch.owner, rows.float() * weight[:, None])
+    mean = rows.new_zeros(len(batch.label), rows.shape[1])
+    return mean.index_add_(0, batch.owner, rows * weight[:, None].to(rows.dtype))
 
 
 class Order:

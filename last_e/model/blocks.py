@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from last_e.model.functions import Pool, ScaleAndAdd, rows, sum_over_frames
+from last_e.model.functions import EveryNthFrame, Pool, ScaleAndAdd, rows, sum_over_frames
 
 STREAMS = ("joint", "velocity", "bone")
 
@@ -32,7 +32,14 @@ def conv_norm(x: Tensor, conv: nn.Module, norm: nn.Module, weight: Tensor | None
     assert isinstance(conv, nn.Conv2d)
     assert isinstance(norm, nn.BatchNorm2d)
     weight = conv.weight if weight is None else weight
-    options = (conv.stride, conv.padding, conv.dilation, conv.groups)
+    if conv.kernel_size == (1, 1) and conv.stride != (1, 1):
+        # Left out beforehand. (For a stride and channels that are no multiple of 16, the gradient of the weights that torch
+        # 2.13's oneDNN computes on a CPU in channels_last writes beyond its memory.)
+        x = EveryNthFrame.apply(x, conv.stride[0])  # type: ignore[no-untyped-call]
+        stride: tuple[int, ...] = (1, 1)
+    else:
+        stride = conv.stride
+    options = (stride, conv.padding, conv.dilation, conv.groups)
     if norm.training:
         normed: Tensor = norm(F.conv2d(x, weight, bias, *options))  # type: ignore[arg-type]
         return normed
@@ -127,10 +134,10 @@ class SpatialGraphConv(nn.Module):
         weight = self.gcn.weight.view(k, -1, cin)
         into = adjacency.permute(2, 0, 1)  # (w, k, v): all that reaches joint w, one subset after the other
         if self.subset_att is None:
-            mix = into.expand(n, v, k, v)
+            mix = into.to(x.dtype).reshape(1, v * k, v).expand(n * t, v * k, v)
         else:
             mix = into * self._attention(x, adjacency, weight)[:, None, :, None]
-        mix = mix.to(x.dtype).reshape(n, 1, v * k, v).expand(n, t, v * k, v).reshape(n * t, v * k, v)
+            mix = mix.to(x.dtype).reshape(n, 1, v * k, v).expand(n, t, v * k, v).reshape(n * t, v * k, v)
         gathered = torch.bmm(mix, rows(x).reshape(n * t, v, cin)).view(n, t, v, k * cin).permute(0, 3, 1, 2)
         return hardswish(conv_norm(gathered, self.gcn, self.bn, weight.transpose(0, 1).reshape(-1, k * cin, 1, 1)))
 

@@ -55,6 +55,22 @@ class Pool(torch.autograd.Function):
         return gradient.permute(0, 3, 1, 2)
 
 
+class EveryNthFrame(torch.autograd.Function):
+    """(N, C, T, V) -> (N, C, ceil(T / step), V), in ``channels_last`` both ways; a slice's own gradient is not."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, step: int) -> Tensor:
+        ctx.shape, ctx.step = x.shape, step
+        return rows(x)[:, ::step].contiguous().permute(0, 3, 1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        n, c, t, v = ctx.shape
+        whole = gradient.new_zeros(n, t, v, c)
+        whole[:, :: ctx.step] = rows(gradient)
+        return whole.permute(0, 3, 1, 2), None
+
+
 class ScaleAndAdd(torch.autograd.Function):
     """``base + x (p + q s)``: ``base`` and ``x`` (N, C, T, V), p (N, C), q (N, T, C), s (N, V, C)."""
 

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from last_e.bench.plain import PlainLastE
 from last_e.config import ALIASES, VARIANTS
 from last_e.graph import BONES, PARENTS, hop_adjacency, hop_distance
 from last_e.model import LastE, Noise, build_model, receptive_field
 from last_e.model.blocks import Block, ChannelGate, SpatialGraphConv
-from last_e.model.functions import Pool, ScaleAndAdd
+from last_e.model.functions import EveryNthFrame, Pool, ScaleAndAdd
 from last_e.problems import ConfigError
 
 REFERENCE = Path(__file__).parents[1] / "data"
@@ -236,6 +237,33 @@ def test_subset_attention_weighs_the_subsets_by_a_softmax():
     torch.testing.assert_close(layer(x), summed * (summed + 3).clamp(0, 6) / 6, rtol=1e-4, atol=1e-5)
 
 
+class Convolutions(TorchDispatchMode):
+    """Notes the kernel and the stride of every convolution, forward and backward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.convolution.default:
+            self.seen.append((tuple(args[1].shape[2:]), tuple(args[3])))
+        elif func is torch.ops.aten.convolution_backward.default:
+            self.seen.append((tuple(args[2].shape[2:]), tuple(args[4])))
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_strided_1x1_convolution_reaches_torch():
+    """Where the channels are no multiple of 16, its gradient wrote beyond its memory, and took the process with it."""
+    model = seeded_model("base", 4, stem_channels=7, channels=[12, 11, 12]).train()
+    with Convolutions() as convolutions:
+        logits, _ = model(streams(5, 17))
+        logits.sum().backward()
+    seen = set(convolutions.seen)
+    assert ((5, 1), (2, 1)) in seen, "the depthwise convolution keeps its stride"
+    assert ((1, 1), (1, 1)) in seen
+    assert ((1, 1), (2, 1)) not in seen
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_strides_shorten_the_clip_and_odd_lengths_work(variant):
     model = seeded_model(variant, 7).eval()
@@ -305,6 +333,8 @@ def test_operations_with_a_backward_of_their_own_have_the_right_one():
 
     x, base = (make(2, 5, 4, 3).permute(0, 3, 1, 2) for _ in range(2))  # (N, C, T, V) in channels_last
     assert torch.autograd.gradcheck(Pool.apply, x)
+    assert torch.autograd.gradcheck(lambda x: EveryNthFrame.apply(x, 2), x)
+    assert torch.equal(EveryNthFrame.apply(x, 2), x[:, :, ::2])
     assert torch.autograd.gradcheck(ScaleAndAdd.apply, (base, x, make(2, 3), make(2, 5, 3), make(2, 4, 3)))
 
 

@@ -1,0 +1,177 @@
+"""The trainer against one written straight down, and ``lastrun bench``, which measures the two."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from last_e.bench.plain import PlainLastE
+from last_e.config import TrainConfig
+from last_e.data.batches import Batch, TrainBatches, average_bodies
+from last_e.data.synthetic import synthetic_clips
+from last_e.layers import resolve
+from last_e.model import LastE
+from last_e.optim import build_optimizer, decayed
+from last_e.precision import Precision
+from last_e.reading import set_layer
+from last_e.schedule import learning_rate
+from last_e.state import State, train_step
+from runner.plan.measurements import read
+from tests.conftest import Cli
+
+STEPS = 200
+CPU = torch.device("cpu")
+
+
+def settings(variant: str) -> TrainConfig:
+    words = [f"model.variant={variant}", "model.stem_channels=8", "model.channels=[8,12,16]", "model.num_blocks=[1,1,1]"]
+    recipe = ["dataset=synthetic", "training.input_frames=16", "training.batch_size=8", "training.epochs=20"]
+    layer, problems = set_layer([*words, *recipe, "model.drop_path_rate=0.1"])
+    return resolve([layer], TrainConfig, problems, detect=lambda: ("local", "")).config
+
+
+def plain_losses(
+    config: TrainConfig, batches: list[Batch], rates: list[float], weights: dict[str, torch.Tensor]
+) -> list[float]:
+    """Straight module code: torch's own optimizer one parameter at a time, every number fetched from every batch."""
+    training = config.training
+    model = PlainLastE(config.model, 6).to(weights["fc.weight"].dtype)
+    model.load_state_dict(weights)
+    parameters = dict(model.named_parameters())
+    with_decay, without = decayed(model)
+    groups = [
+        {"params": [parameters[name] for name in with_decay], "weight_decay": training.weight_decay},
+        {"params": [parameters[name] for name in without], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.SGD(groups, lr=0.1, momentum=training.momentum, nesterov=True, foreach=False)
+    model.train()
+    losses = []
+    for batch, rate in zip(batches, rates):
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad()
+        output = model(batch.streams, batch.noise, batch.row_weight)
+        rows, ib_loss = output if isinstance(output, tuple) else (output, 0.0)
+        logits = average_bodies(rows, batch)
+        loss = F.cross_entropy(logits, batch.label, label_smoothing=training.label_smoothing)
+        loss = loss + training.ib_loss_weight * ib_loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), training.gradient_clip)
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Two threads each in two tests at once would wait for each other most of the time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def double(batch: Batch) -> Batch:
+    """The same numbers in float64."""
+    return dataclasses.replace(batch, streams={name: stream.double() for name, stream in batch.streams.items()})
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(
+    ("variant", "number", "early", "all_along"),
+    [("nano", torch.float32, 1e-4, None), ("base", torch.float64, 1e-12, 1e-3), ("large", torch.float64, 1e-12, 1e-3)],
+)
+def test_the_losses_of_200_steps_are_those_of_the_plain_path(
+    variant: str, number: torch.dtype, early: float, all_along: float | None
+) -> None:
+    """Rounding grows tenfold every few steps at this learning rate, in any two programs: float64 has room for 200 of them.
+
+    In float32 the first steps agree to rounding, and the runs end alike.
+    """
+    config = settings(variant)
+    clips = synthetic_clips(6, 160)
+    made = TrainBatches(clips, torch.arange(160), config.training, None, (16, 3))
+    batches = [batch for epoch in range(10) for (batch,) in made.epoch(epoch)]
+    if number is torch.float64:
+        batches = [double(batch) for batch in batches]
+    rates = [learning_rate(config.training, step / made.steps) for step in range(STEPS)]
+    torch.manual_seed(0)
+    model = LastE(config.model, 6).to(number)
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state = State(model, build_optimizer(model, config.training), torch.amp.GradScaler("cpu", enabled=False))
+    own = []
+    for batch, rate in zip(batches, rates, strict=True):
+        train_step(state, [batch], rate, config, Precision(None, False, ""))
+        own.append(state.counters.read().loss)
+    plain = plain_losses(config, batches, rates, weights)
+    assert len(own) == len(plain) == STEPS
+    assert plain[-1] < plain[0] - 0.2, "it learns, so mistakes would add up"
+    assert own[:15] == pytest.approx(plain[:15], rel=early)
+    if all_along is None:
+        assert sum(own[-40:]) == pytest.approx(sum(plain[-40:]), rel=0.3)
+    else:
+        assert own == pytest.approx(plain, rel=all_along)
+
+
+def test_bench_measures_both_and_keeps_what_plan_reads(cli: Cli, tmp_path: Path) -> None:
+    shape = ["--set", "model.channels=[8,8,8]", "model.stem_channels=8", "training.input_frames=16", "training.batch_size=8"]
+    done = cli("bench", "--model", "nano", "--rounds", "1", "--seconds", "0.1", "--json", *shape)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    file = Path(told["file"])
+    assert file.parent == tmp_path / ".local/share/lastrun/benchmarks"
+    assert json.loads(file.read_text()) == {k: v for k, v in told.items() if k not in ("lastrun", "version", "file")} | {
+        "versions": told["versions"]
+    }
+    measured = read(file)
+    assert measured.machine.device == "cpu"
+    assert measured.machine.cores >= 1
+    for part in ("data", "forward", "train", "epoch"):
+        assert set(told[part]["clips_per_second"]) == {"lastrun", "plain"}
+        assert all(math.isfinite(rate) and rate > 0 for rate in told[part]["clips_per_second"].values())
+        assert told[part]["ratio"] > 0
+    assert measured.epoch is not None
+    assert told["checkpoint_stall_ms"] == sorted(told["checkpoint_stall_ms"])
+    assert told["ceilings"]["copy_bytes_per_second"] > 1e8
+    assert told["rows_per_clip"] == pytest.approx(4 / 3, abs=0.01)
+
+
+def test_bench_of_one_part_alone_is_readable_and_nothing_is_left_behind(cli: Cli, tmp_path: Path) -> None:
+    shape = ["--set", "model.channels=[8,8,8]", "model.stem_channels=8", "training.input_frames=16", "training.batch_size=8"]
+    out = tmp_path / "mine" / "bench.json"
+    out.parent.mkdir()
+    words = ["--model", "nano", "--rounds", "1", "--seconds", "0.1", "--part", "forward", "--alone", "--out", str(out)]
+    done = cli("bench", *words, *shape)
+    assert done.returncode == 0, done.stderr
+    assert "forward passes" in done.stdout
+    assert "training steps" not in done.stdout
+    assert str(out) in done.stdout
+    assert [path.name for path in out.parent.iterdir()] == ["bench.json"]
+    left = [path.name for path in (tmp_path / "tmp").iterdir() if not path.name.startswith("torchinductor_")]
+    assert left == []
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--part", "trian"], "--part trian: allowed are data, forward, train, epoch"),
+        (["--model", "bsae"], "base_e_v3"),
+        (["--set", "training.batchsize=8"], "training.batch_size"),
+        (["--data", "nowhere.safetensors"], "nowhere.safetensors: no such file"),
+        (["--set", "hardware.device=cuda"], "torch"),
+        (
+            ["--out", "/dev/null/x/y.json", "--alone", "--part", "data", "--seconds", "0.1", "--rounds", "1"],
+            "/dev/null/x/y.json",
+        ),
+    ],
+)
+def test_bench_tells_what_is_wrong(cli: Cli, words: list[str], told: str) -> None:
+    done = cli("bench", *words)
+    assert done.returncode in (1, 2, 6)
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
