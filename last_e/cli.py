@@ -201,7 +201,7 @@ def _train(config: TrainConfig, resume: Path | None, args: argparse.Namespace, s
         from last_e import train
         from last_e.gpu import NoGpu, is_lost
     except ModuleNotFoundError as error:
-        print(f"error: {error.name} is not installed: pip install 'lastrun[train]'", file=sys.stderr)
+        print(f"error: {error.name} is not installed; from a clone of lastrun: pip install '.[train]'", file=sys.stderr)
         return NO_GPU
     from filelock import FileLock, Timeout
 

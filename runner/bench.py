@@ -127,7 +127,7 @@ def _measured(asked: dict[str, Any]) -> dict[str, Any]:
             child.terminate()
             raise
     if any("No module named 'torch'" in line for line in errors):
-        raise EngineError("torch is not installed here: pip install 'lastrun[train]'")
+        raise EngineError("torch is not installed here; from a clone of lastrun: pip install '.[train]'")
     raise LastrunError(f"the measurement broke off: {errors[-1] if errors else f'exit code {child.wait()}'}")
 
 

@@ -436,7 +436,7 @@ def image_check(
 
     facts = check(image)
     if json:
-        console.print_json("image check", facts)
+        console.print_json("image check", {**facts, "version": console.JSON_VERSION, "image_version": facts.get("version")})
     else:
         console.print_image(facts)
     raise typer.Exit(Exit.NO_ENGINE if facts["problems"] else Exit.DONE)

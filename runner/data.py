@@ -48,7 +48,7 @@ def prepare(
 
         if not COMPILED:
             print(
-                "no numba that works here: reading takes about 15 times as long; pip install 'lastrun[data]'",
+                "no numba that works here: reading takes about 15 times as long (from a clone: pip install '.[data]')",
                 file=sys.stderr,
             )
         report = prepare_ntu(dataset, raw, out, workers=workers, progress=bar.update)
@@ -157,7 +157,9 @@ def _errors(out: Path, *, goes_on: bool = True) -> Iterator[None]:
             raise
         raise PausedError(f"interrupted; {out} is not there yet, and the same command goes on with what is done") from None
     except ModuleNotFoundError as error:
-        raise EngineError(f"this needs {error.name}, which is not installed: pip install 'lastrun[data]'") from None
+        raise EngineError(
+            f"this needs {error.name}, which is not installed; from a clone of lastrun: pip install '.[data]'"
+        ) from None
     except DataError as error:
         raise (UsageError if error.missing else LastrunError)(str(error)) from None
     except OSError as error:

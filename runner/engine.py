@@ -88,7 +88,7 @@ def _connect() -> DockerClient:
     try:
         from docker import DockerClient, from_env
     except ImportError:
-        raise EngineError("the docker launcher needs Docker's SDK: pip install 'lastrun[docker]'") from None
+        raise EngineError("the docker launcher needs Docker's SDK; from a clone of lastrun: pip install '.[docker]'") from None
     _see_to_the_settings()
     where = _where()
     tunnel = open_tunnel(where) if where.startswith("ssh://") else None

@@ -35,7 +35,7 @@ def job_status(job: Job) -> dict[str, Any]:
         best_top1=max((m["test_top1"] for m in metrics), default=None),
         checkpoint=checkpoints[-1].name if checkpoints else None,
         checkpoints=len(checkpoints),
-        total_steps=attempt.scores.get("total_steps") if attempt else None,
+        total_steps=int(total) if attempt and (total := attempt.scores.get("total_steps")) is not None else None,
         synced_step=checkpoints[-1].manifest.step if checkpoints else 0,
         progress=job.heartbeat(attempt) if attempt and state is State.RUNNING else {},
         attempt={"number": attempt.number, "id": attempt.id, "host": attempt.host, "env": attempt.env} if attempt else None,

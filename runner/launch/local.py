@@ -34,8 +34,8 @@ class LocalLauncher:
         missing = [name for name in _NEEDED if find_spec(name) is None]
         if missing:
             raise EngineError(
-                f"training here needs {', '.join(missing)}, not installed in {sys.prefix}: pip install 'lastrun[train]' "
-                "(from a clone: pip install '.[train]')"
+                f"training here needs {', '.join(missing)}, not installed in {sys.prefix}; from a clone of lastrun: "
+                "pip install '.[train]'"
             )
         if is_remote(self._config.data.uri):  # the attempt fetches it
             data_cache.parse(str(self._config.data.uri), {})

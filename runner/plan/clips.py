@@ -39,7 +39,7 @@ def data_of(configs: Sequence[TrainConfig]) -> Data:
         except DataError as error:
             note = str(error)
         except ModuleNotFoundError as error:
-            note = f"{path}: not read, since {error.name} is not installed (pip install 'lastrun[data]')"
+            note = f"{path}: not read, since {error.name} is not installed (from a clone: pip install '.[data]')"
         else:
             bodies = f"{counts.train_bodies:.3g} bodies a clip to train and {counts.test_bodies:.3g} to test"
             return Data(counts, True, f"{path}: {_clips(counts)}, {bodies}")

@@ -69,16 +69,16 @@ def test_without_torch_everything_but_training_works(light: Path, tmp_path: Path
     done = call(light, tmp_path, lastrun, "submit", spec)
     assert done.returncode == 6
     assert len(done.stderr.splitlines()) == 1
-    assert "pip install 'lastrun[train]'" in done.stderr
+    assert "pip install '.[train]'" in done.stderr
     assert not (tmp_path / "store").exists()
 
     done = call(light, tmp_path, lastrun, "data", "inspect", tmp_path / "none")
     assert done.returncode == 6
-    assert done.stderr == "error: this needs numpy, which is not installed: pip install 'lastrun[data]'\n"
+    assert done.stderr == "error: this needs numpy, which is not installed; from a clone of lastrun: pip install '.[data]'\n"
 
     done = call(light, tmp_path, light / "python", "-m", "last_e", "--dataset", "irds")
     assert done.returncode == 6
-    assert done.stderr == "error: torch is not installed: pip install 'lastrun[train]'\n"
+    assert done.stderr == "error: torch is not installed; from a clone of lastrun: pip install '.[train]'\n"
 
 
 def test_without_torch_a_job_can_be_followed(light: Path, tmp_path: Path) -> None:
