@@ -16,6 +16,7 @@ from last_e import manifest
 from last_e.config import PINNED_SECTIONS, TrainConfig
 from last_e.console import ConsoleSink
 from last_e.datafile import DataError, data_path
+from last_e.environment import share_cores
 from last_e.events import Ended, JsonLines, Message, Sink
 from last_e.layers import Resolved, resolve
 from last_e.manifest import DamagedCheckpoint, newest_whole
@@ -195,6 +196,7 @@ def _refuse_newer(resume: Path) -> None:
 
 
 def _train(config: TrainConfig, resume: Path | None, args: argparse.Namespace, sink: Sink, stop: Stop) -> int:
+    share_cores()
     try:
         import torch
 

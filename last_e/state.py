@@ -57,8 +57,9 @@ class Counters:
         self._sums += torch.where(good, sums.double(), torch.zeros_like(self._sums))
         skipped, in_a_row, worst = self._steps
         in_a_row = torch.where(good, torch.zeros_like(in_a_row), in_a_row + 1)
-        self._steps = torch.stack([skipped + ~good, in_a_row, torch.maximum(worst, in_a_row)])
-        self._loss = loss.double()
+        # In place, so that a step can be recorded as a CUDA graph and played again.
+        self._steps.copy_(torch.stack([skipped + ~good, in_a_row, torch.maximum(worst, in_a_row)]))
+        self._loss.copy_(loss)
 
     def read(self) -> Reading:
         """The numbers, once the device has come so far."""

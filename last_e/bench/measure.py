@@ -21,7 +21,7 @@ from last_e.config import TrainConfig
 from last_e.data.clips import Clips
 from last_e.data.files import read_clips
 from last_e.data.synthetic import synthetic_clips
-from last_e.environment import usable_cores
+from last_e.environment import share_cores, usable_cores
 from last_e.precision import choose_device, choose_precision
 
 Tell = Callable[[int, int, str], None]
@@ -139,7 +139,8 @@ def _contenders(
             here, there = context.Pipe()
             arguments = (kind, config.model_dump_json(), data, folder, device, there)
             process = context.Process(target=_work, args=arguments, daemon=False)  # Plain has children of its own
-            process.start()
+            with _environment_of(kind):
+                process.start()
             there.close()
             processes.append((process, here))
             asks[kind] = _asker(here, kind)
@@ -151,6 +152,19 @@ def _contenders(
             if process.is_alive():
                 process.terminate()
                 process.join()
+
+
+@contextmanager
+def _environment_of(kind: str) -> Iterator[None]:
+    """What the trainer sets for itself before it imports torch, it sets here; a plain one sets nothing."""
+    before = dict(os.environ)
+    if kind == "lastrun":
+        share_cores()
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _asker(connection: Connection, kind: str) -> Ask:
