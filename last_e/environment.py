@@ -87,7 +87,7 @@ def _read(path: Path) -> str:
 def share_cores() -> None:
     """Have threads that wait for each other give up their cores soon. To be called before torch is imported.
 
-    GNU's OpenMP, which torch uses on Linux, lets them spin for a millisecond and more. Where other processes want the same cores,
-    that made training two to four times slower here, and nothing faster.
+    GNU's OpenMP, which torch uses on Linux, lets them spin for a millisecond and more. Where other processes want the same
+    cores, that made training two to four times slower here, and nothing faster.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
