@@ -6,7 +6,7 @@ JOBS   ?= 2
 
 .PHONY: help demo test bench figures lint format clean
 help:
-	@echo "make demo    set up .venv and train the quickstart job on this machine (about two minutes once installed)"
+	@echo "make demo    set up .venv and train the quickstart job on this machine (half a minute once installed)"
 	@echo "make test    set up .venv and run every test; what was skipped is listed with the reason"
 	@echo "make figures the faults of docs/faults.md at full length (about half an hour), with their figures"
 	@echo "make bench   clips per second on this machine, against a plain trainer (about three minutes)"

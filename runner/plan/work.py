@@ -42,16 +42,18 @@ def work_of(model: ModelConfig, frames: int) -> Work:
             wide = width * model.expand_ratio
             # graph convolution: mix channels for each subset, then joints; sum, norm, activation
             macs += before * subsets * width * a + subsets * width * a * JOINTS
-            kept += (subsets * (before + JOINTS) + 3 * width) * a  # what each joint gathers, by what adjacency; the output
+            kept += (
+                subsets * (before + (JOINTS if model.use_subset_att else 0)) + 3 * width
+            ) * a  # what each joint gathers, by what adjacency; the output
             # temporal convolutions: expand, over frames, contract
             for depth in range(model.depths[stage]):
                 begin, shrinks = (a, stride != 1) if depth == 0 else (b, False)
                 macs += width * wide * begin + KERNEL * wide * b + wide * width * b + (width * width * b if shrinks else 0)
-                kept += 3 * wide * begin + 3 * wide * b + (3 if shrinks else 2) * width * b
+                kept += 3 * wide * begin + 3 * wide * b + (4 if shrinks else 2) * width * b
             # gates, attention, shortcut
             shaped = before != width or stride != 1
             macs += before * width * b if shaped else 0
-            kept += (2 if shaped else 1) * width * b
+            kept += ((2 if shaped else 1) * width + (before if stride != 1 else 0)) * b
             before, frames = width, after
     return Work(2.0 * macs, float(kept), sum(model.num_blocks))
 

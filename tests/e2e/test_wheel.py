@@ -46,6 +46,7 @@ def test_the_wheel_holds_the_recordings_with_their_notice_and_every_configuratio
     assert expected | {"last_e/data/irds/healthy.npz", "last_e/data/irds/NOTICE.md"} <= names
     assert {f"last_e/prepare/{name}" for name in ("animation.html", "ntu/missing_ntu60.txt", "ntu/missing_ntu120.txt")} <= names
     assert {"runner/plan/gpus.toml", "runner/plan/prices.toml"} <= names
+    assert any(name.startswith("runner/plan/measured/") for name in names)
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"last_e", "runner"}
 
 
