@@ -4,6 +4,7 @@ a look into an image."""
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import time
 from contextlib import suppress
@@ -119,8 +120,9 @@ def _sweep_forgotten(client: DockerClient, user: str) -> None:
 
 
 def _time(text: str) -> float:
-    """An engine's time, to the second."""
-    return datetime.fromisoformat(f"{text[:19]}+00:00").timestamp()
+    """An engine's time, to the second: containers' are in UTC, its own clock has the zone of its machine."""
+    zone = re.search(r"[+-]\d\d:\d\d$", text)
+    return datetime.fromisoformat(f"{text[:19]}{zone[0] if zone else '+00:00'}").timestamp()
 
 
 def discard(client: DockerClient, label: str) -> None:

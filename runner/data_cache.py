@@ -276,7 +276,7 @@ def _header(size: bytes, file: Any) -> tuple[int, str | None]:
         return 0, None
     try:
         told = json.loads(file.read(length))["__metadata__"]["data_sha256"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return 0, None
     return (8 + length, told) if isinstance(told, str) else (0, None)
 

@@ -212,7 +212,7 @@ def _runs(record: bytes) -> bool:
     """Whether an attempt's record tells of no end; of one that is damaged nobody knows."""
     try:
         return bool(json.loads(record)["phase"] in OPEN_PHASES)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return True
 
 

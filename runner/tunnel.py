@@ -10,13 +10,19 @@ import atexit
 import shutil
 import subprocess
 import tempfile
+import threading
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from runner.errors import EngineError
 
 ENGINE_SOCKET = "/var/run/docker.sock"
-_OPTIONS = ("BatchMode=yes", "ConnectTimeout=10", "ExitOnForwardFailure=yes", "ServerAliveInterval=15")
+_OPTIONS = (
+    *("BatchMode=yes", "ConnectTimeout=10", "ExitOnForwardFailure=yes", "ServerAliveInterval=15"),
+    # A connection of its own, which ends with us, whatever the user's configuration shares.
+    *("ControlMaster=no", "ControlPath=none", "RemoteCommand=none"),
+)
+HANDSHAKE_SECONDS = 30.0
 
 
 def open_tunnel(uri: str) -> str:
@@ -27,11 +33,15 @@ def open_tunnel(uri: str) -> str:
     Raises:
         EngineError: ssh does not get there.
     """
-    parts = urlsplit(uri)
     try:
-        target, port = f"{parts.username}@{parts.hostname}" if parts.username else str(parts.hostname or ""), parts.port
+        parts = urlsplit(uri)
+        port = parts.port
+        user, _, host = parts.netloc.rpartition("@")
+        # As it is written: names in ~/.ssh/config know upper case.
+        host = host.removesuffix(f":{port}") if port else host.removesuffix(":")
+        target = f"{unquote(user)}@{host}" if user else host
     except ValueError:
-        target, port = "", None
+        parts, port, target = urlsplit(""), None, ""
     if not target:
         raise EngineError(f"DOCKER_HOST: {uri}: allowed is ssh://[USER@]HOST[:PORT][/PATH/OF/docker.sock]")
     # Not the user's temporary folder: the path of a socket may have no more than some 100 characters.
@@ -54,7 +64,11 @@ def open_tunnel(uri: str) -> str:
     assert process.stdin is not None
     assert process.stdout is not None
     atexit.register(_close, process)
-    if not any(b"lastrun-is-through" in line for line in process.stdout):  # a shell's greetings may come before it
+    hanging = threading.Timer(HANDSHAKE_SECONDS, process.terminate)
+    hanging.start()
+    through = any(b"lastrun-is-through" in line for line in iter(lambda: _line(process), b""))  # greetings may come before it
+    hanging.cancel()
+    if not through:
         process.wait()
         said = (folder / "errors").read_text(errors="replace").strip().splitlines()
         raise EngineError(
@@ -62,6 +76,11 @@ def open_tunnel(uri: str) -> str:
             "has to work without asking for anything; keys come from ssh-agent or ~/.ssh/config"
         )
     return f"unix://{here}"
+
+
+def _line(process: subprocess.Popen[bytes]) -> bytes:
+    assert process.stdout is not None
+    return process.stdout.readline(4096)
 
 
 def _close(process: subprocess.Popen[bytes]) -> None:

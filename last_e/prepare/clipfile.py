@@ -159,6 +159,8 @@ def workplace(path: Path) -> Iterator[Path]:
         raise DataError(f"{path}: a folder; name a file in it, such as {path / 'ntu60.safetensors'}", missing=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = path.with_name(f".{path.name}.parts")
+    if folder.is_symlink():  # what it leads to is not ours to clear
+        raise DataError(f"{folder}: a link, where a folder for unfinished work belongs; delete it")
     folder.mkdir(exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):

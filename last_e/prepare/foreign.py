@@ -260,6 +260,12 @@ def _pyskl(path: Path, split: str | None) -> Opened:
         if not isinstance(lists.get(key), list):
             raise DataError(f"{path}: neither names like NTU's nor a list of the clips that train ({key or 'xsub_train'})")
         train, split = set(map(str, lists[key])), split or str(key).removesuffix("_train")
+        known = {str(one["frame_dir"]) for one in annotations}
+        if not known & train or not known - train:
+            raise DataError(
+                f"{path}: of the {len(train)} names in {key}, {len(known & train)} are among its {len(known)} clips: some "
+                "have to train, and some to test; are the names written otherwise (an ending, a folder)?"
+            )
 
     def clips() -> Iterator[Foreign]:
         for one in annotations:

@@ -8,8 +8,9 @@ import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from last_e.text import one_line
 from runner.engine import explain, explained
-from runner.errors import EngineError
+from runner.errors import EngineError, Exit
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -37,7 +38,7 @@ class Watch(threading.Thread):
     def __init__(self, container: Any, out: Any) -> None:
         super().__init__(name="container", daemon=True)
         self._container, self._out = container, out
-        self.code = 0
+        self.code = int(Exit.FAILED)
         self.error: EngineError | None = None
 
     def run(self) -> None:
@@ -50,13 +51,18 @@ class Watch(threading.Thread):
             self.error = EngineError(explain(error))
         except EngineError as error:
             self.error = error
+        except Exception as error:  # whatever it is: a thread that dies in silence would pass for a container that did well
+            self.error = EngineError(f"following the container broke off ({type(error).__name__}: {one_line(error)})")
 
     def _show(self) -> None:
         for piece in _pieces(self._container):
             try:
                 self._out.write(piece)
                 self._out.flush()
-            except OSError:  # a reader of ours that goes away does not stop the container
+            except UnicodeEncodeError:  # a terminal that does not know the character
+                encoding = getattr(self._out, "encoding", None) or "ascii"
+                self._out.write(piece.encode(encoding, "backslashreplace").decode(encoding))
+            except (OSError, ValueError):  # a reader of ours that goes away does not stop the container
                 return
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
 import time
 from pathlib import Path
@@ -10,11 +11,15 @@ from pathlib import Path
 import pytest
 from docker.errors import APIError
 
+from runner.containers import _time
 from runner.engine import explain
+from runner.errors import EngineError
 from runner.job import Attempt, Job
+from runner.launch.attached import Watch
 from runner.launch.docker import _inside, _is_loopback
 from runner.lease import claim
 from runner.store.directory import DirectoryStore
+from runner.tunnel import open_tunnel
 
 
 @pytest.mark.parametrize(
@@ -79,3 +84,71 @@ def test_an_attempt_that_was_found_dead_is_superseded_by_the_next(tmp_path: Path
     job.write_attempt(one)
     state, newest, _ = job.state()
     assert (state.value, newest and newest.id) == ("running", following.id)
+
+
+def test_an_engines_clock_and_its_containers_are_compared_in_the_same_zone() -> None:
+    assert _time("2026-11-23T14:00:00.123456789+02:00") == _time("2026-11-23T12:00:00.5Z")
+    assert _time("2026-11-23T07:00:00-05:00") == _time("2026-11-23T12:00:00Z")
+
+
+class Narrow(io.StringIO):
+    """A terminal that knows ASCII alone."""
+
+    encoding = "ascii"
+
+    def write(self, text: str) -> int:
+        return super().write(text.encode("ascii").decode())
+
+
+class Ended:
+    """What a container that has ended answers."""
+
+    def __init__(self, code: object) -> None:
+        self.code = code
+
+    def logs(self, **_: object) -> list[bytes]:
+        return ["loss → 0.5\n".encode()]
+
+    def wait(self, **_: object) -> dict[str, object]:
+        return {"StatusCode": self.code}
+
+
+def test_a_terminal_that_lacks_a_character_costs_neither_output_nor_exit_code() -> None:
+    out = Narrow()
+    watch = Watch(Ended(5), out)
+    watch.run()
+    assert (watch.code, watch.error) == (5, None)
+    assert out.getvalue() == "loss \\u2192 0.5\n"
+
+
+def test_a_watch_that_breaks_off_is_no_success() -> None:
+    watch = Watch(Ended("not a number"), io.StringIO())
+    watch.run()
+    assert watch.code != 0
+    assert "broke off" in str(watch.error)
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("ssh://MyBox", ["--", "MyBox"]),
+        ("ssh://me%40lab@Host:2222/run/d.sock", ["-p", "2222", "--", "me@lab@Host"]),
+    ],
+)
+def test_ssh_is_asked_for_the_name_as_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, words: list[str]
+) -> None:
+    ssh = tmp_path / "ssh"
+    ssh.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/words\nexit 255\n')
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(EngineError, match="ssh does not get to the engine"):
+        open_tunnel(uri)
+    given = (tmp_path / "words").read_text().splitlines()
+    assert given[-1 - len(words) : -1] == words
+    assert "ControlMaster=no" in given
+
+
+def test_an_address_that_is_none_is_told() -> None:
+    with pytest.raises(EngineError, match="allowed is ssh://"):
+        open_tunnel("ssh://[bad")

@@ -261,6 +261,13 @@ def test_pyskl(tmp_path):
     assert train_mask(clips, "ntu60", "xview").tolist() == [False, True, True] * 2
 
 
+@pytest.mark.parametrize("train", [["a.skel", "b.skel"], ["a", "b", "c"]])
+def test_a_pyskl_split_that_leaves_nobody_to_train_or_to_test_is_refused(tmp_path, train):
+    clips = [{"frame_dir": name, "label": 0, "keypoint": np.ones((1, 9, 25, 3))} for name in "abc"]
+    path = pyskl(tmp_path / "a.pkl", annotations=clips, split={"xsub_train": train, "xsub_val": []})
+    refused("pyskl", path, "some have to train, and some to test")
+
+
 def test_pyskl_whose_names_are_not_ntus_keeps_its_split(tmp_path):
     path = pyskl(tmp_path / "own.pkl", known=False)
     assert import_file("pyskl", path, tmp_path / "out").own_split == "xsub"
@@ -629,6 +636,7 @@ def test_names_that_are_no_text_make_a_file_that_can_be_read(tmp_path):
     report = import_file("ctrgcn", ctrgcn(tmp_path / os.fsdecode(b"bad\xff_CS.npz")), tmp_path / "out")
     assert report.clips == 6
     assert read_columns(tmp_path / "out")[1]["source"] == "imported from ctrgcn: bad\\udcff_CS.npz"
-    clips = [{"frame_dir": "\ud800", "label": 1, "keypoint": np.ones((1, 9, 25, 3))}]
-    import_file("pyskl", pyskl(tmp_path / "a.pkl", known=False, annotations=clips), tmp_path / "out")
-    assert names_of(read_columns(tmp_path / "out")[0]) == ["\\ud800"]
+    clips = [{"frame_dir": name, "label": 1, "keypoint": np.ones((1, 9, 25, 3))} for name in ("\ud800", "b")]
+    path = pyskl(tmp_path / "a.pkl", known=False, annotations=clips, split={"xsub_train": ["\ud800"]})
+    import_file("pyskl", path, tmp_path / "out")
+    assert names_of(read_columns(tmp_path / "out")[0]) == ["\\ud800", "b"]
