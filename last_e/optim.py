@@ -69,9 +69,18 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opt
     ]
     if config.optimizer == "sgd":
         sgd = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
-        if config.momentum:
-            # torch makes these in the first step, without a value: were that step left out, the second would use them.
-            for parameter in model.parameters():
-                sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        add_momentum(sgd)
         return sgd
     return torch.optim.AdamW(groups, lr=config.lr, betas=(config.betas[0], config.betas[1]), fused=True)
+
+
+def add_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Give SGD with momentum the averages that it lacks.
+
+    torch makes them in the first step, without a value: were that step left out, the second would use them.
+    """
+    for group in optimizer.param_groups:
+        if isinstance(optimizer, torch.optim.SGD) and group["momentum"]:
+            for parameter in group["params"]:
+                if optimizer.state[parameter].get("momentum_buffer") is None:
+                    optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)

@@ -75,5 +75,7 @@ def keep_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return
-    mallopt(_MMAP_THRESHOLD, 2**31 - 1)
-    mallopt(_TRIM_THRESHOLD, -1)  # never
+    # Before 2.35 glibc allows 32 MiB at most; and a threshold that is refused must not be followed by the other option, which
+    # would fix it at 128 KiB.
+    if mallopt(_MMAP_THRESHOLD, 2**31 - 1) == 1 or mallopt(_MMAP_THRESHOLD, 32 * 2**20) == 1:
+        mallopt(_TRIM_THRESHOLD, -1)  # never

@@ -10,6 +10,8 @@ before the next round.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -20,6 +22,7 @@ _GOLDEN = 0x9E3779B9
 ORDER, CROP, WARP, JITTER, DROPOUT, DROP_PATH = range(1, 7)
 
 
+@lru_cache(maxsize=256)
 def key(seed: int, purpose: int, epoch: int) -> int:
     """A 32-bit key for one purpose in one epoch of one run."""
     state = 0

@@ -17,6 +17,7 @@ from last_e.evaluate import Scores
 from last_e.manifest import DamagedCheckpoint
 from last_e.model.blocks import full
 from last_e.model.network import LastE
+from last_e.optim import add_momentum
 from last_e.precision import Precision
 from last_e.text import one_line
 
@@ -136,9 +137,12 @@ class State:
             self.model.load_state_dict(state["model"])
             if state["optimizer_kind"] == type(self.optimizer).__name__:
                 options = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
-                self.optimizer.load_state_dict(state["optimizer"])
+                # Told beforehand that it is fused, torch keeps the step counters of AdamW on the device.
+                groups = [{**group, "fused": True} for group in state["optimizer"]["param_groups"]]
+                self.optimizer.load_state_dict({**state["optimizer"], "param_groups": groups})
                 for group, own in zip(self.optimizer.param_groups, options):
                     group.update(own)
+                add_momentum(self.optimizer)
             else:
                 warning = f"the optimizer was {state['optimizer_kind']}: its averages are not taken over"
             if self.scaler.is_enabled() and state["scaler"]:

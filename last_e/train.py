@@ -345,7 +345,9 @@ def set_up_torch(config: TrainConfig, device: torch.device, sink: Sink) -> int:
     threads = min(config.hardware.cpu_threads or cores, cores)
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(device.type == "cpu")
-    torch.backends.cudnn.benchmark = device.type == "cuda"
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a pass over every new tensor
+    torch.backends.cudnn.benchmark = False  # batches vary in their number of bodies: it would search anew for each
+    torch.backends.cudnn.allow_tf32 = False  # float32 means float32
     # Checkpoints are written by a thread of this process: it must give the interpreter back in less than Python's 5 ms.
     sys.setswitchinterval(0.0005)
     if device.type == "cpu":

@@ -10,6 +10,7 @@ import sys
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -106,11 +107,11 @@ def _measured(asked: dict[str, Any]) -> dict[str, Any]:
     command = [sys.executable, "-m", "last_e.bench"]
     with (
         _bar() as tell,
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child,
+        TemporaryFile("w+") as said,  # no pipe: nobody reads it before the end, and a full one would stop the child
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True) as child,
     ):
         assert child.stdin is not None
         assert child.stdout is not None
-        assert child.stderr is not None
         try:
             child.stdin.write(json.dumps(asked))
             child.stdin.close()
@@ -122,7 +123,9 @@ def _measured(asked: dict[str, Any]) -> dict[str, Any]:
                 if "error" in told:
                     raise (EngineError if told["no_gpu"] else LastrunError)(told["error"])
                 tell(told["done"], told["total"], told["what"])
-            errors = child.stderr.read().strip().splitlines()
+            child.wait()
+            said.seek(0)
+            errors = said.read().strip().splitlines()
         except BaseException:
             child.terminate()
             raise
@@ -193,7 +196,7 @@ def print_result(result: dict[str, Any], config: TrainConfig, out: Path) -> None
     for name in ("lastrun", "from - to", "plain", "ratio", "of peak"):
         table.add_column(name, justify="right")
     flops = work_of(config.model, result["frames"]).flops * result["rows_per_clip"]
-    peak = max(value for name, value in ceilings.items() if name.startswith("matrix_"))
+    peak = ceilings[f"matrix_{result['precision']}_flops_per_second"]
     for part in PARTS:
         if part not in result:
             continue

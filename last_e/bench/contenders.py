@@ -96,6 +96,7 @@ class Own:
                 for _ in range(3):
                     next(steps)
                 synchronize(self.device)
+                writer.wait()  # three steps are less than the minutes that usually lie between
                 about = Manifest(step=number, epoch=0, evaluated=False, milestone=False)
                 begin = time.perf_counter()
                 writer.submit(self.state.to_dict(""), "{}", about)
@@ -110,6 +111,7 @@ class Plain:
 
     def __init__(self, config: TrainConfig, clips: Clips, device: torch.device, file: Path) -> None:
         torch.manual_seed(config.training.seed)
+        torch.set_num_threads(usable_cores())
         self.config, self.device = config, device
         self.precision: Precision = choose_precision(config, device)
         training = config.training

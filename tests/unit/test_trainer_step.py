@@ -239,6 +239,24 @@ def test_a_first_step_that_is_not_finite_leaves_nothing_for_the_second(optimizer
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+def test_momentum_that_a_checkpoint_lacks_begins_at_nothing():
+    """A run without momentum goes on with it; its first step is left out."""
+    without = config("training.momentum=0", "training.nesterov=false")
+    first, second, third, *_ = steps(without)
+    before = fresh(without)
+    step(before, first, without)
+    settings = config()
+    results = []
+    for batches in ([spoiled(second, math.nan), third], [third]):
+        state = fresh(settings, seed=1)
+        assert state.restore(copy.deepcopy(before.to_dict(""))) is None
+        for batch in batches:
+            step(state, batch, settings)
+        results.append(everything(state))
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[1])
+    assert all(tensor.isfinite().all() for tensor in results[0].values())
+
+
 def test_bad_steps_in_a_row_are_counted_until_a_good_one():
     settings = config()
     state = fresh(settings)
