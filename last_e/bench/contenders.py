@@ -111,7 +111,7 @@ class Plain:
 
     def __init__(self, config: TrainConfig, clips: Clips, device: torch.device, file: Path) -> None:
         torch.manual_seed(config.training.seed)
-        torch.set_num_threads(usable_cores())
+        torch.set_num_threads(min(config.hardware.cpu_threads or usable_cores(), usable_cores()))
         self.config, self.device = config, device
         self.precision: Precision = choose_precision(config, device)
         training = config.training

@@ -263,7 +263,10 @@ def _belongs_to_clips(name: str) -> bool:
 def read_joints(path: Path, begin: int = 0, end: int | None = None) -> npt.NDArray[np.int16]:
     """Rows ``begin`` to ``end`` of the joints, (rows, 25, 3), without reading the others."""
     with safe_open(path, framework="np") as file:
-        joints: npt.NDArray[np.int16] = file.get_slice("joints")[begin:end]
+        stored = file.get_slice("joints")
+        if not stored.get_shape()[0]:  # safetensors does not slice what is empty
+            return np.empty((0, NUM_JOINTS, 3), np.int16)
+        joints: npt.NDArray[np.int16] = stored[begin:end]
     return joints
 
 

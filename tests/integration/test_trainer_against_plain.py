@@ -120,7 +120,19 @@ def test_the_losses_of_200_steps_are_those_of_the_plain_path(
 
 def test_bench_measures_both_and_keeps_what_plan_reads(cli: Cli, tmp_path: Path) -> None:
     shape = ["--set", "model.channels=[8,8,8]", "model.stem_channels=8", "training.input_frames=16", "training.batch_size=8"]
-    done = cli("bench", "--model", "nano", "--rounds", "1", "--seconds", "0.1", "--json", *shape)
+    words = [
+        "--model",
+        "nano",
+        "--rounds",
+        "1",
+        "--seconds",
+        "0.1",
+        "--json",
+        *shape,
+        "hardware.num_workers=0",
+        "hardware.cpu_threads=1",
+    ]
+    done = cli("bench", *words, timeout=400)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     file = Path(told["file"])
