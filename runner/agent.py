@@ -43,7 +43,7 @@ from runner.errors import (
     UsageError,
 )
 from runner.job import HEARTBEAT_SECONDS, Attempt, Job, Stored
-from runner.lease import Heart, claim, superseded
+from runner.lease import Heart, claim
 from runner.resolve import resolve_attempt
 from runner.spec import JobSpec
 from runner.sync import LAG_WARNING_SECONDS, Outbox, leftovers, send_leftovers, waiting
@@ -163,7 +163,7 @@ class _Session:
         finally:
             self._kill_trainer()
         with contextlib.suppress(StoreError):  # it may have happened since the last beat
-            self.superseded = self.superseded or superseded(self.job, self.attempt)
+            self.superseded = self.superseded or self.attempt.superseded_by(self.job.attempts())
         if self.superseded:
             reason, message = Reason.LEASE_LOST, "another attempt has taken the job; nothing more was sent"
         reason = self._finish(reason, message)
@@ -343,7 +343,7 @@ class _Session:
         self.progress["synced_step"] = self.synced_step
         if not self.superseded:
             with contextlib.suppress(StoreError):  # the next one comes to it
-                self.job.prune_checkpoints(self.config.checkpoint.keep_last)
+                self.job.prune_checkpoints(self.config.checkpoint.keep_last, self.attempt)
 
     def _hear(self, kind: str, line: str | None) -> bool:
         """What the heart or the outbox has to say; False for the trainer's own words."""

@@ -15,7 +15,7 @@ import secrets
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,10 @@ class Attempt:
     def open(self) -> bool:
         """Whether it claims the job, or did when it was last heard of."""
         return self.phase in OPEN_PHASES
+
+    def superseded_by(self, others: Iterable[Attempt]) -> bool:
+        """Whether one of the job's attempts has taken the job from this one."""
+        return any(self.id in other.supersedes and other.phase != "claiming" for other in others)
 
 
 @dataclass(frozen=True)
@@ -412,13 +416,16 @@ class Job:
             f"{self.id}/", keep=lambda key: any(f"-{attempt}/" in key or f"/{attempt}/" in key for attempt in alive)
         )
 
-    def prune_checkpoints(self, keep_last: int) -> None:
+    def prune_checkpoints(self, keep_last: int, by: Attempt) -> None:
         """Delete this job's checkpoints that the retention rule does not keep, manifests first.
 
-        The one that an attempt went on from stays as long as the attempt has not ended, whoever prunes.
+        The one that an attempt went on from stays as long as the attempt has not ended, whoever prunes. An attempt from which
+        another has taken the job deletes nothing, though nobody has told it yet.
         """
-        found = self.checkpoints()
-        origins = {attempt.resumed_from for attempt in self.attempts() if attempt.open}
+        found, attempts = self.checkpoints(), self.attempts()
+        if by.superseded_by(attempts):
+            return
+        origins = {attempt.resumed_from for attempt in attempts if attempt.open}
         for stored, keep in zip(found, to_keep([s.manifest for s in found], keep_last)):
             if not keep and stored.name not in origins:
                 self._delete_checkpoint(stored)

@@ -93,11 +93,6 @@ def _step_back(job: Job, attempt: Attempt, other: Attempt) -> None:
     raise ClaimedError(f"{job.id} is being run by {other}; lastrun status {job.reference} follows it")
 
 
-def superseded(job: Job, attempt: Attempt) -> bool:
-    """Whether another attempt has taken the job from this one."""
-    return any(attempt.id in other.supersedes and other.phase != "claiming" for other in job.attempts())
-
-
 class Heart(threading.Thread):
     """Tells every few seconds that an attempt lives, and listens: has another taken the job, has somebody asked to stop?
 
@@ -129,7 +124,7 @@ class Heart(threading.Thread):
         while not self._over.is_set():
             try:
                 self._job.write_heartbeat(self._attempt, self._progress())
-                if superseded(self._job, self._attempt):
+                if self._attempt.superseded_by(self._job.attempts()):
                     self._hear("superseded")
                     return
                 for key, how in self._job.requests(known=self._old_requests).items():

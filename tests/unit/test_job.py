@@ -46,12 +46,24 @@ def test_a_checkpoint_that_an_attempt_went_on_from_is_not_pruned_while_it_runs(t
     new = Attempt("0002-bbbbbbbb", "here", 1, "1", time.time(), phase="running", inherited=names, resumed_from=names[0])
     job.write_attempt(new)
     names.append(store_checkpoint(job, 30, new.id))
-    job.prune_checkpoints(keep_last=1)
+    job.prune_checkpoints(keep_last=1, by=new)
     assert [stored.name for stored in job.checkpoints()] == [names[0], names[2]]
     new.phase = "ended"
     job.write_attempt(new)
-    job.prune_checkpoints(keep_last=1)
+    job.prune_checkpoints(keep_last=1, by=new)
     assert [stored.name for stored in job.checkpoints()] == [names[2]]
+
+
+def test_an_attempt_whose_job_was_taken_prunes_nothing_though_nobody_has_told_it(tmp_path: Path) -> None:
+    job = Job(DirectoryStore(tmp_path), "j")
+    old = Attempt("0001-aaaaaaaa", "elsewhere", 1, "1", time.time(), phase="running")
+    job.write_attempt(old)
+    names = [store_checkpoint(job, step, old.id) for step in (10, 20)]
+    new = Attempt("0002-bbbbbbbb", "here", 1, "1", time.time(), supersedes=[old.id], inherited=names, resumed_from=names[0])
+    new.phase, new.reason = "ended", "completed"
+    job.write_attempt(new)
+    job.prune_checkpoints(keep_last=1, by=old)
+    assert [stored.name for stored in job.checkpoints()] == names
 
 
 def test_a_damaged_manifest_is_told_and_passed_over(tmp_path: Path) -> None:
