@@ -22,6 +22,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from last_e.environment import cpu_name
 from last_e.prepare.people import choose_people
 from last_e.prepare.skeleton import parse, parse_carefully
 from tests.ntu_files import motion, one_person, text_of, two_people
@@ -90,21 +91,13 @@ def main() -> None:
                 best[name] = min(best[name], (time.process_time() - begin) / FILES)
         size = sum(path.stat().st_size for path in paths) / FILES
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("numpy", "numba"))
-    print(f"{_processor()}, {os.cpu_count()} cores; Python {platform.python_version()}, {versions}")
+    print(f"{cpu_name()}, {os.cpu_count()} cores; Python {platform.python_version()}, {versions}")
     print(f"{FILES} files of {size / 1e3:.0f} kB on average, best of {TURNS} turns, processor time of one core\n")
     for name, seconds in best.items():
         print(f"{name:<40}  {seconds * 1e3:7.3f} ms  {1 / seconds:7,.0f} files/s  {size / seconds / 1e6:6.0f} MB/s")
     fast = best["lastrun, fast"]
     print(f"\nfast against the line parser: {best['line parser'] / fast:.1f} times")
     print(f"fast against the lean one: {best['line parser, lean'] / fast:.1f} times")
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import platform
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,6 +41,14 @@ def gpu_names(root: Path = Path("/")) -> list[str]:
             if line.startswith("Model:"):
                 names.append(line.removeprefix("Model:").strip())
     return names
+
+
+def cpu_name(root: Path = Path("/")) -> str:
+    """The CPU as the kernel names it, else its architecture."""
+    for line in _read(root / "proc/cpuinfo").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def usable_cores(root: Path = Path("/")) -> int:

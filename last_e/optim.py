@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -56,17 +58,21 @@ def decayed(model: nn.Module) -> tuple[list[str], list[str]]:
     return with_decay, without
 
 
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """The parameters with weight decay and those without, as torch's optimizers take them."""
+    parameters = dict(model.named_parameters())
+    return [
+        {"params": [parameters[name] for name in names], "weight_decay": decay}
+        for names, decay in zip(decayed(model), (weight_decay, 0.0))
+    ]
+
+
 def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
     """SGD or AdamW over two groups, with and without weight decay. The learning rate is set anew at every step.
 
     Fused: one pass over memory, and a step can be left out on the device (``found_inf``) without asking the host.
     """
-    parameters = dict(model.named_parameters())
-    with_decay, without = decayed(model)
-    groups = [
-        {"params": [parameters[name] for name in with_decay], "weight_decay": config.weight_decay},
-        {"params": [parameters[name] for name in without], "weight_decay": 0.0},
-    ]
+    groups = parameter_groups(model, config.weight_decay)
     if config.optimizer == "sgd":
         sgd = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
         add_momentum(sgd)

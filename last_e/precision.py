@@ -9,7 +9,7 @@ import torch
 
 from last_e import gpu
 from last_e.config import HardwareConfig, TrainConfig
-from last_e.environment import gpu_names
+from last_e.environment import gpu_names, usable_cores
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Options of glibc's mallopt (malloc.h)."""
@@ -63,6 +63,12 @@ def amp_format(wanted: str, capability: tuple[int, int], name: str) -> Precision
     if capability >= (8, 0):
         return Precision(torch.bfloat16, False, f"bf16 ({has})")
     return Precision(torch.float16, True, f"fp16 with loss scaling ({has}: bf16 needs 8.0)")
+
+
+def cpu_threads(config: HardwareConfig) -> int:
+    """Threads that compute on the CPU: as many as asked for, but no more than there are cores."""
+    cores = usable_cores()
+    return min(config.cpu_threads or cores, cores)
 
 
 def keep_memory() -> None:

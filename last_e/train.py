@@ -29,7 +29,7 @@ from last_e.manifest import Manifest
 from last_e.metrics import History
 from last_e.model.network import LastE
 from last_e.optim import build_optimizer
-from last_e.precision import Precision, choose_device, choose_precision, keep_memory
+from last_e.precision import Precision, choose_device, choose_precision, cpu_threads, keep_memory
 from last_e.schedule import learning_rate
 from last_e.state import State, train_step
 from last_e.stop import Stop
@@ -169,7 +169,7 @@ class Session:
         first = state.step - epoch * self.train.steps
         if first == 0:
             state.new_epoch()
-        self.skipped = state.counters.read().totals.skipped
+        self.skipped = 0 if first == 0 else state.counters.read().totals.skipped
         for batches in self.train.epoch(epoch, first):
             if self.stop.reason is not None:
                 return self._stopped()
@@ -341,8 +341,7 @@ def make_batches(
 
 def set_up_torch(config: TrainConfig, device: torch.device, sink: Sink) -> int:
     """Threads and determinism. Returns how many worker threads prepare batches."""
-    cores = usable_cores()
-    threads = min(config.hardware.cpu_threads or cores, cores)
+    threads = cpu_threads(config.hardware)
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(device.type == "cpu")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a pass over every new tensor
@@ -352,9 +351,9 @@ def set_up_torch(config: TrainConfig, device: torch.device, sink: Sink) -> int:
     sys.setswitchinterval(0.0005)
     if device.type == "cpu":
         keep_memory()
-    if device.type == "cpu":
         sink.emit(Message(f"threads: {threads}; workers: 0 (training on the CPU itself, they would compete for its cores)"))
         return 0
+    cores = usable_cores()
     workers = min(config.hardware.num_workers, cores)
     capped = (
         f" (of {config.hardware.num_workers}: the machine has {cores} cores)" if workers < config.hardware.num_workers else ""

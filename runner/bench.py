@@ -49,7 +49,7 @@ def bench(
     from runner import console
     from runner.errors import UsageError
     from runner.machine import versions
-    from runner.plan.measurements import user_folder
+    from runner.plan.measurements import cpu, user_folder
 
     unknown = [name for name in part or [] if name not in PARTS]
     if unknown:
@@ -70,6 +70,8 @@ def bench(
     }
     now = datetime.now(timezone.utc)
     result = {"date": f"{now:%Y-%m-%d}", "versions": versions(), **_measured(asked)}
+    if result["machine"]["device"] == "cpu":
+        result["machine"]["name"] = cpu(result["machine"]["name"], result["machine"]["cores"]).name
     if out is None:
         name = re.sub(r"[^A-Za-z0-9]+", "-", f"{config.model.variant} {result['machine']['name']}").strip("-").lower()
         out = user_folder() / f"{now:%Y%m%d-%H%M%S}-{name}.json"
@@ -102,11 +104,12 @@ def _measured(asked: dict[str, Any]) -> dict[str, Any]:
         EngineError: no torch, or no GPU that was asked for.
         LastrunError: it could not measure, with the reason.
     """
+    from runner.data_view import Bar
     from runner.errors import EngineError, LastrunError
 
     command = [sys.executable, "-m", "last_e.bench"]
     with (
-        _bar() as tell,
+        Bar("measurements") as bar,
         TemporaryFile("w+") as said,  # no pipe: nobody reads it before the end, and a full one would stop the child
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True) as child,
     ):
@@ -122,7 +125,7 @@ def _measured(asked: dict[str, Any]) -> dict[str, Any]:
                     return result
                 if "error" in told:
                     raise (EngineError if told["no_gpu"] else LastrunError)(told["error"])
-                tell(told["done"], told["total"], told["what"])
+                bar.update(told["done"], told["total"])
             child.wait()
             said.seek(0)
             errors = said.read().strip().splitlines()
@@ -132,26 +135,6 @@ def _measured(asked: dict[str, Any]) -> dict[str, Any]:
     if any("No module named 'torch'" in line for line in errors):
         raise EngineError("torch is not installed here; from a clone of lastrun: pip install '.[train]'")
     raise LastrunError(f"the measurement broke off: {errors[-1] if errors else f'exit code {child.wait()}'}")
-
-
-def _bar() -> Any:
-    """A bar with the time left on a terminal, nothing elsewhere."""
-    from contextlib import contextmanager
-
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from runner.console import make_console
-
-    console = make_console(stderr=True)
-
-    @contextmanager
-    def bar() -> Any:
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-            task = progress.add_task("starting", total=None)
-            yield lambda done, total, what: progress.update(task, completed=done, total=total, description=what)
-
-    return bar()
 
 
 def _write(path: Path, result: dict[str, Any]) -> None:

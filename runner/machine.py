@@ -14,7 +14,7 @@ from typing import Any
 
 from platformdirs import user_cache_path
 
-from last_e.environment import control_groups, gpu_names, usable_cores
+from last_e.environment import control_groups, cpu_name, gpu_names, usable_cores
 
 
 @lru_cache(maxsize=1)
@@ -47,7 +47,7 @@ def process_identity(pid: int) -> str | None:
 
 def describe() -> dict[str, Any]:
     """The hardware, for the attempt's record."""
-    return {"system": platform.platform(), "cores": usable_cores(), "cpu": _cpu(), "gpus": gpu_names()}
+    return {"system": platform.platform(), "cores": usable_cores(), "cpu": cpu_name(), "gpus": gpu_names()}
 
 
 def versions() -> dict[str, str]:
@@ -88,13 +88,6 @@ def memory_kills(root: Path = Path("/")) -> int:
             if found := re.search(r"^oom_kill (\d+)$", _read(str(folder / file)), re.MULTILINE):
                 return int(found[1])
     return 0
-
-
-def _cpu() -> str:
-    for line in _read("/proc/cpuinfo").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _read(path: str) -> str:

@@ -26,12 +26,10 @@ from last_e.environment import usable_cores
 from last_e.events import Discard
 from last_e.manifest import Manifest
 from last_e.model.network import LastE
-from last_e.optim import build_optimizer, decayed
-from last_e.precision import Precision, choose_precision
+from last_e.optim import build_optimizer, parameter_groups
+from last_e.precision import Precision, choose_precision, cpu_threads
 from last_e.state import State, train_step
 from last_e.train import TEST_BATCH, make_batches, set_up_torch
-
-PARTS = ("data", "forward", "train", "epoch")
 
 
 class Own:
@@ -111,7 +109,7 @@ class Plain:
 
     def __init__(self, config: TrainConfig, clips: Clips, device: torch.device, file: Path) -> None:
         torch.manual_seed(config.training.seed)
-        torch.set_num_threads(min(config.hardware.cpu_threads or usable_cores(), usable_cores()))
+        torch.set_num_threads(cpu_threads(config.hardware))
         self.config, self.device = config, device
         self.precision: Precision = choose_precision(config, device)
         training = config.training
@@ -130,12 +128,7 @@ class Plain:
         )
         self.tests = TestBatches(clips, torch.arange(len(clips)), training.input_frames, TEST_BATCH[device.type])
         self.model = PlainLastE(config.model, config.data.num_classes).to(device)
-        with_decay, without = decayed(self.model)
-        parameters = dict(self.model.named_parameters())
-        groups = [
-            {"params": [parameters[name] for name in with_decay], "weight_decay": training.weight_decay},
-            {"params": [parameters[name] for name in without], "weight_decay": 0.0},
-        ]
+        groups = parameter_groups(self.model, training.weight_decay)
         self.optimizer = torch.optim.SGD(groups, lr=0.01, momentum=training.momentum or 0.9, nesterov=True)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision.scaled)
         self.loss_sum, self.hits = 0.0, 0

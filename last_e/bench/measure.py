@@ -21,15 +21,14 @@ from last_e.config import TrainConfig
 from last_e.data.clips import Clips
 from last_e.data.files import read_clips
 from last_e.data.synthetic import synthetic_clips
-from last_e.environment import share_cores, usable_cores
-from last_e.precision import choose_device, choose_precision
+from last_e.environment import cpu_name, share_cores, usable_cores
+from last_e.precision import choose_device, choose_precision, cpu_threads
 
 Tell = Callable[[int, int, str], None]
 """Told how many of how many measurements are done, and what is measured next."""
 
 CLIPS = 1024
 STALLS = 9
-KINDS = ("lastrun", "plain")
 
 
 def measure(
@@ -77,7 +76,12 @@ def measure(
     training = config.training
     return {
         "format": "lastrun-bench-1",
-        "machine": {"device": device.type, "name": _name(device), "cores": usable_cores(), "threads": torch.get_num_threads()},
+        "machine": {
+            "device": device.type,
+            "name": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
+            "cores": usable_cores(),
+            "threads": cpu_threads(config.hardware),
+        },
         "model": config.model.variant,
         "frames": training.input_frames,
         "batch_size": training.batch_size,
@@ -108,18 +112,6 @@ def _summary(rates: dict[str, list[float]]) -> dict[str, Any]:
 
 def _clips(config: TrainConfig, data: Path | None) -> Clips:
     return synthetic_clips(config.data.num_classes, CLIPS) if data is None else read_clips(data, config.data.num_classes)
-
-
-def _name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), os.uname().machine)
-    cores = usable_cores()
-    return f"{model}, {cores} core{'s' if cores > 1 else ''}"
 
 
 # --- the processes -----------------------------------------------------------------------------------------------------

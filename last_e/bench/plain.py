@@ -10,10 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from last_e.config import ModelConfig
-from last_e.graph import hop_adjacency
 from last_e.model.blocks import conv1x1, full
-from last_e.model.network import Noise, initialise
+from last_e.model.network import LastE
 
 
 class StreamFusion(nn.Module):
@@ -173,78 +171,8 @@ def shortcut(cin: int, cout: int, stride: int) -> nn.Module:
     return nn.Sequential(conv1x1(cin, cout, stride), nn.BatchNorm2d(cout))
 
 
-class PlainLastE(nn.Module):
-    """The network. One body a row: several bodies of a clip go through as several rows.
+class PlainLastE(LastE):
+    """The same stages and head, of the parts above."""
 
-    Args:
-        config: the variant's tables.
-        num_classes: width of the classifier.
-    """
-
-    def __init__(self, config: ModelConfig, num_classes: int) -> None:
-        super().__init__()
-        self.config = config
-        self.num_classes = num_classes
-        adjacency = hop_adjacency(config.max_hop)
-        self.fusion = StreamFusion(config.stem_channels)
-        num_blocks = sum(config.num_blocks)
-        channels, index = config.stem_channels, 0
-        self.stages = nn.ModuleList()
-        for stage, width in enumerate(config.channels):
-            blocks = nn.ModuleList()
-            for position in range(config.num_blocks[stage]):
-                block = Block(
-                    channels,
-                    width,
-                    stride=config.strides[stage] if position == 0 else 1,
-                    depth=config.depths[stage],
-                    expand_ratio=config.expand_ratio,
-                    adjacency=adjacency,
-                    subset_attention=config.use_subset_att,
-                    hybrid_gate=config.gate_type == "hybrid" and stage == len(config.channels) - 1,
-                    drop_path_rate=config.drop_path_rate * index / max(1, num_blocks - 1),
-                )
-                blocks.append(block)
-                channels, index = width, index + 1
-            self.stages.append(blocks)
-        self.pool_gate = nn.Parameter(torch.zeros(1, channels, 1, 1))
-        self.head_bn = nn.BatchNorm1d(channels)
-        self.fc = nn.Linear(channels, num_classes)
-        if config.use_ib_loss:
-            self.fc_mu = nn.Linear(channels, min(128, channels))
-            self.fc_logvar = nn.Linear(channels, min(128, channels))
-        self.noise_shape = (channels, num_blocks)
-        self.apply(initialise)
-
-    def forward(
-        self, streams: dict[str, Tensor], noise: Noise | None = None, row_weight: Tensor | None = None
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """``joint``, ``velocity``, ``bone``, each (N, 3, T, V) -> logits (N, classes).
-
-        In training mode with ``use_ib_loss`` the result is (logits, IB loss), the latter a mean over rows, weighted by
-        ``row_weight`` (N,) where several rows are one clip. ``noise`` fixes dropout and drop path; without it they come
-        from torch's own generator.
-        """
-        x = self.fusion(streams)
-        blocks = (block for stage in self.stages for block in stage.children())
-        for index, block in enumerate(blocks):
-            x = block(x, None if noise is None else noise.path[:, index])
-        gate = self.pool_gate[:, :, 0, 0].sigmoid()
-        pooled = gate * x.mean(dim=(2, 3)) + (1 - gate) * x.amax(dim=(2, 3))
-        logits: Tensor = self.fc(self._dropout(self.head_bn(pooled), noise))
-        if not (self.training and self.config.use_ib_loss):
-            return logits
-        return logits, self._ib_loss(pooled, row_weight)
-
-    def _dropout(self, x: Tensor, noise: Noise | None) -> Tensor:
-        rate = self.config.dropout
-        if noise is None or not self.training or rate == 0:
-            return F.dropout(x, rate, self.training)
-        return x * (noise.dropout >= rate).to(x.dtype) / (1 - rate)
-
-    def _ib_loss(self, pooled: Tensor, row_weight: Tensor | None) -> Tensor:
-        """KL divergence of N(mu, exp(logvar)) from N(0, 1), mean over rows, float32 (InfoGCN, Chi et al., CVPR 2022)."""
-        with torch.autocast(pooled.device.type, enabled=False):
-            mu, logvar = self.fc_mu(full(pooled)), self.fc_logvar(full(pooled))
-            divergence: Tensor = -0.5 * (1 + logvar - mu.square() - logvar.exp()).sum(dim=1)
-            return divergence.mean() if row_weight is None else (divergence * row_weight).sum() / row_weight.sum()
+    make_fusion = StreamFusion
+    make_block = Block

@@ -30,19 +30,22 @@ class LastE(nn.Module):
         num_classes: width of the classifier.
     """
 
+    make_fusion: type[nn.Module] = StreamFusion
+    make_block: type[nn.Module] = Block
+
     def __init__(self, config: ModelConfig, num_classes: int) -> None:
         super().__init__()
         self.config = config
         self.num_classes = num_classes
         adjacency = hop_adjacency(config.max_hop)
-        self.fusion = StreamFusion(config.stem_channels)
+        self.fusion = self.make_fusion(config.stem_channels)
         num_blocks = sum(config.num_blocks)
         channels, index = config.stem_channels, 0
         self.stages = nn.ModuleList()
         for stage, width in enumerate(config.channels):
             blocks = nn.ModuleList()
             for position in range(config.num_blocks[stage]):
-                block = Block(
+                block = self.make_block(
                     channels,
                     width,
                     stride=config.strides[stage] if position == 0 else 1,
@@ -63,7 +66,7 @@ class LastE(nn.Module):
             self.fc_mu = nn.Linear(channels, min(128, channels))
             self.fc_logvar = nn.Linear(channels, min(128, channels))
         self.noise_shape = (channels, num_blocks)
-        self.apply(initialise)
+        self.apply(_initialise)
         self.register_load_state_dict_pre_hook(_drop_shared_graph)  # type: ignore[no-untyped-call]
 
     def forward(
@@ -107,8 +110,7 @@ def receptive_field(model: LastE) -> int:
     return sum(int(distance[(layer.A * layer.edge != 0).any(dim=0)].max()) for layer in layers)
 
 
-def initialise(module: nn.Module) -> None:
-    """Initial values: convolutions Kaiming normal, linears normal(0, 0.01), norms and gates as they are made."""
+def _initialise(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     elif isinstance(module, nn.Linear):

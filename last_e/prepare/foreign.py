@@ -162,7 +162,7 @@ def _ctrgcn(path: Path, split: str | None) -> Opened:
             labels = {part: _labels(_npy(archive, path, f"y_{part}"), f"{path}: y_{part}") for part in ("train", "test")}
     except DataError:
         raise
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError) as error:
+    except _NO_WHOLE_ZIP as error:
         raise DataError(f"{path}: not a whole .npz file ({one_line(error)})") from None
 
     def clips() -> Iterator[Foreign]:
@@ -181,7 +181,7 @@ def _ctrgcn(path: Path, split: str | None) -> Opened:
                         raise wrong
                 except DataError:
                     raise
-                except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError) as error:
+                except _NO_WHOLE_ZIP as error:
                     raise DataError(f"{path}: x_{part} is damaged ({one_line(error)})") from None
 
     return Opened(sum(map(len, labels.values())), False, split, clips())
@@ -241,6 +241,10 @@ def _labels(rows: Generator[Array, None, None], what: str) -> list[int]:
 
 
 # --- pyskl -------------------------------------------------------------------------------------------------------------
+
+
+_NO_WHOLE_ZIP = (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError)
+"""What zipfile raises on bytes that are no whole archive, are compressed in a way it does not know, or want a password."""
 
 
 def _pyskl(path: Path, split: str | None) -> Opened:

@@ -16,7 +16,7 @@ from last_e.data.batches import Batch, TrainBatches, average_bodies
 from last_e.data.synthetic import synthetic_clips
 from last_e.layers import resolve
 from last_e.model import LastE
-from last_e.optim import build_optimizer, decayed
+from last_e.optim import build_optimizer, parameter_groups
 from last_e.precision import Precision
 from last_e.reading import set_layer
 from last_e.schedule import learning_rate
@@ -42,12 +42,7 @@ def plain_losses(
     training = config.training
     model = PlainLastE(config.model, 6).to(weights["fc.weight"].dtype)
     model.load_state_dict(weights)
-    parameters = dict(model.named_parameters())
-    with_decay, without = decayed(model)
-    groups = [
-        {"params": [parameters[name] for name in with_decay], "weight_decay": training.weight_decay},
-        {"params": [parameters[name] for name in without], "weight_decay": 0.0},
-    ]
+    groups = parameter_groups(model, training.weight_decay)
     optimizer = torch.optim.SGD(groups, lr=0.1, momentum=training.momentum, nesterov=True, foreach=False)
     model.train()
     losses = []
