@@ -41,6 +41,7 @@ from last_e.optim import build_optimizer
 from last_e.precision import Precision
 from last_e.reading import set_layer
 from last_e.state import State, train_step
+from runner.bench import add_shares
 
 REFERENCE = Path(__file__).parents[1] / "tests" / "data"
 FLOAT32 = Precision(None, False, "")
@@ -305,10 +306,13 @@ def main() -> int:
         found["bench"] = measure(
             config, path, ["data", "forward", "train", "epoch"], ["lastrun", "plain"], rounds, seconds, lambda *_: None
         )
+        add_shares(found["bench"], config)
         for part in ("data", "forward", "train", "epoch"):
             rates = found["bench"][part]["clips_per_second"]
             ratio = found["bench"][part]["ratio"]
-            print(f"{part}: {rates['lastrun']:,.0f} clips/s, plain {rates['plain']:,.0f}, ratio {ratio:.1f}", flush=True)
+            shares = found["bench"][part].get("of_peak", {})
+            of = "".join(f", {share:.0%} of the {kind} rate" for kind, share in shares.items())
+            print(f"{part}: {rates['lastrun']:,.0f} clips/s, plain {rates['plain']:,.0f}, ratio {ratio:.1f}{of}", flush=True)
         print(f"ceilings: {found['bench']['ceilings']}; memory: {found['bench']['memory']}", flush=True)
     found["experiments"] = {}
     for name, result in experiments(config, device, seconds, left):

@@ -25,6 +25,11 @@ MEANINGS = {
     "train": "training steps",
     "epoch": "training on batches as they are made",
 }
+PASSES = {"forward": 1.0, "train": 3.0, "epoch": 3.0}
+"""Forward passes' worth of arithmetic."""
+MOVES = {"forward": 2.0, "train": 5.0, "epoch": 5.0}
+"""How often each number that a forward pass makes goes through memory at the least: written, and read by what follows; in
+training read once more on the way back, where its gradient is written and read."""
 
 
 def bench(
@@ -72,6 +77,7 @@ def bench(
     result = {"date": f"{now:%Y-%m-%d}", "versions": versions(), **_measured(asked)}
     if result["machine"]["device"] == "cpu":
         result["machine"]["name"] = cpu(result["machine"]["name"], result["machine"]["cores"]).name
+    add_shares(result, config)
     if out is None:
         name = re.sub(r"[^A-Za-z0-9]+", "-", f"{config.model.variant} {result['machine']['name']}").strip("-").lower()
         out = user_folder() / f"{now:%Y%m%d-%H%M%S}-{name}.json"
@@ -79,7 +85,7 @@ def bench(
     if json:
         console.print_json("bench", {"file": str(out), **result})
     else:
-        print_result(result, config, out)
+        print_result(result, out)
 
 
 def _config(model: str, env: str, settings: list[str]) -> TrainConfig:
@@ -137,6 +143,22 @@ def _measured(asked: dict[str, Any]) -> dict[str, Any]:
     raise LastrunError(f"the measurement broke off: {errors[-1] if errors else f'exit code {child.wait()}'}")
 
 
+def add_shares(result: dict[str, Any], config: TrainConfig) -> None:
+    """What each part reaches of the two rates that were measured beside it, as ``of_peak``: of the fastest matrix products, by
+    the network's arithmetic as its design writes it down, and of a copy, by the bytes that it cannot help moving."""
+    from runner.plan.hardware import BYTES
+    from runner.plan.work import work_of
+
+    work, precision, ceilings = work_of(config.model, result["frames"]), result["precision"], result["ceilings"]
+    for part, passes in PASSES.items():
+        if part in result:
+            bodies = result[part]["clips_per_second"]["lastrun"] * result["rows_per_clip"]
+            result[part]["of_peak"] = {
+                "matrix": bodies * passes * work.flops / ceilings[f"matrix_{precision}_flops_per_second"],
+                "copy": bodies * MOVES[part] * BYTES[precision] * work.kept / ceilings["copy_bytes_per_second"],
+            }
+
+
 def _write(path: Path, result: dict[str, Any]) -> None:
     """The result as a file: whole or not at all.
 
@@ -157,17 +179,17 @@ def _write(path: Path, result: dict[str, Any]) -> None:
             part.unlink()
 
 
-def print_result(result: dict[str, Any], config: TrainConfig, out: Path) -> None:
+def print_result(result: dict[str, Any], out: Path) -> None:
     """The result for people."""
     from rich import box
     from rich.table import Table
 
     from last_e.text import plain
     from runner.console import make_console
-    from runner.plan.work import work_of
 
     console = make_console()
     machine, ceilings = result["machine"], result["ceilings"]
+    peak = ceilings[f"matrix_{result['precision']}_flops_per_second"]
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     print(plain(f"{result['model']} in {result['precision']} on {machine['name']}; {versions}"))
     print(
@@ -176,29 +198,26 @@ def print_result(result: dict[str, Any], config: TrainConfig, out: Path) -> None
     )
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
     table.add_column("clips per second")
-    for name in ("lastrun", "from - to", "plain", "ratio", "of peak"):
+    for name in ("lastrun", "from - to", "plain", "ratio", "of matrix", "of copy"):
         table.add_column(name, justify="right")
-    flops = work_of(config.model, result["frames"]).flops * result["rows_per_clip"]
-    peak = ceilings[f"matrix_{result['precision']}_flops_per_second"]
     for part in PARTS:
         if part not in result:
             continue
         rates, rounds = result[part]["clips_per_second"], result[part]["rounds"]["lastrun"]
-        times = {"data": 0.0, "forward": 1.0}.get(part, 3.0)
-        share = rates["lastrun"] * flops * times / peak
+        shares = result[part].get("of_peak", {})
         table.add_row(
             MEANINGS[part],
             f"{rates['lastrun']:,.1f}",
             f"{min(rounds):,.1f} - {max(rounds):,.1f}",
             f"{rates['plain']:,.1f}" if "plain" in rates else "-",
             f"{result[part]['ratio']:.2f}" if "ratio" in result[part] else "-",
-            f"{share:.0%}" if times else "-",
+            *(f"{shares[kind]:.0%}" if shares else "-" for kind in ("matrix", "copy")),
         )
     console.print(table)
     stalls = result["checkpoint_stall_ms"]
     print(f"a checkpoint holds training up for {stalls[len(stalls) // 2]:.1f} ms (up to {stalls[-1]:.1f})")
     print(
-        f"peak: {peak / 1e9:,.0f} GFLOP/s in matrix products, {ceilings['copy_bytes_per_second'] / 1e9:,.0f} GB/s in copies; "
+        f"peaks: {peak / 1e9:,.0f} GFLOP/s in matrix products, {ceilings['copy_bytes_per_second'] / 1e9:,.0f} GB/s in copies; "
         f"memory: {result['memory']['lastrun'] / 2**20:,.0f} MiB"
     )
     print(f"kept in {out}")

@@ -104,6 +104,10 @@ class Engine:
         """For a while it takes calls, but answers none; its containers run on."""
         assert self._daemon is not None
         self._daemon.send_signal(signal.SIGSTOP)
+        tasks = Path(f"/proc/{self._daemon.pid}/task")
+        # On a busy machine that takes a moment, in which it would still answer.
+        while any(_state(task) != "T" for task in tasks.iterdir()):
+            time.sleep(0.005)
         try:
             yield
         finally:
@@ -178,6 +182,14 @@ def _call(*words: str) -> None:
     done = subprocess.run(words, capture_output=True, text=True, timeout=600, check=False)
     if done.returncode != 0:
         raise CannotStart(f"{words[0]}: {_last_line(done.stdout + done.stderr)}")
+
+
+def _state(task: Path) -> str:
+    """What a thread does, as /proc has it: ``T`` when it is stopped."""
+    try:
+        return (task / "stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:  # it has ended meanwhile
+        return "T"
 
 
 def _last_line(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import json
+import math
 import os
 import secrets
 import signal
@@ -12,7 +13,9 @@ import socket
 import stat
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -82,23 +85,30 @@ class DockerLauncher:
     def run(self, job: Job, arguments: list[str], *, quiet: bool) -> int:
         """See :class:`~runner.launch.Launcher`."""
         asked: list[int] = []
+        next_look = math.inf
         with handled(asked.append):
             container = self._start(job, arguments)
             watch = Watch(container, sys.stderr if quiet else sys.stdout)
             watch.start()
             while watch.is_alive():
                 watch.join(0.1)
+                # Who has asked us to leave does not wait for an engine that hangs: it has to take the signal, and from then on
+                # to answer until the container has ended.
                 while asked:
-                    self._hand_on(job, container, asked.pop(0))
+                    self._call(job, container, partial(container.kill, signal.Signals(asked.pop(0)).name))
+                    next_look = time.monotonic() + SHORT_SECONDS
+                if time.monotonic() >= next_look:
+                    self._call(job, container, container.reload)
+                    next_look = time.monotonic() + SHORT_SECONDS
         return self._exit_code(job, container, watch)
 
-    def _hand_on(self, job: Job, container: Any, signum: int) -> None:
-        """Give a signal of ours to the attempt; an engine that does not take it is not waited for."""
+    def _call(self, job: Job, container: Any, what: Callable[[], object]) -> None:
+        """Something that the engine has to answer soon; that the container has ended is an answer, too."""
         from docker.errors import APIError
 
         try:
-            with patience(container.client, SHORT_SECONDS), explained(), suppress(APIError):  # it has ended
-                container.kill(signal.Signals(signum).name)
+            with patience(container.client, SHORT_SECONDS), explained(), suppress(APIError):
+                what()
         except EngineError as error:
             raise _out_of_sight(job, error) from None
 

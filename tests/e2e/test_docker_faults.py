@@ -58,6 +58,33 @@ def test_a_command_can_be_left_while_the_engine_hangs(
     assert_same(current.job, uninterrupted)
 
 
+def has_pending(pid: int, signum: signal.Signals) -> bool:
+    """Whether a signal waits for a process that cannot take it."""
+    fields = dict(line.split(":\t") for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
+    return bool(int(fields["ShdPnd"], 16) >> (signum - 1) & 1)
+
+
+def test_a_command_can_be_left_when_the_engine_hangs_after_it_took_the_signal(
+    engine: Engine, run: Any, cli: Cli, tiny: Path, uninterrupted: Any
+) -> None:
+    current = run("submit", tiny, *DOCKER, *LONGER)
+    current.wait_for(some_step_is_stored)
+    init = engine.inspect(engine.container().id)["State"]["Pid"]
+    os.kill(init, signal.SIGSTOP)  # so that the attempt does not end before the engine hangs
+    current.press_ctrl_c()
+    wait_until(lambda: has_pending(init, signal.SIGINT))
+    with engine.hanging():
+        began = time.monotonic()
+        code, out = current.end()
+        assert time.monotonic() - began < 3 * SHORT_SECONDS
+    assert code == 6, out
+    assert "does not answer in time" in out
+    os.kill(init, signal.SIGCONT)
+    wait_until(lambda: current.job.state()[0].value == "paused")
+    assert cli("resume", current.job.id).returncode == 0
+    assert_same(current.job, uninterrupted)
+
+
 def test_an_engine_that_hangs_is_told_of_within_seconds(engine: Engine, cli: Cli, tiny: Path) -> None:
     with engine.hanging():
         began = time.monotonic()

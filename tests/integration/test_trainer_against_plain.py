@@ -143,6 +143,10 @@ def test_bench_measures_both_and_keeps_what_plan_reads(cli: Cli, tmp_path: Path)
         assert all(math.isfinite(rate) and rate > 0 for rate in told[part]["clips_per_second"].values())
         assert told[part]["ratio"] > 0
     assert measured.epoch is not None
+    assert "of_peak" not in told["data"]
+    for part in ("forward", "train", "epoch"):
+        assert 0 < told[part]["of_peak"]["matrix"] < 1
+        assert told[part]["of_peak"]["copy"] > 0
     assert told["checkpoint_stall_ms"] == sorted(told["checkpoint_stall_ms"])
     assert told["ceilings"]["copy_bytes_per_second"] > 1e8
     assert told["rows_per_clip"] == pytest.approx(4 / 3, abs=0.01)
