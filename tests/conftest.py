@@ -22,7 +22,7 @@ from runner.store.directory import DirectoryStore
 from tests.ceph import Ceph, why_not
 from tests.docker_engine import BASE, ROOT, CannotStart, Engine
 from tests.docker_engine import why_not as why_no_engine
-from tests.jobs import LONGER, Run, jobs_in, result
+from tests.jobs import LONGER, PATIENCE, Run, jobs_in, result
 
 TINY = """\
 name: tiny
@@ -94,7 +94,7 @@ Cli = Callable[..., subprocess.CompletedProcess[str]]
 def cli(clean_env: dict[str, str], tmp_path: Path) -> Cli:
     """``lastrun`` as a user calls it; returns exit code, standard output and error."""
 
-    def call(*words: str | Path, timeout: float = 120, **env: str) -> subprocess.CompletedProcess[str]:
+    def call(*words: str | Path, timeout: float = PATIENCE, **env: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "runner", *map(str, words)]
         return subprocess.run(
             command, capture_output=True, text=True, timeout=timeout, env={**clean_env, **env}, cwd=tmp_path, check=False
@@ -224,7 +224,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, t
     folder = tmp_path_factory.mktemp("uninterrupted")
     (folder / "tiny.yaml").write_text(TINY)
     command = [sys.executable, "-m", "runner", "submit", str(folder / "tiny.yaml"), "--store", str(folder / "store"), *LONGER]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     store = DirectoryStore(folder / "store")
     return result(jobs_in(store)[0])

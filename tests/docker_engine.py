@@ -18,6 +18,8 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
+from tests.jobs import PATIENCE
+
 ROOT = Path(__file__).parents[1]
 PROGRAMS = ("dockerd", "docker-init", "debootstrap", "ip", "openssl")
 DEBIAN_PACKAGES = ("docker.io", "debootstrap", "iptables", "iproute2", "openssl")
@@ -92,7 +94,7 @@ class Engine:
                 stderr=log,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while not (self.folder / "docker.sock").exists():
             if self._daemon.poll() is not None or time.monotonic() > deadline:
                 raise CannotStart(f"dockerd: {_last_line((self.folder / 'dockerd.log').read_text())}")
@@ -161,7 +163,7 @@ class Engine:
         for container in self.containers():
             container.remove(force=True, v=True)
 
-    def container(self, seconds: float = 30) -> Any:
+    def container(self, seconds: float = PATIENCE) -> Any:
         """The container of an attempt, once it runs."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

@@ -17,6 +17,8 @@ import torch
 from runner.job import Job, list_jobs
 from runner.store import Store, open_store
 
+PATIENCE = 300.0
+"""Seconds that anything may take on a busy machine: what takes longer hangs."""
 LONGER = ("--set", "training.epochs=10", "training.batch_size=10")  # 24 steps an epoch: time enough to be hit
 
 
@@ -39,7 +41,7 @@ class Run:
     def job(self) -> Job:
         return jobs_in(self.store)[0]
 
-    def wait_for(self, what: Any, seconds: float = 60) -> None:
+    def wait_for(self, what: Any, seconds: float = PATIENCE) -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if jobs_in(self.store) and what(self.job):
@@ -50,7 +52,7 @@ class Run:
 
     def settles_as(self, state: str) -> None:
         """A killed process takes a moment to be gone."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         while self.job.state()[0].value != state and time.monotonic() < deadline:
             time.sleep(0.05)
         assert self.job.state()[0].value == state
@@ -59,7 +61,7 @@ class Run:
         os.killpg(self.process.pid, signal.SIGINT)
 
     def end(self) -> tuple[int, str]:
-        out, _ = self.process.communicate(timeout=60)
+        out, _ = self.process.communicate(timeout=PATIENCE)
         return self.process.returncode, out
 
 

@@ -21,6 +21,7 @@ from runner.job import find_job
 from tests.ceph import Ceph
 from tests.conftest import Cli
 from tests.docker_engine import CannotStart, Engine
+from tests.jobs import PATIENCE
 from tests.sshd import Sshd, why_not
 
 pytestmark = [pytest.mark.xdist_group("docker"), pytest.mark.slow, pytest.mark.usefixtures("clean_engine")]
@@ -89,7 +90,7 @@ def test_a_tunnel_goes_with_the_command_also_when_that_is_killed(by_ssh: str, ss
         return subprocess.run(["pgrep", "-f", f"ssh .*-p {sshd.port}"], capture_output=True, check=False).stdout
 
     def within_seconds(what: Callable[[], object]) -> bool:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         while not what() and time.monotonic() < deadline:
             time.sleep(0.01)
         return bool(what())

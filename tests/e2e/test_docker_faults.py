@@ -23,11 +23,13 @@ from runner.job import Attempt, Job
 from runner.store.directory import DirectoryStore
 from tests.conftest import Cli
 from tests.docker_engine import BASE, Engine
-from tests.jobs import LONGER, assert_same, jobs_in, some_step_is_stored
+from tests.jobs import LONGER, PATIENCE, assert_same, jobs_in, some_step_is_stored
 
 pytestmark = [pytest.mark.xdist_group("docker"), pytest.mark.slow, pytest.mark.usefixtures("clean_engine")]
 DOCKER = ("--launcher", "docker")
 LONG = ("--set", "training.epochs=5000")
+SOON = 6 * SHORT_SECONDS
+"""Within this a command is left whose engine does not answer: half of what one is given that works."""
 
 
 # --- an engine that hangs ---------------------------------------------------------------------------------------------------
@@ -42,17 +44,14 @@ def test_a_command_can_be_left_while_the_engine_hangs(
         began = time.monotonic()
         current.press_ctrl_c()
         code, out = current.end()
-        assert time.monotonic() - began < 2 * SHORT_SECONDS
+        assert time.monotonic() - began < SOON
         assert code == 6, out
         assert "does not answer in time" in out
         assert f"if it goes on, lastrun stop {current.job.id} has it save and end" in out
         began = time.monotonic()
         assert cli("stop", current.job.id).returncode in (0, 2)  # it asks through the store, which needs no engine
-        assert time.monotonic() - began < 3 * SHORT_SECONDS
-    for _ in range(600):
-        if current.job.state()[0].value in ("stopped", "succeeded"):
-            break
-        time.sleep(0.05)
+        assert time.monotonic() - began < SOON
+    wait_until(lambda: current.job.state()[0].value in ("stopped", "succeeded"))
     resumed = cli("resume", current.job.id)
     assert resumed.returncode in (0, 2), resumed.stderr
     assert_same(current.job, uninterrupted)
@@ -76,7 +75,7 @@ def test_a_command_can_be_left_when_the_engine_hangs_after_it_took_the_signal(
     with engine.hanging():
         began = time.monotonic()
         code, out = current.end()
-        assert time.monotonic() - began < 3 * SHORT_SECONDS
+        assert time.monotonic() - began < SOON
     assert code == 6, out
     assert "does not answer in time" in out
     os.kill(init, signal.SIGCONT)
@@ -89,7 +88,7 @@ def test_an_engine_that_hangs_is_told_of_within_seconds(engine: Engine, cli: Cli
     with engine.hanging():
         began = time.monotonic()
         done = cli("submit", tiny, *DOCKER)
-        assert time.monotonic() - began < 3 * SHORT_SECONDS
+        assert time.monotonic() - began < SOON
     assert done.returncode == 6
     assert re.fullmatch(
         r"error: the engine at \S+ does not answer in time: .*systemctl restart docker there", done.stderr.strip()
@@ -102,14 +101,14 @@ def test_a_list_does_not_wait_for_an_engine_that_hangs(engine: Engine, run: Any,
     with engine.hanging():
         began = time.monotonic()
         listed = cli("list")
-        assert time.monotonic() - began < 3 * SHORT_SECONDS
+        assert time.monotonic() - began < SOON
     assert listed.stdout.count("running") == 2
 
 
 # --- commands that are left, or killed ---------------------------------------------------------------------------------------
 
 
-def wait_until(what: Any, seconds: float = 30) -> None:
+def wait_until(what: Any, seconds: float = PATIENCE) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline
@@ -186,7 +185,7 @@ def test_the_exit_code_is_the_jobs_although_another_command_removed_the_containe
     container = engine.container()
     current.process.send_signal(signal.SIGSTOP)
     try:
-        container.wait(timeout=60)
+        container.wait(timeout=PATIENCE)
         container.remove()
     finally:
         current.process.send_signal(signal.SIGCONT)
@@ -266,7 +265,7 @@ def with_driver(folder: Path, command: list[str], env: dict[str, str]) -> subpro
     place = "/proc/driver/nvidia"
     script = f'mount -t tmpfs none /proc/driver && mkdir {place} && echo "$0" >{place}/version && exec "$@"'
     words = ["unshare", "--mount", "sh", "-c", script, DRIVER, *command]
-    return subprocess.run(words, capture_output=True, text=True, env=env, cwd=folder, timeout=120, check=False)
+    return subprocess.run(words, capture_output=True, text=True, env=env, cwd=folder, timeout=PATIENCE, check=False)
 
 
 def test_a_machine_with_a_gpu_never_trains_on_its_cpu_by_itself(tiny: Path, tmp_path: Path, clean_env: dict[str, str]) -> None:

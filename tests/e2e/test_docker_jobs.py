@@ -19,7 +19,7 @@ from runner.job import EXPIRY_SECONDS, find_job
 from tests.ceph import SECRET_KEY, Ceph
 from tests.conftest import Cli
 from tests.docker_engine import ROOT, Engine
-from tests.jobs import LONGER, assert_same, result, some_step_is_stored
+from tests.jobs import LONGER, PATIENCE, assert_same, result, some_step_is_stored
 
 pytestmark = [pytest.mark.xdist_group("docker"), pytest.mark.slow, pytest.mark.usefixtures("clean_engine")]
 DOCKER = ("--launcher", "docker")
@@ -44,7 +44,7 @@ def test_the_quickstart_runs_in_a_container_with_its_store_on_ceph(
     kept = [path for path in (engine.folder / "data" / "containers" / inspected["Id"]).rglob("*") if path.is_file()]
     assert b"lastrun.attempt" in next(path for path in kept if path.name == "config.v2.json").read_bytes()
     assert not [path for path in kept if SECRET_KEY.encode() in path.read_bytes()]
-    out, _ = current.process.communicate(timeout=600)
+    out, _ = current.process.communicate(timeout=2 * PATIENCE)
     assert current.process.returncode == 0, out
     job = current.job
     assert job.state()[0].value == "succeeded"
@@ -118,6 +118,7 @@ def test_docker_kill_is_seen_at_once_and_the_job_goes_on(
     code, _ = current.end()
     assert code == 1
     assert current.job.state()[0].value == "lost"
+    assert time.monotonic() - began < EXPIRY_SECONDS  # not by its heart
     shown = cli("status", current.job.id)
     assert "lost (container lastrun-tiny-" in shown.stdout
     assert "was killed)" in shown.stdout
@@ -125,7 +126,6 @@ def test_docker_kill_is_seen_at_once_and_the_job_goes_on(
     assert engine.containers() == []
     resumed = cli("resume", current.job.id)
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
-    assert time.monotonic() - began < EXPIRY_SECONDS
     assert_same(current.job, uninterrupted)
 
 
@@ -135,14 +135,16 @@ def test_what_was_killed_on_one_side_goes_on_on_the_other_at_once(
 ) -> None:
     current = run("submit", tiny, "--launcher", "docker" if moved == "local" else "local", *LONGER)
     current.wait_for(some_step_is_stored)
+    killed = time.time()
     if moved == "local":
         engine.container().kill()
     else:
         os.killpg(current.process.pid, signal.SIGKILL)
     current.end()
     current.settles_as("lost")
-    resumed = cli("resume", current.job.id, "--launcher", moved, timeout=EXPIRY_SECONDS)
+    resumed = cli("resume", current.job.id, "--launcher", moved)
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert current.job.attempts()[1].started_at - killed < EXPIRY_SECONDS
     assert_same(current.job, uninterrupted)
 
 
@@ -163,7 +165,7 @@ def test_a_job_is_found_again_after_the_command_that_started_it_is_gone(
     followed = cli("logs", job.id, "--follow").stdout
     assert "asked to stop from another terminal or machine" in followed
     assert job.state()[0].value == "stopped"
-    container.wait(timeout=30)
+    container.wait(timeout=PATIENCE)
     resumed = cli("resume", job.id)
     assert resumed.returncode == 0, resumed.stderr
     assert engine.containers() == []  # the one that nobody waited for is gone, too
@@ -179,7 +181,7 @@ def test_a_detached_container_lives_on_and_a_second_one_steps_back(engine: Engin
     assert "is being run by attempt 1" in second.stderr
     # As a machine would start it that knows nothing of the first one: the claim in the store decides.
     command = [sys.executable, "-c", _START, job.uri]
-    blind = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    blind = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert blind.returncode == 5, blind.stdout + blind.stderr
     assert "is being run by attempt 1" in blind.stdout
     assert [attempt.number for attempt in job.attempts()] == [1]

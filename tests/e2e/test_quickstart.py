@@ -15,7 +15,7 @@ import pytest
 from runner.job import Job
 from runner.store.directory import DirectoryStore
 from tests.conftest import Cli
-from tests.jobs import jobs_in
+from tests.jobs import PATIENCE, jobs_in
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,16 +25,16 @@ def test_the_quickstart_reaches_99_percent_also_when_it_was_cut(cli: Cli, clean_
     command = [sys.executable, "-m", "runner", "submit", str(ROOT / "jobs" / "quickstart.yaml")]
     process = subprocess.Popen(command, env=clean_env, stdout=subprocess.PIPE, text=True, start_new_session=True)
     store = DirectoryStore(Path(clean_env["LASTRUN_STORE"]))
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + PATIENCE
     while not (jobs_in(store) and jobs_in(store)[0].metrics()):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.2)
     os.killpg(process.pid, signal.SIGINT)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 75, out
 
-    done = cli("resume", jobs_in(store)[0].id, timeout=600)
+    done = cli("resume", jobs_in(store)[0].id, timeout=2 * PATIENCE)
     assert done.returncode == 0, done.stdout + done.stderr
     facts = json.loads(cli("status", "quickstart", "--json").stdout)
     assert facts["state"] == "succeeded"

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.jobs import PATIENCE
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -17,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE)
     return next(folder.glob("lastrun-*.whl"))
 
 
@@ -25,9 +27,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def light(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A virtual environment with ``pip install lastrun`` and nothing else."""
     folder = tmp_path_factory.mktemp("light") / "venv"
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, timeout=120)
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True, timeout=PATIENCE)
     install = [folder / "bin" / "pip", "install", "-q", "-c", ROOT / "constraints.txt", wheel]
-    done = subprocess.run(list(map(str, install)), capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(list(map(str, install)), capture_output=True, text=True, timeout=PATIENCE, check=False)
     if done.returncode != 0:
         pytest.skip(f"the runner's dependencies cannot be installed here: {done.stderr.strip().splitlines()[-1]}")
     return folder / "bin"
@@ -36,7 +38,9 @@ def light(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def call(light: Path, folder: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
     env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "LASTRUN_STORE")}
     env.update(HOME=str(folder), LASTRUN_STORE=str(folder / "store"))
-    return subprocess.run(list(map(str, words)), capture_output=True, text=True, env=env, cwd=folder, timeout=60, check=False)
+    return subprocess.run(
+        list(map(str, words)), capture_output=True, text=True, env=env, cwd=folder, timeout=PATIENCE, check=False
+    )
 
 
 def test_the_wheel_holds_the_recordings_with_their_notice_and_every_configuration(wheel: Path) -> None:
@@ -87,6 +91,6 @@ def test_without_torch_a_job_can_be_followed(light: Path, tmp_path: Path) -> Non
         "name: tiny\nmodel: nano\ndataset: synthetic\ntraining: {epochs: 1, batch_size: 120, input_frames: 16}\n"
     )
     command = [sys.executable, "-m", "runner", "submit", tmp_path / "tiny.yaml", "--store", tmp_path / "store"]
-    subprocess.run(list(map(str, command)), check=True, capture_output=True, timeout=120, cwd=ROOT)
+    subprocess.run(list(map(str, command)), check=True, capture_output=True, timeout=PATIENCE, cwd=ROOT)
     assert "succeeded" in call(light, tmp_path, light / "lastrun", "status", "tiny").stdout
     assert "epoch 1/1" in call(light, tmp_path, light / "lastrun", "logs", "tiny").stdout

@@ -21,6 +21,7 @@ import pytest
 from last_e.prepare.names import broken, read_name
 from last_e.prepare.ntu import prepare_ntu
 from tests.conftest import Cli
+from tests.jobs import PATIENCE
 from tests.ntu_files import motion, name_of, one_person, text_of, two_people, write_tree, write_zip
 
 
@@ -241,7 +242,7 @@ class Preparation:
         )
 
     def wait_for_a_part(self) -> None:
-        end = time.monotonic() + 60
+        end = time.monotonic() + PATIENCE
         while not list(self.parts.glob("0*.part")):
             assert self.process.poll() is None, self.process.communicate()
             assert time.monotonic() < end
@@ -287,7 +288,7 @@ def test_an_interrupted_preparation_goes_on(
         os.killpg(preparation.process.pid, signal.SIGINT)  # a terminal sends it to every process
     else:
         preparation.process.terminate()
-    output, errors = preparation.process.communicate(timeout=60)
+    output, errors = preparation.process.communicate(timeout=PATIENCE)
     assert preparation.process.returncode == 75, output + errors
     assert "the same command goes on" in errors
     assert len(errors.splitlines()) == 1
@@ -302,7 +303,7 @@ def test_a_killed_preparation_leaves_no_process_and_goes_on(
     preparation.wait_for_a_part()
     preparation.process.kill()
     preparation.process.communicate()
-    end = time.monotonic() + 20
+    end = time.monotonic() + PATIENCE
     while preparation.alive():
         assert time.monotonic() < end, "workers outlive their parent"
         time.sleep(0.05)
@@ -317,7 +318,7 @@ def test_a_killed_worker_ends_the_command_with_a_word(
         if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes() and pid != preparation.process.pid:
             os.kill(pid, signal.SIGKILL)
             break
-    _, errors = preparation.process.communicate(timeout=60)
+    _, errors = preparation.process.communicate(timeout=PATIENCE)
     assert preparation.process.returncode == 1
     assert "a worker process was ended from outside" in errors
     assert len(errors.splitlines()) == 1

@@ -19,7 +19,7 @@ from runner.job import Job
 from runner.store import Store, open_store
 from tests.ceph import Ceph
 from tests.conftest import Cli, Figures
-from tests.jobs import LONGER, assert_same, assert_whole, jobs_in, processes_of, some_step_is_stored
+from tests.jobs import LONGER, PATIENCE, assert_same, assert_whole, jobs_in, processes_of, some_step_is_stored
 
 ON_CEPH = pytest.mark.xdist_group("ceph")
 VICTIMS = ("trainer", "agent", "both", "everything")
@@ -173,7 +173,7 @@ def test_machines_whose_clocks_are_two_hours_apart_follow_and_resume_each_other(
     )
     try:
         store = open_store(clean_env["LASTRUN_STORE"])
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while not (jobs_in(store) and some_step_is_stored(jobs_in(store)[0])):
             assert time.monotonic() < deadline, early.communicate(timeout=1)
             time.sleep(0.1)
@@ -182,7 +182,7 @@ def test_machines_whose_clocks_are_two_hours_apart_follow_and_resume_each_other(
         refused = cli("resume", job.id)
         assert refused.returncode == 5, refused.stderr
         late = subprocess.run(
-            elsewhere("-1h", "resume", job.id), env=clean_env, capture_output=True, text=True, timeout=60, check=False
+            elsewhere("-1h", "resume", job.id), env=clean_env, capture_output=True, text=True, timeout=PATIENCE, check=False
         )
         assert late.returncode == 5, late.stdout + late.stderr
     finally:
@@ -193,7 +193,7 @@ def test_machines_whose_clocks_are_two_hours_apart_follow_and_resume_each_other(
         env=clean_env,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
     assert late.returncode == 0, late.stdout + late.stderr

@@ -22,7 +22,7 @@ from runner.lease import claim
 from runner.store import open_store
 from runner.store.directory import DirectoryStore
 from tests.conftest import Cli
-from tests.jobs import LONGER, assert_same, jobs_in, processes_of, some_step_is_stored
+from tests.jobs import LONGER, PATIENCE, assert_same, jobs_in, processes_of, some_step_is_stored
 
 
 def test_submit_runs_a_job_to_its_end_and_says_what_came_out(cli: Cli, tiny: Path, clean_env: dict[str, str]) -> None:
@@ -454,7 +454,14 @@ def test_output_that_cannot_be_written_is_one_line(tiny: Path, clean_env: dict[s
     buffered = {**clean_env, "PYTHONUNBUFFERED": ""}  # as on most machines: the error comes when the buffer is flushed
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            command, stdout=full, stderr=subprocess.PIPE, text=True, env=buffered, cwd=tiny.parent, timeout=60, check=False
+            command,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=buffered,
+            cwd=tiny.parent,
+            timeout=PATIENCE,
+            check=False,
         )
     assert done.returncode == 1
     assert "No space left on device" in done.stderr

@@ -23,6 +23,7 @@ from last_e.schedule import learning_rate
 from last_e.state import State, train_step
 from runner.plan.measurements import read
 from tests.conftest import Cli
+from tests.jobs import PATIENCE
 
 STEPS = 200
 CPU = torch.device("cpu")
@@ -127,7 +128,7 @@ def test_bench_measures_both_and_keeps_what_plan_reads(cli: Cli, tmp_path: Path)
         "hardware.num_workers=0",
         "hardware.cpu_threads=1",
     ]
-    done = cli("bench", *words, timeout=400)
+    done = cli("bench", *words, timeout=2 * PATIENCE)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     file = Path(told["file"])

@@ -27,6 +27,7 @@ from last_e.layers import resolve
 from last_e.manifest import newest_whole, verify
 from last_e.reading import set_layer
 from last_e.stop import Stop
+from tests.jobs import PATIENCE
 
 REPOSITORY = Path(last_e.__file__).parents[1]
 STEPS = 6  # an epoch: 48 training clips in batches of 8
@@ -72,7 +73,7 @@ def started(arguments: list[str], **options: object) -> subprocess.Popen[str]:
 
 def finished(arguments: list[str], **options: object) -> tuple[int, str, str]:
     with started(arguments, **options) as process:
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=PATIENCE)
     return process.returncode, out, err
 
 
@@ -94,7 +95,7 @@ def steps_saved(run: Path) -> set[int]:
 
 def wait_for(condition, process: subprocess.Popen[str]) -> None:
     """Until something has happened on disk, or the process has ended."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE
     while not condition() and process.poll() is None:
         assert time.monotonic() < end
         time.sleep(0.005)
@@ -144,7 +145,7 @@ def test_interrupted_in_mid_epoch_and_resumed_is_as_never_interrupted(data, unin
     with started(words(data, run)) as process:
         wait_for(lambda: any(step % STEPS for step in steps_saved(run)), process)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 75, err
     assert err == ""
     assert "can go on from there" in out
@@ -186,7 +187,7 @@ def test_an_interrupt_still_saves_when_whoever_read_the_output_has_gone(data, tm
         process.stdout.close()
         process.send_signal(signal.SIGINT)
         process.stdout = None
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE)
     assert newest_whole(run / "checkpoints", lambda word: None) is not None
     assert process.returncode == 75
 

@@ -18,6 +18,7 @@ from last_e.console import ConsoleSink
 from last_e.events import CheckpointSaved, Ended, EpochDone, Event, JsonLines, Message, Progress, Started, parse_event
 from last_e.metrics import History, read_metrics
 from last_e.stop import Stop
+from tests.jobs import PATIENCE
 
 EPOCH = EpochDone(2, 5, 30, 0.05, 1.25, 0.5, None, 1.5, 0.25, 0.75, 1, True, 3.5)
 ALL: list[Event] = [
@@ -181,7 +182,7 @@ def test_signals_become_reasons(number, reason):
     with child(f"stop.on_signals(lambda word: None)\n{WAIT}") as process:
         assert process.stdout.readline() == "ready\n"
         process.send_signal(number)
-        assert process.communicate(timeout=20)[0] == f"{reason}\n"
+        assert process.communicate(timeout=PATIENCE)[0] == f"{reason}\n"
 
 
 def test_a_second_interrupt_leaves_at_once_with_130():
@@ -191,7 +192,7 @@ def test_a_second_interrupt_leaves_at_once_with_130():
         assert "saving a checkpoint first" in process.stdout.readline()
         process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=20) == 130
+        assert process.wait(timeout=PATIENCE) == 130
 
 
 def test_the_end_of_the_runner_asks_to_stop():
@@ -199,7 +200,7 @@ def test_the_end_of_the_runner_asks_to_stop():
         process.stdout.readline()
         process.stdin.close()
         process.stdin = None
-        assert process.communicate(timeout=20)[0] == "lease_lost\n"
+        assert process.communicate(timeout=PATIENCE)[0] == "lease_lost\n"
 
 
 def test_under_the_runner_an_interrupt_is_ignored_and_a_termination_is_not():
@@ -232,7 +233,7 @@ print(stop.reason)
 """
     with child(code) as process:
         try:
-            out, err = process.communicate(timeout=10)
+            out, err = process.communicate(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
             process.kill()
             pytest.fail("Ctrl-C while a line was being printed hung the training")
