@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -21,6 +23,30 @@ class DataError(RuntimeError):
     def __init__(self, message: str, *, missing: bool = False) -> None:
         super().__init__(message)
         self.missing = missing
+
+
+_INPUTS = (".skeleton", ".zip", ".npy", ".npz", ".pkl")
+
+
+def output_path(out: Path, *inputs: Path, example: str = "ntu60.safetensors") -> Path:
+    """Where a file is written that is called ``out``: what a link leads to, and at most over a file that may be made anew.
+
+    Raises:
+        DataError: it is a folder, a device or the like, or one of the ``inputs``.
+    """
+    target = Path(os.path.realpath(out))
+    if target.is_dir():
+        raise DataError(f"{out}: a folder; name a file in it, such as {out / example}", missing=True)
+    if target.exists():
+        if not target.is_file():
+            raise DataError(f"{out}: a device or the like, which the result would replace; name a file", missing=True)
+        for one in inputs:
+            with suppress(OSError):  # what cannot be looked at is told when it is to be read
+                within = one.is_dir() and target.suffix in _INPUTS and Path(os.path.realpath(one)) in target.parents
+                if within or target.samefile(one):
+                    what = "what is to be read, which the result would replace; name another file"
+                    raise DataError(f"{out}: {what}", missing=True)
+    return target
 
 
 BUCKETS = ("s3://", "gs://")

@@ -46,3 +46,9 @@ def expand(path: str) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         return Path(path)
+
+
+def absolute(path: str | Path) -> Path:
+    """A path from the root, without ``..``: elsewhere the folders that lead there and back may be missing."""
+    whole = expand(str(path)).absolute()
+    return whole.resolve() if ".." in whole.parts else whole

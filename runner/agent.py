@@ -230,6 +230,8 @@ class _Session:
             self.attempt.resumed_from = stored.name
             self.attempt.resumed_step, self.attempt.resumed_epoch = stored.manifest.step, stored.manifest.epoch
             self._say(f"going on from checkpoint {stored.name} (epoch {stored.manifest.epoch}, step {stored.manifest.step})")
+        elif self.attempt.number > 1:
+            self._say("no whole checkpoint yet: beginning at step 0")
         self.attempt.inherited = [stored.name for stored in self.job.checkpoints()]
         self.job.write_attempt(self.attempt)
         config = scratch / "config.json"
@@ -280,7 +282,7 @@ class _Session:
         values = self.config.model_dump(mode="json", exclude={"name", "run", "store"})
         if self.data is not None:
             values["data"]["uri"] = str(self.data)
-        if self.config.run.gpus is not None:
+        if self.config.run.gpus is not None and self.config.hardware.device != "cpu":
             values["hardware"]["device"] = "cuda" if self.config.run.gpus else "cpu"
         elif self.attempt.container and "device" in self.attempt.container:
             values["hardware"]["device"] = self.attempt.container["device"]

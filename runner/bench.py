@@ -60,10 +60,11 @@ def bench(
     if unknown:
         raise UsageError(f"--part {', '.join(unknown)}: allowed are {', '.join(PARTS)}")
     parts = [name for name in PARTS if name in part] if part else list(PARTS)
-    config = _config(model, env, set_ or [])
+    config = _config(model, env, set_ or [], data)
     kinds = ["lastrun"] if alone else ["lastrun", "plain"]
-    if out is not None and not out.absolute().parent.is_dir():
-        raise UsageError(f"--out {out}: no such folder: {out.absolute().parent}")
+    plannable = {"train", "forward"} <= set(parts)
+    if out is not None:
+        out = _checked(out, data)
     source = None if data is None else str(data.absolute())
     asked = {
         "config": config.model_dump(mode="json"),
@@ -78,17 +79,18 @@ def bench(
     if result["machine"]["device"] == "cpu":
         result["machine"]["name"] = cpu(result["machine"]["name"], result["machine"]["cores"]).name
     add_shares(result, config)
-    if out is None:
+    if out is None and plannable:
         name = re.sub(r"[^A-Za-z0-9]+", "-", f"{config.model.variant} {result['machine']['name']}").strip("-").lower()
         out = user_folder() / f"{now:%Y%m%d-%H%M%S}-{name}.json"
-    _write(out, result)
+    if out is not None:
+        _write(out, result)
     if json:
-        console.print_json("bench", {"file": str(out), **result})
+        console.print_json("bench", {"file": None if out is None else str(out), **result})
     else:
         print_result(result, out)
 
 
-def _config(model: str, env: str, settings: list[str]) -> TrainConfig:
+def _config(model: str, env: str, settings: list[str], data: Path | None) -> TrainConfig:
     from last_e.config import TrainConfig
     from last_e.layers import resolve
     from last_e.problems import Origin
@@ -97,10 +99,20 @@ def _config(model: str, env: str, settings: list[str]) -> TrainConfig:
     flags = {
         "model.variant": Entry(model, Origin("--model")),
         "env": Entry(env, Origin("--env")),
-        "dataset": Entry("ntu60", Origin("lastrun bench")),
+        "dataset": Entry(_dataset(data), Origin("lastrun bench")),
     }
     sets, problems = set_layer(settings)
     return resolve([flags, sets], TrainConfig, problems).config
+
+
+def _dataset(data: Path | None) -> str:
+    """Which data set a prepared file is of, as its header says; ntu60 where it says nothing."""
+    told = None
+    if data is not None:
+        with suppress(OSError, ValueError, AttributeError, KeyError), data.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            told = json.loads(file.read(min(size, 10_000_000)))["__metadata__"].get("dataset")
+    return told if told in ("ntu60", "ntu120") else "ntu60"
 
 
 def _measured(asked: dict[str, Any]) -> dict[str, Any]:
@@ -112,9 +124,11 @@ def _measured(asked: dict[str, Any]) -> dict[str, Any]:
     """
     from runner.data_view import Bar
     from runner.errors import EngineError, LastrunError
+    from runner.signals import handled, interrupt
 
     command = [sys.executable, "-m", "last_e.bench"]
     with (
+        handled(interrupt),
         Bar("measurements") as bar,
         TemporaryFile("w+") as said,  # no pipe: nobody reads it before the end, and a full one would stop the child
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True) as child,
@@ -131,7 +145,7 @@ def _measured(asked: dict[str, Any]) -> dict[str, Any]:
                     return result
                 if "error" in told:
                     raise (EngineError if told["no_gpu"] else LastrunError)(told["error"])
-                bar.update(told["done"], told["total"])
+                bar.update(told["done"], told["total"], told["what"])
             child.wait()
             said.seek(0)
             errors = said.read().strip().splitlines()
@@ -159,6 +173,25 @@ def add_shares(result: dict[str, Any], config: TrainConfig) -> None:
             }
 
 
+def _checked(out: Path, data: Path | None) -> Path:
+    """Where the result goes, seen to be writable before anything is measured.
+
+    Raises:
+        UsageError: it is not.
+    """
+    from last_e.datafile import DataError, output_path
+    from runner.errors import UsageError
+
+    try:
+        target = output_path(out, *([] if data is None else [data]), example="bench.json")
+        with TemporaryFile(dir=target.parent):
+            return target
+    except DataError as error:
+        raise UsageError(f"--out {error}") from None
+    except OSError as error:
+        raise UsageError(f"--out {out}: cannot be written there: {error.strerror}") from None
+
+
 def _write(path: Path, result: dict[str, Any]) -> None:
     """The result as a file: whole or not at all.
 
@@ -179,7 +212,7 @@ def _write(path: Path, result: dict[str, Any]) -> None:
             part.unlink()
 
 
-def print_result(result: dict[str, Any], out: Path) -> None:
+def print_result(result: dict[str, Any], out: Path | None) -> None:
     """The result for people."""
     from rich import box
     from rich.table import Table
@@ -220,4 +253,6 @@ def print_result(result: dict[str, Any], out: Path) -> None:
         f"peaks: {peak / 1e9:,.0f} GFLOP/s in matrix products, {ceilings['copy_bytes_per_second'] / 1e9:,.0f} GB/s in copies; "
         f"memory: {result['memory']['lastrun'] / 2**20:,.0f} MiB"
     )
-    print(f"kept in {out}")
+    print(
+        f"kept in {out}" if out is not None else "not kept: plan needs training steps and forward passes; --out FILE keeps it"
+    )

@@ -73,16 +73,21 @@ def print_jobs(jobs: list[dict[str, Any]], store: str, more: bool) -> None:
     if not jobs:
         console.print(f"no jobs in {store}", markup=False)
         return
-    table = _table("job", "state", "epoch", "best top-1", "env", "created")
+    # Nothing is broken in the middle: on a narrow screen the last columns are left out.
+    columns = ("job", "state", "epoch", "best top-1", "env", "created")
+    longest = max(len(job["id"]) for job in jobs)
+    shown = next((n for n, room in ((6, 60), (5, 48), (4, 37)) if longest + room <= console.width), 3)
+    table = _table(*columns[:shown])
     errors = []
     for job in jobs:
         if "error" in job:
-            table.add_row(job["id"], "[red]unreadable[/red]", "", "", "", "")
+            table.add_row(job["id"], "[red]unreadable[/red]")
             errors.append(f"{job['id']}: {job['error']}")
             continue
         epoch = f"{job['epoch']}/{job['epochs']}"
         when = time.strftime("%m-%d %H:%M", time.localtime(job["created_at"]))
-        table.add_row(job["id"], _coloured(job["state"]), epoch, percent(job["best_top1"]), _plain(job["env"] or "-"), when)
+        row = (job["id"], _coloured(job["state"]), epoch, percent(job["best_top1"]), _plain(job["env"] or "-"), when)
+        table.add_row(*row[:shown])
     console.print(table)
     for error in errors:
         console.print(_plain(error), style="red")
@@ -135,8 +140,8 @@ def watch_status(facts: Iterator[dict[str, Any]]) -> None:
 
 def _status_text(status: dict[str, Any]) -> str:
     why = f" ({status['reason']}: {status['message']})" if status["reason"] else ""
-    if status["state"] == "lost" and status["message"]:
-        why = f" ({status['message']})"
+    if status["state"] == "lost":
+        why = f" ({status['message'] or 'its attempt is gone without a word'})"
     rows = [("job", status["uri"]), ("state", _coloured(status["state"]) + _plain(why))]
     rows.append(("model", f"{status['model']} on {status['dataset']} {status['split_type']}"))
     running = status["progress"]
@@ -160,9 +165,9 @@ def _status_text(status: dict[str, Any]) -> str:
         rows.append(("best", f"test top-1 {percent(status['best_top1'])} in epoch {status['best_epoch']}"))
     if status["checkpoint"]:
         rows.append(("checkpoint", f"{status['checkpoint']} ({status['checkpoints']} kept)"))
-    if status["attempt"]:
-        attempt = status["attempt"]
-        rows.append(("attempt", f"{attempt['number']} on {attempt['host']} ({attempt['env']})"))
+    if attempt := status["attempt"]:
+        where = f"{attempt['host']}, in a container" if attempt["container"] else attempt["host"]
+        rows.append(("attempt", f"{attempt['number']} on {where} (env {attempt['env']})"))
     rows.append(("next", status["next"]))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"[dim]{name:<{width}}[/dim]  {text if name == 'state' else _plain(text)}" for name, text in rows)
@@ -180,7 +185,7 @@ def _table(*columns: str) -> Any:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="dim")
     for column in columns:
         # What people copy stays in one piece; at the end of a narrow screen other columns fold.
-        table.add_column(column, overflow="fold", no_wrap=column in ("job", "key"))
+        table.add_column(column, overflow="fold", no_wrap=column not in ("before", "now", ""))
     return table
 
 

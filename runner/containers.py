@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from last_e.redact import redact
 from runner import machine
 from runner.engine import SHORT_SECONDS, connect, explained, patience
-from runner.errors import LastrunError, Reason
+from runner.errors import LastrunError, NoSuchJobError, Reason
 from runner.job import Attempt, Job
 from runner.signals import handled, interrupt
 from runner.store import open_store
@@ -31,6 +31,8 @@ PROGRAM = ["python", "-m", "runner"]
 TRIAL_SECONDS = 300.0
 FORGOTTEN_SECONDS = 3600.0
 """A trial, or a container that was never started, is nobody's any more after this time."""
+ABANDONED_SECONDS = 7 * 24 * 3600.0
+"""An ended container whose job nobody knows any more is kept for so long."""
 _KILLED = 128 + 9
 
 
@@ -67,7 +69,7 @@ def trial(client: DockerClient, image: str, words: list[str], **options: Any) ->
             killed = bool(container.attrs["State"]["OOMKilled"])
             return Trial(code, killed, container.logs(stderr=False), container.logs(stdout=False))
         finally:  # by its label: it may be there although we have not heard of it
-            with patience(client, SHORT_SECONDS), suppress(DockerException, RequestException):
+            with handled(lambda _: None), patience(client, SHORT_SECONDS), suppress(DockerException, RequestException):
                 discard(client, f"{TRIAL_LABEL}={token}")
 
 
@@ -135,7 +137,15 @@ def remove_if_told(job: Job, container: Any) -> None:
     """Remove an ended container if the store knows how its attempt ended; else it stays, for whoever asks next."""
     job.state()  # writes the end of an attempt that could not do so itself
     token = container.labels[ATTEMPT_LABEL]
-    if not any(attempt.open and attempt.id.endswith(f"-{token}") for attempt in job.attempts()):
+    own = [attempt for attempt in job.attempts() if attempt.id.endswith(f"-{token}")]
+    if not own:  # it withdrew or never began; or the job was deleted; or its store is away, a disk that is not mounted now
+        try:
+            job.record()
+        except NoSuchJobError:
+            now = _time(container.client.info()["SystemTime"])
+            if now - _time(container.attrs["Created"]) < ABANDONED_SECONDS:
+                return
+    if not any(attempt.open for attempt in own):
         remove(container)
 
 

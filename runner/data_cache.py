@@ -118,15 +118,19 @@ def _fetch(store: S3Store, key: str, place: StoreUri, root: Path, say: Say, stop
     name = hashlib.sha256(str(place).encode()).hexdigest()[:32]
     record = root / "uris" / f"{name}.json"
     lock = FileLock(root / "partial" / f"{name}.lock")
+    waited = False
     try:
         lock.acquire(timeout=0)
     except Timeout:
+        waited = True
         say(f"{place.prefix}: another job is fetching it; waiting")
         while not lock.is_locked:
             _heed(stop)
             with contextlib.suppress(Timeout):
                 lock.acquire(timeout=LOOK_SECONDS)
     try:
+        if waited:
+            about = _look(store, key)  # it may have been replaced meanwhile
         known = _known(record, about, root)
         if known is not None:
             if _digest(known, "sha256", stop) == known.name:

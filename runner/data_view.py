@@ -38,15 +38,15 @@ class Bar:
         if self._progress is not None:
             self._progress.stop()
 
-    def update(self, done: int, total: int) -> None:
-        """So many are done."""
+    def update(self, done: int, total: int, now_at: str = "") -> None:
+        """So many are done; ``now_at`` is what comes next."""
         now = time.monotonic()
         if self._begin is None:
             self._begin = now, done  # what an earlier run did says nothing about the pace of this one
         seconds, fresh = now - self._begin[0], done - self._begin[1]
         left = seconds_text(seconds * (total - done) / fresh if fresh else None)
-        pace = f"{fresh / seconds:,.0f}/s, " if fresh and seconds else ""
-        text = f"{done:,} of {total:,} {self.unit}, {pace}{left} left"
+        pace = f"{fresh / seconds:,.0f}/s, " if fresh and fresh >= seconds > 0 else ""
+        text = f"{done:,} of {total:,} {self.unit}, {pace}{left} left{f'; now: {now_at}' if now_at else ''}"
         if self.console.is_terminal:
             self._draw(done, total, text)
         elif now - self._last >= self.between:
@@ -66,6 +66,8 @@ class Bar:
 
 def report_text(report: Report, out: Path) -> str:
     """How a preparation went, a fact a line."""
+    from last_e.prepare.ntu import REASONS
+
     size = out.stat().st_size / 2**20
     lines = [
         f"{out}: {report.clips:,} clips of {report.files:,} files, {report.frames:,} frames, "
@@ -77,8 +79,8 @@ def report_text(report: Report, out: Path) -> str:
     for reason in report.to_dict(MOST_FILES_SHOWN)["left_out"].values():
         if reason["count"]:
             lines.append(f"left out, {reason['why']}: {reason['count']:,}")
-            # Names are shown where something is to be done about them.
-            if any(": " in file for file in reason["files"]):
+            # The list of broken recordings is known; of the others each may be somebody's mistake.
+            if reason["why"] != REASONS["broken"]:
                 lines += [f"  {file}" for file in reason["files"]]
                 more = reason["count"] - len(reason["files"])
                 lines += [f"  and {more:,} more; --json lists them all"] if more else []

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -30,8 +31,16 @@ NO_RUNTIME = (
 )
 _REMEDIES = (
     (
-        r"could not select device driver|unknown or invalid runtime name",
+        r"(?i)could not select device driver|unknown or invalid runtime name|failed to discover GPU vendor|no known GPU vendor",
         f"the engine has no NVIDIA runtime: {NO_RUNTIME}",
+    ),
+    (
+        r"unresolvable CDI devices? ([^\n]*)",
+        "the engine's machine has no such GPU ({0}): nvidia-smi -L lists them; set run.gpus",
+    ),
+    (
+        r"exec: \\?\"(docker-init|nvidia-container-runtime[a-z.-]*)",
+        "the engine lacks its own {0}: install it (docker's package brings docker-init, nvidia-container-toolkit the others)",
     ),
     (
         r"unsatisfied condition: ((?:cuda|driver)[^,\n]*)",
@@ -48,10 +57,10 @@ _REMEDIES = (
         "a container {0} is there already: another attempt is being started; if it is not, docker rm {0}",
     ),
     (r"network (\S+) not found", "the engine knows no network {0}: docker network ls lists them; set run.network"),
-    (r"Range of CPUs is from [^,\n]*", "run.cpus: {0}"),
+    (r"(?i)Range of CPUs is from [^,\n]*", "run.cpus: {0}"),
     (r"Minimum memory limit allowed is (\w+)", "run.memory: at least {0} is needed"),
     (
-        r"executable file not found|no such file or directory: unknown|unable to find user",
+        r"exec: \\?\"python|exec python failed|unable to find user|no users found",
         "the image holds no lastrun: " + _RENEW,
     ),
     (r"no space left on device", "the engine's disk is full: docker system prune frees some"),
@@ -70,10 +79,14 @@ def connect() -> DockerClient:
     Raises:
         EngineError: the SDK is not installed, or no engine answers (which is asked once).
     """
-    found = _connected()
+    with _one_at_a_time:  # each that asks at the same moment would open a tunnel of its own
+        found = _connected()
     if isinstance(found, EngineError):
         raise found
     return found
+
+
+_one_at_a_time = threading.Lock()
 
 
 @lru_cache(maxsize=1)

@@ -15,8 +15,8 @@ from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from last_e.redact import secret_in
 from last_e.text import plain
 from runner import machine
 from runner.containers import trial
@@ -90,10 +90,10 @@ def build(
     if ca_bundle is not None and not ca_bundle.is_file():
         raise UsageError(f"--ca-bundle: no file {ca_bundle}")
     for name in _INDEXES:  # the builder keeps what it is told of these, but for a proxy's
-        if secret_in("", os.environ.get(name)) is not None:
+        if any(urlsplit(url).username is not None for url in os.environ.get(name, "").split()):
             raise UsageError(
-                f"{name} holds a password, which the builder would keep: build without it, from a folder of packages "
-                "(pip download -d DIR -c constraints.txt '.[train]' hatchling, then --wheels DIR)"
+                f"{name} holds a user's name, token or password, which the builder would keep: build without it, from a folder "
+                "of packages (pip download -d DIR -c constraints.txt '.[train]' hatchling, then --wheels DIR)"
             )
     files = [Path(os.environ[name]) for name in _CERTIFICATES if os.environ.get(name)]
     certificates = ca_bundle or next((file for file in files if file.is_file()), None)  # some take a folder as well
@@ -235,7 +235,7 @@ def _pack(context: IO[bytes], clone: Path, wheels: Path | None, certificates: Pa
         for name, path in _files(clone, _CONTEXT):
             tar.add(path, name, recursive=False, filter=neutral)
         for path in sorted(wheels.glob("*.whl")) if wheels else ():
-            tar.add(path, f"docker/extra/{path.name}", recursive=False, filter=neutral)
+            tar.add(path.resolve(), f"docker/extra/{path.name}", recursive=False, filter=neutral)
         if certificates is not None:
             tar.add(certificates.resolve(), "docker/extra/ca-bundle.crt", recursive=False, filter=neutral)
     context.seek(0)

@@ -11,7 +11,7 @@ from last_e.config import PathText, Section, TrainConfig
 JobName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,47}$")]
 GpuId = Annotated[int, Field(ge=0, le=63)] | Annotated[str, Field(pattern=r"^[A-Za-z0-9:/-]{1,80}$")]
 ImageName = Annotated[str, Field(pattern=r"^[a-z0-9][A-Za-z0-9._/:@-]{0,254}$")]
-Size = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,9}[kmg]$")]
+Size = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}[kmg]$")]
 VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
@@ -27,7 +27,7 @@ class RunConfig(Section):
     pass_env: list[VariableName] = Field([], description="environment variables the trainer needs, by name")
     image: ImageName | None = Field(None, description="image of a container; default: lastrun:VERSION")
     memory: Size | None = Field(None, description="most memory a container may take, such as 12g; default: no limit")
-    cpus: Annotated[float, Field(gt=0, le=1024)] | None = Field(
+    cpus: Annotated[float, Field(ge=0.01, le=1024)] | None = Field(
         None, description="most processor time a container may take, in cores; default: no limit"
     )
     shm_size: Size | None = Field(None, description="shared memory of a container; default: 1g")

@@ -38,7 +38,15 @@ def job_status(job: Job) -> dict[str, Any]:
         total_steps=int(total) if attempt and (total := attempt.scores.get("total_steps")) is not None else None,
         synced_step=checkpoints[-1].manifest.step if checkpoints else 0,
         progress=job.heartbeat(attempt) if attempt and state is State.RUNNING else {},
-        attempt={"number": attempt.number, "id": attempt.id, "host": attempt.host, "env": attempt.env} if attempt else None,
+        attempt=None
+        if attempt is None
+        else {
+            "number": attempt.number,
+            "id": attempt.id,
+            "host": attempt.host,
+            "env": attempt.env,
+            "container": attempt.container is not None,
+        },
         attempts=len(job.attempts()),
     )
     facts["step"] = max([stored.manifest.step for stored in checkpoints[-1:]] + [facts["progress"].get("step") or 0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from last_e.text import one_line
 
 def main() -> int:
     """Measure and print."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that processes and files that were made for it go
     asked = json.load(sys.stdin)
     config = TrainConfig.model_validate(asked["config"])
     data = None if asked["data"] is None else Path(asked["data"])

@@ -20,7 +20,7 @@ from last_e import checkpoint
 from last_e.bench.loader import PlainClips, collate, forever
 from last_e.bench.plain import PlainLastE
 from last_e.config import TrainConfig
-from last_e.data.batches import Batch, TestBatches
+from last_e.data.batches import Batch, TestBatches, TrainBatches
 from last_e.data.clips import Clips
 from last_e.environment import usable_cores
 from last_e.events import Discard
@@ -71,7 +71,11 @@ class Own:
 
     def train(self) -> Iterator[int]:
         """Training steps on batches that are there."""
-        step = [batch.to(self.device) for batch in next(self._forever())]
+        index = typical(self.batches.clips, self.batches.batch)
+        there = TrainBatches(
+            self.batches.clips, index, self.config.training, self.config.hardware.micro_batch, self.state.model.noise_shape
+        )
+        step = [batch.to(self.device) for batch in next(there.epoch(0))]
         while True:
             train_step(self.state, step, 0.01, self.config, self.precision)
             yield self.batches.batch
@@ -116,8 +120,9 @@ class Plain:
         self.clips = clips
         self.batch = training.batch_size
         workers = min(config.hardware.num_workers, usable_cores())
+        self.prepared = PlainClips(clips, file, training.input_frames)
         self.loader = DataLoader(
-            PlainClips(clips, file, training.input_frames),
+            self.prepared,
             batch_size=self.batch,
             shuffle=True,
             drop_last=True,
@@ -151,7 +156,7 @@ class Plain:
 
     def train(self) -> Iterator[int]:
         """Training steps on a batch that is there."""
-        batch = self._moved(*next(forever(self.loader)))
+        batch = self._moved(*collate([self.prepared[index] for index in typical(self.clips, self.batch).tolist()]))
         while True:
             yield self._step(*batch)
 
@@ -183,6 +188,12 @@ class Plain:
         self.loss_sum += loss.item() * len(label)
         self.hits += int((logits.argmax(dim=1) == label).sum().item())
         return len(label)
+
+
+def typical(clips: Clips, count: int) -> Tensor:
+    """So many clips, of which as large a part has two bodies as of all; the same ones for both contenders."""
+    by_bodies = clips.bodies_on_host.argsort(stable=True)
+    return by_bodies[((torch.arange(count) + 0.5) / count * len(by_bodies)).long()]
 
 
 def write_joints(clips: Clips, folder: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import resource
 import statistics
 import time
@@ -29,6 +30,7 @@ Tell = Callable[[int, int, str], None]
 
 CLIPS = 1024
 STALLS = 9
+FORMATS = {None: "float32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
 def measure(
@@ -54,7 +56,7 @@ def measure(
         clips = _clips(config, data)
         write_joints(clips, Path(folder))
         tell(done, total, "ceilings")
-        ceilings = _in_process(_ceilings, device.type)
+        ceilings = _in_process(_ceilings, device.type, FORMATS[precision.dtype])
         done += 1
         with _contenders(config, data, Path(folder), device.type, kinds) as asks:
             # Once to warm up: first batches, algorithms, compilation.
@@ -83,10 +85,11 @@ def measure(
             "threads": cpu_threads(config.hardware),
         },
         "model": config.model.variant,
+        "shape": config.model.model_dump(mode="json"),
         "frames": training.input_frames,
         "batch_size": training.batch_size,
         "micro_batch": config.hardware.micro_batch or training.batch_size,
-        "precision": {None: "float32", torch.bfloat16: "bf16", torch.float16: "fp16"}[precision.dtype],
+        "precision": FORMATS[precision.dtype],
         "rows_per_clip": float(clips.bodies.double().mean()),
         "clips": {"number": len(clips), "mean_length": float(clips.length.double().mean()), "file": data and data.name},
         "rounds": rounds,
@@ -140,7 +143,7 @@ def _contenders(
     finally:
         for process, here in processes:
             here.close()
-            process.join(10)
+            process.join(3)
             if process.is_alive():
                 process.terminate()
                 process.join()
@@ -216,23 +219,34 @@ def _rate(steps: Iterator[int], seconds: float, device: torch.device) -> float:
 
 
 def _memory(device: torch.device) -> int:
-    """Most memory so far, in bytes: the GPU's, else this process's and its children's."""
+    """Most memory so far, in bytes: the GPU's, else this process's and that of its workers, each at its most."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return 1024 * sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    workers = [_peak(child.pid) for child in multiprocessing.active_children()]
+    return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + sum(workers))
+
+
+def _peak(pid: int | None) -> int:
+    """The most memory that a process has had, in KiB; 0 where the system does not tell."""
+    try:
+        found = re.search(r"VmHWM:\s*(\d+)", Path(f"/proc/{pid}/status").read_text())
+    except OSError:
+        return 0
+    return int(found[1]) if found else 0
 
 
 # --- what the machine could do -----------------------------------------------------------------------------------------
 
 
-def _in_process(function: Callable[[str], Any], *arguments: str) -> Any:
+def _in_process(function: Callable[..., Any], *arguments: str) -> Any:
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         return pool.apply(function, arguments)
 
 
-def _ceilings(device_type: str) -> dict[str, float]:
-    """Measured: bytes per second of a copy (read and written), and operations per second of the fastest matrix products."""
+def _ceilings(device_type: str, precision: str) -> dict[str, float]:
+    """Measured: bytes per second of a copy (read and written), and operations per second of the fastest matrix products, in
+    float32 and in the format that is trained in."""
     device = torch.device(device_type, 0) if device_type == "cuda" else torch.device("cpu")
     torch.set_num_threads(usable_cores())
     big = torch.empty(2**28 if device.type == "cuda" else 2**26, dtype=torch.uint8, device=device)
@@ -240,12 +254,10 @@ def _ceilings(device_type: str) -> dict[str, float]:
     copy = 2 * big.nbytes / _best(lambda: target.copy_(big), device)
     ceilings = {"copy_bytes_per_second": copy}
     size = 8192 if device.type == "cuda" else 2048
-    formats = {"float32": torch.float32}
-    if device.type == "cuda":
-        capable = torch.cuda.get_device_capability(device) >= (8, 0)
-        formats["bf16" if capable else "fp16"] = torch.bfloat16 if capable else torch.float16
-    for name, dtype in formats.items():
-        a = torch.randn(size, size, device=device, dtype=dtype)
+    for dtype, name in FORMATS.items():
+        if name not in ("float32", precision):
+            continue
+        a = torch.randn(size, size, device=device, dtype=dtype or torch.float32)
         found = [_best(lambda a=a: a @ a, device)]  # type: ignore[misc]
         if device.type == "cpu":
             # As a convolution: on some CPUs torch's products are not the fastest that it has.

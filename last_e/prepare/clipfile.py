@@ -153,10 +153,8 @@ def workplace(path: Path) -> Iterator[Path]:
     What a killed process has left in it is there for the next one: a lock that the kernel frees tells the dead from the living.
 
     Raises:
-        DataError: another process is making it, or ``path`` cannot be one of a file.
+        DataError: another process is making it.
     """
-    if path.is_dir():
-        raise DataError(f"{path}: a folder; name a file in it, such as {path / 'ntu60.safetensors'}", missing=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = path.with_name(f".{path.name}.parts")
     if folder.is_symlink():  # what it leads to is not ours to clear

@@ -26,7 +26,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from last_e.datafile import DataError
+from last_e.datafile import DataError, output_path
 from last_e.joints import NUM_JOINTS
 from last_e.prepare.account import count_splits, guess_dataset, versions
 from last_e.prepare.clipfile import MOST_CLASSES, About, Array, Part, write_streamed
@@ -102,6 +102,7 @@ def import_file(kind: str, path: Path, out: Path, *, split: str | None = None, p
     path, out = Path(path), Path(out)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder", missing=True)
+    out = output_path(out, path)
     opened = READERS[kind](path, split or _split_in(path))
     own = None
     if not opened.names_known:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from last_e.datafile import DataError
+from last_e.datafile import DataError, output_path
 from last_e.joints import BONES
 from last_e.prepare.account import count_splits, guess_dataset
 from last_e.prepare.clipfile import CONTENT_HASH, content_hash, names_of, read_columns, read_joints
@@ -91,8 +91,7 @@ def animate(path: Path, clip: str, out: Path) -> str:
     Raises:
         DataError: there is no such clip, or the file is damaged.
     """
-    if out.is_dir():
-        raise DataError(f"{out}: a folder; name a file in it, such as {out / 'clip.html'}", missing=True)
+    out = output_path(out, path, example="clip.html")
     columns, _ = read_columns(path)
     names = names_of(columns)
     if clip in names:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from last_e.datafile import DataError
+from last_e.datafile import DataError, output_path
 from last_e.environment import usable_cores
 from last_e.prepare import clipfile
 from last_e.prepare.account import count_splits, versions
@@ -111,8 +111,9 @@ def prepare_ntu(
         DataError: there is nothing to prepare, or nothing of it can be read.
         OSError: a folder cannot be read, or the disk is full.
     """
-    out = Path(out)
-    entries, unreadable = find_recordings(map(Path, raw))
+    raw = [Path(place) for place in raw]
+    out = output_path(Path(out), *raw)
+    entries, unreadable = find_recordings(raw)
     wanted, left_out = choose_entries(dataset, entries)
     left_out += [LeftOut(one.name, "unreadable", one.why) for one in unreadable]
     if not wanted:

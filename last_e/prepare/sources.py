@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -49,7 +50,7 @@ class Entry(NamedTuple):
                     raise
                 raise SkeletonError(f"cannot be read: {error.strerror or error}") from None
         try:
-            with _open_zip(self.container).open(self.member) as file:
+            with _open_zip(self.container, *_state(self.container)).open(self.member) as file:
                 return file.read(self.size + 1)  # a bomb that hides its size is not unpacked further than it says
         except MemoryError:
             raise
@@ -60,9 +61,14 @@ class Entry(NamedTuple):
 
 
 @lru_cache(maxsize=4)
-def _open_zip(path: str) -> zipfile.ZipFile:
-    """Each process reads the directory of a zip file once."""
+def _open_zip(path: str, *state: int) -> zipfile.ZipFile:
+    """Each process reads the directory of a zip file once, as long as it is the same file."""
     return zipfile.ZipFile(path)
+
+
+def _state(path: str) -> tuple[int, int, int]:
+    about = Path(path).stat()
+    return about.st_ino, about.st_mtime_ns, about.st_size
 
 
 class Unreadable(NamedTuple):
@@ -161,7 +167,7 @@ def _in_zip(path: Path) -> Iterator[Entry]:
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
                 if info.filename.endswith(ENDING):
-                    name = info.filename.rpartition("/")[2].removesuffix(ENDING)
+                    name = re.split(r"[/\\]", info.filename)[-1].removesuffix(ENDING)  # some tools for Windows write \
                     yield Entry(name, str(path), info.filename, info.file_size, info.CRC, True)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None

@@ -19,6 +19,7 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
+from last_e.datafile import output_path
 from last_e.joints import FROM_ROOT, NUM_JOINTS, PARENTS, STANDING
 from last_e.prepare.account import own_splits, versions
 from last_e.prepare.clipfile import NUMBERS, About, Array, Part, names_of, read_columns, write_streamed
@@ -65,6 +66,7 @@ def synthesize(like: str, out: Path, *, clips: int | None = None, seed: int = 0,
         DataError: ``like`` is neither.
         OSError: the disk is full.
     """
+    out = output_path(Path(out), Path(like))
     plan = _plan(like, seed)
     count = len(plan.length) if clips is None else clips
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from last_e.datafile import DataError, data_path, is_remote
-from last_e.text import expand, plain
+from last_e.text import absolute, expand, plain
 from runner import containers, data_cache, machine
 from runner.agent import PREEMPTED_SECONDS, STOP_PATIENCE_SECONDS
 from runner.engine import NO_RUNTIME, SHORT_SECONDS, connect, explained, is_local, patience
@@ -38,18 +38,21 @@ if TYPE_CHECKING:
 
 HOME = "/cache"
 """The home folder inside: downloaded data, compiled kernels and the like stay in a volume there."""
-DATA = "/data"
+DATA = "/lastrun-data"
 """Where the data file is mounted. Not in the volume: what a file is mounted on stays there, empty, when the file is gone."""
+_OWN = tuple(map(Path, (HOME, DATA, "/app", "/opt/lastrun", "/usr/bin", "/etc", "/dev", "/proc", "/sys")))
+"""Folders of the container's own, which a folder of the caller's must not cover."""
 STOP_SECONDS = int(STOP_PATIENCE_SECONDS + PREEMPTED_SECONDS) + 5
 """What ``docker stop`` allows before it kills: a save and a drain."""
 START_SECONDS = 60.0
 STORE_VARIABLES = (
     *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION"),
     *("AWS_CA_BUNDLE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_EC2_METADATA_DISABLED"),
+    *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "REQUESTS_CA_BUNDLE"),
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
 )
 """What a bucket needs: naming one as the store names these, too."""
-_FILE_VARIABLES = ("AWS_CA_BUNDLE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE")
+_FILE_VARIABLES = ("AWS_CA_BUNDLE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "REQUESTS_CA_BUNDLE")
 _AWS_FILES = {"AWS_CONFIG_FILE": "~/.aws/config", "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials"}
 
 
@@ -160,22 +163,36 @@ class DockerLauncher:
         if uri.scheme == "file":
             if not is_local(client):
                 raise UsageError(f"store {uri}: the engine is on another machine, which has no such folder: take a bucket")
+            _uncovered(f"store {uri}", Path(uri.prefix))
             return
-        if "ca_bundle" in uri.options and not is_local(client):
+        self._see_to_a_server(client, f"store {uri}", uri)
+
+    def _see_to_a_server(self, client: DockerClient, what: str, place: StoreUri) -> None:
+        """See that a container can reach a bucket's server, and trust it."""
+        if "ca_bundle" in place.options and not is_local(client):
             raise UsageError(
-                f"store {uri}: the engine is on another machine, which has no {uri.options['ca_bundle']}: name the file in "
+                f"{what}: the engine is on another machine, which has no {place.options['ca_bundle']}: name the file in "
                 "AWS_CA_BUNDLE instead, and it is handed over"
             )
-        host = urlsplit(uri.options.get("endpoint_url", "")).hostname
+        named = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+        host = urlsplit(place.options.get("endpoint_url") or named).hostname
         if host is not None and _is_loopback(host) and self._config.run.network != "host":
+            whose = "this machine's" if is_local(client) else "that of the engine's machine"
             raise UsageError(
-                f"store {uri}: {host} means the container itself in a network of its own: --set run.network=host shares this "
-                "machine's"
+                f"{what}: {host} means the container itself in a network of its own: --set run.network=host shares {whose}"
             )
+
+    def _buckets(self, store: StoreUri) -> list[StoreUri]:
+        """The buckets that the attempt uses."""
+        found = [] if store.scheme == "file" else [store]
+        if is_remote(self._config.data.uri):
+            found.append(data_cache.parse(str(self._config.data.uri), self._config.store.model_dump(exclude={"uri"})))
+        return found
 
     def _see_to_the_data(self, client: DockerClient) -> None:
         if is_remote(self._config.data.uri):
-            data_cache.parse(str(self._config.data.uri), {})
+            uri = str(self._config.data.uri)
+            self._see_to_a_server(client, f"data.uri {uri}", self._buckets(StoreUri("file", "", "", {}))[0])
             return
         if not is_local(client):  # the attempt itself will look
             return
@@ -201,13 +218,15 @@ class DockerLauncher:
             raise EngineError(f"image {self._image} holds no lastrun ({why}): {BUILD} makes one that does") from None
 
     def _wants_cpu(self) -> bool:
-        return self._config.run.gpus == 0 or (self._config.run.gpus is None and self._config.hardware.device == "cpu")
+        return self._config.run.gpus == 0 or self._config.hardware.device == "cpu"
 
     def _gpus(self, client: DockerClient) -> Any:
         """Which GPUs to ask the engine for. Where there is a driver they are asked for, so that an engine that cannot hand them
         in says so: nobody is to train on the CPU of a machine with a GPU without having said so."""
-        if self._wants_cpu() or self._config.run.gpus is not None:
-            return self._config.run.gpus or 0
+        if self._wants_cpu():
+            return 0
+        if self._config.run.gpus is not None:
+            return self._config.run.gpus
         driver = is_local(client) and machine.driver_version() is not None
         with explained():
             runtime = "nvidia" in client.info().get("Runtimes", {})
@@ -269,7 +288,8 @@ class DockerLauncher:
                 container = client.containers.get(made["Id"])
                 hand_over(client, made["Id"], container.start, self._given(client, uri))
             except BaseException:
-                with patience(client, SHORT_SECONDS), suppress(LastrunError), explained():
+                # Whoever asks a second time to leave would leave a container behind.
+                with handled(lambda _: None), patience(client, SHORT_SECONDS), suppress(LastrunError), explained():
                     containers.discard(client, f"{containers.ATTEMPT_LABEL}={token}")
                 raise
         return container
@@ -327,15 +347,13 @@ class DockerLauncher:
 
         def bind(source: Path, target: str, read_only: bool = True) -> None:
             if target not in [mount["Target"] for mount in mounts] and source.exists():
-                mounts.append(Mount(target, str(source.absolute()), type="bind", read_only=read_only))
+                mounts.append(Mount(target, str(absolute(source)), type="bind", read_only=read_only))
 
         if uri.scheme == "file":
             bind(Path(uri.prefix), uri.prefix, read_only=False)
         if self._uses_buckets(uri):
             files = [os.environ[name] for name in _FILE_VARIABLES if os.environ.get(name)]
-            if "AWS_ACCESS_KEY_ID" not in os.environ:
-                files += _AWS_FILES.values()
-            for file in [*files, uri.options.get("ca_bundle", "")]:
+            for file in [*files, *_AWS_FILES.values(), *(place.options.get("ca_bundle", "") for place in self._buckets(uri))]:
                 if file and stat.S_ISREG(_mode(expand(file))):
                     bind(expand(file), _inside(file))
         scratch = self._scratch(make=real)
@@ -349,7 +367,7 @@ class DockerLauncher:
         if is_local(client):
             with suppress(DataError):
                 found = data_path(self._config)
-                return None if found is None else (found.absolute(), f"{DATA}/{found.name}")
+                return None if found is None else (absolute(found), f"{DATA}/{found.name}")
         return None
 
     def _scratch(self, make: bool) -> Path:
@@ -359,7 +377,7 @@ class DockerLauncher:
             UsageError: it is not there and cannot be made.
         """
         root = self._config.hardware.scratch_root
-        folder = (expand(root) if root else machine.container_scratch()).absolute()
+        folder = absolute(root or machine.container_scratch())
         try:
             if make:
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -371,6 +389,7 @@ class DockerLauncher:
         except OSError as error:
             hint = "set another with --set hardware.scratch_root=FOLDER"
             raise UsageError(f"hardware.scratch_root: {folder}: {error.strerror or error}; {hint}") from None
+        _uncovered("hardware.scratch_root", folder)
         return folder
 
     def _uses_buckets(self, store: StoreUri) -> bool:
@@ -381,13 +400,26 @@ class DockerLauncher:
         that they name."""
         names = [*self._config.run.pass_env, *(STORE_VARIABLES if self._uses_buckets(uri) else ())]
         variables, files = {name: os.environ[name] for name in names if name in os.environ}, {}
-        if self._uses_buckets(uri) and not is_local(client):
-            named = {name: variables[name] for name in _FILE_VARIABLES if name in variables}
-            for name, path in {**(_AWS_FILES if "AWS_ACCESS_KEY_ID" not in variables else {}), **named}.items():
+        named = {name: variables[name] for name in _FILE_VARIABLES if variables.get(name)}
+        if self._uses_buckets(uri) and is_local(client):
+            variables |= {name: _inside(path) for name, path in named.items()}
+        elif self._uses_buckets(uri):
+            for name, path in {**_AWS_FILES, **named}.items():
                 if stat.S_ISREG(_mode(expand(path))):
                     variables[name] = f"/tmp/{name}"  # noqa: S108
                     files[variables[name]] = expand(path).read_text(errors="replace")
         return {"variables": variables, "files": files}
+
+
+def _uncovered(what: str, folder: Path) -> None:
+    """See that a folder of this machine, which has its own path inside, takes the place of nothing that a container needs.
+
+    Raises:
+        UsageError: it would.
+    """
+    covered = [own for own in _OWN if own == folder or folder in own.parents]
+    if covered:
+        raise UsageError(f"{what}: {folder} would stand in the way of the container's own {covered[0]}; take a folder below it")
 
 
 def _out_of_sight(job: Job, error: EngineError) -> EngineError:
@@ -400,7 +432,7 @@ def _out_of_sight(job: Job, error: EngineError) -> EngineError:
 def _inside(path: str | Path) -> str:
     """A path as the container sees it: the same, but for a home folder of its own."""
     text = str(path)
-    return f"{HOME}{text[1:]}" if text == "~" or text.startswith("~/") else str(Path(text).absolute())
+    return f"{HOME}{text[1:]}" if text == "~" or text.startswith("~/") else str(absolute(text))
 
 
 def _mode(path: Path) -> int:

@@ -10,6 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from last_e.config import ModelConfig
+from runner.plan.work import packaged_model
+
 FORMAT = "lastrun-bench-1"
 SHIPPED = Path(__file__).parent / "measured"
 MAX_BYTES = 1_000_000
@@ -31,6 +34,8 @@ class Machine(Part):
     name: Annotated[str, Field(min_length=1, max_length=200)]
     """A GPU's as its driver tells it (``Tesla T4``); a CPU's with its cores (``AMD EPYC, 2 cores``)."""
     cores: Count
+    threads: Count | None = None
+    """With how many a CPU trained."""
 
 
 class Speed(Part):
@@ -57,6 +62,8 @@ class Measurement(Part):
     machine: Machine
     versions: dict[str, str] = {}
     model: Literal["nano_e_v3", "small_e_v3", "base_e_v3", "large_e_v3"]
+    shape: ModelConfig | None = None
+    """Its tables, which may have been set; None: as they come with the package."""
     frames: Count
     batch_size: Count
     micro_batch: Count
@@ -71,6 +78,11 @@ class Measurement(Part):
     """Training with the batches being made, as an epoch does it, where that was measured as well."""
     memory_bytes: Annotated[int, Field(ge=0)] | None = None
     """Most memory that training took: a GPU's, or the process's."""
+
+    @property
+    def tables(self) -> ModelConfig:
+        """The network that was measured."""
+        return self.shape or packaged_model(self.model)
 
     @property
     def training_rows(self) -> float:

@@ -15,7 +15,7 @@ from runner.plan.figures import Figure, Kind, Plan, Row
 from runner.plan.hardware import Gpu, Times, asked_gpu, assumptions, estimate, gpus, known_gpu, memory_bytes, most_rows
 from runner.plan.measurements import Found, Machine, cpu, find, this_machine
 from runner.plan.prices import Prices, load_prices, price_of
-from runner.plan.work import Work, packaged_model, work_of
+from runner.plan.work import Work, work_of
 from runner.resolve import resolve_spec
 from runner.spec import JobSpec
 
@@ -229,14 +229,17 @@ def _differences(found: Found, row: Row, config: JobSpec, work: Work, data: Data
     """How the work that was measured differs from the job's, each in words."""
     m, frames = found.measurement, config.training.input_frames
     words = {}
-    model = packaged_model(m.model)
-    if work_of(model, frames) != work:
+    if work_of(m.tables, frames) != work:
         of = config.model.variant if m.model != config.model.variant else "this job's model"
         words["model"] = f"for the arithmetic of {of}"
     if m.frames != frames:
         words["frames"] = f"for {frames} frames"
     if m.precision != row.precision:
         words["precision"] = f"{row.precision} taken to be as fast as {m.precision}"
+    cores = m.machine.cores
+    threads = min(config.hardware.cpu_threads or cores, cores)
+    if m.machine.device == "cpu" and m.machine.threads not in (None, threads):
+        words["threads"] = f"{threads} threads taken to be as fast as {m.machine.threads}"
     if m.micro_batch != row.micro_batch:
         words["batch"] = f"batches of {row.micro_batch} taken to be as fast"
     if abs(data.counts.train_bodies / m.rows_per_clip - 1) > SAME_BODIES:
@@ -247,14 +250,14 @@ def _differences(found: Found, row: Row, config: JobSpec, work: Work, data: Data
 def _nearness(found: Found, row: Row, config: JobSpec, work: Work, data: Data) -> tuple[object, ...]:
     """Of two measurements the one of the more similar work counts, of equals the newer one."""
     other = _differences(found, row, config, work, data)
-    parts = ("model", "precision", "frames", "batch", "bodies")
+    parts = ("model", "precision", "frames", "threads", "batch", "bodies")
     return (*(part not in other for part in parts), found.measurement.date, str(found.path))
 
 
 def _converted(row: Row, found: Found, config: JobSpec, work: Work, data: Data) -> tuple[Times, Kind]:
     m = found.measurement
     other = _differences(found, row, config, work, data)
-    factor = work.flops / work_of(packaged_model(m.model), m.frames).flops
+    factor = work.flops / work_of(m.tables, m.frames).flops
     if m.memory_bytes and row.device == "cuda" and not other:
         row.memory_bytes = Figure(m.memory_bytes, Kind.MEASURED, str(found.path))
     if not other:

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 from urllib.parse import parse_qsl, unquote, urlencode
 
 from last_e.redact import redact, secret_in
-from last_e.text import expand
+from last_e.text import absolute
 from runner.errors import UsageError
 
 
@@ -94,11 +94,11 @@ class StoreUri:
         scheme, separator, rest = uri.partition("://")
         kinds = "a folder, file:///folder, s3://bucket/prefix or gs://bucket/prefix"
         if not separator:
-            return cls("file", "", str(expand(uri).absolute()), {})
+            return cls("file", "", str(absolute(uri)), {})
         if "\0" in unquote(uri):
             raise UsageError(f"store {uri!r}: a name cannot hold a null character")
         if scheme == "file" and rest.startswith("/"):
-            return cls("file", "", str(Path(unquote(rest))), {})
+            return cls("file", "", str(absolute(unquote(rest))), {})
         place, _, query = rest.partition("?")
         bucket, _, prefix = place.partition("/")
         if scheme not in ("s3", "gs") or not bucket:

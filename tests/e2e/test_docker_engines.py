@@ -111,7 +111,7 @@ def test_a_tunnel_goes_with_the_command_also_when_that_is_killed(by_ssh: str, ss
 @pytest.mark.parametrize(
     ("host", "text"),
     [
-        ("ssh://", "allowed is ssh://[USER@]HOST[:PORT][/PATH/OF/docker.sock]"),
+        ("ssh://", "allowed is ssh://[USER@]HOST[:"),
         ("ssh://root@127.0.0.1:1", "ssh does not get to the engine at ssh://root@127.0.0.1:1 (ssh: connect to"),
         ("ssh://nobody@127.0.0.1:PORT", "Permission denied (publickey"),
         ("ssh://root@127.0.0.1:PORT/no/such.sock", "no Docker engine answers at ssh://root@127.0.0.1:PORT/no/such.sock"),
@@ -120,7 +120,7 @@ def test_a_tunnel_goes_with_the_command_also_when_that_is_killed(by_ssh: str, ss
 def test_an_ssh_that_does_not_get_there_says_why(by_ssh: str, sshd: Sshd, cli: Cli, tiny: Path, host: str, text: str) -> None:
     done = cli("submit", tiny, "--launcher", "docker", DOCKER_HOST=host.replace("PORT", str(sshd.port)))
     assert done.returncode == 6
-    assert text.replace("PORT", str(sshd.port)) in done.stderr or host == "ssh://"
+    assert text.replace("PORT", str(sshd.port)) in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 

@@ -255,6 +255,18 @@ def test_a_store_that_refuses_keeps_the_container_for_the_next_who_asks(engine: 
     assert engine.containers() == []
 
 
+def test_a_store_that_is_away_for_a_while_keeps_the_container(engine: Engine, tmp_path: Path) -> None:
+    """As a disk that is not mounted now: its folder is not there."""
+    job, _ = ended_container(engine, tmp_path / "disk", 1, "running")
+    (tmp_path / "disk").rename(tmp_path / "away")
+    sweep(engine.client, str(os.getuid()))
+    assert len(engine.containers()) == 1
+    (tmp_path / "away").rename(tmp_path / "disk")
+    sweep(engine.client, str(os.getuid()))
+    assert engine.containers() == []
+    assert "last words" in "".join(job.log())
+
+
 # --- GPUs -------------------------------------------------------------------------------------------------------------------
 
 DRIVER = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Sun Jul 27 07:03:38 UTC 2025"

@@ -123,10 +123,11 @@ def test_a_build_that_fails_says_why_in_one_line(engine: Engine, cli: Cli, words
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_an_index_with_a_password_is_refused_before_the_builder_hears_of_it(engine: Engine, cli: Cli) -> None:
-    done = cli("image", "build", "--base", BASE, PIP_INDEX_URL="https://me:hunter2hunter2@index.example/simple")
+@pytest.mark.parametrize("who", ["me:hunter2hunter2", "a-token", "a-token:"])
+def test_an_index_with_a_password_is_refused_before_the_builder_hears_of_it(engine: Engine, cli: Cli, who: str) -> None:
+    done = cli("image", "build", "--base", BASE, PIP_INDEX_URL=f"https://{who}@index.example/simple")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: PIP_INDEX_URL holds a password, which the builder would keep")
+    assert done.stderr.startswith("error: PIP_INDEX_URL holds a user's name, token or password, which the builder")
     assert "--wheels DIR" in done.stderr
 
 
@@ -325,4 +326,4 @@ def test_files_belong_to_the_caller_and_data_cannot_be_written(
     launcher = DockerLauncher(resolve_spec(spec, None, [f"data.uri={tmp_path}/elsewhere.safetensors"]).config)
     options = launcher._options(engine.client, StoreUri.parse(str(store)), {})
     mounted = {mount["Target"]: mount["ReadOnly"] for mount in options["host_config"]["Mounts"]}
-    assert mounted["/data/elsewhere.safetensors"] is True
+    assert mounted["/lastrun-data/elsewhere.safetensors"] is True

@@ -116,6 +116,22 @@ def test_what_was_begun_of_other_content_is_not_continued(
     assert remote.fetch().read_bytes() == prepared.read_bytes()
 
 
+def test_what_was_replaced_while_one_waited_is_fetched_as_it_is_now(remote: Remote) -> None:
+    remote.raw_put(b"a" * 500_000)
+    remote.fetch()
+    remote.raw_put(b"b" * 500_000)
+    (lock,) = (remote.cache / "partial").glob("*.lock")
+    other = FileLock(lock)
+    other.acquire()
+
+    def say(line: str) -> None:
+        if "waiting" in line:
+            remote.raw_put(b"c" * 400_000)
+            other.release()
+
+    assert remote.fetch(say=say).read_bytes() == b"c" * 400_000
+
+
 @pytest.mark.parametrize("told_by", ["the server", "the file's own header", "the server's tag"])
 def test_what_an_earlier_run_left_damaged_is_fetched_once_more(
     remote: Remote, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told_by: str

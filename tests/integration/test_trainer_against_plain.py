@@ -3,13 +3,17 @@
 import dataclasses
 import json
 import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+from last_e.bench.contenders import typical
+from last_e.bench.measure import _ceilings
 from last_e.bench.plain import PlainLastE
 from last_e.config import TrainConfig
 from last_e.data.batches import Batch, TrainBatches, average_bodies
@@ -174,6 +178,7 @@ def test_bench_of_one_part_alone_is_readable_and_nothing_is_left_behind(cli: Cli
         (["--part", "trian"], "--part trian: allowed are data, forward, train, epoch"),
         (["--model", "bsae"], "base_e_v3"),
         (["--set", "training.batchsize=8"], "training.batch_size"),
+        (["--out", "."], "a folder; name a file in it"),
         (["--data", "nowhere.safetensors"], "nowhere.safetensors: no such file"),
         (["--set", "hardware.device=cuda"], "torch"),
         (
@@ -187,3 +192,52 @@ def test_bench_tells_what_is_wrong(cli: Cli, words: list[str], told: str) -> Non
     assert done.returncode in (1, 2, 6)
     assert told in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_plan_cannot_use_is_not_put_where_plan_looks(cli: Cli, tmp_path: Path) -> None:
+    shape = ["--set", "model.channels=[8,8,8]", "model.stem_channels=8", "training.input_frames=16", "training.batch_size=8"]
+    done = cli("bench", "--model", "nano", "--rounds", "1", "--seconds", "0.1", "--part", "data", "--alone", *shape)
+    assert done.returncode == 0, done.stderr
+    assert "not kept: plan needs training steps and forward passes" in done.stdout
+    assert not (tmp_path / ".local/share/lastrun").exists()
+
+
+def test_both_train_on_the_same_clips_with_as_many_bodies_as_there_are() -> None:
+    clips = synthetic_clips(60, 1020)
+    chosen = typical(clips, 32)
+    assert len(chosen.unique()) == 32
+    assert clips.bodies[chosen].double().mean() == pytest.approx(float(clips.bodies.double().mean()), abs=1 / 32)
+
+
+def test_a_measurement_that_is_ended_leaves_nothing(run: Any, tmp_path: Path) -> None:
+    words = ["--model", "nano", "--seconds", "100", "--part", "train", "--alone", "--set", "hardware.cpu_threads=1"]
+    current = run("bench", *words)
+    deadline = time.monotonic() + PATIENCE
+    while not list((tmp_path / "tmp").rglob("joints.npy")):
+        assert time.monotonic() < deadline
+        assert current.process.poll() is None
+        time.sleep(0.05)
+    current.process.terminate()
+    code, out = current.end()
+    assert code == 130, out
+    assert "Traceback" not in out
+    assert not list((tmp_path / "tmp").rglob("joints.npy"))
+    deadline = time.monotonic() + 50  # each goes as soon as the one that made it has gone, long before it has measured
+    while [pid for pid in Path("/proc").glob("[0-9]*") if group_of(pid) == current.process.pid]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def group_of(process: Path) -> int | None:
+    """The process group of an entry of /proc that is no zombie."""
+    try:
+        state, _, group = (process / "stat").read_text().rpartition(")")[2].split()[:3]
+    except OSError:
+        return None
+    return None if state == "Z" else int(group)
+
+
+def test_the_share_of_a_format_that_was_asked_for_is_of_its_own_peak() -> None:
+    peaks = _ceilings("cpu", "float32")
+    assert set(peaks) == {"copy_bytes_per_second", "matrix_float32_flops_per_second"}
+    assert all(peak > 1e8 for peak in peaks.values())

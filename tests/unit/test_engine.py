@@ -6,18 +6,23 @@ import gc
 import io
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
 from docker.errors import APIError
 
+from runner import engine
 from runner.containers import _time
 from runner.engine import explain
-from runner.errors import EngineError
+from runner.errors import EngineError, UsageError
 from runner.job import Attempt, Job
 from runner.launch.attached import Watch
-from runner.launch.docker import _inside, _is_loopback
+from runner.launch.docker import DockerLauncher, _inside, _is_loopback, _uncovered
 from runner.lease import claim
+from runner.resolve import resolve_spec
+from runner.store import StoreUri
 from runner.store.directory import DirectoryStore
 from runner.tunnel import open_tunnel
 
@@ -36,6 +41,12 @@ from runner.tunnel import open_tunnel
         ),
         ("nvidia-container-cli: device error: 7: unknown device: unknown", ["device error: 7: unknown device", "run.gpus"]),
         ("unknown or invalid runtime name: nvidia", ["no NVIDIA runtime", "nvidia-ctk runtime configure"]),
+        ("failed to discover GPU vendor from CDI: no known GPU vendor found", ["no NVIDIA runtime", "nvidia-ctk"]),
+        ("CDI device injection failed: unresolvable CDI devices nvidia.com/gpu=7", ["no such GPU (nvidia.com/gpu=7)"]),
+        ('exec: "docker-init": executable file not found in $PATH: unknown', ["the engine lacks its own docker-init"]),
+        ('exec: "python": executable file not found in $PATH: unknown', ["the image holds no lastrun"]),
+        ("error mounting /a to rootfs: no such file or directory: unknown", ["the engine refuses: error mounting /a"]),
+        ("range of CPUs is from 0.01 to 2.00, as there are only 2 CPUs", ["run.cpus: range of CPUs is from 0.01 to 2.00"]),
         ("something else\nsecond line", ["the engine refuses: something else"]),
     ],
 )  # fmt: skip
@@ -49,9 +60,28 @@ def test_paths_and_hosts_as_a_container_sees_them() -> None:
     assert _inside("~/x/y") == "/cache/x/y"
     assert _inside("~") == "/cache"
     assert _inside("/a/b") == "/a/b"
+    assert _inside("/a/gone/../b") == "/a/b"
     assert [_is_loopback(host) for host in ("localhost", "127.8.8.8", "::1", "s3.example.org", "10.0.0.1")] == [
         True, True, True, False, False,
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("folder", ["/cache", "/", "/usr", "/opt/lastrun", "/app", "/lastrun-data"])
+def test_no_folder_of_the_callers_covers_one_of_the_containers_own(folder: str) -> None:
+    with pytest.raises(UsageError, match="would stand in the way of the container's own"):
+        _uncovered("store", Path(folder))
+
+
+def test_folders_beside_and_below_the_containers_own_are_taken() -> None:
+    for folder in ("/data", "/home/me/store", "/cache/lastrun", "/opt/stores", "/application"):
+        _uncovered("store", Path(folder))
+
+
+@pytest.mark.parametrize("words", [["run.gpus=1", "hardware.device=cpu"], ["run.gpus=0"], ["hardware.device=cpu"]])
+def test_who_says_cpu_gets_no_gpu(tmp_path: Path, words: list[str]) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text("model: nano\ndataset: irds\nrun: {launcher: docker}\n")
+    assert DockerLauncher(resolve_spec(job, "local", words).config)._wants_cpu()
 
 
 def attempt(store: Path, **container: str) -> tuple[Job, Attempt]:
@@ -152,3 +182,24 @@ def test_ssh_is_asked_for_the_name_as_it_is_written(
 def test_an_address_that_is_none_is_told() -> None:
     with pytest.raises(EngineError, match="allowed is ssh://"):
         open_tunnel("ssh://[bad")
+
+
+def test_a_store_is_named_without_the_way_there_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "project" / "sub").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "project" / "sub")
+    for uri in ("../store", f"{tmp_path}/project/sub/../store", f"file://{tmp_path}/project/sub/../store"):
+        assert StoreUri.parse(uri).prefix == f"{tmp_path}/project/store"
+
+
+def test_who_asks_at_the_same_moment_connects_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def slow() -> object:
+        asked.append(1)
+        time.sleep(0.05)
+        return object()
+
+    monkeypatch.setattr(engine, "_connected", lru_cache(maxsize=1)(slow))
+    with ThreadPoolExecutor(8) as pool:
+        found = set(map(id, pool.map(lambda _: engine.connect(), range(8))))
+    assert (len(asked), len(found)) == (1, 1)

@@ -242,6 +242,30 @@ def test_the_nearest_measurement_counts_and_of_equals_the_newest(keep: Keep) -> 
     assert measured() == ("new.json", Kind.MEASURED)
 
 
+def test_a_network_whose_tables_were_set_is_not_taken_for_the_one_of_that_name(keep: Keep) -> None:
+    tables = packaged_model("nano_e_v3")
+    keep("usual.json", shape=tables.model_dump(mode="json"), date="2026-01-01")
+    small = tables.model_copy(update={"channels": [8, 8, 8]})
+    keep("small.json", shape=small.model_dump(mode="json"), date="2026-12-31")
+    assert row_of(make_plan(QUICK, "local", []), "local").source.startswith("measured: ")
+    (measurements.user_folder() / "usual.json").unlink()
+    row = row_of(make_plan(QUICK, "local", []), "local")
+    frames = 64
+    factor = work_of(tables, frames).flops / work_of(small, frames).flops
+    assert value(row.seconds_per_epoch, Kind.SCALED) == pytest.approx(factor * (53 * 16 / 100 + 548 / 400))
+    assert "for the arithmetic of" in row.source
+
+
+def test_other_threads_than_were_measured_are_told(keep: Keep) -> None:
+    machine = {"device": "cpu", "name": "Some CPU, 4 cores", "cores": 4, "threads": 1}
+    keep(machine=machine)
+    row = row_of(make_plan(QUICK, "local", []), "local")
+    assert value(row.seconds_per_epoch, Kind.SCALED)
+    assert "4 threads taken to be as fast as 1" in row.source
+    row = row_of(make_plan(QUICK, "local", ["hardware.cpu_threads=1"]), "local")
+    assert value(row.seconds_per_epoch, Kind.MEASURED)
+
+
 @pytest.mark.parametrize("change", [{"name": "Some CPU, 2 cores", "cores": 2}, {"name": "Other"}, {"device": "cuda"}])
 def test_another_machine_says_nothing_of_this_one(keep: Keep, change: dict[str, Any]) -> None:
     keep(machine={"device": "cpu", "name": "Some CPU, 4 cores", "cores": 4, **change})

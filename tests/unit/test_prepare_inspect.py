@@ -328,3 +328,14 @@ def test_a_file_without_names_is_drawn_by_number(tmp_path):
     clips = Clips(torch.zeros(2, 25, 3, dtype=torch.int16), one, one, one * 0, one, one, one)
     write_clips(clips, tmp_path / "plain")
     assert animate(tmp_path / "plain", "1", tmp_path / "clip.html") == "1"
+
+
+def test_a_page_never_replaces_the_file_that_it_shows(tmp_path):
+    path = tmp_path / "a.safetensors"
+    synthesize("ntu60", path, clips=2)
+    whole = path.read_bytes()
+    with pytest.raises(DataError, match="what is to be read"):
+        animate(path, "0", path)
+    with pytest.raises(DataError, match="what is to be read"):
+        synthesize(str(path), path, clips=2)
+    assert path.read_bytes() == whole

@@ -649,3 +649,46 @@ def test_a_damaged_entry_is_one_damaged_file_however_it_was_compressed(files, tm
     path.write_bytes(content)
     report = prepare_ntu("ntu60", [path], tmp_path / "out", workers=1)
     assert report.clips == 3
+
+
+@pytest.mark.parametrize("out", ["raw.zip", "other-name.zip", "link.zip", "raw/S001C001P001R001A001.skeleton", "pipe"])
+def test_neither_what_is_read_nor_a_device_is_replaced(files, tmp_path, out):
+    raw = write_zip(tmp_path / "raw.zip", list(files.items()))
+    (tmp_path / "other-name.zip").hardlink_to(raw)
+    (tmp_path / "link.zip").symlink_to(raw)
+    os.mkfifo(tmp_path / "pipe")
+    write_tree(tmp_path / "raw", list(files.items()))
+    (tmp_path / "raw" / "S001C001P001R001A001.skeleton").write_bytes(b"")
+    before = {path: path.lstat() for path in tmp_path.rglob("*")}
+    with pytest.raises(DataError, match="which the result would replace"):
+        prepare_ntu("ntu60", [raw, tmp_path / "raw"], tmp_path / out, workers=1)
+    assert {path: (path.lstat().st_ino, path.lstat().st_size) for path in before} == {
+        path: (about.st_ino, about.st_size) for path, about in before.items()
+    }
+
+
+def test_a_link_to_a_file_elsewhere_stays_a_link(files, tree, tmp_path):
+    place = tmp_path / "large disk"
+    place.mkdir()
+    (tmp_path / "out.safetensors").symlink_to(place / "real.safetensors")
+    prepare_ntu("ntu60", [tree], tmp_path / "out.safetensors", workers=1)
+    assert (tmp_path / "out.safetensors").is_symlink()
+    assert len(read_clips(place / "real.safetensors", 60)) == len(files)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["large disk", "out.safetensors"]
+
+
+def test_a_zip_file_that_was_put_right_is_read_anew_in_the_same_process(files, tmp_path):
+    some = list(files.items())[:4]
+    raw = write_zip(tmp_path / "raw.zip", [*some[:3], (some[3][0], b"damaged")])
+    assert prepare_ntu("ntu60", [raw], tmp_path / "out", workers=1).clips == 3
+    os.replace(write_zip(tmp_path / "new.zip", some), raw)
+    assert prepare_ntu("ntu60", [raw], tmp_path / "out", workers=1).clips == 4
+
+
+def test_names_in_a_zip_file_may_have_the_slashes_of_windows(files, tmp_path):
+    with zipfile.ZipFile(tmp_path / "raw.zip", "w") as archive:
+        for name, text in list(files.items())[:3]:
+            info = zipfile.ZipInfo("x")
+            info.filename = f"nturgb+d_skeletons\\{name}.skeleton"
+            archive.writestr(info, text)
+    assert prepare_ntu("ntu60", [tmp_path / "raw.zip"], tmp_path / "out", workers=1).clips == 3

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from last_e.problems import ConfigError
+from runner import console
 from runner.resolve import absolute_settings, resolve_attempt, resolve_spec
 from tests.conftest import Cli
 
@@ -238,3 +241,39 @@ def test_the_runner_reaches_the_trainer_only_through_its_torch_free_vocabulary()
     )
     vocabulary = "config console counts datafile environment events layers manifest metrics problems reading redact resume text"
     assert {name.split(".")[1] for name in done.stdout.split()} == set(vocabulary.split())
+
+
+@pytest.mark.parametrize(
+    ("setting", "fits"),
+    [
+        ("run.memory=12g", True),
+        ("run.memory=9999999999g", False),
+        ("run.shm_size=64m", True),
+        ("run.shm_size=0g", False),
+        ("run.cpus=0.5", True),
+        ("run.cpus=1.0e-10", False),
+    ],
+)
+def test_limits_are_what_an_engine_can_take(tmp_path: Path, setting: str, fits: bool) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text("model: nano\ndataset: irds\nrun: {launcher: docker}\n")
+    if fits:
+        resolve_spec(job, "local", [setting])
+    else:
+        with pytest.raises(ConfigError):
+            resolve_spec(job, "local", [setting])
+
+
+@pytest.mark.parametrize("width", [70, 80, 120])
+def test_a_list_breaks_no_word_on_a_narrow_screen(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    monkeypatch.setattr(console, "make_console", lambda: Console(width=width, file=out))
+    name = "quickstart-docker-x-20261127-141305-af57"
+    facts = {"id": name, "state": "succeeded", "epoch": 5, "epochs": 120, "best_top1": 0.9982, "env": "kaggle", "created_at": 0}
+    console.print_jobs([facts], "s", False)
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 3
+    assert all(len(line) <= width for line in lines)
+    assert all(text in lines[2] for text in (name, "succeeded", "5/120"))
+    assert ("99.82%" in lines[2]) == (width >= 80)
+    assert ("kaggle" in lines[2]) == (width >= 100)

@@ -375,3 +375,22 @@ def test_scoring_changes_nothing_and_can_be_stopped():
     assert told == [10, 20]
     after = everything(state)
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("variant", ["nano", "small", "base", "large"])
+def test_packed_statistics_keep_their_values_and_begin_where_a_kernel_may_read_16_bytes(variant: str) -> None:
+    settings = resolve([set_layer([f"model.variant={variant}"])[0]], TrainConfig, [], detect=lambda: ("local", "")).config
+    torch.manual_seed(0)
+    model = LastE(settings.model, 6)
+    for name, buffer in model.named_buffers():
+        if "running" in name:
+            buffer.uniform_()
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    packed = State(model, build_optimizer(model, settings.training), torch.amp.GradScaler("cpu", enabled=False)).statistics
+    assert len(packed) == 2
+    storages = {tensor.untyped_storage().data_ptr() for tensor in packed}
+    for name, buffer in model.named_buffers():
+        assert torch.equal(buffer, before[name])
+        if "running" in name or "num_batches" in name:
+            assert buffer.data_ptr() % 16 == 0
+            assert buffer.untyped_storage().data_ptr() in storages
