@@ -400,6 +400,8 @@ class DockerLauncher:
         that they name."""
         names = [*self._config.run.pass_env, *(STORE_VARIABLES if self._uses_buckets(uri) else ())]
         variables, files = {name: os.environ[name] for name in names if name in os.environ}, {}
+        if not stat.S_ISREG(_mode(expand(variables.get("REQUESTS_CA_BUNDLE", "")))):
+            variables.pop("REQUESTS_CA_BUNDLE", None)  # it may name a folder, which nobody mounts
         named = {name: variables[name] for name in _FILE_VARIABLES if variables.get(name)}
         if self._uses_buckets(uri) and is_local(client):
             variables |= {name: _inside(path) for name, path in named.items()}
