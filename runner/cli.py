@@ -62,9 +62,10 @@ def submit(
 ) -> None:
     """Check a job, keep it in the store, and run it."""
     from runner import console
-    from runner.errors import LastrunError
+    from runner.errors import LastrunError, PausedError
     from runner.job import Job
     from runner.launch import make_launcher
+    from runner.signals import handled, interrupt
     from runner.store import StoreUri, default_store, open_store
 
     resolved = _resolve(spec, env, set_, launcher)
@@ -92,10 +93,14 @@ def submit(
         return
     starter.preflight(target.uri)
     # What was asked for is kept, not what auto found here: the attempt may run elsewhere.
-    job = Job.create(target, name, resolved.items(), {k: str(o) for k, o in resolved.origins.items()}, _version())
-    if not json:
-        print(f"job: {job.uri}")
-    _run(job, [], detach, json, "submit", starter)
+    with handled(interrupt):  # there is a job from here on; until its launcher listens, who leaves is told so
+        job = Job.create(target, name, resolved.items(), {k: str(o) for k, o in resolved.origins.items()}, _version())
+        try:
+            if not json:
+                print(f"job: {job.uri}", flush=True)
+            _run(job, [], detach, json, "submit", starter)
+        except KeyboardInterrupt:
+            raise PausedError(f"{job.id}: interrupted; lastrun resume {job.reference} goes on with it") from None
 
 
 @app.command()

@@ -163,8 +163,9 @@ def test_a_signal_before_the_attempt_has_the_job_pauses_it(
         assert "Traceback" not in out
         job = current.job
         assert job.state()[0].value in ("queued", "paused", "lost"), (moment, out)
+        sweep(engine.client, str(os.getuid()))
+        assert engine.containers() == [], (moment, out)
         shutil.rmtree(current.store.root)
-    assert engine.containers() == []
 
 
 def test_an_attempt_whose_variables_never_come_ends_in_one_line(cli: Cli, tiny: Path, clean_env: dict[str, str]) -> None:
