@@ -134,6 +134,7 @@ class _Session:
         self.superseded = self.late = False
         self.posted: list[Stored] = []
         self.synced_step = 0
+        self.unpruned = False
         self.events_sent: dict[str, int] = {}
         self.next_beat = self.next_events = 0.0
         self.began = time.monotonic()
@@ -338,14 +339,15 @@ class _Session:
 
     def _sent(self, key: str) -> None:
         """On the outbox's thread: a checkpoint is whole in the store once its manifest is there."""
-        if not key.endswith(f"/{MANIFEST}"):
-            return
-        step = int(key.split("/")[2].split("-")[0].rstrip("e"))
-        self.synced_step = max(step, self.synced_step)
-        self.progress["synced_step"] = self.synced_step
-        if not self.superseded:
-            with contextlib.suppress(StoreError):  # the next one comes to it
+        if key.endswith(f"/{MANIFEST}"):
+            step = int(key.split("/")[2].split("-")[0].rstrip("e"))
+            self.synced_step = max(step, self.synced_step)
+            self.progress["synced_step"] = self.synced_step
+            self.unpruned = True
+        if self.unpruned and not self.superseded and key.endswith((f"/{MANIFEST}", "/attempt.json")):
+            with contextlib.suppress(StoreError):  # the next one comes to it, or the record of the end
                 self.job.prune_checkpoints(self.config.checkpoint.keep_last, self.attempt)
+                self.unpruned = False
 
     def _hear(self, kind: str, line: str | None) -> bool:
         """What the heart or the outbox has to say; False for the trainer's own words."""

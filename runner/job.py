@@ -402,11 +402,8 @@ class Job:
         """Delete what attempts that are gone left to nobody: checkpoints whose manifest never came, or which came too late to
         be followed, and objects half-written."""
         alive = {attempt.id for attempt in self.attempts() if self.alive(attempt)}
-        parts: dict[str, list[str]] = {}
-        for entry in self.store.scan(self.key("checkpoints") + "/"):
-            parts.setdefault(entry.key.split("/")[2], []).append(entry.key)
-        for name, keys in parts.items():
-            if name.partition("-")[2] not in alive and self.key("checkpoints", name, MANIFEST) not in keys:
+        for name, keys in self._without_manifest().items():
+            if name.partition("-")[2] not in alive:
                 self.store.delete(keys)
         followed = self._followed()
         for stored in self._stored(lambda _: None):
@@ -420,15 +417,28 @@ class Job:
         """Delete this job's checkpoints that the retention rule does not keep, manifests first.
 
         The one that an attempt went on from stays as long as the attempt has not ended, whoever prunes. An attempt from which
-        another has taken the job deletes nothing, though nobody has told it yet.
+        another has taken the job deletes nothing, though nobody has told it yet. What an earlier call of this attempt's began
+        to delete is deleted too.
         """
+        remains = self._without_manifest()
         found, attempts = self.checkpoints(), self.attempts()
         if by.superseded_by(attempts):
             return
+        newest = max((stored.name for stored in found if stored.attempt == by.id), default="")
+        for name, keys in remains.items():
+            if name.partition("-")[2] == by.id and name < newest:  # uploads go in order: a later one is on its way
+                self.store.delete(keys)
         origins = {attempt.resumed_from for attempt in attempts if attempt.open}
         for stored, keep in zip(found, to_keep([s.manifest for s in found], keep_last)):
             if not keep and stored.name not in origins:
                 self._delete_checkpoint(stored)
+
+    def _without_manifest(self) -> dict[str, list[str]]:
+        """The objects of checkpoints that nobody takes for one, by name: on their way, never finished, or partly deleted."""
+        parts: dict[str, list[str]] = {}
+        for entry in self.store.scan(self.key("checkpoints") + "/"):
+            parts.setdefault(entry.key.split("/")[2], []).append(entry.key)
+        return {name: keys for name, keys in parts.items() if self.key("checkpoints", name, MANIFEST) not in keys}
 
     def _delete_checkpoint(self, stored: Stored) -> None:
         """Its manifest first, so that nobody takes what is left for whole."""

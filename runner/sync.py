@@ -54,6 +54,7 @@ class Outbox:
         self._queue: OrderedDict[str, float] = OrderedDict()
         self._wake = threading.Condition()
         self._sending: str | None = None
+        self._telling = False
         self._closed = False
         self.error: str | None = None
         self.lasting = False
@@ -101,10 +102,10 @@ class Outbox:
             return time.monotonic() - next(iter(self._queue.values())) if self._queue else 0.0
 
     def drain(self, seconds: float) -> bool:
-        """Wait until all is sent, but no longer than ``seconds``; says whether it is."""
+        """Wait until all is sent and told, but no longer than ``seconds``; says whether all is sent."""
         deadline = time.monotonic() + seconds
         with self._wake:
-            while self._queue and not self._closed:
+            while (self._queue or self._telling) and not self._closed:
                 self._wake.notify_all()
                 if not self._wake.wait(min(0.2, max(0.0, deadline - time.monotonic()))) and time.monotonic() >= deadline:
                     break
@@ -164,9 +165,11 @@ class Outbox:
                 if self._sending == key:
                     self._queue.pop(key, None)
                     (self.folder / key).unlink(missing_ok=True)
-                self._sending = None
-                self._wake.notify_all()
+                self._sending, self._telling = None, True
             self._sent(key)
+            with self._wake:
+                self._telling = False
+                self._wake.notify_all()
 
 
 def leftovers(job: Job, folder: Path) -> list[Path]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import queue
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from last_e.manifest import MANIFEST, File, Manifest
 from runner import machine
+from runner.errors import StoreError
 from runner.job import Attempt, Job, list_jobs
 from runner.lease import Heart, claim
 from runner.status import summaries
@@ -64,6 +66,37 @@ def test_an_attempt_whose_job_was_taken_prunes_nothing_though_nobody_has_told_it
     job.write_attempt(new)
     job.prune_checkpoints(keep_last=1, by=old)
     assert [stored.name for stored in job.checkpoints()] == names
+
+
+class BrittleStore(DirectoryStore):
+    """A store that fails once, after it has deleted so many objects."""
+
+    left = 1
+
+    def delete(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            if self.left == 0:
+                self.left = -1
+                raise StoreError("the connection broke")
+            self.left -= 1
+            super().delete([key])
+
+
+def test_what_a_broken_pruning_left_goes_with_the_next_and_what_is_on_its_way_stays(tmp_path: Path) -> None:
+    job = Job(BrittleStore(tmp_path), "j")
+    attempt = Attempt("0001-aaaaaaaa", "here", 1, "1", time.time(), phase="running")
+    job.write_attempt(attempt)
+    names = [store_checkpoint(job, step, attempt.id) for step in (10, 20, 30)]
+    others = job.key("checkpoints", "00000005-0002-bbbbbbbb", "state.pt")
+    for key in [job.key("checkpoints", name, "state.pt") for name in (*names, f"00000040-{attempt.id}")] + [others]:
+        job.store.put(key, b"x")
+    with pytest.raises(StoreError):
+        job.prune_checkpoints(keep_last=1, by=attempt)
+    assert [entry.key for entry in job.store.scan(job.key("checkpoints", names[0]))] == [
+        job.key("checkpoints", names[0], "state.pt")
+    ]
+    job.prune_checkpoints(keep_last=1, by=attempt)
+    assert job.store.folders("j/checkpoints/") == ["00000005-0002-bbbbbbbb", names[2], f"00000040-{attempt.id}"]
 
 
 def test_a_damaged_manifest_is_told_and_passed_over(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,6 +88,22 @@ def test_files_are_sent_as_they_were_when_put(outbox: Outbox, server: Blockable,
     server.unblock()
     assert outbox.drain(20)
     assert server.store.get("j/state.pt") == b"as it was"
+
+
+def test_draining_waits_for_what_follows_the_last_object(server: Blockable, tmp_path: Path) -> None:
+    followed: list[str] = []
+
+    def follow(key: str) -> None:
+        time.sleep(0.3)
+        followed.append(key)
+
+    box = Outbox(server.store, tmp_path / "outbox", print, follow)
+    box.put("j/a", b"1")
+    assert box.drain(20)
+    assert followed == ["j/a"]
+    box.put("j/b", b"1")
+    assert box.drain(0.1)  # all is sent, though not all has been done
+    box.close()
 
 
 def test_a_set_of_which_nothing_was_sent_can_be_dropped(outbox: Outbox, server: Blockable) -> None:
