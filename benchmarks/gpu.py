@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from last_e.bench.contenders import Own, synchronize
 from last_e.bench.measure import measure
 from last_e.bench.plain import PlainLastE
+from last_e.checkpoint import snapshot
 from last_e.config import TrainConfig
 from last_e.data.batches import TrainBatches, average_bodies
 from last_e.data.clips import TENSORS, Clips
@@ -153,11 +154,31 @@ def no_waiting(device: torch.device) -> str:
     return "no operation waited"
 
 
+def snapshots(device: torch.device) -> str:
+    """What a checkpoint's thread gets is the state of its moment, whatever the device has been given since."""
+    own = Own(settings("model.variant=nano"), synthetic_clips(60, 240), device)
+    steps = own.epoch()
+    for _ in range(3):
+        next(steps)
+    expected = own.state.model.state_dict()
+    expected = {name: tensor.cpu().clone() for name, tensor in expected.items()}
+    on_host = snapshot(own.state.to_dict(""))
+    for _ in range(3):
+        next(steps)
+    found = on_host()["model"]
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items()), "they differ"
+    moved = sum(not torch.equal(tensor.cpu(), expected[name]) for name, tensor in own.state.model.state_dict().items())
+    assert moved, "nothing was trained meanwhile"
+    return f"{len(found)} tensors, {moved} of which had moved on"
+
+
 CHECKS: dict[str, Callable[[torch.device], str]] = {
     "batches of the device are those of the CPU": same_batches,
     "stored logits": stored_logits,
     "losses of 200 steps": plain_losses,
     "nothing waits for the device": no_waiting,
+    "a checkpoint is of its moment": snapshots,
 }
 
 

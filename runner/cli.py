@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -62,7 +62,7 @@ def submit(
 ) -> None:
     """Check a job, keep it in the store, and run it."""
     from runner import console
-    from runner.errors import LastrunError, PausedError
+    from runner.errors import LastrunError
     from runner.job import Job
     from runner.launch import make_launcher
     from runner.signals import handled, interrupt
@@ -93,14 +93,9 @@ def submit(
         return
     starter.preflight(target.uri)
     # What was asked for is kept, not what auto found here: the attempt may run elsewhere.
-    with handled(interrupt):  # there is a job from here on; until its launcher listens, who leaves is told so
+    with handled(interrupt):
         job = Job.create(target, name, resolved.items(), {k: str(o) for k, o in resolved.origins.items()}, _version())
-        try:
-            if not json:
-                print(f"job: {job.uri}", flush=True)
-            _run(job, [], detach, json, "submit", starter)
-        except KeyboardInterrupt:
-            raise PausedError(f"{job.id}: interrupted; lastrun resume {job.reference} goes on with it") from None
+        _run(job, [], detach, json, "submit", starter)
 
 
 @app.command()
@@ -116,7 +111,6 @@ def resume(
     json: JsonOption = False,
 ) -> None:
     """Go on with a job from its newest whole checkpoint, here."""
-    from runner import console
     from runner.errors import ClaimedError, State, UsageError
     from runner.job import find_job
     from runner.launch import make_launcher
@@ -140,16 +134,13 @@ def resume(
         )
     starter = make_launcher(resolved.config)
     starter.preflight(found.store.uri)
-    if not json:
-        print(f"job: {found.uri}")
-        console.print_changes(changes)
     arguments = [*(["--takeover"] if takeover else []), *([] if env is None else ["--env", env])]
     arguments += [] if launcher is None else ["--launcher", launcher]
     for word in absolute_settings(set_ or []):
         arguments += ["--set", word]
     for word in allow_change or []:
         arguments += ["--allow-change", word]
-    _run(found, arguments, detach, json, "resume", starter)
+    _run(found, arguments, detach, json, "resume", starter, changes)
 
 
 @app.command()
@@ -555,15 +546,27 @@ def _resolve_again(
     return resolve_attempt(config, origins, env, settings or [], allow_change or [], launcher)
 
 
-def _run(job: Job, arguments: list[str], detach: bool, json: bool, command: str, launcher: Any) -> NoReturn:
+def _run(
+    job: Job, arguments: list[str], detach: bool, json: bool, command: str, launcher: Any, changes: Sequence[Change] = ()
+) -> NoReturn:
+    """Start an attempt; who leaves before its launcher listens is told how the job goes on."""
     from runner import console
+    from runner.errors import PausedError
+    from runner.signals import handled, interrupt
     from runner.status import job_status
 
-    if detach:
-        launcher.detach(job, arguments)
-        code = 0
-    else:
-        code = launcher.run(job, arguments, quiet=json)
+    with handled(interrupt):
+        try:
+            if not json:
+                print(f"job: {job.uri}", flush=True)
+                console.print_changes(changes)
+            if detach:
+                launcher.detach(job, arguments)
+                code = 0
+            else:
+                code = launcher.run(job, arguments, quiet=json)
+        except KeyboardInterrupt:
+            raise PausedError(f"{job.id}: interrupted; lastrun resume {job.reference} goes on with it") from None
     facts = job_status(job)
     if json:
         console.print_json(command, facts)

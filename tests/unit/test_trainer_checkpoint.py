@@ -1,6 +1,7 @@
 """Checkpoints: whole or absent, every damage noticed, nothing unpickled, the right ones kept."""
 
 import contextlib
+import copy
 import hashlib
 import json
 import os
@@ -43,6 +44,23 @@ def state(value: float = 1.0) -> dict[str, object]:
 
 def written(folder: Path, step: int = 12, value: float = 1.0, **about: object) -> Path:
     return save(folder, state(value), CONFIG, Manifest(step=step, epoch=1, evaluated=True, **about))
+
+
+def assert_equal(found: object, expected: object) -> None:
+    if isinstance(expected, torch.Tensor):
+        assert isinstance(found, torch.Tensor)
+        assert found.dtype == expected.dtype
+        assert torch.equal(found, expected)
+    elif isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            assert_equal(found[key], value)
+    elif isinstance(expected, list):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected):
+            assert_equal(one, other)
+    else:
+        assert found == expected
 
 
 # --- round trip --------------------------------------------------------------------------------------------------------
@@ -444,11 +462,25 @@ def test_the_writer_keeps_to_the_retention_rule(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000003", "step-00000004"]
 
 
-def test_a_snapshot_shares_no_memory():
+def test_a_snapshot_is_of_its_moment():
     original = state()
-    copy = snapshot(original)
+    original["optimizer"]["state"][1] = {}
+    original["optimizer"]["state"][2] = {
+        "step": torch.tensor(7.0),
+        "square": torch.eye(3).T,
+        "bf16": torch.ones(2, 0).bfloat16(),
+    }
+    before = copy.deepcopy(original)
+    on_host = snapshot(original)
     original["model"]["weight"].zero_()
     original["optimizer"]["state"][0]["momentum_buffer"].zero_()
-    assert copy["model"]["weight"].all()
-    assert copy["optimizer"]["state"][0]["momentum_buffer"].any()
-    assert copy["optimizer"]["param_groups"][0]["betas"] == (0.9, 0.99)
+    original["optimizer"]["state"][1]["momentum_buffer"] = torch.ones(3)  # as an optimizer's first step does
+    original["optimizer"]["param_groups"][0]["lr"] = 99.0
+    assert_equal(on_host(), before)
+
+
+def test_what_is_loaded_from_a_snapshot_has_memory_of_its_own_each(tmp_path):
+    path = save(tmp_path, snapshot(state())(), CONFIG, about(3))
+    loaded, _ = load(path)
+    assert_equal(loaded, state())
+    assert loaded["model"]["weight"].untyped_storage().nbytes() == loaded["model"]["weight"].nbytes
