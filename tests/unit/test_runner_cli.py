@@ -1,0 +1,36 @@
+"""What the command line does by itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.cli import _run
+from runner.errors import PausedError
+from runner.job import Job
+from runner.signals import LEAVING
+from runner.store.directory import DirectoryStore
+
+
+@pytest.mark.parametrize("detach", [False, True])
+@pytest.mark.parametrize("signum", LEAVING)
+def test_who_leaves_before_the_launcher_listens_is_told_how_the_job_goes_on(
+    tmp_path: Path, signum: signal.Signals, detach: bool
+) -> None:
+    class Slow:
+        def run(self, *_: Any, **__: Any) -> int:
+            os.kill(os.getpid(), signum)
+            time.sleep(60)
+            raise AssertionError("the signal was not heard")
+
+        detach = run
+
+    handlers = [signal.getsignal(each) for each in LEAVING]
+    with pytest.raises(PausedError, match=r"interrupted; lastrun resume .*j goes on with it"):
+        _run(Job(DirectoryStore(tmp_path), "j"), [], detach, True, "resume", Slow())
+    assert [signal.getsignal(each) for each in LEAVING] == handlers
