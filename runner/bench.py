@@ -229,6 +229,9 @@ def print_result(result: dict[str, Any], out: Path | None) -> None:
         f"batches of {result['batch_size']} clips, {result['rows_per_clip']:.2f} bodies each, {result['frames']} frames; "
         f"median of {result['rounds']} rounds of {result['seconds']:g} s"
     )
+    if machine["load"] > machine["cores"] / 2:
+        others = f"load {machine['load']:.1f} on {machine['cores']} cores"
+        print(f"others used it as this began ({others}): ratios hold, rates are too low")
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
     table.add_column("clips per second")
     for name in ("lastrun", "from - to", "plain", "ratio", "of matrix", "of copy"):

@@ -49,6 +49,7 @@ def measure(
     """
     device, _ = choose_device(config.hardware)
     precision = choose_precision(config, device)
+    load = os.getloadavg()[0]
     rates: dict[str, dict[str, list[float]]] = {part: {kind: [] for kind in kinds} for part in parts}
     total, done = 2 + rounds * len(parts) * len(kinds), 0
     memory: dict[str, int] = {}
@@ -83,6 +84,7 @@ def measure(
             "name": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
             "cores": usable_cores(),
             "threads": cpu_threads(config.hardware),
+            "load": round(load, 2),  # before: what others do on it, as far as it can be seen from here
         },
         "model": config.model.variant,
         "shape": config.model.model_dump(mode="json"),
@@ -244,16 +246,16 @@ def _in_process(function: Callable[..., Any], *arguments: str) -> Any:
         return pool.apply(function, arguments)
 
 
-def _ceilings(device_type: str, precision: str) -> dict[str, float]:
+def _ceilings(device_type: str, precision: str, edge: int | None = None) -> dict[str, float]:
     """Measured: bytes per second of a copy (read and written), and operations per second of the fastest matrix products, in
-    float32 and in the format that is trained in."""
+    float32 and in the format that is trained in. ``edge``: of the matrices; by default large enough for the device."""
     device = torch.device(device_type, 0) if device_type == "cuda" else torch.device("cpu")
     torch.set_num_threads(usable_cores())
     big = torch.empty(2**28 if device.type == "cuda" else 2**26, dtype=torch.uint8, device=device)
     target = torch.empty_like(big)
     copy = 2 * big.nbytes / _best(lambda: target.copy_(big), device)
     ceilings = {"copy_bytes_per_second": copy}
-    size = 8192 if device.type == "cuda" else 2048
+    size = edge or (8192 if device.type == "cuda" else 2048)
     for dtype, name in FORMATS.items():
         if name not in ("float32", precision):
             continue
