@@ -486,8 +486,12 @@ class _Session:
         self.sink.emit(Message(f"waiting for uploads, {seconds_text(seconds)} at the most"))
         if self.outbox.drain(seconds):
             return reason
-        left = f"the store does not have all of it ({self.outbox.error or 'too slow'}); the rest is in {self.outbox.folder}: "
-        self.sink.emit(Message(left + f"lastrun sync {self.job.reference} --from {self.outbox.folder} sends it", "warning"))
+        left = f"the store does not have all of it ({self.outbox.error or 'too slow'}); the rest is in {self.outbox.folder}"
+        if attempt.container and "scratch" not in attempt.container:  # on another machine, in a volume of its engine
+            way = f" in the engine's volume: lastrun resume {self.job.reference} with the same engine sends it and goes on"
+        else:
+            way = f": lastrun sync {self.job.reference} --from {self.outbox.folder} sends it"
+        self.sink.emit(Message(left + way, "warning"))
         return Reason.STORE_UNREACHABLE
 
     def _drain_seconds(self, reason: Reason) -> float:

@@ -33,6 +33,8 @@ TRIES = 5
 PAUSE_SECONDS = 2.0
 LOOK_SECONDS = 0.2
 MOST_HEADER_BYTES = 100 << 20
+FORGOTTEN_SECONDS = 7 * 86400.0
+"""What was replaced in its bucket is kept here for so long after its last use."""
 
 Say = Callable[[str], None]
 Stop = Callable[[], bool]
@@ -134,6 +136,8 @@ def _fetch(store: S3Store, key: str, place: StoreUri, root: Path, say: Say, stop
         known = _known(record, about, root)
         if known is not None:
             if _digest(known, "sha256", stop) == known.name:
+                with contextlib.suppress(PermissionError):  # somebody else's, in a cache that is shared
+                    os.utime(known)  # its last use
                 return known
             say(f"{known}: damaged since it was fetched; fetching it again")
             known.unlink()
@@ -147,9 +151,20 @@ def _fetch(store: S3Store, key: str, place: StoreUri, root: Path, say: Say, stop
         os.replace(partial, path)
         path.chmod(0o444)
         _write(record, {"uri": str(place), **asdict(about), "sha256": digest})
+        _forget(root)
         return path
     finally:
         lock.release()
+
+
+def _forget(root: Path) -> None:
+    """Delete what no address leads to any more and nobody has used for a while."""
+    told = [record.read_text("utf-8", "replace") for record in (root / "uris").glob("*.json")]
+    wanted = {digest for text in told for digest in re.findall("[0-9a-f]{64}", text)}
+    for path in (root / "objects").iterdir():
+        with contextlib.suppress(FileNotFoundError, PermissionError):  # another job forgets, too
+            if path.name not in wanted and time.time() - path.stat().st_mtime > FORGOTTEN_SECONDS:
+                path.unlink()
 
 
 def _heed(stop: Stop) -> None:

@@ -21,7 +21,7 @@ from runner.job import find_job
 from tests.ceph import Ceph
 from tests.conftest import Cli
 from tests.docker_engine import CannotStart, Engine
-from tests.jobs import PATIENCE
+from tests.jobs import LONGER, PATIENCE, assert_same, some_step_is_stored
 from tests.sshd import Sshd, why_not
 
 pytestmark = [pytest.mark.xdist_group("docker"), pytest.mark.slow, pytest.mark.usefixtures("clean_engine")]
@@ -83,6 +83,26 @@ def test_an_engine_elsewhere_runs_a_job_with_its_store_in_a_bucket(
     container.kill()
     assert "was killed" in cli("status", job.id).stdout  # as the engine over there knows
     assert engine.containers() == []
+
+
+@pytest.mark.usefixtures("by_tls")
+def test_what_an_attempt_elsewhere_could_not_send_goes_with_the_next_on_that_engine(
+    engine: Engine, ceph: Ceph, cli: Cli, run: Any, tiny: Path, clean_env: dict[str, str], uninterrupted: Any
+) -> None:
+    clean_env.update(ceph.credentials(), LASTRUN_STORE=ceph.uri("docker-elsewhere"))
+    current = run("submit", tiny, "--launcher", "docker", *LONGER, "--set", "run.network=host")
+    current.wait_for(some_step_is_stored)
+    ceph.kill_gateway()
+    engine.container().stop()
+    code, out = current.end()
+    ceph.start_gateway()
+    assert code == 4, out
+    way = rf"in the engine's volume: lastrun resume \S*{current.job.id}\S* with the same engine sends it"
+    assert re.search(way, " ".join(out.split()))
+    resumed = cli("resume", current.job.id)
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert "sending what an earlier attempt left in /cache/" in resumed.stdout
+    assert_same(current.job, uninterrupted)
 
 
 def test_a_tunnel_goes_with_the_command_also_when_that_is_killed(by_ssh: str, sshd: Sshd, cli: Cli, run: Any) -> None:

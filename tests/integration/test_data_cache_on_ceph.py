@@ -132,6 +132,20 @@ def test_what_was_replaced_while_one_waited_is_fetched_as_it_is_now(remote: Remo
     assert remote.fetch(say=say).read_bytes() == b"c" * 400_000
 
 
+def test_what_was_replaced_and_is_no_longer_used_is_deleted_after_a_week(remote: Remote) -> None:
+    kept = []
+    for content, days in ((b"a", 8), (b"b", 8), (b"c", 0)):
+        remote.raw_put(content * 500_000)
+        kept.append(remote.fetch())
+        used = time.time() - 86400 * days
+        os.utime(kept[-1], (used, used))
+        if content == b"b":
+            remote.fetch()  # used again today
+    assert [path.exists() for path in kept] == [False, True, True]
+    os.utime(kept[2], (0, 0))
+    assert remote.fetch() == kept[2], "what its address leads to stays, however long it was not used"
+
+
 @pytest.mark.parametrize("told_by", ["the server", "the file's own header", "the server's tag"])
 def test_what_an_earlier_run_left_damaged_is_fetched_once_more(
     remote: Remote, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told_by: str
