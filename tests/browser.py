@@ -7,10 +7,11 @@ import os
 import shutil
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests.jobs import PATIENCE
 
 PROGRAM = "chromium"
 
@@ -24,9 +25,9 @@ def why_not() -> str | None:
     return None if shutil.which(PROGRAM) else "no chromium (Debian: chromium; installed by itself only as root)"
 
 
-def html_after(seconds: float, page: Path) -> str:
-    """The page's HTML as its scripts have changed it."""
-    return _opened(seconds, page, "--dump-dom")
+def html_when_released(page: Path) -> str:
+    """The page's HTML as its scripts have changed it by the time that one of them calls ``release()``."""
+    return _opened(None, page, "--dump-dom")
 
 
 def picture_after(seconds: float, page: Path, out: Path) -> None:
@@ -34,27 +35,34 @@ def picture_after(seconds: float, page: Path, out: Path) -> None:
     _opened(seconds, page, f"--screenshot={out}", "--window-size=800,900")
 
 
-def _opened(seconds: float, page: Path, *options: str) -> str:
-    """Chromium looks at a page once it has loaded: a copy of it has an image that takes so many seconds of real time.
+def _opened(seconds: float | None, page: Path, *options: str) -> str:
+    """Chromium looks at a page once it has loaded: a copy of it has an image that takes so many seconds of real time, or until
+    it is released.
 
     (Chromium's own virtual time gives an animation only a few frames, and not always as many.)
     """
     copy = page.with_name(f"opened-{page.name}")
     with _slow_image(seconds) as address:
-        copy.write_text(page.read_text() + f'<img src="{address}" hidden>')
+        release = f'<script>const release = () => {{ new Image().src = "{address}release"; }}</script>'
+        copy.write_text(page.read_text().replace("<meta", f"{release}<meta", 1) + f'<img src="{address}" hidden>')
         where = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", f"--user-data-dir={page.parent / 'profile'}"]
         nowhere = ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--no-proxy-server"]
         command = [PROGRAM, *where, *nowhere, *options, copy.as_uri()]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 @contextmanager
-def _slow_image(seconds: float) -> Iterator[str]:
+def _slow_image(seconds: float | None) -> Iterator[str]:
+    released = threading.Event()
+
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            time.sleep(seconds)
+            if self.path == "/release":
+                released.set()
+            else:
+                released.wait(PATIENCE if seconds is None else seconds)
             self.send_response(404)
             self.end_headers()
 
@@ -66,4 +74,5 @@ def _slow_image(seconds: float) -> Iterator[str]:
         try:
             yield f"http://127.0.0.1:{server.server_port}/"
         finally:
+            released.set()
             server.shutdown()
