@@ -48,7 +48,8 @@ class Pool(torch.autograd.Function):
     def backward(ctx: Any, motion: Tensor, joints: Tensor, frames: Tensor) -> Tensor:
         x = rows(ctx.saved_tensors[0])
         _, t, v, _ = x.shape
-        gradient = (joints / v)[:, :, None] + (frames / t)[:, None]
+        # What is laid out in another order would give its order to all that is computed with it.
+        gradient = (joints.contiguous() / v)[:, :, None] + (frames.contiguous() / t)[:, None]
         step = (x[:, 1:] - x[:, :-1]).sign_().mul_((motion / ((t - 1) * v))[:, None, None])
         gradient[:, 1:] += step
         gradient[:, :-1] -= step
@@ -76,6 +77,7 @@ class ScaleAndAdd(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, base: Tensor, x: Tensor, p: Tensor, q: Tensor, s: Tensor) -> Tensor:
+        q, s = q.contiguous(), s.contiguous()  # else their order would be that of all that is computed with them
         ctx.save_for_backward(x, p, q, s)
         scale = torch.addcmul(p[:, None, None], q[:, :, None], s[:, None])
         return torch.addcmul(rows(base), rows(x), scale).permute(0, 3, 1, 2)
