@@ -98,6 +98,8 @@ class State:
         self.device = next(self.model.parameters()).device
         self.counters = Counters(self.device)
         self.statistics = pack_statistics(self.model)
+        # Once: they are changed in place, and listing some 300 takes longer than copying them.
+        self._weights = dict(self.model.state_dict())
 
     def new_epoch(self) -> None:
         """Begin the sums of an epoch."""
@@ -113,7 +115,7 @@ class State:
         """Tensors, numbers and text only, so that it loads with ``weights_only=True``."""
         counted = self.counters.read()
         return {
-            "model": self.model.state_dict(),
+            "model": self._weights,
             "optimizer": self.optimizer.state_dict(),
             "optimizer_kind": type(self.optimizer).__name__,
             "scaler": self.scaler.state_dict(),

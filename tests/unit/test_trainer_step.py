@@ -90,6 +90,20 @@ def test_steps_learn():
     assert all(map(math.isfinite, losses))
 
 
+def test_what_is_stored_is_what_the_model_has_also_after_steps_and_a_restoration():
+    settings = config()
+    state, other = fresh(settings), fresh(settings, seed=1)
+    for batches in steps(settings)[:2]:
+        step(state, batches, settings)
+    assert other.restore(copy.deepcopy(state.to_dict(""))) is None
+    step(other, steps(settings)[2], settings)
+    for each in (state, other):
+        stored, has = each.to_dict("")["model"], each.model.state_dict()
+        assert list(stored) == list(has)
+        assert all(stored[name].data_ptr() == tensor.data_ptr() for name, tensor in has.items())
+    assert not all(torch.equal(a, b) for a, b in zip(state.to_dict("")["model"].values(), other.to_dict("")["model"].values()))
+
+
 def test_a_step_is_the_same_every_time():
     settings = config("model.drop_path_rate=0.3")
     results = []
