@@ -65,7 +65,6 @@ def submit(
     from runner.errors import LastrunError
     from runner.job import Job
     from runner.launch import make_launcher
-    from runner.signals import handled, interrupt
     from runner.store import StoreUri, default_store, open_store
 
     resolved = _resolve(spec, env, set_, launcher)
@@ -93,9 +92,8 @@ def submit(
         return
     starter.preflight(target.uri)
     # What was asked for is kept, not what auto found here: the attempt may run elsewhere.
-    with handled(interrupt):
-        job = Job.create(target, name, resolved.items(), {k: str(o) for k, o in resolved.origins.items()}, _version())
-        _run(job, [], detach, json, "submit", starter)
+    origins = {key: str(origin) for key, origin in resolved.origins.items()}
+    _run(lambda: Job.create(target, name, resolved.items(), origins, _version()), [], detach, json, "submit", starter)
 
 
 @app.command()
@@ -140,7 +138,7 @@ def resume(
         arguments += ["--set", word]
     for word in allow_change or []:
         arguments += ["--allow-change", word]
-    _run(found, arguments, detach, json, "resume", starter, changes)
+    _run(lambda: found, arguments, detach, json, "resume", starter, changes)
 
 
 @app.command()
@@ -547,16 +545,34 @@ def _resolve_again(
 
 
 def _run(
-    job: Job, arguments: list[str], detach: bool, json: bool, command: str, launcher: Any, changes: Sequence[Change] = ()
+    make: Callable[[], Job],
+    arguments: list[str],
+    detach: bool,
+    json: bool,
+    command: str,
+    launcher: Any,
+    changes: Sequence[Change] = (),
 ) -> NoReturn:
-    """Start an attempt; who leaves before its launcher listens is told how the job goes on."""
+    """Make or take a job and start an attempt; who leaves before its launcher listens is told how the job goes on."""
     from runner import console
     from runner.errors import PausedError
     from runner.signals import handled, interrupt
     from runner.status import job_status
 
+    asked: list[int] = []
+    job = None
+
+    def once_it_is_made(signum: int) -> None:
+        if asked:  # asked again: its store may not answer
+            interrupt(signum)
+        asked.append(signum)
+
     with handled(interrupt):
         try:
+            with handled(once_it_is_made):
+                job = make()
+            if asked:
+                interrupt(asked[0])
             if not json:
                 print(f"job: {job.uri}", flush=True)
                 console.print_changes(changes)
@@ -566,6 +582,8 @@ def _run(
             else:
                 code = launcher.run(job, arguments, quiet=json)
         except KeyboardInterrupt:
+            if job is None:
+                raise
             raise PausedError(f"{job.id}: interrupted; lastrun resume {job.reference} goes on with it") from None
     facts = job_status(job)
     if json:
