@@ -480,11 +480,10 @@ class _Session:
             self.sink.emit(Message(f"{error.filename}: {error.strerror}", "warning"))
             with contextlib.suppress(StoreError):  # no room for it in the outbox; the store itself may have some
                 self.job.write_attempt(attempt)
-        if self.outbox.drain(0.5):
-            return reason
         seconds = self._drain_seconds(reason)
-        self.sink.emit(Message(f"waiting for uploads, {seconds_text(seconds)} at the most"))
-        if self.outbox.drain(seconds):
+        if not self.outbox.drain(0.5):
+            self.sink.emit(Message(f"waiting for uploads, {seconds_text(seconds)} at the most"))
+        if self.outbox.drain(seconds):  # also when all was sent: the last pruning may be under way
             return reason
         left = f"the store does not have all of it ({self.outbox.error or 'too slow'}); the rest is in {self.outbox.folder}"
         if attempt.container and "scratch" not in attempt.container:  # on another machine, in a volume of its engine

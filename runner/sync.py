@@ -166,10 +166,12 @@ class Outbox:
                     self._queue.pop(key, None)
                     (self.folder / key).unlink(missing_ok=True)
                 self._sending, self._telling = None, True
-            self._sent(key)
-            with self._wake:
-                self._telling = False
-                self._wake.notify_all()
+            try:
+                self._sent(key)
+            finally:
+                with self._wake:
+                    self._telling = False
+                    self._wake.notify_all()
 
 
 def leftovers(job: Job, folder: Path) -> list[Path]:

@@ -10,12 +10,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from runner.job import Job, list_jobs
 from runner.store import Store, open_store
+
+if TYPE_CHECKING:
+    from tests.ceph import Ceph
+    from tests.docker_engine import Engine
 
 PATIENCE = 300.0
 """Seconds that anything may take on a busy machine: what takes longer hangs."""
@@ -99,3 +103,14 @@ def processes_of(submit: int) -> tuple[int, int]:
 
     agent = child(submit)
     return agent, child(agent)
+
+
+def stopped_without_its_store(current: Run, engine: Engine, ceph: Ceph) -> str:
+    """Stop the container of a run that has stored something while its store is away; returns what the run said."""
+    current.wait_for(some_step_is_stored)
+    ceph.kill_gateway()
+    engine.container().stop()
+    code, out = current.end()
+    ceph.start_gateway()
+    assert code == 4, out
+    return out

@@ -21,7 +21,7 @@ from runner.job import find_job
 from tests.ceph import Ceph
 from tests.conftest import Cli
 from tests.docker_engine import CannotStart, Engine
-from tests.jobs import LONGER, PATIENCE, assert_same, some_step_is_stored
+from tests.jobs import LONGER, PATIENCE, assert_same, stopped_without_its_store
 from tests.sshd import Sshd, why_not
 
 pytestmark = [pytest.mark.xdist_group("docker"), pytest.mark.slow, pytest.mark.usefixtures("clean_engine")]
@@ -91,12 +91,7 @@ def test_what_an_attempt_elsewhere_could_not_send_goes_with_the_next_on_that_eng
 ) -> None:
     clean_env.update(ceph.credentials(), LASTRUN_STORE=ceph.uri("docker-elsewhere"))
     current = run("submit", tiny, "--launcher", "docker", *LONGER, "--set", "run.network=host")
-    current.wait_for(some_step_is_stored)
-    ceph.kill_gateway()
-    engine.container().stop()
-    code, out = current.end()
-    ceph.start_gateway()
-    assert code == 4, out
+    out = stopped_without_its_store(current, engine, ceph)
     way = rf"in the engine's volume: lastrun resume \S*{current.job.id}\S* with the same engine sends it"
     assert re.search(way, " ".join(out.split()))
     resumed = cli("resume", current.job.id)

@@ -480,3 +480,15 @@ def test_gates_start_closed_so_that_attention_changes_nothing():
     block.gate.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach()))
     x = torch.randn(2, 24, 8, 25)
     torch.testing.assert_close(block(x), seen[0] + block.residual(x))
+
+
+def test_gates_laid_out_in_another_order_do_not_give_it_to_activations_or_their_gradients():
+    x = torch.randn(2, 4, 6, 5).to(memory_format=torch.channels_last).requires_grad_()
+
+    def turned(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape).transpose(1, 2).contiguous().transpose(1, 2)
+
+    (pooled,) = torch.autograd.grad(Pool.apply(x), x, [torch.randn(2, 4), turned(2, 6, 4), turned(2, 5, 4)])
+    out = ScaleAndAdd.apply(x.detach(), x, torch.randn(2, 4), turned(2, 6, 4), turned(2, 5, 4))
+    (scaled,) = torch.autograd.grad(out, x, torch.randn_like(out))
+    assert [each.is_contiguous(memory_format=torch.channels_last) for each in (pooled, out, scaled)] == [True] * 3
