@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +26,10 @@ from last_e.datafile import DataError
 from last_e.environment import usable_cores
 from last_e.evaluate import Scores, evaluate
 from last_e.events import CheckpointSaved, Ended, EpochDone, Message, Progress, Sink, Started
+from last_e.joints import NUM_JOINTS
 from last_e.manifest import Manifest
 from last_e.metrics import History
+from last_e.model import fused
 from last_e.model.network import LastE
 from last_e.optim import build_optimizer
 from last_e.precision import Precision, choose_device, choose_precision, cpu_threads, keep_memory
@@ -56,6 +59,7 @@ def run(config: TrainConfig, out: Path, resume: Path | None, sink: Sink, stop: S
     device, why = choose_device(config.hardware)
     precision = choose_precision(config, device)
     workers = set_up_torch(config, device, sink)
+    load_loops(config, device, sink)
     sink.emit(Message(f"device: {device.type} ({why}); precision: {precision.reason}"))
 
     clips = load_clips(config)
@@ -360,6 +364,22 @@ def set_up_torch(config: TrainConfig, device: torch.device, sink: Sink) -> int:
     )
     sink.emit(Message(f"workers: {workers}{capped}"))
     return workers
+
+
+def load_loops(config: TrainConfig, device: torch.device, sink: Sink) -> None:
+    """Load the compiled loops now, where this run's activations are large enough for them, and not in its first step."""
+    rows = config.hardware.micro_batch or config.training.batch_size
+    wide = config.model.channels[0] * config.model.expand_ratio
+    if device.type != "cpu" or rows * config.training.input_frames * NUM_JOINTS * wide < fused.LARGE:
+        return
+    slow = threading.Timer(2.0, sink.emit, [Message("numba compiles loops for this CPU, once (some seconds) ...")])
+    slow.start()
+    try:
+        there = fused.loops()
+    finally:
+        slow.cancel()
+    if there is None:
+        sink.emit(Message("numba: none that works here; training takes about 1.2 times as long with torch alone"))
 
 
 def _epochs_done(state: State, steps_per_epoch: int) -> int:

@@ -53,7 +53,7 @@ def describe() -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Versions that matter for a result, for the attempt's record; read from metadata, without importing."""
     found = {"python": platform.python_version()}
-    for name in ("lastrun", "torch", "numpy"):
+    for name in ("lastrun", "torch", "numpy", "numba"):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

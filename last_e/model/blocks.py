@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from last_e.model.functions import EveryNthFrame, Pool, ScaleAndAdd, rows, sum_over_frames
+from last_e.model.functions import EveryNthFrame, Pool, ScaleAndAdd, batch_norm, mix_joints, norm_and_depthwise, sum_over_frames
+from last_e.model.fused import rows
 
 STREAMS = ("joint", "velocity", "bone")
 
@@ -24,10 +25,19 @@ def conv1x1(cin: int, cout: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(cin, cout, 1, stride=(stride, 1), bias=False)
 
 
-def conv_norm(x: Tensor, conv: nn.Module, norm: nn.Module, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-    """A convolution and its batch norm; a norm that keeps to its running statistics goes into the weights.
+def conv_norm(
+    x: Tensor,
+    conv: nn.Module,
+    norm: nn.Module,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    hardswish: bool = False,
+    add: Tensor | None = None,
+) -> Tensor:
+    """A convolution and its batch norm, then Hardswish or a sum.
 
-    ``weight`` and ``bias`` stand for the convolution's own.
+    A norm that keeps to its running statistics goes into the weights. ``weight`` and ``bias`` stand for the convolution's own.
     """
     assert isinstance(conv, nn.Conv2d)
     assert isinstance(norm, nn.BatchNorm2d)
@@ -41,19 +51,16 @@ def conv_norm(x: Tensor, conv: nn.Module, norm: nn.Module, weight: Tensor | None
         stride = conv.stride
     options = (stride, conv.padding, conv.dilation, conv.groups)
     if norm.training:
-        normed: Tensor = norm(F.conv2d(x, weight, bias, *options))  # type: ignore[arg-type]
-        return normed
+        return batch_norm(F.conv2d(x, weight, bias, *options), norm, hardswish=hardswish, add=add)  # type: ignore[arg-type]
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     shift = norm.bias - norm.running_mean * scale
     shift = shift if bias is None else shift + bias * scale
-    return F.conv2d(x, weight * scale[:, None, None, None], shift, *options)  # type: ignore[arg-type]
-
-
-def hardswish(x: Tensor) -> Tensor:
-    """Hardswish, over its own input where no gradient will ask for that."""
-    return F.hardswish(x, inplace=not torch.is_grad_enabled())
+    y = F.conv2d(x, weight * scale[:, None, None, None], shift, *options)  # type: ignore[arg-type]
+    if add is not None:
+        y += add
+    return F.hardswish(y, inplace=not torch.is_grad_enabled()) if hardswish else y
 
 
 def full(x: Tensor) -> Tensor:
@@ -128,18 +135,11 @@ class SpatialGraphConv(nn.Module):
             self.subset_att = None
 
     def forward(self, x: Tensor) -> Tensor:
-        n, cin, t, v = x.shape
-        k = self.num_subsets
-        adjacency = self.A * self.edge
+        k, cin = self.num_subsets, x.shape[1]
         weight = self.gcn.weight.view(k, -1, cin)
-        into = adjacency.permute(2, 0, 1)  # (w, k, v): all that reaches joint w, one subset after the other
-        if self.subset_att is None:
-            mix = into.to(x.dtype).reshape(1, v * k, v).expand(n * t, v * k, v)
-        else:
-            mix = into * self._attention(x, adjacency, weight)[:, None, :, None]
-            mix = mix.to(x.dtype).reshape(n, 1, v * k, v).expand(n, t, v * k, v).reshape(n * t, v * k, v)
-        gathered = torch.bmm(mix, rows(x).reshape(n * t, v, cin)).view(n, t, v, k * cin).permute(0, 3, 1, 2)
-        return hardswish(conv_norm(gathered, self.gcn, self.bn, weight.transpose(0, 1).reshape(-1, k * cin, 1, 1)))
+        share = None if self.subset_att is None else self._attention(x, self.A * self.edge, weight)
+        gathered = mix_joints(x, self.A, self.edge, share)
+        return conv_norm(gathered, self.gcn, self.bn, weight.transpose(0, 1).reshape(-1, k * cin, 1, 1), hardswish=True)
 
     def _attention(self, x: Tensor, adjacency: Tensor, weight: Tensor) -> Tensor:
         """(N, K): softmax over k of a linear map of the mean over frames and joints of each subset's output."""
@@ -164,11 +164,17 @@ class TemporalConv(nn.Module):
         self.residual: nn.Module = shortcut(channels, channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = hardswish(conv_norm(x, self.expand_conv[0], self.expand_conv[1]))
-        y = hardswish(conv_norm(y, self.depth_conv[0], self.depth_conv[1]))
-        y = conv_norm(y, self.point_conv[0], self.point_conv[1])
-        y += self.residual(x)
-        return y
+        expand, norm, _ = self.expand_conv.children()
+        depthwise, last, _ = self.depth_conv.children()
+        assert isinstance(norm, nn.BatchNorm2d)
+        assert isinstance(depthwise, nn.Conv2d)
+        assert isinstance(last, nn.BatchNorm2d)
+        if norm.training and last.training:
+            y = norm_and_depthwise(expand(x), norm, depthwise, last)
+        else:
+            y = conv_norm(x, expand, norm, hardswish=True)
+            y = conv_norm(y, depthwise, last, hardswish=True)
+        return conv_norm(y, self.point_conv[0], self.point_conv[1], add=self.residual(x))
 
 
 class ChannelGate(nn.Module):

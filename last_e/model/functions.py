@@ -1,7 +1,10 @@
 """Operations with a backward pass of their own, which touches memory half as often as the one that autograd puts together.
 
-Shapes: N clips, C channels, T frames, V joints; activations (N, C, T, V) in ``channels_last`` memory. Sums run over views with
-three axes, which torch reduces ten times as fast as ones with four.
+On a CPU large activations go through compiled loops (:mod:`last_e.model.fused`), where numba is installed; everything else
+through torch's operations. Both give the same numbers within rounding.
+
+Shapes: N clips, C channels, T frames, V joints, K graph subsets; activations (N, C, T, V) in ``channels_last`` memory. Sums run
+over views with three axes, which torch reduces ten times as fast as ones with four.
 """
 
 from __future__ import annotations
@@ -9,12 +12,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-
-def rows(x: Tensor) -> Tensor:
-    """(N, C, T, V) in ``channels_last`` -> a view (N, T, V, C)."""
-    return x.permute(0, 2, 3, 1)
+from last_e.model.fused import Depthwise, Mix, NormThen, array, loops_for, rows
 
 
 def sum_over_joints(x: Tensor) -> Tensor:
@@ -29,6 +30,47 @@ def sum_over_frames(x: Tensor) -> Tensor:
     return x.reshape(n, t, v * c).sum(dim=1).view(n, v, c)
 
 
+def batch_norm(x: Tensor, norm: nn.BatchNorm2d, *, hardswish: bool = False, add: Tensor | None = None) -> Tensor:
+    """The norm by this batch's own statistics, which also move the running ones; then Hardswish, or the sum with ``add``."""
+    if loops_for(x) is not None:
+        return NormThen.apply(x, norm.weight, norm.bias, add, norm, hardswish)  # type: ignore[no-any-return,no-untyped-call]
+    y: Tensor = norm(x)
+    if add is not None:
+        y += add
+    return F.hardswish(y) if hardswish else y
+
+
+def norm_and_depthwise(x: Tensor, norm: nn.BatchNorm2d, conv: nn.Conv2d, last: nn.BatchNorm2d) -> Tensor:
+    """(N, C, T, V) -> (N, C, ceil(T / stride), V): norm, Hardswish, depthwise convolution over five frames, norm, Hardswish.
+
+    Both norms by this batch's own statistics.
+    """
+    if loops_for(x) is not None:
+        parameters = norm.weight, norm.bias, conv.weight, last.weight, last.bias
+        return Depthwise.apply(x, *parameters, norm, last, conv.stride[0])  # type: ignore[no-any-return,no-untyped-call]
+    return batch_norm(conv(batch_norm(x, norm, hardswish=True)), last, hardswish=True)
+
+
+def mix_joints(x: Tensor, adjacency: Tensor, edge: Tensor, share: Tensor | None) -> Tensor:
+    """(N, C, T, V) -> (N, K C, T, V): y[k c, w] = sum_v x[c, v] (adjacency edge)[k, v, w], times ``share`` (N, K) if given."""
+    n, c, t, v = x.shape
+    k = len(adjacency)
+    into = (adjacency * edge).permute(2, 0, 1)  # (w, k, v): all that reaches joint w, one subset after the other
+    if loops_for(x) is not None:
+        # Of most joints few others are so near that the adjacency is not 0.
+        output, source = adjacency.permute(2, 0, 1).reshape(v * k, v).nonzero(as_tuple=True)
+        weight = into.reshape(v * k, v)[output, source][None]
+        if share is not None:
+            weight = weight * share[:, output % k]
+        return Mix.apply(x, weight, output, source, v * k)  # type: ignore[no-any-return,no-untyped-call]
+    if share is None:
+        mix = into.to(x.dtype).reshape(1, v * k, v).expand(n * t, v * k, v)
+    else:
+        mix = into * share[:, None, :, None]
+        mix = mix.to(x.dtype).reshape(n, 1, v * k, v).expand(n, t, v * k, v).reshape(n * t, v * k, v)
+    return torch.bmm(mix, rows(x).reshape(n * t, v, c)).view(n, t, v, k * c).permute(0, 3, 1, 2)
+
+
 class Pool(torch.autograd.Function):
     """What the gates see of (N, C, T, V).
 
@@ -39,8 +81,13 @@ class Pool(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(x)
+        loops = loops_for(x)
         x = rows(x)
         n, t, v, c = x.shape
+        if loops is not None:
+            means = x.new_empty(n, c), x.new_empty(n, t, c), x.new_empty(n, v, c)
+            loops.share(loops.pool, n, x.detach().numpy(), *(mean.numpy() for mean in means))
+            return means
         motion = (x[:, 1:] - x[:, :-1]).abs_().reshape(n, -1, c).mean(dim=1)
         return motion, sum_over_joints(x) / v, sum_over_frames(x) / t
 
@@ -48,6 +95,12 @@ class Pool(torch.autograd.Function):
     def backward(ctx: Any, motion: Tensor, joints: Tensor, frames: Tensor) -> Tensor:
         x = rows(ctx.saved_tensors[0])
         _, t, v, _ = x.shape
+        loops = loops_for(ctx.saved_tensors[0])
+        if loops is not None:
+            for_x = torch.empty_like(x)
+            shares = motion / ((t - 1) * v), joints / v, frames / t
+            loops.share(loops.pool_backward, len(x), x.numpy(), *(s.contiguous().numpy() for s in shares), for_x.numpy())
+            return for_x.permute(0, 3, 1, 2)
         # What is laid out in another order would give its order to all that is computed with it.
         gradient = (joints.contiguous() / v)[:, :, None] + (frames.contiguous() / t)[:, None]
         step = (x[:, 1:] - x[:, :-1]).sign_().mul_((motion / ((t - 1) * v))[:, None, None])
@@ -79,12 +132,25 @@ class ScaleAndAdd(torch.autograd.Function):
     def forward(ctx: Any, base: Tensor, x: Tensor, p: Tensor, q: Tensor, s: Tensor) -> Tensor:
         q, s = q.contiguous(), s.contiguous()  # else their order would be that of all that is computed with them
         ctx.save_for_backward(x, p, q, s)
+        loops = loops_for(x)
+        if loops is not None:
+            out = torch.empty_like(x)
+            factors = [factor.detach().contiguous().numpy() for factor in (p, q, s)]
+            loops.share(loops.scale_and_add, len(x), array(base), array(x), *factors, array(out))
+            return out
         scale = torch.addcmul(p[:, None, None], q[:, :, None], s[:, None])
         return torch.addcmul(rows(base), rows(x), scale).permute(0, 3, 1, 2)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         x, p, q, s = ctx.saved_tensors
+        loops = loops_for(x)
+        if loops is not None:
+            of_x, of_p, of_q, of_s = (torch.empty_like(value) for value in (x, p, q, s))
+            factors = [factor.contiguous().numpy() for factor in (p, q, s)]
+            places = array(of_x), of_p.numpy(), of_q.numpy(), of_s.numpy()
+            loops.share(loops.scale_backward, len(x), array(x), array(gradient), *factors, *places)
+            return gradient, of_x, of_p, of_q, of_s
         flowing = rows(gradient)
         scale = torch.addcmul(p[:, None, None], q[:, :, None], s[:, None])
         for_x = (flowing * scale).permute(0, 3, 1, 2)

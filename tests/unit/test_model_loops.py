@@ -1,0 +1,233 @@
+"""The compiled loops against torch's operations, in float64 where only a mistake makes a difference."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from last_e.graph import hop_adjacency
+from last_e.model import build_model, fused
+from last_e.model.functions import Pool, ScaleAndAdd, batch_norm, mix_joints, norm_and_depthwise
+
+
+@pytest.fixture(autouse=True)
+def _always(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(fused, "LARGE", 0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
+
+
+def activations(n: int, c: int, t: int, v: int = 25, seed: int = 0) -> Tensor:
+    return random(n, c, t, v, seed=seed).to(memory_format=torch.channels_last)
+
+
+def norm_of(channels: int, seed: int = 0) -> nn.BatchNorm2d:
+    norm = nn.BatchNorm2d(channels)
+    with torch.no_grad():
+        norm.weight += 0.5 * random(channels, seed=seed)
+        norm.bias += random(channels, seed=seed + 1)
+    return norm
+
+
+def results(
+    operation: Callable[..., Tensor | tuple[Tensor, ...]], inputs: list[Tensor], norms: list[nn.BatchNorm2d], dtype: torch.dtype
+) -> list[Tensor]:
+    """What comes out, the gradients of everything that goes in for a random one behind, and the running statistics."""
+    inputs = [each.detach().clone().to(dtype).requires_grad_() for each in inputs]
+    copies = []
+    for norm in norms:
+        copies.append(nn.BatchNorm2d(norm.num_features))
+        copies[-1].load_state_dict(norm.state_dict())
+        copies[-1].to(dtype)
+    outputs = operation(*inputs, *copies)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    sum((out * random(*out.shape, seed=9).to(dtype)).sum() for out in outputs).backward()
+    parameters = [parameter.grad for norm in copies for parameter in norm.parameters()]
+    buffers = [buffer for norm in copies for buffer in norm.buffers()]
+    return [*(out.detach() for out in outputs), *(each.grad for each in inputs), *parameters, *buffers]
+
+
+def depthwise_conv(channels: int, stride: int) -> nn.Conv2d:
+    conv = nn.Conv2d(channels, channels, (5, 1), stride=(stride, 1), padding=(2, 0), groups=channels, bias=False)
+    nn.init.normal_(conv.weight, std=0.5)
+    return conv
+
+
+def check(operation: Callable[..., Tensor | tuple[Tensor, ...]], inputs: list[Tensor], norms: list[nn.BatchNorm2d]) -> None:
+    assert fused.loops_for(inputs[0]) is not None, "numba is not installed, or these activations are not taken"
+    mine = results(operation, inputs, norms, torch.float32)
+    exact = results(operation, inputs, norms, torch.float64)  # which the loops do not take
+    assert len(mine) == len(exact)
+    for index, (own, other) in enumerate(zip(mine, exact)):
+        assert own.shape == other.shape
+        error = float((own.double() - other).abs().max())
+        assert error <= 3e-5 * float(other.double().abs().max()) + 1e-6, f"result {index} of {len(mine)}"
+
+
+@pytest.mark.parametrize("channels", [3, 32, 37])
+def test_a_norm_alone_and_with_hardswish_and_with_a_sum(channels):
+    x, norm = activations(9, channels, 14), norm_of(channels)  # 3,150 rows: three whole blocks and one that is not
+    check(lambda x, norm: batch_norm(x, norm), [x], [norm])
+    check(lambda x, norm: batch_norm(x, norm, hardswish=True), [x], [norm])
+    check(lambda x, other, norm: batch_norm(x, norm, add=other), [x, activations(9, channels, 14, seed=5)], [norm])
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("frames", [4, 13])
+def test_norms_around_a_depthwise_convolution(stride, frames):
+    torch.manual_seed(1)
+    conv = depthwise_conv(24, stride)
+
+    def operation(x: Tensor, weight: Tensor, first: nn.BatchNorm2d, last: nn.BatchNorm2d) -> Tensor:
+        own = depthwise_conv(24, stride).to(x.dtype)
+        del own.weight
+        own.weight = weight  # as an input, so that its gradient is compared too
+        return norm_and_depthwise(x, first, own, last)
+
+    check(operation, [activations(5, 24, frames), conv.weight], [norm_of(24), norm_of(24, seed=3)])
+
+
+@pytest.mark.parametrize("attention", [False, True])
+@pytest.mark.parametrize("hops", [1, 3])
+def test_joints_mix_as_the_adjacency_says(hops, attention):
+    adjacency = hop_adjacency(hops)
+    x, edge, share = activations(4, 10, 6), 1 + 0.3 * random(*adjacency.shape), random(4, hops + 1).softmax(dim=1)
+
+    def operation(x: Tensor, edge: Tensor, share: Tensor) -> Tensor:
+        return mix_joints(x, adjacency.to(x.dtype), edge, share if attention else None) + 0 * share.sum()
+
+    check(operation, [x, edge, share], [])
+
+
+def test_a_subset_without_any_neighbour_gives_zeros():
+    adjacency = torch.zeros(2, 25, 25)
+    adjacency[0, 3, 4] = 2.0
+    x = activations(2, 5, 4)
+    expected = torch.zeros(2, 10, 4, 25)
+    expected[:, :5, :, 4] = 2 * x[:, :, :, 3]
+    assert torch.equal(mix_joints(x, adjacency, torch.ones(2, 25, 25), None), expected)
+
+
+def test_what_the_gates_see_and_what_they_do():
+    x = activations(3, 11, 7)
+    check(lambda x: Pool.apply(x), [x], [])
+    check(
+        lambda *each: ScaleAndAdd.apply(*each),
+        [x, activations(3, 11, 7, seed=2), random(3, 11), random(3, 7, 11), random(3, 25, 11)],
+        [],
+    )
+
+
+def test_gradients_in_another_order_of_memory_are_taken():
+    x, norm = activations(3, 8, 6).requires_grad_(), norm_of(8)
+    gradient = random(3, 8, 6, 25)
+    assert not gradient.is_contiguous(memory_format=torch.channels_last)
+    given = [
+        torch.autograd.grad(batch_norm(x, norm, hardswish=True), x, each)[0]
+        for each in (gradient, gradient.to(memory_format=torch.channels_last))
+    ]
+    assert torch.equal(*given)
+
+
+def test_a_mean_far_from_zero_leaves_the_variance_its_digits():
+    x = 1000 + activations(4, 6, 20)
+    with torch.no_grad():
+        y = batch_norm(x, nn.BatchNorm2d(6))
+        exact = batch_norm(x.double(), nn.BatchNorm2d(6).double())
+    assert fused.loops_for(x) is not None
+    assert float((y - exact).abs().max()) < 1e-3  # the spacing of float32 at 1000 is 6e-5
+
+
+def test_what_is_not_finite_stays_so():
+    x, norm = activations(3, 4, 6), nn.BatchNorm2d(4)
+    x[1, 2, 3, 4] = float("nan")
+    bad = batch_norm(x, norm, hardswish=True).isnan().flatten(2).any(dim=2)
+    assert bad.tolist() == [[False, False, True, False]] * 3
+    assert norm.running_mean is not None
+    assert norm.running_mean.isnan().tolist() == [False, False, True, False]
+
+
+def test_the_number_of_threads_changes_no_bit():
+    found = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        torch.manual_seed(0)
+        x, norms, conv = activations(7, 16, 12), (norm_of(16), norm_of(16, seed=4)), depthwise_conv(16, 2)
+        found.append(results(lambda x, a, b, conv=conv: norm_and_depthwise(x, a, conv, b), [x], list(norms), torch.float32))
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other))
+
+
+@pytest.mark.parametrize("variant", ["nano", "small", "base", "large"])
+@pytest.mark.parametrize("mode", ["train", "frozen norms", "eval"])
+def test_a_network_gives_with_them_what_it_gives_without(variant, mode, monkeypatch):
+    torch.manual_seed(0)
+    model = build_model(variant, 9, dropout=0.0, drop_path_rate=0.0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    streams = {name: random(3, 3, 20, 25, seed=i) for i, name in enumerate(("joint", "velocity", "bone"))}
+    found = []
+    for large in (0, 1 << 60):
+        monkeypatch.setattr(fused, "LARGE", large)
+        model.load_state_dict(state)
+        model.zero_grad()
+        model.train(mode != "eval")
+        if mode == "frozen norms":
+            for module in model.modules():
+                if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+                    module.eval()
+        out = model(streams)
+        logits, ib = out if isinstance(out, tuple) else (out, torch.zeros(()))
+        (logits.sin().sum() + ib).backward()
+        gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        found.append({"logits": logits.detach(), **gradients, **{name: b.clone() for name, b in model.named_buffers()}})
+    mine, others = found
+    largest = max(float(other.abs().max()) for other in others.values())
+    for name, other in others.items():
+        assert float((mine[name] - other).abs().max()) <= 1e-3 * float(other.abs().max()) + 1e-6 * largest, name
+
+
+def test_only_large_float32_activations_in_channels_last_on_a_cpu_are_taken(monkeypatch):
+    x = activations(2, 8, 4)
+    assert fused.loops_for(x) is not None
+    assert fused.loops_for(x.contiguous()) is None
+    assert fused.loops_for(x.double()) is None
+    assert fused.loops_for(x.bfloat16()) is None
+    assert fused.loops_for(x.to("meta")) is None
+    monkeypatch.setattr(fused, "LARGE", x.numel() + 1)
+    assert fused.loops_for(x) is None
+
+
+def test_without_numba_the_network_is_torch_alone():
+    code = (
+        "import sys; sys.modules['numba'] = None; import torch; from last_e.model import build_model, fused; fused.LARGE = 0;"
+        "x = torch.randn(2, 3, 8, 25); model = build_model('nano', 5);"
+        "out = model({'joint': x, 'velocity': x, 'bone': x}); out.sum().backward(); print(fused.loops_for(x), tuple(out.shape))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[0] == "None (2, 5)"
+
+
+def test_a_share_of_work_that_fails_is_told():
+    from last_e.model import loops
+
+    def loop(begin: int, end: int) -> None:
+        if begin <= 7 < end:
+            raise ArithmeticError(str(end - begin))
+
+    with pytest.raises(ArithmeticError):
+        loops.share(loop, 100)
+    seen: list[int] = []
+    loops.share(lambda begin, end: seen.extend(range(begin, end)), 101)
+    assert sorted(seen) == list(range(101))
