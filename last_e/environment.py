@@ -44,11 +44,23 @@ def gpu_names(root: Path = Path("/")) -> list[str]:
 
 
 def cpu_name(root: Path = Path("/")) -> str:
-    """The CPU as the kernel names it, else its architecture."""
+    """The CPU as the kernel names it, else its architecture.
+
+    A hypervisor may leave the model out (``AMD EPYC``). Generations differ several times in speed, so then the family and the
+    widest vectors are added: ``AMD EPYC (family 25, AVX2)``.
+    """
+    first: dict[str, str] = {}
     for line in _read(root / "proc/cpuinfo").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+        key, _, value = line.partition(":")
+        first.setdefault(key.strip(), value.strip())
+    name = first.get("model name")
+    if not name:
+        return platform.processor() or platform.machine()
+    if any(letter.isdigit() for letter in name) or "cpu family" not in first:
+        return name
+    flags = set(first.get("flags", "").split())
+    vectors = next((word for flag, word in (("avx512f", ", AVX-512"), ("avx2", ", AVX2")) if flag in flags), "")
+    return f"{name} (family {first['cpu family']}{vectors})"
 
 
 def usable_cores(root: Path = Path("/")) -> int:

@@ -11,7 +11,7 @@ import yaml
 import last_e
 from last_e import config as schema
 from last_e.config import ENVIRONMENTS, RULES, TrainConfig, effective_batch, is_pinned, parse_duration
-from last_e.environment import detect_environment, gpu_names
+from last_e.environment import cpu_name, detect_environment, gpu_names
 from last_e.layers import CONFIGS, Resolved, flatten, known_keys, resolve
 from last_e.problems import ConfigError, allowed_values
 from last_e.reading import load_file, set_layer
@@ -436,3 +436,19 @@ def test_the_reason_for_a_found_environment_is_told():
     assert result.notes == ["environment: gcp (the machine says so)"]
     assert result.config.hardware.num_workers == 8
     assert resolved("env=lambda").notes == ["environment: lambda"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("model name\t: AMD EPYC 7R13 Processor\ncpu family\t: 25\nflags\t\t: fpu avx2", "AMD EPYC 7R13 Processor"),
+        ("cpu family\t: 25\nmodel name\t: AMD EPYC\nflags\t\t: fpu avx2 sha_ni", "AMD EPYC (family 25, AVX2)"),
+        ("cpu family\t: 26\nmodel name\t: AMD EPYC\nflags\t\t: avx2 avx512f", "AMD EPYC (family 26, AVX-512)"),
+        ("cpu family\t: 6\nmodel name\t: QEMU Virtual CPU\nflags\t\t: fpu sse2", "QEMU Virtual CPU (family 6)"),
+        ("model name\t: A CPU", "A CPU"),
+    ],
+)
+def test_a_cpu_whose_model_is_left_out_is_named_with_its_family(tmp_path, lines, expected):
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text(f"processor\t: 0\n{lines}\n\nprocessor\t: 1\n{lines}\n")
+    assert cpu_name(tmp_path) == expected
