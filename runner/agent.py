@@ -46,7 +46,7 @@ from runner.job import HEARTBEAT_SECONDS, Attempt, Job, Stored
 from runner.lease import Heart, claim
 from runner.resolve import resolve_attempt
 from runner.spec import JobSpec
-from runner.sync import LAG_WARNING_SECONDS, Outbox, leftovers, send_leftovers, waiting
+from runner.sync import ATTEMPT_RECORD, LAG_WARNING_SECONDS, Outbox, leftovers, send_leftovers, waiting
 
 EVENTS_SECONDS = 30.0
 STOP_PATIENCE_SECONDS = 120.0
@@ -344,7 +344,7 @@ class _Session:
             self.synced_step = max(step, self.synced_step)
             self.progress["synced_step"] = self.synced_step
             self.unpruned = True
-        if self.unpruned and not self.superseded and key.endswith((f"/{MANIFEST}", "/attempt.json")):
+        if self.unpruned and not self.superseded and key.endswith((f"/{MANIFEST}", f"/{ATTEMPT_RECORD}")):
             with contextlib.suppress(StoreError):  # the next one comes to it, or the record of the end
                 self.job.prune_checkpoints(self.config.checkpoint.keep_last, self.attempt)
                 self.unpruned = False

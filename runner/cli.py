@@ -12,6 +12,7 @@ import typer
 
 from runner.bench import bench
 from runner.data import data_app
+from runner.image_commands import image_app
 
 if TYPE_CHECKING:
     from last_e.layers import Resolved
@@ -27,6 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(data_app, name="data")
+app.add_typer(image_app, name="image")
 app.command()(bench)
 
 SpecArgument = Annotated[Path, typer.Argument(metavar="JOB.YAML", help="the job's file")]
@@ -386,54 +388,6 @@ def probe(
     from runner.image import probe as look
 
     print(dumps(look(torch)))
-
-
-image_app = typer.Typer(help="Build the image for containers, or look into one.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(image_app, name="image")
-
-
-@image_app.command(name="build")
-def image_build(
-    tag: Annotated[str | None, typer.Option("--tag", metavar="NAME", help="default: lastrun:VERSION")] = None,
-    base: Annotated[str | None, typer.Option("--base", metavar="IMAGE", help="default: a CUDA runtime image")] = None,
-    torch: Annotated[
-        str | None, typer.Option("--torch", metavar="SPEC", help="another build, such as torch==2.7.1+cu126")
-    ] = None,
-    wheels: Annotated[Path | None, typer.Option("--wheels", metavar="DIR", help="take packages from there alone")] = None,
-    ca_bundle: Annotated[
-        Path | None, typer.Option("--ca-bundle", metavar="FILE", help="certificates for pip; default: PIP_CERT and the like")
-    ] = None,
-    network: Annotated[str | None, typer.Option("--network", metavar="NAME", help="network of the build, such as host")] = None,
-    json: JsonOption = False,
-) -> None:
-    """Build the image of this clone."""
-    from runner import console
-    from runner.image import build
-
-    say = (lambda _: None) if json else print
-    facts = build(say, tag=tag, base=base, torch=torch, wheels=wheels, ca_bundle=ca_bundle, network=network)
-    if json:
-        console.print_json("image build", facts)
-    else:
-        print(f"{facts['image']}: {facts['id']}, {facts['size'] / 1e9:.2f} GB")
-
-
-@image_app.command(name="check")
-def image_check(
-    image: Annotated[str | None, typer.Argument(metavar="[IMAGE]", help="default: lastrun:VERSION")] = None,
-    json: JsonOption = False,
-) -> None:
-    """Print what is in an image, and whether it matches this code and this host."""
-    from runner import console
-    from runner.errors import Exit
-    from runner.image import check
-
-    facts = check(image)
-    if json:
-        console.print_json("image check", {**facts, "version": console.JSON_VERSION, "image_version": facts.get("version")})
-    else:
-        console.print_image(facts)
-    raise typer.Exit(Exit.NO_ENGINE if facts["problems"] else Exit.DONE)
 
 
 @app.callback(invoke_without_command=True)

@@ -28,7 +28,7 @@ from last_e.metrics import read_metrics
 from runner import machine
 from runner.errors import DamagedObjectError, MissingKeyError, NoSuchJobError, Reason, State, StoreError, UsageError
 from runner.store import Store, StoreUri, default_store, open_store
-from runner.sync import OPEN_PHASES, Outbox
+from runner.sync import ATTEMPT_RECORD, OPEN_PHASES, Outbox
 
 FORMAT = 1
 INDEX = ".index/"
@@ -245,7 +245,7 @@ class Job:
 
     def _attempt(self, name: str) -> Attempt:
         try:
-            attempt = _ATTEMPT.validate_json(json.dumps(self._json("attempts", name, "attempt.json")), strict=True)
+            attempt = _ATTEMPT.validate_json(json.dumps(self._json("attempts", name, ATTEMPT_RECORD)), strict=True)
             if attempt.id == name and attempt.reason in (None, *Reason._value2member_map_):
                 return attempt
         except ValidationError:
@@ -263,7 +263,7 @@ class Job:
 
     def attempt_bytes(self, attempt: Attempt) -> tuple[str, bytes]:
         """Key and content of an attempt's record."""
-        return self.key("attempts", attempt.id, "attempt.json"), _dump(asdict(attempt))
+        return self.key("attempts", attempt.id, ATTEMPT_RECORD), _dump(asdict(attempt))
 
     def ask_to_stop(self, now: bool) -> None:
         """Ask whoever runs the job to save and leave, or to leave at once."""
@@ -303,7 +303,7 @@ class Job:
         try:
             age = self.store.age(self.key("attempts", attempt.id, "heartbeat.json"))
         except MissingKeyError:
-            age = self.store.age(self.key("attempts", attempt.id, "attempt.json"))
+            age = self.store.age(self.key("attempts", attempt.id, ATTEMPT_RECORD))
         # Far in the future is as telling as far in the past: the clock of a shared folder is wrong. claim() looks closer.
         return abs(age) < EXPIRY_SECONDS
 

@@ -29,6 +29,7 @@ FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
 KEY = re.compile(r"[^/]+/(attempts|checkpoints)/[^/]+/.")
 """What an outbox holds; anything else in its folder is none of ours, and what is sent is deleted."""
+ATTEMPT_RECORD = "attempt.json"
 OPEN_PHASES = ("claiming", "running")
 """Phases of an attempt that has not ended, as far as its record tells."""
 LAG_WARNING_SECONDS = 60.0
@@ -197,7 +198,7 @@ def send_leftovers(store: Store, folder: Path) -> int:
     for key in keys:
         if "/checkpoints/" in key and key.rpartition("/")[0] not in whole:
             continue
-        if key.endswith("/attempt.json") and _runs((folder / key).read_bytes()) and _settled(store, key):
+        if key.endswith(f"/{ATTEMPT_RECORD}") and _runs((folder / key).read_bytes()) and _settled(store, key):
             (folder / key).unlink()
             continue
         store.put_file(key, folder / key)
@@ -230,4 +231,4 @@ def waiting(folder: Path) -> list[str]:
 def _manifests_last(key: str) -> tuple[int, str]:
     """An order in which a set is complete when its manifest goes, and an attempt's end is told when all else is there."""
     name = key.rpartition("/")[2]
-    return {MANIFEST: 1, "attempt.json": 2}.get(name, 0), key
+    return {MANIFEST: 1, ATTEMPT_RECORD: 2}.get(name, 0), key

@@ -1,0 +1,55 @@
+"""``lastrun image``: the image for containers built, and one looked into. The work is done by :mod:`runner.image`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+image_app = typer.Typer(help="Build the image for containers, or look into one.", no_args_is_help=True, rich_markup_mode=None)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object instead")]
+
+
+@image_app.command()
+def build(
+    tag: Annotated[str | None, typer.Option("--tag", metavar="NAME", help="default: lastrun:VERSION")] = None,
+    base: Annotated[str | None, typer.Option("--base", metavar="IMAGE", help="default: a CUDA runtime image")] = None,
+    torch: Annotated[
+        str | None, typer.Option("--torch", metavar="SPEC", help="another build, such as torch==2.7.1+cu126")
+    ] = None,
+    wheels: Annotated[Path | None, typer.Option("--wheels", metavar="DIR", help="take packages from there alone")] = None,
+    ca_bundle: Annotated[
+        Path | None, typer.Option("--ca-bundle", metavar="FILE", help="certificates for pip; default: PIP_CERT and the like")
+    ] = None,
+    network: Annotated[str | None, typer.Option("--network", metavar="NAME", help="network of the build, such as host")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Build the image of this clone."""
+    from runner import console, image
+
+    say = (lambda _: None) if json else print
+    facts = image.build(say, tag=tag, base=base, torch=torch, wheels=wheels, ca_bundle=ca_bundle, network=network)
+    if json:
+        console.print_json("image build", facts)
+    else:
+        print(f"{facts['image']}: {facts['id']}, {facts['size'] / 1e9:.2f} GB")
+
+
+@image_app.command()
+def check(
+    image: Annotated[str | None, typer.Argument(metavar="[IMAGE]", help="default: lastrun:VERSION")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Print what is in an image, and whether it matches this code and this host."""
+    from runner import console
+    from runner.errors import Exit
+    from runner.image import check as look
+
+    facts = look(image)
+    if json:
+        console.print_json("image check", {**facts, "version": console.JSON_VERSION, "image_version": facts.get("version")})
+    else:
+        console.print_image(facts)
+    raise typer.Exit(Exit.NO_ENGINE if facts["problems"] else Exit.DONE)
