@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -67,6 +68,16 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     ]
 
 
+Kind = TypeVar("Kind", bound=torch.optim.Optimizer)
+
+
+def _light(kind: type[Kind]) -> type[Kind]:
+    """The same optimizer without the wrappers for torch's compiler: they import it, which takes as long as importing torch."""
+    names = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
+    bare = {name: inspect.unwrap(getattr(kind, name)) for name in names}
+    return type(kind.__name__, (kind,), {**bare, "step": torch.no_grad()(inspect.unwrap(kind.step))})
+
+
 def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
     """SGD or AdamW over two groups, with and without weight decay. The learning rate is set anew at every step.
 
@@ -74,10 +85,10 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opt
     """
     groups = parameter_groups(model, config.weight_decay)
     if config.optimizer == "sgd":
-        sgd = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
+        sgd = _light(torch.optim.SGD)(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
         add_momentum(sgd)
         return sgd
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.betas[0], config.betas[1]), fused=True)
+    return _light(torch.optim.AdamW)(groups, lr=config.lr, betas=(config.betas[0], config.betas[1]), fused=True)
 
 
 def add_momentum(optimizer: torch.optim.Optimizer) -> None:

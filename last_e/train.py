@@ -347,7 +347,8 @@ def set_up_torch(config: TrainConfig, device: torch.device, sink: Sink) -> int:
     """Threads and determinism. Returns how many worker threads prepare batches."""
     threads = cpu_threads(config.hardware)
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(device.type == "cpu")
+    # The same as torch.use_deterministic_algorithms, without inductor, which that imports: as long as importing torch.
+    torch.set_deterministic_debug_mode("error" if device.type == "cpu" else "default")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a pass over every new tensor
     torch.backends.cudnn.benchmark = False  # batches vary in their number of bodies: it would search anew for each
     torch.backends.cudnn.allow_tf32 = False  # float32 means float32
@@ -369,8 +370,8 @@ def set_up_torch(config: TrainConfig, device: torch.device, sink: Sink) -> int:
 def load_loops(config: TrainConfig, device: torch.device, sink: Sink) -> None:
     """Load the compiled loops now, where this run's activations are large enough for them, and not in its first step."""
     rows = config.hardware.micro_batch or config.training.batch_size
-    wide = config.model.channels[0] * config.model.expand_ratio
-    if device.type != "cpu" or rows * config.training.input_frames * NUM_JOINTS * wide < fused.LARGE:
+    channels = max(config.model.stem_channels, config.model.channels[0] * config.model.expand_ratio)
+    if device.type != "cpu" or rows * config.training.input_frames * NUM_JOINTS * channels < fused.LARGE:
         return
     slow = threading.Timer(2.0, sink.emit, [Message("numba compiles loops for this CPU, once (some seconds) ...")])
     slow.start()

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-LARGE = 1 << 19
-"""Numbers in a tensor (2 MiB) from which on passes over memory cost more than what it takes to begin a loop."""
+LARGE = 1 << 20
+"""Numbers in a tensor (4 MiB) from which on passes over memory cost more than what it takes to begin a loop."""
 
 
 def rows(x: Tensor) -> Tensor:

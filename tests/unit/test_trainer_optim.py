@@ -1,5 +1,8 @@
 """Which parameters are decayed, and by what optimizer."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -70,7 +73,7 @@ def test_every_kind_of_norm_is_left_out_of_decay(norm):
 
 def test_sgd_has_the_recipes_numbers():
     optimizer = build_optimizer(build_model("nano"), recipe("training.weight_decay=0.002", "training.momentum=0.8"))
-    assert type(optimizer) is torch.optim.SGD
+    assert isinstance(optimizer, torch.optim.SGD)
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.002, 0.0]
     assert all(group["momentum"] == 0.8 and group["nesterov"] and group["lr"] == 0.1 for group in optimizer.param_groups)
 
@@ -82,7 +85,7 @@ def test_plain_momentum_is_possible():
 
 def test_adamw_has_the_recipes_numbers():
     optimizer = build_optimizer(build_model("nano"), recipe("training.optimizer=adamw", "training.betas=[0.8, 0.95]"))
-    assert type(optimizer) is torch.optim.AdamW
+    assert isinstance(optimizer, torch.optim.AdamW)
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.0004, 0.0]
     assert all(group["betas"] == (0.8, 0.95) for group in optimizer.param_groups)
 
@@ -109,3 +112,52 @@ def test_decay_moves_weights_but_neither_norms_nor_gates():
 def test_an_unknown_optimizer_is_refused():
     with pytest.raises(ConfigError, match="one of sgd, adamw"):
         recipe("training.optimizer=rmsprop")
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_it_steps_as_torchs_own_and_takes_its_state(kind):
+    config = recipe(f"training.optimizer={kind}")
+    finished = []
+    for own in (True, False):
+        torch.manual_seed(0)
+        layer = nn.Linear(5, 3)
+        optimizer = build_optimizer(layer, config)
+        if not own:
+            state = optimizer.state_dict()
+            optimizer = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[kind](optimizer.param_groups, lr=config.lr)
+            optimizer.load_state_dict(state)
+        for _ in range(4):
+            optimizer.zero_grad()
+            layer(torch.ones(2, 5)).square().sum().backward()
+            optimizer.step()
+        finished.append([p.detach() for p in layer.parameters()])
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(*finished))
+
+
+def test_training_imports_nothing_of_torchs_compiler(tmp_path):
+    """It takes as long as torch itself: seconds before the first step of every attempt."""
+    words = [
+        "--dataset",
+        "synthetic",
+        "--model",
+        "nano",
+        "--epochs",
+        "1",
+        "--batch_size",
+        "120",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    words += [
+        "--set",
+        "model.channels=[4,4,4]",
+        "model.stem_channels=4",
+        "training.input_frames=16",
+        "training.warmup_epochs=0",
+    ]
+    code = (
+        f"import sys; from last_e.cli import main; code = main({words!r})\n"
+        "print('end:', code, sorted({'torch._dynamo', 'torch._inductor', 'sympy', 'numba'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.splitlines()[-1] == "end: 0 []"
