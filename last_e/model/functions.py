@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from last_e.model.fused import Depthwise, Mix, NormThen, array, loops_for, rows
@@ -32,7 +33,7 @@ def sum_over_frames(x: Tensor) -> Tensor:
 
 def batch_norm(x: Tensor, norm: nn.BatchNorm2d, *, hardswish: bool = False, add: Tensor | None = None) -> Tensor:
     """The norm by this batch's own statistics, which also move the running ones; then Hardswish, or the sum with ``add``."""
-    if loops_for(x) is not None:
+    if loops_for(x, norm) is not None and (add is None or (add.shape == x.shape and add.dtype == x.dtype)):
         return NormThen.apply(x, norm.weight, norm.bias, add, norm, hardswish)  # type: ignore[no-any-return,no-untyped-call]
     y: Tensor = norm(x)
     if add is not None:
@@ -45,7 +46,7 @@ def norm_and_depthwise(x: Tensor, norm: nn.BatchNorm2d, conv: nn.Conv2d, last: n
 
     Both norms by this batch's own statistics.
     """
-    if loops_for(x) is not None:
+    if loops_for(x, norm, last) is not None:
         parameters = norm.weight, norm.bias, conv.weight, last.weight, last.bias
         return Depthwise.apply(x, *parameters, norm, last, conv.stride[0])  # type: ignore[no-any-return,no-untyped-call]
     return batch_norm(conv(batch_norm(x, norm, hardswish=True)), last, hardswish=True)
@@ -81,7 +82,7 @@ class Pool(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(x)
-        loops = loops_for(x)
+        loops = loops_for(x) if x.shape[2] > 1 else None
         x = rows(x)
         n, t, v, c = x.shape
         if loops is not None:
@@ -92,10 +93,12 @@ class Pool(torch.autograd.Function):
         return motion, sum_over_joints(x) / v, sum_over_frames(x) / t
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, motion: Tensor, joints: Tensor, frames: Tensor) -> Tensor:
-        x = rows(ctx.saved_tensors[0])
+        (x,) = ctx.saved_tensors
+        loops = loops_for(x) if x.shape[2] > 1 else None
+        x = rows(x)
         _, t, v, _ = x.shape
-        loops = loops_for(ctx.saved_tensors[0])
         if loops is not None:
             for_x = torch.empty_like(x)
             shares = motion / ((t - 1) * v), joints / v, frames / t
@@ -130,24 +133,27 @@ class ScaleAndAdd(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, base: Tensor, x: Tensor, p: Tensor, q: Tensor, s: Tensor) -> Tensor:
-        q, s = q.contiguous(), s.contiguous()  # else their order would be that of all that is computed with them
+        p, q, s = p.contiguous(), q.contiguous(), s.contiguous()  # else their order would be that of all computed with them
         ctx.save_for_backward(x, p, q, s)
         loops = loops_for(x)
         if loops is not None:
             out = torch.empty_like(x)
-            factors = [factor.detach().contiguous().numpy() for factor in (p, q, s)]
+            n, t, v, c = rows(x).shape
+            assert (base.shape, p.shape, q.shape, s.shape) == (x.shape, (n, c), (n, t, c), (n, v, c))
+            factors = [factor.detach().numpy() for factor in (p, q, s)]
             loops.share(loops.scale_and_add, len(x), array(base), array(x), *factors, array(out))
             return out
         scale = torch.addcmul(p[:, None, None], q[:, :, None], s[:, None])
         return torch.addcmul(rows(base), rows(x), scale).permute(0, 3, 1, 2)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         x, p, q, s = ctx.saved_tensors
         loops = loops_for(x)
         if loops is not None:
             of_x, of_p, of_q, of_s = (torch.empty_like(value) for value in (x, p, q, s))
-            factors = [factor.contiguous().numpy() for factor in (p, q, s)]
+            factors = [factor.numpy() for factor in (p, q, s)]
             places = array(of_x), of_p.numpy(), of_q.numpy(), of_s.numpy()
             loops.share(loops.scale_backward, len(x), array(x), array(gradient), *factors, *places)
             return gradient, of_x, of_p, of_q, of_s

@@ -26,9 +26,11 @@ def rows(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1)
 
 
-def loops_for(x: Tensor) -> ModuleType | None:
-    """The compiled loops, for activations that they take and that are worth it."""
+def loops_for(x: Tensor, *norms: nn.BatchNorm2d) -> ModuleType | None:
+    """The compiled loops, for activations that they take and that are worth it, and for norms as the network has them."""
     if x.device.type != "cpu" or x.dtype != torch.float32 or x.numel() < LARGE or not rows(x).is_contiguous():
+        return None
+    if any(norm.momentum is None or not norm.affine or not norm.track_running_stats for norm in norms):
         return None
     return loops()
 
@@ -37,10 +39,12 @@ def loops_for(x: Tensor) -> ModuleType | None:
 def loops() -> ModuleType | None:
     """The compiled loops, which are compiled where that has not been done on this machine; None without a numba that works."""
     try:
+        import numba
+
         from last_e.model import loops
-    except (ImportError, OSError):  # no numba, or one that does not fit this numpy or this system
+    except Exception:  # it is not there, or does not fit this numpy, this system or another package
         return None
-    return loops
+    return None if numba.config.DISABLE_JIT else loops
 
 
 def _its_loops(x: Tensor) -> ModuleType:
@@ -69,6 +73,7 @@ class Affine(NamedTuple):
     rows: int
     """How many numbers of each channel there are."""
 
+    @np.errstate(all="ignore")  # a step that is not finite is told of once, by who counts them
     def gradients(self, sums: Any) -> tuple[Any, Tensor, Tensor]:
         """From sums (parts, 2, C) of the gradient behind the norm, and of that times x - mean.
 
@@ -84,6 +89,7 @@ def _tensor(x: Any) -> Tensor:
     return torch.from_numpy(x.astype(np.float32))
 
 
+@np.errstate(all="ignore")
 def _affine(norm: nn.BatchNorm2d, weight: Tensor, bias: Tensor, sums: Any, origins: Any, counts: Any) -> Affine:
     """From sums (parts, 2, C) of x - origin and of its square; ``counts`` (parts, 1). Moves the running statistics.
 
@@ -94,13 +100,15 @@ def _affine(norm: nn.BatchNorm2d, weight: Tensor, bias: Tensor, sums: Any, origi
     mean = ((origins + off) * counts).sum(axis=0) / total
     squares = sums[:, 1] - off * sums[:, 0] + counts * np.square(origins + off - mean)
     var = np.maximum(squares.sum(axis=0) / total, 0)
-    if norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None:
-        norm.num_batches_tracked += 1
-        # As arrays, so that autograd does not count it: all running statistics are one tensor in the end, and torch's own norms
-        # have kept theirs for the way back.
-        for running, new in ((norm.running_mean, mean), (norm.running_var, var * (total / max(1, total - 1)))):
-            kept = running.numpy()
-            kept += (norm.momentum or 0.0) * (new.astype(np.float32) - kept)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert norm.num_batches_tracked is not None
+    norm.num_batches_tracked += 1
+    # As arrays, so that autograd does not count it: in the end all running statistics are one tensor, and torch's own norms
+    # have kept theirs for the way back.
+    for running, new in ((norm.running_mean, mean), (norm.running_var, var * (total / max(1, total - 1)))):
+        kept = running.numpy()
+        kept += norm.momentum * (new.astype(np.float32) - kept)
     inverse = 1 / np.sqrt(var + norm.eps)
     table = np.stack([mean, inverse * weight.detach().numpy(), bias.detach().numpy()]).astype(np.float32)
     return Affine(table, inverse, total)
@@ -110,10 +118,10 @@ def _measured(x: Tensor, norm: nn.BatchNorm2d, weight: Tensor, bias: Tensor) -> 
     """The norm's affine map for this batch."""
     loops, values = _its_loops(x), _flat(x)
     begins = np.arange(0, len(values), loops.BLOCK)
-    sums = np.empty((len(begins), 2, x.shape[1]), np.float32)
-    loops.share(loops.moments, len(begins), values, sums)
+    origins, sums = np.empty((len(begins), x.shape[1]), np.float32), np.empty((len(begins), 2, x.shape[1]), np.float32)
+    loops.share(loops.moments, len(begins), values, origins, sums)
     counts = np.minimum(loops.BLOCK, len(values) - begins)[:, None]
-    return _affine(norm, weight, bias, sums, values[begins], counts)
+    return _affine(norm, weight, bias, sums, origins, counts)
 
 
 class NormThen(torch.autograd.Function):
@@ -172,10 +180,9 @@ class Depthwise(torch.autograd.Function):
         n, c, t, v = x.shape
         ctx.stride, ctx.first = stride, _measured(x, first, first_weight, first_bias)
         y = torch.empty((n, c, -(-t // stride), v), memory_format=torch.channels_last)
-        convolved, sums = array(y), np.empty((n, 2, c), np.float32)
-        loops.share(loops.depthwise, n, array(x), ctx.first.table, _taps(weight), stride, convolved, sums)
-        counts = np.full((n, 1), y[0, 0].numel())
-        ctx.last = _affine(last, last_weight, last_bias, sums, convolved[:, 0, 0].copy(), counts)
+        origins, sums = np.empty((n, c), np.float32), np.empty((n, 2, c), np.float32)
+        loops.share(loops.depthwise, n, array(x), ctx.first.table, _taps(weight), stride, array(y), origins, sums)
+        ctx.last = _affine(last, last_weight, last_bias, sums, origins, np.full((n, 1), y[0, 0].numel()))
         ctx.save_for_backward(x, y, weight)
         out = torch.empty_like(y)
         values = _flat(y)

@@ -11,16 +11,18 @@ depends on how many threads there are.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 import numba
 import numpy as np
 import numpy.typing as npt
 import torch
+from numba.core.caching import FunctionCache
 
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
@@ -29,6 +31,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 BLOCK = 1024
 """Rows that are added up in float32; their sums are added in float64."""
 
+SOME = 32
+"""Rows whose mean stands for that of a block while its squares are added up: one row alone may be far off."""
 PIECES = 4
 """Pieces of work for each thread, so that one whose core others use too does fewer."""
 HARDSWISH, NO_ACTIVATION = (np.float32(1 / 6), np.float32(0.5)), (np.float32(0), np.float32(1))
@@ -49,24 +53,30 @@ def share(loop: Callable[..., None], count: int, *arguments: object) -> None:
             loop(*arguments, count * piece // pieces, count * (piece + 1) // pieces)
 
     others = [_threads.submit(work) for _ in range(threads - 1)]
-    work()
+    try:
+        work()
+    finally:
+        wait(others)  # they write to what the caller may give away
     for other in others:
         other.result()
 
 
+def machine_code(signature: str, function: F) -> F:
+    """The function compiled for this CPU, kept on disk where there is a place for it."""
+    options = {"nogil": True, "error_model": "numpy"}
+    try:
+        return numba.njit([signature], cache=True, **options)(function)  # type: ignore[no-any-return]
+    except Exception:  # nowhere to write, a full disk, or files that a crash left damaged, which numba trusts
+        with contextlib.suppress(Exception):
+            FunctionCache(function).flush()  # so that the next process writes them anew
+        return numba.njit([signature], **options)(function)  # type: ignore[no-any-return]
+
+
 def _compiled(*arguments: str) -> Callable[[F], F]:
-    """Machine code for arguments of these types and two whole numbers, kept on disk where there is a place for it."""
+    """Machine code for arguments of these types and two whole numbers."""
     names = {"row": "float32[::1]", "rows": "float32[:,::1]", "cube": "float32[:,:,::1]", "clips": "float32[:,:,:,::1]"}
     signature = f"void({','.join(names.get(argument, argument) for argument in arguments)},int64,int64)"
-
-    def compiled(function: F) -> F:
-        options = {"nogil": True, "error_model": "numpy"}
-        try:
-            return numba.njit([signature], cache=True, **options)(function)  # type: ignore[no-any-return]
-        except RuntimeError:  # neither beside this file nor in a home folder can be written
-            return numba.njit([signature], **options)(function)  # type: ignore[no-any-return]
-
-    return compiled
+    return lambda function: machine_code(signature, function)
 
 
 @numba.njit  # type: ignore[untyped-decorator]
@@ -87,16 +97,21 @@ def _steepness(v: np.float32, slope: np.float32, offset: np.float32) -> np.float
 # slope 1/6 and offset 1/2 are Hardswish, 0 and 1 are none. ``affine`` (3, C): mean, scale, bias.
 
 
-@_compiled("rows", "cube")
-def moments(x: Floats, sums: Floats, begin: int, end: int) -> None:
-    """Over blocks: ``sums`` (blocks, 2, C) of x less the block's first row, and of its square."""
+@_compiled("rows", "rows", "cube")
+def moments(x: Floats, origins: Floats, sums: Floats, begin: int, end: int) -> None:
+    """Over blocks: ``origins`` (blocks, C), amid the values, and ``sums`` (blocks, 2, C) of x - origin and of its square."""
     rows, channels = x.shape
     for block in range(begin, end):
-        sums[block] = _ZERO
-        first = block * BLOCK
-        for row in range(first, min(rows, first + BLOCK)):
+        first, last = block * BLOCK, min(rows, (block + 1) * BLOCK)
+        some = min(SOME, last - first)
+        origins[block] = _ZERO
+        for row in range(first, first + some):
             for c in range(channels):
-                value = x[row, c] - x[first, c]
+                origins[block, c] += x[row, c] / np.float32(some)
+        sums[block] = _ZERO
+        for row in range(first, last):
+            for c in range(channels):
+                value = x[row, c] - origins[block, c]
                 sums[block, 0, c] += value
                 sums[block, 1, c] += value * value
 
@@ -167,12 +182,15 @@ def norm_backward_in_place(x: Floats, affine: Floats, terms: Floats, gradient: F
 # What Hardswish gives is kept for one clip at a time, with two frames of zeros at both ends.
 
 
-@_compiled("clips", "rows", "rows", "int64", "clips", "cube")
-def depthwise(x: Floats, affine: Floats, weight: Floats, stride: int, y: Floats, sums: Floats, begin: int, end: int) -> None:
-    """Over clips: x (N, T, V, C) -> y (N, ceil(T / stride), V, C) and its ``sums`` (N, 2, C), as :func:`moments` makes them."""
+@_compiled("clips", "rows", "rows", "int64", "clips", "rows", "cube")
+def depthwise(
+    x: Floats, affine: Floats, weight: Floats, stride: int, y: Floats, origins: Floats, sums: Floats, begin: int, end: int
+) -> None:
+    """Over clips: x (N, T, V, C) -> y (N, ceil(T / stride), V, C), its ``origins`` (N, C) and ``sums`` (N, 2, C) as above."""
     _, frames, joints, channels = x.shape
     bent = np.zeros((frames + 4, joints, channels), np.float32)
     for clip in range(begin, end):
+        origins[clip] = _ZERO
         sums[clip] = _ZERO
         for t in range(frames):
             for v in range(joints):
@@ -186,8 +204,12 @@ def depthwise(x: Floats, affine: Floats, weight: Floats, stride: int, y: Floats,
                     before = weight[0, c] * bent[at, v, c] + weight[1, c] * bent[at + 1, v, c]
                     after = weight[3, c] * bent[at + 3, v, c] + weight[4, c] * bent[at + 4, v, c]
                     y[clip, t, v, c] = before + weight[2, c] * bent[at + 2, v, c] + after
+                if t == 0:
+                    for c in range(channels):
+                        origins[clip, c] += y[clip, t, v, c] / np.float32(joints)
+            for v in range(joints):
                 for c in range(channels):
-                    difference = y[clip, t, v, c] - y[clip, 0, 0, c]
+                    difference = y[clip, t, v, c] - origins[clip, c]
                     sums[clip, 0, c] += difference
                     sums[clip, 1, c] += difference * difference
 

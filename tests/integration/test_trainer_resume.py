@@ -25,6 +25,7 @@ from last_e.data.synthetic import synthetic_clips
 from last_e.events import Ended, EpochDone, Event, Progress
 from last_e.layers import resolve
 from last_e.manifest import newest_whole, verify
+from last_e.model import fused
 from last_e.reading import set_layer
 from last_e.stop import Stop
 from tests.jobs import PATIENCE
@@ -115,12 +116,12 @@ def here(tmp_path, monkeypatch) -> Iterator[None]:
     """For running the command line in this process: its signal handlers and torch's settings are put back afterwards."""
     monkeypatch.chdir(tmp_path)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    threads, deterministic = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(deterministic)
+    torch.set_deterministic_debug_mode(deterministic)
 
 
 @pytest.fixture
@@ -295,6 +296,36 @@ def test_a_run_that_is_done_is_still_done_when_resumed(data, tmp_path, here):
     assert ended.reason == "completed"
     assert not [event for event in seen if isinstance(event, EpochDone)]
     assert same(end(out), before)
+
+
+def test_with_compiled_loops_cut_and_resumed_is_as_never_cut(data, tmp_path, here, monkeypatch):
+    monkeypatch.setattr(fused, "LARGE", 0)
+    config = tiny(data)
+    go(config, tmp_path / "whole")
+    ended, _ = go(config, tmp_path / "cut", stop=StopAfter(4))
+    assert ended.reason == "interrupted"
+    go(config, tmp_path / "cut", newest_whole(tmp_path / "cut/checkpoints", lambda word: None))
+    assert same(end(tmp_path / "cut"), end(tmp_path / "whole"))
+    monkeypatch.setattr(fused, "LARGE", 1 << 60)
+    go(config, tmp_path / "torch")
+    assert not same(end(tmp_path / "torch"), end(tmp_path / "whole")), "no loop was taken"
+
+
+def test_loops_are_loaded_before_the_first_step_where_they_will_be_used(data, tmp_path, here, monkeypatch):
+    loaded: list[bool] = []
+
+    def none_here() -> None:
+        loaded.append(True)
+
+    monkeypatch.setattr(fused, "loops", none_here)
+    _, seen = go(tiny(data), tmp_path / "small", stop=StopAfter(1))
+    assert not loaded
+    monkeypatch.setattr(fused, "LARGE", 8 * 16 * 25 * 8)  # rows, frames, joints, channels of the widest
+    _, seen = go(tiny(data), tmp_path / "large", stop=StopAfter(1))
+    told = [str(event) for event in seen]
+    assert loaded
+    assert any("numba: none that works here" in text for text in told)
+    assert torch.get_deterministic_debug_mode() == 2, "operations whose results vary are refused on a CPU"
 
 
 def test_a_run_with_fewer_epochs_than_it_has_behind_it_ends(data, tmp_path, here):

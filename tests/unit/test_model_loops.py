@@ -3,14 +3,19 @@
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import numba
 import pytest
 import torch
 from torch import Tensor, nn
 
 from last_e.graph import hop_adjacency
-from last_e.model import build_model, fused
+from last_e.model import build_model, fused, loops
 from last_e.model.functions import Pool, ScaleAndAdd, batch_norm, mix_joints, norm_and_depthwise
+from last_e.state import State
+
+LARGE = fused.LARGE
 
 
 @pytest.fixture(autouse=True)
@@ -138,13 +143,24 @@ def test_gradients_in_another_order_of_memory_are_taken():
     assert torch.equal(*given)
 
 
-def test_a_mean_far_from_zero_leaves_the_variance_its_digits():
-    x = 1000 + activations(4, 6, 20)
-    with torch.no_grad():
-        y = batch_norm(x, nn.BatchNorm2d(6))
-        exact = batch_norm(x.double(), nn.BatchNorm2d(6).double())
+@pytest.mark.parametrize("far", ["all", "the first of each clip"])
+def test_numbers_far_from_zero_leave_the_variance_its_digits(far):
+    x = activations(4, 6, 60)  # six blocks
+    if far == "all":
+        x += 1000
+    else:
+        x[:, :, 0, 0] += 100
     assert fused.loops_for(x) is not None
-    assert float((y - exact).abs().max()) < 1e-3  # the spacing of float32 at 1000 is 6e-5
+    with torch.no_grad():
+        y, exact = batch_norm(x, nn.BatchNorm2d(6)), batch_norm(x.double(), nn.BatchNorm2d(6).double())
+        assert float((y - exact).norm() / exact.norm()) < 1e-4  # the spacing of float32 at 1000 is 6e-5
+        conv = depthwise_conv(6, 1)
+        conv.weight[:] = torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0]).view(5, 1)  # so that the second norm has what the first had
+        norms = [nn.BatchNorm2d(6) for _ in range(2)]
+        norms[0].bias += 1000 if far == "all" else 0
+        y = norm_and_depthwise(x, norms[0], conv, norms[1])
+        exact = norm_and_depthwise(x.double(), norms[0].double(), conv.double(), norms[1].double())
+        assert float((y - exact).norm() / exact.norm()) < 1e-3
 
 
 def test_what_is_not_finite_stays_so():
@@ -158,11 +174,19 @@ def test_what_is_not_finite_stays_so():
 
 def test_the_number_of_threads_changes_no_bit():
     found = []
+    adjacency = hop_adjacency(1)
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         torch.manual_seed(0)
         x, norms, conv = activations(7, 16, 12), (norm_of(16), norm_of(16, seed=4)), depthwise_conv(16, 2)
         found.append(results(lambda x, a, b, conv=conv: norm_and_depthwise(x, a, conv, b), [x], list(norms), torch.float32))
+        share = random(7, 2).softmax(dim=1)
+        found[-1] += results(
+            lambda x, edge, share: mix_joints(x, adjacency.to(x.dtype), edge, share), [x, adjacency, share], [], x.dtype
+        )
+        found[-1] += results(lambda x: Pool.apply(x), [x], [], x.dtype)
+        gates = [random(7, 16), random(7, 12, 16), random(7, 25, 16)]
+        found[-1] += results(lambda *each: ScaleAndAdd.apply(*each), [x, x, *gates], [], x.dtype)
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other))
 
@@ -195,7 +219,7 @@ def test_a_network_gives_with_them_what_it_gives_without(variant, mode, monkeypa
     mine, others = found
     largest = max(float(other.abs().max()) for other in others.values())
     for name, other in others.items():
-        assert float((mine[name] - other).abs().max()) <= 1e-3 * float(other.abs().max()) + 1e-6 * largest, name
+        assert float((mine[name] - other).abs().max()) <= 1e-3 * float(other.abs().max()) + 1e-5 * largest, name
 
 
 def test_only_large_float32_activations_in_channels_last_on_a_cpu_are_taken(monkeypatch):
@@ -209,19 +233,104 @@ def test_only_large_float32_activations_in_channels_last_on_a_cpu_are_taken(monk
     assert fused.loops_for(x) is None
 
 
-def test_without_numba_the_network_is_torch_alone():
+def test_norms_that_are_not_the_networks_kind_stay_with_torch():
+    x = activations(3, 4, 6)
+    for norm in (
+        nn.BatchNorm2d(4, affine=False),
+        nn.BatchNorm2d(4, momentum=None),
+        nn.BatchNorm2d(4, track_running_stats=False),
+    ):
+        assert torch.equal(batch_norm(x, norm), norm(x))
+    norm = nn.BatchNorm2d(4)
+    torch.testing.assert_close(batch_norm(x, norm, add=torch.ones(1, 4, 1, 1)), norm(x) + 1)
+
+
+def test_the_networks_of_the_reference_are_large_enough():
+    """The narrowest activations of nano with 32 clips a batch, of which one in three has two bodies."""
+    assert LARGE <= 42 * 64 * 25 * 24
+    assert LARGE > 54 * 16 * 25 * 16, "the small jobs of these tests would each load numba"
+
+
+def test_torchs_own_norms_are_not_disturbed_where_all_running_statistics_are_one_tensor(monkeypatch):
+    monkeypatch.setattr(fused, "LARGE", 20_000)  # so that some norms go through loops and others do not
+    torch.manual_seed(0)
+    model = build_model("nano", 5)
+    state = State(model, torch.optim.SGD(model.parameters(), lr=0.1), torch.amp.GradScaler("cpu", enabled=False))
+    out = state.model({name: random(3, 3, 16, 25, seed=i) for i, name in enumerate(("joint", "velocity", "bone"))})
+    out.square().sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_only_first_derivatives_are_promised():
+    x = activations(2, 4, 5).requires_grad_()
+    for out in (Pool.apply(x)[1], ScaleAndAdd.apply(x, x, random(2, 4), random(2, 5, 4), random(2, 25, 4))):
+        (first,) = torch.autograd.grad(out.square().sum(), x, create_graph=True)
+        with pytest.raises(RuntimeError, match="once_differentiable"):
+            first.square().sum().backward()
+
+
+# --- loading them ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which numba keeps machine code."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "kept"))
+    return tmp_path / "kept"
+
+
+def twice(x: float) -> float:
+    return 2 * x
+
+
+def test_machine_code_is_kept_and_damaged_files_are_written_anew(kept):
+    def files() -> dict[str, list[Path]]:
+        return {suffix: list(kept.rglob(f"*.{suffix}")) for suffix in ("nbi", "nbc")}
+
+    assert loops.machine_code("float64(float64)", twice)(4.0) == 8.0
+    assert [len(found) for found in files().values()] == [1, 1]
+    for suffix in ("nbi", "nbc"):
+        (file,) = files()[suffix]
+        whole = file.read_bytes()
+        file.write_bytes(whole[: len(whole) // 2])
+        assert loops.machine_code("float64(float64)", twice)(4.0) == 8.0
+        assert loops.machine_code("float64(float64)", twice)(4.0) == 8.0
+        assert len(files()[suffix][0].read_bytes()) >= len(whole) // 2 + 1
+        assert loops.machine_code("float64(float64)", twice).stats.cache_hits, "what was damaged is whole again"
+
+
+def test_without_room_for_machine_code_it_is_compiled_all_the_same(kept, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(numba.core.caching.Cache, "save_overload", full)
+    assert loops.machine_code("float64(float64)", twice)(4.0) == 8.0
+
+
+@pytest.mark.parametrize(
+    "broken",
+    ["sys.modules['numba'] = None", "sys.meta_path.insert(0, Broken())", "os.environ['NUMBA_DISABLE_JIT'] = '1'"],
+)
+def test_without_a_numba_that_works_the_network_is_torch_alone(broken):
     code = (
-        "import sys; sys.modules['numba'] = None; import torch; from last_e.model import build_model, fused; fused.LARGE = 0;"
-        "x = torch.randn(2, 3, 8, 25); model = build_model('nano', 5);"
-        "out = model({'joint': x, 'velocity': x, 'bone': x}); out.sum().backward(); print(fused.loops_for(x), tuple(out.shape))"
+        "import os, sys\n"
+        "class Broken:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'numba': raise AttributeError('one that does not fit another package')\n"
+        f"{broken}\n"
+        "import torch\n"
+        "from last_e.model import build_model, fused\n"
+        "fused.LARGE = 0\n"
+        "x = torch.randn(2, 3, 8, 25)\n"
+        "out = build_model('nano', 5)({'joint': x, 'velocity': x, 'bone': x})\n"
+        "out.sum().backward()\n"
+        "print(fused.loops(), tuple(out.shape))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split("\n")[0] == "None (2, 5)"
+    assert done.stdout.strip() == "None (2, 5)"
 
 
 def test_a_share_of_work_that_fails_is_told():
-    from last_e.model import loops
-
     def loop(begin: int, end: int) -> None:
         if begin <= 7 < end:
             raise ArithmeticError(str(end - begin))
