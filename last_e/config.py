@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from last_e.problems import Meaning
+
 VARIANTS = ("nano_e_v3", "small_e_v3", "base_e_v3", "large_e_v3")
 DATASETS = ("irds", "ntu60", "ntu120", "synthetic")
 ENVIRONMENTS = ("local", "kaggle", "gcp", "lambda", "a100")
@@ -36,7 +38,9 @@ Width = Annotated[int, Field(ge=1, le=4096)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
-PathText = Annotated[str, Field(min_length=1, max_length=4000, pattern=r"^[^\x00-\x1f\x7f]+$")]
+PathText = Annotated[
+    str, Field(min_length=1, max_length=4000, pattern=r"^[^\x00-\x1f\x7f]+$"), Meaning("text without control characters")
+]
 
 
 class Section(BaseModel):

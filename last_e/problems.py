@@ -47,6 +47,13 @@ class ConfigError(ValueError):
         super().__init__("\n".join(map(str, self.problems)))
 
 
+@dataclass(frozen=True)
+class Meaning:
+    """What a pattern admits, in words; stands beside it in an ``Annotated``."""
+
+    words: str
+
+
 def allowed_values(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     """What a field admits, in words: ``a number > 0, at most 100``."""
     origin = get_origin(annotation)
@@ -69,7 +76,7 @@ def allowed_values(annotation: Any, metadata: Iterable[Any] = ()) -> str:
             if bound is not None:
                 text += (", " if text[-1].isdigit() else " ") + words.format(bound)
     pattern = next((m.pattern for m in metadata if getattr(m, "pattern", None)), None)
-    return f"{text} matching {pattern}" if pattern else text
+    return next((m.words for m in metadata if isinstance(m, Meaning)), f"{text} matching {pattern}" if pattern else text)
 
 
 _SYNONYMS = {

@@ -7,12 +7,23 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from last_e.config import PathText, Section, TrainConfig
+from last_e.problems import Meaning
 
-JobName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,47}$")]
-GpuId = Annotated[int, Field(ge=0, le=63)] | Annotated[str, Field(pattern=r"^[A-Za-z0-9:/-]{1,80}$")]
-ImageName = Annotated[str, Field(pattern=r"^[a-z0-9][A-Za-z0-9._/:@-]{0,254}$")]
-Size = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}[kmg]$")]
-VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+JobName = Annotated[
+    str,
+    Field(pattern=r"^[a-z0-9][a-z0-9-]{0,47}$"),
+    Meaning("at most 48 lowercase letters, digits and hyphens, the first no hyphen"),
+]
+GpuId = Annotated[int, Field(ge=0, le=63)] | Annotated[str, Field(pattern=r"^[A-Za-z0-9:/-]{1,80}$"), Meaning("a GPU's UUID")]
+ImageName = Annotated[
+    str, Field(pattern=r"^[a-z0-9][A-Za-z0-9._/:@-]{0,254}$"), Meaning("an image's name, such as lastrun:0.1.0")
+]
+Size = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}[kmg]$"), Meaning("a whole number and k, m or g, such as 12g")]
+VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"), Meaning("a variable's name")]
+NetworkName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$"), Meaning("a network's name")]
+HttpUrl = Annotated[
+    str, Field(pattern=r"^https?://[^@\s]+$"), Meaning("an http:// or https:// address without a user's name in it")
+]
 
 
 class RunConfig(Section):
@@ -31,7 +42,7 @@ class RunConfig(Section):
         None, description="most processor time a container may take, in cores; default: no limit"
     )
     shm_size: Size | None = Field(None, description="shared memory of a container; default: 1g")
-    network: Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$")] | None = Field(
+    network: NetworkName | None = Field(
         None, description="network of a container: bridge, host, or one that the engine knows; default: bridge"
     )
 
@@ -43,7 +54,7 @@ class StoreConfig(Section):
         None,
         description="a folder, s3://bucket/prefix or gs://bucket/prefix; default: LASTRUN_STORE, else the user's data folder",
     )
-    endpoint_url: str | None = Field(None, pattern=r"^https?://[^@\s]+$", description="server of a bucket that is not AWS's")
+    endpoint_url: HttpUrl | None = Field(None, description="server of a bucket that is not AWS's")
     region: str | None = Field(None, min_length=1, description="region of the bucket")
     addressing: Literal["path", "virtual"] | None = Field(None, description="bucket in the path or in the host name")
     ca_bundle: PathText | None = Field(None, description="file with the CA of the server's certificate")

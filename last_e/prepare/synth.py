@@ -19,7 +19,7 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-from last_e.datafile import output_path
+from last_e.datafile import DataError, output_path
 from last_e.joints import FROM_ROOT, NUM_JOINTS, PARENTS, STANDING
 from last_e.prepare.account import own_splits, versions
 from last_e.prepare.clipfile import NUMBERS, About, Array, Part, names_of, read_columns, write_streamed
@@ -90,6 +90,8 @@ def synthesize(like: str, out: Path, *, clips: int | None = None, seed: int = 0,
 
 def _plan(like: str, seed: int) -> Plan:
     if like not in ("ntu60", "ntu120"):
+        if not Path(like).exists():
+            raise DataError(f"{like}: no such file; allowed: ntu60, ntu120 or a prepared file", missing=True)
         columns, _ = read_columns(Path(like))
         zeros: Array = np.zeros_like(columns["label"])
         about = np.stack([columns.get(name, zeros) for name in NUMBERS], axis=1)
