@@ -10,12 +10,14 @@ Attribute names are those of the original training code, so that its checkpoints
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from last_e.model.functions import EveryNthFrame, Pool, ScaleAndAdd, batch_norm, mix_joints, norm_and_depthwise, sum_over_frames
-from last_e.model.fused import rows
+from last_e.model.fused import LARGE, rows
 
 STREAMS = ("joint", "velocity", "bone")
 
@@ -51,16 +53,23 @@ def conv_norm(
         stride = conv.stride
     options = (stride, conv.padding, conv.dilation, conv.groups)
     if norm.training:
-        return batch_norm(F.conv2d(x, weight, bias, *options), norm, hardswish=hardswish, add=add)  # type: ignore[arg-type]
+        return batch_norm(convolution(x, weight, bias, *options), norm, hardswish=hardswish, add=add)
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     shift = norm.bias - norm.running_mean * scale
     shift = shift if bias is None else shift + bias * scale
-    y = F.conv2d(x, weight * scale[:, None, None, None], shift, *options)  # type: ignore[arg-type]
+    y = convolution(x, weight * scale[:, None, None, None], shift, *options)
     if add is not None:
         y += add
     return F.hardswish(y, inplace=not torch.is_grad_enabled()) if hardswish else y
+
+
+def convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None, *options: Any) -> Tensor:
+    """A 2D convolution; a small 1x1 one as the matrix product that it is: oneDNN takes longer to begin than to compute it."""
+    if weight.shape[2:] == (1, 1) and x.numel() < LARGE:
+        return F.linear(rows(x), weight[:, :, 0, 0], bias).permute(0, 3, 1, 2)
+    return F.conv2d(x, weight, bias, *options)
 
 
 def full(x: Tensor) -> Tensor:
@@ -230,8 +239,9 @@ class JointAttention(nn.Module):
 
     @staticmethod
     def _branch(branch: nn.Sequential, pooled: Tensor) -> Tensor:
-        scale: Tensor = branch[4](F.relu(conv_norm(pooled, branch[1], branch[2]))).sigmoid()
-        return scale
+        last = branch[4]
+        assert isinstance(last, nn.Conv2d)
+        return convolution(F.relu(conv_norm(pooled, branch[1], branch[2])), last.weight).sigmoid()
 
 
 class Block(nn.Module):
@@ -263,7 +273,7 @@ class Block(nn.Module):
         y = self.gcn(x)
         for tcn in self.tcns:
             y = tcn(y)
-        motion, frames, joints = Pool.apply(y)  # type: ignore[no-untyped-call]
+        y, motion, frames, joints = Pool.apply(y)  # type: ignore[no-untyped-call]
         # The gate, the attention and drop path all multiply: one factor for each element, p + q s, applied once.
         gate = self.gate(y, motion)
         by_frame, by_joint = self.st_att(frames * gate[:, None].to(y.dtype), joints * gate[:, None].to(y.dtype))

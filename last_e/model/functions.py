@@ -75,26 +75,26 @@ def mix_joints(x: Tensor, adjacency: Tensor, edge: Tensor, share: Tensor | None)
 class Pool(torch.autograd.Function):
     """What the gates see of (N, C, T, V).
 
-    Returns the mean of |x[t+1] - x[t]| over frames and joints (N, C), the mean over joints (N, T, C) and the mean over frames
-    (N, V, C).
+    Returns x itself, so that what comes back for it is added in the same pass, the mean of |x[t+1] - x[t]| over frames and
+    joints (N, C), the mean over joints (N, T, C) and the mean over frames (N, V, C).
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.save_for_backward(x)
-        loops = loops_for(x) if x.shape[2] > 1 else None
-        x = rows(x)
+    def forward(ctx: Any, whole: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        ctx.save_for_backward(whole)
+        loops = loops_for(whole) if whole.shape[2] > 1 else None
+        x = rows(whole)
         n, t, v, c = x.shape
         if loops is not None:
             means = x.new_empty(n, c), x.new_empty(n, t, c), x.new_empty(n, v, c)
             loops.share(loops.pool, n, x.detach().numpy(), *(mean.numpy() for mean in means))
-            return means
+            return whole, *means
         motion = (x[:, 1:] - x[:, :-1]).abs_().reshape(n, -1, c).mean(dim=1)
-        return motion, sum_over_joints(x) / v, sum_over_frames(x) / t
+        return whole, motion, sum_over_joints(x) / v, sum_over_frames(x) / t
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, motion: Tensor, joints: Tensor, frames: Tensor) -> Tensor:
+    def backward(ctx: Any, whole: Tensor, motion: Tensor, joints: Tensor, frames: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         loops = loops_for(x) if x.shape[2] > 1 else None
         x = rows(x)
@@ -102,10 +102,12 @@ class Pool(torch.autograd.Function):
         if loops is not None:
             for_x = torch.empty_like(x)
             shares = motion / ((t - 1) * v), joints / v, frames / t
-            loops.share(loops.pool_backward, len(x), x.numpy(), *(s.contiguous().numpy() for s in shares), for_x.numpy())
+            given = [each.contiguous().numpy() for each in (rows(whole), *shares)]
+            loops.share(loops.pool_backward, len(x), x.numpy(), *given, for_x.numpy())
             return for_x.permute(0, 3, 1, 2)
         # What is laid out in another order would give its order to all that is computed with it.
         gradient = (joints.contiguous() / v)[:, :, None] + (frames.contiguous() / t)[:, None]
+        gradient += rows(whole)
         step = (x[:, 1:] - x[:, :-1]).sign_().mul_((motion / ((t - 1) * v))[:, None, None])
         gradient[:, 1:] += step
         gradient[:, :-1] -= step

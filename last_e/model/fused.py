@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-LARGE = 1 << 20
-"""Numbers in a tensor (4 MiB) from which on passes over memory cost more than what it takes to begin a loop."""
+LARGE = 3 << 18
+"""Numbers in a tensor (3 MiB) from which on passes over memory cost more than what it takes to begin a loop."""
 
 
 def rows(x: Tensor) -> Tensor:

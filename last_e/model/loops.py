@@ -360,9 +360,11 @@ def pool(x: Floats, motion: Floats, by_frame: Floats, by_joint: Floats, begin: i
         by_joint[clip] /= np.float32(frames)
 
 
-@_compiled("clips", "rows", "cube", "cube", "clips")
-def pool_backward(x: Floats, motion: Floats, by_frame: Floats, by_joint: Floats, for_x: Floats, begin: int, end: int) -> None:
-    """Over clips: the gradients of :func:`pool`'s means, each divided by its count -> for_x (N, T, V, C)."""
+@_compiled("clips", "clips", "rows", "cube", "cube", "clips")
+def pool_backward(
+    x: Floats, gradient: Floats, motion: Floats, by_frame: Floats, by_joint: Floats, for_x: Floats, begin: int, end: int
+) -> None:
+    """Over clips: x's other gradient, and those of :func:`pool`'s means, each divided by its count -> for_x (N, T, V, C)."""
     _, frames, joints, channels = x.shape
     for clip in range(begin, end):
         for t in range(frames):
@@ -373,7 +375,8 @@ def pool_backward(x: Floats, motion: Floats, by_frame: Floats, by_joint: Floats,
                     came, goes = value - x[clip, before, v, c], x[clip, after, v, c] - value
                     sign = (_ONE if came > 0 else _ZERO) - (_ONE if came < 0 else _ZERO)
                     sign += (_ONE if goes < 0 else _ZERO) - (_ONE if goes > 0 else _ZERO)
-                    for_x[clip, t, v, c] = by_frame[clip, t, c] + by_joint[clip, v, c] + motion[clip, c] * sign
+                    other = gradient[clip, t, v, c] + by_frame[clip, t, c] + by_joint[clip, v, c]
+                    for_x[clip, t, v, c] = other + motion[clip, c] * sign
 
 
 @_compiled("clips", "clips", "rows", "cube", "cube", "clips")

@@ -38,7 +38,8 @@ def test_the_quickstart_runs_in_a_container_with_its_store_on_ceph(
     assert refused.returncode == 2
     assert "run.network=host" in refused.stderr
 
-    current = run("submit", spec, "--set", "run.network=host")
+    # Two epochs of its five: how far it comes is tests/e2e/test_quickstart.py's matter.
+    current = run("submit", spec, "--set", "run.network=host", "training.epochs=2")
     inspected = engine.inspect(engine.container().id)
     assert SECRET_KEY not in json.dumps(inspected)
     kept = [path for path in (engine.folder / "data" / "containers" / inspected["Id"]).rglob("*") if path.is_file()]
@@ -48,8 +49,8 @@ def test_the_quickstart_runs_in_a_container_with_its_store_on_ceph(
     assert current.process.returncode == 0, out
     job = current.job
     assert job.state()[0].value == "succeeded"
-    assert [m["epoch"] for m in job.metrics()] == [1, 2, 3, 4, 5]
-    assert job.metrics()[-1]["test_top1"] >= 0.99
+    assert [m["epoch"] for m in job.metrics()] == [1, 2]
+    assert job.metrics()[-1]["test_top1"] >= 0.9
     attempt = job.attempts()[0]
     assert attempt.container is not None
     assert attempt.container["image"] == engine.client.images.get(default_image()).id

@@ -193,44 +193,33 @@ def test_the_number_of_threads_changes_no_bit():
 
 @pytest.mark.parametrize("variant", ["nano", "small", "base", "large"])
 @pytest.mark.parametrize("mode", ["train", "frozen norms", "eval"])
-def test_a_network_gives_with_them_what_it_gives_without(variant, mode, monkeypatch):
+def test_a_network_gives_with_them_what_it_gives_in_float64(variant, mode):
+    """Roughly: where Hardswish bends, rounding can decide on which side a number is, and its derivative jumps there."""
     torch.manual_seed(0)
     model = build_model(variant, 9, dropout=0.0, drop_path_rate=0.0)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
     state = {name: value.clone() for name, value in model.state_dict().items()}
-    streams = {name: random(3, 3, 20, 25, seed=i) for i, name in enumerate(("joint", "velocity", "bone"))}
     found = []
-    for large in (0, 1 << 60):
-        monkeypatch.setattr(fused, "LARGE", large)
-        model.load_state_dict(state)
+    for number in (torch.float32, torch.float64):
+        model.to(number).load_state_dict(state)
         model.zero_grad()
         model.train(mode != "eval")
         if mode == "frozen norms":
             for module in model.modules():
                 if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
                     module.eval()
-        out = model(streams)
+        out = model({name: random(3, 3, 20, 25, seed=i).to(number) for i, name in enumerate(("joint", "velocity", "bone"))})
         logits, ib = out if isinstance(out, tuple) else (out, torch.zeros(()))
         (logits.sin().sum() + ib).backward()
-        gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-        found.append({"logits": logits.detach(), **gradients, **{name: b.clone() for name, b in model.named_buffers()}})
-    mine, others = found
-    largest = max(float(other.abs().max()) for other in others.values())
-    for name, other in others.items():
-        assert float((mine[name] - other).abs().max()) <= 1e-3 * float(other.abs().max()) + 1e-5 * largest, name
-
-
-def test_only_large_float32_activations_in_channels_last_on_a_cpu_are_taken(monkeypatch):
-    x = activations(2, 8, 4)
-    assert fused.loops_for(x) is not None
-    assert fused.loops_for(x.contiguous()) is None
-    assert fused.loops_for(x.double()) is None
-    assert fused.loops_for(x.bfloat16()) is None
-    assert fused.loops_for(x.to("meta")) is None
-    monkeypatch.setattr(fused, "LARGE", x.numel() + 1)
-    assert fused.loops_for(x) is None
+        gradients = {name: p.grad.double() for name, p in model.named_parameters() if p.grad is not None}
+        buffers = {name: b.double() for name, b in model.named_buffers()}
+        found.append({"logits": logits.detach().double(), **gradients, **buffers})
+    mine, exact = found
+    largest = max(float(other.abs().max()) for other in exact.values())
+    for name, other in exact.items():
+        assert float((mine[name] - other).abs().max()) <= 1e-2 * float(other.abs().max()) + 1e-5 * largest, name
 
 
 def test_norms_that_are_not_the_networks_kind_stay_with_torch():
@@ -263,7 +252,7 @@ def test_torchs_own_norms_are_not_disturbed_where_all_running_statistics_are_one
 
 def test_only_first_derivatives_are_promised():
     x = activations(2, 4, 5).requires_grad_()
-    for out in (Pool.apply(x)[1], ScaleAndAdd.apply(x, x, random(2, 4), random(2, 5, 4), random(2, 25, 4))):
+    for out in (Pool.apply(x)[2], ScaleAndAdd.apply(x, x, random(2, 4), random(2, 5, 4), random(2, 25, 4))):
         (first,) = torch.autograd.grad(out.square().sum(), x, create_graph=True)
         with pytest.raises(RuntimeError, match="once_differentiable"):
             first.square().sum().backward()

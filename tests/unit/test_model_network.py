@@ -193,7 +193,7 @@ def test_hybrid_gate_sees_motion_and_the_power_of_three_bands(frames):
     x = torch.randn(2, 6, frames, 25)
     seen = []
     gate.mlp.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach().numpy()))
-    gate(x, Pool.apply(x)[0])
+    gate(x, Pool.apply(x)[1])
     values = x.numpy().astype(np.float64)
     power = np.abs(np.fft.rfft(values, axis=2)) ** 2
     third = (frames // 2 + 1) // 3
@@ -214,7 +214,7 @@ def test_channel_gate_is_the_documented_formula():
     energy = np.abs(np.diff(values, axis=2)).mean(axis=(2, 3))
     g = (1 / (1 + np.exp(-np.maximum(energy @ first.T, 0) @ second.T)))[:, :, None, None]
     assert first.shape == (5, 20)
-    scaled = values * gate(x, Pool.apply(x)[0]).detach().numpy()[:, :, None, None]
+    scaled = values * gate(x, Pool.apply(x)[1]).detach().numpy()[:, :, None, None]
     np.testing.assert_allclose(scaled, values + gate.gate_alpha.detach().numpy() * (values * g - values), rtol=1e-4, atol=1e-5)
 
 
@@ -488,7 +488,7 @@ def test_gates_laid_out_in_another_order_do_not_give_it_to_activations_or_their_
     def turned(*shape: int) -> torch.Tensor:
         return torch.randn(*shape).transpose(1, 2).contiguous().transpose(1, 2)
 
-    (pooled,) = torch.autograd.grad(Pool.apply(x), x, [torch.randn(2, 4), turned(2, 6, 4), turned(2, 5, 4)])
+    (pooled,) = torch.autograd.grad(Pool.apply(x)[1:], x, [torch.randn(2, 4), turned(2, 6, 4), turned(2, 5, 4)])
     out = ScaleAndAdd.apply(x.detach(), x, torch.randn(2, 4), turned(2, 6, 4), turned(2, 5, 4))
     (scaled,) = torch.autograd.grad(out, x, torch.randn_like(out))
     assert [each.is_contiguous(memory_format=torch.channels_last) for each in (pooled, out, scaled)] == [True] * 3
