@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from runner.options import JsonOption
+
 if TYPE_CHECKING:
     from last_e.config import TrainConfig
 
@@ -48,7 +50,7 @@ def bench(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="where the result goes (default: where plan finds it)")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="print one JSON object instead")] = False,
+    json: JsonOption = False,
 ) -> None:
     """Measure clips per second on this machine, for lastrun plan and for you."""
     from runner import console

@@ -13,6 +13,7 @@ import typer
 from runner.bench import bench
 from runner.data import data_app
 from runner.image_commands import image_app
+from runner.options import JsonOption
 
 if TYPE_CHECKING:
     from last_e.layers import Resolved
@@ -41,7 +42,6 @@ LauncherOption = Annotated[str | None, typer.Option("--launcher", metavar="NAME"
 StoreOption = Annotated[
     str | None, typer.Option("--store", metavar="URI", help="default: LASTRUN_STORE, config.toml, your data folder")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object instead")]
 DetachOption = Annotated[bool, typer.Option("--detach", help="start it and return; it lives on in the background")]
 AllowOption = Annotated[
     list[str] | None,

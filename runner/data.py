@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from last_e.text import plain
+from runner.options import JsonOption
 
 data_app = typer.Typer(
     help="Make, import and look at prepared data files.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
@@ -23,7 +24,6 @@ KINDS = ("ctrgcn", "pyskl", "npy")
 SPLITS = ("xsub", "xview", "xset")
 
 OutOption = Annotated[Path, typer.Option("--out", metavar="FILE", help="the prepared file to write")]
-JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object instead")]
 WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, metavar="N", help="processes (default: every core)")]
 
 

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-image_app = typer.Typer(help="Build the image for containers, or look into one.", no_args_is_help=True, rich_markup_mode=None)
+from runner.options import JsonOption
 
-JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object instead")]
+image_app = typer.Typer(help="Build the image for containers, or look into one.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @image_app.command()

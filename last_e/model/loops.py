@@ -182,6 +182,17 @@ def norm_backward_in_place(x: Floats, affine: Floats, terms: Floats, gradient: F
 # What Hardswish gives is kept for one clip at a time, with two frames of zeros at both ends.
 
 
+@numba.njit(error_model="numpy")  # type: ignore[untyped-decorator]
+def _bend(x: Floats, affine: Floats, bent: Floats) -> None:
+    """Hardswish(v) of one clip (T, V, C), between the zeros of ``bent`` (T + 4, V, C)."""
+    frames, joints, channels = x.shape
+    for t in range(frames):
+        for v in range(joints):
+            for c in range(channels):
+                value = (x[t, v, c] - affine[0, c]) * affine[1, c] + affine[2, c]
+                bent[t + 2, v, c] = value * _clip(value * _SIXTH + _HALF)
+
+
 @_compiled("clips", "rows", "rows", "int64", "clips", "rows", "cube")
 def depthwise(
     x: Floats, affine: Floats, weight: Floats, stride: int, y: Floats, origins: Floats, sums: Floats, begin: int, end: int
@@ -192,11 +203,7 @@ def depthwise(
     for clip in range(begin, end):
         origins[clip] = _ZERO
         sums[clip] = _ZERO
-        for t in range(frames):
-            for v in range(joints):
-                for c in range(channels):
-                    value = (x[clip, t, v, c] - affine[0, c]) * affine[1, c] + affine[2, c]
-                    bent[t + 2, v, c] = value * _clip(value * _SIXTH + _HALF)
+        _bend(x[clip], affine, bent)
         for t in range(y.shape[1]):
             at = t * stride
             for v in range(joints):
@@ -239,11 +246,7 @@ def depthwise_backward(
     for clip in range(begin, end):
         sums[clip] = _ZERO
         for_weight[clip] = _ZERO
-        for t in range(frames):
-            for v in range(joints):
-                for c in range(channels):
-                    value = (x[clip, t, v, c] - affine[0, c]) * affine[1, c] + affine[2, c]
-                    bent[t + 2, v, c] = value * _clip(value * _SIXTH + _HALF)
+        _bend(x[clip], affine, bent)
         for t in range(y.shape[1]):
             at = t * stride
             for v in range(joints):
