@@ -47,10 +47,11 @@ from runner.lease import Heart, claim
 from runner.resolve import resolve_attempt
 from runner.spec import JobSpec
 from runner.sync import ATTEMPT_RECORD, LAG_WARNING_SECONDS, Outbox, leftovers, send_leftovers, waiting
+from runner.waits import WAITS
 
-EVENTS_SECONDS = 30.0
-STOP_PATIENCE_SECONDS = 120.0
-PREEMPTED_SECONDS = 25.0
+EVENTS_SECONDS = WAITS.events
+STOP_PATIENCE_SECONDS = WAITS.save
+PREEMPTED_SECONDS = WAITS.notice
 # How the trainer names what the runner has a reason for.
 _TRAINER_REASONS = {
     "data_missing": "data_error",
@@ -501,7 +502,7 @@ class _Session:
             return max(5.0, PREEMPTED_SECONDS - (time.monotonic() - self.asked_at))
         if reason is Reason.TIME_LIMIT:
             return max(5.0, self.config.hardware.stop_margin - (time.monotonic() - self.asked_at) - 10.0)
-        return 600.0
+        return WAITS.drain
 
     # --- telling --------------------------------------------------------------------------------------------------------
 

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 from last_e.text import one_line
 from runner.errors import EngineError
 from runner.tunnel import open_tunnel
+from runner.waits import WAITS
 
 if TYPE_CHECKING:
     from docker import DockerClient
 
-SHORT_SECONDS, CALL_SECONDS = 5.0, 60.0
+SHORT_SECONDS, CALL_SECONDS = WAITS.engine, 60.0
 """How long an engine may take to answer: to whether it is there, and to anything else."""
 _ANY_VERSION = "1.41"
 """The version of the interface in which an engine is not yet asked for its own: that question has none."""

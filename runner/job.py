@@ -29,11 +29,11 @@ from runner import machine
 from runner.errors import DamagedObjectError, MissingKeyError, NoSuchJobError, Reason, State, StoreError, UsageError
 from runner.store import Store, StoreUri, default_store, open_store
 from runner.sync import ATTEMPT_RECORD, OPEN_PHASES, Outbox
+from runner.waits import WAITS
 
 FORMAT = 1
 INDEX = ".index/"
-HEARTBEAT_SECONDS = 5.0
-EXPIRY_SECONDS = 60.0
+HEARTBEAT_SECONDS, EXPIRY_SECONDS = WAITS.heartbeat, WAITS.expiry
 _ID = re.compile(r"[a-z0-9][a-z0-9-]{0,80}")
 
 

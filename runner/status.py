@@ -10,8 +10,9 @@ from typing import Any
 
 from runner.errors import LastrunError, NoSuchJobError, State
 from runner.job import Job
+from runner.waits import WAITS
 
-FOLLOW_SECONDS = 2.0
+FOLLOW_SECONDS = WAITS.follow
 READERS = 16
 _NEXT = {
     State.QUEUED: "lastrun resume {job}",

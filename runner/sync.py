@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING
 from last_e.manifest import MANIFEST
 from runner.errors import MissingKeyError, StoreError
 from runner.store import Store
+from runner.waits import WAITS
 
 if TYPE_CHECKING:
     from runner.job import Job
 
 FIRST_PAUSE_SECONDS = 0.5
-LONGEST_PAUSE_SECONDS = 30.0
+LONGEST_PAUSE_SECONDS = WAITS.pause
 KEY = re.compile(r"[^/]+/(attempts|checkpoints)/[^/]+/.")
 """What an outbox holds; anything else in its folder is none of ours, and what is sent is deleted."""
 ATTEMPT_RECORD = "attempt.json"

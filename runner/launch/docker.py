@@ -32,6 +32,7 @@ from runner.launch.attached import Watch, hand_over
 from runner.signals import LEAVING, handled, interrupt
 from runner.spec import JobSpec
 from runner.store import StoreUri
+from runner.waits import VARIABLE
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -326,6 +327,8 @@ class DockerLauncher:
         # A folder of the attempt's own in the volume: what is mounted below /cache belongs to the engine's root.
         environment = {machine.CONTAINER_VARIABLE: json.dumps(about), "XDG_CACHE_HOME": f"{HOME}/own"}
         environment["TMPDIR"] = about.get("scratch", HOME)
+        if waits := os.environ.get(VARIABLE):
+            environment[VARIABLE] = waits
         # In a rootless engine's container root is the caller; anybody else would be one of its subordinate users.
         user = "0:0" if rootless else f"{os.getuid()}:{os.getgid()}"
         return {

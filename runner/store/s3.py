@@ -34,13 +34,14 @@ from botocore.config import Config
 from last_e.text import expand
 from runner.errors import DamagedObjectError, MissingKeyError, StoreError
 from runner.store import Entry, StoreUri
+from runner.waits import WAITS
 
 GOOGLE_ENDPOINT = "https://storage.googleapis.com"
 MULTIPART_BYTES = 64 << 20
 CHUNK_BYTES = 1 << 20
 DOWNLOAD_TRIES = 3
-READ_TIMEOUT_SECONDS = 10
-PATIENCE_SECONDS = 15.0
+READ_TIMEOUT_SECONDS = WAITS.read
+PATIENCE_SECONDS = WAITS.patience
 """A call is tried again at least once, and no more after this time: a dead server is told within half a minute."""
 _DIGEST = "sha256"
 _MISSING = ("NoSuchKey", "NoSuchUpload", "404", "NotFound")
