@@ -42,7 +42,7 @@ from last_e.optim import build_optimizer
 from last_e.precision import Precision
 from last_e.reading import set_layer
 from last_e.state import State, train_step
-from runner.bench import add_shares
+from runner.plan.bench import add_shares
 
 REFERENCE = Path(__file__).parents[1] / "tests" / "data"
 FLOAT32 = Precision(None, False, "")

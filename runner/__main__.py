@@ -7,7 +7,7 @@ def main() -> None:
     """Run the command line."""
     # Ctrl-C while modules are still being imported ends us without a traceback; who has something to save takes it over.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from runner.cli import main as run
+    from runner.commands.app import main as run
 
     run()
 

@@ -14,10 +14,10 @@ from last_e.layers import Resolved, resolve
 from last_e.problems import Origin, Problem, show
 from last_e.reading import Entry, Layer, load_file, set_layer
 from last_e.resume import Change, changes, refuse_pinned
+from runner.launchers import DEFAULT, FEW_GPUS, LAUNCHERS
 from runner.spec import JobSpec
 
 REQUIRED = ("model.variant", "dataset")
-LOCAL_GPUS = "0, 1 or all with launcher local"
 _PACKAGE_ORIGINS = ("configs/", "default")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -46,9 +46,10 @@ def resolve_spec(path: Path, env: str | None, settings: Iterable[str], launcher:
         if passed and isinstance(name, str) and _VARIABLE.fullmatch(name) and name not in os.environ:
             found = f"{name}, which is not set here"
             problems.append(Problem(str(passed.origin), "run.pass_env", found, "names of variables that are set"))
-    local = chosen.get("run.launcher", Entry("local", Origin("default"))).value == "local"
-    if gpus and local and (isinstance(gpus.value, list) or (isinstance(gpus.value, int) and gpus.value > 1)):
-        problems.append(Problem(str(gpus.origin), "run.gpus", show(gpus.value), LOCAL_GPUS))
+    name = chosen.get("run.launcher", Entry(DEFAULT, Origin("default"))).value
+    few = isinstance(name, str) and name in LAUNCHERS and not LAUNCHERS[name].chooses_gpus
+    if gpus and few and (isinstance(gpus.value, list) or (isinstance(gpus.value, int) and gpus.value > 1)):
+        problems.append(Problem(str(gpus.origin), "run.gpus", show(gpus.value), FEW_GPUS.format(name)))
     return resolve([spec, flags, sets], JobSpec, problems)
 
 

@@ -6,6 +6,8 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from runner.errors import PausedError
+
 LEAVING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -27,3 +29,17 @@ def interrupt(signum: int) -> None:
         KeyboardInterrupt: always.
     """
     raise KeyboardInterrupt
+
+
+@contextmanager
+def interruptible(told: str) -> Iterator[None]:
+    """For a while, a signal leaves what is being done.
+
+    Raises:
+        PausedError: one came; ``told`` is what to say then.
+    """
+    with handled(interrupt):
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise PausedError(told) from None

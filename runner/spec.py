@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from last_e.config import PathText, Section, TrainConfig
 from last_e.problems import Meaning
+from runner.launchers import DEFAULT, LAUNCHERS
 
 JobName = Annotated[
     str,
@@ -24,12 +25,22 @@ NetworkName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$"), Mea
 HttpUrl = Annotated[
     str, Field(pattern=r"^https?://[^@\s]+$"), Meaning("an http:// or https:// address without a user's name in it")
 ]
+_LAUNCHERS = "one of " + ", ".join(LAUNCHERS)
+
+
+def _known(launcher: str) -> str:
+    if launcher not in LAUNCHERS:
+        raise ValueError(_LAUNCHERS)
+    return launcher
+
+
+LauncherName = Annotated[str, AfterValidator(_known), Meaning(_LAUNCHERS)]
 
 
 class RunConfig(Section):
     """How an attempt is started."""
 
-    launcher: Literal["local", "docker"] = Field("local", description="what starts an attempt")
+    launcher: LauncherName = Field(DEFAULT, description="what starts an attempt")
     gpus: Annotated[int, Field(ge=0, le=64)] | Literal["all"] | Annotated[list[GpuId], Field(min_length=1)] | None = Field(
         None,
         description="GPUs that an attempt gets: how many (0 trains on the CPU), all, or a container's by index or UUID; "

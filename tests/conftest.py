@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import torch
 
-from runner.engine import _connected
 from runner.errors import EngineError
+from runner.launch.docker.engine import _connected
 from runner.store.directory import DirectoryStore
 from tests.ceph import Ceph, why_not
 from tests.docker_engine import BASE, ROOT, CannotStart, Engine

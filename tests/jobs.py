@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from runner.job import Job, list_jobs
-from runner.store import Store, open_store
+from runner.job.find import list_jobs
+from runner.job.job import Job
+from runner.launch.settle import state_of
+from runner.store.open import open_store
+from runner.store.protocol import Store
 
 if TYPE_CHECKING:
     from tests.ceph import Ceph
@@ -28,7 +31,7 @@ LONGER = ("--set", "training.epochs=10", "training.batch_size=10")  # 24 steps a
 
 def jobs_in(store: Store) -> list[Job]:
     """Every job of a store, the newest first; one that is just being made does not count."""
-    return [job for job in list_jobs(store) if list(store.scan(job.key("job.json")))]
+    return [job for job in list_jobs(store) if list(store.scan(job.paths.record))]
 
 
 class Run:
@@ -57,9 +60,9 @@ class Run:
     def settles_as(self, state: str) -> None:
         """A killed process takes a moment to be gone."""
         deadline = time.monotonic() + PATIENCE
-        while self.job.state()[0].value != state and time.monotonic() < deadline:
+        while state_of(self.job)[0].value != state and time.monotonic() < deadline:
             time.sleep(0.05)
-        assert self.job.state()[0].value == state
+        assert state_of(self.job)[0].value == state
 
     def press_ctrl_c(self) -> None:
         os.killpg(self.process.pid, signal.SIGINT)
@@ -70,13 +73,13 @@ class Run:
 
 
 def some_step_is_stored(job: Job) -> bool:
-    return any(stored.manifest.step % 24 for stored in job.checkpoints())
+    return any(stored.manifest.step % 24 for stored in job.checkpoints.all())
 
 
 def result(job: Job) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
     """Final weights and metric history, as the store has them."""
-    last = job.checkpoints()[-1]
-    state = io.BytesIO(job.store.get(job.key("checkpoints", last.name, "state.pt")))
+    last = job.checkpoints.all()[-1]
+    state = io.BytesIO(job.store.get(job.paths.checkpoint(last.name, "state.pt")))
     return torch.load(state, weights_only=True)["model"], job.metrics()
 
 
@@ -89,9 +92,9 @@ def assert_same(job: Job, reference: tuple[dict[str, torch.Tensor], list[dict[st
 
 def assert_whole(job: Job) -> None:
     """Every file of every checkpoint that is listed is there and is what was written."""
-    for stored in job.checkpoints():
+    for stored in job.checkpoints.all():
         for name, expected in stored.manifest.files.items():
-            data = job.store.get(job.key("checkpoints", stored.name, name))
+            data = job.store.get(job.paths.checkpoint(stored.name, name))
             assert (len(data), hashlib.sha256(data).hexdigest()) == (expected.size, expected.sha256), stored.name
 
 

@@ -6,31 +6,34 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
+from contextlib import suppress
 from importlib.util import find_spec
-from types import FrameType
+from pathlib import Path
+from typing import IO, TextIO
 
 from last_e.datafile import DataError, data_path, is_remote
-from runner import data_cache
-from runner.errors import EngineError, Exit, LastrunError, StoreError, UsageError
-from runner.job import Job
-from runner.resolve import LOCAL_GPUS
+from last_e.text import expand
+from runner.attempt import data_cache
+from runner.errors import EngineError, Exit, UsageError
+from runner.job.attempts import Attempt
+from runner.job.job import Job
+from runner.launchers import FEW_GPUS
+from runner.signals import LEAVING, handled
 from runner.spec import JobSpec
 
-START_SECONDS = 60.0
 _NEEDED = ("torch", "numpy", "safetensors")
 
 
 class LocalLauncher:
-    """Starts attempts with this Python."""
+    """Starts attempts with this Python. See :class:`~runner.launch.protocol.Launcher`."""
 
     def __init__(self, config: JobSpec) -> None:
         self._config = config
 
     def preflight(self, store: str) -> None:
-        """See :class:`~runner.launch.Launcher`."""
+        """Torch is installed, and the data file is there."""
         if self._config.run.gpus not in (None, 0, 1, "all"):  # of a job that was in a container before
-            raise UsageError(f"run.gpus: found {self._config.run.gpus}; allowed: {LOCAL_GPUS}")
+            raise UsageError(f"run.gpus: found {self._config.run.gpus}; allowed: {FEW_GPUS.format('local')}")
         missing = [name for name in _NEEDED if find_spec(name) is None]
         if missing:
             raise EngineError(
@@ -45,53 +48,82 @@ class LocalLauncher:
         except DataError as error:
             raise UsageError(str(error)) from None
 
-    def run(self, job: Job, arguments: list[str], *, quiet: bool) -> int:
-        """See :class:`~runner.launch.Launcher`."""
-        # The terminal sends Ctrl-C to both: the attempt saves and ends, we wait for it. (A handler, unlike SIG_IGN, is not
-        # passed on to the child.) SIGTERM comes to us alone, so it is handed on.
-        process: subprocess.Popen[bytes] | None = None
+    def start(self, job: Job, arguments: list[str], *, output: TextIO | None) -> StartedProcess:
+        """A child of this process; in the background, with a session of its own."""
+        command = [sys.executable, "-m", "runner", "attempt", job.uri, *arguments]
+        asked: list[int] = []
+        with handled(asked.append):  # who leaves now would leave a child of which nobody knows
+            if output is None:
+                errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 -- StartedProcess closes it
+                null = subprocess.DEVNULL
+                process = subprocess.Popen(command, stdin=null, stdout=null, stderr=errors, start_new_session=True)
+                started = StartedProcess(process, errors)
+            else:
+                started = StartedProcess(subprocess.Popen(command, stdout=None if output is sys.stdout else output), None)
+        for signum in asked:
+            started.hand_on(signum)
+        return started
 
-        def hand_on(signum: int, frame: FrameType | None) -> None:
-            if process is not None:
-                process.send_signal(signum)
+    @staticmethod
+    def settle(job: Job, attempt: Attempt) -> Attempt:
+        """A process of this machine that is gone is dead beyond doubt; from elsewhere, or from inside a container, nobody could
+        tell."""
+        if not attempt.is_here or job.attempts.alive(attempt):
+            return attempt
+        # A dead process writes nothing any more: what it wrote last stands if it is an end.
+        current = next((other for other in job.attempts.all() if other.id == attempt.id), attempt)
+        if current.open:
+            job.attempts.write_lost(current, "its process is gone")
+        return current
 
-        before = {signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None)}
-        for signum in (signal.SIGTERM, signal.SIGHUP):
-            before[signum] = signal.signal(signum, hand_on)
-        try:
-            process = subprocess.Popen(_command(job, arguments), stdout=sys.stderr if quiet else None)
-            code = process.wait()
-        finally:
-            for signum, handler in before.items():
-                signal.signal(signum, handler)
-        if -code in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # before the attempt had claimed the job
-            return Exit.PAUSED
-        return code if code >= 0 else Exit.FAILED
+    @staticmethod
+    def clean() -> None:
+        """Nothing stays of a process but its scratch folder, which the next attempt sends and deletes."""
 
-    def detach(self, job: Job, arguments: list[str]) -> None:
-        """See :class:`~runner.launch.Launcher`."""
-        known = {attempt.id for attempt in job.attempts()}
-        with tempfile.TemporaryFile("w+", errors="replace") as errors:
-            process = subprocess.Popen(
-                _command(job, arguments),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=errors,
-                start_new_session=True,
-            )
-            deadline = time.monotonic() + START_SECONDS
-            while time.monotonic() < deadline:
-                code = process.poll()
-                if any(a.id not in known and a.phase != "claiming" for a in job.attempts()):
-                    return
-                if code is not None:
-                    errors.seek(0)
-                    error = LastrunError(errors.read().strip().removeprefix("error: ") or f"the attempt ended with code {code}")
-                    error.exit_code = Exit(code) if code in Exit._value2member_map_ else Exit.FAILED
-                    raise error
-                time.sleep(0.1)
-            raise StoreError(f"{job.id}: no sign of the attempt within {START_SECONDS:.0f} s")
+    @staticmethod
+    def places(job: Job) -> set[Path]:
+        """The temporary folder, and the one that the job names."""
+        scratch = job.record()["config"].get("hardware.scratch_root")
+        return {Path(tempfile.gettempdir()), *([expand(scratch)] if scratch else [])}
 
 
-def _command(job: Job, arguments: list[str]) -> list[str]:
-    return [sys.executable, "-m", "runner", "attempt", job.uri, *arguments]
+class StartedProcess:
+    """See :class:`~runner.launch.protocol.Started`.
+
+    Args:
+        process: the attempt.
+        errors: where a background one's standard error goes.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], errors: IO[str] | None) -> None:
+        self._process, self._errors = process, errors
+
+    def is_its(self, attempt: Attempt) -> bool:
+        """By its process: the attempt is our child itself."""
+        return attempt.is_here and attempt.pid == self._process.pid
+
+    def wait(self, seconds: float) -> int | None:
+        """One that a signal ended had not claimed the job yet: else it would have saved and left by itself."""
+        with suppress(subprocess.TimeoutExpired):
+            code = self._process.wait(seconds)
+            return code if code >= 0 else Exit.PAUSED if -code in LEAVING else Exit.FAILED
+        return None
+
+    def hand_on(self, signum: int) -> None:
+        """The terminal sends Ctrl-C to both; anything else comes to us alone."""
+        if signum != signal.SIGINT:
+            self._process.send_signal(signum)
+
+    def last_words(self) -> str:
+        """Of one in the background: what it wrote to standard error."""
+        if self._errors is None:
+            return ""
+        self._errors.seek(0)
+        return self._errors.read()
+
+    def kill(self) -> None:
+        """With the trainer, which ends when its standard input does."""
+        self._process.kill()
+        self._process.wait()
+        if self._errors is not None:
+            self._errors.close()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from runner.errors import DamagedObjectError, MissingKeyError, StoreError
-from runner.store import Entry
+from runner.store.protocol import Entry
 
 _PART = ".part-"
 
@@ -27,16 +27,16 @@ class DirectoryStore:
         self.uri = root.as_uri()
 
     def put(self, key: str, data: bytes) -> None:
-        """See :class:`~runner.store.Store`."""
+        """See :class:`~runner.store.protocol.Store`."""
         self._write(key, lambda file: file.write(data))
 
     def put_file(self, key: str, path: Path) -> None:
-        """See :class:`~runner.store.Store`."""
+        """See :class:`~runner.store.protocol.Store`."""
         with path.open("rb") as source:
             self._write(key, lambda file: shutil.copyfileobj(source, file, 1 << 20))
 
     def get(self, key: str) -> bytes:
-        """See :class:`~runner.store.Store`."""
+        """See :class:`~runner.store.protocol.Store`."""
         try:
             path = self._path(key)
             if path.exists() and not path.is_file():  # a pipe would be waited for
@@ -48,7 +48,7 @@ class DirectoryStore:
             raise self._failed("read", key, error) from None
 
     def get_file(self, key: str, path: Path) -> None:
-        """See :class:`~runner.store.Store`."""
+        """See :class:`~runner.store.protocol.Store`."""
         data = self._path(key)
         part = path.with_name(_PART + path.name)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ class DirectoryStore:
             part.unlink(missing_ok=True)
 
     def age(self, key: str) -> float:
-        """See :class:`~runner.store.Store`. A folder has no clock to ask but this machine's."""
+        """See :class:`~runner.store.protocol.Store`. A folder has no clock to ask but this machine's."""
         try:
             return time.time() - self._path(key).stat().st_mtime
         except (FileNotFoundError, NotADirectoryError):
@@ -75,7 +75,7 @@ class DirectoryStore:
             raise self._failed("read", key, error) from None
 
     def scan(self, prefix: str) -> Iterator[Entry]:
-        """See :class:`~runner.store.Store`."""
+        """See :class:`~runner.store.protocol.Store`."""
         folder = prefix.rpartition("/")[0]
         found = []
         try:
@@ -95,7 +95,7 @@ class DirectoryStore:
         return iter(sorted(found))
 
     def folders(self, prefix: str) -> list[str]:
-        """See :class:`~runner.store.Store`."""
+        """See :class:`~runner.store.protocol.Store`."""
         top = self._path(prefix.rstrip("/")) if prefix else self.root
         try:
             with os.scandir(top) as entries:
@@ -106,7 +106,7 @@ class DirectoryStore:
             raise self._failed("list", prefix, error) from None
 
     def delete(self, keys: Iterable[str]) -> None:
-        """See :class:`~runner.store.Store`."""
+        """See :class:`~runner.store.protocol.Store`."""
         for key in keys:
             path = self._path(key)
             try:
@@ -120,7 +120,7 @@ class DirectoryStore:
                     raise StoreError(f"{self.uri}: {key} cannot be deleted") from None
 
     def clear(self, prefix: str) -> None:
-        """See :class:`~runner.store.Store`. A symbolic link is deleted, not what it leads to."""
+        """See :class:`~runner.store.protocol.Store`. A symbolic link is deleted, not what it leads to."""
         try:
             shutil.rmtree(self._path(prefix.rstrip("/")))
         except FileNotFoundError:
@@ -129,7 +129,7 @@ class DirectoryStore:
             raise self._failed("delete", prefix, error) from None
 
     def sweep(self, prefix: str, keep: Callable[[str], bool]) -> None:
-        """See :class:`~runner.store.Store`: temporary files that were never renamed."""
+        """See :class:`~runner.store.protocol.Store`: temporary files that were never renamed."""
         try:
             top = self._path(prefix.rstrip("/")) if prefix else self.root
             parts = [path for path in top.rglob(f"{_PART}*-*") if path.is_file()]

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from runner.image import default_image
-from runner.job import find_job
+from runner.job.find import find_job
+from runner.launch.docker.image import default_image
 from tests.ceph import Ceph
 from tests.conftest import Cli
 from tests.docker_engine import CannotStart, Engine

@@ -15,11 +15,13 @@ from typing import Any
 
 import pytest
 
-from runner import containers
-from runner.containers import ATTEMPT_LABEL, JOB_LABEL, STORE_LABEL, TRIAL_LABEL, USER_LABEL, settle, sweep
-from runner.engine import SHORT_SECONDS
-from runner.image import default_image
-from runner.job import Attempt, Job
+from runner.job.attempts import Attempt
+from runner.job.job import Job
+from runner.launch.docker import containers
+from runner.launch.docker.containers import ATTEMPT_LABEL, JOB_LABEL, STORE_LABEL, TRIAL_LABEL, USER_LABEL, settle, sweep
+from runner.launch.docker.engine import SHORT_SECONDS
+from runner.launch.docker.image import default_image
+from runner.launch.settle import state_of
 from runner.store.directory import DirectoryStore
 from tests.conftest import Cli
 from tests.docker_engine import BASE, Engine
@@ -52,7 +54,7 @@ def test_a_command_can_be_left_while_the_engine_hangs(
         assert cli("stop", current.job.id).returncode in (0, 2)  # it asks through the store, which needs no engine
         assert time.monotonic() - began < SOON
     # What it was asked meanwhile it does when it goes on: by the signal it pauses, by the request it stops.
-    wait_until(lambda: current.job.state()[0].value in ("paused", "stopped", "succeeded"))
+    wait_until(lambda: state_of(current.job)[0].value in ("paused", "stopped", "succeeded"))
     resumed = cli("resume", current.job.id)
     assert resumed.returncode in (0, 2), resumed.stderr
     assert_same(current.job, uninterrupted)
@@ -80,7 +82,7 @@ def test_a_command_can_be_left_when_the_engine_hangs_after_it_took_the_signal(
     assert code == 6, out
     assert "does not answer in time" in out
     os.kill(init, signal.SIGCONT)
-    wait_until(lambda: current.job.state()[0].value == "paused")
+    wait_until(lambda: state_of(current.job)[0].value == "paused")
     assert cli("resume", current.job.id).returncode == 0
     assert_same(current.job, uninterrupted)
 
@@ -162,7 +164,7 @@ def test_a_signal_before_the_attempt_has_the_job_pauses_it(
         assert code == 75, (moment, out)
         assert "Traceback" not in out
         job = current.job
-        assert job.state()[0].value in ("queued", "paused", "lost"), (moment, out)
+        assert state_of(job)[0].value in ("queued", "paused", "lost"), (moment, out)
         sweep(engine.client, str(os.getuid()))
         assert engine.containers() == [], (moment, out)
         shutil.rmtree(current.store.root)
@@ -203,11 +205,11 @@ def test_a_container_that_was_removed_by_hand_is_lost_by_its_heart(engine: Engin
     code, out = current.end()
     assert code in (1, 6), out
     assert "Traceback" not in out
-    job, attempt = current.job, current.job.attempts()[0]
-    assert job.state()[0].value == "running"  # nobody can say for certain yet
+    job, attempt = current.job, current.job.attempts.all()[0]
+    assert state_of(job)[0].value == "running"  # nobody can say for certain yet
     for path in (Path(current.store.root) / job.id / "attempts" / attempt.id).glob("*.json"):
         os.utime(path, (time.time() - 3600,) * 2)
-    assert job.state()[0].value == "lost"
+    assert state_of(job)[0].value == "lost"
 
 
 def ended_container(engine: Engine, store: Path, code: int, phase: str, engine_id: str = "") -> tuple[Job, Attempt]:
@@ -217,7 +219,7 @@ def ended_container(engine: Engine, store: Path, code: int, phase: str, engine_i
     attempt = Attempt("0001-aabbccdd", "m", 7, "1", time.time(), phase=phase, host="h", container=about)
     if phase == "ended":
         attempt.reason = "trainer_error"
-    job.write_attempt(attempt)
+    job.attempts.write(attempt)
     labels = {USER_LABEL: str(os.getuid()), JOB_LABEL: "j", STORE_LABEL: store.as_uri(), ATTEMPT_LABEL: "aabbccdd"}
     container = engine.client.containers.run(BASE, ["sh", "-c", f"echo last words; exit {code}"], labels=labels, detach=True)
     container.wait()
@@ -230,7 +232,7 @@ def test_a_sweep_removes_what_ended_and_keeps_what_it_knew(engine: Engine, tmp_p
     job, _ = ended_container(engine, tmp_path, code, phase)
     sweep(engine.client, str(os.getuid()))
     assert engine.containers() == []
-    (attempt,) = job.attempts()
+    (attempt,) = job.attempts.all()
     if phase == "ended":
         assert (attempt.phase, attempt.reason) == ("ended", "trainer_error")
     else:
@@ -241,7 +243,7 @@ def test_a_sweep_removes_what_ended_and_keeps_what_it_knew(engine: Engine, tmp_p
 def test_another_engine_is_not_believed(engine: Engine, tmp_path: Path) -> None:
     job, attempt = ended_container(engine, tmp_path, 1, "running", "another")
     assert settle(job, [attempt])[0].phase == "running"
-    assert job.state()[0].value == "running"
+    assert state_of(job)[0].value == "running"
     sweep(engine.client, str(os.getuid()))
     assert len(engine.containers()) == 1
 
@@ -249,11 +251,11 @@ def test_another_engine_is_not_believed(engine: Engine, tmp_path: Path) -> None:
 def test_a_store_that_refuses_keeps_the_container_for_the_next_who_asks(engine: Engine, small_disk: Path) -> None:
     job, _ = ended_container(engine, small_disk, 1, "running")
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    assert job.state()[0].value == "running"
+    assert state_of(job)[0].value == "running"
     sweep(engine.client, str(os.getuid()))
     assert len(engine.containers()) == 1
     subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
-    assert job.state()[0].value == "lost"
+    assert state_of(job)[0].value == "lost"
     assert engine.containers() == []
 
 
@@ -300,12 +302,12 @@ def test_an_attempt_that_was_given_a_gpu_does_not_train_without(cli: Cli, tiny: 
     assert current.returncode == 0
     (job,) = jobs_in(DirectoryStore(Path(clean_env["LASTRUN_STORE"])))
     assert cli("stop", job.id, "--now").returncode == 0
-    wait_until(lambda: job.state()[0].value == "stopped")
+    wait_until(lambda: state_of(job)[0].value == "stopped")
     about = {"name": "n", "token": "aabbccdd", "engine": "e", "image": "i", "device": "cuda"}
     done = cli("attempt", job.uri, LASTRUN_CONTAINER=json.dumps(about), CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 6, done.stdout + done.stderr
     assert "finds no GPU" in done.stdout
-    assert job.attempts()[-1].reason == "no_gpu"
+    assert job.attempts.all()[-1].reason == "no_gpu"
 
 
 def test_a_gpu_that_only_the_container_can_see_is_not_passed_over(engine: Engine, cli: Cli, tiny: Path) -> None:
@@ -351,8 +353,8 @@ def test_sync_finds_a_scratch_folder_that_a_resume_named(
     container.kill()
     current.end()
     (left,) = (tmp_path / "there").glob(f"lastrun-{current.job.id}-*")
-    attempt = current.job.attempts()[0]
-    key = left / "outbox" / current.job.key("attempts", attempt.id, "log", "999999.txt")
+    attempt = current.job.attempts.all()[0]
+    key = left / "outbox" / current.job.paths.attempt(attempt.id, "log", "999999.txt")
     key.parent.mkdir(parents=True, exist_ok=True)
     key.write_text("not sent in time\n")
     assert "objects sent" in cli("sync", current.job.id).stdout

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from last_e.manifest import verify
-from runner.image import default_image
-from runner.job import EXPIRY_SECONDS, find_job
+from runner.job.attempts import EXPIRY_SECONDS
+from runner.job.find import find_job
+from runner.launch.docker.image import default_image
+from runner.launch.settle import state_of
 from tests.ceph import SECRET_KEY, Ceph
 from tests.conftest import Cli
 from tests.docker_engine import ROOT, Engine
@@ -48,10 +50,10 @@ def test_the_quickstart_runs_in_a_container_with_its_store_on_ceph(
     out, _ = current.process.communicate(timeout=2 * PATIENCE)
     assert current.process.returncode == 0, out
     job = current.job
-    assert job.state()[0].value == "succeeded"
+    assert state_of(job)[0].value == "succeeded"
     assert [m["epoch"] for m in job.metrics()] == [1, 2]
     assert job.metrics()[-1]["test_top1"] >= 0.9
-    attempt = job.attempts()[0]
+    attempt = job.attempts.all()[0]
     assert attempt.container is not None
     assert attempt.container["image"] == engine.client.images.get(default_image()).id
     for entry in job.store.scan(""):
@@ -81,11 +83,11 @@ def test_a_job_moves_between_process_and_container(
     current.process.send_signal(signal.SIGTERM)
     code, out = current.end()
     assert code == 75, out
-    assert current.job.attempts()[0].reason == "preempted"
+    assert current.job.attempts.all()[0].reason == "preempted"
     resumed = cli("resume", current.job.id, "--launcher", then)
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     assert "going on from checkpoint" in resumed.stdout
-    attempts = current.job.attempts()
+    attempts = current.job.attempts.all()
     assert [attempt.container is not None for attempt in attempts] == [first == "docker", then == "docker"]
     assert {change["key"]: change["after"] for change in attempts[1].changes}["run.launcher"] == then
     assert_same(current.job, uninterrupted)
@@ -95,17 +97,17 @@ def test_a_job_moves_between_process_and_container(
 def test_docker_stop_in_mid_epoch_saves(engine: Engine, run: Any, cli: Cli, tiny: Path, uninterrupted: Any) -> None:
     current = run("submit", tiny, *DOCKER, *LONGER)
     current.wait_for(some_step_is_stored)
-    before = current.job.checkpoints()[-1].order
+    before = current.job.checkpoints.all()[-1].order
     container = engine.container()
     assert engine.inspect(container.id)["Config"]["StopTimeout"] >= 60
     container.stop()
     code, out = current.end()
     assert code == 75, out
-    state, _, reason = current.job.state()
+    state, _, reason = state_of(current.job)
     assert (state.value, reason and reason.value) == ("paused", "preempted")
-    assert current.job.checkpoints()[-1].order >= before
+    assert current.job.checkpoints.all()[-1].order >= before
     assert cli("resume", current.job.id).returncode == 0  # the job's own launcher: docker was given at its beginning
-    assert [a.container is not None for a in current.job.attempts()] == [True, True]
+    assert [a.container is not None for a in current.job.attempts.all()] == [True, True]
     assert_same(current.job, uninterrupted)
 
 
@@ -118,7 +120,7 @@ def test_docker_kill_is_seen_at_once_and_the_job_goes_on(
     engine.container().kill()
     code, _ = current.end()
     assert code == 1
-    assert current.job.state()[0].value == "lost"
+    assert state_of(current.job)[0].value == "lost"
     assert time.monotonic() - began < EXPIRY_SECONDS  # not by its heart
     shown = cli("status", current.job.id)
     assert "lost (container lastrun-tiny-" in shown.stdout
@@ -145,7 +147,7 @@ def test_what_was_killed_on_one_side_goes_on_on_the_other_at_once(
     current.settles_as("lost")
     resumed = cli("resume", current.job.id, "--launcher", moved)
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
-    assert current.job.attempts()[1].started_at - killed < EXPIRY_SECONDS
+    assert current.job.attempts.all()[1].started_at - killed < EXPIRY_SECONDS
     assert_same(current.job, uninterrupted)
 
 
@@ -159,13 +161,13 @@ def test_a_job_is_found_again_after_the_command_that_started_it_is_gone(
     container = engine.container()
     job = current.job
     assert container.labels["lastrun.job"] == job.id
-    assert job.attempts()[0].id.endswith("-" + container.labels["lastrun.attempt"])
+    assert job.attempts.all()[0].id.endswith("-" + container.labels["lastrun.attempt"])
     assert "running" in cli("list").stdout
     assert f"container lastrun-{job.id}-1" in cli("resume", job.id).stderr
     assert cli("stop", job.id).returncode == 0
     followed = cli("logs", job.id, "--follow").stdout
     assert "asked to stop from another terminal or machine" in followed
-    assert job.state()[0].value == "stopped"
+    assert state_of(job)[0].value == "stopped"
     container.wait(timeout=PATIENCE)
     resumed = cli("resume", job.id)
     assert resumed.returncode == 0, resumed.stderr
@@ -185,22 +187,23 @@ def test_a_detached_container_lives_on_and_a_second_one_steps_back(engine: Engin
     blind = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert blind.returncode == 5, blind.stdout + blind.stderr
     assert "is being run by attempt 1" in blind.stdout
-    assert [attempt.number for attempt in job.attempts()] == [1]
+    assert [attempt.number for attempt in job.attempts.all()] == [1]
     assert cli("stop", job.id, "--now").returncode == 0
 
 
 _START = """
 import sys
-from runner.job import Job
-from runner.launch import make_launcher
+from runner.job.job import Job
+from runner.launch.start import make_launcher
 from runner.resolve import resolve_attempt
-from runner.store import StoreUri, open_store
+from runner.store.open import open_store
+from runner.store.uri import StoreUri
 
 store, name = StoreUri.parse(sys.argv[1]).parent()
 job = Job(open_store(store), name)
 record = job.record()
 config = resolve_attempt(record["config"], record["origins"], None, [], [])[0].config
-raise SystemExit(make_launcher(config).run(job, [], quiet=False))
+raise SystemExit(run(make_launcher(config), job, [], quiet=False))
 """
 
 
@@ -213,7 +216,7 @@ def test_what_a_container_could_not_send_is_sent_from_the_host(
     sent = cli("sync", current.job.id)
     assert sent.returncode == 0, sent.stderr
     assert "objects sent" in sent.stdout
-    assert current.job.state()[0].value == "paused"
+    assert state_of(current.job)[0].value == "paused"
     assert cli("pull", current.job.id, "newest").returncode == 0
     verify(tiny.parent / "newest")
     assert cli("resume", current.job.id).returncode == 0
@@ -227,7 +230,7 @@ def test_a_trainer_that_takes_too_much_memory_ends_as_out_of_memory(cli: Cli, ti
     done = cli("submit", tiny, *DOCKER, "--set", "run.memory=120m", *LONGER[1:])
     assert done.returncode == 1, done.stdout + done.stderr
     job = find_job("tiny", clean_env["LASTRUN_STORE"])
-    state, _, reason = job.state()
+    state, _, reason = state_of(job)
     assert (state.value, reason and reason.value) == ("failed", "out_of_memory")
     assert "hardware.micro_batch" in done.stdout.splitlines()[-1]
     assert cli("resume", job.id, "--set", "run.memory=2g").returncode == 0
@@ -236,14 +239,14 @@ def test_a_trainer_that_takes_too_much_memory_ends_as_out_of_memory(cli: Cli, ti
 def test_a_container_killed_for_its_memory_ends_as_out_of_memory(engine: Engine, run: Any, cli: Cli, tiny: Path) -> None:
     """The kernel takes the agent itself, so only the engine knows."""
     current = run("submit", tiny, *DOCKER, "--set", "run.memory=600m", "training.epochs=5000")
-    current.wait_for(lambda job: job.checkpoints())
+    current.wait_for(lambda job: job.checkpoints.all())
     container = engine.container()
     agent = next(words[1] for words in container.top(ps_args="-efww")["Processes"] if words[-1].startswith("python -m runner"))
     Path(f"/proc/{agent}/oom_score_adj").write_text("1000")
     container.exec_run(["python", "-c", "held = []\nwhile True: held.append(bytes(1 << 20).replace(b'\\0', b'1'))"])
     code, out = current.end()
     assert code == 1, out
-    state, _, reason = current.job.state()
+    state, _, reason = state_of(current.job)
     assert (state.value, reason and reason.value) == ("failed", "out_of_memory")
     assert "out_of_memory" in cli("status", current.job.id).stdout
 
@@ -260,10 +263,10 @@ def test_a_full_disk_stops_an_attempt_before_it_begins_and_in_the_middle(
     code, out = current.end()
     job = current.job
     assert code == 1, out
-    assert job.attempts()[0].reason == "out_of_disk"
+    assert job.attempts.all()[0].reason == "out_of_disk"
     again = cli("resume", job.id)
     assert again.returncode == 1
-    assert job.attempts()[1].reason == "out_of_disk"
+    assert job.attempts.all()[1].reason == "out_of_disk"
     filler.unlink()
     assert cli("resume", job.id).returncode == 0
     assert_same(job, uninterrupted)

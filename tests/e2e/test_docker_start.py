@@ -16,12 +16,16 @@ import pytest
 import torch
 
 from last_e.data import Clips, write_clips
-from runner.image import BUILD, default_image
-from runner.job import Job
-from runner.launch.docker import DockerLauncher
+from runner.job.job import Job
+from runner.launch.docker.handed import Handed
+from runner.launch.docker.image import BUILD, default_image
+from runner.launch.docker.launcher import DockerLauncher
+from runner.launch.settle import state_of
+from runner.launch.start import run
 from runner.resolve import resolve_spec
-from runner.store import StoreUri, open_store
 from runner.store.directory import DirectoryStore
+from runner.store.open import open_store
+from runner.store.uri import StoreUri
 from tests.ceph import Ceph
 from tests.conftest import Cli, Figures
 from tests.docker_engine import BASE, ROOT, Engine
@@ -68,7 +72,7 @@ def test_a_change_of_the_code_is_seen_and_rebuilds_the_last_layer_alone(
     engine: Engine, cli: Cli, tiny: Path, tmp_path: Path, figure: Figures
 ) -> None:
     clone = clone_in(tmp_path)
-    with (clone / "runner" / "status.py").open("a") as file:
+    with (clone / "runner" / "view" / "status.py").open("a") as file:
         file.write("# another line\n")
     found = cli("image", "check", PYTHONPATH=str(clone))
     assert found.returncode == 6
@@ -177,7 +181,7 @@ def test_a_context_names_the_engine(engine: Engine, cli: Cli, tiny: Path, clean_
 
 def test_no_permission_on_the_socket(engine: Engine) -> None:
     code = (
-        "import os, docker, docker.context, requests, last_e.text, runner.engine as e, runner.errors\n"
+        "import os, docker, docker.context, requests, last_e.text, runner.launch.docker.engine as e, runner.errors\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "try: e.connect()\n"
         "except runner.errors.EngineError as error: print(error)\n"
@@ -219,7 +223,7 @@ def test_limits_that_are_too_tight_or_wrong(cli: Cli, tiny: Path) -> None:
 
 def test_a_name_that_is_taken(engine: Engine, run: Any, cli: Cli, tiny: Path) -> None:
     current = run("submit", tiny, "--set", "training.epochs=500")
-    current.wait_for(lambda job: job.checkpoints())
+    current.wait_for(lambda job: job.checkpoints.all())
     current.press_ctrl_c()
     current.end()
     name = f"lastrun-{current.job.id}-2"
@@ -239,7 +243,7 @@ def test_a_container_may_do_and_see_no_more_than_it_needs(
     clean_env.update(LASTRUN_TEST_PASSED="a secret of mine", LASTRUN_TEST_NOT_NAMED="private")
     words = ("run.pass_env=[LASTRUN_TEST_PASSED]", "training.epochs=5000", "run.cpus=1.5", "run.memory=2g", "run.shm_size=128m")
     current = run("submit", tiny, *DOCKER, "--set", *words)
-    current.wait_for(lambda job: job.checkpoints())
+    current.wait_for(lambda job: job.checkpoints.all())
     container = engine.container()
     about = engine.inspect(container.id)
     assert "a secret of mine" not in json.dumps(about)
@@ -261,7 +265,7 @@ def test_a_container_may_do_and_see_no_more_than_it_needs(
     assert inside("touch /tmp/x /cache/x && echo done") == "done\n"
     listed = container.top(ps_args="-efww")["Processes"]
     trainer = next((words for words in listed if "-m last_e" in words[-1]), None)
-    assert trainer is not None, (listed, current.job.state())
+    assert trainer is not None, (listed, state_of(current.job))
     seen = dict(part.split("=", 1) for part in Path(f"/proc/{trainer[1]}/environ").read_text().split("\0") if "=" in part)
     assert seen["LASTRUN_TEST_PASSED"] == "a secret of mine"
     assert "LASTRUN_TEST_NOT_NAMED" not in seen
@@ -308,7 +312,7 @@ def test_files_belong_to_the_caller_and_data_cannot_be_written(
         job = Job.create(DirectoryStore(store), "mine", resolved.items(), origins, "test")
         for path in [store, *store.rglob("*")]:
             os.chown(path, 12345, 12345)
-        assert launcher.run(job, [], quiet=True) == 0
+        assert run(launcher, job, [], quiet=True) == 0
         return job
 
     job = train()
@@ -321,9 +325,13 @@ def test_files_belong_to_the_caller_and_data_cannot_be_written(
     data.rename(tmp_path / "elsewhere.safetensors")
     moved = train(f"data.uri={tmp_path}/elsewhere.safetensors")
     assert remote.metrics() == moved.metrics() == job.metrics()
-    assert remote.attempts()[0].data_fingerprint == moved.attempts()[0].data_fingerprint == job.attempts()[0].data_fingerprint
+    assert (
+        remote.attempts.all()[0].data_fingerprint
+        == moved.attempts.all()[0].data_fingerprint
+        == job.attempts.all()[0].data_fingerprint
+    )
 
-    launcher = DockerLauncher(resolve_spec(spec, None, [f"data.uri={tmp_path}/elsewhere.safetensors"]).config)
-    options = launcher._options(engine.client, StoreUri.parse(str(store)), {})
+    config = resolve_spec(spec, None, [f"data.uri={tmp_path}/elsewhere.safetensors"]).config
+    options = Handed(config, engine.client).options(StoreUri.parse(str(store)), {})
     mounted = {mount["Target"]: mount["ReadOnly"] for mount in options["host_config"]["Mounts"]}
     assert mounted["/lastrun-data/elsewhere.safetensors"] is True

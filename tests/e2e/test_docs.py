@@ -13,7 +13,7 @@ from typer.main import get_command
 
 from last_e.config import TrainConfig
 from last_e.layers import known_keys
-from runner.cli import _spread_set, app
+from runner.commands.app import _spread_set, app
 from runner.errors import Exit, Reason, State
 from tests.conftest import Cli
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.job import Job
+from runner.job.job import Job
 from runner.store.directory import DirectoryStore
 from tests.conftest import Cli
 from tests.jobs import PATIENCE, jobs_in

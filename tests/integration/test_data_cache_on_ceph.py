@@ -15,11 +15,12 @@ from filelock import FileLock
 
 from last_e.data import read_clips
 from last_e.prepare.synth import synthesize
-from runner import data_cache
-from runner.data_cache import fetch_data
+from runner.attempt import data_cache
+from runner.attempt.data_cache import fetch_data
 from runner.errors import DamagedObjectError, LastrunError, MissingKeyError, PausedError, UsageError
-from runner.store import StoreUri, open_store
+from runner.store.open import open_store
 from runner.store.s3 import S3Store
+from runner.store.uri import StoreUri
 from tests.ceph import Ceph
 
 pytestmark = pytest.mark.xdist_group("ceph")

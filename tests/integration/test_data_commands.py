@@ -340,7 +340,7 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on(tree: Path, small_disk
 
 def test_progress_is_lines_in_a_log() -> None:
     code = (
-        "import time\nfrom runner.data_view import Bar\n"
+        "import time\nfrom runner.view.bar import Bar\n"
         "with Bar('recordings', between=0) as bar:\n"
         "    for done in (100, 150, 300): bar.update(done, 300); time.sleep(0.1)\n"
     )

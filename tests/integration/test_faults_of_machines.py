@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from runner.job import Job
-from runner.store import Store, open_store
+from runner.job.job import Job
+from runner.store.open import open_store
+from runner.store.protocol import Store
 from tests.ceph import Ceph
 from tests.conftest import Cli, Figures
 from tests.jobs import LONGER, PATIENCE, assert_same, assert_whole, jobs_in, processes_of, some_step_is_stored
@@ -34,13 +35,13 @@ def test_sigkill_at_random_moments_loses_nothing(
     words: list[str | Path] = ["submit", tiny, *LONGER]
     while kills < (50 if full else 5):
         current = run(*words)
-        before = {} if words[0] == "submit" else {stored.name: stored for stored in current.job.checkpoints()}
+        before = {} if words[0] == "submit" else {stored.name: stored for stored in current.job.checkpoints.all()}
         while kills % 2 and current.process.poll() is None:  # every other one once it trains
-            if jobs_in(current.store) and {stored.name for stored in current.job.checkpoints()} - set(before):
+            if jobs_in(current.store) and {stored.name for stored in current.job.checkpoints.all()} - set(before):
                 break
             time.sleep(0.05)
         time.sleep(chance.uniform(0.0, 4.0))
-        acknowledged = current.job.checkpoints() if jobs_in(current.store) else []
+        acknowledged = current.job.checkpoints.all() if jobs_in(current.store) else []
         victim = VICTIMS[kills % len(VICTIMS)]
         if current.process.poll() is None:
             kill(current.process.pid, victim)
@@ -51,7 +52,7 @@ def test_sigkill_at_random_moments_loses_nothing(
         job = current.job
         assert code in (0, 1, -9, 137), out
         assert_whole(job)
-        left = job.checkpoints()
+        left = job.checkpoints.all()
         assert not (before or acknowledged) or left, "all checkpoints are gone"
         assert not acknowledged or left[-1].order >= acknowledged[-1].order, "the newest acknowledged checkpoint is gone"
         if job.state()[0].value == "succeeded":
@@ -85,7 +86,7 @@ def kill(submit: int, victim: str) -> None:
 def test_a_spot_machines_notice_is_time_enough_to_save_and_upload(bucket: str, run: Any, tiny: Path, figure: Figures) -> None:
     current = run("submit", tiny, *LONGER)
     current.wait_for(some_step_is_stored)
-    before = current.job.checkpoints()[-1].manifest.step
+    before = current.job.checkpoints.all()[-1].manifest.step
     began = time.monotonic()
     current.process.send_signal(signal.SIGTERM)
     code, out = current.end()
@@ -93,7 +94,7 @@ def test_a_spot_machines_notice_is_time_enough_to_save_and_upload(bucket: str, r
     state, attempt, reason = current.job.state()
     assert (code, state.value, reason and reason.value) == (75, "paused", "preempted"), out
     assert attempt is not None
-    newest = current.job.checkpoints()[-1].manifest
+    newest = current.job.checkpoints.all()[-1].manifest
     assert newest.step == attempt.scores["step"] > before
     assert_whole(current.job)
     assert seconds < 30
@@ -104,9 +105,10 @@ RACER = """
 import sys
 from pathlib import Path
 from runner.errors import ClaimedError
-from runner.job import Job
-from runner.lease import claim
-from runner.store import Store, open_store
+from runner.job.job import Job
+from runner.job.lease import claim
+from runner.store.open import open_store
+from runner.store.protocol import Store
 
 store, starts, rounds, me = open_store(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 for n in range(rounds):
@@ -140,7 +142,7 @@ def test_of_two_attempts_that_start_at_the_same_moment_one_runs(
             racers.append(subprocess.Popen(command, env={**clean_env, "PYTHONPATH": str(Path.cwd())}, **pipes))
         assert [racer.stdout and racer.stdout.readline() for racer in racers] == [b"done\n"] * 2
         store = open_store(clean_env["LASTRUN_STORE"])
-        phases = [[attempt.phase for attempt in Job(store, f"j{n}").attempts()] for n in range(rounds)]
+        phases = [[attempt.phase for attempt in Job(store, f"j{n}").attempts.all()] for n in range(rounds)]
     finally:
         for racer in racers:
             racer.kill()
@@ -197,7 +199,7 @@ def test_machines_whose_clocks_are_two_hours_apart_follow_and_resume_each_other(
         check=False,
     )
     assert late.returncode == 0, late.stdout + late.stderr
-    assert [job.state()[0].value, len(job.attempts())] == ["succeeded", 2]
+    assert [job.state()[0].value, len(job.attempts.all())] == ["succeeded", 2]
 
 
 @ON_CEPH
@@ -224,7 +226,7 @@ def test_a_list_shows_the_newest_of_many_jobs(
 
 
 def copy_job(store: Store, objects: dict[str, bytes], model: str, name: str) -> None:
-    store.put(Job(store, name).index_key, b"")
+    store.put(Job(store, name).paths.index, b"")
     for rest, data in objects.items():
         if rest.endswith(("/job.json", "/attempt.json", "/heartbeat.json", "/metrics.jsonl", "/MANIFEST.json", ".txt")):
             store.put(name + rest, data.replace(model.encode(), name.encode()))

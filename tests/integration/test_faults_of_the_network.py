@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from runner.job import Job
-from runner.store.s3 import DOWNLOAD_TRIES
+from runner.job.job import Job
+from runner.store.s3_calls import DOWNLOAD_TRIES
 from tests.ceph import Ceph
 from tests.conftest import Cli
 from tests.faultproxy import FaultProxy, Faults, fault_proxy
@@ -51,8 +51,8 @@ def through_proxy(proxy: FaultProxy, ceph: Ceph, bucket: str) -> str:
 def assert_nothing_half(job: Job) -> None:
     """What is there is whole, and nothing else is there."""
     assert_whole(job)
-    listed = {stored.name for stored in job.checkpoints()}
-    assert {entry.key.split("/")[2] for entry in job.store.scan(job.key("checkpoints") + "/")} == listed
+    listed = {stored.name for stored in job.checkpoints.all()}
+    assert {entry.key.split("/")[2] for entry in job.store.scan(job.paths.checkpoints)} == listed
 
 
 @pytest.mark.parametrize("outage", OUTAGES)
@@ -68,13 +68,13 @@ def test_training_never_waits_for_an_outage_and_all_is_synced_in_the_end(
         assert time.monotonic() - began < 120, "the trainer waits"
         time.sleep(0.1)
     assert current.job.state()[0].value == "running"
-    behind = current.job.checkpoints()[-1].manifest.step
+    behind = current.job.checkpoints.all()[-1].manifest.step
     time.sleep(max(0.0, (60.0 if full else 5.0) - (time.monotonic() - began)))
     proxy.set(Faults())
     code, out = current.end()
     assert code == 0, out
     assert "uploads wait" in out or "waiting for uploads" in out
-    assert current.job.checkpoints()[-1].manifest.step > behind
+    assert current.job.checkpoints.all()[-1].manifest.step > behind
     assert_same(current.job, uninterrupted)
     assert_nothing_half(current.job)
     assert proxy.seen.total() > proxy.seen["connections"]
@@ -87,7 +87,7 @@ def test_a_run_ends_well_over_a_network_that_breaks_half_of_its_connections(
     current = run("submit", tiny, *LONGER, "--store", through_proxy)
     current.wait_for(some_step_is_stored)
     proxy.set(BROKEN[fault])
-    current.wait_for(lambda job: any(stored.manifest.step > 100 for stored in job.checkpoints()))
+    current.wait_for(lambda job: any(stored.manifest.step > 100 for stored in job.checkpoints.all()))
     current.press_ctrl_c()
     code, out = current.end()
     assert code == 75, out
@@ -103,10 +103,10 @@ def test_a_bit_flipped_on_download_is_noticed(
     proxy: FaultProxy, through_proxy: str, run: Any, cli: Cli, tiny: Path, uninterrupted: Any, flips: int, skipped: bool
 ) -> None:
     current = run("submit", tiny, *LONGER, "--store", through_proxy)
-    current.wait_for(lambda job: len(job.checkpoints()) >= 2)
+    current.wait_for(lambda job: len(job.checkpoints.all()) >= 2)
     current.press_ctrl_c()
     assert current.end()[0] == 75
-    before = [stored.name for stored in current.job.checkpoints()]
+    before = [stored.name for stored in current.job.checkpoints.all()]
     proxy.set(Faults(flip_down=FLIP_AT, flips=flips))
     resumed = cli("resume", f"{through_proxy.partition('?')[0]}/{current.job.id}?{through_proxy.partition('?')[2]}")
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr

@@ -17,10 +17,12 @@ import pytest
 
 from last_e.manifest import MANIFEST, verify
 from runner.errors import ClaimedError
-from runner.job import EXPIRY_SECONDS, Attempt, Job, find_job, list_jobs
-from runner.lease import claim
-from runner.store import open_store
+from runner.job.attempts import EXPIRY_SECONDS, Attempt
+from runner.job.find import find_job, list_jobs
+from runner.job.job import Job
+from runner.job.lease import claim
 from runner.store.directory import DirectoryStore
+from runner.store.open import open_store
 from tests.conftest import Cli
 from tests.jobs import LONGER, PATIENCE, assert_same, jobs_in, processes_of, some_step_is_stored
 
@@ -36,10 +38,10 @@ def test_submit_runs_a_job_to_its_end_and_says_what_came_out(cli: Cli, tiny: Pat
     assert lines[-1] == f"next: lastrun pull {lines[0].rpartition('/')[2]} FOLDER --best"
     job = find_job("tiny", clean_env["LASTRUN_STORE"])
     assert [m["epoch"] for m in job.metrics()] == [1, 2, 3]
-    kept = [stored.manifest.step for stored in job.checkpoints()]
+    kept = [stored.manifest.step for stored in job.checkpoints.all()]
     assert kept[-1] == 18
     assert len(kept) <= 4
-    keys = {entry.key.split("/", 3)[-1].split("/")[0] for entry in job.store.scan(job.key("attempts/"))}
+    keys = {entry.key.split("/", 3)[-1].split("/")[0] for entry in job.store.scan(job.paths.attempts)}
     assert keys == {"attempt.json", "heartbeat.json", "metrics.jsonl", "log", "events"}
     assert not list((tiny.parent / "tmp").glob("lastrun-*"))
 
@@ -74,11 +76,11 @@ def test_sigkill_at_random_moments_loses_nothing(run: Any, cli: Cli, tiny: Path,
     words: list[str | Path] = ["submit", tiny, *LONGER]
     for _ in range(2):
         current = run(*words)
-        known = 0 if words[0] == "submit" else len(current.job.checkpoints())
-        before = {s.name for s in current.job.checkpoints()} if known else set()
-        current.wait_for(lambda job, old=before: {s.name for s in job.checkpoints()} - old)
+        known = 0 if words[0] == "submit" else len(current.job.checkpoints.all())
+        before = {s.name for s in current.job.checkpoints.all()} if known else set()
+        current.wait_for(lambda job, old=before: {s.name for s in job.checkpoints.all()} - old)
         time.sleep(chance.random() * 0.8)
-        acknowledged = current.job.checkpoints()[-1]
+        acknowledged = current.job.checkpoints.all()[-1]
         agent, trainer = processes_of(current.process.pid)
         for pid in {"trainer": [trainer], "agent": [agent], "both": [agent, trainer]}.get(victim, []):
             os.kill(pid, signal.SIGKILL)
@@ -89,7 +91,7 @@ def test_sigkill_at_random_moments_loses_nothing(run: Any, cli: Cli, tiny: Path,
         if code == 0:  # the blow came too late
             break
         current.settles_as("failed" if victim == "trainer" else "lost")
-        assert current.job.checkpoints()[-1].order >= acknowledged.order
+        assert current.job.checkpoints.all()[-1].order >= acknowledged.order
         words = ["resume", current.job.id]
     else:
         assert cli(*words).returncode == 0
@@ -101,12 +103,12 @@ def test_sigterm_pauses_as_preempted(run: Any, tiny: Path) -> None:
     current.wait_for(some_step_is_stored)
     current.process.send_signal(signal.SIGTERM)
     assert current.end()[0] == 75
-    assert current.job.attempts()[-1].reason == "preempted"
+    assert current.job.attempts.all()[-1].reason == "preempted"
 
 
 def test_a_second_ctrl_c_leaves_at_once(run: Any, tiny: Path) -> None:
     current = run("submit", tiny, "--set", "training.epochs=50", "training.batch_size=240")
-    current.wait_for(lambda job: job.checkpoints())
+    current.wait_for(lambda job: job.checkpoints.all())
     _, trainer = processes_of(current.process.pid)
     os.kill(trainer, signal.SIGSTOP)  # a trainer that cannot save
     current.press_ctrl_c()
@@ -122,7 +124,7 @@ def test_a_session_limit_pauses_in_time(cli: Cli, tiny: Path, clean_env: dict[st
     done = cli("submit", tiny, "--set", *limit)
     assert done.returncode == 75, done.stdout + done.stderr
     job = find_job("tiny", clean_env["LASTRUN_STORE"])
-    attempt = job.attempts()[-1]
+    attempt = job.attempts.all()[-1]
     assert attempt.reason == "time_limit"
     assert attempt.ended_at is not None
     assert attempt.ended_at - attempt.started_at < 20
@@ -143,7 +145,7 @@ def test_a_detached_job_lives_on_and_can_be_followed(cli: Cli, tiny: Path, clean
 
 def test_a_detached_start_that_fails_says_why(cli: Cli, tiny: Path, clean_env: dict[str, str], run: Any) -> None:
     current = run("submit", tiny, "--set", "training.epochs=500")
-    current.wait_for(lambda job: job.checkpoints())
+    current.wait_for(lambda job: job.checkpoints.all())
     second = cli("resume", current.job.id, "--detach")
     assert second.returncode == 5
     assert "being run by attempt 1" in second.stderr
@@ -151,12 +153,12 @@ def test_a_detached_start_that_fails_says_why(cli: Cli, tiny: Path, clean_env: d
 
 def test_a_damaged_checkpoint_is_skipped_for_the_one_before(run: Any, cli: Cli, tiny: Path, uninterrupted: Any) -> None:
     current = run("submit", tiny, *LONGER)
-    current.wait_for(lambda job: len(job.checkpoints()) >= 3)
+    current.wait_for(lambda job: len(job.checkpoints.all()) >= 3)
     current.press_ctrl_c()
     current.end()
     job = current.job
-    stored = job.checkpoints()
-    root = Path(job.store.uri.removeprefix("file://")) / job.key("checkpoints")
+    stored = job.checkpoints.all()
+    root = Path(job.store.uri.removeprefix("file://")) / job.paths.checkpoints.rstrip("/")
     damaged = root / stored[-1].name / "state.pt"
     data = bytearray(damaged.read_bytes())
     data[len(data) // 2] ^= 1
@@ -178,12 +180,12 @@ def test_resume_shows_what_changes_and_refuses_what_decides_learning(run: Any, c
     refused = cli("resume", current.job.id, "--set", "training.lr=0.2", "training.seed=1")
     assert refused.returncode == 2
     assert [line.split(": ")[2] for line in refused.stderr.splitlines()] == ["training.lr", "training.seed"]
-    assert len(current.job.attempts()) == 1
+    assert len(current.job.attempts.all()) == 1
     moved = cli("resume", current.job.id, "--env", "a100", "--set", "training.lr=0.2", "--allow-change", "training.lr")
     assert moved.returncode == 0, moved.stdout + moved.stderr
     assert "hardware.num_workers" in moved.stdout
     assert "decides learning; allowed" in moved.stdout
-    attempt = current.job.attempts()[-1]
+    attempt = current.job.attempts.all()[-1]
     assert attempt.env == "a100"
     assert {change["key"] for change in attempt.changes} >= {"training.lr", "hardware.num_workers"}
 
@@ -222,7 +224,7 @@ def test_a_full_store_loses_nothing(cli: Cli, tiny: Path, small_disk: Path, unin
     assert "Traceback" not in done.stdout + done.stderr
     store = DirectoryStore(small_disk / "store")
     job = jobs_in(store)[0]
-    newest = job.fetch_newest_checkpoint(tiny.parent / "fetched", print)
+    newest = job.checkpoints.fetch_newest(tiny.parent / "fetched", print)
     assert newest is not None
 
     command = next(line for line in done.stdout.splitlines() if "lastrun sync" in line).partition("lastrun ")[2]
@@ -240,7 +242,7 @@ def test_a_disk_that_is_full_while_a_checkpoint_is_fetched_costs_nothing(
     current.wait_for(some_step_is_stored)
     current.press_ctrl_c()
     assert current.end()[0] == 75
-    before = [stored.name for stored in current.job.checkpoints()]
+    before = [stored.name for stored in current.job.checkpoints.all()]
     room = 20_000  # for the attempt's small files, not for a checkpoint
     with (small_disk / "filler").open("wb") as filler:
         filler.write(bytes(os.statvfs(small_disk).f_bavail * 4096 - room))
@@ -249,7 +251,7 @@ def test_a_disk_that_is_full_while_a_checkpoint_is_fetched_costs_nothing(
     state, _, reason = current.job.state()
     assert (state.value, reason and reason.value) == ("failed", "out_of_disk")
     assert "free some space" in full.stdout
-    assert [stored.name for stored in current.job.checkpoints()] == before
+    assert [stored.name for stored in current.job.checkpoints.all()] == before
     assert cli("resume", current.job.id).returncode == 0
     assert_same(current.job, uninterrupted)
 
@@ -259,11 +261,11 @@ def test_status_shows_how_far_the_store_is_and_warns_of_a_lag(cli: Cli, tiny: Pa
     store = open_store(clean_env["LASTRUN_STORE"])
     job = jobs_in(store)[0]
     attempt = Attempt("0002-aa", "another machine", 1, "1", time.time(), phase="running", host="other", env="local")
-    attempt.inherited = [stored.name for stored in job.checkpoints()]
-    job.write_attempt(attempt)
-    last = job.checkpoints()[-1].manifest.step
+    attempt.inherited = [stored.name for stored in job.checkpoints.all()]
+    job.attempts.write(attempt)
+    last = job.checkpoints.all()[-1].manifest.step
     for lag, words in ((0.0, f"synced to step {last}\n"), (75.0, f"warning: synced to step {last}, the oldest of the rest")):
-        job.write_heartbeat(attempt, {"step": 50, "lag_seconds": lag, "total_steps": 100, "seconds_left": 9.0})
+        job.attempts.write_heartbeat(attempt, {"step": 50, "lag_seconds": lag, "total_steps": 100, "seconds_left": 9.0})
         assert words in cli("status", job.id).stdout
         assert json.loads(cli("status", job.id, "--json").stdout)["synced_step"] == last
 
@@ -271,12 +273,12 @@ def test_status_shows_how_far_the_store_is_and_warns_of_a_lag(cli: Cli, tiny: Pa
 def test_an_attempt_elsewhere_is_lost_when_its_heart_stops(tmp_path: Path) -> None:
     job = Job(DirectoryStore(tmp_path), "j")
     attempt = Attempt("0001-aa", "another machine", 1, "1", time.time(), phase="running", host="other")
-    job.write_attempt(attempt)
+    job.attempts.write(attempt)
     assert job.state()[0].value == "running"
     written = time.time() - EXPIRY_SECONDS - 1
     os.utime(tmp_path / "j" / "attempts" / attempt.id / "attempt.json", (written, written))
     assert job.state()[0].value == "lost"
-    job.write_heartbeat(attempt, {})
+    job.attempts.write_heartbeat(attempt, {})
     assert job.state()[0].value == "running"
 
 
@@ -309,21 +311,21 @@ def test_an_attempt_that_comes_back_after_a_takeover_changes_nothing(
     assert "--takeover" in refused.stderr
     taken = cli("resume", old.job.id, "--takeover")
     assert taken.returncode == 0, taken.stdout + taken.stderr
-    before = [(stored.name, stored.manifest) for stored in old.job.checkpoints()]
+    before = [(stored.name, stored.manifest) for stored in old.job.checkpoints.all()]
     os.kill(agent, signal.SIGCONT)
     code, out = old.end()
     assert code == 5, out
     assert "another attempt has taken the job" in out
     state, attempt, _ = old.job.state()
     assert (state.value, attempt and attempt.number) == ("succeeded", 2)
-    assert [(stored.name, stored.manifest) for stored in old.job.checkpoints()] == before
+    assert [(stored.name, stored.manifest) for stored in old.job.checkpoints.all()] == before
     assert_same(old.job, uninterrupted)
 
 
 def test_checkpoints_are_pulled_whole_and_a_job_is_removed_whole(cli: Cli, tiny: Path, clean_env: dict[str, str]) -> None:
     assert cli("submit", tiny).returncode == 0
     job = find_job("tiny", clean_env["LASTRUN_STORE"])
-    stored = job.checkpoints()
+    stored = job.checkpoints.all()
     assert cli("pull", job.id, "newest").returncode == 0
     assert verify(tiny.parent / "newest") == stored[-1].manifest
     best = max(m.manifest.test_top1 or 0 for m in stored)
@@ -391,7 +393,7 @@ def test_damaged_records_are_told_and_hide_no_other_job(cli: Cli, tiny: Path, cl
 def test_an_attempt_whose_clock_is_an_hour_off_is_not_taken_for_dead_while_its_heart_beats(tmp_path: Path, skew: int) -> None:
     job = Job(DirectoryStore(tmp_path), "j")
     other = Attempt("0001-aa", "another machine", 1, "1", time.time() + skew, phase="running", host="other")
-    job.write_attempt(other)
+    job.attempts.write(other)
     folder = tmp_path / "j" / "attempts" / other.id
     over = threading.Event()
 
@@ -424,13 +426,15 @@ def test_an_allowed_change_stays_in_the_attempts_that_follow(run: Any, cli: Cli,
     current.press_ctrl_c()
     assert current.end()[0] == 75
     again = run("resume", current.job.id, "--set", "training.lr=0.013", "--allow-change", "training.lr")
-    again.wait_for(lambda job: job.checkpoints()[-1].attempt.startswith("0002"))
+    again.wait_for(lambda job: job.checkpoints.all()[-1].attempt.startswith("0002"))
     again.press_ctrl_c()
     assert again.end()[0] == 75
     last = cli("resume", current.job.id)
     assert last.returncode == 0, last.stdout + last.stderr
     assert "training.lr" not in last.stdout  # nothing changes any more
-    with_change = [line["lr"] for line in current.job.metrics() if line["epoch"] > again.job.attempts()[1].resumed_epoch + 1]
+    with_change = [
+        line["lr"] for line in current.job.metrics() if line["epoch"] > again.job.attempts.all()[1].resumed_epoch + 1
+    ]
     assert max(with_change) <= 0.013
     config, origins, changed = current.job.settings()
     assert (config["training.lr"], origins["training.lr"], changed) == (0.013, "attempt 2", ["training.lr"])
@@ -438,7 +442,9 @@ def test_an_allowed_change_stays_in_the_attempts_that_follow(run: Any, cli: Cli,
 
 def test_an_allowed_change_of_the_batch_trains_every_epoch(run: Any, cli: Cli, tiny: Path) -> None:
     current = run("submit", tiny, *LONGER)
-    current.wait_for(lambda job: any(stored.manifest.step > 24 and stored.manifest.step % 24 for stored in job.checkpoints()))
+    current.wait_for(
+        lambda job: any(stored.manifest.step > 24 and stored.manifest.step % 24 for stored in job.checkpoints.all())
+    )
     current.press_ctrl_c()
     current.end()
     done = cli("resume", current.job.id, "--set", "training.batch_size=20", "--allow-change", "training.batch_size")

@@ -12,10 +12,10 @@ import pytest
 from filelock import FileLock
 
 from last_e.prepare.synth import synthesize
-from runner.data_cache import fetch_data
+from runner.attempt.data_cache import fetch_data
 from runner.errors import State
-from runner.job import Job
-from runner.store import open_store
+from runner.job.job import Job
+from runner.store.open import open_store
 from tests.ceph import SECRET_KEY, Ceph
 from tests.conftest import Cli
 from tests.jobs import LONGER, assert_same, some_step_is_stored
@@ -105,7 +105,7 @@ def test_a_closed_door_is_told_with_the_key_to_look_for(store: str, cli: Cli, ch
 def test_a_bucket_that_is_not_there(ceph: Ceph, store: str) -> None:
     job = Job(open_store(store.replace("s3://lastrun/", "s3://no-such-bucket/")), "j")
     with pytest.raises(Exception, match="no such bucket"):
-        job.ask_to_stop(now=False)
+        job.requests.ask_to_stop(now=False)
 
 
 def test_a_job_trains_on_data_in_a_bucket(store: str, cli: Cli, tiny: Path, tmp_path: Path, clean_env: dict[str, str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from runner.store import open_store
+from runner.store.open import open_store
 from tests.ceph import ACCESS_KEY, SECRET_KEY
 from tests.conftest import Cli
 from tests.jobs import LONGER, jobs_in, some_step_is_stored

@@ -13,18 +13,21 @@ from pathlib import Path
 import pytest
 from docker.errors import APIError
 
-from runner import engine
-from runner.containers import _time
-from runner.engine import explain
 from runner.errors import EngineError, UsageError
-from runner.job import Attempt, Job
-from runner.launch.attached import Watch
-from runner.launch.docker import DockerLauncher, _inside, _is_loopback, _uncovered
-from runner.lease import claim
+from runner.job.attempts import Attempt
+from runner.job.job import Job
+from runner.job.lease import claim
+from runner.launch.docker import engine
+from runner.launch.docker.attached import Watch
+from runner.launch.docker.containers import _time
+from runner.launch.docker.engine import explain
+from runner.launch.docker.handed import _inside, see_that_nothing_is_covered, wants_cpu
+from runner.launch.docker.launcher import _is_loopback
+from runner.launch.docker.tunnel import open_tunnel
+from runner.launch.settle import state_of
 from runner.resolve import resolve_spec
-from runner.store import StoreUri
 from runner.store.directory import DirectoryStore
-from runner.tunnel import open_tunnel
+from runner.store.uri import StoreUri
 
 
 @pytest.mark.parametrize(
@@ -69,25 +72,25 @@ def test_paths_and_hosts_as_a_container_sees_them() -> None:
 @pytest.mark.parametrize("folder", ["/cache", "/", "/usr", "/opt/lastrun", "/app", "/lastrun-data"])
 def test_no_folder_of_the_callers_covers_one_of_the_containers_own(folder: str) -> None:
     with pytest.raises(UsageError, match="would stand in the way of the container's own"):
-        _uncovered("store", Path(folder))
+        see_that_nothing_is_covered("store", Path(folder))
 
 
 def test_folders_beside_and_below_the_containers_own_are_taken() -> None:
     for folder in ("/data", "/home/me/store", "/cache/lastrun", "/opt/stores", "/application"):
-        _uncovered("store", Path(folder))
+        see_that_nothing_is_covered("store", Path(folder))
 
 
 @pytest.mark.parametrize("words", [["run.gpus=1", "hardware.device=cpu"], ["run.gpus=0"], ["hardware.device=cpu"]])
 def test_who_says_cpu_gets_no_gpu(tmp_path: Path, words: list[str]) -> None:
     job = tmp_path / "job.yaml"
     job.write_text("model: nano\ndataset: irds\nrun: {launcher: docker}\n")
-    assert DockerLauncher(resolve_spec(job, "local", words).config)._wants_cpu()
+    assert wants_cpu(resolve_spec(job, "local", words).config)
 
 
 def attempt(store: Path, **container: str) -> tuple[Job, Attempt]:
     job = Job(DirectoryStore(store), "j")
     one = Attempt("0001-aabbccdd", "m", 7, "1", time.time(), phase="running", host="h", container=container or None)
-    job.write_attempt(one)
+    job.attempts.write(one)
     return job, one
 
 
@@ -95,24 +98,24 @@ def attempt(store: Path, **container: str) -> tuple[Job, Attempt]:
 def test_without_its_engine_a_container_counts_by_its_heart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
     job, one = attempt(tmp_path, name="n", token="aabbccdd", engine="e", image="i")
-    assert job.state()[0].value == "running"
+    assert state_of(job)[0].value == "running"
     os.utime(tmp_path / "j" / "attempts" / one.id / "attempt.json", (time.time() - 3600,) * 2)
-    assert job.state()[0].value == "lost"
-    assert job.attempts()[0].phase == "running"
+    assert state_of(job)[0].value == "lost"
+    assert job.attempts.all()[0].phase == "running"
     gc.collect()
 
 
 def test_an_attempt_that_was_found_dead_is_superseded_by_the_next(tmp_path: Path) -> None:
     job, one = attempt(tmp_path)
     one.phase, one.message = "lost", "container n was killed"
-    job.write_attempt(one)
-    assert job.state()[0].value == "lost"
+    job.attempts.write(one)
+    assert state_of(job)[0].value == "lost"
     following = claim(job, token="01234567")
     assert following.id == "0002-01234567"
     assert following.supersedes == [one.id]
     one.phase = "running"  # what it had written before comes late
-    job.write_attempt(one)
-    state, newest, _ = job.state()
+    job.attempts.write(one)
+    state, newest, _ = state_of(job)
     assert (state.value, newest and newest.id) == ("running", following.id)
 
 

@@ -9,63 +9,65 @@ from pathlib import Path
 
 import pytest
 
-from last_e.manifest import MANIFEST, File, Manifest
+from last_e.manifest import File, Manifest
 from runner import machine
 from runner.errors import StoreError
-from runner.job import Attempt, Job, list_jobs
-from runner.lease import Heart, claim
-from runner.status import summaries
+from runner.job.attempts import Attempt, Attempts
+from runner.job.find import list_jobs
+from runner.job.job import Job
+from runner.job.lease import Heart, claim
 from runner.store.directory import DirectoryStore
+from runner.view.status import summaries
 
 
 def store_checkpoint(job: Job, step: int, attempt: str) -> str:
     name = f"{step:08d}-{attempt}"
     files = {"state.pt": File(size=1, sha256="0" * 64)}
     manifest = Manifest(step=step, epoch=0, evaluated=False, files=files)
-    job.store.put(job.key("checkpoints", name, MANIFEST), manifest.to_json().encode())
+    job.store.put(job.paths.checkpoint(name), manifest.to_json().encode())
     return name
 
 
 def test_what_an_old_writer_sends_after_another_attempt_has_begun_is_not_followed(tmp_path: Path) -> None:
     job = Job(DirectoryStore(tmp_path), "j")
     old = Attempt("0001-aaaaaaaa", "elsewhere", 1, "1", time.time(), phase="running")
-    job.write_attempt(old)
+    job.attempts.write(old)
     early = store_checkpoint(job, 10, old.id)
-    assert [stored.name for stored in job.checkpoints()] == [early]
+    assert [stored.name for stored in job.checkpoints.all()] == [early]
 
     new = Attempt("0002-bbbbbbbb", "here", 1, "1", time.time(), phase="running", supersedes=[old.id], inherited=[early])
-    job.write_attempt(new)
+    job.attempts.write(new)
     store_checkpoint(job, 99, old.id)
     own = store_checkpoint(job, 12, new.id)
-    assert [stored.name for stored in job.checkpoints()] == [early, own]
+    assert [stored.name for stored in job.checkpoints.all()] == [early, own]
 
 
 def test_a_checkpoint_that_an_attempt_went_on_from_is_not_pruned_while_it_runs(tmp_path: Path) -> None:
     job = Job(DirectoryStore(tmp_path), "j")
     old = Attempt("0001-aaaaaaaa", "elsewhere", 1, "1", time.time(), phase="ended", reason="preempted")
-    job.write_attempt(old)
+    job.attempts.write(old)
     names = [store_checkpoint(job, step, old.id) for step in (10, 20)]
     new = Attempt("0002-bbbbbbbb", "here", 1, "1", time.time(), phase="running", inherited=names, resumed_from=names[0])
-    job.write_attempt(new)
+    job.attempts.write(new)
     names.append(store_checkpoint(job, 30, new.id))
-    job.prune_checkpoints(keep_last=1, by=new)
-    assert [stored.name for stored in job.checkpoints()] == [names[0], names[2]]
+    job.checkpoints.prune(keep_last=1, by=new)
+    assert [stored.name for stored in job.checkpoints.all()] == [names[0], names[2]]
     new.phase = "ended"
-    job.write_attempt(new)
-    job.prune_checkpoints(keep_last=1, by=new)
-    assert [stored.name for stored in job.checkpoints()] == [names[2]]
+    job.attempts.write(new)
+    job.checkpoints.prune(keep_last=1, by=new)
+    assert [stored.name for stored in job.checkpoints.all()] == [names[2]]
 
 
 def test_an_attempt_whose_job_was_taken_prunes_nothing_though_nobody_has_told_it(tmp_path: Path) -> None:
     job = Job(DirectoryStore(tmp_path), "j")
     old = Attempt("0001-aaaaaaaa", "elsewhere", 1, "1", time.time(), phase="running")
-    job.write_attempt(old)
+    job.attempts.write(old)
     names = [store_checkpoint(job, step, old.id) for step in (10, 20)]
     new = Attempt("0002-bbbbbbbb", "here", 1, "1", time.time(), supersedes=[old.id], inherited=names, resumed_from=names[0])
     new.phase, new.reason = "ended", "completed"
-    job.write_attempt(new)
-    job.prune_checkpoints(keep_last=1, by=old)
-    assert [stored.name for stored in job.checkpoints()] == names
+    job.attempts.write(new)
+    job.checkpoints.prune(keep_last=1, by=old)
+    assert [stored.name for stored in job.checkpoints.all()] == names
 
 
 class BrittleStore(DirectoryStore):
@@ -85,34 +87,34 @@ class BrittleStore(DirectoryStore):
 def test_what_a_broken_pruning_left_goes_with_the_next_and_what_is_on_its_way_stays(tmp_path: Path) -> None:
     job = Job(BrittleStore(tmp_path), "j")
     attempt = Attempt("0001-aaaaaaaa", "here", 1, "1", time.time(), phase="running")
-    job.write_attempt(attempt)
+    job.attempts.write(attempt)
     names = [store_checkpoint(job, step, attempt.id) for step in (10, 20, 30)]
-    others = job.key("checkpoints", "00000005-0002-bbbbbbbb", "state.pt")
-    for key in [job.key("checkpoints", name, "state.pt") for name in (*names, f"00000040-{attempt.id}")] + [others]:
+    others = job.paths.checkpoint("00000005-0002-bbbbbbbb", "state.pt")
+    for key in [job.paths.checkpoint(name, "state.pt") for name in (*names, f"00000040-{attempt.id}")] + [others]:
         job.store.put(key, b"x")
     with pytest.raises(StoreError):
-        job.prune_checkpoints(keep_last=1, by=attempt)
-    assert [entry.key for entry in job.store.scan(job.key("checkpoints", names[0]))] == [
-        job.key("checkpoints", names[0], "state.pt")
+        job.checkpoints.prune(keep_last=1, by=attempt)
+    assert [entry.key for entry in job.store.scan(job.paths.checkpoint(names[0], ""))] == [
+        job.paths.checkpoint(names[0], "state.pt")
     ]
-    job.prune_checkpoints(keep_last=1, by=attempt)
+    job.checkpoints.prune(keep_last=1, by=attempt)
     assert job.store.folders("j/checkpoints/") == ["00000005-0002-bbbbbbbb", names[2], f"00000040-{attempt.id}"]
 
 
 def test_a_damaged_manifest_is_told_and_passed_over(tmp_path: Path) -> None:
     job = Job(DirectoryStore(tmp_path), "j")
     whole, damaged = (store_checkpoint(job, step, "0001-aaaaaaaa") for step in (10, 20))
-    key = job.key("checkpoints", damaged, MANIFEST)
+    key = job.paths.checkpoint(damaged)
     job.store.put(key, job.store.get(key).replace(b'"step": 20', b'"step": 21'))
     said: list[str] = []
-    assert [stored.name for stored in job.checkpoints(said.append)] == [whole]
+    assert [stored.name for stored in job.checkpoints.all(said.append)] == [whole]
     assert [line for line in said if damaged in line]
 
 
 def test_jobs_are_listed_newest_first_and_one_that_is_half_made_or_deleted_is_passed_over(tmp_path: Path) -> None:
     store = DirectoryStore(tmp_path)
     for name in ("b-20260102-000000-aaaa", "a-20260103-000000-aaaa", "c-20260101-235959-aaaa"):
-        store.put(Job(store, name).index_key, b"")
+        store.put(Job(store, name).paths.index, b"")
         if not name.startswith("a"):
             store.put(f"{name}/job.json", b"damaged")
     assert [job.id[0] for job in list_jobs(store)] == ["a", "b", "c"]
@@ -127,14 +129,14 @@ def test_jobs_are_listed_newest_first_and_one_that_is_half_made_or_deleted_is_pa
 def test_checkpoints_that_nobody_follows_are_swept_when_their_attempt_is_gone(tmp_path: Path) -> None:
     job = Job(DirectoryStore(tmp_path), "j")
     old = Attempt("0001-aaaaaaaa", machine.identity(), 1, "gone", time.time(), phase="running")
-    job.write_attempt(old)
+    job.attempts.write(old)
     early = store_checkpoint(job, 10, old.id)
     new = Attempt("0002-bbbbbbbb", "here", 1, "1", time.time(), phase="running", supersedes=[old.id], inherited=[early])
-    job.write_attempt(new)
+    job.attempts.write(new)
     late, own = store_checkpoint(job, 99, old.id), store_checkpoint(job, 12, new.id)
-    job.sweep_unfinished()
+    job.checkpoints.sweep()
     assert job.store.folders("j/checkpoints/") == sorted([early, own])
-    assert late not in [stored.name for stored in job.checkpoints()]
+    assert late not in [stored.name for stored in job.checkpoints.all()]
 
 
 def test_an_attempt_that_chose_its_number_before_others_came_and_went_chooses_again(
@@ -142,22 +144,22 @@ def test_an_attempt_that_chose_its_number_before_others_came_and_went_chooses_ag
 ) -> None:
     job = Job(DirectoryStore(tmp_path), "j")
     stale = iter([1])
-    right = Job.next_number
-    monkeypatch.setattr(Job, "next_number", lambda self: next(stale, None) or right(self))
+    right = Attempts.next_number
+    monkeypatch.setattr(Attempts, "next_number", lambda self: next(stale, None) or right(self))
     for number in (1, 2):
         ended = Attempt(f"000{number}-aaaaaaaa", "elsewhere", 1, "1", time.time(), phase="ended", reason="preempted")
-        job.write_attempt(ended)
+        job.attempts.write(ended)
     assert claim(job).number == 3
 
 
 def test_a_stop_is_heard_from_the_moment_of_the_claim_on_and_what_is_unreadable_is_none(tmp_path: Path) -> None:
     job = Job(DirectoryStore(tmp_path), "j")
-    job.ask_to_stop(now=False)
-    before = job.request_keys()
+    job.requests.ask_to_stop(now=False)
+    before = job.requests.keys()
     attempt = claim(job)
     (tmp_path / "j" / "requests" / ".DS_Store").write_bytes(b"\0")
     (tmp_path / "j" / "requests" / "odd.json").write_bytes(b"\0")
-    job.ask_to_stop(now=True)
+    job.requests.ask_to_stop(now=True)
     heard: queue.Queue[str] = queue.Queue()
     heart = Heart(job, attempt, before, dict, heard.put)
     heart.start()
@@ -171,9 +173,9 @@ def test_a_stop_is_heard_from_the_moment_of_the_claim_on_and_what_is_unreadable_
 
 def test_what_others_put_into_a_job_does_no_harm_and_goes_with_it(tmp_path: Path) -> None:
     job = Job(DirectoryStore(tmp_path), "a-20260101-000000-aaaa")
-    job.store.put(job.key("job.json"), b"{}")
-    job.store.put(job.key("attempts", "20261123145647-x", "foo"), b"")
-    assert (job.attempts(), job.next_number()) == ([], 1)
+    job.store.put(job.paths.record, b"{}")
+    job.store.put(job.paths.attempt("20261123145647-x", "foo"), b"")
+    assert (job.attempts.all(), job.attempts.next_number()) == ([], 1)
     keep = tmp_path / "keep"
     keep.mkdir()
     (keep / "me").touch()

@@ -31,9 +31,9 @@ from runner.plan.hardware import asked_gpu, gpus, known_gpu
 from runner.plan.measurements import Machine, Measurement, find, this_machine
 from runner.plan.planner import LOCAL_START_SECONDS, RESUME_SECONDS, START_SECONDS, make_plan, session_count
 from runner.plan.prices import load_prices, price_of, user_prices_path
-from runner.plan.view import duration, money
 from runner.plan.work import packaged_model, work_of
 from runner.resolve import resolve_spec
+from runner.view.plan import duration, money
 from tests.conftest import Cli
 
 ROOT = Path(__file__).parents[2]
@@ -615,7 +615,7 @@ def test_the_command_never_imports_torch(tmp_path: Path, at_hand: bool) -> None:
     if at_hand:
         synthesize("ntu60", file, clips=300)
     code = (
-        "import sys; from runner.cli import main\n"
+        "import sys; from runner.commands.app import main\n"
         "try: main()\n"
         "except SystemExit as e: assert not e.code, e.code\n"
         f"heavy = {{'torch', 'boto3', 'numba'{'' if at_hand else ', ' + repr('numpy')}}} & set(sys.modules)\n"

@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console
 
 from last_e.problems import ConfigError
-from runner import console
 from runner.resolve import absolute_settings, resolve_attempt, resolve_spec
+from runner.view import jobs
 from tests.conftest import Cli
 
 JOBS = sorted((Path(__file__).parents[2] / "jobs").glob("*.yaml"))
@@ -220,7 +220,7 @@ def test_a_dry_run_writes_nothing(cli: Cli, tiny: Path) -> None:
 def test_commands_import_nothing_heavy() -> None:
     code = (
         "import sys; sys.argv = ['lastrun', 'validate', sys.argv[1]]\n"
-        "from runner.cli import main\n"
+        "from runner.commands.app import main\n"
         "try: main()\n"
         "except SystemExit as e: assert not e.code, e.code\n"
         "heavy = {'torch', 'numpy', 'safetensors', 'tensorboard', 'rich', 'boto3'} & set(sys.modules)\n"
@@ -268,10 +268,10 @@ def test_limits_are_what_an_engine_can_take(tmp_path: Path, setting: str, fits: 
 @pytest.mark.parametrize("width", [70, 80, 120])
 def test_a_list_breaks_no_word_on_a_narrow_screen(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     out = io.StringIO()
-    monkeypatch.setattr(console, "make_console", lambda: Console(width=width, file=out))
+    monkeypatch.setattr(jobs, "make_console", lambda: Console(width=width, file=out))
     name = "quickstart-docker-x-20261127-141305-af57"
     facts = {"id": name, "state": "succeeded", "epoch": 5, "epochs": 120, "best_top1": 0.9982, "env": "kaggle", "created_at": 0}
-    console.print_jobs([facts], "s", False)
+    jobs.print_jobs([facts], "s", False)
     lines = out.getvalue().splitlines()
     assert len(lines) == 3
     assert all(len(line) <= width for line in lines)

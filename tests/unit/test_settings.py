@@ -8,7 +8,7 @@ import pytest
 
 from runner.errors import UsageError
 from runner.settings import read_settings, settings_path
-from runner.store import default_store
+from runner.store.open import default_store
 
 
 @pytest.fixture

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from runner.errors import MissingKeyError, StoreError, UsageError
-from runner.store import Store, StoreUri, open_store
 from runner.store.directory import DirectoryStore
+from runner.store.open import open_store
+from runner.store.protocol import Store
 from runner.store.s3 import S3Store
+from runner.store.uri import StoreUri
 
 ON_CEPH = pytest.mark.xdist_group("ceph")
 

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from runner.errors import StoreError
-from runner.job import Job
-from runner.store import open_store
+from runner.job.job import Job
 from runner.store import s3 as s3_module
+from runner.store import s3_calls
+from runner.store.open import open_store
 from runner.store.s3 import S3Store
 from tests.ceph import Ceph
 from tests.faultproxy import Faults, fault_proxy
@@ -71,7 +72,7 @@ def test_a_server_killed_in_the_middle_of_a_large_upload_costs_nothing(ceph: Cep
 
 
 def test_a_large_upload_that_fails_is_given_up_as_a_whole(ceph: Ceph, large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3_module, "PATIENCE_SECONDS", 0)
+    monkeypatch.setattr(s3_calls, "PATIENCE_SECONDS", 0)
     direct = opened(ceph.uri("large/failed"))
     with fault_proxy(ceph.port) as proxy:
         store = opened(ceph.uri("large/failed", tls=False, port=proxy.port))
@@ -90,7 +91,7 @@ def test_a_writer_killed_in_the_middle_of_a_large_upload_is_swept(ceph: Ceph, la
     with fault_proxy(ceph.port) as proxy:
         proxy.set(Faults(kilobytes_per_second=3000))
         code = (
-            "import sys; from pathlib import Path; from runner.store import open_store, s3\n"
+            "import sys; from pathlib import Path; from runner.store import s3\nfrom runner.store.open import open_store\n"
             "s3.MULTIPART_BYTES = 5 << 20; open_store(sys.argv[1]).put_file('j/k', Path(sys.argv[2]))"
         )
         uri = ceph.uri("large/dead", tls=False, port=proxy.port)
@@ -130,13 +131,13 @@ def test_one_stalled_connection_is_not_the_end(ceph: Ceph) -> None:
 def test_a_job_with_objects_of_other_programs_lives_and_goes_whole(ceph: Ceph) -> None:
     store = opened(ceph.uri("foreign"))
     job = Job(store, "a-20260101-000000-aaaa")
-    store.put(job.key("job.json"), b"{}")
+    store.put(job.paths.record, b"{}")
     odd = ["/", "/checkpoints/", "/requests/", "/attempts//x", "/we\\ird", "/attempts/20261123145647-x/foo"]
     for name in odd:
         store._client.put_object(Bucket=store.bucket, Key=f"{store._prefix}{job.id}{name}", Body=b"")
-    store._client.create_multipart_upload(**store._at(job.key("checkpoints", "5-a", "state.pt")))
-    assert (job.checkpoints(), job.attempts(), job.next_number(), job.request_keys()) == ([], [], 1, [])
-    job.sweep_unfinished()
+    store._client.create_multipart_upload(**store._at(job.paths.checkpoint("5-a", "state.pt")))
+    assert (job.checkpoints.all(), job.attempts.all(), job.attempts.next_number(), job.requests.keys()) == ([], [], 1, [])
+    job.checkpoints.sweep()
     job.delete()
     assert store._client.list_objects_v2(Bucket=store.bucket, Prefix=store._prefix)["KeyCount"] == 0
     assert uploads(store) == 0
@@ -144,7 +145,7 @@ def test_a_job_with_objects_of_other_programs_lives_and_goes_whole(ceph: Ceph) -
 
 @pytest.mark.parametrize("page", [b"<html>Please log in</html>", b"", b'<?xml version="1.0"?><html/>'])
 def test_a_page_that_is_no_object_store_is_not_taken_for_one(page: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3_module, "PATIENCE_SECONDS", 0)
+    monkeypatch.setattr(s3_calls, "PATIENCE_SECONDS", 0)
 
     class Portal(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

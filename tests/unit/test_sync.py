@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from runner.attempt.leftovers import send_leftovers
+from runner.attempt.outbox import Outbox, waiting
 from runner.store.directory import DirectoryStore
-from runner.sync import Outbox, send_leftovers, waiting
 
 SET = ["j/checkpoints/5-a/state.pt", "j/checkpoints/5-a/config.json", "j/checkpoints/5-a/MANIFEST.json"]
 

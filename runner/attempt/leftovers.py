@@ -1,0 +1,101 @@
+"""What attempts that were killed, or had no time, left on this machine: found, sent, deleted."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from last_e.manifest import MANIFEST
+from runner.attempt.outbox import manifests_last, waiting
+from runner.errors import MissingKeyError, UsageError
+from runner.job.attempts import OPEN_PHASES
+from runner.job.job import Job
+from runner.job.paths import ATTEMPT_RECORD, WRITTEN_BY_ATTEMPTS
+from runner.store.protocol import Store
+
+
+def leftovers(job: Job, folder: Path) -> list[Path]:
+    """Scratch folders that this job's attempts left in ``folder`` when they were killed there."""
+    alive = [attempt.id for attempt in job.attempts.all() if job.attempts.alive(attempt)]
+    found = [path for path in folder.glob(f"lastrun-{job.id}-*") if not any(f"-{name}-" in path.name for name in alive)]
+    # In a shared temporary folder others may make what they like.
+    return [path for path in found if path.is_dir() and not path.is_symlink() and path.stat().st_uid == os.getuid()]
+
+
+def send_leftovers(store: Store, folder: Path) -> int:
+    """Send what waits in an outbox's folder and delete it there; returns how many objects went.
+
+    A checkpoint whose manifest is not there was never finished: it is left out. So is an attempt's record from when it ran, if
+    the store knows how it ended: somebody has found it dead meanwhile.
+
+    Raises:
+        StoreError: the store does not take it; nothing that it has not taken is deleted.
+    """
+    keys = sorted((key for key in waiting(folder) if WRITTEN_BY_ATTEMPTS.match(key)), key=manifests_last)
+    whole = {key.rpartition("/")[0] for key in keys if key.endswith(f"/{MANIFEST}")}
+    sent = 0
+    for key in keys:
+        if "/checkpoints/" in key and key.rpartition("/")[0] not in whole:
+            continue
+        if key.endswith(f"/{ATTEMPT_RECORD}") and _runs((folder / key).read_bytes()) and _settled(store, key):
+            (folder / key).unlink()
+            continue
+        store.put_file(key, folder / key)
+        (folder / key).unlink()
+        sent += 1
+    return sent
+
+
+def _settled(store: Store, key: str) -> bool:
+    try:
+        return not _runs(store.get(key))
+    except MissingKeyError:
+        return False
+
+
+def _runs(record: bytes) -> bool:
+    """Whether an attempt's record tells of no end; of one that is damaged nobody knows."""
+    try:
+        return bool(json.loads(record)["phase"] in OPEN_PHASES)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return True
+
+
+def clear_leftovers(job: Job, folder: Path, say: Callable[[str], None]) -> None:
+    """Send what attempts that were killed here could not send any more, and delete their files."""
+    for leftover in leftovers(job, folder):
+        say(f"sending what an earlier attempt left in {leftover}")
+        send_leftovers(job.store, leftover / "outbox")
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def sync_job(job: Job, outbox: Path | None, places: Iterable[Path]) -> int:
+    """Send what the job's ended attempts left on this machine; returns how many objects went.
+
+    Args:
+        job: the job.
+        outbox: where they are; None: in scratch folders below ``places``.
+        places: folders in which attempts of this machine keep their scratch folders.
+    """
+    if outbox is not None:
+        if not outbox.is_dir():
+            raise UsageError(f"{outbox}: no such folder")
+        foreign = [path for path in outbox.rglob("*") if not _belongs(path, outbox, job.id)]
+        if foreign:
+            raise UsageError(f"{outbox} is no outbox of {job.id}: it holds {foreign[0].relative_to(outbox)}; nothing was sent")
+        return send_leftovers(job.store, outbox)
+    sent = 0
+    for folder in [leftover for place in places for leftover in leftovers(job, place)]:
+        sent += send_leftovers(job.store, folder / "outbox")
+        shutil.rmtree(folder, ignore_errors=True)
+    return sent
+
+
+def _belongs(path: Path, outbox: Path, job_id: str) -> bool:
+    """Whether an outbox of the job may hold this: nothing else may be sent, since what was sent is deleted."""
+    key = path.relative_to(outbox).as_posix()
+    ours = key.partition("/")[0] == job_id and not path.is_symlink()
+    return ours and (path.is_dir() or WRITTEN_BY_ATTEMPTS.match(key) is not None)

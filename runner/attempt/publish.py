@@ -1,0 +1,164 @@
+"""Keeps the store current with what one attempt has: checkpoints, metrics, log, TensorBoard's files, how far it is.
+
+All of it goes through an outbox; nobody waits for the network."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from last_e.manifest import MANIFEST, DamagedCheckpoint, to_keep, verify
+from last_e.text import seconds_text
+from runner.attempt.outbox import LAG_WARNING_SECONDS, Outbox
+from runner.attempt.voice import Voice
+from runner.errors import StoreError
+from runner.job.attempts import HEARTBEAT_SECONDS, Attempt
+from runner.job.checkpoints import Stored
+from runner.job.job import Job
+from runner.job.paths import ATTEMPT_RECORD, Paths, checkpoint_name, step_of
+from runner.waits import WAITS
+
+EVENTS_SECONDS = WAITS.events
+
+
+class Publisher:
+    """What an attempt in ``scratch`` tells the store.
+
+    Args:
+        job, attempt: whose.
+        keep_last: how many checkpoints the retention rule keeps.
+        scratch: the attempt's folder: ``run`` is where the trainer writes, ``outbox`` what waits.
+        progress: what a heartbeat tells; filled here.
+        voice: told what people should know, on the main thread.
+        note: the same from other threads.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        attempt: Attempt,
+        keep_last: int,
+        scratch: Path,
+        progress: dict[str, Any],
+        voice: Voice,
+        note: Callable[[str], None],
+    ) -> None:
+        self._job, self._attempt, self._keep_last = job, attempt, keep_last
+        self._run, self._progress, self._voice = scratch / "run", progress, voice
+        self._posted: list[Stored] = []
+        self._synced_step = 0
+        self._unpruned = self._metrics_changed = self._late = False
+        self._segments = 0
+        self._events_sent: dict[str, int] = {}
+        self._next_look = self._next_events = 0.0
+        self.superseded = False
+        """Another attempt has the job: nothing more is deleted there."""
+        self.outbox = Outbox(job.store, scratch / "outbox", note, self._sent)
+
+    def record(self) -> None:
+        """Send the attempt's record as it is now.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        self.outbox.put(*self._job.attempts.entry(self._attempt))
+
+    def epoch(self, metrics: dict[str, Any]) -> None:
+        """An epoch has been trained and tested."""
+        self._metrics_changed = True
+        self._progress["last_epoch"] = metrics
+
+    def checkpoint(self, folder: Path) -> None:
+        """A checkpoint is whole on disk: send it."""
+        self._send_metrics()  # first: who resumes from a checkpoint finds the history up to it
+        try:
+            stored = post_checkpoint(self._job.paths, folder, self._attempt, self.outbox)
+        except (DamagedCheckpoint, FileNotFoundError):  # pruned by the trainer already: a newer one is on its way
+            return
+        self._posted.append(stored)
+        self._progress["local_step"] = stored.manifest.step
+        # When sending is slow, what the retention rule would delete at once is not sent at all: the backlog stays bounded.
+        for old, keep in zip(self._posted, to_keep([s.manifest for s in self._posted], self._keep_last)):
+            if not keep:
+                names = (*old.manifest.files, MANIFEST)
+                self.outbox.drop([self._job.paths.checkpoint(old.name, name) for name in names])
+        self._posted = [s for s in self._posted if s.manifest.step >= self._synced_step]
+
+    def tick(self) -> None:
+        """Send what has come together, now and then; called often."""
+        now = time.monotonic()
+        if now >= self._next_look:
+            self._next_look = now + HEARTBEAT_SECONDS
+            self._look_at_lag()
+            self._send_metrics()
+            self.send_log()
+        if now >= self._next_events:
+            self._next_events = now + EVENTS_SECONDS
+            self._send_events()
+
+    def send_results(self) -> None:
+        """Send what the trainer has written until its end."""
+        self._send_metrics()
+        self._send_events()
+
+    def send_log(self) -> None:
+        """Send what was said since the last time."""
+        if lines := self._voice.take():
+            self._segments += 1
+            self.outbox.put(self._job.paths.log(self._attempt.id, self._segments), lines.encode())
+
+    def _look_at_lag(self) -> None:
+        lag = self.outbox.lag_seconds
+        self._progress["lag_seconds"] = round(lag, 1)
+        late = lag > LAG_WARNING_SECONDS
+        if late and not self._late:
+            text = f"uploads lag by {seconds_text(lag)}; training goes on, the store has step {self._synced_step}"
+            self._voice.say(text, "warning")
+        self._late = late
+
+    def _send_metrics(self) -> None:
+        path = self._run / "metrics.jsonl"
+        if self._metrics_changed and path.exists():
+            self._metrics_changed = False
+            self.outbox.put(self._job.paths.metrics(self._attempt.id), path.read_bytes())
+
+    def _send_events(self) -> None:
+        for path in sorted((self._run / "events").glob("*")):
+            size = path.stat().st_size
+            if self._events_sent.get(path.name) != size:
+                self.outbox.put(self._job.paths.event_file(self._attempt.id, path.name), path.read_bytes())
+                self._events_sent[path.name] = size
+
+    def _sent(self, key: str) -> None:
+        """On the outbox's thread: a checkpoint is whole in the store once its manifest is there."""
+        if key.endswith(f"/{MANIFEST}"):
+            self._synced_step = max(step_of(key), self._synced_step)
+            self._progress["synced_step"] = self._synced_step
+            self._unpruned = True
+        if self._unpruned and not self.superseded and key.endswith((f"/{MANIFEST}", f"/{ATTEMPT_RECORD}")):
+            with suppress(StoreError):  # the next one comes to it, or the record of the end
+                self._job.checkpoints.prune(self._keep_last, self._attempt)
+                self._unpruned = False
+
+
+def post_checkpoint(paths: Paths, folder: Path, attempt: Attempt, outbox: Outbox) -> Stored:
+    """Have a whole checkpoint sent, its manifest last.
+
+    Raises:
+        DamagedCheckpoint: it is not whole.
+        FileNotFoundError: the trainer has pruned it meanwhile.
+    """
+    manifest = verify(folder)
+    name = checkpoint_name(manifest, attempt.id)
+    keys = [paths.checkpoint(name, file) for file in manifest.files]
+    try:
+        for key, file in zip(keys, manifest.files):
+            outbox.put_file(key, folder / file)
+    except FileNotFoundError:
+        outbox.drop(keys)
+        raise
+    outbox.put(paths.checkpoint(name), manifest.to_json().encode())
+    return Stored(name, manifest)

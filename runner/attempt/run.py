@@ -1,0 +1,369 @@
+"""Runs one attempt of a job on the machine it is on: claim, fetch, train as a child, keep the store up to date, end."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import queue
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from last_e import events
+from last_e.console import ConsoleSink
+from last_e.datafile import is_remote
+from last_e.events import Message, parse_event
+from last_e.layers import Resolved
+from last_e.text import expand, seconds_text
+from runner import machine
+from runner.attempt.data_cache import fetch_data
+from runner.attempt.leftovers import clear_leftovers
+from runner.attempt.outbox import waiting
+from runner.attempt.publish import Publisher
+from runner.attempt.trainer import PIPES, Inbox, Trainer, trainer_config
+from runner.attempt.voice import Voice
+from runner.errors import (
+    DamagedObjectError,
+    Exit,
+    LastrunError,
+    MissingKeyError,
+    PausedError,
+    Reason,
+    State,
+    StoreError,
+    UsageError,
+)
+from runner.job.attempts import Attempt
+from runner.job.job import Job
+from runner.job.lease import Heart, claim
+from runner.resolve import resolve_attempt
+from runner.spec import JobSpec
+from runner.waits import WAITS
+
+STOP_PATIENCE_SECONDS = WAITS.save
+PREEMPTED_SECONDS = WAITS.notice
+_RESULT_FIELDS = ("test_top1", "test_top5", "best_top1", "best_epoch", "step", "total_steps")
+
+
+def run_attempt(
+    job: Job,
+    env: str | None,
+    settings: Iterable[str],
+    allow_change: Iterable[str],
+    sink: ConsoleSink,
+    takeover: bool = False,
+    launcher: str | None = None,
+) -> Reason:
+    """Run one attempt to its end and say why it ended.
+
+    Raises:
+        ConfigError, NoSuchJobError, ClaimedError, StoreError: the attempt could not begin.
+    """
+    config, origins, changed_before = job.settings()
+    allow_change = list(allow_change)
+    resolved, changed = resolve_attempt(config, origins, env, settings, allow_change, launcher)
+    state, _, _ = job.state()
+    if state is State.SUCCEEDED and not allow_change:
+        raise UsageError(f"{job.id} is complete; lastrun status {job.reference} shows its result")
+    scratch_root = _scratch_root(resolved.config)
+    old_requests = set(job.requests.keys())  # before the claim: from then on a stop may be meant for this attempt
+    attempt = claim(job, takeover, (machine.container() or {}).get("token"))
+    attempt.env, attempt.hardware, attempt.versions = resolved.env, machine.describe(), machine.versions()
+    attempt.changes = [asdict(change) for change in changed]
+    # A checkpoint from before an earlier change is gone on from with that change.
+    return _Run(job, attempt, resolved, [*allow_change, *changed_before], sink, scratch_root, old_requests).to_its_end()
+
+
+def _scratch_root(config: JobSpec) -> Path:
+    """The folder for the attempt's files, seen to be usable before the job is claimed."""
+    inside = machine.container()
+    # In a container the launcher has seen to it: the path, perhaps with a ~, is one of the machine around it.
+    chosen = config.hardware.scratch_root if inside is None else inside.get("scratch")
+    root = expand(chosen or tempfile.gettempdir())
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root):
+            return root
+    except OSError as error:
+        hint = "set another with --set hardware.scratch_root=FOLDER"
+        raise UsageError(f"hardware.scratch_root: {root}: {error.strerror or error}; {hint}") from None
+
+
+class _Run:
+    """The attempt while it runs. The main thread decides; others read the trainer's pipes, send the outbox, and beat: what they
+    have to say comes through the inbox."""
+
+    def __init__(
+        self,
+        job: Job,
+        attempt: Attempt,
+        resolved: Resolved[JobSpec],
+        allow_change: list[str],
+        sink: ConsoleSink,
+        scratch_root: Path,
+        old_requests: set[str],
+    ) -> None:
+        self.scratch_root = scratch_root
+        self.job, self.attempt, self.config = job, attempt, resolved.config
+        self.allow_change, self.notes = allow_change, resolved.notes
+        self.inbox: Inbox = queue.Queue()
+        self.voice, self.trainer = Voice(sink), Trainer(self.inbox)
+        self.progress: dict[str, Any] = {}
+        self.publisher: Publisher | None = None
+        self.data: Path | None = None
+        self.asked: Reason | None = None
+        self.asked_at = 0.0
+        self.superseded = False
+        self.began = time.monotonic()
+        self.heart = Heart(
+            job, attempt, old_requests, lambda: dict(self.progress), lambda word: self.inbox.put(("heard", word))
+        )
+
+    def to_its_end(self) -> Reason:
+        """Train, publish, write how it ended."""
+        scratch: Path | None = None
+        self._take_signals()
+        self.heart.start()
+        try:
+            clear_leftovers(self.job, self.scratch_root, self.voice.say)
+            scratch = Path(tempfile.mkdtemp(prefix=f"lastrun-{self.job.id}-{self.attempt.id}-", dir=self.scratch_root))
+            keep_last = self.config.checkpoint.keep_last
+            self.publisher = Publisher(
+                self.job,
+                self.attempt,
+                keep_last,
+                scratch,
+                self.progress,
+                self.voice,
+                lambda word: self.inbox.put(("note", word)),
+            )
+            for note in self.notes:
+                self.voice.say(note)
+            reason, message = self._train(scratch, self.publisher)
+        except StoreError as error:
+            reason, message = (Reason.OUT_OF_DISK if _disk_full(error.__cause__) else Reason.STORE_UNREACHABLE), str(error)
+        except OSError as error:
+            reason = Reason.OUT_OF_DISK if _disk_full(error) else Reason.TRAINER_ERROR
+            message = f"{error.filename or self.scratch_root}: {error.strerror or error}"
+        finally:
+            self.trainer.kill()
+        with suppress(StoreError):  # it may have happened since the last beat
+            self.superseded = self.superseded or self.attempt.superseded_by(self.job.attempts.all())
+        if self.superseded:
+            reason, message = Reason.LEASE_LOST, "another attempt has taken the job; nothing more was sent"
+        reason = self._finish(reason, message)
+        self.heart.stop()
+        if self.publisher is not None:
+            self.publisher.outbox.close()
+        if scratch is not None and (self.superseded or not waiting(scratch / "outbox")):
+            shutil.rmtree(scratch, ignore_errors=True)
+        return reason
+
+    # --- training ---------------------------------------------------------------------------------------------------
+
+    def _train(self, scratch: Path, publisher: Publisher) -> tuple[Reason, str]:
+        """Train from the newest checkpoint that the trainer can make something of."""
+        self.job.checkpoints.sweep()
+        if mounted := (self.attempt.container or {}).get("data"):
+            self.data = Path(mounted)
+        elif is_remote(self.config.data.uri):
+            # What the job says of the server of its store holds for its data, too; the data's own URI wins.
+            options = self.config.store.model_dump(exclude={"uri"})
+            try:
+                uri = str(self.config.data.uri)
+                self.data = fetch_data(uri, options=options, say=self.voice.say, stop=self._stop_while_waiting)
+            except PausedError as error:
+                assert self.asked is not None
+                return self.asked, str(error)
+            except (MissingKeyError, DamagedObjectError, UsageError) as error:
+                return Reason.DATA_ERROR, str(error)
+            except StoreError:
+                raise
+            except LastrunError as error:  # no room in the cache
+                return Reason.OUT_OF_DISK, str(error)
+        bad: set[str] = set()
+        while True:
+            self.trainer.ended = None
+            reason, message = self._train_once(scratch, publisher, bad)
+            ended = self.trainer.ended
+            if ended is None or ended.reason != "checkpoint_damaged" or self.attempt.resumed_from is None:
+                return reason, message
+            bad.add(self.attempt.resumed_from)
+            self.voice.say(f"skipping checkpoint {self.attempt.resumed_from}: {message}", "warning")
+            self.attempt.resumed_from, self.attempt.resumed_step, self.attempt.resumed_epoch = None, 0, 0
+
+    def _stop_while_waiting(self) -> bool:
+        """Before there is a trainer: hear what other threads have to say, look at the clock; whether to stop."""
+        while not self.inbox.empty():
+            self._hear(*self.inbox.get())
+        self._look_at_limit()
+        return self.asked is not None
+
+    def _train_once(self, scratch: Path, publisher: Publisher, bad: set[str]) -> tuple[Reason, str]:
+        fetched = self.job.checkpoints.fetch_newest(scratch / "from", lambda word: self.voice.say(word, "warning"), bad)
+        if fetched is not None:
+            _, stored = fetched
+            self.attempt.resumed_from = stored.name
+            self.attempt.resumed_step, self.attempt.resumed_epoch = stored.manifest.step, stored.manifest.epoch
+            where = f"epoch {stored.manifest.epoch}, step {stored.manifest.step}"
+            self.voice.say(f"going on from checkpoint {stored.name} ({where})")
+        elif self.attempt.number > 1:
+            self.voice.say("no whole checkpoint yet: beginning at step 0")
+        self.attempt.inherited = [stored.name for stored in self.job.checkpoints.all()]
+        self.job.attempts.write(self.attempt)
+        config = scratch / "config.json"
+        config.write_text(json.dumps(trainer_config(self.config, self.attempt, self.data)))
+        command = [sys.executable, "-m", "last_e", "--config", str(config), "--out", str(scratch / "run"), "--supervised"]
+        if fetched is not None:
+            command += ["--resume", str(fetched[0])]
+        if self.allow_change:
+            command += ["--allow-change", *self.allow_change]
+        if self.asked is not None:  # stopped before there was anything to stop
+            return self.asked, "nothing was trained"
+        self.trainer.start(command)
+        if self.asked is not None:  # asked while it was being started
+            self.trainer.ask_to_save()
+        open_pipes = len(PIPES)
+        while open_pipes:
+            try:
+                kind, line = self.inbox.get(timeout=0.2)
+                if self._hear(kind, line):
+                    continue
+            except queue.Empty:
+                self._tick(publisher)
+                continue
+            if line is None:
+                open_pipes -= 1
+            else:
+                self._handle(kind, line, publisher)
+            self._tick(publisher)
+        verdict = self.trainer.verdict(self.asked)
+        publisher.send_results()
+        return verdict
+
+    def _handle(self, kind: str, line: str, publisher: Publisher) -> None:
+        """A line of the trainer's."""
+        event = parse_event(line) if kind == "event" else None
+        if event is None:
+            self.trainer.last_error = line.strip() or self.trainer.last_error
+            self.voice.say(line)
+            return
+        if isinstance(event, events.Ended):
+            self.trainer.ended = event
+            return
+        if isinstance(event, events.Progress):
+            self.progress.update(json.loads(event.to_json()))
+        elif isinstance(event, events.CheckpointSaved):
+            publisher.checkpoint(Path(event.path))
+        elif isinstance(event, events.EpochDone):
+            publisher.epoch(event.metrics())
+        elif isinstance(event, events.Started):
+            self.attempt.data_fingerprint = event.data_fingerprint
+            publisher.record()
+        self.voice.tell(event)
+
+    def _hear(self, kind: str, line: str | None) -> bool:
+        """What the heart or the outbox has to say; False for the trainer's own words."""
+        if kind == "note":
+            self.voice.say(line or "", "warning")
+        elif kind == "heard" and line == "superseded":
+            self.superseded = True
+            if self.publisher is not None:
+                self.publisher.superseded = True
+            self._ask(Reason.LEASE_LOST)
+            self.trainer.kill()
+        elif kind == "heard":
+            self.voice.say("asked to stop from another terminal or machine")
+            self._ask(Reason.STOP_REQUESTED)
+            if line == "stop now":
+                self.trainer.kill()
+        return kind in ("note", "heard")
+
+    # --- stopping -----------------------------------------------------------------------------------------------------
+
+    def _take_signals(self) -> None:
+        def interrupt(signum: int, frame: FrameType | None) -> None:
+            if self.asked is not None:
+                self.trainer.kill()
+                os.write(2, b"left without saving; the last checkpoint stands\n")
+                os._exit(Exit.INTERRUPTED_TWICE)
+            self._ask(Reason.INTERRUPTED)
+            self.inbox.put(("note", "stopping: saving a checkpoint first (Ctrl-C again to leave without)"))
+
+        signal.signal(signal.SIGINT, interrupt)
+        for signum in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(signum, lambda *_: self._ask(Reason.PREEMPTED))
+
+    def _ask(self, reason: Reason) -> None:
+        """Ask the trainer to save and leave."""
+        if self.asked is None:
+            self.asked, self.asked_at = reason, time.monotonic()
+            self.trainer.ask_to_save()
+
+    def _tick(self, publisher: Publisher) -> None:
+        self._look_at_limit()
+        overdue = self.asked is not None and time.monotonic() - self.asked_at > STOP_PATIENCE_SECONDS
+        if overdue and self.trainer.runs:
+            self.voice.say(f"the trainer did not stop within {STOP_PATIENCE_SECONDS:.0f} s and was ended", "warning")
+            self.trainer.kill()
+        publisher.tick()
+
+    def _look_at_limit(self) -> None:
+        limit = self.config.hardware.session_limit
+        if limit is not None and time.monotonic() - self.began >= limit - self.config.hardware.stop_margin:
+            self._ask(Reason.TIME_LIMIT)
+
+    # --- ending -------------------------------------------------------------------------------------------------------
+
+    def _finish(self, reason: Reason, message: str) -> Reason:
+        """Write how it ended, and wait until the store has it all."""
+        attempt, ended = self.attempt, self.trainer.ended
+        attempt.phase, attempt.ended_at, attempt.reason, attempt.message = "ended", time.time(), reason.value, message
+        if ended is not None:
+            attempt.scores = {name: getattr(ended, name) for name in _RESULT_FIELDS}
+            attempt.scores["epoch"] = self.progress.get("last_epoch", {}).get("epoch", attempt.resumed_epoch)
+        self.voice.tell(ended if ended and ended.reason == reason.value else Message(f"{reason.value}: {message}"))
+        if self.superseded or self.publisher is None:
+            return reason
+        try:
+            self.publisher.send_log()
+            self.publisher.record()
+        except OSError as error:
+            self.voice.show(f"{error.filename}: {error.strerror}", "warning")
+            with suppress(StoreError):  # no room for it in the outbox; the store itself may have some
+                self.job.attempts.write(attempt)
+        outbox, seconds = self.publisher.outbox, self._drain_seconds(reason)
+        if not outbox.drain(0.5):
+            self.voice.show(f"waiting for uploads, {seconds_text(seconds)} at the most")
+        if outbox.drain(seconds):  # also when all was sent: the last pruning may be under way
+            return reason
+        left = f"the store does not have all of it ({outbox.error or 'too slow'}); the rest is in {outbox.folder}"
+        if attempt.container and "scratch" not in attempt.container:  # on another machine, in a volume of its engine
+            way = f" in the engine's volume: lastrun resume {self.job.reference} with the same engine sends it and goes on"
+        else:
+            way = f": lastrun sync {self.job.reference} --from {outbox.folder} sends it"
+        self.voice.show(left + way, "warning")
+        return Reason.STORE_UNREACHABLE
+
+    def _drain_seconds(self, reason: Reason) -> float:
+        """How long the end may wait for the network: a spot machine is gone after 30 s, a session at its limit."""
+        if self.publisher is not None and self.publisher.outbox.lasting:
+            return 5.0
+        if reason is Reason.PREEMPTED:
+            return max(5.0, PREEMPTED_SECONDS - (time.monotonic() - self.asked_at))
+        if reason is Reason.TIME_LIMIT:
+            return max(5.0, self.config.hardware.stop_margin - (time.monotonic() - self.asked_at) - 10.0)
+        return WAITS.drain
+
+
+def _disk_full(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -1,0 +1,119 @@
+"""The child that trains: started, heard, asked to save, ended; and what its end means."""
+
+from __future__ import annotations
+
+import math
+import queue
+import signal
+import subprocess
+import threading
+from pathlib import Path
+from typing import IO, Any
+
+from last_e import events
+from last_e.redact import redact
+from runner import machine
+from runner.errors import Reason
+from runner.job.attempts import Attempt
+from runner.spec import JobSpec
+
+Inbox = queue.Queue[tuple[str, str | None]]
+"""Lines with their kind. Of the trainer: ``event`` (its standard output) and ``text`` (its standard error), None at the end of
+each. Of others: ``note`` (to be told) and ``heard`` (from another machine)."""
+PIPES = ("event", "text")
+# How the trainer names what the runner has a reason for.
+_REASONS = {
+    "data_missing": "data_error",
+    "data_damaged": "data_error",
+    "data_changed": "data_error",
+    "bad_usage": "config_error",
+}
+
+
+class Trainer:
+    """One child after another, if a checkpoint turns out to be damaged."""
+
+    def __init__(self, inbox: Inbox) -> None:
+        self._inbox = inbox
+        self._process: subprocess.Popen[str] | None = None
+        self._memory_kills = machine.memory_kills()
+        self.ended: events.Ended | None = None
+        self.last_error = ""
+
+    def start(self, command: list[str]) -> None:
+        """Start it; what it says goes to the inbox. It has a session of its own, so that Ctrl-C reaches it only
+        through us, and its standard input ends when we do."""
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        for kind, pipe in zip(PIPES, (self._process.stdout, self._process.stderr)):
+            threading.Thread(target=self._read, args=(kind, pipe), name=f"read-{kind}", daemon=True).start()
+
+    @property
+    def runs(self) -> bool:
+        """Whether there is one that has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    def ask_to_save(self) -> None:
+        """Ask it to save and leave."""
+        if self._process is not None and self.runs:
+            self._process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self._process is not None and self.runs:
+            self._process.kill()
+            self._process.wait()
+
+    def wait(self) -> int:
+        """Its exit code, once it has ended."""
+        assert self._process is not None
+        return self._process.wait()
+
+    def verdict(self, asked: Reason | None) -> tuple[Reason, str]:
+        """Why it ended, with a message: from what it was ``asked``, what it said and how its process ended."""
+        code = self.wait()
+        if self.ended is not None:
+            name = _REASONS.get(self.ended.reason, self.ended.reason)
+            reason = Reason(name) if name in Reason._value2member_map_ else Reason.TRAINER_ERROR
+            stopped = reason in (Reason.INTERRUPTED, Reason.PREEMPTED, Reason.TIME_LIMIT, Reason.LEASE_LOST)
+            if stopped and asked is not None:
+                reason = asked
+            return reason, self.ended.message
+        if asked is not None and code < 0:
+            return asked, "the trainer was ended before it could save; the last checkpoint stands"
+        if code == -signal.SIGKILL and machine.memory_kills() > self._memory_kills:
+            return Reason.OUT_OF_MEMORY, "the system ended the trainer: the memory that it may take ran out"
+        if code < 0:
+            name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+            hint = " (by the system, when memory runs out, or by hand)" if code == -signal.SIGKILL else ""
+            hint = " (shared memory ran out? raise run.shm_size)" if code == -signal.SIGBUS else hint
+            return Reason.TRAINER_ERROR, f"the trainer was ended by {name}{hint}"
+        return Reason.TRAINER_ERROR, self.last_error or f"the trainer ended with code {code} and no word"
+
+    def _read(self, kind: str, pipe: IO[str]) -> None:
+        for line in pipe:
+            self._inbox.put((kind, redact(line.rstrip("\n"))))
+        self._inbox.put((kind, None))
+
+
+def trainer_config(config: JobSpec, attempt: Attempt, data: Path | None) -> dict[str, Any]:
+    """What it trains with: the job's configuration without the runner's own sections, as this machine has it."""
+    values = config.model_dump(mode="json", exclude={"name", "run", "store"})
+    if data is not None:
+        values["data"]["uri"] = str(data)
+    if config.run.gpus is not None and config.hardware.device != "cpu":
+        values["hardware"]["device"] = "cuda" if config.run.gpus else "cpu"
+    elif attempt.container and "device" in attempt.container:
+        values["hardware"]["device"] = attempt.container["device"]
+    if attempt.container and config.run.cpus and values["hardware"]["cpu_threads"] is None:
+        values["hardware"]["cpu_threads"] = math.ceil(config.run.cpus)  # a limit that no system call tells
+    return values

@@ -1,0 +1,42 @@
+"""What an attempt says: on the screen at once, and in lines that wait to become the next piece of its log."""
+
+from __future__ import annotations
+
+import time
+
+from last_e import events
+from last_e.console import ConsoleSink
+from last_e.events import Message, describe
+
+
+class Voice:
+    """Speaks on the main thread only; others leave word in the attempt's inbox."""
+
+    def __init__(self, sink: ConsoleSink) -> None:
+        self._sink = sink
+        self._lines: list[str] = []
+
+    def say(self, text: str, level: str = "info") -> None:
+        """A line for people; a ``warning`` stands out on the screen."""
+        self._lines.append(f"{_now()} {text}\n")
+        self.show(text, level)
+
+    def show(self, text: str, level: str = "info") -> None:
+        """A line for the screen alone: the log is closed, or has it already."""
+        self._sink.emit(Message(text, level))
+
+    def tell(self, event: events.Event) -> None:
+        """An event of the trainer's; progress is no line of the log."""
+        self._sink.emit(event)
+        text = describe(event)
+        if text is not None and not isinstance(event, events.Progress):
+            self._lines.append(f"{_now()} {text}\n")
+
+    def take(self) -> str:
+        """What has been said since the last call."""
+        lines, self._lines = self._lines, []
+        return "".join(lines)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,0 +1,134 @@
+"""The command line: wires, decides nothing. Everything heavy is imported by the command that needs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from runner.commands import check, keep, look, run
+from runner.commands.bench import bench
+from runner.commands.data import data_app
+from runner.commands.image import image_app, probe
+from runner.version import lastrun_version
+
+app = typer.Typer(
+    help="Train LAST-E v3 on whatever machine you can get; when it goes away, go on elsewhere as if nothing had happened.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command()(run.submit)
+app.command()(run.resume)
+app.command()(check.validate)
+app.command()(check.explain)
+app.command()(check.plan)
+app.command(name="list")(look.list_)
+app.command()(look.status)
+app.command()(look.logs)
+app.command()(keep.stop)
+app.command()(keep.pull)
+app.command()(keep.sync)
+app.command()(keep.rm)
+app.command()(bench)
+app.add_typer(data_app, name="data")
+app.add_typer(image_app, name="image")
+app.command(hidden=True)(run.attempt)
+app.command(hidden=True)(probe)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="print the version and leave")] = False) -> None:
+    if version:
+        print(f"lastrun {lastrun_version()}")
+        raise typer.Exit
+
+
+def main() -> NoReturn:
+    """Entry point: every error of ours, or of the user's, ends in clear lines and a documented exit code."""
+    _run_app(lambda: app(args=_spread_set(sys.argv[1:]), prog_name="lastrun", standalone_mode=False))
+
+
+def _run_app(call: Callable[[], Any]) -> NoReturn:
+    code: Any = 0
+    try:
+        try:
+            code = call() or 0  # of typer.Exit
+        except SystemExit as end:
+            code = end.code
+        except typer.Abort:
+            raise KeyboardInterrupt from None
+        sys.stdout.flush()  # here, where a full disk behind it can be told, not when the interpreter ends
+        raise SystemExit(code)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+        _discard_output()
+        raise SystemExit(code) from None
+    except Exception as error:
+        from last_e.problems import ConfigError
+        from last_e.redact import redact
+        from last_e.text import plain
+        from runner.errors import Exit, LastrunError, UsageError
+
+        misused = hasattr(error, "format_message")  # typer's own; the class has moved between its versions
+        if misused and not isinstance(error, LastrunError):
+            said = str(error.format_message()).rstrip(".")  # type: ignore[attr-defined]
+            if said.startswith("Usage:"):  # called without anything
+                print(said, file=sys.stderr)
+                raise SystemExit(int(Exit.USAGE)) from None
+            error = UsageError(f"{said}; --help tells more")
+        from runner.view.console import print_json
+
+        if "--json" in sys.argv and isinstance(error, (ConfigError, LastrunError)):
+            from dataclasses import asdict
+
+            problems = [asdict(problem) for problem in error.problems] if isinstance(error, ConfigError) else []
+            code = Exit.USAGE if isinstance(error, ConfigError) else error.exit_code
+            print_json(_command(), {"error": redact(str(error)), "exit_code": int(code), "problems": problems})
+        if isinstance(error, ConfigError):
+            for problem in error.problems:
+                print(f"error: {problem}", file=sys.stderr)
+            raise SystemExit(int(Exit.USAGE)) from None
+        if isinstance(error, LastrunError):
+            print(f"error: {plain(redact(str(error)))}", file=sys.stderr)
+            raise SystemExit(int(error.exit_code)) from None
+        if isinstance(error, OSError):
+            words = f"{error.filename or 'output'}: {error.strerror or error}"
+            if "--json" in sys.argv and error.filename:
+                print_json(_command(), {"error": words, "exit_code": int(Exit.FAILED), "problems": []})
+                sys.stdout.flush()
+            _discard_output()
+            print(f"error: {words}", file=sys.stderr)
+            raise SystemExit(int(Exit.FAILED)) from None
+        raise
+
+
+def _command() -> str:
+    """What was called: ``submit``, ``data prepare``."""
+    return " ".join(sys.argv[1:3] if sys.argv[1] in ("data", "image") else sys.argv[1:2])
+
+
+def _discard_output() -> None:
+    """Nobody reads it any more: what is still buffered must not fail again when the interpreter ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _spread_set(arguments: list[str]) -> list[str]:
+    """``--set A=1 B=2`` as in the reference, for a parser that takes one value per option: ``--set A=1 --set B=2``."""
+    spread: list[str] = []
+    in_set = False
+    for word in arguments:
+        if word.startswith("-"):
+            in_set = word == "--set"
+            spread.append(word)
+        elif in_set and spread[-1] != "--set" and "=" in word:
+            spread += ["--set", word]
+        else:
+            in_set = in_set and spread[-1] == "--set"
+            spread.append(word)
+    return spread

@@ -1,0 +1,53 @@
+"""``lastrun bench``: how fast the trainer is here, against a plain one in the same run. ``last_e.bench`` measures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from runner.commands.options import JsonOption
+
+
+def bench(
+    model: Annotated[str, typer.Option("--model", metavar="NAME", help="nano, small, base or large")] = "base_e_v3",
+    env: Annotated[str, typer.Option("--env", metavar="ENV", help="auto, local, kaggle, gcp, lambda or a100")] = "auto",
+    data: Annotated[Path | None, typer.Option("--data", metavar="FILE", help="a prepared file (default: made-up)")] = None,
+    part: Annotated[
+        list[str] | None, typer.Option("--part", metavar="PART", help="only this: data, forward, train or epoch")
+    ] = None,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, max=100, help="how often each is measured")] = 3,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.1, max=600, help="how long each time")] = 3.0,
+    alone: Annotated[bool, typer.Option("--alone", help="leave out the plain trainer that this one is compared with")] = False,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE ...", help="set any keys; values read as YAML")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="where the result goes (default: where plan finds it)")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Measure clips per second on this machine, for lastrun plan and for you."""
+    from runner.plan.bench import measure
+    from runner.view.bar import Bar
+    from runner.view.bench import print_result
+    from runner.view.console import print_json
+
+    with Bar("measurements") as bar:
+        result, file = measure(
+            model,
+            env,
+            data,
+            part or [],
+            rounds=rounds,
+            seconds=seconds,
+            alone=alone,
+            settings=set_ or [],
+            out=out,
+            progress=bar.update,
+        )
+    if json:
+        print_json("bench", {"file": None if file is None else str(file), **result})
+    else:
+        print_result(result, file)

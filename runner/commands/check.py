@@ -1,0 +1,61 @@
+"""Commands that look at a job's file: validate, explain, plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from runner.commands.options import EnvOption, JsonOption, SetOption, SpecArgument
+
+
+def validate(spec: SpecArgument, env: EnvOption = None, set_: SetOption = None, json: JsonOption = False) -> None:
+    """Check a job's file; every mistake is told at once."""
+    from runner.resolve import resolve_spec
+    from runner.view.console import print_json
+
+    resolved = resolve_spec(spec, env, set_ or [])
+    if json:
+        print_json("validate", {"valid": True, "config": resolved.items(), "notes": resolved.notes})
+        return
+    config = resolved.config
+    for note in resolved.notes:
+        print(note)
+    print(f"{spec} is valid: {config.model.variant} on {config.dataset} {config.split_type}, {config.training.epochs} epochs")
+
+
+def explain(spec: SpecArgument, env: EnvOption = None, set_: SetOption = None, json: JsonOption = False) -> None:
+    """Print every value of a job with the layer that set it."""
+    from runner.resolve import resolve_spec
+    from runner.view.config import print_explained
+    from runner.view.console import print_json
+
+    resolved = resolve_spec(spec, env, set_ or [])
+    if json:
+        values = {k: {"value": v, "origin": str(resolved.origins[k])} for k, v in resolved.items().items()}
+        print_json("explain", {"config": values, "notes": resolved.notes})
+        return
+    for note in resolved.notes:
+        print(note)
+    print_explained(resolved.items(), resolved.origins)
+
+
+def plan(
+    spec: SpecArgument,
+    env: EnvOption = None,
+    set_: SetOption = None,
+    gpu: Annotated[str | None, typer.Option("--gpu", metavar="NAME", help="the GPU of --env, or of gcp, such as L4")] = None,
+    prices: Annotated[Path | None, typer.Option("--prices", metavar="FILE", help="your own prices, as TOML")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Show what a job would take on each profile: time, sessions, cost; measured or estimated."""
+    from runner.plan.planner import make_plan
+    from runner.view.console import print_json
+    from runner.view.plan import print_plan
+
+    made = make_plan(spec, env, set_ or [], gpu, prices)
+    if json:
+        print_json("plan", made.to_dict())
+    else:
+        print_plan(made)

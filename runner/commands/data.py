@@ -1,0 +1,175 @@
+"""``lastrun data``: prepared files made, imported, invented and looked at. The work is done by ``last_e.prepare``."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from last_e.text import plain
+from runner.commands.options import JsonOption
+
+data_app = typer.Typer(
+    help="Make, import and look at prepared data files.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
+)
+
+DATASETS = ("ntu60", "ntu120")
+KINDS = ("ctrgcn", "pyskl", "npy")
+SPLITS = ("xsub", "xview", "xset")
+
+OutOption = Annotated[Path, typer.Option("--out", metavar="FILE", help="the prepared file to write")]
+WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, metavar="N", help="processes (default: every core)")]
+
+
+@data_app.command()
+def prepare(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="ntu60 or ntu120")],
+    raw: Annotated[list[Path], typer.Option("--raw", metavar="DIR|ZIP", help="what NTU distributes; may be repeated")],
+    out: OutOption,
+    workers: WorkersOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Prepare NTU RGB+D from its raw .skeleton files, in a folder or zip files as distributed."""
+    from runner.errors import UsageError
+    from runner.view.bar import Bar
+    from runner.view.console import print_json
+    from runner.view.prepared import report_text
+
+    if dataset not in DATASETS:
+        raise UsageError(f"data set {dataset!r}: allowed are {', '.join(DATASETS)}")
+    with _errors(out), Bar("recordings") as bar:
+        from last_e.prepare.ntu import prepare_ntu
+        from last_e.prepare.scan import COMPILED
+
+        if not COMPILED:
+            print(
+                "no numba that works here: reading takes about 15 times as long (from a clone: pip install '.[data]')",
+                file=sys.stderr,
+            )
+        report = prepare_ntu(dataset, raw, out, workers=workers, progress=bar.update)
+    if json:
+        print_json("data prepare", {"out": str(out), "resumed": report.resumed, **report.to_dict()})
+    else:
+        print(report_text(report, out), end="")
+
+
+@data_app.command(name="import")
+def import_(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="ctrgcn, pyskl or npy")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="the .npz or .pkl file, or the folder of .npy files")],
+    out: OutOption,
+    split: Annotated[str | None, typer.Option("--split", metavar="NAME", help="what the file's own split is called")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Import what another project has prepared."""
+    from runner.errors import UsageError
+    from runner.view.bar import Bar
+    from runner.view.console import print_json
+    from runner.view.prepared import imported_text
+
+    if kind not in KINDS:
+        raise UsageError(f"kind {kind!r}: allowed are {', '.join(KINDS)}")
+    if split not in (None, *SPLITS):
+        raise UsageError(f"--split {split!r}: allowed are {', '.join(SPLITS)}")
+    with _errors(out, goes_on=False), Bar("clips") as bar:
+        from last_e.prepare.foreign import import_file
+
+        report = import_file(kind, path, out, split=split, progress=bar.update)
+    if json:
+        print_json("data import", {"out": str(out), **vars(report)})
+    else:
+        print(imported_text(report, out), end="")
+
+
+@data_app.command()
+def synth(
+    like: Annotated[str, typer.Option("--like", metavar="NAME|FILE", help="ntu60, ntu120 or a prepared file")],
+    out: OutOption,
+    clips: Annotated[int | None, typer.Option("--clips", min=1, metavar="N", help="default: as many as the original")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="decides everything")] = 0,
+    json: JsonOption = False,
+) -> None:
+    """Make up a data set of the size and shape of NTU RGB+D, for benchmarks."""
+    from runner.view.bar import Bar
+    from runner.view.console import print_json
+
+    with _errors(out, goes_on=False), Bar("clips") as bar:
+        from last_e.prepare.synth import synthesize
+
+        count = synthesize(like, out, clips=clips, seed=seed, progress=bar.update)
+    if json:
+        print_json("data synth", {"out": str(out), "clips": count, "like": like, "seed": seed})
+    else:
+        print(plain(f"{out}: {count:,} made-up clips like {like}\nnext: lastrun data inspect {out}"))
+
+
+@data_app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="a prepared file")],
+    animate: Annotated[
+        Path | None, typer.Option("--animate", metavar="HTML", help="write a clip as a page that plays it")
+    ] = None,
+    clip: Annotated[str, typer.Option("--clip", metavar="CLIP", help="which one: its name, or its number from 0")] = "0",
+    json: JsonOption = False,
+) -> None:
+    """Show what a prepared file holds, and whether it is whole; draw a clip as an animation."""
+    from runner.errors import LastrunError
+    from runner.view.console import print_json
+    from runner.view.prepared import summary_text
+
+    with _errors(file, goes_on=False):
+        from last_e.prepare.inspect import animate as write_page
+        from last_e.prepare.inspect import summarize
+
+        summary = summarize(file)
+        drawn = None if animate is None else write_page(file, clip, animate)
+    if json:
+        page = None if animate is None else str(animate)
+        print_json("data inspect", {"file": str(file), **vars(summary), "animated": drawn, "page": page})
+    else:
+        print(summary_text(summary, file), end="")
+        if drawn is not None:
+            print(plain(f"{animate}: {drawn}; open it in a browser"))
+    if summary.whole is False:
+        raise LastrunError(f"{file}: damaged: its bytes are not those that its header says; make or fetch it again")
+
+
+@contextmanager
+def _errors(out: Path, *, goes_on: bool = True) -> Iterator[None]:
+    """Every mistake ends in one line that says what to do; an interrupted command can be repeated."""
+    from last_e.datafile import DataError
+    from runner.errors import EngineError, LastrunError, PausedError, UsageError
+
+    def interrupt(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    # What is ignored already, as by nohup, stays so.
+    heard = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in heard}
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not goes_on:
+            raise
+        raise PausedError(f"interrupted; {out} is not there yet, and the same command goes on with what is done") from None
+    except ModuleNotFoundError as error:
+        raise EngineError(
+            f"this needs {error.name}, which is not installed; from a clone of lastrun: pip install '.[data]'"
+        ) from None
+    except DataError as error:
+        raise (UsageError if error.missing else LastrunError)(str(error)) from None
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise LastrunError(
+                f"{out}: the disk is full; free some space (twice the file's size is needed), then repeat"
+            ) from None
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

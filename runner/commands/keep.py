@@ -1,0 +1,99 @@
+"""Commands about what is kept of a job: stop, pull, sync, rm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from runner.commands.options import JobArgument, JsonOption, StoreOption
+
+
+def stop(
+    job: JobArgument,
+    now: Annotated[bool, typer.Option("--now", help="at once, without saving")] = False,
+    store: StoreOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Ask a job to save and stop, wherever it runs."""
+    from runner.errors import State, UsageError
+    from runner.job.find import find_job
+    from runner.launch.settle import state_of
+    from runner.view.console import print_json
+
+    found = find_job(job, store)
+    state, attempt, _ = state_of(found)
+    if state is not State.RUNNING or attempt is None:
+        raise UsageError(f"{found.id} is {state.value}: there is nothing to stop")
+    found.requests.ask_to_stop(now)
+    if json:
+        print_json("stop", {"id": found.id, "asked": "now" if now else "save"})
+    else:
+        print(f"asked {attempt} to stop; lastrun status {found.reference} tells when it has")
+
+
+def pull(
+    job: JobArgument,
+    destination: Annotated[Path, typer.Argument(metavar="FOLDER", help="folder to put the checkpoint in")],
+    best: Annotated[bool, typer.Option("--best", help="the best by test top-1 instead of the newest")] = False,
+    step: Annotated[int | None, typer.Option("--step", metavar="N", help="the one of step N")] = None,
+    store: StoreOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Download a checkpoint, whole or not at all."""
+    from runner.errors import UsageError
+    from runner.job.find import find_job
+    from runner.job.pull import pull_checkpoint
+    from runner.view.console import print_json
+
+    if best and step is not None:
+        raise UsageError("--best and --step name one checkpoint each: give one of them")
+    name = pull_checkpoint(find_job(job, store), destination, best=best, step=step)
+    if json:
+        print_json("pull", {"checkpoint": name, "path": str(destination)})
+    else:
+        print(f"{destination}: checkpoint {name}")
+
+
+def sync(
+    job: JobArgument,
+    from_: Annotated[Path | None, typer.Option("--from", metavar="DIR", help="the outbox that the attempt named")] = None,
+    store: StoreOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Send what an ended attempt left on this machine."""
+    from runner.attempt.leftovers import sync_job
+    from runner.job.find import find_job
+    from runner.launch.settle import scratch_places, settled
+    from runner.view.console import print_json
+
+    found = find_job(job, store)
+    if from_ is None:
+        settled(found)  # an attempt whose container has ended does not count as alive
+    sent = sync_job(found, from_, [] if from_ is not None else scratch_places(found))
+    if json:
+        print_json("sync", {"sent": sent})
+    else:
+        print(f"{sent} objects sent" if sent else "nothing was waiting")
+
+
+def rm(
+    job: JobArgument,
+    store: StoreOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Delete a job whole; takes its whole ID."""
+    from runner.errors import State, UsageError
+    from runner.job.find import find_job
+    from runner.launch.settle import state_of
+    from runner.view.console import print_json
+
+    found = find_job(job, store, whole=True)
+    if state_of(found)[0] is State.RUNNING:
+        raise UsageError(f"{found.id} is running: lastrun stop {found.reference} first")
+    count = found.delete()
+    if json:
+        print_json("rm", {"id": found.id, "objects": count})
+    else:
+        print(f"{found.id} deleted ({count} objects)")

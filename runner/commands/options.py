@@ -1,0 +1,29 @@
+"""Arguments and options that several commands have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from runner.launchers import NAMES
+
+JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object instead")]
+SpecArgument = Annotated[Path, typer.Argument(metavar="JOB.YAML", help="the job's file")]
+JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="ID of a job, the beginning of one, or STORE/ID")]
+EnvOption = Annotated[str | None, typer.Option("--env", metavar="ENV", help="auto, local, kaggle, gcp, lambda or a100")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE ...", help="set any keys; applied last, values read as YAML")
+]
+LauncherOption = Annotated[str | None, typer.Option("--launcher", metavar="NAME", help=NAMES)]
+StoreOption = Annotated[
+    str | None, typer.Option("--store", metavar="URI", help="default: LASTRUN_STORE, config.toml, your data folder")
+]
+DetachOption = Annotated[bool, typer.Option("--detach", help="start it and return; it lives on in the background")]
+AllowOption = Annotated[
+    list[str] | None,
+    typer.Option("--allow-change", metavar="KEY", help="a key that may change although it decides learning (data: the clips)"),
+]
+
+TakeoverOption = Annotated[bool, typer.Option("--takeover", help="take the job from an attempt that still seems to run")]

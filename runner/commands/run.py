@@ -1,0 +1,212 @@
+"""Commands that train: submit, resume, and the attempt itself, which launchers call."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from runner.commands.options import (
+    AllowOption,
+    DetachOption,
+    EnvOption,
+    JobArgument,
+    JsonOption,
+    LauncherOption,
+    SetOption,
+    SpecArgument,
+    StoreOption,
+    TakeoverOption,
+)
+from runner.version import lastrun_version
+
+if TYPE_CHECKING:
+    from last_e.resume import Change
+    from runner.job.job import Job
+    from runner.launch.protocol import Launcher
+
+
+def submit(
+    spec: SpecArgument,
+    env: EnvOption = None,
+    set_: SetOption = None,
+    store: StoreOption = None,
+    launcher: LauncherOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="check everything and show what would run; write nothing")] = False,
+    detach: DetachOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Check a job, keep it in the store, and run it."""
+    from runner.errors import LastrunError
+    from runner.job.job import Job
+    from runner.launch.start import make_launcher
+    from runner.resolve import resolve_spec
+    from runner.store.open import default_store, open_store
+    from runner.store.uri import StoreUri
+    from runner.view.config import print_explained
+    from runner.view.console import print_json
+
+    resolved = resolve_spec(spec, env, set_ or [], launcher)
+    config = resolved.config
+    options = config.store.model_dump(exclude={"uri"})
+    target = open_store(StoreUri.parse(store or config.store.uri or default_store()).with_options(options))
+    starter = make_launcher(config)
+    name = config.name or f"{config.model.variant}-{config.dataset}-{config.split_type}".replace("_", "-")
+    if dry_run:
+        try:
+            starter.preflight(target.uri)
+            obstacle = None
+        except LastrunError as error:
+            obstacle = str(error)
+        facts = {"name": name, "store": target.uri, "launcher": config.run.launcher, "config": resolved.items()}
+        if json:
+            print_json("submit", {"dry_run": True, "obstacle": obstacle, **facts})
+            return
+        for note in resolved.notes:
+            print(note)
+        print_explained(resolved.items(), resolved.origins)
+        print(f"would submit {name} to {target.uri} with launcher {config.run.launcher}; nothing was written")
+        if obstacle is not None:
+            print(f"it could not start here: {obstacle}")
+        return
+    starter.preflight(target.uri)
+    # What was asked for is kept, not what auto found here: the attempt may run elsewhere.
+    origins = {key: str(origin) for key, origin in resolved.origins.items()}
+    start(lambda: Job.create(target, name, resolved.items(), origins, lastrun_version()), [], detach, json, "submit", starter)
+
+
+def resume(
+    job: JobArgument,
+    env: EnvOption = None,
+    set_: SetOption = None,
+    allow_change: AllowOption = None,
+    takeover: TakeoverOption = False,
+    store: StoreOption = None,
+    launcher: LauncherOption = None,
+    detach: DetachOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Go on with a job from its newest whole checkpoint, here."""
+    from runner.errors import ClaimedError, State, UsageError
+    from runner.job.find import find_job
+    from runner.launch.settle import state_of
+    from runner.launch.start import make_launcher
+    from runner.resolve import absolute_settings, resolve_attempt
+
+    found = find_job(job, store)
+    config, origins, _ = found.settings()
+    resolved, changes = resolve_attempt(config, origins, env, set_ or [], allow_change or [], launcher)
+    state, attempt, reason = state_of(found)
+    if reason is not None and not reason.ending.resumable and state is not State.SUCCEEDED and not allow_change:
+        raise UsageError(
+            f"{found.id} ended as {reason.value}: going on unchanged would end the same way; {reason.ending.advice}, "
+            f"or go on with --set KEY=VALUE --allow-change KEY"
+        )
+    if state is State.SUCCEEDED and not allow_change:
+        raise UsageError(
+            f"{found.id} is complete: there is nothing to go on with; lastrun status {found.reference} shows its result"
+        )
+    if state is State.RUNNING and attempt is not None and not takeover:
+        raise ClaimedError(
+            f"{found.id} is being run by {attempt}; lastrun status {found.reference} follows it, --takeover takes it over"
+        )
+    starter = make_launcher(resolved.config)
+    starter.preflight(found.store.uri)
+    arguments = [*(["--takeover"] if takeover else []), *([] if env is None else ["--env", env])]
+    arguments += [] if launcher is None else ["--launcher", launcher]
+    for word in absolute_settings(set_ or []):
+        arguments += ["--set", word]
+    for word in allow_change or []:
+        arguments += ["--allow-change", word]
+    start(lambda: found, arguments, detach, json, "resume", starter, changes)
+
+
+def attempt(
+    job_uri: Annotated[str, typer.Argument(metavar="JOB-URI")],
+    env: EnvOption = None,
+    set_: SetOption = None,
+    allow_change: AllowOption = None,
+    takeover: TakeoverOption = False,
+    launcher: LauncherOption = None,
+    read_env: Annotated[bool, typer.Option("--read-env", help="read variables and files from standard input, as JSON")] = False,
+) -> None:
+    """Run one attempt of a job on this machine; launchers call this."""
+    if read_env:
+        from json import loads
+
+        line = sys.stdin.readline()
+        if not line.endswith("\n"):  # who started it is gone: without its variables it would run otherwise, or not at all
+            from runner.errors import UsageError
+
+            raise UsageError("standard input ended before the variables came")
+        given = loads(line)
+        for path, text in given["files"].items():
+            Path(path).write_text(text)
+        os.environ.update(given["variables"])
+    from last_e.console import ConsoleSink
+    from runner.attempt.run import run_attempt
+    from runner.job.job import Job
+    from runner.store.open import open_store
+    from runner.store.uri import StoreUri
+
+    store, job_id = StoreUri.parse(job_uri).parent()
+    with ConsoleSink() as sink:
+        reason = run_attempt(Job(open_store(store), job_id), env, set_ or [], allow_change or [], sink, takeover, launcher)
+    raise typer.Exit(reason.ending.exit_code)
+
+
+def start(
+    make: Callable[[], Job],
+    arguments: list[str],
+    detach: bool,
+    json: bool,
+    command: str,
+    launcher: Launcher,
+    changes: Sequence[Change] = (),
+) -> NoReturn:
+    """Make or take a job and start an attempt; who leaves before its launcher listens is told how the job goes on."""
+    from runner.errors import PausedError
+    from runner.launch import start as launch
+    from runner.signals import handled, interrupt
+    from runner.view.config import print_changes
+    from runner.view.console import print_json
+    from runner.view.status import job_status
+
+    asked: list[int] = []
+    job = None
+
+    def once_it_is_made(signum: int) -> None:
+        if asked:  # asked again: its store may not answer
+            interrupt(signum)
+        asked.append(signum)
+
+    with handled(interrupt):
+        try:
+            with handled(once_it_is_made):
+                job = make()
+            if asked:
+                interrupt(asked[0])
+            if not json:
+                print(f"job: {job.uri}", flush=True)
+                print_changes(changes)
+            if detach:
+                launch.detach(launcher, job, arguments)
+                code = 0
+            else:
+                code = launch.run(launcher, job, arguments, quiet=json)
+        except KeyboardInterrupt:
+            if job is None:
+                raise
+            raise PausedError(f"{job.id}: interrupted; lastrun resume {job.reference} goes on with it") from None
+    facts = job_status(job)
+    if json:
+        print_json(command, facts)
+    elif detach:
+        print(f"running in the background; lastrun status {job.reference}")
+    else:
+        print(f"job:  {job.uri}\nnext: {facts['next']}")
+    raise typer.Exit(code)

@@ -1,0 +1,1 @@
+"""All that the store keeps of one job, and who may run it."""

@@ -1,0 +1,192 @@
+"""The attempts of a job as the store has them: their records, their signs of life, and what they say of the job's state."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, FiniteFloat, TypeAdapter, ValidationError
+
+from runner import machine
+from runner.errors import MissingKeyError, Reason, State, StoreError
+from runner.job.json_objects import dump, read_json
+from runner.job.paths import ATTEMPT_ID, Paths
+from runner.store.protocol import Store
+from runner.waits import WAITS
+
+HEARTBEAT_SECONDS, EXPIRY_SECONDS = WAITS.heartbeat, WAITS.expiry
+OPEN_PHASES = ("claiming", "running")
+"""Phases of an attempt that has not ended, as far as its record tells."""
+
+
+@dataclass
+class Attempt:
+    """One stretch of a job on one machine (``attempt.json``); written by that attempt, and by whoever finds it dead
+    beyond doubt before it could write its end (see :mod:`runner.launch.settle`)."""
+
+    id: str
+    machine: str
+    pid: int
+    process: str
+    """Tells this process from a later one with the same pid."""
+    started_at: float
+    phase: str = "claiming"
+    """``claiming``, ``running``, ``withdrawn`` (stepped back for another attempt), ``ended`` or ``lost``
+    (ended without a word; found by another)."""
+    host: str = ""
+    container: dict[str, str] | None = None
+    """What its launcher told it of where it runs, if it is no plain process. Of a container: ``name``, ``token`` (a label of
+    it), ``engine`` and ``image`` (digest); ``device`` ``cuda`` if it was given a GPU; on an engine of the same machine also
+    ``scratch``, the folder for its files, and ``data``, where it has the data file. Of others also ``launcher``."""
+    env: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    hardware: dict[str, Any] = field(default_factory=dict)
+    changes: list[dict[str, Any]] = field(default_factory=list)
+    supersedes: list[str] = field(default_factory=list)
+    """Attempts that had not ended when this one took the job; whatever they still write is not followed."""
+    inherited: list[str] | None = None
+    """Checkpoints that were there when this one began: of earlier attempts, only these are followed from then on."""
+    resumed_from: str | None = None
+    resumed_step: int = 0
+    resumed_epoch: int = 0
+    ended_at: float | None = None
+    reason: str | None = None
+    message: str | None = None
+    scores: dict[str, FiniteFloat | None] = field(default_factory=dict)
+    data_fingerprint: str | None = None
+
+    @property
+    def number(self) -> int:
+        """1 for the first attempt."""
+        return int(self.id.partition("-")[0])
+
+    def __str__(self) -> str:
+        place = f"process {self.pid}" if self.container is None else f"container {self.container.get('name')}"
+        return f"attempt {self.number} on {self.host} ({place})"
+
+    @property
+    def open(self) -> bool:
+        """Whether it claims the job, or did when it was last heard of."""
+        return self.phase in OPEN_PHASES
+
+    @property
+    def launcher(self) -> str:
+        """The kind of launcher that has started it."""
+        return "local" if self.container is None else self.container.get("launcher", "docker")
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is, or was, a process of this machine, which tells whether it lives."""
+        return self.machine == machine.identity()
+
+    def superseded_by(self, others: Iterable[Attempt]) -> bool:
+        """Whether one of the job's attempts has taken the job from this one."""
+        return any(self.id in other.supersedes and other.phase != "claiming" for other in others)
+
+
+class _Beat(BaseModel):
+    """``heartbeat.json``."""
+
+    time: float = 0.0
+    step: int = 0
+    total_steps: int = 0
+    seconds_left: float | None = None
+    clips_per_second: float | None = None
+    loss: float | None = None
+    synced_step: int = 0
+    local_step: int = 0
+    lag_seconds: float = 0.0
+    last_epoch: dict[str, FiniteFloat | None] = {}
+
+
+_ATTEMPT, _BEAT = TypeAdapter(Attempt), TypeAdapter(_Beat)
+
+
+class Attempts:
+    """Those of one job."""
+
+    def __init__(self, store: Store, paths: Paths, uri: str) -> None:
+        self._store, self._paths, self._uri = store, paths, uri
+
+    def all(self) -> list[Attempt]:
+        """Oldest first; those that withdrew are left out.
+
+        Raises:
+            StoreError: a record is damaged.
+        """
+        found = []
+        for name in self._names():
+            try:
+                found.append(self._read(name))
+            except MissingKeyError:
+                continue
+        return [attempt for attempt in sorted(found, key=lambda a: (a.number, a.id)) if attempt.phase != "withdrawn"]
+
+    def next_number(self) -> int:
+        """The number for a new attempt: one more than the largest, withdrawn ones included."""
+        return 1 + max((int(name.split("-")[0]) for name in self._names()), default=0)
+
+    def write(self, attempt: Attempt) -> None:
+        """Write an attempt's record."""
+        self._store.put(*self.entry(attempt))
+
+    def entry(self, attempt: Attempt) -> tuple[str, bytes]:
+        """Key and content of an attempt's record."""
+        return self._paths.attempt(attempt.id), dump(asdict(attempt))
+
+    def write_lost(self, attempt: Attempt, message: str) -> None:
+        """Write that an attempt is dead beyond doubt, for those who cannot see that themselves."""
+        attempt.phase, attempt.ended_at, attempt.message = "lost", time.time(), message
+        self.write(attempt)
+
+    def write_heartbeat(self, attempt: Attempt, progress: dict[str, Any]) -> None:
+        """Tell that an attempt lives, and how far it is."""
+        self._store.put(self._paths.heartbeat(attempt.id), dump({"time": time.time(), **progress}))
+
+    def heartbeat(self, attempt: Attempt) -> dict[str, Any]:
+        """The last heartbeat of an attempt; empty before the first."""
+        try:
+            beat = read_json(self._store, self._paths.heartbeat(attempt.id))
+            return _BEAT.validate_json(json.dumps(beat), strict=True).model_dump()
+        except (MissingKeyError, ValidationError):
+            return {}
+
+    def alive(self, attempt: Attempt) -> bool:
+        """Whether an attempt that has not ended is at work: its process if it ran on this machine, else its heartbeat."""
+        if not attempt.open:
+            return False
+        if attempt.is_here:
+            return machine.process_identity(attempt.pid) == attempt.process
+        try:
+            age = self._store.age(self._paths.heartbeat(attempt.id))
+        except MissingKeyError:
+            age = self._store.age(self._paths.attempt(attempt.id))
+        # Far in the future is as telling as far in the past: the clock of a shared folder is wrong. claim() looks closer.
+        return abs(age) < EXPIRY_SECONDS
+
+    def state(self, attempts: list[Attempt]) -> tuple[State, Attempt | None, Reason | None]:
+        """The job's state, from the newest of its attempts, with the reason for which that ended."""
+        if not attempts:
+            return State.QUEUED, None, None
+        superseded = {old for attempt in attempts for old in attempt.supersedes}
+        attempts = [attempt for attempt in attempts if attempt.id not in superseded]
+        attempt = next((a for a in attempts if self.alive(a)), attempts[-1])
+        if attempt.reason is not None:
+            reason = Reason(attempt.reason)
+            return reason.ending.state, attempt, reason
+        return (State.RUNNING if self.alive(attempt) else State.LOST), attempt, None
+
+    def _names(self) -> Iterable[str]:
+        return filter(ATTEMPT_ID.fullmatch, self._store.folders(self._paths.attempts))
+
+    def _read(self, name: str) -> Attempt:
+        try:
+            attempt = _ATTEMPT.validate_json(json.dumps(read_json(self._store, self._paths.attempt(name))), strict=True)
+            if attempt.id == name and attempt.reason in (None, *Reason._value2member_map_):
+                return attempt
+        except ValidationError:
+            pass
+        raise StoreError(f"{self._uri}: the record of attempt {name} is damaged, or of another version of lastrun")

@@ -1,0 +1,154 @@
+"""A job: its record, and what people read of it. What else the store keeps of it: :mod:`~runner.job.attempts`,
+:mod:`~runner.job.requests`, :mod:`~runner.job.checkpoints`."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shlex
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_validator
+
+from last_e.config import is_pinned
+from last_e.metrics import read_metrics
+from runner.errors import MissingKeyError, NoSuchJobError, Reason, State, StoreError
+from runner.job.attempts import Attempt, Attempts
+from runner.job.checkpoints import Checkpoints
+from runner.job.json_objects import dump, read_json
+from runner.job.paths import Paths
+from runner.job.requests import Requests
+from runner.store.open import default_store
+from runner.store.protocol import Store
+from runner.store.uri import StoreUri
+
+FORMAT = 1
+
+
+class _Record(BaseModel):
+    """``job.json``."""
+
+    id: str
+    name: str
+    created_at: float = Field(ge=0, le=1e11, allow_inf_nan=False)
+    config: dict[str, Any]
+    origins: dict[str, str]
+
+    @field_validator("config")
+    @classmethod
+    def _complete(cls, config: dict[str, Any]) -> dict[str, Any]:
+        for key, kind in {"model.variant": str, "dataset": str, "split_type": str, "env": str, "training.epochs": int}.items():
+            if not isinstance(config.get(key), kind):
+                raise ValueError(key)
+        return config
+
+
+_RECORD = TypeAdapter(_Record)
+
+
+class Job:
+    """One job in a store."""
+
+    def __init__(self, store: Store, job_id: str) -> None:
+        self.store, self.id, self.paths = store, job_id, Paths(job_id)
+        self.uri = str(StoreUri.parse(store.uri).child(job_id))
+        self.attempts = Attempts(store, self.paths, self.uri)
+        self.checkpoints = Checkpoints(store, self.paths, self.attempts)
+        self.requests = Requests(store, self.paths)
+
+    @property
+    def reference(self) -> str:
+        """What a command needs to find the job: its ID, with the store where that is not the default one."""
+        return self.id if str(StoreUri.parse(default_store())) == self.store.uri else shlex.quote(self.uri)
+
+    @classmethod
+    def create(cls, store: Store, name: str, config: dict[str, Any], origins: dict[str, str], version: str) -> Job:
+        """Write a new job's record."""
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+        job = cls(store, f"{name}-{stamp}-{secrets.token_hex(2)}")
+        record = {
+            "format": FORMAT,
+            "id": job.id,
+            "name": name,
+            "created_at": time.time(),
+            "lastrun": version,
+            "config": config,
+            "origins": origins,
+        }
+        store.put(job.paths.index, b"")  # first: an entry without a job is passed over
+        store.put(job.paths.record, dump(record))
+        return job
+
+    def record(self) -> dict[str, Any]:
+        """What ``job.json`` says.
+
+        Raises:
+            NoSuchJobError: there is no such job.
+            StoreError: it is unreadable.
+        """
+        try:
+            record = read_json(self.store, self.paths.record)
+        except MissingKeyError:
+            raise NoSuchJobError(f"no job {self.id} in {self.store.uri}; lastrun list shows those there are") from None
+        if record.get("format") != FORMAT:
+            raise StoreError(f"{self.uri}: job.json has format {record.get('format')}; this version reads {FORMAT}")
+        try:
+            return _RECORD.validate_json(json.dumps(record), strict=True).model_dump()
+        except ValidationError:
+            raise StoreError(f"{self.uri}: job.json is damaged") from None
+
+    def settings(self) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+        """The flat configuration that the next attempt begins with, the origin of each value, and which keys differ from
+        the job's record: what decides learning and was changed with ``--allow-change`` stays changed."""
+        record = self.record()
+        config: dict[str, Any] = record["config"]
+        origins: dict[str, str] = record["origins"]
+        changed: list[str] = []
+        for attempt in self.attempts.all():
+            for change in attempt.changes:
+                key = str(change.get("key"))
+                if key in config and is_pinned(key):
+                    config[key], origins[key] = change.get("after"), f"attempt {attempt.number}"
+                    changed.append(key)
+        return config, origins, changed
+
+    def delete(self) -> int:
+        """Delete everything; the record goes first, so that what is left of a cut deletion is no job. Returns how many."""
+        keys = [entry.key for entry in self.store.scan(self.paths.all)]
+        self.store.delete([self.paths.record])
+        self.store.clear(self.paths.all)
+        with suppress(ValueError):  # an ID that was not made here
+            self.store.delete([self.paths.index])
+        return len(keys)
+
+    def state(self) -> tuple[State, Attempt | None, Reason | None]:
+        """The job's state as its records tell it, the attempt that decides it, and why that ended; what launchers know
+        beyond that, :func:`runner.launch.settle.state_of` asks them first."""
+        return self.attempts.state(self.attempts.all())
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """One line per epoch; an attempt's lines replace those of the epochs that it trained again."""
+        merged: list[dict[str, Any]] = []
+        for attempt in self.attempts.all():
+            try:
+                text = self.store.get(self.paths.metrics(attempt.id)).decode("utf-8", "replace")
+            except MissingKeyError:
+                continue
+            lines = read_metrics(text)
+            merged = [m for m in merged if m["epoch"] <= attempt.resumed_epoch] + lines
+        return merged
+
+    def log(self, seen: set[str] | None = None) -> Iterator[str]:
+        """The log of all attempts, piece by piece; of those in ``seen`` nothing again, and it is added to."""
+        seen = set() if seen is None else seen
+        for attempt in self.attempts.all():
+            if attempt.id not in seen and attempt.phase != "claiming":
+                seen.add(attempt.id)
+                yield f"--- attempt {attempt.number} on {attempt.host} ({attempt.env or 'starting'})\n"
+            for entry in self.store.scan(self.paths.attempt(attempt.id, "log", "")):
+                if entry.key not in seen:
+                    seen.add(entry.key)
+                    yield self.store.get(entry.key).decode("utf-8", "replace")

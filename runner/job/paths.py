@@ -1,0 +1,81 @@
+"""Where in a store what belongs to a job lies; every key of it is made here.
+
+.index/<time, backwards>-JOB-ID       empty; so that the newest of many jobs stand first in one listing
+JOB-ID/job.json                       the resolved spec with origins; written once
+JOB-ID/attempts/0003-<id>/            attempt.json, heartbeat.json, log/000017.txt, metrics.jsonl, events/
+JOB-ID/checkpoints/<step>-<attempt>/  files, then MANIFEST.json last
+JOB-ID/requests/<random>.json         stop requests
+"""
+
+from __future__ import annotations
+
+import re
+
+from last_e.manifest import MANIFEST, Manifest
+
+INDEX = ".index/"
+ATTEMPT_RECORD = "attempt.json"
+JOB_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,80}")
+ATTEMPT_ID = re.compile(r"[0-9]{4,6}-[0-9a-f]{2,16}")
+WRITTEN_BY_ATTEMPTS = re.compile(r"[^/]+/(attempts|checkpoints)/[^/]+/.")
+"""Keys of any job that an attempt writes while it runs."""
+
+
+class Paths:
+    """The keys of one job."""
+
+    def __init__(self, job_id: str) -> None:
+        self.job_id = job_id
+        self.all = f"{job_id}/"
+        self.record = f"{job_id}/job.json"
+        self.attempts = f"{job_id}/attempts/"
+        self.checkpoints = f"{job_id}/checkpoints/"
+        self.requests = f"{job_id}/requests/"
+
+    @property
+    def index(self) -> str:
+        """Its place in the index: the later it was made, the earlier it stands.
+
+        Raises:
+            ValueError: an ID that was not made here.
+        """
+        day, second = self.job_id.split("-")[-3:-1]
+        return f"{INDEX}{99_999_999_999_999 - int(day + second)}-{self.job_id}"
+
+    def attempt(self, attempt_id: str, *parts: str) -> str:
+        """Something of an attempt's; by itself, its record."""
+        return self.attempts + "/".join((attempt_id, *(parts or (ATTEMPT_RECORD,))))
+
+    def heartbeat(self, attempt_id: str) -> str:
+        """An attempt's last sign of life."""
+        return self.attempt(attempt_id, "heartbeat.json")
+
+    def metrics(self, attempt_id: str) -> str:
+        """What an attempt's epochs gave."""
+        return self.attempt(attempt_id, "metrics.jsonl")
+
+    def log(self, attempt_id: str, segment: int | str) -> str:
+        """A piece of an attempt's log, by its number or name."""
+        return self.attempt(attempt_id, "log", f"{segment:06d}.txt" if isinstance(segment, int) else f"{segment}.txt")
+
+    def event_file(self, attempt_id: str, name: str) -> str:
+        """A file for TensorBoard."""
+        return self.attempt(attempt_id, "events", name)
+
+    def request(self, name: str) -> str:
+        """A stop request."""
+        return f"{self.requests}{name}.json"
+
+    def checkpoint(self, name: str, file: str = MANIFEST) -> str:
+        """A file of a checkpoint; by itself, its manifest."""
+        return f"{self.checkpoints}{name}/{file}"
+
+
+def checkpoint_name(manifest: Manifest, attempt_id: str) -> str:
+    """What an attempt's checkpoint is called. An end of epoch may be stored twice by one attempt, before and after its test."""
+    return f"{manifest.step:08d}{'e' if manifest.evaluated else ''}-{attempt_id}"
+
+
+def step_of(checkpoint_key: str) -> int:
+    """The step of the checkpoint to which a key belongs."""
+    return int(checkpoint_key.split("/")[2].split("-")[0].rstrip("e"))

@@ -1,0 +1,42 @@
+"""A checkpoint brought into a folder of the user's."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from last_e.manifest import DamagedCheckpoint
+from runner.errors import StoreError, UsageError
+from runner.job.job import Job
+
+
+def pull_checkpoint(job: Job, destination: Path, *, best: bool, step: int | None) -> str:
+    """Download a checkpoint into a new folder; returns its name.
+
+    Raises:
+        UsageError: there is no such checkpoint, or the folder is not empty.
+        StoreError: it is damaged.
+    """
+    found = job.checkpoints.all()
+    if step is not None:
+        found = [stored for stored in found if stored.manifest.step == step]
+    elif best:
+        tested = [stored for stored in found if stored.manifest.test_top1 is not None]
+        found = sorted(tested, key=lambda stored: (stored.manifest.test_top1 or 0, *(-part for part in stored.manifest.order)))
+    if not found:
+        steps = ", ".join(str(stored.manifest.step) for stored in job.checkpoints.all())
+        raise UsageError(f"{job.id} has no such checkpoint; its steps are: {steps or 'none yet'}")
+    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
+        raise UsageError(f"{destination} is there already: name a new or empty folder")
+    stored = found[-1]
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=destination.parent))
+    try:
+        job.checkpoints.download(stored, part)
+        part.replace(destination)
+    except DamagedCheckpoint as error:
+        raise StoreError(f"checkpoint {stored.name}: {error}") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return stored.name

@@ -1,0 +1,1 @@
+"""Attempts in containers of a Docker engine, here or elsewhere."""

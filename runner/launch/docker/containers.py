@@ -1,0 +1,176 @@
+"""How containers of attempts ended, as the engine knows it, when the attempts could not say so themselves; and containers for
+a look into an image."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from last_e.redact import redact
+from runner.errors import LastrunError, NoSuchJobError, Reason
+from runner.job.attempts import Attempt
+from runner.job.job import Job
+from runner.launch.docker.engine import SHORT_SECONDS, connect, explained, patience
+from runner.signals import handled, interrupt
+from runner.store.open import open_store
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+JOB_LABEL, STORE_LABEL, USER_LABEL = "lastrun.job", "lastrun.store", "lastrun.user"
+ATTEMPT_LABEL = "lastrun.attempt"
+"""The token that ends the attempt's ID; the number before it is not known when a container is made."""
+TRIAL_LABEL = "lastrun.trial"
+PROGRAM = ["python", "-m", "runner"]
+TRIAL_SECONDS = 300.0
+FORGOTTEN_SECONDS = 3600.0
+"""A trial, or a container that was never started, is nobody's any more after this time."""
+ABANDONED_SECONDS = 7 * 24 * 3600.0
+"""An ended container whose job nobody knows any more is kept for so long."""
+_KILLED = 128 + 9
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How a trial container ended, and what it said."""
+
+    code: int
+    out_of_memory: bool
+    out: bytes
+    errors: bytes
+
+
+def trial(client: DockerClient, image: str, words: list[str], **options: Any) -> Trial:
+    """Run ``lastrun WORDS`` in a container of which nothing stays, also when this is interrupted.
+
+    Raises:
+        docker.errors.DockerException, requests.RequestException: the engine's; see ``engine.explained``.
+    """
+    from docker.errors import DockerException
+    from requests import RequestException
+
+    user = f"{USER_LABEL}={os.getuid()}"
+    _sweep_forgotten(client, user)
+    token = secrets.token_hex(8)
+    labels = {TRIAL_LABEL: token, USER_LABEL: str(os.getuid())}
+    with handled(interrupt):
+        try:
+            made = client.api.create_container(image, words, entrypoint=PROGRAM, labels=labels, **options)
+            container = client.containers.get(made["Id"])
+            container.start()
+            code = int(container.wait(timeout=TRIAL_SECONDS)["StatusCode"])
+            container.reload()
+            killed = bool(container.attrs["State"]["OOMKilled"])
+            return Trial(code, killed, container.logs(stderr=False), container.logs(stdout=False))
+        finally:  # by its label: it may be there although we have not heard of it
+            with handled(lambda _: None), patience(client, SHORT_SECONDS), suppress(DockerException, RequestException):
+                discard(client, f"{TRIAL_LABEL}={token}")
+
+
+def settle(job: Job, attempt: Attempt) -> Attempt:
+    """Write the end of an open attempt whose container has ended for certain; returns the attempt as it is now.
+
+    Only the engine that ran the container is believed, and only about the container whose token the attempt carries. A dead
+    container writes nothing any more, so what the attempt wrote last is read again and stands if it is an end.
+
+    Raises:
+        LastrunError: no engine answers, or the store does not take it.
+    """
+    known = attempt.container or {}
+    client = connect()
+    with patience(client, SHORT_SECONDS), explained():
+        if client.info()["ID"] != known.get("engine"):
+            return attempt
+        found = client.containers.list(
+            all=True, filters={"label": f"{ATTEMPT_LABEL}={known.get('token')}"}, ignore_removed=True
+        )
+        if found and found[0].status not in ("exited", "dead"):
+            return attempt
+        current = next((other for other in job.attempts.all() if other.id == attempt.id), attempt)
+        if not current.open or current.container != known:
+            return current
+        if not found:  # removed by hand, or on another engine that has the same ID: the heartbeat decides
+            return current
+        end = found[0].attrs["State"]
+        words = found[0].logs(tail=200)
+    _keep_log(job, current, words)
+    if end["OOMKilled"]:
+        current.phase, current.ended_at, current.reason = "ended", time.time(), Reason.OUT_OF_MEMORY.value
+        current.message = "the system ended the container: the memory that it may take (run.memory) ran out"
+        job.attempts.write(current)
+    else:
+        how = "was killed" if end["ExitCode"] == _KILLED else f"ended with code {end['ExitCode']}"
+        job.attempts.write_lost(current, f"container {known.get('name')} {how}")
+    remove(found[0])
+    return current
+
+
+def sweep(client: DockerClient, user: str) -> None:
+    """Remove this user's containers that have ended, once all that they knew is in the store, and what was forgotten."""
+    label = f"{USER_LABEL}={user}"
+    filters = {"status": ["exited", "dead"], "label": [JOB_LABEL, label]}
+    for container in client.containers.list(all=True, filters=filters, ignore_removed=True):
+        with suppress(LastrunError):
+            remove_if_told(Job(open_store(container.labels[STORE_LABEL]), container.labels[JOB_LABEL]), container)
+    _sweep_forgotten(client, label)
+
+
+def _sweep_forgotten(client: DockerClient, user: str) -> None:
+    """Remove what commands that were killed left behind: trials, and containers that were never started."""
+    now = _time(client.info()["SystemTime"])
+    for filters in ({"label": [TRIAL_LABEL, user]}, {"label": [JOB_LABEL, user], "status": "created"}):
+        for container in client.containers.list(all=True, filters=filters, ignore_removed=True):
+            if now - _time(container.attrs["Created"]) > FORGOTTEN_SECONDS:
+                remove(container, force=True)
+
+
+def _time(text: str) -> float:
+    """An engine's time, to the second: containers' are in UTC, its own clock has the zone of its machine."""
+    zone = re.search(r"[+-]\d\d:\d\d$", text)
+    return datetime.fromisoformat(f"{text[:19]}{zone[0] if zone else '+00:00'}").timestamp()
+
+
+def discard(client: DockerClient, label: str) -> None:
+    """Remove all that carries a label, whatever it does."""
+    for container in client.containers.list(all=True, filters={"label": label}, ignore_removed=True):
+        remove(container, force=True)
+
+
+def remove_if_told(job: Job, container: Any) -> None:
+    """Remove an ended container if the store knows how its attempt ended; else it stays, for whoever asks next."""
+    token = container.labels[ATTEMPT_LABEL]
+    own = [attempt for attempt in job.attempts.all() if attempt.id.endswith(f"-{token}")]
+    for number, attempt in enumerate(own):
+        if attempt.open:
+            with suppress(LastrunError):  # a store that only lets us read
+                own[number] = settle(job, attempt)
+    if not own:  # it withdrew or never began; or the job was deleted; or its store is away, a disk that is not mounted now
+        try:
+            job.record()
+        except NoSuchJobError:
+            now = _time(container.client.info()["SystemTime"])
+            if now - _time(container.attrs["Created"]) < ABANDONED_SECONDS:
+                return
+    if not any(attempt.open for attempt in own):
+        remove(container)
+
+
+def remove(container: Any, force: bool = False) -> None:
+    """Remove a container that has ended, or by ``force`` any; somebody else may have been faster."""
+    from docker.errors import APIError
+
+    with suppress(APIError):
+        container.remove(v=True, force=force)
+
+
+def _keep_log(job: Job, attempt: Attempt, words: bytes) -> None:
+    """What a container said last goes into the job's log: the attempt itself may not have come to it."""
+    key = job.paths.log(attempt.id, "container")
+    text = redact(words.decode(errors="replace"))
+    job.store.put(key, f"--- the last that its container said\n{text}".encode())

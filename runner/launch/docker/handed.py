@@ -1,0 +1,225 @@
+"""What a container of an attempt is given: limits, folders, GPUs, variables; and nothing else of this machine."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from last_e.datafile import DataError, data_path, is_remote
+from last_e.text import absolute, expand
+from runner import machine
+from runner.attempt import data_cache
+from runner.attempt.run import PREEMPTED_SECONDS, STOP_PATIENCE_SECONDS
+from runner.errors import UsageError
+from runner.launch.docker.engine import explained, is_local
+from runner.spec import JobSpec
+from runner.store.uri import StoreUri
+from runner.waits import VARIABLE
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+HOME = "/cache"
+"""The home folder inside: downloaded data, compiled kernels and the like stay in a volume there."""
+DATA = "/lastrun-data"
+"""Where the data file is mounted. Not in the volume: what a file is mounted on stays there, empty, when the file is gone."""
+_OWN = tuple(map(Path, (HOME, DATA, "/app", "/opt/lastrun", "/usr/bin", "/etc", "/dev", "/proc", "/sys")))
+"""Folders of the container's own, which a folder of the caller's must not cover."""
+STOP_SECONDS = int(STOP_PATIENCE_SECONDS + PREEMPTED_SECONDS) + 5
+"""What ``docker stop`` allows before it kills: a save and a drain."""
+STORE_VARIABLES = (
+    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION"),
+    *("AWS_CA_BUNDLE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_EC2_METADATA_DISABLED"),
+    *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "REQUESTS_CA_BUNDLE"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
+)
+"""What a bucket needs: naming one as the store names these, too."""
+_FILE_VARIABLES = ("AWS_CA_BUNDLE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "REQUESTS_CA_BUNDLE")
+_AWS_FILES = {"AWS_CONFIG_FILE": "~/.aws/config", "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials"}
+
+
+class Handed:
+    """For one job's configuration.
+
+    Args:
+        config: the job's.
+        client: the engine.
+    """
+
+    def __init__(self, config: JobSpec, client: DockerClient) -> None:
+        self._config, self._client = config, client
+        self._local = is_local(client)
+
+    def options(self, uri: StoreUri, about: dict[str, str]) -> dict[str, Any]:
+        """How the container is confined, and what it may reach."""
+        from docker.types import DeviceRequest, LogConfig
+
+        run, gpus = self._config.run, self.gpus()
+        security = self._client.info().get("SecurityOptions") or []
+        rootless = any("name=rootless" in option for option in security)
+        requests = []
+        if gpus:
+            which = {"device_ids": list(map(str, gpus))} if isinstance(gpus, list) else {"count": -1 if gpus == "all" else gpus}
+            requests.append(DeviceRequest(capabilities=[["gpu"]], **which))
+        host = self._client.api.create_host_config(
+            mounts=self._mounts(uri, real=bool(about)),
+            tmpfs={"/tmp": "rw,nosuid,nodev,mode=1777"},  # noqa: S108
+            shm_size=run.shm_size or "1g",
+            mem_limit=run.memory,
+            memswap_limit=run.memory,  # the same: no swap besides
+            nano_cpus=int(run.cpus * 1e9) if run.cpus else None,
+            cap_drop=["ALL"],
+            group_add=[] if rootless else [str(group) for group in os.getgroups()],
+            security_opt=["no-new-privileges:true"],
+            read_only=True,
+            init=True,
+            network_mode=run.network or "bridge",
+            device_requests=requests,
+            # An engine that gives users other numbers inside would write files of nobody into the caller's folders.
+            userns_mode="host" if self._local and any("name=userns" in option for option in security) else None,
+            log_config=LogConfig(type="json-file", config={"max-size": "10m", "max-file": "2"}),
+        )
+        # A folder of the attempt's own in the volume: what is mounted below /cache belongs to the engine's root.
+        environment = {machine.CONTAINER_VARIABLE: json.dumps(about), "XDG_CACHE_HOME": f"{HOME}/own"}
+        environment["TMPDIR"] = about.get("scratch", HOME)
+        if waits := os.environ.get(VARIABLE):
+            environment[VARIABLE] = waits
+        # In a rootless engine's container root is the caller; anybody else would be one of its subordinate users.
+        user = "0:0" if rootless else f"{os.getuid()}:{os.getgid()}"
+        return {
+            "host_config": host,
+            "environment": environment,
+            "user": user,
+            "hostname": socket.gethostname()[:63],
+            "stop_timeout": STOP_SECONDS,
+            "use_config_proxy": False,  # it would show passwords of proxies to all who may ask the engine
+        }
+
+    def _mounts(self, uri: StoreUri, real: bool) -> list[Any]:
+        """What the container sees of this machine. A trial makes nothing: no volume, no folder."""
+        from docker.types import Mount
+
+        mounts = [Mount(HOME, f"lastrun-cache-{os.getuid()}", type="volume")] if real else []
+        if not self._local:
+            return mounts
+
+        def bind(source: Path, target: str, read_only: bool = True) -> None:
+            if target not in [mount["Target"] for mount in mounts] and source.exists():
+                mounts.append(Mount(target, str(absolute(source)), type="bind", read_only=read_only))
+
+        if uri.scheme == "file":
+            bind(Path(uri.prefix), uri.prefix, read_only=False)
+        if self._uses_buckets(uri):
+            files = [os.environ[name] for name in _FILE_VARIABLES if os.environ.get(name)]
+            for file in [*files, *_AWS_FILES.values(), *(place.options.get("ca_bundle", "") for place in self.buckets(uri))]:
+                if file and stat.S_ISREG(_mode(expand(file))):
+                    bind(expand(file), _inside(file))
+        scratch = self.scratch(make=real)
+        bind(scratch, str(scratch), read_only=False)
+        if data := self.data():
+            bind(*data)
+        return mounts
+
+    def data(self) -> tuple[Path, str] | None:
+        """The data file here, if there is one, and where a container of this machine's engine has it."""
+        if self._local:
+            with suppress(DataError):
+                found = data_path(self._config)
+                return None if found is None else (absolute(found), f"{DATA}/{found.name}")
+        return None
+
+    def scratch(self, make: bool) -> Path:
+        """The folder for the attempt's files, in the container under the same path: what it could not send outlives it.
+
+        Raises:
+            UsageError: it is not there and cannot be made.
+        """
+        root = self._config.hardware.scratch_root
+        folder = absolute(root or machine.container_scratch())
+        try:
+            if make:
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            above = next(path for path in (folder, *folder.parents) if path.exists())
+            if not above.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            if not os.access(above, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:
+            hint = "set another with --set hardware.scratch_root=FOLDER"
+            raise UsageError(f"hardware.scratch_root: {folder}: {error.strerror or error}; {hint}") from None
+        see_that_nothing_is_covered("hardware.scratch_root", folder)
+        return folder
+
+    def gpus(self) -> Any:
+        """Which GPUs to ask the engine for. Where there is a driver they are asked for, so that an engine that cannot hand them
+        in says so: nobody is to train on the CPU of a machine with a GPU without having said so."""
+        if wants_cpu(self._config):
+            return 0
+        if self._config.run.gpus is not None:
+            return self._config.run.gpus
+        driver = self._local and machine.driver_version() is not None
+        with explained():
+            runtime = "nvidia" in self._client.info().get("Runtimes", {})
+        return int(driver or runtime or self._config.hardware.device == "cuda")
+
+    def buckets(self, store: StoreUri) -> list[StoreUri]:
+        """The buckets that the attempt uses."""
+        found = [] if store.scheme == "file" else [store]
+        if is_remote(self._config.data.uri):
+            found.append(data_cache.parse(str(self._config.data.uri), self._config.store.model_dump(exclude={"uri"})))
+        return found
+
+    def _uses_buckets(self, store: StoreUri) -> bool:
+        return store.scheme != "file" or is_remote(self._config.data.uri)
+
+    def given(self, uri: StoreUri) -> dict[str, dict[str, str]]:
+        """The variables that the job names: ``run.pass_env``, and those of its bucket; for an engine elsewhere with the files
+        that they name."""
+        names = [*self._config.run.pass_env, *(STORE_VARIABLES if self._uses_buckets(uri) else ())]
+        variables, files = {name: os.environ[name] for name in names if name in os.environ}, {}
+        if not stat.S_ISREG(_mode(expand(variables.get("REQUESTS_CA_BUNDLE", "")))):
+            variables.pop("REQUESTS_CA_BUNDLE", None)  # it may name a folder, which nobody mounts
+        named = {name: variables[name] for name in _FILE_VARIABLES if variables.get(name)}
+        if self._uses_buckets(uri) and self._local:
+            variables |= {name: _inside(path) for name, path in named.items()}
+        elif self._uses_buckets(uri):
+            for name, path in {**_AWS_FILES, **named}.items():
+                if stat.S_ISREG(_mode(expand(path))):
+                    variables[name] = f"/tmp/{name}"  # noqa: S108
+                    files[variables[name]] = expand(path).read_text(errors="replace")
+        return {"variables": variables, "files": files}
+
+
+def wants_cpu(config: JobSpec) -> bool:
+    """Whether a job says that it does without a GPU."""
+    return config.run.gpus == 0 or config.hardware.device == "cpu"
+
+
+def see_that_nothing_is_covered(what: str, folder: Path) -> None:
+    """See that a folder of this machine, which has its own path inside, takes the place of nothing that a container needs.
+
+    Raises:
+        UsageError: it would.
+    """
+    covered = [own for own in _OWN if own == folder or folder in own.parents]
+    if covered:
+        raise UsageError(f"{what}: {folder} would stand in the way of the container's own {covered[0]}; take a folder below it")
+
+
+def _inside(path: str | Path) -> str:
+    """A path as the container sees it: the same, but for a home folder of its own."""
+    text = str(path)
+    return f"{HOME}{text[1:]}" if text == "~" or text.startswith("~/") else str(absolute(text))
+
+
+def _mode(path: Path) -> int:
+    try:
+        return path.stat().st_mode
+    except OSError:
+        return 0

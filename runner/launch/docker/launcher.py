@@ -1,0 +1,195 @@
+"""An attempt in a container, on a local engine or one that ``DOCKER_HOST`` or a context names."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import secrets
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+from urllib.parse import urlsplit
+
+from last_e.datafile import DataError, data_path, is_remote
+from last_e.text import plain
+from runner import machine
+from runner.errors import EngineError, LastrunError, UsageError
+from runner.job.attempts import Attempt
+from runner.job.job import Job
+from runner.launch.docker import containers
+from runner.launch.docker.attached import StartedContainer, hand_over
+from runner.launch.docker.engine import NO_RUNTIME, SHORT_SECONDS, connect, explained, is_local, patience
+from runner.launch.docker.handed import Handed, see_that_nothing_is_covered, wants_cpu
+from runner.launch.docker.image import BUILD, code_digest, default_image
+from runner.signals import handled, interruptible
+from runner.spec import JobSpec
+from runner.store.uri import StoreUri
+from runner.version import lastrun_version
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+
+class DockerLauncher:
+    """Starts attempts in containers. See :class:`~runner.launch.protocol.Launcher`."""
+
+    def __init__(self, config: JobSpec) -> None:
+        self._config = config
+        self._image = config.run.image or default_image()
+
+    def preflight(self, store: str) -> None:
+        """A container with the very same limits is started and says what is in it."""
+        client = connect()
+        handed = Handed(self._config, client)
+        uri = StoreUri.parse(store)
+        self._see_to_the_store(client, uri)
+        self._see_to_the_data(client, handed)
+        missing = [name for name in self._config.run.pass_env if name not in os.environ]
+        if missing:
+            raise UsageError(f"run.pass_env: {', '.join(missing)} is not set here")
+        found = self._probe(client, handed, uri)
+        if found["version"] != lastrun_version():
+            raise EngineError(
+                f"image {self._image} holds lastrun {found['version']}, this is {lastrun_version()}: {BUILD} makes one of it"
+            )
+        if found["driver"] and not wants_cpu(self._config) and not handed.gpus():
+            raise EngineError(
+                f"the engine's machine has NVIDIA's driver {found['driver']}, but the engine has no NVIDIA runtime: "
+                f"it would train on the CPU; {NO_RUNTIME}"
+            )
+        if found["code"] != code_digest():
+            print(f"note: image {self._image} was built from other code than this; {BUILD} renews it", file=sys.stderr)
+
+    def start(self, job: Job, arguments: list[str], *, output: TextIO | None) -> StartedContainer:
+        """A container of the image's very digest; its variables come through its standard input."""
+        with interruptible(f"{job.id}: interrupted before its attempt began; lastrun resume {job.reference} begins it"):
+            return StartedContainer(job, self._start(job, arguments), output)
+
+    @staticmethod
+    def settle(job: Job, attempt: Attempt) -> Attempt:
+        """Only the engine that ran the container is believed, and only about the container whose token the attempt carries."""
+        return containers.settle(job, attempt)
+
+    @staticmethod
+    def clean() -> None:
+        """Containers that have ended, and those that were forgotten."""
+        client = connect()
+        with explained():
+            containers.sweep(client, str(os.getuid()))
+
+    @staticmethod
+    def places(job: Job) -> set[Path]:
+        """Scratch folders have the same path in a container as on its machine."""
+        told = {attempt.container.get("scratch") for attempt in job.attempts.all() if attempt.container}
+        return {machine.container_scratch(), *(Path(place) for place in told if place)}
+
+    # --- what can be seen before anything is started -----------------------------------------------------------------
+
+    def _see_to_the_store(self, client: DockerClient, uri: StoreUri) -> None:
+        if uri.scheme == "file":
+            if not is_local(client):
+                raise UsageError(f"store {uri}: the engine is on another machine, which has no such folder: take a bucket")
+            see_that_nothing_is_covered(f"store {uri}", Path(uri.prefix))
+            return
+        self._see_to_a_server(client, f"store {uri}", uri)
+
+    def _see_to_a_server(self, client: DockerClient, what: str, place: StoreUri) -> None:
+        """See that a container can reach a bucket's server, and trust it."""
+        if "ca_bundle" in place.options and not is_local(client):
+            raise UsageError(
+                f"{what}: the engine is on another machine, which has no {place.options['ca_bundle']}: name the file in "
+                "AWS_CA_BUNDLE instead, and it is handed over"
+            )
+        named = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+        host = urlsplit(place.options.get("endpoint_url") or named).hostname
+        if host is not None and _is_loopback(host) and self._config.run.network != "host":
+            whose = "this machine's" if is_local(client) else "that of the engine's machine"
+            raise UsageError(
+                f"{what}: {host} means the container itself in a network of its own: --set run.network=host shares {whose}"
+            )
+
+    def _see_to_the_data(self, client: DockerClient, handed: Handed) -> None:
+        if is_remote(self._config.data.uri):
+            uri = str(self._config.data.uri)
+            self._see_to_a_server(client, f"data.uri {uri}", handed.buckets(StoreUri("file", "", "", {}))[0])
+            return
+        if not is_local(client):  # the attempt itself will look
+            return
+        try:
+            data_path(self._config)
+        except DataError as error:
+            raise UsageError(str(error)) from None
+
+    def _probe(self, client: DockerClient, handed: Handed, uri: StoreUri) -> dict[str, str | None]:
+        """What ``lastrun probe`` says in such a container."""
+        with explained(self._image):
+            done = containers.trial(client, self._image, ["probe"], **handed.options(uri, {}))
+        if done.out_of_memory:
+            raise EngineError(f"run.memory={self._config.run.memory} is too little even to start: allow more")
+        try:
+            found = json.loads(done.out)
+            return {"version": str(found["version"]), "code": str(found["code"]), "driver": found.get("driver")}
+        except (ValueError, KeyError, TypeError):
+            words = plain(done.errors.decode(errors="replace")).strip().splitlines()
+            if words and words[-1].startswith("error: "):
+                raise EngineError(words[-1].removeprefix("error: ")) from None
+            why = words[-1] if words else f"code {done.code}"
+            raise EngineError(f"image {self._image} holds no lastrun ({why}): {BUILD} makes one that does") from None
+
+    def _start(self, job: Job, arguments: list[str]) -> Any:
+        """A running container with an attempt in it."""
+        client = connect()
+        handed = Handed(self._config, client)
+        uri, _ = StoreUri.parse(job.uri).parent()
+        if uri.scheme == "file":
+            Path(uri.prefix).mkdir(parents=True, exist_ok=True)
+        token, name = secrets.token_hex(4), f"lastrun-{job.id}-{job.attempts.next_number()}"
+        labels = {
+            containers.JOB_LABEL: job.id,
+            containers.STORE_LABEL: str(uri),
+            containers.USER_LABEL: str(os.getuid()),
+            containers.ATTEMPT_LABEL: token,
+        }
+        with explained(self._image):
+            try:
+                image = client.images.get(self._image)
+                about = {
+                    "name": name,
+                    "token": token,
+                    "engine": client.info()["ID"],
+                    "image": next(iter(image.attrs.get("RepoDigests") or []), image.id),
+                }
+                if handed.gpus():
+                    about["device"] = "cuda"
+                if is_local(client):
+                    about["scratch"] = str(handed.scratch(make=True))
+                    if data := handed.data():
+                        about["data"] = data[1]
+                options = handed.options(uri, about)
+                made = client.api.create_container(
+                    image.id,
+                    ["attempt", job.uri, "--read-env", *arguments],
+                    name=name,
+                    entrypoint=containers.PROGRAM,
+                    labels=labels,
+                    stdin_open=True,
+                    **options,
+                )
+                container = client.containers.get(made["Id"])
+                hand_over(client, made["Id"], container.start, handed.given(uri))
+            except BaseException:
+                # Whoever asks a second time to leave would leave a container behind.
+                with handled(lambda _: None), patience(client, SHORT_SECONDS), suppress(LastrunError), explained():
+                    containers.discard(client, f"{containers.ATTEMPT_LABEL}={token}")
+                raise
+        return container
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return False

@@ -1,0 +1,42 @@
+"""What launchers know of attempts that could not write their own end. Asked before a job's state is read."""
+
+from __future__ import annotations
+
+import importlib
+from contextlib import suppress
+from pathlib import Path
+
+from runner.errors import LastrunError, Reason, State
+from runner.job.attempts import Attempt
+from runner.job.job import Job
+from runner.launch.protocol import Launcher
+from runner.launchers import LAUNCHERS
+
+
+def launcher_class(name: str) -> type[Launcher]:
+    """The launcher of a name in the table."""
+    module, _, attribute = LAUNCHERS[name].place.partition(":")
+    found: type[Launcher] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def settled(job: Job) -> list[Attempt]:
+    """The job's attempts, once the launchers of those that are open have written what they know of their end."""
+    return [_settled(job, attempt) if attempt.open else attempt for attempt in job.attempts.all()]
+
+
+def state_of(job: Job) -> tuple[State, Attempt | None, Reason | None]:
+    """The job's state as far as can be known here, the attempt that decides it, and why that ended."""
+    return job.attempts.state(settled(job))
+
+
+def scratch_places(job: Job) -> set[Path]:
+    """Folders of this machine in which attempts of a job may have left scratch folders."""
+    return {place for name in LAUNCHERS for place in launcher_class(name).places(job)}
+
+
+def _settled(job: Job, attempt: Attempt) -> Attempt:
+    if attempt.launcher in LAUNCHERS:  # else of a newer version: its heartbeat decides
+        with suppress(LastrunError):  # it cannot be seen from here, or the store only lets us read
+            return launcher_class(attempt.launcher).settle(job, attempt)
+    return attempt

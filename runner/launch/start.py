@@ -1,0 +1,74 @@
+"""An attempt started by any launcher: followed to its end, or left to live on."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from runner.errors import Exit, LastrunError, StoreError
+from runner.job.job import Job
+from runner.launch.protocol import Launcher, Started
+from runner.launch.settle import launcher_class, settled
+from runner.signals import handled, interruptible
+from runner.spec import JobSpec
+
+START_SECONDS = 60.0
+_LOOK_SECONDS = 0.1
+
+
+def make_launcher(config: JobSpec) -> Launcher:
+    """The launcher that a configuration names."""
+    return launcher_class(config.run.launcher)(config)
+
+
+def run(launcher: Launcher, job: Job, arguments: list[str], *, quiet: bool) -> int:
+    """Run an attempt to its end in the foreground; returns its exit code. ``quiet``: nothing on standard output.
+
+    Raises:
+        LastrunError: it could not be started, or nobody tells any more what becomes of it.
+    """
+    asked: list[int] = []
+    with handled(asked.append):
+        _tidy(launcher, job)
+        started = launcher.start(job, arguments, output=sys.stderr if quiet else sys.stdout)
+        while (code := started.wait(_LOOK_SECONDS)) is None:
+            while asked:
+                started.hand_on(asked.pop(0))
+    return code
+
+
+def detach(launcher: Launcher, job: Job, arguments: list[str]) -> None:
+    """Start an attempt that lives on when this process ends; returns once it has claimed the job.
+
+    Raises:
+        LastrunError: it ended before that.
+    """
+    known = {attempt.id for attempt in job.attempts.all()}
+    _tidy(launcher, job)
+    started = launcher.start(job, arguments, output=None)
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        code = started.wait(0)  # asked first: it may claim, run and end between two looks
+        if any(a.id not in known and started.is_its(a) and a.phase != "claiming" for a in job.attempts.all()):
+            return
+        if code is not None:
+            error = LastrunError(_said(started) or f"the attempt ended with code {code}")
+            started.kill()
+            error.exit_code = Exit(code) if code in Exit._value2member_map_ else Exit.FAILED
+            raise error
+        time.sleep(_LOOK_SECONDS)
+    said = _said(started)
+    started.kill()
+    words = f"; it said: {said}" if said else ""
+    raise StoreError(f"{job.id}: no sign of the attempt within {START_SECONDS:.0f} s, so it was ended{words}")
+
+
+def _said(started: Started) -> str:
+    return started.last_words().strip().removeprefix("error: ")
+
+
+def _tidy(launcher: Launcher, job: Job) -> None:
+    """What is over makes room: a new attempt may not be able to see that it is."""
+    with interruptible(f"{job.id}: interrupted before its attempt began; lastrun resume {job.reference} begins it"):
+        launcher.clean()
+        settled(job)

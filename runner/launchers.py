@@ -1,0 +1,24 @@
+"""Which launchers there are, for those that do not import them. A new one is a file in ``runner/launch/`` and one line here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A launcher, as job files and the command line know it."""
+
+    place: str
+    """``MODULE:CLASS``; see :class:`runner.launch.protocol.Launcher`."""
+    chooses_gpus: bool
+    """Whether ``run.gpus`` may be several GPUs, or certain ones; else it is 0, 1 or all."""
+
+
+LAUNCHERS = {
+    "local": Kind("runner.launch.local:LocalLauncher", chooses_gpus=False),
+    "docker": Kind("runner.launch.docker.launcher:DockerLauncher", chooses_gpus=True),
+}
+DEFAULT = "local"
+NAMES = " or ".join(LAUNCHERS)
+FEW_GPUS = "0, 1 or all with launcher {}"

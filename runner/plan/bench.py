@@ -1,0 +1,195 @@
+"""What ``lastrun bench`` measures, by a child (``last_e.bench``), and keeps for plan."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime, timezone
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+
+from last_e.config import TrainConfig
+from last_e.datafile import DataError, output_path
+from last_e.layers import resolve
+from last_e.problems import Origin
+from last_e.reading import Entry, set_layer
+from runner.errors import EngineError, LastrunError, UsageError
+from runner.machine import versions
+from runner.plan.hardware import BYTES
+from runner.plan.measurements import cpu, user_folder
+from runner.plan.work import work_of
+from runner.signals import handled, interrupt
+
+PARTS = ("data", "forward", "train", "epoch")
+PASSES = {"forward": 1.0, "train": 3.0, "epoch": 3.0}
+"""Forward passes' worth of arithmetic."""
+MOVES = {"forward": 2.0, "train": 5.0, "epoch": 5.0}
+"""How often each number that a forward pass makes goes through memory at the least: written, and read by what follows; in
+training read once more on the way back, where its gradient is written and read."""
+
+
+def measure(
+    model: str,
+    env: str,
+    data: Path | None,
+    parts: list[str],
+    *,
+    rounds: int,
+    seconds: float,
+    alone: bool,
+    settings: list[str],
+    out: Path | None,
+    progress: Callable[[int, int, str], None],
+) -> tuple[dict[str, Any], Path | None]:
+    """Measure, and keep the result as a file; returns both. No file: plan can do nothing with these parts, and none was named.
+
+    Args:
+        model, env, settings: as for a job.
+        data: a prepared file; None: made-up clips.
+        parts: of :data:`PARTS`; empty: all.
+        rounds, seconds: how often each is measured, and how long.
+        alone: without the plain trainer.
+        out: where the result goes; None: where plan finds it.
+        progress: told what is done, of how much, and what comes next.
+
+    Raises:
+        ConfigError, UsageError: mistakes in what was asked.
+        EngineError: no torch, or no GPU that was asked for.
+        LastrunError: it could not measure, with the reason.
+    """
+    unknown = [name for name in parts if name not in PARTS]
+    if unknown:
+        raise UsageError(f"--part {', '.join(unknown)}: allowed are {', '.join(PARTS)}")
+    parts = [name for name in PARTS if name in parts] if parts else list(PARTS)
+    config = _config(model, env, settings, data)
+    if out is not None:
+        out = _checked(out, data)
+    asked = {
+        "config": config.model_dump(mode="json"),
+        "data": None if data is None else str(data.absolute()),
+        "parts": parts,
+        "kinds": ["lastrun"] if alone else ["lastrun", "plain"],
+        "rounds": rounds,
+        "seconds": seconds,
+    }
+    now = datetime.now(timezone.utc)
+    result = {"date": f"{now:%Y-%m-%d}", "versions": versions(), **_measured(asked, progress)}
+    if result["machine"]["device"] == "cpu":
+        result["machine"]["name"] = cpu(result["machine"]["name"], result["machine"]["cores"]).name
+    add_shares(result, config)
+    if out is None and {"train", "forward"} <= set(parts):
+        name = re.sub(r"[^A-Za-z0-9]+", "-", f"{config.model.variant} {result['machine']['name']}").strip("-").lower()
+        out = user_folder() / f"{now:%Y%m%d-%H%M%S}-{name}.json"
+    if out is not None:
+        _write(out, result)
+    return result, out
+
+
+def _config(model: str, env: str, settings: list[str], data: Path | None) -> TrainConfig:
+    flags = {
+        "model.variant": Entry(model, Origin("--model")),
+        "env": Entry(env, Origin("--env")),
+        "dataset": Entry(_dataset(data), Origin("lastrun bench")),
+    }
+    sets, problems = set_layer(settings)
+    return resolve([flags, sets], TrainConfig, problems).config
+
+
+def _dataset(data: Path | None) -> str:
+    """Which data set a prepared file is of, as its header says; ntu60 where it says nothing."""
+    told = None
+    if data is not None:
+        with suppress(OSError, ValueError, AttributeError, KeyError), data.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            told = json.loads(file.read(min(size, 10_000_000)))["__metadata__"].get("dataset")
+    return told if told in ("ntu60", "ntu120") else "ntu60"
+
+
+def _measured(asked: dict[str, Any], progress: Callable[[int, int, str], None]) -> dict[str, Any]:
+    """What the child that measures says at the end.
+
+    Raises:
+        EngineError: no torch, or no GPU that was asked for.
+        LastrunError: it could not measure, with the reason.
+    """
+    command = [sys.executable, "-m", "last_e.bench"]
+    with (
+        handled(interrupt),
+        TemporaryFile("w+") as said,  # no pipe: nobody reads it before the end, and a full one would stop the child
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True) as child,
+    ):
+        assert child.stdin is not None
+        assert child.stdout is not None
+        try:
+            child.stdin.write(json.dumps(asked))
+            child.stdin.close()
+            for line in child.stdout:
+                told = json.loads(line)
+                if "result" in told:
+                    result: dict[str, Any] = told["result"]
+                    return result
+                if "error" in told:
+                    raise (EngineError if told["no_gpu"] else LastrunError)(told["error"])
+                progress(told["done"], told["total"], told["what"])
+            child.wait()
+            said.seek(0)
+            errors = said.read().strip().splitlines()
+        except BaseException:
+            child.terminate()
+            raise
+    if any("No module named 'torch'" in line for line in errors):
+        raise EngineError("torch is not installed here; from a clone of lastrun: pip install '.[train]'")
+    raise LastrunError(f"the measurement broke off: {errors[-1] if errors else f'exit code {child.wait()}'}")
+
+
+def add_shares(result: dict[str, Any], config: TrainConfig) -> None:
+    """What each part reaches of the two rates that were measured beside it, as ``of_peak``: of the fastest matrix products, by
+    the network's arithmetic as its design writes it down, and of a copy, by the bytes that it cannot help moving."""
+    work, precision, ceilings = work_of(config.model, result["frames"]), result["precision"], result["ceilings"]
+    for part, passes in PASSES.items():
+        if part in result:
+            bodies = result[part]["clips_per_second"]["lastrun"] * result["rows_per_clip"]
+            result[part]["of_peak"] = {
+                "matrix": bodies * passes * work.flops / ceilings[f"matrix_{precision}_flops_per_second"],
+                "copy": bodies * MOVES[part] * BYTES[precision] * work.kept / ceilings["copy_bytes_per_second"],
+            }
+
+
+def _checked(out: Path, data: Path | None) -> Path:
+    """Where the result goes, seen to be writable before anything is measured.
+
+    Raises:
+        UsageError: it is not.
+    """
+    try:
+        target = output_path(out, *([] if data is None else [data]), example="bench.json")
+        with TemporaryFile(dir=target.parent):
+            return target
+    except DataError as error:
+        raise UsageError(f"--out {error}") from None
+    except OSError as error:
+        raise UsageError(f"--out {out}: cannot be written there: {error.strerror}") from None
+
+
+def _write(path: Path, result: dict[str, Any]) -> None:
+    """The result as a file: whole or not at all.
+
+    Raises:
+        UsageError: it cannot be written there.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        raise UsageError(f"{path}: the result cannot be written there: {error.strerror}") from None
+    finally:
+        with suppress(OSError):
+            part.unlink()

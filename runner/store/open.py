@@ -1,0 +1,41 @@
+"""The store that a URI names. A new kind of store is one file beside this one and one line in :func:`open_store`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from runner.settings import read_settings
+from runner.store.directory import DirectoryStore
+from runner.store.protocol import Store
+from runner.store.uri import StoreUri
+
+
+def open_store(uri: str | StoreUri) -> Store:
+    """The store that a URI names.
+
+    Raises:
+        UsageError: no kind of store known here.
+        StoreError: it cannot be opened.
+    """
+    parsed = StoreUri.parse(uri) if isinstance(uri, str) else uri
+    if parsed.scheme == "file":
+        return DirectoryStore(Path(parsed.prefix))
+    from runner.store.s3 import S3Store  # boto3 is slow to import
+
+    return S3Store(parsed)
+
+
+def default_store() -> str:
+    """``LASTRUN_STORE``, else ``store`` in the user's configuration file, else a folder of the user's data folder.
+
+    Raises:
+        UsageError: the configuration file is not what it should be.
+    """
+    if uri := os.environ.get("LASTRUN_STORE"):
+        return uri
+    if uri := read_settings().store:
+        return uri
+    from platformdirs import user_data_path
+
+    return str(user_data_path("lastrun") / "jobs")

@@ -1,0 +1,57 @@
+"""What a store can do: keys to bytes, whole or absent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+
+class Entry(NamedTuple):
+    """An object in a store."""
+
+    key: str
+    size: int
+
+
+class Store(Protocol):
+    """Keys (``a/b/c``) to bytes. What was put is there whole and for good when the call returns, or it is not there.
+
+    Every method raises :class:`~runner.errors.StoreError` when the store fails, and
+    :class:`~runner.errors.MissingKeyError` for a key that is not there.
+    """
+
+    uri: str
+
+    def put(self, key: str, data: bytes) -> None:
+        """Store bytes under a key; what was there is replaced at once."""
+
+    def put_file(self, key: str, path: Path) -> None:
+        """Store a file's bytes."""
+
+    def get(self, key: str) -> bytes:
+        """The bytes under a key."""
+
+    def get_file(self, key: str, path: Path) -> None:
+        """Write the bytes under a key to a file, whole or not at all."""
+
+    def age(self, key: str) -> float:
+        """Seconds since a key was put, by the store's own clock: those of two machines may differ by hours."""
+
+    def scan(self, prefix: str) -> Iterator[Entry]:
+        """Every object whose key begins with ``prefix``, in the order of keys."""
+
+    def folders(self, prefix: str) -> list[str]:
+        """Names one level below ``prefix`` (which ends with ``/`` or is empty) that have objects under them, in order."""
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects, in the order given; a key that is not there is no error."""
+
+    def clear(self, prefix: str) -> None:
+        """Delete all below a prefix that ends with ``/``: objects, those with names of others' making, what is half-written."""
+
+    def sweep(self, prefix: str, keep: Callable[[str], bool]) -> None:
+        """Free what writers that were killed left half-written below ``prefix`` (no object yet, but it takes space).
+
+        ``keep`` says of a key that its writer may still be at it.
+        """

@@ -1,0 +1,164 @@
+"""Calls to a bucket's server: tried again for a while, and their many errors told as ours, in one line.
+
+A machine whose clock is off is refused by servers, and boto3 does not correct its signatures: that is done here, too.
+"""
+
+from __future__ import annotations
+
+import datetime
+import email.utils
+import random
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from itertools import count
+from typing import Any, TypeVar
+
+import botocore.auth
+import botocore.exceptions
+import urllib3.exceptions
+from boto3.exceptions import Boto3Error
+
+from runner.errors import DamagedObjectError, MissingKeyError, StoreError
+from runner.waits import WAITS
+
+DOWNLOAD_TRIES = 3
+READ_TIMEOUT_SECONDS = WAITS.read
+PATIENCE_SECONDS = WAITS.patience
+"""A call is tried again at least once, and no more after this time: a dead server is told within half a minute."""
+_MISSING = ("NoSuchKey", "NoSuchUpload", "404", "NotFound")
+_BROKEN = (urllib3.exceptions.HTTPError, ssl.SSLError, ConnectionError, TimeoutError)
+"""What comes through boto3 as it is when a connection breaks while an object's bytes are read."""
+_SKEWED = ("RequestTimeTooSkewed", "403")
+"""The second, without a word of why, is the answer to a HEAD."""
+_SKEW_THAT_MATTERS = datetime.timedelta(minutes=5)
+_HOPELESS = (botocore.exceptions.ParamValidationError, botocore.exceptions.InvalidRegionError)
+_CREDENTIALS = (
+    botocore.exceptions.NoCredentialsError,
+    botocore.exceptions.PartialCredentialsError,
+    botocore.exceptions.CredentialRetrievalError,
+)
+_HINTS = {
+    "NoSuchBucket": "there is no such bucket: make it first",
+    "AccessDenied": "these credentials may not do that",
+    "InvalidAccessKeyId": "the server does not know this access key",
+    "SignatureDoesNotMatch": "the secret key does not fit the access key",
+    "403": "these credentials may not do that",
+    "PermanentRedirect": "the bucket is in another region: set region",
+    "RequestTimeTooSkewed": "this machine's clock is wrong",
+}
+NO_STORE = "what answers there is no object store: see endpoint_url, and any proxy between"
+T = TypeVar("T")
+
+
+class Calls:
+    """What all calls for one store have in common."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+
+    def undamaged(self, once: Callable[[], T]) -> T:
+        """Read again what was damaged on the way."""
+        for last in [False] * (DOWNLOAD_TRIES - 1) + [True]:
+            try:
+                return once()
+            except DamagedObjectError:
+                if last:
+                    raise
+        raise AssertionError
+
+    def do(self, what: str, key: str, call: Callable[[], T]) -> T:
+        """Call boto3, again for a while when the network or the server fails."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        pause = 0.1
+        for number in count():
+            try:
+                return self._once(f"{self._uri}: cannot {what} {key or 'the store'}", key, call)
+            except (MissingKeyError, DamagedObjectError):
+                raise
+            except StoreError as error:
+                if error.lasting or (number and time.monotonic() + pause > deadline):
+                    raise
+            time.sleep(pause * (0.5 + random.random() / 2))  # noqa: S311
+            pause = min(2 * pause, 3.0)
+        raise AssertionError
+
+    def _once(self, where: str, key: str, call: Callable[[], T]) -> T:
+        """Call boto3; its many errors become ours, in one line, without anything that is secret."""
+        try:
+            try:
+                return call()
+            except botocore.exceptions.ClientError as error:
+                if not (_code(error) in _SKEWED and _correct_clock(error)):
+                    raise
+                return call()
+        except botocore.exceptions.ClientError as error:
+            code = _code(error)
+            if code in _MISSING:
+                raise MissingKeyError(f"{self._uri}: nothing under {key}") from None
+            if code in ("PreconditionFailed", "412", "InvalidRange", "416"):
+                raise DamagedObjectError(f"{self._uri}: {key} was replaced while it was read") from None
+            failed = StoreError(f"{where}: {_HINTS.get(code) or code or 'the server refuses'}")
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            passing = status in (408, 429) or code == "RequestTimeout"
+            failed.lasting = code in _HINTS or (400 <= status < 500 and not passing) or status == 501
+        except _CREDENTIALS:
+            hint = "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile in ~/.aws/credentials"
+            failed = StoreError(f"{where}: {hint}")
+            failed.lasting = True
+        except botocore.exceptions.SSLError as error:
+            hint = ": this port may speak http, not https" if "WRONG_VERSION_NUMBER" in str(error) else ""
+            failed = StoreError(f"{where}: the connection broke in its TLS layer{hint}")
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                old = "not yet valid" in str(error) or "expired" in str(error)
+                hint = "this machine's clock may be wrong" if old else "set AWS_CA_BUNDLE or ca_bundle"
+                failed = StoreError(f"{where}: its TLS certificate cannot be verified: {hint}")
+                failed.lasting = True
+        except (botocore.exceptions.BotoCoreError, Boto3Error, *_BROKEN) as error:
+            failed = StoreError(f"{where}: {_words(error)}")
+            failed.lasting = isinstance(error, _HOPELESS)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # from boto3's depths, on odd answers
+            failed = StoreError(f"{where}: {NO_STORE}")
+        raise failed
+
+
+def _words(error: Exception) -> str:
+    """What broke, in a line."""
+    if isinstance(error, (botocore.exceptions.ReadTimeoutError, botocore.exceptions.ConnectTimeoutError, TimeoutError)):
+        return f"no answer within {READ_TIMEOUT_SECONDS:g} s"
+    if isinstance(error, botocore.exceptions.EndpointConnectionError):
+        return "no connection to it"
+    if isinstance(error, (botocore.exceptions.ConnectionClosedError, ConnectionError)):
+        return "the connection was closed before an answer came"
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _code(error: botocore.exceptions.ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+_clock_offset = datetime.timedelta(0)
+_clock_of_botocore = botocore.auth.get_current_datetime
+
+
+def _correct_clock(error: botocore.exceptions.ClientError) -> bool:
+    """Sign by the server's clock from now on: servers refuse a signature that is more than 15 minutes off.
+
+    boto3 has no setting for it (boto/boto3#1252), so the clock that its signer asks is replaced, in this process.
+    """
+    global _clock_offset
+    offset = server_time(error.response) - datetime.datetime.now(datetime.timezone.utc)
+    if abs(offset - _clock_offset) < _SKEW_THAT_MATTERS:
+        return False
+    _clock_offset = offset
+    botocore.auth.get_current_datetime = lambda remove_tzinfo=True: _clock_of_botocore(remove_tzinfo) + _clock_offset
+    return True
+
+
+def server_time(answer: Mapping[str, Any]) -> datetime.datetime:
+    """When the server answered, by its own clock; by this machine's where it does not say."""
+    text = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+    try:
+        return email.utils.parsedate_to_datetime(text).astimezone(datetime.timezone.utc)
+    except (TypeError, ValueError):
+        return datetime.datetime.now(datetime.timezone.utc)

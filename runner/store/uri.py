@@ -1,0 +1,83 @@
+"""The name of a store, or of something in it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import parse_qsl, unquote, urlencode
+
+from last_e.redact import redact, secret_in
+from last_e.text import absolute
+from runner.errors import UsageError
+
+_MISTYPED = re.compile(r"(?i)(s3|gs|file)(?::/?(?!/)|//+)")
+OPTIONS = ("endpoint_url", "region", "addressing", "ca_bundle")
+"""What the query of a bucket's URI may say: ``s3://bucket/prefix?endpoint_url=https://...``."""
+
+
+@dataclass(frozen=True)
+class StoreUri:
+    """``s3://bucket/prefix?endpoint_url=...``, ``gs://bucket/prefix``, ``file:///folder`` or a plain path, taken apart."""
+
+    scheme: str
+    bucket: str
+    prefix: str
+    options: dict[str, str]
+
+    @classmethod
+    def parse(cls, uri: str) -> StoreUri:
+        """Take a URI apart.
+
+        Raises:
+            UsageError: it is of no kind known here, or holds credentials.
+        """
+        if secret_in("", uri):
+            raise UsageError(f"store {redact(uri)!r}: credentials do not stand in a URI; boto3 finds them by itself")
+        if found := _MISTYPED.match(uri):
+            scheme = "file:///" if found[1].lower() == "file" else f"{found[1].lower()}://"
+            raise UsageError(f"store {uri!r}: did you mean {scheme}{uri[found.end() :]}? A folder of that name is ./{uri}")
+        scheme, separator, rest = uri.partition("://")
+        kinds = "a folder, file:///folder, s3://bucket/prefix or gs://bucket/prefix"
+        if not separator:
+            return cls("file", "", str(absolute(uri)), {})
+        if "\0" in unquote(uri):
+            raise UsageError(f"store {uri!r}: a name cannot hold a null character")
+        if scheme == "file" and rest.startswith("/"):
+            return cls("file", "", str(absolute(unquote(rest))), {})
+        place, _, query = rest.partition("?")
+        bucket, _, prefix = place.partition("/")
+        if scheme not in ("s3", "gs") or not bucket:
+            raise UsageError(f"store {scheme}://...: allowed are {kinds}")
+        if "@" in bucket or ":" in bucket:
+            raise UsageError(f"store {scheme}://...: a bucket's name has letters, digits, dots and dashes only")
+        options = dict(parse_qsl(query, keep_blank_values=True))
+        unknown = sorted(set(options) - set(OPTIONS))
+        if unknown:
+            raise UsageError(f"store {scheme}://{place}: unknown option {unknown[0]}; allowed are {', '.join(OPTIONS)}")
+        endpoint = options.get("endpoint_url")
+        if endpoint is not None and not re.fullmatch(r"https?://[^@\s?]+", endpoint):
+            shown = "..." if "@" in endpoint else endpoint
+            raise UsageError(f"store {scheme}://{place}: endpoint_url is {shown!r}; allowed is http://HOST or https://HOST")
+        return cls(scheme, bucket, prefix.strip("/"), options)
+
+    def with_options(self, options: Mapping[str, str | None]) -> StoreUri:
+        """The same place with more options; those in the URI itself win, a folder has none."""
+        given = {name: value for name, value in options.items() if value is not None}
+        return self if self.scheme == "file" else replace(self, options={**given, **self.options})
+
+    def child(self, name: str) -> StoreUri:
+        """The URI of something in it."""
+        return replace(self, prefix=f"{self.prefix.rstrip('/')}/{name}" if self.prefix else name)
+
+    def parent(self) -> tuple[StoreUri, str]:
+        """The inverse of :meth:`child`."""
+        folder, _, name = self.prefix.rpartition("/")
+        return replace(self, prefix=folder), name
+
+    def __str__(self) -> str:
+        if self.scheme == "file":
+            return Path(self.prefix).as_uri()
+        query = f"?{urlencode(self.options, safe=':/')}" if self.options else ""
+        return f"{self.scheme}://{self.bucket}/{self.prefix}".rstrip("/") + query

@@ -1,0 +1,1 @@
+"""What people see; every command also has ``--json``."""

@@ -1,0 +1,32 @@
+"""A job's configuration: every value with its origin, and how an attempt differs from the job's beginning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from last_e.problems import Origin, show
+from last_e.resume import Change
+from runner.view.console import make_console, make_table
+
+
+def print_explained(values: dict[str, Any], origins: dict[str, Origin]) -> None:
+    """Every key with its value and the layer that set it."""
+    console = make_console()
+    for key, value in values.items():
+        origin = origins[key]
+        by_user = not origin.name.startswith(("configs/", "default"))
+        line = f"{key + ': ' + show(value):<48} # {origin}"
+        console.print(line, style="bold" if by_user else None, markup=False)
+
+
+def print_changes(changes: Iterable[Change]) -> None:
+    """How this attempt differs from the way the job began."""
+    changes = list(changes)
+    if not changes:
+        return
+    table = make_table("changes", "before", "now", "")
+    for change in changes:
+        note = change.note or ("decides learning; allowed" if change.pinned else "")
+        table.add_row(change.key, show(change.before).strip("'"), show(change.after).strip("'"), note)
+    make_console().print(table)

@@ -1,0 +1,107 @@
+"""Jobs: a list of them, and one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from last_e.text import number, percent, seconds_text
+from runner.attempt.outbox import LAG_WARNING_SECONDS
+from runner.view.console import literal, make_console, make_table
+
+_COLOURS = {"running": "cyan", "succeeded": "green", "failed": "red", "lost": "red", "paused": "yellow", "stopped": "yellow"}
+
+
+def print_jobs(jobs: list[dict[str, Any]], store: str, more: bool) -> None:
+    """A line per job; ``more``: there are others, older ones."""
+    console = make_console()
+    if not jobs:
+        console.print(f"no jobs in {store}", markup=False)
+        return
+    # Nothing is broken in the middle: on a narrow screen the last columns are left out.
+    columns = ("job", "state", "epoch", "best top-1", "env", "created")
+    longest = max(len(job["id"]) for job in jobs)
+    shown = next((n for n, room in ((6, 60), (5, 48), (4, 37)) if longest + room <= console.width), 3)
+    table = make_table(*columns[:shown])
+    errors = []
+    for job in jobs:
+        if "error" in job:
+            table.add_row(job["id"], "[red]unreadable[/red]")
+            errors.append(f"{job['id']}: {job['error']}")
+            continue
+        epoch = f"{job['epoch']}/{job['epochs']}"
+        when = time.strftime("%m-%d %H:%M", time.localtime(job["created_at"]))
+        row = (job["id"], _coloured(job["state"]), epoch, percent(job["best_top1"]), literal(job["env"] or "-"), when)
+        table.add_row(*row[:shown])
+    console.print(table)
+    for error in errors:
+        console.print(literal(error), style="red")
+    if more:
+        console.print(f"the newest {len(jobs)}; more with --limit")
+
+
+def print_status(status: dict[str, Any]) -> None:
+    """One job: where it is, how it fares, what to do next."""
+    make_console().print(_status_text(status))
+
+
+def watch_status(facts: Iterator[dict[str, Any]]) -> None:
+    """The same, renewed in place on a terminal, as long as there is news."""
+    from rich.live import Live
+
+    console = make_console()
+    if not console.is_terminal:
+        for status in facts:
+            console.print(_status_text(status) + "\n")
+        return
+    from rich.text import Text
+
+    with Live(console=console, auto_refresh=False) as live:
+        for status in facts:
+            live.update(Text.from_markup(_status_text(status), overflow="fold"), refresh=True)
+
+
+def _status_text(status: dict[str, Any]) -> str:
+    why = f" ({status['reason']}: {status['message']})" if status["reason"] else ""
+    if status["state"] == "lost":
+        why = f" ({status['message'] or 'its attempt is gone without a word'})"
+    rows = [("job", status["uri"]), ("state", _coloured(status["state"]) + literal(why))]
+    rows.append(("model", f"{status['model']} on {status['dataset']} {status['split_type']}"))
+    running = status["progress"]
+    total = running.get("total_steps") or status["total_steps"]
+    progress = f"{status['epoch']} of {status['epochs']} epochs done, step {status['step']:,}"
+    progress += f" of {total:,}" if total else ""
+    if running.get("total_steps"):
+        progress += f", {seconds_text(running['seconds_left'])} left"
+    rows.append(("progress", progress))
+    if running:
+        rows.append(("uploads", _uploads(status["synced_step"], running.get("lag_seconds") or 0.0)))
+    if status["metrics"]:
+        last = status["metrics"]
+        rows.append(
+            (
+                "last epoch",
+                f"train loss {number(last.get('train_loss'))}, test top-1 {percent(last['test_top1'])}, "
+                f"top-5 {percent(last['test_top5'])}",
+            )
+        )
+        rows.append(("best", f"test top-1 {percent(status['best_top1'])} in epoch {status['best_epoch']}"))
+    if status["checkpoint"]:
+        rows.append(("checkpoint", f"{status['checkpoint']} ({status['checkpoints']} kept)"))
+    if attempt := status["attempt"]:
+        where = f"{attempt['host']}, in a container" if attempt["container"] else attempt["host"]
+        rows.append(("attempt", f"{attempt['number']} on {where} (env {attempt['env']})"))
+    rows.append(("next", status["next"]))
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"[dim]{name:<{width}}[/dim]  {text if name == 'state' else literal(text)}" for name, text in rows)
+
+
+def _uploads(synced_step: int, lag: float) -> str:
+    late = f", the oldest of the rest has been waiting for {seconds_text(lag)}" if lag >= 1 else ""
+    return f"{'warning: ' if lag > LAG_WARNING_SECONDS else ''}synced to step {synced_step:,}{late}"
+
+
+def _coloured(state: str) -> str:
+    colour = _COLOURS.get(state)
+    return f"[{colour}]{state}[/{colour}]" if colour else state

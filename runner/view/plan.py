@@ -1,0 +1,100 @@
+"""What ``lastrun plan`` shows to people."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from last_e.text import plain, seconds_text
+from runner.plan.figures import Figure, Kind, Plan, Row
+from runner.view.console import make_console
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+DIGITS = {Kind.MEASURED: 3, Kind.SCALED: 2, Kind.ESTIMATED: 2}
+LEGEND = "no mark: measured; ~ scaled from a measurement; ~? estimated; ! more than its memory holds"
+_UNITS = ((120.0, 1.0, "s"), (120 * 60.0, 60.0, "min"), (math.inf, 3600.0, "h"))
+
+
+def print_plan(plan: Plan) -> None:
+    """The table, and below it what its figures rest on."""
+    console = make_console()
+    head = f"{plan.model} on {plan.dataset} {plan.split_type}, {plan.epochs} epochs of {plan.steps_per_epoch:,} steps"
+    console.print(plain(head), markup=False)
+    console.print(_table(plan.rows))
+    for line in _lines(plan):
+        console.print(plain(line), markup=False)
+
+
+def duration(figure: Figure | None) -> str:
+    """``95 s``, ``~35 min``, ``~2.1 h?``; ``-`` when not known."""
+    if figure is None:
+        return "-"
+    number = rounded(figure.value, DIGITS[figure.kind])
+    size, unit = next((size, unit) for below, size, unit in _UNITS if number < below)
+    return marked(f"{_digits(figure.value / size, DIGITS[figure.kind])} {unit}", figure.kind)
+
+
+def money(figure: Figure | None) -> str:
+    """``$1.23``, ``~$1.2?``, ``free``; ``-`` when not known."""
+    if figure is None:
+        return "-"
+    return "free" if figure.value == 0 else marked(f"${_digits(figure.value, DIGITS[figure.kind])}", figure.kind)
+
+
+def marked(text: str, kind: Kind) -> str:
+    """A figure with its mark; see :data:`LEGEND`."""
+    return {Kind.MEASURED: text, Kind.SCALED: f"~{text}", Kind.ESTIMATED: f"~{text}?"}[kind]
+
+
+def rounded(value: float, digits: int) -> float:
+    """So many digits that count."""
+    return float(f"{value:.{digits}g}")
+
+
+def _digits(value: float, digits: int) -> str:
+    number = rounded(value, digits)
+    places = digits - 1 - math.floor(math.log10(number)) if number > 0 else 0
+    return f"{number:,.{max(0, places)}f}"
+
+
+def _table(rows: list[Row]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
+    for name in ("profile", "machine", "micro-\nbatch", "precision"):
+        table.add_column(name, overflow="fold", no_wrap=name == "profile")
+    for name in ("epoch", "total", "sessions", "cost"):
+        table.add_column(name, overflow="fold", justify="right")
+    for row in rows:
+        sessions = "-" if row.sessions is None else marked(f"{row.sessions.value:,.0f}", row.sessions.kind)
+        cells = (row.profile, row.machine, f"{row.micro_batch}{'!' if row.fits is False else ''}", row.precision)
+        figures = (duration(row.seconds_per_epoch), duration(row.total_seconds), sessions, money(row.cost))
+        table.add_row(*(Text(plain(cell)) for cell in (*cells, *figures)))
+    return table
+
+
+def _lines(plan: Plan) -> list[str]:
+    lines = [LEGEND, f"clips: {plan.clips['source']}"]
+    lines += [f"{', '.join(names)}: {source}" for source, names in _grouped({row.name: row.source for row in plan.rows})]
+    lines += plan.assumptions
+    limits = {row.profile: row.session_limit for row in plan.rows if row.session_limit is not None}
+    lines += [f"{profile}: a session ends after {seconds_text(limit)}" for profile, limit in limits.items()]
+    prices = {row.name: f"price: {row.price}" for row in plan.rows if row.price is not None}
+    lines += [f"{', '.join(names)}: {price}" for price, names in _grouped(prices)]
+    for row in plan.rows:
+        if row.spot_price is not None:
+            lines.append(f"{row.name}: on a spot machine {money(row.spot_cost)}: {row.spot_price}")
+    lines += [f"warning: {warning}" for row in plan.rows for warning in row.warnings]
+    return [*lines, *plan.notes]
+
+
+def _grouped(texts: dict[str, str]) -> list[tuple[str, list[str]]]:
+    """Each text once, with the names of those that share it."""
+    groups: dict[str, list[str]] = {}
+    for name, text in texts.items():
+        groups.setdefault(text, []).append(name)
+    return list(groups.items())

@@ -1,0 +1,99 @@
+"""What the ``data`` commands show to people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from last_e.text import plain
+
+if TYPE_CHECKING:
+    from last_e.prepare.foreign import Imported
+    from last_e.prepare.inspect import Summary
+    from last_e.prepare.ntu import Report
+
+MOST_FILES_SHOWN = 10
+
+
+def report_text(report: Report, out: Path) -> str:
+    """How a preparation went, a fact a line."""
+    from last_e.prepare.ntu import REASONS
+
+    size = out.stat().st_size / 2**20
+    lines = [
+        f"{out}: {report.clips:,} clips of {report.files:,} files, {report.frames:,} frames, "
+        f"{report.two_people:,} clips with two people, {size:,.0f} MiB"
+    ]
+    if report.resumed:
+        lines.append(f"{report.resumed:,} recordings had been read before the interruption")
+    lines += _split_lines(report.splits)
+    for reason in report.to_dict(MOST_FILES_SHOWN)["left_out"].values():
+        if reason["count"]:
+            lines.append(f"left out, {reason['why']}: {reason['count']:,}")
+            # The list of broken recordings is known; of the others each may be somebody's mistake.
+            if reason["why"] != REASONS["broken"]:
+                lines += [f"  {file}" for file in reason["files"]]
+                more = reason["count"] - len(reason["files"])
+                lines += [f"  and {more:,} more; --json lists them all"] if more else []
+    if report.unusable:
+        lines.append(f"sightings of a body left out, a coordinate is no number: {report.unusable:,}")
+    lines.append(f"joints are whole millimetres; largest error of rounding {report.error_mm:.2f} mm")
+    lines.append(f"next: lastrun data inspect {out}")
+    return "".join(plain(line) + "\n" for line in lines)
+
+
+def imported_text(report: Imported, out: Path) -> str:
+    """How an import went."""
+    lines = [f"{out}: {report.clips:,} clips, {report.frames:,} frames, {report.two_people:,} clips with two people"]
+    lines += _split_lines(report.splits)
+    if report.own_split is not None:
+        lines.append(f"the clips' people are not known: only the file's own split, {report.own_split}, can be trained")
+    if report.left_out:
+        lines.append(f"left out: {len(report.left_out):,}")
+        lines += [f"  {one}" for one in report.left_out[:MOST_FILES_SHOWN]]
+    if report.unusable:
+        lines.append(f"sightings of a body left out, a coordinate is no number: {report.unusable:,}")
+    lines.append(f"joints are whole millimetres; largest error of rounding {report.error_mm:.2f} mm")
+    lines.append(f"next: lastrun data inspect {out}")
+    return "".join(plain(line) + "\n" for line in lines)
+
+
+def summary_text(summary: Summary, file: Path) -> str:
+    """What a prepared file holds."""
+    people = ", ".join(f"{count:,} with {number}" for number, count in summary.bodies.items())
+    lines = [
+        f"{file}: {summary.clips:,} clips, {summary.frames:,} frames",
+        f"clips by number of people: {people}",
+        f"{summary.people} people, {summary.cameras} cameras, {summary.setups} setups",
+        *_split_lines(summary.splits),
+        f"length: {summary.shortest} to {summary.longest} frames, {summary.mean:.1f} on average",
+    ]
+    most = max(count for *_, count in summary.lengths)
+    for first, last, count in summary.lengths:
+        lines.append(f"  {first:>4} to {last:>4}  {'#' * round(40 * count / most):<40}  {count:,}")
+    classes = summary.classes
+    least, top = min(classes, key=lambda c: classes[c]), max(classes, key=lambda c: classes[c])
+    lines.append(
+        f"{len(classes)} classes: {classes[least]:,} clips (class {least}) to {classes[top]:,} (class {top}), "
+        f"{summary.clips / len(classes):,.1f} on average"
+    )
+    cells = [f"{label:>4}: {count:<6,}" for label, count in classes.items()]
+    # With everything else, within the 80 columns of a narrow terminal.
+    lines += ["".join(cells[begin : begin + 6]).rstrip() for begin in range(0, len(cells), 6)]
+    if summary.provenance.get("source"):
+        lines.append(f"source: {summary.provenance['source']}")
+    lines.append(
+        {True: "whole: its bytes are those that its header says", False: "damaged", None: "no checksum"}[summary.whole]
+    )
+    return "".join(plain(line) + "\n" for line in lines)
+
+
+def _split_lines(splits: dict[str, dict[str, int | None]]) -> list[str]:
+    return [f"{name}: {_against(count, part)}" for name, count in splits.items() for part in ("train", "test")]
+
+
+def _against(count: dict[str, int | None], part: str) -> str:
+    here, official = count[part], count[f"official_{part}"]
+    if official is None:
+        return f"{here:,} to {part}"
+    return f"{here:,} of the official {official:,} to {part}" if here != official else f"{here:,} to {part}, as officially"
