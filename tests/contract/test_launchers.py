@@ -1,0 +1,180 @@
+"""What every launcher has to do, tried on each: an attempt runs to its end, saves when asked, lives on alone, is found dead.
+
+One of them is new: it comes with one file and one line.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.job.attempts import Attempt
+from runner.job.job import Job
+from runner.launchers import LAUNCHERS
+from runner.store.directory import DirectoryStore
+from tests.conftest import Cli
+from tests.jobs import PATIENCE, jobs_in, some_step_is_stored
+
+ROOT = Path(__file__).parents[2]
+LONG = ("--set", "training.epochs=5000")
+
+
+@dataclass
+class Case:
+    """A launcher, and what only it knows: how to kill an attempt of its without a word, and what to refuse."""
+
+    name: str
+    kill: Callable[[Attempt], None]
+    impossible: str
+    """A setting with which nothing of its can start."""
+
+
+def kill_process(attempt: Attempt) -> None:
+    os.kill(attempt.pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def case(request: pytest.FixtureRequest) -> Case:
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def local() -> Case:
+    return Case("local", kill_process, "data.uri=/nowhere/ntu60.safetensors dataset=ntu60")
+
+
+@pytest.fixture
+def docker(request: pytest.FixtureRequest) -> Case:
+    engine = request.getfixturevalue("engine")
+    request.getfixturevalue("clean_engine")
+    return Case("docker", lambda attempt: engine.container().kill(), "run.image=nowhere/nothing:1")
+
+
+@pytest.fixture
+def dummy(tmp_path_factory: pytest.TempPathFactory, clean_env: dict[str, str]) -> Iterator[Case]:
+    """In a copy of the code: one file, one line."""
+    copy = tmp_path_factory.mktemp("copy")
+    for package in ("last_e", "runner"):
+        shutil.copytree(ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(Path(__file__).with_name("dummy.py"), copy / "runner" / "launch" / "dummy.py")
+    table = copy / "runner" / "launchers.py"
+    line = '    "dummy": Kind("runner.launch.dummy:DummyLauncher", chooses_gpus=False),\n'
+    table.write_text(table.read_text().replace("LAUNCHERS = {\n", f"LAUNCHERS = {{\n{line}"))
+    clean_env["PYTHONPATH"] = str(copy)
+    return Case("dummy", kill_process, "run.image=any:1")
+
+
+CASES = [
+    pytest.param("local"),
+    pytest.param("docker", marks=[pytest.mark.xdist_group("docker"), pytest.mark.slow]),
+    pytest.param("dummy"),
+]
+each_launcher = pytest.mark.parametrize("case", CASES, indirect=True)
+
+
+def test_every_launcher_is_held_to_the_contract() -> None:
+    assert {param.values[0] for param in CASES} == {*LAUNCHERS, "dummy"}
+
+
+@each_launcher
+def test_an_attempt_runs_to_its_end_and_what_cannot_start_makes_no_job(
+    case: Case, cli: Cli, tiny: Path, clean_env: dict[str, str]
+) -> None:
+    refused = cli("submit", tiny, "--launcher", case.name, "--set", *case.impossible.split())
+    assert refused.returncode in (2, 6), refused.stdout + refused.stderr
+    assert refused.stderr.startswith("error: ")
+    assert len(refused.stderr.splitlines()) == 1
+    store = DirectoryStore(Path(clean_env["LASTRUN_STORE"]))
+    assert jobs_in(store) == []
+
+    done = cli("submit", tiny, "--launcher", case.name)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "epoch 3/3" in done.stdout
+    [job] = jobs_in(store)
+    [attempt] = job.attempts.all()
+    assert (attempt.launcher, attempt.phase, attempt.reason) == (case.name, "ended", "completed")
+    assert not list((tiny.parent / "tmp").glob("lastrun-*"))
+
+
+@each_launcher
+def test_an_attempt_is_asked_to_save_through_the_command_that_follows_it(case: Case, cli: Cli, run: Any, tiny: Path) -> None:
+    current = run("submit", tiny, "--launcher", case.name, *LONG)
+    current.wait_for(some_step_is_stored)
+    current.process.send_signal(signal.SIGTERM)
+    code, out = current.end()
+    assert code == 75, out
+    [attempt] = current.job.attempts.all()
+    assert (attempt.phase, attempt.reason) == ("ended", "preempted")
+    assert attempt.scores["step"] == current.job.checkpoints.all()[-1].manifest.step
+
+
+@each_launcher
+def test_an_attempt_in_the_background_has_its_job_alone_and_is_found_dead_when_it_was_killed(
+    case: Case, cli: Cli, tiny: Path, clean_env: dict[str, str]
+) -> None:
+    started = cli("submit", tiny, "--launcher", case.name, "--detach", *LONG)
+    assert started.returncode == 0, started.stdout + started.stderr
+    [job] = jobs_in(DirectoryStore(Path(clean_env["LASTRUN_STORE"])))
+    [attempt] = job.attempts.all()
+    assert (attempt.launcher, attempt.phase) == (case.name, "running")
+    assert "running" in cli("status", job.id).stdout
+
+    # As from a machine that knows nothing of the first: the claim in the store decides, and what was started says so.
+    blind = started_blindly(job, clean_env)
+    assert blind.returncode == 5, blind.stdout + blind.stderr
+    assert re.fullmatch(r"\S+ is being run by attempt 1 on .*", blind.stdout.strip())
+    assert [one.id for one in job.attempts.all()] == [attempt.id]
+
+    wait_until(lambda: job.checkpoints.all())
+    case.kill(attempt)
+    wait_until(lambda: "lost" in cli("status", job.id).stdout)
+    [found] = job.attempts.all()
+    assert found.phase == "lost"
+    assert found.message
+    assert f"lost ({found.message})" in cli("status", job.id).stdout
+    finished = cli("resume", job.id, "--set", "training.epochs=3", "--allow-change", "training.epochs")
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert [one.launcher for one in job.attempts.all()] == [case.name] * 2
+
+
+BLIND = """
+import sys
+from runner.errors import LastrunError
+from runner.job.job import Job
+from runner.launch.start import detach, make_launcher
+from runner.resolve import resolve_attempt
+from runner.store.open import open_store
+from runner.store.uri import StoreUri
+
+store, name = StoreUri.parse(sys.argv[1]).parent()
+job = Job(open_store(store), name)
+config, origins, _ = job.settings()
+try:
+    detach(make_launcher(resolve_attempt(config, origins, None, [], [])[0].config), job, [])
+except LastrunError as error:
+    print(error)
+    raise SystemExit(int(error.exit_code))
+"""
+
+
+def started_blindly(job: Job, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", BLIND, job.uri]
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=env, check=False)
+
+
+def wait_until(what: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
