@@ -3,9 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
-import numba
 import pytest
 import torch
 from torch import Tensor, nn
@@ -259,41 +257,6 @@ def test_only_first_derivatives_are_promised():
 
 
 # --- loading them ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder in which numba keeps machine code."""
-    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "kept"))
-    return tmp_path / "kept"
-
-
-def twice(x: float) -> float:
-    return 2 * x
-
-
-def test_machine_code_is_kept_and_damaged_files_are_written_anew(kept):
-    def files() -> dict[str, list[Path]]:
-        return {suffix: list(kept.rglob(f"*.{suffix}")) for suffix in ("nbi", "nbc")}
-
-    assert loops.machine_code("float64(float64)", twice)(4.0) == 8.0
-    assert [len(found) for found in files().values()] == [1, 1]
-    for suffix in ("nbi", "nbc"):
-        (file,) = files()[suffix]
-        whole = file.read_bytes()
-        file.write_bytes(whole[: len(whole) // 2])
-        assert loops.machine_code("float64(float64)", twice)(4.0) == 8.0
-        assert loops.machine_code("float64(float64)", twice)(4.0) == 8.0
-        assert len(files()[suffix][0].read_bytes()) >= len(whole) // 2 + 1
-        assert loops.machine_code("float64(float64)", twice).stats.cache_hits, "what was damaged is whole again"
-
-
-def test_without_room_for_machine_code_it_is_compiled_all_the_same(kept, monkeypatch):
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(numba.core.caching.Cache, "save_overload", full)
-    assert loops.machine_code("float64(float64)", twice)(4.0) == 8.0
 
 
 @pytest.mark.parametrize(
