@@ -17,9 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from last_e.model.functions import EveryNthFrame, Pool, ScaleAndAdd, batch_norm, mix_joints, norm_and_depthwise, sum_over_frames
-from last_e.model.fused import LARGE, rows
+from last_e.model.fused import rows
 
 STREAMS = ("joint", "velocity", "bone")
+
+SMALL_CONVOLUTION = 3 << 18
+"""Numbers in the input of a 1x1 convolution up to which it is a plain matrix product: oneDNN takes longer to begin than to
+compute it. Of more numbers oneDNN's convolution is as fast on some CPUs and 2.5 times as fast on others
+(``docs/benchmarks.md``). It has nothing to do with the compiled loops, whose threshold is ``last_e.model.fused.LARGE``."""
 
 
 def conv1x1(cin: int, cout: int, stride: int = 1) -> nn.Conv2d:
@@ -66,8 +71,8 @@ def conv_norm(
 
 
 def convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None, *options: Any) -> Tensor:
-    """A 2D convolution; a small 1x1 one as the matrix product that it is: oneDNN takes longer to begin than to compute it."""
-    if weight.shape[2:] == (1, 1) and x.numel() < LARGE:
+    """A 2D convolution; a small 1x1 one as the matrix product that it is."""
+    if weight.shape[2:] == (1, 1) and x.numel() < SMALL_CONVOLUTION:
         return F.linear(rows(x), weight[:, :, 0, 0], bias).permute(0, 3, 1, 2)
     return F.conv2d(x, weight, bias, *options)
 

@@ -1,7 +1,7 @@
 """Loops over activations on a CPU, compiled by numba: one pass over memory where torch's operations need three to six.
 
-Importing this module compiles them for this CPU (some seconds), once: numba keeps the machine code beside this file, else in
-the user's cache folder. Nothing here knows of autograd; :mod:`last_e.model.functions` decides when they run.
+Importing this module compiles them for this CPU (some seconds), once: :mod:`last_e.machine_code` keeps them. Nothing here knows
+of autograd; :mod:`last_e.model.functions` decides when they run.
 
 Shapes: R rows of C channels, N clips, T frames, V joints, S = V K of joints and subsets; float32 and C-contiguous, the channels
 innermost, so that every loop over them becomes vector instructions without a sum changing its order. Each loop has its share
@@ -11,18 +11,17 @@ depends on how many threads there are.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import torch
-from numba.core.caching import FunctionCache
+
+from last_e.machine_code import compiled, part
 
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
@@ -61,36 +60,25 @@ def share(loop: Callable[..., None], count: int, *arguments: object) -> None:
         other.result()
 
 
-def machine_code(signature: str, function: F) -> F:
-    """The function compiled for this CPU, kept on disk where there is a place for it."""
-    options = {"nogil": True, "error_model": "numpy"}
-    try:
-        return numba.njit([signature], cache=True, **options)(function)  # type: ignore[no-any-return]
-    except Exception:  # nowhere to write, a full disk, or files that a crash left damaged, which numba trusts
-        with contextlib.suppress(Exception):
-            FunctionCache(function).flush()  # so that the next process writes them anew
-        return numba.njit([signature], **options)(function)  # type: ignore[no-any-return]
-
-
 def _compiled(*arguments: str) -> Callable[[F], F]:
     """Machine code for arguments of these types and two whole numbers."""
     names = {"row": "float32[::1]", "rows": "float32[:,::1]", "cube": "float32[:,:,::1]", "clips": "float32[:,:,:,::1]"}
     signature = f"void({','.join(names.get(argument, argument) for argument in arguments)},int64,int64)"
-    return lambda function: machine_code(signature, function)
+    return lambda function: compiled(signature, function)
 
 
-@numba.njit  # type: ignore[untyped-decorator]
-def _clip(u: np.float32) -> np.float32:
+@part
+def _clip(u: Any) -> Any:
     u = u if u > _ZERO else _ZERO  # as one instruction; min and max are more
     return u if u < _ONE else _ONE
 
 
-@numba.njit  # type: ignore[untyped-decorator]
-def _steepness(v: np.float32, slope: np.float32, offset: np.float32) -> np.float32:
+@part
+def _steepness(v: Any, slope: Any, offset: Any) -> Any:
     """The derivative of v clip(slope v + offset)."""
     u = v * slope + offset
     clipped = _clip(u)
-    return clipped + (v * slope if clipped == u else _ZERO)  # type: ignore[no-any-return]
+    return clipped + (v * slope if clipped == u else _ZERO)
 
 
 # --- batch norm and activation: y = v clip(slope v + offset) with v = (x - mean) scale + bias ------------------------------
@@ -182,7 +170,7 @@ def norm_backward_in_place(x: Floats, affine: Floats, terms: Floats, gradient: F
 # What Hardswish gives is kept for one clip at a time, with two frames of zeros at both ends.
 
 
-@numba.njit(error_model="numpy")  # type: ignore[untyped-decorator]
+@part
 def _bend(x: Floats, affine: Floats, bent: Floats) -> None:
     """Hardswish(v) of one clip (T, V, C), between the zeros of ``bent`` (T + 4, V, C)."""
     frames, joints, channels = x.shape

@@ -7,19 +7,15 @@ says what is wrong. Without numba everything goes that way.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-try:
-    import numba
-except (ImportError, OSError):  # also one that is there but does not fit this numpy, or this system
-    numba = None
+from last_e.machine_code import THERE, compiled, part
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-COMPILED = numba is not None
+COMPILED = THERE
 """Whether the fast reader is there; without it reading takes about 15 times as long."""
 SMALLEST_BODY = 600
 """Bytes that a body in a frame has at least: 25 lines of 12 values, one of 10, one of 1."""
@@ -33,17 +29,7 @@ _LINE_ENDS = np.uint64(0x0A0A0A0A0A0A0A0A)
 _ONE, _THREE, _EIGHT, _TOP_BYTE = np.uint64(1), np.uint64(3), np.uint64(8), np.uint64(56)
 
 
-def _compiled(function: F) -> F:
-    """Machine code, kept on disk where there is a place for it; the function itself without numba."""
-    if numba is None:
-        return function
-    try:
-        return numba.njit(cache=True, nogil=True)(function)  # type: ignore[no-any-return]
-    except RuntimeError:  # neither beside this file nor in a home folder can be written
-        return numba.njit(nogil=True)(function)  # type: ignore[no-any-return]
-
-
-@_compiled
+@part
 def _whole(text: npt.NDArray[np.uint8], at: int) -> tuple[int, int]:
     """The whole number at ``at`` (-1: none, or one too long for 64 bits) and the place behind it."""
     value = np.int64(0)
@@ -54,7 +40,7 @@ def _whole(text: npt.NDArray[np.uint8], at: int) -> tuple[int, int]:
     return (value if at > first else np.int64(-1)), at
 
 
-@_compiled
+@part
 def _line_end(text: npt.NDArray[np.uint8], at: int) -> int:
     """The place behind a line end (LF or CRLF) that stands at ``at``; -1 where none does."""
     if text[at] == _CR:
@@ -62,7 +48,7 @@ def _line_end(text: npt.NDArray[np.uint8], at: int) -> int:
     return at + 1 if text[at] == _LF else -1
 
 
-@_compiled
+@part
 def _next_line(text: npt.NDArray[np.uint8], words: npt.NDArray[np.uint64], at: int) -> int:
     """The place behind the next line end, found eight bytes at a time.
 
@@ -89,7 +75,7 @@ def _next_line(text: npt.NDArray[np.uint8], words: npt.NDArray[np.uint64], at: i
     return at + 1
 
 
-@_compiled
+@part
 def _number(text: npt.NDArray[np.uint8], at: int) -> tuple[float, int]:
     """The decimal number at ``at`` and the place behind it (-1: none, or an unusual one).
 
@@ -134,7 +120,6 @@ def _number(text: npt.NDArray[np.uint8], at: int) -> tuple[float, int]:
     return (-value if negative else value), at
 
 
-@_compiled
 def _scan(
     text: npt.NDArray[np.uint8],
     words: npt.NDArray[np.uint64],
@@ -193,6 +178,13 @@ def _scan(
     return (found, frames) if spaces == found * SPACES_OF_BODY else (-1, 0)
 
 
+@cache
+def _machine_code() -> Callable[..., Any]:
+    """:func:`_scan`, made or read when the first file is."""
+    text, words = (f"Array({kind}, 1, 'C', readonly=True)" for kind in ("uint8", "uint64"))  # of bytes, which nobody writes
+    return compiled(f"({text},{words},float64[:,:,::1],int64[::1],int64[::1])", _scan)
+
+
 def scan(data: bytes) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64], npt.NDArray[np.int64], int] | None:
     """Joints (B, 25, 3) metres, frame (B,) and body id (B,) of every body in every frame, and the number of frames.
 
@@ -206,7 +198,7 @@ def scan(data: bytes) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64], n
     most = len(data) // SMALLEST_BODY + 1  # grows with the file, never with the counts that the file claims
     joints = np.empty((most, 25, 3))
     frame, ident = np.empty(most, np.int64), np.empty(most, np.int64)
-    found, frames = _scan(text, words, joints, frame, ident)
+    found, frames = _machine_code()(text, words, joints, frame, ident)
     if found < 0:
         return None
     return joints[:found], frame[:found], ident[:found], frames

@@ -1,19 +1,22 @@
 """The compiled loops against torch's operations, in float64 where only a mistake makes a difference."""
 
-import subprocess
+import copy
+import functools
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numba
 import pytest
 import torch
 from torch import Tensor, nn
 
+import last_e.model
 from last_e.graph import hop_adjacency
-from last_e.model import build_model, fused, loops
+from last_e.model import LastE, build_model, fused, loops
+from last_e.model.blocks import STREAMS
 from last_e.model.functions import Pool, ScaleAndAdd, batch_norm, mix_joints, norm_and_depthwise
 from last_e.state import State
+from tests.rounding import compare, is_clear_of_bends
 
 LARGE = fused.LARGE
 
@@ -44,21 +47,29 @@ def norm_of(channels: int, seed: int = 0) -> nn.BatchNorm2d:
 
 
 def results(
-    operation: Callable[..., Tensor | tuple[Tensor, ...]], inputs: list[Tensor], norms: list[nn.BatchNorm2d], dtype: torch.dtype
-) -> list[Tensor]:
+    operation: Callable[..., Tensor | tuple[Tensor, ...]],
+    inputs: list[Tensor],
+    norms: list[nn.BatchNorm2d],
+    dtype: torch.dtype,
+    enter: Callable[[Tensor], Tensor] = torch.clone,
+) -> dict[str, Tensor]:
     """What comes out, the gradients of everything that goes in for a random one behind, and the running statistics."""
-    inputs = [each.detach().clone().to(dtype).requires_grad_() for each in inputs]
+    inputs = [enter(each.detach().to(dtype)).requires_grad_() for each in inputs]
     copies = []
     for norm in norms:
-        copies.append(nn.BatchNorm2d(norm.num_features))
-        copies[-1].load_state_dict(norm.state_dict())
-        copies[-1].to(dtype)
+        copies.append(nn.BatchNorm2d(norm.num_features).to(dtype))
+        copies[-1].load_state_dict(
+            {name: enter(value.to(dtype) if value.is_floating_point() else value) for name, value in norm.state_dict().items()}
+        )
     outputs = operation(*inputs, *copies)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     sum((out * random(*out.shape, seed=9).to(dtype)).sum() for out in outputs).backward()
-    parameters = [parameter.grad for norm in copies for parameter in norm.parameters()]
-    buffers = [buffer for norm in copies for buffer in norm.buffers()]
-    return [*(out.detach() for out in outputs), *(each.grad for each in inputs), *parameters, *buffers]
+    found = {f"output {i}": out.detach() for i, out in enumerate(outputs)}
+    found |= {f"gradient of input {i}": each.grad for i, each in enumerate(inputs)}
+    for i, norm in enumerate(copies):
+        found |= {f"gradient of norm {i}'s {name}": parameter.grad for name, parameter in norm.named_parameters()}
+        found |= {f"norm {i}'s {name}": buffer for name, buffer in norm.named_buffers()}
+    return found
 
 
 def depthwise_conv(channels: int, stride: int) -> nn.Conv2d:
@@ -70,12 +81,10 @@ def depthwise_conv(channels: int, stride: int) -> nn.Conv2d:
 def check(operation: Callable[..., Tensor | tuple[Tensor, ...]], inputs: list[Tensor], norms: list[nn.BatchNorm2d]) -> None:
     assert fused.loops_for(inputs[0]) is not None, "numba is not installed, or these activations are not taken"
     mine = results(operation, inputs, norms, torch.float32)
-    exact = results(operation, inputs, norms, torch.float64)  # which the loops do not take
-    assert len(mine) == len(exact)
-    for index, (own, other) in enumerate(zip(mine, exact)):
-        assert own.shape == other.shape
-        error = float((own.double() - other).abs().max())
-        assert error <= 3e-5 * float(other.double().abs().max()) + 1e-6, f"result {index} of {len(mine)}"
+    double = functools.partial(results, operation, inputs, norms, torch.float64)  # which the loops do not take
+    assert is_clear_of_bends(double), "take another seed"
+    shares = compare(double, mine)
+    assert max(shares.values()) <= 1, shares
 
 
 @pytest.mark.parametrize("channels", [3, 32, 37])
@@ -179,47 +188,52 @@ def test_the_number_of_threads_changes_no_bit():
         torch.set_num_threads(threads)
         torch.manual_seed(0)
         x, norms, conv = activations(7, 16, 12), (norm_of(16), norm_of(16, seed=4)), depthwise_conv(16, 2)
-        found.append(results(lambda x, a, b, conv=conv: norm_and_depthwise(x, a, conv, b), [x], list(norms), torch.float32))
+        each = [results(lambda x, a, b, conv=conv: norm_and_depthwise(x, a, conv, b), [x], list(norms), torch.float32)]
         share = random(7, 2).softmax(dim=1)
-        found[-1] += results(
-            lambda x, edge, share: mix_joints(x, adjacency.to(x.dtype), edge, share), [x, adjacency, share], [], x.dtype
-        )
-        found[-1] += results(lambda x: Pool.apply(x), [x], [], x.dtype)
+        each.append(results(lambda x, edge, share: mix_joints(x, adjacency, edge, share), [x, adjacency, share], [], x.dtype))
+        each.append(results(lambda x: Pool.apply(x), [x], [], x.dtype))
         gates = [random(7, 16), random(7, 12, 16), random(7, 25, 16)]
-        found[-1] += results(lambda *each: ScaleAndAdd.apply(*each), [x, x, *gates], [], x.dtype)
+        each.append(results(lambda *given: ScaleAndAdd.apply(*given), [x, x, *gates], [], x.dtype))
+        found.append({(number, name): value for number, one in enumerate(each) for name, value in one.items()})
     for other in found[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(found[0], other))
+        assert all(torch.equal(value, other[name]) for name, value in found[0].items())
 
 
-@pytest.mark.parametrize("variant", ["nano", "small", "base", "large"])
+def outcome(model: LastE, mode: str, seed: int, enter: Callable[[Tensor], Tensor] = torch.clone) -> dict[str, Tensor]:
+    """Logits, gradients and running statistics of a copy, in its own kind of number."""
+    model = copy.deepcopy(model)
+    dtype = model.fc.weight.dtype
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.copy_(enter(tensor))
+    model.train(mode != "eval")
+    for module in model.modules():
+        if mode == "frozen norms" and isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.eval()
+    streams = {name: enter(random(5, 3, 16, 25, seed=seed + i).to(dtype)) for i, name in enumerate(STREAMS)}
+    out = model(streams)
+    logits, ib = out if isinstance(out, tuple) else (out, torch.zeros((), dtype=dtype))
+    (logits.sin().sum() + ib).backward()
+    gradients = {f"gradient of {name}": p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return {"logits": logits.detach(), **gradients, **dict(model.named_buffers())}
+
+
+OF_THE_SAME_PARTS = [pytest.param(variant, marks=pytest.mark.slow) for variant in ("small", "base")]
+
+
+@pytest.mark.parametrize("variant", ["nano", *OF_THE_SAME_PARTS, "large"])
 @pytest.mark.parametrize("mode", ["train", "frozen norms", "eval"])
-def test_a_network_gives_with_them_what_it_gives_in_float64(variant, mode):
-    """Roughly: where Hardswish bends, rounding can decide on which side a number is, and its derivative jumps there."""
+def test_a_network_gives_with_them_what_it_gives_in_float64(variant, mode, monkeypatch):
+    """Of few channels, so that there are inputs for which rounding takes nothing to the other side of a bend."""
     torch.manual_seed(0)
-    model = build_model(variant, 9, dropout=0.0, drop_path_rate=0.0)
+    model = build_model(variant, 5, dropout=0.0, drop_path_rate=0.0, stem_channels=4, channels=[4, 6, 8])
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
-    state = {name: value.clone() for name, value in model.state_dict().items()}
-    found = []
-    for number in (torch.float32, torch.float64):
-        model.to(number).load_state_dict(state)
-        model.zero_grad()
-        model.train(mode != "eval")
-        if mode == "frozen norms":
-            for module in model.modules():
-                if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-                    module.eval()
-        out = model({name: random(3, 3, 20, 25, seed=i).to(number) for i, name in enumerate(("joint", "velocity", "bone"))})
-        logits, ib = out if isinstance(out, tuple) else (out, torch.zeros(()))
-        (logits.sin().sum() + ib).backward()
-        gradients = {name: p.grad.double() for name, p in model.named_parameters() if p.grad is not None}
-        buffers = {name: b.double() for name, b in model.named_buffers()}
-        found.append({"logits": logits.detach().double(), **gradients, **buffers})
-    mine, exact = found
-    largest = max(float(other.abs().max()) for other in exact.values())
-    for name, other in exact.items():
-        assert float((mine[name] - other).abs().max()) <= 1e-2 * float(other.abs().max()) + 1e-5 * largest, name
+    exact = copy.deepcopy(model).double()
+    seed = next(seed for seed in range(0, 300, 3) if is_clear_of_bends(functools.partial(outcome, exact, mode, seed)))
+    shares = compare(functools.partial(outcome, exact, mode, seed), outcome(model, mode, seed))
+    assert max(shares.values()) <= 1, {name: share for name, share in shares.items() if share > 1}
 
 
 def test_norms_that_are_not_the_networks_kind_stay_with_torch():
@@ -261,62 +275,39 @@ def test_only_first_derivatives_are_promised():
 # --- loading them ------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder in which numba keeps machine code."""
-    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "kept"))
-    return tmp_path / "kept"
+@pytest.fixture(params=["it is not there", "it does not fit another package", "it compiles nothing"])
+def without_numba(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As in a process whose numba is no use."""
+
+    class DoesNotFit:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "numba":
+                raise AttributeError("one that does not fit another package")
+
+    for module in ("last_e.machine_code", "last_e.model.loops"):
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.delattr(last_e.model, "loops")
+    if request.param == "it compiles nothing":
+        monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
+    elif request.param == "it is not there":
+        monkeypatch.setitem(sys.modules, "numba", None)
+    else:
+        monkeypatch.delitem(sys.modules, "numba")
+        monkeypatch.setattr(sys, "meta_path", [DoesNotFit(), *sys.meta_path])
+    fused.loops.cache_clear()
+    yield
+    fused.loops.cache_clear()
 
 
-def twice(x: float) -> float:
-    return 2 * x
-
-
-def test_machine_code_is_kept_and_damaged_files_are_written_anew(kept):
-    def files() -> dict[str, list[Path]]:
-        return {suffix: list(kept.rglob(f"*.{suffix}")) for suffix in ("nbi", "nbc")}
-
-    assert loops.machine_code("float64(float64)", twice)(4.0) == 8.0
-    assert [len(found) for found in files().values()] == [1, 1]
-    for suffix in ("nbi", "nbc"):
-        (file,) = files()[suffix]
-        whole = file.read_bytes()
-        file.write_bytes(whole[: len(whole) // 2])
-        assert loops.machine_code("float64(float64)", twice)(4.0) == 8.0
-        assert loops.machine_code("float64(float64)", twice)(4.0) == 8.0
-        assert len(files()[suffix][0].read_bytes()) >= len(whole) // 2 + 1
-        assert loops.machine_code("float64(float64)", twice).stats.cache_hits, "what was damaged is whole again"
-
-
-def test_without_room_for_machine_code_it_is_compiled_all_the_same(kept, monkeypatch):
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(numba.core.caching.Cache, "save_overload", full)
-    assert loops.machine_code("float64(float64)", twice)(4.0) == 8.0
-
-
-@pytest.mark.parametrize(
-    "broken",
-    ["sys.modules['numba'] = None", "sys.meta_path.insert(0, Broken())", "os.environ['NUMBA_DISABLE_JIT'] = '1'"],
-)
-def test_without_a_numba_that_works_the_network_is_torch_alone(broken):
-    code = (
-        "import os, sys\n"
-        "class Broken:\n"
-        "    def find_spec(self, name, *_):\n"
-        "        if name == 'numba': raise AttributeError('one that does not fit another package')\n"
-        f"{broken}\n"
-        "import torch\n"
-        "from last_e.model import build_model, fused\n"
-        "fused.LARGE = 0\n"
-        "x = torch.randn(2, 3, 8, 25)\n"
-        "out = build_model('nano', 5)({'joint': x, 'velocity': x, 'bone': x})\n"
-        "out.sum().backward()\n"
-        "print(fused.loops(), tuple(out.shape))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "None (2, 5)"
+@pytest.mark.usefixtures("without_numba")
+def test_without_a_numba_that_works_the_network_is_torch_alone():
+    x = random(2, 3, 8, 25).requires_grad_()
+    out = build_model("nano", 5)({"joint": x, "velocity": x, "bone": x})
+    out.sum().backward()
+    assert fused.loops() is None
+    assert out.shape == (2, 5)
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
 
 
 def test_a_share_of_work_that_fails_is_told():
