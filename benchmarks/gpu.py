@@ -44,7 +44,7 @@ class Section:
     run: Callable[[Task], dict[str, Any]]
     """Raises where something is wrong."""
     seconds: float
-    """About how long it takes, guessed for an H100: begun only if so much time is left, cut off after :data:`PATIENCE` of it."""
+    """About how long it takes, guessed for an H100: begun only if so much is left, cut off after :data:`PATIENCE` of it."""
 
 
 SECTIONS = {
@@ -67,7 +67,7 @@ SECTIONS = {
 """In the order in which they are worth having."""
 
 PATIENCE, MORE_PATIENCE = 2, 6
-"""How many times as long as expected a section may take; the second on a CPU, whose cores others may use."""
+"""How many times as long as expected a section may take; the latter on a CPU, whose cores others may use."""
 FORK = multiprocessing.get_context("fork")
 """Children begin with torch imported, which takes seconds; this process never touches the GPU, so each can have it anew."""
 
