@@ -34,12 +34,20 @@ FORMATS = {None: "float32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
 def measure(
-    config: TrainConfig, data: Path | None, parts: list[str], kinds: list[str], rounds: int, seconds: float, tell: Tell
+    config: TrainConfig,
+    data: Path | None,
+    parts: list[str],
+    kinds: list[str],
+    rounds: int,
+    seconds: float,
+    tell: Tell,
+    edge: int | None = None,
 ) -> dict[str, Any]:
     """Measure ``parts`` for each of ``kinds``, ``rounds`` times for so many ``seconds`` each.
 
     Args:
         data: a prepared file; without one, clips are made up.
+        edge: see :func:`machine_rates`.
 
     Returns:
         What ``lastrun bench --json`` prints, but for the date and the versions.
@@ -57,7 +65,7 @@ def measure(
         clips = _clips(config, data)
         write_joints(clips, Path(folder))
         tell(done, total, "ceilings")
-        ceilings = _in_process(_ceilings, device.type, FORMATS[precision.dtype])
+        ceilings = _in_process(machine_rates, device.type, FORMATS[precision.dtype], edge)
         done += 1
         with _contenders(config, data, Path(folder), device.type, kinds) as asks:
             # Once to warm up: first batches, algorithms, compilation.
@@ -240,13 +248,13 @@ def _peak(pid: int | None) -> int:
 # --- what the machine could do -----------------------------------------------------------------------------------------
 
 
-def _in_process(function: Callable[..., Any], *arguments: str) -> Any:
+def _in_process(function: Callable[..., Any], *arguments: str | int | None) -> Any:
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         return pool.apply(function, arguments)
 
 
-def _ceilings(device_type: str, precision: str, edge: int | None = None) -> dict[str, float]:
+def machine_rates(device_type: str, precision: str, edge: int | None = None) -> dict[str, float]:
     """Measured: bytes per second of a copy (read and written), and operations per second of the fastest matrix products, in
     float32 and in the format that is trained in. ``edge``: of the matrices; by default large enough for the device."""
     device = torch.device(device_type, 0) if device_type == "cuda" else torch.device("cpu")

@@ -105,7 +105,7 @@ def test_a_closed_door_is_told_with_the_key_to_look_for(store: str, cli: Cli, ch
 def test_a_bucket_that_is_not_there(ceph: Ceph, store: str) -> None:
     job = Job(open_store(store.replace("s3://lastrun/", "s3://no-such-bucket/")), "j")
     with pytest.raises(Exception, match="no such bucket"):
-        job.requests.ask_to_stop(now=False)
+        job.requests.requests.ask_to_stop(now=False)
 
 
 def test_a_job_trains_on_data_in_a_bucket(store: str, cli: Cli, tiny: Path, tmp_path: Path, clean_env: dict[str, str]) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from last_e.bench.contenders import typical
-from last_e.bench.measure import _ceilings
+from last_e.bench.measure import machine_rates
 from last_e.bench.plain import PlainLastE
 from last_e.config import TrainConfig
 from last_e.data.batches import Batch, TrainBatches, average_bodies
@@ -241,7 +241,7 @@ def group_of(process: Path) -> int | None:
 
 @pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
 def test_the_share_of_a_format_that_was_asked_for_is_of_its_own_peak(precision: str) -> None:
-    peaks = _ceilings("cpu", precision, edge=64)
+    peaks = machine_rates("cpu", precision, edge=64)
     products = {f"matrix_{name}_flops_per_second" for name in ("float32", precision)}
     assert set(peaks) == {"copy_bytes_per_second", *products}
     assert all(peak > 1e6 for peak in peaks.values())
