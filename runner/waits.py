@@ -1,5 +1,5 @@
-"""How long the runner waits for what. The variable ``LASTRUN_WAITS`` (``heartbeat=0.5 expiry=8``) sets them anew, for tests, which
-would else mostly wait: whoever shares a job has to agree on them."""
+"""How long the runner waits for what. The variable ``LASTRUN_WAITS`` (``heartbeat=0.5 expiry=8``) sets them anew, for tests,
+which would else mostly wait: whoever shares a job has to agree on them."""
 
 from __future__ import annotations
 

@@ -16,6 +16,9 @@ from typing import Any
 import pytest
 import torch
 
+# The runner reads it when it is imported. Long enough that on a busy machine nobody who lives counts as dead.
+os.environ.setdefault("LASTRUN_WAITS", "heartbeat=1 expiry=30 follow=0.2 read=3 patience=4 pause=2 engine=3")
+
 from runner.engine import _connected
 from runner.errors import EngineError
 from runner.store.directory import DirectoryStore
@@ -26,7 +29,7 @@ from tests.jobs import LONGER, PATIENCE, Run, jobs_in, result
 
 TINY = """\
 name: tiny
-model: {variant: nano_e_v3, stem_channels: 8, channels: [8, 8, 16]}
+model: {variant: nano_e_v3, stem_channels: 8, channels: [8, 16], num_blocks: [1, 1], depths: [1, 1], strides: [1, 2]}
 dataset: synthetic
 training: {epochs: 3, batch_size: 40, input_frames: 16, warmup_epochs: 1}
 checkpoint: {every_minutes: 0.002}
@@ -84,7 +87,8 @@ def clean_env(tmp_path: Path) -> dict[str, str]:
     """An environment of its own: home, store and temporary folder below tmp_path."""
     (tmp_path / "tmp").mkdir(exist_ok=True)
     env = {k: v for k, v in os.environ.items() if not k.startswith(("LASTRUN_", "KAGGLE_", "XDG_", "PYTEST_", "COV_"))}
-    return {**env, "HOME": str(tmp_path), "LASTRUN_STORE": str(tmp_path / "store"), "TMPDIR": str(tmp_path / "tmp")}
+    own = {"HOME": str(tmp_path), "LASTRUN_STORE": str(tmp_path / "store"), "TMPDIR": str(tmp_path / "tmp")}
+    return {**env, **own, "LASTRUN_WAITS": os.environ["LASTRUN_WAITS"]}
 
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
