@@ -22,6 +22,7 @@ os.environ.setdefault("LASTRUN_WAITS", "heartbeat=1 expiry=30 follow=0.2 read=3 
 from runner.engine import _connected
 from runner.errors import EngineError
 from runner.store.directory import DirectoryStore
+from tests import debian
 from tests.ceph import Ceph, why_not
 from tests.docker_engine import BASE, ROOT, CannotStart, Engine
 from tests.docker_engine import why_not as why_no_engine
@@ -118,9 +119,7 @@ def tiny(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def ceph() -> Iterator[Ceph]:
     """A real Ceph RADOS Gateway with an empty bucket ``lastrun``; boto3 finds its credentials in the environment."""
-    reason = why_not()
-    if reason is not None:
-        pytest.skip(f"no Ceph here: {reason}")
+    debian.need("Ceph", why_not)
     folder = Path(tempfile.mkdtemp(prefix="ceph-", dir="/tmp"))
     cluster = Ceph(folder)
     try:
@@ -138,9 +137,7 @@ def ceph() -> Iterator[Ceph]:
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Engine]:
     """A real Docker engine that holds the project's image, built by ``lastrun image build``; DOCKER_HOST names it."""
-    reason = why_no_engine()
-    if reason is not None:
-        pytest.skip(f"no Docker here: {reason}")
+    debian.need("Docker engine", why_no_engine)
     folder = Path(tempfile.mkdtemp(prefix="docker-", dir="/tmp"))
     one = Engine(folder)
     try:
@@ -175,12 +172,8 @@ def clean_engine(engine: Engine, clean_env: dict[str, str], monkeypatch: pytest.
 @pytest.fixture(scope="session")
 def faketime() -> str:
     """Debian's faketime, which gives a process a clock of its own; as root it is installed where it is missing."""
-    if shutil.which("faketime") is None and os.geteuid() == 0 and shutil.which("apt-get"):
-        subprocess.run(["apt-get", "install", "-qy", "faketime"], capture_output=True, check=False, timeout=600)
-    program = shutil.which("faketime")
-    if program is None:
-        pytest.skip("no faketime (Debian: faketime; installed by itself only as root)")
-    return program
+    debian.need("faketime", lambda: debian.why_not(["faketime"], ["faketime"]))
+    return shutil.which("faketime") or ""
 
 
 @pytest.fixture

@@ -23,24 +23,32 @@ class InstallationFailed(Exception):
     """apt-get was there to install something, and did not; with its own words."""
 
 
-def why_not(programs: Iterable[str], packages: Iterable[str]) -> str | None:
-    """Why programs are not here; None when they are.
+def _is_program(name: str) -> bool:
+    return shutil.which(name) is not None
+
+
+def why_not(programs: Iterable[str], packages: Iterable[str], there: Callable[[str], bool] = _is_program) -> str | None:
+    """Why programs are not here; None when they are. ``there`` says whether one is.
 
     Raises:
         InstallationFailed: somebody who may install them has tried.
     """
     programs, packages = list(programs), list(packages)
-    if not _missing(programs):
+
+    def missing() -> str:
+        return ", ".join(program for program in programs if not there(program))
+
+    if not missing():
         return None
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         who = "no apt-get" if os.geteuid() == 0 else "not root"
-        return f"no {', '.join(_missing(programs))} ({who}; Debian: {' '.join(packages)})"
+        return f"no {missing()} ({who}; Debian: {' '.join(packages)})"
     # Tests run in several processes, and apt's own locks do not all wait.
     with FileLock(Path(tempfile.gettempdir()) / "lastrun-tests-apt.lock"):
-        if _missing(programs):
+        if missing():
             _install(packages)
-    if _missing(programs):
-        raise InstallationFailed(f"apt-get has installed {' '.join(packages)}, but there is no {', '.join(_missing(programs))}")
+    if missing():
+        raise InstallationFailed(f"apt-get has installed {' '.join(packages)}, but there is no {missing()}")
     return None
 
 
@@ -52,10 +60,6 @@ def need(what: str, reason: Callable[[], str | None]) -> None:
         pytest.fail(f"{what} could not be installed: {error}", pytrace=False)
     if why is not None:
         pytest.skip(f"no {what} here: {why}")
-
-
-def _missing(programs: list[str]) -> list[str]:
-    return [program for program in programs if shutil.which(program) is None]
 
 
 def _install(packages: list[str]) -> None:

@@ -18,6 +18,7 @@ import pytest
 
 from runner.image import default_image
 from runner.job import find_job
+from tests import debian
 from tests.ceph import Ceph
 from tests.conftest import Cli
 from tests.docker_engine import CannotStart, Engine
@@ -29,9 +30,7 @@ pytestmark = [pytest.mark.xdist_group("docker"), pytest.mark.slow, pytest.mark.u
 
 @pytest.fixture(scope="module")
 def sshd() -> Iterator[Sshd]:
-    reason = why_not()
-    if reason is not None:
-        pytest.skip(f"no SSH server here: {reason}")
+    debian.need("SSH server", why_not)
     folder = Path(tempfile.mkdtemp(prefix="sshd-", dir="/tmp"))
     server = Sshd(folder)
     yield server

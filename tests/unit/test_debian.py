@@ -82,7 +82,7 @@ def test_a_lock_that_stays_fails_with_the_words_of_apt(folder: Path, monkeypatch
 
 def test_a_failure_is_no_want_of_a_tool(folder: Path) -> None:
     program(folder, "apt-get", 'case "$*" in *install*) echo "E: Unable to locate package things" >&2; exit 100;; esac')
-    with pytest.raises(pytest.fail.Exception, match="things could not be installed: .*E: Unable to locate package things"):
+    with pytest.raises(pytest.fail.Exception, match=r"could not be installed: .*E: Unable to locate package things"):
         debian.need("things", lambda: debian.why_not(["thing"], ["things"]))
     program(folder, "apt-get", "")
     with pytest.raises(debian.InstallationFailed, match="apt-get has installed things, but there is no thing"):
