@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import http.server
-import os
-import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests import debian
 from tests.jobs import PATIENCE
 
 PROGRAM = "chromium"
@@ -18,11 +17,7 @@ PROGRAM = "chromium"
 
 def why_not() -> str | None:
     """Why there is no browser here; as root it is installed where it is missing."""
-    if shutil.which(PROGRAM) is None and os.geteuid() == 0 and shutil.which("apt-get"):
-        env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        for command in (["update", "-q"], ["install", "-qy", "--no-install-recommends", PROGRAM]):
-            subprocess.run(["apt-get", *command], env=env, capture_output=True, check=False, timeout=900)
-    return None if shutil.which(PROGRAM) else "no chromium (Debian: chromium; installed by itself only as root)"
+    return debian.why_not([PROGRAM], [PROGRAM])
 
 
 def html_when_released(page: Path) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +11,8 @@ import urllib.request
 import uuid
 from pathlib import Path
 from urllib.parse import urlencode
+
+from tests import debian
 
 PROGRAMS = ("ceph", "ceph-mon", "ceph-osd", "ceph-authtool", "monmaptool", "radosgw", "radosgw-admin", "openssl")
 DEBIAN_PACKAGES = ("radosgw", "ceph-mon", "ceph-osd", "openssl")
@@ -64,14 +64,7 @@ rgw run sync thread = false
 
 def why_not() -> str | None:
     """Why a gateway cannot be started here; None when it can. As root, missing Debian packages are installed first."""
-    if not all(map(shutil.which, PROGRAMS)) and os.geteuid() == 0 and shutil.which("apt-get"):
-        env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        for command in (["update", "-qq"], ["install", "-qy", "--no-install-recommends", *DEBIAN_PACKAGES]):
-            subprocess.run(["apt-get", *command], env=env, capture_output=True, check=False, timeout=600)
-    missing = [program for program in PROGRAMS if shutil.which(program) is None]
-    return (
-        f"no {', '.join(missing)} (Debian: {' '.join(DEBIAN_PACKAGES)}; installed by itself only as root)" if missing else None
-    )
+    return debian.why_not(PROGRAMS, DEBIAN_PACKAGES)
 
 
 class Ceph:

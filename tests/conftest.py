@@ -16,9 +16,13 @@ from typing import Any
 import pytest
 import torch
 
+# The runner reads it when it is imported. Long enough that on a busy machine nobody who lives counts as dead.
+os.environ.setdefault("LASTRUN_WAITS", "heartbeat=1 expiry=30 follow=0.2 read=3 patience=4 pause=2 engine=3")
+
 from runner.errors import EngineError
 from runner.launch.docker.engine import _connected
 from runner.store.directory import DirectoryStore
+from tests import debian
 from tests.ceph import Ceph, why_not
 from tests.docker_engine import BASE, ROOT, CannotStart, Engine
 from tests.docker_engine import why_not as why_no_engine
@@ -26,7 +30,7 @@ from tests.jobs import LONGER, PATIENCE, Run, jobs_in, result
 
 TINY = """\
 name: tiny
-model: {variant: nano_e_v3, stem_channels: 8, channels: [8, 8, 16]}
+model: {variant: nano_e_v3, stem_channels: 8, channels: [8, 16], num_blocks: [1, 1], depths: [1, 1], strides: [1, 2]}
 dataset: synthetic
 training: {epochs: 3, batch_size: 40, input_frames: 16, warmup_epochs: 1}
 checkpoint: {every_minutes: 0.002}
@@ -84,7 +88,8 @@ def clean_env(tmp_path: Path) -> dict[str, str]:
     """An environment of its own: home, store and temporary folder below tmp_path."""
     (tmp_path / "tmp").mkdir(exist_ok=True)
     env = {k: v for k, v in os.environ.items() if not k.startswith(("LASTRUN_", "KAGGLE_", "XDG_", "PYTEST_", "COV_"))}
-    return {**env, "HOME": str(tmp_path), "LASTRUN_STORE": str(tmp_path / "store"), "TMPDIR": str(tmp_path / "tmp")}
+    own = {"HOME": str(tmp_path), "LASTRUN_STORE": str(tmp_path / "store"), "TMPDIR": str(tmp_path / "tmp")}
+    return {**env, **own, "LASTRUN_WAITS": os.environ["LASTRUN_WAITS"]}
 
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
@@ -114,9 +119,7 @@ def tiny(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def ceph() -> Iterator[Ceph]:
     """A real Ceph RADOS Gateway with an empty bucket ``lastrun``; boto3 finds its credentials in the environment."""
-    reason = why_not()
-    if reason is not None:
-        pytest.skip(f"no Ceph here: {reason}")
+    debian.need("Ceph", why_not)
     folder = Path(tempfile.mkdtemp(prefix="ceph-", dir="/tmp"))
     cluster = Ceph(folder)
     try:
@@ -134,9 +137,7 @@ def ceph() -> Iterator[Ceph]:
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Engine]:
     """A real Docker engine that holds the project's image, built by ``lastrun image build``; DOCKER_HOST names it."""
-    reason = why_no_engine()
-    if reason is not None:
-        pytest.skip(f"no Docker here: {reason}")
+    debian.need("Docker engine", why_no_engine)
     folder = Path(tempfile.mkdtemp(prefix="docker-", dir="/tmp"))
     one = Engine(folder)
     try:
@@ -171,12 +172,8 @@ def clean_engine(engine: Engine, clean_env: dict[str, str], monkeypatch: pytest.
 @pytest.fixture(scope="session")
 def faketime() -> str:
     """Debian's faketime, which gives a process a clock of its own; as root it is installed where it is missing."""
-    if shutil.which("faketime") is None and os.geteuid() == 0 and shutil.which("apt-get"):
-        subprocess.run(["apt-get", "install", "-qy", "faketime"], capture_output=True, check=False, timeout=600)
-    program = shutil.which("faketime")
-    if program is None:
-        pytest.skip("no faketime (Debian: faketime; installed by itself only as root)")
-    return program
+    debian.need("faketime", lambda: debian.why_not(["faketime"], ["faketime"]))
+    return shutil.which("faketime") or ""
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
-"""A real Docker engine for the tests, with its own socket and data, and the project's own image on a base made by debootstrap:
-no registry is needed."""
+"""A real Docker engine for the tests, with its own socket and data, and the project's own image on a base that is made of
+Debian packages as this machine has them: no registry is needed, and nothing is set up anew."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,14 +19,15 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
+from tests import debian
 from tests.jobs import PATIENCE
 
 ROOT = Path(__file__).parents[1]
-PROGRAMS = ("dockerd", "docker-init", "debootstrap", "ip", "openssl")
-DEBIAN_PACKAGES = ("docker.io", "debootstrap", "iptables", "iproute2", "openssl")
+PROGRAMS = ("dockerd", "docker-init", "ip", "openssl", "dpkg-query")
+DEBIAN_PACKAGES = ("docker.io", "iptables", "iproute2", "openssl")
 NETWORK = "172.31.253.1/24"
 BASE = "lastrun-test-base"
-DEBIAN, PYTHON = "bookworm", "3.11"
+BASE_PACKAGES = ("python3", "python3-venv", "ca-certificates", "libstdc++6")
 
 
 class CannotStart(Exception):
@@ -35,13 +37,8 @@ class CannotStart(Exception):
 def why_not() -> str | None:
     """Why an engine cannot be started here; None when it can. Missing Debian packages are installed first."""
     if os.geteuid() != 0:
-        return "only root can start a Docker engine"
-    if not all(map(shutil.which, PROGRAMS)) and shutil.which("apt-get"):
-        env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        for command in (["update", "-qq"], ["install", "-qy", "--no-install-recommends", *DEBIAN_PACKAGES]):
-            subprocess.run(["apt-get", *command], env=env, capture_output=True, check=False, timeout=600)
-    missing = [program for program in PROGRAMS if shutil.which(program) is None]
-    return f"no {', '.join(missing)} (Debian: {' '.join(DEBIAN_PACKAGES)})" if missing else None
+        return "only root can start one"
+    return debian.why_not(PROGRAMS, DEBIAN_PACKAGES) or debian.why_not(BASE_PACKAGES, BASE_PACKAGES, _is_installed)
 
 
 class Engine:
@@ -116,19 +113,19 @@ class Engine:
             self._daemon.send_signal(signal.SIGCONT)
 
     def _import_base(self) -> None:
-        rootfs, archive = self.folder / "rootfs", self.folder / "rootfs.tar"
-        include = "--include=python3,python3-venv,ca-certificates"
-        _call("debootstrap", "--variant=minbase", include, DEBIAN, str(rootfs))
-        _call("tar", "-C", str(rootfs), "-cf", str(archive), ".")
+        archive = self.folder / "base.tar"
+        with tarfile.open(archive, "w") as tar:
+            for path in _files_of(_with_what_they_need(BASE_PACKAGES)):
+                tar.add(path, recursive=False)
         self.client.api.import_image_from_file(str(archive), BASE, "latest")
         archive.unlink()
-        shutil.rmtree(rootfs)
 
     def _download(self) -> None:
         """What the Dockerfile installs, as this machine's own pip finds it, wherever its settings point."""
         found = [Requirement(text) for text in metadata.requires("lastrun") or []]
         wanted = [f"{r.name}{r.specifier}" for r in found if r.marker is None or r.marker.evaluate({"extra": "train"})]
-        target = ("--only-binary=:all:", "--python-version", PYTHON)
+        python = _call("/usr/bin/python3", "-c", "import sys; print(*sys.version_info[:2], sep='.')").strip()
+        target = ("--only-binary=:all:", "--python-version", python)
         words = ["-m", "pip", "download", "-q", "-d", str(self.wheels), "-c", str(ROOT / "constraints.txt")]
         _call(sys.executable, *words, *target, *wanted, "hatchling")
 
@@ -180,10 +177,60 @@ class Engine:
         return name
 
 
-def _call(*words: str) -> None:
+def _with_what_they_need(packages: Sequence[str]) -> list[str]:
+    """Debian packages that are installed here: the named ones, the essential ones, and what all of these depend on."""
+    form = "${Package}\t${Essential}\t${Pre-Depends}, ${Depends}\t${Provides}\t${db:Status-Abbrev}\n"
+    needs: dict[str, str] = {}
+    given: dict[str, set[str]] = {}  # by name, also of what a package only provides
+    found: set[str] = set()
+    for line in _call("dpkg-query", "-W", "-f", form).splitlines():
+        name, essential, depends, provides, status = line.split("\t")
+        if status.strip() != "ii":
+            continue
+        needs[name] = depends
+        for other in (name, *_names(provides)):
+            given.setdefault(other, set()).add(name)
+        if essential == "yes":
+            found.add(name)
+    ahead = [*found, *packages]
+    while ahead:
+        name = ahead.pop()
+        found.add(name)
+        ahead += {one for need in _names(needs[name]) for one in given.get(need, ())} - found
+    return sorted(found)
+
+
+def _is_installed(package: str) -> bool:
+    words = ["dpkg-query", "-W", "-f", "${db:Status-Abbrev}", package]
+    return subprocess.run(words, capture_output=True, text=True, check=False).stdout.startswith("ii")
+
+
+def _names(field: str) -> list[str]:
+    """The packages in a field such as ``libc6 (>= 2.3), perl:any | perl-base``."""
+    return [word.split()[0].partition(":")[0] for word in field.replace("|", ",").split(",") if word.strip()]
+
+
+def _files_of(packages: Sequence[str]) -> Iterator[str]:
+    """What they have installed here, each once, but for what is there to be read by people; parents come first."""
+    unread = ("/usr/share/doc/", "/usr/share/man/", "/usr/share/info/", "/usr/share/locale/")
+    made = ("/etc/passwd", "/etc/group", "/etc/ld.so.cache", *map(str, Path("/etc/alternatives").iterdir()))
+    certificates = (str(path) for path in sorted(Path("/etc/ssl/certs").iterdir()))
+    seen = {"/", ""}
+    for name in ("/bin", "/sbin", "/lib", "/lib64", *_call("dpkg-query", "-L", *packages).splitlines(), *made, *certificates):
+        if not name.startswith("/") or name.startswith(unread):
+            continue
+        # A package may name its files by a link to their folder, as /lib is one to /usr/lib.
+        path = os.path.join(os.path.realpath(os.path.dirname(name)), os.path.basename(name))  # noqa: PTH118, PTH119, PTH120
+        if path not in seen and os.path.lexists(path):
+            seen.add(path)
+            yield path
+
+
+def _call(*words: str) -> str:
     done = subprocess.run(words, capture_output=True, text=True, timeout=600, check=False)
     if done.returncode != 0:
         raise CannotStart(f"{words[0]}: {_last_line(done.stdout + done.stderr)}")
+    return done.stdout
 
 
 def _state(task: Path) -> str:

@@ -8,7 +8,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 
 PATIENCE = 300.0
 """Seconds that anything may take on a busy machine: what takes longer hangs."""
-LONGER = ("--set", "training.epochs=10", "training.batch_size=10")  # 24 steps an epoch: time enough to be hit
+LONGER = ("--set", "training.batch_size=10")  # 3 epochs of 24 steps: time enough to be hit
 
 
 def jobs_in(store: Store) -> list[Job]:
@@ -57,12 +60,22 @@ class Run:
             time.sleep(0.02)
         raise AssertionError("it did not come to pass")
 
+    @contextmanager
+    def held(self, what: Any) -> Iterator[int]:
+        """The trainer stands still from when something has come to pass until the block ends: however slow the block is, it
+        strikes in the middle. What the trainer is sent meanwhile it takes when it goes on."""
+        self.wait_for(what)
+        trainer = trainer_of(self.job)
+        os.kill(trainer, signal.SIGSTOP)
+        try:
+            yield trainer
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(trainer, signal.SIGCONT)
+
     def settles_as(self, state: str) -> None:
         """A killed process takes a moment to be gone."""
-        deadline = time.monotonic() + PATIENCE
-        while state_of(self.job)[0].value != state and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert state_of(self.job)[0].value == state
+        wait_until(lambda: state_of(self.job)[0].value == state)
 
     def press_ctrl_c(self) -> None:
         os.killpg(self.process.pid, signal.SIGINT)
@@ -70,6 +83,13 @@ class Run:
     def end(self) -> tuple[int, str]:
         out, _ = self.process.communicate(timeout=PATIENCE)
         return self.process.returncode, out
+
+
+def wait_until(what: Callable[[], object], seconds: float = PATIENCE) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.02)
 
 
 def some_step_is_stored(job: Job) -> bool:
@@ -108,11 +128,30 @@ def processes_of(submit: int) -> tuple[int, int]:
     return agent, child(agent)
 
 
+def trainer_of(job: Job) -> int:
+    """The process that trains for a job on this machine, in a container or outside."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            words = path.read_bytes().split(b"\0")
+            if b"last_e" in words and any(f"/lastrun-{job.id}-".encode() in word for word in words):
+                found.append(int(path.parent.name))
+    assert len(found) == 1, found
+    return found[0]
+
+
+def has_pending(pid: int, signum: signal.Signals) -> bool:
+    """Whether a signal waits for a process that stands still."""
+    fields = dict(line.split(":\t") for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
+    return bool(int(fields["ShdPnd"], 16) >> (signum - 1) & 1)
+
+
 def stopped_without_its_store(current: Run, engine: Engine, ceph: Ceph) -> str:
     """Stop the container of a run that has stored something while its store is away; returns what the run said."""
-    current.wait_for(some_step_is_stored)
-    ceph.kill_gateway()
-    engine.container().stop()
+    with current.held(some_step_is_stored) as trainer:
+        ceph.kill_gateway()
+        threading.Thread(target=engine.container().stop, daemon=True).start()
+        wait_until(lambda: has_pending(trainer, signal.SIGTERM))
     code, out = current.end()
     ceph.start_gateway()
     assert code == 4, out

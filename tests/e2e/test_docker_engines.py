@@ -18,6 +18,7 @@ import pytest
 
 from runner.job.find import find_job
 from runner.launch.docker.image import default_image
+from tests import debian
 from tests.ceph import Ceph
 from tests.conftest import Cli
 from tests.docker_engine import CannotStart, Engine
@@ -29,9 +30,7 @@ pytestmark = [pytest.mark.xdist_group("docker"), pytest.mark.slow, pytest.mark.u
 
 @pytest.fixture(scope="module")
 def sshd() -> Iterator[Sshd]:
-    reason = why_not()
-    if reason is not None:
-        pytest.skip(f"no SSH server here: {reason}")
+    debian.need("SSH server", why_not)
     folder = Path(tempfile.mkdtemp(prefix="sshd-", dir="/tmp"))
     server = Sshd(folder)
     yield server
@@ -70,9 +69,9 @@ def test_an_engine_elsewhere_runs_a_job_with_its_store_in_a_bucket(
 
     store = ceph.uri(f"docker-{way.replace('_', '-')}")
     clean_env.update(ceph.credentials(), LASTRUN_STORE=store)
-    done = cli("submit", tiny, "--launcher", "docker", "--set", "run.network=host")
+    done = cli("submit", tiny, "--launcher", "docker", "--set", "run.network=host", "training.epochs=1")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "epoch 3/3" in done.stdout
+    assert "epoch 1/1" in done.stdout
     started = cli(
         "submit", tiny, "--launcher", "docker", "--detach", "--json", "--set", "run.network=host", "training.epochs=5000"
     )
@@ -195,13 +194,7 @@ def remapped(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine
             other.start_daemon("--bridge=none", "--userns-remap=default")
         except CannotStart as why:
             pytest.skip(f"no engine with userns-remap here: {why}")
-        archive = folder / "image.tar"
-        with archive.open("wb") as file:
-            for piece in engine.client.images.get(default_image()).save(named=True):
-                file.write(piece)
-        with archive.open("rb") as file:
-            other.client.images.load(file)
-        archive.unlink()
+        other.client.images.load(engine.client.images.get(default_image()).save(named=True))
         yield other
     finally:
         other.stop()
@@ -210,8 +203,10 @@ def remapped(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine
 
 def test_files_belong_to_the_caller_with_userns_remap_too(remapped: Engine, cli: Cli, tiny: Path, tmp_path: Path) -> None:
     assert any("userns" in option for option in remapped.client.info()["SecurityOptions"])
-    done = cli("submit", tiny, "--launcher", "docker", "--set", "run.network=host", DOCKER_HOST=remapped.host)
+    done = cli(
+        "submit", tiny, "--launcher", "docker", "--set", "run.network=host", "training.epochs=1", DOCKER_HOST=remapped.host
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     store = tmp_path / "store"
     assert {path.stat().st_uid for path in [store, *store.rglob("*")]} == {os.getuid()}
-    assert re.search(r"epoch 3/3", done.stdout)
+    assert "epoch 1/1" in done.stdout

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,16 @@ from runner.launch.settle import state_of
 from tests.ceph import SECRET_KEY, Ceph
 from tests.conftest import Cli
 from tests.docker_engine import ROOT, Engine
-from tests.jobs import LONGER, PATIENCE, assert_same, result, some_step_is_stored, stopped_without_its_store
+from tests.jobs import (
+    LONGER,
+    PATIENCE,
+    assert_same,
+    has_pending,
+    result,
+    some_step_is_stored,
+    stopped_without_its_store,
+    wait_until,
+)
 
 pytestmark = [pytest.mark.xdist_group("docker"), pytest.mark.slow, pytest.mark.usefixtures("clean_engine")]
 DOCKER = ("--launcher", "docker")
@@ -30,8 +40,8 @@ DOCKER = ("--launcher", "docker")
 # --- a job's life -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_quickstart_runs_in_a_container_with_its_store_on_ceph(
-    engine: Engine, ceph: Ceph, cli: Cli, clean_env: dict[str, str], run: Any
+def test_the_quickstart_runs_in_a_container_with_its_store_on_ceph_to_the_bits_that_it_gives_outside(
+    engine: Engine, ceph: Ceph, cli: Cli, clean_env: dict[str, str], run: Any, tmp_path: Path
 ) -> None:
     store = ceph.uri("docker-quickstart")
     clean_env.update(ceph.credentials(), LASTRUN_STORE=store)
@@ -40,8 +50,9 @@ def test_the_quickstart_runs_in_a_container_with_its_store_on_ceph(
     assert refused.returncode == 2
     assert "run.network=host" in refused.stderr
 
-    # Two epochs of its five: how far it comes is tests/e2e/test_quickstart.py's matter.
-    current = run("submit", spec, "--set", "run.network=host", "training.epochs=2")
+    # A short one: how far it comes is tests/e2e/test_quickstart.py's matter. Here it comes to the same bits as outside.
+    small = ("training.epochs=2", "training.batch_size=64", "training.input_frames=16", "hardware.cpu_threads=2")
+    current = run("submit", spec, "--set", "run.network=host", *small)
     inspected = engine.inspect(engine.container().id)
     assert SECRET_KEY not in json.dumps(inspected)
     kept = [path for path in (engine.folder / "data" / "containers" / inspected["Id"]).rglob("*") if path.is_file()]
@@ -52,7 +63,6 @@ def test_the_quickstart_runs_in_a_container_with_its_store_on_ceph(
     job = current.job
     assert state_of(job)[0].value == "succeeded"
     assert [m["epoch"] for m in job.metrics()] == [1, 2]
-    assert job.metrics()[-1]["test_top1"] >= 0.9
     attempt = job.attempts.all()[0]
     assert attempt.container is not None
     assert attempt.container["image"] == engine.client.images.get(default_image()).id
@@ -61,17 +71,9 @@ def test_the_quickstart_runs_in_a_container_with_its_store_on_ceph(
     assert SECRET_KEY not in out
     assert engine.containers() == []
 
-
-def test_real_motion_trains_to_the_same_bits_in_a_container(cli: Cli, tmp_path: Path) -> None:
-    small = ("training.epochs=1", "training.batch_size=64", "training.input_frames=16", "training.warmup_epochs=0")
-    words = ("--set", *small, "hardware.cpu_threads=2")
-    results = []
-    for launcher in ("local", "docker"):
-        store = tmp_path / launcher
-        done = cli("submit", ROOT / "jobs" / "quickstart.yaml", "--launcher", launcher, "--store", store, *words, timeout=300)
-        assert done.returncode == 0, done.stdout + done.stderr
-        results.append(find_job("quickstart", str(store)))
-    assert_same(results[1], result(results[0]))
+    outside = cli("submit", ROOT / "jobs" / "quickstart.yaml", "--store", tmp_path / "outside", "--set", *small)
+    assert outside.returncode == 0, outside.stdout + outside.stderr
+    assert_same(job, result(find_job("quickstart", str(tmp_path / "outside"))))
 
 
 @pytest.mark.parametrize(("first", "then"), [("local", "docker"), ("docker", "local")])
@@ -79,8 +81,9 @@ def test_a_job_moves_between_process_and_container(
     engine: Engine, run: Any, cli: Cli, tiny: Path, uninterrupted: Any, first: str, then: str
 ) -> None:
     current = run("submit", tiny, "--launcher", first, *LONGER)
-    current.wait_for(some_step_is_stored)
-    current.process.send_signal(signal.SIGTERM)
+    with current.held(some_step_is_stored) as trainer:
+        current.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: has_pending(trainer, signal.SIGTERM))
     code, out = current.end()
     assert code == 75, out
     assert current.job.attempts.all()[0].reason == "preempted"
@@ -96,11 +99,14 @@ def test_a_job_moves_between_process_and_container(
 
 def test_docker_stop_in_mid_epoch_saves(engine: Engine, run: Any, cli: Cli, tiny: Path, uninterrupted: Any) -> None:
     current = run("submit", tiny, *DOCKER, *LONGER)
-    current.wait_for(some_step_is_stored)
-    before = current.job.checkpoints.all()[-1].order
-    container = engine.container()
-    assert engine.inspect(container.id)["Config"]["StopTimeout"] >= 60
-    container.stop()
+    with current.held(some_step_is_stored) as trainer:
+        before = current.job.checkpoints.all()[-1].order
+        container = engine.container()
+        assert engine.inspect(container.id)["Config"]["StopTimeout"] >= 60
+        stop = threading.Thread(target=container.stop, daemon=True)
+        stop.start()
+        wait_until(lambda: has_pending(trainer, signal.SIGTERM))
+    stop.join()
     code, out = current.end()
     assert code == 75, out
     state, _, reason = state_of(current.job)
@@ -111,13 +117,13 @@ def test_docker_stop_in_mid_epoch_saves(engine: Engine, run: Any, cli: Cli, tiny
     assert_same(current.job, uninterrupted)
 
 
-def test_docker_kill_is_seen_at_once_and_the_job_goes_on(
+def test_docker_kill_is_seen_at_once_and_the_job_goes_on_outside(
     engine: Engine, run: Any, cli: Cli, tiny: Path, uninterrupted: Any
 ) -> None:
     current = run("submit", tiny, *DOCKER, *LONGER)
-    current.wait_for(some_step_is_stored)
-    began = time.monotonic()
-    engine.container().kill()
+    with current.held(some_step_is_stored):
+        began, killed = time.monotonic(), time.time()
+        engine.container().kill()
     code, _ = current.end()
     assert code == 1
     assert state_of(current.job)[0].value == "lost"
@@ -127,25 +133,22 @@ def test_docker_kill_is_seen_at_once_and_the_job_goes_on(
     assert "was killed)" in shown.stdout
     assert "the last that its container said" in cli("logs", current.job.id).stdout
     assert engine.containers() == []
-    resumed = cli("resume", current.job.id)
+    resumed = cli("resume", current.job.id, "--launcher", "local")
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert current.job.attempts.all()[1].started_at - killed < EXPIRY_SECONDS
     assert_same(current.job, uninterrupted)
 
 
-@pytest.mark.parametrize("moved", ["local", "docker"])
-def test_what_was_killed_on_one_side_goes_on_on_the_other_at_once(
-    engine: Engine, run: Any, cli: Cli, tiny: Path, uninterrupted: Any, moved: str
+def test_what_was_killed_outside_goes_on_in_a_container_at_once(
+    engine: Engine, run: Any, cli: Cli, tiny: Path, uninterrupted: Any
 ) -> None:
-    current = run("submit", tiny, "--launcher", "docker" if moved == "local" else "local", *LONGER)
+    current = run("submit", tiny, "--launcher", "local", *LONGER)
     current.wait_for(some_step_is_stored)
     killed = time.time()
-    if moved == "local":
-        engine.container().kill()
-    else:
-        os.killpg(current.process.pid, signal.SIGKILL)
+    os.killpg(current.process.pid, signal.SIGKILL)
     current.end()
     current.settles_as("lost")
-    resumed = cli("resume", current.job.id, "--launcher", moved)
+    resumed = cli("resume", current.job.id, "--launcher", "docker")
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     assert current.job.attempts.all()[1].started_at - killed < EXPIRY_SECONDS
     assert_same(current.job, uninterrupted)
@@ -155,16 +158,17 @@ def test_a_job_is_found_again_after_the_command_that_started_it_is_gone(
     engine: Engine, run: Any, cli: Cli, tiny: Path, uninterrupted: Any
 ) -> None:
     current = run("submit", tiny, *DOCKER, *LONGER)
-    current.wait_for(some_step_is_stored)
-    current.process.kill()
-    current.end()
-    container = engine.container()
-    job = current.job
-    assert container.labels["lastrun.job"] == job.id
-    assert job.attempts.all()[0].id.endswith("-" + container.labels["lastrun.attempt"])
-    assert "running" in cli("list").stdout
-    assert f"container lastrun-{job.id}-1" in cli("resume", job.id).stderr
-    assert cli("stop", job.id).returncode == 0
+    with current.held(some_step_is_stored) as trainer:
+        current.process.kill()
+        current.end()
+        container = engine.container()
+        job = current.job
+        assert container.labels["lastrun.job"] == job.id
+        assert job.attempts.all()[0].id.endswith("-" + container.labels["lastrun.attempt"])
+        assert "running" in cli("list").stdout
+        assert f"container lastrun-{job.id}-1" in cli("resume", job.id).stderr
+        assert cli("stop", job.id).returncode == 0
+        wait_until(lambda: has_pending(trainer, signal.SIGTERM))
     followed = cli("logs", job.id, "--follow").stdout
     assert "asked to stop from another terminal or machine" in followed
     assert state_of(job)[0].value == "stopped"
@@ -227,7 +231,7 @@ def test_what_a_container_could_not_send_is_sent_from_the_host(
 
 
 def test_a_trainer_that_takes_too_much_memory_ends_as_out_of_memory(cli: Cli, tiny: Path, clean_env: dict[str, str]) -> None:
-    done = cli("submit", tiny, *DOCKER, "--set", "run.memory=120m", *LONGER[1:])
+    done = cli("submit", tiny, *DOCKER, "--set", "run.memory=120m", "training.epochs=1")
     assert done.returncode == 1, done.stdout + done.stderr
     job = find_job("tiny", clean_env["LASTRUN_STORE"])
     state, _, reason = state_of(job)
@@ -256,9 +260,8 @@ def test_a_full_disk_stops_an_attempt_before_it_begins_and_in_the_middle(
 ) -> None:
     scratch = f"hardware.scratch_root={small_disk}"
     current = run("submit", tiny, *DOCKER, *LONGER, "--set", scratch)
-    current.wait_for(some_step_is_stored)
     filler = small_disk / "filler"
-    with pytest.raises(OSError, match="No space"):
+    with current.held(some_step_is_stored), pytest.raises(OSError, match="No space"):
         filler.write_bytes(bytes(4 << 20))
     code, out = current.end()
     job = current.job

@@ -14,7 +14,7 @@ from PIL import Image, ImageChops
 
 from last_e.prepare.inspect import animate, render
 from last_e.prepare.synth import synthesize
-from tests import browser
+from tests import browser, debian
 from tests.ntu_files import motion
 
 pytestmark = [pytest.mark.xdist_group("browser"), pytest.mark.slow]
@@ -60,9 +60,7 @@ AFTER = """<pre id="seen"></pre><script>
 
 @pytest.fixture(scope="module", autouse=True)
 def a_browser() -> None:
-    reason = browser.why_not()
-    if reason is not None:
-        pytest.skip(f"no browser here: {reason}")
+    debian.need("browser", browser.why_not)
 
 
 def watched(page: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,8 +24,8 @@ from runner.job.job import Job
 from runner.job.lease import claim
 from runner.store.directory import DirectoryStore
 from runner.store.open import open_store
-from tests.conftest import Cli
-from tests.jobs import LONGER, PATIENCE, assert_same, jobs_in, processes_of, some_step_is_stored
+from tests.conftest import TINY, Cli
+from tests.jobs import LONGER, PATIENCE, assert_same, has_pending, jobs_in, processes_of, some_step_is_stored, wait_until
 
 
 def test_submit_runs_a_job_to_its_end_and_says_what_came_out(cli: Cli, tiny: Path, clean_env: dict[str, str]) -> None:
@@ -71,15 +72,17 @@ def test_ctrl_c_pauses_and_resume_gives_the_uninterrupted_result(run: Any, cli: 
 
 
 @pytest.mark.parametrize("victim", ["trainer", "agent", "both", "everything"])
-def test_sigkill_at_random_moments_loses_nothing(run: Any, cli: Cli, tiny: Path, uninterrupted: Any, victim: str) -> None:
+def test_sigkill_at_random_moments_loses_nothing(
+    run: Any, cli: Cli, tiny: Path, uninterrupted: Any, victim: str, full: bool
+) -> None:
     chance = random.Random(victim)
     words: list[str | Path] = ["submit", tiny, *LONGER]
-    for _ in range(2):
+    for _ in range(4 if full else 1):
         current = run(*words)
         known = 0 if words[0] == "submit" else len(current.job.checkpoints.all())
         before = {s.name for s in current.job.checkpoints.all()} if known else set()
         current.wait_for(lambda job, old=before: {s.name for s in job.checkpoints.all()} - old)
-        time.sleep(chance.random() * 0.8)
+        time.sleep(chance.random() * 0.3)
         acknowledged = current.job.checkpoints.all()[-1]
         agent, trainer = processes_of(current.process.pid)
         for pid in {"trainer": [trainer], "agent": [agent], "both": [agent, trainer]}.get(victim, []):
@@ -98,36 +101,26 @@ def test_sigkill_at_random_moments_loses_nothing(run: Any, cli: Cli, tiny: Path,
     assert_same(current.job, uninterrupted)
 
 
-def test_sigterm_pauses_as_preempted(run: Any, tiny: Path) -> None:
-    current = run("submit", tiny, *LONGER)
-    current.wait_for(some_step_is_stored)
-    current.process.send_signal(signal.SIGTERM)
-    assert current.end()[0] == 75
-    assert current.job.attempts.all()[-1].reason == "preempted"
-
-
 def test_a_second_ctrl_c_leaves_at_once(run: Any, tiny: Path) -> None:
-    current = run("submit", tiny, "--set", "training.epochs=50", "training.batch_size=240")
-    current.wait_for(lambda job: job.checkpoints.all())
-    _, trainer = processes_of(current.process.pid)
-    os.kill(trainer, signal.SIGSTOP)  # a trainer that cannot save
-    current.press_ctrl_c()
-    time.sleep(0.5)
-    assert current.process.poll() is None
-    current.press_ctrl_c()
-    assert current.end()[0] == 130
+    current = run("submit", tiny, "--set", "training.epochs=50")
+    with current.held(lambda job: job.checkpoints.all()) as trainer:  # a trainer that cannot save
+        current.press_ctrl_c()
+        wait_until(lambda: has_pending(trainer, signal.SIGTERM))
+        assert current.process.poll() is None
+        current.press_ctrl_c()
+        assert current.end()[0] == 130
     assert not Path(f"/proc/{trainer}").exists() or "Z" in Path(f"/proc/{trainer}/stat").read_text().split()[2]
 
 
 def test_a_session_limit_pauses_in_time(cli: Cli, tiny: Path, clean_env: dict[str, str]) -> None:
-    limit = ("run.time_limit=20s", "hardware.stop_margin=10", "training.epochs=50000")
+    limit = ("run.time_limit=60s", "hardware.stop_margin=52", "training.epochs=50000")
     done = cli("submit", tiny, "--set", *limit)
     assert done.returncode == 75, done.stdout + done.stderr
     job = find_job("tiny", clean_env["LASTRUN_STORE"])
     attempt = job.attempts.all()[-1]
     assert attempt.reason == "time_limit"
     assert attempt.ended_at is not None
-    assert attempt.ended_at - attempt.started_at < 20
+    assert attempt.ended_at - attempt.started_at < 60
 
 
 def test_a_detached_job_lives_on_and_can_be_followed(cli: Cli, tiny: Path, clean_env: dict[str, str]) -> None:
@@ -153,8 +146,8 @@ def test_a_detached_start_that_fails_says_why(cli: Cli, tiny: Path, clean_env: d
 
 def test_a_damaged_checkpoint_is_skipped_for_the_one_before(run: Any, cli: Cli, tiny: Path, uninterrupted: Any) -> None:
     current = run("submit", tiny, *LONGER)
-    current.wait_for(lambda job: len(job.checkpoints.all()) >= 3)
-    current.press_ctrl_c()
+    with current.held(lambda job: len(job.checkpoints.all()) >= 3):
+        current.press_ctrl_c()
     current.end()
     job = current.job
     stored = job.checkpoints.all()
@@ -170,24 +163,6 @@ def test_a_damaged_checkpoint_is_skipped_for_the_one_before(run: Any, cli: Cli, 
     assert f"skipping checkpoint {stored[-2].name}" in resumed.stdout
     assert f"going on from checkpoint {stored[-3].name}" in resumed.stdout
     assert_same(job, uninterrupted)
-
-
-def test_resume_shows_what_changes_and_refuses_what_decides_learning(run: Any, cli: Cli, tiny: Path) -> None:
-    current = run("submit", tiny, *LONGER)
-    current.wait_for(some_step_is_stored)
-    current.press_ctrl_c()
-    current.end()
-    refused = cli("resume", current.job.id, "--set", "training.lr=0.2", "training.seed=1")
-    assert refused.returncode == 2
-    assert [line.split(": ")[2] for line in refused.stderr.splitlines()] == ["training.lr", "training.seed"]
-    assert len(current.job.attempts.all()) == 1
-    moved = cli("resume", current.job.id, "--env", "a100", "--set", "training.lr=0.2", "--allow-change", "training.lr")
-    assert moved.returncode == 0, moved.stdout + moved.stderr
-    assert "hardware.num_workers" in moved.stdout
-    assert "decides learning; allowed" in moved.stdout
-    attempt = current.job.attempts.all()[-1]
-    assert attempt.env == "a100"
-    assert {change["key"] for change in attempt.changes} >= {"training.lr", "hardware.num_workers"}
 
 
 def test_a_missing_data_file_ends_in_one_clear_line(cli: Cli, tiny: Path, clean_env: dict[str, str]) -> None:
@@ -215,12 +190,18 @@ def test_a_store_that_cannot_be_written(cli: Cli, tiny: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+def fill(disk: Path, room: int) -> None:
+    """Leave so many bytes."""
+    (disk / "filler").write_bytes(bytes(os.statvfs(disk).f_bavail * 4096 - room))
+
+
 def test_a_full_store_loses_nothing(cli: Cli, tiny: Path, small_disk: Path, uninterrupted: Any) -> None:
     """Training goes on; what the store had no room for is kept, and sent once there is some."""
+    fill(small_disk, 300_000)  # a few checkpoints
     done = cli("submit", tiny, *LONGER, "--store", small_disk / "store", "--set", "checkpoint.keep_last=100")
     assert done.returncode == 4, done.stdout + done.stderr
     assert "No space left" in done.stdout
-    assert "completed at step 240" in done.stdout
+    assert "completed at step 72" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     store = DirectoryStore(small_disk / "store")
     job = jobs_in(store)[0]
@@ -243,9 +224,7 @@ def test_a_disk_that_is_full_while_a_checkpoint_is_fetched_costs_nothing(
     current.press_ctrl_c()
     assert current.end()[0] == 75
     before = [stored.name for stored in current.job.checkpoints.all()]
-    room = 20_000  # for the attempt's small files, not for a checkpoint
-    with (small_disk / "filler").open("wb") as filler:
-        filler.write(bytes(os.statvfs(small_disk).f_bavail * 4096 - room))
+    fill(small_disk, 20_000)  # for the attempt's small files, not for a checkpoint
     full = cli("resume", current.job.id, "--set", f"hardware.scratch_root={small_disk}")
     assert full.returncode == 1, full.stdout + full.stderr
     state, _, reason = current.job.state()
@@ -284,9 +263,10 @@ def test_an_attempt_elsewhere_is_lost_when_its_heart_stops(tmp_path: Path) -> No
 
 def test_stop_from_elsewhere_saves_and_pauses(run: Any, cli: Cli, tiny: Path, uninterrupted: Any) -> None:
     current = run("submit", tiny, *LONGER)
-    current.wait_for(some_step_is_stored)
-    asked = cli("stop", current.job.id)
-    assert asked.returncode == 0, asked.stderr
+    with current.held(some_step_is_stored) as trainer:
+        asked = cli("stop", current.job.id)
+        assert asked.returncode == 0, asked.stderr
+        wait_until(lambda: has_pending(trainer, signal.SIGTERM))
     code, out = current.end()
     assert code == 75, out
     state, _, reason = current.job.state()
@@ -303,9 +283,9 @@ def test_an_attempt_that_comes_back_after_a_takeover_changes_nothing(
     if place == "bucket":
         request.getfixturevalue("bucket")
     old = run("submit", tiny, *LONGER)
-    old.wait_for(some_step_is_stored)
-    agent, _ = processes_of(old.process.pid)
-    os.kill(agent, signal.SIGSTOP)
+    with old.held(some_step_is_stored):
+        agent, _ = processes_of(old.process.pid)
+        os.kill(agent, signal.SIGSTOP)
     refused = cli("resume", old.job.id)
     assert refused.returncode == 5
     assert "--takeover" in refused.stderr
@@ -365,10 +345,21 @@ def test_sync_sends_and_deletes_nothing_but_an_outbox_of_the_job(
     assert [entry.key for entry in job.store.scan("")] == before
 
 
-@pytest.mark.parametrize("file", ["job.json", "attempt.json", "heartbeat.json", "metrics.jsonl"])
-def test_damaged_records_are_told_and_hide_no_other_job(cli: Cli, tiny: Path, clean_env: dict[str, str], file: str) -> None:
+@pytest.fixture(scope="module")
+def two_jobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with two jobs that have ended."""
+    folder = tmp_path_factory.mktemp("two")
+    (folder / "tiny.yaml").write_text(TINY)
+    command = [sys.executable, "-m", "runner", "submit", str(folder / "tiny.yaml"), "--store", str(folder / "store")]
     for _ in range(2):
-        assert cli("submit", tiny, "--set", "training.epochs=1").returncode == 0
+        done = subprocess.run([*command, "--set", "training.epochs=1"], capture_output=True, timeout=PATIENCE, check=False)
+        assert done.returncode == 0, done.stderr
+    return folder / "store"
+
+
+@pytest.mark.parametrize("file", ["job.json", "attempt.json", "heartbeat.json", "metrics.jsonl"])
+def test_damaged_records_are_told_and_hide_no_other_job(cli: Cli, two_jobs: Path, clean_env: dict[str, str], file: str) -> None:
+    shutil.copytree(two_jobs, clean_env["LASTRUN_STORE"])
     first, second = list_jobs(DirectoryStore(Path(clean_env["LASTRUN_STORE"])))
     key = next(entry.key for entry in first.store.scan(first.id) if entry.key.endswith(file))
     for damage in (
@@ -420,15 +411,27 @@ def test_an_attempt_whose_clock_is_an_hour_off_is_not_taken_for_dead_while_its_h
     assert claim(job).supersedes == [other.id]  # now it is dead
 
 
-def test_an_allowed_change_stays_in_the_attempts_that_follow(run: Any, cli: Cli, tiny: Path) -> None:
+def test_resume_refuses_what_decides_learning_and_what_was_allowed_stays(run: Any, cli: Cli, tiny: Path) -> None:
     current = run("submit", tiny, *LONGER)
     current.wait_for(some_step_is_stored)
     current.press_ctrl_c()
     assert current.end()[0] == 75
-    again = run("resume", current.job.id, "--set", "training.lr=0.013", "--allow-change", "training.lr")
-    again.wait_for(lambda job: job.checkpoints.all()[-1].attempt.startswith("0002"))
-    again.press_ctrl_c()
-    assert again.end()[0] == 75
+    refused = cli("resume", current.job.id, "--set", "training.lr=0.2", "training.seed=1")
+    assert refused.returncode == 2
+    assert [line.split(": ")[2] for line in refused.stderr.splitlines()] == ["training.lr", "training.seed"]
+    assert len(current.job.attempts.all()) == 1
+
+    again = run("resume", current.job.id, "--env", "a100", "--set", "training.lr=0.013", "--allow-change", "training.lr")
+    with again.held(lambda job: job.checkpoints.all()[-1].attempt.startswith("0002")):
+        again.press_ctrl_c()
+    code, out = again.end()
+    assert code == 75, out
+    assert "hardware.num_workers" in out
+    assert "decides learning; allowed" in out
+    attempt = current.job.attempts.all()[-1]
+    assert attempt.env == "a100"
+    assert {change["key"] for change in attempt.changes} >= {"training.lr", "hardware.num_workers"}
+
     last = cli("resume", current.job.id)
     assert last.returncode == 0, last.stdout + last.stderr
     assert "training.lr" not in last.stdout  # nothing changes any more
@@ -442,16 +445,15 @@ def test_an_allowed_change_stays_in_the_attempts_that_follow(run: Any, cli: Cli,
 
 def test_an_allowed_change_of_the_batch_trains_every_epoch(run: Any, cli: Cli, tiny: Path) -> None:
     current = run("submit", tiny, *LONGER)
-    current.wait_for(
-        lambda job: any(stored.manifest.step > 24 and stored.manifest.step % 24 for stored in job.checkpoints.all())
-    )
-    current.press_ctrl_c()
-    current.end()
+    with current.held(lambda job: any(stored.manifest.step > 24 for stored in job.checkpoints.all())):
+        current.press_ctrl_c()
+    assert current.end()[0] == 75
+    assert current.job.checkpoints.all()[-1].manifest.step % 24
     done = cli("resume", current.job.id, "--set", "training.batch_size=20", "--allow-change", "training.batch_size")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "an epoch has 12 steps now" in done.stdout
-    assert [m["epoch"] for m in current.job.metrics()] == list(range(1, 11))
-    assert current.job.metrics()[-1]["step"] == 120
+    assert [m["epoch"] for m in current.job.metrics()] == [1, 2, 3]
+    assert current.job.metrics()[-1]["step"] == 36
 
 
 @pytest.mark.parametrize("words", [["list"], ["validate", "tiny.yaml"], ["explain", "tiny.yaml"]])

@@ -38,7 +38,8 @@ def test_secrets_of_a_run_stay_in_its_environment(
         command_lines |= set(all_command_lines())
         assert current.process.poll() is None, current.process.communicate()
         time.sleep(0.05)
-    current.press_ctrl_c()
+    with current.held(some_step_is_stored):
+        current.press_ctrl_c()
     code, out = current.end()
     assert code == 75, out
     assert "logging in with ***" in out

@@ -154,12 +154,12 @@ def test_an_attempt_that_chose_its_number_before_others_came_and_went_chooses_ag
 
 def test_a_stop_is_heard_from_the_moment_of_the_claim_on_and_what_is_unreadable_is_none(tmp_path: Path) -> None:
     job = Job(DirectoryStore(tmp_path), "j")
-    job.requests.requests.ask_to_stop(now=False)
+    job.requests.ask_to_stop(now=False)
     before = job.requests.keys()
     attempt = claim(job)
     (tmp_path / "j" / "requests" / ".DS_Store").write_bytes(b"\0")
     (tmp_path / "j" / "requests" / "odd.json").write_bytes(b"\0")
-    job.requests.requests.ask_to_stop(now=True)
+    job.requests.ask_to_stop(now=True)
     heard: queue.Queue[str] = queue.Queue()
     heart = Heart(job, attempt, before, dict, heard.put)
     heart.start()
