@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 JOBS   ?= 2
 
-.PHONY: help demo test bench figures lint format clean
+.PHONY: help demo test bench figures lint format versions lowest clean
 help:
 	@echo "make demo    set up .venv and train the quickstart job on this machine (half a minute once installed)"
 	@echo "make test    set up .venv and run every test; what was skipped is listed with the reason"
@@ -12,6 +12,8 @@ help:
 	@echo "make bench   clips per second on this machine, against a plain trainer (about three minutes)"
 	@echo "make lint    format, lint and types"
 	@echo "make format  put the format right"
+	@echo "make versions  every supported Python, and the lowest versions that pyproject.toml admits (gigabytes; minutes)"
+	@echo "make lowest  renew constraints-lowest.txt, which holds those versions"
 	@echo "make clean   remove .venv"
 
 demo: $(VENV)/.train
@@ -34,6 +36,14 @@ lint: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+versions:
+	$(PYTHON) scripts/versions.py
+
+lowest: $(VENV)/bin/python
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip compile --quiet --upgrade --resolution lowest-direct --universal --python-version 3.10 --only-binary :all: \
+		--no-annotate --custom-compile-command "make lowest" --extra dev -o constraints-lowest.txt pyproject.toml
 
 clean:
 	rm -rf $(VENV)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -92,7 +92,8 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    plain = isinstance(annotation, type) and get_origin(annotation) is None  # to Python 3.10 list[int] is a type, which pydantic 2.8 minds
+    return annotation if plain and issubclass(annotation, BaseModel) else None
 
 
 # --- resolving -------------------------------------------------------------------------------------------------------

@@ -43,7 +43,13 @@ class Run:
     def __init__(self, env: dict[str, str], *words: str | Path) -> None:
         command = [sys.executable, "-m", "runner", *map(str, words)]
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, start_new_session=True
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=env,
+            cwd=env["HOME"],
+            start_new_session=True,
         )
         self.store: Store = open_store(env["LASTRUN_STORE"])
 

@@ -49,11 +49,11 @@ class DummyLauncher:
     @staticmethod
     def settle(job: Job, attempt: Attempt) -> Attempt:
         token = (attempt.container or {})["token"].encode()
-        if any(token in _environment(path) for path in Path("/proc").glob("[0-9]*/environ")):
+        if token in _environment(Path(f"/proc/{attempt.pid}/environ")):
             return attempt
         current = next(other for other in job.attempts.all() if other.id == attempt.id)
         if current.open:
-            job.attempts.write_lost(current, "no process has its token any more")
+            job.attempts.write_lost(current, "its process has no token any more")
         return current
 
     @staticmethod

@@ -170,7 +170,7 @@ except LastrunError as error:
 
 def started_blindly(job: Job, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", BLIND, job.uri]
-    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=env, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=env, cwd=env["HOME"], check=False)
 
 
 def wait_until(what: Callable[[], object]) -> None:
