@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import socket
+import time
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -43,6 +44,11 @@ def process_identity(pid: int) -> str | None:
     except PermissionError:
         pass
     return "alive"
+
+
+def uptime() -> float:
+    """Seconds on a clock that runs on while the machine sleeps, where the system has one."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def describe() -> dict[str, Any]:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from last_e.manifest import MANIFEST
+from runner import machine
 from runner.errors import StoreError
 from runner.job.paths import ATTEMPT_RECORD
 from runner.store.protocol import Store
@@ -23,6 +24,8 @@ from runner.waits import WAITS
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = WAITS.pause
+QUIET_SECONDS = WAITS.heartbeat
+"""After so long without a word from the store (an outage, a machine that slept) one looks before one sends."""
 LAG_WARNING_SECONDS = 60.0
 """A checkpoint that has waited longer than this is told of: what is only here is lost if the machine is."""
 
@@ -38,11 +41,20 @@ class Outbox:
         folder: where it waits; made if it is not there.
         say: told when sending begins to fail, and when it works again.
         sent: told each key when the store has it; on the sending thread.
+        lost: asked, on that thread, before something is sent after a while in which nothing was: whether another attempt has the
+            job by now. Then nothing more is sent.
     """
 
-    def __init__(self, store: Store, folder: Path, say: Callable[[str], None], sent: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        folder: Path,
+        say: Callable[[str], None],
+        sent: Callable[[str], None],
+        lost: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.store, self.folder = store, folder
-        self._say, self._sent = say, sent
+        self._say, self._sent, self._lost = say, sent, lost
         self._queue: OrderedDict[str, float] = OrderedDict()
         self._wake = threading.Condition()
         self._sending: str | None = None
@@ -126,6 +138,7 @@ class Outbox:
 
     def _run(self) -> None:
         pause = 0.0
+        heard = machine.uptime()
         while True:
             with self._wake:
                 if pause:
@@ -136,7 +149,11 @@ class Outbox:
                     return
                 key = self._sending = next(iter(self._queue))
             try:
+                if machine.uptime() - heard > QUIET_SECONDS and self._lost():
+                    self.close()
+                    return
                 self.store.put_file(key, self.folder / key)
+                heard = machine.uptime()
             except (StoreError, OSError) as error:
                 if isinstance(error, FileNotFoundError):  # dropped meanwhile, or somebody tidied up
                     with self._wake:

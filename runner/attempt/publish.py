@@ -34,6 +34,7 @@ class Publisher:
         progress: what a heartbeat tells; filled here.
         voice: told what people should know, on the main thread.
         note: the same from other threads.
+        superseded: called, from another thread, when it is seen that another attempt has the job.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Publisher:
         progress: dict[str, Any],
         voice: Voice,
         note: Callable[[str], None],
+        superseded: Callable[[], None],
     ) -> None:
         self._job, self._attempt, self._keep_last = job, attempt, keep_last
         self._run, self._progress, self._voice = scratch / "run", progress, voice
@@ -54,9 +56,10 @@ class Publisher:
         self._segments = 0
         self._events_sent: dict[str, int] = {}
         self._next_look = self._next_events = 0.0
+        self._tell_superseded = superseded
         self.superseded = False
-        """Another attempt has the job: nothing more is deleted there."""
-        self.outbox = Outbox(job.store, scratch / "outbox", note, self._sent)
+        """Another attempt has the job: nothing more is sent or deleted there."""
+        self.outbox = Outbox(job.store, scratch / "outbox", note, self._sent, self._lost)
 
     def record(self) -> None:
         """Send the attempt's record as it is now.
@@ -131,6 +134,13 @@ class Publisher:
             if self._events_sent.get(path.name) != size:
                 self.outbox.put(self._job.paths.event_file(self._attempt.id, path.name), path.read_bytes())
                 self._events_sent[path.name] = size
+
+    def _lost(self) -> bool:
+        """On the outbox's thread: whether another attempt has the job."""
+        if not self.superseded and self._attempt.superseded_by(self._job.attempts.all()):
+            self.superseded = True
+            self._tell_superseded()
+        return self.superseded
 
     def _sent(self, key: str) -> None:
         """On the outbox's thread: a checkpoint is whole in the store once its manifest is there."""

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -136,15 +137,15 @@ class _Run:
         try:
             clear_leftovers(self.job, self.scratch_root, self.voice.say)
             scratch = Path(tempfile.mkdtemp(prefix=f"lastrun-{self.job.id}-{self.attempt.id}-", dir=self.scratch_root))
-            keep_last = self.config.checkpoint.keep_last
             self.publisher = Publisher(
                 self.job,
                 self.attempt,
-                keep_last,
+                self.config.checkpoint.keep_last,
                 scratch,
                 self.progress,
                 self.voice,
-                lambda word: self.inbox.put(("note", word)),
+                note=lambda word: self.inbox.put(("note", word)),
+                superseded=lambda: self.inbox.put(("heard", "superseded")),
             )
             for note in self.notes:
                 self.voice.say(note)
@@ -156,10 +157,12 @@ class _Run:
             message = f"{error.filename or self.scratch_root}: {error.strerror or error}"
         finally:
             self.trainer.kill()
+        attempts: list[Attempt] = []
         with suppress(StoreError):  # it may have happened since the last beat
-            self.superseded = self.superseded or self.attempt.superseded_by(self.job.attempts.all())
+            attempts = self.job.attempts.all()
+            self.superseded = self.superseded or self.attempt.superseded_by(attempts)
         if self.superseded:
-            reason, message = Reason.LEASE_LOST, "another attempt has taken the job; nothing more was sent"
+            reason, message = Reason.LEASE_LOST, _what_is_lost(attempts, self.progress.get("step", 0))
         reason = self._finish(reason, message)
         self.heart.stop()
         if self.publisher is not None:
@@ -172,7 +175,7 @@ class _Run:
 
     def _train(self, scratch: Path, publisher: Publisher) -> tuple[Reason, str]:
         """Train from the newest checkpoint that the trainer can make something of."""
-        self.job.checkpoints.sweep()
+        self.job.checkpoints.sweep(self.attempt)
         if mounted := (self.attempt.container or {}).get("data"):
             self.data = Path(mounted)
         elif is_remote(self.config.data.uri):
@@ -209,7 +212,10 @@ class _Run:
         return self.asked is not None
 
     def _train_once(self, scratch: Path, publisher: Publisher, bad: set[str]) -> tuple[Reason, str]:
-        fetched = self.job.checkpoints.fetch_newest(scratch / "from", lambda word: self.voice.say(word, "warning"), bad)
+        warn = partial(self.voice.say, level="warning")
+        found = self.job.checkpoints.all(warn)
+        usable = [stored for stored in found if stored.name not in bad]
+        fetched = self.job.checkpoints.fetch_newest(usable, scratch / "from", warn)
         if fetched is not None:
             _, stored = fetched
             self.attempt.resumed_from = stored.name
@@ -218,7 +224,7 @@ class _Run:
             self.voice.say(f"going on from checkpoint {stored.name} ({where})")
         elif self.attempt.number > 1:
             self.voice.say("no whole checkpoint yet: beginning at step 0")
-        self.attempt.inherited = [stored.name for stored in self.job.checkpoints.all()]
+        self.attempt.inherited = [stored.name for stored in found]
         self.job.attempts.write(self.attempt)
         config = scratch / "config.json"
         config.write_text(json.dumps(trainer_config(self.config, self.attempt, self.data)))
@@ -363,6 +369,20 @@ class _Run:
         if reason is Reason.TIME_LIMIT:
             return max(5.0, self.config.hardware.stop_margin - (time.monotonic() - self.asked_at) - 10.0)
         return WAITS.drain
+
+
+def _what_is_lost(attempts: list[Attempt], step: int) -> str:
+    """For an attempt that has trained to ``step``, what of it the one that has the job now does not follow."""
+    owner = next((other for other in reversed(attempts) if other.has_taken_the_job), None)
+    text = "another attempt has taken the job; nothing more was sent"
+    if owner is None or owner.inherited is None:
+        return text
+    steps = f": {owner} went on from step {owner.resumed_step}"
+    return (
+        text
+        + steps
+        + (f", steps {owner.resumed_step + 1} to {step} of this one are not followed" if step > owner.resumed_step else "")
+    )
 
 
 def _disk_full(error: BaseException | None) -> bool:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, FiniteFloat, TypeAdapter, ValidationError
 from runner import machine
 from runner.errors import MissingKeyError, Reason, State, StoreError
 from runner.job.json_objects import dump, read_json
-from runner.job.paths import ATTEMPT_ID, Paths
+from runner.job.paths import ATTEMPT_ID, Paths, attempt_order
 from runner.store.protocol import Store
 from runner.waits import WAITS
 
@@ -46,7 +46,7 @@ class Attempt:
     hardware: dict[str, Any] = field(default_factory=dict)
     changes: list[dict[str, Any]] = field(default_factory=list)
     supersedes: list[str] = field(default_factory=list)
-    """Attempts that had not ended when this one took the job; whatever they still write is not followed."""
+    """Attempts that had not ended when this one took the job: for people. What counts is that a later one has taken it."""
     inherited: list[str] | None = None
     """Checkpoints that were there when this one began: of earlier attempts, only these are followed from then on."""
     resumed_from: str | None = None
@@ -61,7 +61,17 @@ class Attempt:
     @property
     def number(self) -> int:
         """1 for the first attempt."""
-        return int(self.id.partition("-")[0])
+        return self.order[0]
+
+    @property
+    def order(self) -> tuple[int, str]:
+        """Larger for who claimed later."""
+        return attempt_order(self.id)
+
+    @property
+    def has_taken_the_job(self) -> bool:
+        """Whether it has ever run: then no earlier attempt has the job any more, whatever became of this one."""
+        return self.phase in ("running", "ended") or (self.phase == "lost" and self.inherited is not None)
 
     def __str__(self) -> str:
         place = f"process {self.pid}" if self.container is None else f"container {self.container.get('name')}"
@@ -84,7 +94,7 @@ class Attempt:
 
     def superseded_by(self, others: Iterable[Attempt]) -> bool:
         """Whether one of the job's attempts has taken the job from this one."""
-        return any(self.id in other.supersedes and other.phase != "claiming" for other in others)
+        return any(other.order > self.order and other.has_taken_the_job for other in others)
 
 
 class _Beat(BaseModel):
@@ -123,7 +133,7 @@ class Attempts:
                 found.append(self._read(name))
             except MissingKeyError:
                 continue
-        return [attempt for attempt in sorted(found, key=lambda a: (a.number, a.id)) if attempt.phase != "withdrawn"]
+        return [attempt for attempt in sorted(found, key=lambda a: a.order) if attempt.phase != "withdrawn"]
 
     def next_number(self) -> int:
         """The number for a new attempt: one more than the largest, withdrawn ones included."""
@@ -171,9 +181,8 @@ class Attempts:
         """The job's state, from the newest of its attempts, with the reason for which that ended."""
         if not attempts:
             return State.QUEUED, None, None
-        superseded = {old for attempt in attempts for old in attempt.supersedes}
-        attempts = [attempt for attempt in attempts if attempt.id not in superseded]
-        attempt = next((a for a in attempts if self.alive(a)), attempts[-1])
+        owner = max((n for n, attempt in enumerate(attempts) if attempt.has_taken_the_job), default=0)
+        attempt = next((a for a in attempts[owner:] if self.alive(a)), attempts[-1])
         if attempt.reason is not None:
             reason = Reason(attempt.reason)
             return reason.ending.state, attempt, reason

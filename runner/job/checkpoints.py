@@ -11,7 +11,7 @@ from typing import Any
 from last_e.manifest import MANIFEST, DamagedCheckpoint, Manifest, to_keep, verify
 from runner.errors import DamagedObjectError, MissingKeyError
 from runner.job.attempts import Attempt, Attempts
-from runner.job.paths import Paths
+from runner.job.paths import ATTEMPT_ID, Paths, attempt_of, attempt_order
 from runner.store.protocol import Store
 
 Say = Callable[[str], None]
@@ -32,7 +32,7 @@ class Stored:
     @property
     def order(self) -> tuple[Any, ...]:
         """Later in training is larger; of equals, the one of the later attempt."""
-        return (*self.manifest.order, self.attempt)
+        return (*self.manifest.order, attempt_order(self.attempt))
 
 
 class Checkpoints:
@@ -45,14 +45,9 @@ class Checkpoints:
         """Those that have a readable manifest and count, oldest first; ``say`` is told of unreadable ones."""
         return _counted(self._stored(self._store.folders(self._paths.checkpoints), say), self._attempts.all())
 
-    def fetch_newest(self, folder: Path, say: Say, bad: Collection[str] = ()) -> tuple[Path, Stored] | None:
-        """Download the newest whose bytes are what was written; a damaged one is skipped with a word.
-
-        ``bad`` names those that the trainer could make nothing of.
-        """
-        for stored in reversed(self.all(say)):
-            if stored.name in bad:
-                continue
+    def fetch_newest(self, found: list[Stored], folder: Path, say: Say) -> tuple[Path, Stored] | None:
+        """Of those in ``found``, download the newest whose bytes are what was written; a damaged one is skipped with a word."""
+        for stored in reversed(found):
             target = folder / f"step-{stored.manifest.step:08d}"
             target.mkdir(parents=True, exist_ok=True)
             prefix = self._paths.checkpoint(stored.name, "")
@@ -81,22 +76,24 @@ class Checkpoints:
         (folder / MANIFEST).write_text(stored.manifest.to_json())
         verify(folder)
 
-    def sweep(self) -> None:
-        """Delete what attempts that are gone left to nobody: checkpoints whose manifest never came, or which came too late to
-        be followed, and objects half-written."""
+    def sweep(self, by: Attempt) -> None:
+        """Delete what earlier attempts that are gone left to nobody: checkpoints whose manifest never came, or which came too
+        late to be followed, and objects half-written. Nothing of attempts later than ``by``: it may have slept for long."""
         attempts = self._attempts.all()
         alive = {attempt.id for attempt in attempts if self._attempts.alive(attempt)}
+
+        def gone(attempt_id: str) -> bool:
+            return bool(ATTEMPT_ID.fullmatch(attempt_id)) and attempt_order(attempt_id) < by.order and attempt_id not in alive
+
         listed = self._listed()
         for name, keys in _without_manifest(listed).items():
-            if name.partition("-")[2] not in alive:
+            if gone(name.partition("-")[2]):
                 self._store.delete(keys)
         followed = _followed(attempts)
         for stored in self._stored(_with_manifest(listed), lambda _: None):
-            if stored.attempt not in alive and not followed(stored):
+            if gone(stored.attempt) and not followed(stored):
                 self._delete(stored)
-        self._store.sweep(
-            self._paths.all, keep=lambda key: any(f"-{attempt}/" in key or f"/{attempt}/" in key for attempt in alive)
-        )
+        self._store.sweep(self._paths.all, keep=lambda key: not gone(attempt_of(key)))
 
     def prune(self, keep_last: int, by: Attempt) -> None:
         """Delete those that the retention rule does not keep, manifests first.
@@ -128,7 +125,7 @@ class Checkpoints:
             except (DamagedCheckpoint, DamagedObjectError) as error:
                 say(f"skipping checkpoint {name}: {error}")
                 continue
-            if "-" in name:
+            if ATTEMPT_ID.fullmatch(name.partition("-")[2]):
                 yield Stored(name, manifest)
 
     def _listed(self) -> dict[str, list[str]]:
@@ -163,8 +160,8 @@ def _counted(stored: Iterator[Stored], attempts: list[Attempt]) -> list[Stored]:
 
 def _followed(attempts: list[Attempt]) -> Callable[[Stored], bool]:
     """Whether a checkpoint counts: an old writer that comes back after another attempt has begun changes nothing."""
-    newest = next((a for a in reversed(attempts) if a.inherited is not None and a.phase != "claiming"), None)
+    newest = next((a for a in reversed(attempts) if a.inherited is not None and a.has_taken_the_job), None)
     if newest is None:
         return lambda stored: True
-    names, first = set(newest.inherited or []), newest.id
-    return lambda stored: stored.name in names or stored.attempt >= first
+    names, first = set(newest.inherited or []), newest.order
+    return lambda stored: stored.name in names or attempt_order(stored.attempt) >= first

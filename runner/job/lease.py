@@ -22,9 +22,14 @@ _POLL_SECONDS = 0.2
 def claim(job: Job, takeover: bool = False, token: str | None = None) -> Attempt:
     """Start an attempt, if nobody else is at it; with ``takeover`` also if somebody is, who is then superseded.
 
-    Write the claim, list the others, step back if one runs already or claims with a smaller id; then say that this one
-    runs and look again. Whoever writes later sees the earlier, so of two at the same moment at least one sees the other.
-    The second look waits until a smaller claimer has decided, so that they do not both step back.
+    Attempts are in the order of their numbers, and of those that have ever run the last has the job: whoever sees that a later
+    one runs has lost it. So there are never two for good, however long a machine or a request takes, and each of these steps
+    may come at any time after the one before:
+
+    1. Write the claim, with a number larger than all there are.
+    2. Look at the others. Step back if the one that has the job lives. Wait while an earlier claim lives that has not been
+       decided, so that of several at the same moment the first runs and the others step back.
+    3. Write that this one runs. That takes the job; nobody steps back after it, or in the end nobody would run.
 
     ``token`` (eight hexadecimal digits) becomes part of the attempt's ID, so that who started it knows it again.
 
@@ -42,24 +47,24 @@ def claim(job: Job, takeover: bool = False, token: str | None = None) -> Attempt
         host=socket.gethostname(),
         container=machine.container(),
     )
-    others = [other for other in job.attempts.all() if other.open or other.phase == "lost"]
-    attempt.supersedes = [other.id for other in others if takeover or not job.attempts.alive(other)]
-    job.attempts.write(attempt)
-    if any(other.number > attempt.number and other.phase != "claiming" for other in job.attempts.all()):
-        # Between the choice of the number and now, others came and went: what this one wrote would not be followed.
-        attempt.phase = "withdrawn"
-        job.attempts.write(attempt)
-        return claim(job, takeover, token)
-    for other in _others(job, attempt):
-        if other.phase == "running" or other.id < attempt.id:
-            _step_back(job, attempt, other)
-    attempt.phase = "running"
     job.attempts.write(attempt)
     deadline = time.monotonic() + EXPIRY_SECONDS
-    while smaller := [other for other in _others(job, attempt) if other.id < attempt.id]:
-        if any(other.phase == "running" for other in smaller) or time.monotonic() > deadline:
-            _step_back(job, attempt, smaller[0])
+    while True:
+        others = [other for other in job.attempts.all() if other.id != attempt.id]
+        if attempt.superseded_by(others):  # they chose later and were faster
+            _withdraw(job, attempt)
+            return claim(job, takeover, token)
+        owner = next((other for other in reversed(others) if other.has_taken_the_job), None)
+        if owner is not None and not takeover and job.attempts.alive(owner):
+            _withdraw(job, attempt)
+            raise ClaimedError(f"{job.id} is being run by {owner}; lastrun status {job.reference} follows it")
+        earlier = [other for other in others if other.phase == "claiming" and other.order < attempt.order]
+        if not any(job.attempts.alive(other) for other in earlier) or time.monotonic() > deadline:
+            break
         time.sleep(_POLL_SECONDS)
+    attempt.supersedes = [other.id for other in others if other.order < attempt.order and (other.open or other.phase == "lost")]
+    attempt.phase = "running"
+    job.attempts.write(attempt)
     return attempt
 
 
@@ -79,14 +84,9 @@ def _refuse_beating(job: Job) -> None:
                 raise ClaimedError(f"{job.id} is being run by {other}, whose clock differs from this machine's")
 
 
-def _others(job: Job, mine: Attempt) -> list[Attempt]:
-    return [other for other in job.attempts.all() if other.id not in (mine.id, *mine.supersedes) and job.attempts.alive(other)]
-
-
-def _step_back(job: Job, attempt: Attempt, other: Attempt) -> None:
+def _withdraw(job: Job, attempt: Attempt) -> None:
     attempt.phase = "withdrawn"
     job.attempts.write(attempt)
-    raise ClaimedError(f"{job.id} is being run by {other}; lastrun status {job.reference} follows it")
 
 
 class Heart(threading.Thread):
@@ -120,9 +120,12 @@ class Heart(threading.Thread):
         while not self._over.is_set():
             try:
                 self._job.attempts.write_heartbeat(self._attempt, self._progress())
-                if self._attempt.superseded_by(self._job.attempts.all()):
+                attempts = self._job.attempts.all()
+                if self._attempt.superseded_by(attempts):
                     self._hear("superseded")
                     return
+                if all(other.id != self._attempt.id or other.phase == "claiming" for other in attempts):
+                    self._job.attempts.write(self._attempt)  # an old request has come late, over a newer one
                 for key, how in self._job.requests.new(known=self._old_requests).items():
                     self._old_requests.add(key)
                     self._hear("stop now" if how == "now" else "stop")

@@ -76,6 +76,17 @@ def checkpoint_name(manifest: Manifest, attempt_id: str) -> str:
     return f"{manifest.step:08d}{'e' if manifest.evaluated else ''}-{attempt_id}"
 
 
+def attempt_order(attempt_id: str) -> tuple[int, str]:
+    """Of two attempts the one that claimed later has the larger one; of two that chose the same number, one or the other."""
+    return int(attempt_id.partition("-")[0]), attempt_id
+
+
+def attempt_of(key: str) -> str:
+    """The attempt to which a key below ``attempts/`` or ``checkpoints/`` belongs; empty for any other key."""
+    _, kind, name, *_ = [*key.split("/"), "", ""]
+    return {"attempts": name, "checkpoints": name.partition("-")[2]}.get(kind, "")
+
+
 def step_of(checkpoint_key: str) -> int:
     """The step of the checkpoint to which a key belongs."""
     return int(checkpoint_key.split("/")[2].split("-")[0].rstrip("e"))
