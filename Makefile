@@ -7,7 +7,7 @@ JOBS   ?= 2
 .PHONY: help demo test bench figures lint format versions lowest clean
 help:
 	@echo "make demo    set up .venv and train the quickstart job on this machine (half a minute once installed)"
-	@echo "make test    set up .venv and run every test; what was skipped is listed with the reason"
+	@echo "make test    set up .venv and run every test; what was skipped is listed with the reason, and the slowest ten"
 	@echo "make figures the faults of docs/faults.md at full length (about half an hour), with their figures"
 	@echo "make bench   clips per second on this machine, against a plain trainer (about three minutes)"
 	@echo "make lint    format, lint and types"
@@ -26,7 +26,7 @@ bench: $(VENV)/.train
 	$(BIN)/lastrun bench
 
 figures: $(VENV)/.dev
-	$(BIN)/python -m pytest --full tests/integration/test_faults_of_*.py
+	LASTRUN_WAITS= $(BIN)/python -m pytest --full tests/integration/test_faults_of_*.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

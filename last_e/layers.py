@@ -92,7 +92,7 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:
-    plain = isinstance(annotation, type) and get_origin(annotation) is None  # to Python 3.10 list[int] is a type, which pydantic 2.8 minds
+    plain = isinstance(annotation, type) and get_origin(annotation) is None  # on Python 3.10 list[int] is a type, too
     return annotation if plain and issubclass(annotation, BaseModel) else None
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from platformdirs import user_cache_path, user_config_path, user_data_path
 
 # The runner reads it when it is imported. Long enough that on a busy machine nobody who lives counts as dead.
 os.environ.setdefault("LASTRUN_WAITS", "heartbeat=1 expiry=30 follow=0.2 read=3 patience=4 pause=2 engine=3")
@@ -39,11 +40,26 @@ hardware: {cpu_threads: 1}
 """A job of a few seconds with several checkpoints in every one of them."""
 
 
+def _outside() -> dict[Path, int]:
+    """When was written what a lastrun that is no test would use: the user's own folders, and those of Kaggle."""
+    folders = [Path("/kaggle"), *(make("lastrun") for make in (user_cache_path, user_config_path, user_data_path))]
+    found = [path for folder in folders for path in (folder, *folder.rglob("*"))]
+    return {path: path.lstat().st_mtime_ns for path in found if os.path.lexists(path)}
+
+
+_BEFORE = _outside()
+_LEFT: list[Path] = []
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """With LASTRUN_NO_SKIPS=1 (CI), a skipped test is a failure."""
+    """With LASTRUN_NO_SKIPS=1 (CI), a skipped test is a failure; so is what tests have written outside their own folders."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if os.environ.get("LASTRUN_NO_SKIPS") and reporter is not None and reporter.stats.get("skipped"):
+    if reporter is None:  # one of xdist's workers
+        return
+    after = _outside()
+    _LEFT[:] = [path for path in after if after[path] != _BEFORE.get(path)]
+    if _LEFT or (os.environ.get("LASTRUN_NO_SKIPS") and reporter.stats.get("skipped")):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
@@ -59,6 +75,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
     for name, value in (figure for report in reports if report.when == "call" for figure in report.user_properties):
         terminalreporter.write_line(f"figure: {name}: {value}")
+    for path in _LEFT:
+        terminalreporter.write_line(f"outside the tests' own folders: {path} was written while they ran", red=True)
     if os.environ.get("LASTRUN_NO_SKIPS") and terminalreporter.stats.get("skipped"):
         terminalreporter.write_line("LASTRUN_NO_SKIPS is set: the skipped tests above count as failed", red=True)
 

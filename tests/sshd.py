@@ -11,6 +11,9 @@ from pathlib import Path
 
 from tests import debian
 
+_ITS_FOLDER = Path("/run/sshd")
+"""sshd wants it, and a service manager would have made it."""
+
 
 def why_not() -> str | None:
     """Why a server cannot be started here; None when it can."""
@@ -30,7 +33,8 @@ class Sshd:
         for name in ("host", "user"):
             command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
             subprocess.run(command, check=True, timeout=60)
-        Path("/run/sshd").mkdir(exist_ok=True)  # sshd wants it, and a service manager would have made it
+        self._made = not _ITS_FOLDER.exists()
+        _ITS_FOLDER.mkdir(exist_ok=True)
         keys = {"HostKey": folder / "host", "AuthorizedKeysFile": folder / "user.pub", "StrictModes": "no", "UsePAM": "no"}
         options = {"Port": self.port, "ListenAddress": "127.0.0.1", "PidFile": "none", **keys}
         words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
@@ -53,3 +57,5 @@ class Sshd:
         """No more connections; those that are open end with their clients."""
         self.process.terminate()
         self.process.wait()
+        if self._made:
+            _ITS_FOLDER.rmdir()
