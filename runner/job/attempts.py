@@ -156,6 +156,16 @@ class Attempts:
         """Tell that an attempt lives, and how far it is."""
         self._store.put(self._paths.heartbeat(attempt.id), dump({"time": time.time(), **progress}))
 
+    def still_has_the_job(self, attempt: Attempt) -> bool:
+        """For one that runs: whether no other has taken the job from it. Its record is put right where an old request of its own
+        has come late, over a newer one."""
+        found = self.all()
+        if attempt.superseded_by(found):
+            return False
+        if not any(other.id == attempt.id and other.has_taken_the_job for other in found):
+            self.write(attempt)
+        return True
+
     def heartbeat(self, attempt: Attempt) -> dict[str, Any]:
         """The last heartbeat of an attempt; empty before the first."""
         try:

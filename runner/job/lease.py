@@ -64,8 +64,21 @@ def claim(job: Job, takeover: bool = False, token: str | None = None) -> Attempt
         time.sleep(_POLL_SECONDS)
     attempt.supersedes = [other.id for other in others if other.order < attempt.order and (other.open or other.phase == "lost")]
     attempt.phase = "running"
-    job.attempts.write(attempt)
+    _write_surely(job, attempt, deadline=time.monotonic() + EXPIRY_SECONDS)
     return attempt
+
+
+def _write_surely(job: Job, attempt: Attempt, deadline: float) -> None:
+    """Where a write fails, nobody knows whether it has taken effect. One that may have taken the job does not give up at once:
+    who had it before may be told already."""
+    while True:
+        try:
+            job.attempts.write(attempt)
+            return
+        except StoreError as error:
+            if error.lasting or time.monotonic() > deadline:
+                raise
+        time.sleep(_POLL_SECONDS)
 
 
 def _refuse_beating(job: Job) -> None:
@@ -120,12 +133,9 @@ class Heart(threading.Thread):
         while not self._over.is_set():
             try:
                 self._job.attempts.write_heartbeat(self._attempt, self._progress())
-                attempts = self._job.attempts.all()
-                if self._attempt.superseded_by(attempts):
+                if not self._job.attempts.still_has_the_job(self._attempt):
                     self._hear("superseded")
                     return
-                if all(other.id != self._attempt.id or other.phase == "claiming" for other in attempts):
-                    self._job.attempts.write(self._attempt)  # an old request has come late, over a newer one
                 for key, how in self._job.requests.new(known=self._old_requests).items():
                     self._old_requests.add(key)
                     self._hear("stop now" if how == "now" else "stop")

@@ -1,0 +1,89 @@
+"""Machines that want one job, with outages in which nobody answers for minutes: in the end one of them has it, the others know.
+
+    python -m tests.simulation.claims FIRST-SEED LAST-SEED [MACHINES]
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from dataclasses import replace
+
+from runner.errors import ClaimedError, StoreError
+from runner.job.attempts import HEARTBEAT_SECONDS, Attempt
+from runner.job.job import Job
+from runner.job.lease import claim
+from tests.simulation.world import Chances, Host, World, inhabited
+
+CALM, END = 1600.0, 2100.0
+CHANCES = Chances(slow=0.06, sleep=0.01, outage=0.004, repeated=0.05)
+
+
+def trial(seed: int, machines: int) -> tuple[str, World]:
+    """One world; what became of it: ``one`` is well."""
+    world = World(seed, CHANCES, CALM)
+    if world.random.random() < 0.3:
+        world.chances = replace(CHANCES, lost_answer=0.02)
+    running: dict[str, Attempt] = {}
+    hosts = [Host(f"machine {number}") for number in range(machines)]
+    if machines > 2 and world.random.random() < 0.3:
+        hosts[1] = hosts[0]  # two commands on one machine
+
+    def command(takeover: bool) -> None:
+        job = Job(world, "j")
+        try:
+            attempt = claim(job, takeover)
+        except (ClaimedError, StoreError):
+            return
+        running[attempt.id] = attempt
+        try:
+            attempt.inherited = []
+            while True:
+                try:
+                    job.attempts.write(attempt)
+                    break
+                except StoreError:  # sent again, as everything is
+                    world.sleep(1.0)
+            while not beat(job, attempt):
+                world.sleep(HEARTBEAT_SECONDS)
+            attempt.phase, attempt.reason = "ended", "lease_lost"
+            job.attempts.write(attempt)
+        except StoreError:
+            pass
+        del running[attempt.id]
+
+    with inhabited(world):
+        for host in hosts:
+            after = world.random.choice((0.0, 0.0, 0.0, 3.0, 61.0, 100.0, 400.0))
+            takeover = world.random.random() < 0.15
+            world.start(host, lambda takeover=takeover: command(takeover), after)  # type: ignore[misc]
+        world.run(END)
+    if world.crashes:
+        return f"crash: {world.crashes[0]}", world
+    return {0: "none", 1: "one"}.get(len(running), "two"), world
+
+
+def beat(job: Job, attempt: Attempt) -> bool:
+    """What a heart does; whether another has the job."""
+    try:
+        job.attempts.write_heartbeat(attempt, {})
+        return not job.attempts.still_has_the_job(attempt)
+    except StoreError:
+        return False
+
+
+def main(first: int, last: int, machines: int = 3) -> int:
+    """Print what became of these worlds."""
+    found: Counter[str] = Counter()
+    bad: dict[str, int] = {}
+    for seed in range(first, last):
+        end, _ = trial(seed, machines)
+        found[end] += 1
+        if end != "one":
+            bad.setdefault(end, seed)
+    print(f"{last - first} worlds of {machines} machines: {dict(found)}; first seeds: {bad}")
+    return len(found) != 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(*map(int, sys.argv[1:])))

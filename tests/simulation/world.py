@@ -1,0 +1,224 @@
+"""A world in which every call of a store is a moment at which anything may happen: others go on, the call takes minutes, the machine
+sleeps or dies, the store answers nobody, an answer is lost, an old request takes effect once more. All of it follows from a seed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+from greenlet import getcurrent, greenlet
+
+from runner import machine
+from runner.errors import MissingKeyError, StoreError
+from runner.job import attempts, lease, requests
+from runner.store.protocol import Entry
+
+PAUSES = (1.0, 7.0, 30.0, 80.0, 150.0)
+"""Seconds that a call may take when it takes long; an attempt counts as dead after 60."""
+
+
+class Died(BaseException):
+    """The machine is gone, and with it all that ran there."""
+
+
+@dataclass(frozen=True)
+class Chances:
+    """Of each call of the store, how likely what is."""
+
+    slow: float = 0.03
+    sleep: float = 0.01
+    outage: float = 0.005
+    death: float = 0.0
+    lost_answer: float = 0.0
+    """The call takes effect, and fails."""
+    repeated: float = 0.0
+    """A write takes effect once more, later."""
+
+
+QUIET = Chances(0, 0, 0)
+
+
+@dataclass
+class Host:
+    """A machine."""
+
+    name: str
+    life: int = 1
+    """Grows when it dies and comes back."""
+    asleep_until: float = 0.0
+
+
+@dataclass
+class Actor:
+    """Something that runs on a machine."""
+
+    run: greenlet
+    host: Host
+    life: int
+    wakes: float
+
+
+@dataclass
+class World:
+    """The store, and who uses it. ``chances`` hold until ``calm``; then nothing goes wrong any more."""
+
+    seed: int
+    chances: Chances
+    calm: float
+    now: float = 1000.0
+    objects: dict[str, tuple[bytes, float]] = field(default_factory=dict)
+    crashes: list[str] = field(default_factory=list)
+    """What ended with an error that nobody expects."""
+    uri: str = "s3://simulation"
+
+    def __post_init__(self) -> None:
+        self.random = random.Random(self.seed)
+        self._actors: list[Actor] = []
+        self._outage_until = 0.0
+        self._late: list[tuple[float, str, bytes]] = []
+        self._hub = getcurrent()
+
+    # --- time and machines --------------------------------------------------------------------------------------------
+
+    def start(self, host: Host, what: Callable[[], object], after: float = 0.0) -> None:
+        """Have something run on a machine."""
+
+        def run() -> None:
+            try:
+                what()
+            except Died:
+                pass
+            except Exception as error:
+                self.crashes.append(f"{type(error).__name__}: {error}")
+
+        self._actors.append(Actor(greenlet(run, self._hub), host, host.life, self.now + after))
+
+    def run(self, until: float) -> None:
+        """Let time pass."""
+        while self._actors and self.now <= until:
+            ready = [actor for actor in self._actors if actor.wakes <= self.now]
+            if not ready:
+                self._advance()
+                continue
+            actor = self.random.choice(ready)
+            self._running = actor
+            actor.run.switch()
+            if actor.run.dead:
+                self._actors.remove(actor)
+
+    def sleep(self, seconds: float) -> None:
+        """Of who runs now."""
+        me = self._running
+        me.wakes = self.now + seconds
+        self._hub.switch()
+        if me.life != me.host.life:
+            raise Died
+
+    def host(self) -> Host:
+        """The machine of who runs now."""
+        return self._running.host
+
+    def lives(self, host: Host, life: int) -> bool:
+        """Whether a machine is what it was."""
+        return host.life == life
+
+    def _advance(self) -> None:
+        self.now = min([actor.wakes for actor in self._actors] + [when for when, *_ in self._late])
+        for write in [write for write in self._late if write[0] <= self.now]:
+            self._late.remove(write)
+            self.objects[write[1]] = (write[2], self.now)
+
+    def _moment(self) -> None:
+        """Of a call: what may happen before it takes effect."""
+        host, chances = self.host(), self.chances if self.now < self.calm else QUIET
+        pause, luck = 0.0, self.random.random()
+        for chance, happens in (
+            (chances.slow, lambda: None),
+            (chances.sleep, lambda: setattr(host, "asleep_until", self.now + self.random.choice(PAUSES))),
+            (chances.outage, lambda: setattr(self, "_outage_until", self.now + self.random.choice(PAUSES))),
+            (chances.death, lambda: setattr(host, "life", host.life + 1)),
+        ):
+            if luck < chance:
+                happens()
+                pause = self.random.choice(PAUSES) if chance is chances.slow else 0.0
+                break
+            luck -= chance
+        self.sleep(pause)
+        while (quiet := max(self._outage_until, host.asleep_until) - self.now) > 0:
+            self.sleep(quiet)
+
+    def _may_lose_the_answer(self) -> None:
+        if self.now < self.calm and self.random.random() < self.chances.lost_answer:
+            raise StoreError("no answer in time")
+
+    # --- the store ----------------------------------------------------------------------------------------------------
+
+    def put(self, key: str, data: bytes) -> None:
+        self._moment()
+        self.objects[key] = (bytes(data), self.now)
+        if self.now < self.calm and self.random.random() < self.chances.repeated:
+            self._late.append((self.now + self.random.choice(PAUSES[:4]), key, bytes(data)))
+        self._may_lose_the_answer()
+
+    def put_file(self, key: str, path: Path) -> None:
+        raise NotImplementedError("nothing of this world is on a disk")  # so that nobody believes it was tried
+
+    get_file = put_file
+
+    def get(self, key: str) -> bytes:
+        self._moment()
+        if key not in self.objects:
+            raise MissingKeyError(key)
+        return self.objects[key][0]
+
+    def age(self, key: str) -> float:
+        self._moment()
+        if key not in self.objects:
+            raise MissingKeyError(key)
+        return self.now - self.objects[key][1]
+
+    def scan(self, prefix: str) -> Iterator[Entry]:
+        self._moment()
+        return iter([Entry(key, len(data)) for key, (data, _) in sorted(self.objects.items()) if key.startswith(prefix)])
+
+    def folders(self, prefix: str) -> list[str]:
+        self._moment()
+        inside = (key.removeprefix(prefix) for key in self.objects if key.startswith(prefix))
+        return sorted({rest.partition("/")[0] for rest in inside if "/" in rest})
+
+    def delete(self, keys: Iterable[str]) -> None:
+        for key in list(keys):
+            self._moment()
+            self.objects.pop(key, None)
+
+    def clear(self, prefix: str) -> None:
+        self.delete([key for key in self.objects if key.startswith(prefix)])
+
+    def sweep(self, prefix: str, keep: Callable[[str], bool]) -> None:
+        self._moment()
+
+
+@contextmanager
+def inhabited(world: World) -> Iterator[None]:
+    """The runner's code lives in the world: by its clock, on its machines, with its chance."""
+    clock = SimpleNamespace(time=lambda: world.now, monotonic=lambda: world.now, sleep=world.sleep)
+    chance = SimpleNamespace(token_hex=lambda count: f"{world.random.getrandbits(8 * count):0{2 * count}x}")
+    here: dict[Any, dict[str, object]] = {
+        lease: {"time": clock, "secrets": chance},
+        attempts: {"time": clock},
+        requests: {"secrets": chance},
+        machine: {
+            "identity": lambda: world.host().name,
+            "process_identity": lambda pid: f"life {world.host().life}",
+            "container": lambda: None,
+        },
+    }
+    with mock.patch.multiple(lease, **here[lease]), mock.patch.multiple(attempts, **here[attempts]):
+        with mock.patch.multiple(requests, **here[requests]), mock.patch.multiple(machine, **here[machine]):
+            yield
