@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from hypothesis import configuration
 
 
 @pytest.fixture(autouse=True)
@@ -12,8 +11,3 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _hypothesis_writes_below_the_tests_folder(tmp_path_factory):
-    configuration.set_hypothesis_home_dir(tmp_path_factory.getbasetemp() / "hypothesis")
