@@ -24,7 +24,7 @@ quick: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(JOBS) -m "not server and not slow" $(or $(TESTS),tests/unit)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(JOBS) --durations=10 $(TESTS)
+	$(BIN)/python -m pytest -n $(JOBS) $(TESTS)
 
 bench: $(VENV)/.train
 	$(BIN)/lastrun bench
