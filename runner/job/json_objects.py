@@ -20,7 +20,8 @@ def read_as(kind: type[T], values: dict[str, Any]) -> T:
     Raises:
         pydantic.ValidationError: it is none.
     """
-    found: T = _form(kind).validate_json(json.dumps(values), strict=True)
+    form = _form(kind)  # type: ignore[arg-type]  # every class can be hashed
+    found: T = form.validate_json(json.dumps(values), strict=True)
     return found
 
 
