@@ -4,9 +4,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 JOBS   ?= 2
 
-.PHONY: help demo test bench figures lint format versions lowest clean
+.PHONY: help demo quick test bench figures lint format versions lowest clean
 help:
 	@echo "make demo    set up .venv and train the quickstart job on this machine (half a minute once installed)"
+	@echo "make quick   set up .venv and run what needs no server and no long training (a few minutes)"
 	@echo "make test    set up .venv and run every test; what was skipped is listed with the reason, and the slowest ten"
 	@echo "make figures the faults of docs/faults.md at full length (about half an hour), with their figures"
 	@echo "make bench   clips per second on this machine, against a plain trainer (about three minutes)"
@@ -18,6 +19,9 @@ help:
 
 demo: $(VENV)/.train
 	$(BIN)/lastrun submit jobs/quickstart.yaml
+
+quick: $(VENV)/.dev
+	$(BIN)/python -m pytest -n $(JOBS) -m "not server and not slow" $(or $(TESTS),tests/unit)
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(JOBS) $(TESTS)

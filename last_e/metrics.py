@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from last_e.events import EpochDone, Message, Sink
+if TYPE_CHECKING:
+    from last_e.events import EpochDone, Sink
 
 _NUMBERS = ("epoch", "step", "test_top1", "test_top5")
 
@@ -46,6 +47,8 @@ class History:
 
             self._board: Any = SummaryWriter(str(out / "events"), purge_step=steps_done + 1)
         except ImportError:
+            from last_e.events import Message
+
             self._board = None
             sink.emit(Message("tensorboard is not installed: no TensorBoard files", "warning"))
 

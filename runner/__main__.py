@@ -1,5 +1,6 @@
 """``python -m runner`` and the ``lastrun`` script."""
 
+import os
 import signal
 
 
@@ -7,6 +8,8 @@ def main() -> None:
     """Run the command line."""
     # Ctrl-C while modules are still being imported ends us without a traceback; who has something to save takes it over.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # pydantic would read the metadata of every installed package in search of plugins, which have no business in a job.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     from runner.commands.app import main as run
 
     run()

@@ -9,11 +9,8 @@ import re
 import socket
 import time
 from functools import lru_cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
-
-from platformdirs import user_cache_path
 
 from last_e.environment import control_groups, cpu_name, gpu_names, usable_cores
 
@@ -58,6 +55,8 @@ def describe() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions that matter for a result, for the attempt's record; read from metadata, without importing."""
+    from importlib import metadata
+
     found = {"python": platform.python_version()}
     for name in ("lastrun", "torch", "numpy", "numba"):
         try:
@@ -78,6 +77,8 @@ def container() -> dict[str, str] | None:
 
 def container_scratch() -> Path:
     """The folder of this machine in which attempts in containers keep their files, there and here under the same path."""
+    from platformdirs import user_cache_path
+
     return user_cache_path("lastrun") / "scratch"
 
 

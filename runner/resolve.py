@@ -7,15 +7,17 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from last_e.config import is_pinned
 from last_e.layers import Resolved, resolve
 from last_e.problems import Origin, Problem, show
 from last_e.reading import Entry, Layer, load_file, set_layer
-from last_e.resume import Change, changes, refuse_pinned
 from runner.launchers import DEFAULT, FEW_GPUS, LAUNCHERS
 from runner.spec import JobSpec
+
+if TYPE_CHECKING:
+    from last_e.resume import Change
 
 REQUIRED = ("model.variant", "dataset")
 _PACKAGE_ORIGINS = ("configs/", "default")
@@ -106,6 +108,8 @@ def resolve_attempt(
     Raises:
         ConfigError: a value is wrong, or a pinned value would change.
     """
+    from last_e.resume import changes, refuse_pinned
+
     job: Layer = {}
     for key, value in config.items():
         by_user = not origins.get(key, "default").startswith(_PACKAGE_ORIGINS)

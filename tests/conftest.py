@@ -63,6 +63,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A group of tests shares a server: Ceph, a Docker engine, a browser. ``-m "not server"`` is everything that needs none."""
+    for item in items:
+        if item.get_closest_marker("xdist_group"):
+            item.add_marker("server")
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """A group of tests shares a server, which is slow to start. Where versions of pytest and xdist do not fit, each worker
     would start one, in silence."""

@@ -23,10 +23,10 @@ HALF_UNIT = 2.0**-24
 ALLOWED = 128
 """Times what the moved results stray, as the root of the mean square over RUNS.
 
-A sum over n numbers rounds n times, and not once as here. Where signs vary, what has been added up so far is about
-sqrt(n) of the numbers, and so is what all these roundings come to over what moving each number once does: for the 3,150
-numbers of a channel in these tests, 56 times. Twice that, and the next power of two. A mistake in a formula is
-thousands of times as large as what it adds up to."""
+A sum over n numbers rounds n times, and not once as here. Where signs vary, what has been added up so far is about sqrt(n) of
+the numbers, and so is what all these roundings come to over what moving each number once does: for the 3,150 numbers of a
+channel in these tests, 56 times. Twice that, and the next power of two. A mistake in a formula is thousands of times as large.
+"""
 RUNS = 4
 
 CLEAR = 2e-5

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -50,7 +51,20 @@ def _root(version: Annotated[bool, typer.Option("--version", help="print the ver
 
 def main() -> NoReturn:
     """Entry point: every error of ours, or of the user's, ends in clear lines and a documented exit code."""
-    _run_app(lambda: app(args=_spread_set(sys.argv[1:]), prog_name="lastrun", standalone_mode=False))
+    words = _spread_set(sys.argv[1:])
+    _run_app(lambda: _with_only(words[:1])(args=words, prog_name="lastrun", standalone_mode=False))
+
+
+def _with_only(names: Sequence[str]) -> typer.Typer:
+    """The application with the command, or group of commands, of this name alone, where there is one: Typer takes longer to get
+    all of them ready than most of them run."""
+    commands = [each for each in app.registered_commands if (each.name or getattr(each.callback, "__name__", "")) in names]
+    groups = [each for each in app.registered_groups if each.name in names]
+    if not commands and not groups:
+        return app
+    only = copy(app)
+    only.registered_commands, only.registered_groups = commands, groups
+    return only
 
 
 def _run_app(call: Callable[[], Any]) -> NoReturn:

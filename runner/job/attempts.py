@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pydantic import BaseModel, FiniteFloat, TypeAdapter, ValidationError
+from pydantic import BaseModel, FiniteFloat, ValidationError
 
 from runner import machine
 from runner.errors import MissingKeyError, Reason, State, StoreError
-from runner.job.json_objects import dump, read_json
+from runner.job.json_objects import dump, read_as, read_json
 from runner.job.paths import ATTEMPT_ID, Paths, attempt_order
 from runner.store.protocol import Store
 from runner.waits import WAITS
@@ -112,9 +111,6 @@ class _Beat(BaseModel):
     last_epoch: dict[str, FiniteFloat | None] = {}
 
 
-_ATTEMPT, _BEAT = TypeAdapter(Attempt), TypeAdapter(_Beat)
-
-
 class Attempts:
     """Those of one job."""
 
@@ -169,8 +165,7 @@ class Attempts:
     def heartbeat(self, attempt: Attempt) -> dict[str, Any]:
         """The last heartbeat of an attempt; empty before the first."""
         try:
-            beat = read_json(self._store, self._paths.heartbeat(attempt.id))
-            return _BEAT.validate_json(json.dumps(beat), strict=True).model_dump()
+            return read_as(_Beat, read_json(self._store, self._paths.heartbeat(attempt.id))).model_dump()
         except (MissingKeyError, ValidationError):
             return {}
 
@@ -203,7 +198,7 @@ class Attempts:
 
     def _read(self, name: str) -> Attempt:
         try:
-            attempt = _ATTEMPT.validate_json(json.dumps(read_json(self._store, self._paths.attempt(name))), strict=True)
+            attempt = read_as(Attempt, read_json(self._store, self._paths.attempt(name)))
             if attempt.id == name and attempt.reason in (None, *Reason._value2member_map_):
                 return attempt
         except ValidationError:

@@ -3,22 +3,19 @@
 
 from __future__ import annotations
 
-import json
 import secrets
-import shlex
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from last_e.config import is_pinned
-from last_e.metrics import read_metrics
 from runner.errors import MissingKeyError, NoSuchJobError, Reason, State, StoreError
 from runner.job.attempts import Attempt, Attempts
 from runner.job.checkpoints import Checkpoints
-from runner.job.json_objects import dump, read_json
+from runner.job.json_objects import dump, read_as, read_json
 from runner.job.paths import Paths
 from runner.job.requests import Requests
 from runner.store.open import default_store
@@ -46,9 +43,6 @@ class _Record(BaseModel):
         return config
 
 
-_RECORD = TypeAdapter(_Record)
-
-
 class Job:
     """One job in a store."""
 
@@ -62,7 +56,11 @@ class Job:
     @property
     def reference(self) -> str:
         """What a command needs to find the job: its ID, with the store where that is not the default one."""
-        return self.id if str(StoreUri.parse(default_store())) == self.store.uri else shlex.quote(self.uri)
+        if str(StoreUri.parse(default_store())) == self.store.uri:
+            return self.id
+        from shlex import quote
+
+        return quote(self.uri)
 
     @classmethod
     def create(cls, store: Store, name: str, config: dict[str, Any], origins: dict[str, str], version: str) -> Job:
@@ -96,7 +94,7 @@ class Job:
         if record.get("format") != FORMAT:
             raise StoreError(f"{self.uri}: job.json has format {record.get('format')}; this version reads {FORMAT}")
         try:
-            return _RECORD.validate_json(json.dumps(record), strict=True).model_dump()
+            return read_as(_Record, record).model_dump()
         except ValidationError:
             raise StoreError(f"{self.uri}: job.json is damaged") from None
 
@@ -131,6 +129,8 @@ class Job:
 
     def metrics(self) -> list[dict[str, Any]]:
         """One line per epoch; an attempt's lines replace those of the epochs that it trained again."""
+        from last_e.metrics import read_metrics
+
         merged: list[dict[str, Any]] = []
         for attempt in self.attempts.all():
             try:

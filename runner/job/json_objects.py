@@ -1,12 +1,34 @@
-"""JSON objects in a store."""
+"""JSON objects in a store, and what each kind has to look like."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from functools import cache
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter
 
 from runner.errors import DamagedObjectError
 from runner.store.protocol import Store
+
+T = TypeVar("T")
+
+
+def read_as(kind: type[T], values: dict[str, Any]) -> T:
+    """An object as one of a kind.
+
+    Raises:
+        pydantic.ValidationError: it is none.
+    """
+    form = _form(kind)  # type: ignore[arg-type]  # every class can be hashed
+    found: T = form.validate_json(json.dumps(values), strict=True)
+    return found
+
+
+@cache
+def _form(kind: Any) -> TypeAdapter[Any]:
+    """Made when the first of a kind is read: it takes a while."""
+    return TypeAdapter(kind)
 
 
 def read_json(store: Store, key: str) -> dict[str, Any]:

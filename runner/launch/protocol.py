@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO
 
-from runner.job.attempts import Attempt
-from runner.job.job import Job
-from runner.spec import JobSpec
+if TYPE_CHECKING:
+    from runner.job.attempts import Attempt
+    from runner.job.job import Job
+    from runner.spec import JobSpec
 
 
 class Started(Protocol):

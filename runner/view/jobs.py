@@ -6,8 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from last_e.text import number, percent, seconds_text
-from runner.attempt.outbox import LAG_WARNING_SECONDS
+from last_e.text import number, percent, plain, seconds_text
 from runner.view.console import literal, make_console, make_table
 
 _COLOURS = {"running": "cyan", "succeeded": "green", "failed": "red", "lost": "red", "paused": "yellow", "stopped": "yellow"}
@@ -15,10 +14,10 @@ _COLOURS = {"running": "cyan", "succeeded": "green", "failed": "red", "lost": "r
 
 def print_jobs(jobs: list[dict[str, Any]], store: str, more: bool) -> None:
     """A line per job; ``more``: there are others, older ones."""
-    console = make_console()
     if not jobs:
-        console.print(f"no jobs in {store}", markup=False)
+        print(plain(f"no jobs in {store}"))
         return
+    console = make_console()
     # Nothing is broken in the middle: on a narrow screen the last columns are left out.
     columns = ("job", "state", "epoch", "best top-1", "env", "created")
     longest = max(len(job["id"]) for job in jobs)
@@ -98,6 +97,8 @@ def _status_text(status: dict[str, Any]) -> str:
 
 
 def _uploads(synced_step: int, lag: float) -> str:
+    from runner.attempt.outbox import LAG_WARNING_SECONDS
+
     late = f", the oldest of the rest has been waiting for {seconds_text(lag)}" if lag >= 1 else ""
     return f"{'warning: ' if lag > LAG_WARNING_SECONDS else ''}synced to step {synced_step:,}{late}"
 

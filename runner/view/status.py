@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any
 
@@ -86,10 +85,16 @@ def job_summary(job: Job) -> dict[str, Any]:
 def summaries(jobs: Iterator[Job], limit: int) -> tuple[list[dict[str, Any]], bool]:
     """What a list shows of the first ``limit`` jobs, and whether there are more. Many are read at once, since each waits for
     the network several times."""
+    some = list(islice(jobs, limit + 1))
+    if not some:
+        return [], False
+    from concurrent.futures import ThreadPoolExecutor
+
     shown: list[dict[str, Any]] = []
     with ThreadPoolExecutor(READERS) as readers:
-        while len(shown) <= limit and (some := list(islice(jobs, limit + 1 - len(shown)))):
+        while some:
             shown += [facts for facts in readers.map(_summary_or_error, some) if facts is not None]
+            some = list(islice(jobs, limit + 1 - len(shown)))
     return shown[:limit], len(shown) > limit
 
 

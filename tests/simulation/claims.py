@@ -1,6 +1,6 @@
 """Machines that want one job, with outages in which nobody answers for minutes: in the end one of them has it, the others know.
 
-    python -m tests.simulation.claims FIRST-SEED LAST-SEED [MACHINES]
+python -m tests.simulation.claims FIRST-SEED LAST-SEED [MACHINES]
 """
 
 from __future__ import annotations

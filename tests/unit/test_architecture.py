@@ -13,6 +13,22 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "architecture.md"
 PACKAGES = ("runner", "last_e")
 LONGEST_CLASS = 265
+VOCABULARY = {
+    *(
+        "config",
+        "console",
+        "counts",
+        "datafile",
+        "environment",
+        "events",
+        "layers",
+        "manifest",
+        "metrics",
+        "problems",
+        "reading",
+    ),
+    *("redact", "resume", "text"),
+}
 
 
 def modules(package: str, root: Path = ROOT) -> dict[str, Path]:
@@ -107,6 +123,12 @@ def test_a_circle_and_a_breach_are_found_also_inside_functions(tmp_path: Path) -
 def test_the_trainer_knows_no_runner() -> None:
     for path in modules("last_e").values():
         assert imports(path.read_text(), set(modules("runner"))) == set(), path
+
+
+def test_the_runner_reaches_the_trainer_only_through_its_torch_free_vocabulary() -> None:
+    trainer = set(modules("last_e"))
+    reached = {name.split(".")[1] for path in modules("runner").values() for name in imports(path.read_text(), trainer)}
+    assert reached == VOCABULARY | {"prepare"}  # which is called by the data commands and by plan, and needs no torch either
 
 
 def test_no_class_is_so_long_that_it_must_be_two_things() -> None:

@@ -97,6 +97,7 @@ def test_old_yaml_number_formats_never_become_a_different_number(text):
 
 @QUICK
 @given(YAMLISH | st.text(max_size=20))
+@pytest.mark.slow
 def test_any_text_is_a_value_or_a_value_error(text):
     message = "one line"
     try:
@@ -108,6 +109,7 @@ def test_any_text_is_a_value_or_a_value_error(text):
 
 @QUICK
 @given(st.binary(max_size=60) | YAMLISH.map(lambda text: text.encode()))
+@pytest.mark.slow
 def test_any_bytes_are_a_layer_or_problems(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
     path.write_bytes(content)

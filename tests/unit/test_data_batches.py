@@ -99,6 +99,7 @@ def test_resampling_is_linear_interpolation(clips, frames):
             np.testing.assert_allclose(sampled[row, :, joint, axis], expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_no_frame_of_a_neighbouring_clip_is_ever_read():
     """Each body's rows hold its own number, so any mixture would show."""
     length, bodies = torch.tensor([1, 7, 2, 80, 3, 33]), torch.tensor([1, 2, 2, 1, 2, 1])

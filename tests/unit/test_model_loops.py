@@ -222,7 +222,7 @@ OF_THE_SAME_PARTS = [pytest.param(variant, marks=pytest.mark.slow) for variant i
 
 
 @pytest.mark.parametrize("variant", ["nano", *OF_THE_SAME_PARTS, "large"])
-@pytest.mark.parametrize("mode", ["train", "frozen norms", "eval"])
+@pytest.mark.parametrize("mode", ["train", *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("frozen norms", "eval"))])
 def test_a_network_gives_with_them_what_it_gives_in_float64(variant, mode, monkeypatch):
     """Of few channels, so that there are inputs for which rounding takes nothing to the other side of a bend."""
     torch.manual_seed(0)
@@ -254,6 +254,7 @@ def test_the_networks_of_the_reference_are_large_enough():
     assert LARGE > 54 * 16 * 25 * 16, "the small jobs of these tests would each load numba"
 
 
+@pytest.mark.slow
 def test_torchs_own_norms_are_not_disturbed_where_all_running_statistics_are_one_tensor(monkeypatch):
     monkeypatch.setattr(fused, "LARGE", 20_000)  # so that some norms go through loops and others do not
     torch.manual_seed(0)

@@ -293,8 +293,11 @@ def perturbed(variant: str) -> LastE:
     return model
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("mode", ["train", "frozen norms", "eval"])
+@pytest.mark.parametrize(
+    "variant",
+    ["nano_e_v3", "large_e_v3", *(pytest.param(name, marks=pytest.mark.slow) for name in ("small_e_v3", "base_e_v3"))],
+)
+@pytest.mark.parametrize("mode", ["train", *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("frozen norms", "eval"))])
 def test_the_network_and_its_gradients_are_those_of_the_plain_one(variant, mode):
     """In float64, where only a mistake makes a difference."""
     model = perturbed(variant)

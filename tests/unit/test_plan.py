@@ -636,6 +636,7 @@ def test_data_in_a_bucket_are_not_fetched() -> None:
     assert (plan.clips["train"], plan.notes) == (40_091, [])
 
 
+@pytest.mark.slow
 def test_mistakes_end_in_lines_and_code_2(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "prices.toml").write_text("[gcp.T4]\nper_hour = -1\nas_of = 3\n")
     for words, count in (

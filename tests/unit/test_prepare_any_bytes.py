@@ -51,7 +51,7 @@ def test_what_the_fuzzer_has_found_stays_mended(path: Path, tmp_path: Path) -> N
 def test_any_change_to_a_file_is_read_or_told(kind: str, tmp_path: Path) -> None:
     good = seeds(kind, tmp_path)
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150, derandomize=True, deadline=None, database=None)
     @given(st.sampled_from(good), EDITS)
     def changed(seed: bytes, edits: list[tuple[int, int, bytes]]) -> None:
         with TemporaryDirectory(dir=tmp_path) as folder:

@@ -157,7 +157,7 @@ def hurt(content: bytes, damage: int | bytes | tuple[int, bytes] | None) -> byte
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, derandomize=True, deadline=None, database=None)
 @given(TREES, st.randoms(use_true_random=False))
 def test_any_tree_gives_the_same_bytes_as_its_zip_file(tree, random):
     """Whatever is damaged, missing, twice or of another name in it, in whatever folders, however it was packed."""
@@ -180,6 +180,7 @@ def test_any_tree_gives_the_same_bytes_as_its_zip_file(tree, random):
         assert (place / "a").read_bytes() == (place / "b").read_bytes()
 
 
+@pytest.mark.slow
 def test_several_processes_give_the_same_bytes_as_one(tree, tmp_path):
     prepare(tree, tmp_path / "a")
     prepare_ntu("ntu60", [tree], tmp_path / "b", workers=2)
@@ -606,6 +607,7 @@ def test_a_file_that_brings_its_own_split_trains_by_it_and_by_no_other():
         bad.check(1, "here")
 
 
+@pytest.mark.slow
 def test_the_preparation_is_part_of_last_e_data_but_loaded_only_when_asked_for():
     import subprocess
     import sys
@@ -619,6 +621,7 @@ def test_the_preparation_is_part_of_last_e_data_but_loaded_only_when_asked_for()
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 
 
+@pytest.mark.slow
 def test_nothing_of_the_preparation_needs_torch(tree, tmp_path):
     import subprocess
     import sys

@@ -62,6 +62,7 @@ def test_every_way_to_write_a_number_is_read_exactly(number):
 
 @settings(max_examples=200, derandomize=True, deadline=None, database=None)
 @given(st.lists(st.floats(-40, 40, width=32), min_size=75, max_size=75))
+@pytest.mark.slow
 def test_every_float32_is_read_exactly(values):
     points = np.array(values, dtype=np.float32).reshape(25, 3)
     line = " 277.4419 191.8232 1036.233 519.1677 -0.2 0.05 0.96 -0.1 2\n"
@@ -208,6 +209,7 @@ def test_the_corpus_is_there():
 
 @settings(max_examples=300, derandomize=True, deadline=None, database=None)
 @given(st.data())
+@pytest.mark.slow
 def test_any_change_of_a_file_gives_a_recording_or_a_named_error(data):
     content = bytearray(data.draw(st.sampled_from(CORPUS)).read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):

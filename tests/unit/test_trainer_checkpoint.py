@@ -171,6 +171,7 @@ def remains(killed: Path, kind: str) -> list[tuple[str, bool, float | None]]:
     return found
 
 
+@pytest.mark.slow
 def test_a_writer_killed_anywhere_leaves_the_old_checkpoint_or_the_new_one(killed):
     found = remains(killed, "new")
     assert sum(was_killed for _, was_killed, _ in found) > 10
@@ -179,12 +180,14 @@ def test_a_writer_killed_anywhere_leaves_the_old_checkpoint_or_the_new_one(kille
     assert {value for _, was_killed, value in found if was_killed} == {2.0, 3.0}
 
 
+@pytest.mark.slow
 def test_a_writer_killed_anywhere_leaves_no_folder_that_passes_for_whole_and_is_not(killed):
     for folder in killed.iterdir():
         for path in folder.glob("step-*"):
             verify(path)  # a final name is only ever given to a whole checkpoint
 
 
+@pytest.mark.slow
 def test_a_writer_killed_while_it_replaces_the_same_step_leaves_one_of_the_two(killed):
     """With keep_last=1 there is no older one to fall back to."""
     assert [name for name, _, value in remains(killed, "same") if value not in (2.0, 3.0)] == []
@@ -333,6 +336,7 @@ JSONISH = st.recursive(
 
 @settings(max_examples=200, derandomize=True, deadline=None, database=None)
 @given(st.binary(max_size=80) | JSONISH)
+@pytest.mark.slow
 def test_any_bytes_are_a_manifest_or_a_damage(content):
     with contextlib.suppress(DamagedCheckpoint):
         Manifest.from_json(content)

@@ -134,6 +134,7 @@ def test_it_steps_as_torchs_own_and_takes_its_state(kind):
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(*finished))
 
 
+@pytest.mark.slow
 def test_training_imports_nothing_of_torchs_compiler(tmp_path):
     """It takes as long as torch itself: seconds before the first step of every attempt."""
     words = [

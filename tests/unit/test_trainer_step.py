@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 import math
 from types import MethodType
 
@@ -286,9 +287,20 @@ def test_bad_steps_in_a_row_are_counted_until_a_good_one():
 # --- not waiting -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("variant", ["nano", "base", "large"])
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-@pytest.mark.parametrize("precision", [PLAIN, Precision(torch.bfloat16, False, "")])
+BF16 = Precision(torch.bfloat16, False, "")
+
+
+@pytest.mark.parametrize(
+    ("variant", "optimizer", "precision"),
+    [
+        pytest.param("nano", "sgd", PLAIN),
+        *(
+            pytest.param(variant, optimizer, precision, marks=pytest.mark.slow)
+            for variant, optimizer, precision in itertools.product(["nano", "base", "large"], ["sgd", "adamw"], [PLAIN, BF16])
+            if (variant, optimizer, precision) != ("nano", "sgd", PLAIN)
+        ),
+    ],
+)
 def test_a_step_asks_for_no_value(variant, optimizer, precision):
     """On tensors that have shapes but no values: a step that asked for one would make the host wait for a GPU."""
     words = ["training.batch_size=4", "training.gradient_accumulation_steps=2", "model.drop_path_rate=0.1", "model.dropout=0.2"]

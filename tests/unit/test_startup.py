@@ -1,0 +1,55 @@
+"""What commands import before they do anything: nothing that they do not need."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NEVER = {
+    *("torch", "numpy", "numba", "safetensors", "tensorboard", "boto3", "botocore", "docker", "rich"),
+    *("asyncio", "concurrent.futures", "http.client", "multiprocessing", "ssl", "logging", "platformdirs"),
+    *(
+        "last_e.events",
+        "last_e.metrics",
+        "last_e.resume",
+        "last_e.datafile",
+        "runner.attempt",
+        "runner.plan",
+        "runner.launch.docker",
+    ),
+}
+CODE = """\
+import json, sys
+sys.argv = ["lastrun", *sys.argv[1:]]
+from runner.__main__ import main
+try:
+    main()
+except SystemExit as end:
+    print(json.dumps([end.code or 0, sorted(sys.modules)]), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "too"),
+    [
+        (["--help"], {"yaml", "pydantic", "runner.store", "runner.job"}),
+        (["validate", "jobs/quickstart.yaml"], {"runner.store", "runner.job", "last_e.manifest"}),
+        (["list", "--store", "EMPTY"], {"yaml", "last_e.layers", "last_e.reading"}),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_nothing_is_imported_that_is_not_needed(words: list[str], too: set[str], tmp_path: Path) -> None:
+    words = [str(tmp_path) if word == "EMPTY" else word for word in words]
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("COV_", "PYDANTIC_"))}
+    command = [sys.executable, "-c", CODE, *words]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, check=True)
+    code, modules = json.loads(done.stderr.splitlines()[-1])
+    assert code == 0
+    assert done.stdout
+    assert (NEVER | too) & set(modules) == set()
