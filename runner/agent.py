@@ -130,6 +130,7 @@ class _Session:
         self.trainer: subprocess.Popen[str] | None = None
         self.asked: Reason | None = None
         self.asked_at = 0.0
+        self.interrupted = False
         self.last_error = ""
         self.metrics_changed = False
         self.superseded = self.late = False
@@ -389,10 +390,11 @@ class _Session:
 
     def _take_signals(self) -> None:
         def interrupt(signum: int, frame: FrameType | None) -> None:
-            if self.asked is not None:
+            if self.interrupted:
                 self._kill_trainer()
                 os.write(2, b"left without saving; the last checkpoint stands\n")
                 os._exit(Exit.INTERRUPTED_TWICE)
+            self.interrupted = True  # who was asked to stop in another way has not been told of a second one
             self._ask(Reason.INTERRUPTED)
             self.lines.put(("note", "stopping: saving a checkpoint first (Ctrl-C again to leave without)"))
 
