@@ -20,7 +20,7 @@ from typing import Any
 from packaging.requirements import Requirement
 
 from tests import debian
-from tests.jobs import PATIENCE
+from tests.jobs import PATIENCE, stand_still
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = ("dockerd", "docker-init", "ip", "openssl", "dpkg-query")
@@ -102,11 +102,7 @@ class Engine:
     def hanging(self) -> Iterator[None]:
         """For a while it takes calls, but answers none; its containers run on."""
         assert self._daemon is not None
-        self._daemon.send_signal(signal.SIGSTOP)
-        tasks = Path(f"/proc/{self._daemon.pid}/task")
-        # On a busy machine that takes a moment, in which it would still answer.
-        while any(_state(task) != "T" for task in tasks.iterdir()):
-            time.sleep(0.005)
+        stand_still(self._daemon.pid)
         try:
             yield
         finally:
@@ -231,14 +227,6 @@ def _call(*words: str) -> str:
     if done.returncode != 0:
         raise CannotStart(f"{words[0]}: {_last_line(done.stdout + done.stderr)}")
     return done.stdout
-
-
-def _state(task: Path) -> str:
-    """What a thread does, as /proc has it: ``T`` when it is stopped."""
-    try:
-        return (task / "stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:  # it has ended meanwhile
-        return "T"
 
 
 def _last_line(text: str) -> str:

@@ -72,7 +72,7 @@ class Run:
         strikes in the middle. What the trainer is sent meanwhile it takes when it goes on."""
         self.wait_for(what)
         trainer = trainer_of(self.job)
-        os.kill(trainer, signal.SIGSTOP)
+        stand_still(trainer)
         try:
             yield trainer
         finally:
@@ -144,6 +144,20 @@ def trainer_of(job: Job) -> int:
                 found.append(int(path.parent.name))
     assert len(found) == 1, found
     return found[0]
+
+
+def stand_still(pid: int) -> None:
+    """Stop a process. On a busy machine that takes a moment, in which its threads still answer, and still take signals."""
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: all(_state(task) == "T" for task in Path(f"/proc/{pid}/task").iterdir()))
+
+
+def _state(task: Path) -> str:
+    """What a thread does, as /proc has it: ``T`` when it is stopped."""
+    try:
+        return (task / "stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:  # it has ended meanwhile
+        return "T"
 
 
 def has_pending(pid: int, signum: signal.Signals) -> bool:

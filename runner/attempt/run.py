@@ -123,6 +123,7 @@ class _Run:
         self.data: Path | None = None
         self.asked: Reason | None = None
         self.asked_at = 0.0
+        self.interrupted = False
         self.superseded = False
         self.began = time.monotonic()
         self.heart = Heart(
@@ -298,10 +299,11 @@ class _Run:
 
     def _take_signals(self) -> None:
         def interrupt(signum: int, frame: FrameType | None) -> None:
-            if self.asked is not None:
+            if self.interrupted:
                 self.trainer.kill()
                 os.write(2, b"left without saving; the last checkpoint stands\n")
                 os._exit(Exit.INTERRUPTED_TWICE)
+            self.interrupted = True  # who was asked to stop in another way has not been told of a second one
             self._ask(Reason.INTERRUPTED)
             self.inbox.put(("note", "stopping: saving a checkpoint first (Ctrl-C again to leave without)"))
 

@@ -26,7 +26,7 @@ from runner.launch.settle import state_of
 from runner.store.directory import DirectoryStore
 from tests.conftest import Cli
 from tests.docker_engine import BASE, Engine
-from tests.jobs import LONGER, PATIENCE, assert_same, has_pending, jobs_in, some_step_is_stored, wait_until
+from tests.jobs import LONGER, PATIENCE, assert_same, has_pending, jobs_in, some_step_is_stored, stand_still, wait_until
 
 pytestmark = [pytest.mark.xdist_group("docker"), pytest.mark.slow, pytest.mark.usefixtures("clean_engine")]
 DOCKER = ("--launcher", "docker")
@@ -66,7 +66,7 @@ def test_a_command_can_be_left_when_the_engine_hangs_after_it_took_the_signal(
     current = run("submit", tiny, *DOCKER, *LONGER)
     with current.held(some_step_is_stored):
         init = engine.inspect(engine.container().id)["State"]["Pid"]
-        os.kill(init, signal.SIGSTOP)  # so that the attempt does not end before the engine hangs
+        stand_still(init)  # so that the attempt does not end before the engine hangs
         current.press_ctrl_c()
         wait_until(lambda: has_pending(init, signal.SIGINT))
         with engine.hanging():

@@ -267,6 +267,7 @@ def test_stop_from_elsewhere_saves_and_pauses(run: Any, cli: Cli, tiny: Path, un
         asked = cli("stop", current.job.id)
         assert asked.returncode == 0, asked.stderr
         wait_until(lambda: has_pending(trainer, signal.SIGTERM))
+        current.press_ctrl_c()  # the first: it saves all the same
     code, out = current.end()
     assert code == 75, out
     state, _, reason = current.job.state()
