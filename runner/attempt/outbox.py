@@ -41,8 +41,8 @@ class Outbox:
         folder: where it waits; made if it is not there.
         say: told when sending begins to fail, and when it works again.
         sent: told each key when the store has it; on the sending thread.
-        lost: asked, on that thread, before something is sent after a while in which nothing was: whether another attempt has the
-            job by now. Then nothing more is sent.
+        lost: asked, on that thread, before something is sent after a while without a word from the store: whether another
+            attempt has the job by now. Then nothing more is sent.
     """
 
     def __init__(

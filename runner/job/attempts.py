@@ -153,8 +153,8 @@ class Attempts:
         self._store.put(self._paths.heartbeat(attempt.id), dump({"time": time.time(), **progress}))
 
     def still_has_the_job(self, attempt: Attempt) -> bool:
-        """For one that runs: whether no other has taken the job from it. Its record is put right where an old request of its own
-        has come late, over a newer one."""
+        """For one that runs: whether no other has taken the job from it. Where an old request of its own has come late, over a
+        newer one, its record is put right."""
         found = self.all()
         if attempt.superseded_by(found):
             return False

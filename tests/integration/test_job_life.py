@@ -205,7 +205,7 @@ def test_a_full_store_loses_nothing(cli: Cli, tiny: Path, small_disk: Path, unin
     assert "Traceback" not in done.stdout + done.stderr
     store = DirectoryStore(small_disk / "store")
     job = jobs_in(store)[0]
-    newest = job.checkpoints.fetch_newest(tiny.parent / "fetched", print)
+    newest = job.checkpoints.fetch_newest(job.checkpoints.all(), tiny.parent / "fetched", print)
     assert newest is not None
 
     command = next(line for line in done.stdout.splitlines() if "lastrun sync" in line).partition("lastrun ")[2]

@@ -1,4 +1,4 @@
-"""Whole attempts on machines that die, sleep and come back: claim, choice of the checkpoint, uploads in order, pruning, heart, stop.
+"""Whole attempts on machines that die, sleep and come back: claim, choice of the checkpoint, uploads, pruning, heart, stop.
 
     python -m tests.simulation.attempts FIRST-SEED LAST-SEED [MACHINES]
 
@@ -187,7 +187,7 @@ def main(first: int, last: int, machines: int = 3) -> int:
             found[kind] += 1
             examples.setdefault(kind, (seed, violation))
     print(
-        f"{last - first} worlds of {machines} machines, {attempts} attempts, {done} jobs done: {dict(found) or 'well'}; {examples}"
+        f"{last - first} worlds of {machines} machines, {attempts} attempts, {done} jobs done: {dict(found) or 'well'} {examples}"
     )
     return bool(found)
 

@@ -1,5 +1,8 @@
-"""A world in which every call of a store is a moment at which anything may happen: others go on, the call takes minutes, the machine
-sleeps or dies, the store answers nobody, an answer is lost, an old request takes effect once more. All of it follows from a seed."""
+"""A world in which every call of a store is a moment at which anything may happen.
+
+Others go on, the call takes minutes, the machine sleeps or dies, the store answers nobody, an answer is lost, an old request takes
+effect once more. All of it follows from a seed.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 from unittest import mock
 
 from greenlet import getcurrent, greenlet
@@ -209,16 +211,15 @@ def inhabited(world: World) -> Iterator[None]:
     """The runner's code lives in the world: by its clock, on its machines, with its chance."""
     clock = SimpleNamespace(time=lambda: world.now, monotonic=lambda: world.now, sleep=world.sleep)
     chance = SimpleNamespace(token_hex=lambda count: f"{world.random.getrandbits(8 * count):0{2 * count}x}")
-    here: dict[Any, dict[str, object]] = {
-        lease: {"time": clock, "secrets": chance},
-        attempts: {"time": clock},
-        requests: {"secrets": chance},
-        machine: {
-            "identity": lambda: world.host().name,
-            "process_identity": lambda pid: f"life {world.host().life}",
-            "container": lambda: None,
-        },
-    }
-    with mock.patch.multiple(lease, **here[lease]), mock.patch.multiple(attempts, **here[attempts]):
-        with mock.patch.multiple(requests, **here[requests]), mock.patch.multiple(machine, **here[machine]):
-            yield
+    with (
+        mock.patch.multiple(lease, time=clock, secrets=chance),
+        mock.patch.multiple(attempts, time=clock),
+        mock.patch.multiple(requests, secrets=chance),
+        mock.patch.multiple(
+            machine,
+            identity=lambda: world.host().name,
+            process_identity=lambda pid: f"life {world.host().life}",
+            container=lambda: None,
+        ),
+    ):
+        yield

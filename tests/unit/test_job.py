@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -134,8 +135,12 @@ def test_checkpoints_that_nobody_follows_are_swept_when_their_attempt_is_gone(tm
     new = Attempt("0002-bbbbbbbb", "here", 1, "1", time.time(), phase="running", supersedes=[old.id], inherited=[early])
     job.attempts.write(new)
     late, own = store_checkpoint(job, 99, old.id), store_checkpoint(job, 12, new.id)
-    job.checkpoints.sweep()
-    assert job.store.folders("j/checkpoints/") == sorted([early, own])
+    begun = job.paths.checkpoint(f"00000013-{new.id}", "state.pt")
+    job.store.put(begun, b"x")
+    job.checkpoints.sweep(old)  # one that slept while another took the job takes nothing from it
+    assert job.store.folders("j/checkpoints/") == sorted([early, late, own, f"00000013-{new.id}"])
+    job.checkpoints.sweep(new)
+    assert job.store.folders("j/checkpoints/") == sorted([early, own, f"00000013-{new.id}"])
     assert late not in [stored.name for stored in job.checkpoints.all()]
 
 
@@ -150,6 +155,54 @@ def test_an_attempt_that_chose_its_number_before_others_came_and_went_chooses_ag
         ended = Attempt(f"000{number}-aaaaaaaa", "elsewhere", 1, "1", time.time(), phase="ended", reason="preempted")
         job.attempts.write(ended)
     assert claim(job).number == 3
+
+
+def test_the_last_attempt_that_ever_ran_has_the_job_whatever_became_of_it_and_whoever_claims(tmp_path: Path) -> None:
+    job = Job(DirectoryStore(tmp_path), "j")
+    first = Attempt("0001-aaaaaaaa", "elsewhere", 1, "1", time.time(), phase="running")
+    second = Attempt("0002-aaaaaaaa", "elsewhere", 1, "1", time.time())
+    tenth = Attempt("10000-aaaaaaaa", "elsewhere", 1, "1", time.time())
+    for phase, taken in (("claiming", False), ("withdrawn", False), ("running", True), ("ended", True), ("lost", False)):
+        second.phase = phase
+        assert (phase, first.superseded_by([first, second])) == (phase, taken)
+        assert not second.superseded_by([first, second])
+    second.inherited = []  # it had begun to train before it was lost
+    assert first.superseded_by([first, second])
+    tenth.phase = "running"
+    assert second.superseded_by([tenth])
+    assert not tenth.superseded_by([first, second])
+    for attempt in (first, second, tenth):
+        job.attempts.write(attempt)
+    assert [attempt.number for attempt in job.attempts.all()] == [1, 2, 10000]
+
+
+def test_an_old_request_that_comes_late_over_a_record_is_put_right(tmp_path: Path) -> None:
+    job = Job(DirectoryStore(tmp_path), "j")
+    attempt = claim(job)
+    claiming = replace(attempt, phase="claiming")
+    job.attempts.write(claiming)
+    assert job.attempts.still_has_the_job(attempt)
+    assert [one.phase for one in job.attempts.all()] == ["running"]
+    later = Attempt("0002-aaaaaaaa", "elsewhere", 1, "1", time.time(), phase="running")
+    job.attempts.write(later)
+    job.attempts.write(claiming)
+    assert not job.attempts.still_has_the_job(attempt)
+    assert [one.phase for one in job.attempts.all()] == ["claiming", "running"]  # nothing is put right by who has lost it
+
+
+def test_a_claim_whose_last_write_got_no_answer_is_written_again(tmp_path: Path) -> None:
+    class Silent(DirectoryStore):
+        left = 3
+
+        def put(self, key: str, data: bytes) -> None:
+            super().put(key, data)
+            if b'"running"' in data and self.left:
+                self.left -= 1
+                raise StoreError("no answer")
+
+    store = Silent(tmp_path)
+    assert claim(Job(store, "j")).phase == "running"
+    assert store.left == 0
 
 
 def test_a_stop_is_heard_from_the_moment_of_the_claim_on_and_what_is_unreadable_is_none(tmp_path: Path) -> None:

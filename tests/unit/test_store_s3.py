@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from runner.errors import StoreError
+from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.store import s3 as s3_module
 from runner.store import s3_calls
@@ -137,7 +138,7 @@ def test_a_job_with_objects_of_other_programs_lives_and_goes_whole(ceph: Ceph) -
         store._client.put_object(Bucket=store.bucket, Key=f"{store._prefix}{job.id}{name}", Body=b"")
     store._client.create_multipart_upload(**store._at(job.paths.checkpoint("5-a", "state.pt")))
     assert (job.checkpoints.all(), job.attempts.all(), job.attempts.next_number(), job.requests.keys()) == ([], [], 1, [])
-    job.checkpoints.sweep()
+    job.checkpoints.sweep(Attempt("0002-bbbbbbbb", "here", 1, "1", 0.0, phase="running"))
     job.delete()
     assert store._client.list_objects_v2(Bucket=store.bucket, Prefix=store._prefix)["KeyCount"] == 0
     assert uploads(store) == 0

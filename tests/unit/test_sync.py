@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.attempt import outbox as outbox_module
 from runner.attempt.leftovers import send_leftovers
 from runner.attempt.outbox import Outbox, waiting
 from runner.store.directory import DirectoryStore
@@ -177,3 +178,27 @@ def test_a_file_that_somebody_deleted_is_told_and_the_others_go(outbox: Outbox, 
     assert outbox.drain(20)
     assert [entry.key for entry in server.store.scan("")] == ["j/attempts/a/one", "j/attempts/a/three"]
     assert [line for line in said if "attempts/a/two is gone" in line]
+
+
+def test_after_an_outage_one_looks_before_one_sends_and_a_job_that_was_taken_gets_nothing(
+    server: Blockable, tmp_path: Path, said: list[str], sent: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_module, "QUIET_SECONDS", 0.5)
+    looks: list[bool] = []
+
+    def lost() -> bool:
+        looks.append(len(looks) > 0)  # the first look finds nothing, the next one another attempt
+        return looks[-1]
+
+    box = Outbox(server.store, tmp_path / "outbox", said.append, sent.append, lost)
+    box.put("j/a", b"1")
+    assert box.drain(20)
+    assert looks == []  # nobody looks who has just been heard
+    for name in ("b", "c"):
+        time.sleep(0.6)
+        box.put(f"j/{name}", b"1")
+        box.drain(2)
+    assert looks == [False, True]
+    assert sent == ["j/a", "j/b"]
+    assert waiting(box.folder) == ["j/c"]
+    box.close()

@@ -1,0 +1,37 @@
+"""Some worlds of each kind; ``python -m tests.simulation.claims`` and ``attempts`` try any number."""
+
+from __future__ import annotations
+
+import pytest
+
+from runner.job.attempts import Attempt, Attempts
+from runner.job.checkpoints import Checkpoints
+from tests.simulation import attempts, claims
+
+
+@pytest.mark.parametrize("machines", [2, 3, 4, 5])
+def test_in_the_end_one_machine_has_the_job_and_the_others_know(machines: int) -> None:
+    ends = {seed: claims.trial(seed, machines)[0] for seed in range(100 * machines, 100 * machines + 60)}
+    assert {seed: end for seed, end in ends.items() if end != "one"} == {}
+
+
+@pytest.mark.parametrize("machines", [2, 3, 5])
+def test_nothing_acknowledged_is_lost(machines: int) -> None:
+    found = {seed: attempts.trial(seed, machines).violations for seed in range(1000 * machines, 1000 * machines + 12)}
+    assert {seed: violations for seed, violations in found.items() if violations} == {}
+
+
+def test_a_world_shows_when_nobody_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Attempt, "superseded_by", lambda self, others: False)
+    assert "two" in {claims.trial(seed, 4)[0] for seed in range(60)}
+
+
+def test_a_world_shows_when_everybody_steps_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Attempts, "alive", lambda self, attempt: attempt.phase in ("claiming", "running"))
+    assert {claims.trial(seed, 2)[0] for seed in range(60)} != {"one"}
+
+
+def test_a_world_shows_when_checkpoints_are_chosen_before_the_job_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Checkpoints.all
+    monkeypatch.setattr(Checkpoints, "all", lambda self, *say: right(self, *say)[:-1])
+    assert any("was acknowledged" in text for seed in range(30) for text in attempts.trial(seed, 3).violations)
