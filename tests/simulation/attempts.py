@@ -186,9 +186,9 @@ def main(first: int, last: int, machines: int = 3) -> int:
             kind = " ".join(word for word in violation.split()[:4] if not any(c.isdigit() for c in word))
             found[kind] += 1
             examples.setdefault(kind, (seed, violation))
-    print(
-        f"{last - first} worlds of {machines} machines, {attempts} attempts, {done} jobs done: {dict(found) or 'well'} {examples}"
-    )
+    print(f"{last - first} worlds of {machines} machines, {attempts} attempts, {done} jobs done: {dict(found) or 'well'}")
+    for seed, violation in examples.values():
+        print(f"seed {seed}: {violation}")
     return bool(found)
 
 

@@ -1,7 +1,7 @@
 """A world in which every call of a store is a moment at which anything may happen.
 
-Others go on, the call takes minutes, the machine sleeps or dies, the store answers nobody, an answer is lost, an old request takes
-effect once more. All of it follows from a seed.
+Others go on, the call takes minutes, the machine sleeps or dies, the store answers nobody, an answer is lost, an old request
+takes effect once more. All of it follows from a seed.
 """
 
 from __future__ import annotations
