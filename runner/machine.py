@@ -15,6 +15,10 @@ from typing import Any
 from last_e.environment import control_groups, cpu_name, gpu_names, usable_cores
 
 
+class HiddenProcessError(Exception):
+    """Another user's process, on a system that hides them (``/proc`` with ``hidepid``)."""
+
+
 @lru_cache(maxsize=1)
 def identity() -> str:
     """A name for this boot of this machine, as seen from this process namespace: only here do its pids mean anything."""
@@ -27,20 +31,22 @@ def identity() -> str:
 
 
 def process_identity(pid: int) -> str | None:
-    """A text that changes when a pid is used again; None when there is no such process (a zombie counts as none)."""
+    """A text that changes when a pid is used again; None when there is no such process (a zombie counts as none).
+
+    Raises:
+        HiddenProcessError: there is one, but the system hides from us which.
+    """
     stat = _read(f"/proc/{pid}/stat")
     if stat:
         fields = stat.rpartition(")")[2].split()
         return None if fields[0] in "ZX" else fields[19]
-    if Path("/proc/self/stat").exists():
-        return None
-    try:  # no /proc: the pid alone has to do
+    try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return None
     except PermissionError:
-        pass
-    return "alive"
+        raise HiddenProcessError(pid) from None
+    return None if _read("/proc/self/stat") else "alive"  # it has just ended; or there is no /proc, and the pid alone has to do
 
 
 def uptime() -> float:
@@ -70,7 +76,7 @@ CONTAINER_VARIABLE = "LASTRUN_CONTAINER"
 
 
 def container() -> dict[str, str] | None:
-    """The container that this process runs in, as its launcher named it (:class:`runner.job.Attempt` has it); None outside."""
+    """What its launcher told this process of where it runs (``Attempt.container`` has it); None for a plain process."""
     text = os.environ.get(CONTAINER_VARIABLE)
     return None if text is None else {name: str(value) for name, value in json.loads(text).items()}
 

@@ -8,7 +8,6 @@ import os
 import queue
 import shutil
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Iterable
@@ -24,13 +23,13 @@ from last_e.console import ConsoleSink
 from last_e.datafile import is_remote
 from last_e.events import Message, parse_event
 from last_e.layers import Resolved
-from last_e.text import expand, seconds_text
+from last_e.text import expand
 from runner import machine
 from runner.attempt.data_cache import fetch_data
 from runner.attempt.leftovers import clear_leftovers
 from runner.attempt.outbox import waiting
 from runner.attempt.publish import Publisher
-from runner.attempt.trainer import PIPES, Inbox, Trainer, trainer_config
+from runner.attempt.trainer import PIPES, Inbox, Trainer, trainer_command, trainer_config
 from runner.attempt.voice import Voice
 from runner.errors import (
     DamagedObjectError,
@@ -45,7 +44,7 @@ from runner.errors import (
 )
 from runner.job.attempts import Attempt
 from runner.job.job import Job
-from runner.job.lease import Heart, claim
+from runner.job.lease import Heart, claim, what_is_lost
 from runner.resolve import resolve_attempt
 from runner.spec import JobSpec
 from runner.waits import WAITS
@@ -123,8 +122,7 @@ class _Run:
         self.data: Path | None = None
         self.asked: Reason | None = None
         self.asked_at = 0.0
-        self.interrupted = False
-        self.superseded = False
+        self.interrupted = self.superseded = False
         self.began = time.monotonic()
         self.heart = Heart(
             job, attempt, old_requests, lambda: dict(self.progress), lambda word: self.inbox.put(("heard", word))
@@ -158,12 +156,11 @@ class _Run:
             message = f"{error.filename or self.scratch_root}: {error.strerror or error}"
         finally:
             self.trainer.kill()
-        attempts: list[Attempt] = []
         with suppress(StoreError):  # it may have happened since the last beat
-            attempts = self.job.attempts.all()
-            self.superseded = self.superseded or self.attempt.superseded_by(attempts)
+            if self.attempt.superseded_by(self.job.attempts.all()):
+                self._lose()
         if self.superseded:
-            reason, message = Reason.LEASE_LOST, _what_is_lost(attempts, self.progress.get("step", 0))
+            reason, message = Reason.LEASE_LOST, what_is_lost(self.job, self.progress.get("step", 0))
         reason = self._finish(reason, message)
         self.heart.stop()
         if self.publisher is not None:
@@ -229,14 +226,10 @@ class _Run:
         self.job.attempts.write(self.attempt)
         config = scratch / "config.json"
         config.write_text(json.dumps(trainer_config(self.config, self.attempt, self.data)))
-        command = [sys.executable, "-m", "last_e", "--config", str(config), "--out", str(scratch / "run"), "--supervised"]
-        if fetched is not None:
-            command += ["--resume", str(fetched[0])]
-        if self.allow_change:
-            command += ["--allow-change", *self.allow_change]
         if self.asked is not None:  # stopped before there was anything to stop
             return self.asked, "nothing was trained"
-        self.trainer.start(command)
+        resume = None if fetched is None else fetched[0]
+        self.trainer.start(trainer_command(config, scratch / "run", resume, self.allow_change))
         if self.asked is not None:  # asked while it was being started
             self.trainer.ask_to_save()
         open_pipes = len(PIPES)
@@ -283,9 +276,7 @@ class _Run:
         if kind == "note":
             self.voice.say(line or "", "warning")
         elif kind == "heard" and line == "superseded":
-            self.superseded = True
-            if self.publisher is not None:
-                self.publisher.superseded = True
+            self._lose()
             self._ask(Reason.LEASE_LOST)
             self.trainer.kill()
         elif kind == "heard":
@@ -294,6 +285,12 @@ class _Run:
             if line == "stop now":
                 self.trainer.kill()
         return kind in ("note", "heard")
+
+    def _lose(self) -> None:
+        """Another attempt has the job: nothing more is sent."""
+        self.superseded = True
+        if self.publisher is not None:
+            self.publisher.superseded = True
 
     # --- stopping -----------------------------------------------------------------------------------------------------
 
@@ -349,17 +346,14 @@ class _Run:
             self.voice.show(f"{error.filename}: {error.strerror}", "warning")
             with suppress(StoreError):  # no room for it in the outbox; the store itself may have some
                 self.job.attempts.write(attempt)
-        outbox, seconds = self.publisher.outbox, self._drain_seconds(reason)
-        if not outbox.drain(0.5):
-            self.voice.show(f"waiting for uploads, {seconds_text(seconds)} at the most")
-        if outbox.drain(seconds):  # also when all was sent: the last pruning may be under way
+        left = self.publisher.drain(self._drain_seconds(reason))
+        if self.publisher.superseded:  # seen before something was sent
+            self._lose()
+            self.voice.show(f"{Reason.LEASE_LOST.value}: {what_is_lost(self.job, self.progress.get('step', 0))}")
+            return Reason.LEASE_LOST
+        if left is None:
             return reason
-        left = f"the store does not have all of it ({outbox.error or 'too slow'}); the rest is in {outbox.folder}"
-        if attempt.container and "scratch" not in attempt.container:  # on another machine, in a volume of its engine
-            way = f" in the engine's volume: lastrun resume {self.job.reference} with the same engine sends it and goes on"
-        else:
-            way = f": lastrun sync {self.job.reference} --from {outbox.folder} sends it"
-        self.voice.show(left + way, "warning")
+        self.voice.show(left, "warning")
         return Reason.STORE_UNREACHABLE
 
     def _drain_seconds(self, reason: Reason) -> float:
@@ -371,20 +365,6 @@ class _Run:
         if reason is Reason.TIME_LIMIT:
             return max(5.0, self.config.hardware.stop_margin - (time.monotonic() - self.asked_at) - 10.0)
         return WAITS.drain
-
-
-def _what_is_lost(attempts: list[Attempt], step: int) -> str:
-    """For an attempt that has trained to ``step``, what of it the one that has the job now does not follow."""
-    owner = next((other for other in reversed(attempts) if other.has_taken_the_job), None)
-    text = "another attempt has taken the job; nothing more was sent"
-    if owner is None or owner.inherited is None:
-        return text
-    steps = f": {owner} went on from step {owner.resumed_step}"
-    return (
-        text
-        + steps
-        + (f", steps {owner.resumed_step + 1} to {step} of this one are not followed" if step > owner.resumed_step else "")
-    )
 
 
 def _disk_full(error: BaseException | None) -> bool:

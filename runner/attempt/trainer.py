@@ -6,6 +6,7 @@ import math
 import queue
 import signal
 import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import IO, Any
@@ -103,6 +104,13 @@ class Trainer:
         for line in pipe:
             self._inbox.put((kind, redact(line.rstrip("\n"))))
         self._inbox.put((kind, None))
+
+
+def trainer_command(config: Path, out: Path, resume: Path | None, allow_change: list[str]) -> list[str]:
+    """Train as a file says, in ``out``, perhaps from a checkpoint's folder on."""
+    command = [sys.executable, "-m", "last_e", "--config", str(config), "--out", str(out), "--supervised"]
+    command += [] if resume is None else ["--resume", str(resume)]
+    return command + (["--allow-change", *allow_change] if allow_change else [])
 
 
 def trainer_config(config: JobSpec, attempt: Attempt, data: Path | None) -> dict[str, Any]:

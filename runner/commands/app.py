@@ -23,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.command()(bench)
 app.command()(run.submit)
 app.command()(run.resume)
 app.command()(check.validate)
@@ -35,7 +36,6 @@ app.command()(keep.stop)
 app.command()(keep.pull)
 app.command()(keep.sync)
 app.command()(keep.rm)
-app.command()(bench)
 app.add_typer(data_app, name="data")
 app.add_typer(image_app, name="image")
 app.command(hidden=True)(run.attempt)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -131,6 +132,17 @@ class Attempts:
                 continue
         return [attempt for attempt in sorted(found, key=lambda a: a.order) if attempt.phase != "withdrawn"]
 
+    def again(self, attempt: Attempt) -> Attempt | None:
+        """An attempt as its record has it now, also one that withdrew; None: it has none any more.
+
+        Raises:
+            StoreError: the record is damaged.
+        """
+        try:
+            return self._read(attempt.id)
+        except MissingKeyError:
+            return None
+
     def next_number(self) -> int:
         """The number for a new attempt: one more than the largest, withdrawn ones included."""
         return 1 + max((int(name.split("-")[0]) for name in self._names()), default=0)
@@ -174,7 +186,8 @@ class Attempts:
         if not attempt.open:
             return False
         if attempt.is_here:
-            return machine.process_identity(attempt.pid) == attempt.process
+            with suppress(machine.HiddenProcessError):
+                return machine.process_identity(attempt.pid) == attempt.process
         try:
             age = self._store.age(self._paths.heartbeat(attempt.id))
         except MissingKeyError:

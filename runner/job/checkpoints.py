@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,18 +102,20 @@ class Checkpoints:
         another has taken the job deletes nothing, though nobody has told it yet. What an earlier call of this attempt's began
         to delete is deleted too.
         """
-        listed, attempts = self._listed(), self._attempts.all()
-        found = _counted(self._stored(_with_manifest(listed), lambda _: None), attempts)
+        listed = self._listed()
+        stored = list(self._stored(_with_manifest(listed), lambda _: None))
+        attempts = self._attempts.all()  # last, so that little can happen between this look and what is deleted
         if by.superseded_by(attempts):
             return
+        found = _counted(stored, attempts)
         newest = max((stored.name for stored in found if stored.attempt == by.id), default="")
         for name, keys in _without_manifest(listed).items():
             if name.partition("-")[2] == by.id and name < newest:  # uploads go in order: a later one is on its way
                 self._store.delete(keys)
         origins = {attempt.resumed_from for attempt in attempts if attempt.open}
-        for stored, keep in zip(found, to_keep([s.manifest for s in found], keep_last)):
-            if not keep and stored.name not in origins:
-                self._delete(stored)
+        for one, keep in zip(found, to_keep([s.manifest for s in found], keep_last)):
+            if not keep and one.name not in origins:
+                self._delete(one)
 
     def _stored(self, names: Collection[str], say: Say) -> Iterator[Stored]:
         """Of these, the ones that have a readable manifest, whoever wrote them."""
@@ -153,7 +155,7 @@ def _without_manifest(listed: dict[str, list[str]]) -> dict[str, list[str]]:
     return {name: keys for name, keys in listed.items() if name not in finished}
 
 
-def _counted(stored: Iterator[Stored], attempts: list[Attempt]) -> list[Stored]:
+def _counted(stored: Iterable[Stored], attempts: list[Attempt]) -> list[Stored]:
     """Those that count, oldest first."""
     return sorted(filter(_followed(attempts), stored), key=lambda one: one.order)
 

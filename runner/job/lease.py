@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import Any
 
 from runner import machine
@@ -100,6 +101,19 @@ def _refuse_beating(job: Job) -> None:
 def _withdraw(job: Job, attempt: Attempt) -> None:
     attempt.phase = "withdrawn"
     job.attempts.write(attempt)
+
+
+def what_is_lost(job: Job, step: int) -> str:
+    """For an attempt from which another has taken the job: what of it, which has trained to ``step``, the other does not follow."""
+    owner = None
+    with suppress(StoreError):
+        owner = next((other for other in reversed(job.attempts.all()) if other.has_taken_the_job), None)
+    text = "another attempt has taken the job; nothing more was sent"
+    if owner is None or owner.inherited is None:
+        return text
+    first = owner.resumed_step + 1
+    lost = f", steps {first} to {step} of this one are not followed" if step >= first else ""
+    return f"{text}: {owner} went on from step {owner.resumed_step}{lost}"
 
 
 class Heart(threading.Thread):

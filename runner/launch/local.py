@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-from contextlib import suppress
+import threading
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, TextIO
 
 from last_e.datafile import DataError, data_path, is_remote
 from last_e.text import expand
+from runner import machine
 from runner.attempt import data_cache
 from runner.errors import EngineError, Exit, UsageError
 from runner.job.attempts import Attempt
@@ -65,14 +66,19 @@ class LocalLauncher:
         return started
 
     @staticmethod
-    def settle(job: Job, attempt: Attempt) -> Attempt:
+    def settle(job: Job, attempt: Attempt) -> Attempt | None:
         """A process of this machine that is gone is dead beyond doubt; from elsewhere, or from inside a container, nobody could
         tell."""
-        if not attempt.is_here or job.attempts.alive(attempt):
+        if not attempt.is_here:
+            return attempt
+        try:
+            if machine.process_identity(attempt.pid) == attempt.process:
+                return attempt
+        except machine.HiddenProcessError:
             return attempt
         # A dead process writes nothing any more: what it wrote last stands if it is an end.
-        current = next((other for other in job.attempts.all() if other.id == attempt.id), attempt)
-        if current.open:
+        current = job.attempts.again(attempt)
+        if current is not None and current.open:
             job.attempts.write_lost(current, "its process is gone")
         return current
 
@@ -97,6 +103,8 @@ class StartedProcess:
 
     def __init__(self, process: subprocess.Popen[bytes], errors: IO[str] | None) -> None:
         self._process, self._errors = process, errors
+        self._ended = threading.Event()
+        threading.Thread(target=self._wait, name="attempt", daemon=True).start()
 
     def is_its(self, attempt: Attempt) -> bool:
         """By its process: the attempt is our child itself."""
@@ -104,15 +112,20 @@ class StartedProcess:
 
     def wait(self, seconds: float) -> int | None:
         """One that a signal ended had not claimed the job yet: else it would have saved and left by itself."""
-        with suppress(subprocess.TimeoutExpired):
-            code = self._process.wait(seconds)
-            return code if code >= 0 else Exit.PAUSED if -code in LEAVING else Exit.FAILED
-        return None
+        if not self._ended.wait(seconds):
+            return None
+        code = self._process.wait()
+        return code if code >= 0 else Exit.PAUSED if -code in LEAVING else Exit.FAILED
 
     def hand_on(self, signum: int) -> None:
         """The terminal sends Ctrl-C to both; anything else comes to us alone."""
         if signum != signal.SIGINT:
             self._process.send_signal(signum)
+
+    def _wait(self) -> None:
+        """On a thread of its own: the main one would have to look again and again, to hear signals as well."""
+        self._process.wait()
+        self._ended.set()
 
     def last_words(self) -> str:
         """Of one in the background: what it wrote to standard error."""

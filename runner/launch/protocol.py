@@ -18,7 +18,8 @@ class Started(Protocol):
         """Whether a record in the store is this attempt's."""
 
     def wait(self, seconds: float) -> int | None:
-        """Its exit code, once it has ended; None if that takes longer than ``seconds``.
+        """Its exit code, once it has ended; None if that takes longer than ``seconds``. What has to be found out when it has
+        ended, and may take long, lets itself be left (:func:`runner.signals.interrupt`).
 
         Raises:
             EngineError: nobody tells any more what becomes of it.
@@ -57,18 +58,18 @@ class Launcher(Protocol):
     def start(self, job: Job, arguments: list[str], *, output: TextIO | None) -> Started:
         """Start an attempt. What it says goes to ``output`` as it comes; with None it lives on when this process ends.
 
-        Signals are held back meanwhile. What takes long lets itself be left (:func:`runner.signals.interruptible`), and then
-        nothing of it stays.
+        Signals are held back meanwhile, by :mod:`runner.launch.start`. What takes long lets itself be left
+        (:func:`runner.signals.interruptible`), and then nothing of it stays.
 
         Raises:
             LastrunError: it cannot be started.
         """
 
     @staticmethod
-    def settle(job: Job, attempt: Attempt) -> Attempt:
+    def settle(job: Job, attempt: Attempt) -> Attempt | None:
         """Is an open attempt that this kind of launcher has started alive? Where it has ended beyond doubt and could not say
-        so itself, its end is written, with what is known of it. Returns the attempt as it is now; unchanged where it is alive
-        or cannot be seen from here, and its heartbeat decides.
+        so itself, its end is written, with what is known of it. Returns the attempt as it is now, read anew where it is not
+        alive (None: its record is gone); unchanged where it is alive or cannot be seen from here, and its heartbeat decides.
 
         Raises:
             LastrunError: it cannot be seen from here.

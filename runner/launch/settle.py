@@ -22,7 +22,8 @@ def launcher_class(name: str) -> type[Launcher]:
 
 def settled(job: Job) -> list[Attempt]:
     """The job's attempts, once the launchers of those that are open have written what they know of their end."""
-    return [_settled(job, attempt) if attempt.open else attempt for attempt in job.attempts.all()]
+    found = [_settled(job, attempt) if attempt.open else attempt for attempt in job.attempts.all()]
+    return [attempt for attempt in found if attempt is not None and attempt.phase != "withdrawn"]
 
 
 def state_of(job: Job) -> tuple[State, Attempt | None, Reason | None]:
@@ -35,7 +36,7 @@ def scratch_places(job: Job) -> set[Path]:
     return {place for name in LAUNCHERS for place in launcher_class(name).places(job)}
 
 
-def _settled(job: Job, attempt: Attempt) -> Attempt:
+def _settled(job: Job, attempt: Attempt) -> Attempt | None:
     if attempt.launcher in LAUNCHERS:  # else of a newer version: its heartbeat decides
         with suppress(LastrunError):  # it cannot be seen from here, or the store only lets us read
             return launcher_class(attempt.launcher).settle(job, attempt)

@@ -13,7 +13,7 @@ from runner.signals import handled, interruptible
 from runner.spec import JobSpec
 
 START_SECONDS = 60.0
-_LOOK_SECONDS = 0.1
+_LOOK_SECONDS = 0.2
 
 
 def make_launcher(config: JobSpec) -> Launcher:
@@ -45,26 +45,41 @@ def detach(launcher: Launcher, job: Job, arguments: list[str]) -> None:
     """
     known = {attempt.id for attempt in job.attempts.all()}
     _tidy(launcher, job)
-    started = launcher.start(job, arguments, output=None)
-    deadline = time.monotonic() + START_SECONDS
+    asked: list[int] = []
+    with handled(asked.append):
+        started = launcher.start(job, arguments, output=None)
+    if asked:
+        started.kill()
+        raise KeyboardInterrupt
+    deadline, words = time.monotonic() + START_SECONDS, ""
     while time.monotonic() < deadline:
         code = started.wait(0)  # asked first: it may claim, run and end between two looks
-        if any(a.id not in known and started.is_its(a) and a.phase != "claiming" for a in job.attempts.all()):
-            return
+        try:
+            if any(a.id not in known and started.is_its(a) and a.phase != "claiming" for a in job.attempts.all()):
+                return
+        except StoreError as error:  # it may answer again
+            words = f": {error}"
         if code is not None:
-            error = LastrunError(_said(started) or f"the attempt ended with code {code}")
-            started.kill()
-            error.exit_code = Exit(code) if code in Exit._value2member_map_ else Exit.FAILED
-            raise error
+            raise _failed(started, code)
         time.sleep(_LOOK_SECONDS)
-    said = _said(started)
-    started.kill()
-    words = f"; it said: {said}" if said else ""
+    said = _end(started)
+    words = f"; it said: {said}" if said else words
     raise StoreError(f"{job.id}: no sign of the attempt within {START_SECONDS:.0f} s, so it was ended{words}")
 
 
-def _said(started: Started) -> str:
-    return started.last_words().strip().removeprefix("error: ")
+def _failed(started: Started, code: int) -> LastrunError:
+    """What an attempt that ended before it had the job says."""
+    error = LastrunError(_end(started) or f"the attempt ended with code {code}")
+    error.exit_code = Exit(code) if code in Exit._value2member_map_ else Exit.FAILED
+    return error
+
+
+def _end(started: Started) -> str:
+    """End what was started, and return its last words."""
+    try:
+        return started.last_words().strip().removeprefix("error: ")
+    finally:
+        started.kill()
 
 
 def _tidy(launcher: Launcher, job: Job) -> None:

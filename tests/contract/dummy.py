@@ -47,12 +47,12 @@ class DummyLauncher:
         return StartedProcess(process, errors)
 
     @staticmethod
-    def settle(job: Job, attempt: Attempt) -> Attempt:
+    def settle(job: Job, attempt: Attempt) -> Attempt | None:
         token = (attempt.container or {})["token"].encode()
         if token in _environment(Path(f"/proc/{attempt.pid}/environ")):
             return attempt
-        current = next(other for other in job.attempts.all() if other.id == attempt.id)
-        if current.open:
+        current = job.attempts.again(attempt)
+        if current is not None and current.open:
             job.attempts.write_lost(current, "its process has no token any more")
         return current
 

@@ -19,9 +19,13 @@ from typing import Any
 
 import pytest
 
+from runner.errors import StoreError
 from runner.job.attempts import Attempt
 from runner.job.job import Job
+from runner.launch import start
+from runner.launch.local import LocalLauncher
 from runner.launchers import LAUNCHERS
+from runner.resolve import resolve_spec
 from runner.store.directory import DirectoryStore
 from tests.conftest import Cli
 from tests.jobs import PATIENCE, jobs_in, some_step_is_stored
@@ -143,6 +147,10 @@ def test_an_attempt_in_the_background_has_its_job_alone_and_is_found_dead_when_i
     assert found.phase == "lost"
     assert found.message
     assert f"lost ({found.message})" in cli("status", job.id).stdout
+    assert list(tiny.parent.rglob(f"lastrun-{job.id}-*"))
+    sent = cli("sync", job.id)
+    assert sent.returncode == 0, sent.stderr
+    assert not list(tiny.parent.rglob(f"lastrun-{job.id}-*"))  # it was found, wherever this launcher has it
     finished = cli("resume", job.id, "--set", "training.epochs=3", "--allow-change", "training.epochs")
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert [one.launcher for one in job.attempts.all()] == [case.name] * 2
@@ -178,3 +186,24 @@ def wait_until(what: Callable[[], object]) -> None:
     while not what():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_what_gives_no_sign_is_ended_and_so_is_what_was_started_when_somebody_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = resolve_spec(ROOT / "jobs" / "quickstart.yaml", "local", []).config
+    job = Job(DirectoryStore(tmp_path), "j")
+
+    class Leaving(LocalLauncher):
+        def start(self, job: Job, arguments: list[str], *, output: Any) -> Any:
+            started = super().start(job, arguments, output=output)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return started
+
+    monkeypatch.setattr(start, "START_SECONDS", 0.0)
+    with pytest.raises(StoreError, match="no sign of the attempt"):
+        start.detach(LocalLauncher(config), job, [])
+    with pytest.raises(KeyboardInterrupt):
+        start.detach(Leaving(config), job, [])
+    own = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+    assert not [words for words in own if job.uri.encode() in words]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import time
 from collections.abc import Iterable
@@ -13,10 +14,11 @@ import pytest
 from last_e.manifest import File, Manifest
 from runner import machine
 from runner.errors import StoreError
-from runner.job.attempts import Attempt, Attempts
+from runner.job.attempts import EXPIRY_SECONDS, Attempt, Attempts
 from runner.job.find import list_jobs
 from runner.job.job import Job
 from runner.job.lease import Heart, claim
+from runner.launch.settle import settled
 from runner.store.directory import DirectoryStore
 from runner.view.status import summaries
 
@@ -237,3 +239,40 @@ def test_what_others_put_into_a_job_does_no_harm_and_goes_with_it(tmp_path: Path
     job.delete()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["keep"]
     assert (keep / "me").exists()
+
+
+def test_an_attempt_that_withdrew_or_is_gone_is_not_written_as_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Job(DirectoryStore(tmp_path), "j")
+    done = Attempt("0001-aaaaaaaa", "elsewhere", 1, "1", time.time(), phase="ended", reason="completed")
+    dead = Attempt("0002-aaaaaaaa", machine.identity(), 1, "gone", time.time())
+    job.attempts.write(done)
+    for phase in ("withdrawn", None):  # between the look and the moment in which its process is seen to be gone
+        job.attempts.write(dead)
+
+        def then(_: int, phase: str | None = phase) -> None:
+            if phase is None:
+                job.store.delete([job.paths.attempt(dead.id)])
+            else:
+                job.attempts.write(replace(dead, phase=phase))
+
+        monkeypatch.setattr(machine, "process_identity", then)
+        assert [attempt.id for attempt in settled(job)] == [done.id]
+        assert [attempt.id for attempt in job.attempts.all()] == [done.id]
+    monkeypatch.setattr(machine, "process_identity", lambda _: None)
+    job.attempts.write(dead)
+    assert [attempt.phase for attempt in settled(job)] == ["ended", "lost"]
+
+
+def test_a_process_that_the_system_hides_is_not_taken_for_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hidden(_: int) -> None:
+        raise machine.HiddenProcessError
+
+    job = Job(DirectoryStore(tmp_path), "j")
+    other = Attempt("0001-aaaaaaaa", machine.identity(), 1, "1", time.time(), phase="running")
+    job.attempts.write(other)
+    monkeypatch.setattr(machine, "process_identity", hidden)
+    assert [attempt.phase for attempt in settled(job)] == ["running"]
+    assert job.state()[0].value == "running"  # by its heartbeat
+    written = time.time() - EXPIRY_SECONDS - 1
+    os.utime(tmp_path / job.paths.attempt(other.id), (written, written))
+    assert job.state()[0].value == "lost"

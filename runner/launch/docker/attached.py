@@ -19,7 +19,7 @@ from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.launch.docker import containers
 from runner.launch.docker.engine import SHORT_SECONDS, explain, explained, patience
-from runner.signals import LEAVING
+from runner.signals import LEAVING, handled, interrupt
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -67,7 +67,8 @@ class StartedContainer:
             return self._code_in_the_background()
         self._watch.join(seconds)
         if not self._watch.is_alive():
-            return self._code(self._watch)
+            with handled(interrupt):
+                return self._code(self._watch)
         if time.monotonic() >= self._next_look:
             self._call(self._container.reload)
             self._next_look = time.monotonic() + SHORT_SECONDS
@@ -81,13 +82,13 @@ class StartedContainer:
 
     def last_words(self) -> str:
         """The last line of its output."""
-        with explained():
+        with patience(self._container.client, SHORT_SECONDS), explained():
             words = plain(self._container.logs().decode(errors="replace")).strip().splitlines()
         return words[-1] if words else ""
 
     def kill(self) -> None:
         """Container and all."""
-        with explained():
+        with patience(self._container.client, SHORT_SECONDS), explained():
             containers.remove(self._container, force=True)
 
     def _code_in_the_background(self) -> int | None:

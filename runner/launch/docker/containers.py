@@ -73,7 +73,7 @@ def trial(client: DockerClient, image: str, words: list[str], **options: Any) ->
                 discard(client, f"{TRIAL_LABEL}={token}")
 
 
-def settle(job: Job, attempt: Attempt) -> Attempt:
+def settle(job: Job, attempt: Attempt) -> Attempt | None:
     """Write the end of an open attempt whose container has ended for certain; returns the attempt as it is now.
 
     Only the engine that ran the container is believed, and only about the container whose token the attempt carries. A dead
@@ -92,8 +92,8 @@ def settle(job: Job, attempt: Attempt) -> Attempt:
         )
         if found and found[0].status not in ("exited", "dead"):
             return attempt
-        current = next((other for other in job.attempts.all() if other.id == attempt.id), attempt)
-        if not current.open or current.container != known:
+        current = job.attempts.again(attempt)
+        if current is None or not current.open or current.container != known:
             return current
         if not found:  # removed by hand, or on another engine that has the same ID: the heartbeat decides
             return current
@@ -146,10 +146,10 @@ def remove_if_told(job: Job, container: Any) -> None:
     """Remove an ended container if the store knows how its attempt ended; else it stays, for whoever asks next."""
     token = container.labels[ATTEMPT_LABEL]
     own = [attempt for attempt in job.attempts.all() if attempt.id.endswith(f"-{token}")]
-    for number, attempt in enumerate(own):
-        if attempt.open:
-            with suppress(LastrunError):  # a store that only lets us read
-                own[number] = settle(job, attempt)
+    for attempt in [attempt for attempt in own if attempt.open]:
+        with suppress(LastrunError):  # a store that only lets us read
+            settled = settle(job, attempt)
+            own = [one for one in own if one is not attempt] + ([] if settled is None else [settled])
     if not own:  # it withdrew or never began; or the job was deleted; or its store is away, a disk that is not mounted now
         try:
             job.record()

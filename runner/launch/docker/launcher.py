@@ -65,10 +65,11 @@ class DockerLauncher:
     def start(self, job: Job, arguments: list[str], *, output: TextIO | None) -> StartedContainer:
         """A container of the image's very digest; its variables come through its standard input."""
         with interruptible(f"{job.id}: interrupted before its attempt began; lastrun resume {job.reference} begins it"):
-            return StartedContainer(job, self._start(job, arguments), output)
+            container = self._start(job, arguments)
+        return StartedContainer(job, container, output)
 
     @staticmethod
-    def settle(job: Job, attempt: Attempt) -> Attempt:
+    def settle(job: Job, attempt: Attempt) -> Attempt | None:
         """Only the engine that ran the container is believed, and only about the container whose token the attempt carries."""
         return containers.settle(job, attempt)
 
