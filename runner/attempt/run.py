@@ -112,9 +112,8 @@ class _Run:
         scratch_root: Path,
         old_requests: set[str],
     ) -> None:
-        self.scratch_root = scratch_root
         self.job, self.attempt, self.config = job, attempt, resolved.config
-        self.allow_change, self.notes = allow_change, resolved.notes
+        self.allow_change, self.notes, self.scratch_root = allow_change, resolved.notes, scratch_root
         self.inbox: Inbox = queue.Queue()
         self.voice, self.trainer = Voice(sink), Trainer(self.inbox)
         self.progress: dict[str, Any] = {}

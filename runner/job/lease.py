@@ -104,7 +104,7 @@ def _withdraw(job: Job, attempt: Attempt) -> None:
 
 
 def what_is_lost(job: Job, step: int) -> str:
-    """For an attempt from which another has taken the job: what of it, which has trained to ``step``, the other does not follow."""
+    """For an attempt that has trained to ``step``, and from which another has taken the job: what the other does not follow."""
     owner = None
     with suppress(StoreError):
         owner = next((other for other in reversed(job.attempts.all()) if other.has_taken_the_job), None)
