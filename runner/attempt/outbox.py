@@ -131,6 +131,8 @@ class Outbox:
         with self._wake:
             os.replace(path, self.folder / key)
             self._queue.setdefault(key, time.monotonic())
+            if key.endswith(f"/{ATTEMPT_RECORD}"):  # it may tell of the end: nothing else is to come after that
+                self._queue.move_to_end(key)
             if self._sending == key:  # newer bytes of what is on its way: once more
                 self._queue[key] = time.monotonic()
                 self._sending = None

@@ -150,7 +150,7 @@ class Publisher:
 
     def _lost(self) -> bool:
         """On the outbox's thread: whether another attempt has the job."""
-        if not self.superseded and self._attempt.superseded_by(self._job.attempts.all()):
+        if not self.superseded and self._job.attempts.look(self._attempt) == "superseded":
             self.superseded = True
             self._tell_superseded()
         return self.superseded

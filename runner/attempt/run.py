@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import queue
 import shutil
-import signal
 import tempfile
 import time
 from collections.abc import Iterable
@@ -15,7 +13,6 @@ from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from last_e import events
@@ -26,6 +23,7 @@ from last_e.layers import Resolved
 from last_e.text import expand
 from runner import machine
 from runner.attempt.data_cache import fetch_data
+from runner.attempt.leaving import STOP_PATIENCE_SECONDS, Leaving
 from runner.attempt.leftovers import clear_leftovers
 from runner.attempt.outbox import waiting
 from runner.attempt.publish import Publisher
@@ -33,7 +31,6 @@ from runner.attempt.trainer import PIPES, Inbox, Trainer, trainer_command, train
 from runner.attempt.voice import Voice
 from runner.errors import (
     DamagedObjectError,
-    Exit,
     LastrunError,
     MissingKeyError,
     PausedError,
@@ -47,10 +44,7 @@ from runner.job.job import Job
 from runner.job.lease import Heart, claim, what_is_lost
 from runner.resolve import resolve_attempt
 from runner.spec import JobSpec
-from runner.waits import WAITS
 
-STOP_PATIENCE_SECONDS = WAITS.save
-PREEMPTED_SECONDS = WAITS.notice
 _RESULT_FIELDS = ("test_top1", "test_top5", "best_top1", "best_epoch", "step", "total_steps")
 
 
@@ -116,21 +110,17 @@ class _Run:
         self.allow_change, self.notes, self.scratch_root = allow_change, resolved.notes, scratch_root
         self.inbox: Inbox = queue.Queue()
         self.voice, self.trainer = Voice(sink), Trainer(self.inbox)
+        self.leaving = Leaving(self.config.hardware, self.trainer, self.inbox)
         self.progress: dict[str, Any] = {}
         self.publisher: Publisher | None = None
         self.data: Path | None = None
-        self.asked: Reason | None = None
-        self.asked_at = 0.0
-        self.interrupted = self.superseded = False
-        self.began = time.monotonic()
-        self.heart = Heart(
-            job, attempt, old_requests, lambda: dict(self.progress), lambda word: self.inbox.put(("heard", word))
-        )
+        self.superseded = False
+        self.heart = Heart(job, attempt, old_requests, lambda: dict(self.progress), lambda *words: self.inbox.put(words))
 
     def to_its_end(self) -> Reason:
         """Train, publish, write how it ended."""
         scratch: Path | None = None
-        self._take_signals()
+        self.leaving.take_signals()
         self.heart.start()
         try:
             clear_leftovers(self.job, self.scratch_root, self.voice.say)
@@ -159,7 +149,7 @@ class _Run:
             if self.attempt.superseded_by(self.job.attempts.all()):
                 self._lose()
         if self.superseded:
-            reason, message = Reason.LEASE_LOST, what_is_lost(self.job, self.progress.get("step", 0))
+            reason, message = Reason.LEASE_LOST, what_is_lost(self.job, self.attempt, self.progress.get("step", 0))
         reason = self._finish(reason, message)
         self.heart.stop()
         if self.publisher is not None:
@@ -182,8 +172,8 @@ class _Run:
                 uri = str(self.config.data.uri)
                 self.data = fetch_data(uri, options=options, say=self.voice.say, stop=self._stop_while_waiting)
             except PausedError as error:
-                assert self.asked is not None
-                return self.asked, str(error)
+                assert self.leaving.reason is not None
+                return self.leaving.reason, str(error)
             except (MissingKeyError, DamagedObjectError, UsageError) as error:
                 return Reason.DATA_ERROR, str(error)
             except StoreError:
@@ -205,8 +195,8 @@ class _Run:
         """Before there is a trainer: hear what other threads have to say, look at the clock; whether to stop."""
         while not self.inbox.empty():
             self._hear(*self.inbox.get())
-        self._look_at_limit()
-        return self.asked is not None
+        self.leaving.look_at_limit()
+        return self.leaving.reason is not None
 
     def _train_once(self, scratch: Path, publisher: Publisher, bad: set[str]) -> tuple[Reason, str]:
         warn = partial(self.voice.say, level="warning")
@@ -225,11 +215,11 @@ class _Run:
         self.job.attempts.write(self.attempt)
         config = scratch / "config.json"
         config.write_text(json.dumps(trainer_config(self.config, self.attempt, self.data)))
-        if self.asked is not None:  # stopped before there was anything to stop
-            return self.asked, "nothing was trained"
+        if self.leaving.reason is not None:  # stopped before there was anything to stop
+            return self.leaving.reason, "nothing was trained"
         resume = None if fetched is None else fetched[0]
         self.trainer.start(trainer_command(config, scratch / "run", resume, self.allow_change))
-        if self.asked is not None:  # asked while it was being started
+        if self.leaving.reason is not None:  # asked while it was being started
             self.trainer.ask_to_save()
         open_pipes = len(PIPES)
         while open_pipes:
@@ -245,7 +235,7 @@ class _Run:
             else:
                 self._handle(kind, line, publisher)
             self._tick(publisher)
-        verdict = self.trainer.verdict(self.asked)
+        verdict = self.trainer.verdict(self.leaving.reason)
         publisher.send_results()
         return verdict
 
@@ -276,11 +266,14 @@ class _Run:
             self.voice.say(line or "", "warning")
         elif kind == "heard" and line == "superseded":
             self._lose()
-            self._ask(Reason.LEASE_LOST)
+            self.leaving.ask(Reason.LEASE_LOST)
             self.trainer.kill()
+        elif kind == "heard" and line == "record":
+            if self.publisher is not None:
+                self.publisher.record()
         elif kind == "heard":
             self.voice.say("asked to stop from another terminal or machine")
-            self._ask(Reason.STOP_REQUESTED)
+            self.leaving.ask(Reason.STOP_REQUESTED)
             if line == "stop now":
                 self.trainer.kill()
         return kind in ("note", "heard")
@@ -291,40 +284,12 @@ class _Run:
         if self.publisher is not None:
             self.publisher.superseded = True
 
-    # --- stopping -----------------------------------------------------------------------------------------------------
-
-    def _take_signals(self) -> None:
-        def interrupt(signum: int, frame: FrameType | None) -> None:
-            if self.interrupted:
-                self.trainer.kill()
-                os.write(2, b"left without saving; the last checkpoint stands\n")
-                os._exit(Exit.INTERRUPTED_TWICE)
-            self.interrupted = True  # who was asked to stop in another way has not been told of a second one
-            self._ask(Reason.INTERRUPTED)
-            self.inbox.put(("note", "stopping: saving a checkpoint first (Ctrl-C again to leave without)"))
-
-        signal.signal(signal.SIGINT, interrupt)
-        for signum in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(signum, lambda *_: self._ask(Reason.PREEMPTED))
-
-    def _ask(self, reason: Reason) -> None:
-        """Ask the trainer to save and leave."""
-        if self.asked is None:
-            self.asked, self.asked_at = reason, time.monotonic()
-            self.trainer.ask_to_save()
-
     def _tick(self, publisher: Publisher) -> None:
-        self._look_at_limit()
-        overdue = self.asked is not None and time.monotonic() - self.asked_at > STOP_PATIENCE_SECONDS
-        if overdue and self.trainer.runs:
+        self.leaving.look_at_limit()
+        if self.leaving.overdue and self.trainer.runs:
             self.voice.say(f"the trainer did not stop within {STOP_PATIENCE_SECONDS:.0f} s and was ended", "warning")
             self.trainer.kill()
         publisher.tick()
-
-    def _look_at_limit(self) -> None:
-        limit = self.config.hardware.session_limit
-        if limit is not None and time.monotonic() - self.began >= limit - self.config.hardware.stop_margin:
-            self._ask(Reason.TIME_LIMIT)
 
     # --- ending -------------------------------------------------------------------------------------------------------
 
@@ -337,6 +302,8 @@ class _Run:
             attempt.scores["epoch"] = self.progress.get("last_epoch", {}).get("epoch", attempt.resumed_epoch)
         self.voice.tell(ended if ended and ended.reason == reason.value else Message(f"{reason.value}: {message}"))
         if self.superseded or self.publisher is None:
+            with suppress(StoreError):  # who looks later need not wait for its heart
+                self.job.attempts.write(attempt)
             return reason
         try:
             self.publisher.send_log()
@@ -345,25 +312,16 @@ class _Run:
             self.voice.show(f"{error.filename}: {error.strerror}", "warning")
             with suppress(StoreError):  # no room for it in the outbox; the store itself may have some
                 self.job.attempts.write(attempt)
-        left = self.publisher.drain(self._drain_seconds(reason))
+        lasting = self.publisher.outbox.lasting  # what the store refuses it will refuse again
+        left = self.publisher.drain(5.0 if lasting else self.leaving.drain_seconds(reason))
         if self.publisher.superseded:  # seen before something was sent
             self._lose()
-            self.voice.show(f"{Reason.LEASE_LOST.value}: {what_is_lost(self.job, self.progress.get('step', 0))}")
+            self.voice.show(f"{Reason.LEASE_LOST.value}: {what_is_lost(self.job, self.attempt, self.progress.get('step', 0))}")
             return Reason.LEASE_LOST
         if left is None:
             return reason
         self.voice.show(left, "warning")
         return Reason.STORE_UNREACHABLE
-
-    def _drain_seconds(self, reason: Reason) -> float:
-        """How long the end may wait for the network: a spot machine is gone after 30 s, a session at its limit."""
-        if self.publisher is not None and self.publisher.outbox.lasting:
-            return 5.0
-        if reason is Reason.PREEMPTED:
-            return max(5.0, PREEMPTED_SECONDS - (time.monotonic() - self.asked_at))
-        if reason is Reason.TIME_LIMIT:
-            return max(5.0, self.config.hardware.stop_margin - (time.monotonic() - self.asked_at) - 10.0)
-        return WAITS.drain
 
 
 def _disk_full(error: BaseException | None) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, FiniteFloat, ValidationError
 
 from runner import machine
-from runner.errors import MissingKeyError, Reason, State, StoreError
+from runner.errors import DamagedObjectError, MissingKeyError, Reason, State
 from runner.job.json_objects import dump, read_as, read_json
 from runner.job.paths import ATTEMPT_ID, Paths, attempt_order
 from runner.store.protocol import Store
@@ -47,6 +47,8 @@ class Attempt:
     changes: list[dict[str, Any]] = field(default_factory=list)
     supersedes: list[str] = field(default_factory=list)
     """Attempts that had not ended when this one took the job: for people. What counts is that a later one has taken it."""
+    began: bool = False
+    """Whether it has ever run."""
     inherited: list[str] | None = None
     """Checkpoints that were there when this one began: of earlier attempts, only these are followed from then on."""
     resumed_from: str | None = None
@@ -71,7 +73,8 @@ class Attempt:
     @property
     def has_taken_the_job(self) -> bool:
         """Whether it has ever run: then no earlier attempt has the job any more, whatever became of this one."""
-        return self.phase in ("running", "ended") or (self.phase == "lost" and self.inherited is not None)
+        older = self.phase in ("running", "ended") or (self.phase == "lost" and self.inherited is not None)
+        return self.began or older  # older versions did not say that one began
 
     def __str__(self) -> str:
         place = f"process {self.pid}" if self.container is None else f"container {self.container.get('name')}"
@@ -122,7 +125,7 @@ class Attempts:
         """Oldest first; those that withdrew are left out.
 
         Raises:
-            StoreError: a record is damaged.
+            DamagedObjectError: a record is damaged.
         """
         found = []
         for name in self._names():
@@ -136,7 +139,7 @@ class Attempts:
         """An attempt as its record has it now, also one that withdrew; None: it has none any more.
 
         Raises:
-            StoreError: the record is damaged.
+            DamagedObjectError: the record is damaged.
         """
         try:
             return self._read(attempt.id)
@@ -153,10 +156,11 @@ class Attempts:
 
     def entry(self, attempt: Attempt) -> tuple[str, bytes]:
         """Key and content of an attempt's record."""
-        return self._paths.attempt(attempt.id), dump(asdict(attempt))
+        return self._key(attempt), dump(asdict(attempt))
 
     def write_lost(self, attempt: Attempt, message: str) -> None:
         """Write that an attempt is dead beyond doubt, for those who cannot see that themselves."""
+        attempt.began = attempt.has_taken_the_job
         attempt.phase, attempt.ended_at, attempt.message = "lost", time.time(), message
         self.write(attempt)
 
@@ -164,15 +168,22 @@ class Attempts:
         """Tell that an attempt lives, and how far it is."""
         self._store.put(self._paths.heartbeat(attempt.id), dump({"time": time.time(), **progress}))
 
-    def still_has_the_job(self, attempt: Attempt) -> bool:
-        """For one that runs: whether no other has taken the job from it. Where an old request of its own has come late, over a
-        newer one, its record is put right."""
-        found = self.all()
-        if attempt.superseded_by(found):
-            return False
-        if not any(other.id == attempt.id and other.has_taken_the_job for other in found):
-            self.write(attempt)
-        return True
+    def look(self, attempt: Attempt) -> str | None:
+        """What one that runs should know, by few reads: ``superseded`` (a later one has taken the job), ``record`` (an old
+        request of its own has come late, and its record is not what it was), or nothing."""
+        for name in self._names():
+            if attempt_order(name) > attempt.order:
+                try:
+                    if self._read(name).has_taken_the_job:
+                        return "superseded"
+                except MissingKeyError:
+                    continue
+                except DamagedObjectError:  # whoever has written that was later
+                    return "superseded"
+        with suppress(MissingKeyError, DamagedObjectError):
+            if self._read(attempt.id).inherited == attempt.inherited:
+                return None
+        return "record"
 
     def heartbeat(self, attempt: Attempt) -> dict[str, Any]:
         """The last heartbeat of an attempt; empty before the first."""
@@ -191,7 +202,7 @@ class Attempts:
         try:
             age = self._store.age(self._paths.heartbeat(attempt.id))
         except MissingKeyError:
-            age = self._store.age(self._paths.attempt(attempt.id))
+            age = self._store.age(self._key(attempt))
         # Far in the future is as telling as far in the past: the clock of a shared folder is wrong. claim() looks closer.
         return abs(age) < EXPIRY_SECONDS
 
@@ -199,8 +210,9 @@ class Attempts:
         """The job's state, from the newest of its attempts, with the reason for which that ended."""
         if not attempts:
             return State.QUEUED, None, None
-        owner = max((n for n, attempt in enumerate(attempts) if attempt.has_taken_the_job), default=0)
-        attempt = next((a for a in attempts[owner:] if self.alive(a)), attempts[-1])
+        owner = max((n for n, attempt in enumerate(attempts) if attempt.has_taken_the_job), default=-1)
+        # Who has died before it took the job has changed nothing.
+        attempt = next((a for a in attempts[max(owner, 0) :] if self.alive(a)), attempts[owner])
         if attempt.reason is not None:
             reason = Reason(attempt.reason)
             return reason.ending.state, attempt, reason
@@ -211,9 +223,14 @@ class Attempts:
 
     def _read(self, name: str) -> Attempt:
         try:
-            attempt = read_as(Attempt, read_json(self._store, self._paths.attempt(name)))
+            record = read_json(self._store, self._paths.attempt(name))
+        except MissingKeyError:
+            record = read_json(self._store, self._paths.claim(name))
+        with suppress(ValidationError):
+            attempt = read_as(Attempt, record)
             if attempt.id == name and attempt.reason in (None, *Reason._value2member_map_):
                 return attempt
-        except ValidationError:
-            pass
-        raise StoreError(f"{self._uri}: the record of attempt {name} is damaged, or of another version of lastrun")
+        raise DamagedObjectError(f"{self._uri}: the record of attempt {name} is damaged, or of another version of lastrun")
+
+    def _key(self, attempt: Attempt) -> str:
+        return self._paths.attempt(attempt.id) if attempt.has_taken_the_job else self._paths.claim(attempt.id)

@@ -79,7 +79,7 @@ class Checkpoints:
     def sweep(self, by: Attempt) -> None:
         """Delete what earlier attempts that are gone left to nobody: checkpoints whose manifest never came, or which came too
         late to be followed, and objects half-written. Nothing of attempts later than ``by``: it may have slept for long."""
-        attempts = self._attempts.all()
+        attempts = [by if attempt.id == by.id else attempt for attempt in self._attempts.all()]
         alive = {attempt.id for attempt in attempts if self._attempts.alive(attempt)}
 
         def gone(attempt_id: str) -> bool:
@@ -104,7 +104,8 @@ class Checkpoints:
         """
         listed = self._listed()
         stored = list(self._stored(_with_manifest(listed), lambda _: None))
-        attempts = self._attempts.all()  # last, so that little can happen between this look and what is deleted
+        # Last, so that little can happen between this look and what is deleted; of its own record it knows better.
+        attempts = [by if attempt.id == by.id else attempt for attempt in self._attempts.all()]
         if by.superseded_by(attempts):
             return
         found = _counted(stored, attempts)

@@ -64,7 +64,7 @@ def claim(job: Job, takeover: bool = False, token: str | None = None) -> Attempt
             break
         time.sleep(_POLL_SECONDS)
     attempt.supersedes = [other.id for other in others if other.order < attempt.order and (other.open or other.phase == "lost")]
-    attempt.phase = "running"
+    attempt.phase, attempt.began = "running", True
     _write_surely(job, attempt, deadline=time.monotonic() + EXPIRY_SECONDS)
     return attempt
 
@@ -103,17 +103,16 @@ def _withdraw(job: Job, attempt: Attempt) -> None:
     job.attempts.write(attempt)
 
 
-def what_is_lost(job: Job, step: int) -> str:
+def what_is_lost(job: Job, attempt: Attempt, step: int) -> str:
     """For an attempt that has trained to ``step``, and from which another has taken the job: what the other does not follow."""
-    owner = None
+    text, heir = "another attempt has taken the job; nothing more was sent", None
     with suppress(StoreError):
-        owner = next((other for other in reversed(job.attempts.all()) if other.has_taken_the_job), None)
-    text = "another attempt has taken the job; nothing more was sent"
-    if owner is None or owner.inherited is None:
+        heir = next((a for a in job.attempts.all() if a.order > attempt.order and a.has_taken_the_job), None)
+    if heir is None or heir.inherited is None:
         return text
-    first = owner.resumed_step + 1
+    first = heir.resumed_step + 1
     lost = f", steps {first} to {step} of this one are not followed" if step >= first else ""
-    return f"{text}: {owner} went on from step {owner.resumed_step}{lost}"
+    return f"{text}: {heir} went on from step {heir.resumed_step}{lost}"
 
 
 class Heart(threading.Thread):
@@ -135,7 +134,7 @@ class Heart(threading.Thread):
         attempt: Attempt,
         old_requests: Collection[str],
         progress: Callable[[], dict[str, Any]],
-        hear: Callable[[str], None],
+        hear: Callable[[str, str], None],
     ) -> None:
         super().__init__(name="heart", daemon=True)
         self._job, self._attempt, self._progress, self._hear = job, attempt, progress, hear
@@ -143,18 +142,22 @@ class Heart(threading.Thread):
         self._old_requests = set(old_requests)
 
     def run(self) -> None:
-        """``hear`` is called with ``superseded``, ``stop`` or ``stop now``, from this thread."""
+        """``hear`` is called from this thread, with ``heard`` and ``superseded``, ``record``, ``stop`` or ``stop now``, or with
+        ``note`` and what people should know."""
         while not self._over.is_set():
             try:
                 self._job.attempts.write_heartbeat(self._attempt, self._progress())
-                if not self._job.attempts.still_has_the_job(self._attempt):
-                    self._hear("superseded")
-                    return
+                if word := self._job.attempts.look(self._attempt):
+                    self._hear("heard", word)
+                    if word == "superseded":
+                        return
                 for key, how in self._job.requests.new(known=self._old_requests).items():
                     self._old_requests.add(key)
-                    self._hear("stop now" if how == "now" else "stop")
+                    self._hear("heard", "stop now" if how == "now" else "stop")
             except StoreError:
                 pass
+            except Exception as error:  # whatever it is: who does not beat counts as dead, and hears nothing
+                self._hear("note", f"the heartbeat failed ({type(error).__name__}: {error}); it goes on")
             self._over.wait(HEARTBEAT_SECONDS)
 
     def stop(self) -> None:

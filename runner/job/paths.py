@@ -2,7 +2,8 @@
 
 .index/<time, backwards>-JOB-ID       empty; so that the newest of many jobs stand first in one listing
 JOB-ID/job.json                       the resolved spec with origins; written once
-JOB-ID/attempts/0003-<id>/            attempt.json, heartbeat.json, log/000017.txt, metrics.jsonl, events/
+JOB-ID/attempts/0003-<id>/            claim.json, once it has run attempt.json, heartbeat.json, log/000017.txt,
+                                      metrics.jsonl, events/
 JOB-ID/checkpoints/<step>-<attempt>/  files, then MANIFEST.json last
 JOB-ID/requests/<random>.json         stop requests
 """
@@ -14,9 +15,9 @@ import re
 from last_e.manifest import MANIFEST, Manifest
 
 INDEX = ".index/"
-ATTEMPT_RECORD = "attempt.json"
+ATTEMPT_RECORD, CLAIM_RECORD = "attempt.json", "claim.json"
 JOB_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,80}")
-ATTEMPT_ID = re.compile(r"[0-9]{4,6}-[0-9a-f]{2,16}")
+ATTEMPT_ID = re.compile(r"[0-9]{4,9}-[0-9a-f]{2,16}")
 WRITTEN_BY_ATTEMPTS = re.compile(r"[^/]+/(attempts|checkpoints)/[^/]+/.")
 """Keys of any job that an attempt writes while it runs."""
 
@@ -45,6 +46,11 @@ class Paths:
     def attempt(self, attempt_id: str, *parts: str) -> str:
         """Something of an attempt's; by itself, its record."""
         return self.attempts + "/".join((attempt_id, *(parts or (ATTEMPT_RECORD,))))
+
+    def claim(self, attempt_id: str) -> str:
+        """What an attempt says of itself before it has ever run. It lies apart: an old request that comes late cannot undo that
+        it has."""
+        return self.attempt(attempt_id, CLAIM_RECORD)
 
     def heartbeat(self, attempt_id: str) -> str:
         """An attempt's last sign of life."""

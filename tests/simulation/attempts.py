@@ -155,9 +155,12 @@ def beat(world: World, job: Job, mine: Running, known: set[str], asked: list[str
     while not mine.over:
         try:
             job.attempts.write_heartbeat(mine.attempt, {})
-            if not mine.over and not job.attempts.still_has_the_job(mine.attempt):
+            word = job.attempts.look(mine.attempt)
+            if word == "superseded":
                 mine.told = True
                 return
+            if word == "record" and not mine.over:
+                job.attempts.write(mine.attempt)
             asked += job.requests.new(known).values()
         except StoreError:
             pass

@@ -107,8 +107,7 @@ def test_without_its_engine_a_container_counts_by_its_heart(tmp_path: Path, monk
 
 def test_an_attempt_that_was_found_dead_is_superseded_by_the_next(tmp_path: Path) -> None:
     job, one = attempt(tmp_path)
-    one.phase, one.message = "lost", "container n was killed"
-    job.attempts.write(one)
+    job.attempts.write_lost(one, "container n was killed")
     assert state_of(job)[0].value == "lost"
     following = claim(job, token="01234567")
     assert following.id == "0002-01234567"

@@ -164,11 +164,11 @@ def test_the_last_attempt_that_ever_ran_has_the_job_whatever_became_of_it_and_wh
     first = Attempt("0001-aaaaaaaa", "elsewhere", 1, "1", time.time(), phase="running")
     second = Attempt("0002-aaaaaaaa", "elsewhere", 1, "1", time.time())
     tenth = Attempt("10000-aaaaaaaa", "elsewhere", 1, "1", time.time())
-    for phase, taken in (("claiming", False), ("withdrawn", False), ("running", True), ("ended", True), ("lost", False)):
+    for phase, taken in (("claiming", False), ("withdrawn", False), ("lost", False), ("running", True), ("ended", True)):
         second.phase = phase
         assert (phase, first.superseded_by([first, second])) == (phase, taken)
         assert not second.superseded_by([first, second])
-    second.inherited = []  # it had begun to train before it was lost
+    second.phase, second.began = "lost", True  # it had begun before it was lost
     assert first.superseded_by([first, second])
     tenth.phase = "running"
     assert second.superseded_by([tenth])
@@ -178,18 +178,30 @@ def test_the_last_attempt_that_ever_ran_has_the_job_whatever_became_of_it_and_wh
     assert [attempt.number for attempt in job.attempts.all()] == [1, 2, 10000]
 
 
-def test_an_old_request_that_comes_late_over_a_record_is_put_right(tmp_path: Path) -> None:
+def test_a_look_tells_who_has_lost_the_job_and_whose_record_an_old_request_has_replaced(tmp_path: Path) -> None:
+    job = Job(DirectoryStore(tmp_path), "j")
+    claimed = replace(attempt := claim(job), phase="claiming", began=False)
+    job.attempts.write(claimed)  # late: it lies apart
+    assert [one.phase for one in job.attempts.all()] == ["running"]
+    assert job.attempts.look(attempt) is None
+    running = replace(attempt)
+    attempt.inherited = ["00000010-0001-aaaaaaaa"]
+    job.attempts.write(attempt)
+    assert job.attempts.look(attempt) is None
+    job.attempts.write(running)  # late, over the one that says what is followed
+    assert job.attempts.look(attempt) == "record"
+    later = Attempt("0002-aaaaaaaa", "elsewhere", 1, "1", time.time())
+    job.attempts.write(later)
+    assert job.attempts.look(attempt) == "record"
+    job.attempts.write(replace(later, phase="running", began=True))
+    assert job.attempts.look(attempt) == "superseded"
+
+
+def test_a_later_record_that_nobody_can_read_does_not_leave_two_at_work(tmp_path: Path) -> None:
     job = Job(DirectoryStore(tmp_path), "j")
     attempt = claim(job)
-    claiming = replace(attempt, phase="claiming")
-    job.attempts.write(claiming)
-    assert job.attempts.still_has_the_job(attempt)
-    assert [one.phase for one in job.attempts.all()] == ["running"]
-    later = Attempt("0002-aaaaaaaa", "elsewhere", 1, "1", time.time(), phase="running")
-    job.attempts.write(later)
-    job.attempts.write(claiming)
-    assert not job.attempts.still_has_the_job(attempt)
-    assert [one.phase for one in job.attempts.all()] == ["claiming", "running"]  # nothing is put right by who has lost it
+    job.store.put(job.paths.attempt("0002-aaaaaaaa"), b'{"reason": "of a later version"}')
+    assert job.attempts.look(attempt) == "superseded"
 
 
 def test_a_claim_whose_last_write_got_no_answer_is_written_again(tmp_path: Path) -> None:
@@ -216,10 +228,10 @@ def test_a_stop_is_heard_from_the_moment_of_the_claim_on_and_what_is_unreadable_
     (tmp_path / "j" / "requests" / "odd.json").write_bytes(b"\0")
     job.requests.ask_to_stop(now=True)
     heard: queue.Queue[str] = queue.Queue()
-    heart = Heart(job, attempt, before, dict, heard.put)
+    heart = Heart(job, attempt, before, dict, lambda kind, word: heard.put(f"{kind} {word}"))
     heart.start()
     try:
-        assert heard.get(timeout=10) == "stop now"
+        assert heard.get(timeout=10) == "heard stop now"
         assert heard.empty()
     finally:
         heart.stop()
@@ -251,7 +263,7 @@ def test_an_attempt_that_withdrew_or_is_gone_is_not_written_as_lost(tmp_path: Pa
 
         def then(_: int, phase: str | None = phase) -> None:
             if phase is None:
-                job.store.delete([job.paths.attempt(dead.id)])
+                job.store.delete([job.paths.claim(dead.id)])
             else:
                 job.attempts.write(replace(dead, phase=phase))
 

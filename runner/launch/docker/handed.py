@@ -15,7 +15,7 @@ from last_e.datafile import DataError, data_path, is_remote
 from last_e.text import absolute, expand
 from runner import machine
 from runner.attempt import data_cache
-from runner.attempt.run import PREEMPTED_SECONDS, STOP_PATIENCE_SECONDS
+from runner.attempt.leaving import PREEMPTED_SECONDS, STOP_PATIENCE_SECONDS
 from runner.errors import UsageError
 from runner.launch.docker.engine import explained, is_local
 from runner.spec import JobSpec

@@ -1,0 +1,74 @@
+"""Whether an attempt is to leave, why, and how long it may take over that."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from types import FrameType
+
+from last_e.config import HardwareConfig
+from runner.attempt.trainer import Inbox, Trainer
+from runner.errors import Exit, Reason
+from runner.waits import WAITS
+
+STOP_PATIENCE_SECONDS = WAITS.save
+PREEMPTED_SECONDS = WAITS.notice
+
+
+class Leaving:
+    """The first reason to leave counts.
+
+    Args:
+        hardware: the session's limits.
+        trainer: is asked to save.
+        inbox: gets a word for people.
+    """
+
+    def __init__(self, hardware: HardwareConfig, trainer: Trainer, inbox: Inbox) -> None:
+        self._hardware, self._trainer, self._inbox = hardware, trainer, inbox
+        self._began = time.monotonic()
+        self._asked_at = 0.0
+        self._interrupted = False
+        self.reason: Reason | None = None
+
+    def take_signals(self) -> None:
+        """From now on Ctrl-C and what a system sends are reasons to leave; a second Ctrl-C leaves at once."""
+
+        def interrupt(signum: int, frame: FrameType | None) -> None:
+            if self._interrupted:
+                self._trainer.kill()
+                os.write(2, b"left without saving; the last checkpoint stands\n")
+                os._exit(Exit.INTERRUPTED_TWICE)
+            self._interrupted = True  # who was asked to stop in another way has not been told of a second one
+            self.ask(Reason.INTERRUPTED)
+            self._inbox.put(("note", "stopping: saving a checkpoint first (Ctrl-C again to leave without)"))
+
+        signal.signal(signal.SIGINT, interrupt)
+        for signum in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(signum, lambda *_: self.ask(Reason.PREEMPTED))
+
+    def ask(self, reason: Reason) -> None:
+        """Ask the trainer to save and leave."""
+        if self.reason is None:
+            self.reason, self._asked_at = reason, time.monotonic()
+            self._trainer.ask_to_save()
+
+    def look_at_limit(self) -> None:
+        """A session that is nearly over is a reason, too."""
+        limit = self._hardware.session_limit
+        if limit is not None and time.monotonic() - self._began >= limit - self._hardware.stop_margin:
+            self.ask(Reason.TIME_LIMIT)
+
+    @property
+    def overdue(self) -> bool:
+        """Whether the trainer has had time enough to save."""
+        return self.reason is not None and time.monotonic() - self._asked_at > STOP_PATIENCE_SECONDS
+
+    def drain_seconds(self, reason: Reason) -> float:
+        """How long the end may wait for the network: a spot machine is gone after 30 s, a session at its limit."""
+        if reason is Reason.PREEMPTED:
+            return max(5.0, PREEMPTED_SECONDS - (time.monotonic() - self._asked_at))
+        if reason is Reason.TIME_LIMIT:
+            return max(5.0, self._hardware.stop_margin - (time.monotonic() - self._asked_at) - 10.0)
+        return WAITS.drain

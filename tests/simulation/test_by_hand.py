@@ -1,0 +1,199 @@
+"""Interleavings that chance finds too seldom. Each once lost what was acknowledged, or how a job ended."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from last_e.manifest import File, Manifest
+from runner import machine
+from runner.attempt.leftovers import send_leftovers
+from runner.job import attempts, lease
+from runner.job.attempts import Attempt
+from runner.job.job import Job
+from runner.job.paths import checkpoint_name
+from runner.launch.settle import settled
+from runner.store.directory import DirectoryStore
+
+BLOB = b"weights!"
+FILES = {"state.pt": File(size=len(BLOB), sha256=hashlib.sha256(BLOB).hexdigest())}
+
+
+class Shelf(DirectoryStore):
+    """A folder whose objects are as old as the test's clock says, and where something may happen after a call."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.now = 1000.0
+        self.put_at: dict[str, float] = {}
+        self.then: dict[tuple[str, str], Callable[[], None]] = {}
+
+    def put(self, key: str, data: bytes) -> None:
+        super().put(key, data)
+        self.put_at[key] = self.now
+        self._after("put", key)
+
+    def put_file(self, key: str, path: Path) -> None:
+        self.put(key, path.read_bytes())
+
+    def folders(self, prefix: str) -> list[str]:
+        found = super().folders(prefix)
+        self._after("folders", prefix)
+        return found
+
+    def age(self, key: str) -> float:
+        super().age(key)
+        return self.now - self.put_at[key]
+
+    def _after(self, what: str, key: str) -> None:
+        for (call, part), then in list(self.then.items()):
+            if call == what and part in key:
+                del self.then[call, part]
+                then()
+
+
+class Stage:
+    """Machines by name, one of which does what comes next."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.store = Shelf(root)
+        self.job = Job(self.store, "j")
+        self.here = ""
+        self.dead: set[str] = set()
+        clock = SimpleNamespace(
+            time=lambda: self.store.now, monotonic=lambda: self.store.now, sleep=lambda seconds: self.passes(seconds)
+        )
+        monkeypatch.setattr(lease, "time", clock)
+        monkeypatch.setattr(attempts, "time", clock)
+        monkeypatch.setattr(machine, "identity", lambda: self.here)
+        monkeypatch.setattr(machine, "process_identity", lambda _: None if self.here in self.dead else "p")
+        monkeypatch.setattr(machine, "container", lambda: None)
+
+    def passes(self, seconds: float) -> None:
+        self.store.now += seconds
+
+    def claim(self, where: str) -> Attempt:
+        self.here = where
+        return lease.claim(self.job)
+
+    def begin(self, attempt: Attempt, folder: Path) -> int:
+        """Choose a checkpoint as an attempt does; returns its step."""
+        self.job.checkpoints.sweep(attempt)
+        found = self.job.checkpoints.all()
+        fetched = self.job.checkpoints.fetch_newest(found, folder / attempt.id, print)
+        attempt.resumed_step = fetched[1].manifest.step if fetched else 0
+        attempt.inherited = [stored.name for stored in found]
+        self.job.attempts.write(attempt)
+        return attempt.resumed_step
+
+    def beat(self, attempt: Attempt) -> bool:
+        """Whether it still has the job, as far as its heart sees."""
+        self.job.attempts.write_heartbeat(attempt, {})
+        word = self.job.attempts.look(attempt)
+        if word == "record":
+            self.job.attempts.write(attempt)
+        return word != "superseded"
+
+    def save(self, attempt: Attempt, step: int) -> None:
+        manifest = Manifest(step=step, epoch=step, evaluated=True, files=FILES)
+        name = checkpoint_name(manifest, attempt.id)
+        self.store.put(self.job.paths.checkpoint(name, "state.pt"), BLOB)
+        self.store.put(self.job.paths.checkpoint(name), manifest.to_json().encode())
+
+    def steps(self) -> list[int]:
+        return [stored.manifest.step for stored in self.job.checkpoints.all()]
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    return Stage(tmp_path / "store", monkeypatch)
+
+
+def test_a_claim_that_comes_late_does_not_give_the_job_back(stage: Stage, tmp_path: Path) -> None:
+    first = stage.claim("x")
+    stage.begin(first, tmp_path)
+    for step in (8, 9, 10):
+        stage.save(first, step)
+    stage.passes(90)  # x sleeps
+    second = stage.claim("y")
+    told: list[bool] = []
+
+    def y_sleeps() -> None:
+        stage.job.attempts.write(replace(second, phase="claiming", began=False))  # its old request, once more
+        stage.passes(60)
+        stage.here = "x"
+        told.append(stage.beat(first))
+        for step in range(11, 20):
+            stage.save(first, step)
+            stage.job.checkpoints.prune(3, first)
+        stage.here = "y"
+
+    stage.store.then["folders", "j/checkpoints/"] = y_sleeps
+    assert stage.begin(second, tmp_path) >= 10
+    assert told == [False]
+    assert stage.steps()[-1] >= 10
+
+
+def test_a_record_without_what_is_followed_that_comes_late_lets_nothing_be_deleted(stage: Stage, tmp_path: Path) -> None:
+    first = stage.claim("x")
+    stage.begin(first, tmp_path)
+    for step in (1, 2, 3):
+        stage.save(first, step)
+    stage.passes(90)  # x has gone on in an outage, and is killed
+    second = stage.claim("y")
+    running = replace(second)
+    assert stage.begin(second, tmp_path) == 3
+    stage.job.attempts.write(running)  # once more
+    for step in (38, 39, 40):
+        stage.save(first, step)  # what x had left is sent
+    for step in range(4, 12):
+        stage.save(second, step)
+        stage.job.checkpoints.prune(3, second)
+    assert stage.beat(second)
+    assert stage.steps()[-3:] == [9, 10, 11]
+    second.phase, second.reason = "ended", "time_limit"
+    stage.job.attempts.write(second)
+    assert stage.begin(stage.claim("z"), tmp_path) == 11
+
+
+def test_who_took_the_job_and_was_lost_has_taken_it_all_the_same(stage: Stage, tmp_path: Path) -> None:
+    first = stage.claim("x")
+    stage.begin(first, tmp_path)
+    for step in (1, 2, 3):
+        stage.save(first, step)
+    stage.passes(90)
+    second = stage.claim("y")
+    inherited = [stored.name for stored in stage.job.checkpoints.all()]
+    ended = replace(second, inherited=inherited, phase="ended", reason="store_unreachable")  # waits in y's outbox
+    key, record = stage.job.attempts.entry(ended)
+    (tmp_path / "outbox" / key).parent.mkdir(parents=True)
+    (tmp_path / "outbox" / key).write_bytes(record)
+    stage.dead.add("y")
+    assert [attempt.phase for attempt in settled(stage.job)] == ["running", "lost"]
+    stage.here = "x"
+    assert not stage.beat(first)  # nothing that it would acknowledge now could be lost
+    send_leftovers(stage.store, tmp_path / "outbox")
+    assert stage.begin(stage.claim("z"), tmp_path) == 3
+
+
+@pytest.mark.parametrize(
+    ("reason", "state"), [("completed", "succeeded"), ("diverged", "failed"), ("stop_requested", "stopped")]
+)
+def test_a_claim_that_died_does_not_hide_how_a_job_ended(stage: Stage, tmp_path: Path, reason: str, state: str) -> None:
+    first = stage.claim("x")
+    stage.begin(first, tmp_path)
+    stage.here = "y"
+    claimed = replace(first, id="0002-aaaaaaaa", machine="y", phase="claiming", began=False, inherited=None)
+    stage.job.attempts.write(claimed)
+    stage.dead.add("y")
+    assert [attempt.phase for attempt in settled(stage.job)] == ["running", "lost"]
+    first.phase, first.reason = "ended", reason
+    stage.job.attempts.write(first)
+    for _ in range(2):
+        assert [stage.job.state()[0].value, stage.job.state()[2] and stage.job.state()[2].value] == [state, reason]
+        stage.passes(100)
