@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-UNIT_TESTS = ["tests/unit", "--ignore=tests/unit/test_store_s3.py", "-k", "not ceph"]
+UNIT_TESTS = ["tests/unit", "-m", "not server"]
 """What needs no server."""
 
 SHORT = """\
