@@ -30,7 +30,8 @@ def claim(job: Job, takeover: bool = False, token: str | None = None) -> Attempt
     1. Write the claim, with a number larger than all there are.
     2. Look at the others. Step back if the one that has the job lives. Wait while an earlier claim lives that has not been
        decided, so that of several at the same moment the first runs and the others step back.
-    3. Write that this one runs. That takes the job; nobody steps back after it, or in the end nobody would run.
+    3. Write that this one runs. That takes the job: nobody steps back after it but for a later one that has taken it, or in the
+       end nobody would run. Later claims that had looked before may still do so: wait until they have decided.
 
     ``token`` (eight hexadecimal digits) becomes part of the attempt's ID, so that who started it knows it again.
 
@@ -58,15 +59,29 @@ def claim(job: Job, takeover: bool = False, token: str | None = None) -> Attempt
         owner = next((other for other in reversed(others) if other.has_taken_the_job), None)
         if owner is not None and not takeover and job.attempts.alive(owner):
             _withdraw(job, attempt)
-            raise ClaimedError(f"{job.id} is being run by {owner}; lastrun status {job.reference} follows it")
+            raise _taken(job, owner)
         earlier = [other for other in others if other.phase == "claiming" and other.order < attempt.order]
         if not any(job.attempts.alive(other) for other in earlier) or time.monotonic() > deadline:
             break
         time.sleep(_POLL_SECONDS)
     attempt.supersedes = [other.id for other in others if other.order < attempt.order and (other.open or other.phase == "lost")]
     attempt.phase, attempt.began = "running", True
-    _write_surely(job, attempt, deadline=time.monotonic() + EXPIRY_SECONDS)
-    return attempt
+    _write_surely(job, attempt, deadline := time.monotonic() + EXPIRY_SECONDS)
+    while True:
+        try:
+            later = [other for other in job.attempts.all() if other.order > attempt.order]
+        except StoreError:  # it has the job; if another takes it, the heart hears of that
+            return attempt
+        if owner := next((other for other in later if other.has_taken_the_job), None):
+            _withdraw(job, attempt)
+            raise _taken(job, owner)
+        if not any(map(job.attempts.alive, later)) or time.monotonic() > deadline:
+            return attempt
+        time.sleep(_POLL_SECONDS)
+
+
+def _taken(job: Job, owner: Attempt) -> ClaimedError:
+    return ClaimedError(f"{job.id} is being run by {owner}; lastrun status {job.reference} follows it")
 
 
 def _write_surely(job: Job, attempt: Attempt, deadline: float) -> None:
