@@ -133,6 +133,9 @@ def test_an_attempt_in_the_background_has_its_job_alone_and_is_found_dead_when_i
     [attempt] = job.attempts.all()
     assert (attempt.launcher, attempt.phase) == (case.name, "running")
     assert "running" in cli("status", job.id).stdout
+    second = cli("resume", job.id)
+    assert second.returncode == 5
+    assert "is being run by attempt 1" in second.stderr
 
     # As from a machine that knows nothing of the first: the claim in the store decides, and what was started says so.
     blind = started_blindly(job, clean_env)

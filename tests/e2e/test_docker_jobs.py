@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -177,38 +175,6 @@ def test_a_job_is_found_again_after_the_command_that_started_it_is_gone(
     assert resumed.returncode == 0, resumed.stderr
     assert engine.containers() == []  # the one that nobody waited for is gone, too
     assert_same(job, uninterrupted)
-
-
-def test_a_detached_container_lives_on_and_a_second_one_steps_back(engine: Engine, cli: Cli, tiny: Path) -> None:
-    started = cli("submit", tiny, *DOCKER, "--detach", "--json", "--set", "training.epochs=5000")
-    assert started.returncode == 0, started.stderr
-    job = find_job("tiny", json.loads(started.stdout)["uri"].rpartition("/")[0])
-    second = cli("resume", job.id, *DOCKER)
-    assert second.returncode == 5
-    assert "is being run by attempt 1" in second.stderr
-    # As a machine would start it that knows nothing of the first one: the claim in the store decides.
-    command = [sys.executable, "-c", _START, job.uri]
-    blind = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
-    assert blind.returncode == 5, blind.stdout + blind.stderr
-    assert "is being run by attempt 1" in blind.stdout
-    assert [attempt.number for attempt in job.attempts.all()] == [1]
-    assert cli("stop", job.id, "--now").returncode == 0
-
-
-_START = """
-import sys
-from runner.job.job import Job
-from runner.launch.start import make_launcher
-from runner.resolve import resolve_attempt
-from runner.store.open import open_store
-from runner.store.uri import StoreUri
-
-store, name = StoreUri.parse(sys.argv[1]).parent()
-job = Job(open_store(store), name)
-record = job.record()
-config = resolve_attempt(record["config"], record["origins"], None, [], [])[0].config
-raise SystemExit(run(make_launcher(config), job, [], quiet=False))
-"""
 
 
 def test_what_a_container_could_not_send_is_sent_from_the_host(
