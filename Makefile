@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-JOBS   ?= 2
+# Also on two cores: tests mostly wait, for servers and for other processes.
+JOBS   ?= 3
 
 .PHONY: help demo quick test bench figures lint format versions lowest clean
 help:

@@ -84,14 +84,15 @@ def double(batch: Batch) -> Batch:
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
     ("variant", "number", "early", "all_along"),
-    [("nano", torch.float32, 1e-4, None), ("base", torch.float64, 1e-12, 1e-3), ("large", torch.float64, 1e-12, 1e-3)],
+    [("nano", torch.float32, 1e-4, None), ("base", torch.float64, 1e-12, 1e-6), ("large", torch.float64, 1e-12, 1e-6)],
 )
 def test_the_losses_of_200_steps_are_those_of_the_plain_path(
     variant: str, number: torch.dtype, early: float, all_along: float | None
 ) -> None:
-    """Rounding grows tenfold every few steps at this learning rate, in any two programs: float64 has room for 200 of them.
+    """Rounding grows in any two programs, at the recipe's learning rate tenfold every few steps: on some CPUs it has used up
+    float64's room after 160. At a quarter of it the network learns as well, and 200 steps bring 1e-16 to some 1e-12.
 
-    In float32 the first steps agree to rounding, and the runs end alike.
+    In float32, at the whole rate, the first steps agree to rounding, and the runs end alike.
     """
     config = settings(variant)
     clips = synthetic_clips(6, 160)
@@ -99,7 +100,8 @@ def test_the_losses_of_200_steps_are_those_of_the_plain_path(
     batches = [batch for epoch in range(10) for (batch,) in made.epoch(epoch)]
     if number is torch.float64:
         batches = [double(batch) for batch in batches]
-    rates = [learning_rate(config.training, step / made.steps) for step in range(STEPS)]
+    share = 0.25 if number is torch.float64 else 1.0
+    rates = [share * learning_rate(config.training, step / made.steps) for step in range(STEPS)]
     torch.manual_seed(0)
     model = LastE(config.model, 6).to(number)
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}

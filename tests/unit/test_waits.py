@@ -24,7 +24,7 @@ def test_what_is_no_wait_is_refused_with_what_is_allowed(text):
 
 
 def test_the_runner_goes_by_the_variable(clean_env):
-    code = "import runner.job, runner.lease as l; print(runner.job.EXPIRY_SECONDS, l.HEARTBEAT_SECONDS, l.WATCH_SECONDS)"
+    code = "import runner.job.lease as l; print(l.EXPIRY_SECONDS, l.HEARTBEAT_SECONDS, l.WATCH_SECONDS)"
     for waits, told in (("heartbeat=0.5 expiry=8", "8.0 0.5 3.0"), ("", "60.0 5.0 12.0")):
         env = {**clean_env, "LASTRUN_WAITS": waits}
         done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
