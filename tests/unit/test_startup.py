@@ -25,13 +25,14 @@ NEVER = {
     ),
 }
 CODE = """\
-import json, sys
+import json, sys, typer
+of_typer = set(sys.modules)  # rich, to some versions
 sys.argv = ["lastrun", *sys.argv[1:]]
 from runner.__main__ import main
 try:
     main()
 except SystemExit as end:
-    print(json.dumps([end.code or 0, sorted(sys.modules)]), file=sys.stderr)
+    print(json.dumps([end.code or 0, sorted(set(sys.modules) - of_typer)]), file=sys.stderr)
 """
 
 
