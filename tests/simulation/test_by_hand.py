@@ -175,6 +175,10 @@ def test_who_took_the_job_and_was_lost_has_taken_it_all_the_same(stage: Stage, t
     (tmp_path / "outbox" / key).write_bytes(record)
     stage.dead.add("y")
     assert [attempt.phase for attempt in settled(stage.job)] == ["running", "lost"]
+    assert [(attempt.phase, attempt.has_taken_the_job) for attempt in stage.job.attempts.all()] == [
+        ("running", True),
+        ("lost", True),
+    ]
     stage.here = "x"
     assert not stage.beat(first)  # nothing that it would acknowledge now could be lost
     send_leftovers(stage.store, tmp_path / "outbox")
