@@ -130,7 +130,7 @@ def train(story: Story, job: Job, host: Host) -> bool:
 
 
 def upload(story: Story, job: Job, mine: Running, step: int) -> None:
-    """A checkpoint, as the outbox sends it: in order, each object until the store has it. (Its look after an outage is left out.)"""
+    """A checkpoint, as the outbox sends it: in order, each object until the store has it; without its look after an outage."""
     world = story.world
     manifest = Manifest(step=step, epoch=step, evaluated=True, files=FILES)
     name = checkpoint_name(manifest, mine.attempt.id)
