@@ -19,9 +19,12 @@ from runner.store.protocol import Store
 
 def leftovers(job: Job, folder: Path) -> list[Path]:
     """Scratch folders that this job's attempts left in ``folder`` when they were killed there."""
+    there = list(folder.glob(f"lastrun-{job.id}-*"))
+    if not there:
+        return []
     # One in a container that has not been seen to end may only be asleep, or cut off.
     alive = [a.id for a in job.attempts.all() if job.attempts.alive(a) or (a.open and a.container is not None)]
-    found = [path for path in folder.glob(f"lastrun-{job.id}-*") if not any(f"-{name}-" in path.name for name in alive)]
+    found = [path for path in there if not any(f"-{name}-" in path.name for name in alive)]
     # In a shared temporary folder others may make what they like.
     return [path for path in found if path.is_dir() and not path.is_symlink() and path.stat().st_uid == os.getuid()]
 

@@ -82,6 +82,7 @@ class Publisher:
         except (DamagedCheckpoint, FileNotFoundError):  # pruned by the trainer already: a newer one is on its way
             return
         self._posted.append(stored)
+        self._job.checkpoints.add(stored)
         self._progress["local_step"] = stored.manifest.step
         # When sending is slow, what the retention rule would delete at once is not sent at all: the backlog stays bounded.
         for old, keep in zip(self._posted, to_keep([s.manifest for s in self._posted], self._keep_last)):
@@ -150,7 +151,7 @@ class Publisher:
 
     def _lost(self) -> bool:
         """On the outbox's thread: whether another attempt has the job."""
-        if not self.superseded and self._job.attempts.look(self._attempt) == "superseded":
+        if not self.superseded and self._job.attempts.superseded(self._attempt):
             self.superseded = True
             self._tell_superseded()
         return self.superseded

@@ -35,11 +35,11 @@ from runner.errors import (
     MissingKeyError,
     PausedError,
     Reason,
-    State,
     StoreError,
     UsageError,
 )
 from runner.job.attempts import Attempt
+from runner.job.checkpoints import Stored
 from runner.job.job import Job
 from runner.job.lease import Heart, claim, what_is_lost
 from runner.resolve import resolve_attempt
@@ -62,19 +62,19 @@ def run_attempt(
     Raises:
         ConfigError, NoSuchJobError, ClaimedError, StoreError: the attempt could not begin.
     """
-    config, origins, changed_before = job.settings()
+    # Requests before the claim: from then on a stop may be meant for this attempt.
+    _, known, old_requests = job.store.in_parallel([job.record, job.attempts.all, job.requests.keys])
+    config, origins, changed_before = job.settings(known)
     allow_change = list(allow_change)
     resolved, changed = resolve_attempt(config, origins, env, settings, allow_change, launcher)
-    state, _, _ = job.state()
-    if state is State.SUCCEEDED and not allow_change:
+    if job.attempts.completed(known) and not allow_change:
         raise UsageError(f"{job.id} is complete; lastrun status {job.reference} shows its result")
     scratch_root = _scratch_root(resolved.config)
-    old_requests = set(job.requests.keys())  # before the claim: from then on a stop may be meant for this attempt
-    attempt = claim(job, takeover, (machine.container() or {}).get("token"))
+    attempt = claim(job, takeover, (machine.container() or {}).get("token"), known)
     attempt.env, attempt.hardware, attempt.versions = resolved.env, machine.describe(), machine.versions()
     attempt.changes = [asdict(change) for change in changed]
     # A checkpoint from before an earlier change is gone on from with that change.
-    return _Run(job, attempt, resolved, [*allow_change, *changed_before], sink, scratch_root, old_requests).to_its_end()
+    return _Run(job, attempt, resolved, [*allow_change, *changed_before], sink, scratch_root, set(old_requests)).to_its_end()
 
 
 def _scratch_root(config: JobSpec) -> Path:
@@ -146,7 +146,7 @@ class _Run:
         finally:
             self.trainer.kill()
         with suppress(StoreError):  # it may have happened since the last beat
-            if self.attempt.superseded_by(self.job.attempts.all()):
+            if self.job.attempts.superseded(self.attempt):
                 self._lose()
         if self.superseded:
             reason, message = Reason.LEASE_LOST, what_is_lost(self.job, self.attempt, self.progress.get("step", 0))
@@ -162,7 +162,6 @@ class _Run:
 
     def _train(self, scratch: Path, publisher: Publisher) -> tuple[Reason, str]:
         """Train from the newest checkpoint that the trainer can make something of."""
-        self.job.checkpoints.sweep(self.attempt)
         if mounted := (self.attempt.container or {}).get("data"):
             self.data = Path(mounted)
         elif is_remote(self.config.data.uri):
@@ -180,10 +179,13 @@ class _Run:
                 raise
             except LastrunError as error:  # no room in the cache
                 return Reason.OUT_OF_DISK, str(error)
+        found = self.job.checkpoints.sweep(self.attempt, partial(self.voice.say, level="warning"))
+        self.attempt.inherited = [stored.name for stored in found]
         bad: set[str] = set()
         while True:
             self.trainer.ended = None
-            reason, message = self._train_once(scratch, publisher, bad)
+            usable = [stored for stored in found if stored.name not in bad]
+            reason, message = self._train_once(scratch, publisher, usable)
             ended = self.trainer.ended
             if ended is None or ended.reason != "checkpoint_damaged" or self.attempt.resumed_from is None:
                 return reason, message
@@ -198,10 +200,8 @@ class _Run:
         self.leaving.look_at_limit()
         return self.leaving.reason is not None
 
-    def _train_once(self, scratch: Path, publisher: Publisher, bad: set[str]) -> tuple[Reason, str]:
+    def _train_once(self, scratch: Path, publisher: Publisher, usable: list[Stored]) -> tuple[Reason, str]:
         warn = partial(self.voice.say, level="warning")
-        found = self.job.checkpoints.all(warn)
-        usable = [stored for stored in found if stored.name not in bad]
         fetched = self.job.checkpoints.fetch_newest(usable, scratch / "from", warn)
         if fetched is not None:
             _, stored = fetched
@@ -211,7 +211,6 @@ class _Run:
             self.voice.say(f"going on from checkpoint {stored.name} ({where})")
         elif self.attempt.number > 1:
             self.voice.say("no whole checkpoint yet: beginning at step 0")
-        self.attempt.inherited = [stored.name for stored in found]
         self.job.attempts.write(self.attempt)
         config = scratch / "config.json"
         config.write_text(json.dumps(trainer_config(self.config, self.attempt, self.data)))

@@ -93,14 +93,15 @@ def resume(
     """Go on with a job from its newest whole checkpoint, here."""
     from runner.errors import ClaimedError, State, UsageError
     from runner.job.find import find_job
-    from runner.launch.settle import state_of
+    from runner.launch.settle import settled
     from runner.launch.start import make_launcher
     from runner.resolve import absolute_settings, resolve_attempt
 
     found = find_job(job, store)
-    config, origins, _ = found.settings()
+    attempts = settled(found)
+    config, origins, _ = found.settings(attempts)
     resolved, changes = resolve_attempt(config, origins, env, set_ or [], allow_change or [], launcher)
-    state, attempt, reason = state_of(found)
+    state, attempt, reason = found.attempts.state(attempts)
     if reason is not None and not reason.ending.resumable and state is not State.SUCCEEDED and not allow_change:
         raise UsageError(
             f"{found.id} ended as {reason.value}: going on unchanged would end the same way; {reason.ending.advice}, "

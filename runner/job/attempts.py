@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, FiniteFloat, ValidationError
@@ -13,13 +14,15 @@ from pydantic import BaseModel, FiniteFloat, ValidationError
 from runner import machine
 from runner.errors import DamagedObjectError, MissingKeyError, Reason, State
 from runner.job.json_objects import dump, read_as, read_json
-from runner.job.paths import ATTEMPT_ID, Paths, attempt_order
+from runner.job.paths import ATTEMPT_ID, Paths, attempt_of, attempt_order
 from runner.store.protocol import Store
 from runner.waits import WAITS
 
 HEARTBEAT_SECONDS, EXPIRY_SECONDS = WAITS.heartbeat, WAITS.expiry
 OPEN_PHASES = ("claiming", "running")
 """Phases of an attempt that has not ended, as far as its record tells."""
+_FINAL_PHASES = ("ended", "withdrawn")
+"""Phases after which a record does not change. One that was found lost may still tell its true end."""
 
 
 @dataclass
@@ -100,6 +103,13 @@ class Attempt:
         return any(other.order > self.order and other.has_taken_the_job for other in others)
 
 
+def from_the_owner(attempts: list[Attempt]) -> list[Attempt]:
+    """Of a job's attempts, oldest first, the last one that has had the job, and those that have claimed it since; all, if none
+    has had it."""
+    owner = max((number for number, attempt in enumerate(attempts) if attempt.has_taken_the_job), default=0)
+    return attempts[owner:]
+
+
 class _Beat(BaseModel):
     """``heartbeat.json``."""
 
@@ -116,10 +126,13 @@ class _Beat(BaseModel):
 
 
 class Attempts:
-    """Those of one job."""
+    """Those of one job. What has been read and cannot change any more in what others go by is not read again."""
 
     def __init__(self, store: Store, paths: Paths, uri: str) -> None:
         self._store, self._paths, self._uri = store, paths, uri
+        self._known: dict[str, Attempt] = {}
+        self._settled: set[str] = set()
+        self._owner = (0, "")
 
     def all(self) -> list[Attempt]:
         """Oldest first; those that withdrew are left out.
@@ -127,13 +140,72 @@ class Attempts:
         Raises:
             DamagedObjectError: a record is damaged.
         """
-        found = []
-        for name in self._names():
-            try:
-                found.append(self._read(name))
-            except MissingKeyError:
+        return self._all()
+
+    def beside(self, own: Attempt) -> list[Attempt]:
+        """All, oldest first, for one of them: of itself it knows better than its record.
+
+        Raises:
+            DamagedObjectError: a record is damaged.
+        """
+        if own.has_taken_the_job:
+            self._owner = max(self._owner, own.order)
+        return sorted([*self._all(own.id), own], key=lambda attempt: attempt.order)
+
+    def names(self) -> list[str]:
+        """The ID of every attempt, oldest first, withdrawn ones included."""
+        return sorted(filter(ATTEMPT_ID.fullmatch, self._store.folders(self._paths.attempts)), key=attempt_order)
+
+    def read(self, names: Collection[str]) -> list[Attempt]:
+        """Those of these names, oldest first, but for those that withdrew or are gone.
+
+        Raises:
+            DamagedObjectError: a record is damaged.
+        """
+        self._fetch([name for name in names if name not in self._settled])
+        found = [self._known[name] for name in sorted(names, key=attempt_order) if name in self._known]
+        return [attempt for attempt in found if attempt.phase != "withdrawn"]
+
+    def newest(self) -> list[Attempt]:
+        """The last of :meth:`all`, from the one on that has the job: of the others most need not be read.
+
+        Raises:
+            DamagedObjectError: a record is damaged.
+        """
+        names = self.names()
+        found = self.read(names[-2:])
+        if any(attempt.has_taken_the_job for attempt in found):
+            return found
+        return [*self.read(names[:-2]), *found]
+
+    def _all(self, but: str = "") -> list[Attempt]:
+        again = [name for name in list(self._known) if name != but and name not in self._settled]
+        listed, _ = self._store.in_parallel([self.names, partial(self._fetch, again)])
+        names = [name for name in listed if name != but]
+        self._fetch([name for name in names if name not in self._known])
+        found = [self._known[name] for name in names if name in self._known]
+        return [attempt for attempt in found if attempt.phase != "withdrawn"]
+
+    @staticmethod
+    def completed(attempts: list[Attempt]) -> bool:
+        """Whether the last of these that has had the job has finished it."""
+        return any(attempt.reason == Reason.COMPLETED.value for attempt in from_the_owner(attempts)[:1])
+
+    def _fetch(self, names: Sequence[str]) -> None:
+        """Read records; one that is gone is forgotten."""
+        owner = self._owner
+        keys = [key for name in names for key in (self._paths.attempt(name), self._paths.claim(name))]
+        texts = self._store.in_parallel([partial(self._json, key) for key in keys])
+        for name, record, claim in zip(names, texts[::2], texts[1::2]):
+            if record is None and claim is None:
+                self._known.pop(name, None)
                 continue
-        return [attempt for attempt in sorted(found, key=lambda a: a.order) if attempt.phase != "withdrawn"]
+            self._known[name] = attempt = self._parsed(name, claim if record is None else record)
+            # From one that had lost the job before it was read nothing follows any more.
+            if attempt.phase in _FINAL_PHASES or attempt.order < owner:
+                self._settled.add(name)
+            if attempt.has_taken_the_job:
+                self._owner = max(self._owner, attempt.order)
 
     def again(self, attempt: Attempt) -> Attempt | None:
         """An attempt as its record has it now, also one that withdrew; None: it has none any more.
@@ -141,14 +213,12 @@ class Attempts:
         Raises:
             DamagedObjectError: the record is damaged.
         """
-        try:
-            return self._read(attempt.id)
-        except MissingKeyError:
-            return None
+        self._fetch([attempt.id])
+        return self._known.get(attempt.id)
 
     def next_number(self) -> int:
-        """The number for a new attempt: one more than the largest, withdrawn ones included."""
-        return 1 + max((int(name.split("-")[0]) for name in self._names()), default=0)
+        """The number for a new attempt: one more than the largest that was seen, withdrawn ones included."""
+        return 1 + max((attempt_order(name)[0] for name in self._known), default=0)
 
     def write(self, attempt: Attempt) -> None:
         """Write an attempt's record."""
@@ -168,22 +238,29 @@ class Attempts:
         """Tell that an attempt lives, and how far it is."""
         self._store.put(self._paths.heartbeat(attempt.id), dump({"time": time.time(), **progress}))
 
-    def look(self, attempt: Attempt) -> str | None:
-        """What one that runs should know, by few reads: ``superseded`` (a later one has taken the job), ``record`` (an old
-        request of its own has come late, and its record is not what it was), or nothing."""
-        for name in self._names():
-            if attempt_order(name) > attempt.order:
+    def superseded(self, attempt: Attempt) -> bool:
+        """Whether a later one has taken the job from one that runs: one listing, and a read of each record there that is of a
+        later one that has ever run."""
+        # Names stand in the order of their numbers up to 9999, and nobody who has slept passes over so many.
+        after = self._paths.attempt(attempt.id, "~") if attempt.number < 9999 else ""
+        for entry in self._store.scan(self._paths.attempts, after):
+            name = attempt_of(entry.key)
+            if entry.key == self._paths.attempt(name) and ATTEMPT_ID.fullmatch(name) and attempt_order(name) > attempt.order:
                 try:
                     if self._read(name).has_taken_the_job:
-                        return "superseded"
+                        return True
                 except MissingKeyError:
                     continue
                 except DamagedObjectError:  # whoever has written that was later
-                    return "superseded"
-        with suppress(MissingKeyError, DamagedObjectError):
-            if self._read(attempt.id).inherited == attempt.inherited:
-                return None
-        return "record"
+                    return True
+        return False
+
+    def stands(self, attempt: Attempt) -> bool:
+        """Whether the record of one that runs is what it has written last, and no old request of its own has come late."""
+        record = self._json(self._paths.attempt(attempt.id))
+        with suppress(DamagedObjectError):
+            return isinstance(record, dict) and self._parsed(attempt.id, record).inherited == attempt.inherited
+        return False
 
     def heartbeat(self, attempt: Attempt) -> dict[str, Any]:
         """The last heartbeat of an attempt; empty before the first."""
@@ -193,44 +270,64 @@ class Attempts:
             return {}
 
     def alive(self, attempt: Attempt) -> bool:
-        """Whether an attempt that has not ended is at work: its process if it ran on this machine, else its heartbeat."""
-        if not attempt.open:
-            return False
+        """Whether an attempt is at work: one that has not ended, by its process if that is of this machine, else by its
+        heartbeat."""
+        return attempt.open and self.lives(attempt)
+
+    def lives(self, attempt: Attempt) -> bool:
+        """The same of one whose record tells of no end."""
         if attempt.is_here:
             with suppress(machine.HiddenProcessError):
                 return machine.process_identity(attempt.pid) == attempt.process
-        try:
-            age = self._store.age(self._paths.heartbeat(attempt.id))
-        except MissingKeyError:
-            age = self._store.age(self._key(attempt))
+        ages = self._store.in_parallel(
+            [partial(self._age, key) for key in (self._paths.heartbeat(attempt.id), self._key(attempt))]
+        )
+        age = ages[0] if ages[0] is not None else ages[1]
+        if age is None:
+            raise MissingKeyError(f"{self._uri}: attempt {attempt.id} is gone")
         # Far in the future is as telling as far in the past: the clock of a shared folder is wrong. claim() looks closer.
-        return abs(age) < EXPIRY_SECONDS
+        return bool(abs(age) < EXPIRY_SECONDS)
 
     def state(self, attempts: list[Attempt]) -> tuple[State, Attempt | None, Reason | None]:
         """The job's state, from the newest of its attempts, with the reason for which that ended."""
         if not attempts:
             return State.QUEUED, None, None
-        owner = max((n for n, attempt in enumerate(attempts) if attempt.has_taken_the_job), default=-1)
+        last = from_the_owner(attempts)
+        alive = self._store.in_parallel([partial(self.alive, attempt) for attempt in last])
         # Who has died before it took the job has changed nothing.
-        attempt = next((a for a in attempts[max(owner, 0) :] if self.alive(a)), attempts[owner])
+        dead = last[0] if last[0].has_taken_the_job else last[-1]
+        attempt = next((attempt for attempt, lives in zip(last, alive) if lives), dead)
         if attempt.reason is not None:
             reason = Reason(attempt.reason)
             return reason.ending.state, attempt, reason
-        return (State.RUNNING if self.alive(attempt) else State.LOST), attempt, None
-
-    def _names(self) -> Iterable[str]:
-        return filter(ATTEMPT_ID.fullmatch, self._store.folders(self._paths.attempts))
+        return (State.RUNNING if any(alive) else State.LOST), attempt, None
 
     def _read(self, name: str) -> Attempt:
+        self._fetch([name])
+        if name not in self._known:
+            raise MissingKeyError(f"{self._uri}: there is no attempt {name}")
+        return self._known[name]
+
+    def _json(self, key: str) -> dict[str, Any] | DamagedObjectError | None:
         try:
-            record = read_json(self._store, self._paths.attempt(name))
+            return read_json(self._store, key)
         except MissingKeyError:
-            record = read_json(self._store, self._paths.claim(name))
+            return None
+        except DamagedObjectError as error:
+            return error
+
+    def _parsed(self, name: str, record: dict[str, Any] | DamagedObjectError) -> Attempt:
         with suppress(ValidationError):
-            attempt = read_as(Attempt, record)
-            if attempt.id == name and attempt.reason in (None, *Reason._value2member_map_):
-                return attempt
+            if not isinstance(record, DamagedObjectError):
+                attempt = read_as(Attempt, record)
+                if attempt.id == name and attempt.reason in (None, *Reason._value2member_map_):
+                    return attempt
         raise DamagedObjectError(f"{self._uri}: the record of attempt {name} is damaged, or of another version of lastrun")
+
+    def _age(self, key: str) -> float | None:
+        with suppress(MissingKeyError):
+            return self._store.age(key)
+        return None
 
     def _key(self, attempt: Attempt) -> str:
         return self._paths.attempt(attempt.id) if attempt.has_taken_the_job else self._paths.claim(attempt.id)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,22 +41,27 @@ class Checkpoints:
 
     def __init__(self, store: Store, paths: Paths, attempts: Attempts) -> None:
         self._store, self._paths, self._attempts = store, paths, attempts
+        self._known: dict[str, Stored] = {}
 
     def all(self, say: Say = lambda _: None) -> list[Stored]:
         """Those that have a readable manifest and count, oldest first; ``say`` is told of unreadable ones."""
-        return _counted(self._stored(self._store.folders(self._paths.checkpoints), say), self._attempts.all())
+        stored, attempts = self._store.in_parallel([partial(self.written, say), self._attempts.all])
+        return counted(stored, attempts)
+
+    def add(self, stored: Stored) -> None:
+        """Know what this process itself writes, without a read."""
+        self._known[stored.name] = stored
+
+    def written(self, say: Say = lambda _: None) -> list[Stored]:
+        """Those that have a readable manifest, whoever wrote them, whether they count or not."""
+        return self._stored(_with_manifest(self._listed()), say)
 
     def fetch_newest(self, found: list[Stored], folder: Path, say: Say) -> tuple[Path, Stored] | None:
         """Of those in ``found``, download the newest whose bytes are what was written; a damaged one is skipped with a word."""
         for stored in reversed(found):
             target = folder / f"step-{stored.manifest.step:08d}"
             target.mkdir(parents=True, exist_ok=True)
-            prefix = self._paths.checkpoint(stored.name, "")
-            sizes = {entry.key.removeprefix(prefix): entry.size for entry in self._store.scan(prefix)}
             try:
-                for file, expected in stored.manifest.files.items():
-                    if sizes.get(file) != expected.size:  # before a huge one fills the disk
-                        raise DamagedCheckpoint(f"{file} has {sizes.get(file, 'no')} bytes, not {expected.size}")
                 self.download(stored, target)
             except (DamagedCheckpoint, MissingKeyError, DamagedObjectError) as error:
                 say(f"skipping checkpoint {stored.name}: {error}")
@@ -71,29 +77,34 @@ class Checkpoints:
             DamagedCheckpoint: they are not what was written.
             MissingKeyError, DamagedObjectError: the store does not have them whole.
         """
-        for file in stored.manifest.files:
-            self._store.get_file(self._paths.checkpoint(stored.name, file), folder / file)
+        self._store.in_parallel(
+            [
+                partial(self._store.get_file, self._paths.checkpoint(stored.name, file), folder / file, expected.size)
+                for file, expected in stored.manifest.files.items()
+            ]
+        )
         (folder / MANIFEST).write_text(stored.manifest.to_json())
         verify(folder)
 
-    def sweep(self, by: Attempt) -> None:
-        """Delete what earlier attempts that are gone left to nobody: checkpoints whose manifest never came, or which came too
-        late to be followed, and objects half-written. Nothing of attempts later than ``by``: it may have slept for long."""
-        attempts = [by if attempt.id == by.id else attempt for attempt in self._attempts.all()]
-        alive = {attempt.id for attempt in attempts if self._attempts.alive(attempt)}
+    def sweep(self, by: Attempt, say: Say = lambda _: None) -> list[Stored]:
+        """Those that count, oldest first, for an attempt that has taken the job. What earlier attempts that are gone left to
+        nobody is deleted: checkpoints whose manifest never came, or which came too late to be followed, and objects
+        half-written. Nothing of attempts later than ``by``: it may have slept for long."""
+        attempts, listed = self._store.in_parallel([partial(self._attempts.beside, by), self._listed])
+        others = [attempt for attempt in attempts if attempt.open and attempt.id != by.id]
+        lives = self._store.in_parallel([partial(self._attempts.alive, attempt) for attempt in others])
+        alive = {by.id, *(attempt.id for attempt, it_lives in zip(others, lives) if it_lives)}
 
         def gone(attempt_id: str) -> bool:
             return bool(ATTEMPT_ID.fullmatch(attempt_id)) and attempt_order(attempt_id) < by.order and attempt_id not in alive
 
-        listed = self._listed()
-        for name, keys in _without_manifest(listed).items():
-            if gone(name.partition("-")[2]):
-                self._store.delete(keys)
+        half_written = partial(self._store.sweep, self._paths.all, keep=lambda key: not gone(attempt_of(key)))
+        stored, _ = self._store.in_parallel([partial(self._stored, _with_manifest(listed), say), half_written])
+        unfinished = [keys for name, keys in _without_manifest(listed).items() if gone(name.partition("-")[2])]
+        self._store.in_parallel([partial(self._store.delete, keys) for keys in unfinished])
         followed = _followed(attempts)
-        for stored in self._stored(_with_manifest(listed), lambda _: None):
-            if gone(stored.attempt) and not followed(stored):
-                self._delete(stored)
-        self._store.sweep(self._paths.all, keep=lambda key: not gone(attempt_of(key)))
+        self._delete([one for one in stored if gone(one.attempt) and not followed(one)])
+        return counted(stored, attempts)
 
     def prune(self, keep_last: int, by: Attempt) -> None:
         """Delete those that the retention rule does not keep, manifests first.
@@ -103,33 +114,40 @@ class Checkpoints:
         to delete is deleted too.
         """
         listed = self._listed()
-        stored = list(self._stored(_with_manifest(listed), lambda _: None))
-        # Last, so that little can happen between this look and what is deleted; of its own record it knows better.
-        attempts = [by if attempt.id == by.id else attempt for attempt in self._attempts.all()]
+        stored = self._stored(_with_manifest(listed))
+        attempts = self._attempts.beside(by)  # last, so that little can happen between this look and what is deleted
         if by.superseded_by(attempts):
             return
-        found = _counted(stored, attempts)
+        found = counted(stored, attempts)
         newest = max((stored.name for stored in found if stored.attempt == by.id), default="")
-        for name, keys in _without_manifest(listed).items():
-            if name.partition("-")[2] == by.id and name < newest:  # uploads go in order: a later one is on its way
-                self._store.delete(keys)
+        begun = [
+            keys
+            for name, keys in _without_manifest(listed).items()
+            if name.partition("-")[2] == by.id and name < newest  # uploads go in order: a later one is on its way
+        ]
+        self._store.in_parallel([partial(self._store.delete, keys) for keys in begun])
         origins = {attempt.resumed_from for attempt in attempts if attempt.open}
-        for one, keep in zip(found, to_keep([s.manifest for s in found], keep_last)):
-            if not keep and one.name not in origins:
-                self._delete(one)
+        keeping = zip(found, to_keep([one.manifest for one in found], keep_last))
+        self._delete([one for one, keep in keeping if not keep and one.name not in origins])
 
-    def _stored(self, names: Collection[str], say: Say) -> Iterator[Stored]:
-        """Of these, the ones that have a readable manifest, whoever wrote them."""
-        for name in names:
-            try:
-                manifest = Manifest.from_json(self._store.get(self._paths.checkpoint(name)))
-            except MissingKeyError:
-                continue  # never finished
-            except (DamagedCheckpoint, DamagedObjectError) as error:
-                say(f"skipping checkpoint {name}: {error}")
-                continue
-            if ATTEMPT_ID.fullmatch(name.partition("-")[2]):
-                yield Stored(name, manifest)
+    def _stored(self, names: Collection[str], say: Say = lambda _: None) -> list[Stored]:
+        """Of those that have a manifest, the ones that have a readable one. It never changes, so it is read once."""
+        new = [name for name in names if name not in self._known and ATTEMPT_ID.fullmatch(name.partition("-")[2])]
+        for name, read in zip(new, self._store.in_parallel([partial(self._read, name) for name in new])):
+            if isinstance(read, Stored):
+                self._known[name] = read
+            elif read is not None:
+                say(f"skipping checkpoint {name}: {read}")
+        return [self._known[name] for name in names if name in self._known]
+
+    def _read(self, name: str) -> Stored | Exception | None:
+        """None: it has been deleted meanwhile."""
+        try:
+            return Stored(name, Manifest.from_json(self._store.get(self._paths.checkpoint(name))))
+        except MissingKeyError:
+            return None
+        except (DamagedCheckpoint, DamagedObjectError) as error:
+            return error
 
     def _listed(self) -> dict[str, list[str]]:
         """The keys of each checkpoint, finished or not, by its name."""
@@ -140,10 +158,12 @@ class Checkpoints:
                 found.setdefault(name, []).append(entry.key)
         return found
 
-    def _delete(self, stored: Stored) -> None:
-        """Its manifest first, so that nobody takes what is left for whole."""
-        names = [MANIFEST, *stored.manifest.files]
-        self._store.delete(self._paths.checkpoint(stored.name, name) for name in names)
+    def _delete(self, unwanted: Collection[Stored]) -> None:
+        """Their manifests first, so that nobody takes what is left for whole."""
+        manifests = [self._paths.checkpoint(one.name) for one in unwanted]
+        files = [self._paths.checkpoint(one.name, file) for one in unwanted for file in one.manifest.files]
+        for keys in (manifests, files):
+            self._store.in_parallel([partial(self._store.delete, [key]) for key in keys])
 
 
 def _with_manifest(listed: dict[str, list[str]]) -> list[str]:
@@ -156,7 +176,7 @@ def _without_manifest(listed: dict[str, list[str]]) -> dict[str, list[str]]:
     return {name: keys for name, keys in listed.items() if name not in finished}
 
 
-def _counted(stored: Iterable[Stored], attempts: list[Attempt]) -> list[Stored]:
+def counted(stored: Iterable[Stored], attempts: list[Attempt]) -> list[Stored]:
     """Those that count, oldest first."""
     return sorted(filter(_followed(attempts), stored), key=lambda one: one.order)
 

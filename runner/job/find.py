@@ -27,8 +27,9 @@ def find_job(name: str, store_uri: str | None, whole: bool = False) -> Job:
     if not JOB_ID.fullmatch(name):
         raise UsageError(f"job {name!r}: an ID has lower-case letters, digits and dashes only")
     with suppress(NoSuchJobError):  # a whole ID needs no listing of a store that may hold thousands
-        Job(store, name).record()
-        return Job(store, name)
+        job = Job(store, name)
+        job.record()
+        return job
     names = sorted({job.id for job in list_jobs(store) if job.id.startswith(name)})
     if whole and names:
         raise UsageError(f"{name}: this takes a whole ID, such as {names[0]}")

@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
@@ -23,6 +24,8 @@ from runner.store.protocol import Store
 from runner.store.uri import StoreUri
 
 FORMAT = 1
+_PIECES = 256
+"""So many of a log are read at once."""
 
 
 class _Record(BaseModel):
@@ -52,6 +55,7 @@ class Job:
         self.attempts = Attempts(store, self.paths, self.uri)
         self.checkpoints = Checkpoints(store, self.paths, self.attempts)
         self.requests = Requests(store, self.paths)
+        self._record: _Record | None = None
 
     @property
     def reference(self) -> str:
@@ -80,13 +84,18 @@ class Job:
         store.put(job.paths.record, dump(record))
         return job
 
-    def record(self) -> dict[str, Any]:
-        """What ``job.json`` says.
+    def record(self, again: bool = False) -> dict[str, Any]:
+        """What ``job.json`` says. It never changes, so it is read once; ``again``, to see that the job is still there.
 
         Raises:
             NoSuchJobError: there is no such job.
             StoreError: it is unreadable.
         """
+        if self._record is None or again:
+            self._record = self._read_record()
+        return self._record.model_dump()
+
+    def _read_record(self) -> _Record:
         try:
             record = read_json(self.store, self.paths.record)
         except MissingKeyError:
@@ -94,18 +103,18 @@ class Job:
         if record.get("format") != FORMAT:
             raise StoreError(f"{self.uri}: job.json has format {record.get('format')}; this version reads {FORMAT}")
         try:
-            return read_as(_Record, record).model_dump()
+            return read_as(_Record, record)
         except ValidationError:
             raise StoreError(f"{self.uri}: job.json is damaged") from None
 
-    def settings(self) -> tuple[dict[str, Any], dict[str, str], list[str]]:
-        """The flat configuration that the next attempt begins with, the origin of each value, and which keys differ from
-        the job's record: what decides learning and was changed with ``--allow-change`` stays changed."""
+    def settings(self, attempts: list[Attempt] | None = None) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+        """The flat configuration that the next attempt after these (default: all) begins with, the origin of each value, and
+        which keys differ from the job's record: what decides learning and was changed with ``--allow-change`` stays changed."""
         record = self.record()
         config: dict[str, Any] = record["config"]
         origins: dict[str, str] = record["origins"]
         changed: list[str] = []
-        for attempt in self.attempts.all():
+        for attempt in self.attempts.all() if attempts is None else attempts:
             for change in attempt.changes:
                 key = str(change.get("key"))
                 if key in config and is_pinned(key):
@@ -127,28 +136,45 @@ class Job:
         beyond that, :func:`runner.launch.settle.state_of` asks them first."""
         return self.attempts.state(self.attempts.all())
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """One line per epoch; an attempt's lines replace those of the epochs that it trained again."""
+    def metrics(self, attempts: list[Attempt] | None = None) -> list[dict[str, Any]]:
+        """Of these attempts (default: all) a line per epoch; an attempt's replace those of epochs that it trained again."""
         from last_e.metrics import read_metrics
 
+        attempts = self.attempts.all() if attempts is None else attempts
         merged: list[dict[str, Any]] = []
-        for attempt in self.attempts.all():
-            try:
-                text = self.store.get(self.paths.metrics(attempt.id)).decode("utf-8", "replace")
-            except MissingKeyError:
-                continue
-            lines = read_metrics(text)
-            merged = [m for m in merged if m["epoch"] <= attempt.resumed_epoch] + lines
+        texts = self.store.in_parallel([partial(self._text, self.paths.metrics(attempt.id)) for attempt in attempts])
+        for attempt, text in zip(attempts, texts):
+            if text is not None:
+                merged = [m for m in merged if m["epoch"] <= attempt.resumed_epoch] + read_metrics(text)
         return merged
 
     def log(self, seen: set[str] | None = None) -> Iterator[str]:
         """The log of all attempts, piece by piece; of those in ``seen`` nothing again, and it is added to."""
         seen = set() if seen is None else seen
-        for attempt in self.attempts.all():
-            if attempt.id not in seen and attempt.phase != "claiming":
-                seen.add(attempt.id)
-                yield f"--- attempt {attempt.number} on {attempt.host} ({attempt.env or 'starting'})\n"
-            for entry in self.store.scan(self.paths.attempt(attempt.id, "log", "")):
-                if entry.key not in seen:
-                    seen.add(entry.key)
-                    yield self.store.get(entry.key).decode("utf-8", "replace")
+        names = self.attempts.names()
+        attempts, *listed = self.store.in_parallel(
+            [partial(self.attempts.read, names), *(partial(self._log, n) for n in names)]
+        )
+        keys = dict(zip(names, listed))
+        pieces: list[tuple[str, str | None]] = []
+        for attempt in attempts:
+            if attempt.phase != "claiming":
+                pieces.append((attempt.id, f"--- attempt {attempt.number} on {attempt.host} ({attempt.env or 'starting'})\n"))
+            pieces += [(key, None) for key in keys[attempt.id]]
+        new = [piece for piece in pieces if piece[0] not in seen]
+        while new:  # not all at once: a long run has thousands
+            some, new = new[:_PIECES], new[_PIECES:]
+            texts = self.store.in_parallel([partial(self._text, key) for key, head in some if head is None])
+            for key, head in some:
+                seen.add(key)
+                yield head if head is not None else texts.pop(0) or ""
+
+    def _log(self, attempt_id: str) -> list[str]:
+        return [entry.key for entry in self.store.scan(self.paths.attempt(attempt_id, "log", ""))]
+
+    def _text(self, key: str) -> str | None:
+        """What is under a key, if there is something."""
+        try:
+            return self.store.get(key).decode("utf-8", "replace")
+        except MissingKeyError:
+            return None

@@ -9,6 +9,8 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from functools import partial
+from itertools import count
 from typing import Any
 
 from runner import machine
@@ -18,9 +20,11 @@ from runner.job.job import Job
 
 WATCH_SECONDS = 2 * HEARTBEAT_SECONDS + 2
 _POLL_SECONDS = 0.2
+_RECORD_EVERY = 4
+"""So many beats apart an attempt looks whether an old request has undone what its record says: that happens in outages only."""
 
 
-def claim(job: Job, takeover: bool = False, token: str | None = None) -> Attempt:
+def claim(job: Job, takeover: bool = False, token: str | None = None, known: list[Attempt] | None = None) -> Attempt:
     """Start an attempt, if nobody else is at it; with ``takeover`` also if somebody is, who is then superseded.
 
     Attempts are in the order of their numbers, and of those that have ever run the last has the job: whoever sees that a later
@@ -33,13 +37,16 @@ def claim(job: Job, takeover: bool = False, token: str | None = None) -> Attempt
     3. Write that this one runs. That takes the job: nobody steps back after it but for a later one that has taken it, or in the
        end nobody would run. Later claims that had looked before may still do so: wait until they have decided.
 
-    ``token`` (eight hexadecimal digits) becomes part of the attempt's ID, so that who started it knows it again.
+    ``token`` (eight hexadecimal digits) becomes part of the attempt's ID, so that who started it knows it again; ``known`` are
+    the job's attempts, if they have been read just before.
 
     Raises:
         ClaimedError: another live attempt has the job.
     """
-    if not takeover:
-        _refuse_beating(job)
+    if known is None:
+        known = job.attempts.all()
+    if not takeover and not job.store.has_a_clock:
+        _refuse_beating(job, known)
     attempt = Attempt(
         id=f"{job.attempts.next_number():04d}-{token or secrets.token_hex(4)}",
         machine=machine.identity(),
@@ -52,16 +59,16 @@ def claim(job: Job, takeover: bool = False, token: str | None = None) -> Attempt
     job.attempts.write(attempt)
     deadline = time.monotonic() + EXPIRY_SECONDS
     while True:
-        others = [other for other in job.attempts.all() if other.id != attempt.id]
+        others, lives = _look(job, attempt, known)
         if attempt.superseded_by(others):  # they chose later and were faster
             _withdraw(job, attempt)
             return claim(job, takeover, token)
         owner = next((other for other in reversed(others) if other.has_taken_the_job), None)
-        if owner is not None and not takeover and job.attempts.alive(owner):
+        if owner is not None and not takeover and lives(owner):
             _withdraw(job, attempt)
             raise _taken(job, owner)
         earlier = [other for other in others if other.phase == "claiming" and other.order < attempt.order]
-        if not any(job.attempts.alive(other) for other in earlier) or time.monotonic() > deadline:
+        if not any(map(lives, earlier)) or time.monotonic() > deadline:
             break
         time.sleep(_POLL_SECONDS)
     attempt.supersedes = [other.id for other in others if other.order < attempt.order and (other.open or other.phase == "lost")]
@@ -69,15 +76,32 @@ def claim(job: Job, takeover: bool = False, token: str | None = None) -> Attempt
     _write_surely(job, attempt, deadline := time.monotonic() + EXPIRY_SECONDS)
     while True:
         try:
-            later = [other for other in job.attempts.all() if other.order > attempt.order]
+            others, lives = _look(job, attempt, others)
         except StoreError:  # it has the job; if another takes it, the heart hears of that
             return attempt
+        later = [other for other in others if other.order > attempt.order]
         if owner := next((other for other in later if other.has_taken_the_job), None):
             _withdraw(job, attempt)
             raise _taken(job, owner)
-        if not any(map(job.attempts.alive, later)) or time.monotonic() > deadline:
+        if not any(map(lives, later)) or time.monotonic() > deadline:
             return attempt
         time.sleep(_POLL_SECONDS)
+
+
+def _look(job: Job, attempt: Attempt, known: list[Attempt]) -> tuple[list[Attempt], Callable[[Attempt], bool]]:
+    """The job's attempts beside this one, and which of them live. Of those that were known to be open, that is found out while
+    the others are listed."""
+    open_ = [other for other in known if other.open and other.order != attempt.order]
+    asked = [partial(job.attempts.lives, other) for other in open_]
+    found, *answers = job.store.in_parallel([partial(job.attempts.beside, attempt), *asked])
+    alive = {other.id: lives for other, lives in zip(open_, answers)}
+
+    def lives(other: Attempt) -> bool:
+        if not other.open:
+            return False
+        return alive[other.id] if other.id in alive else job.attempts.lives(other)
+
+    return [other for other in found if other.id != attempt.id], lives
 
 
 def _taken(job: Job, owner: Attempt) -> ClaimedError:
@@ -97,13 +121,14 @@ def _write_surely(job: Job, attempt: Attempt, deadline: float) -> None:
         time.sleep(_POLL_SECONDS)
 
 
-def _refuse_beating(job: Job) -> None:
-    """Clocks of two machines may differ by hours, so an attempt elsewhere that seems expired is watched for a while first.
+def _refuse_beating(job: Job, known: list[Attempt]) -> None:
+    """Clocks of two machines that share a folder may differ by hours, so an attempt elsewhere that seems expired is watched for
+    a while first.
 
     Raises:
         ClaimedError: its heart beats all the same.
     """
-    silent = [other for other in job.attempts.all() if other.open and not job.attempts.alive(other) and not other.is_here]
+    silent = [other for other in known if other.open and not other.is_here and not job.attempts.lives(other)]
     before = {other.id: job.attempts.heartbeat(other) for other in silent}
     deadline = time.monotonic() + WATCH_SECONDS
     while silent and time.monotonic() < deadline:
@@ -159,21 +184,29 @@ class Heart(threading.Thread):
     def run(self) -> None:
         """``hear`` is called from this thread, with ``heard`` and ``superseded``, ``record``, ``stop`` or ``stop now``, or with
         ``note`` and what people should know."""
-        while not self._over.is_set():
+        for number in count():
             try:
-                self._job.attempts.write_heartbeat(self._attempt, self._progress())
-                if word := self._job.attempts.look(self._attempt):
-                    self._hear("heard", word)
-                    if word == "superseded":
-                        return
-                for key, how in self._job.requests.new(known=self._old_requests).items():
-                    self._old_requests.add(key)
-                    self._hear("heard", "stop now" if how == "now" else "stop")
+                if self._over.is_set() or not self.beat(number):
+                    return
             except StoreError:
                 pass
             except Exception as error:  # whatever it is: who does not beat counts as dead, and hears nothing
                 self._hear("note", f"the heartbeat failed ({type(error).__name__}: {error}); it goes on")
             self._over.wait(HEARTBEAT_SECONDS)
+
+    def beat(self, number: int) -> bool:
+        """The beat of a number: a write and two reads. Whether there are more to come."""
+        self._job.attempts.write_heartbeat(self._attempt, self._progress())
+        if number % _RECORD_EVERY == _RECORD_EVERY - 1:
+            if not self._job.attempts.stands(self._attempt):
+                self._hear("heard", "record")
+        elif self._job.attempts.superseded(self._attempt):
+            self._hear("heard", "superseded")
+            return False
+        for key, how in self._job.requests.new(known=self._old_requests).items():
+            self._old_requests.add(key)
+            self._hear("heard", "stop now" if how == "now" else "stop")
+        return True
 
     def stop(self) -> None:
         """No more beats."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from runner.errors import LastrunError, Reason, State
@@ -22,7 +23,12 @@ def launcher_class(name: str) -> type[Launcher]:
 
 def settled(job: Job) -> list[Attempt]:
     """The job's attempts, once the launchers of those that are open have written what they know of their end."""
-    found = [_settled(job, attempt) if attempt.open else attempt for attempt in job.attempts.all()]
+    return settle(job, job.attempts.all())
+
+
+def settle(job: Job, attempts: list[Attempt]) -> list[Attempt]:
+    """The same of attempts that have been read just before."""
+    found = job.store.in_parallel([partial(_settled, job, attempt) for attempt in attempts])
     return [attempt for attempt in found if attempt is not None and attempt.phase != "withdrawn"]
 
 
@@ -37,7 +43,7 @@ def scratch_places(job: Job) -> set[Path]:
 
 
 def _settled(job: Job, attempt: Attempt) -> Attempt | None:
-    if attempt.launcher in LAUNCHERS:  # else of a newer version: its heartbeat decides
+    if attempt.open and attempt.launcher in LAUNCHERS:  # else of a newer version: its heartbeat decides
         with suppress(LastrunError):  # it cannot be seen from here, or the store only lets us read
             return launcher_class(attempt.launcher).settle(job, attempt)
     return attempt

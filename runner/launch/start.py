@@ -8,7 +8,7 @@ import time
 from runner.errors import Exit, LastrunError, StoreError
 from runner.job.job import Job
 from runner.launch.protocol import Launcher, Started
-from runner.launch.settle import launcher_class, settled
+from runner.launch.settle import launcher_class
 from runner.signals import handled, interruptible
 from runner.spec import JobSpec
 
@@ -83,7 +83,6 @@ def _end(started: Started) -> str:
 
 
 def _tidy(launcher: Launcher, job: Job) -> None:
-    """What is over makes room: a new attempt may not be able to see that it is."""
+    """What is over makes room."""
     with interruptible(f"{job.id}: interrupted before its attempt began; lastrun resume {job.reference} begins it"):
         launcher.clean()
-        settled(job)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
+
+from runner.errors import DamagedObjectError
 
 
 class Entry(NamedTuple):
@@ -12,6 +14,16 @@ class Entry(NamedTuple):
 
     key: str
     size: int
+
+
+def check_size(key: str, expected: int | None, found: int) -> None:
+    """See that an object has the size that it should have.
+
+    Raises:
+        DamagedObjectError: it has another.
+    """
+    if expected not in (None, found):
+        raise DamagedObjectError(f"{key} has {found:,} bytes, not {expected:,}")
 
 
 class Store(Protocol):
@@ -22,6 +34,8 @@ class Store(Protocol):
     """
 
     uri: str
+    has_a_clock: bool
+    """Whether :meth:`age` goes by a clock of its own, and not by those of the machines that use it."""
 
     def put(self, key: str, data: bytes) -> None:
         """Store bytes under a key; what was there is replaced at once."""
@@ -32,14 +46,15 @@ class Store(Protocol):
     def get(self, key: str) -> bytes:
         """The bytes under a key."""
 
-    def get_file(self, key: str, path: Path) -> None:
-        """Write the bytes under a key to a file, whole or not at all."""
+    def get_file(self, key: str, path: Path, size: int | None = None) -> None:
+        """Write the bytes under a key to a file, whole or not at all. With ``size``, an object of another size is damaged, and
+        fills no disk."""
 
     def age(self, key: str) -> float:
-        """Seconds since a key was put, by the store's own clock: those of two machines may differ by hours."""
+        """Seconds since a key was put, by the store's own clock if it has one: those of two machines may differ by hours."""
 
-    def scan(self, prefix: str) -> Iterator[Entry]:
-        """Every object whose key begins with ``prefix``, in the order of keys."""
+    def scan(self, prefix: str, after: str = "") -> Iterator[Entry]:
+        """Every object whose key begins with ``prefix`` and is larger than ``after``, in the order of keys."""
 
     def folders(self, prefix: str) -> list[str]:
         """Names one level below ``prefix`` (which ends with ``/`` or is empty) that have objects under them, in order."""
@@ -55,3 +70,7 @@ class Store(Protocol):
 
         ``keep`` says of a key that its writer may still be at it.
         """
+
+    def in_parallel(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
+        """What calls return that need nothing of each other: all at once where each waits for a network. One that fails
+        makes this fail."""

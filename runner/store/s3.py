@@ -13,7 +13,7 @@ import contextlib
 import datetime
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,7 +27,8 @@ from botocore.config import Config
 
 from last_e.text import expand
 from runner.errors import DamagedObjectError, MissingKeyError, StoreError
-from runner.store.protocol import Entry
+from runner.store import parallel
+from runner.store.protocol import Entry, check_size
 from runner.store.s3_calls import NO_STORE, READ_TIMEOUT_SECONDS, Calls, server_time
 from runner.store.uri import StoreUri
 
@@ -42,6 +43,8 @@ _UPLOADS_PAGING = {"KeyMarker": "NextKeyMarker", "UploadIdMarker": "NextUploadId
 
 class S3Store:
     """A prefix of a bucket as a store. Credentials come from boto3's own chain alone."""
+
+    has_a_clock = True
 
     def __init__(self, uri: StoreUri) -> None:
         self.uri = str(uri)
@@ -59,7 +62,7 @@ class S3Store:
                 connect_timeout=5,
                 read_timeout=READ_TIMEOUT_SECONDS,
                 retries={"mode": "standard", "total_max_attempts": 1},  # Calls tries again, by the clock
-                max_pool_connections=32,
+                max_pool_connections=2 * parallel.MOST_AT_ONCE,
                 request_checksum_calculation=checksums,
                 response_checksum_validation=checksums,
                 s3={"addressing_style": options.get("addressing", "auto" if at_aws else "path")},
@@ -120,14 +123,14 @@ class S3Store:
 
         return self._calls.undamaged(lambda: self._calls.do("read", key, once))
 
-    def get_file(self, key: str, path: Path) -> None:
+    def get_file(self, key: str, path: Path, size: int | None = None) -> None:
         """See :class:`~runner.store.protocol.Store`."""
         part = path.with_name(f".part-{path.name}")
 
         def once() -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             with part.open("wb") as file:
-                self._download(key, file)
+                self._download(key, file, size)
             os.replace(part, path)
 
         try:
@@ -135,7 +138,7 @@ class S3Store:
         finally:
             part.unlink(missing_ok=True)
 
-    def _download(self, key: str, file: BinaryIO) -> None:
+    def _download(self, key: str, file: BinaryIO, size: int | None) -> None:
         """A connection that breaks is taken up again where it broke, for as long as each brings something."""
         digest = hashlib.sha256()
         first: dict[str, Any] = {}
@@ -147,6 +150,7 @@ class S3Store:
             more = {"Range": f"bytes={done}-", "IfMatch": first["ETag"]} if first else {}
             answer = self._client.get_object(**self._at(key), **more)
             first.update({} if first else answer)
+            check_size(key, size, first["ContentLength"])
             while chunk := answer["Body"].read(CHUNK_BYTES):
                 digest.update(chunk)
                 file.write(chunk)
@@ -179,9 +183,10 @@ class S3Store:
             raise StoreError(f"{self.uri}: {NO_STORE}")
         return (server_time(answer) - written).total_seconds()
 
-    def scan(self, prefix: str) -> Iterator[Entry]:
+    def scan(self, prefix: str, after: str = "") -> Iterator[Entry]:
         """See :class:`~runner.store.protocol.Store`."""
-        for page in self._pages(prefix):
+        more: dict[str, Any] = {"StartAfter": self._prefix + after} if after else {}
+        for page in self._pages(prefix, **more):
             for item in page.get("Contents", []):
                 key = item["Key"].removeprefix(self._prefix)
                 if _usable(key):  # markers of folders, such as browsers of buckets make, are none of ours
@@ -202,8 +207,9 @@ class S3Store:
         """See :class:`~runner.store.protocol.Store`."""
         self.sweep(prefix, keep=lambda key: False)
         for page in self._pages(prefix):
-            for item in page.get("Contents", []):
-                self._calls.do("delete", prefix, partial(self._client.delete_object, Bucket=self.bucket, Key=item["Key"]))
+            keys = [item["Key"] for item in page.get("Contents", [])]
+            requests = [partial(self._client.delete_object, Bucket=self.bucket, Key=key) for key in keys]
+            self.in_parallel([partial(self._calls.do, "delete", prefix, request) for request in requests])
 
     def sweep(self, prefix: str, keep: Callable[[str], bool]) -> None:
         """See :class:`~runner.store.protocol.Store`: uploads in parts that nobody finished (no listing shows them)."""
@@ -223,6 +229,10 @@ class S3Store:
                             key,
                             partial(self._client.abort_multipart_upload, **self._at(key), UploadId=upload["UploadId"]),
                         )
+
+    def in_parallel(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
+        """See :class:`~runner.store.protocol.Store`."""
+        return parallel.in_parallel(calls)
 
     def _pages(
         self,

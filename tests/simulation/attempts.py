@@ -13,14 +13,16 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import count
 
 from last_e.manifest import File, Manifest
 from runner.errors import ClaimedError, StoreError
 from runner.job.attempts import HEARTBEAT_SECONDS, Attempt
 from runner.job.checkpoints import Stored
 from runner.job.job import Job
-from runner.job.lease import claim
+from runner.job.lease import Heart, claim
 from runner.job.paths import attempt_order, checkpoint_name
 from tests.simulation.world import Chances, Died, Host, World, inhabited
 
@@ -103,8 +105,7 @@ def train(story: Story, job: Job, host: Host) -> bool:
     asked: list[str] = []
     world.start(host, lambda: beat(world, job, mine, set(job.requests.keys()), asked))
     acknowledged = story.best()
-    job.checkpoints.sweep(attempt)
-    found = job.checkpoints.all()
+    found = job.checkpoints.sweep(attempt)
     newest = found[-1] if found else None
     if newest is not None and job.paths.checkpoint(newest.name, "state.pt") not in world.objects:
         # A write that took effect once more, after its checkpoint was deleted, is passed over like anything damaged.
@@ -151,19 +152,24 @@ def upload(story: Story, job: Job, mine: Running, step: int) -> None:
 
 
 def beat(world: World, job: Job, mine: Running, known: set[str], asked: list[str]) -> None:
-    """What a heart does."""
-    while not mine.over:
-        try:
-            job.attempts.write_heartbeat(mine.attempt, {})
-            word = job.attempts.look(mine.attempt)
+    """A heart, and what an attempt does when it hears something."""
+    heard: list[str] = []
+    heart = Heart(job, mine.attempt, known, dict, lambda _, word: heard.append(word))
+    for number in count():
+        if mine.over:
+            return
+        with suppress(StoreError):
+            heart.beat(number)
+        while heard:
+            word = heard.pop()
             if word == "superseded":
                 mine.told = True
                 return
-            if word == "record" and not mine.over:
-                job.attempts.write(mine.attempt)
-            asked += job.requests.new(known).values()
-        except StoreError:
-            pass
+            if word != "record":
+                asked.append(word)
+            elif not mine.over:
+                with suppress(StoreError):
+                    job.attempts.write(mine.attempt)
         world.sleep(HEARTBEAT_SECONDS)
 
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
+from itertools import count
 
 from runner.errors import ClaimedError, StoreError
 from runner.job.attempts import HEARTBEAT_SECONDS, Attempt
 from runner.job.job import Job
-from runner.job.lease import claim
+from runner.job.lease import Heart, claim
 from tests.simulation.world import Chances, Host, World, inhabited
 
 CALM, END = 1600.0, 2100.0
@@ -44,7 +46,16 @@ def trial(seed: int, machines: int) -> tuple[str, World]:
                     break
                 except StoreError:  # sent again, as everything is
                     world.sleep(1.0)
-            while not beat(job, attempt):
+            heard: list[str] = []
+            heart = Heart(job, attempt, (), dict, lambda _, word: heard.append(word))
+            for number in count():
+                with suppress(StoreError):
+                    if not heart.beat(number):
+                        break
+                if heard:  # its record is not what it was
+                    heard.clear()
+                    with suppress(StoreError):
+                        job.attempts.write(attempt)
                 world.sleep(HEARTBEAT_SECONDS)
             attempt.phase, attempt.reason = "ended", "lease_lost"
             job.attempts.write(attempt)
@@ -61,18 +72,6 @@ def trial(seed: int, machines: int) -> tuple[str, World]:
     if world.crashes:
         return f"crash: {world.crashes[0]}", world
     return {0: "none", 1: "one"}.get(len(running), "two"), world
-
-
-def beat(job: Job, attempt: Attempt) -> bool:
-    """What a heart does; whether another has the job."""
-    try:
-        job.attempts.write_heartbeat(attempt, {})
-        word = job.attempts.look(attempt)
-        if word == "record":
-            job.attempts.write(attempt)
-        return word == "superseded"
-    except StoreError:
-        return False
 
 
 def main(first: int, last: int, machines: int = 3) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +19,7 @@ from runner.job.job import Job
 from runner.job.paths import checkpoint_name
 from runner.launch.settle import settled
 from runner.store.directory import DirectoryStore
+from runner.store.protocol import Entry
 
 BLOB = b"weights!"
 FILES = {"state.pt": File(size=len(BLOB), sha256=hashlib.sha256(BLOB).hexdigest())}
@@ -41,9 +42,9 @@ class Shelf(DirectoryStore):
     def put_file(self, key: str, path: Path) -> None:
         self.put(key, path.read_bytes())
 
-    def folders(self, prefix: str) -> list[str]:
-        found = super().folders(prefix)
-        self._after("folders", prefix)
+    def scan(self, prefix: str, after: str = "") -> Iterator[Entry]:
+        found = super().scan(prefix, after)
+        self._after("scan", prefix)
         return found
 
     def age(self, key: str) -> float:
@@ -83,8 +84,7 @@ class Stage:
 
     def begin(self, attempt: Attempt, folder: Path) -> int:
         """Choose a checkpoint as an attempt does; returns its step."""
-        self.job.checkpoints.sweep(attempt)
-        found = self.job.checkpoints.all()
+        found = self.job.checkpoints.sweep(attempt)
         fetched = self.job.checkpoints.fetch_newest(found, folder / attempt.id, print)
         attempt.resumed_step = fetched[1].manifest.step if fetched else 0
         attempt.inherited = [stored.name for stored in found]
@@ -94,10 +94,11 @@ class Stage:
     def beat(self, attempt: Attempt) -> bool:
         """Whether it still has the job, as far as its heart sees."""
         self.job.attempts.write_heartbeat(attempt, {})
-        word = self.job.attempts.look(attempt)
-        if word == "record":
+        if self.job.attempts.superseded(attempt):
+            return False
+        if not self.job.attempts.stands(attempt):
             self.job.attempts.write(attempt)
-        return word != "superseded"
+        return True
 
     def save(self, attempt: Attempt, step: int) -> None:
         manifest = Manifest(step=step, epoch=step, evaluated=True, files=FILES)
@@ -133,7 +134,7 @@ def test_a_claim_that_comes_late_does_not_give_the_job_back(stage: Stage, tmp_pa
             stage.job.checkpoints.prune(3, first)
         stage.here = "y"
 
-    stage.store.then["folders", "j/checkpoints/"] = y_sleeps
+    stage.store.then["scan", "j/checkpoints/"] = y_sleeps
     assert stage.begin(second, tmp_path) >= 10
     assert told == [False]
     assert stage.steps()[-1] >= 10

@@ -27,7 +27,7 @@ def test_nothing_acknowledged_is_lost(machines: int) -> None:
 
 
 def test_a_world_shows_when_nobody_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Attempts, "look", lambda self, attempt: None)
+    monkeypatch.setattr(Attempts, "superseded", lambda self, attempt: False)
     assert any(claims.trial(seed, 4)[0] == "two" for seed in range(60))
 
 
@@ -44,6 +44,6 @@ def test_a_world_shows_when_one_steps_back_that_has_taken_the_job(monkeypatch: p
 
 
 def test_a_world_shows_when_checkpoints_are_chosen_before_the_job_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = Checkpoints.all
-    monkeypatch.setattr(Checkpoints, "all", lambda self, *say: right(self, *say)[:-1])
+    right = Checkpoints.sweep
+    monkeypatch.setattr(Checkpoints, "sweep", lambda self, *by: right(self, *by)[:-1])
     assert any("was acknowledged" in text for seed in range(30) for text in attempts.trial(seed, 3).violations)

@@ -7,11 +7,12 @@ takes effect once more. All of it follows from a seed.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from unittest import mock
 
 from greenlet import getcurrent, greenlet
@@ -78,6 +79,7 @@ class World:
     crashes: list[str] = field(default_factory=list)
     """What ended with an error that nobody expects."""
     uri: str = "s3://simulation"
+    has_a_clock: bool = True
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
@@ -171,7 +173,15 @@ class World:
     def put_file(self, key: str, path: Path) -> None:
         raise NotImplementedError("nothing of this world is on a disk")  # so that nobody believes it was tried
 
-    get_file = put_file
+    def get_file(self, key: str, path: Path, size: int | None = None) -> None:
+        raise NotImplementedError("nothing of this world is on a disk")
+
+    def in_parallel(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
+        """In any order, one after the other: others go on between them all the same."""
+        results: dict[int, Any] = {}
+        for number in self.random.sample(range(len(calls)), len(calls)):
+            results[number] = calls[number]()
+        return [results[number] for number in range(len(calls))]
 
     def get(self, key: str) -> bytes:
         self._moment()
@@ -185,9 +195,10 @@ class World:
             raise MissingKeyError(key)
         return self.now - self.objects[key][1]
 
-    def scan(self, prefix: str) -> Iterator[Entry]:
+    def scan(self, prefix: str, after: str = "") -> Iterator[Entry]:
         self._moment()
-        return iter([Entry(key, len(data)) for key, (data, _) in sorted(self.objects.items()) if key.startswith(prefix)])
+        found = sorted((key, len(data)) for key, (data, _) in self.objects.items() if key.startswith(prefix) and key > after)
+        return iter([Entry(*each) for each in found])
 
     def folders(self, prefix: str) -> list[str]:
         self._moment()

@@ -178,30 +178,36 @@ def test_the_last_attempt_that_ever_ran_has_the_job_whatever_became_of_it_and_wh
     assert [attempt.number for attempt in job.attempts.all()] == [1, 2, 10000]
 
 
-def test_a_look_tells_who_has_lost_the_job_and_whose_record_an_old_request_has_replaced(tmp_path: Path) -> None:
+def test_a_heart_hears_who_has_lost_the_job_and_whose_record_an_old_request_has_replaced(tmp_path: Path) -> None:
+    def heard() -> list[str]:
+        words: list[str] = []
+        heart = Heart(job, attempt, (), dict, lambda _, word: words.append(word))
+        assert [heart.beat(number) for number in range(4)].count(False) == ("superseded" in words) * 3
+        return sorted(set(words))
+
     job = Job(DirectoryStore(tmp_path), "j")
     claimed = replace(attempt := claim(job), phase="claiming", began=False)
     job.attempts.write(claimed)  # late: it lies apart
     assert [one.phase for one in job.attempts.all()] == ["running"]
-    assert job.attempts.look(attempt) is None
+    assert heard() == []
     running = replace(attempt)
     attempt.inherited = ["00000010-0001-aaaaaaaa"]
     job.attempts.write(attempt)
-    assert job.attempts.look(attempt) is None
+    assert heard() == []
     job.attempts.write(running)  # late, over the one that says what is followed
-    assert job.attempts.look(attempt) == "record"
+    assert heard() == ["record"]
     later = Attempt("0002-aaaaaaaa", "elsewhere", 1, "1", time.time())
     job.attempts.write(later)
-    assert job.attempts.look(attempt) == "record"
+    assert heard() == ["record"]
     job.attempts.write(replace(later, phase="running", began=True))
-    assert job.attempts.look(attempt) == "superseded"
+    assert heard() == ["record", "superseded"]
 
 
 def test_a_later_record_that_nobody_can_read_does_not_leave_two_at_work(tmp_path: Path) -> None:
     job = Job(DirectoryStore(tmp_path), "j")
     attempt = claim(job)
     job.store.put(job.paths.attempt("0002-aaaaaaaa"), b'{"reason": "of a later version"}')
-    assert job.attempts.look(attempt) == "superseded"
+    assert job.attempts.superseded(attempt)
 
 
 def test_a_claim_whose_last_write_got_no_answer_is_written_again(tmp_path: Path) -> None:
@@ -271,6 +277,7 @@ def test_an_attempt_that_withdrew_or_is_gone_is_not_written_as_lost(tmp_path: Pa
         assert [attempt.id for attempt in settled(job)] == [done.id]
         assert [attempt.id for attempt in job.attempts.all()] == [done.id]
     monkeypatch.setattr(machine, "process_identity", lambda _: None)
+    job = Job(job.store, "j")
     job.attempts.write(dead)
     assert [attempt.phase for attempt in settled(job)] == ["ended", "lost"]
 

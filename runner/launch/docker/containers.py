@@ -152,7 +152,7 @@ def remove_if_told(job: Job, container: Any) -> None:
             own = [one for one in own if one is not attempt] + ([] if settled is None else [settled])
     if not own:  # it withdrew or never began; or the job was deleted; or its store is away, a disk that is not mounted now
         try:
-            job.record()
+            job.record(again=True)
         except NoSuchJobError:
             now = _time(container.client.info()["SystemTime"])
             if now - _time(container.attrs["Created"]) < ABANDONED_SECONDS:
