@@ -24,6 +24,7 @@ from last_e.data.files import read_clips
 from last_e.data.synthetic import synthetic_clips
 from last_e.environment import cpu_name, share_cores, usable_cores
 from last_e.precision import choose_device, choose_precision, cpu_threads
+from last_e.python import elsewhere
 
 Tell = Callable[[int, int, str], None]
 """Told how many of how many measurements are done, and what is measured next."""
@@ -144,7 +145,7 @@ def _contenders(
             here, there = context.Pipe()
             arguments = (kind, config.model_dump_json(), data, folder, device, there)
             process = context.Process(target=_work, args=arguments, daemon=False)  # Plain has children of its own
-            with _environment_of(kind):
+            with _environment_of(kind), elsewhere():
                 process.start()
             there.close()
             processes.append((process, here))
@@ -250,7 +251,9 @@ def _peak(pid: int | None) -> int:
 
 def _in_process(function: Callable[..., Any], *arguments: str | int | None) -> Any:
     context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
+    with elsewhere():
+        pool = context.Pool(1)
+    with pool:
         return pool.apply(function, arguments)
 
 

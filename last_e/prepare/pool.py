@@ -13,6 +13,7 @@ from multiprocessing.connection import wait as wait_for
 from typing import TypeVar
 
 from last_e.datafile import DataError
+from last_e.python import elsewhere
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -37,7 +38,8 @@ def run_all(function: Callable[[Task], Result], tasks: Iterable[Task], workers: 
     waiting: set[Future[Result]] = set()
     try:
         for task in tasks:
-            waiting.add(pool.submit(function, task))
+            with elsewhere():
+                waiting.add(pool.submit(function, task))
             if len(waiting) >= workers * AHEAD_PER_WORKER:
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in done)

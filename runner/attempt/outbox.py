@@ -1,4 +1,6 @@
-"""Uploads in order, in the background: what an attempt has to say waits in an outbox on disk until the store has it.
+"""Uploads in the background: what an attempt has to say waits in an outbox on disk until the store has it.
+
+A manifest, and an attempt's record, go when all is there that was put before them; the rest goes as many at once as wait.
 
 The outbox mirrors the store's keys, so that what is left of it when a session ends can be sent later from the files alone.
 """
@@ -12,13 +14,17 @@ import shutil
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice, takewhile
 from pathlib import Path
 
 from last_e.manifest import MANIFEST
 from runner import machine
 from runner.errors import StoreError
 from runner.job.paths import ATTEMPT_RECORD
+from runner.store.parallel import MOST_AT_ONCE
 from runner.store.protocol import Store
 from runner.waits import WAITS
 
@@ -31,7 +37,7 @@ LAG_WARNING_SECONDS = 60.0
 
 
 class Outbox:
-    """A queue of objects for a store, kept in a folder and sent by one thread, oldest first.
+    """A queue of objects for a store, kept in a folder and sent oldest first; :func:`_at_once` says what goes together.
 
     A key that is put again before it was sent is sent once, with the newest bytes, at its old place. Failures are repeated
     with growing pauses until :meth:`close`. Nobody who puts something ever waits for the network.
@@ -57,9 +63,9 @@ class Outbox:
         self._say, self._sent, self._lost = say, sent, lost
         self._queue: OrderedDict[str, float] = OrderedDict()
         self._wake = threading.Condition()
-        self._sending: str | None = None
+        self._sending: set[str] = set()
         self._telling = False
-        self._closed = False
+        self._closed = self._held = False
         self.error: str | None = None
         self.lasting = False
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -89,11 +95,23 @@ class Outbox:
             shutil.copyfile(source, path)
         self._enqueue(key, path)
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is put meanwhile waits until all of it is there, to go in as few round trips as can be."""
+        with self._wake:
+            self._held = True
+        try:
+            yield
+        finally:
+            with self._wake:
+                self._held = False
+                self._wake.notify_all()
+
     def drop(self, keys: list[str]) -> None:
         """Forget a set of keys, if nothing of it has been sent yet: half of a set is of no use to anybody."""
         with self._wake:
             present = [key for key in keys if key in self._queue]
-            if self._sending in keys or any((self.folder / key).exists() is False for key in present):
+            if self._sending.intersection(keys) or any((self.folder / key).exists() is False for key in present):
                 return
             for key in present:
                 del self._queue[key]
@@ -133,9 +151,9 @@ class Outbox:
             self._queue.setdefault(key, time.monotonic())
             if key.endswith(f"/{ATTEMPT_RECORD}"):  # it may tell of the end: nothing else is to come after that
                 self._queue.move_to_end(key)
-            if self._sending == key:  # newer bytes of what is on its way: once more
+            if key in self._sending:  # newer bytes of what is on its way: once more
                 self._queue[key] = time.monotonic()
-                self._sending = None
+                self._sending.remove(key)
             self._wake.notify_all()
 
     def _run(self) -> None:
@@ -145,44 +163,75 @@ class Outbox:
             with self._wake:
                 if pause:
                     self._wake.wait_for(lambda: self._closed, pause)
-                while not self._queue and not self._closed:
-                    self._wake.wait()
+                self._wake.wait_for(lambda: self._closed or bool(self._queue and not self._held))
                 if self._closed:
                     return
-                key = self._sending = next(iter(self._queue))
+                keys = _at_once(list(islice(self._queue, MOST_AT_ONCE + 1)))
+                self._sending = set(keys)
             try:
                 if machine.uptime() - heard > QUIET_SECONDS and self._lost():
                     self.close()
                     return
-                self.store.put_file(key, self.folder / key)
+                results = self.store.in_parallel([partial(self._try, key) for key in keys])
+            except StoreError as error:  # the look
+                results = [error] * len(keys)
+            failed = [result for result in results if isinstance(result, (StoreError, OSError))]
+            if len(failed) < len(results):
                 heard = machine.uptime()
-            except (StoreError, OSError) as error:
-                if isinstance(error, FileNotFoundError):  # dropped meanwhile, or somebody tidied up
-                    with self._wake:
-                        if self._queue.pop(key, None) is not None:
-                            self._say(f"{self.folder / key} is gone: it cannot be uploaded any more")
-                        self._wake.notify_all()
-                    continue
-                pause = min(LONGEST_PAUSE_SECONDS, max(FIRST_PAUSE_SECONDS, 2 * pause)) * (0.5 + random.random() / 2)  # noqa: S311
-                if self.error is None:
-                    self._say(f"uploads wait: {error}")
-                self.error, self.lasting = str(error), getattr(error, "lasting", False)
-                continue
-            pause = 0.0
-            if self.error is not None:
-                self.error, self.lasting = None, False
-                self._say("uploads go on")
             with self._wake:
-                if self._sending == key:
+                sent = [key for key, result in zip(keys, results) if result is None]
+                for key in self._sending.intersection(sent):
                     self._queue.pop(key, None)
                     (self.folder / key).unlink(missing_ok=True)
-                self._sending, self._telling = None, True
+                self._sending.difference_update(sent)  # what failed has been tried: it may be there all the same
+                self._telling = True
+            pause = self._after(failed, pause)
             try:
-                self._sent(key)
+                for key in sent:
+                    self._sent(key)
             finally:
                 with self._wake:
                     self._telling = False
                     self._wake.notify_all()
+
+    def _try(self, key: str) -> StoreError | OSError | None:
+        """Send an object; what it failed of."""
+        try:
+            self.store.put_file(key, self.folder / key)
+        except FileNotFoundError:  # dropped meanwhile, or somebody tidied up
+            with self._wake:
+                if self._queue.pop(key, None) is not None:
+                    self._say(f"{self.folder / key} is gone: it cannot be uploaded any more")
+                self._wake.notify_all()
+            return _GONE
+        except (StoreError, OSError) as error:
+            return error
+        return None
+
+    def _after(self, failed: list[StoreError | OSError], pause: float) -> float:
+        """How long to wait after some have failed, or none."""
+        failed = [error for error in failed if error is not _GONE]
+        if not failed:
+            if self.error is not None:
+                self.error, self.lasting = None, False
+                self._say("uploads go on")
+            return 0.0
+        if self.error is None:
+            self._say(f"uploads wait: {failed[0]}")
+        self.error, self.lasting = str(failed[0]), getattr(failed[0], "lasting", False)
+        return min(LONGEST_PAUSE_SECONDS, max(FIRST_PAUSE_SECONDS, 2 * pause)) * (0.5 + random.random() / 2)  # noqa: S311
+
+
+_GONE = FileNotFoundError()
+
+
+def _at_once(keys: list[str]) -> list[str]:
+    """Of what waits, oldest first, that which may be sent together: all up to the next that has to come after it. What was put
+    after a manifest need not wait for it, but for another manifest or a record."""
+    first = keys[0]
+    if first.endswith(f"/{ATTEMPT_RECORD}"):
+        return [first]
+    return [first, *takewhile(lambda key: not key.endswith((f"/{MANIFEST}", f"/{ATTEMPT_RECORD}")), keys[1:])]
 
 
 def waiting(folder: Path) -> list[str]:

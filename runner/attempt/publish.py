@@ -6,15 +6,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from last_e.manifest import MANIFEST, DamagedCheckpoint, to_keep, verify
 from last_e.text import seconds_text
 from runner.attempt.outbox import LAG_WARNING_SECONDS, Outbox
+from runner.attempt.pruner import Pruner
 from runner.attempt.voice import Voice
-from runner.errors import StoreError
 from runner.job.attempts import HEARTBEAT_SECONDS, Attempt
 from runner.job.checkpoints import Stored
 from runner.job.job import Job
@@ -52,13 +51,14 @@ class Publisher:
         self._run, self._progress, self._voice = scratch / "run", progress, voice
         self._posted: list[Stored] = []
         self._synced_step = 0
-        self._unpruned = self._metrics_changed = self._late = False
+        self._metrics_changed = self._late = False
         self._segments = 0
         self._events_sent: dict[str, int] = {}
         self._next_look = self._next_events = 0.0
         self._tell_superseded = superseded
         self.superseded = False
         """Another attempt has the job: nothing more is sent or deleted there."""
+        self._pruner = Pruner(self._prune)
         self.outbox = Outbox(job.store, scratch / "outbox", note, self._sent, self._lost)
 
     def record(self) -> None:
@@ -76,9 +76,10 @@ class Publisher:
 
     def checkpoint(self, folder: Path) -> None:
         """A checkpoint is whole on disk: send it."""
-        self._send_metrics()  # first: who resumes from a checkpoint finds the history up to it
         try:
-            stored = post_checkpoint(self._job.paths, folder, self._attempt, self.outbox)
+            with self.outbox.together():
+                self._send_metrics()  # first: who resumes from a checkpoint finds the history up to it
+                stored = post_checkpoint(self._job.paths, folder, self._attempt, self.outbox)
         except (DamagedCheckpoint, FileNotFoundError):  # pruned by the trainer already: a newer one is on its way
             return
         self._posted.append(stored)
@@ -103,10 +104,17 @@ class Publisher:
             self._next_events = now + EVENTS_SECONDS
             self._send_events()
 
-    def send_results(self) -> None:
-        """Send what the trainer has written until its end."""
-        self._send_metrics()
-        self._send_events()
+    def end(self) -> None:
+        """Send all that there is at the end, and the record that tells of it.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        with self.outbox.together():
+            self._send_metrics()
+            self._send_events()
+            self.send_log()
+            self.record()
 
     def send_log(self) -> None:
         """Send what was said since the last time."""
@@ -118,7 +126,9 @@ class Publisher:
         """Wait until the store has it all, for ``seconds`` at the most; what to say of what it does not have then."""
         if not self.outbox.drain(0.5):
             self._voice.show(f"waiting for uploads, {seconds_text(seconds)} at the most")
-        if self.outbox.drain(seconds):  # also when all was sent: the last pruning may be under way
+        deadline = time.monotonic() + seconds
+        if self.outbox.drain(seconds):
+            self._pruner.drain(deadline - time.monotonic())
             return None
         folder, job = self.outbox.folder, self._job.reference
         left = f"the store does not have all of it ({self.outbox.error or 'too slow'}); the rest is in {folder}"
@@ -161,11 +171,14 @@ class Publisher:
         if key.endswith(f"/{MANIFEST}"):
             self._synced_step = max(step_of(key), self._synced_step)
             self._progress["synced_step"] = self._synced_step
-            self._unpruned = True
-        if self._unpruned and not self.superseded and key.endswith((f"/{MANIFEST}", f"/{ATTEMPT_RECORD}")):
-            with suppress(StoreError):  # the next one comes to it, or the record of the end
-                self._job.checkpoints.prune(self._keep_last, self._attempt)
-                self._unpruned = False
+            self._pruner.want()
+        elif key.endswith(f"/{ATTEMPT_RECORD}"):
+            self._pruner.again()
+
+    def _prune(self) -> None:
+        """On the pruner's thread."""
+        if not self.superseded:
+            self._job.checkpoints.prune(self._keep_last, self._attempt)
 
 
 def post_checkpoint(paths: Paths, folder: Path, attempt: Attempt, outbox: Outbox) -> Stored:

@@ -56,6 +56,7 @@ def run_attempt(
     sink: ConsoleSink,
     takeover: bool = False,
     launcher: str | None = None,
+    token: str | None = None,
 ) -> Reason:
     """Run one attempt to its end and say why it ended.
 
@@ -70,7 +71,7 @@ def run_attempt(
     if job.attempts.completed(known) and not allow_change:
         raise UsageError(f"{job.id} is complete; lastrun status {job.reference} shows its result")
     scratch_root = _scratch_root(resolved.config)
-    attempt = claim(job, takeover, (machine.container() or {}).get("token"), known)
+    attempt = claim(job, takeover, token or (machine.container() or {}).get("token"), known)
     attempt.env, attempt.hardware, attempt.versions = resolved.env, machine.describe(), machine.versions()
     attempt.changes = [asdict(change) for change in changed]
     # A checkpoint from before an earlier change is gone on from with that change.
@@ -234,9 +235,7 @@ class _Run:
             else:
                 self._handle(kind, line, publisher)
             self._tick(publisher)
-        verdict = self.trainer.verdict(self.leaving.reason)
-        publisher.send_results()
-        return verdict
+        return self.trainer.verdict(self.leaving.reason)
 
     def _handle(self, kind: str, line: str, publisher: Publisher) -> None:
         """A line of the trainer's."""
@@ -305,8 +304,7 @@ class _Run:
                 self.job.attempts.write(attempt)
             return reason
         try:
-            self.publisher.send_log()
-            self.publisher.record()
+            self.publisher.end()
         except OSError as error:
             self.voice.show(f"{error.filename}: {error.strerror}", "warning")
             with suppress(StoreError):  # no room for it in the outbox; the store itself may have some

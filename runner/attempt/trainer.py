@@ -6,12 +6,11 @@ import math
 import queue
 import signal
 import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import IO, Any
 
-from last_e import events
+from last_e import events, python
 from last_e.redact import redact
 from runner import machine
 from runner.errors import Reason
@@ -108,7 +107,7 @@ class Trainer:
 
 def trainer_command(config: Path, out: Path, resume: Path | None, allow_change: list[str]) -> list[str]:
     """Train as a file says, in ``out``, perhaps from a checkpoint's folder on."""
-    command = [sys.executable, "-m", "last_e", "--config", str(config), "--out", str(out), "--supervised"]
+    command = [*python.module("last_e"), "--config", str(config), "--out", str(out), "--supervised"]
     command += [] if resume is None else ["--resume", str(resume)]
     return command + (["--allow-change", *allow_change] if allow_change else [])
 

@@ -133,6 +133,7 @@ def attempt(
     allow_change: AllowOption = None,
     takeover: TakeoverOption = False,
     launcher: LauncherOption = None,
+    token: Annotated[str | None, typer.Option("--token", help="eight hexadecimal digits, with which its ID is to end")] = None,
     read_env: Annotated[bool, typer.Option("--read-env", help="read variables and files from standard input, as JSON")] = False,
 ) -> None:
     """Run one attempt of a job on this machine; launchers call this."""
@@ -156,7 +157,8 @@ def attempt(
 
     store, job_id = StoreUri.parse(job_uri).parent()
     with ConsoleSink() as sink:
-        reason = run_attempt(Job(open_store(store), job_id), env, set_ or [], allow_change or [], sink, takeover, launcher)
+        job = Job(open_store(store), job_id)
+        reason = run_attempt(job, env, set_ or [], allow_change or [], sink, takeover, launcher, token)
     raise typer.Exit(reason.ending.exit_code)
 
 
@@ -178,7 +180,7 @@ def start(
     from runner.view.status import job_status
 
     asked: list[int] = []
-    job = None
+    job, token = None, None
 
     def once_it_is_made(signum: int) -> None:
         if asked:  # asked again: its store may not answer
@@ -198,16 +200,26 @@ def start(
                 launch.detach(launcher, job, arguments)
                 code = 0
             else:
-                code = launch.run(launcher, job, arguments, quiet=json)
+                code, token = launch.run(launcher, job, arguments, quiet=json)
         except KeyboardInterrupt:
             if job is None:
                 raise
             raise PausedError(f"{job.id}: interrupted; lastrun resume {job.reference} goes on with it") from None
-    facts = job_status(job)
     if json:
-        print_json(command, facts)
-    elif detach:
+        print_json(command, job_status(job))
+    elif token is None:
         print(f"running in the background; lastrun status {job.reference}")
     else:
-        print(f"job:  {job.uri}\nnext: {facts['next']}")
+        print(f"job:  {job.uri}\nnext: {_next(job, token)}")
     raise typer.Exit(code)
+
+
+def _next(job: Job, token: str) -> str:
+    """What to do after an attempt that has just ended: one read, if it could say how."""
+    from runner.errors import Reason
+    from runner.view.status import job_status
+
+    attempt = job.attempts.of(token)
+    if attempt is not None and attempt.reason not in (None, Reason.LEASE_LOST.value):
+        return Reason(attempt.reason).ending.advice.format(job=job.reference)
+    return str(job_status(job)["next"])

@@ -126,13 +126,17 @@ class _Beat(BaseModel):
 
 
 class Attempts:
-    """Those of one job. What has been read and cannot change any more in what others go by is not read again."""
+    """Those of one job. What has been read and cannot change any more in what others go by is not read again.
 
-    def __init__(self, store: Store, paths: Paths, uri: str) -> None:
+    ``largest``: the number of the last one, where that is known.
+    """
+
+    def __init__(self, store: Store, paths: Paths, uri: str, largest: int | None = None) -> None:
         self._store, self._paths, self._uri = store, paths, uri
         self._known: dict[str, Attempt] = {}
         self._settled: set[str] = set()
         self._owner = (0, "")
+        self._largest = largest
 
     def all(self) -> list[Attempt]:
         """Oldest first; those that withdrew are left out.
@@ -154,7 +158,9 @@ class Attempts:
 
     def names(self) -> list[str]:
         """The ID of every attempt, oldest first, withdrawn ones included."""
-        return sorted(filter(ATTEMPT_ID.fullmatch, self._store.folders(self._paths.attempts)), key=attempt_order)
+        found = sorted(filter(ATTEMPT_ID.fullmatch, self._store.folders(self._paths.attempts)), key=attempt_order)
+        self._largest = max(self._largest or 0, *(attempt_order(name)[0] for name in found[-1:]), 0)
+        return found
 
     def read(self, names: Collection[str]) -> list[Attempt]:
         """Those of these names, oldest first, but for those that withdrew or are gone.
@@ -165,6 +171,16 @@ class Attempts:
         self._fetch([name for name in names if name not in self._settled])
         found = [self._known[name] for name in sorted(names, key=attempt_order) if name in self._known]
         return [attempt for attempt in found if attempt.phase != "withdrawn"]
+
+    def of(self, token: str) -> Attempt | None:
+        """The one whose ID ends with a token; None: it has not claimed the job, or has stepped back.
+
+        Raises:
+            DamagedObjectError: a record is damaged.
+        """
+        likely = f"{self.next_number():04d}-{token}"
+        found = self.read([likely]) or self.read([name for name in self.names() if name.endswith(f"-{token}")])
+        return found[0] if found else None
 
     def newest(self) -> list[Attempt]:
         """The last of :meth:`all`, from the one on that has the job: of the others most need not be read.
@@ -217,8 +233,10 @@ class Attempts:
         return self._known.get(attempt.id)
 
     def next_number(self) -> int:
-        """The number for a new attempt: one more than the largest that was seen, withdrawn ones included."""
-        return 1 + max((attempt_order(name)[0] for name in self._known), default=0)
+        """The number for a new attempt: one more than the largest that has been listed, withdrawn ones included."""
+        if self._largest is None:
+            self.names()
+        return 1 + (self._largest or 0)
 
     def write(self, attempt: Attempt) -> None:
         """Write an attempt's record."""

@@ -113,9 +113,8 @@ class Checkpoints:
         another has taken the job deletes nothing, though nobody has told it yet. What an earlier call of this attempt's began
         to delete is deleted too.
         """
-        listed = self._listed()
+        attempts, listed = self._store.in_parallel([partial(self._attempts.beside, by), self._listed])
         stored = self._stored(_with_manifest(listed))
-        attempts = self._attempts.beside(by)  # last, so that little can happen between this look and what is deleted
         if by.superseded_by(attempts):
             return
         found = counted(stored, attempts)

@@ -82,6 +82,7 @@ class Job:
         }
         store.put(job.paths.index, b"")  # first: an entry without a job is passed over
         store.put(job.paths.record, dump(record))
+        job.attempts = Attempts(store, job.paths, job.uri, largest=0)
         return job
 
     def record(self, again: bool = False) -> dict[str, Any]:

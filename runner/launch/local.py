@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, TextIO
 
+from last_e import python
 from last_e.datafile import DataError, data_path, is_remote
 from last_e.text import expand
 from runner import machine
@@ -49,9 +50,9 @@ class LocalLauncher:
         except DataError as error:
             raise UsageError(str(error)) from None
 
-    def start(self, job: Job, arguments: list[str], *, output: TextIO | None) -> StartedProcess:
+    def start(self, job: Job, arguments: list[str], token: str, *, output: TextIO | None) -> StartedProcess:
         """A child of this process; in the background, with a session of its own."""
-        command = [sys.executable, "-m", "runner", "attempt", job.uri, *arguments]
+        command = [*python.module("runner"), "attempt", job.uri, "--token", token, *arguments]
         asked: list[int] = []
         with handled(asked.append):  # who leaves now would leave a child of which nobody knows
             if output is None:
@@ -105,10 +106,6 @@ class StartedProcess:
         self._process, self._errors = process, errors
         self._ended = threading.Event()
         threading.Thread(target=self._wait, name="attempt", daemon=True).start()
-
-    def is_its(self, attempt: Attempt) -> bool:
-        """By its process: the attempt is our child itself."""
-        return attempt.is_here and attempt.pid == self._process.pid
 
     def wait(self, seconds: float) -> int | None:
         """One that a signal ended had not claimed the job yet: else it would have saved and left by itself."""

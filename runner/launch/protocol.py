@@ -14,9 +14,6 @@ if TYPE_CHECKING:
 class Started(Protocol):
     """An attempt as the command that has started it holds it."""
 
-    def is_its(self, attempt: Attempt) -> bool:
-        """Whether a record in the store is this attempt's."""
-
     def wait(self, seconds: float) -> int | None:
         """Its exit code, once it has ended; None if that takes longer than ``seconds``. What has to be found out when it has
         ended, and may take long, lets itself be left (:func:`runner.signals.interrupt`).
@@ -55,8 +52,9 @@ class Launcher(Protocol):
             EngineError, UsageError: what is missing, and what to do.
         """
 
-    def start(self, job: Job, arguments: list[str], *, output: TextIO | None) -> Started:
-        """Start an attempt. What it says goes to ``output`` as it comes; with None it lives on when this process ends.
+    def start(self, job: Job, arguments: list[str], token: str, *, output: TextIO | None) -> Started:
+        """Start an attempt, whose ID is to end with ``token``. What it says goes to ``output`` as it comes; with None it lives
+        on when this process ends.
 
         Signals are held back meanwhile, by :mod:`runner.launch.start`. What takes long lets itself be left
         (:func:`runner.signals.interruptible`), and then nothing of it stays.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 import time
 
@@ -21,8 +22,9 @@ def make_launcher(config: JobSpec) -> Launcher:
     return launcher_class(config.run.launcher)(config)
 
 
-def run(launcher: Launcher, job: Job, arguments: list[str], *, quiet: bool) -> int:
-    """Run an attempt to its end in the foreground; returns its exit code. ``quiet``: nothing on standard output.
+def run(launcher: Launcher, job: Job, arguments: list[str], *, quiet: bool) -> tuple[int, str]:
+    """Run an attempt to its end in the foreground; returns its exit code, and what its ID ends with. ``quiet``: nothing on
+    standard output.
 
     Raises:
         LastrunError: it could not be started, or nobody tells any more what becomes of it.
@@ -30,11 +32,12 @@ def run(launcher: Launcher, job: Job, arguments: list[str], *, quiet: bool) -> i
     asked: list[int] = []
     with handled(asked.append):
         _tidy(launcher, job)
-        started = launcher.start(job, arguments, output=sys.stderr if quiet else sys.stdout)
+        token = secrets.token_hex(4)
+        started = launcher.start(job, arguments, token, output=sys.stderr if quiet else sys.stdout)
         while (code := started.wait(_LOOK_SECONDS)) is None:
             while asked:
                 started.hand_on(asked.pop(0))
-    return code
+    return code, token
 
 
 def detach(launcher: Launcher, job: Job, arguments: list[str]) -> None:
@@ -43,11 +46,11 @@ def detach(launcher: Launcher, job: Job, arguments: list[str]) -> None:
     Raises:
         LastrunError: it ended before that.
     """
-    known = {attempt.id for attempt in job.attempts.all()}
     _tidy(launcher, job)
+    token = secrets.token_hex(4)
     asked: list[int] = []
     with handled(asked.append):
-        started = launcher.start(job, arguments, output=None)
+        started = launcher.start(job, arguments, token, output=None)
     if asked:
         started.kill()
         raise KeyboardInterrupt
@@ -55,7 +58,7 @@ def detach(launcher: Launcher, job: Job, arguments: list[str]) -> None:
     while time.monotonic() < deadline:
         code = started.wait(0)  # asked first: it may claim, run and end between two looks
         try:
-            if any(a.id not in known and started.is_its(a) and a.phase != "claiming" for a in job.attempts.all()):
+            if (attempt := job.attempts.of(token)) and attempt.phase != "claiming":
                 return
         except StoreError as error:  # it may answer again
             words = f": {error}"

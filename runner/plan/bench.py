@@ -6,7 +6,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timezone
@@ -14,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
+from last_e import python
 from last_e.config import TrainConfig
 from last_e.datafile import DataError, output_path
 from last_e.layers import resolve
@@ -118,7 +118,7 @@ def _measured(asked: dict[str, Any], progress: Callable[[int, int, str], None]) 
         EngineError: no torch, or no GPU that was asked for.
         LastrunError: it could not measure, with the reason.
     """
-    command = [sys.executable, "-m", "last_e.bench"]
+    command = python.module("last_e.bench")
     with (
         handled(interrupt),
         TemporaryFile("w+") as said,  # no pipe: nobody reads it before the end, and a full one would stop the child

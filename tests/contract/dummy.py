@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import TextIO
 
+from last_e import python
 from runner.errors import UsageError
 from runner.job.attempts import Attempt
 from runner.job.job import Job
@@ -32,9 +31,9 @@ class DummyLauncher:
         if self._config.run.image is not None:
             raise UsageError(f"run.image: found {self._config.run.image}; launcher dummy has no images")
 
-    def start(self, job: Job, arguments: list[str], *, output: TextIO | None) -> StartedProcess:
-        about = {"launcher": "dummy", "name": "none", "token": secrets.token_hex(4), "scratch": tempfile.gettempdir()}
-        command = [sys.executable, "-m", "runner", "attempt", job.uri, *arguments]
+    def start(self, job: Job, arguments: list[str], token: str, *, output: TextIO | None) -> StartedProcess:
+        about = {"launcher": "dummy", "name": "none", "token": token, "scratch": tempfile.gettempdir()}
+        command = [*python.module("runner"), "attempt", job.uri, *arguments]
         errors = tempfile.TemporaryFile("w+") if output is None else None  # noqa: SIM115 -- StartedProcess closes it
         process = subprocess.Popen(
             command,

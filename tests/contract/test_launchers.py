@@ -198,8 +198,8 @@ def test_what_gives_no_sign_is_ended_and_so_is_what_was_started_when_somebody_le
     job = Job(DirectoryStore(tmp_path), "j")
 
     class Leaving(LocalLauncher):
-        def start(self, job: Job, arguments: list[str], *, output: Any) -> Any:
-            started = super().start(job, arguments, output=output)
+        def start(self, job: Job, arguments: list[str], token: str, *, output: Any) -> Any:
+            started = super().start(job, arguments, token, output=output)
             os.kill(os.getpid(), signal.SIGTERM)
             return started
 

@@ -30,6 +30,8 @@ from tests.conftest import Cli
 from tests.jobs import PATIENCE
 
 STEPS = 200
+A_SAMPLE = 60
+"""Of the steps of the larger networks: with ``--full`` all of them."""
 CPU = torch.device("cpu")
 
 
@@ -87,7 +89,7 @@ def double(batch: Batch) -> Batch:
     [("nano", torch.float32, 1e-4, None), ("base", torch.float64, 1e-12, 1e-6), ("large", torch.float64, 1e-12, 1e-6)],
 )
 def test_the_losses_of_200_steps_are_those_of_the_plain_path(
-    variant: str, number: torch.dtype, early: float, all_along: float | None
+    variant: str, number: torch.dtype, early: float, all_along: float | None, full: bool
 ) -> None:
     """Rounding grows in any two programs, at the recipe's learning rate tenfold every few steps: on some CPUs it has used up
     float64's room after 160. At a quarter of it the network learns as well, and 200 steps bring 1e-16 to some 1e-12.
@@ -95,13 +97,14 @@ def test_the_losses_of_200_steps_are_those_of_the_plain_path(
     In float32, at the whole rate, the first steps agree to rounding, and the runs end alike.
     """
     config = settings(variant)
+    steps = STEPS if full or variant == "nano" else A_SAMPLE
     clips = synthetic_clips(6, 160)
     made = TrainBatches(clips, torch.arange(160), config.training, None, (16, 3))
-    batches = [batch for epoch in range(10) for (batch,) in made.epoch(epoch)]
+    batches = [batch for epoch in range(10) for (batch,) in made.epoch(epoch)][:steps]
     if number is torch.float64:
         batches = [double(batch) for batch in batches]
     share = 0.25 if number is torch.float64 else 1.0
-    rates = [share * learning_rate(config.training, step / made.steps) for step in range(STEPS)]
+    rates = [share * learning_rate(config.training, step / made.steps) for step in range(steps)]
     torch.manual_seed(0)
     model = LastE(config.model, 6).to(number)
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -111,8 +114,8 @@ def test_the_losses_of_200_steps_are_those_of_the_plain_path(
         train_step(state, [batch], rate, config, Precision(None, False, ""))
         own.append(state.counters.read().loss)
     plain = plain_losses(config, batches, rates, weights)
-    assert len(own) == len(plain) == STEPS
-    assert plain[-1] < plain[0] - 0.2, "it learns, so mistakes would add up"
+    assert len(own) == len(plain) == steps
+    assert sum(plain[-5:]) / 5 < plain[0] - 0.2, "it learns, so mistakes would add up"
     assert own[:15] == pytest.approx(plain[:15], rel=early)
     if all_along is None:
         assert sum(own[-40:]) == pytest.approx(sum(plain[-40:]), rel=0.3)

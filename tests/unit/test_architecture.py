@@ -18,6 +18,7 @@ VOCABULARY = {
         "config",
         "console",
         "counts",
+        "python",
         "datafile",
         "environment",
         "events",

@@ -28,22 +28,30 @@ FILES = {name: File(size=2, sha256="0" * 64) for name in ("model.safetensors", "
 def make_job(store: CountingStore, attempts: int) -> Job:
     """A job that machines have left in every way: they were told, they vanished, they stepped back."""
     job = Job.create(store, "far", {**CONFIG, "training.epochs": 9}, {}, "0")
-    for number in range(1, attempts + 1):
-        one = Attempt(f"{number:04d}-aaaaaaaa", "elsewhere", 1, "1", time.time(), phase="running", began=True, inherited=[])
+    make_past(job, range(1, attempts + 1))
+    return job
+
+
+def make_past(job: Job, numbers: range, kept: list[str] | None = None) -> None:
+    """These attempts of it; with checkpoints of their own, unless some are there that they ``kept``."""
+    store = job.store
+    for number in numbers:
+        one = Attempt(f"{number:04d}-aaaaaaaa", "elsewhere", 1, "1", time.time(), phase="running", began=True)
+        one.inherited = kept or []
         if number % 3 == 0:
             one.phase, one.began = "withdrawn", False
-        elif number % 3 == 1 and number < attempts:
+        elif number % 3 == 1 and number < numbers[-1]:
             one.phase, one.reason, one.scores = "ended", "preempted", {"best_top1": 0.5}
         job.attempts.write(one)
         if one.began:
             job.attempts.write_heartbeat(one, {})
-            manifest = Manifest(step=number, epoch=1, evaluated=True, files=FILES)
-            job.store.put(job.paths.checkpoint(checkpoint_name(manifest, one.id)), manifest.to_json().encode())
+            if kept is None:
+                manifest = Manifest(step=number, epoch=1, evaluated=True, files=FILES)
+                store.put(job.paths.checkpoint(checkpoint_name(manifest, one.id)), manifest.to_json().encode())
             line = {"epoch": number, "step": number, "lr": 0.1, "train_loss": 1.0, "test_loss": 1.0}
-            job.store.put(job.paths.metrics(one.id), json.dumps({**line, "test_top1": 0.5, "test_top5": 0.9}).encode())
+            store.put(job.paths.metrics(one.id), json.dumps({**line, "test_top1": 0.5, "test_top5": 0.9}).encode())
             for piece in (1, 2, 3):
-                job.store.put(job.paths.log(one.id, piece), f"{number} {piece}\n".encode())
-    return job
+                store.put(job.paths.log(one.id, piece), f"{number} {piece}\n".encode())
 
 
 def vanish(store: CountingStore) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from runner.attempt import outbox as outbox_module
 from runner.attempt.leftovers import send_leftovers
 from runner.attempt.outbox import Outbox, waiting
 from runner.store.directory import DirectoryStore
+from tests.counting.store import CountingStore
 
 SET = ["j/checkpoints/5-a/state.pt", "j/checkpoints/5-a/config.json", "j/checkpoints/5-a/MANIFEST.json"]
 
@@ -67,6 +69,31 @@ def test_objects_arrive_in_the_order_they_were_put(outbox: Outbox, server: Block
     assert server.store.get("j/1") == b"3"  # the newest bytes, at the oldest place
     assert waiting(outbox.folder) == []
     assert outbox.lag_seconds == 0
+
+
+def test_what_waits_is_sent_at_once_but_for_what_has_to_come_after_it(tmp_path: Path) -> None:
+    entered, release = threading.Event(), threading.Event()
+
+    class Slow(CountingStore):
+        def put_file(self, key: str, path: Path) -> None:
+            entered.set()
+            assert release.wait(20)
+            super().put_file(key, path)
+
+    store = Slow(tmp_path / "store")
+    later = [key.replace("5-a", "6-a") for key in SET]
+    metrics, log, end = (f"j/attempts/0001-a/{name}" for name in ("metrics.jsonl", "log/1.txt", "attempt.json"))
+    depths: dict[str, int] = {}
+    box = Outbox(store, tmp_path / "outbox", print, lambda key: depths.update({key: store.depth}))
+    box.put("j/first", b"x")
+    assert entered.wait(20)  # meanwhile the others come together
+    for key in (metrics, *SET, log, *later, end):
+        box.put(key, b"x")
+    release.set()
+    assert box.drain(20)
+    box.close()
+    together = [[key for key in depths if depths[key] == depth] for depth in sorted(set(depths.values()))]
+    assert together == [["j/first"], [metrics, *SET[:2]], [SET[2], log, *later[:2]], [later[2]], [end]]
 
 
 def test_a_failing_store_is_told_once_and_so_is_its_return(outbox: Outbox, server: Blockable, said: list[str]) -> None:

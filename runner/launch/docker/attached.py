@@ -57,7 +57,7 @@ class StartedContainer:
         if self._watch is not None:
             self._watch.start()
 
-    def is_its(self, attempt: Attempt) -> bool:
+    def _is_its(self, attempt: Attempt) -> bool:
         """By the token, which both carry."""
         return attempt.id.endswith(f"-{self._token}")
 
@@ -103,7 +103,7 @@ class StartedContainer:
         """What the container's end means; where the engine does not tell, as the store has it."""
         attempt = None
         with suppress(StoreError):
-            attempt = next(filter(self.is_its, self._job.attempts.all()), None)
+            attempt = next(filter(self._is_its, self._job.attempts.all()), None)
         if watch.error is not None:
             if attempt is None or attempt.open:
                 raise self._out_of_sight(watch.error)

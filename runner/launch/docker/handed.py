@@ -87,6 +87,7 @@ class Handed:
         )
         # A folder of the attempt's own in the volume: what is mounted below /cache belongs to the engine's root.
         environment = {machine.CONTAINER_VARIABLE: json.dumps(about), "XDG_CACHE_HOME": f"{HOME}/own"}
+        environment["PYTHONSAFEPATH"] = "1"  # its folder is one that can be written
         environment["TMPDIR"] = about.get("scratch", HOME)
         if waits := os.environ.get(VARIABLE):
             environment[VARIABLE] = waits

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
-import secrets
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -62,10 +61,10 @@ class DockerLauncher:
         if found["code"] != code_digest():
             print(f"note: image {self._image} was built from other code than this; {BUILD} renews it", file=sys.stderr)
 
-    def start(self, job: Job, arguments: list[str], *, output: TextIO | None) -> StartedContainer:
+    def start(self, job: Job, arguments: list[str], token: str, *, output: TextIO | None) -> StartedContainer:
         """A container of the image's very digest; its variables come through its standard input."""
         with interruptible(f"{job.id}: interrupted before its attempt began; lastrun resume {job.reference} begins it"):
-            container = self._start(job, arguments)
+            container = self._start(job, arguments, token)
         return StartedContainer(job, container, output)
 
     @staticmethod
@@ -139,14 +138,14 @@ class DockerLauncher:
             why = words[-1] if words else f"code {done.code}"
             raise EngineError(f"image {self._image} holds no lastrun ({why}): {BUILD} makes one that does") from None
 
-    def _start(self, job: Job, arguments: list[str]) -> Any:
+    def _start(self, job: Job, arguments: list[str], token: str) -> Any:
         """A running container with an attempt in it."""
         client = connect()
         handed = Handed(self._config, client)
         uri, _ = StoreUri.parse(job.uri).parent()
         if uri.scheme == "file":
             Path(uri.prefix).mkdir(parents=True, exist_ok=True)
-        token, name = secrets.token_hex(4), f"lastrun-{job.id}-{job.attempts.next_number()}"
+        name = f"lastrun-{job.id}-{job.attempts.next_number()}"
         labels = {
             containers.JOB_LABEL: job.id,
             containers.STORE_LABEL: str(uri),

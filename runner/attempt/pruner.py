@@ -1,0 +1,57 @@
+"""Deletes what the retention rule does not keep, beside the uploads: neither waits for the other."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from runner.errors import StoreError
+
+
+class Pruner(threading.Thread):
+    """Calls ``prune`` on a thread of its own, once for all that it was told of while it was at it. One that failed is made up
+    for the next time."""
+
+    def __init__(self, prune: Callable[[], None]) -> None:
+        super().__init__(name="pruner", daemon=True)
+        self._prune = prune
+        self._told = threading.Condition()
+        self._wanted = self._busy = self._failed = False
+        self.start()
+
+    def want(self) -> None:
+        """There is more in the store than before."""
+        self._wake(True)
+
+    def again(self) -> None:
+        """Make up for one that failed."""
+        self._wake(False)
+
+    def drain(self, seconds: float) -> None:
+        """Wait until nothing is left to do, for ``seconds`` at the most."""
+        deadline = time.monotonic() + seconds
+        with self._told:
+            self._told.wait_for(lambda: not (self._wanted or self._busy), max(0.0, deadline - time.monotonic()))
+
+    def run(self) -> None:
+        """On its thread."""
+        while True:
+            with self._told:
+                self._told.wait_for(lambda: self._wanted)
+                self._wanted, self._busy = False, True
+            failed = True
+            try:
+                self._prune()
+                failed = False
+            except StoreError:
+                pass
+            finally:
+                with self._told:
+                    self._busy, self._failed = False, failed
+                    self._told.notify_all()
+
+    def _wake(self, wanted: bool) -> None:
+        with self._told:
+            self._wanted = self._wanted or wanted or self._failed
+            self._told.notify_all()
