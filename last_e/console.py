@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 import time
 from types import TracebackType
@@ -14,6 +12,7 @@ from rich.progress import Progress as RichProgress
 
 from last_e import events
 from last_e.events import Event
+from last_e.process import discard_output
 from last_e.text import plain
 
 SECONDS_BETWEEN_LINES = 20.0
@@ -24,7 +23,7 @@ class _Console(Console):
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
 
 
 class ConsoleSink:
@@ -50,6 +49,7 @@ class ConsoleSink:
                 self._show(event)
             except OSError:  # a full disk behind `> log` is no reason to stop training
                 self.console.quiet = True
+                discard_output()
 
     def _show(self, event: Event) -> None:
         if isinstance(event, events.Progress):

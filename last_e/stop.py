@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
+from last_e.process import on_notices
+
 INTERRUPTED_TWICE = 130
 
 
@@ -36,8 +38,8 @@ class Stop:
         self._deadline = time.monotonic() + seconds
 
     def on_signals(self, say: Callable[[str], None]) -> None:
-        """Ctrl-C stops as ``interrupted`` (a second one leaves at once, unsaved), SIGTERM and a closed
-        terminal as ``preempted``."""
+        """Ctrl-C stops as ``interrupted`` (a second one leaves at once, unsaved), what a system sends
+        (:data:`~last_e.process.NOTICES`) as ``preempted``."""
 
         def interrupt(signum: int, frame: FrameType | None) -> None:
             if self._reason is not None:
@@ -46,14 +48,13 @@ class Stop:
             say("stopping: saving a checkpoint first (Ctrl-C again to leave without)")
 
         signal.signal(signal.SIGINT, interrupt)
-        for signum in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(signum, lambda *_: self.ask("preempted"))
+        on_notices(lambda _: self.ask("preempted"))
 
     def when_supervised(self) -> None:
-        """Under the job runner: SIGTERM asks to stop, Ctrl-C is the runner's affair, and so is our standard input: its end
-        means that the runner is gone, so training on would waste the machine."""
+        """Under the job runner: notices ask to stop, to whichever process of a group they are sent; Ctrl-C is the runner's
+        affair, and so is our standard input: its end means that the runner is gone, so training on would waste the machine."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, lambda *_: self.ask("preempted"))
+        on_notices(lambda _: self.ask("preempted"))
 
         def watch() -> None:
             while os.read(sys.stdin.fileno(), 4096):

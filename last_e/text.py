@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
+import re
 from pathlib import Path
 
 LONGEST_LINE = 500
+_MISTYPED = re.compile(r"(?i)(s3|gs|file)(?::/?(?!/)|//+)")
+_OTHER_NAMES = {"gcs": "gs", "s3a": "s3", "s3n": "s3", "aws": "s3", "google": "gs"}
+"""What other programs call these kinds of store."""
 
 
 def seconds_text(seconds: float | None) -> str:
@@ -48,7 +53,47 @@ def expand(path: str) -> Path:
         return Path(path)
 
 
+_VARIABLE = re.compile(r"\$(?:\{([^}]*)\}|([A-Za-z_][A-Za-z0-9_]*))")
+
+
+def with_variables(text: str) -> str:
+    """``$NAME`` and ``${NAME}`` replaced by what the environment has.
+
+    Raises:
+        UnsetVariable: it has no such variable, or an empty one, which would make another name of this.
+    """
+
+    def value(found: re.Match[str]) -> str:
+        name = found[1] if found[1] is not None else found[2]
+        if not os.environ.get(name):
+            raise UnsetVariable(name)
+        return os.environ[name]
+
+    return _VARIABLE.sub(value, text)
+
+
+class UnsetVariable(ValueError):
+    """A name has a variable in it that is not set; its own text says which."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"the variable {name or '${}'} is not set")
+
+
 def absolute(path: str | Path) -> Path:
     """A path from the root, without ``..``: elsewhere the folders that lead there and back may be missing."""
     whole = expand(str(path)).absolute()
     return whole.resolve() if ".." in whole.parts else whole
+
+
+def misspelt(uri: str) -> str | None:
+    """What is wrong with a name that is meant as a URI, but is none of ours, nor a folder as anybody would name one."""
+    scheme, separator, rest = uri.partition("://")
+    right = _OTHER_NAMES.get(scheme.lower(), scheme.lower())
+    if separator and right != scheme and right in ("s3", "gs", "file"):
+        return f"did you mean {right}://{rest.partition('?')[0]}?"
+    if found := _MISTYPED.match(uri):
+        scheme = "file:///" if found[1].lower() == "file" else f"{found[1].lower()}://"
+        return f"did you mean {scheme}{uri[found.end() :]}? A folder of that name is ./{uri}"
+    if not separator and re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", uri):
+        return f"{uri.partition(':')[0]}: is no kind of store; a folder of that name is ./{uri}"
+    return None

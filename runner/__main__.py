@@ -10,8 +10,9 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     # pydantic would read the metadata of every installed package in search of plugins, which have no business in a job.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    from last_e.python import import_nothing_from_here
+    from last_e.process import have_standard_streams, import_nothing_from_here
 
+    have_standard_streams()
     import_nothing_from_here()
     from runner.commands.app import main as run
 

@@ -13,6 +13,7 @@ from last_e.config import is_pinned
 from last_e.layers import Resolved, resolve
 from last_e.problems import Origin, Problem, show
 from last_e.reading import Entry, Layer, load_file, set_layer
+from last_e.text import UnsetVariable, misspelt, with_variables
 from runner.launchers import DEFAULT, FEW_GPUS, LAUNCHERS
 from runner.spec import JobSpec
 
@@ -33,9 +34,8 @@ def resolve_spec(path: Path, env: str | None, settings: Iterable[str], launcher:
     spec, file_problems = load_file(path)
     flags = _flags(env, launcher)
     sets, set_problems = set_layer(settings)
-    _make_absolute(spec, path.absolute().parent)
-    _make_absolute(sets, Path.cwd())
     problems = [*file_problems, *set_problems]
+    problems += [*_read_places(spec, path.absolute().parent), *_read_places(sets, Path.cwd())]
     if not file_problems:
         given = {*spec, *sets}
         for key in REQUIRED:
@@ -61,24 +61,38 @@ def _flags(env: str | None, launcher: str | None) -> Layer:
 
 
 _PATHS = ("data.uri", "hardware.data_root", "hardware.scratch_root", "store.ca_bundle")
+_PLACES = (*_PATHS, "store.uri", "store.endpoint_url", "hardware.output_root")
 
 
-def _make_absolute(layer: Layer, folder: Path) -> None:
-    """A relative path is meant from where it was written: the job file's folder, or the current one for ``--set``. An attempt
-    in a container has another current folder."""
-    for key in _PATHS:
+def _read_places(layer: Layer, folder: Path) -> list[Problem]:
+    """Paths and URIs, as they are meant where they were written: with the variables of this machine, and relative to the job
+    file's folder, or to the current one for ``--set``; an attempt in a container has another. Returns what is wrong."""
+    problems = []
+    for key in _PLACES:
         entry = layer.get(key)
-        text = entry.value if entry is not None and isinstance(entry.value, str) else ""
-        if entry is not None and "://" not in text and text[:1] not in ("/", "~", ""):
-            layer[key] = Entry(str(folder / text), entry.origin)
+        if entry is None or not isinstance(entry.value, str):
+            continue
+        try:
+            text = with_variables(entry.value)
+        except UnsetVariable as error:
+            allowed = "variables that are set here, or what they stand for"
+            problems.append(Problem(str(entry.origin), key, f"{show(entry.value)}; {error}", allowed))
+            continue
+        if key in ("data.uri", "store.uri") and (wrong := misspelt(text)):
+            problems.append(Problem(str(entry.origin), key, show(entry.value), wrong))
+            continue
+        if key in _PATHS and "://" not in text and text[:1] not in ("/", "~", ""):
+            text = str(folder / text)
+        layer[key] = Entry(text, entry.origin)
+    return problems
 
 
 def absolute_settings(settings: Iterable[str]) -> list[str]:
     """``--set`` words that mean the same in any folder."""
     words = list(settings)
     before, after = set_layer(words)[0], set_layer(words)[0]
-    _make_absolute(after, Path.cwd())
-    return [*words, *(f"{key}={json.dumps(after[key].value)}" for key in _PATHS if key in after and after[key] != before[key])]
+    _read_places(after, Path.cwd())
+    return [*words, *(f"{key}={json.dumps(after[key].value)}" for key in _PLACES if key in after and after[key] != before[key])]
 
 
 _EXAMPLES = {"model": "nano_e_v3", "dataset": "irds"}
@@ -117,7 +131,7 @@ def resolve_attempt(
             job[key] = Entry(value, Origin(f"job ({origins.get(key, 'default')})"))
     flags = _flags(env, launcher)
     sets, problems = set_layer(settings)
-    _make_absolute(sets, Path.cwd())
+    problems = [*problems, *_read_places(sets, Path.cwd())]
     resolved = resolve([job, flags, sets], JobSpec, problems)
     after = resolved.items()
     found = [change for change in changes(config, after) if change.key in after]

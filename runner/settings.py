@@ -8,6 +8,7 @@ from pathlib import Path
 
 from last_e.problems import nearest
 from last_e.redact import secret_in
+from last_e.text import UnsetVariable, with_variables
 from runner.errors import UsageError
 
 if sys.version_info >= (3, 11):
@@ -53,6 +54,11 @@ def read_settings() -> Settings:
             wrong.append(f"{key} holds credentials; boto3 finds them by itself, from its own files or the environment")
         elif not isinstance(values.get(key, ""), str):
             wrong.append(f"{key} has to be text in quotes")
+        elif "$" in values.get(key, ""):
+            try:
+                values[key] = with_variables(values[key])
+            except UnsetVariable as error:
+                wrong.append(f"{key} is {values[key]!r}: {error}")
         elif "://" not in values.get(key, "://") and not Path(values[key]).expanduser().is_absolute():
             wrong.append(f"{key} is {values[key]!r}: a folder has to be absolute, or it would be another one everywhere")
     if wrong:

@@ -6,15 +6,17 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from last_e.process import NOTICES
 from runner.errors import PausedError
 
-LEAVING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+LEAVING = (signal.SIGINT, *NOTICES)
 
 
 @contextmanager
 def handled(handler: Callable[[int], None]) -> Iterator[None]:
     """For a while, call ``handler`` with the signal's number; then as before."""
-    before = {signum: signal.signal(signum, lambda number, _: handler(number)) for signum in LEAVING}
+    heard = [n for n in LEAVING if n != signal.SIGHUP or signal.getsignal(n) is not signal.SIG_IGN]  # nohup
+    before = {signum: signal.signal(signum, lambda number, _: handler(number)) for signum in heard}
     try:
         yield
     finally:

@@ -24,7 +24,7 @@ from last_e.data.files import read_clips
 from last_e.data.synthetic import synthetic_clips
 from last_e.environment import cpu_name, share_cores, usable_cores
 from last_e.precision import choose_device, choose_precision, cpu_threads
-from last_e.python import elsewhere
+from last_e.process import elsewhere
 
 Tell = Callable[[int, int, str], None]
 """Told how many of how many measurements are done, and what is measured next."""

@@ -13,7 +13,7 @@ from multiprocessing.connection import wait as wait_for
 from typing import TypeVar
 
 from last_e.datafile import DataError
-from last_e.python import elsewhere
+from last_e.process import elsewhere
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
 from types import FrameType
 
 from last_e.config import HardwareConfig
+from last_e.process import on_notices
 from runner.attempt.trainer import Inbox, Trainer
 from runner.errors import Exit, Reason
 from runner.waits import WAITS
 
 STOP_PATIENCE_SECONDS = WAITS.save
+HASTE_SECONDS = 5.0
 PREEMPTED_SECONDS = WAITS.notice
 
 
@@ -30,23 +33,30 @@ class Leaving:
         self._began = time.monotonic()
         self._asked_at = 0.0
         self._interrupted = False
+        self.in_haste = False
+        """Asked a second time: without saving."""
+        self.haste_until = math.inf
         self.reason: Reason | None = None
 
     def take_signals(self) -> None:
-        """From now on Ctrl-C and what a system sends are reasons to leave; a second Ctrl-C leaves at once."""
+        """From now on Ctrl-C and what a system sends are reasons to leave. A second Ctrl-C leaves without saving, as soon as
+        the store knows; a third does not wait for that."""
 
         def interrupt(signum: int, frame: FrameType | None) -> None:
-            if self._interrupted:
-                self._trainer.kill()
-                os.write(2, b"left without saving; the last checkpoint stands\n")
+            if self.in_haste:
+                self._trainer.kill_soon()
                 os._exit(Exit.INTERRUPTED_TWICE)
+            if self._interrupted:
+                self.in_haste, self.haste_until = True, time.monotonic() + HASTE_SECONDS
+                self._trainer.kill_soon()
+                self._inbox.put(("note", "left without saving; the last checkpoint stands"))
+                return
             self._interrupted = True  # who was asked to stop in another way has not been told of a second one
             self.ask(Reason.INTERRUPTED)
             self._inbox.put(("note", "stopping: saving a checkpoint first (Ctrl-C again to leave without)"))
 
         signal.signal(signal.SIGINT, interrupt)
-        for signum in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(signum, lambda *_: self.ask(Reason.PREEMPTED))
+        on_notices(lambda _: self.ask(Reason.PREEMPTED))
 
     def ask(self, reason: Reason) -> None:
         """Ask the trainer to save and leave."""

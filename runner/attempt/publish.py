@@ -122,20 +122,22 @@ class Publisher:
             self._segments += 1
             self.outbox.put(self._job.paths.log(self._attempt.id, self._segments), lines.encode())
 
-    def drain(self, seconds: float) -> str | None:
-        """Wait until the store has it all, for ``seconds`` at the most; what to say of what it does not have then."""
+    def drain(self, left: Callable[[], float]) -> str | None:
+        """Wait until the store has it all, for the seconds that are ``left``, asked again and again; what to say of what it
+        does not have then."""
         if not self.outbox.drain(0.5):
-            self._voice.show(f"waiting for uploads, {seconds_text(seconds)} at the most")
-        deadline = time.monotonic() + seconds
-        if self.outbox.drain(seconds):
-            self._pruner.drain(deadline - time.monotonic())
+            self._voice.show(f"waiting for uploads, {seconds_text(left())} at the most")
+        while not (sent := self.outbox.drain(min(1.0, left()))) and left() > 0 and not self.superseded:
+            pass
+        if sent:
+            self._pruner.drain(left())
             return None
         folder, job = self.outbox.folder, self._job.reference
-        left = f"the store does not have all of it ({self.outbox.error or 'too slow'}); the rest is in {folder}"
+        rest = f"the store does not have all of it ({self.outbox.error or 'too slow'}); the rest is in {folder}"
         container = self._attempt.container
         if container and "scratch" not in container:  # on another machine, in a volume of its engine
-            return f"{left} in the engine's volume: lastrun resume {job} with the same engine sends it and goes on"
-        return f"{left}: lastrun sync {job} --from {folder} sends it"
+            return f"{rest} in the engine's volume: lastrun resume {job} with the same engine sends it and goes on"
+        return f"{rest}: lastrun sync {job} --from {folder} sends it"
 
     def _look_at_lag(self) -> None:
         lag = self.outbox.lag_seconds

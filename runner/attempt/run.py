@@ -31,6 +31,7 @@ from runner.attempt.trainer import PIPES, Inbox, Trainer, trainer_command, train
 from runner.attempt.voice import Voice
 from runner.errors import (
     DamagedObjectError,
+    Exit,
     LastrunError,
     MissingKeyError,
     PausedError,
@@ -57,8 +58,8 @@ def run_attempt(
     takeover: bool = False,
     launcher: str | None = None,
     token: str | None = None,
-) -> Reason:
-    """Run one attempt to its end and say why it ended.
+) -> Exit:
+    """Run one attempt to its end; returns its exit code.
 
     Raises:
         ConfigError, NoSuchJobError, ClaimedError, StoreError: the attempt could not begin.
@@ -73,9 +74,12 @@ def run_attempt(
     scratch_root = _scratch_root(resolved.config)
     attempt = claim(job, takeover, token or (machine.container() or {}).get("token"), known)
     attempt.env, attempt.hardware, attempt.versions = resolved.env, machine.describe(), machine.versions()
+    attempt.epochs = resolved.config.training.epochs
     attempt.changes = [asdict(change) for change in changed]
     # A checkpoint from before an earlier change is gone on from with that change.
-    return _Run(job, attempt, resolved, [*allow_change, *changed_before], sink, scratch_root, set(old_requests)).to_its_end()
+    run = _Run(job, attempt, resolved, [*allow_change, *changed_before], sink, scratch_root, set(old_requests))
+    reason = run.to_its_end()
+    return Exit.INTERRUPTED_TWICE if run.leaving.in_haste else reason.ending.exit_code
 
 
 def _scratch_root(config: JobSpec) -> Path:
@@ -116,7 +120,8 @@ class _Run:
         self.publisher: Publisher | None = None
         self.data: Path | None = None
         self.superseded = False
-        self.heart = Heart(job, attempt, old_requests, lambda: dict(self.progress), lambda *words: self.inbox.put(words))
+        self.heart = Heart(job, attempt, old_requests, self._beat, lambda *words: self.inbox.put(words))
+        self._told_that_it_leaves = False
 
     def to_its_end(self) -> Reason:
         """Train, publish, write how it ended."""
@@ -282,8 +287,16 @@ class _Run:
         if self.publisher is not None:
             self.publisher.superseded = True
 
+    def _beat(self) -> dict[str, Any]:
+        """What a heartbeat tells."""
+        reason = self.leaving.reason
+        return {**self.progress, "stopping": None if reason is None else reason.value}
+
     def _tick(self, publisher: Publisher) -> None:
         self.leaving.look_at_limit()
+        if self.leaving.reason is not None and not self._told_that_it_leaves:
+            self._told_that_it_leaves = True
+            self.heart.beat_soon()
         if self.leaving.overdue and self.trainer.runs:
             self.voice.say(f"the trainer did not stop within {STOP_PATIENCE_SECONDS:.0f} s and was ended", "warning")
             self.trainer.kill()
@@ -310,7 +323,8 @@ class _Run:
             with suppress(StoreError):  # no room for it in the outbox; the store itself may have some
                 self.job.attempts.write(attempt)
         lasting = self.publisher.outbox.lasting  # what the store refuses it will refuse again
-        left = self.publisher.drain(5.0 if lasting else self.leaving.drain_seconds(reason))
+        until = time.monotonic() + (5.0 if lasting else self.leaving.drain_seconds(reason))
+        left = self.publisher.drain(lambda: min(until, self.leaving.haste_until) - time.monotonic())
         if self.publisher.superseded:  # seen before something was sent
             self._lose()
             self.voice.show(f"{Reason.LEASE_LOST.value}: {what_is_lost(self.job, self.attempt, self.progress.get('step', 0))}")

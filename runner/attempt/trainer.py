@@ -10,7 +10,8 @@ import threading
 from pathlib import Path
 from typing import IO, Any
 
-from last_e import events, python
+from last_e import events
+from last_e.process import notices_held, run_module
 from last_e.redact import redact
 from runner import machine
 from runner.errors import Reason
@@ -43,15 +44,16 @@ class Trainer:
     def start(self, command: list[str]) -> None:
         """Start it; what it says goes to the inbox. It has a session of its own, so that Ctrl-C reaches it only
         through us, and its standard input ends when we do."""
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
+        with notices_held():  # it takes seconds until it can hear of one
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                start_new_session=True,
+            )
         assert self._process.stdout is not None
         assert self._process.stderr is not None
         for kind, pipe in zip(PIPES, (self._process.stdout, self._process.stderr)):
@@ -66,6 +68,11 @@ class Trainer:
         """Ask it to save and leave."""
         if self._process is not None and self.runs:
             self._process.send_signal(signal.SIGTERM)
+
+    def kill_soon(self) -> None:
+        """End it at once, without waiting for that; a handler of signals may call this."""
+        if self._process is not None:
+            self._process.kill()
 
     def kill(self) -> None:
         """End it at once."""
@@ -107,7 +114,7 @@ class Trainer:
 
 def trainer_command(config: Path, out: Path, resume: Path | None, allow_change: list[str]) -> list[str]:
     """Train as a file says, in ``out``, perhaps from a checkpoint's folder on."""
-    command = [*python.module("last_e"), "--config", str(config), "--out", str(out), "--supervised"]
+    command = [*run_module("last_e"), "--config", str(config), "--out", str(out), "--supervised"]
     command += [] if resume is None else ["--resume", str(resume)]
     return command + (["--allow-change", *allow_change] if allow_change else [])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from copy import copy
@@ -10,6 +9,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from last_e.process import discard_output
 from runner.commands import check, keep, look, run
 from runner.commands.bench import bench
 from runner.commands.data import data_app
@@ -81,7 +81,7 @@ def _run_app(call: Callable[[], Any]) -> NoReturn:
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except BrokenPipeError:  # the reader of our output has gone, as with `| head`
-        _discard_output()
+        discard_output()
         raise SystemExit(code) from None
     except Exception as error:
         from last_e.problems import ConfigError
@@ -116,7 +116,7 @@ def _run_app(call: Callable[[], Any]) -> NoReturn:
             if "--json" in sys.argv and error.filename:
                 print_json(_command(), {"error": words, "exit_code": int(Exit.FAILED), "problems": []})
                 sys.stdout.flush()
-            _discard_output()
+            discard_output()
             print(f"error: {words}", file=sys.stderr)
             raise SystemExit(int(Exit.FAILED)) from None
         raise
@@ -125,11 +125,6 @@ def _run_app(call: Callable[[], Any]) -> NoReturn:
 def _command() -> str:
     """What was called: ``submit``, ``data prepare``."""
     return " ".join(sys.argv[1:3] if sys.argv[1] in ("data", "image") else sys.argv[1:2])
-
-
-def _discard_output() -> None:
-    """Nobody reads it any more: what is still buffered must not fail again when the interpreter ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _spread_set(arguments: list[str]) -> list[str]:

@@ -7,30 +7,49 @@ from typing import Annotated
 
 import typer
 
-from runner.commands.options import JobArgument, JsonOption, StoreOption
+from runner.commands.options import JOB_HELP, JobArgument, JsonOption, StoreOption
 
 
 def stop(
-    job: JobArgument,
+    job: Annotated[str | None, typer.Argument(metavar="JOB", help=JOB_HELP, show_default=False)] = None,
+    all_: Annotated[bool, typer.Option("--all", help="every job of the store that runs")] = False,
     now: Annotated[bool, typer.Option("--now", help="at once, without saving")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="until it has stopped")] = False,
     store: StoreOption = None,
     json: JsonOption = False,
 ) -> None:
     """Ask a job to save and stop, wherever it runs."""
     from runner.errors import State, UsageError
-    from runner.job.find import find_job
+    from runner.job.find import find_job, list_jobs
     from runner.launch.settle import state_of
+    from runner.store.open import default_store, open_store
     from runner.view.console import print_json
+    from runner.view.status import running, until_stopped
 
-    found = find_job(job, store)
-    state, attempt, _ = state_of(found)
-    if state is not State.RUNNING or attempt is None:
-        raise UsageError(f"{found.id} is {state.value}: there is nothing to stop")
-    found.requests.ask_to_stop(now)
-    if json:
-        print_json("stop", {"id": found.id, "asked": "now" if now else "save"})
+    if (job is None) is not all_:
+        raise UsageError("name a job, or say --all; lastrun list shows those there are")
+    if job is not None:
+        found = [find_job(job, store)]
+        state, attempt, _ = state_of(found[0])
+        if state is not State.RUNNING or attempt is None:
+            raise UsageError(f"{found[0].id} is {state.value}: there is nothing to stop")
     else:
-        print(f"asked {attempt} to stop; lastrun status {found.reference} tells when it has")
+        found = running(list_jobs(open_store(store or default_store())))
+    for one in found:
+        one.requests.ask_to_stop(now)
+        if not json:
+            print(f"{one.id} is stopping; lastrun status {one.reference} tells when it has stopped", flush=True)
+    if not found and not json:
+        print("no job runs")
+    ended = {}
+    for one, facts in until_stopped(found) if wait else ():
+        ended[one.id] = facts["state"]
+        if not json:
+            print(f"{one.id}: {facts['state']} at step {facts['step']:,}; {facts['next']}", flush=True)
+    if json:
+        asked = "now" if now else "save"
+        jobs = [{"id": one.id, "asked": asked, "state": ended.get(one.id, "stopping")} for one in found]
+        print_json("stop", {"id": found[0].id if job is not None else None, "asked": asked, "jobs": jobs})
 
 
 def pull(

@@ -11,7 +11,8 @@ from runner.launchers import NAMES
 
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object instead")]
 SpecArgument = Annotated[Path, typer.Argument(metavar="JOB.YAML", help="the job's file")]
-JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="ID of a job, the beginning of one, or STORE/ID")]
+JOB_HELP = "ID of a job, the beginning of one, or STORE/ID"
+JobArgument = Annotated[str, typer.Argument(metavar="JOB", help=JOB_HELP)]
 EnvOption = Annotated[str | None, typer.Option("--env", metavar="ENV", help="auto, local, kaggle, gcp, lambda or a100")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE ...", help="set any keys; applied last, values read as YAML")

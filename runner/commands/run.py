@@ -53,7 +53,7 @@ def submit(
     resolved = resolve_spec(spec, env, set_ or [], launcher)
     config = resolved.config
     options = config.store.model_dump(exclude={"uri"})
-    target = open_store(StoreUri.parse(store or config.store.uri or default_store()).with_options(options))
+    target = open_store(StoreUri.typed(store or config.store.uri or default_store()).with_options(options))
     starter = make_launcher(config)
     name = config.name or f"{config.model.variant}-{config.dataset}-{config.split_type}".replace("_", "-")
     if dry_run:
@@ -158,8 +158,8 @@ def attempt(
     store, job_id = StoreUri.parse(job_uri).parent()
     with ConsoleSink() as sink:
         job = Job(open_store(store), job_id)
-        reason = run_attempt(job, env, set_ or [], allow_change or [], sink, takeover, launcher, token)
-    raise typer.Exit(reason.ending.exit_code)
+        code = run_attempt(job, env, set_ or [], allow_change or [], sink, takeover, launcher, token)
+    raise typer.Exit(code)
 
 
 def start(
@@ -175,8 +175,8 @@ def start(
     from runner.errors import PausedError
     from runner.launch import start as launch
     from runner.signals import handled, interrupt
-    from runner.view.config import print_changes
-    from runner.view.console import print_json
+    from runner.view.config import changes_text
+    from runner.view.console import json_text, say
     from runner.view.status import job_status
 
     asked: list[int] = []
@@ -194,8 +194,9 @@ def start(
             if asked:
                 interrupt(asked[0])
             if not json:
-                print(f"job: {job.uri}", flush=True)
-                print_changes(changes)
+                say(f"job: {job.uri}")
+                if changes:
+                    say(changes_text(changes))
             if detach:
                 launch.detach(launcher, job, arguments)
                 code = 0
@@ -206,11 +207,11 @@ def start(
                 raise
             raise PausedError(f"{job.id}: interrupted; lastrun resume {job.reference} goes on with it") from None
     if json:
-        print_json(command, job_status(job))
+        say(json_text(command, job_status(job)))
     elif token is None:
-        print(f"running in the background; lastrun status {job.reference}")
+        say(f"running in the background; lastrun status {job.reference}")
     else:
-        print(f"job:  {job.uri}\nnext: {_next(job, token)}")
+        say(f"job:  {job.uri}\nnext: {_next(job, token)}")
     raise typer.Exit(code)
 
 

@@ -45,6 +45,8 @@ class Attempt:
     it), ``engine`` and ``image`` (digest); ``device`` ``cuda`` if it was given a GPU; on an engine of the same machine also
     ``scratch``, the folder for its files, and ``data``, where it has the data file. Of others also ``launcher``."""
     env: str = ""
+    epochs: int | None = None
+    """How many it trains to; more than the job's record says, where more were allowed."""
     versions: dict[str, str] = field(default_factory=dict)
     hardware: dict[str, Any] = field(default_factory=dict)
     changes: list[dict[str, Any]] = field(default_factory=list)
@@ -123,6 +125,8 @@ class _Beat(BaseModel):
     local_step: int = 0
     lag_seconds: float = 0.0
     last_epoch: dict[str, FiniteFloat | None] = {}
+    stopping: str | None = None
+    """The reason for which it has been asked to leave."""
 
 
 class Attempts:

@@ -20,7 +20,7 @@ def find_job(name: str, store_uri: str | None, whole: bool = False) -> Job:
         NoSuchJobError: none or several.
     """
     if "/" in name:
-        parent, name = StoreUri.parse(name).parent()
+        parent, name = StoreUri.typed(name).parent()
         store = open_store(parent)
     else:
         store = open_store(store_uri or default_store())

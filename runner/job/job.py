@@ -60,7 +60,7 @@ class Job:
     @property
     def reference(self) -> str:
         """What a command needs to find the job: its ID, with the store where that is not the default one."""
-        if str(StoreUri.parse(default_store())) == self.store.uri:
+        if str(StoreUri.typed(default_store())) == self.store.uri:
             return self.id
         from shlex import quote
 

@@ -178,7 +178,7 @@ class Heart(threading.Thread):
     ) -> None:
         super().__init__(name="heart", daemon=True)
         self._job, self._attempt, self._progress, self._hear = job, attempt, progress, hear
-        self._over = threading.Event()
+        self._over, self._due = False, threading.Event()
         self._old_requests = set(old_requests)
 
     def run(self) -> None:
@@ -186,13 +186,14 @@ class Heart(threading.Thread):
         ``note`` and what people should know."""
         for number in count():
             try:
-                if self._over.is_set() or not self.beat(number):
+                if self._over or not self.beat(number):
                     return
             except StoreError:
                 pass
             except Exception as error:  # whatever it is: who does not beat counts as dead, and hears nothing
                 self._hear("note", f"the heartbeat failed ({type(error).__name__}: {error}); it goes on")
-            self._over.wait(HEARTBEAT_SECONDS)
+            self._due.wait(HEARTBEAT_SECONDS)
+            self._due.clear()
 
     def beat(self, number: int) -> bool:
         """The beat of a number: a write and two reads. Whether there are more to come."""
@@ -210,4 +211,9 @@ class Heart(threading.Thread):
 
     def stop(self) -> None:
         """No more beats."""
-        self._over.set()
+        self._over = True
+        self._due.set()
+
+    def beat_soon(self) -> None:
+        """There is something to tell that should not wait."""
+        self._due.set()

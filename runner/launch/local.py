@@ -11,8 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, TextIO
 
-from last_e import python
 from last_e.datafile import DataError, data_path, is_remote
+from last_e.process import run_module
 from last_e.text import expand
 from runner import machine
 from runner.attempt import data_cache
@@ -52,7 +52,7 @@ class LocalLauncher:
 
     def start(self, job: Job, arguments: list[str], token: str, *, output: TextIO | None) -> StartedProcess:
         """A child of this process; in the background, with a session of its own."""
-        command = [*python.module("runner"), "attempt", job.uri, "--token", token, *arguments]
+        command = [*run_module("runner"), "attempt", job.uri, "--token", token, *arguments]
         asked: list[int] = []
         with handled(asked.append):  # who leaves now would leave a child of which nobody knows
             if output is None:

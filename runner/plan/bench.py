@@ -13,11 +13,11 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from last_e import python
 from last_e.config import TrainConfig
 from last_e.datafile import DataError, output_path
 from last_e.layers import resolve
 from last_e.problems import Origin
+from last_e.process import run_module
 from last_e.reading import Entry, set_layer
 from runner.errors import EngineError, LastrunError, UsageError
 from runner.machine import versions
@@ -118,7 +118,7 @@ def _measured(asked: dict[str, Any], progress: Callable[[int, int, str], None]) 
         EngineError: no torch, or no GPU that was asked for.
         LastrunError: it could not measure, with the reason.
     """
-    command = python.module("last_e.bench")
+    command = run_module("last_e.bench")
     with (
         handled(interrupt),
         TemporaryFile("w+") as said,  # no pipe: nobody reads it before the end, and a full one would stop the child

@@ -12,13 +12,13 @@ from runner.store.uri import StoreUri
 
 
 def open_store(uri: str | StoreUri) -> Store:
-    """The store that a URI names.
+    """The store that a URI names; in text that somebody has typed, variables are replaced.
 
     Raises:
-        UsageError: no kind of store known here.
+        UsageError: no kind of store known here, or a variable that is not set.
         StoreError: it cannot be opened.
     """
-    parsed = StoreUri.parse(uri) if isinstance(uri, str) else uri
+    parsed = StoreUri.typed(uri) if isinstance(uri, str) else uri
     if parsed.scheme == "file":
         return DirectoryStore(Path(parsed.prefix))
     from runner.store.s3 import S3Store  # boto3 is slow to import

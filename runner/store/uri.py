@@ -9,10 +9,9 @@ from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlencode
 
 from last_e.redact import redact, secret_in
-from last_e.text import absolute
+from last_e.text import UnsetVariable, absolute, misspelt, with_variables
 from runner.errors import UsageError
 
-_MISTYPED = re.compile(r"(?i)(s3|gs|file)(?::/?(?!/)|//+)")
 OPTIONS = ("endpoint_url", "region", "addressing", "ca_bundle")
 """What the query of a bucket's URI may say: ``s3://bucket/prefix?endpoint_url=https://...``."""
 
@@ -35,9 +34,8 @@ class StoreUri:
         """
         if secret_in("", uri):
             raise UsageError(f"store {redact(uri)!r}: credentials do not stand in a URI; boto3 finds them by itself")
-        if found := _MISTYPED.match(uri):
-            scheme = "file:///" if found[1].lower() == "file" else f"{found[1].lower()}://"
-            raise UsageError(f"store {uri!r}: did you mean {scheme}{uri[found.end() :]}? A folder of that name is ./{uri}")
+        if wrong := misspelt(uri):
+            raise UsageError(f"store {uri!r}: {wrong}")
         scheme, separator, rest = uri.partition("://")
         kinds = "a folder, file:///folder, s3://bucket/prefix or gs://bucket/prefix"
         if not separator:
@@ -61,6 +59,18 @@ class StoreUri:
             shown = "..." if "@" in endpoint else endpoint
             raise UsageError(f"store {scheme}://{place}: endpoint_url is {shown!r}; allowed is http://HOST or https://HOST")
         return cls(scheme, bucket, prefix.strip("/"), options)
+
+    @classmethod
+    def typed(cls, uri: str) -> StoreUri:
+        """The same of what somebody has typed, here or in a file: ``$NAME`` and ``${NAME}`` are replaced.
+
+        Raises:
+            UsageError: as above, or a variable is not set.
+        """
+        try:
+            return cls.parse(with_variables(uri))
+        except UnsetVariable as error:
+            raise UsageError(f"store {redact(uri)!r}: {error}") from None
 
     def with_options(self, options: Mapping[str, str | None]) -> StoreUri:
         """The same place with more options; those in the URI itself win, a folder has none."""

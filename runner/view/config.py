@@ -20,13 +20,13 @@ def print_explained(values: dict[str, Any], origins: dict[str, Origin]) -> None:
         console.print(line, style="bold" if by_user else None, markup=False)
 
 
-def print_changes(changes: Iterable[Change]) -> None:
-    """How this attempt differs from the way the job began."""
-    changes = list(changes)
-    if not changes:
-        return
+def changes_text(changes: Iterable[Change]) -> str:
+    """How this attempt differs from the way the job began, as a table."""
     table = make_table("changes", "before", "now", "")
     for change in changes:
         note = change.note or ("decides learning; allowed" if change.pinned else "")
         table.add_row(change.key, show(change.before).strip("'"), show(change.after).strip("'"), note)
-    make_console().print(table)
+    console = make_console()
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get().rstrip("\n")

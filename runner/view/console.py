@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from typing import TYPE_CHECKING, Any
 
+from last_e.process import discard_output
 from last_e.text import plain
 
 if TYPE_CHECKING:
@@ -25,9 +27,25 @@ def make_console(stderr: bool = False) -> Console:
     return console
 
 
+def say(text: str) -> None:
+    """Print for a command that has more to do than to print: where that cannot be done (nobody reads any more, no room), it
+    goes on, and its exit code is what it has done. What is not printed is in the store."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        discard_output()
+        if not isinstance(error, BrokenPipeError):
+            print(f"output: {error.strerror}; lastrun status shows what is not printed here", file=sys.stderr)
+
+
 def print_json(command: str, values: dict[str, Any]) -> None:
     """One JSON object on standard output."""
-    print(json.dumps(_finite({"lastrun": command, "version": JSON_VERSION, **values}), indent=1, allow_nan=False))
+    print(json_text(command, values))
+
+
+def json_text(command: str, values: dict[str, Any]) -> str:
+    """The same as text."""
+    return json.dumps(_finite({"lastrun": command, "version": JSON_VERSION, **values}), indent=1, allow_nan=False)
 
 
 def _finite(value: Any) -> Any:

@@ -9,7 +9,15 @@ from typing import Any
 from last_e.text import number, percent, plain, seconds_text
 from runner.view.console import literal, make_console, make_table
 
-_COLOURS = {"running": "cyan", "succeeded": "green", "failed": "red", "lost": "red", "paused": "yellow", "stopped": "yellow"}
+_COLOURS = {
+    "running": "cyan",
+    "stopping": "yellow",
+    "succeeded": "green",
+    "failed": "red",
+    "lost": "red",
+    "paused": "yellow",
+    "stopped": "yellow",
+}
 
 
 def print_jobs(jobs: list[dict[str, Any]], store: str, more: bool) -> None:

@@ -17,6 +17,8 @@ from runner.launch.settle import settle, settled, state_of
 from runner.waits import WAITS
 
 FOLLOW_SECONDS = WAITS.follow
+STOPPING = "stopping"
+"""Shown of a job that runs, but has been asked to leave."""
 _NEXT = {
     State.QUEUED: "lastrun resume {job}",
     State.RUNNING: "lastrun logs {job}",
@@ -101,14 +103,14 @@ def _summary(job: Job, record: dict[str, Any], stand: _Stand) -> dict[str, Any]:
         "id": job.id,
         "uri": job.uri,
         "name": record["name"],
-        "state": stand.state.value,
+        "state": STOPPING if stand.state is State.RUNNING and stand.beat.get("stopping") else stand.state.value,
         "created_at": record["created_at"],
         "model": config["model.variant"],
         "dataset": config["dataset"],
         "split_type": config["split_type"],
         "env": attempt.env if attempt else config["env"],
         "epoch": epoch,
-        "epochs": config["training.epochs"],
+        "epochs": (attempt.epochs if attempt else None) or config["training.epochs"],
         "best_top1": max(best, default=None),
     }
 
@@ -142,9 +144,35 @@ def follow_status(job: Job) -> Iterator[dict[str, Any]]:
     while True:
         facts = job_status(job)
         yield facts
-        if facts["state"] != State.RUNNING.value:
+        if facts["state"] not in (State.RUNNING.value, STOPPING):
             return
         time.sleep(FOLLOW_SECONDS)
+
+
+def running(jobs: Iterator[Job]) -> list[Job]:
+    """Those of these that run; one that cannot be read counts as none."""
+    some = list(jobs)
+    states = some[0].store.in_parallel([partial(_state_or_none, job) for job in some]) if some else []
+    return [job for job, state in zip(some, states) if state is State.RUNNING]
+
+
+def _state_or_none(job: Job) -> State | None:
+    try:
+        return state_of(job)[0]
+    except LastrunError:
+        return None
+
+
+def until_stopped(jobs: list[Job]) -> Iterator[tuple[Job, dict[str, Any]]]:
+    """Each of these jobs with :func:`job_status`, once it no longer runs."""
+    left = list(jobs)
+    while left:
+        states = left[0].store.in_parallel([partial(_state_or_none, job) for job in left])
+        for job in [job for job, state in zip(left, states) if state is not State.RUNNING and state is not None]:
+            left.remove(job)
+            yield job, job_status(job)
+        if left:
+            time.sleep(FOLLOW_SECONDS)
 
 
 def follow_log(job: Job) -> Iterator[str]:

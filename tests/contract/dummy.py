@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import TextIO
 
-from last_e import python
+from last_e.process import run_module
 from runner.errors import UsageError
 from runner.job.attempts import Attempt
 from runner.job.job import Job
@@ -33,7 +33,7 @@ class DummyLauncher:
 
     def start(self, job: Job, arguments: list[str], token: str, *, output: TextIO | None) -> StartedProcess:
         about = {"launcher": "dummy", "name": "none", "token": token, "scratch": tempfile.gettempdir()}
-        command = [*python.module("runner"), "attempt", job.uri, *arguments]
+        command = [*run_module("runner"), "attempt", job.uri, *arguments]
         errors = tempfile.TemporaryFile("w+") if output is None else None  # noqa: SIM115 -- StartedProcess closes it
         process = subprocess.Popen(
             command,

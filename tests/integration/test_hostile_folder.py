@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from last_e import python
+from last_e import process
 from tests.conftest import TINY
 from tests.ntu_files import motion, name_of, one_person, text_of, write_tree
 
@@ -59,14 +59,14 @@ def test_every_python_starts_its_modules_from_elsewhere(
 ) -> None:
     if safe and sys.version_info < (3, 11):
         pytest.skip("this Python has no -P")
-    monkeypatch.setattr(python, "_SAFE", safe)
-    command = [*python.module("last_e"), "--help"]
+    monkeypatch.setattr(process, "_SAFE", safe)
+    command = [*process.run_module("last_e"), "--help"]
     done = subprocess.run(command, cwd=here, env=clean_env, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("usage: python -m last_e ")
     assert not (tmp_path / "ran").exists()
     monkeypatch.chdir(here)
-    with python.elsewhere():
+    with process.elsewhere():
         assert (Path.cwd() == here) is safe
     assert Path.cwd() == here
 
@@ -76,5 +76,5 @@ def test_an_empty_part_of_pythonpath_is_not_this_folder(here: Path, monkeypatch:
     monkeypatch.setenv("PYTHONPATH", f"{os.pathsep}/opt/own{os.pathsep}")
     monkeypatch.setenv("PYTHONSAFEPATH", "")
     monkeypatch.setattr(sys, "path", ["", str(here), "/opt/own"])
-    python.import_nothing_from_here()
+    process.import_nothing_from_here()
     assert (os.environ["PYTHONPATH"], sys.path) == ("/opt/own", ["/opt/own"])

@@ -108,7 +108,11 @@ def test_a_second_ctrl_c_leaves_at_once(run: Any, tiny: Path) -> None:
         wait_until(lambda: has_pending(trainer, signal.SIGTERM))
         assert current.process.poll() is None
         current.press_ctrl_c()
-        assert current.end()[0] == 130
+        code, out = current.end()
+        assert code == 130
+    assert out.splitlines()[-2:] == [f"job:  {current.job.uri}", f"next: lastrun resume {current.job.id}"]
+    assert "Traceback" not in out
+    assert [value.value for value in (current.job.state()[0], current.job.state()[2])] == ["paused", "interrupted"]
     assert not Path(f"/proc/{trainer}").exists() or "Z" in Path(f"/proc/{trainer}/stat").read_text().split()[2]
 
 

@@ -18,7 +18,7 @@ VOCABULARY = {
         "config",
         "console",
         "counts",
-        "python",
+        "process",
         "datafile",
         "environment",
         "events",

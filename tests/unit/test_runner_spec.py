@@ -228,8 +228,13 @@ def test_the_runner_reaches_the_trainer_only_through_its_torch_free_vocabulary()
     done = subprocess.run(
         [sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2], capture_output=True, text=True
     )
-    vocabulary = "config console counts datafile environment events layers manifest metrics problems reading redact resume text"
-    assert {name.split(".")[1] for name in done.stdout.split()} <= set(vocabulary.split())  # some only when they are needed
+    vocabulary = (
+        "config console counts datafile environment events layers manifest metrics problems process reading redact resume text"
+    )
+    assert {name.split(".")[1] for name in done.stdout.split()} <= {
+        *vocabulary.split(),
+        "text",
+    }  # some only when they are needed
 
 
 @pytest.mark.parametrize(
@@ -266,3 +271,21 @@ def test_a_list_breaks_no_word_on_a_narrow_screen(width: int, monkeypatch: pytes
     assert all(text in lines[2] for text in (name, "succeeded", "5/120"))
     assert ("99.82%" in lines[2]) == (width >= 80)
     assert ("kaggle" in lines[2]) == (width >= 100)
+
+
+def test_variables_in_places_are_replaced_where_they_are_written_and_unset_ones_told_all_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATA", "/d")
+    path = tmp_path / "job.yaml"
+    path.write_text("model: nano_e_v3\ndataset: ntu60\ndata: {uri: '${DATA}/x'}\nhardware: {scratch_root: $DATA}\nname: a\n")
+    config = resolve_spec(path, "local", ["store.uri=s3://${DATA}x"]).config
+    assert (config.data.uri, config.hardware.scratch_root, config.store.uri) == ("/d/x", "/d", "s3:///dx")
+    monkeypatch.delenv("DATA")
+    with pytest.raises(ConfigError) as caught:
+        resolve_spec(path, "local", ["store.uri=s3://${OTHER}/x"])
+    assert [problem.key for problem in caught.value.problems] == ["store.uri", "data.uri", "hardware.scratch_root"]
+    assert "the variable DATA is not set" in str(caught.value)
+    for wrong in ("s3:/bucket/x", "S3://bucket/x"):
+        with pytest.raises(ConfigError, match=r"did you mean s3://bucket/x\?"):
+            resolve_spec(path, "local", [f"data.uri={wrong}", "hardware.scratch_root=/x"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import tempfile
 import threading
@@ -214,11 +215,27 @@ def test_a_jobs_uri_is_made_and_taken_apart(uri: str) -> None:
         ("gs:bucket", "did you mean gs://bucket"),
         ("s3://b?endpoint_url=127.0.0.1:1", "allowed is http://HOST"),
         ("ftp://b", "allowed are a folder"),
+        ("S3://bucket/x", r"did you mean s3://bucket/x\?"),
+        ("gcs://bucket", r"did you mean gs://bucket\?"),
+        ("s3a://bucket/x?region=r", r"did you mean s3://bucket/x\?"),
+        ("File:///x", r"did you mean file:///x\?"),
+        ("azure:/b", r"azure: is no kind of store; a folder of that name is ./azure:/b"),
+        ("s3://", "allowed are a folder"),
     ],
 )
 def test_a_mistyped_uri_does_not_become_a_folder(uri: str, word: str) -> None:
     with pytest.raises(UsageError, match=word):
         StoreUri.parse(uri)
+
+
+def test_variables_are_those_of_this_machine_and_an_unset_one_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MY_BUCKET", "b")
+    monkeypatch.setenv("EMPTY", "")
+    assert str(StoreUri.typed("s3://${MY_BUCKET}/$MY_BUCKET-x")) == "s3://b/b-x"
+    for uri, name in (("${NO_SUCH}/jobs", "NO_SUCH"), ("s3://$EMPTY/x", "EMPTY"), ("~/${}", "${}")):
+        with pytest.raises(UsageError, match=re.escape(f"the variable {name} is not set")):
+            open_store(uri)
+    assert str(StoreUri.parse("file:///a/$MY_BUCKET")) == "file:///a/%24MY_BUCKET"  # as a job has kept it
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from last_e import python
+from last_e.process import run_module
 from last_e.text import plain
 from runner import machine
 from runner.errors import EngineError, UsageError
@@ -169,7 +169,7 @@ def probe(torch: bool) -> dict[str, Any]:
     # The kernel's /proc tells of the driver in every container, whether it was given a GPU or not.
     found: dict[str, Any] = {"version": lastrun_version(), "code": code_digest(), "driver": machine.driver_version()}
     if torch:
-        done = subprocess.run(python.module("last_e.gpu"), capture_output=True, text=True, check=False)
+        done = subprocess.run(run_module("last_e.gpu"), capture_output=True, text=True, check=False)
         lines = done.stdout.splitlines()
         found |= json.loads(lines[-1]) if lines else {"torch": None, "problem": done.stderr.strip().rpartition("\n")[2]}
     return found

@@ -1,0 +1,89 @@
+"""This process and those of its kind: where they import from, and the streams and signals that a system gives them.
+
+In the folder one stands in people have a ``random.py`` of their own, or another clone of this: nothing is imported from there.
+Python before 3.11 has no switch for that.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_ROOT = str(Path(__file__).resolve().parents[1])
+_SAFE = sys.version_info >= (3, 11)
+# Whoever is given code has the folder first in its path before anything was imported from there; runpy comes after that.
+_BOOT = "import sys; del sys.path[0]; sys.argv.pop(0); import runpy; runpy.run_module(sys.argv[0], None, '__main__', True)"
+
+
+NOTICES = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+"""What systems send before they take a machine away, or a job's time is over; batch systems let one choose."""
+
+
+def on_notices(handler: Callable[[int], None]) -> None:
+    """Call ``handler`` with the number of each notice; from then on those come that :func:`notices_held` held back. A process
+    that a closed terminal is not to end (``nohup``) goes on not to hear of that."""
+    for signum in NOTICES:
+        if signum != signal.SIGHUP or signal.getsignal(signum) is not signal.SIG_IGN:
+            signal.signal(signum, lambda number, _: handler(number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, NOTICES)
+
+
+@contextmanager
+def notices_held() -> Iterator[None]:
+    """What is started meanwhile gets notices when it is ready for them: until then each would end it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, NOTICES)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def have_standard_streams() -> None:
+    """Where one was closed (``>&-``), nothing is written, instead of into the next file that is opened."""
+    for number, mode in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, mode)  # the lowest number that is free: this one
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+
+
+def discard_output() -> None:
+    """Nobody reads it any more, or there is no room for it: what is still buffered must not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def run_module(name: str) -> list[str]:
+    """The beginning of a command that runs a module."""
+    return [sys.executable, "-P", "-m", name] if _SAFE else [sys.executable, "-c", _BOOT, name]
+
+
+def import_nothing_from_here() -> None:
+    """For this process and those that it starts. An empty part of PYTHONPATH, as ``:$PYTHONPATH`` leaves one, means the folder
+    one stands in, too."""
+    os.environ["PYTHONSAFEPATH"] = "1"  # of workers that other modules start
+    if parts := os.environ.get("PYTHONPATH"):
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, parts.split(os.pathsep)))
+    with suppress(FileNotFoundError):  # a folder that was deleted holds no code
+        here = str(Path.cwd())
+        if here != _ROOT:
+            sys.path[:] = [path for path in sys.path if os.path.realpath(path) != here]
+
+
+@contextmanager
+def elsewhere() -> Iterator[None]:
+    """While workers are started: before 3.11 they would import from here. Python has them go back by themselves."""
+    if _SAFE:
+        yield
+        return
+    here = Path.cwd()
+    os.chdir(_ROOT)
+    try:
+        yield
+    finally:
+        os.chdir(here)

@@ -1,0 +1,158 @@
+"""Whatever a system sends, and whoever gets it: the job is saved and paused. Where nobody reads any more, it goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.job.attempts import Attempt
+from runner.job.job import Job
+from runner.store.directory import DirectoryStore
+from tests.conftest import TINY, Cli
+from tests.jobs import PATIENCE, Run, has_pending, jobs_in, some_step_is_stored, wait_until
+
+LONG = ("--set", "training.epochs=5000")
+NOTICES = [signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU, signal.SIGHUP, signal.SIGTERM]
+
+
+def pids(current: Run) -> dict[str, int]:
+    """Of the command, its attempt and the trainer."""
+    attempt = current.job.attempts.all()[-1]
+    children = Path(f"/proc/{attempt.pid}/task/{attempt.pid}/children").read_text().split()
+    return {"command": current.process.pid, "attempt": attempt.pid, "trainer": int(children[0])}
+
+
+@pytest.mark.parametrize(
+    ("signum", "whom"),
+    [
+        *((signum, "group") for signum in NOTICES),
+        (signal.SIGUSR1, "command"),
+        (signal.SIGUSR2, "attempt"),
+        (signal.SIGUSR1, "trainer"),
+    ],
+)
+def test_a_notice_saves_and_pauses_whichever_process_gets_it(run: Any, tiny: Path, signum: signal.Signals, whom: str) -> None:
+    current = run("submit", tiny, *LONG)
+    current.wait_for(some_step_is_stored)
+    before = max(stored.manifest.step for stored in current.job.checkpoints.all())
+    if whom == "group":
+        os.killpg(current.process.pid, signum)
+    else:
+        os.kill(pids(current)[whom], signum)
+    code, out = current.end()
+    assert code == 75, out
+    assert "Traceback" not in out
+    state, attempt, reason = current.job.state()
+    assert [state.value, reason.value] == ["paused", "preempted"]
+    assert current.job.checkpoints.all()[-1].manifest.step > before
+    assert attempt.message != "nothing was trained"
+
+
+def test_a_notice_while_the_trainer_starts_waits_until_it_can_be_heard(run: Any, tiny: Path) -> None:
+    current = run("submit", tiny, *LONG)
+    wait_until(lambda: jobs_in(current.store) and current.job.attempts.all() and has_child(current.job.attempts.all()[-1].pid))
+    os.kill(pids(current)["trainer"], signal.SIGUSR1)
+    code, out = current.end()
+    assert code == 75, out
+    assert current.job.state()[0].value == "paused"
+
+
+def has_child(pid: int) -> bool:
+    return bool(Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+
+
+def test_under_nohup_a_closed_terminal_stops_nothing(clean_env: dict[str, str], tiny: Path, tmp_path: Path) -> None:
+    command = ["nohup", sys.executable, "-m", "runner", "submit", str(tiny)]
+    process = subprocess.Popen(command, env=clean_env, cwd=tmp_path, stdout=subprocess.PIPE, start_new_session=True)
+    store = DirectoryStore(Path(clean_env["LASTRUN_STORE"]))
+    wait_until(lambda: jobs_in(store) and jobs_in(store)[0].attempts.all())
+    os.killpg(process.pid, signal.SIGHUP)
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0
+    assert jobs_in(store)[0].state()[0].value == "succeeded"
+
+
+def test_an_attempt_whose_command_is_gone_is_seen_and_can_be_stopped(run: Any, cli: Cli, tiny: Path) -> None:
+    current = run("submit", tiny, *LONG)
+    current.wait_for(some_step_is_stored)
+    current.process.kill()
+    current.process.wait()
+    assert json.loads(cli("status", "tiny", "--json").stdout)["state"] == "running"
+    done = cli("stop", "tiny", "--wait")
+    assert done.returncode == 0, done.stderr
+    assert current.job.state()[0].value == "stopped"
+    current.process.communicate(timeout=PATIENCE)
+
+
+# --- stop --------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_stop_shows_that_it_is_on_its_way_and_can_be_waited_for(run: Any, cli: Cli, tiny: Path) -> None:
+    current = run("submit", tiny, *LONG)
+    with current.held(some_step_is_stored) as trainer:  # it cannot save
+        asked = cli("stop", "tiny")
+        assert asked.stdout == f"{current.job.id} is stopping; lastrun status {current.job.id} tells when it has stopped\n"
+        wait_until(lambda: has_pending(trainer, signal.SIGTERM))
+        wait_until(lambda: json.loads(cli("status", "tiny", "--json").stdout)["state"] == "stopping")
+        assert "stopping" in cli("list").stdout
+    waited = cli("stop", "tiny", "--wait", "--json")
+    if waited.returncode == 2:  # it was over before it was asked again
+        assert "is stopped: there is nothing to stop" in waited.stderr
+    else:
+        assert json.loads(waited.stdout)["jobs"] == [{"id": current.job.id, "asked": "save", "state": "stopped"}]
+    assert current.end()[0] == 75
+
+
+def test_all_that_run_can_be_stopped_together(run: Any, cli: Cli, tiny: Path) -> None:
+    nothing = cli("stop", "--all")
+    assert (nothing.returncode, nothing.stdout) == (0, "no job runs\n")
+    both = [run("submit", tiny, *LONG) for _ in range(2)]
+    store = both[0].store
+    wait_until(lambda: len(jobs_in(store)) == 2 and all(some_step_is_stored(job) for job in jobs_in(store)))
+    done = cli("stop", "--all", "--wait")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(" is stopping;") == 2
+    assert done.stdout.count(": stopped at step ") == 2
+    assert {job.state()[0].value for job in jobs_in(store)} == {"stopped"}
+    assert [one.end()[0] for one in both] == [75, 75]
+    for words in (("stop",), ("stop", "tiny", "--all")):
+        assert (wrong := cli(*words)).returncode == 2
+        assert "name a job, or say --all" in wrong.stderr
+
+
+def test_what_was_allowed_counts(cli: Cli, clean_env: dict[str, str]) -> None:
+    store = DirectoryStore(Path(clean_env["LASTRUN_STORE"]))
+    config = {"model.variant": "nano_e_v3", "dataset": "synthetic", "split_type": "xsub", "env": "local", "training.epochs": 5}
+    job = Job.create(store, "more", config, {}, "0")
+    ended = Attempt("0001-aaaaaaaa", "m", 1, "1", time.time(), phase="ended", began=True, reason="preempted", epochs=80)
+    ended.scores = {"epoch": 7.0}
+    job.attempts.write(ended)
+    assert "7 of 80 epochs done" in cli("status", "more").stdout
+    assert "7/80" in cli("list").stdout
+
+
+# --- nobody reads ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["| head -n 1", "> /dev/full", ">&-", ">&- 2>&- <&-", "> /dev/full --json"])
+def test_a_job_that_succeeds_says_so_by_its_exit_code_wherever_its_output_goes(
+    clean_env: dict[str, str], tmp_path: Path, where: str
+) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY.replace("epochs: 3", "epochs: 1"))
+    line = f"set -o pipefail; {sys.executable} -m runner submit tiny.yaml {where}"
+    done = subprocess.run(
+        ["bash", "-c", line], env=clean_env, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    (job,) = jobs_in(DirectoryStore(Path(clean_env["LASTRUN_STORE"])))
+    assert job.state()[0].value == "succeeded"
+    assert "completed at step" in "".join(job.log())
