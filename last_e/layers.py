@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar, get_origin
+from types import UnionType
+from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from last_e.config import ALIASES, DATASETS, ENVIRONMENTS, RULES, VARIANTS, TrainConfig
 from last_e.environment import detect_environment
-from last_e.problems import ConfigError, Origin, Problem, allowed_values, nearest, show
+from last_e.problems import ConfigError, Origin, Problem, allowed_values, meant, nearest, show
 from last_e.reading import Entry, Layer, load_file, parse_value
 from last_e.redact import secret_in
 
@@ -234,8 +235,31 @@ def _field_problems(schema: type[BaseModel], base: Layer, layer: Layer) -> list[
                 allowed += ", without quotes"
             if item["type"] == "value_error":
                 allowed = item["msg"].removeprefix("Value error, ")
+            guess = meant(layer[key].value, _words_of(info.annotation), partial(_fits, schema, flat, key))
+            if guess is not None and not allowed.endswith("without quotes"):
+                allowed += f"; did you mean {_as_yaml(guess)}?"
             problems.append(Problem(str(layer[key].origin), key, show(layer[key].value), allowed))
     return problems
+
+
+def _words_of(annotation: Any) -> list[str]:
+    """The words that a field admits, if it admits only some."""
+    parts = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return [word for part in parts if get_origin(part) is Literal for word in get_args(part) if isinstance(word, str)]
+
+
+def _fits(schema: type[BaseModel], flat: dict[str, Any], key: str, value: Any) -> bool:
+    """Whether a key's value would do, whatever is wrong with others."""
+    try:
+        schema.model_validate(nest({**flat, key: value}))
+    except ValidationError as error:
+        return not any(".".join(map(str, item["loc"])).startswith(key) for item in error.errors())
+    return True
+
+
+def _as_yaml(value: Any) -> str:
+    """A value as one would write it."""
+    return value if isinstance(value, str) else show(value)
 
 
 def _is_quoted(value: Any) -> bool:

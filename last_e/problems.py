@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -105,6 +107,56 @@ def nearest(word: str, choices: Iterable[str]) -> str:
         return f"known keys only; did you mean {match[0]}?"
     section = [choice for choice in choices if choice.startswith(word.split(".")[0] + ".")] or choices
     return "known keys: " + ", ".join(section) if len(section) < 40 else "a key that docs/configuration.md lists"
+
+
+_WORDS = {"yes": True, "on": True, "no": False, "off": False, "gpu": "cuda", "none": None}
+_UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+_CLOCK = re.compile(r"(\d{1,3}):(\d\d):(\d\d)")
+_AMOUNT = re.compile(r"(?i)([\d.]+)\s*(d|h|m|s)[a-z]*")
+
+
+def meant(value: Any, choices: Sequence[str], fits: Callable[[Any], bool]) -> Any:
+    """The value that was probably meant by one that will not do; None if there is no guess. ``choices`` are the words that are
+    allowed, if only some are; ``fits`` says whether a guess is allowed."""
+    guesses = (guess for guess in _guesses(value, choices) if (type(guess), guess) != (type(value), value))
+    return next(filter(fits, guesses), None)
+
+
+def _guesses(value: Any, choices: Sequence[str]) -> Iterator[Any]:
+    if isinstance(value, float) and value.is_integer():
+        yield int(value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        yield [value]
+    if not isinstance(value, str):
+        return
+    text = value.strip()
+    if text.lower() in _WORDS:
+        yield _WORDS[text.lower()]
+    alike = {re.sub(r"[^a-z0-9]", "", choice.lower()): choice for choice in choices}
+    plain_text = re.sub(r"[^a-z0-9]", "", text.lower())
+    for found in (plain_text, *difflib.get_close_matches(plain_text, alike, n=1, cutoff=0.6)):
+        if found in alike:
+            yield alike[found]
+    for kind in (lambda: int(text, 0), lambda: float(text.replace(",", "."))):
+        with suppress(ValueError, OverflowError):
+            yield kind()
+    parts = [part for part in re.split(r"[,;\s]+", text.strip("[]()")) if part]
+    with suppress(ValueError):
+        yield [float(part) if "." in part else int(part) for part in parts]
+    if clock := _CLOCK.fullmatch(text):
+        yield "".join(f"{int(part)}{unit}" for part, unit in zip(clock.groups(), "hms") if int(part))
+    amounts = _AMOUNT.findall(text)
+    if amounts and not _AMOUNT.sub("", text).strip(" ,"):
+        with suppress(ValueError):
+            yield seconds_as_duration(sum(float(number) * _UNITS[unit.lower()] for number, unit in amounts))
+    yield re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def seconds_as_duration(seconds: float) -> str:
+    """``8h50m``, ``90s``."""
+    whole = round(seconds)
+    parts = ((whole // 3600, "h"), (whole % 3600 // 60, "m"), (whole % 60, "s"))
+    return "".join(f"{amount}{unit}" for amount, unit in parts if amount)
 
 
 def show(value: Any) -> str:

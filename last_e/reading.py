@@ -111,12 +111,25 @@ def load_file(path: Path, name: str | None = None) -> tuple[Layer, list[Problem]
         finally:
             loader.dispose()
     except _YAML_ERRORS as error:
-        mark = getattr(error, "problem_mark", None)
-        where = name if mark is None else f"{name}:{mark.line + 1}"
-        return {}, [Problem(where, "-", _message(error), "valid YAML")]
+        return {}, [_told(error, name, text)]
     if not isinstance(values, dict):
         return {}, [Problem(name, "-", show(values), "a mapping of keys to values")]
-    return {key: Entry(value, Origin(name, lines.get(key))) for key, value in flat_items(values)}, []
+    return _flat_layer(values, name, lines)
+
+
+def _flat_layer(values: Mapping[Any, Any], name: str, lines: dict[str, int]) -> tuple[Layer, list[Problem]]:
+    """A key may be written nested or with dots, but once."""
+    layer: Layer = {}
+    problems = []
+    for key, value in flat_items(values):
+        if key in layer:
+            problems.append(Problem(name, key, "the key twice, nested and with dots", "each key once"))
+        if odd := next((name for character, name in _ODD.items() if character in key), None):
+            origin = str(Origin(name, lines.get(key)))
+            problems.append(Problem(origin, "-", f"{odd} in {key}", _ORDINARY))
+            continue
+        layer[key] = Entry(value, Origin(name, lines.get(key)))
+    return layer, problems
 
 
 def set_layer(assignments: Iterable[str], name: str = "--set") -> tuple[Layer, list[Problem]]:
@@ -158,10 +171,44 @@ def _key_lines(node: Any, prefix: str, lines: dict[str, int]) -> None:
             _key_lines(value, f"{full}.", lines)
 
 
+_ODD = {"\u00a0": "a no-break space", "\u201c": "a typographic quote", "\u201d": "a typographic quote"}
+_ODD |= {"\u2018": "a typographic quote", "\u2019": "a typographic quote", "\u2013": "a dash", "\uff1a": "a full-width colon"}
+"""What word processors and web pages put where YAML wants an ordinary character."""
+_ORDINARY = "the ordinary character that it stands for"
+_INSTEAD = (
+    ("set twice", "each key once"),
+    ("aliases", "the values themselves, written out"),
+    ("tags", "the value without its tag"),
+    ("tab", "spaces"),
+    ("another document", "one document: nothing after a line ---"),
+    ("could not find expected ':'", "lines of KEY: VALUE, with a space after the colon"),
+    ("mapping values are not allowed", "one KEY: VALUE a line, and quotes around a text that holds ': '"),
+    ("expected <block end>", "keys of one mapping that stand below each other, indented alike"),
+    ("unexpected end of stream", "a quote or bracket for each that was opened"),
+    ("cannot start any token", "quotes around a text that begins with such a character"),
+    ("expected ',' or", "a comma between entries, and a bracket for each that was opened"),
+)
+
+
+def _told(error: BaseException, name: str, text: str) -> Problem:
+    """What was found in a text that is no YAML, and what to write instead."""
+    mark = getattr(error, "problem_mark", None)
+    lines = text.splitlines()
+    if mark is None or not lines:
+        return Problem(name, "-", _message(error), "YAML: lines of KEY: VALUE")
+    at = min(mark.line, len(lines) - 1)
+    for number in (at, max(at - 1, 0)):  # an odd character is often seen only in what follows it
+        if odd := next((words for character, words in _ODD.items() if character in lines[number]), None):
+            return Problem(f"{name}:{number + 1}", "-", f"{odd} in {show(lines[number].strip())}", _ORDINARY)
+    found, line = _message(error), lines[at].strip()
+    allowed = next((words for part, words in _INSTEAD if part in found), "YAML: lines of KEY: VALUE")
+    return Problem(f"{name}:{mark.line + 1}", "-", f"{found} in {show(line)}" if line else found, allowed)
+
+
 def _message(error: BaseException) -> str:
     if isinstance(error, RecursionError):
         return "nested too deep"
     if "\\t" in str(getattr(error, "problem", "")):
         return "a tab (YAML indents with spaces)"
     text = str(getattr(error, "problem", None) or (error if isinstance(error, (yaml.YAMLError, ValueError)) else ""))
-    return text.splitlines()[0].removeprefix("found ") if text else "not valid YAML"
+    return text.splitlines()[0].removeprefix("but ").removeprefix("found ") if text else "not valid YAML"

@@ -264,3 +264,38 @@ def test_a_long_value_is_shortened_in_the_message():
     with pytest.raises(ConfigError) as caught:
         resolve([layer], TrainConfig, detect=lambda: ("local", ""))
     assert len(str(caught.value)) < 250
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "found", "allowed"),
+    [
+        ("training:\n  epochs: 1\n  epochs: 2\n", 3, "epochs is set twice in 'epochs: 2'", "each key once"),
+        ("a: &x 1\nb: *x\n", 2, "aliases (*name) are not used here in 'b: *x'", "the values themselves, written out"),
+        ("training:\n\tepochs: 1\n", 2, "a tab (YAML indents with spaces) in 'epochs: 1'", "spaces"),
+        ("a: 1\n---\nb: 2\n", 2, "another document in '---'", "one document: nothing after a line ---"),
+        ("a:\n  b:\u00a01\n  c: 2\n", 2, "a no-break space", "the ordinary character that it stands for"),
+        (
+            "\u201cmodel\u201d: nano_e_v3\n",
+            1,
+            "a typographic quote in \u201cmodel\u201d",
+            "the ordinary character that it stands for",
+        ),
+        (
+            "a: b: c\n",
+            1,
+            "mapping values are not allowed here",
+            "one KEY: VALUE a line, and quotes around a text that holds ': '",
+        ),
+        ("a: [1, 2\n", 2, "", "a comma between entries, and a bracket for each that was opened"),
+        ("training: {epochs: 1}\ntraining.epochs: 2\n", None, "the key twice, nested and with dots", "each key once"),
+    ],
+)
+def test_what_is_no_yaml_is_told_with_its_line_and_what_to_write(
+    tmp_path: Path, text: str, line: int | None, found: str, allowed: str
+) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+    (problem,) = load_file(path)[1]
+    assert problem.origin == (str(path) if line is None else f"{path}:{line}")
+    assert found in problem.found
+    assert problem.allowed == allowed

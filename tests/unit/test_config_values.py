@@ -452,3 +452,36 @@ def test_a_cpu_whose_model_is_left_out_is_named_with_its_family(tmp_path, lines,
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/cpuinfo").write_text(f"processor\t: 0\n{lines}\n\nprocessor\t: 1\n{lines}\n")
     assert cpu_name(tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("dataset=NTU-60", "ntu60"),
+        ("model=base-e-v3", "base_e_v3"),
+        ("training.optimizer=adam", "adamw"),
+        ("training.scheduler=cosine", "cosine_warmup"),
+        ("training.use_amp=yes", "true"),
+        ("hardware.device=GPU", "cuda"),
+        ("training.epochs=5.0", "5"),
+        ("training.seed=0x2A", "42"),
+        ("training.lr=0,1", "0.1"),
+        ("training.milestones=70, 100", "[70, 100]"),
+        ("training.milestones=70", "[70]"),
+        ("hardware.session_limit=8:50:00", "8h50m"),
+        ("hardware.stop_margin='1 hour 10 min'", "1h10m"),
+    ],
+)
+def test_the_value_that_was_meant_is_named_and_would_do(word: str, meant: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve([set_layer([word])[0]], TrainConfig)
+    (problem,) = caught.value.problems
+    assert problem.allowed.endswith(f"; did you mean {meant}?")
+    resolve([set_layer([f"{word.partition('=')[0]}={meant}"])[0]], TrainConfig)
+
+
+@pytest.mark.parametrize("word", ["training.epochs=zzz", "training.epochs=-1", "dataset=kinetics", "training.lr=1e9"])
+def test_where_there_is_no_guess_none_is_made(word: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve([set_layer([word])[0]], TrainConfig)
+    assert "did you mean" not in str(caught.value)

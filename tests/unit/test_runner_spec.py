@@ -66,7 +66,7 @@ def test_all_mistakes_are_told_at_once_with_file_line_key_and_what_is_allowed(pa
         f"{path}:5: training.epoch: found an unknown key (= 3); allowed: known keys only; did you mean training.epochs?",
         f"{path}:6: run.gpus: found 2; allowed: 0, 1 or all with launcher local",
         f"{path}:7: name: found 'Not Good'; "
-        "allowed: at most 48 lowercase letters, digits and hyphens, the first no hyphen or null",
+        "allowed: at most 48 lowercase letters, digits and hyphens, the first no hyphen or null; did you mean not-good?",
     ]
 
 
