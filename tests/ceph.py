@@ -111,6 +111,17 @@ class Ceph:
         self._call("radosgw-admin", *self._conf, "-n", "client.rgw.a", "user", "create", "--uid=t", "--display-name=t", *keys)
         self.start_gateway()
 
+    def make_user(self, name: str, key: str) -> None:
+        """Another user, whose secret is the key twice."""
+        words = ("--uid", name, "--display-name", name, "--access-key", key, "--secret-key", 2 * key)
+        self._call("radosgw-admin", *self._conf, "-n", "client.rgw.a", "user", "create", *words)
+
+    def rotate_key(self, user: str, old: str, new: str) -> None:
+        """Give a user another key; the old one is refused from then on."""
+        admin = ("radosgw-admin", *self._conf, "-n", "client.rgw.a", "key")
+        self._call(*admin, "create", "--uid", user, "--key-type", "s3", "--access-key", new, "--secret-key", 2 * new)
+        self._call(*admin, "rm", "--uid", user, "--key-type", "s3", "--access-key", old)
+
     def start_gateway(self) -> None:
         """Start the gateway, again after :meth:`kill_gateway`."""
         self._run("rgw", "radosgw", "-n", "client.rgw.a", "-f")

@@ -37,6 +37,8 @@ MULTIPART_BYTES = 64 << 20
 CHUNK_BYTES = 1 << 20
 _DIGEST = "sha256"
 _BUNDLES = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE")
+_CHECKSUMS = ("request_checksum_calculation", "response_checksum_validation")
+"""boto3's settings; what its own variables say of them holds."""
 _OBJECTS_PAGING = {"ContinuationToken": "NextContinuationToken"}
 _UPLOADS_PAGING = {"KeyMarker": "NextKeyMarker", "UploadIdMarker": "NextUploadIdMarker"}
 
@@ -48,8 +50,18 @@ class S3Store:
 
     def __init__(self, uri: StoreUri) -> None:
         self.uri = str(uri)
-        self._calls = Calls(self.uri)
+        self._calls = Calls(self.uri, self._connect)
+        self._uri = uri
         self.bucket, self._prefix = uri.bucket, f"{uri.prefix}/" if uri.prefix else ""
+        self._connect()
+
+    def _connect(self) -> None:
+        """With the credentials that are there now.
+
+        Raises:
+            StoreError: what says where and how to connect is wrong.
+        """
+        uri = self._uri
         options = uri.options
         endpoint = options.get("endpoint_url") or (GOOGLE_ENDPOINT if uri.scheme == "gs" else None)
         try:
@@ -57,15 +69,15 @@ class S3Store:
             # Virtual addressing needs a name per bucket, which private servers seldom have.
             own_endpoint = endpoint or session.client("s3", region_name="us-east-1").meta.endpoint_url
             at_aws = own_endpoint.rstrip("/").endswith("amazonaws.com")
-            checksums: Any = "when_supported" if at_aws else "when_required"
+            when: Any = "when_supported" if at_aws else "when_required"
+            checksums = {name: when for name in _CHECKSUMS if f"AWS_{name.upper()}" not in os.environ}
             config = Config(
                 connect_timeout=5,
                 read_timeout=READ_TIMEOUT_SECONDS,
                 retries={"mode": "standard", "total_max_attempts": 1},  # Calls tries again, by the clock
                 max_pool_connections=2 * parallel.MOST_AT_ONCE,
-                request_checksum_calculation=checksums,
-                response_checksum_validation=checksums,
                 s3={"addressing_style": options.get("addressing", "auto" if at_aws else "path")},
+                **checksums,
             )
             region = options.get("region") or session.region_name or "us-east-1"
             verify = str(expand(options["ca_bundle"])) if "ca_bundle" in options else None
@@ -208,13 +220,13 @@ class S3Store:
         self.sweep(prefix, keep=lambda key: False)
         for page in self._pages(prefix):
             keys = [item["Key"] for item in page.get("Contents", [])]
-            requests = [partial(self._client.delete_object, Bucket=self.bucket, Key=key) for key in keys]
+            requests = [partial(self._call, "delete_object", Bucket=self.bucket, Key=key) for key in keys]
             self.in_parallel([partial(self._calls.do, "delete", prefix, request) for request in requests])
 
     def sweep(self, prefix: str, keep: Callable[[str], bool]) -> None:
         """See :class:`~runner.store.protocol.Store`: uploads in parts that nobody finished (no listing shows them)."""
         try:
-            pages = list(self._pages(prefix, self._client.list_multipart_uploads, _UPLOADS_PAGING))
+            pages = list(self._pages(prefix, "list_multipart_uploads", _UPLOADS_PAGING))
         except StoreError as error:
             if error.lasting:  # not every server has this call, and not every user may make it
                 return
@@ -227,7 +239,7 @@ class S3Store:
                         self._calls.do(
                             "sweep",
                             key,
-                            partial(self._client.abort_multipart_upload, **self._at(key), UploadId=upload["UploadId"]),
+                            partial(self._call, "abort_multipart_upload", **self._at(key), UploadId=upload["UploadId"]),
                         )
 
     def in_parallel(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
@@ -237,15 +249,14 @@ class S3Store:
     def _pages(
         self,
         prefix: str,
-        call: Callable[..., dict[str, Any]] | None = None,
+        call: str = "list_objects_v2",
         paging: Mapping[str, str] = _OBJECTS_PAGING,
         **more: str,
     ) -> Iterator[dict[str, Any]]:
-        call = call or self._client.list_objects_v2
         token: dict[str, str] = {}
         while True:
             page = self._calls.do(
-                "list", prefix, partial(call, Bucket=self.bucket, Prefix=self._prefix + prefix, **more, **token)
+                "list", prefix, partial(self._call, call, Bucket=self.bucket, Prefix=self._prefix + prefix, **more, **token)
             )
             if not (page.get("Name") or page.get("Bucket")):
                 raise StoreError(f"{self.uri}: {NO_STORE}")
@@ -255,6 +266,11 @@ class S3Store:
             last, token = token, {ours: str(page.get(theirs)) for ours, theirs in paging.items()}
             if token == last:
                 raise StoreError(f"{self.uri}: {NO_STORE}")
+
+    def _call(self, operation: str, **arguments: Any) -> dict[str, Any]:
+        """One of boto3's operations, by the client of this moment."""
+        answer: dict[str, Any] = getattr(self._client, operation)(**arguments)
+        return answer
 
     def _at(self, key: str) -> dict[str, str]:
         return {"Bucket": self.bucket, "Key": self._key(key)}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import email.utils
+import math
 import random
 import ssl
 import time
@@ -19,6 +20,8 @@ import botocore.exceptions
 import urllib3.exceptions
 from boto3.exceptions import Boto3Error
 
+from last_e.redact import redact
+from last_e.text import plain
 from runner.errors import DamagedObjectError, MissingKeyError, StoreError
 from runner.waits import WAITS
 
@@ -33,12 +36,21 @@ _SKEWED = ("RequestTimeTooSkewed", "403")
 """The second, without a word of why, is the answer to a HEAD."""
 _SKEW_THAT_MATTERS = datetime.timedelta(minutes=5)
 _HOPELESS = (botocore.exceptions.ParamValidationError, botocore.exceptions.InvalidRegionError)
+_LONGEST_WORDS = 300
 _CREDENTIALS = (
     botocore.exceptions.NoCredentialsError,
     botocore.exceptions.PartialCredentialsError,
     botocore.exceptions.CredentialRetrievalError,
 )
+_OLD_CREDENTIALS = (
+    *("ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired", "InvalidToken"),
+    *("InvalidAccessKeyId", "InvalidClientTokenId", "UnrecognizedClientException", "SignatureDoesNotMatch"),
+)
+"""What servers say of keys that were rotated, or are over: newer ones may be where these were found."""
+RENEW_SECONDS = 2.0
 _HINTS = {
+    "ExpiredToken": "these credentials have expired",
+    "InvalidToken": "the server does not know this session token",
     "NoSuchBucket": "there is no such bucket: make it first",
     "AccessDenied": "these credentials may not do that",
     "InvalidAccessKeyId": "the server does not know this access key",
@@ -51,11 +63,26 @@ NO_STORE = "what answers there is no object store: see endpoint_url, and any pro
 T = TypeVar("T")
 
 
+_SSO = (
+    botocore.exceptions.SSOTokenLoadError,
+    botocore.exceptions.UnauthorizedSSOTokenError,
+    botocore.exceptions.TokenRetrievalError,
+)
+
+
+class _Refused(StoreError):
+    """The store does not take the credentials, or there are none."""
+
+    lasting = True
+
+
 class Calls:
     """What all calls for one store have in common."""
 
-    def __init__(self, uri: str) -> None:
-        self._uri = uri
+    def __init__(self, uri: str, renew: Callable[[], None]) -> None:
+        self._uri, self._renew = uri, renew
+        self._worked = False
+        self._renewed = -math.inf
 
     def undamaged(self, once: Callable[[], T]) -> T:
         """Read again what was damaged on the way."""
@@ -73,9 +100,22 @@ class Calls:
         pause = 0.1
         for number in count():
             try:
-                return self._once(f"{self._uri}: cannot {what} {key or 'the store'}", key, call)
+                result = self._once(f"{self._uri}: cannot {what} {key or 'the store'}", key, call)
+                self._worked = True
+                return result
             except (MissingKeyError, DamagedObjectError):
+                self._worked = True
                 raise
+            except _Refused as error:
+                # Keys that have worked were rotated: read them again, and wait for them as for a server that is away.
+                error.lasting = not self._worked
+                if time.monotonic() - self._renewed > RENEW_SECONDS:
+                    self._renewed = time.monotonic()
+                    self._renew()
+                    if not number:
+                        continue
+                if error.lasting or (number and time.monotonic() + pause > deadline):
+                    raise
             except StoreError as error:
                 if error.lasting or (number and time.monotonic() + pause > deadline):
                     raise
@@ -86,10 +126,12 @@ class Calls:
     def _once(self, where: str, key: str, call: Callable[[], T]) -> T:
         """Call boto3; its many errors become ours, in one line, without anything that is secret."""
         try:
+            signed_by = _clock_offset
             try:
                 return call()
             except botocore.exceptions.ClientError as error:
-                if not (_code(error) in _SKEWED and _correct_clock(error)):
+                # Of several calls at once the first corrects the clock for all.
+                if not (_code(error) in _SKEWED and (_correct_clock(error) or _clock_offset != signed_by)):
                     raise
                 return call()
         except botocore.exceptions.ClientError as error:
@@ -98,14 +140,17 @@ class Calls:
                 raise MissingKeyError(f"{self._uri}: nothing under {key}") from None
             if code in ("PreconditionFailed", "412", "InvalidRange", "416"):
                 raise DamagedObjectError(f"{self._uri}: {key} was replaced while it was read") from None
-            failed = StoreError(f"{where}: {_HINTS.get(code) or code or 'the server refuses'}")
+            kind = _Refused if code in _OLD_CREDENTIALS else StoreError
+            failed = kind(f"{where}: {_told(code, error.response.get('Error', {}).get('Message'))}")
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
             passing = status in (408, 429) or code == "RequestTimeout"
             failed.lasting = code in _HINTS or (400 <= status < 500 and not passing) or status == 501
+        except _SSO as error:
+            failed = _Refused(f"{where}: {_words(error)}: aws sso login renews the session")
         except _CREDENTIALS:
-            hint = "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile in ~/.aws/credentials"
-            failed = StoreError(f"{where}: {hint}")
-            failed.lasting = True
+            pair = "an HMAC key pair (Cloud Storage, Settings, Interoperability) as " if self._uri.startswith("gs://") else ""
+            hint = f"no credentials: set {pair}AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile in ~/.aws/credentials"
+            failed = _Refused(f"{where}: {hint}")
         except botocore.exceptions.SSLError as error:
             hint = ": this port may speak http, not https" if "WRONG_VERSION_NUMBER" in str(error) else ""
             failed = StoreError(f"{where}: the connection broke in its TLS layer{hint}")
@@ -120,6 +165,13 @@ class Calls:
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # from boto3's depths, on odd answers
             failed = StoreError(f"{where}: {NO_STORE}")
         raise failed
+
+
+def _told(code: str, message: object) -> str:
+    """What a server refuses, with its own words where it has any: which right is missing, which setting it demands."""
+    hint = _HINTS.get(code) or code or "the server refuses"
+    said = plain(redact(" ".join(str(message or "").split())))[:_LONGEST_WORDS]
+    return f"{hint} (it says: {said})" if said and said.lower() not in ("unknown", "none", code.lower()) else hint
 
 
 def _words(error: Exception) -> str:

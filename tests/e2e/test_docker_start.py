@@ -314,7 +314,7 @@ def test_files_belong_to_the_caller_and_data_cannot_be_written(
         job = Job.create(DirectoryStore(store), "mine", resolved.items(), origins, "test")
         for path in [store, *store.rglob("*")]:
             os.chown(path, 12345, 12345)
-        assert run(launcher, job, [], quiet=True) == 0
+        assert run(launcher, job, [], quiet=True)[0] == 0
         return job
 
     job = train()

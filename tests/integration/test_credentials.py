@@ -1,0 +1,100 @@
+"""Keys that change while a run lasts, and what is said where they will not do."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from runner.errors import StoreError
+from runner.job.job import Job
+from runner.launch.settle import state_of
+from runner.store.open import open_store
+from tests.ceph import Ceph
+from tests.jobs import some_step_is_stored, wait_until
+
+pytestmark = pytest.mark.xdist_group("ceph")
+
+
+def write_key(file: Path, key: str) -> None:
+    file.write_text(f"[default]\naws_access_key_id = {key}\naws_secret_access_key = {2 * key}\n")
+
+
+@pytest.fixture
+def rotating(ceph: Ceph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, str, str, str]:
+    """The file with a user's key, the user, the key, and the URI of a store of the user's own."""
+    user = f"r{abs(hash(tmp_path)) % 10**8}"
+    key, file = f"{user}old", tmp_path / "credentials"
+    ceph.make_user(user, key)
+    write_key(file, key)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    boto3.session.Session().client("s3", endpoint_url=ceph.endpoint, region_name="us-east-1").create_bucket(Bucket=user)
+    return file, user, key, ceph.uri("jobs").replace("s3://lastrun/", f"s3://{user}/")
+
+
+def test_a_key_that_is_rotated_is_read_again(ceph: Ceph, rotating: tuple[Path, str, str, str]) -> None:
+    file, user, key, uri = rotating
+    store = open_store(uri)
+    store.put("a", b"1")
+    ceph.rotate_key(user, key, f"{user}new")
+    write_key(file, f"{user}new")
+    store.put("a", b"2")
+    assert store.get("a") == b"2"
+    write_key(file, "nobody")
+    stranger = open_store(uri)
+    with pytest.raises(StoreError, match="the server does not know this access key") as caught:
+        stranger.get("a")
+    assert caught.value.lasting  # it has never worked: nothing will come of waiting
+
+
+def test_a_run_waits_for_its_new_key_as_for_a_server_that_is_away(
+    ceph: Ceph, rotating: tuple[Path, str, str, str], clean_env: dict[str, str], run: Any, tiny: Path, tmp_path: Path
+) -> None:
+    file, user, key, uri = rotating
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        clean_env.pop(name, None)
+    clean_env.update(LASTRUN_STORE=uri, AWS_SHARED_CREDENTIALS_FILE=str(file), AWS_CONFIG_FILE="/dev/null")
+    clean_env["AWS_CA_BUNDLE"] = ceph.credentials()["AWS_CA_BUNDLE"]
+    current = run("submit", tiny, "--set", "training.epochs=5000")
+    current.wait_for(some_step_is_stored)
+    job: Job = current.job
+    shutil.copy(file, tmp_path / "old")
+    ceph.rotate_key(user, key, f"{user}new")
+    log = []
+
+    def waits() -> bool:
+        log[:] = [path.read_text() for path in (tmp_path / "tmp").glob("lastrun-*/outbox/*/attempts/*/log/*.txt")]
+        return "uploads wait" in "".join(log)
+
+    wait_until(waits)
+    assert "the server does not know this access key" in "".join(log)
+    write_key(file, f"{user}new")
+    fresh = Job(open_store(uri), job.id)
+    before = fresh.checkpoints.all()[-1].manifest.step
+    wait_until(lambda: fresh.checkpoints.all()[-1].manifest.step > before)
+    current.press_ctrl_c()
+    code, out = current.end()
+    assert code == 75, out
+    assert "uploads go on" in out
+    assert state_of(fresh)[0].value == "paused"
+
+
+def test_who_has_no_key_for_google_is_told_which_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(StoreError, match="an HMAC key pair"):
+        open_store("gs://bucket/jobs?endpoint_url=http://127.0.0.1:9").get("a")
+
+
+@pytest.mark.usefixtures("rotating")
+def test_who_may_not_write_is_told(ceph: Ceph) -> None:
+    store = open_store(ceph.uri("foreign"))
+    with pytest.raises(StoreError, match="cannot write a: these credentials may not do that"):
+        store.put("a", b"")
