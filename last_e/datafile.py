@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 from last_e.config import TrainConfig
@@ -13,6 +14,7 @@ from last_e.text import expand
 
 FORMAT = "lastrun-clips-1"
 """What the metadata of a prepared file says under ``format``."""
+MOST_HEADER_BYTES = 100 << 20
 OWN_SPLIT = "train."
 """Beginning of the names of tensors that hold a split of the file's own."""
 
@@ -86,3 +88,67 @@ def data_path(config: TrainConfig) -> Path | None:
     if not found:
         raise DataError(f"{config.dataset}: no file {name} in {root} (hardware.data_root) or its folders; {hint}", missing=True)
     return found[0]
+
+
+def check_file(config: TrainConfig, path: Path) -> None:
+    """See that a prepared file is whole and fits a job, before there is a job: its header, its labels, its split. Reads some
+    hundred kilobytes, and needs numpy, but not torch.
+
+    Raises:
+        DataError: with all that does not fit.
+    """
+    import json
+
+    import numpy as np
+
+    from last_e.splits import SPLITS, trains
+
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= MOST_HEADER_BYTES:
+                raise ValueError
+            tensors = json.loads(file.read(length))
+            metadata = tensors.pop("__metadata__", {})
+            begin = 8 + length
+            end = begin + max(about["data_offsets"][1] for about in tensors.values())
+
+            def column(name: str) -> np.ndarray[Any, Any]:
+                first, last = tensors[name]["data_offsets"]
+                file.seek(begin + first)
+                return np.frombuffer(file.read(last - first), "?" if tensors[name]["dtype"] == "BOOL" else "<i8")
+
+            if metadata.get("format") == FORMAT and end <= path.stat().st_size:
+                own = OWN_SPLIT + config.split_type
+                label = column("label")
+                mask = column(own) if own in tensors else None
+                places = [column(name).astype(np.int64) for name in ("performer", "camera", "setup")] if mask is None else []
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, MemoryError):
+        raise DataError(f"{path}: not a prepared data file, or a damaged one; lastrun data makes them") from None
+    if metadata.get("format") != FORMAT:
+        raise DataError(f"{path}: not a prepared data file: its format is {metadata.get('format')!r}, not {FORMAT!r}")
+    if end > path.stat().st_size:
+        raise DataError(f"{path}: cut short: {path.stat().st_size:,} bytes are there, {end:,} belong to it; copy it again")
+    wrong = []
+    told, classes = metadata.get("dataset"), config.data.num_classes
+    if told in SPLITS and told != config.dataset:
+        wrong.append(f"it holds {told}, and the job says {config.dataset}: set dataset to {told}, or name another file")
+    elif mask is None and (others := sorted(name[len(OWN_SPLIT) :] for name in tensors if name.startswith(OWN_SPLIT))):
+        wrong.append(f"it has no split {config.split_type}; its own are {', '.join(others)}")
+    elif mask is None and config.split_type not in SPLITS.get(config.dataset, ()):
+        wrong.append(f"it has no split {config.split_type}")
+    elif len(label):
+        mask = trains(config.dataset, config.split_type, *places) if mask is None else mask
+        if mask.all() or not mask.any():
+            part = "test" if mask.all() else "train"
+            wrong.append(f"by its split {config.split_type} no clip of it is left to {part}: is this {config.dataset}?")
+    if len(label) and (label.min() < 0 or label.max() >= classes):
+        wrong.append(
+            f"its labels go from {label.min()} to {label.max()}, and data.num_classes is {classes}: set it to {label.max() + 1}"
+        )
+    if not len(label):
+        wrong.append("it holds no clips")
+    if wrong:
+        raise DataError(f"{path}: {'; '.join(wrong)}")

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from last_e.datafile import MOST_HEADER_BYTES
 from last_e.text import one_line
 from runner.errors import DamagedObjectError, LastrunError, PausedError, StoreError, UsageError
 from runner.store.uri import StoreUri
@@ -32,7 +33,6 @@ NETWORK_BYTES = 1 << 17
 TRIES = 5
 PAUSE_SECONDS = 2.0
 LOOK_SECONDS = 0.2
-MOST_HEADER_BYTES = 100 << 20
 FORGOTTEN_SECONDS = 7 * 86400.0
 """What was replaced in its bucket is kept here for so long after its last use."""
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from runner.commands.options import EnvOption, JsonOption, SetOption, SpecArgument
+
+if TYPE_CHECKING:
+    from runner.spec import JobSpec
 
 
 def validate(spec: SpecArgument, env: EnvOption = None, set_: SetOption = None, json: JsonOption = False) -> None:
@@ -16,6 +19,7 @@ def validate(spec: SpecArgument, env: EnvOption = None, set_: SetOption = None, 
     from runner.view.console import print_json
 
     resolved = resolve_spec(spec, env, set_ or [])
+    resolved.notes.extend(_look_at_data(resolved.config))
     if json:
         print_json("validate", {"valid": True, "config": resolved.items(), "notes": resolved.notes})
         return
@@ -23,6 +27,33 @@ def validate(spec: SpecArgument, env: EnvOption = None, set_: SetOption = None, 
     for note in resolved.notes:
         print(note)
     print(f"{spec} is valid: {config.model.variant} on {config.dataset} {config.split_type}, {config.training.epochs} epochs")
+
+
+def _look_at_data(config: JobSpec) -> list[str]:
+    """See that a data file that is here fits; a note where it is not, for the job may run elsewhere.
+
+    Raises:
+        UsageError: it does not fit.
+    """
+    from importlib.util import find_spec
+
+    if config.data.uri is None and config.dataset in ("irds", "synthetic"):
+        return []
+    from last_e.datafile import DataError, check_file, data_path, is_remote
+    from runner.errors import UsageError
+
+    if is_remote(config.data.uri):
+        return []
+    try:
+        path = data_path(config)
+    except DataError as error:
+        return [f"note: on this machine it could not start: {error}"]
+    if path is not None and find_spec("numpy") is not None:
+        try:
+            check_file(config, path)
+        except DataError as error:
+            raise UsageError(str(error)) from None
+    return []
 
 
 def explain(spec: SpecArgument, env: EnvOption = None, set_: SetOption = None, json: JsonOption = False) -> None:

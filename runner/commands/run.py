@@ -41,8 +41,9 @@ def submit(
     json: JsonOption = False,
 ) -> None:
     """Check a job, keep it in the store, and run it."""
-    from runner.errors import LastrunError
+    from runner.errors import Exit, LastrunError
     from runner.job.job import Job
+    from runner.job.paths import INDEX
     from runner.launch.start import make_launcher
     from runner.resolve import resolve_spec
     from runner.store.open import default_store, open_store
@@ -57,22 +58,25 @@ def submit(
     starter = make_launcher(config)
     name = config.name or f"{config.model.variant}-{config.dataset}-{config.split_type}".replace("_", "-")
     if dry_run:
+        obstacle: LastrunError | None = None
         try:
             starter.preflight(target.uri)
-            obstacle = None
+            next(iter(target.scan(INDEX)), None)  # whether it answers
         except LastrunError as error:
-            obstacle = str(error)
+            obstacle = error
+        code = obstacle.exit_code if obstacle else Exit.DONE
         facts = {"name": name, "store": target.uri, "launcher": config.run.launcher, "config": resolved.items()}
         if json:
-            print_json("submit", {"dry_run": True, "obstacle": obstacle, **facts})
-            return
+            print_json("submit", {"dry_run": True, "obstacle": str(obstacle) if obstacle else None, **facts})
+            raise typer.Exit(code)
         for note in resolved.notes:
             print(note)
         print_explained(resolved.items(), resolved.origins)
-        print(f"would submit {name} to {target.uri} with launcher {config.run.launcher}; nothing was written")
         if obstacle is not None:
             print(f"it could not start here: {obstacle}")
-        return
+        else:
+            print(f"would submit {name} to {target.uri} with launcher {config.run.launcher}; nothing was written")
+        raise typer.Exit(code)
     starter.preflight(target.uri)
     # What was asked for is kept, not what auto found here: the attempt may run elsewhere.
     origins = {key: str(origin) for key, origin in resolved.origins.items()}

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, TextIO
 
-from last_e.datafile import DataError, data_path, is_remote
+from last_e.datafile import DataError, check_file, data_path, is_remote
 from last_e.process import run_module
 from last_e.text import expand
 from runner import machine
@@ -46,7 +46,8 @@ class LocalLauncher:
             data_cache.parse(str(self._config.data.uri), {})
             return
         try:
-            data_path(self._config)
+            if (path := data_path(self._config)) is not None:
+                check_file(self._config, path)
         except DataError as error:
             raise UsageError(str(error)) from None
 

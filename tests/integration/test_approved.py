@@ -1,0 +1,96 @@
+"""What is approved can run: the same checks, whichever command makes them, before there is a job."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from last_e.data.clips import Clips
+from last_e.data.files import write_clips
+from tests.conftest import Cli
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Twelve clips of three classes, by the people, cameras and setups of NTU60."""
+    ones = torch.ones(12, dtype=torch.int64)
+    numbers = torch.arange(12)
+    clips = Clips(
+        joints=torch.from_numpy(np.zeros((120, 25, 3), np.int16)),
+        length=10 * ones,
+        bodies=ones,
+        label=numbers % 3,
+        performer=numbers % 4 + 1,
+        camera=numbers % 3 + 1,
+        setup=ones,
+    )
+    write_clips(clips, tmp_path / "data.safetensors", {"dataset": "ntu60"})
+    return tmp_path / "data.safetensors"
+
+
+def job(folder: Path, **values: object) -> Path:
+    given = {"model": "nano_e_v3", "dataset": "ntu60", "data": {"uri": "data.safetensors"}, **values}
+    (folder / "job.yaml").write_text(json.dumps(given))
+    return folder / "job.yaml"
+
+
+@pytest.mark.parametrize(
+    ("damage", "values", "told"),
+    [
+        (lambda b: b, {"dataset": "irds", "split_type": "xsub"}, "it holds ntu60, and the job says irds: set dataset to ntu60"),
+        (
+            lambda b: b,
+            {"data": {"uri": "data.safetensors", "num_classes": 2}},
+            "its labels go from 0 to 2, and data.num_classes is 2",
+        ),
+        (lambda b: b[:-1], {}, "cut short"),
+        (lambda b: b"PK" + b[2:], {}, "not a prepared data file"),
+        (lambda b: b[:20], {}, "not a prepared data file"),
+        (lambda b: b"", {}, "not a prepared data file"),
+    ],
+)
+def test_data_that_do_not_fit_are_refused_by_every_command_before_anything_is_written(
+    cli: Cli, tmp_path: Path, data: Path, damage: object, values: dict[str, object], told: str
+) -> None:
+    data.write_bytes(damage(data.read_bytes()))  # type: ignore[operator]
+    spec = job(tmp_path, **values)
+    for words in (("validate",), ("submit", "--dry-run"), ("submit",)):
+        done = cli(*words, spec)
+        assert done.returncode == 2, (words, done.stdout)
+        assert told in done.stdout + done.stderr, words
+    assert not (tmp_path / "store").exists()
+
+
+def test_data_that_fit_are_approved_by_all(cli: Cli, tmp_path: Path, data: Path) -> None:
+    spec = job(tmp_path)
+    assert cli("validate", spec).returncode == 0
+    done = cli("submit", "--dry-run", spec)
+    assert done.returncode == 0, done.stdout
+    assert "would submit" in done.stdout
+    data.unlink()
+    valid = cli("validate", spec)
+    assert valid.returncode == 0
+    assert "note: on this machine it could not start: ntu60: no file" in valid.stdout
+
+
+def test_a_split_that_leaves_nothing_to_test_is_told(cli: Cli, tmp_path: Path, data: Path) -> None:
+    done = cli("validate", job(tmp_path, split_type="xview"))
+    assert done.returncode == 0, done.stderr
+    data.write_bytes(data.read_bytes().replace(b'"ntu60"', b'"other"'))  # it does not say what it is
+    done = cli("validate", job(tmp_path, dataset="irds", split_type="xsub"))
+    assert done.returncode == 2
+    assert "by its split xsub no clip of it is left to test: is this irds?" in done.stderr
+
+
+def test_a_dry_run_with_a_dead_store_says_so_by_its_code(cli: Cli, tmp_path: Path, data: Path) -> None:
+    dead = "s3://b/x?endpoint_url=http://127.0.0.1:9"
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    done = cli("submit", "--dry-run", job(tmp_path), "--store", dead, **keys)
+    assert done.returncode == 4, done.stdout
+    assert "it could not start here: s3://b/x" in done.stdout
+    facts = json.loads(cli("submit", "--dry-run", "--json", job(tmp_path), "--store", dead, **keys).stdout)
+    assert "no connection" in facts["obstacle"]
