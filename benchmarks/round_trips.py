@@ -36,6 +36,7 @@ class FarStore(CountingStore):
     delay = 0.0
 
     def in_parallel(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
+        """See :class:`~runner.store.protocol.Store`."""
         return parallel.in_parallel(calls)
 
     def _wait(self, call: str) -> None:
