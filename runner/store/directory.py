@@ -204,7 +204,9 @@ class DirectoryStore:
         return path
 
     def _failed(self, what: str, key: str, error: OSError) -> StoreError:
-        failed = StoreError(f"{self.uri}: cannot {what} {key or 'the store'}: {error.strerror or error}")
+        shut = what == "write" and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT)
+        hint = "; name a folder that you may write to, or a bucket, with --store or LASTRUN_STORE" if shut else ""
+        failed = StoreError(f"{self.uri}: cannot {what} {key or 'the store'}: {error.strerror or error}{hint}")
         failed.lasting = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
         return failed
 

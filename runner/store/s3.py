@@ -13,6 +13,7 @@ import contextlib
 import datetime
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -51,7 +52,7 @@ class S3Store:
     def __init__(self, uri: StoreUri) -> None:
         self.uri = str(uri)
         self._calls = Calls(self.uri, self._connect)
-        self._uri = uri
+        self._uri, self._making = uri, threading.Lock()
         self.bucket, self._prefix = uri.bucket, f"{uri.prefix}/" if uri.prefix else ""
         self._connect()
 
@@ -88,7 +89,7 @@ class S3Store:
             self._client = session.client("s3", config=config, **arguments)
             # The parts of a large file are each tried again, not the whole.
             by_part = config.merge(Config(retries={"mode": "standard", "total_max_attempts": 5}))
-            self._client_for_parts: Callable[[], Any] = lambda: session.client("s3", config=by_part, **arguments)
+            self._make_client_for_parts: Callable[[], Any] = lambda: session.client("s3", config=by_part, **arguments)
         except (botocore.exceptions.BotoCoreError, Boto3Error, ValueError) as error:
             raise StoreError(f"{self.uri}: {error}") from None
 
@@ -113,7 +114,9 @@ class S3Store:
         def in_parts() -> None:
             transfer = TransferConfig(MULTIPART_BYTES, multipart_chunksize=MULTIPART_BYTES, use_threads=False)
             extra = {"Metadata": metadata}
-            self._client_for_parts().upload_file(str(path), **self._at(key), ExtraArgs=extra, Config=transfer)
+            with self._making:  # boto3's sessions are not for several threads at once
+                client = self._make_client_for_parts()
+            client.upload_file(str(path), **self._at(key), ExtraArgs=extra, Config=transfer)
 
         if path.stat().st_size >= MULTIPART_BYTES:
             self._calls.do("write", key, in_parts)

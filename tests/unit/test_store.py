@@ -245,3 +245,8 @@ def test_an_endpoint_holds_no_credentials(endpoint: str) -> None:
     with pytest.raises(UsageError) as caught:
         StoreUri.parse(f"s3://b/p?endpoint_url={endpoint}")
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_folder_that_cannot_be_written_is_told_with_where_to_name_another() -> None:
+    with pytest.raises(StoreError, match=r"name a folder that you may write to, or a bucket, with --store or LASTRUN_STORE"):
+        DirectoryStore(Path("/proc/none")).put("a", b"")
