@@ -11,11 +11,12 @@ from runner.errors import StoreError
 
 class Pruner(threading.Thread):
     """Calls ``prune`` on a thread of its own, once for all that it was told of while it was at it. One that failed is made up
-    for the next time."""
+    for the next time; ``say`` is told once that nothing may be deleted."""
 
-    def __init__(self, prune: Callable[[], None]) -> None:
+    def __init__(self, prune: Callable[[], None], say: Callable[[str], None]) -> None:
         super().__init__(name="pruner", daemon=True)
-        self._prune = prune
+        self._prune, self._say = prune, say
+        self._said = False
         self._told = threading.Condition()
         self._wanted = self._busy = self._failed = False
         self.start()
@@ -44,8 +45,10 @@ class Pruner(threading.Thread):
             try:
                 self._prune()
                 failed = False
-            except StoreError:
-                pass
+            except StoreError as error:
+                if error.lasting and not self._said:
+                    self._said = True
+                    self._say(f"checkpoints that are not to be kept cannot be deleted, so all are kept: {error}")
             finally:
                 with self._told:
                     self._busy, self._failed = False, failed

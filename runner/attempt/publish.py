@@ -58,7 +58,7 @@ class Publisher:
         self._tell_superseded = superseded
         self.superseded = False
         """Another attempt has the job: nothing more is sent or deleted there."""
-        self._pruner = Pruner(self._prune)
+        self._pruner = Pruner(self._prune, note)
         self.outbox = Outbox(job.store, scratch / "outbox", note, self._sent, self._lost)
 
     def record(self) -> None:

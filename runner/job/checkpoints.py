@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from last_e.manifest import MANIFEST, DamagedCheckpoint, Manifest, to_keep, verify
-from runner.errors import DamagedObjectError, MissingKeyError
+from runner.errors import DamagedObjectError, MissingKeyError, StoreError
 from runner.job.attempts import Attempt, Attempts
 from runner.job.paths import ATTEMPT_ID, Paths, attempt_of, attempt_order
 from runner.store.protocol import Store
@@ -101,9 +101,14 @@ class Checkpoints:
         half_written = partial(self._store.sweep, self._paths.all, keep=lambda key: not gone(attempt_of(key)))
         stored, _ = self._store.in_parallel([partial(self._stored, _with_manifest(listed), say), half_written])
         unfinished = [keys for name, keys in _without_manifest(listed).items() if gone(name.partition("-")[2])]
-        self._store.in_parallel([partial(self._store.delete, keys) for keys in unfinished])
         followed = _followed(attempts)
-        self._delete([one for one in stored if gone(one.attempt) and not followed(one)])
+        try:
+            self._store.in_parallel([partial(self._store.delete, keys) for keys in unfinished])
+            self._delete([one for one in stored if gone(one.attempt) and not followed(one)])
+        except StoreError as error:  # it can be read, and probably written: no reason not to train
+            if not error.lasting:
+                raise
+            say(f"what earlier attempts left cannot be deleted: {error}")
         return counted(stored, attempts)
 
     def prune(self, keep_last: int, by: Attempt) -> None:

@@ -47,7 +47,6 @@ _OLD_CREDENTIALS = (
     *("InvalidAccessKeyId", "InvalidClientTokenId", "UnrecognizedClientException", "SignatureDoesNotMatch"),
 )
 """What servers say of keys that were rotated, or are over: newer ones may be where these were found."""
-RENEW_SECONDS = 2.0
 _HINTS = {
     "ExpiredToken": "these credentials have expired",
     "InvalidToken": "the server does not know this session token",
@@ -74,6 +73,14 @@ class _Refused(StoreError):
     """The store does not take the credentials, or there are none."""
 
     lasting = True
+    renew_seconds = 2.0
+
+
+class _Denied(StoreError):
+    """They may not do that; some servers say so of a key that is being rotated, too."""
+
+    lasting = True
+    renew_seconds = 60.0
 
 
 class Calls:
@@ -106,10 +113,10 @@ class Calls:
             except (MissingKeyError, DamagedObjectError):
                 self._worked = True
                 raise
-            except _Refused as error:
+            except (_Refused, _Denied) as error:
                 # Keys that have worked were rotated: read them again, and wait for them as for a server that is away.
-                error.lasting = not self._worked
-                if time.monotonic() - self._renewed > RENEW_SECONDS:
+                error.lasting = isinstance(error, _Denied) or not self._worked
+                if self._worked and time.monotonic() - self._renewed > error.renew_seconds:
                     self._renewed = time.monotonic()
                     self._renew()
                     if not number:
@@ -140,7 +147,7 @@ class Calls:
                 raise MissingKeyError(f"{self._uri}: nothing under {key}") from None
             if code in ("PreconditionFailed", "412", "InvalidRange", "416"):
                 raise DamagedObjectError(f"{self._uri}: {key} was replaced while it was read") from None
-            kind = _Refused if code in _OLD_CREDENTIALS else StoreError
+            kind = _Refused if code in _OLD_CREDENTIALS else _Denied if code in ("AccessDenied", "403") else StoreError
             failed = kind(f"{where}: {_told(code, error.response.get('Error', {}).get('Message'))}")
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
             passing = status in (408, 429) or code == "RequestTimeout"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from runner.job.job import Job
 from runner.launch.settle import state_of
 from runner.store.open import open_store
 from tests.ceph import Ceph
-from tests.jobs import some_step_is_stored, wait_until
+from tests.jobs import jobs_in, some_step_is_stored, wait_until
 
 pytestmark = pytest.mark.xdist_group("ceph")
 
@@ -72,7 +74,7 @@ def test_a_run_waits_for_its_new_key_as_for_a_server_that_is_away(
         return "uploads wait" in "".join(log)
 
     wait_until(waits)
-    assert "the server does not know this access key" in "".join(log)
+    assert re.search(r"the server does not know this access key|these credentials may not do that", "".join(log))
     write_key(file, f"{user}new")
     fresh = Job(open_store(uri), job.id)
     before = fresh.checkpoints.all()[-1].manifest.step
@@ -98,3 +100,36 @@ def test_who_may_not_write_is_told(ceph: Ceph) -> None:
     store = open_store(ceph.uri("foreign"))
     with pytest.raises(StoreError, match="cannot write a: these credentials may not do that"):
         store.put("a", b"")
+
+
+def test_who_may_not_delete_trains_all_the_same_and_keeps_everything(
+    ceph: Ceph, rotating: tuple[Path, str, str, str], clean_env: dict[str, str], cli: Any, tiny: Path
+) -> None:
+    file, user, _, _ = rotating
+    actions = ("s3:ListBucket", "s3:ListBucketMultipartUploads", "s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload")
+    bucket, allowed = "arn:aws:s3:::lastrun", {"Effect": "Allow", "Principal": {"AWS": [f"arn:aws:iam:::user/{user}"]}}
+    policy = {"Version": "2012-10-17", "Statement": [{**allowed, "Action": actions, "Resource": [bucket, f"{bucket}/*"]}]}
+    credentials = ceph.credentials()
+    owner = boto3.client(
+        "s3",
+        endpoint_url=ceph.endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=credentials["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=credentials["AWS_SECRET_ACCESS_KEY"],
+    )
+    owner.put_bucket_policy(Bucket="lastrun", Policy=json.dumps(policy))
+    try:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            clean_env.pop(name, None)
+        clean_env.update(LASTRUN_STORE=ceph.uri("kept"), AWS_SHARED_CREDENTIALS_FILE=str(file), AWS_CONFIG_FILE="/dev/null")
+        clean_env["AWS_CA_BUNDLE"] = credentials["AWS_CA_BUNDLE"]
+        done = cli("submit", tiny)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stdout.count("cannot be deleted, so all are kept") == 1
+        (job,) = jobs_in(open_store(ceph.uri("kept")))
+        assert len(job.checkpoints.all()) > 4  # three are kept by the rule, and the best
+        refused = cli("rm", job.id)
+        assert refused.returncode == 4
+        assert "these credentials may not do that" in refused.stderr
+    finally:
+        owner.delete_bucket_policy(Bucket="lastrun")
