@@ -16,9 +16,9 @@ from last_e import manifest
 from last_e.config import PINNED_SECTIONS, TrainConfig
 from last_e.console import ConsoleSink
 from last_e.datafile import DataError, data_path
-from last_e.environment import share_cores
+from last_e.environment import fits, share_cores
 from last_e.events import Ended, JsonLines, Message, Sink
-from last_e.layers import Resolved, resolve
+from last_e.layers import Resolved, is_of_another_machine, package_layer, resolve
 from last_e.manifest import DamagedCheckpoint, newest_whole
 from last_e.problems import ConfigError, Origin, Problem, nearest, show
 from last_e.reading import Entry, Layer, flat_items, parse_value, set_layer
@@ -84,6 +84,9 @@ def _main(argv: list[str]) -> int:
     resolved = _resolve(args, unknown, resume)
     with ConsoleSink() as console:
         stop.on_signals(lambda word: console.emit(Message(word, "warning")))
+        fitting, found = fits(resolved.env)
+        if not fitting:
+            console.emit(Message(f"warning: env {resolved.env} is used on a machine that {found}", "warning"))
         for note in resolved.notes:
             console.emit(Message(note))
         hardware = resolved.config.hardware
@@ -91,7 +94,16 @@ def _main(argv: list[str]) -> int:
             stop.after(hardware.session_limit - hardware.stop_margin)
             limit, margin = seconds_text(hardware.session_limit), seconds_text(hardware.stop_margin)
             console.emit(Message(f"session limit: {limit}; stops {margin} before"))
-        return _train(resolved.config, resume, args, console, stop)
+        return _train(_with_own_folder(resolved), resume, args, console, stop)
+
+
+def _with_own_folder(resolved: Resolved[TrainConfig]) -> TrainConfig:
+    """A profile of another kind of machine is used here all the same, but none of its folders is made."""
+    config = resolved.config
+    if not is_of_another_machine(resolved, "hardware.output_root"):
+        return config
+    own = package_layer(config.model.variant, config.dataset, "local")["hardware.output_root"].value
+    return config.model_copy(update={"hardware": config.hardware.model_copy(update={"output_root": own})})
 
 
 def _parser() -> _Parser:

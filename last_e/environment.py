@@ -24,13 +24,33 @@ def detect_environment(root: Path = Path("/"), environ: Mapping[str, str] | None
     for gpu in gpu_names(root):
         if re.search(r"\bA100\b", gpu):
             return "a100", f"the driver reports {gpu}"
-    product = _read(root / "sys/class/dmi/id/product_name")
-    if product == "Google Compute Engine":
-        return "gcp", f"the machine's product name is {product}"
-    for marker in ("var/lib/dpkg/info/lambda-stack-cuda.list", "etc/apt/sources.list.d/lambda-repository.list"):
-        if (root / marker).exists():
-            return "lambda", f"Lambda Stack is installed (/{marker})"
+    if _is_google(root):
+        return "gcp", f"the machine's product name is {_GOOGLE}"
+    if marker := _lambda_marker(root):
+        return "lambda", f"Lambda Stack is installed (/{marker})"
     return "local", "no sign of Kaggle, an A100, Google Compute Engine or Lambda"
+
+
+_GOOGLE = "Google Compute Engine"
+_LIKE_A100 = re.compile(r"\b(?:A800|H100|H200|H800|GH200|B100|B200|GB200)\b")
+
+
+def _is_google(root: Path) -> bool:
+    return _read(root / "sys/class/dmi/id/product_name") == _GOOGLE
+
+
+def _lambda_marker(root: Path) -> str | None:
+    markers = ("var/lib/dpkg/info/lambda-stack-cuda.list", "etc/apt/sources.list.d/lambda-repository.list")
+    return next((marker for marker in markers if (root / marker).exists()), None)
+
+
+def fits(env: str, root: Path = Path("/"), environ: Mapping[str, str] | None = None) -> tuple[bool | None, str]:
+    """Whether this machine is one that a profile is for (None: nearly, a GPU of that class), and what it is."""
+    found, why = detect_environment(root, environ)
+    if env in ("local", found) or (env == "gcp" and _is_google(root)) or (env == "lambda" and _lambda_marker(root)):
+        return True, found
+    like = next((name for name in gpu_names(root) if _LIKE_A100.search(name)), None) if env == "a100" else None
+    return (None, f"has {like}") if like else (False, f"is {found} ({why})")
 
 
 def gpu_names(root: Path = Path("/")) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from last_e.config import ALIASES, DATASETS, ENVIRONMENTS, RULES, VARIANTS, TrainConfig
-from last_e.environment import detect_environment
+from last_e.environment import detect_environment, fits
 from last_e.problems import ConfigError, Origin, Problem, allowed_values, meant, nearest, show
 from last_e.reading import Entry, Layer, load_file, parse_value
 from last_e.redact import secret_in
@@ -167,6 +167,11 @@ def _lower_to_peak(merged: Layer, chosen: Mapping[str, Any]) -> None:
     for key in ("training.warmup_start_lr", "training.min_lr"):
         if key not in chosen and merged[key].value > peak.value:
             merged[key] = Entry(peak.value, Origin(f"{peak.origin} (no higher than training.lr)"))
+
+
+def is_of_another_machine(resolved: Resolved[Any], key: str) -> bool:
+    """Whether a folder is a profile's, and this machine is not one that the profile is for: it is not to be made here."""
+    return str(resolved.origins.get(key, "")).startswith("configs/env/") and fits(resolved.env)[0] is False
 
 
 def package_layer(variant: str, dataset: str, env: str) -> Layer:

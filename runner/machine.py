@@ -12,7 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from last_e.environment import control_groups, cpu_name, gpu_names, usable_cores
+from last_e.environment import control_groups, cpu_name, fits, gpu_names, usable_cores
+from runner.errors import UsageError
 
 
 class HiddenProcessError(Exception):
@@ -70,6 +71,23 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def see_that_it_fits(env: str, here: bool) -> list[str]:
+    """What to say of a profile on this machine.
+
+    Raises:
+        UsageError: it is for another kind of machine, and nobody has said that it is meant to be used ``here``.
+    """
+    fitting, found = fits(env)
+    if fitting:
+        return []
+    if fitting is None or here:
+        return [f"warning: env {env} is used on a machine that {found}"]
+    raise UsageError(
+        f"env {env}: this machine {found}; begin it on one that fits, or say --here to train here with that profile all the "
+        "same, or --env auto for the profile that fits here"
+    )
 
 
 CONTAINER_VARIABLE = "LASTRUN_CONTAINER"

@@ -18,8 +18,9 @@ from typing import Any
 from last_e import events
 from last_e.console import ConsoleSink
 from last_e.datafile import is_remote
+from last_e.environment import detect_environment
 from last_e.events import Message, parse_event
-from last_e.layers import Resolved
+from last_e.layers import Resolved, is_of_another_machine
 from last_e.text import expand
 from runner import machine
 from runner.attempt.data_cache import fetch_data
@@ -58,6 +59,7 @@ def run_attempt(
     takeover: bool = False,
     launcher: str | None = None,
     token: str | None = None,
+    here: bool = False,
 ) -> Exit:
     """Run one attempt to its end; returns its exit code.
 
@@ -71,9 +73,10 @@ def run_attempt(
     resolved, changed = resolve_attempt(config, origins, env, settings, allow_change, launcher)
     if job.attempts.completed(known) and not allow_change:
         raise UsageError(f"{job.id} is complete; lastrun status {job.reference} shows its result")
-    scratch_root = _scratch_root(resolved.config)
+    resolved.notes.extend(machine.see_that_it_fits(resolved.env, here))
+    scratch_root = _scratch_root(resolved)
     attempt = claim(job, takeover, token or (machine.container() or {}).get("token"), known)
-    attempt.env, attempt.hardware, attempt.versions = resolved.env, machine.describe(), machine.versions()
+    attempt.env, attempt.hardware, attempt.versions = detect_environment()[0], machine.describe(), machine.versions()
     attempt.epochs = resolved.config.training.epochs
     attempt.changes = [asdict(change) for change in changed]
     # A checkpoint from before an earlier change is gone on from with that change.
@@ -82,11 +85,14 @@ def run_attempt(
     return Exit.INTERRUPTED_TWICE if run.leaving.in_haste else reason.ending.exit_code
 
 
-def _scratch_root(config: JobSpec) -> Path:
+def _scratch_root(resolved: Resolved[JobSpec]) -> Path:
     """The folder for the attempt's files, seen to be usable before the job is claimed."""
+    config = resolved.config
     inside = machine.container()
     # In a container the launcher has seen to it: the path, perhaps with a ~, is one of the machine around it.
     chosen = config.hardware.scratch_root if inside is None else inside.get("scratch")
+    if inside is None and is_of_another_machine(resolved, "hardware.scratch_root"):
+        chosen = None
     root = expand(chosen or tempfile.gettempdir())
     try:
         root.mkdir(parents=True, exist_ok=True)

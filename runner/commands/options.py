@@ -14,6 +14,7 @@ SpecArgument = Annotated[Path, typer.Argument(metavar="JOB.YAML", help="the job'
 JOB_HELP = "ID of a job, the beginning of one, or STORE/ID"
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help=JOB_HELP)]
 EnvOption = Annotated[str | None, typer.Option("--env", metavar="ENV", help="auto, local, kaggle, gcp, lambda or a100")]
+HereOption = Annotated[bool, typer.Option("--here", help="train on this machine, though the profile is for another kind")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE ...", help="set any keys; applied last, values read as YAML")
 ]

@@ -14,6 +14,7 @@ from runner.commands.options import (
     AllowOption,
     DetachOption,
     EnvOption,
+    HereOption,
     JobArgument,
     JsonOption,
     LauncherOption,
@@ -38,9 +39,11 @@ def submit(
     launcher: LauncherOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check everything and show what would run; write nothing")] = False,
     detach: DetachOption = False,
+    here: HereOption = False,
     json: JsonOption = False,
 ) -> None:
     """Check a job, keep it in the store, and run it."""
+    from runner import machine
     from runner.errors import Exit, LastrunError
     from runner.job.job import Job
     from runner.job.paths import INDEX
@@ -60,6 +63,8 @@ def submit(
     if dry_run:
         obstacle: LastrunError | None = None
         try:
+            if config.run.launcher == "local":
+                machine.see_that_it_fits(resolved.env, here)
             starter.preflight(target.uri)
             next(iter(target.scan(INDEX)), None)  # whether it answers
         except LastrunError as error:
@@ -77,10 +82,20 @@ def submit(
         else:
             print(f"would submit {name} to {target.uri} with launcher {config.run.launcher}; nothing was written")
         raise typer.Exit(code)
+    if config.run.launcher == "local":
+        machine.see_that_it_fits(resolved.env, here)
     starter.preflight(target.uri)
     # What was asked for is kept, not what auto found here: the attempt may run elsewhere.
     origins = {key: str(origin) for key, origin in resolved.origins.items()}
-    start(lambda: Job.create(target, name, resolved.items(), origins, lastrun_version()), [], detach, json, "submit", starter)
+    arguments = ["--here"] if here else []
+    start(
+        lambda: Job.create(target, name, resolved.items(), origins, lastrun_version()),
+        arguments,
+        detach,
+        json,
+        "submit",
+        starter,
+    )
 
 
 def resume(
@@ -92,9 +107,11 @@ def resume(
     store: StoreOption = None,
     launcher: LauncherOption = None,
     detach: DetachOption = False,
+    here: HereOption = False,
     json: JsonOption = False,
 ) -> None:
     """Go on with a job from its newest whole checkpoint, here."""
+    from runner import machine
     from runner.errors import ClaimedError, State, UsageError
     from runner.job.find import find_job
     from runner.launch.settle import settled
@@ -120,8 +137,10 @@ def resume(
             f"{found.id} is being run by {attempt}; lastrun status {found.reference} follows it, --takeover takes it over"
         )
     starter = make_launcher(resolved.config)
+    if resolved.config.run.launcher == "local":
+        machine.see_that_it_fits(resolved.env, here)
     starter.preflight(found.store.uri)
-    arguments = [*(["--takeover"] if takeover else []), *([] if env is None else ["--env", env])]
+    arguments = [*(["--here"] if here else []), *(["--takeover"] if takeover else []), *([] if env is None else ["--env", env])]
     arguments += [] if launcher is None else ["--launcher", launcher]
     for word in absolute_settings(set_ or []):
         arguments += ["--set", word]
@@ -137,6 +156,7 @@ def attempt(
     allow_change: AllowOption = None,
     takeover: TakeoverOption = False,
     launcher: LauncherOption = None,
+    here: HereOption = False,
     token: Annotated[str | None, typer.Option("--token", help="eight hexadecimal digits, with which its ID is to end")] = None,
     read_env: Annotated[bool, typer.Option("--read-env", help="read variables and files from standard input, as JSON")] = False,
 ) -> None:
@@ -162,7 +182,7 @@ def attempt(
     store, job_id = StoreUri.parse(job_uri).parent()
     with ConsoleSink() as sink:
         job = Job(open_store(store), job_id)
-        code = run_attempt(job, env, set_ or [], allow_change or [], sink, takeover, launcher, token)
+        code = run_attempt(job, env, set_ or [], allow_change or [], sink, takeover, launcher, token, here)
     raise typer.Exit(code)
 
 

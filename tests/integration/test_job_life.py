@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from last_e.environment import detect_environment
 from last_e.manifest import MANIFEST, verify
 from runner.errors import ClaimedError
 from runner.job.attempts import EXPIRY_SECONDS, Attempt
@@ -426,7 +427,14 @@ def test_resume_refuses_what_decides_learning_and_what_was_allowed_stays(run: An
     assert [line.split(": ")[2] for line in refused.stderr.splitlines()] == ["training.lr", "training.seed"]
     assert len(current.job.attempts.all()) == 1
 
-    again = run("resume", current.job.id, "--env", "a100", "--set", "training.lr=0.013", "--allow-change", "training.lr")
+    elsewhere = cli("resume", current.job.id, "--env", "a100")
+    assert elsewhere.returncode == 2
+    assert f"env a100: this machine is {detect_environment()[0]} (" in elsewhere.stderr
+    assert "--here to train here with that profile all the same" in elsewhere.stderr
+    assert len(current.job.attempts.all()) == 1
+    again = run(
+        "resume", current.job.id, "--env", "a100", "--here", "--set", "training.lr=0.013", "--allow-change", "training.lr"
+    )
     with again.held(lambda job: job.checkpoints.all()[-1].attempt.startswith("0002")):
         again.press_ctrl_c()
     code, out = again.end()
@@ -434,7 +442,8 @@ def test_resume_refuses_what_decides_learning_and_what_was_allowed_stays(run: An
     assert "hardware.num_workers" in out
     assert "decides learning; allowed" in out
     attempt = current.job.attempts.all()[-1]
-    assert attempt.env == "a100"
+    assert f"warning: env a100 is used on a machine that is {detect_environment()[0]} (" in out
+    assert attempt.env == detect_environment()[0]  # where it ran, not what was asked
     assert {change["key"] for change in attempt.changes} >= {"training.lr", "hardware.num_workers"}
 
     last = cli("resume", current.job.id)

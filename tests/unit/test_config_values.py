@@ -11,7 +11,7 @@ import yaml
 import last_e
 from last_e import config as schema
 from last_e.config import ENVIRONMENTS, RULES, TrainConfig, effective_batch, is_pinned, parse_duration
-from last_e.environment import cpu_name, detect_environment, gpu_names
+from last_e.environment import cpu_name, detect_environment, fits, gpu_names
 from last_e.layers import CONFIGS, Resolved, flatten, known_keys, resolve
 from last_e.problems import ConfigError, allowed_values
 from last_e.reading import load_file, set_layer
@@ -485,3 +485,40 @@ def test_where_there_is_no_guess_none_is_made(word: str) -> None:
     with pytest.raises(ConfigError) as caught:
         resolve([set_layer([word])[0]], TrainConfig)
     assert "did you mean" not in str(caught.value)
+
+
+def test_which_machines_fit_a_profile(tmp_path: Path) -> None:
+    def machine(name: str, product: str = "", gpu: str = "", kaggle: bool = False, stack: bool = False) -> Path:
+        root = tmp_path / name
+        (root / "sys/class/dmi/id").mkdir(parents=True)
+        (root / "sys/class/dmi/id/product_name").write_text(f"{product}\n")
+        if gpu:
+            (root / "proc/driver/nvidia/gpus/0").mkdir(parents=True)
+            (root / "proc/driver/nvidia/gpus/0/information").write_text(f"Model: \t\t {gpu}\n")
+        if kaggle:
+            (root / "kaggle/working").mkdir(parents=True)
+        if stack:
+            (root / "etc/apt/sources.list.d").mkdir(parents=True)
+            (root / "etc/apt/sources.list.d/lambda-repository.list").touch()
+        return root
+
+    google = "Google Compute Engine"
+    machines = {
+        "laptop": machine("laptop"),
+        "gce": machine("gce", google, "NVIDIA L4"),
+        "gce with an A100": machine("gce-a100", google, "NVIDIA A100-SXM4-40GB"),
+        "H100": machine("h100", gpu="NVIDIA H100 80GB HBM3"),
+        "Kaggle": machine("kaggle", google, "Tesla T4", kaggle=True),
+        "Lambda": machine("lambda", gpu="NVIDIA A10", stack=True),
+    }
+    fitting = {name: [env for env in ENVIRONMENTS if fits(env, root, {})[0]] for name, root in machines.items()}
+    assert {name: set(envs) for name, envs in fitting.items()} == {
+        "laptop": {"local"},
+        "gce": {"local", "gcp"},
+        "gce with an A100": {"local", "gcp", "a100"},
+        "H100": {"local"},
+        "Kaggle": {"local", "kaggle", "gcp"},
+        "Lambda": {"local", "lambda"},
+    }
+    assert fits("a100", machines["H100"], {}) == (None, "has NVIDIA H100 80GB HBM3")
+    assert fits("gcp", machines["laptop"], {})[0] is False
