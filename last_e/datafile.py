@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import unquote
 
 from last_e.config import TrainConfig
@@ -90,6 +91,24 @@ def data_path(config: TrainConfig) -> Path | None:
     return found[0]
 
 
+def read_header(file: IO[bytes]) -> tuple[dict[str, Any], int]:
+    """The header of a safetensors file, and where its data begin.
+
+    Raises:
+        ValueError: it has none.
+    """
+    length = int.from_bytes(file.read(8), "little")
+    if not 2 <= length <= MOST_HEADER_BYTES:
+        raise ValueError("no header of a safetensors file")
+    try:
+        header = json.loads(file.read(length))
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    if not isinstance(header, dict) or not isinstance(header.setdefault("__metadata__", {}), dict):
+        raise ValueError("no header of a safetensors file")
+    return header, 8 + length
+
+
 def check_file(config: TrainConfig, path: Path) -> None:
     """See that a prepared file is whole and fits a job, before there is a job: its header, its labels, its split. Reads some
     hundred kilobytes, and needs numpy, but not torch.
@@ -97,20 +116,14 @@ def check_file(config: TrainConfig, path: Path) -> None:
     Raises:
         DataError: with all that does not fit.
     """
-    import json
-
     import numpy as np
 
     from last_e.splits import SPLITS, trains
 
     try:
         with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= MOST_HEADER_BYTES:
-                raise ValueError
-            tensors = json.loads(file.read(length))
-            metadata = tensors.pop("__metadata__", {})
-            begin = 8 + length
+            tensors, begin = read_header(file)
+            metadata = tensors.pop("__metadata__")
             end = begin + max(about["data_offsets"][1] for about in tensors.values())
 
             def column(name: str) -> np.ndarray[Any, Any]:
@@ -125,7 +138,7 @@ def check_file(config: TrainConfig, path: Path) -> None:
                 places = [column(name).astype(np.int64) for name in ("performer", "camera", "setup")] if mask is None else []
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, MemoryError):
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, MemoryError):
         raise DataError(f"{path}: not a prepared data file, or a damaged one; lastrun data makes them") from None
     if metadata.get("format") != FORMAT:
         raise DataError(f"{path}: not a prepared data file: its format is {metadata.get('format')!r}, not {FORMAT!r}")

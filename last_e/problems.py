@@ -144,7 +144,7 @@ def _guesses(value: Any, choices: Sequence[str]) -> Iterator[Any]:
     with suppress(ValueError):
         yield [float(part) if "." in part else int(part) for part in parts]
     if clock := _CLOCK.fullmatch(text):
-        yield "".join(f"{int(part)}{unit}" for part, unit in zip(clock.groups(), "hms") if int(part))
+        yield seconds_as_duration(sum(int(part) * _UNITS[unit] for part, unit in zip(clock.groups(), "hms")))
     amounts = _AMOUNT.findall(text)
     if amounts and not _AMOUNT.sub("", text).strip(" ,"):
         with suppress(ValueError):

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from last_e.datafile import MOST_HEADER_BYTES
+from last_e.datafile import read_header
 from last_e.text import one_line
 from runner.errors import DamagedObjectError, LastrunError, PausedError, StoreError, UsageError
 from runner.store.uri import StoreUri
@@ -265,7 +265,7 @@ def _verify(path: Path, about: _Object, key: str, stop: Stop, *, resumed: bool =
     """
     whole = _digest(path, "sha256", stop)
     with path.open("rb") as file:
-        begin, told = _header(file.read(8), file)
+        begin, told = _header(file)
     data = None if told is None else _digest(path, "sha256", stop, begin)
     tag, silent = about.tag.strip('"'), about.sha256 is None and told is None
     doubtful = resumed and silent and re.fullmatch("[0-9a-f]{32}", tag) and tag != _digest(path, "md5", stop)
@@ -288,16 +288,14 @@ def _digest(path: Path, kind: str, stop: Stop, begin: int = 0) -> str:
     return digest.hexdigest()
 
 
-def _header(size: bytes, file: Any) -> tuple[int, str | None]:
+def _header(file: Any) -> tuple[int, str | None]:
     """Where a prepared file's data begin and which sha256 its header says they have; (0, None) for any other file."""
-    length = int.from_bytes(size, "little")
-    if length > MOST_HEADER_BYTES:
-        return 0, None
     try:
-        told = json.loads(file.read(length))["__metadata__"]["data_sha256"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        header, begin = read_header(file)
+    except ValueError:
         return 0, None
-    return (8 + length, told) if isinstance(told, str) else (0, None)
+    told = header["__metadata__"].get("data_sha256")
+    return (begin, told) if isinstance(told, str) else (0, None)
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:

@@ -26,9 +26,11 @@ from runner.commands.options import (
 from runner.version import lastrun_version
 
 if TYPE_CHECKING:
+    from last_e.layers import Resolved
     from last_e.resume import Change
     from runner.job.job import Job
     from runner.launch.protocol import Launcher
+    from runner.spec import JobSpec
 
 
 def submit(
@@ -43,7 +45,6 @@ def submit(
     json: JsonOption = False,
 ) -> None:
     """Check a job, keep it in the store, and run it."""
-    from runner import machine
     from runner.errors import Exit, LastrunError
     from runner.job.job import Job
     from runner.job.paths import INDEX
@@ -63,9 +64,7 @@ def submit(
     if dry_run:
         obstacle: LastrunError | None = None
         try:
-            if config.run.launcher == "local":
-                machine.see_that_it_fits(resolved.env, here)
-            starter.preflight(target.uri)
+            _preflight(starter, target.uri, resolved, here)
             next(iter(target.scan(INDEX)), None)  # whether it answers
         except LastrunError as error:
             obstacle = error
@@ -82,9 +81,7 @@ def submit(
         else:
             print(f"would submit {name} to {target.uri} with launcher {config.run.launcher}; nothing was written")
         raise typer.Exit(code)
-    if config.run.launcher == "local":
-        machine.see_that_it_fits(resolved.env, here)
-    starter.preflight(target.uri)
+    _preflight(starter, target.uri, resolved, here)
     # What was asked for is kept, not what auto found here: the attempt may run elsewhere.
     origins = {key: str(origin) for key, origin in resolved.origins.items()}
     arguments = ["--here"] if here else []
@@ -111,7 +108,6 @@ def resume(
     json: JsonOption = False,
 ) -> None:
     """Go on with a job from its newest whole checkpoint, here."""
-    from runner import machine
     from runner.errors import ClaimedError, State, UsageError
     from runner.job.find import find_job
     from runner.launch.settle import settled
@@ -137,9 +133,7 @@ def resume(
             f"{found.id} is being run by {attempt}; lastrun status {found.reference} follows it, --takeover takes it over"
         )
     starter = make_launcher(resolved.config)
-    if resolved.config.run.launcher == "local":
-        machine.see_that_it_fits(resolved.env, here)
-    starter.preflight(found.store.uri)
+    _preflight(starter, found.store.uri, resolved, here)
     arguments = [*(["--here"] if here else []), *(["--takeover"] if takeover else []), *([] if env is None else ["--env", env])]
     arguments += [] if launcher is None else ["--launcher", launcher]
     for word in absolute_settings(set_ or []):
@@ -147,6 +141,15 @@ def resume(
     for word in allow_change or []:
         arguments += ["--allow-change", word]
     start(lambda: found, arguments, detach, json, "resume", starter, changes)
+
+
+def _preflight(launcher: Launcher, store: str, resolved: Resolved[JobSpec], here: bool) -> None:
+    """See that an attempt can start at all. What runs elsewhere sees there for itself whether that machine fits."""
+    from runner.machine import see_that_it_fits
+
+    if resolved.config.run.launcher == "local":
+        see_that_it_fits(resolved.env, here)
+    launcher.preflight(store)
 
 
 def attempt(

@@ -212,7 +212,8 @@ class Attempts:
         return any(attempt.reason == Reason.COMPLETED.value for attempt in from_the_owner(attempts)[:1])
 
     def _fetch(self, names: Sequence[str]) -> None:
-        """Read records; one that is gone is forgotten."""
+        """Read records; one that is gone is forgotten. Both places at once: to look into the second one only where the first is
+        empty would be another round trip."""
         owner = self._owner
         keys = [key for name in names for key in (self._paths.attempt(name), self._paths.claim(name))]
         texts = self._store.in_parallel([partial(self._json, key) for key in keys])

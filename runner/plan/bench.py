@@ -14,7 +14,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from last_e.config import TrainConfig
-from last_e.datafile import DataError, output_path
+from last_e.datafile import DataError, output_path, read_header
 from last_e.layers import resolve
 from last_e.problems import Origin
 from last_e.process import run_module
@@ -105,9 +105,8 @@ def _dataset(data: Path | None) -> str:
     """Which data set a prepared file is of, as its header says; ntu60 where it says nothing."""
     told = None
     if data is not None:
-        with suppress(OSError, ValueError, AttributeError, KeyError), data.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            told = json.loads(file.read(min(size, 10_000_000)))["__metadata__"].get("dataset")
+        with suppress(OSError, ValueError), data.open("rb") as file:
+            told = read_header(file)[0]["__metadata__"].get("dataset")
     return told if told in ("ntu60", "ntu120") else "ntu60"
 
 

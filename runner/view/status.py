@@ -119,8 +119,6 @@ def summaries(jobs: Iterator[Job], limit: int) -> tuple[list[dict[str, Any]], bo
     """What a list shows of the first ``limit`` jobs, and whether there are more. Many are read at once, since each waits for
     the network several times."""
     some = list(islice(jobs, limit + 1))
-    if not some:
-        return [], False
     shown: list[dict[str, Any]] = []
     while some:
         found = some[0].store.in_parallel([partial(_summary_or_error, job) for job in some])
