@@ -245,6 +245,7 @@ def _labels(rows: Generator[Array, None, None], what: str) -> list[int]:
 
 
 _NO_WHOLE_ZIP = (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError)
+"""zipfile's words for what it cannot read: the last but one for an unknown compression, the last for an encrypted member."""
 """What zipfile raises on bytes that are no whole archive, are compressed in a way it does not know, or want a password."""
 
 

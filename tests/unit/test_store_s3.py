@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import email.utils
 import hashlib
 import os
 import signal
@@ -12,6 +14,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import botocore.exceptions
 import pytest
 
 from runner.errors import StoreError
@@ -175,3 +178,21 @@ def test_a_page_that_is_no_object_store_is_not_taken_for_one(page: bytes, monkey
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def test_of_several_requests_that_a_wrong_clock_made_fail_all_are_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    ahead = datetime.timedelta(hours=2)
+    date = email.utils.format_datetime(datetime.datetime.now(datetime.timezone.utc) + ahead)
+    monkeypatch.setattr(s3_calls, "_clock_offset", datetime.timedelta(0))
+    answers = []
+
+    def call() -> str:
+        answers.append(s3_calls._clock_offset)
+        if len(answers) == 1:
+            monkeypatch.setattr(s3_calls, "_clock_offset", ahead)  # another request has been told, and was faster
+            told = {"Error": {"Code": "RequestTimeTooSkewed"}, "ResponseMetadata": {"HTTPHeaders": {"date": date}}}
+            raise botocore.exceptions.ClientError(told, "GetObject")  # type: ignore[arg-type]
+        return "answer"
+
+    assert s3_calls.Calls("s3://b", lambda: None).do("read", "k", call) == "answer"
+    assert answers == [datetime.timedelta(0), ahead]
