@@ -62,7 +62,6 @@ def test_without_torch_everything_but_training_works(light: Path, tmp_path: Path
         ["validate", spec],
         ["explain", spec],
         ["plan", spec],
-        ["submit", spec, "--dry-run"],
         ["list"],
         ["--version"],
     ):
@@ -75,6 +74,10 @@ def test_without_torch_everything_but_training_works(light: Path, tmp_path: Path
     assert done.returncode == 6
     assert len(done.stderr.splitlines()) == 1
     assert "pip install '.[train]'" in done.stderr
+    assert not (tmp_path / "store").exists()
+    dry = call(light, tmp_path, lastrun, "submit", spec, "--dry-run")
+    assert dry.returncode == 6  # as the start itself: what is approved can run
+    assert "pip install '.[train]'" in dry.stdout
     assert not (tmp_path / "store").exists()
 
     done = call(light, tmp_path, lastrun, "data", "inspect", tmp_path / "none")
