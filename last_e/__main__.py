@@ -8,10 +8,12 @@ from contextlib import suppress
 if __name__ == "__main__":
     # Ctrl-C while modules are still being imported ends us without a traceback; the trainer takes it over.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from last_e.light import import_torch_lightly
     from last_e.process import have_standard_streams, import_nothing_from_here
 
     have_standard_streams()
     import_nothing_from_here()
+    import_torch_lightly()
     from last_e.cli import main
 
     code = main()

@@ -1,0 +1,59 @@
+"""Torch without a part that is needed to compile, not to train, and takes a third of the time of importing it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+from typing import Any
+
+LATER = "torch._meta_registrations"
+"""What operations do to shapes, told in Python for tensors without data: with it come torch's decompositions and references."""
+_COMPILER = "torch._dynamo"
+"""Who needs it to be there already, or its imports would be a circle."""
+
+
+def import_torch_lightly() -> None:
+    """From now on importing torch leaves :data:`LATER` for when something of it is asked for. After torch has been imported
+    this does nothing."""
+    if "torch" not in sys.modules and not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
+
+
+class _Finder(MetaPathFinder):
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if fullname == _COMPILER and isinstance(later := sys.modules.get(LATER), _Later):
+            later.load()
+        spec = PathFinder.find_spec(fullname, path) if fullname == LATER else None
+        if spec is not None and spec.loader is not None:
+            spec.loader = _LaterLoader(spec.loader)
+        return spec
+
+
+class _LaterLoader(Loader):
+    """importlib's own LazyLoader loads a module as soon as anybody looks at its ``__file__``, as ``inspect`` does with all."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Not yet."""
+        module.__class__ = _Later
+
+
+class _Later(ModuleType):
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        self.load()
+        return getattr(self, name)
+
+    def load(self) -> None:
+        """Become what was asked for."""
+        loader = self.__loader__
+        assert isinstance(loader, _LaterLoader)
+        self.__class__ = ModuleType  # type: ignore[assignment]
+        self.__loader__ = loader.loader
+        loader.loader.exec_module(self)

@@ -1,0 +1,42 @@
+"""Torch is imported without what only its compiler needs, and nobody who asks for that misses it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+BEGIN = """\
+import sys
+from last_e.light import LATER, import_torch_lightly
+import_torch_lightly()
+import torch, inspect
+inspect.getmodule(inspect.currentframe())  # looks at every module
+assert "torch._refs" not in sys.modules
+assert (torch.ones(2, 3, device="meta") @ torch.ones(3, 2, device="meta")).shape == (2, 2)
+"""
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "assert callable(torch._meta_registrations.register_meta)",
+        "import torch._dynamo",
+        "import torch._refs",
+        "from torch._subclasses import FakeTensorMode\nwith FakeTensorMode():\n    assert torch.ones(3).cumsum(0).ndim == 1",
+    ],
+    ids=["by name", "compiler", "references", "fake tensors"],
+)
+def test_who_asks_for_it_has_it(asked: str) -> None:
+    loaded = "" if "Fake" in asked else 'assert "torch._refs" in sys.modules'
+    command = [sys.executable, "-c", f"{BEGIN}{asked}\n{loaded}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_where_torch_is_there_already_nothing_changes() -> None:
+    code = "import sys, torch, last_e.light as light; light.import_torch_lightly(); assert 'torch._refs' in sys.modules; " + (
+        "assert not any(isinstance(one, light._Finder) for one in sys.meta_path)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
