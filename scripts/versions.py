@@ -5,8 +5,8 @@ On the lowest Python: the unit tests. On the others, but for the one that runs t
 install, check a job, train a short one. All of them get what constraints-lowest.txt pins, from wheels alone. The runner without
 its trainer is tried with the newest versions, those of constraints.txt.
 
-``prepare`` and ``check`` do one half each, so that CI downloads (2 GB, and as much again for every Python, where only PyPI
-is at hand) while other things run.
+``prepare`` and ``check`` do one half each: the downloads (2 GB, and as much again for every Python, where only PyPI is at
+hand), and what takes the processor.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-UNIT_TESTS = ["tests/unit", "-m", "not server"]
-"""What needs no server."""
+UNIT_TESTS = ["tests/unit", "-m", "not server and not slow"]
+"""What ``make quick`` runs."""
 
 SHORT = """\
 name: short
