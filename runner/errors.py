@@ -44,6 +44,8 @@ class StoreError(LastrunError):
     exit_code = Exit.STORE
     lasting = False
     """Whether waiting will not help: no space, no permission, no such bucket."""
+    demands: str | None = None
+    """What a server seems to miss in a write: ``checksum`` or ``encryption``."""
 
 
 class MissingKeyError(StoreError):
@@ -110,6 +112,7 @@ class Reason(Enum):
     OUT_OF_DISK = "out_of_disk"
     STORE_UNREACHABLE = "store_unreachable"
     LEASE_LOST = "lease_lost"
+    JOB_DELETED = "job_deleted"
     IMAGE_ERROR = "image_error"
     NO_GPU = "no_gpu"
     GPU_LOST = "gpu_lost"
@@ -119,6 +122,9 @@ class Reason(Enum):
         """What this reason means."""
         return _ENDINGS[self]
 
+
+LOST = (Reason.LEASE_LOST, Reason.JOB_DELETED)
+"""Why an attempt that is at work has its job no more."""
 
 _RESUME = "lastrun resume {job}"
 _ENDINGS = {
@@ -135,6 +141,7 @@ _ENDINGS = {
     Reason.OUT_OF_DISK: Ending(State.FAILED, Exit.FAILED, True, "free some space, then lastrun resume {job}"),
     Reason.STORE_UNREACHABLE: Ending(State.PAUSED, Exit.STORE, True, _RESUME),
     Reason.LEASE_LOST: Ending(State.PAUSED, Exit.CLAIMED, True, "lastrun status {job}"),
+    Reason.JOB_DELETED: Ending(State.STOPPED, Exit.NO_SUCH_JOB, False, "lastrun list"),
     Reason.IMAGE_ERROR: Ending(State.FAILED, Exit.NO_ENGINE, True, "put the image right, then lastrun resume {job}"),
     Reason.NO_GPU: Ending(State.FAILED, Exit.NO_ENGINE, True, "lastrun resume {job} on a machine with a GPU"),
     Reason.GPU_LOST: Ending(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from last_e.manifest import MANIFEST
@@ -25,8 +27,15 @@ def leftovers(job: Job, folder: Path) -> list[Path]:
     # One in a container that has not been seen to end may only be asleep, or cut off.
     alive = [a.id for a in job.attempts.all() if job.attempts.alive(a) or (a.open and a.container is not None)]
     found = [path for path in there if not any(f"-{name}-" in path.name for name in alive)]
-    # In a shared temporary folder others may make what they like.
-    return [path for path in found if path.is_dir() and not path.is_symlink() and path.stat().st_uid == os.getuid()]
+    return [path for path in found if _is_ours(path)]
+
+
+def _is_ours(path: Path) -> bool:
+    """In a shared temporary folder others may make what they like; another process may have sent and deleted it by now."""
+    with suppress(OSError):
+        about = path.lstat()
+        return stat.S_ISDIR(about.st_mode) and about.st_uid == os.getuid()
+    return False
 
 
 def send_leftovers(store: Store, folder: Path) -> int:
@@ -44,12 +53,13 @@ def send_leftovers(store: Store, folder: Path) -> int:
     for key in keys:
         if "/checkpoints/" in key and key.rpartition("/")[0] not in whole:
             continue
-        if key.endswith(f"/{ATTEMPT_RECORD}") and _runs((folder / key).read_bytes()) and _settled(store, key):
+        with suppress(FileNotFoundError):  # another process sends them, too, and the store has this one already
+            if key.endswith(f"/{ATTEMPT_RECORD}") and _runs((folder / key).read_bytes()) and _settled(store, key):
+                (folder / key).unlink()
+                continue
+            store.put_file(key, folder / key)
+            sent += 1
             (folder / key).unlink()
-            continue
-        store.put_file(key, folder / key)
-        (folder / key).unlink()
-        sent += 1
     return sent
 
 

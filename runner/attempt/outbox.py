@@ -71,8 +71,8 @@ class Outbox:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for key in sorted(waiting(folder), key=manifests_last):
             self._queue[key] = time.monotonic()
-        self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
-        self._thread.start()
+        self._heard = machine.uptime()
+        self._start()
 
     def put(self, key: str, data: bytes) -> None:
         """Have bytes sent; they are on disk when this returns.
@@ -156,43 +156,60 @@ class Outbox:
                 self._sending.remove(key)
             self._wake.notify_all()
 
+    def _start(self) -> None:
+        """The simulation has threads of its own."""
+        threading.Thread(target=self._run, name="outbox", daemon=True).start()
+
     def _run(self) -> None:
         pause = 0.0
-        heard = machine.uptime()
         while True:
             with self._wake:
                 if pause:
                     self._wake.wait_for(lambda: self._closed, pause)
-                self._wake.wait_for(lambda: self._closed or bool(self._queue and not self._held))
-                if self._closed:
-                    return
-                keys = _at_once(list(islice(self._queue, MOST_AT_ONCE + 1)))
-                self._sending = set(keys)
-            try:
-                if machine.uptime() - heard > QUIET_SECONDS and self._lost():
-                    self.close()
-                    return
-                results = self.store.in_parallel([partial(self._try, key) for key in keys])
-            except StoreError as error:  # the look
-                results = [error] * len(keys)
-            failed = [result for result in results if isinstance(result, (StoreError, OSError))]
-            if len(failed) < len(results):
-                heard = machine.uptime()
+                self._wake.wait_for(lambda: self._closed or self._may_send)
+            if self._closed:
+                return
+            pause = self._send(pause)
+
+    @property
+    def _may_send(self) -> bool:
+        return bool(self._queue and not self._held)
+
+    def _send(self, pause: float) -> float:
+        """Send what goes together now, after a pause; the seconds to wait before the next time, more of them each time that
+        something fails."""
+        with self._wake:
+            queued = list(islice(self._queue, MOST_AT_ONCE + 1))
+            if not queued:  # dropped meanwhile
+                return pause
+            keys = _at_once(queued)
+            self._sending = set(keys)
+        try:
+            if machine.uptime() - self._heard > QUIET_SECONDS and self._lost():
+                self.close()
+                return 0.0
+            results = self.store.in_parallel([partial(self._try, key) for key in keys])
+        except StoreError as error:  # the look
+            results = [error] * len(keys)
+        failed = [result for result in results if isinstance(result, (StoreError, OSError))]
+        if len(failed) < len(results):
+            self._heard = machine.uptime()
+        with self._wake:
+            sent = [key for key, result in zip(keys, results) if result is None]
+            for key in self._sending.intersection(sent):
+                self._queue.pop(key, None)
+                (self.folder / key).unlink(missing_ok=True)
+            self._sending.difference_update(sent)  # what failed has been tried: it may be there all the same
+            self._telling = True
+        pause = self._after(failed, pause)
+        try:
+            for key in sent:
+                self._sent(key)
+        finally:
             with self._wake:
-                sent = [key for key, result in zip(keys, results) if result is None]
-                for key in self._sending.intersection(sent):
-                    self._queue.pop(key, None)
-                    (self.folder / key).unlink(missing_ok=True)
-                self._sending.difference_update(sent)  # what failed has been tried: it may be there all the same
-                self._telling = True
-            pause = self._after(failed, pause)
-            try:
-                for key in sent:
-                    self._sent(key)
-            finally:
-                with self._wake:
-                    self._telling = False
-                    self._wake.notify_all()
+                self._telling = False
+                self._wake.notify_all()
+        return pause
 
     def _try(self, key: str) -> StoreError | OSError | None:
         """Send an object; what it failed of."""

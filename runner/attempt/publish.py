@@ -14,6 +14,7 @@ from last_e.text import seconds_text
 from runner.attempt.outbox import LAG_WARNING_SECONDS, Outbox
 from runner.attempt.pruner import Pruner
 from runner.attempt.voice import Voice
+from runner.errors import Reason
 from runner.job.attempts import HEARTBEAT_SECONDS, Attempt
 from runner.job.checkpoints import Stored
 from runner.job.job import Job
@@ -33,7 +34,7 @@ class Publisher:
         progress: what a heartbeat tells; filled here.
         voice: told what people should know, on the main thread.
         note: the same from other threads.
-        superseded: called, from another thread, when it is seen that another attempt has the job.
+        lost: called, from another thread, with the reason when it is seen that this attempt has the job no more.
     """
 
     def __init__(
@@ -45,19 +46,20 @@ class Publisher:
         progress: dict[str, Any],
         voice: Voice,
         note: Callable[[str], None],
-        superseded: Callable[[], None],
+        lost: Callable[[Reason], None],
     ) -> None:
         self._job, self._attempt, self._keep_last = job, attempt, keep_last
         self._run, self._progress, self._voice = scratch / "run", progress, voice
         self._posted: list[Stored] = []
+        self._on_their_way: dict[str, Stored] = {}
         self._synced_step = 0
         self._metrics_changed = self._late = False
         self._segments = 0
         self._events_sent: dict[str, int] = {}
         self._next_look = self._next_events = 0.0
-        self._tell_superseded = superseded
-        self.superseded = False
-        """Another attempt has the job: nothing more is sent or deleted there."""
+        self._tell_lost = lost
+        self.lost: Reason | None = None
+        """Why this attempt has the job no more: nothing more is sent or deleted there."""
         self._pruner = Pruner(self._prune, note)
         self.outbox = Outbox(job.store, scratch / "outbox", note, self._sent, self._lost)
 
@@ -80,10 +82,10 @@ class Publisher:
             with self.outbox.together():
                 self._send_metrics()  # first: who resumes from a checkpoint finds the history up to it
                 stored = post_checkpoint(self._job.paths, folder, self._attempt, self.outbox)
+                self._on_their_way[self._job.paths.checkpoint(stored.name)] = stored
         except (DamagedCheckpoint, FileNotFoundError):  # pruned by the trainer already: a newer one is on its way
             return
         self._posted.append(stored)
-        self._job.checkpoints.add(stored)
         self._progress["local_step"] = stored.manifest.step
         # When sending is slow, what the retention rule would delete at once is not sent at all: the backlog stays bounded.
         for old, keep in zip(self._posted, to_keep([s.manifest for s in self._posted], self._keep_last)):
@@ -127,7 +129,7 @@ class Publisher:
         does not have then."""
         if not self.outbox.drain(0.5):
             self._voice.show(f"waiting for uploads, {seconds_text(left())} at the most")
-        while not (sent := self.outbox.drain(min(1.0, left()))) and left() > 0 and not self.superseded:
+        while not (sent := self.outbox.drain(min(1.0, left()))) and left() > 0 and self.lost is None:
             pass
         if sent:
             self._pruner.drain(left())
@@ -162,24 +164,26 @@ class Publisher:
                 self._events_sent[path.name] = size
 
     def _lost(self) -> bool:
-        """On the outbox's thread: whether another attempt has the job."""
-        if not self.superseded and self._job.attempts.superseded(self._attempt):
-            self.superseded = True
-            self._tell_superseded()
-        return self.superseded
+        """On the outbox's thread: whether this attempt has the job no more."""
+        if self.lost is None and (reason := self._job.lost(self._attempt)) is not None:
+            self.lost = reason
+            self._tell_lost(reason)
+        return self.lost is not None
 
     def _sent(self, key: str) -> None:
         """On the outbox's thread: a checkpoint is whole in the store once its manifest is there."""
         if key.endswith(f"/{MANIFEST}"):
             self._synced_step = max(step_of(key), self._synced_step)
             self._progress["synced_step"] = self._synced_step
+            if stored := self._on_their_way.pop(key, None):
+                self._job.checkpoints.add(stored)
             self._pruner.want()
         elif key.endswith(f"/{ATTEMPT_RECORD}"):
             self._pruner.again()
 
     def _prune(self) -> None:
         """On the pruner's thread."""
-        if not self.superseded:
+        if self.lost is None:
             self._job.checkpoints.prune(self._keep_last, self._attempt)
 
 

@@ -31,6 +31,7 @@ from runner.attempt.publish import Publisher
 from runner.attempt.trainer import PIPES, Inbox, Trainer, trainer_command, trainer_config
 from runner.attempt.voice import Voice
 from runner.errors import (
+    LOST,
     DamagedObjectError,
     Exit,
     LastrunError,
@@ -46,6 +47,7 @@ from runner.job.job import Job
 from runner.job.lease import Heart, claim, what_is_lost
 from runner.resolve import resolve_attempt
 from runner.spec import JobSpec
+from runner.waits import WAITS
 
 _RESULT_FIELDS = ("test_top1", "test_top5", "best_top1", "best_epoch", "step", "total_steps")
 
@@ -125,7 +127,7 @@ class _Run:
         self.progress: dict[str, Any] = {}
         self.publisher: Publisher | None = None
         self.data: Path | None = None
-        self.superseded = False
+        self.lost: Reason | None = None
         self.heart = Heart(job, attempt, old_requests, self._beat, lambda *words: self.inbox.put(words))
         self._told_that_it_leaves = False
 
@@ -145,7 +147,7 @@ class _Run:
                 self.progress,
                 self.voice,
                 note=lambda word: self.inbox.put(("note", word)),
-                superseded=lambda: self.inbox.put(("heard", "superseded")),
+                lost=lambda reason: self.inbox.put(("heard", reason.value)),
             )
             for note in self.notes:
                 self.voice.say(note)
@@ -158,15 +160,19 @@ class _Run:
         finally:
             self.trainer.kill()
         with suppress(StoreError):  # it may have happened since the last beat
-            if self.job.attempts.superseded(self.attempt):
-                self._lose()
-        if self.superseded:
-            reason, message = Reason.LEASE_LOST, what_is_lost(self.job, self.attempt, self.progress.get("step", 0))
+            if lost := self.job.lost(self.attempt):
+                self._lose(lost)
+        if self.lost is not None:
+            reason, message = self.lost, self._what_is_lost(self.lost)
         reason = self._finish(reason, message)
         self.heart.stop()
         if self.publisher is not None:
             self.publisher.outbox.close()
-        if scratch is not None and (self.superseded or not waiting(scratch / "outbox")):
+        if self.lost is Reason.JOB_DELETED:
+            self.heart.join(WAITS.read)  # it writes no more
+            with suppress(StoreError):
+                self.job.forget()
+        if scratch is not None and (self.lost is not None or not waiting(scratch / "outbox")):
             shutil.rmtree(scratch, ignore_errors=True)
         return reason
 
@@ -273,9 +279,9 @@ class _Run:
         """What the heart or the outbox has to say; False for the trainer's own words."""
         if kind == "note":
             self.voice.say(line or "", "warning")
-        elif kind == "heard" and line == "superseded":
-            self._lose()
-            self.leaving.ask(Reason.LEASE_LOST)
+        elif kind == "heard" and line in [reason.value for reason in LOST]:
+            self._lose(Reason(line))
+            self.leaving.ask(Reason(line))
             self.trainer.kill()
         elif kind == "heard" and line == "record":
             if self.publisher is not None:
@@ -287,11 +293,14 @@ class _Run:
                 self.trainer.kill()
         return kind in ("note", "heard")
 
-    def _lose(self) -> None:
-        """Another attempt has the job: nothing more is sent."""
-        self.superseded = True
+    def _lose(self, reason: Reason) -> None:
+        """This attempt has the job no more: nothing more is sent."""
+        self.lost = reason
         if self.publisher is not None:
-            self.publisher.superseded = True
+            self.publisher.lost = reason
+
+    def _what_is_lost(self, reason: Reason) -> str:
+        return what_is_lost(self.job, self.attempt, self.progress.get("step", 0), reason)
 
     def _beat(self) -> dict[str, Any]:
         """What a heartbeat tells."""
@@ -318,9 +327,10 @@ class _Run:
             attempt.scores = {name: getattr(ended, name) for name in _RESULT_FIELDS}
             attempt.scores["epoch"] = self.progress.get("last_epoch", {}).get("epoch", attempt.resumed_epoch)
         self.voice.tell(ended if ended and ended.reason == reason.value else Message(f"{reason.value}: {message}"))
-        if self.superseded or self.publisher is None:
-            with suppress(StoreError):  # who looks later need not wait for its heart
-                self.job.attempts.write(attempt)
+        if self.lost is not None or self.publisher is None:
+            if self.lost is not Reason.JOB_DELETED:
+                with suppress(StoreError):  # who looks later need not wait for its heart
+                    self.job.attempts.write(attempt)
             return reason
         try:
             self.publisher.end()
@@ -331,10 +341,10 @@ class _Run:
         lasting = self.publisher.outbox.lasting  # what the store refuses it will refuse again
         until = time.monotonic() + (5.0 if lasting else self.leaving.drain_seconds(reason))
         left = self.publisher.drain(lambda: min(until, self.leaving.haste_until) - time.monotonic())
-        if self.publisher.superseded:  # seen before something was sent
-            self._lose()
-            self.voice.show(f"{Reason.LEASE_LOST.value}: {what_is_lost(self.job, self.attempt, self.progress.get('step', 0))}")
-            return Reason.LEASE_LOST
+        if lost := self.publisher.lost:  # seen before something was sent
+            self._lose(lost)
+            self.voice.show(f"{lost.value}: {self._what_is_lost(lost)}")
+            return lost
         if left is None:
             return reason
         self.voice.show(left, "warning")

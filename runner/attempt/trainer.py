@@ -14,7 +14,7 @@ from last_e import events
 from last_e.process import notices_held, run_module
 from last_e.redact import redact
 from runner import machine
-from runner.errors import Reason
+from runner.errors import LOST, Reason
 from runner.job.attempts import Attempt
 from runner.spec import JobSpec
 
@@ -91,7 +91,7 @@ class Trainer:
         if self.ended is not None:
             name = _REASONS.get(self.ended.reason, self.ended.reason)
             reason = Reason(name) if name in Reason._value2member_map_ else Reason.TRAINER_ERROR
-            stopped = reason in (Reason.INTERRUPTED, Reason.PREEMPTED, Reason.TIME_LIMIT, Reason.LEASE_LOST)
+            stopped = reason in (Reason.INTERRUPTED, Reason.PREEMPTED, Reason.TIME_LIMIT, *LOST)
             if stopped and asked is not None:
                 reason = asked
             return reason, self.ended.message

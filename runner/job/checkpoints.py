@@ -49,7 +49,7 @@ class Checkpoints:
         return counted(stored, attempts)
 
     def add(self, stored: Stored) -> None:
-        """Know what this process itself writes, without a read."""
+        """Know what this process itself has written, without a read: the store has it."""
         self._known[stored.name] = stored
 
     def written(self, say: Say = lambda _: None) -> list[Stored]:
@@ -112,24 +112,18 @@ class Checkpoints:
         return counted(stored, attempts)
 
     def prune(self, keep_last: int, by: Attempt) -> None:
-        """Delete those that the retention rule does not keep, manifests first.
+        """Of those that this process knows to be in the store, delete what the retention rule does not keep, manifests first.
 
         The one that an attempt went on from stays as long as the attempt has not ended, whoever prunes. An attempt from which
-        another has taken the job deletes nothing, though nobody has told it yet. What an earlier call of this attempt's began
-        to delete is deleted too.
+        another has taken the job deletes nothing, though nobody has told it yet. What one call could not delete the next does.
         """
-        attempts, listed = self._store.in_parallel([partial(self._attempts.beside, by), self._listed])
-        stored = self._stored(_with_manifest(listed))
+        # Known before the look: who takes the job after it finds all of these, and goes on from the newest of them or a later
+        # one, which stays however late these deletions come.
+        stored = list(self._known.values())
+        attempts = self._attempts.beside(by)
         if by.superseded_by(attempts):
             return
         found = counted(stored, attempts)
-        newest = max((stored.name for stored in found if stored.attempt == by.id), default="")
-        begun = [
-            keys
-            for name, keys in _without_manifest(listed).items()
-            if name.partition("-")[2] == by.id and name < newest  # uploads go in order: a later one is on its way
-        ]
-        self._store.in_parallel([partial(self._store.delete, keys) for keys in begun])
         origins = {attempt.resumed_from for attempt in attempts if attempt.open}
         keeping = zip(found, to_keep([one.manifest for one in found], keep_last))
         self._delete([one for one, keep in keeping if not keep and one.name not in origins])
@@ -168,6 +162,8 @@ class Checkpoints:
         files = [self._paths.checkpoint(one.name, file) for one in unwanted for file in one.manifest.files]
         for keys in (manifests, files):
             self._store.in_parallel([partial(self._store.delete, [key]) for key in keys])
+        for one in unwanted:
+            self._known.pop(one.name, None)
 
 
 def _with_manifest(listed: dict[str, list[str]]) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from last_e.config import is_pinned
-from runner.errors import MissingKeyError, NoSuchJobError, Reason, State, StoreError
+from runner.errors import MissingKeyError, NoSuchJobError, Reason, State, StoreError, UsageError
 from runner.job.attempts import Attempt, Attempts
 from runner.job.checkpoints import Checkpoints
 from runner.job.json_objects import dump, read_as, read_json
@@ -60,8 +60,9 @@ class Job:
     @property
     def reference(self) -> str:
         """What a command needs to find the job: its ID, with the store where that is not the default one."""
-        if str(StoreUri.typed(default_store())) == self.store.uri:
-            return self.id
+        with suppress(UsageError):  # there may be no default
+            if str(StoreUri.typed(default_store())) == self.store.uri:
+                return self.id
         from shlex import quote
 
         return quote(self.uri)
@@ -122,6 +123,20 @@ class Job:
                     config[key], origins[key] = change.get("after"), f"attempt {attempt.number}"
                     changed.append(key)
         return config, origins, changed
+
+    def lost(self, attempt: Attempt) -> Reason | None:
+        """Why an attempt that runs has the job no more, if so: another has taken it, or somebody has deleted it."""
+        taken, gone = self.store.in_parallel([partial(self.attempts.superseded, attempt), self.is_deleted])
+        return Reason.JOB_DELETED if gone else Reason.LEASE_LOST if taken else None
+
+    def is_deleted(self) -> bool:
+        """Whether its record, which never changes, is no longer there."""
+        return self._text(self.paths.record) is None
+
+    def forget(self) -> None:
+        """Of a job that was deleted while an attempt ran: delete what has been written since."""
+        if self.is_deleted():
+            self.store.clear(self.paths.all)
 
     def delete(self) -> int:
         """Delete everything; the record goes first, so that what is left of a cut deletion is no job. Returns how many."""

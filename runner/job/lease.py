@@ -14,14 +14,15 @@ from itertools import count
 from typing import Any
 
 from runner import machine
-from runner.errors import ClaimedError, StoreError
+from runner.errors import ClaimedError, Reason, StoreError
 from runner.job.attempts import EXPIRY_SECONDS, HEARTBEAT_SECONDS, Attempt
 from runner.job.job import Job
 
 WATCH_SECONDS = 2 * HEARTBEAT_SECONDS + 2
 _POLL_SECONDS = 0.2
-_RECORD_EVERY = 4
-"""So many beats apart an attempt looks whether an old request has undone what its record says: that happens in outages only."""
+_SELDOM = 4
+"""So many beats apart an attempt looks, instead of for later ones, for what is rare: whether an old request has undone what its
+record says, and the next time whether the job has been deleted."""
 
 
 def claim(job: Job, takeover: bool = False, token: str | None = None, known: list[Attempt] | None = None) -> Attempt:
@@ -143,8 +144,10 @@ def _withdraw(job: Job, attempt: Attempt) -> None:
     job.attempts.write(attempt)
 
 
-def what_is_lost(job: Job, attempt: Attempt, step: int) -> str:
-    """For an attempt that has trained to ``step``, and from which another has taken the job: what the other does not follow."""
+def what_is_lost(job: Job, attempt: Attempt, step: int, reason: Reason) -> str:
+    """For an attempt that has trained to ``step`` and has the job no more: what of it nobody follows."""
+    if reason is Reason.JOB_DELETED:
+        return "somebody has deleted the job; nothing of it is kept"
     text, heir = "another attempt has taken the job; nothing more was sent", None
     with suppress(StoreError):
         heir = next((a for a in job.attempts.all() if a.order > attempt.order and a.has_taken_the_job), None)
@@ -182,8 +185,8 @@ class Heart(threading.Thread):
         self._old_requests = set(old_requests)
 
     def run(self) -> None:
-        """``hear`` is called from this thread, with ``heard`` and ``superseded``, ``record``, ``stop`` or ``stop now``, or with
-        ``note`` and what people should know."""
+        """``hear`` is called from this thread, with ``heard`` and ``lease_lost``, ``job_deleted``, ``record``, ``stop`` or
+        ``stop now``, or with ``note`` and what people should know."""
         for number in count():
             try:
                 if self._over or not self.beat(number):
@@ -198,11 +201,16 @@ class Heart(threading.Thread):
     def beat(self, number: int) -> bool:
         """The beat of a number: a write and two reads. Whether there are more to come."""
         self._job.attempts.write_heartbeat(self._attempt, self._progress())
-        if number % _RECORD_EVERY == _RECORD_EVERY - 1:
+        lost = None
+        if number % (2 * _SELDOM) == 2 * _SELDOM - 1:
+            lost = Reason.JOB_DELETED if self._job.is_deleted() else None
+        elif number % _SELDOM == _SELDOM - 1:
             if not self._job.attempts.stands(self._attempt):
                 self._hear("heard", "record")
         elif self._job.attempts.superseded(self._attempt):
-            self._hear("heard", "superseded")
+            lost = Reason.LEASE_LOST
+        if lost is not None:
+            self._hear("heard", lost.value)
             return False
         for key, how in self._job.requests.new(known=self._old_requests).items():
             self._old_requests.add(key)

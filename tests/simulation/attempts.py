@@ -1,9 +1,11 @@
-"""Whole attempts on machines that die, sleep and come back: claim, choice of the checkpoint, uploads, pruning, heart, stop.
+"""Whole attempts on machines that die, sleep and come back: claim, leftovers, choice of the checkpoint, outbox, pruning, heart;
+and people who resume, stop, sync and delete.
 
     python -m tests.simulation.attempts FIRST-SEED LAST-SEED [MACHINES]
 
-What must never be: an attempt that has the job goes on from before what was acknowledged; two have it for good; the newest
-checkpoint that counts is not whole; who asked for a stop is not heard.
+What must never be: an attempt that has the job goes on from before what was acknowledged, or from before what an attempt on the
+same machine had saved there, if nobody else had the job in between; two have it for good; who reads requests passes over one;
+a job that was deleted is trained on, or something of it is written anew; a job that was completed is not done.
 """
 
 from __future__ import annotations
@@ -11,19 +13,25 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
+from pathlib import Path
+from shutil import rmtree
 
-from last_e.manifest import File, Manifest
-from runner.errors import ClaimedError, StoreError
+from last_e.manifest import MANIFEST, File, Manifest
+from runner.attempt.leftovers import clear_leftovers, sync_job
+from runner.attempt.outbox import Outbox, waiting
+from runner.attempt.publish import post_checkpoint
+from runner.errors import LOST, ClaimedError, LastrunError, NoSuchJobError, Reason, State, StoreError
 from runner.job.attempts import HEARTBEAT_SECONDS, Attempt
 from runner.job.checkpoints import Stored
 from runner.job.job import Job
 from runner.job.lease import Heart, claim
-from runner.job.paths import attempt_order, checkpoint_name
+from runner.job.paths import attempt_of, attempt_order, step_of
 from tests.simulation.world import Chances, Died, Host, World, inhabited
 
 CALM, END = 1500.0, 3200.0
@@ -31,6 +39,15 @@ CHANCES = Chances(slow=0.02, sleep=0.01, outage=0.005, death=0.006, lost_answer=
 STEPS, KEEP_LAST = 40, 3
 BLOB = b"weights!"
 FILES = {"state.pt": File(size=len(BLOB), sha256=hashlib.sha256(BLOB).hexdigest())}
+RECORD = {
+    "format": 1,
+    "id": "j-20260101-000000-abcd",
+    "name": "j",
+    "created_at": 0,
+    "config": {"model.variant": "nano", "dataset": "irds", "split_type": "xsub", "env": "local", "training.epochs": STEPS},
+    "origins": {},
+}
+JOB = str(RECORD["id"])
 
 
 @dataclass
@@ -40,8 +57,12 @@ class Running:
     attempt: Attempt
     host: Host
     life: int
-    told: bool = False
+    saved: int = 0
+    """The last step that is on this machine's disk, or was."""
+    told: Reason | None = None
+    """Why it has the job no more."""
     over: bool = False
+    over_at: float = 0.0
 
 
 @dataclass
@@ -52,32 +73,104 @@ class Story:
     running: list[Running] = field(default_factory=list)
     acknowledged: list[Stored] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
+    deleted: bool = False
+    deleted_at: float = 0.0
+    completed: bool = False
+    """An attempt has ended so that had the job, and the store has its word."""
 
     def has_the_job(self, attempt: Attempt) -> bool:
         """By the records in the store at this very moment."""
         records = [json.loads(data) for key, (data, _) in self.world.objects.items() if key.endswith("/attempt.json")]
         later = [each for each in records if attempt_order(each["id"]) > attempt.order]
-        return not any(each["phase"] in ("running", "ended") for each in later)
+        return not self.deleted and not any(each["phase"] in ("running", "ended") for each in later)
+
+    def before(self, attempt: Attempt) -> Running | None:
+        """Who had the job last before an attempt."""
+        records = [json.loads(data) for key, (data, _) in self.world.objects.items() if key.endswith("/attempt.json")]
+        earlier = [attempt_order(each["id"]) for each in records if attempt_order(each["id"]) < attempt.order]
+        return next((one for one in self.running if one.attempt.order == max(earlier, default=None)), None)
 
     def best(self) -> int:
         """The last step that was acknowledged."""
         return max((stored.manifest.step for stored in self.acknowledged), default=0)
 
 
+class Sender(Outbox):
+    """An outbox whose thread is one of the world's."""
+
+    def _start(self) -> None:
+        self.world: World = self.store  # type: ignore[assignment]
+        self.world.beside(self.send_all)
+
+    def send_all(self) -> None:
+        """Until it is closed."""
+        pause = 0.0
+        while not self._closed:
+            self.world.sleep(max(pause, 0.5))
+            if self._may_send:
+                pause = self._send(pause)
+
+    @property
+    def empty(self) -> bool:
+        """Whether all is sent."""
+        return not self._queue
+
+
 def trial(seed: int, machines: int) -> Story:
     """One world."""
     world = World(seed, CHANCES, CALM)
+    if world.random.random() < 0.3:
+        world.chances = replace(CHANCES, repeated=0.0)
     story = Story(world)
-    hosts = [Host(f"machine {number}") for number in range(machines)]
-    with inhabited(world):
+    world.objects[f"{JOB}/job.json"] = (json.dumps(RECORD).encode(), world.now)
+    with tempfile.TemporaryDirectory() as disks, inhabited(world):
+        hosts = [Host(f"machine {number}", disk=Path(disks, str(number))) for number in range(machines)]
         for host in hosts:
+            assert host.disk is not None
+            host.disk.mkdir()
             world.start(host, person(story, host), world.random.choice((0.0, 0.0, 20.0, 90.0)))
+        for command, chance in ((stop, 0.3), (sync, 0.3), (remove, 0.15)):
+            if world.random.random() < chance:
+                host = world.random.choice(hosts)
+                world.start(host, lambda c=command, h=host: c(story, h), world.random.uniform(20, CALM))  # type: ignore[misc]
         world.run(END)
-        alive = [one for one in story.running if not (one.over or one.told) and world.lives(one.host, one.life)]
-        if len(alive) > 1:
-            story.violations.append(f"two have the job: {[one.attempt.id for one in alive]}")
-    story.violations += [f"crash: {crash}" for crash in world.crashes]
+    look_back(story)
     return story
+
+
+def look_back(story: Story) -> None:
+    """What must not be in the end."""
+    world = story.world
+    alive = [one for one in story.running if not (one.over or one.told) and world.lives(one.host, one.life)]
+    if len(alive) > 1:
+        story.violations.append(f"two have the job: {[one.attempt.id for one in alive]}")
+    if story.deleted:
+        # Of attempts that had ended before, a late request may bring something back: nobody is there any more to see that.
+        later = [one for one in story.running if one.over_at > story.deleted_at + 10 and world.lives(one.host, one.life)]
+        if left := [key for key in world.objects if attempt_of(key) in {one.attempt.id for one in later}]:
+            story.violations.append(f"the job was deleted, and {left[0]} is there")
+        if alive:
+            story.violations.append(f"the job was deleted, and {alive[0].attempt.id} trains")
+    elif story.completed and not world.chances.repeated:
+        # Where requests come late, an old record may hide how a short attempt ended: who resumes it finds nothing left to do.
+        state, *_ = read_quietly(story)
+        if state is not State.SUCCEEDED:
+            story.violations.append(f"the job was completed and is {state.value}")
+    story.violations += [f"crash: {crash}" for crash in world.crashes]
+
+
+def read_quietly(story: Story) -> tuple[State, ...]:
+    """The job's state, as somebody sees it after all that."""
+    found: list[State] = []
+    world = story.world
+    with inhabited(world):
+        world.calm = 0.0
+        world.start(Host("somewhere"), lambda: found.append(Job(world, JOB).state()[0]))
+        world.run(world.now + 100)
+    return tuple(found)
+
+
+# --- people ---------------------------------------------------------------------------------------------------------------
 
 
 def person(story: Story, host: Host) -> Callable[[], None]:
@@ -86,8 +179,12 @@ def person(story: Story, host: Host) -> Callable[[], None]:
 
     def command() -> None:
         try:
-            if train(story, Job(world, "j"), host):
+            job = Job(world, JOB)
+            job.record()
+            if train(story, job, host):
                 return
+        except NoSuchJobError:
+            return
         except (ClaimedError, StoreError, Died):
             pass
         if world.now < END - 600:
@@ -96,15 +193,72 @@ def person(story: Story, host: Host) -> Callable[[], None]:
     return command
 
 
+def stop(story: Story, host: Host) -> None:
+    """``lastrun stop``."""
+    with suppress(LastrunError):
+        job = Job(story.world, JOB)
+        job.record()
+        if job.state()[0] is State.RUNNING:
+            job.requests.ask_to_stop(now=False)
+
+
+def sync(story: Story, host: Host) -> None:
+    """``lastrun sync``."""
+    with suppress(LastrunError):
+        job = Job(story.world, JOB)
+        job.record()
+        sync_job(job, None, [host.disk] if host.disk else [])
+
+
+def remove(story: Story, host: Host) -> None:
+    """``lastrun rm``."""
+    for _ in range(10):
+        job = Job(story.world, JOB)
+        try:
+            if job.state()[0] is not State.RUNNING:
+                job.record(again=True)
+                story.deleted = True
+                surely(story.world, job.delete)
+                story.deleted_at = story.world.now
+                return
+        except LastrunError:
+            pass
+        story.world.sleep(60)
+
+
+# --- an attempt -----------------------------------------------------------------------------------------------------------
+
+
 def train(story: Story, job: Job, host: Host) -> bool:
     """What an attempt does; whether the job is done."""
     world = story.world
-    attempt = claim(job, world.random.random() < 0.05)
+    known = job.attempts.all()
+    if job.attempts.completed(known):
+        return True
+    attempt = claim(job, world.random.random() < 0.05, known=known)
     mine = Running(attempt, host, host.life)
     story.running.append(mine)
+    try:
+        return run(story, job, mine, story.before(attempt))
+    except StoreError:
+        mine.over = True
+        world.sleep(200)
+        surely(world, job.forget)
+        raise
+
+
+def run(story: Story, job: Job, mine: Running, before: Running | None) -> bool:
+    """What it does once it has claimed the job."""
+    world, disk, host, attempt = story.world, mine.host.disk, mine.host, mine.attempt
+    assert disk is not None
     asked: list[str] = []
-    world.start(host, lambda: beat(world, job, mine, set(job.requests.keys()), asked))
+    world.beside(lambda: beat(story, job, mine, set(job.requests.keys()), asked))
+    clear_leftovers(job, disk, lambda _: None)
+    scratch = disk / f"lastrun-{job.id}-{attempt.id}-x"
+    scratch.mkdir()
     acknowledged = story.best()
+    if before is not None and before.host is host and not before.told:
+        acknowledged = max(acknowledged, before.saved)
     found = job.checkpoints.sweep(attempt)
     newest = found[-1] if found else None
     if newest is not None and job.paths.checkpoint(newest.name, "state.pt") not in world.objects:
@@ -117,53 +271,97 @@ def train(story: Story, job: Job, host: Host) -> bool:
     attempt.resumed_from = newest.name if newest else None
     attempt.inherited = [stored.name for stored in found]
     surely(world, lambda: job.attempts.write(attempt))
+    box = outbox(story, job, mine, scratch)
     while step < STEPS and not mine.told and not asked:
         world.sleep(world.random.choice((2.0, 5.0, 9.0)))
         step += 1
-        upload(story, job, mine, step)
-    mine.over = True
-    if mine.told or attempt.superseded_by(surely(world, job.attempts.all)):
-        attempt.phase, attempt.reason = "ended", "lease_lost"
-    else:
-        attempt.phase, attempt.reason = "ended", "stop_requested" if asked else "completed"
-    surely(world, lambda: job.attempts.write(attempt))
-    return attempt.reason == "completed"
+        save(job, mine, box, scratch, step)
+    return end(story, job, mine, box, scratch, "stop_requested" if asked else "completed")
 
 
-def upload(story: Story, job: Job, mine: Running, step: int) -> None:
-    """A checkpoint, as the outbox sends it: in order, each object until the store has it; without its look after an outage."""
-    world = story.world
-    manifest = Manifest(step=step, epoch=step, evaluated=True, files=FILES)
-    name = checkpoint_name(manifest, mine.attempt.id)
-    for key, data in (
-        (job.paths.checkpoint(name, "state.pt"), BLOB),
-        (job.paths.checkpoint(name), manifest.to_json().encode()),
-    ):
-        if mine.told:
-            return
-        surely(world, lambda key=key, data=data: world.put(key, data))  # type: ignore[misc]
-    if story.has_the_job(mine.attempt):
-        story.acknowledged.append(Stored(name, manifest))
-    if not mine.told:
+def outbox(story: Story, job: Job, mine: Running, scratch: Path) -> Sender:
+    """What an attempt sends with."""
+    world, busy = story.world, []
+
+    def prune() -> None:
         try:
-            job.checkpoints.prune(KEEP_LAST, mine.attempt)
+            if not mine.told:
+                job.checkpoints.prune(KEEP_LAST, mine.attempt)
         except StoreError:
-            return
+            pass
+        finally:
+            busy.clear()
+
+    def sent(key: str) -> None:
+        if key.endswith(f"/{MANIFEST}"):
+            step = step_of(key)
+            stored = Stored(key.split("/")[-2], Manifest(step=step, epoch=step, evaluated=True, files=FILES))
+            job.checkpoints.add(stored)
+            if story.has_the_job(mine.attempt):
+                if key.replace(MANIFEST, "state.pt") not in world.objects:
+                    story.violations.append(f"{key} says that it is whole, and is not")
+                story.acknowledged.append(stored)
+            if not busy:
+                busy.append(1)
+                world.beside(prune)
+        elif key.endswith("/attempt.json"):
+            story.completed |= mine.attempt.reason == "completed" and story.has_the_job(mine.attempt)
+
+    def lost() -> bool:
+        mine.told = mine.told or job.lost(mine.attempt)
+        return mine.told is not None
+
+    return Sender(world, scratch / "outbox", lambda _: None, sent, lost)  # type: ignore[arg-type]
 
 
-def beat(world: World, job: Job, mine: Running, known: set[str], asked: list[str]) -> None:
+def save(job: Job, mine: Running, box: Sender, scratch: Path, step: int) -> None:
+    """A checkpoint, whole on this machine's disk, is given to the outbox."""
+    folder = scratch / "run"
+    folder.mkdir(exist_ok=True)
+    (folder / "state.pt").write_bytes(BLOB)
+    (folder / MANIFEST).write_text(Manifest(step=step, epoch=step, evaluated=True, files=FILES).to_json())
+    post_checkpoint(job.paths, folder, mine.attempt, box)
+    mine.saved = step
+
+
+def end(story: Story, job: Job, mine: Running, box: Sender, scratch: Path, reason: str) -> bool:
+    """Whether the job is done."""
+    world, attempt = story.world, mine.attempt
+    with suppress(StoreError):
+        mine.told = job.lost(attempt) or mine.told
+    attempt.phase, attempt.reason = "ended", mine.told.value if mine.told else reason
+    if mine.told is Reason.LEASE_LOST:
+        surely(world, lambda: job.attempts.write(attempt))
+    elif not mine.told:
+        box.put(*job.attempts.entry(attempt))
+        patience = world.now + world.random.choice((30.0, 600.0))
+        while not box.empty and world.now < patience and not mine.told:
+            world.sleep(1.0)
+    box.close()
+    mine.over, mine.over_at = True, world.now
+    if mine.told is Reason.JOB_DELETED:
+        world.sleep(200)  # what is on its way arrives
+        surely(world, job.forget)
+    if mine.told or not waiting(scratch / "outbox"):
+        rmtree(scratch, ignore_errors=True)
+    return attempt.reason == "completed" and not mine.told and box.empty
+
+
+def beat(story: Story, job: Job, mine: Running, known: set[str], asked: list[str]) -> None:
     """A heart, and what an attempt does when it hears something."""
-    heard: list[str] = []
+    world, heard = story.world, []
     heart = Heart(job, mine.attempt, known, dict, lambda _, word: heard.append(word))
     for number in count():
         if mine.over:
             return
+        there = {key for key in world.objects if key.startswith(job.paths.requests)} - known
         with suppress(StoreError):
-            heart.beat(number)
+            if heart.beat(number) and there and not asked and "stop" not in heard:
+                story.violations.append(f"{mine.attempt.id} has passed over a request")
         while heard:
             word = heard.pop()
-            if word == "superseded":
-                mine.told = True
+            if word in [reason.value for reason in LOST]:
+                mine.told = mine.told or Reason(word)
                 return
             if word != "record":
                 asked.append(word)
@@ -186,16 +384,18 @@ def main(first: int, last: int, machines: int = 3) -> int:
     """Print what was found in these worlds."""
     found: Counter[str] = Counter()
     examples: dict[str, tuple[int, str]] = {}
-    attempts = done = 0
+    attempts = done = deleted = 0
     for seed in range(first, last):
         story = trial(seed, machines)
         attempts += len(story.running)
-        done += any(one.attempt.reason == "completed" for one in story.running)
+        done += story.completed
+        deleted += story.deleted
         for violation in story.violations:
-            kind = " ".join(word for word in violation.split()[:4] if not any(c.isdigit() for c in word))
+            kind = " ".join(word for word in violation.split()[:6] if not any(c.isdigit() for c in word))
             found[kind] += 1
             examples.setdefault(kind, (seed, violation))
-    print(f"{last - first} worlds of {machines} machines, {attempts} attempts, {done} jobs done: {dict(found) or 'well'}")
+    what = f"{attempts} attempts, {done} jobs done, {deleted} deleted"
+    print(f"{last - first} worlds of {machines} machines, {what}: {dict(found) or 'well'}")
     for seed, violation in examples.values():
         print(f"seed {seed}: {violation}")
     return bool(found)

@@ -15,6 +15,7 @@ from runner import machine
 from runner.attempt.leftovers import send_leftovers
 from runner.job import attempts, lease
 from runner.job.attempts import Attempt
+from runner.job.checkpoints import Stored
 from runner.job.job import Job
 from runner.job.paths import checkpoint_name
 from runner.launch.settle import settled
@@ -63,8 +64,9 @@ class Stage:
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.store = Shelf(root)
-        self.job = Job(self.store, "j")
         self.here = ""
+        self._jobs: dict[str, Job] = {}
+        self._where: dict[str, str] = {}
         self.dead: set[str] = set()
         clock = SimpleNamespace(
             time=lambda: self.store.now, monotonic=lambda: self.store.now, sleep=lambda seconds: self.passes(seconds)
@@ -75,12 +77,19 @@ class Stage:
         monkeypatch.setattr(machine, "process_identity", lambda _: None if self.here in self.dead else "p")
         monkeypatch.setattr(machine, "container", lambda: None)
 
+    @property
+    def job(self) -> Job:
+        """As the machine knows it that does something now."""
+        return self._jobs.setdefault(self.here, Job(self.store, "j"))
+
     def passes(self, seconds: float) -> None:
         self.store.now += seconds
 
     def claim(self, where: str) -> Attempt:
         self.here = where
-        return lease.claim(self.job)
+        attempt = lease.claim(self.job)
+        self._where[attempt.id] = where
+        return attempt
 
     def begin(self, attempt: Attempt, folder: Path) -> int:
         """Choose a checkpoint as an attempt does; returns its step."""
@@ -105,6 +114,8 @@ class Stage:
         name = checkpoint_name(manifest, attempt.id)
         self.store.put(self.job.paths.checkpoint(name, "state.pt"), BLOB)
         self.store.put(self.job.paths.checkpoint(name), manifest.to_json().encode())
+        if self._where[attempt.id] == self.here:  # else it is sent by another
+            self.job.checkpoints.add(Stored(name, manifest))
 
     def steps(self) -> list[int]:
         return [stored.manifest.step for stored in self.job.checkpoints.all()]
@@ -202,3 +213,34 @@ def test_a_claim_that_died_does_not_hide_how_a_job_ended(stage: Stage, tmp_path:
     for _ in range(2):
         assert [stage.job.state()[0].value, stage.job.state()[2] and stage.job.state()[2].value] == [state, reason]
         stage.passes(100)
+
+
+def test_a_pruning_that_takes_long_deletes_nothing_of_who_has_taken_the_job_meanwhile(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by ``attempts`` with seed 243: attempts were read, another took the job, then checkpoints were listed."""
+    first = stage.claim("A")
+    stage.begin(first, tmp_path)
+    for step in range(1, 10):
+        stage.save(first, step)
+    read = attempts.Attempts.beside
+    steps: list[int] = []
+
+    def read_and_sleep(self: attempts.Attempts, own: Attempt) -> list[Attempt]:
+        found = read(self, own)
+        if own is first and not steps:
+            steps.append(0)
+            stage.passes(200)
+            second = stage.claim("B")
+            steps[0] = stage.begin(second, tmp_path)
+            stage.save(second, 10)
+            stage.here = "A"
+            for late in range(10, 30):  # it does not know yet
+                stage.save(first, late)
+        return found
+
+    monkeypatch.setattr(attempts.Attempts, "beside", read_and_sleep)
+    stage.job.checkpoints.prune(1, first)
+    assert steps == [9]
+    stage.here = "B"
+    assert {9, 10} <= set(stage.steps())

@@ -11,6 +11,7 @@ from runner.job.attempts import Attempt, Attempts
 from runner.job.checkpoints import Checkpoints
 from runner.job.job import Job
 from runner.job.lease import claim
+from runner.job.requests import Requests
 from tests.simulation import attempts, claims
 
 
@@ -47,3 +48,18 @@ def test_a_world_shows_when_checkpoints_are_chosen_before_the_job_is_taken(monke
     right = Checkpoints.sweep
     monkeypatch.setattr(Checkpoints, "sweep", lambda self, *by: right(self, *by)[:-1])
     assert any("was acknowledged" in text for seed in range(30) for text in attempts.trial(seed, 3).violations)
+
+
+def test_a_world_shows_when_nobody_hears_that_the_job_was_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Job, "is_deleted", lambda self: False)
+    assert any("the job was deleted" in text for seed in (52, 157, 158) for text in attempts.trial(seed, 2).violations)
+
+
+def test_a_world_shows_when_what_was_left_on_a_disk_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempts, "clear_leftovers", lambda *which: None)
+    assert any("was acknowledged" in text for seed in range(30) for text in attempts.trial(seed, 3).violations)
+
+
+def test_a_world_shows_when_a_request_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Requests, "new", lambda self, known: {})
+    assert any("passed over" in text for seed in range(30) for text in attempts.trial(seed, 3).violations)

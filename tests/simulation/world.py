@@ -18,6 +18,7 @@ from unittest import mock
 from greenlet import getcurrent, greenlet
 
 from runner import machine
+from runner.attempt import outbox
 from runner.errors import MissingKeyError, StoreError
 from runner.job import attempts, lease, requests
 from runner.store.protocol import Entry
@@ -55,6 +56,8 @@ class Host:
     life: int = 1
     """Grows when it dies and comes back."""
     asleep_until: float = 0.0
+    disk: Path | None = None
+    """What is there is there still when it comes back."""
 
 
 @dataclass
@@ -64,6 +67,7 @@ class Actor:
     run: greenlet
     host: Host
     life: int
+    pid: int
     wakes: float
 
 
@@ -84,6 +88,8 @@ class World:
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
         self._actors: list[Actor] = []
+        self._last_pid = 1
+        self._processes: dict[int, int] = {}
         self._outage_until = 0.0
         self._late: list[tuple[float, str, bytes]] = []
         self._hub = getcurrent()
@@ -91,17 +97,30 @@ class World:
     # --- time and machines --------------------------------------------------------------------------------------------
 
     def start(self, host: Host, what: Callable[[], object], after: float = 0.0) -> None:
-        """Have something run on a machine."""
+        """Have a process of a machine run something."""
+        self._last_pid += 1
+        self._add(host, what, after, self._last_pid, alone=True)
 
+    def beside(self, what: Callable[[], object]) -> None:
+        """Have a thread of the process that runs now do something."""
+        self._add(self.host(), what, 0.0, self._running.pid)
+
+    def _add(self, host: Host, what: Callable[[], object], after: float, pid: int, alone: bool = False) -> None:
         def run() -> None:
+            if alone:  # the machine may have died and come back since
+                actor.life = self._processes[pid] = host.life
             try:
                 what()
             except Died:
                 pass
             except Exception as error:
                 self.crashes.append(f"{type(error).__name__}: {error}")
+            finally:
+                if alone:
+                    del self._processes[pid]
 
-        self._actors.append(Actor(greenlet(run, self._hub), host, host.life, self.now + after))
+        actor = Actor(greenlet(run, self._hub), host, host.life, pid, self.now + after)
+        self._actors.append(actor)
 
     def run(self, until: float) -> None:
         """Let time pass."""
@@ -127,6 +146,14 @@ class World:
     def host(self) -> Host:
         """The machine of who runs now."""
         return self._running.host
+
+    def pid(self) -> int:
+        """The process that runs now."""
+        return self._running.pid
+
+    def process_identity(self, pid: int) -> str | None:
+        """Of a process of this machine, if there is one that lives."""
+        return f"process {pid}" if self._processes.get(pid) == self.host().life else None
 
     def lives(self, host: Host, life: int) -> bool:
         """Whether a machine is what it was."""
@@ -171,10 +198,10 @@ class World:
         self._may_lose_the_answer()
 
     def put_file(self, key: str, path: Path) -> None:
-        raise NotImplementedError("nothing of this world is on a disk")  # so that nobody believes it was tried
+        self.put(key, path.read_bytes())
 
     def get_file(self, key: str, path: Path, size: int | None = None) -> None:
-        raise NotImplementedError("nothing of this world is on a disk")
+        raise NotImplementedError("nobody downloads here")  # so that nobody believes it was tried
 
     def in_parallel(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
         """In any order, one after the other: others go on between them all the same."""
@@ -223,13 +250,15 @@ def inhabited(world: World) -> Iterator[None]:
     clock = SimpleNamespace(time=lambda: world.now, monotonic=lambda: world.now, sleep=world.sleep)
     chance = SimpleNamespace(token_hex=lambda count: f"{world.random.getrandbits(8 * count):0{2 * count}x}")
     with (
-        mock.patch.multiple(lease, time=clock, secrets=chance),
+        mock.patch.multiple(lease, time=clock, secrets=chance, os=SimpleNamespace(getpid=world.pid)),
         mock.patch.multiple(attempts, time=clock),
         mock.patch.multiple(requests, secrets=chance),
+        mock.patch.multiple(outbox, time=clock, random=world.random),
         mock.patch.multiple(
             machine,
             identity=lambda: world.host().name,
-            process_identity=lambda pid: f"life {world.host().life}",
+            uptime=lambda: world.now,
+            process_identity=world.process_identity,
             container=lambda: None,
         ),
     ):

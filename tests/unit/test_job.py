@@ -53,6 +53,7 @@ def test_a_checkpoint_that_an_attempt_went_on_from_is_not_pruned_while_it_runs(t
     new = Attempt("0002-bbbbbbbb", "here", 1, "1", time.time(), phase="running", inherited=names, resumed_from=names[0])
     job.attempts.write(new)
     names.append(store_checkpoint(job, 30, new.id))
+    job.checkpoints.all()
     job.checkpoints.prune(keep_last=1, by=new)
     assert [stored.name for stored in job.checkpoints.all()] == [names[0], names[2]]
     new.phase = "ended"
@@ -69,6 +70,7 @@ def test_an_attempt_whose_job_was_taken_prunes_nothing_though_nobody_has_told_it
     new = Attempt("0002-bbbbbbbb", "here", 1, "1", time.time(), supersedes=[old.id], inherited=names, resumed_from=names[0])
     new.phase, new.reason = "ended", "completed"
     job.attempts.write(new)
+    job.checkpoints.all()
     job.checkpoints.prune(keep_last=1, by=old)
     assert [stored.name for stored in job.checkpoints.all()] == names
 
@@ -95,6 +97,7 @@ def test_what_a_broken_pruning_left_goes_with_the_next_and_what_is_on_its_way_st
     others = job.paths.checkpoint("00000005-0002-bbbbbbbb", "state.pt")
     for key in [job.paths.checkpoint(name, "state.pt") for name in (*names, f"00000040-{attempt.id}")] + [others]:
         job.store.put(key, b"x")
+    job.checkpoints.all()
     with pytest.raises(StoreError):
         job.checkpoints.prune(keep_last=1, by=attempt)
     assert [entry.key for entry in job.store.scan(job.paths.checkpoint(names[0], ""))] == [
@@ -182,10 +185,12 @@ def test_a_heart_hears_who_has_lost_the_job_and_whose_record_an_old_request_has_
     def heard() -> list[str]:
         words: list[str] = []
         heart = Heart(job, attempt, (), dict, lambda _, word: words.append(word))
-        assert [heart.beat(number) for number in range(4)].count(False) == ("superseded" in words) * 3
+        beats = [heart.beat(number) for number in range(8)]
+        assert beats.count(False) == ("lease_lost" in words) * 6 + ("job_deleted" in words)
         return sorted(set(words))
 
     job = Job(DirectoryStore(tmp_path), "j")
+    job.store.put(job.paths.record, b"{}")
     claimed = replace(attempt := claim(job), phase="claiming", began=False)
     job.attempts.write(claimed)  # late: it lies apart
     assert [one.phase for one in job.attempts.all()] == ["running"]
@@ -200,7 +205,9 @@ def test_a_heart_hears_who_has_lost_the_job_and_whose_record_an_old_request_has_
     job.attempts.write(later)
     assert heard() == ["record"]
     job.attempts.write(replace(later, phase="running", began=True))
-    assert heard() == ["record", "superseded"]
+    assert heard() == ["lease_lost", "record"]
+    job.store.delete([job.paths.record])
+    assert heard() == ["job_deleted", "lease_lost", "record"]
 
 
 def test_a_later_record_that_nobody_can_read_does_not_leave_two_at_work(tmp_path: Path) -> None:
