@@ -116,34 +116,44 @@ def check_file(config: TrainConfig, path: Path) -> None:
     Raises:
         DataError: with all that does not fit.
     """
+    try:
+        with path.open("rb") as file:
+            check_opened(config, file, path.stat().st_size, path)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from None
+
+
+def check_opened(config: TrainConfig, file: IO[bytes], size: int, path: Path | str) -> None:
+    """The same of a file of so many bytes that is open, wherever it is.
+
+    Raises:
+        DataError: with all that does not fit.
+    """
     import numpy as np
 
     from last_e.splits import SPLITS, trains
 
     try:
-        with path.open("rb") as file:
-            tensors, begin = read_header(file)
-            metadata = tensors.pop("__metadata__")
-            end = begin + max(about["data_offsets"][1] for about in tensors.values())
+        tensors, begin = read_header(file)
+        metadata = tensors.pop("__metadata__")
+        end = begin + max(about["data_offsets"][1] for about in tensors.values())
 
-            def column(name: str) -> np.ndarray[Any, Any]:
-                first, last = tensors[name]["data_offsets"]
-                file.seek(begin + first)
-                return np.frombuffer(file.read(last - first), "?" if tensors[name]["dtype"] == "BOOL" else "<i8")
+        def column(name: str) -> np.ndarray[Any, Any]:
+            first, last = tensors[name]["data_offsets"]
+            file.seek(begin + first)
+            return np.frombuffer(file.read(last - first), "?" if tensors[name]["dtype"] == "BOOL" else "<i8")
 
-            if metadata.get("format") == FORMAT and end <= path.stat().st_size:
-                own = OWN_SPLIT + config.split_type
-                label = column("label")
-                mask = column(own) if own in tensors else None
-                places = [column(name).astype(np.int64) for name in ("performer", "camera", "setup")] if mask is None else []
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from None
+        if metadata.get("format") == FORMAT and end <= size:
+            own = OWN_SPLIT + config.split_type
+            label = column("label")
+            mask = column(own) if own in tensors else None
+            places = [column(name).astype(np.int64) for name in ("performer", "camera", "setup")] if mask is None else []
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, MemoryError):
         raise DataError(f"{path}: not a prepared data file, or a damaged one; lastrun data makes them") from None
     if metadata.get("format") != FORMAT:
         raise DataError(f"{path}: not a prepared data file: its format is {metadata.get('format')!r}, not {FORMAT!r}")
-    if end > path.stat().st_size:
-        raise DataError(f"{path}: cut short: {path.stat().st_size:,} bytes are there, {end:,} belong to it; copy it again")
+    if end > size:
+        raise DataError(f"{path}: cut short: {size:,} bytes are there, {end:,} belong to it; copy it again")
     wrong = []
     told, classes = metadata.get("dataset"), config.data.num_classes
     if told in SPLITS and told != config.dataset:

@@ -14,6 +14,7 @@ from typing import Any
 
 from last_e.environment import control_groups, cpu_name, fits, gpu_names, usable_cores
 from runner.errors import UsageError
+from runner.folders import cache_folder
 
 
 class HiddenProcessError(Exception):
@@ -101,9 +102,7 @@ def container() -> dict[str, str] | None:
 
 def container_scratch() -> Path:
     """The folder of this machine in which attempts in containers keep their files, there and here under the same path."""
-    from platformdirs import user_cache_path
-
-    return user_cache_path("lastrun") / "scratch"
+    return cache_folder() / "scratch"
 
 
 def driver_version(root: Path = Path("/")) -> str | None:

@@ -10,6 +10,7 @@ from last_e.problems import nearest
 from last_e.redact import secret_in
 from last_e.text import UnsetVariable, with_variables
 from runner.errors import UsageError
+from runner.folders import settings_folder
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -25,11 +26,10 @@ class Settings:
     """Where jobs live, unless ``--store``, a job file or ``LASTRUN_STORE`` says otherwise."""
 
 
-def settings_path() -> Path:
-    """Where the file would be."""
-    from platformdirs import user_config_path
-
-    return user_config_path("lastrun") / "config.toml"
+def settings_path() -> Path | None:
+    """Where the file would be, if this user has a home."""
+    folder = settings_folder()
+    return None if folder is None else folder / "config.toml"
 
 
 def read_settings() -> Settings:
@@ -39,6 +39,8 @@ def read_settings() -> Settings:
         UsageError: it is not TOML, or has unknown keys or values.
     """
     path = settings_path()
+    if path is None:
+        return Settings()
     try:
         values = tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:

@@ -69,6 +69,11 @@ class StoreConfig(Section):
     region: str | None = Field(None, min_length=1, description="region of the bucket")
     addressing: Literal["path", "virtual"] | None = Field(None, description="bucket in the path or in the host name")
     ca_bundle: PathText | None = Field(None, description="file with the CA of the server's certificate")
+    sse: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = Field(
+        None, description="how the server encrypts what is written; default: as the bucket does by itself"
+    )
+    sse_kms_key_id: str | None = Field(None, min_length=1, description="key for sse aws:kms; default: the bucket's")
+    requester_pays: bool = Field(False, description="the bucket's owner has its requests paid by who makes them: pay")
 
 
 class JobSpec(TrainConfig):

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from last_e.datafile import read_header
 from last_e.text import one_line
 from runner.errors import DamagedObjectError, LastrunError, PausedError, StoreError, UsageError
+from runner.folders import cache_folder
 from runner.store.uri import StoreUri
 
 if TYPE_CHECKING:
@@ -106,9 +107,7 @@ def parse(uri: str, options: Mapping[str, str | None]) -> StoreUri:
 
 
 def _default_cache() -> Path:
-    from platformdirs import user_cache_path
-
-    return user_cache_path("lastrun") / "remote"
+    return cache_folder() / "remote"
 
 
 def _fetch(store: S3Store, key: str, place: StoreUri, root: Path, say: Say, stop: Stop) -> Path:

@@ -7,19 +7,35 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from runner.commands.options import EnvOption, JsonOption, SetOption, SpecArgument
+from runner.commands.options import EnvOption, JsonOption, SetOption, SpecArgument, StoreOption
 
 if TYPE_CHECKING:
     from runner.spec import JobSpec
 
 
-def validate(spec: SpecArgument, env: EnvOption = None, set_: SetOption = None, json: JsonOption = False) -> None:
+def validate(
+    spec: SpecArgument,
+    env: EnvOption = None,
+    set_: SetOption = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="also that it could start here: launcher, store, data in a bucket; uses the network")
+    ] = False,
+    store: StoreOption = None,
+    json: JsonOption = False,
+) -> None:
     """Check a job's file; every mistake is told at once."""
     from runner.resolve import resolve_spec
     from runner.view.console import print_json
 
     resolved = resolve_spec(spec, env, set_ or [])
-    resolved.notes.extend(_look_at_data(resolved.config))
+    if deep:
+        from runner.launch.approve import approve
+        from runner.launch.start import make_launcher
+        from runner.store.open import store_of
+
+        approve(make_launcher(resolved.config), store_of(resolved.config.store, store), resolved, here=False, only_look=True)
+    else:
+        resolved.notes.extend(_look_at_data(resolved.config))
     if json:
         print_json("validate", {"valid": True, "config": resolved.items(), "notes": resolved.notes})
         return

@@ -88,9 +88,8 @@ def sync(
     from runner.view.console import print_json
 
     found = find_job(job, store)
-    if from_ is None:
-        settled(found)  # an attempt whose container has ended does not count as alive
-    sent = sync_job(found, from_, [] if from_ is not None else scratch_places(found))
+    # Settled first: an attempt whose container has ended does not count as alive.
+    sent = sync_job(found, from_, [] if from_ is not None else scratch_places(found, settled(found)))
     if json:
         print_json("sync", {"sent": sent})
     else:

@@ -26,11 +26,9 @@ from runner.commands.options import (
 from runner.version import lastrun_version
 
 if TYPE_CHECKING:
-    from last_e.layers import Resolved
     from last_e.resume import Change
     from runner.job.job import Job
     from runner.launch.protocol import Launcher
-    from runner.spec import JobSpec
 
 
 def submit(
@@ -47,25 +45,22 @@ def submit(
     """Check a job, keep it in the store, and run it."""
     from runner.errors import Exit, LastrunError
     from runner.job.job import Job
-    from runner.job.paths import INDEX
+    from runner.launch.approve import approve
     from runner.launch.start import make_launcher
     from runner.resolve import resolve_spec
-    from runner.store.open import default_store, open_store
-    from runner.store.uri import StoreUri
+    from runner.store.open import store_of
     from runner.view.config import print_explained
     from runner.view.console import print_json
 
     resolved = resolve_spec(spec, env, set_ or [], launcher)
     config = resolved.config
-    options = config.store.model_dump(exclude={"uri"})
-    target = open_store(StoreUri.typed(store or config.store.uri or default_store()).with_options(options))
+    target = store_of(config.store, store)
     starter = make_launcher(config)
     name = config.name or f"{config.model.variant}-{config.dataset}-{config.split_type}".replace("_", "-")
     if dry_run:
         obstacle: LastrunError | None = None
         try:
-            _preflight(starter, target.uri, resolved, here)
-            next(iter(target.scan(INDEX)), None)  # whether it answers
+            approve(starter, target, resolved, here=here, only_look=True)
         except LastrunError as error:
             obstacle = error
         code = obstacle.exit_code if obstacle else Exit.DONE
@@ -81,7 +76,7 @@ def submit(
         else:
             print(f"would submit {name} to {target.uri} with launcher {config.run.launcher}; nothing was written")
         raise typer.Exit(code)
-    _preflight(starter, target.uri, resolved, here)
+    approve(starter, target, resolved, here=here)
     # What was asked for is kept, not what auto found here: the attempt may run elsewhere.
     origins = {key: str(origin) for key, origin in resolved.origins.items()}
     arguments = ["--here"] if here else []
@@ -110,6 +105,7 @@ def resume(
     """Go on with a job from its newest whole checkpoint, here."""
     from runner.errors import ClaimedError, State, UsageError
     from runner.job.find import find_job
+    from runner.launch.approve import approve
     from runner.launch.settle import settled
     from runner.launch.start import make_launcher
     from runner.resolve import absolute_settings, resolve_attempt
@@ -133,7 +129,7 @@ def resume(
             f"{found.id} is being run by {attempt}; lastrun status {found.reference} follows it, --takeover takes it over"
         )
     starter = make_launcher(resolved.config)
-    _preflight(starter, found.store.uri, resolved, here)
+    approve(starter, found.store, resolved, here=here)
     arguments = [*(["--here"] if here else []), *(["--takeover"] if takeover else []), *([] if env is None else ["--env", env])]
     arguments += [] if launcher is None else ["--launcher", launcher]
     for word in absolute_settings(set_ or []):
@@ -141,15 +137,6 @@ def resume(
     for word in allow_change or []:
         arguments += ["--allow-change", word]
     start(lambda: found, arguments, detach, json, "resume", starter, changes)
-
-
-def _preflight(launcher: Launcher, store: str, resolved: Resolved[JobSpec], here: bool) -> None:
-    """See that an attempt can start at all. What runs elsewhere sees there for itself whether that machine fits."""
-    from runner.machine import see_that_it_fits
-
-    if resolved.config.run.launcher == "local":
-        see_that_it_fits(resolved.env, here)
-    launcher.preflight(store)
 
 
 def attempt(
@@ -199,7 +186,7 @@ def start(
     changes: Sequence[Change] = (),
 ) -> NoReturn:
     """Make or take a job and start an attempt; who leaves before its launcher listens is told how the job goes on."""
-    from runner.errors import PausedError
+    from runner.errors import Exit, NoSuchJobError, PausedError
     from runner.launch import start as launch
     from runner.signals import handled, interrupt
     from runner.view.config import changes_text
@@ -233,6 +220,8 @@ def start(
             if job is None:
                 raise
             raise PausedError(f"{job.id}: interrupted; lastrun resume {job.reference} goes on with it") from None
+    if code == Exit.NO_SUCH_JOB:
+        raise NoSuchJobError(f"{job.id} was deleted while it ran; lastrun list shows those there are")
     if json:
         say(json_text(command, job_status(job)))
     elif token is None:

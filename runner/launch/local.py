@@ -11,11 +11,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, TextIO
 
-from last_e.datafile import DataError, check_file, data_path, is_remote
 from last_e.process import run_module
 from last_e.text import expand
 from runner import machine
-from runner.attempt import data_cache
+from runner.attempt.data_check import check_data
 from runner.errors import EngineError, Exit, UsageError
 from runner.job.attempts import Attempt
 from runner.job.job import Job
@@ -33,7 +32,7 @@ class LocalLauncher:
         self._config = config
 
     def preflight(self, store: str) -> None:
-        """Torch is installed, and the data file is there."""
+        """Torch is installed, and the data file is there, or in its bucket."""
         if self._config.run.gpus not in (None, 0, 1, "all"):  # of a job that was in a container before
             raise UsageError(f"run.gpus: found {self._config.run.gpus}; allowed: {FEW_GPUS.format('local')}")
         missing = [name for name in _NEEDED if find_spec(name) is None]
@@ -42,14 +41,7 @@ class LocalLauncher:
                 f"training here needs {', '.join(missing)}, not installed in {sys.prefix}; from a clone of lastrun: "
                 "pip install '.[train]'"
             )
-        if is_remote(self._config.data.uri):  # the attempt fetches it
-            data_cache.parse(str(self._config.data.uri), {})
-            return
-        try:
-            if (path := data_path(self._config)) is not None:
-                check_file(self._config, path)
-        except DataError as error:
-            raise UsageError(str(error)) from None
+        check_data(self._config)
 
     def start(self, job: Job, arguments: list[str], token: str, *, output: TextIO | None) -> StartedProcess:
         """A child of this process; in the background, with a session of its own."""
@@ -89,7 +81,7 @@ class LocalLauncher:
         """Nothing stays of a process but its scratch folder, which the next attempt sends and deletes."""
 
     @staticmethod
-    def places(job: Job) -> set[Path]:
+    def places(job: Job, attempts: list[Attempt]) -> set[Path]:
         """The temporary folder, and the one that the job names."""
         scratch = job.record()["config"].get("hardware.scratch_root")
         return {Path(tempfile.gettempdir()), *([expand(scratch)] if scratch else [])}

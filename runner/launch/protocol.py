@@ -78,5 +78,5 @@ class Launcher(Protocol):
         """Remove what ended attempts of this user, of any job, have left with the launcher, once the store knows their end."""
 
     @staticmethod
-    def places(job: Job) -> set[Path]:
-        """Folders of this machine in which attempts of a job may have left scratch folders."""
+    def places(job: Job, attempts: list[Attempt]) -> set[Path]:
+        """Folders of this machine in which these attempts of a job may have left scratch folders."""

@@ -7,7 +7,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from runner.errors import LastrunError, Reason, State
+from runner.errors import LastrunError, Reason, State, UsageError
 from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.launch.protocol import Launcher
@@ -37,9 +37,13 @@ def state_of(job: Job) -> tuple[State, Attempt | None, Reason | None]:
     return job.attempts.state(settled(job))
 
 
-def scratch_places(job: Job) -> set[Path]:
-    """Folders of this machine in which attempts of a job may have left scratch folders."""
-    return {place for name in LAUNCHERS for place in launcher_class(name).places(job)}
+def scratch_places(job: Job, attempts: list[Attempt]) -> set[Path]:
+    """Folders of this machine in which these attempts of a job may have left scratch folders."""
+    found: set[Path] = set()
+    for name in LAUNCHERS:
+        with suppress(UsageError):  # without a home folder there are none of that kind
+            found |= launcher_class(name).places(job, attempts)
+    return found
 
 
 def _settled(job: Job, attempt: Attempt) -> Attempt | None:

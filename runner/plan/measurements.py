@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from last_e.config import ModelConfig
+from runner.errors import UsageError
+from runner.folders import data_folder
 from runner.plan.work import packaged_model
 
 FORMAT = "lastrun-bench-1"
@@ -111,10 +113,19 @@ class Found:
 
 
 def user_folder() -> Path:
-    """Where ``lastrun bench`` keeps what it measured."""
-    from platformdirs import user_data_path
+    """Where ``lastrun bench`` keeps what it measured.
 
-    return user_data_path("lastrun") / "benchmarks"
+    Raises:
+        UsageError: this user has no home folder.
+    """
+    return data_folder() / "benchmarks"
+
+
+def _folders() -> list[Path]:
+    try:
+        return [user_folder(), SHIPPED]
+    except UsageError:
+        return [SHIPPED]
 
 
 def read(path: Path) -> Measurement:
@@ -146,7 +157,7 @@ def find(folders: tuple[Path, ...] | None = None) -> tuple[list[Found], list[str
         folders: default: the user's, then those that come with the package.
     """
     found, skipped = [], []
-    for folder in (user_folder(), SHIPPED) if folders is None else folders:
+    for folder in _folders() if folders is None else folders:
         for path in sorted(folder.glob("*.json")):
             try:
                 found.append(Found(path, read(path)))

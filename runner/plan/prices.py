@@ -69,9 +69,10 @@ Prices = dict[tuple[str, str, str], Price]
 """By profile, GPU (or :data:`ANY`) and one of :data:`MARKETS`."""
 
 
-def user_prices_path() -> Path:
+def user_prices_path() -> Path | None:
     """The user's own table, where there is one."""
-    return settings_path().with_name("prices.toml")
+    settings = settings_path()
+    return None if settings is None else settings.with_name("prices.toml")
 
 
 def load_prices(file: Path | None = None) -> Prices:
@@ -83,7 +84,7 @@ def load_prices(file: Path | None = None) -> Prices:
     prices: Prices = {}
     problems: list[Problem] = []
     own = user_prices_path()
-    files = [SHIPPED, *([own] if own.exists() else []), *([] if file is None else [file])]
+    files = [SHIPPED, *([own] if own is not None and own.exists() else []), *([] if file is None else [file])]
     for path in files:
         rows, wrong = _read(path)
         problems += wrong

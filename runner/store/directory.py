@@ -28,6 +28,12 @@ class DirectoryStore:
         self.root = root
         self.uri = root.as_uri()
 
+    def check(self) -> None:
+        """See :class:`~runner.store.protocol.Store`. What is there tells; nothing is made."""
+        place = next(folder for folder in (self.root, *self.root.parents) if folder.exists())
+        if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+            raise StoreError(f"{self.uri}: {place} cannot be written: name another folder, or put its permissions right")
+
     def put(self, key: str, data: bytes) -> None:
         """See :class:`~runner.store.protocol.Store`."""
         self._write(key, lambda file: file.write(data))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from runner.folders import data_folder
 from runner.settings import read_settings
+from runner.spec import StoreConfig
 from runner.store.directory import DirectoryStore
 from runner.store.protocol import Store
 from runner.store.uri import StoreUri
@@ -26,16 +28,24 @@ def open_store(uri: str | StoreUri) -> Store:
     return S3Store(parsed)
 
 
+def store_of(config: StoreConfig, uri: str | None = None) -> Store:
+    """The store of a new job: the one that was asked for, else what its file says, else the user's default.
+
+    Raises:
+        UsageError, StoreError: as above.
+    """
+    options = config.model_dump(exclude={"uri"})
+    return open_store(StoreUri.typed(uri or config.uri or default_store()).with_options(options))
+
+
 def default_store() -> str:
     """``LASTRUN_STORE``, else ``store`` in the user's configuration file, else a folder of the user's data folder.
 
     Raises:
-        UsageError: the configuration file is not what it should be.
+        UsageError: the configuration file is not what it should be, or there is no home folder.
     """
     if uri := os.environ.get("LASTRUN_STORE"):
         return uri
     if uri := read_settings().store:
         return uri
-    from platformdirs import user_data_path
-
-    return str(user_data_path("lastrun") / "jobs")
+    return str(data_folder(", or name a store with --store or LASTRUN_STORE") / "jobs")

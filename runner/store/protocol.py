@@ -37,6 +37,9 @@ class Store(Protocol):
     has_a_clock: bool
     """Whether :meth:`age` goes by a clock of its own, and not by those of the machines that use it."""
 
+    def check(self) -> None:
+        """See that it answers, and can be written; nothing stays of that."""
+
     def put(self, key: str, data: bytes) -> None:
         """Store bytes under a key; what was there is replaced at once."""
 

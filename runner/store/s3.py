@@ -1,10 +1,8 @@
 """A store in a bucket: AWS, Google Cloud Storage, Ceph, MinIO, anything that speaks S3.
 
-What servers really do decides the details (measured, see docs/stores.md): checksums that boto3 adds on its own accord make
-every put over TLS fail on older Ceph and Swift, so they are asked for only where AWS itself answers; conditional puts are
-refused or ignored by several servers, so nothing depends on them; a bit flipped on the way down is noticed by no client, so
-every object carries its own sha256 and is checked against it; a machine whose clock is off is refused, and boto3 does not
-correct its signatures.
+What servers really do decides the details (measured, see docs/stores.md): conditional puts are refused or ignored by several
+servers, so nothing depends on them; a bit flipped on the way down is noticed by no client, so every object carries its own
+sha256 and is checked against it; a machine whose clock is off is refused, and boto3 does not correct its signatures.
 """
 
 from __future__ import annotations
@@ -13,33 +11,23 @@ import contextlib
 import datetime
 import hashlib
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import boto3
-import botocore.auth
-import botocore.exceptions
-from boto3.exceptions import Boto3Error
 from boto3.s3.transfer import TransferConfig
-from botocore.config import Config
 
-from last_e.text import expand
 from runner.errors import DamagedObjectError, MissingKeyError, StoreError
 from runner.store import parallel
 from runner.store.protocol import Entry, check_size
-from runner.store.s3_calls import NO_STORE, READ_TIMEOUT_SECONDS, Calls, server_time
+from runner.store.s3_calls import NO_STORE, server_time
+from runner.store.s3_client import Client
 from runner.store.uri import StoreUri
 
-GOOGLE_ENDPOINT = "https://storage.googleapis.com"
 MULTIPART_BYTES = 64 << 20
 CHUNK_BYTES = 1 << 20
-_DIGEST = "sha256"
-_BUNDLES = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE")
-_CHECKSUMS = ("request_checksum_calculation", "response_checksum_validation")
-"""boto3's settings; what its own variables say of them holds."""
+_DIGEST, _PROBE = "sha256", ".probe"
 _OBJECTS_PAGING = {"ContinuationToken": "NextContinuationToken"}
 _UPLOADS_PAGING = {"KeyMarker": "NextKeyMarker", "UploadIdMarker": "NextUploadIdMarker"}
 
@@ -51,52 +39,21 @@ class S3Store:
 
     def __init__(self, uri: StoreUri) -> None:
         self.uri = str(uri)
-        self._calls = Calls(self.uri, self._connect)
-        self._uri, self._making = uri, threading.Lock()
+        self._client = Client(uri)
         self.bucket, self._prefix = uri.bucket, f"{uri.prefix}/" if uri.prefix else ""
-        self._connect()
 
-    def _connect(self) -> None:
-        """With the credentials that are there now.
-
-        Raises:
-            StoreError: what says where and how to connect is wrong.
-        """
-        uri = self._uri
-        options = uri.options
-        endpoint = options.get("endpoint_url") or (GOOGLE_ENDPOINT if uri.scheme == "gs" else None)
-        try:
-            session = boto3.session.Session()
-            # Virtual addressing needs a name per bucket, which private servers seldom have.
-            own_endpoint = endpoint or session.client("s3", region_name="us-east-1").meta.endpoint_url
-            at_aws = own_endpoint.rstrip("/").endswith("amazonaws.com")
-            when: Any = "when_supported" if at_aws else "when_required"
-            checksums = {name: when for name in _CHECKSUMS if f"AWS_{name.upper()}" not in os.environ}
-            config = Config(
-                connect_timeout=5,
-                read_timeout=READ_TIMEOUT_SECONDS,
-                retries={"mode": "standard", "total_max_attempts": 1},  # Calls tries again, by the clock
-                max_pool_connections=2 * parallel.MOST_AT_ONCE,
-                s3={"addressing_style": options.get("addressing", "auto" if at_aws else "path")},
-                **checksums,
-            )
-            region = options.get("region") or session.region_name or "us-east-1"
-            verify = str(expand(options["ca_bundle"])) if "ca_bundle" in options else None
-            for name, file in {"ca_bundle": verify, **{name: os.environ.get(name) for name in _BUNDLES}}.items():
-                if file and not Path(file).exists():
-                    raise ValueError(f"{name}: no file {file}")
-            arguments: dict[str, Any] = {"endpoint_url": endpoint, "region_name": region, "verify": verify}
-            self._client = session.client("s3", config=config, **arguments)
-            # The parts of a large file are each tried again, not the whole.
-            by_part = config.merge(Config(retries={"mode": "standard", "total_max_attempts": 5}))
-            self._make_client_for_parts: Callable[[], Any] = lambda: session.client("s3", config=by_part, **arguments)
-        except (botocore.exceptions.BotoCoreError, Boto3Error, ValueError) as error:
-            raise StoreError(f"{self.uri}: {error}") from None
+    def check(self) -> None:
+        """See :class:`~runner.store.protocol.Store`. An empty object of one name is put, and deleted where that is allowed."""
+        self.put(_PROBE, b"")
+        with contextlib.suppress(StoreError):
+            self.delete([_PROBE])
 
     def put(self, key: str, data: bytes) -> None:
         """See :class:`~runner.store.protocol.Store`."""
         metadata = {_DIGEST: hashlib.sha256(data).hexdigest()}
-        self._put(key, lambda: self._client.put_object(**self._at(key), Body=data, Metadata=metadata))
+        self._put(
+            key, lambda: self._client.now.put_object(**self._at(key), **self._client.encryption, Body=data, Metadata=metadata)
+        )
 
     def put_file(self, key: str, path: Path) -> None:
         """See :class:`~runner.store.protocol.Store`. A large file goes in parts; boto3 gives them up when one of them fails."""
@@ -108,35 +65,35 @@ class S3Store:
 
         def whole() -> dict[str, Any]:
             with path.open("rb") as file:
-                answer: dict[str, Any] = self._client.put_object(**self._at(key), Body=file, Metadata=metadata)
+                answer: dict[str, Any] = self._client.now.put_object(
+                    **self._at(key), **self._client.encryption, Body=file, Metadata=metadata
+                )
                 return answer
 
         def in_parts() -> None:
             transfer = TransferConfig(MULTIPART_BYTES, multipart_chunksize=MULTIPART_BYTES, use_threads=False)
-            extra = {"Metadata": metadata}
-            with self._making:  # boto3's sessions are not for several threads at once
-                client = self._make_client_for_parts()
-            client.upload_file(str(path), **self._at(key), ExtraArgs=extra, Config=transfer)
+            extra = {"Metadata": metadata, **self._client.encryption, **self._client.payer}
+            self._client.for_parts().upload_file(str(path), self.bucket, self._key(key), ExtraArgs=extra, Config=transfer)
 
         if path.stat().st_size >= MULTIPART_BYTES:
-            self._calls.do("write", key, in_parts)
+            self._client.write(key, in_parts)
         else:
             self._put(key, whole)
 
     def _put(self, key: str, call: Callable[[], dict[str, Any]]) -> None:
-        if not self._calls.do("write", key, call).get("ETag"):  # a proxy's page says 200, too
+        if not self._client.write(key, call).get("ETag"):  # a proxy's page says 200, too
             raise StoreError(f"{self.uri}: cannot write {key}: {NO_STORE}")
 
     def get(self, key: str) -> bytes:
         """See :class:`~runner.store.protocol.Store`."""
 
         def once() -> bytes:
-            answer = self._client.get_object(**self._at(key))
+            answer = self._client.now.get_object(**self._at(key))
             data: bytes = answer["Body"].read()
             _check(key, answer, hashlib.sha256(data).hexdigest())
             return data
 
-        return self._calls.undamaged(lambda: self._calls.do("read", key, once))
+        return self._client.undamaged(lambda: self._client.do("read", key, once))
 
     def get_file(self, key: str, path: Path, size: int | None = None) -> None:
         """See :class:`~runner.store.protocol.Store`."""
@@ -149,7 +106,7 @@ class S3Store:
             os.replace(part, path)
 
         try:
-            self._calls.undamaged(once)
+            self._client.undamaged(once)
         finally:
             part.unlink(missing_ok=True)
 
@@ -163,7 +120,7 @@ class S3Store:
             if first and done == first["ContentLength"]:
                 return
             more = {"Range": f"bytes={done}-", "IfMatch": first["ETag"]} if first else {}
-            answer = self._client.get_object(**self._at(key), **more)
+            answer = self._client.now.get_object(**self._at(key), **more)
             first.update({} if first else answer)
             check_size(key, size, first["ContentLength"])
             while chunk := answer["Body"].read(CHUNK_BYTES):
@@ -173,7 +130,7 @@ class S3Store:
         while True:
             done = file.tell()
             try:
-                self._calls.do("read", key, go_on)
+                self._client.do("read", key, go_on)
                 break
             except StoreError as error:
                 if error.lasting or file.tell() == done:
@@ -183,12 +140,26 @@ class S3Store:
     def head(self, key: str) -> dict[str, Any]:
         """What the server says of an object: ``ContentLength``, ``ETag`` (another one when the content changes),
         ``LastModified``, ``Metadata``."""
-        return self._calls.do("read", key, lambda: self._client.head_object(**self._at(key)))
+        return self._client.do("read", key, lambda: self._client.now.head_object(**self._at(key)))
 
     def get_from(self, key: str, begin: int, tag: str) -> dict[str, Any]:
         """An object from a byte on, as ``Body`` to be read (``ContentLength`` bytes), if it still has this tag."""
         request = {**self._at(key), "Range": f"bytes={begin}-", "IfMatch": tag}
-        return self._calls.do("read", key, lambda: self._client.get_object(**request))
+        return self._client.do("read", key, lambda: self._client.now.get_object(**request))
+
+    def get_part(self, key: str, begin: int, count: int, tag: str) -> bytes:
+        """So many bytes of an object from one on, if it still has this tag."""
+
+        def once() -> bytes:
+            request = {**self._at(key), "Range": f"bytes={begin}-{begin + count - 1}", "IfMatch": tag}
+            answer = self._client.now.get_object(**request)
+            if answer["ContentLength"] > count:  # a server that ignores ranges sends everything
+                answer["Body"].read(begin)
+            data: bytes = answer["Body"].read(count)
+            answer["Body"].close()
+            return data
+
+        return self._client.do("read", key, once)
 
     def age(self, key: str) -> float:
         """See :class:`~runner.store.protocol.Store`."""
@@ -216,15 +187,15 @@ class S3Store:
     def delete(self, keys: Iterable[str]) -> None:
         """See :class:`~runner.store.protocol.Store`. One request each: many at once want a Content-MD5 on some servers."""
         for key in keys:
-            self._calls.do("delete", key, lambda key=key: self._client.delete_object(**self._at(key)))  # type: ignore[misc]
+            self._client.do("delete", key, lambda key=key: self._client.now.delete_object(**self._at(key)))  # type: ignore[misc]
 
     def clear(self, prefix: str) -> None:
         """See :class:`~runner.store.protocol.Store`."""
         self.sweep(prefix, keep=lambda key: False)
         for page in self._pages(prefix):
             keys = [item["Key"] for item in page.get("Contents", [])]
-            requests = [partial(self._call, "delete_object", Bucket=self.bucket, Key=key) for key in keys]
-            self.in_parallel([partial(self._calls.do, "delete", prefix, request) for request in requests])
+            requests = [partial(self._call, "delete_object", Bucket=self.bucket, Key=key, **self._client.payer) for key in keys]
+            self.in_parallel([partial(self._client.do, "delete", prefix, request) for request in requests])
 
     def sweep(self, prefix: str, keep: Callable[[str], bool]) -> None:
         """See :class:`~runner.store.protocol.Store`: uploads in parts that nobody finished (no listing shows them)."""
@@ -239,7 +210,7 @@ class S3Store:
                 key = upload["Key"].removeprefix(self._prefix)
                 if _usable(key) and not keep(key):
                     with contextlib.suppress(MissingKeyError):  # finished or given up meanwhile
-                        self._calls.do(
+                        self._client.do(
                             "sweep",
                             key,
                             partial(self._call, "abort_multipart_upload", **self._at(key), UploadId=upload["UploadId"]),
@@ -258,8 +229,11 @@ class S3Store:
     ) -> Iterator[dict[str, Any]]:
         token: dict[str, str] = {}
         while True:
-            page = self._calls.do(
-                "list", prefix, partial(self._call, call, Bucket=self.bucket, Prefix=self._prefix + prefix, **more, **token)
+            where = {"Bucket": self.bucket, "Prefix": self._prefix + prefix, **self._client.payer}
+            page = self._client.do(
+                "list",
+                prefix,
+                partial(self._call, call, **where, **more, **token),
             )
             if not (page.get("Name") or page.get("Bucket")):
                 raise StoreError(f"{self.uri}: {NO_STORE}")
@@ -272,11 +246,11 @@ class S3Store:
 
     def _call(self, operation: str, **arguments: Any) -> dict[str, Any]:
         """One of boto3's operations, by the client of this moment."""
-        answer: dict[str, Any] = getattr(self._client, operation)(**arguments)
+        answer: dict[str, Any] = getattr(self._client.now, operation)(**arguments)
         return answer
 
     def _at(self, key: str) -> dict[str, str]:
-        return {"Bucket": self.bucket, "Key": self._key(key)}
+        return {"Bucket": self.bucket, "Key": self._key(key), **self._client.payer}
 
     def _key(self, key: str) -> str:
         if not _usable(key):

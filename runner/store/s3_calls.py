@@ -9,6 +9,7 @@ import datetime
 import email.utils
 import math
 import random
+import re
 import ssl
 import time
 from collections.abc import Callable, Mapping
@@ -148,7 +149,9 @@ class Calls:
             if code in ("PreconditionFailed", "412", "InvalidRange", "416"):
                 raise DamagedObjectError(f"{self._uri}: {key} was replaced while it was read") from None
             kind = _Refused if code in _OLD_CREDENTIALS else _Denied if code in ("AccessDenied", "403") else StoreError
-            failed = kind(f"{where}: {_told(code, error.response.get('Error', {}).get('Message'))}")
+            message = str(error.response.get("Error", {}).get("Message") or "")
+            failed = kind(f"{where}: {_told(code, message)}")
+            failed.demands = _demanded(code, message)
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
             passing = status in (408, 429) or code == "RequestTimeout"
             failed.lasting = code in _HINTS or (400 <= status < 500 and not passing) or status == 501
@@ -174,10 +177,16 @@ class Calls:
         raise failed
 
 
-def _told(code: str, message: object) -> str:
+def _demanded(code: str, message: str) -> str | None:
+    if code != "AccessDenied" and re.search("content-md5|checksum", f"{code} {message}", re.IGNORECASE):
+        return "checksum"  # a bucket with Object Lock, for one
+    return "encryption" if code == "AccessDenied" else None  # by a policy, which nobody is told of
+
+
+def _told(code: str, message: str) -> str:
     """What a server refuses, with its own words where it has any: which right is missing, which setting it demands."""
     hint = _HINTS.get(code) or code or "the server refuses"
-    said = plain(redact(" ".join(str(message or "").split())))[:_LONGEST_WORDS]
+    said = plain(redact(" ".join(message.split())))[:_LONGEST_WORDS]
     return f"{hint} (it says: {said})" if said and said.lower() not in ("unknown", "none", code.lower()) else hint
 
 

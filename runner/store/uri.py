@@ -12,8 +12,9 @@ from last_e.redact import redact, secret_in
 from last_e.text import UnsetVariable, absolute, misspelt, with_variables
 from runner.errors import UsageError
 
-OPTIONS = ("endpoint_url", "region", "addressing", "ca_bundle")
+OPTIONS = ("endpoint_url", "region", "addressing", "ca_bundle", "sse", "sse_kms_key_id", "requester_pays")
 """What the query of a bucket's URI may say: ``s3://bucket/prefix?endpoint_url=https://...``."""
+ENCRYPTIONS = ("AES256", "aws:kms", "aws:kms:dsse")
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,9 @@ class StoreUri:
         unknown = sorted(set(options) - set(OPTIONS))
         if unknown:
             raise UsageError(f"store {scheme}://{place}: unknown option {unknown[0]}; allowed are {', '.join(OPTIONS)}")
+        for name, allowed in {"sse": ENCRYPTIONS, "requester_pays": ("true", "false")}.items():
+            if options.get(name, allowed[0]) not in allowed:
+                raise UsageError(f"store {scheme}://{place}: {name} is {options[name]!r}; allowed are {', '.join(allowed)}")
         endpoint = options.get("endpoint_url")
         if endpoint is not None and not re.fullmatch(r"https?://[^@\s?]+", endpoint):
             shown = "..." if "@" in endpoint else endpoint
@@ -72,9 +76,9 @@ class StoreUri:
         except UnsetVariable as error:
             raise UsageError(f"store {redact(uri)!r}: {error}") from None
 
-    def with_options(self, options: Mapping[str, str | None]) -> StoreUri:
+    def with_options(self, options: Mapping[str, str | bool | None]) -> StoreUri:
         """The same place with more options; those in the URI itself win, a folder has none."""
-        given = {name: value for name, value in options.items() if value is not None}
+        given = {name: _text(value) for name, value in options.items() if value not in (None, False)}
         return self if self.scheme == "file" else replace(self, options={**given, **self.options})
 
     def child(self, name: str) -> StoreUri:
@@ -91,3 +95,7 @@ class StoreUri:
             return Path(self.prefix).as_uri()
         query = f"?{urlencode(self.options, safe=':/')}" if self.options else ""
         return f"{self.scheme}://{self.bucket}/{self.prefix}".rstrip("/") + query
+
+
+def _text(value: str | bool | None) -> str:
+    return "true" if value is True else str(value)

@@ -60,7 +60,7 @@ class DummyLauncher:
         pass
 
     @staticmethod
-    def places(job: Job) -> set[Path]:
+    def places(job: Job, attempts: list[Attempt]) -> set[Path]:
         return {Path(tempfile.gettempdir())}
 
 

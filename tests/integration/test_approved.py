@@ -94,3 +94,17 @@ def test_a_dry_run_with_a_dead_store_says_so_by_its_code(cli: Cli, tmp_path: Pat
     assert "it could not start here: s3://b/x" in done.stdout
     facts = json.loads(cli("submit", "--dry-run", "--json", job(tmp_path), "--store", dead, **keys).stdout)
     assert "no connection" in facts["obstacle"]
+
+
+def test_a_store_that_cannot_be_written_is_told_with_all_else_that_is_missing(cli: Cli, tmp_path: Path, data: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for words in (("validate", "--deep"), ("submit", "--dry-run")):
+        done = cli(*words, job(tmp_path), "--store", tmp_path / "file" / "jobs")
+        assert done.returncode == 4, done.stdout + done.stderr
+        assert f"{tmp_path / 'file'} cannot be written: name another folder" in done.stdout + done.stderr
+        data_too = cli(*words, job(tmp_path, env="kaggle", data={"uri": "none"}), "--store", tmp_path / "file" / "jobs")
+        said = data_too.stdout + data_too.stderr
+        assert data_too.returncode == 2, said
+        assert all(text in said for text in ("env kaggle: this machine", "no file", "cannot be written")), said
+    assert cli("validate", job(tmp_path), "--deep", "--store", tmp_path / "new").returncode == 0
+    assert not (tmp_path / "new").exists()

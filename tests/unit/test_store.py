@@ -115,14 +115,14 @@ def leave_half_written(store: Store, key: str) -> None:
         Path(tempfile.mkstemp(prefix=f".part-{file.name}-", dir=file.parent)[1]).write_bytes(b"half")
     else:
         assert isinstance(store, S3Store)
-        store._client.create_multipart_upload(**store._at(key))
+        store._client.now.create_multipart_upload(**store._at(key))
 
 
 def half_written(store: Store) -> list[str]:
     if isinstance(store, DirectoryStore):
         return sorted(str(p.parent.relative_to(store.root) / p.name[6:-9]) for p in store.root.rglob(".part-*"))
     assert isinstance(store, S3Store)
-    uploads = store._client.list_multipart_uploads(Bucket=store.bucket, Prefix=store._prefix).get("Uploads", [])
+    uploads = store._client.now.list_multipart_uploads(Bucket=store.bucket, Prefix=store._prefix).get("Uploads", [])
     return sorted(upload["Key"].removeprefix(store._prefix) for upload in uploads)
 
 

@@ -41,7 +41,7 @@ def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def uploads(store: S3Store) -> int:
-    return len(store._client.list_multipart_uploads(Bucket=store.bucket, Prefix=store._prefix).get("Uploads", []))
+    return len(store._client.now.list_multipart_uploads(Bucket=store.bucket, Prefix=store._prefix).get("Uploads", []))
 
 
 def opened(uri: str) -> S3Store:
@@ -53,7 +53,7 @@ def opened(uri: str) -> S3Store:
 def test_a_large_file_goes_in_parts_and_comes_back(ceph: Ceph, large: Path, tmp_path: Path) -> None:
     store = opened(ceph.uri("large/whole"))
     store.put_file("k", large)
-    assert "-4" in store._client.head_object(**store._at("k"))["ETag"]
+    assert "-4" in store._client.now.head_object(**store._at("k"))["ETag"]
     store.get_file("k", tmp_path / "back")
     assert hashlib.sha256((tmp_path / "back").read_bytes()).digest() == hashlib.sha256(large.read_bytes()).digest()
 
@@ -138,12 +138,12 @@ def test_a_job_with_objects_of_other_programs_lives_and_goes_whole(ceph: Ceph) -
     store.put(job.paths.record, b"{}")
     odd = ["/", "/checkpoints/", "/requests/", "/attempts//x", "/we\\ird", "/attempts/20261123145647-x/foo"]
     for name in odd:
-        store._client.put_object(Bucket=store.bucket, Key=f"{store._prefix}{job.id}{name}", Body=b"")
-    store._client.create_multipart_upload(**store._at(job.paths.checkpoint("5-a", "state.pt")))
+        store._client.now.put_object(Bucket=store.bucket, Key=f"{store._prefix}{job.id}{name}", Body=b"")
+    store._client.now.create_multipart_upload(**store._at(job.paths.checkpoint("5-a", "state.pt")))
     assert (job.checkpoints.all(), job.attempts.all(), job.attempts.next_number(), job.requests.keys()) == ([], [], 1, [])
     job.checkpoints.sweep(Attempt("0002-bbbbbbbb", "here", 1, "1", 0.0, phase="running"))
     job.delete()
-    assert store._client.list_objects_v2(Bucket=store.bucket, Prefix=store._prefix)["KeyCount"] == 0
+    assert store._client.now.list_objects_v2(Bucket=store.bucket, Prefix=store._prefix)["KeyCount"] == 0
     assert uploads(store) == 0
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 from urllib.parse import urlsplit
 
-from last_e.datafile import DataError, data_path, is_remote
+from last_e.datafile import is_remote
 from last_e.text import plain
 from runner import machine
+from runner.attempt.data_check import check_data
 from runner.errors import EngineError, LastrunError, UsageError
 from runner.job.attempts import Attempt
 from runner.job.job import Job
@@ -80,9 +81,9 @@ class DockerLauncher:
             containers.sweep(client, str(os.getuid()))
 
     @staticmethod
-    def places(job: Job) -> set[Path]:
+    def places(job: Job, attempts: list[Attempt]) -> set[Path]:
         """Scratch folders have the same path in a container as on its machine."""
-        told = {attempt.container.get("scratch") for attempt in job.attempts.all() if attempt.container}
+        told = {attempt.container.get("scratch") for attempt in attempts if attempt.container}
         return {machine.container_scratch(), *(Path(place) for place in told if place)}
 
     # --- what can be seen before anything is started -----------------------------------------------------------------
@@ -117,10 +118,7 @@ class DockerLauncher:
             return
         if not is_local(client):  # the attempt itself will look
             return
-        try:
-            data_path(self._config)
-        except DataError as error:
-            raise UsageError(str(error)) from None
+        check_data(self._config)
 
     def _probe(self, client: DockerClient, handed: Handed, uri: StoreUri) -> dict[str, str | None]:
         """What ``lastrun probe`` says in such a container."""

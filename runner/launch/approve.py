@@ -1,0 +1,43 @@
+"""Whether a job could start and be kept, before there is one: the same for submit, its dry run, resume and validate --deep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from last_e.layers import Resolved
+from runner.errors import LastrunError
+from runner.launch.protocol import Launcher
+from runner.machine import see_that_it_fits
+from runner.spec import JobSpec
+from runner.store.protocol import Store
+
+
+def approve(launcher: Launcher, store: Store, resolved: Resolved[JobSpec], *, here: bool, only_look: bool = False) -> None:
+    """See to all that an attempt needs. What runs elsewhere sees there for itself whether that machine fits.
+
+    Args:
+        launcher: what would start it.
+        store: where it would be kept.
+        resolved: the job.
+        here: a profile for another kind of machine is meant to be used on this one.
+        only_look: there will be no job, whose first write would tell that the store takes none.
+
+    Raises:
+        LastrunError: all that is missing, with the exit code of the first.
+    """
+    looks: list[Callable[[], object]] = [partial(launcher.preflight, store.uri)]
+    if resolved.config.run.launcher == "local":
+        looks.insert(0, partial(see_that_it_fits, resolved.env, here))
+    if only_look:
+        looks.append(store.check)
+    missing: list[LastrunError] = []
+    for look in looks:
+        try:
+            look()
+        except LastrunError as error:
+            missing.append(error)
+    if len(missing) > 1:
+        missing[0].args = ("\n".join(map(str, missing)),)
+    if missing:
+        raise missing[0]
