@@ -96,12 +96,21 @@ def _status_text(status: dict[str, Any]) -> str:
         rows.append(("best", f"test top-1 {percent(status['best_top1'])} in epoch {status['best_epoch']}"))
     if status["checkpoint"]:
         rows.append(("checkpoint", f"{status['checkpoint']} ({status['checkpoints']} kept)"))
+    if unsent := status["unsent"]:
+        rows.append(("unsent", _unsent(unsent, status["reference"])))
     if attempt := status["attempt"]:
         where = f"{attempt['host']}, in a container" if attempt["container"] else attempt["host"]
         rows.append(("attempt", f"{attempt['number']} on {where} (env {attempt['env']})"))
     rows.append(("next", status["next"]))
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"[dim]{name:<{width}}[/dim]  {text if name == 'state' else literal(text)}" for name, text in rows)
+
+
+def _unsent(unsent: dict[str, Any], reference: str) -> str:
+    step = "" if unsent["step"] is None else f", step {unsent['step']:,} among them"
+    if unsent["host"]:
+        return f"step {unsent['step']:,} is on {unsent['host']} only: lastrun sync {reference} there sends it"
+    return f"{unsent['objects']} objects are in {unsent['folder']} only{step}: lastrun sync {reference} sends them"
 
 
 def _uploads(synced_step: int, lag: float) -> str:

@@ -9,11 +9,15 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
+from last_e.manifest import MANIFEST
+from runner.attempt.leftovers import leftovers
+from runner.attempt.outbox import waiting
 from runner.errors import LastrunError, NoSuchJobError, Reason, State
 from runner.job.attempts import Attempt, from_the_owner
 from runner.job.checkpoints import counted
 from runner.job.job import Job
-from runner.launch.settle import settle, settled, state_of
+from runner.job.paths import step_of
+from runner.launch.settle import scratch_places, settle, settled, state_of
 from runner.waits import WAITS
 
 FOLLOW_SECONDS = WAITS.follow
@@ -37,6 +41,7 @@ def job_status(job: Job) -> dict[str, Any]:
     facts.update(
         reason=reason.value if reason else None,
         message=attempt.message if attempt else None,
+        reference=job.reference,
         next=(reason.ending.advice if reason else _NEXT[state]).format(job=job.reference),
         metrics=metrics[-1] if metrics else None,
         best_epoch=max(metrics, key=lambda m: (m["test_top1"], -m["epoch"]))["epoch"] if metrics else None,
@@ -56,6 +61,7 @@ def job_status(job: Job) -> dict[str, Any]:
             "container": attempt.container is not None,
         },
         attempts=len(attempts),
+        unsent=_unsent(job, stand),
     )
     facts["step"] = max([stored.manifest.step for stored in checkpoints[-1:]] + [facts["progress"].get("step") or 0])
     facts["epoch"] = max(facts["epoch"], metrics[-1]["epoch"] if metrics else 0)
@@ -82,6 +88,22 @@ def _stand(job: Job, attempts: list[Attempt]) -> _Stand:
     (state, attempt, reason), *beats = job.store.in_parallel(asked)
     beat: dict[str, Any] = next((beat for one, beat in zip(silent, beats) if one is attempt), {})
     return _Stand(attempts, state, attempt, reason, beat)
+
+
+def _unsent(job: Job, stand: _Stand) -> dict[str, Any] | None:
+    """What attempts that have ended left on a machine: on this one as it is there, elsewhere by what was heard last."""
+    if stand.state is State.RUNNING:
+        return None
+    folders = [folder for place in scratch_places(job, stand.attempts) for folder in leftovers(job, place)]
+    left = [(folder / "outbox", waiting(folder / "outbox")) for folder in folders]
+    for folder, keys in left:
+        if keys:
+            steps = [step_of(key) for key in keys if key.endswith(f"/{MANIFEST}")]
+            return {"host": None, "folder": str(folder), "objects": len(keys), "step": max(steps, default=None)}
+    attempt, beat = stand.attempt, stand.beat
+    if attempt is None or attempt.is_here or beat.get("local_step", 0) <= beat.get("synced_step", 0):
+        return None
+    return {"host": attempt.host, "folder": None, "objects": None, "step": beat["local_step"]}
 
 
 def job_summary(job: Job) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from pathlib import Path
@@ -53,10 +54,13 @@ def test_what_a_dead_server_did_not_get_is_kept_and_sent_later(
     assert code == 4, out
     assert "lastrun sync" in out
     assert current.job.state()[0].value == "lost"
+    unsent = " ".join(cli("status", current.job.id).stdout.split())
+    assert re.search(rf"unsent .*are in .*/outbox only.*: lastrun sync {current.job.id} sends them", unsent)
     sent = cli("sync", current.job.id)
     assert sent.returncode == 0, sent.stderr
     assert "objects sent" in sent.stdout
     assert current.job.state()[0].value == "paused"
+    assert "unsent" not in cli("status", current.job.id).stdout
     assert cli("resume", current.job.id).returncode == 0
     assert_same(current.job, uninterrupted)
 
