@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import io
 import os
-import pickle
 import shutil
 import uuid
+import zipfile
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,6 +28,7 @@ T = TypeVar("T")
 STATE = "state.pt"
 CONFIG = "config.json"
 _OLD = ".old-"
+_MOST_VALUES = 1_000_000
 
 
 def save(folder: Path, state: dict[str, Any], config: str, about: Manifest) -> Path:
@@ -77,13 +78,54 @@ def load(folder: Path) -> tuple[dict[str, Any], Manifest]:
     if not {STATE, CONFIG} <= about.files.keys():
         raise DamagedCheckpoint(f"its manifest does not name {STATE} and {CONFIG}")
     try:
+        _see_that_it_was_saved_here(folder / STATE)
+        state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+        if _bytes_of(state) > about.files[STATE].size:
+            raise ValueError("its tensors are larger than itself")
         # A memory of its own for each: where many were saved from one, they would be loaded into one.
-        state = _each(torch.load(folder / STATE, map_location="cpu", weights_only=True), Tensor, Tensor.clone)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError) as error:
+        state = _each(state, Tensor, Tensor.clone)
+    except MemoryError:
+        raise
+    except Exception as error:  # torch and pickle know many, and whatever it is, the checkpoint before may be whole
         raise DamagedCheckpoint(f"{STATE} cannot be read ({one_line(error)})") from None
     if not isinstance(state, dict):
         raise DamagedCheckpoint(f"{STATE} holds no training state")
     return state, about
+
+
+def _see_that_it_was_saved_here(path: Path) -> None:
+    """See that a file is what :func:`save` makes, before torch looks: no other kind of archive, no TorchScript, nothing packed.
+
+    Raises:
+        ValueError, OSError, zipfile.BadZipFile: it is not.
+    """
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise ValueError("it is packed")
+    if sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise ValueError("its parts are larger than itself")
+    if any(entry.filename.endswith("/constants.pkl") or "/code/" in entry.filename for entry in entries):
+        raise ValueError("it holds a program")
+
+
+def _bytes_of(state: Any) -> int:
+    """What all tensors of nested values take when each has a memory of its own.
+
+    Raises:
+        ValueError: the values are nested without end, or as good as.
+    """
+    total, left, waiting = 0, _MOST_VALUES, [state]
+    while waiting:
+        value = waiting.pop()
+        left -= 1
+        if left < 0:
+            raise ValueError(f"it holds more than {_MOST_VALUES:,} values")
+        if isinstance(value, Tensor):
+            total += value.numel() * value.element_size()
+        elif isinstance(value, (dict, list, tuple)):
+            waiting += value.values() if isinstance(value, dict) else value
+    return total
 
 
 def checkpoints(folder: Path) -> list[tuple[Path, Manifest]]:

@@ -24,10 +24,16 @@ class DamagedCheckpoint(RuntimeError):
     """A checkpoint that is not what its manifest says, or has none."""
 
 
+MOST_STEPS = 10**12
+MOST_FILE_BYTES = 1 << 30
+"""A hundred times what the largest network's state takes."""
+MOST_MANIFEST_BYTES = 1 << 16
+
+
 class File(Section):
     """A file of a checkpoint."""
 
-    size: int = Field(ge=0, le=10**12)
+    size: int = Field(ge=0, le=MOST_FILE_BYTES)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
@@ -38,12 +44,12 @@ class Manifest(Section):
     """What a checkpoint holds."""
 
     format: Literal[1] = 1
-    step: int = Field(ge=0, le=10**12)
+    step: int = Field(ge=0, le=MOST_STEPS)
     epoch: int = Field(ge=0, le=10**9, description="whole epochs behind it")
     evaluated: bool = Field(description="an epoch ends at this step and has been tested")
     milestone: bool = Field(False, description="kept for good: every save_interval-th epoch, and the last")
     test_top1: Annotated[float, Field(ge=0, le=1)] | None = None
-    files: dict[FileName, File] = Field({}, description="file name to size and sha256")
+    files: Annotated[dict[FileName, File], Field(max_length=16)] = Field({}, description="file name to size and sha256")
 
     @property
     def order(self) -> tuple[int, int, bool]:
@@ -96,7 +102,8 @@ def read_manifest(folder: Path) -> Manifest:
         DamagedCheckpoint: there is none, or it is unreadable.
     """
     try:
-        return Manifest.from_json((folder / MANIFEST).read_bytes())
+        with (folder / MANIFEST).open("rb") as file:
+            return Manifest.from_json(file.read(MOST_MANIFEST_BYTES))  # a longer one is none
     except (FileNotFoundError, NotADirectoryError):
         raise DamagedCheckpoint("it has no manifest: it was never finished") from None
     except OSError as error:

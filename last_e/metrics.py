@@ -14,12 +14,12 @@ _NUMBERS = ("epoch", "step", "test_top1", "test_top5")
 
 
 def read_metrics(text: str) -> list[dict[str, Any]]:
-    """The lines of a metrics file; a last line that was cut short does not count."""
+    """The lines of a metrics file; one that was cut short, or is none, does not count."""
     lines = []
     for line in text.splitlines():
         try:
             values = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(values, dict) and all(_is_number(values.get(name)) for name in _NUMBERS):
             lines.append({name: value if _is_number(value) else None for name, value in values.items()})

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from last_e.config import TrainConfig, effective_batch
 from last_e.data.batches import Batch, average_bodies
 from last_e.evaluate import Scores
-from last_e.manifest import DamagedCheckpoint
+from last_e.manifest import MOST_STEPS, DamagedCheckpoint
 from last_e.model.blocks import full
 from last_e.model.network import LastE
 from last_e.optim import add_momentum
@@ -156,7 +156,7 @@ class State:
             self.counters.set(Totals(**state["totals"]), int(state["bad_in_a_row"]))
             self.best_top1, self.best_epoch = state["best_top1"], state["best_epoch"]
             self.last = None if state["last"] is None else Scores(*state["last"])
-            if not (isinstance(self.step, int) and isinstance(state["bad_in_a_row"], int) and self.step >= 0):
+            if not (isinstance(self.step, int) and isinstance(state["bad_in_a_row"], int) and 0 <= self.step <= MOST_STEPS):
                 raise ValueError("a number is of another kind")
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError, IndexError) as error:
             raise DamagedCheckpoint(f"it does not fit this model ({one_line(error)})") from None

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import stat
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from last_e.manifest import MANIFEST
 from runner.attempt.outbox import manifests_last, waiting
+from runner.attempt.scratch import scratch_of
 from runner.errors import MissingKeyError, UsageError
 from runner.job.attempts import OPEN_PHASES
 from runner.job.job import Job
@@ -21,21 +20,12 @@ from runner.store.protocol import Store
 
 def leftovers(job: Job, folder: Path) -> list[Path]:
     """Scratch folders that this job's attempts left in ``folder`` when they were killed there."""
-    there = list(folder.glob(f"lastrun-{job.id}-*"))
+    there = scratch_of(job, folder)
     if not there:
         return []
     # One in a container that has not been seen to end may only be asleep, or cut off.
-    alive = [a.id for a in job.attempts.all() if job.attempts.alive(a) or (a.open and a.container is not None)]
-    found = [path for path in there if not any(f"-{name}-" in path.name for name in alive)]
-    return [path for path in found if _is_ours(path)]
-
-
-def _is_ours(path: Path) -> bool:
-    """In a shared temporary folder others may make what they like; another process may have sent and deleted it by now."""
-    with suppress(OSError):
-        about = path.lstat()
-        return stat.S_ISDIR(about.st_mode) and about.st_uid == os.getuid()
-    return False
+    alive = {a.id for a in job.attempts.all() if job.attempts.alive(a) or (a.open and a.container is not None)}
+    return sorted(path for path, attempt_id in there.items() if attempt_id not in alive)
 
 
 def send_leftovers(store: Store, folder: Path) -> int:

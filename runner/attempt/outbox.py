@@ -169,7 +169,11 @@ class Outbox:
                 self._wake.wait_for(lambda: self._closed or self._may_send)
             if self._closed:
                 return
-            pause = self._send(pause)
+            try:
+                pause = self._send(pause)
+            except Exception as error:  # whatever it is: nothing more would be sent
+                failed = StoreError(f"{type(error).__name__}: {error}")
+                pause = self._after([failed], pause)
 
     @property
     def _may_send(self) -> bool:

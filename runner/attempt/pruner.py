@@ -49,6 +49,8 @@ class Pruner(threading.Thread):
                 if error.lasting and not self._said:
                     self._said = True
                     self._say(f"checkpoints that are not to be kept cannot be deleted, so all are kept: {error}")
+            except Exception as error:  # whatever it is: the next checkpoint may do
+                self._say(f"deleting what is not to be kept failed ({type(error).__name__}: {error}); it is tried again")
             finally:
                 with self._told:
                     self._busy, self._failed = False, failed

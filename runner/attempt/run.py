@@ -28,6 +28,7 @@ from runner.attempt.leaving import STOP_PATIENCE_SECONDS, Leaving
 from runner.attempt.leftovers import clear_leftovers
 from runner.attempt.outbox import waiting
 from runner.attempt.publish import Publisher
+from runner.attempt.scratch import make_scratch
 from runner.attempt.trainer import PIPES, Inbox, Trainer, trainer_command, trainer_config
 from runner.attempt.voice import Voice
 from runner.errors import (
@@ -138,7 +139,7 @@ class _Run:
         self.heart.start()
         try:
             clear_leftovers(self.job, self.scratch_root, self.voice.say)
-            scratch = Path(tempfile.mkdtemp(prefix=f"lastrun-{self.job.id}-{self.attempt.id}-", dir=self.scratch_root))
+            scratch = make_scratch(self.job, self.attempt.id, self.scratch_root)
             self.publisher = Publisher(
                 self.job,
                 self.attempt,

@@ -14,7 +14,7 @@ from pydantic import BaseModel, FiniteFloat, ValidationError
 from runner import machine
 from runner.errors import DamagedObjectError, MissingKeyError, Reason, State
 from runner.job.json_objects import dump, read_as, read_json
-from runner.job.paths import ATTEMPT_ID, Paths, attempt_of, attempt_order
+from runner.job.paths import ATTEMPT_ID, LARGEST_NUMBER, Paths, attempt_of, attempt_order
 from runner.store.protocol import Store
 from runner.waits import WAITS
 
@@ -238,9 +238,15 @@ class Attempts:
         return self._known.get(attempt.id)
 
     def next_number(self) -> int:
-        """The number for a new attempt: one more than the largest that has been listed, withdrawn ones included."""
+        """The number for a new attempt: one more than the largest that has been listed, withdrawn ones included.
+
+        Raises:
+            DamagedObjectError: there is none left.
+        """
         if self._largest is None:
             self.names()
+        if (self._largest or 0) >= LARGEST_NUMBER:
+            raise DamagedObjectError(f"{self._uri} is damaged: it has an attempt of number {self._largest:,}; delete that one")
         return 1 + (self._largest or 0)
 
     def write(self, attempt: Attempt) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from last_e.manifest import MANIFEST, DamagedCheckpoint, Manifest, to_keep, verify
+from last_e.manifest import MANIFEST, MOST_MANIFEST_BYTES, DamagedCheckpoint, Manifest, to_keep, verify
 from runner.errors import DamagedObjectError, MissingKeyError, StoreError
 from runner.job.attempts import Attempt, Attempts
 from runner.job.paths import ATTEMPT_ID, Paths, attempt_of, attempt_order
@@ -141,7 +141,7 @@ class Checkpoints:
     def _read(self, name: str) -> Stored | Exception | None:
         """None: it has been deleted meanwhile."""
         try:
-            return Stored(name, Manifest.from_json(self._store.get(self._paths.checkpoint(name))))
+            return Stored(name, Manifest.from_json(self._store.get(self._paths.checkpoint(name), MOST_MANIFEST_BYTES)))
         except MissingKeyError:
             return None
         except (DamagedCheckpoint, DamagedObjectError) as error:

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from last_e.config import is_pinned
-from runner.errors import MissingKeyError, NoSuchJobError, Reason, State, StoreError, UsageError
+from runner.errors import DamagedObjectError, MissingKeyError, NoSuchJobError, Reason, State, StoreError, UsageError
 from runner.job.attempts import Attempt, Attempts
 from runner.job.checkpoints import Checkpoints
 from runner.job.json_objects import dump, read_as, read_json
@@ -131,7 +131,13 @@ class Job:
 
     def is_deleted(self) -> bool:
         """Whether its record, which never changes, is no longer there."""
-        return self._text(self.paths.record) is None
+        try:
+            self.store.get(self.paths.record)
+        except MissingKeyError:
+            return True
+        except DamagedObjectError:
+            pass
+        return False
 
     def forget(self) -> None:
         """Of a job that was deleted while an attempt ran: delete what has been written since."""
@@ -180,7 +186,7 @@ class Job:
         new = [piece for piece in pieces if piece[0] not in seen]
         while new:  # not all at once: a long run has thousands
             some, new = new[:_PIECES], new[_PIECES:]
-            texts = self.store.in_parallel([partial(self._text, key) for key, head in some if head is None])
+            texts = self.store.in_parallel([partial(self._text, key, "[left out: {}]\n") for key, head in some if head is None])
             for key, head in some:
                 seen.add(key)
                 yield head if head is not None else texts.pop(0) or ""
@@ -188,9 +194,11 @@ class Job:
     def _log(self, attempt_id: str) -> list[str]:
         return [entry.key for entry in self.store.scan(self.paths.attempt(attempt_id, "log", ""))]
 
-    def _text(self, key: str) -> str | None:
-        """What is under a key, if there is something."""
+    def _text(self, key: str, damaged: str = "") -> str | None:
+        """What is under a key, if there is something; instead of what is damaged, a word with the reason."""
         try:
             return self.store.get(key).decode("utf-8", "replace")
         except MissingKeyError:
             return None
+        except DamagedObjectError as error:
+            return damaged.format(error)

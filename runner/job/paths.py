@@ -17,7 +17,9 @@ from last_e.manifest import MANIFEST, Manifest
 INDEX = ".index/"
 ATTEMPT_RECORD, CLAIM_RECORD = "attempt.json", "claim.json"
 JOB_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,80}")
-ATTEMPT_ID = re.compile(r"[0-9]{4,9}-[0-9a-f]{2,16}")
+ATTEMPT_ID = re.compile(r"[0-9]{4,6}-[0-9a-f]{2,16}")
+LARGEST_NUMBER = 999_999
+"""Of an attempt."""
 WRITTEN_BY_ATTEMPTS = re.compile(r"[^/]+/(attempts|checkpoints)/[^/]+/.")
 """Keys of any job that an attempt writes while it runs."""
 

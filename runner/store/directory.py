@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from runner.errors import DamagedObjectError, MissingKeyError, StoreError
-from runner.store.protocol import Entry, check_size
+from runner.store.protocol import MOST_BYTES, Entry, check_bound, check_size
 
 _PART = ".part-"
 
@@ -43,13 +43,16 @@ class DirectoryStore:
         with path.open("rb") as source:
             self._write(key, lambda file: shutil.copyfileobj(source, file, 1 << 20))
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, most: int = MOST_BYTES) -> bytes:
         """See :class:`~runner.store.protocol.Store`."""
         try:
             path = self._path(key)
             if path.exists() and not path.is_file():  # a pipe would be waited for
                 raise IsADirectoryError
-            return path.read_bytes()
+            with path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                check_bound(key, size, most)
+                return file.read(size)  # no more, should it grow
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             raise MissingKeyError(f"{self.uri}: nothing under {key}") from None
         except OSError as error:

@@ -26,6 +26,20 @@ def check_size(key: str, expected: int | None, found: int) -> None:
         raise DamagedObjectError(f"{key} has {found:,} bytes, not {expected:,}")
 
 
+MOST_BYTES = 64 << 20
+"""Of what is read into memory: no record, no piece of a log is as large."""
+
+
+def check_bound(key: str, size: int, most: int) -> None:
+    """See that an object is not larger than its kind can be.
+
+    Raises:
+        DamagedObjectError: it is.
+    """
+    if size > most:
+        raise DamagedObjectError(f"{key} is damaged: it has {size:,} bytes, and what belongs there never more than {most:,}")
+
+
 class Store(Protocol):
     """Keys (``a/b/c``) to bytes. What was put is there whole and for good when the call returns, or it is not there.
 
@@ -46,8 +60,8 @@ class Store(Protocol):
     def put_file(self, key: str, path: Path) -> None:
         """Store a file's bytes."""
 
-    def get(self, key: str) -> bytes:
-        """The bytes under a key."""
+    def get(self, key: str, most: int = MOST_BYTES) -> bytes:
+        """The bytes under a key. An object of more than ``most`` is damaged; that is asked before it is read."""
 
     def get_file(self, key: str, path: Path, size: int | None = None) -> None:
         """Write the bytes under a key to a file, whole or not at all. With ``size``, an object of another size is damaged, and

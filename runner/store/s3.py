@@ -20,7 +20,7 @@ from boto3.s3.transfer import TransferConfig
 
 from runner.errors import DamagedObjectError, MissingKeyError, StoreError
 from runner.store import parallel
-from runner.store.protocol import Entry, check_size
+from runner.store.protocol import MOST_BYTES, Entry, check_bound, check_size
 from runner.store.s3_calls import NO_STORE, server_time
 from runner.store.s3_client import Client
 from runner.store.uri import StoreUri
@@ -84,11 +84,12 @@ class S3Store:
         if not self._client.write(key, call).get("ETag"):  # a proxy's page says 200, too
             raise StoreError(f"{self.uri}: cannot write {key}: {NO_STORE}")
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, most: int = MOST_BYTES) -> bytes:
         """See :class:`~runner.store.protocol.Store`."""
 
         def once() -> bytes:
             answer = self._client.now.get_object(**self._at(key))
+            check_bound(key, answer["ContentLength"], most)
             data: bytes = answer["Body"].read()
             _check(key, answer, hashlib.sha256(data).hexdigest())
             return data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from runner.errors import UsageError
 
 OPTIONS = ("endpoint_url", "region", "addressing", "ca_bundle", "sse", "sse_kms_key_id", "requester_pays")
 """What the query of a bucket's URI may say: ``s3://bucket/prefix?endpoint_url=https://...``."""
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 ENCRYPTIONS = ("AES256", "aws:kms", "aws:kms:dsse")
 
 
@@ -80,6 +82,12 @@ class StoreUri:
         """The same place with more options; those in the URI itself win, a folder has none."""
         given = {name: _text(value) for name, value in options.items() if value not in (None, False)}
         return self if self.scheme == "file" else replace(self, options={**given, **self.options})
+
+    @property
+    def place(self) -> str:
+        """What it names, however it is reached: the same text for the same place."""
+        endpoint = self.options.get("endpoint_url") or next(filter(None, map(os.environ.get, _ENDPOINTS)), "")
+        return f"{self.scheme}://{self.bucket}/{self.prefix.rstrip('/')} {endpoint if self.scheme != 'file' else ''}".strip()
 
     def child(self, name: str) -> StoreUri:
         """The URI of something in it."""

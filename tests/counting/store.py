@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.store.directory import DirectoryStore
-from runner.store.protocol import Entry
+from runner.store.protocol import MOST_BYTES, Entry
 
 CALLS = "LASTRUN_TEST_CALLS"
 """A file that gets a line for every call: time, process, thread, how many calls this one had to wait for, what it was."""
@@ -55,9 +55,9 @@ class CountingStore(DirectoryStore):
         self._wait(f"put {key}")
         super().put_file(key, path)
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, most: int = MOST_BYTES) -> bytes:
         self._wait(f"get {key}")
-        return super().get(key)
+        return super().get(key, most)
 
     def get_file(self, key: str, path: Path, size: int | None = None) -> None:
         self._wait(f"get {key}")

@@ -26,6 +26,7 @@ from last_e.manifest import MANIFEST, File, Manifest
 from runner.attempt.leftovers import clear_leftovers, sync_job
 from runner.attempt.outbox import Outbox, waiting
 from runner.attempt.publish import post_checkpoint
+from runner.attempt.scratch import make_scratch
 from runner.errors import LOST, ClaimedError, LastrunError, NoSuchJobError, Reason, State, StoreError
 from runner.job.attempts import HEARTBEAT_SECONDS, Attempt
 from runner.job.checkpoints import Stored
@@ -254,8 +255,7 @@ def run(story: Story, job: Job, mine: Running, before: Running | None) -> bool:
     asked: list[str] = []
     world.beside(lambda: beat(story, job, mine, set(job.requests.keys()), asked))
     clear_leftovers(job, disk, lambda _: None)
-    scratch = disk / f"lastrun-{job.id}-{attempt.id}-x"
-    scratch.mkdir()
+    scratch = make_scratch(job, attempt.id, disk)
     acknowledged = story.best()
     if before is not None and before.host is host and not before.told:
         acknowledged = max(acknowledged, before.saved)

@@ -21,7 +21,7 @@ from runner import machine
 from runner.attempt import outbox
 from runner.errors import MissingKeyError, StoreError
 from runner.job import attempts, lease, requests
-from runner.store.protocol import Entry
+from runner.store.protocol import MOST_BYTES, Entry
 
 PAUSES = (1.0, 7.0, 30.0, 80.0, 150.0)
 """Seconds that a call may take when it takes long; an attempt counts as dead after 60."""
@@ -210,7 +210,7 @@ class World:
             results[number] = calls[number]()
         return [results[number] for number in range(len(calls))]
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, most: int = MOST_BYTES) -> bytes:
         self._moment()
         if key not in self.objects:
             raise MissingKeyError(key)

@@ -1,0 +1,74 @@
+"""An attempt's folder on this machine, and whose a folder is that was found there.
+
+In a folder that others may write to, a name proves nothing, and neither does a job that a store holds: only what the marker in
+a folder of this user's own says whole, store, job and attempt, is taken for what an attempt left.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from runner.job.job import Job
+from runner.job.paths import ATTEMPT_ID
+from runner.store.uri import StoreUri
+
+_MARKER = "lastrun.json"
+_MOST_BYTES = 1 << 16
+_PREFIX = "lastrun-"
+
+
+def make_scratch(job: Job, attempt_id: str, root: Path) -> Path:
+    """A new folder for an attempt's files, private, with a marker that says whose it is.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{job.id}-{attempt_id}-", dir=root))
+    (folder / _MARKER).write_text(json.dumps(_marker(job, attempt_id)))
+    return folder
+
+
+def scratch_of(job: Job, root: Path) -> dict[Path, str]:
+    """Folders below ``root`` that attempts of this very job have made, each with its attempt."""
+    found = {}
+    for path in root.glob(f"{_PREFIX}{job.id}-*"):
+        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+            attempt_id = _read(path)["attempt"]
+            if ATTEMPT_ID.fullmatch(attempt_id) and _read(path) == _marker(job, attempt_id):
+                found[path] = attempt_id
+    return found
+
+
+def _marker(job: Job, attempt_id: str) -> dict[str, str]:
+    return {"store": StoreUri.parse(job.store.uri).place, "job": job.id, "attempt": attempt_id}
+
+
+def _read(folder: Path) -> dict[str, str]:
+    """The marker of a folder that is ours; nobody can change either under our hands then.
+
+    Raises:
+        OSError: the folder, or the marker, is not what this user makes.
+    """
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        _see_that_it_is_ours(os.fstat(opened))
+        file = os.open(_MARKER, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=opened)
+        with os.fdopen(file, "rb") as marker:
+            about = os.fstat(marker.fileno())
+            _see_that_it_is_ours(about)
+            if not stat.S_ISREG(about.st_mode):
+                raise OSError("no file")
+            values: dict[str, str] = json.loads(marker.read(_MOST_BYTES))
+            return values
+    finally:
+        os.close(opened)
+
+
+def _see_that_it_is_ours(about: os.stat_result) -> None:
+    if about.st_uid != os.getuid() or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PermissionError("others may have made it, or may change it")

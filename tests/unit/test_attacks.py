@@ -1,0 +1,240 @@
+"""Who can only write to a store, or share this machine's temporary folder, gains nothing. Each was seen to work once."""
+
+from __future__ import annotations
+
+import json
+import os
+import tarfile
+import time
+import tracemalloc
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from last_e import checkpoint
+from last_e.manifest import MANIFEST, DamagedCheckpoint, File, Manifest, _digest, describe_file
+from last_e.metrics import read_metrics
+from runner.attempt import outbox, scratch
+from runner.attempt.leftovers import clear_leftovers, leftovers, sync_job
+from runner.attempt.outbox import Outbox
+from runner.attempt.pruner import Pruner
+from runner.attempt.scratch import make_scratch
+from runner.errors import DamagedObjectError
+from runner.job.attempts import Attempt
+from runner.job.job import Job
+from runner.job.lease import claim
+from runner.store.directory import DirectoryStore
+from runner.view.status import summaries
+
+CONFIG = {"model.variant": "nano", "dataset": "irds", "split_type": "xsub", "env": "local", "training.epochs": 1}
+
+
+def plant(folder: Path, key: str) -> Path:
+    """An outbox with something in it."""
+    path = folder / "outbox" / key
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    return path
+
+
+# --- what lies on this machine ---------------------------------------------------------------------------------------------
+
+
+def test_a_stored_job_has_no_folder_deleted_that_only_sounds_like_its_own(tmp_path: Path) -> None:
+    projects = tmp_path / "projects"
+    names = ("lastrun-experiments-2026", "lastrun-experiments-")
+    mine = [plant(projects / name, "experiments/attempts/0001-aa/x") for name in names]
+    job = Job(DirectoryStore(tmp_path / "shared"), "experiments")
+    clear_leftovers(job, projects, print)
+    assert sync_job(job, None, [projects]) == 0
+    assert [path.read_text() for path in mine] == ["mine", "mine"]
+
+
+def test_a_job_whose_name_begins_anothers_gets_nothing_of_it(tmp_path: Path) -> None:
+    private = Job(DirectoryStore(tmp_path / "private"), "secret-20260101-000000-abcd")
+    attempt = claim(private)
+    folder = make_scratch(private, attempt.id, tmp_path)
+    key = f"{private.id}/checkpoints/00000001-{attempt.id}/state.pt"
+    weights = plant(folder, key)
+    for store, name in ((tmp_path / "shared", private.id[:12]), (tmp_path / "shared", private.id)):
+        hostile = Job(DirectoryStore(store), name)
+        hostile.attempts.write(Attempt(attempt.id, "elsewhere", 1, "1", time.time(), phase="ended", began=True))
+        clear_leftovers(hostile, tmp_path, print)
+        assert sync_job(hostile, None, [tmp_path]) == 0
+    assert weights.read_text() == "mine"
+    assert not list((tmp_path / "shared").rglob("state.pt"))
+    attempt.phase = "ended"
+    private.attempts.write(attempt)
+    assert leftovers(private, tmp_path) == [folder]  # its own job finds it
+
+
+KINDS = ("others may write", "marker of others", "marker is a link", "folder is a link", "a pipe", "endless")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_folder_that_others_can_have_made_is_nobodys(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Job(DirectoryStore(tmp_path / "store"), "job-20260101-000000-abcd")
+    folder = make_scratch(job, "0001-aaaaaaaa", tmp_path)
+    assert leftovers(job, tmp_path) == [folder]
+    marker = folder / "lastrun.json"
+    if kind == "others may write":
+        folder.chmod(0o777)
+    elif kind == "marker of others":
+        marker.chmod(0o666)
+    elif kind == "marker is a link":
+        marker.rename(tmp_path / "elsewhere")
+        marker.symlink_to(tmp_path / "elsewhere")
+    elif kind == "folder is a link":
+        folder.rename(tmp_path / "elsewhere")
+        folder.symlink_to(tmp_path / "elsewhere")
+    elif kind == "a pipe":
+        marker.unlink()
+        os.mkfifo(marker)
+    else:
+        marker.write_text("[" * 200_000)
+    assert leftovers(job, tmp_path) == []
+    monkeypatch.setattr(scratch.os, "getuid", lambda: 4711)  # somebody else's
+    assert leftovers(job, tmp_path) == []
+
+
+# --- what a store holds ----------------------------------------------------------------------------------------------------
+
+
+def huge(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.truncate(100 << 30)
+
+
+def test_objects_of_a_hundred_gigabytes_are_not_read(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    job, other = (Job.create(store, "j", CONFIG, {}, "0") for _ in range(2))
+    attempt = claim(job)
+    huge(tmp_path / job.paths.request("evil"))
+    huge(tmp_path / job.paths.checkpoint("00000001-0001-aaaaaaaa"))
+    tracemalloc.start()
+    assert job.requests.new(()) == {}
+    told: list[str] = []
+    assert job.checkpoints.all(told.append) == []
+    assert "never more than" in told[0]
+    huge(tmp_path / job.paths.log(attempt.id, 1))
+    job.store.put(job.paths.log(attempt.id, 2), b"heard")
+    assert "never more than" in (log := "".join(job.log()))
+    assert log.endswith("heard")
+    huge(tmp_path / job.paths.record)
+    found = {facts["id"]: facts for facts in summaries(iter([job, other]), 50)[0]}
+    assert "never more than" in found[job.id]["error"]
+    assert found[other.id]["state"] == "queued"
+    assert tracemalloc.get_traced_memory()[1] < 20e6
+    tracemalloc.stop()
+
+
+def test_a_manifest_cannot_promise_more_than_a_checkpoint_ever_holds() -> None:
+    whole = json.loads(Manifest(step=1, epoch=1, evaluated=True).to_json())
+    del whole["sha256"]
+    for size, count in ((6 << 30, 1), (1, 17)):
+        values = {**whole, "files": {f"f{number}": {"size": size, "sha256": 64 * "0"} for number in range(count)}}
+        with pytest.raises(DamagedCheckpoint, match="of another format"):
+            Manifest.from_json(json.dumps({**values, "sha256": _digest(values)}))
+
+
+def test_the_largest_attempt_number_ends_no_loop_and_breaks_no_other(tmp_path: Path) -> None:
+    job = Job(DirectoryStore(tmp_path), "j")
+    job.store.put(job.paths.attempt("9999999-aaaaaaaa"), b"{}")
+    assert claim(job).number == 1  # no attempt of ours has such a name
+    job.store.put(job.paths.claim("999999-aaaaaaaa"), b"{}")
+    with pytest.raises(DamagedObjectError):
+        claim(Job(job.store, "j"))
+
+
+def test_lines_that_are_nested_without_end_cost_only_themselves() -> None:
+    good = {"epoch": 1, "step": 2, "lr": 0.1, "train_loss": 1.0, "test_loss": 1.0, "test_top1": 0.5, "test_top5": 0.9}
+    assert len(read_metrics(f"{'[' * 100_000}\n{json.dumps(good)}\n")) == 1
+
+
+# --- what a checkpoint holds -----------------------------------------------------------------------------------------------
+
+
+def deflated(path: Path) -> None:
+    torch.save({"model": torch.zeros(1 << 20)}, path)
+    with zipfile.ZipFile(path) as archive:
+        parts = [(entry, archive.read(entry)) for entry in archive.namelist()]
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in parts:
+            archive.writestr(name, data)
+
+
+def program(path: Path) -> None:
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), str(path))
+
+
+def tape(path: Path) -> None:
+    with tarfile.open(path, "w") as archive:
+        archive.add(__file__, "pickle")
+
+
+def doubled(times: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(times):
+        value = [value, value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: torch.save({"model": torch.zeros(1).expand(1 << 40)}, path),
+        deflated,
+        program,
+        tape,
+        lambda path: torch.save({"model": doubled(60)}, path),
+        lambda path: path.write_bytes(b""),
+        lambda path: torch.save([], path),
+    ],
+    ids=["stride 0", "deflated", "a program", "a tape archive", "nested", "empty", "no state"],
+)
+def test_a_state_that_is_not_what_is_saved_here_is_damaged_at_once(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "state.pt")
+    (tmp_path / "config.json").write_text("{}")
+    files: dict[str, File] = {name: describe_file(tmp_path / name) for name in ("state.pt", "config.json")}
+    (tmp_path / MANIFEST).write_text(Manifest(step=1, epoch=1, evaluated=True, files=files).to_json())
+    with pytest.raises(DamagedCheckpoint):
+        checkpoint.load(tmp_path)
+
+
+# --- what keeps an attempt alive -------------------------------------------------------------------------------------------
+
+
+def test_uploads_and_pruning_survive_whatever_goes_wrong_and_say_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right, failures, said = outbox._at_once, [TypeError("on purpose"), RecursionError("again")], []
+
+    def wrong(keys: list[str]) -> list[str]:
+        if failures:
+            raise failures.pop(0)
+        return right(keys)
+
+    monkeypatch.setattr(outbox, "_at_once", wrong)
+    monkeypatch.setattr(outbox, "FIRST_PAUSE_SECONDS", 0.01)
+    box = Outbox(DirectoryStore(tmp_path / "store"), tmp_path / "outbox", said.append, lambda key: None)
+    box.put("j/a", b"1")
+    assert box.drain(10)
+    assert said == ["uploads wait: TypeError: on purpose", "uploads go on"]
+    box.close()
+
+    calls: list[int] = []
+
+    def prune() -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise IndexError("on purpose")
+
+    pruner = Pruner(prune, said.append)
+    for _ in range(2):
+        pruner.want()
+        pruner.drain(10)
+    assert len(calls) == 2
+    assert "IndexError: on purpose" in said[-1]
