@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
@@ -13,6 +14,8 @@ LATER = "torch._meta_registrations"
 """What operations do to shapes, told in Python for tensors without data: with it come torch's decompositions and references."""
 _COMPILER = "torch._dynamo"
 """Who needs it to be there already, or its imports would be a circle."""
+
+_loading = threading.RLock()
 
 
 def import_torch_lightly() -> None:
@@ -48,12 +51,13 @@ class _Later(ModuleType):
         if name.startswith("__"):
             raise AttributeError(name)
         self.load()
-        return getattr(self, name)
+        return ModuleType.__getattribute__(self, name)
 
     def load(self) -> None:
-        """Become what was asked for."""
-        loader = self.__loader__
-        assert isinstance(loader, _LaterLoader)
-        self.__class__ = ModuleType  # type: ignore[assignment]
-        self.__loader__ = loader.loader
-        loader.loader.exec_module(self)
+        """Become what was asked for; who asks meanwhile waits."""
+        with _loading:
+            loader = self.__loader__
+            if isinstance(loader, _LaterLoader):  # else it is being loaded by this thread, or has been by another
+                self.__loader__ = loader.loader
+                loader.loader.exec_module(self)
+                self.__class__ = ModuleType  # type: ignore[assignment]

@@ -111,7 +111,9 @@ class Outbox:
         """Forget a set of keys, if nothing of it has been sent yet: half of a set is of no use to anybody."""
         with self._wake:
             present = [key for key in keys if key in self._queue]
-            if self._sending.intersection(keys) or any((self.folder / key).exists() is False for key in present):
+            if len(present) < len(keys) or self._sending.intersection(keys):
+                return  # some of it is there, or may be
+            if any((self.folder / key).exists() is False for key in present):
                 return
             for key in present:
                 del self._queue[key]

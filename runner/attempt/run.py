@@ -209,6 +209,7 @@ class _Run:
             if ended is None or ended.reason != "checkpoint_damaged" or self.attempt.resumed_from is None:
                 return reason, message
             bad.add(self.attempt.resumed_from)
+            self.job.checkpoints.pass_over(self.attempt.resumed_from)
             self.voice.say(f"skipping checkpoint {self.attempt.resumed_from}: {message}", "warning")
             self.attempt.resumed_from, self.attempt.resumed_step, self.attempt.resumed_epoch = None, 0, 0
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import tempfile
 from contextlib import suppress
@@ -29,7 +30,13 @@ def make_scratch(job: Job, attempt_id: str, root: Path) -> Path:
         OSError: it cannot be made.
     """
     folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{job.id}-{attempt_id}-", dir=root))
-    (folder / _MARKER).write_text(json.dumps(_marker(job, attempt_id)))
+    try:
+        opened = os.open(folder / _MARKER, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)  # whatever the umask
+        with os.fdopen(opened, "w") as marker:
+            marker.write(json.dumps(_marker(job, attempt_id)))
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     return folder
 
 

@@ -42,6 +42,7 @@ class Checkpoints:
     def __init__(self, store: Store, paths: Paths, attempts: Attempts) -> None:
         self._store, self._paths, self._attempts = store, paths, attempts
         self._known: dict[str, Stored] = {}
+        self._unfit: set[str] = set()
 
     def all(self, say: Say = lambda _: None) -> list[Stored]:
         """Those that have a readable manifest and count, oldest first; ``say`` is told of unreadable ones."""
@@ -51,6 +52,10 @@ class Checkpoints:
     def add(self, stored: Stored) -> None:
         """Know what this process itself has written, without a read: the store has it."""
         self._known[stored.name] = stored
+
+    def pass_over(self, name: str) -> None:
+        """One that cannot be gone on from does not count where it is decided which are kept; nor is it deleted."""
+        self._unfit.add(name)
 
     def written(self, say: Say = lambda _: None) -> list[Stored]:
         """Those that have a readable manifest, whoever wrote them, whether they count or not."""
@@ -66,6 +71,7 @@ class Checkpoints:
             except (DamagedCheckpoint, MissingKeyError, DamagedObjectError) as error:
                 say(f"skipping checkpoint {stored.name}: {error}")
                 shutil.rmtree(target, ignore_errors=True)
+                self.pass_over(stored.name)
                 continue
             return target, stored
         return None
@@ -119,7 +125,7 @@ class Checkpoints:
         """
         # Known before the look: who takes the job after it finds all of these, and goes on from the newest of them or a later
         # one, which stays however late these deletions come.
-        stored = list(self._known.values())
+        stored = [one for one in list(self._known.values()) if one.name not in self._unfit]
         attempts = self._attempts.beside(by)
         if by.superseded_by(attempts):
             return

@@ -130,25 +130,31 @@ class Job:
         return Reason.JOB_DELETED if gone else Reason.LEASE_LOST if taken else None
 
     def is_deleted(self) -> bool:
-        """Whether its record, which never changes, is no longer there."""
+        """Whether somebody has deleted it and said so. That its record is not there proves nothing: a disk that is away shows
+        an empty folder, too."""
         try:
-            self.store.get(self.paths.record)
-        except MissingKeyError:
-            return True
-        except DamagedObjectError:
-            pass
-        return False
+            self.store.get(self.paths.tombstone)
+        except (MissingKeyError, DamagedObjectError):
+            return False
+        return True
 
     def forget(self) -> None:
         """Of a job that was deleted while an attempt ran: delete what has been written since."""
         if self.is_deleted():
-            self.store.clear(self.paths.all)
+            self.store.delete(entry.key for entry in self.store.scan(self.paths.all) if entry.key != self.paths.tombstone)
 
     def delete(self) -> int:
-        """Delete everything; the record goes first, so that what is left of a cut deletion is no job. Returns how many."""
+        """Delete everything; the record goes first, so that what is left of a cut deletion is no job. Where an attempt may come
+        back (it is only silent), or somebody has written meanwhile, a word stays for them. Returns how many."""
+        try:
+            silent = any(attempt.open for attempt in self.attempts.all())
+        except DamagedObjectError:
+            silent = True
         keys = [entry.key for entry in self.store.scan(self.paths.all)]
         self.store.delete([self.paths.record])
         self.store.clear(self.paths.all)
+        if silent or next(iter(self.store.scan(self.paths.all)), None) is not None:
+            self.store.put(self.paths.tombstone, b"")
         with suppress(ValueError):  # an ID that was not made here
             self.store.delete([self.paths.index])
         return len(keys)

@@ -6,6 +6,7 @@ JOB-ID/attempts/0003-<id>/            claim.json, once it has run attempt.json, 
                                       metrics.jsonl, events/
 JOB-ID/checkpoints/<step>-<attempt>/  files, then MANIFEST.json last
 JOB-ID/requests/<random>.json         stop requests
+JOB-ID/deleted                        empty; of a job that was deleted while an attempt might come back
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Paths:
         self.job_id = job_id
         self.all = f"{job_id}/"
         self.record = f"{job_id}/job.json"
+        self.tombstone = f"{job_id}/deleted"
         self.attempts = f"{job_id}/attempts/"
         self.checkpoints = f"{job_id}/checkpoints/"
         self.requests = f"{job_id}/requests/"

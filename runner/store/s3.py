@@ -155,7 +155,8 @@ class S3Store:
             request = {**self._at(key), "Range": f"bytes={begin}-{begin + count - 1}", "IfMatch": tag}
             answer = self._client.now.get_object(**request)
             if answer["ContentLength"] > count:  # a server that ignores ranges sends everything
-                answer["Body"].read(begin)
+                for left in range(begin, 0, -CHUNK_BYTES):
+                    answer["Body"].read(min(left, CHUNK_BYTES))
             data: bytes = answer["Body"].read(count)
             answer["Body"].close()
             return data

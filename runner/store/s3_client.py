@@ -57,11 +57,13 @@ class Client(Calls):
         try:
             result: T = write()
         except StoreError as error:
-            if self._demands_are_known or error.demands is None:
+            if error.demands is None:
                 raise
             with self._looking:
                 if before != (self._checksums, self.encryption):  # another thread has found it out
                     return write()
+                if self._demands_are_known:
+                    raise
                 result = self._write_as_demanded(write, error)
         self._demands_are_known = True
         return result
@@ -69,7 +71,6 @@ class Client(Calls):
     def _write_as_demanded(self, write: Callable[[], T], refused: StoreError) -> T:
         """A bucket with Object Lock takes nothing without a checksum, and a policy may refuse what is not to be encrypted; the
         second is told as any other refusal, so it is tried."""
-        self._demands_are_known = True
         if refused.demands == "checksum" and not self._checksums:
             self._checksums = True
             self._connect()
@@ -85,6 +86,7 @@ class Client(Calls):
                 if error.demands is None:  # it would be taken, but for a key
                     refused = StoreError(f"{error}; the bucket takes what is encrypted: set store.sse and store.sse_kms_key_id")
                     refused.lasting = True
+        self._demands_are_known = True
         raise refused
 
     def _connect(self) -> None:

@@ -86,8 +86,10 @@ class StoreUri:
     @property
     def place(self) -> str:
         """What it names, however it is reached: the same text for the same place."""
+        if self.scheme == "file":
+            return Path(self.prefix).resolve().as_uri()
         endpoint = self.options.get("endpoint_url") or next(filter(None, map(os.environ.get, _ENDPOINTS)), "")
-        return f"{self.scheme}://{self.bucket}/{self.prefix.rstrip('/')} {endpoint if self.scheme != 'file' else ''}".strip()
+        return f"{self.scheme}://{self.bucket}/{self.prefix.rstrip('/')} {endpoint.rstrip('/')}".strip()
 
     def child(self, name: str) -> StoreUri:
         """The URI of something in it."""

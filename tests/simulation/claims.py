@@ -26,7 +26,6 @@ def trial(seed: int, machines: int) -> tuple[str, World]:
     world = World(seed, CHANCES, CALM)
     if world.random.random() < 0.3:
         world.chances = replace(CHANCES, lost_answer=0.02)
-    world.objects["j/job.json"] = (b"{}", world.now)
     running: dict[str, Attempt] = {}
     hosts = [Host(f"machine {number}") for number in range(machines)]
     if machines > 2 and world.random.random() < 0.3:

@@ -101,6 +101,17 @@ def test_a_folder_that_others_can_have_made_is_nobodys(tmp_path: Path, kind: str
     assert leftovers(job, tmp_path) == []
 
 
+@pytest.mark.parametrize("umask", [0o000, 0o002, 0o022, 0o077])
+def test_a_folder_is_found_again_whatever_the_umask(tmp_path: Path, umask: int) -> None:
+    job = Job(DirectoryStore(tmp_path / "store"), "job-20260101-000000-abcd")
+    before = os.umask(umask)
+    try:
+        folder = make_scratch(job, "0001-aaaaaaaa", tmp_path)
+    finally:
+        os.umask(before)
+    assert leftovers(job, tmp_path) == [folder]
+
+
 # --- what a store holds ----------------------------------------------------------------------------------------------------
 
 

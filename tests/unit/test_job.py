@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import shutil
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -13,7 +14,7 @@ import pytest
 
 from last_e.manifest import File, Manifest
 from runner import machine
-from runner.errors import StoreError
+from runner.errors import Reason, StoreError
 from runner.job.attempts import EXPIRY_SECONDS, Attempt, Attempts
 from runner.job.find import list_jobs
 from runner.job.job import Job
@@ -190,7 +191,6 @@ def test_a_heart_hears_who_has_lost_the_job_and_whose_record_an_old_request_has_
         return sorted(set(words))
 
     job = Job(DirectoryStore(tmp_path), "j")
-    job.store.put(job.paths.record, b"{}")
     claimed = replace(attempt := claim(job), phase="claiming", began=False)
     job.attempts.write(claimed)  # late: it lies apart
     assert [one.phase for one in job.attempts.all()] == ["running"]
@@ -206,8 +206,8 @@ def test_a_heart_hears_who_has_lost_the_job_and_whose_record_an_old_request_has_
     assert heard() == ["record"]
     job.attempts.write(replace(later, phase="running", began=True))
     assert heard() == ["lease_lost", "record"]
-    job.store.delete([job.paths.record])
-    assert heard() == ["job_deleted", "lease_lost", "record"]
+    job.delete()
+    assert "job_deleted" in heard()
 
 
 def test_a_later_record_that_nobody_can_read_does_not_leave_two_at_work(tmp_path: Path) -> None:
@@ -302,3 +302,47 @@ def test_a_process_that_the_system_hides_is_not_taken_for_dead(tmp_path: Path, m
     written = time.time() - EXPIRY_SECONDS - 1
     os.utime(tmp_path / job.paths.attempt(other.id), (written, written))
     assert job.state()[0].value == "lost"
+
+
+def test_a_disk_that_is_away_is_no_deleted_job(tmp_path: Path) -> None:
+    job = Job.create(DirectoryStore(tmp_path / "mnt" / "store"), "j", {}, {}, "0")
+    attempt = claim(job)
+    (tmp_path / "mnt").rename(tmp_path / "away")
+    words: list[str] = []
+    heart = Heart(job, attempt, (), dict, lambda _, word: words.append(word))
+    for number in range(8):
+        heart.beat(number)
+    assert "job_deleted" not in words
+    job.forget()
+    shutil.rmtree(tmp_path / "mnt")
+    (tmp_path / "away").rename(tmp_path / "mnt")
+    assert job.store.get(job.paths.record)
+
+
+def test_of_a_job_whose_attempts_have_ended_nothing_stays_and_a_silent_one_finds_a_word(tmp_path: Path) -> None:
+    job = Job.create(DirectoryStore(tmp_path), "j", {}, {}, "0")
+    attempt = claim(job)
+    job.delete()
+    assert [entry.key for entry in job.store.scan("")] == [job.paths.tombstone]
+    job.attempts.write(attempt)
+    assert job.lost(attempt) is Reason.JOB_DELETED
+    job.forget()
+    assert [entry.key for entry in job.store.scan("")] == [job.paths.tombstone]
+    other = Job.create(DirectoryStore(tmp_path / "other"), "j", {}, {}, "0")
+    attempt = claim(other)
+    attempt.phase, attempt.reason = "ended", "completed"
+    other.attempts.write(attempt)
+    other.delete()
+    assert list(other.store.scan("")) == []
+
+
+def test_a_checkpoint_that_cannot_be_gone_on_from_does_not_cost_one_that_can(tmp_path: Path) -> None:
+    job = Job(DirectoryStore(tmp_path), "j")
+    attempt = Attempt("0001-aaaaaaaa", "here", 1, "1", time.time(), phase="running")
+    job.attempts.write(attempt)
+    good, damaged, later = (store_checkpoint(job, step, attempt.id) for step in (30, 50, 40))
+    found = job.checkpoints.all()
+    job.checkpoints.pass_over(damaged)
+    job.checkpoints.prune(keep_last=1, by=attempt)
+    assert [stored.name for stored in found if job.store.folders("j/checkpoints/").count(stored.name)] == [later, damaged]
+    assert good not in job.store.folders("j/checkpoints/")

@@ -229,3 +229,17 @@ def test_after_an_outage_one_looks_before_one_sends_and_a_job_that_was_taken_get
     assert sent == ["j/a", "j/b"]
     assert waiting(box.folder) == ["j/c"]
     box.close()
+
+
+def test_a_set_of_which_something_was_sent_is_not_dropped(server: Blockable, tmp_path: Path, sent: list[str]) -> None:
+    box = Outbox(server.store, tmp_path / "outbox", print, sent.append)
+    try:
+        box.put("j/checkpoints/1-a/state.pt", b"1")
+        assert box.drain(10)
+        with box.together():
+            box.put("j/checkpoints/1-a/MANIFEST.json", b"{}")
+            box.drop(["j/checkpoints/1-a/state.pt", "j/checkpoints/1-a/MANIFEST.json"])
+        assert box.drain(10)
+        assert sent == ["j/checkpoints/1-a/state.pt", "j/checkpoints/1-a/MANIFEST.json"]
+    finally:
+        box.close()
