@@ -9,9 +9,6 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from last_e.manifest import MANIFEST
-from runner.attempt.leftovers import leftovers
-from runner.attempt.outbox import waiting
 from runner.errors import LastrunError, NoSuchJobError, Reason, State
 from runner.job.attempts import Attempt, from_the_owner
 from runner.job.checkpoints import counted
@@ -92,6 +89,10 @@ def _stand(job: Job, attempts: list[Attempt]) -> _Stand:
 
 def _unsent(job: Job, stand: _Stand) -> dict[str, Any] | None:
     """What attempts that have ended left on a machine: on this one as it is there, elsewhere by what was heard last."""
+    from last_e.manifest import MANIFEST
+    from runner.attempt.leftovers import leftovers
+    from runner.attempt.outbox import waiting
+
     if stand.state is State.RUNNING:
         return None
     folders = [folder for place in scratch_places(job, stand.attempts) for folder in leftovers(job, place)]
