@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from runner.store.s3 import S3Store
 
 _PIECE_BYTES = 1 << 18
+_can_look = find_spec("numpy") is not None
 
 
 def check_data(config: JobSpec) -> None:
@@ -31,9 +32,6 @@ def check_data(config: JobSpec) -> None:
             check_file(config, path)
     except DataError as error:
         raise UsageError(str(error)) from None
-
-
-_can_look = find_spec("numpy") is not None
 
 
 def _check_remote(config: JobSpec, uri: str) -> None:

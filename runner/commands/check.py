@@ -51,24 +51,18 @@ def _look_at_data(config: JobSpec) -> list[str]:
     Raises:
         UsageError: it does not fit.
     """
-    from importlib.util import find_spec
-
     if config.data.uri is None and config.dataset in ("irds", "synthetic"):
         return []
-    from last_e.datafile import DataError, check_file, data_path, is_remote
-    from runner.errors import UsageError
+    from last_e.datafile import DataError, data_path, is_remote
+    from runner.attempt.data_check import check_data
 
     if is_remote(config.data.uri):
         return []
     try:
-        path = data_path(config)
+        data_path(config)
     except DataError as error:
         return [f"note: on this machine it could not start: {error}"]
-    if path is not None and find_spec("numpy") is not None:
-        try:
-            check_file(config, path)
-        except DataError as error:
-            raise UsageError(str(error)) from None
+    check_data(config)
     return []
 
 
