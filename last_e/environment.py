@@ -75,7 +75,7 @@ def cpu_name(root: Path = Path("/")) -> str:
         first.setdefault(key.strip(), value.strip())
     name = first.get("model name")
     if not name:
-        return platform.processor() or platform.machine()
+        return platform.machine()
     if any(letter.isdigit() for letter in name) or "cpu family" not in first:
         return name
     flags = set(first.get("flags", "").split())

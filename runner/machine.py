@@ -58,7 +58,8 @@ def uptime() -> float:
 
 def describe() -> dict[str, Any]:
     """The hardware, for the attempt's record."""
-    return {"system": platform.platform(), "cores": usable_cores(), "cpu": cpu_name(), "gpus": gpu_names()}
+    system = f"{platform.system()}-{platform.release()}-{platform.machine()}"  # platform.platform() starts a process for it
+    return {"system": system, "cores": usable_cores(), "cpu": cpu_name(), "gpus": gpu_names()}
 
 
 def versions() -> dict[str, str]:

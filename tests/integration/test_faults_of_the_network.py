@@ -28,7 +28,7 @@ OUTAGES = {
     "refused": Faults("refuse"),
     "black hole": Faults("blackhole"),
     "stalled up": Faults(stall_up=30_000),
-    "stalled down": Faults(stall_down=1_000),
+    "stalled down": Faults(stall_down=100),  # within the first answer's header: else small answers come through
 }
 BROKEN = {
     "cut up": Faults(cut_up=30_000, share=0.5),

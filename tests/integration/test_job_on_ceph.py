@@ -18,7 +18,7 @@ from runner.job.job import Job
 from runner.store.open import open_store
 from tests.ceph import SECRET_KEY, Ceph
 from tests.conftest import Cli
-from tests.jobs import LONGER, assert_same, has_pending, some_step_is_stored, wait_until
+from tests.jobs import LONGER, assert_same, has_pending, jobs_in, some_step_is_stored, wait_until
 
 pytestmark = pytest.mark.xdist_group("ceph")
 
@@ -110,8 +110,10 @@ def test_a_job_trains_on_data_in_a_bucket(store: str, cli: Cli, tiny: Path, tmp_
     [cached] = (tmp_path / "cache" / "lastrun" / "remote" / "objects").iterdir()
     assert cached.read_bytes() == (tmp_path / "ntu60.safetensors").read_bytes()
     missing = cli("submit", tiny, "--set", f"data.uri={where}/data/none.safetensors?{options}")
-    assert missing.returncode == 1, missing.stdout
-    assert "data_error" in missing.stdout
+    assert missing.returncode == 2, missing.stdout
+    assert "data/none.safetensors" in missing.stderr
+    assert missing.stderr.endswith("there is no such object in the bucket lastrun\n")
+    assert len(jobs_in(open_store(store))) == 1, "nothing was made"
 
 
 @pytest.mark.parametrize("how", ["sigterm", "ctrl-c", "stop"])

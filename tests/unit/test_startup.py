@@ -54,3 +54,22 @@ def test_nothing_is_imported_that_is_not_needed(words: list[str], too: set[str],
     assert code == 0
     assert done.stdout
     assert (NEVER | too) & set(modules) == set()
+
+
+STARTS_NOTHING = """\
+import sys
+def forbid(event, args):
+    if event in ("subprocess.Popen", "os.fork", "os.posix_spawn", "os.system"):
+        raise RuntimeError(args)
+sys.addaudithook(forbid)
+from last_e.environment import cpu_name
+from runner import machine
+print(machine.describe()["system"], machine.versions()["python"], cpu_name())
+"""
+
+
+def test_an_attempt_describes_its_machine_without_starting_anything() -> None:
+    """Its only child is the trainer: whoever sends that a notice hits nothing else."""
+    done = subprocess.run([sys.executable, "-c", STARTS_NOTHING], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{os.uname().sysname}-{os.uname().release}-{os.uname().machine} ")
