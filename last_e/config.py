@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from last_e.problems import Meaning
+from last_e.set_by import HERE, LEARNING, SetBy
 
 VARIANTS = ("nano_e_v3", "small_e_v3", "base_e_v3", "large_e_v3")
 DATASETS = ("irds", "ntu60", "ntu120", "synthetic")
@@ -43,6 +44,13 @@ PathText = Annotated[
 ]
 
 
+FileName = Annotated[
+    str,
+    Field(max_length=200, pattern=r"^[A-Za-z0-9_][A-Za-z0-9 ._+=-]*$"),
+    Meaning("a file's name: letters, digits and ._+=- without a folder"),
+]
+
+
 class Section(BaseModel):
     """Base of every section: unknown keys, loose types, NaN and infinity are refused; values never change."""
 
@@ -53,6 +61,8 @@ class Section(BaseModel):
 
 class ModelConfig(Section):
     """The network (``configs/model/``)."""
+
+    set_by: ClassVar[SetBy] = LEARNING
 
     variant: Literal["nano_e_v3", "small_e_v3", "base_e_v3", "large_e_v3"] = Field(description="model variant")
     stem_channels: Width = Field(description="channels after the fusion of the three streams")
@@ -71,6 +81,8 @@ class ModelConfig(Section):
 
 class TrainingConfig(Section):
     """The recipe (``configs/training/``): what decides learning. Same names as in the reference."""
+
+    set_by: ClassVar[SetBy] = LEARNING
 
     optimizer: Literal["sgd", "adamw"] = Field(description="optimizer")
     lr: float = Field(gt=0, le=100, description="peak learning rate")
@@ -105,14 +117,20 @@ class TrainingConfig(Section):
 class DataConfig(Section):
     """The data set (``configs/data/``) and where its file is."""
 
-    uri: PathText | None = Field(None, description="the prepared file; default: FILE in hardware.data_root")
-    num_classes: Annotated[int, Field(ge=2, le=100_000)] = Field(description="number of action classes")
-    splits: list[str] = Field(description="splits that this data set knows")
-    file: str | None = Field(None, description="file name looked for when data.uri is not set")
+    uri: Annotated[PathText | None, SetBy("asks", "reads it, signed with your credentials if it is in a bucket")] = Field(
+        None, description="the prepared file; default: FILE in hardware.data_root"
+    )
+    num_classes: Annotated[int, Field(ge=2, le=100_000), LEARNING] = Field(description="number of action classes")
+    splits: Annotated[list[str], LEARNING] = Field(description="splits that this data set knows")
+    file: Annotated[FileName | None, SetBy("asks", "trains on the file of this name in your folder of data")] = Field(
+        None, description="file name looked for when data.uri is not set"
+    )
 
 
 class CheckpointConfig(Section):
     """When checkpoints are written and which are kept. Changes nothing that is learned."""
+
+    set_by: ClassVar[SetBy] = LEARNING
 
     keep_last: int = Field(ge=1, le=10_000, description="newest checkpoints to keep (best and every N-th are kept too)")
     every_epochs: Count = Field(description="write a checkpoint every so many epochs")
@@ -122,27 +140,35 @@ class CheckpointConfig(Section):
 class HardwareConfig(Section):
     """What fits the machine (``configs/env/``). Changes nothing that is learned but rounding."""
 
-    num_workers: int = Field(ge=0, le=256, description="threads that prepare batches ahead of a GPU")
-    pin_memory: bool = Field(description="page-locked batches for faster copies to a GPU")
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = Field("auto", description="number format of mixed precision")
-    micro_batch: Annotated[int, Field(ge=2, le=1_000_000)] | None = Field(
+    num_workers: Annotated[int, LEARNING] = Field(ge=0, le=256, description="threads that prepare batches ahead of a GPU")
+    pin_memory: Annotated[bool, LEARNING] = Field(description="page-locked batches for faster copies to a GPU")
+    precision: Annotated[Literal["auto", "bf16", "fp16", "fp32"], LEARNING] = Field(
+        "auto", description="number format of mixed precision"
+    )
+    micro_batch: Annotated[Annotated[int, Field(ge=2, le=1_000_000)] | None, LEARNING] = Field(
         None, description="most clips in one forward pass; default: batch_size"
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train")
-    cpu_threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(None, description="default: the cores allowed")
-    data_root: PathText = Field(description="folder of prepared data files")
-    scratch_root: PathText | None = Field(None, description="folder for a running attempt's files")
-    output_root: PathText = Field(description="folder of runs that are started without the job runner")
-    session_limit: Duration | None = Field(None, description="the session ends after this time")
-    stop_margin: Duration = Field(600, description="stop this long before the limit, to save and upload")
+    device: Annotated[Literal["auto", "cpu", "cuda"], LEARNING] = Field("auto", description="where to train")
+    cpu_threads: Annotated[Annotated[int, Field(ge=1, le=1024)] | None, LEARNING] = Field(
+        None, description="default: the cores allowed"
+    )
+    data_root: Annotated[PathText, SetBy("here", "is searched for data")] = Field(description="folder of prepared data files")
+    scratch_root: Annotated[PathText | None, SetBy("here", "is where an attempt makes and deletes its files")] = Field(
+        None, description="folder for a running attempt's files"
+    )
+    output_root: Annotated[PathText, HERE] = Field(description="folder of runs that are started without the job runner")
+    session_limit: Annotated[Duration | None, LEARNING] = Field(None, description="the session ends after this time")
+    stop_margin: Annotated[Duration, LEARNING] = Field(600, description="stop this long before the limit, to save and upload")
 
 
 class TrainConfig(Section):
     """A whole run of the trainer."""
 
-    dataset: Literal["irds", "ntu60", "ntu120", "synthetic"] = Field(description="data set")
-    split_type: str = Field(description="which clips train and which test")
-    env: Literal["auto", "local", "kaggle", "gcp", "lambda", "a100"] = Field("auto", description="hardware profile")
+    dataset: Annotated[Literal["irds", "ntu60", "ntu120", "synthetic"], LEARNING] = Field(description="data set")
+    split_type: Annotated[str, LEARNING] = Field(description="which clips train and which test")
+    env: Annotated[Literal["auto", "local", "kaggle", "gcp", "lambda", "a100"], LEARNING] = Field(
+        "auto", description="hardware profile"
+    )
     model: ModelConfig
     training: TrainingConfig
     data: DataConfig

@@ -20,6 +20,7 @@ from last_e.environment import detect_environment, fits
 from last_e.problems import ConfigError, Origin, Problem, allowed_values, meant, nearest, show
 from last_e.reading import Entry, Layer, load_file, parse_value
 from last_e.redact import secret_in
+from last_e.set_by import SetBy
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -60,12 +61,30 @@ def known_keys(schema: type[BaseModel]) -> dict[str, Any]:
     """Every dotted leaf key of a schema with its pydantic field."""
     keys: dict[str, Any] = {}
     for name, info in schema.model_fields.items():
-        section = _section(info.annotation)
+        section = section_of(info.annotation)
         if section is None:
             keys[name] = info
         else:
             keys.update({f"{name}.{leaf}": leaf_info for leaf, leaf_info in known_keys(section).items()})
     return keys
+
+
+@cache
+def set_by(schema: type[BaseModel]) -> dict[str, SetBy]:
+    """Who may set each dotted key of a schema.
+
+    Raises:
+        LookupError: a key does not say.
+    """
+    found: dict[str, SetBy] = {}
+    for key, info in known_keys(schema).items():
+        name = key.rpartition(".")[0]
+        section = section_of(schema.model_fields[name].annotation) if name else schema
+        said = next((mark for mark in info.metadata if isinstance(mark, SetBy)), getattr(section, "set_by", None))
+        if said is None:
+            raise LookupError(f"{key}: its field does not say who may set it; see last_e/set_by.py")
+        found[key] = said
+    return found
 
 
 def flatten(config: BaseModel) -> dict[str, Any]:
@@ -92,7 +111,8 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
-def _section(annotation: Any) -> type[BaseModel] | None:
+def section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section that an annotation names, if it names one."""
     plain = isinstance(annotation, type) and get_origin(annotation) is None  # on Python 3.10 list[int] is a type, too
     return annotation if plain and issubclass(annotation, BaseModel) else None
 

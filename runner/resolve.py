@@ -5,23 +5,26 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from last_e.config import is_pinned
-from last_e.layers import Resolved, resolve
+from last_e.layers import Resolved, resolve, set_by
 from last_e.problems import Origin, Problem, show
 from last_e.reading import Entry, Layer, load_file, set_layer
 from last_e.text import UnsetVariable, misspelt, with_variables
 from runner.launchers import DEFAULT, FEW_GPUS, LAUNCHERS
-from runner.spec import JobSpec
+from runner.spec import JobSpec, StoreConfig
 
 if TYPE_CHECKING:
     from last_e.resume import Change
 
 REQUIRED = ("model.variant", "dataset")
 _PACKAGE_ORIGINS = ("configs/", "default")
+FROM_JOB = "job ("
+"""How the origin begins of a value that a stored job brings along."""
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -105,6 +108,9 @@ def resolve_attempt(
     settings: Iterable[str],
     allow_change: Iterable[str],
     launcher: str | None = None,
+    *,
+    takes: Callable[[str, Any], bool],
+    options: Mapping[str, str] | None,
 ) -> tuple[Resolved[JobSpec], list[Change]]:
     """What an attempt on this machine runs with, and how that differs from what the job began with.
 
@@ -118,6 +124,8 @@ def resolve_attempt(
         settings: ``KEY=VALUE`` words given now.
         allow_change: pinned keys that may change all the same.
         launcher: the launcher asked for now.
+        takes: whether a stored job may set a key that is a matter of one machine (:mod:`last_e.set_by`) so here.
+        options: how the bucket is reached in which the job was found; None: it is no bucket.
 
     Raises:
         ConfigError: a value is wrong, or a pinned value would change.
@@ -125,15 +133,21 @@ def resolve_attempt(
     from last_e.resume import changes, refuse_pinned
 
     job: Layer = {}
+    who = set_by(JobSpec)
     for key, value in config.items():
         by_user = not origins.get(key, "default").startswith(_PACKAGE_ORIGINS)
-        if is_pinned(key) or by_user or key == "env":
-            job[key] = Entry(value, Origin(f"job ({origins.get(key, 'default')})"))
+        if not (is_pinned(key) or by_user or key == "env"):
+            continue
+        if key not in who or who[key].who != "here" or takes(key, value):
+            job[key] = Entry(value, Origin(f"{FROM_JOB}{origins.get(key, 'default')})"))
     flags = _flags(env, launcher)
     sets, problems = set_layer(settings)
     problems = [*problems, *_read_places(sets, Path.cwd())]
     resolved = resolve([job, flags, sets], JobSpec, problems)
     after = resolved.items()
-    found = [change for change in changes(config, after) if change.key in after]
+    found = [change for change in changes(config, after) if change.key in after and not change.key.startswith("store.")]
     refuse_pinned(found, allow_change, resolved.origins)
+    if options is not None:  # what the job says of its store may be another's word
+        values = {**options, "requester_pays": options.get("requester_pays") == "true"}
+        resolved = replace(resolved, config=resolved.config.model_copy(update={"store": StoreConfig.model_validate(values)}))
     return resolved, found

@@ -20,10 +20,12 @@ else:
 
 @dataclass(frozen=True)
 class Settings:
-    """The file's keys, all of them text."""
+    """The file's keys."""
 
     store: str | None = None
     """Where jobs live, unless ``--store``, a job file or ``LASTRUN_STORE`` says otherwise."""
+    trusted: tuple[str, ...] = ()
+    """Stores to which nobody else writes, or whose jobs may decide what they like here all the same."""
 
 
 def settings_path() -> Path | None:
@@ -51,18 +53,31 @@ def read_settings() -> Settings:
         raise UsageError(f"{path}: not TOML: {error}") from None
     known = [field.name for field in fields(Settings)]
     wrong = [f"{key} is unknown; {nearest(key, known)}" for key in values if key not in known]
-    for key in known:
-        if secret_in(key, values.get(key)):
-            wrong.append(f"{key} holds credentials; boto3 finds them by itself, from its own files or the environment")
-        elif not isinstance(values.get(key, ""), str):
-            wrong.append(f"{key} has to be text in quotes")
-        elif "$" in values.get(key, ""):
-            try:
-                values[key] = with_variables(values[key])
-            except UnsetVariable as error:
-                wrong.append(f"{key} is {values[key]!r}: {error}")
-        elif "://" not in values.get(key, "://") and not Path(values[key]).expanduser().is_absolute():
-            wrong.append(f"{key} is {values[key]!r}: a folder has to be absolute, or it would be another one everywhere")
+    if not isinstance(values.get("store", ""), str):
+        wrong.append("store has to be text in quotes")
+    elif "store" in values:
+        values["store"], problem = _place("store", values["store"])
+        wrong += problem
+    trusted = values.get("trusted", [])
+    if not isinstance(trusted, list) or not all(isinstance(uri, str) for uri in trusted):
+        wrong.append('trusted has to be a list of stores in quotes, such as ["s3://my-bucket/lastrun"]')
+    else:
+        places = [_place("trusted", uri) for uri in trusted]
+        values["trusted"] = tuple(place for place, _ in places)
+        wrong += [problem for _, problems in places for problem in problems]
     if wrong:
         raise UsageError(f"{path}: {'; '.join(wrong)}")
     return Settings(**values)
+
+
+def _place(key: str, uri: str) -> tuple[str, list[str]]:
+    """The name of a store with its variables replaced, and what is wrong with it."""
+    if secret_in(key, uri):
+        return uri, [f"{key} holds credentials; boto3 finds them by itself, from its own files or the environment"]
+    try:
+        uri = with_variables(uri)
+    except UnsetVariable as error:
+        return uri, [f"{key} is {uri!r}: {error}"]
+    if "://" not in uri and not Path(uri).expanduser().is_absolute():
+        return uri, [f"{key} is {uri!r}: a folder has to be absolute, or it would be another one everywhere"]
+    return uri, []

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
 from last_e.config import PathText, Section, TrainConfig
 from last_e.problems import Meaning
+from last_e.set_by import HERE, LEARNING, SetBy
 from runner.launchers import DEFAULT, LAUNCHERS
 
 JobName = Annotated[
@@ -40,45 +41,63 @@ LauncherName = Annotated[str, AfterValidator(_known), Meaning(_LAUNCHERS)]
 class RunConfig(Section):
     """How an attempt is started."""
 
-    launcher: LauncherName = Field(DEFAULT, description="what starts an attempt")
-    gpus: Annotated[int, Field(ge=0, le=64)] | Literal["all"] | Annotated[list[GpuId], Field(min_length=1)] | None = Field(
+    launcher: Annotated[LauncherName, SetBy("asks", "is what starts the attempt, with your rights")] = Field(
+        DEFAULT, description="what starts an attempt"
+    )
+    gpus: Annotated[
+        Annotated[int, Field(ge=0, le=64)] | Literal["all"] | Annotated[list[GpuId], Field(min_length=1)] | None, LEARNING
+    ] = Field(
         None,
         description="GPUs that an attempt gets: how many (0 trains on the CPU), all, or a container's by index or UUID; "
         "training uses the first; default: one where there is one",
     )
-    pass_env: list[VariableName] = Field([], description="environment variables the trainer needs, by name")
-    image: ImageName | None = Field(None, description="image of a container; default: lastrun:VERSION")
-    memory: Size | None = Field(None, description="most memory a container may take, such as 12g; default: no limit")
-    cpus: Annotated[float, Field(ge=0.01, le=1024)] | None = Field(
+    pass_env: Annotated[list[VariableName], SetBy("asks", "hands these variables of yours to the trainer")] = Field(
+        [], description="environment variables the trainer needs, by name"
+    )
+    image: Annotated[ImageName | None, SetBy("asks", "starts what is in that image, with what your store takes as keys")] = (
+        Field(None, description="image of a container; default: lastrun:VERSION")
+    )
+    memory: Annotated[Size | None, LEARNING] = Field(
+        None, description="most memory a container may take, such as 12g; default: no limit"
+    )
+    cpus: Annotated[Annotated[float, Field(ge=0.01, le=1024)] | None, LEARNING] = Field(
         None, description="most processor time a container may take, in cores; default: no limit"
     )
-    shm_size: Size | None = Field(None, description="shared memory of a container; default: 1g")
-    network: NetworkName | None = Field(
-        None, description="network of a container: bridge, host, or one that the engine knows; default: bridge"
+    shm_size: Annotated[Size | None, LEARNING] = Field(None, description="shared memory of a container; default: 1g")
+    network: Annotated[NetworkName | None, SetBy("asks", "puts the container into that network; host is this machine's")] = (
+        Field(None, description="network of a container: bridge, host, or one that the engine knows; default: bridge")
     )
 
 
 class StoreConfig(Section):
-    """Where the job lives."""
+    """Where the job lives. Who names a job names its store with it, so what the job says of that counts for nobody else."""
+
+    set_by: ClassVar[SetBy] = HERE
 
     uri: PathText | None = Field(
         None,
         description="a folder, s3://bucket/prefix or gs://bucket/prefix; default: LASTRUN_STORE, else the user's data folder",
     )
-    endpoint_url: HttpUrl | None = Field(None, description="server of a bucket that is not AWS's")
+    endpoint_url: Annotated[HttpUrl | None, SetBy("here", "is the server that gets what your keys sign")] = Field(
+        None, description="server of a bucket that is not AWS's"
+    )
     region: str | None = Field(None, min_length=1, description="region of the bucket")
     addressing: Literal["path", "virtual"] | None = Field(None, description="bucket in the path or in the host name")
-    ca_bundle: PathText | None = Field(None, description="file with the CA of the server's certificate")
+    ca_bundle: Annotated[PathText | None, SetBy("here", "says which server is believed to be the right one")] = Field(
+        None, description="file with the CA of the server's certificate"
+    )
     sse: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = Field(
         None, description="how the server encrypts what is written; default: as the bucket does by itself"
     )
     sse_kms_key_id: str | None = Field(None, min_length=1, description="key for sse aws:kms; default: the bucket's")
-    requester_pays: bool = Field(False, description="the bucket's owner has its requests paid by who makes them: pay")
+    requester_pays: Annotated[bool, SetBy("here", "has you pay for each request")] = Field(
+        False, description="the bucket's owner has its requests paid by who makes them: pay"
+    )
 
 
 class JobSpec(TrainConfig):
     """A training run and how to run it."""
 
-    name: JobName | None = Field(None, description="name of the job; default: model, data set and split")
+    name: Annotated[JobName | None, LEARNING] = Field(None, description="name of the job; default: model, data set and split")
     run: RunConfig = Field(default_factory=RunConfig)
     store: StoreConfig = Field(default_factory=StoreConfig)

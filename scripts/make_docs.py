@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from last_e.config import ENVIRONMENTS, VARIANTS, is_pinned
-from last_e.layers import KEY_ALIASES, known_keys, package_layer
+from last_e.layers import KEY_ALIASES, known_keys, package_layer, set_by
 from last_e.problems import allowed_values, show
 from runner.spec import JobSpec
 
@@ -24,6 +24,10 @@ first: the recipe, the model variant, the data set, the environment profile, the
 A key marked *pinned* decides learning: it is fixed when a job begins, and `resume` refuses to change it unless
 `--allow-change KEY` is given. Of `training.batch_size` and `training.gradient_accumulation_steps` only the product is pinned.
 
+A key marked *here* or *asks* is a matter of one machine: what a job says of it counts where you gave it, by submitting the job
+from there or with a flag. Of a job that you resume from elsewhere what is *here* is left out, and what *asks* is refused until
+you say `--trust` ([security](security.md)).
+
 A relative path in `data.uri`, `hardware.data_root`, `hardware.scratch_root` or `store.ca_bundle` is meant from where it is
 written: the job file's folder, for `--set` the current one; `~` is the home folder of whoever runs the job.
 
@@ -34,7 +38,7 @@ YAML is read strictly: `1e-4` is a number, only `true` and `false` are truth val
 def render() -> str:
     """The whole page."""
     text = HEAD
-    fields = known_keys(JobSpec)
+    fields, marks = known_keys(JobSpec), set_by(JobSpec)
     base = package_layer("base_e_v3", "ntu60", "local")
     section = None
     for key, field in fields.items():
@@ -49,7 +53,8 @@ def render() -> str:
             default = "ntu60 (a job file must name it)"
         words = allowed_values(field.annotation, field.metadata).replace("|", "\\|")
         pinned = " *pinned*" if is_pinned(key) else ""
-        text += f"| `{key}` | {show(default).strip(chr(39))} | {words} | {field.description}{pinned} |\n"
+        who = "" if marks[key].who == "learning" else f" *{marks[key].who}*"
+        text += f"| `{key}` | {show(default).strip(chr(39))} | {words} | {field.description}{pinned}{who} |\n"
     text += "\n## Model variants\n\n| | " + " | ".join(VARIANTS) + " |\n|---" * 1 + "|---" * len(VARIANTS) + "|\n"
     layers = [package_layer(variant, "ntu60", "local") for variant in VARIANTS]
     for key in (key for key in layers[0] if key.startswith("model.") and key != "model.variant"):

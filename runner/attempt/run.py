@@ -48,6 +48,7 @@ from runner.job.job import Job
 from runner.job.lease import Heart, claim, what_is_lost
 from runner.resolve import resolve_attempt
 from runner.spec import JobSpec
+from runner.trust import Trust, see_that_it_is_taken
 from runner.waits import WAITS
 
 _RESULT_FIELDS = ("test_top1", "test_top5", "best_top1", "best_epoch", "step", "total_steps")
@@ -63,6 +64,7 @@ def run_attempt(
     launcher: str | None = None,
     token: str | None = None,
     here: bool = False,
+    trusted: Iterable[str] = (),
 ) -> Exit:
     """Run one attempt to its end; returns its exit code.
 
@@ -73,7 +75,11 @@ def run_attempt(
     _, known, old_requests = job.store.in_parallel([job.record, job.attempts.all, job.requests.keys])
     config, origins, changed_before = job.settings(known)
     allow_change = list(allow_change)
-    resolved, changed = resolve_attempt(config, origins, env, settings, allow_change, launcher)
+    trust = Trust(job.store.uri, trusted)
+    resolved, changed = resolve_attempt(
+        config, origins, env, settings, allow_change, launcher, takes=trust.takes, options=trust.options
+    )
+    see_that_it_is_taken(resolved, trust)
     if job.attempts.completed(known) and not allow_change:
         raise UsageError(f"{job.id} is complete; lastrun status {job.reference} shows its result")
     resolved.notes.extend(machine.see_that_it_fits(resolved.env, here))

@@ -29,3 +29,6 @@ AllowOption = Annotated[
 ]
 
 TakeoverOption = Annotated[bool, typer.Option("--takeover", help="take the job from an attempt that still seems to run")]
+TrustOption = Annotated[
+    bool, typer.Option("--trust", help="take what the job brings along: places, images, servers; remembered for its store")
+]

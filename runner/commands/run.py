@@ -22,6 +22,7 @@ from runner.commands.options import (
     SpecArgument,
     StoreOption,
     TakeoverOption,
+    TrustOption,
 )
 from runner.version import lastrun_version
 
@@ -49,11 +50,12 @@ def submit(
     from runner.launch.start import make_launcher
     from runner.resolve import resolve_spec
     from runner.store.open import store_of
+    from runner.trust import Trust, brought, notes_of_file, words
     from runner.view.config import print_explained
     from runner.view.console import print_json
 
     resolved = resolve_spec(spec, env, set_ or [], launcher)
-    config = resolved.config
+    config, told = resolved.config, notes_of_file(resolved, spec)
     target = store_of(config.store, store)
     starter = make_launcher(config)
     name = config.name or f"{config.model.variant}-{config.dataset}-{config.split_type}".replace("_", "-")
@@ -66,9 +68,9 @@ def submit(
         code = obstacle.exit_code if obstacle else Exit.DONE
         facts = {"name": name, "store": target.uri, "launcher": config.run.launcher, "config": resolved.items()}
         if json:
-            print_json("submit", {"dry_run": True, "obstacle": str(obstacle) if obstacle else None, **facts})
+            print_json("submit", {"dry_run": True, "obstacle": str(obstacle) if obstacle else None, "notes": told, **facts})
             raise typer.Exit(code)
-        for note in resolved.notes:
+        for note in [*resolved.notes, *told]:
             print(note)
         print_explained(resolved.items(), resolved.origins)
         if obstacle is not None:
@@ -76,10 +78,14 @@ def submit(
         else:
             print(f"would submit {name} to {target.uri} with launcher {config.run.launcher}; nothing was written")
         raise typer.Exit(code)
+    for note in told:
+        print(note, file=sys.stderr)
     approve(starter, target, resolved, here=here)
     # What was asked for is kept, not what auto found here: the attempt may run elsewhere.
     origins = {key: str(origin) for key, origin in resolved.origins.items()}
-    arguments = ["--here"] if here else []
+    trust, values = Trust(target.uri), brought(resolved)
+    trust.remember(values)
+    arguments = [*(["--here"] if here else []), *words(values)]
     start(
         lambda: Job.create(target, name, resolved.items(), origins, lastrun_version()),
         arguments,
@@ -100,6 +106,7 @@ def resume(
     launcher: LauncherOption = None,
     detach: DetachOption = False,
     here: HereOption = False,
+    trust: TrustOption = False,
     json: JsonOption = False,
 ) -> None:
     """Go on with a job from its newest whole checkpoint, here."""
@@ -109,11 +116,15 @@ def resume(
     from runner.launch.settle import settled
     from runner.launch.start import make_launcher
     from runner.resolve import absolute_settings, resolve_attempt
+    from runner.trust import Trust, see_that_it_is_taken, words
 
     found = find_job(job, store)
     attempts = settled(found)
     config, origins, _ = found.settings(attempts)
-    resolved, changes = resolve_attempt(config, origins, env, set_ or [], allow_change or [], launcher)
+    trusted = Trust(found.store.uri, all_of_it=trust)
+    resolved, changes = resolve_attempt(
+        config, origins, env, set_ or [], allow_change or [], launcher, takes=trusted.takes, options=trusted.options
+    )
     state, attempt, reason = found.attempts.state(attempts)
     if reason is not None and not reason.ending.resumable and state is not State.SUCCEEDED and not allow_change:
         raise UsageError(
@@ -128,9 +139,17 @@ def resume(
         raise ClaimedError(
             f"{found.id} is being run by {attempt}; lastrun status {found.reference} follows it, --takeover takes it over"
         )
+    values = see_that_it_is_taken(resolved, trusted)
+    if trust:
+        trusted.remember(values)
     starter = make_launcher(resolved.config)
     approve(starter, found.store, resolved, here=here)
-    arguments = [*(["--here"] if here else []), *(["--takeover"] if takeover else []), *([] if env is None else ["--env", env])]
+    arguments = words(values)
+    arguments += [
+        *(["--here"] if here else []),
+        *(["--takeover"] if takeover else []),
+        *([] if env is None else ["--env", env]),
+    ]
     arguments += [] if launcher is None else ["--launcher", launcher]
     for word in absolute_settings(set_ or []):
         arguments += ["--set", word]
@@ -149,6 +168,7 @@ def attempt(
     here: HereOption = False,
     token: Annotated[str | None, typer.Option("--token", help="eight hexadecimal digits, with which its ID is to end")] = None,
     read_env: Annotated[bool, typer.Option("--read-env", help="read variables and files from standard input, as JSON")] = False,
+    trusted: Annotated[list[str] | None, typer.Option("--trusted", help="marks of what whoever starts it has taken")] = None,
 ) -> None:
     """Run one attempt of a job on this machine; launchers call this."""
     if read_env:
@@ -172,7 +192,7 @@ def attempt(
     store, job_id = StoreUri.parse(job_uri).parent()
     with ConsoleSink() as sink:
         job = Job(open_store(store), job_id)
-        code = run_attempt(job, env, set_ or [], allow_change or [], sink, takeover, launcher, token, here)
+        code = run_attempt(job, env, set_ or [], allow_change or [], sink, takeover, launcher, token, here, trusted or [])
     raise typer.Exit(code)
 
 

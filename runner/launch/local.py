@@ -21,6 +21,7 @@ from runner.job.job import Job
 from runner.launchers import FEW_GPUS
 from runner.signals import LEAVING, handled
 from runner.spec import JobSpec
+from runner.trust import Trust
 
 _NEEDED = ("torch", "numpy", "safetensors")
 
@@ -82,9 +83,11 @@ class LocalLauncher:
 
     @staticmethod
     def places(job: Job, attempts: list[Attempt]) -> set[Path]:
-        """The temporary folder, and the one that the job names."""
-        scratch = job.record()["config"].get("hardware.scratch_root")
-        return {Path(tempfile.gettempdir()), *([expand(scratch)] if scratch else [])}
+        """The temporary folder, and the one that the job names, if that holds for this machine."""
+        key = "hardware.scratch_root"
+        scratch = job.record()["config"].get(key)
+        mine = isinstance(scratch, str) and Trust(job.store.uri).takes(key, scratch)
+        return {Path(tempfile.gettempdir()), *([expand(scratch)] if mine else [])}
 
 
 class StartedProcess:

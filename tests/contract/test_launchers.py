@@ -167,12 +167,14 @@ from runner.launch.start import detach, make_launcher
 from runner.resolve import resolve_attempt
 from runner.store.open import open_store
 from runner.store.uri import StoreUri
+from runner.trust import brought, words
 
 store, name = StoreUri.parse(sys.argv[1]).parent()
 job = Job(open_store(store), name)
 config, origins, _ = job.settings()
+resolved, _ = resolve_attempt(config, origins, None, [], [], takes=lambda *_: True, options=None)
 try:
-    detach(make_launcher(resolve_attempt(config, origins, None, [], [])[0].config), job, [])
+    detach(make_launcher(resolved.config), job, words(brought(resolved)))
 except LastrunError as error:
     print(error)
     raise SystemExit(int(error.exit_code))

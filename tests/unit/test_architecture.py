@@ -19,6 +19,7 @@ VOCABULARY = {
         "console",
         "counts",
         "process",
+        "set_by",
         "datafile",
         "environment",
         "events",

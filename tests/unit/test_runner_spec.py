@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -17,6 +18,9 @@ from runner.view import jobs
 from tests.conftest import Cli
 
 JOBS = sorted((Path(__file__).parents[2] / "jobs").glob("*.yaml"))
+
+ALL: Any = {"takes": lambda key, value: True, "options": None}
+"""Of a job that this user has submitted."""
 
 
 def problems_of(text: str, path: Path, *settings: str, env: str | None = None) -> list[str]:
@@ -136,7 +140,7 @@ class TestGoingOnElsewhere:
         return resolved.items(), {key: str(origin) for key, origin in resolved.origins.items()}
 
     def test_hardware_follows_the_profile_and_the_rest_stays(self, record: tuple[dict[str, object], dict[str, str]]) -> None:
-        resolved, changes = resolve_attempt(*record, "a100", [], [])
+        resolved, changes = resolve_attempt(*record, "a100", [], [], **ALL)
         assert resolved.config.training.lr == 0.05
         assert resolved.config.hardware.pin_memory is False
         assert resolved.config.hardware.num_workers == 16
@@ -144,30 +148,30 @@ class TestGoingOnElsewhere:
         assert not any(c.pinned for c in changes)
 
     def test_without_a_new_profile_nothing_changes(self, record: tuple[dict[str, object], dict[str, str]]) -> None:
-        assert resolve_attempt(*record, None, [], [])[1] == []
+        assert resolve_attempt(*record, None, [], [], **ALL)[1] == []
 
     @pytest.mark.parametrize("setting", ["training.lr=0.01", "training.seed=7", "model.dropout=0.5", "dataset=ntu60"])
     def test_what_decides_learning_is_refused(self, record: tuple[dict[str, object], dict[str, str]], setting: str) -> None:
         with pytest.raises(ConfigError, match="--allow-change"):
-            resolve_attempt(*record, None, [setting], [])
+            resolve_attempt(*record, None, [setting], [], **ALL)
 
     def test_and_admitted_when_named(self, record: tuple[dict[str, object], dict[str, str]]) -> None:
-        resolved, changes = resolve_attempt(*record, None, ["training.lr=0.01"], ["training.lr"])
+        resolved, changes = resolve_attempt(*record, None, ["training.lr=0.01"], ["training.lr"], **ALL)
         assert resolved.config.training.lr == 0.01
         assert [(c.key, c.pinned) for c in changes] == [("training.lr", True)]
 
     def test_the_effective_batch_is_pinned_not_its_factors(self, record: tuple[dict[str, object], dict[str, str]]) -> None:
         halves = ["training.batch_size=8", "training.gradient_accumulation_steps=2"]
-        resolve_attempt(*record, None, halves, [])
+        resolve_attempt(*record, None, halves, [], **ALL)
         with pytest.raises(ConfigError, match="batch_size"):
-            resolve_attempt(*record, None, halves[:1], [])
+            resolve_attempt(*record, None, halves[:1], [], **ALL)
 
     def test_a_defaults_change_in_a_later_release_does_not_reach_an_old_job(
         self, record: tuple[dict[str, object], dict[str, str]]
     ) -> None:
         config, origins = record
         config["training.momentum"] = 0.8  # as if the release that made the job had another default
-        assert resolve_attempt(config, origins, "gcp", [], [])[0].config.training.momentum == 0.8
+        assert resolve_attempt(config, origins, "gcp", [], [], **ALL)[0].config.training.momentum == 0.8
 
 
 def test_validate_and_explain_speak_json(cli: Cli, tiny: Path) -> None:
@@ -207,7 +211,7 @@ def test_settings_for_an_attempt_mean_the_same_in_any_folder(monkeypatch: pytest
     assert absolute_settings(words[:2]) == [*words[:2], 'data.uri="/usr/it\'s"']
     config, origins = {"env": "local"}, {"env": "default"}
     with pytest.raises(ConfigError):
-        resolve_attempt(config, origins, None, absolute_settings(["hardware.scratch_root=[1]"]), [])
+        resolve_attempt(config, origins, None, absolute_settings(["hardware.scratch_root=[1]"]), [], **ALL)
 
 
 def test_a_dry_run_writes_nothing(cli: Cli, tiny: Path) -> None:
@@ -228,9 +232,8 @@ def test_the_runner_reaches_the_trainer_only_through_its_torch_free_vocabulary()
     done = subprocess.run(
         [sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2], capture_output=True, text=True
     )
-    vocabulary = (
-        "config console counts datafile environment events layers manifest metrics problems process reading redact resume text"
-    )
+    vocabulary = "config console counts datafile environment events layers manifest metrics"
+    vocabulary += " problems process reading redact resume set_by text"
     assert {name.split(".")[1] for name in done.stdout.split()} <= {
         *vocabulary.split(),
         "text",

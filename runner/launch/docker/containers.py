@@ -13,12 +13,13 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from last_e.redact import redact
-from runner.errors import LastrunError, NoSuchJobError, Reason
+from runner.errors import LastrunError, NoSuchJobError, Reason, UsageError
 from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.launch.docker.engine import SHORT_SECONDS, connect, explained, patience
 from runner.signals import handled, interrupt
 from runner.store.open import open_store
+from runner.store.uri import StoreUri
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -87,9 +88,9 @@ def settle(job: Job, attempt: Attempt) -> Attempt | None:
     with patience(client, SHORT_SECONDS), explained():
         if client.info()["ID"] != known.get("engine"):
             return attempt
-        found = client.containers.list(
-            all=True, filters={"label": f"{ATTEMPT_LABEL}={known.get('token')}"}, ignore_removed=True
-        )
+        labels = [f"{ATTEMPT_LABEL}={known.get('token')}", f"{JOB_LABEL}={job.id}"]
+        found = client.containers.list(all=True, filters={"label": labels}, ignore_removed=True)
+        found = [container for container in found if _is_of(container, job)]
         if found and found[0].status not in ("exited", "dead"):
             return attempt
         current = job.attempts.again(attempt)
@@ -109,6 +110,14 @@ def settle(job: Job, attempt: Attempt) -> Attempt | None:
         job.attempts.write_lost(current, f"container {known.get('name')} {how}")
     remove(found[0])
     return current
+
+
+def _is_of(container: Any, job: Job) -> bool:
+    """Whether a container is one of the very job: another store may hold one of the same name, with its token, and would get
+    its last words."""
+    with suppress(UsageError, KeyError):
+        return StoreUri.parse(container.labels[STORE_LABEL]).place == StoreUri.parse(job.store.uri).place
+    return False
 
 
 def sweep(client: DockerClient, user: str) -> None:
