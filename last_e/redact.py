@@ -5,29 +5,53 @@ from __future__ import annotations
 import json
 import os
 import re
+from functools import lru_cache
 from typing import Any
+from urllib.parse import unquote
 
 MASK = "***"
 SHORTEST = 8
 """A secret of fewer characters is not blacked out: as a word it could stand anywhere."""
 
 _NAME = re.compile(
-    r"(?i)secret|passw(or)?d|passphrase|credential|api_?key|access_?key|private_?key|(^|_)(key|tokens?)$|(^|_)token_"
+    r"(?i)secret|passw(or)?d|passphrase|credential|api_?key|access_?key|account_?key|private_?key|connection_?string|conn_?str"
+    r"|(^|_)(key|tokens?|pass|dsn|cookie|jwt|bearer)$|_(pwd|pat|auth|sas)$|(^|_)token_"
 )
 _NO_SECRET = re.compile(r"(?i)_(file|path|uri|url|dir|type)$")
 _WORD = re.compile(r"[a-z_-]{1,15}")
 """A plain word as the value of a secret variable is no reason to refuse that word in a job."""
+_USER = r"""://[^/\s@:]*:(?!\d{1,5}(?:[/?#&]|$))[^\s"']+@"""
+"""A user's name with a password in an address; the password may hold slashes, but a port is none."""
+_SIGNED = (
+    r"(?i:[?&](?:x-amz-(?:signature|security-token|credential)|x-goog-signature|signature|sig"
+    r"|(?:access_|auth_)?token|api_?key)=)"
+)
+_SHAPES = {
+    "an AWS or Google access key": r"\b(?:AKIA|ASIA|GOOG1?E?)[A-Z0-9]{16,}\b",
+    "a Google key": r"\bAIza[0-9A-Za-z_-]{30,}|\bya29\.[0-9A-Za-z_-]{20,}|\bGOCSPX-[0-9A-Za-z_-]{20,}",
+    "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----|\bAGE-SECRET-KEY-1[0-9A-Z]{50,}",
+    "a token of GitHub or GitLab": r"\b(?:gh[pousr]_|github_pat_|gl[a-z]{2,6}-)[A-Za-z0-9_-]{20,}",
+    "a token of Slack": r"\bxox[a-z]-[A-Za-z0-9-]{20,}|\bxapp-[A-Za-z0-9-]{20,}|hooks\.slack\.com/services/[A-Za-z0-9/]{20,}",
+    "a token of Hugging Face, W&B or Kaggle": r"\b(?:hf_|wandb_v1_|KGAT_)[A-Za-z0-9_]{20,}",
+    "a key of OpenAI or Anthropic": r"\bsk-(?:proj-|ant-[a-z0-9]+-|svcacct-)?[A-Za-z0-9_-]{20,}",
+    "a key of Stripe": r"\b[srp]k_(?:live|test)_[A-Za-z0-9]{20,}",
+    "a token of a package index": r"\b(?:npm_[A-Za-z0-9]{30,}|pypi-Ag[A-Za-z0-9_-]{30,}|rubygems_[0-9a-f]{40,})",
+    "a token of a cloud": r"\b(?:do[opr]_v1_[0-9a-f]{40,}|dapi[0-9a-f]{32}|hv[sb]\.[\w-]{20,}|dp\.[a-z]{2}\.[A-Za-z0-9]{30,})",
+    "a key of Azure": r"(?i:\b(?:AccountKey|SharedAccessKey|SharedAccessSignature)=[^;\s]{16,})",
+    "a key for mail or messages": r"\bSG\.[\w-]{16,}\.[\w-]{16,}|\bkey-[0-9a-f]{32}\b|\b\d{8,10}:AA[A-Za-z0-9_-]{32,}",
+    "a web token": r"\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*",
+}
+"""Keys of the usual services, by a beginning that nothing else has."""
 _KINDS = {
-    "an AWS or Google access key": r"\b(AKIA|ASIA|GOOG1?E?)[A-Z0-9]{16,}\b",
+    **_SHAPES,
     # Of 40 random characters of 64 seldom more than two are slashes; a path has more, or begins with one.
     "an AWS secret key": (
         r"(?<![\w/+.-])(?!/)(?!(?:[^/\s]*/){3})(?=\S*[a-z])(?=\S*[A-Z])(?=\S*[0-9])[A-Za-z0-9/+]{40}(?![\w/+=.-])"
     ),
-    "a Google API key": r"\bAIza[0-9A-Za-z_-]{30,}",
-    "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
-    "a token": r"\b(gh[pousr]_|github_pat_|hf_|glpat-|xox[abp]-)[A-Za-z0-9_-]{20,}|\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*",
-    "a user name with a password": r"://[^/\s@]*:[^/\s@]+@",
+    "a user name with a password": _USER,
+    "a signed address": _SIGNED + r"[^&\s]{8,}",
 }
+_SHAPE = re.compile("|".join(_SHAPES.values()))
 
 
 def is_secret_name(name: str) -> bool:
@@ -53,18 +77,32 @@ def secret_in(key: str, value: Any) -> str | None:
 
 
 def redact(text: str) -> str:
-    """The text without the values of this environment's secret variables, and without passwords in URLs."""
+    """The text without the values of this environment's secret variables, without passwords and signatures in addresses, and
+    without what looks like a key of one of the usual services."""
     for value in _own_secrets().values():
         # A log has it line by line, JSON and Python's repr have it with escapes.
         forms = {*value.splitlines(), json.dumps(value)[1:-1], repr(value)[1:-1], repr(value.encode())[2:-1]}
         for form in sorted(forms, key=len, reverse=True):
             if len(form) >= SHORTEST:
                 text = text.replace(form, MASK)
-    return re.sub(r"://[^/\s@]*:[^/\s@]+@", f"://{MASK}@", text)
+    text = re.sub(_USER, f"://{MASK}@", text)
+    text = re.sub(f"({_SIGNED})[^&\\s]+", rf"\1{MASK}", text)
+    return _SHAPE.sub(MASK, text)
 
 
 def _own_secrets() -> dict[str, str]:
     """This environment's, by name; the longest first, in case one is part of another."""
-    named = {name: value.strip() for name, value in os.environ.items() if is_secret_name(name)}
-    values = {name: value for name, value in named.items() if len(value) >= SHORTEST and not value.startswith(("/", "~/"))}
+    return _secrets_among(tuple(os.environ.items()))
+
+
+@lru_cache(maxsize=1)
+def _secrets_among(variables: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    """Also the password in the address of a proxy or a database, as it stands there and as it is meant."""
+    values = {}
+    for name, value in variables:
+        if is_secret_name(name) and not value.strip().startswith(("/", "~/")):
+            values[name] = value.strip()
+        if "://" in value and (found := re.search(r"://[^/\s@:]*:(?!\d{1,5}/)(\S+)@", value)):
+            values |= {f"{name} (password)": found[1], f"{name} (its password)": unquote(found[1])}
+    values = {name: value for name, value in values.items() if len(value) >= SHORTEST}
     return dict(sorted(values.items(), key=lambda item: -len(item[1])))
