@@ -20,7 +20,7 @@ _NAME = re.compile(
 _NO_SECRET = re.compile(r"(?i)_(file|path|uri|url|dir|type)$")
 _WORD = re.compile(r"[a-z_-]{1,15}")
 """A plain word as the value of a secret variable is no reason to refuse that word in a job."""
-_USER = r"""://[^/\s@:]*:(?!\d{1,5}(?:[/?#&]|$))[^\s"']+@"""
+_USER = r"""://[^/\s@:]*:(?!\d{1,5}(?:[/?#&]|$))([^\s"']+)@"""
 """A user's name with a password in an address; the password may hold slashes, but a port is none."""
 _SIGNED = (
     r"(?i:[?&](?:x-amz-(?:signature|security-token|credential)|x-goog-signature|signature|sig"
@@ -102,7 +102,7 @@ def _secrets_among(variables: tuple[tuple[str, str], ...]) -> dict[str, str]:
     for name, value in variables:
         if is_secret_name(name) and not value.strip().startswith(("/", "~/")):
             values[name] = value.strip()
-        if "://" in value and (found := re.search(r"://[^/\s@:]*:(?!\d{1,5}/)(\S+)@", value)):
+        if "://" in value and (found := re.search(_USER, value)):
             values |= {f"{name} (password)": found[1], f"{name} (its password)": unquote(found[1])}
     values = {name: value for name, value in values.items() if len(value) >= SHORTEST}
     return dict(sorted(values.items(), key=lambda item: -len(item[1])))
