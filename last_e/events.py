@@ -136,7 +136,7 @@ def parse_event(line: str) -> Event | None:
     try:
         values = json.loads(line)
         return _KINDS[values.pop("event")](**values)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 

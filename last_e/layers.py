@@ -7,6 +7,7 @@ what the user wrote: a file, direct flags, ``--set``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -289,7 +290,9 @@ def _as_yaml(value: Any) -> str:
 
 def _is_quoted(value: Any) -> bool:
     """Whether a text would be a number or a truth value without its quotes."""
-    return isinstance(value, str) and not isinstance(parse_value(value.strip() or "x"), str)
+    with suppress(ValueError):  # no YAML either
+        return isinstance(value, str) and not isinstance(parse_value(value.strip() or "x"), str)
+    return False
 
 
 def _choice(value: Any, choices: Iterable[str], default: str) -> str:

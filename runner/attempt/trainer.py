@@ -7,6 +7,7 @@ import queue
 import signal
 import subprocess
 import threading
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,6 +22,8 @@ from runner.spec import JobSpec
 Inbox = queue.Queue[tuple[str, str | None]]
 """Lines with their kind. Of the trainer: ``event`` (its standard output) and ``text`` (its standard error), None at the end of
 each. Of others: ``note`` (to be told) and ``heard`` (from another machine)."""
+LONGEST_LINE = 1 << 20
+"""What is longer, a library's dump perhaps, is several lines."""
 PIPES = ("event", "text")
 # How the trainer names what the runner has a reason for.
 _REASONS = {
@@ -107,7 +110,7 @@ class Trainer:
         return Reason.TRAINER_ERROR, self.last_error or f"the trainer ended with code {code} and no word"
 
     def _read(self, kind: str, pipe: IO[str]) -> None:
-        for line in pipe:
+        for line in iter(partial(pipe.readline, LONGEST_LINE), ""):
             self._inbox.put((kind, redact(line.rstrip("\n"))))
         self._inbox.put((kind, None))
 

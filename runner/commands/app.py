@@ -45,7 +45,9 @@ app.command(hidden=True)(probe)
 @app.callback(invoke_without_command=True)
 def _root(version: Annotated[bool, typer.Option("--version", help="print the version and leave")] = False) -> None:
     if version:
-        print(f"lastrun {lastrun_version()}")
+        from runner.view.console import show
+
+        show(f"lastrun {lastrun_version()}")
         raise typer.Exit
 
 
@@ -86,18 +88,16 @@ def _run_app(call: Callable[[], Any]) -> NoReturn:
     except Exception as error:
         from last_e.problems import ConfigError
         from last_e.redact import redact
-        from last_e.text import plain
         from runner.errors import Exit, LastrunError, UsageError
+        from runner.view.console import print_json, show
 
         misused = hasattr(error, "format_message")  # typer's own; the class has moved between its versions
         if misused and not isinstance(error, LastrunError):
             said = str(error.format_message()).rstrip(".")  # type: ignore[attr-defined]
             if said.startswith("Usage:"):  # called without anything
-                print(said, file=sys.stderr)
+                show(said, error=True)
                 raise SystemExit(int(Exit.USAGE)) from None
             error = UsageError(f"{said}; --help tells more")
-        from runner.view.console import print_json
-
         if "--json" in sys.argv and isinstance(error, (ConfigError, LastrunError)):
             from dataclasses import asdict
 
@@ -106,10 +106,10 @@ def _run_app(call: Callable[[], Any]) -> NoReturn:
             print_json(_command(), {"error": redact(str(error)), "exit_code": int(code), "problems": problems})
         if isinstance(error, ConfigError):
             for problem in error.problems:
-                print(f"error: {problem}", file=sys.stderr)
+                show(f"error: {redact(str(problem))}", error=True)
             raise SystemExit(int(Exit.USAGE)) from None
         if isinstance(error, LastrunError):
-            print(f"error: {plain(redact(str(error)))}", file=sys.stderr)
+            show(f"error: {redact(str(error))}", error=True)
             raise SystemExit(int(error.exit_code)) from None
         if isinstance(error, OSError):
             words = f"{error.filename or 'output'}: {error.strerror or error}"
@@ -117,7 +117,7 @@ def _run_app(call: Callable[[], Any]) -> NoReturn:
                 print_json(_command(), {"error": words, "exit_code": int(Exit.FAILED), "problems": []})
                 sys.stdout.flush()
             discard_output()
-            print(f"error: {words}", file=sys.stderr)
+            show(f"error: {words}", error=True)
             raise SystemExit(int(Exit.FAILED)) from None
         raise
 

@@ -25,7 +25,7 @@ def validate(
 ) -> None:
     """Check a job's file; every mistake is told at once."""
     from runner.resolve import resolve_spec
-    from runner.view.console import print_json
+    from runner.view.console import print_json, show
 
     resolved = resolve_spec(spec, env, set_ or [])
     if deep:
@@ -41,8 +41,8 @@ def validate(
         return
     config = resolved.config
     for note in resolved.notes:
-        print(note)
-    print(f"{spec} is valid: {config.model.variant} on {config.dataset} {config.split_type}, {config.training.epochs} epochs")
+        show(note)
+    show(f"{spec} is valid: {config.model.variant} on {config.dataset} {config.split_type}, {config.training.epochs} epochs")
 
 
 def _look_at_data(config: JobSpec) -> list[str]:
@@ -70,7 +70,7 @@ def explain(spec: SpecArgument, env: EnvOption = None, set_: SetOption = None, j
     """Print every value of a job with the layer that set it."""
     from runner.resolve import resolve_spec
     from runner.view.config import print_explained
-    from runner.view.console import print_json
+    from runner.view.console import print_json, show
 
     resolved = resolve_spec(spec, env, set_ or [])
     if json:
@@ -78,7 +78,7 @@ def explain(spec: SpecArgument, env: EnvOption = None, set_: SetOption = None, j
         print_json("explain", {"config": values, "notes": resolved.notes})
         return
     for note in resolved.notes:
-        print(note)
+        show(note)
     print_explained(resolved.items(), resolved.origins)
 
 

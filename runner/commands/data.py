@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Annotated
 
 import typer
 
-from last_e.text import plain
 from runner.commands.options import JsonOption
 
 data_app = typer.Typer(
@@ -38,7 +36,7 @@ def prepare(
     """Prepare NTU RGB+D from its raw .skeleton files, in a folder or zip files as distributed."""
     from runner.errors import UsageError
     from runner.view.bar import Bar
-    from runner.view.console import print_json
+    from runner.view.console import print_json, show
     from runner.view.prepared import report_text
 
     if dataset not in DATASETS:
@@ -48,15 +46,15 @@ def prepare(
         from last_e.prepare.scan import COMPILED
 
         if not COMPILED:
-            print(
+            show(
                 "no numba that works here: reading takes about 15 times as long (from a clone: pip install '.[data]')",
-                file=sys.stderr,
+                error=True,
             )
         report = prepare_ntu(dataset, raw, out, workers=workers, progress=bar.update)
     if json:
         print_json("data prepare", {"out": str(out), "resumed": report.resumed, **report.to_dict()})
     else:
-        print(report_text(report, out), end="")
+        show(report_text(report, out), end="")
 
 
 @data_app.command(name="import")
@@ -70,7 +68,7 @@ def import_(
     """Import what another project has prepared."""
     from runner.errors import UsageError
     from runner.view.bar import Bar
-    from runner.view.console import print_json
+    from runner.view.console import print_json, show
     from runner.view.prepared import imported_text
 
     if kind not in KINDS:
@@ -84,7 +82,7 @@ def import_(
     if json:
         print_json("data import", {"out": str(out), **vars(report)})
     else:
-        print(imported_text(report, out), end="")
+        show(imported_text(report, out), end="")
 
 
 @data_app.command()
@@ -97,7 +95,7 @@ def synth(
 ) -> None:
     """Make up a data set of the size and shape of NTU RGB+D, for benchmarks."""
     from runner.view.bar import Bar
-    from runner.view.console import print_json
+    from runner.view.console import print_json, show
 
     with _errors(out, goes_on=False), Bar("clips") as bar:
         from last_e.prepare.synth import synthesize
@@ -106,7 +104,7 @@ def synth(
     if json:
         print_json("data synth", {"out": str(out), "clips": count, "like": like, "seed": seed})
     else:
-        print(plain(f"{out}: {count:,} made-up clips like {like}\nnext: lastrun data inspect {out}"))
+        show(f"{out}: {count:,} made-up clips like {like}\nnext: lastrun data inspect {out}")
 
 
 @data_app.command()
@@ -120,7 +118,7 @@ def inspect(
 ) -> None:
     """Show what a prepared file holds, and whether it is whole; draw a clip as an animation."""
     from runner.errors import LastrunError
-    from runner.view.console import print_json
+    from runner.view.console import print_json, show
     from runner.view.prepared import summary_text
 
     with _errors(file, goes_on=False):
@@ -133,9 +131,9 @@ def inspect(
         page = None if animate is None else str(animate)
         print_json("data inspect", {"file": str(file), **vars(summary), "animated": drawn, "page": page})
     else:
-        print(summary_text(summary, file), end="")
+        show(summary_text(summary, file), end="")
         if drawn is not None:
-            print(plain(f"{animate}: {drawn}; open it in a browser"))
+            show(f"{animate}: {drawn}; open it in a browser")
     if summary.whole is False:
         raise LastrunError(f"{file}: damaged: its bytes are not those that its header says; make or fetch it again")
 

@@ -28,14 +28,14 @@ def build(
 ) -> None:
     """Build the image of this clone."""
     from runner.launch.docker import image
-    from runner.view.console import print_json
+    from runner.view.console import print_json, show
 
     say = (lambda _: None) if json else print
     facts = image.build(say, tag=tag, base=base, torch=torch, wheels=wheels, ca_bundle=ca_bundle, network=network)
     if json:
         print_json("image build", facts)
     else:
-        print(f"{facts['image']}: {facts['id']}, {facts['size'] / 1e9:.2f} GB")
+        show(f"{facts['image']}: {facts['id']}, {facts['size'] / 1e9:.2f} GB")
 
 
 @image_app.command()
@@ -64,5 +64,6 @@ def probe(
     from json import dumps
 
     from runner.launch.docker.image import probe as look
+    from runner.view.console import show
 
-    print(dumps(look(torch)))
+    show(dumps(look(torch)))

@@ -23,7 +23,7 @@ def stop(
     from runner.job.find import find_job, list_jobs
     from runner.launch.settle import state_of
     from runner.store.open import default_store, open_store
-    from runner.view.console import print_json
+    from runner.view.console import print_json, show
     from runner.view.status import running, until_stopped
 
     if (job is None) is not all_:
@@ -38,14 +38,14 @@ def stop(
     for one in found:
         one.requests.ask_to_stop(now)
         if not json:
-            print(f"{one.id} is stopping; lastrun status {one.reference} tells when it has stopped", flush=True)
+            show(f"{one.id} is stopping; lastrun status {one.reference} tells when it has stopped")
     if not found and not json:
-        print("no job runs")
+        show("no job runs")
     ended = {}
     for one, facts in until_stopped(found) if wait else ():
         ended[one.id] = facts["state"]
         if not json:
-            print(f"{one.id}: {facts['state']} at step {facts['step']:,}; {facts['next']}", flush=True)
+            show(f"{one.id}: {facts['state']} at step {facts['step']:,}; {facts['next']}")
     if json:
         asked = "now" if now else "save"
         jobs = [{"id": one.id, "asked": asked, "state": ended.get(one.id, "stopping")} for one in found]
@@ -64,7 +64,7 @@ def pull(
     from runner.errors import UsageError
     from runner.job.find import find_job
     from runner.job.pull import pull_checkpoint
-    from runner.view.console import print_json
+    from runner.view.console import print_json, show
 
     if best and step is not None:
         raise UsageError("--best and --step name one checkpoint each: give one of them")
@@ -72,7 +72,7 @@ def pull(
     if json:
         print_json("pull", {"checkpoint": name, "path": str(destination)})
     else:
-        print(f"{destination}: checkpoint {name}")
+        show(f"{destination}: checkpoint {name}")
 
 
 def sync(
@@ -85,7 +85,7 @@ def sync(
     from runner.attempt.leftovers import sync_job
     from runner.job.find import find_job
     from runner.launch.settle import scratch_places, settled
-    from runner.view.console import print_json
+    from runner.view.console import print_json, show
 
     found = find_job(job, store)
     # Settled first: an attempt whose container has ended does not count as alive.
@@ -93,7 +93,7 @@ def sync(
     if json:
         print_json("sync", {"sent": sent})
     else:
-        print(f"{sent} objects sent" if sent else "nothing was waiting")
+        show(f"{sent} objects sent" if sent else "nothing was waiting")
 
 
 def rm(
@@ -105,7 +105,7 @@ def rm(
     from runner.errors import State, UsageError
     from runner.job.find import find_job
     from runner.launch.settle import state_of
-    from runner.view.console import print_json
+    from runner.view.console import print_json, show
 
     found = find_job(job, store, whole=True)
     if state_of(found)[0] is State.RUNNING:
@@ -114,4 +114,4 @@ def rm(
     if json:
         print_json("rm", {"id": found.id, "objects": count})
     else:
-        print(f"{found.id} deleted ({count} objects)")
+        show(f"{found.id} deleted ({count} objects)")

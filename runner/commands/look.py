@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -58,9 +57,8 @@ def logs(
     json: JsonOption = False,
 ) -> None:
     """Print the log of all attempts of a job."""
-    from last_e.text import plain
     from runner.job.find import find_job
-    from runner.view.console import print_json
+    from runner.view.console import print_json, show
     from runner.view.status import follow_log
 
     found = find_job(job, store)
@@ -68,5 +66,4 @@ def logs(
         print_json("logs", {"id": found.id, "lines": "".join(found.log()).splitlines()})
         return
     for piece in follow_log(found) if follow else found.log():
-        sys.stdout.write(plain(piece))
-        sys.stdout.flush()
+        show(piece, end="")

@@ -52,7 +52,7 @@ def submit(
     from runner.store.open import store_of
     from runner.trust import Trust, brought, notes_of_file, words
     from runner.view.config import print_explained
-    from runner.view.console import print_json
+    from runner.view.console import print_json, show
 
     resolved = resolve_spec(spec, env, set_ or [], launcher)
     config, told = resolved.config, notes_of_file(resolved, spec)
@@ -71,15 +71,15 @@ def submit(
             print_json("submit", {"dry_run": True, "obstacle": str(obstacle) if obstacle else None, "notes": told, **facts})
             raise typer.Exit(code)
         for note in [*resolved.notes, *told]:
-            print(note)
+            show(note)
         print_explained(resolved.items(), resolved.origins)
         if obstacle is not None:
-            print(f"it could not start here: {obstacle}")
+            show(f"it could not start here: {obstacle}")
         else:
-            print(f"would submit {name} to {target.uri} with launcher {config.run.launcher}; nothing was written")
+            show(f"would submit {name} to {target.uri} with launcher {config.run.launcher}; nothing was written")
         raise typer.Exit(code)
     for note in told:
-        print(note, file=sys.stderr)
+        show(note, error=True)
     approve(starter, target, resolved, here=here)
     # What was asked for is kept, not what auto found here: the attempt may run elsewhere.
     origins = {key: str(origin) for key, origin in resolved.origins.items()}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from types import TracebackType
 from typing import Any
 
-from last_e.text import seconds_text
-from runner.view.console import make_console
+from last_e.text import plain, seconds_text
+from runner.view.console import make_console, show
 
 SECONDS_BETWEEN_LINES = 20.0
 
@@ -43,7 +42,7 @@ class Bar:
             self._draw(done, total, text)
         elif now - self._last >= self.between:
             self._last = now
-            print(text, file=sys.stderr, flush=True)
+            show(text, error=True)
 
     def _draw(self, done: int, total: int, text: str) -> None:
         from rich.progress import BarColumn, Progress, TextColumn
@@ -53,4 +52,4 @@ class Bar:
             self._progress = Progress(*columns, console=self.console, transient=True)
             self._progress.add_task("", total=total)
             self._progress.start()
-        self._progress.update(self._progress.task_ids[0], completed=done, description=text)
+        self._progress.update(self._progress.task_ids[0], completed=done, description=plain(text))

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from last_e.text import plain
 from runner.plan.bench import PARTS
-from runner.view.console import make_console
+from runner.view.console import make_console, show
 
 MEANINGS = {
     "data": "batches made",
@@ -26,14 +25,14 @@ def print_result(result: dict[str, Any], out: Path | None) -> None:
     machine, ceilings = result["machine"], result["ceilings"]
     peak = ceilings[f"matrix_{result['precision']}_flops_per_second"]
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    print(plain(f"{result['model']} in {result['precision']} on {machine['name']}; {versions}"))
-    print(
+    show(f"{result['model']} in {result['precision']} on {machine['name']}; {versions}")
+    show(
         f"batches of {result['batch_size']} clips, {result['rows_per_clip']:.2f} bodies each, {result['frames']} frames; "
         f"median of {result['rounds']} rounds of {result['seconds']:g} s"
     )
     if machine["load"] > machine["cores"] / 2:
         others = f"load {machine['load']:.1f} on {machine['cores']} cores"
-        print(f"others used it as this began ({others}): ratios hold, rates are too low")
+        show(f"others used it as this began ({others}): ratios hold, rates are too low")
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
     table.add_column("clips per second")
     for name in ("lastrun", "from - to", "plain", "ratio", "of matrix", "of copy"):
@@ -53,11 +52,9 @@ def print_result(result: dict[str, Any], out: Path | None) -> None:
         )
     console.print(table)
     stalls = result["checkpoint_stall_ms"]
-    print(f"a checkpoint holds training up for {stalls[len(stalls) // 2]:.1f} ms (up to {stalls[-1]:.1f})")
-    print(
+    show(f"a checkpoint holds training up for {stalls[len(stalls) // 2]:.1f} ms (up to {stalls[-1]:.1f})")
+    show(
         f"peaks: {peak / 1e9:,.0f} GFLOP/s in matrix products, {ceilings['copy_bytes_per_second'] / 1e9:,.0f} GB/s in copies; "
         f"memory: {result['memory']['lastrun'] / 2**20:,.0f} MiB"
     )
-    print(
-        f"kept in {out}" if out is not None else "not kept: plan needs training steps and forward passes; --out FILE keeps it"
-    )
+    show(f"kept in {out}" if out is not None else "not kept: plan needs training steps and forward passes; --out FILE keeps it")

@@ -17,7 +17,7 @@ def print_explained(values: dict[str, Any], origins: dict[str, Origin]) -> None:
         origin = origins[key]
         by_user = not origin.name.startswith(("configs/", "default"))
         line = f"{key + ': ' + show(value):<48} # {origin}"
-        console.print(line, style="bold" if by_user else None, markup=False)
+        console.print(line, style="bold" if by_user else None)
 
 
 def changes_text(changes: Iterable[Change]) -> str:
@@ -26,7 +26,7 @@ def changes_text(changes: Iterable[Change]) -> str:
     for change in changes:
         note = change.note or ("decides learning; allowed" if change.pinned else "")
         table.add_row(change.key, show(change.before).strip("'"), show(change.after).strip("'"), note)
-    console = make_console()
+    console = make_console(coloured=False)
     with console.capture() as captured:
         console.print(table)
     return captured.get().rstrip("\n")

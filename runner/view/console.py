@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from last_e.process import discard_output
@@ -13,29 +14,58 @@ from last_e.text import plain
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
 JSON_VERSION = 1
 
 
-def make_console(stderr: bool = False) -> Console:
-    """A console that wraps no words in a log and colours nothing but what we colour."""
-    from rich.console import Console
-
-    console = Console(stderr=stderr, highlight=False, soft_wrap=True)
-    if not console.is_terminal:
-        console.width = 200  # a pipe or a log has no width: tables need not be squeezed
-    return console
+def show(text: str, *, end: str = "\n", error: bool = False) -> None:
+    """Print text, whoever has written it: what a store or a file holds does not steer a terminal. All that commands print goes
+    through here, through :func:`make_console`, or is JSON."""
+    print(plain(text), end=end, file=sys.stderr if error else sys.stdout, flush=True)
 
 
 def say(text: str) -> None:
     """Print for a command that has more to do than to print: where that cannot be done (nobody reads any more, no room), it
     goes on, and its exit code is what it has done. What is not printed is in the store."""
     try:
-        print(text, flush=True)
+        show(text)
     except OSError as error:
         discard_output()
         if not isinstance(error, BrokenPipeError):
-            print(f"output: {error.strerror}; lastrun status shows what is not printed here", file=sys.stderr)
+            show(f"output: {error.strerror}; lastrun status shows what is not printed here", error=True)
+
+
+def make_console(stderr: bool = False, coloured: bool = True) -> Console:
+    """A console that wraps no words in a log, and takes text as it stands: it reads no markup, and obeys no control character.
+    What is coloured is :func:`styled`."""
+    console: Console = _console_class()(
+        stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False, color_system="auto" if coloured else None
+    )
+    if not console.is_terminal:
+        console.width = 200  # a pipe or a log has no width: tables need not be squeezed
+    return console
+
+
+@cache
+def _console_class() -> type[Console]:
+    from rich.console import Console
+
+    class PlainConsole(Console):
+        """Makes every text plain that it is given, also in the cells of tables."""
+
+        def render_str(self, text: str, **options: Any) -> Text:
+            """A text as rich shows it."""
+            return super().render_str(plain(text), **options)
+
+    return PlainConsole
+
+
+def styled(text: str, style: str) -> Text:
+    """Text in a colour, or dim."""
+    from rich.text import Text
+
+    return Text(plain(text), style)
 
 
 def print_json(command: str, values: dict[str, Any]) -> None:
@@ -67,10 +97,3 @@ def make_table(*columns: str) -> Table:
         # What people copy stays in one piece; at the end of a narrow screen other columns fold.
         table.add_column(column, overflow="fold", no_wrap=column not in ("before", "now", ""))
     return table
-
-
-def literal(text: str) -> str:
-    """Text that may hold brackets, for a place where markup is read."""
-    from rich.markup import escape
-
-    return escape(plain(text))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from runner.view.console import literal, make_console
+from runner.view.console import make_console, styled
 
 
 def print_image(facts: dict[str, Any]) -> None:
@@ -24,6 +24,6 @@ def print_image(facts: dict[str, Any]) -> None:
     }
     console = make_console()
     for name, text in rows.items():
-        console.print(f"[dim]{name:<8}[/dim]  {literal(text)}")
+        console.print(styled(f"{name:<8}", "dim"), text, sep="  ")
     for problem in facts["problems"]:
-        console.print(literal(f"- {problem}"))
+        console.print(f"- {problem}")

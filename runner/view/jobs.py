@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from last_e.text import number, percent, plain, seconds_text
-from runner.view.console import literal, make_console, make_table
+from runner.view.console import make_console, make_table, show, styled
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 _COLOURS = {
     "running": "cyan",
@@ -23,7 +26,7 @@ _COLOURS = {
 def print_jobs(jobs: list[dict[str, Any]], store: str, more: bool) -> None:
     """A line per job; ``more``: there are others, older ones."""
     if not jobs:
-        print(plain(f"no jobs in {store}"))
+        show(f"no jobs in {store}")
         return
     console = make_console()
     # Nothing is broken in the middle: on a narrow screen the last columns are left out.
@@ -34,16 +37,16 @@ def print_jobs(jobs: list[dict[str, Any]], store: str, more: bool) -> None:
     errors = []
     for job in jobs:
         if "error" in job:
-            table.add_row(job["id"], "[red]unreadable[/red]")
+            table.add_row(job["id"], styled("unreadable", "red"))
             errors.append(f"{job['id']}: {job['error']}")
             continue
         epoch = f"{job['epoch']}/{job['epochs']}"
         when = time.strftime("%m-%d %H:%M", time.localtime(job["created_at"]))
-        row = (job["id"], _coloured(job["state"]), epoch, percent(job["best_top1"]), literal(job["env"] or "-"), when)
+        row = (job["id"], _coloured(job["state"]), epoch, percent(job["best_top1"]), job["env"] or "-", when)
         table.add_row(*row[:shown])
     console.print(table)
     for error in errors:
-        console.print(literal(error), style="red")
+        console.print(styled(error, "red"))
     if more:
         console.print(f"the newest {len(jobs)}; more with --limit")
 
@@ -60,20 +63,25 @@ def watch_status(facts: Iterator[dict[str, Any]]) -> None:
     console = make_console()
     if not console.is_terminal:
         for status in facts:
-            console.print(_status_text(status) + "\n")
+            console.print(_status_text(status), end="\n\n")
         return
-    from rich.text import Text
-
     with Live(console=console, auto_refresh=False) as live:
         for status in facts:
-            live.update(Text.from_markup(_status_text(status), overflow="fold"), refresh=True)
+            text = _status_text(status)
+            text.overflow = "fold"
+            live.update(text, refresh=True)
 
 
-def _status_text(status: dict[str, Any]) -> str:
+def _status_text(status: dict[str, Any]) -> Text:
+    from rich.text import Text
+
     why = f" ({status['reason']}: {status['message']})" if status["reason"] else ""
     if status["state"] == "lost":
         why = f" ({status['message'] or 'its attempt is gone without a word'})"
-    rows = [("job", status["uri"]), ("state", _coloured(status["state"]) + literal(why))]
+    rows: list[tuple[str, str | Text]] = [
+        ("job", status["uri"]),
+        ("state", Text.assemble(_coloured(status["state"]), plain(why))),
+    ]
     rows.append(("model", f"{status['model']} on {status['dataset']} {status['split_type']}"))
     running = status["progress"]
     total = running.get("total_steps") or status["total_steps"]
@@ -103,7 +111,8 @@ def _status_text(status: dict[str, Any]) -> str:
         rows.append(("attempt", f"{attempt['number']} on {where} (env {attempt['env']})"))
     rows.append(("next", status["next"]))
     width = max(len(name) for name, _ in rows)
-    return "\n".join(f"[dim]{name:<{width}}[/dim]  {text if name == 'state' else literal(text)}" for name, text in rows)
+    lines = [Text.assemble(styled(f"{name:<{width}}", "dim"), "  ", plain(t) if isinstance(t, str) else t) for name, t in rows]
+    return Text("\n").join(lines)
 
 
 def _unsent(unsent: dict[str, Any], reference: str) -> str:
@@ -120,6 +129,5 @@ def _uploads(synced_step: int, lag: float) -> str:
     return f"{'warning: ' if lag > LAG_WARNING_SECONDS else ''}synced to step {synced_step:,}{late}"
 
 
-def _coloured(state: str) -> str:
-    colour = _COLOURS.get(state)
-    return f"[{colour}]{state}[/{colour}]" if colour else state
+def _coloured(state: str) -> Text:
+    return styled(state, _COLOURS.get(state, ""))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from last_e.text import plain, seconds_text
+from last_e.text import seconds_text
 from runner.plan.figures import Figure, Kind, Plan, Row
 from runner.view.console import make_console
 
@@ -21,10 +21,10 @@ def print_plan(plan: Plan) -> None:
     """The table, and below it what its figures rest on."""
     console = make_console()
     head = f"{plan.model} on {plan.dataset} {plan.split_type}, {plan.epochs} epochs of {plan.steps_per_epoch:,} steps"
-    console.print(plain(head), markup=False)
+    console.print(head)
     console.print(_table(plan.rows))
     for line in _lines(plan):
-        console.print(plain(line), markup=False)
+        console.print(line)
 
 
 def duration(figure: Figure | None) -> str:
@@ -62,7 +62,6 @@ def _digits(value: float, digits: int) -> str:
 def _table(rows: list[Row]) -> Table:
     from rich import box
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
     for name in ("profile", "machine", "micro-\nbatch", "precision"):
@@ -73,7 +72,7 @@ def _table(rows: list[Row]) -> Table:
         sessions = "-" if row.sessions is None else marked(f"{row.sessions.value:,.0f}", row.sessions.kind)
         cells = (row.profile, row.machine, f"{row.micro_batch}{'!' if row.fits is False else ''}", row.precision)
         figures = (duration(row.seconds_per_epoch), duration(row.total_seconds), sessions, money(row.cost))
-        table.add_row(*(Text(plain(cell)) for cell in (*cells, *figures)))
+        table.add_row(*cells, *figures)
     return table
 
 

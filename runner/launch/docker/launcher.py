@@ -60,7 +60,8 @@ class DockerLauncher:
                 f"it would train on the CPU; {NO_RUNTIME}"
             )
         if found["code"] != code_digest():
-            print(f"note: image {self._image} was built from other code than this; {BUILD} renews it", file=sys.stderr)
+            note = f"note: image {self._image} was built from other code than this; {BUILD} renews it\n"
+            sys.stderr.write(plain(note))
 
     def start(self, job: Job, arguments: list[str], token: str, *, output: TextIO | None) -> StartedContainer:
         """A container of the image's very digest; its variables come through its standard input."""
