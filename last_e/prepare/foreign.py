@@ -12,6 +12,7 @@ the file brings is kept, under the name that the user gives.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import operator
@@ -39,6 +40,8 @@ BATCH, BATCH_BYTES = 256, 32 * 2**20
 MOST_CLIP_BYTES = 16 * 2**20
 """Of one clip as it stands in a file: 14,000 frames of two people in float64. NTU's longest has 300."""
 MOST_CLIPS = 1_000_000
+MOST_HEADER_BYTES = 1 << 16
+"""Of an array's file."""
 SPLITS = ("xsub", "xview", "xset")
 _SPLIT_WORDS = {"cs": "xsub", "csub": "xsub", "xsub": "xsub", "cv": "xview", "xview": "xview", "cset": "xset", "xset": "xset"}
 
@@ -213,8 +216,12 @@ def _header(file: IO[bytes], what: str) -> tuple[tuple[int, ...], bool, np.dtype
         version = np.lib.format.read_magic(file)
         if version not in ((1, 0), (2, 0), (3, 0)):
             raise ValueError(f"numpy has no version {version} of its format")
+        begin = file.read(2 if version == (1, 0) else 4)
+        length = int.from_bytes(begin, "little")
+        if length > MOST_HEADER_BYTES:  # numpy would read all of it first
+            raise ValueError(f"its header has {length:,} bytes")
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, by_columns, dtype = header(file)
+        shape, by_columns, dtype = header(io.BytesIO(begin + file.read(length)))
         shape = tuple(map(operator.index, shape))
         if min(shape, default=0) < 0:
             raise ValueError("its shape is negative")
@@ -263,7 +270,7 @@ def _pyskl(path: Path, split: str | None) -> Opened:
     if not names_known:
         lists = splits if isinstance(splits, dict) else {}
         key = f"{split}_train" if split else next((key for key in lists if str(key).endswith("train")), "")
-        if not isinstance(lists.get(key), list):
+        if not isinstance(lists.get(key), list) or not _are_names(lists[key]):
             raise DataError(f"{path}: neither names like NTU's nor a list of the clips that train ({key or 'xsub_train'})")
         train, split = set(map(str, lists[key])), split or str(key).removesuffix("_train")
         known = {str(one["frame_dir"]) for one in annotations}
@@ -279,6 +286,11 @@ def _pyskl(path: Path, split: str | None) -> Opened:
             yield Foreign(one["keypoint"], int(one["label"]), name, name in train)
 
     return Opened(len(annotations), names_known, split, clips())
+
+
+def _are_names(names: Sequence[Any]) -> bool:
+    """Of anything else nobody knows how long its text is: lists in lists that share theirs have an endless one."""
+    return all(isinstance(name, (str, int, np.integer)) for name in names)
 
 
 def _is_annotation(one: Any) -> bool:
@@ -344,7 +356,10 @@ def _names_and_labels(path: Path, part: str) -> tuple[list[str], list[int]]:
     content = read_pickle(path)
     names = None
     if isinstance(content, (tuple, list)) and len(content) == 2 and np.iterable(content[0]):
-        names, content = [str(name) for name in content[0]], content[1]
+        names, content = list(content[0]), content[1]
+        if not _are_names(names):
+            raise DataError(f"{path}: its names are no texts")
+        names = [str(name) for name in names]
     whole = np.iterable(content) and all(isinstance(one, (int, np.integer)) and not isinstance(one, bool) for one in content)
     if not whole or isinstance(content, (dict, bytes)):
         raise DataError(f"{path}: holds neither (names, labels) nor a list of labels")

@@ -18,6 +18,8 @@ from last_e.datafile import DataError
 from last_e.text import one_line
 
 MOST_DEPTH = 50
+MOST_OF_NOTHING = 1_000_000
+"""The largest side of an array that has no content, and so no size that would bound it."""
 _KINDS = "biufcSU"
 _PLAIN_KEYS = (str, bytes, int, float, bool, type(None))
 
@@ -102,6 +104,8 @@ class _Array:
         if not isinstance(content, (bytes, bytearray)) or not all(type(n) is int and n >= 0 for n in self.shape):
             raise pickle.UnpicklingError("holds an array of objects; allowed are arrays of numbers and texts")
         dtype = self.dtype.numpy()
+        if not content and max(self.shape, default=0) > MOST_OF_NOTHING:
+            raise pickle.UnpicklingError("holds an empty array of a shape that no recordings have")
         if len(self.shape) > 8 or math.prod(self.shape) * dtype.itemsize != len(content):
             raise pickle.UnpicklingError("holds an array whose size is not what it says")
         found = np.frombuffer(content, dtype).reshape(self.shape, order="F" if self.fortran else "C")

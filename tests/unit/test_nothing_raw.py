@@ -193,7 +193,11 @@ def test_what_only_data_commands_print_goes_the_same_way(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = str(tmp_path / f"x{EVIL.replace('/', '')[:40]}.safetensors")
-    for words in (["data", "synth", "--like", "ntu60", "--clips", "2", "--out", name], ["data", "inspect", name], ["validate", name]):
+    for words in (
+        ["data", "synth", "--like", "ntu60", "--clips", "2", "--out", name],
+        ["data", "inspect", name],
+        ["validate", name],
+    ):
         code, said = run(words, capsys, monkeypatch)
         assert "owned" in said
         assert code in (0, 2)

@@ -641,3 +641,33 @@ def test_names_that_are_no_text_make_a_file_that_can_be_read(tmp_path):
     path = pyskl(tmp_path / "a.pkl", known=False, annotations=clips, split={"xsub_train": ["\ud800"]})
     import_file("pyskl", path, tmp_path / "out")
     assert names_of(read_columns(tmp_path / "out")[0]) == ["\\ud800", "b"]
+
+
+# --- what would never end, or takes memory without end -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", [b"\x02\x00", b"\x03\x00"])
+def test_a_header_that_claims_gigabytes_is_not_read(tmp_path, version):
+    header = b"\x93NUMPY" + version + (2**31).to_bytes(4, "little") + b" " * 10_000
+    path = tmp_path / "NTU60_CS.npz"
+    with zipfile.ZipFile(ctrgcn(path), "a", zipfile.ZIP_DEFLATED) as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        archive.writestr("y_train.npy", header)
+    with pytest.raises(DataError, match="its header has 2,147,483,648 bytes"):
+        import_file("ctrgcn", path, tmp_path / "out")
+
+
+def test_lists_that_share_their_lists_are_no_names(tmp_path):
+    """Their text would have 2 to the power of 60 brackets."""
+    clips = [{"frame_dir": name, "label": 1, "keypoint": np.ones((1, 9, 25, 3))} for name in "ab"]
+    path = pyskl(tmp_path / "a.pkl", known=False, annotations=clips, split={"xsub_train": ["a", shared(45)]})
+    refused("pyskl", path, "neither names like NTU's nor a list of the clips that train")
+    folder = original(tmp_path / "data")
+    (folder / "train_label.pkl").write_bytes(pickle.dumps(([shared(45)] * 3, [0, 1, 2])))
+    refused("npy", folder, "its names are no texts")
+
+
+def test_an_empty_array_of_endless_shape_is_refused(tmp_path):
+    endless = forged(RECONSTRUCT, (np.ndarray, (0,), b"b"), (1, (10**12, 0, 25, 3), np.dtype("f8"), False, b""))
+    clips = [{"frame_dir": names()[0], "label": 1, "keypoint": endless}]
+    refused("pyskl", pyskl(tmp_path / "a.pkl", annotations=clips), "an empty array of a shape that no recordings have")
