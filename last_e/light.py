@@ -1,10 +1,11 @@
-"""Torch without a part that is needed to compile, not to train, and takes a third of the time of importing it."""
+"""Imports without what training does not need: torch's part for compilers, a third of it; TensorBoard's for buckets."""
 
 from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
@@ -23,6 +24,19 @@ def import_torch_lightly() -> None:
     this does nothing."""
     if "torch" not in sys.modules and not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
+
+
+@contextmanager
+def without(name: str) -> Iterator[None]:
+    """Meanwhile a package that others import where it is there is not there; for them it stays so."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]  # Python's own way to say so
+    try:
+        yield
+    finally:
+        sys.modules.pop(name, None)
 
 
 class _Finder(MetaPathFinder):

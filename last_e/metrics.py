@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from last_e.light import without
+
 if TYPE_CHECKING:
     from last_e.events import EpochDone, Sink
 
@@ -43,7 +45,8 @@ class History:
         part.write_text("".join(json.dumps(m) + "\n" for m in kept))
         os.replace(part, self._path)
         try:
-            from torch.utils.tensorboard import SummaryWriter  # slow to import, so only here
+            with without("botocore"):  # with which it would write to buckets, and which takes most of its import
+                from torch.utils.tensorboard import SummaryWriter
 
             self._board: Any = SummaryWriter(str(out / "events"), purge_step=steps_done + 1)
         except ImportError:

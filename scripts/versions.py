@@ -22,8 +22,8 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-UNIT_TESTS = ["tests/unit", "-m", "not server and not slow"]
-"""What ``make quick`` runs."""
+UNIT_TESTS = ["tests/unit", "-m", "not server and not slow", "--one-of-each"]
+"""What ``make quick`` runs, of each test one case."""
 
 SHORT = """\
 name: short

@@ -64,11 +64,22 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """A group of tests shares a server: Ceph, a Docker engine, a browser. ``-m "not server"`` is everything that needs none."""
     for item in items:
         if item.get_closest_marker("xdist_group"):
             item.add_marker("server")
+    if config.getoption("--one-of-each"):
+        first: dict[str, pytest.Item] = {}
+        for item in items:
+            first.setdefault(item.nodeid.partition("[")[0], item)
+        config.hook.pytest_deselected(items=[item for item in items if item is not first[item.nodeid.partition("[")[0]]])
+        items[:] = first.values()
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """A name that can be read in a log, instead of pages of what a file might hold."""
+    return f"long {argname}" if isinstance(val, (str, bytes)) and len(ascii(val)) > 90 else None
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -92,6 +103,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     help_text = "as many kills, races and jobs, and as long outages, as docs/faults.md tells of; by default a sample"
     parser.addoption("--full", action="store_true", help=help_text)
+    help_text = "of a test with many cases the first alone: enough to see whether other versions of libraries do"
+    parser.addoption("--one-of-each", action="store_true", help=help_text)
 
 
 @pytest.fixture

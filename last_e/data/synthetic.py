@@ -21,33 +21,40 @@ def synthetic_clips(num_classes: int = 6, num_clips: int = 360, seed: int = 0) -
     label = torch.arange(num_clips) % num_classes
     length = 20 + (numbers[:, 0] * 61).long()
     bodies = 1 + (label % 3 == 2).long()
-    rows = []
-    for clip in range(num_clips):
-        for body in range(int(bodies[clip])):
-            rows.append(_person(int(label[clip]), int(length[clip]), numbers[clip].roll(body), body))
+    clip = torch.arange(num_clips).repeat_interleave(bodies)
+    second = torch.cat([torch.zeros(1, dtype=torch.bool), clip[1:] == clip[:-1]])
+    own = torch.where(second[:, None], numbers[clip].roll(1, dims=1), numbers[clip])
+    motion = _people(label[clip], int(length.max()), own, second)
+    rows = motion[torch.arange(motion.shape[1]) < length[clip][:, None]]
     ones = torch.ones(num_clips, dtype=torch.int64)
     performer = 1 + torch.arange(num_clips) // num_classes % 12
-    return Clips(torch.cat(rows), length, bodies, label, performer, camera=ones, setup=ones)
+    return Clips(rows, length, bodies, label, performer, camera=ones, setup=ones)
 
 
-def _person(label: int, length: int, numbers: torch.Tensor, body: int) -> torch.Tensor:
-    """(length, 25, 3) int16 millimetres of one person's motion."""
-    size, phase, x, z, heading, pace = (float(number) for number in numbers[1:7])
-    time = torch.arange(length) / 30
-    swing = (0.9 + 0.3 * size) * torch.sin(2 * torch.pi * ((0.6 + 0.15 * label + 0.1 * pace) * time + phase))
-    offsets = torch.tensor(STANDING) * (0.9 + 0.2 * size)
-    joint = torch.zeros(length, 25, 3)
+def _people(label: torch.Tensor, frames: int, numbers: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """(people, frames, 25, 3) int16 millimetres of the motion of people, each with a class and 16 numbers in [0, 1), and the
+    ``second`` of a clip or not."""
+
+    def of_each(values: torch.Tensor) -> torch.Tensor:
+        return values.float()[:, None]  # computed in float64: a number for a person, then as a float32 for the frames
+
+    size, phase, x, z, heading, pace = numbers[:, 1:7].double().unbind(1)
+    time = torch.arange(frames) / 30
+    angle = 2 * torch.pi * (of_each(0.6 + 0.15 * label.double() + 0.1 * pace) * time + of_each(phase))
+    swing = of_each(0.9 + 0.3 * size) * angle.sin()
+    cos, sin = swing.cos(), swing.sin()
+    offsets = torch.tensor(STANDING) * of_each(0.9 + 0.2 * size)[..., None]
+    moving = torch.tensor(_MOVING)[label % len(_MOVING)]
+    joint = torch.zeros(*angle.shape, 25, 3)
     for child in FROM_ROOT:
-        offset = offsets[child].expand(length, 3)
-        if child == _MOVING[label % len(_MOVING)]:
-            cos, sin = swing.cos(), swing.sin()
-            y, depth = offset[:, 1], offset[:, 2]
-            offset = torch.stack([offset[:, 0], cos * y - sin * depth, sin * y + cos * depth], dim=1)
-        joint[:, child] = joint[:, PARENTS[child]] + offset
-    turn = torch.tensor(0.6 * (heading - 0.5) + torch.pi * body)
-    cos, sin = turn.cos(), turn.sin()
+        offset = offsets[:, child, None].expand(*angle.shape, 3)
+        y, depth = offset[..., 1], offset[..., 2]
+        swung = torch.stack([offset[..., 0], cos * y - sin * depth, sin * y + cos * depth], dim=2)
+        joint[:, :, child] = joint[:, :, PARENTS[child]] + torch.where((moving == child)[:, None, None], swung, offset)
+    turn = (0.6 * (heading - 0.5) + torch.pi * second.double()).float()
+    cos, sin = turn.cos()[:, None, None], turn.sin()[:, None, None]
     joint = torch.stack(
-        [cos * joint[..., 0] + sin * joint[..., 2], joint[..., 1], cos * joint[..., 2] - sin * joint[..., 0]], dim=2
+        [cos * joint[..., 0] + sin * joint[..., 2], joint[..., 1], cos * joint[..., 2] - sin * joint[..., 0]], dim=3
     )
-    place = torch.tensor([x - 0.5 + body, 0.0, 2.5 + z])
-    return ((joint + place) * 1000).round().to(torch.int16)
+    place = torch.stack([(x - 0.5 + second).float(), torch.zeros(len(label)), (2.5 + z).float()], dim=1)
+    return ((joint + place[:, None, None]) * 1000).round().to(torch.int16)

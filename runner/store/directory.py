@@ -1,13 +1,19 @@
-"""A store in a folder: every object a file, complete or absent, private to the user."""
+"""A store in a folder: every object a file, complete or absent, private to the user.
+
+Others may be able to write into it, and exchange a folder for a link to one of ours between two calls. So every path is walked
+from the store's own folder on, one opened folder after another, and no link is followed on the way or at its end.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
+import secrets
 import shutil
-import tempfile
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,6 +21,9 @@ from runner.errors import DamagedObjectError, MissingKeyError, StoreError
 from runner.store.protocol import MOST_BYTES, Entry, check_bound, check_size
 
 _PART = ".part-"
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe is not waited for
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class DirectoryStore:
@@ -24,15 +33,22 @@ class DirectoryStore:
 
     def __init__(self, root: Path) -> None:
         if root.exists() and not root.is_dir():
-            raise StoreError(f"{root}: not a folder")
+            raise StoreError(f"{root}: not a folder; name a folder, or a bucket, with --store or LASTRUN_STORE")
         self.root = root
         self.uri = root.as_uri()
 
     def check(self) -> None:
-        """See :class:`~runner.store.protocol.Store`. What is there tells; nothing is made."""
+        """See :class:`~runner.store.protocol.Store`. A folder is made and removed: nothing else tells whether it can be."""
         place = next(folder for folder in (self.root, *self.root.parents) if folder.exists())
-        if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
-            raise StoreError(f"{self.uri}: {place} cannot be written: name another folder, or put its permissions right")
+        trial = place / f".lastrun-{secrets.token_hex(8)}"
+        try:
+            trial.mkdir(mode=0o700)
+            trial.rmdir()
+        except OSError as error:
+            why = error.strerror or error
+            raise StoreError(
+                f"{self.uri}: {place} cannot be written ({why}): name another folder, or put its permissions right"
+            ) from None
 
     def put(self, key: str, data: bytes) -> None:
         """See :class:`~runner.store.protocol.Store`."""
@@ -45,172 +61,170 @@ class DirectoryStore:
 
     def get(self, key: str, most: int = MOST_BYTES) -> bytes:
         """See :class:`~runner.store.protocol.Store`."""
-        try:
-            path = self._path(key)
-            if path.exists() and not path.is_file():  # a pipe would be waited for
-                raise IsADirectoryError
-            with path.open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                check_bound(key, size, most)
-                return file.read(size)  # no more, should it grow
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            raise MissingKeyError(f"{self.uri}: nothing under {key}") from None
-        except OSError as error:
-            raise self._failed("read", key, error) from None
+        with self._read(key) as file:
+            size = os.fstat(file.fileno()).st_size
+            check_bound(key, size, most)
+            return file.read(size)  # no more, should it grow
 
     def get_file(self, key: str, path: Path, size: int | None = None) -> None:
         """See :class:`~runner.store.protocol.Store`."""
-        data = self._path(key)
         part = path.with_name(_PART + path.name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            source = data.open("rb") if data.is_file() else None
-        except OSError as error:
-            raise DamagedObjectError(str(self._failed("read", key, error))) from None
-        try:
-            if source is None:
-                raise MissingKeyError(f"{self.uri}: nothing under {key}")
-            with source, part.open("wb") as target:
+        with self._read(key) as source:
+            try:
                 check_size(key, size, os.fstat(source.fileno()).st_size)
-                shutil.copyfileobj(source, target, 1 << 20)
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+                with part.open("wb") as target:
+                    shutil.copyfileobj(source, target, 1 << 20)
+                os.replace(part, path)
+            finally:
+                part.unlink(missing_ok=True)
 
     def age(self, key: str) -> float:
         """See :class:`~runner.store.protocol.Store`. A folder has no clock to ask but this machine's."""
-        try:
-            return time.time() - self._path(key).stat().st_mtime
-        except (FileNotFoundError, NotADirectoryError):
-            raise MissingKeyError(f"{self.uri}: nothing under {key}") from None
-        except OSError as error:
-            raise self._failed("read", key, error) from None
+        with self._told("read", key), self._place(key) as (folder, name):
+            return time.time() - os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime
 
     def scan(self, prefix: str, after: str = "") -> Iterator[Entry]:
         """See :class:`~runner.store.protocol.Store`."""
-        folder = prefix.rpartition("/")[0]
+        top = prefix.rpartition("/")[0]
         found = []
-        try:
-            top = self._path(folder) if folder else self.root
-            for parent, folders, names in os.walk(top, onerror=_raise_but_missing):
-                folders[:] = [name for name in folders if not (Path(parent) / name).is_symlink()]
+        with suppress(MissingKeyError), self._told("list", prefix), self._opened(self._parts(top)) as opened:
+            for parent, _, names, folder in os.fwalk(".", dir_fd=opened, onerror=_raise_but_missing):
+                above = "/".join(filter(None, (top, *Path(parent).parts)))
                 for name in names:
-                    path = Path(parent) / name
-                    key = path.relative_to(self.root).as_posix()
+                    key = f"{above}/{name}" if above else name
                     if key.startswith(prefix) and key > after and not name.startswith(_PART):
-                        try:
-                            found.append(Entry(key, path.lstat().st_size))
-                        except FileNotFoundError:  # deleted meanwhile
-                            continue
-        except OSError as error:
-            raise self._failed("list", prefix, error) from None
+                        with suppress(FileNotFoundError):  # deleted meanwhile
+                            about = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                            if not _leads_to_a_folder(name, folder, about):
+                                found.append(Entry(key, about.st_size))
         return iter(sorted(found))
 
     def folders(self, prefix: str) -> list[str]:
         """See :class:`~runner.store.protocol.Store`."""
-        top = self._path(prefix.rstrip("/")) if prefix else self.root
-        try:
-            with os.scandir(top) as entries:
-                return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        except OSError as error:
-            raise self._failed("list", prefix, error) from None
+        parts = self._parts(prefix.rstrip("/"))
+        with (
+            suppress(MissingKeyError),
+            self._told("list", prefix),
+            self._opened(parts) as opened,
+            os.scandir(opened) as entries,
+        ):
+            return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+        return []
 
     def delete(self, keys: Iterable[str]) -> None:
         """See :class:`~runner.store.protocol.Store`."""
         for key in keys:
-            path = self._path(key)
-            try:
-                path.unlink(missing_ok=True)
-                for parent in path.parents:  # empty folders are no objects
-                    if parent == self.root:
-                        break
-                    parent.rmdir()
-            except OSError:
-                if path.exists():
-                    raise StoreError(f"{self.uri}: {key} cannot be deleted") from None
+            parts = self._parts(key)
+            with suppress(MissingKeyError), self._told("delete", key), self._opened(parts[:-1]) as folder:
+                os.unlink(parts[-1], dir_fd=folder)
+            with suppress(OSError, StoreError):  # empty folders are no objects
+                for depth in range(len(parts) - 1, 0, -1):
+                    with self._opened(parts[: depth - 1]) as folder:
+                        os.rmdir(parts[depth - 1], dir_fd=folder)
 
     def clear(self, prefix: str) -> None:
         """See :class:`~runner.store.protocol.Store`. A symbolic link is deleted, not what it leads to."""
-        try:
-            shutil.rmtree(self._path(prefix.rstrip("/")))
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise self._failed("delete", prefix, error) from None
+        with suppress(MissingKeyError), self._told("delete", prefix), self._place(prefix.rstrip("/")) as (folder, name):
+            _remove(name, folder)
 
     def sweep(self, prefix: str, keep: Callable[[str], bool]) -> None:
         """See :class:`~runner.store.protocol.Store`: temporary files that were never renamed."""
-        try:
-            top = self._path(prefix.rstrip("/")) if prefix else self.root
-            parts = [path for path in top.rglob(f"{_PART}*-*") if path.is_file()]
-            for path in parts:
-                name = path.name.removeprefix(_PART).rpartition("-")[0]
-                if not keep(path.with_name(name).relative_to(self.root).as_posix()):
-                    path.unlink(missing_ok=True)
-        except FileNotFoundError:  # a folder that was deleted meanwhile; the next sweep sees to the rest
-            return
-        except OSError as error:
-            raise self._failed("sweep", prefix, error) from None
+        top = prefix.rstrip("/")
+        with suppress(MissingKeyError), self._told("sweep", prefix), self._opened(self._parts(top)) as opened:
+            for parent, _, names, folder in os.fwalk(".", dir_fd=opened, onerror=_raise_but_missing):
+                for name in (name for name in names if name.startswith(_PART) and "-" in name.removeprefix(_PART)):
+                    final = name.removeprefix(_PART).rpartition("-")[0]
+                    if not keep("/".join(filter(None, (top, *Path(parent).parts, final)))):
+                        with suppress(FileNotFoundError):
+                            os.unlink(name, dir_fd=folder)
 
     def in_parallel(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
         """See :class:`~runner.store.protocol.Store`. A disk does not answer faster for being asked by many."""
         return [call() for call in calls]
 
-    def _write(self, key: str, fill: Callable[[BinaryIO], object]) -> None:
-        path = self._path(key)
-        part = None
-        try:
-            self._make_folder(path.parent)
-            fd, name = tempfile.mkstemp(prefix=f"{_PART}{path.name}-", dir=path.parent)
-            part = Path(name)
-            with os.fdopen(fd, "wb") as file:
-                fill(file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, path)
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-        except OSError as error:
-            if part is not None:
-                part.unlink(missing_ok=True)
-            raise self._failed("write", key, error) from error
+    # --- ways ---------------------------------------------------------------------------------------------------------
 
-    def _make_folder(self, folder: Path) -> None:
-        """``mkdir -p``, each new folder private; again if a deletion of empty folders came between."""
-        for last in (False, False, True):
-            missing = []
-            while not folder.is_dir():
-                missing.append(folder)
-                folder = folder.parent
-            try:
-                for path in reversed(missing):
-                    path.mkdir(mode=0o700, exist_ok=True)
-                return
-            except FileNotFoundError:
-                if last:
-                    raise
-                folder = missing[0]
-
-    def _path(self, key: str) -> Path:
-        """The file of a key; a key that would leave the store's folder is refused."""
-        parts = key.split("/")
+    def _parts(self, key: str) -> list[str]:
+        """The names on the way to a key; a key that would leave the store's folder is refused."""
+        parts = key.split("/") if key else []
         if any(part in ("", ".", "..") or "\0" in part or "\\" in part for part in parts):
             raise StoreError(f"{self.uri}: refused key {key!r}")
-        path = self.root.joinpath(*parts)
+        return parts
+
+    @contextmanager
+    def _opened(self, parts: Sequence[str], make: bool = False) -> Iterator[int]:
+        """A folder below the store's, reached by these names and no link; with ``make`` it is made, each new folder private."""
+        if make:
+            _make_folders(self.root)
+        opened = os.open(self.root, _FOLDER)
         try:
-            for parent in [path, *path.parents]:
-                if parent == self.root:
-                    break
-                if parent.is_symlink():
-                    raise DamagedObjectError(f"{self.uri}: refused key {key!r}: {parent} is a symbolic link")
+            for number, part in enumerate(parts):
+                try:
+                    inner = os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=opened)
+                except FileNotFoundError:
+                    if not make:
+                        raise
+                    with suppress(FileExistsError):
+                        os.mkdir(part, 0o700, dir_fd=opened)
+                    inner = os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=opened)
+                except OSError:
+                    self._see_that_it_is_no_link(part, opened, "/".join(parts[: number + 1]))
+                    raise
+                os.close(opened)
+                opened = inner
+            yield opened
+        finally:
+            os.close(opened)
+
+    @contextmanager
+    def _place(self, key: str, make: bool = False) -> Iterator[tuple[int, str]]:
+        """The folder of a key, and its name there."""
+        *above, name = self._parts(key) or [""]
+        with self._opened(above, make) as folder:
+            yield folder, name
+
+    def _see_that_it_is_no_link(self, name: str, folder: int, key: str) -> None:
+        with suppress(OSError):
+            if stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+                raise DamagedObjectError(f"{self.uri}: refused key {key!r}: it is a symbolic link")
+
+    @contextmanager
+    def _read(self, key: str) -> Iterator[BinaryIO]:
+        """The file of a key."""
+        with self._told("read", key), self._place(key) as (folder, name):
+            try:
+                opened = os.open(name, _FILE, dir_fd=folder)
+            except OSError:
+                self._see_that_it_is_no_link(name, folder, key)
+                raise
+            with os.fdopen(opened, "rb") as file:
+                if not stat.S_ISREG(os.fstat(opened).st_mode):
+                    raise IsADirectoryError
+                yield file
+
+    def _write(self, key: str, fill: Callable[[BinaryIO], object]) -> None:
+        with self._told("write", key):
+            for last in (False, False, True):
+                try:
+                    with self._place(key, make=True) as (folder, name):
+                        _write_whole(folder, name, fill)
+                    return
+                except FileNotFoundError:  # a deletion of empty folders came between
+                    if last:
+                        raise
+
+    @contextmanager
+    def _told(self, what: str, key: str) -> Iterator[None]:
+        """What goes wrong is a store's error; what is no file, or not there, is missing."""
+        try:
+            yield
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            if what != "write":
+                raise MissingKeyError(f"{self.uri}: nothing under {key}") from None
+            raise self._failed(what, key, error) from error
         except OSError as error:
-            raise self._failed("reach", key, error) from None
-        return path
+            raise self._failed(what, key, error) from error
 
     def _failed(self, what: str, key: str, error: OSError) -> StoreError:
         shut = what == "write" and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT)
@@ -218,6 +232,62 @@ class DirectoryStore:
         failed = StoreError(f"{self.uri}: cannot {what} {key or 'the store'}: {error.strerror or error}{hint}")
         failed.lasting = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
         return failed
+
+
+def _write_whole(folder: int, name: str, fill: Callable[[BinaryIO], object]) -> None:
+    part = f"{_PART}{name}-{secrets.token_hex(4)}"
+    opened = os.open(part, _NEW_FILE, 0o600, dir_fd=folder)
+    try:
+        with os.fdopen(opened, "wb") as file:
+            fill(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, name, src_dir_fd=folder, dst_dir_fd=folder)
+        os.fsync(folder)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(part, dir_fd=folder)
+        raise
+
+
+def _make_folders(folder: Path) -> None:
+    """``mkdir -p`` for the store's own folder, each new one private."""
+    missing = []
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for path in reversed(missing):
+        path.mkdir(mode=0o700, exist_ok=True)
+
+
+def _remove(name: str, folder: int) -> None:
+    """A folder with all that is in it, or a link or a file."""
+    try:
+        for _, folders, names, inner in os.fwalk(name, topdown=False, onerror=_raise_but_missing, dir_fd=folder):
+            for each in names:
+                with suppress(FileNotFoundError):
+                    os.unlink(each, dir_fd=inner)
+            for each in folders:
+                _remove_one(each, inner)
+    finally:
+        _remove_one(name, folder)
+
+
+def _remove_one(name: str, folder: int) -> None:
+    with suppress(FileNotFoundError):
+        try:
+            os.rmdir(name, dir_fd=folder)
+        except NotADirectoryError:  # a link, or a file
+            os.unlink(name, dir_fd=folder)
+
+
+def _leads_to_a_folder(name: str, folder: int, about: os.stat_result) -> bool:
+    """Whether it is a link to a folder, which is no object."""
+    if not stat.S_ISLNK(about.st_mode):
+        return False
+    with suppress(OSError):
+        return stat.S_ISDIR(os.stat(name, dir_fd=folder).st_mode)
+    return False
 
 
 def _raise_but_missing(error: OSError) -> None:

@@ -40,3 +40,17 @@ def test_where_torch_is_there_already_nothing_changes() -> None:
         "assert not any(isinstance(one, light._Finder) for one in sys.meta_path)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_is_left_out_of_an_import_is_there_afterwards() -> None:
+    code = (
+        "import sys\n"
+        "from last_e.light import without\n"
+        "with without('botocore'):\n"
+        "    from torch.utils.tensorboard import SummaryWriter\n"
+        "assert 'botocore' not in sys.modules\n"
+        "import botocore\n"
+        "with without('botocore'):\n"
+        "    assert sys.modules['botocore'] is botocore\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
