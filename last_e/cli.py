@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from last_e.reading import Entry, Layer, flat_items, parse_value, set_layer
 from last_e.resume import changes, refuse_pinned
 from last_e.stop import INTERRUPTED_TWICE, Stop
 from last_e.text import expand, one_line, seconds_text
+from last_e.whole import whole_file
 
 DONE, FAILED, USAGE, PAUSED, NO_GPU = 0, 1, 2, 75, 6
 CONFIG = "config.json"
@@ -259,12 +259,8 @@ def _train(config: TrainConfig, resume: Path | None, args: argparse.Namespace, s
 
 
 def _write_config(out: Path, config: TrainConfig) -> None:
-    part = out / f".config.{os.getpid()}.part"
-    try:
+    with whole_file(out / "config.json") as part:
         part.write_text(json.dumps(config.model_dump(mode="json"), indent=1) + "\n")
-        os.replace(part, out / "config.json")
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _run_folder(config: TrainConfig, resume: Path | None) -> Path:

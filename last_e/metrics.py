@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from last_e.light import without
+from last_e.whole import whole_file
 
 if TYPE_CHECKING:
     from last_e.events import EpochDone, Sink
@@ -41,9 +42,8 @@ class History:
     def __init__(self, out: Path, epochs_done: int, steps_done: int, sink: Sink) -> None:
         self._path = out / "metrics.jsonl"
         kept = [m for m in read_metrics(self._read()) if m["epoch"] <= epochs_done]
-        part = self._path.with_suffix(".part")
-        part.write_text("".join(json.dumps(m) + "\n" for m in kept))
-        os.replace(part, self._path)
+        with whole_file(self._path) as part:
+            part.write_text("".join(json.dumps(m) + "\n" for m in kept))
         try:
             with without("botocore"):  # with which it would write to buckets, and which takes most of its import
                 from torch.utils.tensorboard import SummaryWriter

@@ -6,7 +6,6 @@ writes); its metadata says ``format: lastrun-clips-1``.
 
 from __future__ import annotations
 
-import os
 import zipfile
 import zlib
 from pathlib import Path
@@ -19,6 +18,7 @@ from safetensors.torch import save_file
 from last_e.data.clips import TENSORS, Clips
 from last_e.datafile import FORMAT, OWN_SPLIT, DataError
 from last_e.text import one_line
+from last_e.whole import whole_file
 
 IRDS = Path(__file__).parent / "irds" / "healthy.npz"
 
@@ -53,19 +53,10 @@ def write_clips(clips: Clips, path: Path, metadata: dict[str, str] | None = None
     path = Path(path)
     clips.check(int(clips.label.max()) + 1 if clips.label.numel() else 1, str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        tensors = {name: getattr(clips, name).clone().contiguous() for name in TENSORS}  # none may share memory
-        tensors.update({OWN_SPLIT + name: mask.clone() for name, mask in clips.own_splits.items()})
+    tensors = {name: getattr(clips, name).clone().contiguous() for name in TENSORS}  # none may share memory
+    tensors.update({OWN_SPLIT + name: mask.clone() for name, mask in clips.own_splits.items()})
+    with whole_file(path) as part:
         save_file(tensors, part, {**(metadata or {}), "format": FORMAT})
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        part.chmod(0o666 & ~umask)  # safetensors writes for the owner alone; data are for colleagues, too
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def read_irds(path: Path = IRDS) -> Clips:

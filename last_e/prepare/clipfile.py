@@ -14,10 +14,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +29,7 @@ from safetensors import SafetensorError, safe_open
 from last_e.datafile import FORMAT, OWN_SPLIT, DataError
 from last_e.joints import NUM_JOINTS
 from last_e.text import one_line
+from last_e.whole import see_that_it_is_ours, whole_file
 
 NUMBERS = ("label", "performer", "camera", "setup", "replication")
 """What is told of each clip, in the order of :meth:`Part.add`; 0 where it is not known."""
@@ -111,31 +111,25 @@ def write_clip_file(
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     digest = hashlib.sha256()
-    part = (scratch or path.parent) / f".{path.name}.{os.getpid()}.part"
-    try:
-        with part.open("wb") as file:
+    with whole_file(path, scratch) as part, part.open("wb") as file:
 
-            def put(array: Array) -> None:
-                view = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-                digest.update(view)
-                file.write(view)
+        def put(array: Array) -> None:
+            view = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+            digest.update(view)
+            file.write(view)
 
-            file.write(len(text).to_bytes(8, "little") + text)
-            for name in wide:
-                put(columns[name])
-            for piece in joints:
-                put(piece.astype(np.int16, copy=False))
-            for name in order[len(wide) :]:
-                put(columns[name])
-            if file.tell() != 8 + len(text) + end:
-                raise AssertionError(f"{path}: {file.tell()} bytes written, {8 + len(text) + end} announced")
-            file.seek(8 + text.index(b"0" * 64))
-            file.write(digest.hexdigest().encode())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in wide:
+            put(columns[name])
+        for piece in joints:
+            put(piece.astype(np.int16, copy=False))
+        for name in order[len(wide) :]:
+            put(columns[name])
+        if file.tell() != 8 + len(text) + end:
+            raise AssertionError(f"{path}: {file.tell()} bytes written, {8 + len(text) + end} announced")
+        file.seek(8 + text.index(b"0" * 64))
+        file.write(digest.hexdigest().encode())
+        file.flush()
 
 
 def join(parts: Sequence[Path], path: Path, metadata: Mapping[str, str]) -> dict[str, Array]:
@@ -157,9 +151,12 @@ def workplace(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = path.with_name(f".{path.name}.parts")
-    if folder.is_symlink():  # what it leads to is not ours to clear
-        raise DataError(f"{folder}: a link, where a folder for unfinished work belongs; delete it")
-    folder.mkdir(exist_ok=True)
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    try:  # finished parts in it are taken for what they say, and what a link leads to is not ours to clear
+        see_that_it_is_ours(folder, "unfinished work belongs there, but")
+    except PermissionError as error:
+        raise DataError(str(error)) from None
     try:
         with FileLock(folder / ".lock", timeout=0):
             yield folder

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from last_e.datafile import read_header
 from last_e.text import one_line
+from last_e.whole import whole_file
 from runner.errors import DamagedObjectError, LastrunError, PausedError, StoreError, UsageError
 from runner.folders import cache_folder
 from runner.store.uri import StoreUri
@@ -83,8 +84,11 @@ def fetch_data(
     bucket, key = place.parent()
     from runner.store.s3 import S3Store  # boto3 is slow to import
 
-    root = _default_cache() if cache is None else cache
+    root = cache_folder() / "remote" if cache is None else cache
     try:
+        if cache is None:
+            root.mkdir(parents=True, exist_ok=True)
+            root.chmod(0o700)  # whatever the umask, or an older version
         return _fetch(S3Store(bucket), key, place, root, say, stop)
     except OSError as error:
         if error.errno == errno.ENOSPC:
@@ -104,10 +108,6 @@ def parse(uri: str, options: Mapping[str, str | None]) -> StoreUri:
             f"data.uri {uri}: names a bucket; allowed is a file in it, such as {uri.rstrip('/')}/ntu60.safetensors"
         )
     return place
-
-
-def _default_cache() -> Path:
-    return cache_folder() / "remote"
 
 
 def _fetch(store: S3Store, key: str, place: StoreUri, root: Path, say: Say, stop: Stop) -> Path:
@@ -298,9 +298,5 @@ def _header(file: Any) -> tuple[int, str | None]:
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with whole_file(path) as part:
         part.write_text(json.dumps(values) + "\n")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -77,5 +77,5 @@ def _read(folder: Path) -> dict[str, str]:
 
 
 def _see_that_it_is_ours(about: os.stat_result) -> None:
-    if about.st_uid != os.getuid() or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if about.st_uid != os.geteuid() or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise PermissionError("others may have made it, or may change it")

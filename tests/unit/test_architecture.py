@@ -20,6 +20,7 @@ VOCABULARY = {
         "counts",
         "process",
         "set_by",
+        "whole",
         "datafile",
         "environment",
         "events",

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import tarfile
 import time
 import tracemalloc
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +20,17 @@ import pytest
 import torch
 
 from last_e import checkpoint
+from last_e.datafile import DataError
 from last_e.manifest import MANIFEST, DamagedCheckpoint, File, Manifest, _digest, describe_file
 from last_e.metrics import read_metrics
-from runner.attempt import outbox, scratch
+from last_e.prepare.synth import synthesize
+from last_e.whole import whole_file
+from runner.attempt import data_cache, outbox, scratch
 from runner.attempt.leftovers import clear_leftovers, leftovers, sync_job
 from runner.attempt.outbox import Outbox
 from runner.attempt.pruner import Pruner
 from runner.attempt.scratch import make_scratch
-from runner.errors import DamagedObjectError
+from runner.errors import DamagedObjectError, StoreError
 from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.job.lease import claim
@@ -249,3 +256,128 @@ def test_uploads_and_pruning_survive_whatever_goes_wrong_and_say_it(tmp_path: Pa
         pruner.drain(10)
     assert len(calls) == 2
     assert "IndexError: on purpose" in said[-1]
+
+
+# --- others on the same machine --------------------------------------------------------------------------------------------
+
+
+EXCHANGE = """
+import ctypes, os, sys
+names = [os.fsencode(name) for name in sys.argv[1:]]
+exchange = ctypes.CDLL(None, use_errno=True).renameat2
+print("on", flush=True)
+while True:
+    exchange(-100, names[0], -100, names[1], 2)
+"""
+
+
+@contextmanager
+def exchanged(folder: Path, link_to: Path) -> Iterator[None]:
+    """Somebody who may write there exchanges a folder for a link and back, as fast as the kernel does it."""
+    link = folder.with_name("link")
+    link.symlink_to(link_to)
+    command = [sys.executable, "-c", EXCHANGE, str(folder), str(link)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        try:
+            yield
+        finally:
+            process.kill()
+    if folder.is_symlink():  # as it was
+        folder.unlink()
+        link.rename(folder)
+
+
+def test_folders_that_are_exchanged_for_links_lead_a_store_nowhere(tmp_path: Path) -> None:
+    private = tmp_path / "private"
+    private.mkdir()
+    for name in ("note", "old"):
+        (private / name).write_text("mine")
+    store = DirectoryStore(tmp_path / "shared")
+    store.put("job/in/note", b"theirs")
+    store.put("job/in/old", b"theirs")
+    read = set()
+    with exchanged(tmp_path / "shared" / "job" / "in", private):
+        for new in [f"job/in/new{number}" for number in range(7)] * 200:
+            calls: tuple[Callable[[], object], ...] = (
+                lambda: read.add(store.get("job/in/note")),
+                partial(store.put, new, b"x"),
+                lambda: read.add(b"mine" if any(entry.size == 4 for entry in store.scan("job/in/")) else b""),
+                partial(store.delete, [new, "job/in/old"]),
+                lambda: store.sweep("job/", lambda key: False),
+            )
+            for call in calls:
+                with suppress(StoreError):
+                    call()
+        with suppress(StoreError):
+            store.clear("job/in/")
+    assert b"mine" not in read
+    assert sorted(path.name for path in private.iterdir()) == ["note", "old"]
+    assert [(private / name).read_text() for name in ("note", "old")] == ["mine", "mine"]
+
+
+@pytest.mark.parametrize("kind", ["others may write", "link", "file"])
+def test_unfinished_work_that_others_may_have_planted_is_not_taken(tmp_path: Path, kind: str) -> None:
+    victim = tmp_path / "private"
+    victim.mkdir()
+    (victim / "000000.part").write_text("mine")
+    parts = tmp_path / ".out.safetensors.parts"
+    if kind == "link":
+        parts.symlink_to(victim)
+    elif kind == "file":
+        parts.write_text("no folder")
+    else:
+        parts.mkdir()
+        parts.chmod(0o777)
+        (parts / "000000.part").write_text("planted")
+    with pytest.raises(DataError, match="others made it, or may write into it; delete it, or name another place"):
+        synthesize("ntu60", tmp_path / "out.safetensors", clips=10)
+    assert (victim / "000000.part").read_text() == "mine"
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_no_temporary_name_is_foreseen(tmp_path: Path) -> None:
+    victim = tmp_path / "private"
+    victim.write_text("mine")
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    for name in (f".out.{os.getpid()}.part", f".config.{os.getpid()}.part", ".part-out"):
+        (shared / name).symlink_to(victim)
+    with whole_file(shared / "out") as part:
+        assert part.parent == shared
+        part.write_text("new")
+        names = {part.name}
+    with whole_file(shared / "out") as part:
+        names.add(part.name)
+    assert len(names) == 2
+    assert (shared / "out").read_text() == ""
+    assert victim.read_text() == "mine"
+    with pytest.raises(ValueError, match="no"), whole_file(shared / "out") as part:
+        raise ValueError("no")
+    assert not part.exists()
+
+
+def test_copies_of_data_are_private_whatever_the_umask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    place = tmp_path / "lastrun" / "remote"
+    place.mkdir(parents=True)
+    place.chmod(0o777)
+
+    class Stopped(Exception):
+        """As far as it has to go."""
+
+    def stopped(*_: Any) -> Path:
+        raise Stopped
+
+    monkeypatch.setattr(data_cache, "_fetch", stopped)
+    with pytest.raises(Stopped):
+        data_cache.fetch_data("s3://bucket/x.safetensors")
+    assert place.stat().st_mode & 0o777 == 0o700
+
+
+def test_torch_is_one_that_reads_weights_without_running_code() -> None:
+    """CVE-2025-32434: before 2.6 ``weights_only`` was not enough."""
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    assert '"torch>=2.6"' in text
+    assert tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6)

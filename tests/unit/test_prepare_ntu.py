@@ -19,10 +19,11 @@ from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from last_e import whole
 from last_e.data import Clips, read_clips
 from last_e.data.splits import train_mask
 from last_e.datafile import DataError
-from last_e.prepare import clipfile, ntu
+from last_e.prepare import ntu
 from last_e.prepare.clipfile import CONTENT_HASH, content_hash, names_of, read_columns
 from last_e.prepare.names import NtuName, broken, read_name
 from last_e.prepare.ntu import Report, prepare_ntu
@@ -560,11 +561,11 @@ def test_a_full_disk_leaves_what_was_there_and_a_way_on(tree, tmp_path, monkeypa
         real(fd)
 
     full.left = 2
-    monkeypatch.setattr(clipfile.os, "fsync", full)
+    monkeypatch.setattr(whole.os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         prepare(tree, tmp_path / "out")
     assert (tmp_path / "out").read_bytes() == b"old"
-    monkeypatch.setattr(clipfile.os, "fsync", real)
+    monkeypatch.setattr(whole.os, "fsync", real)
     assert prepare(tree, tmp_path / "out").resumed == 10
 
 

@@ -1,0 +1,43 @@
+"""Files that are there whole or not at all, also in a folder into which others may write."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole_file(path: Path, scratch: Path | None = None) -> Iterator[Path]:
+    """An empty file beside ``path`` (or in ``scratch``, on the same disk) that takes its place when the block ends well. Nobody
+    foresees its name, so nobody has put a link there.
+
+    Raises:
+        OSError: there is no room, or no right, for it.
+    """
+    part = (scratch or path.parent) / f".{path.name}.{secrets.token_hex(4)}.part"
+    opened = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+    mode = stat.S_IMODE(os.fstat(opened).st_mode)
+    os.close(opened)
+    try:
+        yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.chmod(mode)  # some libraries put a file of their own there, which only its owner may read
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def see_that_it_is_ours(folder: Path, what: str) -> None:
+    """See that nobody else has made a folder, or may write into it.
+
+    Raises:
+        PermissionError: somebody has, or may.
+    """
+    about = folder.lstat()
+    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.geteuid() or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PermissionError(f"{folder}: {what} others made it, or may write into it; delete it, or name another place")
