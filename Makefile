@@ -7,7 +7,7 @@ JOBS   ?= 3
 
 .PHONY: help demo quick test bench figures lint format versions lowest clean
 help:
-	@echo "make demo    set up .venv and train the quickstart job on this machine (half a minute once installed)"
+	@echo "make demo    set up .venv and train the quickstart job on this machine (a minute once installed)"
 	@echo "make quick   set up .venv and run what needs no server and no long training (a few minutes)"
 	@echo "make test    set up .venv and run every test; what was skipped is listed with the reason, and the slowest ten"
 	@echo "make figures the faults of docs/faults.md at full length (about half an hour), with their figures"

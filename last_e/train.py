@@ -373,7 +373,7 @@ def load_loops(config: TrainConfig, device: torch.device, sink: Sink) -> None:
     channels = max(config.model.stem_channels, config.model.channels[0] * config.model.expand_ratio)
     if device.type != "cpu" or rows * config.training.input_frames * NUM_JOINTS * channels < fused.LARGE:
         return
-    slow = threading.Timer(2.0, sink.emit, [Message("numba compiles loops for this CPU (some seconds; they are kept) ...")])
+    slow = threading.Timer(5.0, sink.emit, [Message("numba compiles loops for this CPU (some seconds; they are kept) ...")])
     slow.start()
     try:
         there = fused.loops()

@@ -140,9 +140,12 @@ def resolve_attempt(
             continue
         if key not in who or who[key].who != "here" or takes(key, value):
             job[key] = Entry(value, Origin(f"{FROM_JOB}{origins.get(key, 'default')})"))
-    flags = _flags(env, launcher)
+    allow_change, flags = list(allow_change), _flags(env, launcher)
     sets, problems = set_layer(settings)
     problems = [*problems, *_read_places(sets, Path.cwd())]
+    named = {key for word in allow_change for key in word.split(",")} - {"data"}
+    for key in sorted(key for key in named if is_pinned(key) and key not in sets):
+        problems.append(Problem("--allow-change", key, "no other value for it", f"with --set {key}=VALUE beside it"))
     resolved = resolve([job, flags, sets], JobSpec, problems)
     after = resolved.items()
     found = [change for change in changes(config, after) if change.key in after and not change.key.startswith("store.")]

@@ -159,7 +159,12 @@ def workplace(path: Path) -> Iterator[Path]:
         raise DataError(str(error)) from None
     try:
         with FileLock(folder / ".lock", timeout=0):
-            yield folder
+            try:
+                yield folder
+            except DataError:
+                if not any(folder.glob("*.part")):  # nothing to go on with
+                    shutil.rmtree(folder, ignore_errors=True)
+                raise
             shutil.rmtree(folder, ignore_errors=True)
     except Timeout:
         raise DataError(f"{path}: is being prepared by another process") from None

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 LISTS = Path(__file__).parent / "ntu"
-_NAME = re.compile(r"S(\d{3})C(\d{3})P(\d{3})R(\d{3})A(\d{3})")
+_NAME = re.compile(r"S(\d{3})C(\d{3})P(\d{3})R(\d{3})A(\d{3})", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True)

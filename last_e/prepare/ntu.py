@@ -18,11 +18,12 @@ from last_e.environment import usable_cores
 from last_e.prepare import clipfile
 from last_e.prepare.account import count_splits, versions
 from last_e.prepare.clipfile import About, Part
+from last_e.prepare.entry import Entry
 from last_e.prepare.names import broken, read_name
 from last_e.prepare.people import RULES, Clip, NobodyError, choose_people
 from last_e.prepare.pool import run_all
 from last_e.prepare.skeleton import SkeletonError, parse
-from last_e.prepare.sources import Entry, find_recordings, listing_hash
+from last_e.prepare.sources import find_recordings, listing_hash
 
 PART_SIZE = 128
 """Recordings of a part: what a restart repeats at most, for each worker."""
@@ -102,7 +103,7 @@ def prepare_ntu(
 
     Args:
         dataset: ``ntu60`` or ``ntu120``.
-        raw: folders and zip files.
+        raw: folders, archives and files.
         out: the prepared file; replaced when it is complete.
         workers: processes; default: one for each core.
         progress: told how many recordings are done, and of how many.
@@ -113,12 +114,14 @@ def prepare_ntu(
     """
     raw = [Path(place) for place in raw]
     out = output_path(Path(out), *raw)
-    entries, unreadable = find_recordings(raw)
-    wanted, left_out = choose_entries(dataset, entries)
-    left_out += [LeftOut(one.name, "unreadable", one.why) for one in unreadable]
-    if not wanted:
-        raise DataError(f"none of the {len(entries)} files is a recording of {dataset}, such as S001C001P001R001A001.skeleton")
     with clipfile.workplace(out) as folder:
+        entries, unreadable = find_recordings(raw, folder / "unpacked")
+        wanted, left_out = choose_entries(dataset, entries)
+        left_out += [LeftOut(one.name, "unreadable", one.why) for one in unreadable]
+        if not wanted:
+            raise DataError(
+                f"none of the {len(entries)} files is a recording of {dataset}, such as S001C001P001R001A001.skeleton"
+            )
         _forget_stale(folder, _key(dataset, wanted))
         tasks = [
             Task(tuple(wanted[begin : begin + PART_SIZE]), folder / f"{begin // PART_SIZE:06}.part")

@@ -6,6 +6,7 @@ number of joints (25), then a line a joint of 12 values, the first three x y z i
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -52,12 +53,23 @@ def parse(data: bytes) -> Recording:
     if len(data) > MAX_BYTES:
         raise SkeletonError(f"larger than {MAX_BYTES // 2**20} MiB: no recording is")
     found = scan(data)
+    if found is None and (mended := _as_written(data)) != data:
+        data, found = mended, scan(mended)
     if found is None:
         return parse_carefully(data)
     joints, frame, body, frames = found
     recording = Recording(frames, joints, frame, body)
     _no_body_twice(recording)
     return recording
+
+
+def _as_written(data: bytes) -> bytes:
+    """The bytes without what editors and copies add: marks of byte order (and UTF-16 itself), another system's ends of lines,
+    what is no text at the end."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        data = data.decode("utf-16", "replace").encode()
+    data = data.removeprefix(codecs.BOM_UTF8).rstrip(b"\0\x1a") or data
+    return data if b"\n" in data else data.replace(b"\r", b"\n")
 
 
 def parse_carefully(data: bytes) -> Recording:

@@ -97,7 +97,8 @@ def _run_app(call: Callable[[], Any]) -> NoReturn:
             if said.startswith("Usage:"):  # called without anything
                 show(said, error=True)
                 raise SystemExit(int(Exit.USAGE)) from None
-            error = UsageError(f"{said}; --help tells more")
+            hint = "--set takes KEY=VALUE" if "extra argument" in said and "--set" in sys.argv else "--help tells more"
+            error = UsageError(f"{said}; {hint}")
         if "--json" in sys.argv and isinstance(error, (ConfigError, LastrunError)):
             from dataclasses import asdict
 

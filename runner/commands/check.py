@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from runner.commands.options import EnvOption, JsonOption, SetOption, SpecArgument, StoreOption
+from runner.commands.options import EnvOption, HereOption, JsonOption, SetOption, SpecArgument, StoreOption
 
 if TYPE_CHECKING:
     from runner.spec import JobSpec
@@ -21,6 +21,7 @@ def validate(
         bool, typer.Option("--deep", help="also that it could start here: launcher, store, data in a bucket; uses the network")
     ] = False,
     store: StoreOption = None,
+    here: HereOption = False,
     json: JsonOption = False,
 ) -> None:
     """Check a job's file; every mistake is told at once."""
@@ -33,7 +34,7 @@ def validate(
         from runner.launch.start import make_launcher
         from runner.store.open import store_of
 
-        approve(make_launcher(resolved.config), store_of(resolved.config.store, store), resolved, here=False, only_look=True)
+        approve(make_launcher(resolved.config), store_of(resolved.config.store, store), resolved, here=here, only_look=True)
     else:
         resolved.notes.extend(_look_at_data(resolved.config))
     if json:

@@ -28,12 +28,12 @@ WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, metavar="
 @data_app.command()
 def prepare(
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="ntu60 or ntu120")],
-    raw: Annotated[list[Path], typer.Option("--raw", metavar="DIR|ZIP", help="what NTU distributes; may be repeated")],
+    raw: Annotated[list[Path], typer.Option("--raw", metavar="DIR|ARCHIVE", help="what NTU distributes; may be repeated")],
     out: OutOption,
     workers: WorkersOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Prepare NTU RGB+D from its raw .skeleton files, in a folder or zip files as distributed."""
+    """Prepare NTU RGB+D from its raw .skeleton files, in folders, or zip files as distributed, or tar files."""
     from runner.errors import UsageError
     from runner.view.bar import Bar
     from runner.view.console import print_json, show

@@ -27,7 +27,8 @@ def stop(
     from runner.view.status import running, until_stopped
 
     if (job is None) is not all_:
-        raise UsageError("name a job, or say --all; lastrun list shows those there are")
+        both = "name a job or say --all, not both" if all_ else "name a job, or say --all"
+        raise UsageError(f"{both}; lastrun list shows those there are")
     if job is not None:
         found = [find_job(job, store)]
         state, attempt, _ = state_of(found[0])

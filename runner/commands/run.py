@@ -135,6 +135,12 @@ def resume(
         raise UsageError(
             f"{found.id} is complete: there is nothing to go on with; lastrun status {found.reference} shows its result"
         )
+    epochs = resolved.config.training.epochs
+    if state is State.SUCCEEDED and attempt is not None and epochs <= (attempt.epochs or config["training.epochs"]):
+        raise UsageError(
+            f"{found.id} is complete, and this changes nothing of it: more epochs would, with "
+            f"--set training.epochs=N --allow-change training.epochs (it has trained {epochs})"
+        )
     if state is State.RUNNING and attempt is not None and not takeover:
         raise ClaimedError(
             f"{found.id} is being run by {attempt}; lastrun status {found.reference} follows it, --takeover takes it over"

@@ -24,6 +24,8 @@ def find_job(name: str, store_uri: str | None, whole: bool = False) -> Job:
         store = open_store(parent)
     else:
         store = open_store(store_uri or default_store())
+    if not name:
+        raise UsageError("no job is named; lastrun list shows those there are")
     if not JOB_ID.fullmatch(name):
         raise UsageError(f"job {name!r}: an ID has lower-case letters, digits and dashes only")
     with suppress(NoSuchJobError):  # a whole ID needs no listing of a store that may hold thousands

@@ -156,7 +156,7 @@ class DirectoryStore:
     def _opened(self, parts: Sequence[str], make: bool = False) -> Iterator[int]:
         """A folder below the store's, reached by these names and no link; with ``make`` it is made, each new folder private."""
         if make:
-            _make_folders(self.root)
+            self._make_root()
         opened = os.open(self.root, _FOLDER)
         try:
             for number, part in enumerate(parts):
@@ -203,6 +203,17 @@ class DirectoryStore:
                     raise IsADirectoryError
                 yield file
 
+    def _make_root(self) -> None:
+        """``mkdir -p`` for the store's own folder, each new one private."""
+        missing: list[Path] = []
+        try:
+            while not (folder := self.root if not missing else missing[-1].parent).is_dir():
+                missing.append(folder)
+            for path in reversed(missing):
+                path.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise self._failed("make", f"its folder {error.filename}", error) from None
+
     def _write(self, key: str, fill: Callable[[BinaryIO], object]) -> None:
         with self._told("write", key):
             for last in (False, False, True):
@@ -227,7 +238,7 @@ class DirectoryStore:
             raise self._failed(what, key, error) from error
 
     def _failed(self, what: str, key: str, error: OSError) -> StoreError:
-        shut = what == "write" and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT)
+        shut = what in ("write", "make") and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT)
         hint = "; name a folder that you may write to, or a bucket, with --store or LASTRUN_STORE" if shut else ""
         failed = StoreError(f"{self.uri}: cannot {what} {key or 'the store'}: {error.strerror or error}{hint}")
         failed.lasting = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
@@ -248,16 +259,6 @@ def _write_whole(folder: int, name: str, fill: Callable[[BinaryIO], object]) -> 
         with suppress(FileNotFoundError):
             os.unlink(part, dir_fd=folder)
         raise
-
-
-def _make_folders(folder: Path) -> None:
-    """``mkdir -p`` for the store's own folder, each new one private."""
-    missing = []
-    while not folder.is_dir():
-        missing.append(folder)
-        folder = folder.parent
-    for path in reversed(missing):
-        path.mkdir(mode=0o700, exist_ok=True)
 
 
 def _remove(name: str, folder: int) -> None:

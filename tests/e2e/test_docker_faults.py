@@ -227,6 +227,21 @@ def test_a_sweep_removes_what_ended_and_keeps_what_it_knew(engine: Engine, tmp_p
         assert "last words" in "".join(job.log())
 
 
+def test_a_store_that_names_a_container_of_another_gets_nothing_of_it(engine: Engine, tmp_path: Path) -> None:
+    """Whoever writes to one store of mine knows, perhaps, what another of mine is called in."""
+    job, attempt = ended_container(engine, tmp_path / "private", 3, "running")
+    for store, name in ((tmp_path / "shared", job.id), (tmp_path / "private", "other")):
+        hostile = Job(DirectoryStore(store), name)
+        hostile.attempts.write(attempt)
+        settle(hostile, attempt)
+        assert not [entry.key for entry in hostile.store.scan(f"{name}/") if "/log/" in entry.key]
+        assert hostile.attempts.all()[0].open
+    assert engine.client.containers.list(all=True, filters={"label": f"{ATTEMPT_LABEL}=aabbccdd"})
+    settled = settle(job, attempt)
+    assert settled is not None
+    assert settled.message == "container n ended with code 3"
+
+
 def test_another_engine_is_not_believed(engine: Engine, tmp_path: Path) -> None:
     job, attempt = ended_container(engine, tmp_path, 1, "running", "another")
     assert settle(job, attempt) is attempt

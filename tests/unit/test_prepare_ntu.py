@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import bz2
 import errno
+import gzip
 import json
+import lzma
 import os
 import shutil
 import signal
+import tarfile
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -23,13 +27,13 @@ from last_e import whole
 from last_e.data import Clips, read_clips
 from last_e.data.splits import train_mask
 from last_e.datafile import DataError
-from last_e.prepare import ntu
+from last_e.prepare import archives, ntu
 from last_e.prepare.clipfile import CONTENT_HASH, content_hash, names_of, read_columns
 from last_e.prepare.names import NtuName, broken, read_name
 from last_e.prepare.ntu import Report, prepare_ntu
 from last_e.prepare.people import choose_people
 from last_e.prepare.pool import run_all
-from last_e.prepare.skeleton import parse
+from last_e.prepare.skeleton import MAX_BYTES, parse
 from last_e.splits import OFFICIAL, trains
 from tests.ntu_files import GHOST, motion, name_of, one_person, text_of, two_people, write_tree, write_zip
 
@@ -402,11 +406,20 @@ def test_a_tree_without_one_whole_recording_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
-        (lambda path: path, "no such folder or zip file"),
+        (lambda path: path, "no such folder or archive"),
         (lambda path: path.mkdir(), "no .skeleton file in there"),
         (lambda path: write_tree(path, [("notes", b"")]), "none of the 1 files is a recording of ntu60"),
         (lambda path: path.write_bytes(b"PK\x03\x04 and no more"), "not a whole zip file"),
-        (lambda path: path.write_bytes(b""), "not a whole zip file"),
+        (lambda path: path.write_bytes(b""), "an empty file; download it again"),
+        (lambda path: path.write_bytes(b"<html>Sign in</html>"), "a web page, perhaps one that asks to log in"),
+        (lambda path: path.write_bytes(b"7z\xbc\xaf\x27\x1c\0"), "a 7z archive: unpack it with 7z x raw, and name the folder"),
+        (lambda path: path.write_bytes(b"Rar!\x1a\x07\0"), "a RAR archive: unpack it with unrar x raw"),
+        (lambda path: path.write_bytes(b"\x28\xb5\x2f\xfd\0"), "packed by zstd: unpack it with zstd -d raw"),
+        (lambda path: path.write_bytes(gzip.compress(b"no tar")), "packed by gz, and no tar file in it"),
+        (lambda path: path.write_bytes(gzip.compress(b"x" * 9999)[:40]), "not whole, or damaged"),
+        (lambda path: path.write_bytes(bz2.compress(bytes(9999))[:30]), "not whole, or damaged"),
+        (lambda path: path.write_bytes(lzma.compress(bytes(9999))[:30]), "not whole, or damaged"),
+        (lambda path: path.write_bytes(b"\0" * 600), "no archive that is known here"),
     ],
 )
 def test_a_place_without_recordings_is_refused(tmp_path, make, expected):
@@ -541,6 +554,119 @@ def test_a_part_that_was_half_written_is_no_part(tree, tmp_path):
     (folder / ".out.4711.part").write_bytes(b"half of the whole")  # killed while the parts were joined
     assert prepare(tree, tmp_path / "out").resumed == 10
     assert not folder.exists()
+
+
+# --- archives as people make them --------------------------------------------------------------------------------------
+
+
+def tar_of(tree: Path, path: Path, mode: str) -> Path:
+    with tarfile.open(path, mode) as archive:
+        archive.add(tree, "nturgb+d_skeletons")
+    return path
+
+
+def zip_in_zip(tree: Path, path: Path) -> Path:
+    inner = path.with_name("inner.zip")
+    with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(tree.rglob("*.skeleton")):
+            archive.write(file, file.name)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.write(inner, "part/inner.zip")
+    inner.unlink()
+    return path
+
+
+def each_packed(tree: Path, path: Path) -> Path:
+    path.mkdir()
+    packers = [("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress), ("", bytes)]
+    for number, file in enumerate(sorted(tree.rglob("*.skeleton"))):
+        ending, pack = packers[number % 4]
+        (path / f"{file.name}{'.' if ending else ''}{ending}").write_bytes(pack(file.read_bytes()))
+    return path
+
+
+ARCHIVES = {
+    "tar": lambda tree, path: tar_of(tree, path / "all.tar", "w"),
+    "tar.gz": lambda tree, path: tar_of(tree, path / "all.tar.gz", "w:gz"),
+    "tgz by another name": lambda tree, path: tar_of(tree, path / "download", "w:gz"),
+    "tar.bz2": lambda tree, path: tar_of(tree, path / "all.tar.bz2", "w:bz2"),
+    "tar.xz": lambda tree, path: tar_of(tree, path / "all.TXZ", "w:xz"),
+    "zip in zip": lambda tree, path: zip_in_zip(tree, path / "outer.zip"),
+    "each packed": lambda tree, path: each_packed(tree, path / "packed"),
+    "in a folder": lambda tree, path: tar_of(tree, path / "all.tar.gz", "w:gz").parent,
+}
+
+
+@pytest.mark.parametrize("kind", ARCHIVES)
+def test_an_archive_gives_the_same_clips_as_its_tree(files, tree, tmp_path, kind):
+    (tmp_path / "raw").mkdir()
+    made = ARCHIVES[kind](tree, tmp_path / "raw")
+    report = prepare(made, tmp_path / "out")
+    assert report.clips == len(files)
+    prepare(tree, tmp_path / "expected")
+    ours, theirs = read_clips(tmp_path / "out", 60), read_clips(tmp_path / "expected", 60)
+    assert ours.fingerprint() == theirs.fingerprint()
+    assert not list(tmp_path.glob(".*")), "nothing stays of what was unpacked"
+
+
+def test_what_was_unpacked_is_taken_by_the_next_run(tree, tmp_path, monkeypatch):
+    archive = tar_of(tree, tmp_path / "all.tar.gz", "w:gz")
+    interrupted(archive, tmp_path / "out", 10)
+    monkeypatch.setattr(archives, "whole_file", None)  # it would unpack with that
+    assert prepare(archive, tmp_path / "out").resumed == 10
+
+
+def test_a_packed_file_that_is_cut_is_told_by_name_and_the_rest_is_read(files, tree, tmp_path):
+    folder = each_packed(tree, tmp_path / "packed")
+    bad = next(folder.glob("*.gz"))
+    bad.write_bytes(bad.read_bytes()[:-20])
+    (folder / "also.tar.gz").write_bytes(b"\x1f\x8b no more")
+    report = prepare(folder, tmp_path / "out")
+    assert report.clips == len(files) - 1
+    told = {one.name: one.detail for one in report.left_out}
+    assert told[bad.name.split(".")[0]].startswith("damaged, or not whole")
+    assert "not whole, or damaged" in told["also.tar.gz"]
+
+
+def test_what_unpacks_to_a_thousand_times_its_size_fills_no_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "_LEAST_BOUND", 1 << 20)
+    (tmp_path / "bomb.tar.gz").write_bytes(gzip.compress(bytes(1 << 24)))
+    with pytest.raises(DataError, match="unpacks to more than 100 times its size, as no recordings do"):
+        prepare(tmp_path / "bomb.tar.gz", tmp_path / "out")
+    (tmp_path / "raw").mkdir()
+    name = "S001C001P001R001A001.skeleton.gz"
+    (tmp_path / "raw" / name).write_bytes(gzip.compress(bytes(MAX_BYTES + 1)))
+    with pytest.raises(DataError, match="larger than"):
+        prepare(tmp_path / "raw", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("{}.skeleton", lambda data: b"\xef\xbb\xbf" + data),
+        ("{}.skeleton", lambda data: data.decode().encode("utf-16")),
+        ("{}.skeleton", lambda data: b"\xfe\xff" + data.decode().encode("utf-16-be")),
+        ("{}.skeleton", lambda data: data.replace(b"\r", b"").replace(b"\n", b"\r\n")),
+        ("{}.skeleton", lambda data: data.replace(b"\r", b"").replace(b"\n", b"\r")),
+        ("{}.skeleton", lambda data: data + b"\x1a"),
+        ("{}.skeleton", lambda data: data + b"\n\n\0\0\0"),
+        ("{}.SKELETON", bytes),
+        ("{}.Skeleton.txt", bytes),
+        ("{}.skeleton.skeleton", bytes),
+        ("{}.skeleton.GZ", gzip.compress),
+    ],
+)
+def test_a_recording_as_editors_and_copies_leave_it_is_read(files, tmp_path, name, change):
+    known, data = next(iter(files.items()))
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / name.format(known.lower())).write_bytes(change(data))
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / f"{known}.skeleton").write_bytes(data)
+    assert prepare(tmp_path / "raw", tmp_path / "out").clips == 1
+    prepare(tmp_path / "plain", tmp_path / "expected")
+    assert read_clips(tmp_path / "out", 60).fingerprint() == read_clips(tmp_path / "expected", 60).fingerprint()
+    single = next((tmp_path / "raw").iterdir())
+    assert prepare(single, tmp_path / "one").clips == 1
 
 
 def test_two_preparations_of_one_file_do_not_meet(tree, tmp_path):

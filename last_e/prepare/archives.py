@@ -1,0 +1,198 @@
+"""Recordings in archives: zip and tar files are read where they are. What can only be read from its beginning on, a compressed
+tar file or an archive inside of another, is unpacked once, as one file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import lzma
+import re
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from last_e.datafile import DataError
+from last_e.prepare.entry import RECORDING, Entry, packed_by, recording_name, state_of
+from last_e.text import one_line
+from last_e.whole import whole_file
+
+ARCHIVE = re.compile(r"(?i)\.(zip|tar|tgz|tbz2?|txz|tar\.(gz|bz2|xz))$")
+"""How an archive's name ends."""
+_OTHERS = {
+    b"7z\xbc\xaf\x27\x1c": ("a 7z archive", "7z x {0}"),
+    b"Rar!": ("a RAR archive", "unrar x {0}"),
+    b"\x28\xb5\x2f\xfd": ("packed by zstd", "zstd -d {0}"),
+    b"\x1f\x9d": ("packed by compress", "uncompress {0}"),
+    b"LZIP": ("packed by lzip", "lzip -d {0}"),
+}
+"""What Python cannot read, and the command that unpacks it."""
+_TAR_AT, _TAR = 257, b"ustar"
+_MOST_BEGINNING = 512
+_MOST_DEPTH = 3
+"""Of archives in archives."""
+_MOST_TIMES, _LEAST_BOUND = 100, 1 << 30
+"""What is unpacked may have so many times the size of what it was, or a gigabyte."""
+_CHUNK_BYTES = 1 << 20
+
+
+class Unreadable(NamedTuple):
+    """A folder, link or archive in a tree that cannot be read."""
+
+    name: str
+    """Its path in the tree."""
+    why: str
+
+
+def beginning_of(path: Path) -> bytes:
+    """The first bytes of a file.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(_MOST_BEGINNING)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def in_archive(path: Path, unpacked: Path, unreadable: list[Unreadable], name: str = "", depth: int = 0) -> list[Entry]:
+    """The recordings of an archive, and of archives in it. ``name`` is what it is called where it is not where it came from."""
+    name = name or str(path)
+    beginning = beginning_of(path)
+    other = next((told for begin, told in _OTHERS.items() if beginning.startswith(begin)), None)
+    if other is not None:
+        raise DataError(f"{name}: {other[0]}: unpack it with {other[1].format(Path(name).name)}, and name the folder")
+    packed = packed_by(beginning)
+    if packed is not None:
+        path = _unpacked_once(path, "", unpacked, name, packed[1])
+        beginning = beginning_of(path)
+    try:
+        if beginning[_TAR_AT:].startswith(_TAR):
+            return _in_tar(path, unpacked, unreadable, name, depth)
+        if packed is not None:
+            raise DataError(f"{name}: packed by {packed[0]}, and no tar file in it; name what it was made of")
+        return _in_zip(path, unpacked, unreadable, name, depth)
+    except DataError:
+        raise
+    except OSError as error:
+        raise DataError(f"{name}: cannot be read: {error.strerror or error}") from None
+
+
+def _in_zip(path: Path, unpacked: Path, unreadable: list[Unreadable], name: str, depth: int) -> list[Entry]:
+    found: list[Entry] = []
+    inner: list[str] = []
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                if RECORDING.search(info.filename):
+                    found.append(
+                        Entry(recording_name(info.filename), str(path), info.filename, info.file_size, info.CRC, "zip")
+                    )
+                elif ARCHIVE.search(info.filename):
+                    inner.append(info.filename)
+    except OSError:
+        raise
+    except Exception as error:  # a damaged directory of a zip file fails in as many ways
+        raise DataError(f"{name}: {_no_zip(path, error)}") from None
+    for member in inner:
+        found += _in_inner(path, member, unpacked, unreadable, name, depth, partial(_part_of_zip, path, member))
+    return found
+
+
+def _no_zip(path: Path, error: Exception) -> str:
+    """What is wrong with a file that is no whole zip file."""
+    beginning = beginning_of(path)
+    if beginning.startswith(b"PK"):
+        return f"not a whole zip file ({one_line(error)}); download it again"
+    if not beginning:
+        return "an empty file; download it again"
+    if beginning.lstrip()[:1] == b"<":
+        return "a web page, perhaps one that asks to log in; download it in a browser"
+    return f"no archive that is known here (it begins with {beginning[:8]!r}); --raw takes .skeleton files, zip and tar files"
+
+
+def _in_tar(path: Path, unpacked: Path, unreadable: list[Unreadable], name: str, depth: int) -> list[Entry]:
+    found: list[Entry] = []
+    inner: list[tarfile.TarInfo] = []
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for info in archive:
+                if info.isreg() and RECORDING.search(info.name):
+                    mark = int(info.mtime * 1e9)
+                    found.append(
+                        Entry(recording_name(info.name), str(path), info.name, info.size, mark, "tar", info.offset_data)
+                    )
+                elif info.isreg() and ARCHIVE.search(info.name):
+                    inner.append(info)
+    except (tarfile.TarError, EOFError, ValueError) as error:
+        raise DataError(f"{name}: not a whole tar file ({one_line(error)}); download it again") from None
+    for info in inner:
+        found += _in_inner(path, info.name, unpacked, unreadable, name, depth, partial(_part_of_tar, path, info))
+    return found
+
+
+@contextmanager
+def _part_of_zip(path: Path, member: str) -> Iterator[IO[bytes]]:
+    with zipfile.ZipFile(path) as archive, archive.open(member) as file:
+        yield file
+
+
+@contextmanager
+def _part_of_tar(path: Path, info: tarfile.TarInfo) -> Iterator[IO[bytes]]:
+    with path.open("rb") as file:
+        file.seek(info.offset_data)
+        yield file
+
+
+def _in_inner(
+    path: Path,
+    member: str,
+    unpacked: Path,
+    unreadable: list[Unreadable],
+    name: str,
+    depth: int,
+    opened: Callable[[], AbstractContextManager[IO[bytes]]],
+) -> list[Entry]:
+    """The recordings of an archive in an archive; one that cannot be read is told beside the others."""
+    whole = f"{name}/{member}"
+    try:
+        if depth >= _MOST_DEPTH:
+            raise DataError(f"{whole}: archives in archives, {depth} deep: unpack it, and name the folder")
+        inner = _unpacked_once(path, member, unpacked, whole, lambda _: opened())
+        return in_archive(inner, unpacked, unreadable, whole, depth + 1)
+    except DataError as error:
+        unreadable.append(Unreadable(member, str(error).removeprefix(f"{whole}: ")))
+        return []
+
+
+def _unpacked_once(
+    path: Path, member: str, unpacked: Path, name: str, opened: Callable[[Any], AbstractContextManager[IO[bytes]]]
+) -> Path:
+    """What an archive's member holds, as a file of its own; what an earlier run has unpacked is taken.
+
+    Raises:
+        DataError: it is damaged, or unpacks to more than recordings do.
+        OSError: there is no room for it.
+    """
+    made_of = json.dumps([str(path), *state_of(path), member])
+    target = unpacked / hashlib.sha256(made_of.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    if target.exists():
+        return target
+    unpacked.mkdir(mode=0o700, parents=True, exist_ok=True)
+    most = max(_LEAST_BOUND, _MOST_TIMES * path.stat().st_size)
+    try:
+        with whole_file(target) as part, part.open("wb") as file, opened(path) as source:
+            while chunk := source.read(_CHUNK_BYTES):
+                if file.write(chunk) and file.tell() > most:
+                    raise DataError(f"{name}: unpacks to more than {_MOST_TIMES} times its size, as no recordings do")
+    except (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError) as error:
+        if isinstance(error, DataError) or (isinstance(error, OSError) and error.errno is not None):
+            raise
+        raise DataError(f"{name}: not whole, or damaged ({one_line(error)}); download it again") from None  # bz2 has no number
+    return target
