@@ -23,8 +23,8 @@ from last_e.problems import ConfigError, Origin, Problem, nearest, show
 from last_e.reading import Entry, Layer, flat_items, parse_value, set_layer
 from last_e.resume import changes, refuse_pinned
 from last_e.stop import INTERRUPTED_TWICE, Stop
-from last_e.text import expand, one_line, seconds_text
-from last_e.whole import whole_file
+from last_e.text import expand, one_line, plain, seconds_text
+from last_e.whole import read_bounded, whole_file
 
 DONE, FAILED, USAGE, PAUSED, NO_GPU = 0, 1, 2, 75, 6
 CONFIG = "config.json"
@@ -60,10 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _main(sys.argv[1:] if argv is None else list(argv))
     except ConfigError as error:
         for problem in error.problems:
-            print(f"error: {problem}", file=sys.stderr)
+            _say(f"error: {problem}")
         return USAGE
     except DamagedCheckpoint as error:
-        print(f"error: {error}", file=sys.stderr)
+        _say(f"error: {error}")
         return FAILED
     except KeyboardInterrupt:  # before there was anything to save
         return INTERRUPTED_TWICE
@@ -149,8 +149,8 @@ def _resolve(args: argparse.Namespace, unknown: list[str], resume: Path | None) 
     before: dict[str, Any] = {}
     if resume is not None:
         try:
-            before = dict(flat_items(json.loads((resume / CONFIG).read_bytes())))
-        except (OSError, ValueError, AttributeError) as error:
+            before = dict(flat_items(json.loads(read_bounded(resume / CONFIG, manifest.MOST_CONFIG_BYTES))))
+        except (OSError, ValueError, AttributeError, RecursionError) as error:
             raise DamagedCheckpoint(_damaged(resume, DamagedCheckpoint(f"{CONFIG}: {one_line(error)}"))) from None
         origin = Origin(str(resume / CONFIG))
         layers.insert(0, {k: Entry(value, origin) for k, value in before.items() if k.split(".")[0] in PINNED_SECTIONS})
@@ -182,7 +182,7 @@ def _find_checkpoint(text: str) -> Path:
             raise DamagedCheckpoint(_damaged(path, error)) from None
         return path
     for folder in (path / "checkpoints", path):
-        found = newest_whole(folder, lambda word: print(f"warning: {word}", file=sys.stderr))
+        found = newest_whole(folder, lambda word: _say(f"warning: {word}"))
         if found is not None:
             return found
     what = "a folder without a whole checkpoint" if path.exists() else "no such file or folder"
@@ -272,6 +272,11 @@ def _run_folder(config: TrainConfig, resume: Path | None) -> Path:
     return root / f"{config.model.variant}-{config.dataset}-{config.split_type}-{stamp}"
 
 
+def _say(text: str) -> None:
+    """For people, on standard error; names of files, too, may be anybody's."""
+    print(plain(text), file=sys.stderr)
+
+
 def _damaged(path: Path, error: DamagedCheckpoint) -> str:
     """What is wrong with a checkpoint, and the newest whole one beside it."""
     other = newest_whole(path.parent, lambda _: None)
@@ -284,5 +289,5 @@ def _fail(sink: Sink, reason: str, message: str, code: int) -> int:
     if isinstance(sink, JsonLines):
         sink.emit(Ended(reason, message, 0, 0))
     else:
-        print(f"error: {message}", file=sys.stderr)
+        _say(f"error: {message}")
     return code

@@ -36,6 +36,9 @@ KEY_ALIASES = {
 """Other places where the reference or a job file may name a key."""
 
 
+_MOST_GUESSES = 20
+"""What an unknown key may have meant takes a while to find out; a file with more of them is no job."""
+
 ConfigT = TypeVar("ConfigT", bound=TrainConfig)
 
 
@@ -238,7 +241,8 @@ def _known_only(layer: Layer, schema: type[BaseModel]) -> tuple[Layer, list[Prob
             if value not in (None, {}):
                 problems.append(Problem(str(entry.origin), key, show(value), "a mapping of keys to values"))
         else:
-            problems.append(Problem(str(entry.origin), key, f"an unknown key (= {show(value)})", nearest(key, keys)))
+            guess = nearest(key, keys) if len(problems) < _MOST_GUESSES else "known keys only"
+            problems.append(Problem(str(entry.origin), key, f"an unknown key (= {show(value)})", guess))
     return clean, problems
 
 

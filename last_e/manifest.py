@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from last_e.config import Section
+from last_e.whole import regular_file
 
 MANIFEST = "MANIFEST.json"
 NEW = ".new-"
@@ -28,6 +29,7 @@ MOST_STEPS = 10**12
 MOST_FILE_BYTES = 1 << 30
 """A hundred times what the largest network's state takes."""
 MOST_MANIFEST_BYTES = 1 << 16
+MOST_CONFIG_BYTES = 1 << 20
 
 
 class File(Section):
@@ -88,7 +90,7 @@ def describe_file(path: Path) -> File:
 
 def sha256(path: Path) -> str:
     """Hex sha256 of a file's bytes."""
-    with path.open("rb") as file:
+    with regular_file(path) as file:
         digest = hashlib.sha256()
         while chunk := file.read(1 << 20):
             digest.update(chunk)
@@ -102,7 +104,7 @@ def read_manifest(folder: Path) -> Manifest:
         DamagedCheckpoint: there is none, or it is unreadable.
     """
     try:
-        with (folder / MANIFEST).open("rb") as file:
+        with regular_file(folder / MANIFEST) as file:
             return Manifest.from_json(file.read(MOST_MANIFEST_BYTES))  # a longer one is none
     except (FileNotFoundError, NotADirectoryError):
         raise DamagedCheckpoint("it has no manifest: it was never finished") from None

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from last_e.light import without
-from last_e.whole import whole_file
+from last_e.whole import read_bounded, whole_file
 
 if TYPE_CHECKING:
     from last_e.events import EpochDone, Sink
 
+MOST_BYTES = 64 << 20
+"""Of the history of a run: 100,000 epochs have a third of that."""
 _NUMBERS = ("epoch", "step", "test_top1", "test_top5")
 
 
@@ -76,6 +78,6 @@ class History:
 
     def _read(self) -> str:
         try:
-            return self._path.read_text(errors="replace")
+            return read_bounded(self._path, MOST_BYTES).decode("utf-8", "replace")
         except FileNotFoundError:
             return ""

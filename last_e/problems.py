@@ -161,8 +161,13 @@ def seconds_as_duration(seconds: float) -> str:
 
 def show(value: Any) -> str:
     """A value as an error shows it: short, on one line."""
-    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+    text = whole(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def whole(value: Any) -> str:
+    """A value on one line, in full: where somebody is to agree to it."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def _line(origin: str) -> int:

@@ -10,6 +10,8 @@ from typing import Any
 from urllib.parse import unquote
 
 MASK = "***"
+_LONGEST = 10_000
+"""Of a value that is looked at: no setting is longer. All patterns have bounds, too: what a file says must not keep us busy."""
 SHORTEST = 8
 """A secret of fewer characters is not blacked out: as a word it could stand anywhere."""
 
@@ -20,7 +22,7 @@ _NAME = re.compile(
 _NO_SECRET = re.compile(r"(?i)_(file|path|uri|url|dir|type)$")
 _WORD = re.compile(r"[a-z_-]{1,15}")
 """A plain word as the value of a secret variable is no reason to refuse that word in a job."""
-_USER = r"""://[^/\s@:]*:(?!\d{1,5}(?:[/?#&]|$))([^\s"']+)@"""
+_USER = r"""://[^/\s@:]{0,100}:(?!\d{1,5}(?:[/?#&]|$))([^\s"']{1,300})@"""
 """A user's name with a password in an address; the password may hold slashes, but a port is none."""
 _SIGNED = (
     r"(?i:[?&](?:x-amz-(?:signature|security-token|credential)|x-goog-signature|signature|sig"
@@ -39,14 +41,14 @@ _SHAPES = {
     "a token of a cloud": r"\b(?:do[opr]_v1_[0-9a-f]{40,}|dapi[0-9a-f]{32}|hv[sb]\.[\w-]{20,}|dp\.[a-z]{2}\.[A-Za-z0-9]{30,})",
     "a key of Azure": r"(?i:\b(?:AccountKey|SharedAccessKey|SharedAccessSignature)=[^;\s]{16,})",
     "a key for mail or messages": r"\bSG\.[\w-]{16,}\.[\w-]{16,}|\bkey-[0-9a-f]{32}\b|\b\d{8,10}:AA[A-Za-z0-9_-]{32,}",
-    "a web token": r"\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*",
+    "a web token": r"\beyJ[\w-]{8,1000}\.eyJ[\w-]{8,1000}\.[\w-]*",
 }
 """Keys of the usual services, by a beginning that nothing else has."""
 _KINDS = {
     **_SHAPES,
     # Of 40 random characters of 64 seldom more than two are slashes; a path has more, or begins with one.
     "an AWS secret key": (
-        r"(?<![\w/+.-])(?!/)(?!(?:[^/\s]*/){3})(?=\S*[a-z])(?=\S*[A-Z])(?=\S*[0-9])[A-Za-z0-9/+]{40}(?![\w/+=.-])"
+        r"(?<![\w/+.-])(?!/)(?!(?:[^/\s]{0,40}/){3})(?=\S{0,40}[a-z])(?=\S{0,40}[A-Z])(?=\S{0,40}[0-9])[A-Za-z0-9/+]{40}(?![\w/+=.-])"
     ),
     "a user name with a password": _USER,
     "a signed address": _SIGNED + r"[^&\s]{8,}",
@@ -67,6 +69,7 @@ def secret_in(key: str, value: Any) -> str | None:
         return next((kind for item in value if (kind := secret_in("", item))), None)
     if not isinstance(value, str):
         return None
+    value = value[:_LONGEST]
     name, equals, rest = value.partition("=")
     if equals and rest and re.fullmatch(r"\w+", name) and is_secret_name(name):
         return "the value of a secret variable"

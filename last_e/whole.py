@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 @contextmanager
@@ -41,3 +43,30 @@ def see_that_it_is_ours(folder: Path, what: str) -> None:
     about = folder.lstat()
     if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.geteuid() or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise PermissionError(f"{folder}: {what} others made it, or may write into it; delete it, or name another place")
+
+
+@contextmanager
+def regular_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to be read that somebody may have sent: not a pipe, which would be waited for, nor a device, which has no end.
+
+    Raises:
+        OSError: it is none, or cannot be read.
+    """
+    opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(opened, "rb") as file:
+        if not stat.S_ISREG(os.fstat(opened).st_mode):
+            raise OSError(errno.EINVAL, "no plain file", str(path))
+        yield file
+
+
+def read_bounded(path: Path, most: int) -> bytes:
+    """The bytes of a file that somebody may have sent.
+
+    Raises:
+        OSError: it is no plain file, has more than ``most`` bytes, or cannot be read.
+    """
+    with regular_file(path) as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"larger than {most:,} bytes", str(path))
+    return data

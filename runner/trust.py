@@ -17,7 +17,7 @@ from typing import Any
 
 from last_e.datafile import is_remote
 from last_e.layers import Resolved, known_keys, package_layer, set_by
-from last_e.problems import show
+from last_e.problems import whole
 from runner.errors import UsageError
 from runner.folders import data_folder
 from runner.resolve import FROM_JOB
@@ -87,6 +87,8 @@ class Trust:
             data = StoreUri.parse(uri).with_options(self.store.options)
         except UsageError:
             return False
+        if any(part in ("", ".", "..") for part in data.prefix.split("/")):  # who knows what a server makes of it
+            return False
         same = (data.scheme, data.bucket, data.options) == (self.store.scheme, self.store.bucket, self.store.options)
         return same and data.prefix.startswith(f"{self.store.prefix}/" if self.store.prefix else "")
 
@@ -117,8 +119,8 @@ def brought(resolved: Resolved[JobSpec], by: str = "") -> dict[str, Any]:
 
 def table(values: Mapping[str, Any]) -> str:
     """A line for each value, with what it would do."""
-    said = {f"{key} = {show(value)}": set_by(JobSpec)[key].does for key, value in values.items()}
-    width = max(map(len, said))
+    said = {f"{key} = {whole(value)}": set_by(JobSpec)[key].does for key, value in values.items()}
+    width = min(max(map(len, said)), 60)
     return "\n".join(f"  {setting:<{width}}  {does}" for setting, does in said.items())
 
 

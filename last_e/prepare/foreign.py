@@ -2,8 +2,9 @@
 
 =========  =====================================================================================================
 ctrgcn     CTR-GCN's ``.npz``: ``x_train`` (N, T, 150), one-hot ``y_train``, ``x_test``, ``y_test``
-pyskl      pyskl's ``.pkl``: ``split`` and ``annotations`` with 3-D keypoints (M, T, 25, 3)
-npy        a folder with ``train_joint.npy`` (N, 3, T, 25, M), ``train_label.pkl``, and the same with ``val``
+pyskl      pyskl's ``.pkl``, and mmaction2's: ``split`` and ``annotations`` with 3-D keypoints (M, T, 25, 3)
+npy        a folder with ``train_joint.npy`` (N, 3, T, 25, M), ``train_label.pkl``, and the same with ``val``;
+           2s-AGCN, MS-G3D and ST-GCN call them ``train_data_joint.npy`` and ``train_data.npy``
 =========  =====================================================================================================
 
 Zeros are padding, or a person who is not seen. People come from NTU's file names where a file has these; else the split that
@@ -16,6 +17,7 @@ import io
 import json
 import math
 import operator
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -256,36 +258,79 @@ _NO_WHOLE_ZIP = (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplement
 """What zipfile raises on bytes that are no whole archive, are compressed in a way it does not know, or want a password."""
 
 
+_NAME_KEYS = ("frame_dir", "filename")
+"""What an annotation calls its clip: pyskl and mmaction2, and older lists of the latter."""
+_ENDINGS = re.compile(r"(?i)(\.skeleton|\.avi|\.mp4|\.npy|\.json|_rgb)+$")
+
+
 def _pyskl(path: Path, split: str | None) -> Opened:
     content = read_pickle(path)
+    if isinstance(content, list):  # of older versions: annotations alone
+        content = {"annotations": content}
     if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
-        raise DataError(f"{path}: not a file of pyskl: no list of annotations in it")
+        raise DataError(f"{path}: not a file of pyskl or mmaction2: no list of annotations in it; {_found(content)}")
     annotations: list[Any] = content["annotations"]
-    splits = content.get("split")
     wrong = next((n for n, one in enumerate(annotations) if not _is_annotation(one)), None)
     if wrong is not None:
-        raise DataError(f"{path}: annotation {wrong}: needs frame_dir, label and a keypoint array (people, frames, 25, 3)")
-    names_known = all(read_name(one["frame_dir"]) is not None for one in annotations)
-    train: set[str] = set()
+        raise DataError(
+            f"{path}: annotation {wrong}: needs frame_dir (or filename), label and a keypoint array (people, frames, 25, 3); "
+            f"{_found(annotations[wrong])}"
+        )
+    names = [next(one[key] for key in _NAME_KEYS if key in one) for one in annotations]
+    names_known = all(read_name(name) is not None for name in names)
+    trains = set(range(len(names)))
     if not names_known:
-        lists = splits if isinstance(splits, dict) else {}
-        key = f"{split}_train" if split else next((key for key in lists if str(key).endswith("train")), "")
-        if not isinstance(lists.get(key), list) or not _are_names(lists[key]):
-            raise DataError(f"{path}: neither names like NTU's nor a list of the clips that train ({key or 'xsub_train'})")
-        train, split = set(map(str, lists[key])), split or str(key).removesuffix("_train")
-        known = {str(one["frame_dir"]) for one in annotations}
-        if not known & train or not known - train:
-            raise DataError(
-                f"{path}: of the {len(train)} names in {key}, {len(known & train)} are among its {len(known)} clips: some "
-                "have to train, and some to test; are the names written otherwise (an ending, a folder)?"
-            )
+        lists = content.get("split")
+        trains, split = _who_trains(path, lists if isinstance(lists, dict) else {}, split, names)
 
     def clips() -> Iterator[Foreign]:
-        for one in annotations:
-            name = one["frame_dir"]
-            yield Foreign(one["keypoint"], int(one["label"]), name, name in train)
+        for number, (name, one) in enumerate(zip(names, annotations)):
+            yield Foreign(one["keypoint"], int(one["label"]), name, number in trains)
 
     return Opened(len(annotations), names_known, split, clips())
+
+
+def _who_trains(path: Path, lists: dict[Any, Any], split: str | None, names: list[str]) -> tuple[set[int], str | None]:
+    """The numbers of the clips that train, by a file's own list of names or numbers, and what their split is called."""
+    keys = [key for key in lists if isinstance(key, str) and key.endswith("train")]
+    chosen = [key for key in keys if split is None or key == f"{split}_train"] or keys
+    if not chosen or (split is not None and len(chosen) > 1):
+        there = f"; its lists are {', '.join(map(str, list(lists)[:9]))}" if lists else ""
+        raise DataError(
+            f"{path}: neither names like NTU's nor a list of the clips that train ({split or 'xsub'}_train, or train){there}"
+        )
+    key = chosen[0]
+    if not isinstance(lists[key], (list, tuple, np.ndarray)) or not _are_names(list(lists[key])):
+        raise DataError(f"{path}: neither names like NTU's nor a list of the clips that train: {key} holds no names or numbers")
+    listed = list(lists[key])
+    if all(isinstance(one, (int, np.integer)) for one in listed):
+        found = {int(one) for one in listed if 0 <= int(one) < len(names)}
+    else:
+        wanted = set(map(str, listed))
+        found = {number for number, name in enumerate(names) if name in wanted}
+        if not found:  # in one of the two as a path, or with an ending
+            stems = set(map(_stem, wanted))
+            found = {number for number, name in enumerate(names) if _stem(name) in stems}
+    if not found or len(found) == len(names):
+        raise DataError(
+            f"{path}: of the {len(listed)} names in {key}, {len(found)} are among its {len(names)} clips: some have to train, "
+            f"and some to test; it has {names[0]!r}, and {key} {str(listed[0])[:60]!r}"
+        )
+    return found, split or key.removesuffix("train").rstrip("_") or None
+
+
+def _stem(name: str) -> str:
+    return _ENDINGS.sub("", re.split(r"[/\\]", name)[-1])
+
+
+def _found(content: Any) -> str:
+    """What is there instead, in a few words."""
+    if isinstance(content, dict):
+        shapes = {key: f" {value.dtype} {value.shape}" for key, value in content.items() if isinstance(value, np.ndarray)}
+        return "found " + (
+            ", ".join(f"{str(key)[:40]}{shapes.get(key, '')}" for key in list(content)[:9]) or "an empty mapping"
+        )
+    return f"found {type(content).__name__}" + (f" of {len(content)}" if isinstance(content, (list, tuple)) else "")
 
 
 def _are_names(names: Sequence[Any]) -> bool:
@@ -294,7 +339,9 @@ def _are_names(names: Sequence[Any]) -> bool:
 
 
 def _is_annotation(one: Any) -> bool:
-    if not isinstance(one, dict) or not isinstance(one.get("frame_dir"), str):
+    if not isinstance(one, dict) or not any(isinstance(one.get(key), str) for key in _NAME_KEYS):
+        return False
+    if any(key in one and not isinstance(one[key], str) for key in _NAME_KEYS):
         return False
     keypoint, label = one.get("keypoint"), one.get("label")
     return (
@@ -313,8 +360,8 @@ def _is_annotation(one: Any) -> bool:
 
 def _original(path: Path, split: str | None) -> Opened:
     halves = []
-    for part in ("train", "val"):
-        joints = _mapped(path / f"{part}_joint.npy")
+    for part in ("train", _first_there(path, ("val", "test"), "{}_label.pkl")):
+        joints = _mapped(path / _first_there(path, _JOINT_FILES, "{}", part))
         names, labels = _names_and_labels(path / f"{part}_label.pkl", part)
         if len(labels) != len(joints):
             raise DataError(f"{path / part}_label.pkl: {len(labels)} labels for {len(joints)} clips")
@@ -327,6 +374,17 @@ def _original(path: Path, split: str | None) -> Opened:
                 yield Foreign(joints[number].transpose(3, 1, 2, 0), label, names[number], part == "train")
 
     return Opened(sum(len(labels) for *_, labels in halves), names_known, split, clips())
+
+
+_JOINT_FILES = ("{}_joint.npy", "{}_data_joint.npy", "{}_data.npy")
+"""What the original project, 2s-AGCN and MS-G3D, and ST-GCN call their joints."""
+
+
+def _first_there(folder: Path, choices: Sequence[str], pattern: str, part: str = "") -> str:
+    """The first of some names that a file of the folder has; none has one: the first, to be told that it is not there."""
+    names = [pattern.format(choice).format(part) for choice in choices]
+    there = next((number for number, name in enumerate(names) if (folder / name).exists()), 0)
+    return names[there] if part else choices[there]
 
 
 def _mapped(path: Path) -> Array:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from last_e.datafile import DataError, output_path
 from last_e.joints import BONES
 from last_e.prepare.account import count_splits, guess_dataset
 from last_e.prepare.clipfile import CONTENT_HASH, content_hash, names_of, read_columns, read_joints
+from last_e.whole import whole_file
 
 TEMPLATE = Path(__file__).parent / "animation.html"
 FRAMES_PER_SECOND = 30
@@ -110,12 +110,8 @@ def animate(path: Path, clip: str, out: Path) -> str:
     people = "1 person" if bodies == 1 else f"{bodies} people"
     title = f"{names[number]}: class {label} (A{label + 1:03}), {length} frames, {people}"
     out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
+    with whole_file(out) as part:
         part.write_text(render(joints, title), encoding="utf-8")
-        os.replace(part, out)
-    finally:
-        part.unlink(missing_ok=True)
     return names[number]
 
 

@@ -30,7 +30,7 @@ def build(
     from runner.launch.docker import image
     from runner.view.console import print_json, show
 
-    say = (lambda _: None) if json else print
+    say = (lambda _: None) if json else show
     facts = image.build(say, tag=tag, base=base, torch=torch, wheels=wheels, ca_bundle=ca_bundle, network=network)
     if json:
         print_json("image build", facts)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from last_e.layers import resolve
 from last_e.problems import Origin
 from last_e.process import run_module
 from last_e.reading import Entry, set_layer
+from last_e.whole import whole_file
 from runner.errors import EngineError, LastrunError, UsageError
 from runner.machine import versions
 from runner.plan.hardware import BYTES
@@ -182,13 +182,9 @@ def _write(path: Path, result: dict[str, Any]) -> None:
     Raises:
         UsageError: it cannot be written there.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-        os.replace(part, path)
+        with whole_file(path) as part:
+            part.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     except OSError as error:
         raise UsageError(f"{path}: the result cannot be written there: {error.strerror}") from None
-    finally:
-        with suppress(OSError):
-            part.unlink()

@@ -21,6 +21,8 @@ from runner.errors import DamagedObjectError, MissingKeyError, StoreError
 from runner.store.protocol import MOST_BYTES, Entry, check_bound, check_size
 
 _PART = ".part-"
+_DEEPEST = 12
+"""No key has as many parts."""
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe is not waited for
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -86,13 +88,12 @@ class DirectoryStore:
 
     def scan(self, prefix: str, after: str = "") -> Iterator[Entry]:
         """See :class:`~runner.store.protocol.Store`."""
-        top = prefix.rpartition("/")[0]
+        top = self._parts(prefix.rpartition("/")[0])
         found = []
-        with suppress(MissingKeyError), self._told("list", prefix), self._opened(self._parts(top)) as opened:
-            for parent, _, names, folder in os.fwalk(".", dir_fd=opened, onerror=_raise_but_missing):
-                above = "/".join(filter(None, (top, *Path(parent).parts)))
+        with suppress(MissingKeyError), self._told("list", prefix):
+            for parts, names, folder in self._walk(top):
                 for name in names:
-                    key = f"{above}/{name}" if above else name
+                    key = "/".join([*parts, name])
                     if key.startswith(prefix) and key > after and not name.startswith(_PART):
                         with suppress(FileNotFoundError):  # deleted meanwhile
                             about = os.stat(name, dir_fd=folder, follow_symlinks=False)
@@ -130,12 +131,11 @@ class DirectoryStore:
 
     def sweep(self, prefix: str, keep: Callable[[str], bool]) -> None:
         """See :class:`~runner.store.protocol.Store`: temporary files that were never renamed."""
-        top = prefix.rstrip("/")
-        with suppress(MissingKeyError), self._told("sweep", prefix), self._opened(self._parts(top)) as opened:
-            for parent, _, names, folder in os.fwalk(".", dir_fd=opened, onerror=_raise_but_missing):
+        with suppress(MissingKeyError), self._told("sweep", prefix):
+            for parts, names, folder in self._walk(self._parts(prefix.rstrip("/"))):
                 for name in (name for name in names if name.startswith(_PART) and "-" in name.removeprefix(_PART)):
                     final = name.removeprefix(_PART).rpartition("-")[0]
-                    if not keep("/".join(filter(None, (top, *Path(parent).parts, final)))):
+                    if not keep("/".join([*parts, final])):
                         with suppress(FileNotFoundError):
                             os.unlink(name, dir_fd=folder)
 
@@ -176,6 +176,23 @@ class DirectoryStore:
             yield opened
         finally:
             os.close(opened)
+
+    def _walk(self, top: list[str]) -> Iterator[tuple[list[str], list[str], int]]:
+        """A folder and those below it: the names on the way, names of what is no folder, the opened folder. What lies deeper
+        than any key is nobody's."""
+        left = [top]
+        while left:
+            parts = left.pop()
+            try:
+                with self._opened(parts) as folder:
+                    with os.scandir(folder) as entries:
+                        inner = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
+                    if len(parts) < _DEEPEST:
+                        left += [[*parts, name] for name, is_folder in inner.items() if is_folder]
+                    yield parts, [name for name, is_folder in inner.items() if not is_folder], folder
+            except (FileNotFoundError, NotADirectoryError, DamagedObjectError):  # deleted, or exchanged, meanwhile
+                if parts == top:
+                    raise
 
     @contextmanager
     def _place(self, key: str, make: bool = False) -> Iterator[tuple[int, str]]:
@@ -262,24 +279,43 @@ def _write_whole(folder: int, name: str, fill: Callable[[BinaryIO], object]) -> 
 
 
 def _remove(name: str, folder: int) -> None:
-    """A folder with all that is in it, or a link or a file."""
+    """A folder with all that is in it, however deep, or a link or a file. Folders in it are taken up to its own level, one by
+    one, so that no depth needs a stack."""
     try:
-        for _, folders, names, inner in os.fwalk(name, topdown=False, onerror=_raise_but_missing, dir_fd=folder):
-            for each in names:
-                with suppress(FileNotFoundError):
-                    os.unlink(each, dir_fd=inner)
-            for each in folders:
-                _remove_one(each, inner)
+        top = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
+    except NotADirectoryError:  # a link, or a file
+        os.unlink(name, dir_fd=folder)
+        return
+    try:
+        while inner := _emptied(top):
+            for each in inner:
+                _take_up(each, top)
     finally:
-        _remove_one(name, folder)
-
-
-def _remove_one(name: str, folder: int) -> None:
+        os.close(top)
     with suppress(FileNotFoundError):
-        try:
-            os.rmdir(name, dir_fd=folder)
-        except NotADirectoryError:  # a link, or a file
+        os.rmdir(name, dir_fd=folder)
+
+
+def _emptied(folder: int) -> list[str]:
+    """Delete what is no folder; returns the folders."""
+    with os.scandir(folder) as entries:
+        found = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
+    for name in (name for name, is_folder in found.items() if not is_folder):
+        with suppress(FileNotFoundError):
             os.unlink(name, dir_fd=folder)
+    return [name for name, is_folder in found.items() if is_folder]
+
+
+def _take_up(name: str, top: int) -> None:
+    """Delete a folder; those in it become its neighbours."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        opened = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=top)
+        try:
+            for inner in _emptied(opened):
+                os.rename(inner, f"{_PART}{secrets.token_hex(8)}", src_dir_fd=opened, dst_dir_fd=top)
+        finally:
+            os.close(opened)
+        os.rmdir(name, dir_fd=top)
 
 
 def _leads_to_a_folder(name: str, folder: int, about: os.stat_result) -> bool:
@@ -289,8 +325,3 @@ def _leads_to_a_folder(name: str, folder: int, about: os.stat_result) -> bool:
     with suppress(OSError):
         return stat.S_ISDIR(os.stat(name, dir_fd=folder).st_mode)
     return False
-
-
-def _raise_but_missing(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):
-        raise error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from last_e.problems import Origin, show
+from last_e.problems import Origin, show, whole
 from last_e.resume import Change
 from runner.view.console import make_console, make_table
 
@@ -16,7 +16,8 @@ def print_explained(values: dict[str, Any], origins: dict[str, Origin]) -> None:
     for key, value in values.items():
         origin = origins[key]
         by_user = not origin.name.startswith(("configs/", "default"))
-        line = f"{key + ': ' + show(value):<48} # {origin}"
+        text = whole(value) if by_user else show(value)
+        line = f"{key + ': ' + text:<48} # {origin}"
         console.print(line, style="bold" if by_user else None)
 
 

@@ -101,7 +101,7 @@ def test_a_store_that_cannot_be_written_is_told_with_all_else_that_is_missing(cl
     for words in (("validate", "--deep"), ("submit", "--dry-run")):
         done = cli(*words, job(tmp_path), "--store", tmp_path / "file" / "jobs")
         assert done.returncode == 4, done.stdout + done.stderr
-        assert f"{tmp_path / 'file'} cannot be written: name another folder" in done.stdout + done.stderr
+        assert f"{tmp_path / 'file'} cannot be written (Not a directory): name another" in done.stdout + done.stderr
         data_too = cli(*words, job(tmp_path, env="kaggle", data={"uri": "none"}), "--store", tmp_path / "file" / "jobs")
         said = data_too.stdout + data_too.stderr
         assert data_too.returncode == 2, said

@@ -133,7 +133,7 @@ def test_other_projects_files_and_made_up_ones(tmp_path: Path, cli: Cli) -> None
 
 MISTAKES = [
     (["prepare", "ntu61", "--raw", ".", "--out", "x"], 2, "data set 'ntu61': allowed are ntu60, ntu120"),
-    (["prepare", "ntu60", "--raw", "none", "--out", "x"], 2, "none: no such folder or zip file"),
+    (["prepare", "ntu60", "--raw", "none", "--out", "x"], 2, "none: no such folder or archive"),
     (["prepare", "ntu60", "--raw", ".", "--out", "x"], 2, "no .skeleton file in there"),
     (["import", "csv", ".", "--out", "x"], 2, "kind 'csv': allowed are ctrgcn, pyskl, npy"),
     (["import", "pyskl", "none.pkl", "--out", "x"], 2, "none.pkl: no such file"),

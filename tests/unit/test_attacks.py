@@ -21,8 +21,10 @@ import torch
 
 from last_e import checkpoint
 from last_e.datafile import DataError
+from last_e.events import Discard
 from last_e.manifest import MANIFEST, DamagedCheckpoint, File, Manifest, _digest, describe_file
-from last_e.metrics import read_metrics
+from last_e.metrics import History, read_metrics
+from last_e.prepare.inspect import animate
 from last_e.prepare.synth import synthesize
 from last_e.whole import whole_file
 from runner.attempt import data_cache, outbox, scratch
@@ -34,8 +36,10 @@ from runner.errors import DamagedObjectError, StoreError
 from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.job.lease import claim
+from runner.plan.bench import _write
 from runner.store.directory import DirectoryStore
 from runner.view.status import summaries
+from tests.jobs import PATIENCE
 
 CONFIG = {"model.variant": "nano", "dataset": "irds", "split_type": "xsub", "env": "local", "training.epochs": 1}
 
@@ -381,3 +385,105 @@ def test_torch_is_one_that_reads_weights_without_running_code() -> None:
     text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
     assert '"torch>=2.6"' in text
     assert tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6)
+
+
+# --- what a second attack found --------------------------------------------------------------------------------------------
+
+
+def deep(folder: Path, levels: int) -> None:
+    """More folders in each other than Python calls functions."""
+    folder.mkdir(parents=True, exist_ok=True)
+    opened = os.open(folder, os.O_RDONLY)
+    for _ in range(levels):
+        os.mkdir("d", dir_fd=opened)
+        inner = os.open("d", os.O_RDONLY, dir_fd=opened)
+        os.close(opened)
+        opened = inner
+    os.close(os.open("file", os.O_WRONLY | os.O_CREAT, dir_fd=opened))
+    os.close(opened)
+
+
+def test_folders_deeper_than_any_key_hide_nothing_and_can_be_deleted(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    job = Job.create(store, "job", CONFIG, dict.fromkeys(CONFIG, "default"), "0.1.0")
+    for place in (".index/d", f"{job.id}/checkpoints/x", f"{job.id}/requests/x"):
+        deep(tmp_path / place, 1500)
+    [shown], _ = summaries(iter([Job(store, job.id)]), 5)
+    assert shown["state"] == "queued"
+    store.sweep(f"{job.id}/", lambda key: False)
+    job.delete()
+    assert not (tmp_path / job.id).exists()
+    store.clear(".index/")
+    assert not list(tmp_path.iterdir())
+
+
+ENDLESS = ("=", "=a", "&sig=", "://a:", "-eyJaaaaaaaa", "a/", "://", "sk-", "xoxb-a")
+
+
+def test_no_text_keeps_the_search_for_secrets_busy() -> None:
+    """Each took between seconds and hours; a child process of its own has ten seconds of processor time for all of them."""
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_CPU, (10, 10))\n"
+        "from last_e.redact import redact, secret_in\n"
+        f"for text in {ENDLESS!r}:\n"
+        "    text *= 60_000 // len(text)\n"
+        "    redact(text); secret_in('name', text); secret_in('x', [text])\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "endless"])
+@pytest.mark.parametrize("name", ["MANIFEST.json", "state.pt", "config.json"])
+def test_a_checkpoint_that_somebody_sent_is_no_pipe_and_no_device(tmp_path: Path, name: str, kind: str) -> None:
+    empty = tmp_path / "empty"
+    empty.write_bytes(b"")
+    folder = tmp_path / "step-00000001"
+    folder.mkdir()
+    files = {each: describe_file(empty) for each in ("state.pt", "config.json")}
+    (folder / MANIFEST).write_text(Manifest(step=1, epoch=0, evaluated=False, files=files).to_json())
+    for each in files:
+        (folder / each).write_bytes(b"")
+    (folder / name).unlink()
+    if kind == "pipe":
+        os.mkfifo(folder / name)
+    else:
+        (folder / name).symlink_to("/dev/zero" if kind == "device" else "/dev/full")
+    command = [sys.executable, "-m", "last_e", "--resume", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode in (1, 2), done.stderr
+    assert "no plain file" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_names_in_a_folder_that_somebody_sent_steer_no_terminal(tmp_path: Path) -> None:
+    for name in ("step-\x1b[31mRED\x1b]0;pwn\a", "step-00000002"):
+        (tmp_path / name).mkdir()
+    for words in (["--resume", str(tmp_path)], ["--resume", str(tmp_path / "step-\x1b[31mRED\x1b]0;pwn\a")]):
+        done = subprocess.run([sys.executable, "-m", "last_e", *words], capture_output=True, text=True, check=False)
+        assert done.returncode != 0
+        assert "RED" in done.stderr
+        assert "\x1b" not in done.stderr
+        assert "\a" not in done.stderr
+
+
+def test_a_history_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "metrics.jsonl")
+    with pytest.raises(OSError, match="no plain file"):
+        History(tmp_path, 0, 0, Discard())
+
+
+def test_pages_and_measurements_are_written_over_no_link_that_was_planted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synthesize("ntu60", tmp_path / "x.safetensors", clips=2)
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    for out in ("clip.html", "bench.json"):
+        (shared / f".{out}.{os.getpid()}.part").symlink_to(victim)
+    animate(tmp_path / "x.safetensors", "0", shared / "clip.html")
+    _write(shared / "bench.json", {"a": 1})
+    assert victim.read_text() == "mine"
+    assert not (shared / "clip.html").is_symlink()
+    assert (shared / "bench.json").read_text() == '{\n "a": 1\n}\n'

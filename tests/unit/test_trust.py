@@ -306,3 +306,18 @@ def test_what_a_submitted_job_brings_is_what_differs_from_what_there_would_be(tm
     (tmp_path / "job.yaml").write_text(TINY)
     words = ["run.launcher=local", "run.image=null", "run.pass_env=[]", "data.file=null", "store.requester_pays=false"]
     assert brought(resolve_spec(tmp_path / "job.yaml", None, words)) == {}
+
+
+def test_what_one_is_to_agree_to_is_shown_in_full(tmp_path: Path) -> None:
+    uri = f"s3://team-data/{'datasets/' * 30}x.safetensors?endpoint_url=https://evil.example"
+    variables = [*(f"HARMLESS_{number}" for number in range(30)), "AWS_SECRET_ACCESS_KEY"]
+    job = stored(tmp_path / "job.yaml", tmp_path / "shared", **{"data.uri": uri, "run.pass_env": variables})
+    with pytest.raises(UntrustedError) as refused:
+        taken(job, Trust(job.store.uri))
+    assert uri in str(refused.value)
+    assert "'AWS_SECRET_ACCESS_KEY']" in str(refused.value)
+
+
+@pytest.mark.parametrize("key", ["jobs/../x.safetensors", "jobs/a/../../x.safetensors", "jobs/./x.safetensors", "jobs//x"])
+def test_a_way_out_of_the_store_is_not_in_it(key: str) -> None:
+    assert not Trust(BUCKET).takes("data.uri", f"s3://team/{key}")
