@@ -281,7 +281,7 @@ BAD_PYSKL = {
     "no annotations": ({"annotations": 3}, "no list of annotations"),
     "2-D keypoints": (
         {"annotations": [{"frame_dir": "a", "label": 1, "keypoint": np.zeros((1, 9, 17, 2))}]},
-        "annotation 0: needs frame_dir, label and a keypoint array (people, frames, 25, 3)",
+        "annotation 0: needs frame_dir (or filename), label and a keypoint array (people, frames, 25, 3)",
     ),
     "a label that is a word": (
         {"annotations": [{"frame_dir": "a", "label": "x", "keypoint": np.zeros((1, 9, 25, 3))}]},
@@ -671,3 +671,82 @@ def test_an_empty_array_of_endless_shape_is_refused(tmp_path):
     endless = forged(RECONSTRUCT, (np.ndarray, (0,), b"b"), (1, (10**12, 0, 25, 3), np.dtype("f8"), False, b""))
     clips = [{"frame_dir": names()[0], "label": 1, "keypoint": endless}]
     refused("pyskl", pyskl(tmp_path / "a.pkl", annotations=clips), "an empty array of a shape that no recordings have")
+
+
+# --- as the field writes them ------------------------------------------------------------------------------------------
+
+
+def unknown(**changes) -> list[dict]:
+    clips = [{"frame_dir": f"clip{number}", "label": number, "keypoint": np.ones((1, 9, 25, 3))} for number in range(4)]
+    return [{**one, **changes} for one in clips]
+
+
+def renamed(names, key="frame_dir"):
+    return [{key: name, **{k: v for k, v in one.items() if k != "frame_dir"}} for name, one in zip(names, unknown())]
+
+
+@pytest.mark.parametrize(
+    ("annotations", "split", "own"),
+    [
+        (unknown(), {"xsub_train": ["clip0", "clip2"], "xsub_val": ["clip1", "clip3"]}, None),
+        (unknown(), {"xsub_train": [0, 2], "xsub_val": [1, 3]}, None),
+        (unknown(), {"xsub_train": np.array([0, 2])}, None),
+        (unknown(), {"train": ["clip0", "clip2"], "val": ["clip1", "clip3"]}, "xsub"),
+        (unknown(), {"my_train": ("clip0", "clip2"), "my_val": ()}, "xsub"),
+        (unknown(), {"xview_train": ["clip1"], "xsub_train": ["clip0", "clip2"]}, "xsub"),
+        (unknown(), {"xsub_train": ["data/clip0.avi", "data/clip2.skeleton"]}, None),
+        (renamed([f"some/where/clip{n}_rgb.avi" for n in range(4)]), {"xsub_train": ["clip0", "clip2"]}, None),
+        (renamed([f"clip{n}" for n in range(4)], "filename"), {"xsub_train": ["clip0", "clip2"]}, None),
+    ],
+)
+def test_who_trains_is_read_from_every_kind_of_list(tmp_path, annotations, split, own):
+    path = pyskl(tmp_path / "a.pkl", annotations=annotations, split=split)
+    report = import_file("pyskl", path, tmp_path / "out", split=own)
+    assert report.own_split == "xsub"
+    columns, _ = read_columns(tmp_path / "out")
+    assert columns["label"][columns["train.xsub"]].tolist() == [0, 2]
+
+
+def test_a_plain_list_of_annotations_with_names_of_ntu_needs_no_split(tmp_path):
+    content = pickle.loads(pyskl(tmp_path / "whole.pkl").read_bytes())  # our own
+    (tmp_path / "list.pkl").write_bytes(pickle.dumps(content["annotations"]))
+    assert import_file("pyskl", tmp_path / "list.pkl", tmp_path / "out").clips == 6
+
+
+@pytest.mark.parametrize(
+    ("split", "own", "expected"),
+    [
+        ({"a_train": ["clip0"], "b_train": ["clip1"]}, "xsub", "its lists are a_train, b_train"),
+        (
+            {"xsub_train": ["elsewhere"]},
+            None,
+            "some have to train, and some to test; it has 'clip0', and xsub_train 'elsewhere'",
+        ),
+        ({"xsub_train": list(range(4))}, None, "4 are among its 4 clips"),
+        ({"xsub_train": [[1]]}, None, "xsub_train holds no names or numbers"),
+        ({"train": ["clip0"]}, None, "say which split that is with --split"),
+    ],
+)
+def test_who_trains_that_cannot_be_told_says_what_is_there(tmp_path, split, own, expected):
+    with pytest.raises(DataError) as caught:
+        import_file("pyskl", pyskl(tmp_path / "a.pkl", annotations=unknown(), split=split), tmp_path / "out", split=own)
+    assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("joints", "test"), [("{}_joint", "val"), ("{}_data_joint", "val"), ("{}_data", "val"), ("{}_data_joint", "test")]
+)
+def test_the_folders_of_neighbouring_projects_have_their_own_names(tmp_path, joints, test):
+    folder = original(tmp_path / "data")
+    for part in ("train", "val"):
+        to = test if part == "val" else part
+        (folder / f"{part}_joint.npy").rename(folder / f"{joints.format(to)}.npy")
+        (folder / f"{part}_label.pkl").rename(folder / f"{to}_label.pkl")
+    assert (
+        import_file("npy", folder, tmp_path / "out").clips == import_file("npy", original(tmp_path / "b"), tmp_path / "o").clips
+    )
+
+
+def test_what_was_found_instead_is_said(tmp_path):
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"data": np.ones((3, 4)), "labels": [1]}))
+    refused("pyskl", tmp_path / "a.pkl", "no list of annotations in it; found data float64 (3, 4), labels")
