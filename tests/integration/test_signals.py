@@ -123,9 +123,12 @@ def test_all_that_run_can_be_stopped_together(run: Any, cli: Cli, tiny: Path) ->
     assert done.stdout.count(": stopped at step ") == 2
     assert {job.state()[0].value for job in jobs_in(store)} == {"stopped"}
     assert [one.end()[0] for one in both] == [75, 75]
-    for words in (("stop",), ("stop", "tiny", "--all")):
+    for words, said in (
+        (["stop"], "name a job, or say --all;"),
+        (["stop", "tiny", "--all"], "name a job or say --all, not both;"),
+    ):
         assert (wrong := cli(*words)).returncode == 2
-        assert "name a job, or say --all" in wrong.stderr
+        assert said in wrong.stderr
 
 
 def test_what_was_allowed_counts(cli: Cli, clean_env: dict[str, str]) -> None:
