@@ -26,6 +26,7 @@ from runner.resolve import resolve_spec
 from runner.store.directory import DirectoryStore
 from runner.store.open import open_store
 from runner.store.uri import StoreUri
+from runner.trust import brought, words
 from tests.ceph import Ceph
 from tests.conftest import Cli, Figures
 from tests.docker_engine import BASE, ROOT, Engine
@@ -314,7 +315,7 @@ def test_files_belong_to_the_caller_and_data_cannot_be_written(
         job = Job.create(DirectoryStore(store), "mine", resolved.items(), origins, "test")
         for path in [store, *store.rglob("*")]:
             os.chown(path, 12345, 12345)
-        assert run(launcher, job, [], quiet=True)[0] == 0
+        assert run(launcher, job, words(brought(resolved)), quiet=True)[0] == 0
         return job
 
     job = train()

@@ -144,7 +144,7 @@ def limit(size):
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 for replaced in (False, True):
-    ends = [(f"call-{n}", lambda n=n: die_at(n, os, ("mkdir", "fsync", "rename", "open", "close"))) for n in range(16)]
+    ends = [(f"call-{n}", lambda n=n: die_at(n, os, ("mkdir", "fsync", "rename", "open", "close"))) for n in range(26)]
     ends += [(f"size-{n}", lambda n=n: limit(n)) for n in (0, 1, 3, 100, 4096, 12_000)]
     for name, prepare in ends:
         folder = root / f"{'same' if replaced else 'new'}-{name}"
