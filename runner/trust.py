@@ -136,7 +136,10 @@ def notes_of_file(resolved: Resolved[JobSpec], path: Path) -> list[str]:
 
 
 def _lies_in(value: Any, folder: Path) -> bool:
-    return isinstance(value, str) and value.startswith("/") and Path(os.path.normpath(value)).is_relative_to(folder)
+    """Whether a path leads into a folder, also by way of links."""
+    if not isinstance(value, str) or not value.startswith("/"):
+        return False
+    return Path(os.path.realpath(value)).is_relative_to(os.path.realpath(folder))
 
 
 def see_that_it_is_taken(resolved: Resolved[JobSpec], trust: Trust) -> dict[str, Any]:

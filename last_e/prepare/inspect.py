@@ -15,6 +15,7 @@ from last_e.datafile import DataError, output_path
 from last_e.joints import BONES
 from last_e.prepare.account import count_splits, guess_dataset
 from last_e.prepare.clipfile import CONTENT_HASH, content_hash, names_of, read_columns, read_joints
+from last_e.text import plain
 from last_e.whole import whole_file
 
 TEMPLATE = Path(__file__).parent / "animation.html"
@@ -111,7 +112,7 @@ def animate(path: Path, clip: str, out: Path) -> str:
     title = f"{names[number]}: class {label} (A{label + 1:03}), {length} frames, {people}"
     out.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(out) as part:
-        part.write_text(render(joints, title), encoding="utf-8")
+        part.write_text(render(joints, plain(title)), encoding="utf-8")
     return names[number]
 
 

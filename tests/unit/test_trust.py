@@ -20,7 +20,7 @@ from runner.launch.local import LocalLauncher
 from runner.resolve import resolve_attempt, resolve_spec
 from runner.spec import JobSpec
 from runner.store.directory import DirectoryStore
-from runner.trust import Trust, UntrustedError, brought, mark, see_that_it_is_taken
+from runner.trust import Trust, UntrustedError, brought, mark, notes_of_file, see_that_it_is_taken
 from tests.conftest import TINY, Cli
 
 NO_ENGINE, NOWHERE = ["--launcher", "docker"], {"DOCKER_HOST": "unix:///nowhere"}
@@ -321,3 +321,14 @@ def test_what_one_is_to_agree_to_is_shown_in_full(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["jobs/../x.safetensors", "jobs/a/../../x.safetensors", "jobs/./x.safetensors", "jobs//x"])
 def test_a_way_out_of_the_store_is_not_in_it(key: str) -> None:
     assert not Trust(BUCKET).takes("data.uri", f"s3://team/{key}")
+
+
+def test_a_link_beside_a_job_file_that_leads_away_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "sent"
+    folder.mkdir()
+    (folder / "data").symlink_to("/etc")
+    (folder / "own").mkdir()
+    for name, told in (("data/x.safetensors", True), ("own/x.safetensors", False), ("../x.safetensors", True)):
+        (folder / "job.yaml").write_text(TINY + f"data: {{uri: {name}}}\n")
+        resolved = resolve_spec(folder / "job.yaml", None, [])
+        assert bool(notes_of_file(resolved, folder / "job.yaml")) is told
