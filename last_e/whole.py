@@ -34,6 +34,11 @@ def whole_file(path: Path, scratch: Path | None = None) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def is_ours(about: os.stat_result) -> bool:
+    """Whether this user has made something, and nobody else may change it."""
+    return about.st_uid == os.geteuid() and not about.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
 def see_that_it_is_ours(folder: Path, what: str) -> None:
     """See that nobody else has made a folder, or may write into it.
 
@@ -41,7 +46,7 @@ def see_that_it_is_ours(folder: Path, what: str) -> None:
         PermissionError: somebody has, or may.
     """
     about = folder.lstat()
-    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.geteuid() or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if not stat.S_ISDIR(about.st_mode) or not is_ours(about):
         raise PermissionError(f"{folder}: {what} others made it, or may write into it; delete it, or name another place")
 
 

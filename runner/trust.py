@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,11 @@ class Trust:
         with suppress(UsageError):  # no home folder, and so no memory
             if (self._folder() / mark(key, value)).is_file():
                 return True
+        return self._is_trusted
+
+    @cached_property
+    def _is_trusted(self) -> bool:
+        """By the user's settings, read once."""
         return any(StoreUri.typed(uri).place == self.store.place for uri in read_settings().trusted)
 
     def remember(self, values: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 from last_e.datafile import DataError
 from last_e.prepare.entry import RECORDING, Entry, packed_by, recording_name, state_of
@@ -38,6 +38,9 @@ _MOST_DEPTH = 3
 _MOST_TIMES, _LEAST_BOUND = 100, 1 << 30
 """What is unpacked may have so many times the size of what it was, or a gigabyte."""
 _CHUNK_BYTES = 1 << 20
+NOT_WHOLE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, NotImplementedError, RuntimeError)
+"""What Python's unpackers raise on bytes that are no whole archive; zipfile says NotImplementedError of a compression that it
+does not know, and RuntimeError of a member that wants a password."""
 
 
 class Unreadable(NamedTuple):
@@ -70,7 +73,7 @@ def in_archive(path: Path, unpacked: Path, unreadable: list[Unreadable], name: s
         raise DataError(f"{name}: {other[0]}: unpack it with {other[1].format(Path(name).name)}, and name the folder")
     packed = packed_by(beginning)
     if packed is not None:
-        path = _unpacked_once(path, "", unpacked, name, packed[1])
+        path = _unpacked_once(path, "", unpacked, name, partial(packed[1], path))
         beginning = beginning_of(path)
     try:
         if beginning[_TAR_AT:].startswith(_TAR):
@@ -164,7 +167,7 @@ def _in_inner(
     try:
         if depth >= _MOST_DEPTH:
             raise DataError(f"{whole}: archives in archives, {depth} deep: unpack it, and name the folder")
-        inner = _unpacked_once(path, member, unpacked, whole, lambda _: opened())
+        inner = _unpacked_once(path, member, unpacked, whole, opened)
         return in_archive(inner, unpacked, unreadable, whole, depth + 1)
     except DataError as error:
         unreadable.append(Unreadable(member, str(error).removeprefix(f"{whole}: ")))
@@ -172,7 +175,7 @@ def _in_inner(
 
 
 def _unpacked_once(
-    path: Path, member: str, unpacked: Path, name: str, opened: Callable[[Any], AbstractContextManager[IO[bytes]]]
+    path: Path, member: str, unpacked: Path, name: str, opened: Callable[[], AbstractContextManager[IO[bytes]]]
 ) -> Path:
     """What an archive's member holds, as a file of its own; what an earlier run has unpacked is taken.
 
@@ -187,11 +190,11 @@ def _unpacked_once(
     unpacked.mkdir(mode=0o700, parents=True, exist_ok=True)
     most = max(_LEAST_BOUND, _MOST_TIMES * path.stat().st_size)
     try:
-        with whole_file(target) as part, part.open("wb") as file, opened(path) as source:
+        with whole_file(target) as part, part.open("wb") as file, opened() as source:
             while chunk := source.read(_CHUNK_BYTES):
                 if file.write(chunk) and file.tell() > most:
                     raise DataError(f"{name}: unpacks to more than {_MOST_TIMES} times its size, as no recordings do")
-    except (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError) as error:
+    except NOT_WHOLE as error:
         if isinstance(error, DataError) or (isinstance(error, OSError) and error.errno is not None):
             raise
         raise DataError(f"{name}: not whole, or damaged ({one_line(error)}); download it again") from None  # bz2 has no number

@@ -19,7 +19,6 @@ import math
 import operator
 import re
 import zipfile
-import zlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -32,6 +31,7 @@ import numpy.typing as npt
 from last_e.datafile import DataError, output_path
 from last_e.joints import NUM_JOINTS
 from last_e.prepare.account import count_splits, guess_dataset, versions
+from last_e.prepare.archives import NOT_WHOLE
 from last_e.prepare.clipfile import MOST_CLASSES, About, Array, Part, write_streamed
 from last_e.prepare.names import read_name
 from last_e.prepare.people import NobodyError, take_people
@@ -168,7 +168,7 @@ def _ctrgcn(path: Path, split: str | None) -> Opened:
             labels = {part: _labels(_npy(archive, path, f"y_{part}"), f"{path}: y_{part}") for part in ("train", "test")}
     except DataError:
         raise
-    except _NO_WHOLE_ZIP as error:
+    except NOT_WHOLE as error:
         raise DataError(f"{path}: not a whole .npz file ({one_line(error)})") from None
 
     def clips() -> Iterator[Foreign]:
@@ -187,7 +187,7 @@ def _ctrgcn(path: Path, split: str | None) -> Opened:
                         raise wrong
                 except DataError:
                     raise
-                except _NO_WHOLE_ZIP as error:
+                except NOT_WHOLE as error:
                     raise DataError(f"{path}: x_{part} is damaged ({one_line(error)})") from None
 
     return Opened(sum(map(len, labels.values())), False, split, clips())
@@ -251,11 +251,6 @@ def _labels(rows: Generator[Array, None, None], what: str) -> list[int]:
 
 
 # --- pyskl -------------------------------------------------------------------------------------------------------------
-
-
-_NO_WHOLE_ZIP = (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError)
-"""zipfile's words for what it cannot read: the last but one for an unknown compression, the last for an encrypted member."""
-"""What zipfile raises on bytes that are no whole archive, are compressed in a way it does not know, or want a password."""
 
 
 _NAME_KEYS = ("frame_dir", "filename")

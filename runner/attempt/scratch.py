@@ -14,6 +14,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from last_e.whole import is_ours
 from runner.job.job import Job
 from runner.job.paths import ATTEMPT_ID
 from runner.store.uri import StoreUri
@@ -77,5 +78,5 @@ def _read(folder: Path) -> dict[str, str]:
 
 
 def _see_that_it_is_ours(about: os.stat_result) -> None:
-    if about.st_uid != os.geteuid() or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if not is_ours(about):
         raise PermissionError("others may have made it, or may change it")
