@@ -3,14 +3,14 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 # Also on two cores: tests mostly wait, for servers and for other processes.
-JOBS   ?= 3
+JOBS   ?= 4
 
 .PHONY: help demo quick test bench figures lint format versions lowest clean
 help:
 	@echo "make demo    set up .venv and train the quickstart job on this machine (a minute once installed)"
 	@echo "make quick   set up .venv and run what needs no server and no long training (a few minutes)"
 	@echo "make test    set up .venv and run every test; what was skipped is listed with the reason, and the slowest ten"
-	@echo "make figures the faults of docs/faults.md at full length (about half an hour), with their figures"
+	@echo "make figures the faults of docs/faults.md at full length (about half an hour), with their figures, and every case of every test"
 	@echo "make bench   clips per second on this machine, against a plain trainer (about three minutes)"
 	@echo "make lint    format, lint and types"
 	@echo "make format  put the format right"
@@ -32,6 +32,7 @@ bench: $(VENV)/.train
 
 figures: $(VENV)/.dev
 	LASTRUN_WAITS= $(BIN)/python -m pytest --full tests/integration/test_faults_of_*.py
+	$(BIN)/python -m pytest --full -m full
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .

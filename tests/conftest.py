@@ -69,12 +69,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("xdist_group"):
             item.add_marker("server")
+    wanted = [item for item in items if config.getoption("--full") or not item.get_closest_marker("full")]
     if config.getoption("--one-of-each"):
         first: dict[str, pytest.Item] = {}
-        for item in items:
+        for item in wanted:
             first.setdefault(item.nodeid.partition("[")[0], item)
-        config.hook.pytest_deselected(items=[item for item in items if item is not first[item.nodeid.partition("[")[0]]])
-        items[:] = first.values()
+        wanted = list(first.values())
+    if len(wanted) < len(items):
+        kept = set(map(id, wanted))
+        config.hook.pytest_deselected(items=[item for item in items if id(item) not in kept])
+        items[:] = wanted
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
@@ -101,7 +105,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    help_text = "as many kills, races and jobs, and as long outages, as docs/faults.md tells of; by default a sample"
+    help_text = (
+        "as many kills, races and jobs, as long outages and as many cases as docs/faults.md tells of; by default a sample"
+    )
     parser.addoption("--full", action="store_true", help=help_text)
     help_text = "of a test with many cases the first alone: enough to see whether other versions of libraries do"
     parser.addoption("--one-of-each", action="store_true", help=help_text)

@@ -279,7 +279,7 @@ def goes_on(large: Path, tmp_path: Path, cli: Cli, whole: bytes) -> None:
     assert not list(tmp_path.glob(".*.parts"))
 
 
-@pytest.mark.parametrize("how", ["ctrl-c", "sigterm"])
+@pytest.mark.parametrize("how", ["ctrl-c", pytest.param("sigterm", marks=pytest.mark.full)])
 def test_an_interrupted_preparation_goes_on(
     how: str, preparation: Preparation, large: Path, tmp_path: Path, cli: Cli, whole: bytes
 ) -> None:

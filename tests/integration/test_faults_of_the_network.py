@@ -55,7 +55,10 @@ def assert_nothing_half(job: Job) -> None:
     assert {entry.key.split("/")[2] for entry in job.store.scan(job.paths.checkpoints)} == listed
 
 
-@pytest.mark.parametrize("outage", OUTAGES)
+@pytest.mark.parametrize(
+    "outage",
+    [pytest.param(name, marks=[pytest.mark.full] if name in ("refused", "stalled down") else []) for name in OUTAGES],
+)
 def test_training_never_waits_for_an_outage_and_all_is_synced_in_the_end(
     proxy: FaultProxy, through_proxy: str, run: Any, tiny: Path, uninterrupted: Any, outage: str, full: bool
 ) -> None:
@@ -79,7 +82,7 @@ def test_training_never_waits_for_an_outage_and_all_is_synced_in_the_end(
     assert proxy.seen.total() > proxy.seen["connections"]
 
 
-@pytest.mark.parametrize("fault", BROKEN)
+@pytest.mark.parametrize("fault", ["cut up", pytest.param("cut down", marks=pytest.mark.full)])
 def test_a_run_ends_well_over_a_network_that_breaks_half_of_its_connections(
     proxy: FaultProxy, through_proxy: str, run: Any, cli: Cli, tiny: Path, uninterrupted: Any, fault: str
 ) -> None:
@@ -98,7 +101,7 @@ def test_a_run_ends_well_over_a_network_that_breaks_half_of_its_connections(
     assert_nothing_half(current.job)
 
 
-@pytest.mark.parametrize(("flips", "skipped"), [(1, False), (DOWNLOAD_TRIES, True)])
+@pytest.mark.parametrize(("flips", "skipped"), [pytest.param(1, False, marks=pytest.mark.full), (DOWNLOAD_TRIES, True)])
 def test_a_bit_flipped_on_download_is_noticed(
     proxy: FaultProxy, through_proxy: str, run: Any, cli: Cli, tiny: Path, uninterrupted: Any, flips: int, skipped: bool
 ) -> None:

@@ -72,7 +72,9 @@ def test_ctrl_c_pauses_and_resume_gives_the_uninterrupted_result(run: Any, cli: 
     assert_same(job, uninterrupted)
 
 
-@pytest.mark.parametrize("victim", ["trainer", "agent", "both", "everything"])
+@pytest.mark.parametrize(
+    "victim", ["agent", "everything", *(pytest.param(one, marks=pytest.mark.full) for one in ("trainer", "both"))]
+)
 def test_sigkill_at_random_moments_loses_nothing(
     run: Any, cli: Cli, tiny: Path, uninterrupted: Any, victim: str, full: bool
 ) -> None:
@@ -282,7 +284,9 @@ def test_stop_from_elsewhere_saves_and_pauses(run: Any, cli: Cli, tiny: Path, un
     assert_same(current.job, uninterrupted)
 
 
-@pytest.mark.parametrize("place", ["folder", pytest.param("bucket", marks=pytest.mark.xdist_group("ceph"))])
+@pytest.mark.parametrize(
+    "place", [pytest.param("folder", marks=pytest.mark.full), pytest.param("bucket", marks=pytest.mark.xdist_group("ceph"))]
+)
 def test_an_attempt_that_comes_back_after_a_takeover_changes_nothing(
     request: pytest.FixtureRequest, place: str, run: Any, cli: Cli, tiny: Path, uninterrupted: Any
 ) -> None:

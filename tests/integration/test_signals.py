@@ -20,7 +20,6 @@ from tests.conftest import TINY, Cli
 from tests.jobs import PATIENCE, Run, has_pending, jobs_in, some_step_is_stored, wait_until
 
 LONG = ("--set", "training.epochs=5000")
-NOTICES = [signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU, signal.SIGHUP, signal.SIGTERM]
 
 
 def pids(current: Run) -> dict[str, int]:
@@ -33,10 +32,11 @@ def pids(current: Run) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("signum", "whom"),
     [
-        *((signum, "group") for signum in NOTICES),
+        *((signum, "group") for signum in (signal.SIGUSR1, signal.SIGHUP, signal.SIGTERM)),
+        *(pytest.param(signum, "group", marks=pytest.mark.full) for signum in (signal.SIGUSR2, signal.SIGXCPU)),
         (signal.SIGUSR1, "command"),
-        (signal.SIGUSR2, "attempt"),
-        (signal.SIGUSR1, "trainer"),
+        (signal.SIGXCPU, "attempt"),
+        (signal.SIGUSR2, "trainer"),
     ],
 )
 def test_a_notice_saves_and_pauses_whichever_process_gets_it(run: Any, tiny: Path, signum: signal.Signals, whom: str) -> None:
@@ -145,7 +145,13 @@ def test_what_was_allowed_counts(cli: Cli, clean_env: dict[str, str]) -> None:
 # --- nobody reads ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("where", ["| head -n 1", "> /dev/full", ">&-", ">&- 2>&- <&-", "> /dev/full --json"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        *("| head -n 1", "> /dev/full", ">&- 2>&- <&-"),
+        *(pytest.param(where, marks=pytest.mark.full) for where in (">&-", "> /dev/full --json")),
+    ],
+)
 def test_a_job_that_succeeds_says_so_by_its_exit_code_wherever_its_output_goes(
     clean_env: dict[str, str], tmp_path: Path, where: str
 ) -> None:

@@ -86,7 +86,11 @@ def double(batch: Batch) -> Batch:
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
     ("variant", "number", "early", "all_along"),
-    [("nano", torch.float32, 1e-4, None), ("base", torch.float64, 1e-12, 1e-6), ("large", torch.float64, 1e-12, 1e-6)],
+    [
+        ("nano", torch.float32, 1e-4, None),
+        ("base", torch.float64, 1e-12, 1e-6),
+        pytest.param("large", torch.float64, 1e-12, 1e-6, marks=pytest.mark.full),
+    ],
 )
 def test_the_losses_of_200_steps_are_those_of_the_plain_path(
     variant: str, number: torch.dtype, early: float, all_along: float | None, full: bool

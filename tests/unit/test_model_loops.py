@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import itertools
 import sys
 from collections.abc import Callable, Iterator
 
@@ -218,11 +219,15 @@ def outcome(model: LastE, mode: str, seed: int, enter: Callable[[Tensor], Tensor
     return {"logits": logits.detach(), **gradients, **dict(model.named_buffers())}
 
 
-OF_THE_SAME_PARTS = [pytest.param(variant, marks=pytest.mark.slow) for variant in ("small", "base")]
+ALL = list(itertools.product(["nano", "small", "base", "large"], ["train", "frozen norms", "eval"]))
+TELLING = [("nano", "train"), ("large", "train"), ("base", "frozen norms"), ("nano", "eval")]
+"""Every mode, and a network of every kind of part."""
 
 
-@pytest.mark.parametrize("variant", ["nano", *OF_THE_SAME_PARTS, "large"])
-@pytest.mark.parametrize("mode", ["train", *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("frozen norms", "eval"))])
+@pytest.mark.parametrize(
+    ("variant", "mode"),
+    [pytest.param(*case, marks=[] if case in TELLING else [pytest.mark.slow, pytest.mark.full]) for case in ALL],
+)
 def test_a_network_gives_with_them_what_it_gives_in_float64(variant, mode, monkeypatch):
     """Of few channels, so that there are inputs for which rounding takes nothing to the other side of a bend."""
     torch.manual_seed(0)

@@ -294,10 +294,11 @@ BF16 = Precision(torch.bfloat16, False, "")
     ("variant", "optimizer", "precision"),
     [
         pytest.param("nano", "sgd", PLAIN),
+        pytest.param("base", "adamw", BF16, marks=pytest.mark.slow),
         *(
-            pytest.param(variant, optimizer, precision, marks=pytest.mark.slow)
+            pytest.param(variant, optimizer, precision, marks=[pytest.mark.slow, pytest.mark.full])
             for variant, optimizer, precision in itertools.product(["nano", "base", "large"], ["sgd", "adamw"], [PLAIN, BF16])
-            if (variant, optimizer, precision) != ("nano", "sgd", PLAIN)
+            if (variant, optimizer, precision) not in (("nano", "sgd", PLAIN), ("base", "adamw", BF16))
         ),
     ],
 )
