@@ -185,18 +185,35 @@ def test_the_exit_code_is_the_jobs_although_another_command_removed_the_containe
     assert "lastrun pull" in out.splitlines()[-1]
 
 
-def test_a_container_that_was_removed_by_hand_is_lost_by_its_heart(engine: Engine, run: Any, cli: Cli, tiny: Path) -> None:
-    current = run("submit", tiny, *DOCKER, *LONG)
-    current.wait_for(some_step_is_stored)
-    engine.container().remove(force=True)
+def test_a_container_that_somebody_removed_is_told_at_once(
+    engine: Engine, run: Any, cli: Cli, tiny: Path, uninterrupted: Any
+) -> None:
+    current = run("submit", tiny, *DOCKER, *LONGER)
+    with current.held(some_step_is_stored):
+        engine.container().remove(force=True)
     code, out = current.end()
-    assert code in (1, 6), out
-    assert "Traceback" not in out
-    job, attempt = current.job, current.job.attempts.all()[0]
-    assert state_of(job)[0].value == "running"  # nobody can say for certain yet
-    for path in (Path(current.store.root) / job.id / "attempts" / attempt.id).glob("*.json"):
-        os.utime(path, (time.time() - 3600,) * 2)
-    assert state_of(job)[0].value == "lost"
+    assert code == 1, out
+    *_, why, following = out.splitlines()
+    assert re.fullmatch(rf"lost: container lastrun-{current.job.id}-1 was removed while it ran, by .*", why), out
+    assert following == f"next: lastrun resume {current.job.id}"
+    assert current.job.attempts.all()[0].phase == "lost"
+    assert cli("resume", current.job.id, *DOCKER).returncode == 0
+    assert_same(current.job, uninterrupted)
+
+
+def test_a_removed_container_that_nobody_follows_is_told_by_the_first_who_looks(
+    engine: Engine, cli: Cli, tiny: Path, clean_env: dict[str, str]
+) -> None:
+    assert cli("submit", tiny, *DOCKER, "--detach", *LONG).returncode == 0
+    engine.container().remove(force=True)
+    (job,) = jobs_in(DirectoryStore(Path(clean_env["LASTRUN_STORE"])))
+    shown = cli("status", job.id).stdout
+    assert "lost (container lastrun-" in shown
+    assert "was removed while it ran" in " ".join(shown.split())
+    attempt = job.attempts.all()[0]
+    attempt.phase, attempt.machine = "running", "another machine, of which this is a copy"
+    job.attempts.write(attempt)
+    assert state_of(job)[0].value == "running"  # its engine has the same ID: nobody can say for certain
 
 
 def ended_container(engine: Engine, store: Path, code: int, phase: str, engine_id: str = "") -> tuple[Job, Attempt]:

@@ -13,10 +13,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from last_e.redact import redact
+from runner import machine
 from runner.errors import LastrunError, NoSuchJobError, Reason, UsageError
 from runner.job.attempts import Attempt
 from runner.job.job import Job
-from runner.launch.docker.engine import SHORT_SECONDS, connect, explained, patience
+from runner.launch.docker.engine import SHORT_SECONDS, connect, explained, is_local, patience
 from runner.signals import handled, interrupt
 from runner.store.open import open_store
 from runner.store.uri import StoreUri
@@ -35,6 +36,7 @@ FORGOTTEN_SECONDS = 3600.0
 ABANDONED_SECONDS = 7 * 24 * 3600.0
 """An ended container whose job nobody knows any more is kept for so long."""
 _KILLED = 128 + 9
+REMOVED = "removed while it ran, by somebody or by a clean-up (docker rm -f, docker system prune)"
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,10 @@ def settle(job: Job, attempt: Attempt) -> Attempt | None:
         current = job.attempts.again(attempt)
         if current is None or not current.open or current.container != known:
             return current
-        if not found:  # removed by hand, or on another engine that has the same ID: the heartbeat decides
-            return current
+        if not found:
+            if is_local(client) and machine.same_boot(current.machine):
+                return write_removed(job, current, str(known.get("name")))
+            return current  # a copied machine's engine has the same ID: the heartbeat decides
         end = found[0].attrs["State"]
         words = found[0].logs(tail=200)
     _keep_log(job, current, words)
@@ -109,6 +113,33 @@ def settle(job: Job, attempt: Attempt) -> Attempt | None:
         how = "was killed" if end["ExitCode"] == _KILLED else f"ended with code {end['ExitCode']}"
         job.attempts.write_lost(current, f"container {known.get('name')} {how}")
     remove(found[0])
+    return current
+
+
+def is_removed(container: Any) -> bool:
+    """Whether somebody has removed a container, as its engine says; one that is being removed just now is waited for a while.
+
+    Raises:
+        docker.errors.DockerException, requests.RequestException: the engine's; see ``engine.explained``.
+    """
+    from docker.errors import NotFound
+
+    deadline = time.monotonic() + SHORT_SECONDS
+    while True:
+        try:
+            container.reload()
+        except NotFound:
+            return True
+        if container.status != "removing" or time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+
+
+def write_removed(job: Job, attempt: Attempt, name: str) -> Attempt | None:
+    """Write the end of an attempt whose container somebody has removed; what it wrote last stands if it is an end."""
+    current = job.attempts.again(attempt)
+    if current is not None and current.open:
+        job.attempts.write_lost(current, f"container {name} was {REMOVED}")
     return current
 
 
