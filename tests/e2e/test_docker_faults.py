@@ -381,6 +381,33 @@ def test_sync_finds_a_scratch_folder_that_a_resume_named(
     assert not left.exists()
 
 
+def test_a_folder_that_means_another_one_to_the_engine_makes_no_job(
+    engine: Engine, cli: Cli, tiny: Path, tmp_path: Path, clean_env: dict[str, str]
+) -> None:
+    """As to a command in a container of its own that has the host's socket: here in a mount namespace."""
+    covered = cli("submit", tiny, *DOCKER, "--set", "hardware.scratch_root=/tmp")
+    assert covered.returncode == 2
+    assert covered.stderr.startswith("error: hardware.scratch_root: /tmp would stand in the way of the container's own /tmp;")
+    (tmp_path / "mine").mkdir()
+    words = [sys.executable, "-m", "runner", "submit", str(tiny), *DOCKER]
+    for path, setting in (
+        ("mine", (f"hardware.scratch_root={tmp_path}/mine/scratch",)),
+        ("mine", (f"store.uri={tmp_path}/mine/store",)),
+        ("mine/there", (f"hardware.scratch_root={tmp_path}/mine/there",)),
+    ):
+        (tmp_path / path).mkdir(exist_ok=True)
+        script = f'mount -t tmpfs none {tmp_path}/mine && mkdir -p {tmp_path}/{path} && exec "$@"'
+        unshared = ["unshare", "--mount", "sh", "-c", script, "sh", *words, "--set", *setting]
+        env = {name: value for name, value in clean_env.items() if name != "LASTRUN_STORE" or "store" not in setting[0]}
+        done = subprocess.run(unshared, capture_output=True, text=True, env=env, cwd=tmp_path, timeout=PATIENCE, check=False)
+        assert done.returncode in (2, 6), done.stdout + done.stderr
+        assert re.fullmatch(rf"error: .*{tmp_path}/mine.*this command in a container itself.*", done.stderr.strip()), (
+            done.stderr
+        )
+    assert not (tmp_path / "store").exists()
+    assert not list((tmp_path / "mine").rglob("*.json"))
+
+
 def test_a_dry_run_makes_nothing(engine: Engine, cli: Cli, tiny: Path, tmp_path: Path) -> None:
     volumes = [volume.name for volume in engine.client.volumes.list()]
     name = f"lastrun-cache-{os.getuid()}"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import io
+import json
 import os
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -21,7 +23,8 @@ from runner.launch.docker import engine
 from runner.launch.docker.attached import Watch
 from runner.launch.docker.containers import _time
 from runner.launch.docker.engine import explain
-from runner.launch.docker.handed import _inside, see_that_nothing_is_covered, wants_cpu
+from runner.launch.docker.given import Given, look_around, marked, see_that_it_sees_them, see_that_nothing_is_covered
+from runner.launch.docker.handed import _inside, wants_cpu
 from runner.launch.docker.launcher import _is_loopback
 from runner.launch.docker.tunnel import open_tunnel
 from runner.launch.settle import state_of
@@ -69,15 +72,71 @@ def test_paths_and_hosts_as_a_container_sees_them() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("folder", ["/cache", "/", "/usr", "/opt/lastrun", "/app", "/lastrun-data"])
-def test_no_folder_of_the_callers_covers_one_of_the_containers_own(folder: str) -> None:
-    with pytest.raises(UsageError, match="would stand in the way of the container's own"):
-        see_that_nothing_is_covered("store", Path(folder))
+def folder(path: str, source: str | None = None) -> Given:
+    return Given("store", Path(source or path), path, read_only=False)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/cache",
+        "/",
+        "/usr",
+        "/opt/lastrun",
+        "/app",
+        "/lastrun-data",
+        "/tmp",
+        "//tmp",
+        "/tmp/",
+        "/lib",
+        "/bin",
+        "/dev",
+        "/proc/1/x",
+    ],
+)
+def test_no_folder_of_the_callers_takes_a_place_of_the_containers_own(path: str) -> None:
+    with pytest.raises(UsageError, match=r"store: .* would stand in the way of the container's own"):
+        see_that_nothing_is_covered([folder(path)])
 
 
 def test_folders_beside_and_below_the_containers_own_are_taken() -> None:
-    for folder in ("/data", "/home/me/store", "/cache/lastrun", "/opt/stores", "/application"):
-        see_that_nothing_is_covered("store", Path(folder))
+    for path in ("/data", "/home/me/store", "/cache/lastrun", "/opt/stores", "/application", "/tmp/x", "/dev/shm/x"):
+        see_that_nothing_is_covered([folder(path), folder(path), folder(f"{path}/below")])
+    with pytest.raises(UsageError, match="would both be /data in a container"):
+        see_that_nothing_is_covered([folder("/data"), folder("/data", "/other")])
+
+
+def looked(given: list[Given], *, answers: bool = True, there: dict[str, Path] | None = None) -> None:
+    """As a container that has ``there`` at the places inside."""
+    with marked(given) as markers:
+        places = {one.target: str((there or {}).get(one.target, one.source)) for one in given}
+        found = look_around(json.dumps({places[target]: marker for target, marker in markers.items()}))
+        if not answers:
+            for path in Path(given[0].source).glob("*-answer"):
+                path.unlink()
+        see_that_it_sees_them(given, markers, {one.target: found[places[one.target]] for one in given if one.target in markers})
+
+
+def test_a_container_that_sees_other_files_and_folders_than_the_caller_is_found_out(tmp_path: Path) -> None:
+    store = Given("store", tmp_path / "new" / "store", "/store", read_only=False)
+    file = Given("data", tmp_path / "file", "/lastrun-data/file")
+    file.source.write_text("some clips")
+    looked([store, store, file])
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]  # what was made for the look is gone
+    (tmp_path / "other").mkdir()
+    for one, words in ((store, "store: a container has something else at .*/new/store than"), (file, "data: a container has")):
+        with pytest.raises(UsageError, match=words):
+            looked([one], there={one.target: tmp_path / "other"})
+    with pytest.raises(UsageError, match=r"store: this user may use .*, but a container may not: .*SELinux"):
+        looked([store], answers=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "other"]
+    see_that_it_sees_them([store], {}, None)  # an image of other code than this
+
+
+def test_a_folder_in_which_nobody_may_write_is_left_to_who_wants_to(small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with marked([folder(str(small_disk / "store"))]) as markers:
+        assert markers == {}
 
 
 @pytest.mark.parametrize("words", [["run.gpus=1", "hardware.device=cpu"], ["run.gpus=0"], ["hardware.device=cpu"]])

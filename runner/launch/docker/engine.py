@@ -70,7 +70,11 @@ _REMEDIES = (
         "the engine wants TLS: set DOCKER_TLS_VERIFY=1 and DOCKER_CERT_PATH, a folder with ca.pem, cert.pem and key.pem",
     ),
     (r"No such container: (\S+)", "container {0} is gone: somebody has removed it"),
-    (r"bind source path does not exist: (\S+)", "the engine's machine has no {0}"),
+    (
+        r"bind source path does not exist: ([^\n]*)|statfs (/[^\n:]*): no such file",
+        "the engine's machine has no {0}: it is another one, or this command in a container itself. Give both the same folder "
+        "under the same path (docker run -v FOLDER:FOLDER), or take a bucket",
+    ),
 )
 
 
@@ -199,7 +203,7 @@ def explain(error: BaseException, image: str = "") -> str:
         text = str(error.explanation or error)
         for pattern, remedy in _REMEDIES:
             if found := re.search(pattern, text):
-                return remedy.format(*(found.groups() or [found[0]]))
+                return remedy.format(*([group for group in found.groups() if group is not None] or [found[0]]))
         return f"the engine refuses: {text.strip().splitlines()[0]}"
     causes = list(_causes(error))
     number = next((one.errno for one in causes if isinstance(one, OSError) and isinstance(one.errno, int)), None)

@@ -21,6 +21,7 @@ from runner import machine
 from runner.errors import EngineError, UsageError
 from runner.launch.docker.containers import trial
 from runner.launch.docker.engine import connect, explained, is_local
+from runner.launch.docker.given import LOOK_VARIABLE, look_around
 from runner.version import lastrun_version
 
 if TYPE_CHECKING:
@@ -168,6 +169,8 @@ def probe(torch: bool) -> dict[str, Any]:
             )
     # The kernel's /proc tells of the driver in every container, whether it was given a GPU or not.
     found: dict[str, Any] = {"version": lastrun_version(), "code": code_digest(), "driver": machine.driver_version()}
+    if text := os.environ.get(LOOK_VARIABLE):
+        found["seen"] = look_around(text)
     if torch:
         done = subprocess.run(run_module("last_e.gpu"), capture_output=True, text=True, check=False)
         lines = done.stdout.splitlines()

@@ -21,7 +21,8 @@ from runner.job.job import Job
 from runner.launch.docker import containers
 from runner.launch.docker.attached import StartedContainer, hand_over
 from runner.launch.docker.engine import NO_RUNTIME, SHORT_SECONDS, connect, explained, is_local, patience
-from runner.launch.docker.handed import Handed, see_that_nothing_is_covered, wants_cpu
+from runner.launch.docker.given import LOOK_VARIABLE, marked, see_that_it_sees_them
+from runner.launch.docker.handed import Handed, wants_cpu
 from runner.launch.docker.image import BUILD, code_digest, default_image
 from runner.signals import handled, interruptible
 from runner.spec import JobSpec
@@ -93,7 +94,6 @@ class DockerLauncher:
         if uri.scheme == "file":
             if not is_local(client):
                 raise UsageError(f"store {uri}: the engine is on another machine, which has no such folder: take a bucket")
-            see_that_nothing_is_covered(f"store {uri}", Path(uri.prefix))
             return
         self._see_to_a_server(client, f"store {uri}", uri)
 
@@ -122,14 +122,22 @@ class DockerLauncher:
         check_data(self._config)
 
     def _probe(self, client: DockerClient, handed: Handed, uri: StoreUri) -> dict[str, str | None]:
-        """What ``lastrun probe`` says in such a container."""
-        with explained(self._image):
-            done = containers.trial(client, self._image, ["probe"], **handed.options(uri, {}))
+        """What ``lastrun probe`` says in such a container, once it was seen that the container sees what it was given."""
+        given = handed.given(uri)
+        with marked(given) as markers, explained(self._image):
+            options = handed.options(uri, {})
+            options["environment"][LOOK_VARIABLE] = json.dumps(markers)
+            done = containers.trial(client, self._image, ["probe"], **options)
+            found = self._said(done)
+            see_that_it_sees_them(given, markers, found.get("seen"))
+        return found
+
+    def _said(self, done: containers.Trial) -> dict[str, Any]:
         if done.out_of_memory:
             raise EngineError(f"run.memory={self._config.run.memory} is too little even to start: allow more")
         try:
             found = json.loads(done.out)
-            return {"version": str(found["version"]), "code": str(found["code"]), "driver": found.get("driver")}
+            return {**found, "version": str(found["version"]), "code": str(found["code"]), "driver": found.get("driver")}
         except (ValueError, KeyError, TypeError):
             words = plain(done.errors.decode(errors="replace")).strip().splitlines()
             if words and words[-1].startswith("error: "):
@@ -177,7 +185,7 @@ class DockerLauncher:
                     **options,
                 )
                 container = client.containers.get(made["Id"])
-                hand_over(client, made["Id"], container.start, handed.given(uri))
+                hand_over(client, made["Id"], container.start, handed.told(uri))
             except BaseException:
                 # Whoever asks a second time to leave would leave a container behind.
                 with handled(lambda _: None), patience(client, SHORT_SECONDS), suppress(LastrunError), explained():
