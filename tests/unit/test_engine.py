@@ -22,7 +22,7 @@ from runner.job.lease import claim
 from runner.launch.docker import engine
 from runner.launch.docker.attached import Watch
 from runner.launch.docker.containers import _time
-from runner.launch.docker.engine import explain
+from runner.launch.docker.explain import explain
 from runner.launch.docker.given import Given, look_around, marked, see_that_it_sees_them, see_that_nothing_is_covered
 from runner.launch.docker.handed import _inside, wants_cpu
 from runner.launch.docker.launcher import _is_loopback

@@ -18,7 +18,8 @@ from runner.errors import EngineError, Exit, LastrunError, Reason, StoreError
 from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.launch.docker import containers
-from runner.launch.docker.engine import SHORT_SECONDS, explain, explained, patience
+from runner.launch.docker.engine import SHORT_SECONDS, explained, patience
+from runner.launch.docker.explain import explain
 from runner.signals import LEAVING, handled, interrupt
 
 if TYPE_CHECKING:

@@ -22,6 +22,7 @@ from runner.errors import EngineError, UsageError
 from runner.launch.docker.containers import trial
 from runner.launch.docker.engine import connect, explained, is_local
 from runner.launch.docker.given import LOOK_VARIABLE, look_around
+from runner.launch.docker.registry import NoCredentials, credentials
 from runner.version import lastrun_version
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ def build(
         if value is not None:
             arguments[name] = value
     client = connect()
+    unknown = _sign_in(client, base or _default_base(clone))
     with tempfile.TemporaryFile() as context:
         _pack(context, clone, wheels, certificates)
         with explained(base or ""):
@@ -118,7 +120,7 @@ def build(
             last = ""
             for line in lines:
                 if "error" in line:
-                    raise EngineError(_build_error(str(line["error"]), last, arguments))
+                    raise EngineError(_build_error(str(line["error"]), last, arguments, unknown))
                 for part in re.sub(r"\x1b\[[0-9;]*m", "", str(line.get("stream") or "")).splitlines():
                     last = part if part.strip() and not part.startswith(("Step ", " --->", "Removing ")) else last
                     if part.strip():
@@ -257,11 +259,37 @@ def _revision(clone: Path) -> str:
         return "unknown"
 
 
-def _build_error(error: str, last: str, arguments: dict[str, str]) -> str:
+def _default_base(clone: Path) -> str:
+    found = re.search(r"^ARG BASE_IMAGE=(\S+)", (clone / "docker" / "Dockerfile").read_text(), re.MULTILINE)
+    return found[1] if found else ""
+
+
+def _sign_in(client: DockerClient, base: str) -> str:
+    """Hand the builder what is kept for the registry of an image that is not here yet, not all that docker's settings hold;
+    returns why it cannot be had, if so: most registries give without."""
+    from docker.auth import AuthConfig
+    from docker.errors import ImageNotFound
+
+    found, unknown = None, ""
+    with explained(base):
+        try:
+            client.images.get(base)
+        except ImageNotFound:
+            try:
+                found = credentials(base)
+            except NoCredentials as error:
+                unknown = str(error)
+    registry, given = found or ("none", {})  # of an empty list the SDK would make one of everything
+    client.api._auth_configs = AuthConfig({"auths": {registry: {**given, "ServerAddress": registry}}})
+    return unknown
+
+
+def _build_error(error: str, last: str, arguments: dict[str, str], unknown: str) -> str:
     """One line of what the builder says, with the word of the failing command."""
-    if "pull access denied" in error or "manifest" in error or "dial tcp" in error or "lookup " in error:
+    if re.search("pull access denied|manifest|dial tcp|lookup |unauthorized|no basic auth", error):
         base = arguments.get("BASE_IMAGE", "the default base")
-        return f"{base} is neither here nor can it be fetched: name another base with --base ({error.strip()[:120]})"
+        why = unknown or error.strip()[:120]
+        return f"{base} is neither here nor can it be fetched: name another base with --base ({why})"
     if "CERTIFICATE_VERIFY_FAILED" in last or "certificate" in last.lower():
         return f"pip does not trust its index: name your CA bundle with --ca-bundle ({last.strip()[:160]})"
     return f"the build failed: {plain((last or error).strip())[:300]}"

@@ -20,7 +20,8 @@ from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.launch.docker import containers
 from runner.launch.docker.attached import StartedContainer, hand_over
-from runner.launch.docker.engine import NO_RUNTIME, SHORT_SECONDS, connect, explained, is_local, patience
+from runner.launch.docker.engine import SHORT_SECONDS, connect, explained, is_local, patience
+from runner.launch.docker.explain import NO_RUNTIME
 from runner.launch.docker.given import LOOK_VARIABLE, marked, see_that_it_sees_them
 from runner.launch.docker.handed import Handed, wants_cpu
 from runner.launch.docker.image import BUILD, code_digest, default_image
