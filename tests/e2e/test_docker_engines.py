@@ -229,13 +229,13 @@ def test_a_damaged_context_is_told(cli: Cli, tmp_path: Path, clean_env: dict[str
 
 @pytest.fixture
 def remapped(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
-    """A second engine, with ``--userns-remap``, that holds the project's image."""
+    """A second engine, with ``--userns-remap`` and defaults that nobody can work with, that holds the project's image."""
     folder = Path(tempfile.mkdtemp(prefix="docker-", dir="/tmp"))
     folder.chmod(0o755)
     other = Engine(folder)
     try:
         try:
-            other.start_daemon("--bridge=none", "--userns-remap=default")
+            other.start_daemon("--bridge=none", "--userns-remap=default", "--log-driver=none", "--default-shm-size=8m")
         except CannotStart as why:
             pytest.skip(f"no engine with userns-remap here: {why}")
         other.client.images.load(engine.client.images.get(default_image()).save(named=True))
@@ -254,3 +254,5 @@ def test_files_belong_to_the_caller_with_userns_remap_too(remapped: Engine, cli:
     store = tmp_path / "store"
     assert {path.stat().st_uid for path in [store, *store.rglob("*")]} == {os.getuid()}
     assert "epoch 1/1" in done.stdout
+    checked = cli("image", "check", DOCKER_HOST=remapped.host)  # it asks for what it needs, too
+    assert checked.returncode == 0, checked.stdout + checked.stderr

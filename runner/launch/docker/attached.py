@@ -100,7 +100,7 @@ class StartedContainer:
             raise self._out_of_sight(gone) from None
         if removed:
             return self._code_of_a_removed_one(self._attempt())
-        return int(self._container.attrs["State"]["ExitCode"]) if self._container.status in ("exited", "dead") else None
+        return int(self._container.attrs["State"]["ExitCode"]) if self._container.status in containers.OVER else None
 
     def _attempt(self) -> Attempt | None:
         """As the store has it; None also where that does not answer."""

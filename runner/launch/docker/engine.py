@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from last_e.text import plain
 from runner.errors import EngineError
-from runner.launch.docker.explain import NO_ENGINE, explain
+from runner.launch.docker.explain import NO_ENGINE, as_engine_error
 from runner.launch.docker.tunnel import open_tunnel
 from runner.launch.docker.where import where
 from runner.waits import WAITS
@@ -142,4 +142,4 @@ def explained(image: str = "") -> Iterator[None]:
     try:
         yield
     except (DockerException, RequestException, HTTPError) as error:
-        raise EngineError(explain(error, image)) from None
+        raise as_engine_error(error, image) from None

@@ -9,22 +9,31 @@ import ssl
 from collections.abc import Iterator
 
 from last_e.text import one_line
+from runner.errors import EngineError
 from runner.launch.docker.where import Certificates, where
 
 NO_ENGINE = "what answers at {} is no Docker engine: is something else listening there?"
 _RENEW = "lastrun image build makes one"
-NO_RUNTIME = (
-    "install nvidia-container-toolkit, then: sudo nvidia-ctk runtime configure --runtime=docker && sudo systemctl restart "
-    "docker; or train on the CPU with --set run.gpus=0"
+_NO_RUNTIME_HERE = (
+    r"(?i)could not select device driver|unknown or invalid runtime name|failed to discover GPU vendor|no known GPU vendor"
 )
+_HOOK = r"invoking the NVIDIA Container Runtime Hook directly"
+_NO_SUCH_DEVICE = r"unresolvable CDI devices? ([^\n]*)"
+_NO_WAY = re.compile("|".join((_NO_RUNTIME_HERE, _HOOK, _NO_SUCH_DEVICE)))
+_NO_REASON = re.compile(r"(?i)^(auto-detected mode as|using requested mode|time=|usage:|see ['\"]?docker)")
+"""Lines that NVIDIA's runtime and others write beside the reason."""
+_CONFIGURED = "sudo nvidia-ctk runtime configure --runtime=docker && sudo systemctl restart docker"
+NO_RUNTIME = f"install nvidia-container-toolkit, then: {_CONFIGURED}; or train on the CPU with --set run.gpus=0"
 _REMEDIES = (
+    (_NO_RUNTIME_HERE, f"the engine has no NVIDIA runtime: {NO_RUNTIME}"),
     (
-        r"(?i)could not select device driver|unknown or invalid runtime name|failed to discover GPU vendor|no known GPU vendor",
-        f"the engine has no NVIDIA runtime: {NO_RUNTIME}",
+        _HOOK,
+        "the engine's machine hands in GPUs through its runtime alone: run.gpu_request=runtime asks so, once " + _CONFIGURED,
     ),
     (
-        r"unresolvable CDI devices? ([^\n]*)",
-        "the engine's machine has no such GPU ({0}): nvidia-smi -L lists them; set run.gpus",
+        _NO_SUCH_DEVICE,
+        "the engine's machine names no such GPU ({0}): nvidia-smi -L lists them, for run.gpus; if it is there: sudo nvidia-ctk "
+        "cdi generate --output=/etc/cdi/nvidia.yaml",
     ),
     (
         r"exec: \\?\"(docker-init|nvidia-container-runtime[a-z.-]*)",
@@ -47,10 +56,12 @@ _REMEDIES = (
     (r"network (\S+) not found", "the engine knows no network {0}: docker network ls lists them; set run.network"),
     (r"(?i)Range of CPUs is from [^,\n]*", "run.cpus: {0}"),
     (r"Minimum memory limit allowed is (\w+)", "run.memory: at least {0} is needed"),
+    (r"exec: \\?\"python|executable file `python`", "the image has no Python, so no lastrun: " + _RENEW),
     (
-        r"exec: \\?\"python|exec python failed|unable to find user|no users found",
-        "the image holds no lastrun: " + _RENEW,
+        r"(?i)exec format error",
+        "the image is for another kind of processor than the engine's machine has: " + _RENEW + " for it",
     ),
+    (r"unable to find user|no users found", "the image holds no lastrun: " + _RENEW),
     (r"no space left on device", "the engine's disk is full: docker system prune frees some"),
     (
         r"HTTP request to an HTTPS server",
@@ -65,6 +76,35 @@ _REMEDIES = (
 )
 
 
+class NoWayError(EngineError):
+    """An engine hands in no GPU in the way that it was asked; perhaps in another.
+
+    Args:
+        text: what to tell people.
+        reason: the engine's own words.
+    """
+
+    def __init__(self, text: str, reason: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+def as_engine_error(error: BaseException, image: str = "") -> EngineError:
+    """An SDK's error as one of ours."""
+    from docker.errors import APIError
+
+    said = str(error.explanation or error) if isinstance(error, APIError) else ""
+    text = explain(error, image)
+    return NoWayError(text, _reason(said)) if _NO_WAY.search(said) else EngineError(text)
+
+
+def _reason(text: str) -> str:
+    """What says why, of an engine's text of several lines: the last line that is a reason."""
+    lines = [line.strip() for line in text.strip().splitlines()]
+    reasons = [line for line in lines if line and not _NO_REASON.match(line)]
+    return (reasons or lines or [""])[-1].removesuffix(": unknown")
+
+
 def explain(error: BaseException, image: str = "") -> str:
     """What went wrong and what to do."""
     from docker.errors import APIError, ImageNotFound
@@ -73,11 +113,11 @@ def explain(error: BaseException, image: str = "") -> str:
     if isinstance(error, ImageNotFound) or (isinstance(error, APIError) and "No such image" in str(error.explanation)):
         return f"no image {image}: lastrun image build makes it, docker pull fetches one from a registry; run.image names it"
     if isinstance(error, APIError):
-        text = str(error.explanation or error)
+        text = str(error.explanation or error).removesuffix(": unknown")
         for pattern, remedy in _REMEDIES:
             if found := re.search(pattern, text):
                 return remedy.format(*([group for group in found.groups() if group is not None] or [found[0]]))
-        return f"the engine refuses: {text.strip().splitlines()[0]}"
+        return f"the engine refuses: {_reason(text)}"
     causes = list(_causes(error))
     meant = where()
     at = meant.host

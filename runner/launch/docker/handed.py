@@ -17,6 +17,8 @@ from runner import machine
 from runner.attempt import data_cache
 from runner.attempt.leaving import PREEMPTED_SECONDS, STOP_PATIENCE_SECONDS
 from runner.errors import UsageError
+from runner.launch.docker import gpus
+from runner.launch.docker.containers import logs
 from runner.launch.docker.engine import explained, is_local
 from runner.launch.docker.given import DATA, HOME, TMP, Given, see_that_nothing_is_covered
 from runner.spec import JobSpec
@@ -50,18 +52,17 @@ class Handed:
     def __init__(self, config: JobSpec, client: DockerClient) -> None:
         self._config, self._client = config, client
         self._local = is_local(client)
+        with explained():
+            self._info = client.info()
+        self.ways = gpus.ways(config.run.gpu_request, self._info) if self.gpus() else [""]
+        """How GPUs may be asked for, in the order to be tried."""
 
-    def options(self, uri: StoreUri, about: dict[str, str]) -> dict[str, Any]:
-        """How the container is confined, and what it may reach."""
-        from docker.types import DeviceRequest, LogConfig
-
-        run, gpus = self._config.run, self.gpus()
-        security = self._client.info().get("SecurityOptions") or []
+    def options(self, uri: StoreUri, about: dict[str, str], way: str) -> dict[str, Any]:
+        """How the container is confined, and what it may reach; GPUs are asked for in a ``way``."""
+        run = self._config.run
+        security = self._info.get("SecurityOptions") or []
         rootless = any("name=rootless" in option for option in security)
-        requests = []
-        if gpus:
-            which = {"device_ids": list(map(str, gpus))} if isinstance(gpus, list) else {"count": -1 if gpus == "all" else gpus}
-            requests.append(DeviceRequest(capabilities=[["gpu"]], **which))
+        asked, variables = gpus.request(way, self.gpus()) if self.gpus() else ({}, {})
         host = self._client.api.create_host_config(
             mounts=self._mounts(uri, real=bool(about)),
             tmpfs={TMP: "rw,nosuid,nodev,mode=1777"},
@@ -75,13 +76,13 @@ class Handed:
             read_only=True,
             init=True,
             network_mode=run.network or "bridge",
-            device_requests=requests,
             # An engine that gives users other numbers inside would write files of nobody into the caller's folders.
             userns_mode="host" if self._local and any("name=userns" in option for option in security) else None,
-            log_config=LogConfig(type="json-file", config={"max-size": "10m", "max-file": "2"}),
+            log_config=logs(),
+            **asked,
         )
         # A folder of the attempt's own in the volume: what is mounted below /cache belongs to the engine's root.
-        environment = {machine.CONTAINER_VARIABLE: json.dumps(about), "XDG_CACHE_HOME": f"{HOME}/own"}
+        environment = {machine.CONTAINER_VARIABLE: json.dumps(about), "XDG_CACHE_HOME": f"{HOME}/own", **variables}
         environment["PYTHONSAFEPATH"] = "1"  # its folder is one that can be written
         environment["TMPDIR"] = about.get("scratch", HOME)
         if waits := os.environ.get(VARIABLE):
@@ -167,9 +168,7 @@ class Handed:
         if self._config.run.gpus is not None:
             return self._config.run.gpus
         driver = self._local and machine.driver_version() is not None
-        with explained():
-            runtime = "nvidia" in self._client.info().get("Runtimes", {})
-        return int(driver or runtime or self._config.hardware.device == "cuda")
+        return int(driver or gpus.has_gpus(self._info) or self._config.hardware.device == "cuda")
 
     def buckets(self, store: StoreUri) -> list[StoreUri]:
         """The buckets that the attempt uses."""
