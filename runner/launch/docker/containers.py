@@ -39,7 +39,7 @@ ABANDONED_SECONDS = 7 * 24 * 3600.0
 """An ended container whose job nobody knows any more is kept for so long."""
 OVER = ("exited", "dead", "stopped")
 """States of a container that has ended."""
-_KILLED = 128 + 9
+KILLED = 128 + 9
 REMOVED = "removed while it ran, by somebody or by a clean-up (docker rm -f, docker system prune)"
 
 
@@ -126,7 +126,7 @@ def settle(job: Job, attempt: Attempt) -> Attempt | None:
         current.message = "the system ended the container: the memory that it may take (run.memory) ran out"
         job.attempts.write(current)
     else:
-        how = "was killed" if end["ExitCode"] == _KILLED else f"ended with code {end['ExitCode']}"
+        how = "was killed" if end["ExitCode"] == KILLED else f"ended with code {end['ExitCode']}"
         job.attempts.write_lost(current, f"container {known.get('name')} {how}")
     remove(found[0])
     return current

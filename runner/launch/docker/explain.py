@@ -13,6 +13,11 @@ from runner.errors import EngineError
 from runner.launch.docker.where import Certificates, where
 
 NO_ENGINE = "what answers at {} is no Docker engine: is something else listening there?"
+NOT_HANDED_IN = (
+    "Podman has handed in no GPU, and says nothing of it: it takes them by their CDI names alone (sudo nvidia-ctk cdi generate "
+    "--output=/etc/cdi/nvidia.yaml), and older ones not at all through Docker's interface. Take a newer one, or Docker; or "
+    "train on the CPU with --set run.gpus=0"
+)
 _RENEW = "lastrun image build makes one"
 _NO_RUNTIME_HERE = (
     r"(?i)could not select device driver|unknown or invalid runtime name|failed to discover GPU vendor|no known GPU vendor"
@@ -40,6 +45,10 @@ _REMEDIES = (
         "the engine lacks its own {0}: install it (docker's package brings docker-init, nvidia-container-toolkit the others)",
     ),
     (
+        r"lookup init binary|container-init binary|catatonit",
+        "Podman lacks catatonit, which starts what runs inside: install it",
+    ),
+    (
         r"unsatisfied condition: ((?:cuda|driver)[^,\n]*)",
         "the host's NVIDIA driver is too old for the image's CUDA ({0}): update it, or build an image for an older CUDA with "
         "lastrun image build --base BASE --torch TORCH",
@@ -53,9 +62,13 @@ _REMEDIES = (
         r'container name "/?(\S+)" is already in use',
         "a container {0} is there already: another attempt is being started; if it is not, docker rm {0}",
     ),
-    (r"network (\S+) not found", "the engine knows no network {0}: docker network ls lists them; set run.network"),
+    (
+        r"network (\S+) not found|network with name or ID (\S+): network not found",
+        "the engine knows no network {0}: docker network ls lists them; set run.network",
+    ),
     (r"(?i)Range of CPUs is from [^,\n]*", "run.cpus: {0}"),
     (r"Minimum memory limit allowed is (\w+)", "run.memory: at least {0} is needed"),
+    (r"unable to set memory limit to (\d+)", "run.memory: {0} bytes are too little even to start: allow more"),
     (r"exec: \\?\"python|executable file `python`", "the image has no Python, so no lastrun: " + _RENEW),
     (
         r"(?i)exec format error",

@@ -54,6 +54,7 @@ class Handed:
         self._local = is_local(client)
         with explained():
             self._info = client.info()
+        self.podman = gpus.is_podman(self._info)
         self.ways = gpus.ways(config.run.gpu_request, self._info) if self.gpus() else [""]
         """How GPUs may be asked for, in the order to be tried."""
 
@@ -61,7 +62,7 @@ class Handed:
         """How the container is confined, and what it may reach; GPUs are asked for in a ``way``."""
         run = self._config.run
         security = self._info.get("SecurityOptions") or []
-        rootless = any("name=rootless" in option for option in security)
+        rootless = any("name=rootless" in option for option in security) or bool(self._info.get("Rootless"))
         asked, variables = gpus.request(way, self.gpus()) if self.gpus() else ({}, {})
         host = self._client.api.create_host_config(
             mounts=self._mounts(uri, real=bool(about)),

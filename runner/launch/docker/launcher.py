@@ -20,8 +20,9 @@ from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.launch.docker import containers
 from runner.launch.docker.attached import StartedContainer, hand_over
+from runner.launch.docker.containers import KILLED
 from runner.launch.docker.engine import SHORT_SECONDS, connect, explained, is_local, patience
-from runner.launch.docker.explain import NO_RUNTIME
+from runner.launch.docker.explain import NO_RUNTIME, NOT_HANDED_IN
 from runner.launch.docker.given import LOOK_VARIABLE, marked, see_that_it_sees_them
 from runner.launch.docker.gpus import first_that_works
 from runner.launch.docker.handed import Handed, wants_cpu
@@ -64,6 +65,8 @@ class DockerLauncher:
                 f"the engine's machine has NVIDIA's driver {found['driver']}, but the engine has no NVIDIA runtime: "
                 f"it would train on the CPU; {NO_RUNTIME}"
             )
+        if handed.podman and handed.gpus() and found.get("gpu_files") == 0:
+            raise EngineError(NOT_HANDED_IN)
         if found["code"] != code_digest():
             note = f"note: image {self._image} was built from other code than this; {BUILD} renews it\n"
             sys.stderr.write(plain(note))
@@ -137,7 +140,7 @@ class DockerLauncher:
                     return containers.trial(client, self._image, ["probe"], **options)
 
             done, self._way = first_that_works(handed.ways, look)
-            if done.out_of_memory:
+            if done.out_of_memory or (done.code == KILLED and self._config.run.memory):  # not every engine says which it was
                 raise EngineError(f"run.memory={self._config.run.memory} is too little even to start: allow more")
             found = understood(done, self._image)
             see_that_it_sees_them(given, markers, found.get("seen"))

@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from last_e.process import run_module
@@ -71,6 +72,7 @@ def probe(torch: bool) -> dict[str, Any]:
             )
     # The kernel's /proc tells of the driver in every container, whether it was given a GPU or not.
     found: dict[str, Any] = {"version": lastrun_version(), "code": code_digest(), "driver": machine.driver_version()}
+    found["gpu_files"] = len(list(Path("/dev").glob("nvidia[0-9]*"))) + Path("/dev/dxg").exists()  # the latter below Windows
     if text := os.environ.get(LOOK_VARIABLE):
         found["seen"] = look_around(text)
     if torch:
