@@ -75,7 +75,7 @@ from runner.store.uri import StoreUri
         ("error mounting /a to rootfs: no such file or directory: unknown", ["the engine refuses: error mounting /a"]),
         ("range of CPUs is from 0.01 to 2.00, as there are only 2 CPUs", ["run.cpus: range of CPUs is from 0.01 to 2.00"]),
         ("container create: unable to find network with name or ID nowhere: network not found", ["no network nowhere:"]),
-        ("runc: unable to set memory limit to 1048576 (current usage: 2818048): OCI", ["run.memory: 1048576 bytes are too little"]),
+        ("runc: unable to set memory limit to 1048576 (usage: 2818048): OCI", ["run.memory: 1048576 bytes are too little"]),
         ("something else\nsecond line", ["the engine refuses: second line"]),
     ],
 )  # fmt: skip
