@@ -364,6 +364,6 @@ def test_files_belong_to_the_caller_and_data_cannot_be_written(
     )
 
     config = resolve_spec(spec, None, [f"data.uri={tmp_path}/elsewhere.safetensors"]).config
-    options = Handed(config, engine.client).options(StoreUri.parse(str(store)), {})
+    options = Handed(config, engine.client).options(StoreUri.parse(str(store)), {}, "")
     mounted = {mount["Target"]: mount["ReadOnly"] for mount in options["host_config"]["Mounts"]}
     assert mounted["/lastrun-data/elsewhere.safetensors"] is True
