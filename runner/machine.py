@@ -24,12 +24,17 @@ class HiddenProcessError(Exception):
 @lru_cache(maxsize=1)
 def identity() -> str:
     """A name for this boot of this machine, as seen from this process namespace: only here do its pids mean anything."""
-    boot = _read("/proc/sys/kernel/random/boot_id")
+    boot = _boot()
     try:
         namespace = str(Path("/proc/self/ns/pid").readlink())
     except OSError:
         namespace = ""
     return f"{socket.gethostname()} {boot} {namespace}".strip()
+
+
+def same_boot(identity: str) -> bool:
+    """Whether an identity is of a process on this machine since it was started, in whatever namespace."""
+    return bool(_boot()) and _boot() in identity.split(" ")
 
 
 def process_identity(pid: int) -> str | None:
@@ -119,6 +124,10 @@ def memory_kills(root: Path = Path("/")) -> int:
             if found := re.search(r"^oom_kill (\d+)$", _read(str(folder / file)), re.MULTILINE):
                 return int(found[1])
     return 0
+
+
+def _boot() -> str:
+    return _read("/proc/sys/kernel/random/boot_id")
 
 
 def _read(path: str) -> str:

@@ -51,6 +51,11 @@ class RunConfig(Section):
         description="GPUs that an attempt gets: how many (0 trains on the CPU), all, or a container's by index or UUID; "
         "training uses the first; default: one where there is one",
     )
+    gpu_request: Annotated[Literal["auto", "cdi", "runtime", "device"], LEARNING] = Field(
+        "auto",
+        description="how an engine is asked for them: device (docker run --gpus), cdi (names of CDI), runtime "
+        "(--runtime=nvidia); auto: the first of those it says it has that works",
+    )
     pass_env: Annotated[list[VariableName], SetBy("asks", "hands these variables of yours to the trainer")] = Field(
         [], description="environment variables the trainer needs, by name"
     )

@@ -45,7 +45,7 @@ def check(
 ) -> None:
     """Print what is in an image, and whether it matches this code and this host."""
     from runner.errors import Exit
-    from runner.launch.docker.image import check as look
+    from runner.launch.docker.look import check as look
     from runner.view.console import JSON_VERSION, print_json
     from runner.view.image import print_image
 
@@ -63,7 +63,7 @@ def probe(
     """Say what is installed here, as JSON; run inside an image by who wants to know."""
     from json import dumps
 
-    from runner.launch.docker.image import probe as look
+    from runner.launch.docker.look import probe as look
     from runner.view.console import show
 
     show(dumps(look(torch)))

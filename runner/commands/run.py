@@ -253,16 +253,18 @@ def start(
     elif token is None:
         say(f"running in the background; lastrun status {job.reference}")
     else:
-        say(f"job:  {job.uri}\nnext: {_next(job, token)}")
+        say(f"job:  {job.uri}\n{_end(job, token)}")
     raise typer.Exit(code)
 
 
-def _next(job: Job, token: str) -> str:
-    """What to do after an attempt that has just ended: one read, if it could say how."""
-    from runner.errors import Reason
+def _end(job: Job, token: str) -> str:
+    """What to do after an attempt that has just ended: one read, if it could say how; else what others know of its end, too."""
+    from runner.errors import Reason, State
     from runner.view.status import job_status
 
     attempt = job.attempts.of(token)
     if attempt is not None and attempt.reason not in (None, Reason.LEASE_LOST.value):
-        return Reason(attempt.reason).ending.advice.format(job=job.reference)
-    return str(job_status(job)["next"])
+        return f"next: {Reason(attempt.reason).ending.advice.format(job=job.reference)}"
+    status = job_status(job)
+    why = f"lost: {status['message']}\n" if status["state"] == State.LOST.value and status["message"] else ""
+    return f"{why}next: {status['next']}"

@@ -16,12 +16,14 @@ from typing import Any
 
 import pytest
 
+from runner.errors import EngineError
 from runner.job.find import find_job
+from runner.launch.docker.engine import _connect
 from runner.launch.docker.image import default_image
 from tests import debian
 from tests.ceph import Ceph
 from tests.conftest import Cli
-from tests.docker_engine import CannotStart, Engine
+from tests.docker_engine import BASE, CannotStart, Engine
 from tests.jobs import LONGER, PATIENCE, assert_same, stopped_without_its_store
 from tests.sshd import Sshd, why_not
 
@@ -146,26 +148,68 @@ def test_an_engine_that_wants_certificates_says_so(by_tls: str, cli: Cli) -> Non
 # --- docker's own settings --------------------------------------------------------------------------------------------------
 
 
+def refused(words: str) -> None:
+    """The engine that the environment names does not take us, or is not to be taken; told in one line."""
+    with pytest.raises(EngineError) as error:
+        _connect()
+    assert words in str(error.value), error.value
+    assert "\n" not in str(error.value)
+
+
+def test_whose_certificate_is_not_taken_by_whom(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    for name in ("ca", "cert", "key"):
+        shutil.copy(engine.folder / "tls" / f"{name}.pem", tmp_path)
+    subject = ("-subj", "/CN=other", "-keyout", f"{tmp_path}/other-key.pem", "-out", f"{tmp_path}/other-cert.pem")
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *subject], capture_output=True, check=True)
+    monkeypatch.setenv("DOCKER_HOST", engine.tls_host)
+    monkeypatch.setenv("DOCKER_CERT_PATH", str(tmp_path))
+    refused("without DOCKER_TLS_VERIFY=1 whoever answers there would be taken for the engine")
+    monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
+    _connect().close()
+
+    monkeypatch.setenv("DOCKER_HOST", engine.tls_host.replace("127.0.0.1", "localhost"))
+    refused("has a certificate for another name (Hostname mismatch, certificate is not valid for 'localhost')")
+    monkeypatch.setenv("DOCKER_HOST", engine.tls_host)
+    shutil.copy(tmp_path / "other-cert.pem", tmp_path / "cert.pem")
+    refused("do not belong together")
+    shutil.copy(tmp_path / "other-key.pem", tmp_path / "key.pem")
+    refused(f"does not take the certificate {tmp_path}/cert.pem")
+    shutil.copy(tmp_path / "other-cert.pem", tmp_path / "ca.pem")
+    refused(f"has a certificate that {tmp_path}/ca.pem does not vouch for (self-signed certificate)")
+    assert not [warning for warning in recwarn if "verif" in str(warning.message)]
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [
         ("[]", "config.json: docker's settings are a JSON object, this is another"),
         ("{", "config.json: docker's settings cannot be read"),
-        ('{"proxies": []}', "config.json: not what docker writes there"),
         ('{"currentContext": "gone"}', "no docker context gone (currentContext in "),
     ],
 )
 def test_settings_of_docker_that_cannot_be_followed(
-    cli: Cli, tmp_path: Path, text: str, line: str, clean_env: dict[str, str]
+    tmp_path: Path, text: str, line: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / ".docker").mkdir()
     (tmp_path / ".docker" / "config.json").write_text(text)
-    if "Context" in text:
-        del clean_env["DOCKER_HOST"]
-    done = cli("image", "check")
-    assert done.returncode == 6
-    assert line in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    monkeypatch.delenv("DOCKER_HOST")
+    refused(line)
+
+
+def test_credentials_that_others_left_are_in_nobodys_way(engine: Engine, cli: Cli, tmp_path: Path) -> None:
+    """As of a Docker Desktop that is gone; named only where an image cannot be had without."""
+    (tmp_path / ".docker").mkdir()
+    odd = {"credsStore": "desktop", "auths": {"ghcr.io": {"auth": "!"}}, "proxies": []}
+    (tmp_path / ".docker" / "config.json").write_text(json.dumps(odd))
+    built = cli("image", "build", "--base", BASE, "--wheels", engine.wheels, NO_PROXY="")
+    assert built.returncode == 0, built.stderr
+    asked = cli("image", "build", "--base", "no-such-base:1")
+    assert asked.returncode == 6
+    assert "no-such-base:1 is neither here nor can it be fetched" in asked.stderr
+    assert "has docker-credential-desktop keep the credentials of https://index.docker.io/v1/ (credsStore)" in asked.stderr
+    assert len(asked.stderr.splitlines()) == 1
 
 
 def test_a_damaged_context_is_told(cli: Cli, tmp_path: Path, clean_env: dict[str, str]) -> None:
@@ -185,13 +229,13 @@ def test_a_damaged_context_is_told(cli: Cli, tmp_path: Path, clean_env: dict[str
 
 @pytest.fixture
 def remapped(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
-    """A second engine, with ``--userns-remap``, that holds the project's image."""
+    """A second engine, with ``--userns-remap`` and defaults that nobody can work with, that holds the project's image."""
     folder = Path(tempfile.mkdtemp(prefix="docker-", dir="/tmp"))
     folder.chmod(0o755)
     other = Engine(folder)
     try:
         try:
-            other.start_daemon("--bridge=none", "--userns-remap=default")
+            other.start_daemon("--bridge=none", "--userns-remap=default", "--log-driver=none", "--default-shm-size=8m")
         except CannotStart as why:
             pytest.skip(f"no engine with userns-remap here: {why}")
         other.client.images.load(engine.client.images.get(default_image()).save(named=True))
@@ -210,3 +254,5 @@ def test_files_belong_to_the_caller_with_userns_remap_too(remapped: Engine, cli:
     store = tmp_path / "store"
     assert {path.stat().st_uid for path in [store, *store.rglob("*")]} == {os.getuid()}
     assert "epoch 1/1" in done.stdout
+    checked = cli("image", "check", DOCKER_HOST=remapped.host)  # it asks for what it needs, too
+    assert checked.returncode == 0, checked.stdout + checked.stderr

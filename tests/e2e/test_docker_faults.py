@@ -185,18 +185,35 @@ def test_the_exit_code_is_the_jobs_although_another_command_removed_the_containe
     assert "lastrun pull" in out.splitlines()[-1]
 
 
-def test_a_container_that_was_removed_by_hand_is_lost_by_its_heart(engine: Engine, run: Any, cli: Cli, tiny: Path) -> None:
-    current = run("submit", tiny, *DOCKER, *LONG)
-    current.wait_for(some_step_is_stored)
-    engine.container().remove(force=True)
+def test_a_container_that_somebody_removed_is_told_at_once(
+    engine: Engine, run: Any, cli: Cli, tiny: Path, uninterrupted: Any
+) -> None:
+    current = run("submit", tiny, *DOCKER, *LONGER)
+    with current.held(some_step_is_stored):
+        engine.container().remove(force=True)
     code, out = current.end()
-    assert code in (1, 6), out
-    assert "Traceback" not in out
-    job, attempt = current.job, current.job.attempts.all()[0]
-    assert state_of(job)[0].value == "running"  # nobody can say for certain yet
-    for path in (Path(current.store.root) / job.id / "attempts" / attempt.id).glob("*.json"):
-        os.utime(path, (time.time() - 3600,) * 2)
-    assert state_of(job)[0].value == "lost"
+    assert code == 1, out
+    *_, why, following = out.splitlines()
+    assert re.fullmatch(rf"lost: container lastrun-{current.job.id}-1 was removed while it ran, by .*", why), out
+    assert following == f"next: lastrun resume {current.job.id}"
+    assert current.job.attempts.all()[0].phase == "lost"
+    assert cli("resume", current.job.id, *DOCKER).returncode == 0
+    assert_same(current.job, uninterrupted)
+
+
+def test_a_removed_container_that_nobody_follows_is_told_by_the_first_who_looks(
+    engine: Engine, cli: Cli, tiny: Path, clean_env: dict[str, str]
+) -> None:
+    assert cli("submit", tiny, *DOCKER, "--detach", *LONG).returncode == 0
+    engine.container().remove(force=True)
+    (job,) = jobs_in(DirectoryStore(Path(clean_env["LASTRUN_STORE"])))
+    shown = cli("status", job.id).stdout
+    assert "lost (container lastrun-" in shown
+    assert "was removed while it ran" in " ".join(shown.split())
+    attempt = job.attempts.all()[0]
+    attempt.phase, attempt.machine = "running", "another machine, of which this is a copy"
+    job.attempts.write(attempt)
+    assert state_of(job)[0].value == "running"  # its engine has the same ID: nobody can say for certain
 
 
 def ended_container(engine: Engine, store: Path, code: int, phase: str, engine_id: str = "") -> tuple[Job, Attempt]:
@@ -362,6 +379,33 @@ def test_sync_finds_a_scratch_folder_that_a_resume_named(
     assert "objects sent" in cli("sync", current.job.id).stdout
     assert "not sent in time" in cli("logs", current.job.id).stdout
     assert not left.exists()
+
+
+def test_a_folder_that_means_another_one_to_the_engine_makes_no_job(
+    engine: Engine, cli: Cli, tiny: Path, tmp_path: Path, clean_env: dict[str, str]
+) -> None:
+    """As to a command in a container of its own that has the host's socket: here in a mount namespace."""
+    covered = cli("submit", tiny, *DOCKER, "--set", "hardware.scratch_root=/tmp")
+    assert covered.returncode == 2
+    assert covered.stderr.startswith("error: hardware.scratch_root: /tmp would stand in the way of the container's own /tmp;")
+    (tmp_path / "mine").mkdir()
+    words = [sys.executable, "-m", "runner", "submit", str(tiny), *DOCKER]
+    for path, setting in (
+        ("mine", (f"hardware.scratch_root={tmp_path}/mine/scratch",)),
+        ("mine", (f"store.uri={tmp_path}/mine/store",)),
+        ("mine/there", (f"hardware.scratch_root={tmp_path}/mine/there",)),
+    ):
+        (tmp_path / path).mkdir(exist_ok=True)
+        script = f'mount -t tmpfs none {tmp_path}/mine && mkdir -p {tmp_path}/{path} && exec "$@"'
+        unshared = ["unshare", "--mount", "sh", "-c", script, "sh", *words, "--set", *setting]
+        env = {name: value for name, value in clean_env.items() if name != "LASTRUN_STORE" or "store" not in setting[0]}
+        done = subprocess.run(unshared, capture_output=True, text=True, env=env, cwd=tmp_path, timeout=PATIENCE, check=False)
+        assert done.returncode in (2, 6), done.stdout + done.stderr
+        assert re.fullmatch(rf"error: .*{tmp_path}/mine.*this command in a container itself.*", done.stderr.strip()), (
+            done.stderr
+        )
+    assert not (tmp_path / "store").exists()
+    assert not list((tmp_path / "mine").rglob("*.json"))
 
 
 def test_a_dry_run_makes_nothing(engine: Engine, cli: Cli, tiny: Path, tmp_path: Path) -> None:

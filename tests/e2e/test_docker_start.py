@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import time
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -169,8 +172,6 @@ def test_no_engine(cli: Cli, tiny: Path, host: str, why: str) -> None:
 
 
 def test_a_context_names_the_engine(engine: Engine, cli: Cli, tiny: Path, clean_env: dict[str, str], tmp_path: Path) -> None:
-    from hashlib import sha256
-
     folder = tmp_path / ".docker" / "contexts" / "meta" / sha256(b"mine").hexdigest()
     folder.mkdir(parents=True)
     endpoint = {"Host": engine.host, "SkipTLSVerify": False}
@@ -202,12 +203,40 @@ def test_no_nvidia_runtime(cli: Cli, tiny: Path, gpus: str) -> None:
     assert "run.gpus=0" in line
 
 
+def of_another_processor(engine: Engine, name: str) -> str:
+    """An image whose only programs are 64-bit ARM's."""
+    program = b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\0\xb7\0\x01" + bytes(200)
+    layer = packed({"usr/bin/python": program, "bin/sh": program})
+    about = {
+        "architecture": "arm64",
+        "os": "linux",
+        "config": {"Env": ["PATH=/usr/bin:/bin"]},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{sha256(layer).hexdigest()}"]},
+    }
+    manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
+    files = {"config.json": about, "manifest.json": manifest}
+    engine.client.images.load(packed({"layer.tar": layer, **{name: json.dumps(text).encode() for name, text in files.items()}}))
+    return name
+
+
+def packed(files: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(data), 0o755
+            tar.addfile(entry, io.BytesIO(data))
+    return out.getvalue()
+
+
 def test_images_that_will_not_do(engine: Engine, cli: Cli, tiny: Path) -> None:
     assert f"no image nowhere/nothing:1: {BUILD}" in failure(cli, tiny, "--set", "run.image=nowhere/nothing:1")
     assert f"holds no lastrun (/usr/bin/python: No module named runner): {BUILD}" in failure(
         cli, tiny, "--set", "run.image=" + engine.derive("plain", "RUN ln -s python3 /usr/bin/python", base=BASE)
     )
     assert "exec python failed" in failure(cli, tiny, "--set", f"run.image={BASE}")
+    line = failure(cli, tiny, "--set", "run.image=" + of_another_processor(engine, "lastrun:arm"))
+    assert "image lastrun:arm is for another kind of processor than the engine's machine has" in line
     older = ("USER 0", "RUN sed -i 's/^Version: .*/Version: 0.0.1/' /app/lastrun-*/METADATA")
     line = failure(cli, tiny, "--set", "run.image=" + engine.derive("lastrun:old", *older, base=default_image()))
     assert "image lastrun:old holds lastrun 0.0.1, this is" in line
@@ -335,6 +364,6 @@ def test_files_belong_to_the_caller_and_data_cannot_be_written(
     )
 
     config = resolve_spec(spec, None, [f"data.uri={tmp_path}/elsewhere.safetensors"]).config
-    options = Handed(config, engine.client).options(StoreUri.parse(str(store)), {})
+    options = Handed(config, engine.client).options(StoreUri.parse(str(store)), {}, "")
     mounted = {mount["Target"]: mount["ReadOnly"] for mount in options["host_config"]["Mounts"]}
     assert mounted["/lastrun-data/elsewhere.safetensors"] is True

@@ -12,7 +12,7 @@ from last_e.cli import main
 from last_e.environment import usable_cores
 from last_e.gpu import build_architectures, describe, is_lost, runs_on, why_none
 from runner.errors import Reason, State
-from runner.launch.docker.image import driver_fits
+from runner.launch.docker.look import driver_fits
 from runner.machine import driver_version, memory_kills
 
 CU126 = ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90"]

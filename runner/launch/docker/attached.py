@@ -18,7 +18,8 @@ from runner.errors import EngineError, Exit, LastrunError, Reason, StoreError
 from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.launch.docker import containers
-from runner.launch.docker.engine import SHORT_SECONDS, explain, explained, patience
+from runner.launch.docker.engine import SHORT_SECONDS, explained, patience
+from runner.launch.docker.explain import explain
 from runner.signals import LEAVING, handled, interrupt
 
 if TYPE_CHECKING:
@@ -94,16 +95,26 @@ class StartedContainer:
     def _code_in_the_background(self) -> int | None:
         try:
             with explained():
-                self._container.reload()
+                removed = containers.is_removed(self._container)
         except EngineError as gone:
             raise self._out_of_sight(gone) from None
-        return int(self._container.attrs["State"]["ExitCode"]) if self._container.status in ("exited", "dead") else None
+        if removed:
+            return self._code_of_a_removed_one(self._attempt())
+        return int(self._container.attrs["State"]["ExitCode"]) if self._container.status in containers.OVER else None
+
+    def _attempt(self) -> Attempt | None:
+        """As the store has it; None also where that does not answer."""
+        with suppress(StoreError):
+            return next(filter(self._is_its, self._job.attempts.all()), None)
+        return None
 
     def _code(self, watch: Watch) -> int:
         """What the container's end means; where the engine does not tell, as the store has it."""
-        attempt = None
-        with suppress(StoreError):
-            attempt = next(filter(self._is_its, self._job.attempts.all()), None)
+        attempt = self._attempt()
+        if attempt is None or attempt.open:
+            with suppress(EngineError), patience(self._container.client, SHORT_SECONDS), explained():
+                if containers.is_removed(self._container):
+                    return self._code_of_a_removed_one(attempt)
         if watch.error is not None:
             if attempt is None or attempt.open:
                 raise self._out_of_sight(watch.error)
@@ -113,6 +124,21 @@ class StartedContainer:
         if watch.code - 128 in LEAVING and (attempt is None or attempt.phase == "claiming"):
             return Exit.PAUSED  # it had not taken the job yet: nothing is lost
         return watch.code if watch.code in Exit._value2member_map_ else Exit.FAILED
+
+    def _code_of_a_removed_one(self, attempt: Attempt | None) -> int:
+        """The job's record says what happened, for this command and for whoever looks at it."""
+        name, job = self._container.name, self._job
+        if attempt is None:
+            raise LastrunError(
+                f"container {name} was removed before its attempt had the job; lastrun resume {job.reference} begins it"
+            )
+        try:
+            containers.write_removed(job, attempt, name)
+        except LastrunError as error:
+            raise LastrunError(
+                f"container {name} was {containers.REMOVED}; lastrun resume {job.reference} goes on ({error})"
+            ) from None
+        return Exit.FAILED
 
     def _call(self, what: Callable[[], object]) -> None:
         """Something that the engine has to answer soon; that the container has ended is an answer, too."""

@@ -13,16 +13,19 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from last_e.redact import redact
+from runner import machine
 from runner.errors import LastrunError, NoSuchJobError, Reason, UsageError
 from runner.job.attempts import Attempt
 from runner.job.job import Job
-from runner.launch.docker.engine import SHORT_SECONDS, connect, explained, patience
+from runner.launch.docker.engine import SHORT_SECONDS, connect, explained, is_local, patience
+from runner.launch.docker.gpus import is_podman
 from runner.signals import handled, interrupt
 from runner.store.open import open_store
 from runner.store.uri import StoreUri
 
 if TYPE_CHECKING:
     from docker import DockerClient
+    from docker.types import LogConfig
 
 JOB_LABEL, STORE_LABEL, USER_LABEL = "lastrun.job", "lastrun.store", "lastrun.user"
 ATTEMPT_LABEL = "lastrun.attempt"
@@ -34,7 +37,10 @@ FORGOTTEN_SECONDS = 3600.0
 """A trial, or a container that was never started, is nobody's any more after this time."""
 ABANDONED_SECONDS = 7 * 24 * 3600.0
 """An ended container whose job nobody knows any more is kept for so long."""
-_KILLED = 128 + 9
+OVER = ("exited", "dead", "stopped")
+"""States of a container that has ended."""
+KILLED = 128 + 9
+REMOVED = "removed while it ran, by somebody or by a clean-up (docker rm -f, docker system prune)"
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,18 @@ class Trial:
     out_of_memory: bool
     out: bytes
     errors: bytes
+
+
+def engine_id(info: dict[str, Any]) -> str:
+    """What tells an engine from others; Podman makes up another at each call, so it is known by where it keeps things."""
+    return f"podman {info.get('Name')} {info.get('DockerRootDir')}" if is_podman(info) else str(info["ID"])
+
+
+def logs() -> LogConfig:
+    """Kept by the engine itself, whatever its default is: what a container says has to be read again."""
+    from docker.types import LogConfig
+
+    return LogConfig(type="json-file", config={"max-size": "10m", "max-file": "2"})
 
 
 def trial(client: DockerClient, image: str, words: list[str], **options: Any) -> Trial:
@@ -86,18 +104,20 @@ def settle(job: Job, attempt: Attempt) -> Attempt | None:
     known = attempt.container or {}
     client = connect()
     with patience(client, SHORT_SECONDS), explained():
-        if client.info()["ID"] != known.get("engine"):
+        if engine_id(client.info()) != known.get("engine"):
             return attempt
         labels = [f"{ATTEMPT_LABEL}={known.get('token')}", f"{JOB_LABEL}={job.id}"]
         found = client.containers.list(all=True, filters={"label": labels}, ignore_removed=True)
         found = [container for container in found if _is_of(container, job)]
-        if found and found[0].status not in ("exited", "dead"):
+        if found and found[0].status not in OVER:
             return attempt
         current = job.attempts.again(attempt)
         if current is None or not current.open or current.container != known:
             return current
-        if not found:  # removed by hand, or on another engine that has the same ID: the heartbeat decides
-            return current
+        if not found:
+            if is_local(client) and machine.same_boot(current.machine):
+                return write_removed(job, current, str(known.get("name")))
+            return current  # a copied machine's engine has the same ID: the heartbeat decides
         end = found[0].attrs["State"]
         words = found[0].logs(tail=200)
     _keep_log(job, current, words)
@@ -106,9 +126,36 @@ def settle(job: Job, attempt: Attempt) -> Attempt | None:
         current.message = "the system ended the container: the memory that it may take (run.memory) ran out"
         job.attempts.write(current)
     else:
-        how = "was killed" if end["ExitCode"] == _KILLED else f"ended with code {end['ExitCode']}"
+        how = "was killed" if end["ExitCode"] == KILLED else f"ended with code {end['ExitCode']}"
         job.attempts.write_lost(current, f"container {known.get('name')} {how}")
     remove(found[0])
+    return current
+
+
+def is_removed(container: Any) -> bool:
+    """Whether somebody has removed a container, as its engine says; one that is being removed just now is waited for a while.
+
+    Raises:
+        docker.errors.DockerException, requests.RequestException: the engine's; see ``engine.explained``.
+    """
+    from docker.errors import NotFound
+
+    deadline = time.monotonic() + SHORT_SECONDS
+    while True:
+        try:
+            container.reload()
+        except NotFound:
+            return True
+        if container.status != "removing" or time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+
+
+def write_removed(job: Job, attempt: Attempt, name: str) -> Attempt | None:
+    """Write the end of an attempt whose container somebody has removed; what it wrote last stands if it is an end."""
+    current = job.attempts.again(attempt)
+    if current is not None and current.open:
+        job.attempts.write_lost(current, f"container {name} was {REMOVED}")
     return current
 
 
@@ -123,8 +170,9 @@ def _is_of(container: Any, job: Job) -> bool:
 def sweep(client: DockerClient, user: str) -> None:
     """Remove this user's containers that have ended, once all that they knew is in the store, and what was forgotten."""
     label = f"{USER_LABEL}={user}"
-    filters = {"status": ["exited", "dead"], "label": [JOB_LABEL, label]}
-    for container in client.containers.list(all=True, filters=filters, ignore_removed=True):
+    for container in client.containers.list(all=True, filters={"label": [JOB_LABEL, label]}, ignore_removed=True):
+        if container.status not in OVER:  # no filter: engines know other names of states
+            continue
         with suppress(LastrunError):
             remove_if_told(Job(open_store(container.labels[STORE_LABEL]), container.labels[JOB_LABEL]), container)
     _sweep_forgotten(client, label)
@@ -133,9 +181,10 @@ def sweep(client: DockerClient, user: str) -> None:
 def _sweep_forgotten(client: DockerClient, user: str) -> None:
     """Remove what commands that were killed left behind: trials, and containers that were never started."""
     now = _time(client.info()["SystemTime"])
-    for filters in ({"label": [TRIAL_LABEL, user]}, {"label": [JOB_LABEL, user], "status": "created"}):
-        for container in client.containers.list(all=True, filters=filters, ignore_removed=True):
-            if now - _time(container.attrs["Created"]) > FORGOTTEN_SECONDS:
+    for label, states in ((TRIAL_LABEL, None), (JOB_LABEL, ("created", "initialized"))):
+        for container in client.containers.list(all=True, filters={"label": [label, user]}, ignore_removed=True):
+            forgotten = states is None or container.status in states
+            if forgotten and now - _time(container.attrs["Created"]) > FORGOTTEN_SECONDS:
                 remove(container, force=True)
 
 

@@ -17,7 +17,10 @@ from runner import machine
 from runner.attempt import data_cache
 from runner.attempt.leaving import PREEMPTED_SECONDS, STOP_PATIENCE_SECONDS
 from runner.errors import UsageError
+from runner.launch.docker import gpus
+from runner.launch.docker.containers import logs
 from runner.launch.docker.engine import explained, is_local
+from runner.launch.docker.given import DATA, HOME, TMP, Given, see_that_nothing_is_covered
 from runner.spec import JobSpec
 from runner.store.uri import StoreUri
 from runner.waits import VARIABLE
@@ -25,12 +28,6 @@ from runner.waits import VARIABLE
 if TYPE_CHECKING:
     from docker import DockerClient
 
-HOME = "/cache"
-"""The home folder inside: downloaded data, compiled kernels and the like stay in a volume there."""
-DATA = "/lastrun-data"
-"""Where the data file is mounted. Not in the volume: what a file is mounted on stays there, empty, when the file is gone."""
-_OWN = tuple(map(Path, (HOME, DATA, "/app", "/opt/lastrun", "/usr/bin", "/etc", "/dev", "/proc", "/sys")))
-"""Folders of the container's own, which a folder of the caller's must not cover."""
 STOP_SECONDS = int(STOP_PATIENCE_SECONDS + PREEMPTED_SECONDS) + 5
 """What ``docker stop`` allows before it kills: a save and a drain."""
 STORE_VARIABLES = (
@@ -55,21 +52,21 @@ class Handed:
     def __init__(self, config: JobSpec, client: DockerClient) -> None:
         self._config, self._client = config, client
         self._local = is_local(client)
+        with explained():
+            self._info = client.info()
+        self.podman = gpus.is_podman(self._info)
+        self.ways = gpus.ways(config.run.gpu_request, self._info) if self.gpus() else [""]
+        """How GPUs may be asked for, in the order to be tried."""
 
-    def options(self, uri: StoreUri, about: dict[str, str]) -> dict[str, Any]:
-        """How the container is confined, and what it may reach."""
-        from docker.types import DeviceRequest, LogConfig
-
-        run, gpus = self._config.run, self.gpus()
-        security = self._client.info().get("SecurityOptions") or []
-        rootless = any("name=rootless" in option for option in security)
-        requests = []
-        if gpus:
-            which = {"device_ids": list(map(str, gpus))} if isinstance(gpus, list) else {"count": -1 if gpus == "all" else gpus}
-            requests.append(DeviceRequest(capabilities=[["gpu"]], **which))
+    def options(self, uri: StoreUri, about: dict[str, str], way: str) -> dict[str, Any]:
+        """How the container is confined, and what it may reach; GPUs are asked for in a ``way``."""
+        run = self._config.run
+        security = self._info.get("SecurityOptions") or []
+        rootless = any("name=rootless" in option for option in security) or bool(self._info.get("Rootless"))
+        asked, variables = gpus.request(way, self.gpus()) if self.gpus() else ({}, {})
         host = self._client.api.create_host_config(
             mounts=self._mounts(uri, real=bool(about)),
-            tmpfs={"/tmp": "rw,nosuid,nodev,mode=1777"},  # noqa: S108
+            tmpfs={TMP: "rw,nosuid,nodev,mode=1777"},
             shm_size=run.shm_size or "1g",
             mem_limit=run.memory,
             memswap_limit=run.memory,  # the same: no swap besides
@@ -80,13 +77,13 @@ class Handed:
             read_only=True,
             init=True,
             network_mode=run.network or "bridge",
-            device_requests=requests,
             # An engine that gives users other numbers inside would write files of nobody into the caller's folders.
             userns_mode="host" if self._local and any("name=userns" in option for option in security) else None,
-            log_config=LogConfig(type="json-file", config={"max-size": "10m", "max-file": "2"}),
+            log_config=logs(),
+            **asked,
         )
         # A folder of the attempt's own in the volume: what is mounted below /cache belongs to the engine's root.
-        environment = {machine.CONTAINER_VARIABLE: json.dumps(about), "XDG_CACHE_HOME": f"{HOME}/own"}
+        environment = {machine.CONTAINER_VARIABLE: json.dumps(about), "XDG_CACHE_HOME": f"{HOME}/own", **variables}
         environment["PYTHONSAFEPATH"] = "1"  # its folder is one that can be written
         environment["TMPDIR"] = about.get("scratch", HOME)
         if waits := os.environ.get(VARIABLE):
@@ -103,29 +100,37 @@ class Handed:
         }
 
     def _mounts(self, uri: StoreUri, real: bool) -> list[Any]:
-        """What the container sees of this machine. A trial makes nothing: no volume, no folder."""
+        """What the container sees of this machine. A trial makes no volume."""
         from docker.types import Mount
 
         mounts = [Mount(HOME, f"lastrun-cache-{os.getuid()}", type="volume")] if real else []
+        given = self.given(uri, make=real)
+        bound = {one.target: one for one in reversed(given) if one.source.exists()}
+        return mounts + [Mount(one.target, str(one.source), type="bind", read_only=one.read_only) for one in bound.values()]
+
+    def given(self, uri: StoreUri, make: bool = False) -> list[Given]:
+        """Files and folders of this machine that it gets: none on an engine elsewhere.
+
+        Raises:
+            UsageError: one of them would cover something, or the scratch folder cannot be made.
+        """
         if not self._local:
-            return mounts
-
-        def bind(source: Path, target: str, read_only: bool = True) -> None:
-            if target not in [mount["Target"] for mount in mounts] and source.exists():
-                mounts.append(Mount(target, str(absolute(source)), type="bind", read_only=read_only))
-
+            return []
+        given = []
         if uri.scheme == "file":
-            bind(Path(uri.prefix), uri.prefix, read_only=False)
+            given.append(Given(f"store {uri}", absolute(uri.prefix), uri.prefix, read_only=False))
+        scratch = self.scratch(make)
+        given.append(Given("hardware.scratch_root", scratch, str(scratch), read_only=False))
         if self._uses_buckets(uri):
-            files = [os.environ[name] for name in _FILE_VARIABLES if os.environ.get(name)]
-            for file in [*files, *_AWS_FILES.values(), *(place.options.get("ca_bundle", "") for place in self.buckets(uri))]:
+            files = [(name, os.environ[name]) for name in _FILE_VARIABLES if os.environ.get(name)]
+            bundles = [("store.ca_bundle", place.options.get("ca_bundle", "")) for place in self.buckets(uri)]
+            for what, file in [*files, *_AWS_FILES.items(), *bundles]:
                 if file and stat.S_ISREG(_mode(expand(file))):
-                    bind(expand(file), _inside(file))
-        scratch = self.scratch(make=real)
-        bind(scratch, str(scratch), read_only=False)
+                    given.append(Given(what, absolute(file), _inside(file)))
         if data := self.data():
-            bind(*data)
-        return mounts
+            given.append(Given("data", *data))
+        see_that_nothing_is_covered(given)
+        return given
 
     def data(self) -> tuple[Path, str] | None:
         """The data file here, if there is one, and where a container of this machine's engine has it."""
@@ -154,7 +159,6 @@ class Handed:
         except OSError as error:
             hint = "set another with --set hardware.scratch_root=FOLDER"
             raise UsageError(f"hardware.scratch_root: {folder}: {error.strerror or error}; {hint}") from None
-        see_that_nothing_is_covered("hardware.scratch_root", folder)
         return folder
 
     def gpus(self) -> Any:
@@ -165,9 +169,7 @@ class Handed:
         if self._config.run.gpus is not None:
             return self._config.run.gpus
         driver = self._local and machine.driver_version() is not None
-        with explained():
-            runtime = "nvidia" in self._client.info().get("Runtimes", {})
-        return int(driver or runtime or self._config.hardware.device == "cuda")
+        return int(driver or gpus.has_gpus(self._info) or self._config.hardware.device == "cuda")
 
     def buckets(self, store: StoreUri) -> list[StoreUri]:
         """The buckets that the attempt uses."""
@@ -179,7 +181,7 @@ class Handed:
     def _uses_buckets(self, store: StoreUri) -> bool:
         return store.scheme != "file" or is_remote(self._config.data.uri)
 
-    def given(self, uri: StoreUri) -> dict[str, dict[str, str]]:
+    def told(self, uri: StoreUri) -> dict[str, dict[str, str]]:
         """The variables that the job names: ``run.pass_env``, and those of its bucket; for an engine elsewhere with the files
         that they name."""
         names = [*self._config.run.pass_env, *(STORE_VARIABLES if self._uses_buckets(uri) else ())]
@@ -192,7 +194,7 @@ class Handed:
         elif self._uses_buckets(uri):
             for name, path in {**_AWS_FILES, **named}.items():
                 if stat.S_ISREG(_mode(expand(path))):
-                    variables[name] = f"/tmp/{name}"  # noqa: S108
+                    variables[name] = f"{TMP}/{name}"
                     files[variables[name]] = expand(path).read_text(errors="replace")
         return {"variables": variables, "files": files}
 
@@ -200,17 +202,6 @@ class Handed:
 def wants_cpu(config: JobSpec) -> bool:
     """Whether a job says that it does without a GPU."""
     return config.run.gpus == 0 or config.hardware.device == "cpu"
-
-
-def see_that_nothing_is_covered(what: str, folder: Path) -> None:
-    """See that a folder of this machine, which has its own path inside, takes the place of nothing that a container needs.
-
-    Raises:
-        UsageError: it would.
-    """
-    covered = [own for own in _OWN if own == folder or folder in own.parents]
-    if covered:
-        raise UsageError(f"{what}: {folder} would stand in the way of the container's own {covered[0]}; take a folder below it")
 
 
 def _inside(path: str | Path) -> str:

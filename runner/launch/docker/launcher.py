@@ -20,9 +20,14 @@ from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.launch.docker import containers
 from runner.launch.docker.attached import StartedContainer, hand_over
-from runner.launch.docker.engine import NO_RUNTIME, SHORT_SECONDS, connect, explained, is_local, patience
-from runner.launch.docker.handed import Handed, see_that_nothing_is_covered, wants_cpu
+from runner.launch.docker.containers import KILLED
+from runner.launch.docker.engine import SHORT_SECONDS, connect, explained, is_local, patience
+from runner.launch.docker.explain import NO_RUNTIME, NOT_HANDED_IN
+from runner.launch.docker.given import LOOK_VARIABLE, marked, see_that_it_sees_them
+from runner.launch.docker.gpus import first_that_works
+from runner.launch.docker.handed import Handed, wants_cpu
 from runner.launch.docker.image import BUILD, code_digest, default_image
+from runner.launch.docker.look import understood
 from runner.signals import handled, interruptible
 from runner.spec import JobSpec
 from runner.store.uri import StoreUri
@@ -38,6 +43,7 @@ class DockerLauncher:
     def __init__(self, config: JobSpec) -> None:
         self._config = config
         self._image = config.run.image or default_image()
+        self._way: str | None = None  # in which GPUs are asked for, once one has worked
 
     def preflight(self, store: str) -> None:
         """A container with the very same limits is started and says what is in it."""
@@ -59,6 +65,8 @@ class DockerLauncher:
                 f"the engine's machine has NVIDIA's driver {found['driver']}, but the engine has no NVIDIA runtime: "
                 f"it would train on the CPU; {NO_RUNTIME}"
             )
+        if handed.podman and handed.gpus() and found.get("gpu_files") == 0:
+            raise EngineError(NOT_HANDED_IN)
         if found["code"] != code_digest():
             note = f"note: image {self._image} was built from other code than this; {BUILD} renews it\n"
             sys.stderr.write(plain(note))
@@ -93,7 +101,6 @@ class DockerLauncher:
         if uri.scheme == "file":
             if not is_local(client):
                 raise UsageError(f"store {uri}: the engine is on another machine, which has no such folder: take a bucket")
-            see_that_nothing_is_covered(f"store {uri}", Path(uri.prefix))
             return
         self._see_to_a_server(client, f"store {uri}", uri)
 
@@ -121,21 +128,23 @@ class DockerLauncher:
             return
         check_data(self._config)
 
-    def _probe(self, client: DockerClient, handed: Handed, uri: StoreUri) -> dict[str, str | None]:
-        """What ``lastrun probe`` says in such a container."""
-        with explained(self._image):
-            done = containers.trial(client, self._image, ["probe"], **handed.options(uri, {}))
-        if done.out_of_memory:
-            raise EngineError(f"run.memory={self._config.run.memory} is too little even to start: allow more")
-        try:
-            found = json.loads(done.out)
-            return {"version": str(found["version"]), "code": str(found["code"]), "driver": found.get("driver")}
-        except (ValueError, KeyError, TypeError):
-            words = plain(done.errors.decode(errors="replace")).strip().splitlines()
-            if words and words[-1].startswith("error: "):
-                raise EngineError(words[-1].removeprefix("error: ")) from None
-            why = words[-1] if words else f"code {done.code}"
-            raise EngineError(f"image {self._image} holds no lastrun ({why}): {BUILD} makes one that does") from None
+    def _probe(self, client: DockerClient, handed: Handed, uri: StoreUri) -> dict[str, Any]:
+        """What ``lastrun probe`` says in such a container, once it was seen that the container sees what it was given."""
+        given = handed.given(uri)
+        with marked(given) as markers:
+
+            def look(way: str) -> containers.Trial:
+                options = handed.options(uri, {}, way)
+                options["environment"][LOOK_VARIABLE] = json.dumps(markers)
+                with explained(self._image):
+                    return containers.trial(client, self._image, ["probe"], **options)
+
+            done, self._way = first_that_works(handed.ways, look)
+            if done.out_of_memory or (done.code == KILLED and self._config.run.memory):  # not every engine says which it was
+                raise EngineError(f"run.memory={self._config.run.memory} is too little even to start: allow more")
+            found = understood(done, self._image)
+            see_that_it_sees_them(given, markers, found.get("seen"))
+        return found
 
     def _start(self, job: Job, arguments: list[str], token: str) -> Any:
         """A running container with an attempt in it."""
@@ -157,7 +166,7 @@ class DockerLauncher:
                 about = {
                     "name": name,
                     "token": token,
-                    "engine": client.info()["ID"],
+                    "engine": containers.engine_id(client.info()),
                     "image": next(iter(image.attrs.get("RepoDigests") or []), image.id),
                 }
                 if handed.gpus():
@@ -166,7 +175,7 @@ class DockerLauncher:
                     about["scratch"] = str(handed.scratch(make=True))
                     if data := handed.data():
                         about["data"] = data[1]
-                options = handed.options(uri, about)
+                options = handed.options(uri, about, self._way or handed.ways[0])
                 made = client.api.create_container(
                     image.id,
                     ["attempt", job.uri, "--read-env", *arguments],
@@ -177,7 +186,7 @@ class DockerLauncher:
                     **options,
                 )
                 container = client.containers.get(made["Id"])
-                hand_over(client, made["Id"], container.start, handed.given(uri))
+                hand_over(client, made["Id"], container.start, handed.told(uri))
             except BaseException:
                 # Whoever asks a second time to leave would leave a container behind.
                 with handled(lambda _: None), patience(client, SHORT_SECONDS), suppress(LastrunError), explained():
