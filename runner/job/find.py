@@ -96,7 +96,7 @@ def _stores_below(store: Store) -> list[DirectoryStore]:
     found, left, looked = [], deque([(store.root, 0)]), 0
     while left and looked < _MOST_FOLDERS:
         folder, depth = left.popleft()
-        for inner in _folders(folder):
+        for inner in _folders(folder)[: _MOST_FOLDERS - looked]:
             looked += 1
             if _holds_jobs(inner):
                 found.append(DirectoryStore(inner))
@@ -106,9 +106,8 @@ def _stores_below(store: Store) -> list[DirectoryStore]:
 
 
 def _holds_jobs(folder: Path) -> bool:
-    return (folder / INDEX).is_dir() or any(
-        JOB_ID.fullmatch(one.name) and (one / JOB_RECORD).is_file() for one in _folders(folder)
-    )
+    likely = (one for one in _folders(folder)[:_MOST_FOLDERS] if JOB_ID.fullmatch(one.name))
+    return (folder / INDEX).is_dir() or any((one / JOB_RECORD).is_file() for one in likely)
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -18,7 +18,9 @@ import pytest
 from runner.job.job import Job
 from runner.resolve import resolve_spec
 from runner.store.directory import DirectoryStore
+from runner.store.open import open_store
 from tests import kaggle
+from tests.ceph import ACCESS_KEY, SECRET_KEY, Ceph
 from tests.conftest import TINY
 from tests.jobs import PATIENCE, assert_same, jobs_in, some_step_is_stored, stand_still, trainer_of, wait_until
 
@@ -134,6 +136,55 @@ def test_the_notebook_has_the_job_of_the_reference(tmp_path: Path) -> None:
     reference = resolve_spec(ROOT / "jobs" / "base_ntu60_kaggle.yaml", None, [])
     assert resolve_spec(path, None, []).items() == reference.items()
     assert f'"{NAME}"' in source("what")
+
+
+SECRETS = """\
+import json, os
+from pathlib import Path
+
+class BackendError(Exception):
+    pass
+
+class UserSecretsClient:
+    def get_secret(self, name):
+        secrets = json.loads(Path(__file__).with_name("attached.json").read_text())
+        if name not in secrets:
+            raise BackendError(f"No user secrets exist for kernel id 7 and label {name}.")
+        return secrets[name]
+"""
+"""In place of Kaggle's module of that name, whose service is theirs alone."""
+TALKATIVE = """\
+import os, sys
+if "last_e" in sys.orig_argv:
+    print("going to " + os.environ["WHERE_TO"], file=sys.stderr, flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ceph")
+def test_a_job_in_a_bucket_needs_secrets_alone_and_shows_none(ceph: Ceph, env: dict[str, str], tmp_path: Path) -> None:
+    prefix, site = "jobs/kaggle-secrets", tmp_path / "site"
+    site.mkdir()
+    (site / "kaggle_secrets.py").write_text(SECRETS)
+    (site / "sitecustomize.py").write_text(TALKATIVE)
+    secrets = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY, "WHERE_TO": "somewhere-nice-1"}
+    (site / "attached.json").write_text(json.dumps({"LASTRUN_STORE": ceph.uri(prefix), **secrets}))
+    (tmp_path / "job.yaml").write_text(TINY.replace("epochs: 3", "epochs: 1") + "run: {pass_env: [WHERE_TO]}\n")
+    for name in secrets:
+        env.pop(name, None)
+    session = kaggle.Session(tmp_path / "session")
+    command = session.command(sys.executable, "-m", "runner", "submit", tmp_path / "job.yaml")
+    here = {**env, "PYTHONPATH": str(site), "AWS_CA_BUNDLE": str(ceph.ca_bundle)}
+    done = subprocess.run(command, env=here, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "going to ***" in done.stdout
+    assert "is kept only" not in done.stderr
+    assert not list(session.working.iterdir())
+    store = open_store(ceph.uri(prefix))
+    assert jobs_in(store)[0].state()[0].value == "succeeded"
+    kept = [store.get(entry.key).decode("latin-1") for entry in store.scan("")]
+    for secret in secrets.values():
+        assert [text for text in [done.stdout, done.stderr, *kept] if secret in text] == []
 
 
 ASK = """\
