@@ -50,6 +50,6 @@ def approve(
 
 def _refuse(store: Store) -> None:
     raise StoreError(
-        f"{store.uri} can only be read: name another store, or leave --store out; a job that is there goes on elsewhere with "
-        "lastrun resume JOB --store URI"
+        f"{store.uri} can only be read: name a folder that you may write to, or a bucket, with --store or LASTRUN_STORE; a job "
+        f"that is there goes on elsewhere with lastrun resume JOB --store {store.uri}"
     )

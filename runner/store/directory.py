@@ -54,7 +54,8 @@ class DirectoryStore:
 
     def is_read_only(self, prefix: str = "") -> bool:
         """See :class:`~runner.store.protocol.Store`."""
-        return not os.access(self._nearest(prefix), os.W_OK | os.X_OK)
+        place = self._nearest(prefix)
+        return place.is_dir() and not os.access(place, os.W_OK | os.X_OK)
 
     def put(self, key: str, data: bytes) -> None:
         """See :class:`~runner.store.protocol.Store`."""

@@ -278,5 +278,5 @@ def test_all_that_only_looks_works_and_what_would_write_says_so(made: Job, attac
         attached.requests.ask_to_stop(now=False)
     resolved = resolve_spec(tiny, None, [])
     for only_look in (False, True):
-        with pytest.raises(StoreError, match=r"^file://\S+ can only be read: name another store, or leave --store out"):
+        with pytest.raises(StoreError, match=r"^file://\S+ can only be read: name a folder that you may write to, or a bucket"):
             approve(LocalLauncher(resolved.config), attached.store, resolved, here=False, only_look=only_look)
