@@ -11,6 +11,7 @@ from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as RichProgress
 
 from last_e import events
+from last_e.environment import in_a_notebook
 from last_e.events import Event
 from last_e.process import discard_output
 from last_e.text import plain
@@ -30,7 +31,7 @@ class ConsoleSink:
     """Renders events for people. Use as a context manager, so that the terminal is left as it was."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or _Console(highlight=False, soft_wrap=True)
+        self.console = console or _Console(highlight=False, soft_wrap=True, force_terminal=False if in_a_notebook() else None)
         self._lock = threading.RLock()  # a signal handler may speak while its own thread does
         self._bar: RichProgress | None = None
         self._task: TaskID | None = None

@@ -16,11 +16,8 @@ def detect_environment(root: Path = Path("/"), environ: Mapping[str, str] | None
     Kaggle comes first (its limits bind whatever the GPU is), then an A100 (the GPU decides more than the landlord),
     then Google Compute Engine and Lambda, else ``local``.
     """
-    environ = os.environ if environ is None else environ
-    if environ.get("KAGGLE_KERNEL_RUN_TYPE"):
-        return "kaggle", "KAGGLE_KERNEL_RUN_TYPE is set"
-    if (root / "kaggle/working").is_dir():
-        return "kaggle", "/kaggle/working exists"
+    if sign := kaggle_sign(root, environ):
+        return "kaggle", sign
     for gpu in gpu_names(root):
         if re.search(r"\bA100\b", gpu):
             return "a100", f"the driver reports {gpu}"
@@ -29,6 +26,20 @@ def detect_environment(root: Path = Path("/"), environ: Mapping[str, str] | None
     if marker := _lambda_marker(root):
         return "lambda", f"Lambda Stack is installed (/{marker})"
     return "local", "no sign of Kaggle, an A100, Google Compute Engine or Lambda"
+
+
+def kaggle_sign(root: Path = Path("/"), environ: Mapping[str, str] | None = None) -> str | None:
+    """By what this is known to be a session on Kaggle; None: it is none."""
+    if (os.environ if environ is None else environ).get("KAGGLE_KERNEL_RUN_TYPE"):
+        return "KAGGLE_KERNEL_RUN_TYPE is set"
+    return "/kaggle/working exists" if (root / "kaggle/working").is_dir() else None
+
+
+def in_a_notebook(environ: Mapping[str, str] | None = None) -> bool:
+    """Whether a notebook's cell shows what this process prints. A cell gives commands a terminal, and says that colours are
+    welcome, but bars that move through a terminal become thousands of lines in it."""
+    environ = os.environ if environ is None else environ
+    return bool(environ.get("JPY_PARENT_PID") or environ.get("KAGGLE_KERNEL_RUN_TYPE"))
 
 
 _GOOGLE = "Google Compute Engine"

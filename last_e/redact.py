@@ -12,6 +12,8 @@ from urllib.parse import unquote
 MASK = "***"
 _LONGEST = 10_000
 """Of a value that is looked at: no setting is longer. All patterns have bounds, too: what a file says must not keep us busy."""
+NAMED = "LASTRUN_SECRETS"
+"""This variable has names of others, with spaces between, whose values are secret whatever they are called."""
 SHORTEST = 8
 """A secret of fewer characters is not blacked out: as a word it could stand anywhere."""
 
@@ -58,7 +60,7 @@ _SHAPE = re.compile("|".join(_SHAPES.values()))
 
 def is_secret_name(name: str) -> bool:
     """Whether a key or an environment variable of this name usually holds a secret."""
-    return bool(_NAME.search(name)) and not _NO_SECRET.search(name)
+    return name != NAMED and bool(_NAME.search(name)) and not _NO_SECRET.search(name)
 
 
 def secret_in(key: str, value: Any) -> str | None:
@@ -102,7 +104,10 @@ def _own_secrets() -> dict[str, str]:
 def _secrets_among(variables: tuple[tuple[str, str], ...]) -> dict[str, str]:
     """Also the password in the address of a proxy or a database, as it stands there and as it is meant."""
     values = {}
+    named = dict(variables).get(NAMED, "").split()
     for name, value in variables:
+        if name in named:
+            values[name] = value.strip()
         if is_secret_name(name) and not value.strip().startswith(("/", "~/")):
             values[name] = value.strip()
         if "://" in value and (found := re.search(_USER, value)):

@@ -15,6 +15,7 @@ from last_e.layers import Resolved, resolve, set_by
 from last_e.problems import Origin, Problem, show
 from last_e.reading import Entry, Layer, load_file, set_layer
 from last_e.text import UnsetVariable, misspelt, with_variables
+from runner import kaggle
 from runner.launchers import DEFAULT, FEW_GPUS, LAUNCHERS
 from runner.spec import JobSpec, StoreConfig
 
@@ -47,8 +48,11 @@ def resolve_spec(path: Path, env: str | None, settings: Iterable[str], launcher:
                 problems.append(Problem(str(path), name, "nothing", f"required: for example {name}: {_EXAMPLES[name]}"))
     chosen = {**spec, **flags, **sets}
     passed, gpus = chosen.get("run.pass_env"), chosen.get("run.gpus")
-    for name in passed.value if passed and isinstance(passed.value, list) else []:
-        if passed and isinstance(name, str) and _VARIABLE.fullmatch(name) and name not in os.environ:
+    names = passed.value if passed and isinstance(passed.value, list) else []
+    names = [name for name in names if isinstance(name, str) and _VARIABLE.fullmatch(name)]
+    kaggle.take_secrets(names)
+    for name in names:
+        if passed and name not in os.environ:
             found = f"{name}, which is not set here"
             problems.append(Problem(str(passed.origin), "run.pass_env", found, "names of variables that are set"))
     name = chosen.get("run.launcher", Entry(DEFAULT, Origin("default"))).value

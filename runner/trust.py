@@ -51,6 +51,11 @@ class Trust:
         """How its bucket is reached; None: it is no bucket."""
         return None if self.store.scheme == "file" else self.store.options
 
+    @property
+    def takes_all(self) -> bool:
+        """Whether it is one of the stores whose jobs may do as they like, by the user's settings."""
+        return self._is_trusted
+
     def takes(self, key: str, value: Any) -> bool:
         """Whether a job of the store may set this key so."""
         taken = self._takes(key, value)
@@ -166,3 +171,17 @@ def see_that_it_is_taken(resolved: Resolved[JobSpec], trust: Trust) -> dict[str,
             "--trust takes all of it, and remembers that for this store; --set KEY=VALUE gives something else"
         )
     return values
+
+
+def see_that_nothing_is_gained(trust: Trust, home: Trust) -> None:
+    """See that a job gains nothing by being copied from one store into another.
+
+    Raises:
+        UntrustedError: jobs of the other one may do as they like, and this one names what was not taken from the first.
+    """
+    if home.takes_all and trust.refused:
+        raise UntrustedError(
+            f"your settings trust all jobs of {home.store}; one that is copied there from {trust.store} could set from then on "
+            f"what it may not set now. Nothing was copied.\n{table(trust.refused)}\n"
+            "--trust takes all of it; LASTRUN_STORE=STORE copies it into another store"
+        )

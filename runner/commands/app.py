@@ -78,6 +78,8 @@ def _run_app(call: Callable[[], Any]) -> NoReturn:
             code = end.code
         except typer.Abort:
             raise KeyboardInterrupt from None
+        finally:
+            _tell_trouble()
         sys.stdout.flush()  # here, where a full disk behind it can be told, not when the interpreter ends
         raise SystemExit(code)
     except KeyboardInterrupt:
@@ -121,6 +123,14 @@ def _run_app(call: Callable[[], Any]) -> NoReturn:
             show(f"error: {words}", error=True)
             raise SystemExit(int(Exit.FAILED)) from None
         raise
+
+
+def _tell_trouble() -> None:
+    """What kept a command on Kaggle from reading secrets: perhaps that is why it found nothing."""
+    if (kaggle := sys.modules.get("runner.kaggle")) and (words := kaggle.trouble()):
+        from runner.view.console import show
+
+        show(words, error=True)
 
 
 def _command() -> str:

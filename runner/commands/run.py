@@ -44,6 +44,7 @@ def submit(
     json: JsonOption = False,
 ) -> None:
     """Check a job, keep it in the store, and run it."""
+    from runner import kaggle
     from runner.errors import Exit, LastrunError
     from runner.job.job import Job
     from runner.launch.approve import approve
@@ -57,6 +58,7 @@ def submit(
     resolved = resolve_spec(spec, env, set_ or [], launcher)
     config, told = resolved.config, notes_of_file(resolved, spec)
     target = store_of(config.store, store)
+    told += kaggle.notes(target.uri)
     starter = make_launcher(config)
     name = config.name or f"{config.model.variant}-{config.dataset}-{config.split_type}".replace("_", "-")
     if dry_run:
@@ -110,15 +112,23 @@ def resume(
     json: JsonOption = False,
 ) -> None:
     """Go on with a job from its newest whole checkpoint, here."""
+    from runner import kaggle
     from runner.errors import ClaimedError, State, UsageError
+    from runner.job.carry import carry, home_of, newer, refuse_running
     from runner.job.find import find_job
     from runner.launch.approve import approve
     from runner.launch.settle import settled
     from runner.launch.start import make_launcher
     from runner.resolve import absolute_settings, resolve_attempt
-    from runner.trust import Trust, see_that_it_is_taken, words
+    from runner.trust import Trust, see_that_it_is_taken, see_that_nothing_is_gained, words
+    from runner.view.console import show
 
-    found = find_job(job, store)
+    found = home = find_job(job, store)
+    if found.store.is_read_only(found.paths.all):  # it goes on where it can be written
+        home = home_of(found)
+        read, found = found.store, newer(home, found)
+        if found is home:
+            show(f"going on with the job in {home.store.uri}, which has all of it that {read.uri} has", error=True)
     attempts = settled(found)
     config, origins, _ = found.settings(attempts)
     trusted = Trust(found.store.uri, all_of_it=trust)
@@ -141,15 +151,24 @@ def resume(
             f"{found.id} is complete, and this changes nothing of it: more epochs would, with "
             f"--set training.epochs=N --allow-change training.epochs (it has trained {epochs})"
         )
-    if state is State.RUNNING and attempt is not None and not takeover:
+    if found is not home and not takeover:
+        refuse_running(found, attempts)
+    elif state is State.RUNNING and attempt is not None and not takeover:
         raise ClaimedError(
             f"{found.id} is being run by {attempt}; lastrun status {found.reference} follows it, --takeover takes it over"
         )
     values = see_that_it_is_taken(resolved, trusted)
+    if found is not home:
+        to = Trust(home.store.uri)
+        see_that_nothing_is_gained(trusted, to)
+        to.remember(values)
     if trust:
         trusted.remember(values)
+    kaggle.take_secrets(resolved.config.run.pass_env)
+    for note in kaggle.notes(home.store.uri):
+        show(note, error=True)
     starter = make_launcher(resolved.config)
-    approve(starter, found.store, resolved, here=here)
+    approve(starter, home.store, resolved, here=here, prefix=home.paths.all)
     arguments = words(values)
     arguments += [
         *(["--here"] if here else []),
@@ -161,7 +180,11 @@ def resume(
         arguments += ["--set", word]
     for word in allow_change or []:
         arguments += ["--allow-change", word]
-    start(lambda: found, arguments, detach, json, "resume", starter, changes)
+
+    def at_home() -> Job:
+        return found if found is home else carry(found, home, lambda note: show(note, error=True))
+
+    start(at_home, arguments, detach, json, "resume", starter, changes)
 
 
 def attempt(
@@ -190,11 +213,13 @@ def attempt(
             Path(path).write_text(text)
         os.environ.update(given["variables"])
     from last_e.console import ConsoleSink
+    from runner import kaggle
     from runner.attempt.run import run_attempt
     from runner.job.job import Job
     from runner.store.open import open_store
     from runner.store.uri import StoreUri
 
+    kaggle.ask_no_more()
     store, job_id = StoreUri.parse(job_uri).parent()
     with ConsoleSink() as sink:
         job = Job(open_store(store), job_id)

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 from runner.errors import NoSuchJobError, UsageError
 from runner.job.job import Job
-from runner.job.paths import INDEX, JOB_ID
+from runner.job.paths import INDEX, JOB_ID, JOB_RECORD
+from runner.store.directory import DirectoryStore
 from runner.store.open import default_store, open_store
 from runner.store.protocol import Store
 from runner.store.uri import StoreUri
 
+_LEVELS = 4
+"""So deep below a folder that somebody names a store is found: on Kaggle /kaggle/input/notebooks/USER/NAME/lastrun."""
+_MOST_FOLDERS = 2000
+"""So many are looked at for that."""
+
 
 def find_job(name: str, store_uri: str | None, whole: bool = False) -> Job:
     """The job that a person means: its ID, the unique beginning of one (unless it has to be ``whole``), or ``STORE/JOB-ID``.
+    Of a folder that holds no jobs itself, those of stores below it.
 
     Raises:
         NoSuchJobError: none or several.
@@ -28,21 +38,80 @@ def find_job(name: str, store_uri: str | None, whole: bool = False) -> Job:
         raise UsageError("no job is named; lastrun list shows those there are")
     if not JOB_ID.fullmatch(name):
         raise UsageError(f"job {name!r}: an ID has lower-case letters, digits and dashes only")
-    with suppress(NoSuchJobError):  # a whole ID needs no listing of a store that may hold thousands
-        job = Job(store, name)
-        job.record()
-        return job
-    names = sorted({job.id for job in list_jobs(store) if job.id.startswith(name)})
-    if whole and names:
-        raise UsageError(f"{name}: this takes a whole ID, such as {names[0]}")
-    if len(names) > 1:
+    below = _stores_below(store)
+    stores: list[Store] = [*below] or [store]
+    found = [job for each in stores for job in _called(name, each, whole)]
+    if len(found) > 1:
+        same_store = len({job.store.uri for job in found}) == 1
+        names = [job.id if same_store else job.uri for job in found]
         raise NoSuchJobError(f"{name} could be any of {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}")
-    job = Job(store, names[0] if names else name)
+    job = found[0] if found else Job(below[0] if len(below) == 1 else store, name)
     job.record()
     return job
 
 
+def _called(name: str, store: Store, whole: bool) -> list[Job]:
+    """Jobs of one store that the name may mean."""
+    with suppress(NoSuchJobError):  # a whole ID needs no listing of a store that may hold thousands
+        job = Job(store, name)
+        job.record()
+        return [job]
+    names = sorted({job.id for job in list_jobs(store) if job.id.startswith(name)})
+    if whole and names:
+        raise UsageError(f"{name}: this takes a whole ID, such as {names[0]}")
+    return [Job(store, each) for each in names]
+
+
+def store_with_jobs(uri: str | None) -> Store:
+    """The store of a name, else the default one; of a folder that holds no jobs itself, the store below it.
+
+    Raises:
+        UsageError: there are several below it.
+    """
+    store = open_store(uri or default_store())
+    below = _stores_below(store)
+    if len(below) > 1:
+        names = " and ".join(each.uri for each in below[:5])
+        raise UsageError(f"{store.uri} holds no jobs itself, but {names} do: name one of them with --store")
+    return below[0] if below else store
+
+
 def list_jobs(store: Store) -> Iterator[Job]:
-    """All jobs of a store, newest first, by its index; one that is being made or deleted may be among them."""
-    ids = (entry.key.partition("-")[2] for entry in store.scan(INDEX))
-    return (Job(store, job_id) for job_id in ids if JOB_ID.fullmatch(job_id))
+    """All jobs of a store, newest first, by its index; one that is being made or deleted may be among them. Where there is no
+    index, for not every copy takes hidden folders and empty files along, by its folders."""
+    ids = filter(JOB_ID.fullmatch, (entry.key.partition("-")[2] for entry in store.scan(INDEX)))
+    indexed = False
+    for job_id in ids:
+        indexed = True
+        yield Job(store, job_id)
+    if not indexed:
+        names = filter(JOB_ID.fullmatch, store.folders(""))
+        yield from (Job(store, name) for name in sorted(names, key=lambda name: name.split("-")[-3:], reverse=True))
+
+
+def _stores_below(store: Store) -> list[DirectoryStore]:
+    """Stores somewhere below a folder that is none."""
+    if not isinstance(store, DirectoryStore) or _holds_jobs(store.root):
+        return []
+    found, left, looked = [], deque([(store.root, 0)]), 0
+    while left and looked < _MOST_FOLDERS:
+        folder, depth = left.popleft()
+        for inner in _folders(folder)[: _MOST_FOLDERS - looked]:
+            looked += 1
+            if _holds_jobs(inner):
+                found.append(DirectoryStore(inner))
+            elif depth + 1 < _LEVELS:
+                left.append((inner, depth + 1))
+    return found
+
+
+def _holds_jobs(folder: Path) -> bool:
+    likely = (one for one in _folders(folder)[:_MOST_FOLDERS] if JOB_ID.fullmatch(one.name))
+    return (folder / INDEX).is_dir() or any((one / JOB_RECORD).is_file() for one in likely)
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Those in a folder, without hidden ones and links."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        return sorted(Path(one.path) for one in entries if one.name[0] != "." and one.is_dir(follow_symlinks=False))
+    return []

@@ -47,7 +47,7 @@ def claim(job: Job, takeover: bool = False, token: str | None = None, known: lis
     if known is None:
         known = job.attempts.all()
     if not takeover and not job.store.has_a_clock:
-        _refuse_beating(job, known)
+        refuse_beating(job, [other for other in known if other.open and not other.is_here and not job.attempts.lives(other)])
     attempt = Attempt(
         id=f"{job.attempts.next_number():04d}-{token or secrets.token_hex(4)}",
         machine=machine.identity(),
@@ -122,14 +122,13 @@ def _write_surely(job: Job, attempt: Attempt, deadline: float) -> None:
         time.sleep(_POLL_SECONDS)
 
 
-def _refuse_beating(job: Job, known: list[Attempt]) -> None:
-    """Clocks of two machines that share a folder may differ by hours, so an attempt elsewhere that seems expired is watched for
-    a while first.
+def refuse_beating(job: Job, silent: list[Attempt]) -> None:
+    """Clocks of two machines that share a folder may differ by hours, and a copy has other times, so attempts elsewhere are
+    watched for a while instead.
 
     Raises:
-        ClaimedError: its heart beats all the same.
+        ClaimedError: the heart of one of them beats.
     """
-    silent = [other for other in known if other.open and not other.is_here and not job.attempts.lives(other)]
     before = {other.id: job.attempts.heartbeat(other) for other in silent}
     deadline = time.monotonic() + WATCH_SECONDS
     while silent and time.monotonic() < deadline:

@@ -16,7 +16,7 @@ import re
 from last_e.manifest import MANIFEST, Manifest
 
 INDEX = ".index/"
-ATTEMPT_RECORD, CLAIM_RECORD = "attempt.json", "claim.json"
+JOB_RECORD, ATTEMPT_RECORD, CLAIM_RECORD = "job.json", "attempt.json", "claim.json"
 JOB_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,80}")
 ATTEMPT_ID = re.compile(r"[0-9]{4,6}-[0-9a-f]{2,16}")
 LARGEST_NUMBER = 999_999
@@ -31,7 +31,7 @@ class Paths:
     def __init__(self, job_id: str) -> None:
         self.job_id = job_id
         self.all = f"{job_id}/"
-        self.record = f"{job_id}/job.json"
+        self.record = f"{job_id}/{JOB_RECORD}"
         self.tombstone = f"{job_id}/deleted"
         self.attempts = f"{job_id}/attempts/"
         self.checkpoints = f"{job_id}/checkpoints/"

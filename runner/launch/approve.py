@@ -6,14 +6,16 @@ from collections.abc import Callable
 from functools import partial
 
 from last_e.layers import Resolved
-from runner.errors import LastrunError
+from runner.errors import LastrunError, StoreError
 from runner.launch.protocol import Launcher
 from runner.machine import see_that_it_fits
 from runner.spec import JobSpec
 from runner.store.protocol import Store
 
 
-def approve(launcher: Launcher, store: Store, resolved: Resolved[JobSpec], *, here: bool, only_look: bool = False) -> None:
+def approve(
+    launcher: Launcher, store: Store, resolved: Resolved[JobSpec], *, here: bool, prefix: str = "", only_look: bool = False
+) -> None:
     """See to all that an attempt needs. What runs elsewhere sees there for itself whether that machine fits.
 
     Args:
@@ -21,6 +23,7 @@ def approve(launcher: Launcher, store: Store, resolved: Resolved[JobSpec], *, he
         store: where it would be kept.
         resolved: the job.
         here: a profile for another kind of machine is meant to be used on this one.
+        prefix: where the job lies that goes on; empty for a new one.
         only_look: there will be no job, whose first write would tell that the store takes none.
 
     Raises:
@@ -29,7 +32,9 @@ def approve(launcher: Launcher, store: Store, resolved: Resolved[JobSpec], *, he
     looks: list[Callable[[], object]] = [partial(launcher.preflight, store.uri)]
     if resolved.config.run.launcher == "local":
         looks.insert(0, partial(see_that_it_fits, resolved.env, here))
-    if only_look:
+    if store.is_read_only(prefix):
+        looks.append(partial(_refuse, store))
+    elif only_look:
         looks.append(store.check)
     missing: list[LastrunError] = []
     for look in looks:
@@ -41,3 +46,10 @@ def approve(launcher: Launcher, store: Store, resolved: Resolved[JobSpec], *, he
         missing[0].args = ("\n".join(map(str, missing)),)
     if missing:
         raise missing[0]
+
+
+def _refuse(store: Store) -> None:
+    raise StoreError(
+        f"{store.uri} can only be read: name a folder that you may write to, or a bucket, with --store or LASTRUN_STORE; a job "
+        f"that is there goes on elsewhere with lastrun resume JOB --store {store.uri}"
+    )

@@ -41,7 +41,7 @@ class DirectoryStore:
 
     def check(self) -> None:
         """See :class:`~runner.store.protocol.Store`. A folder is made and removed: nothing else tells whether it can be."""
-        place = next(folder for folder in (self.root, *self.root.parents) if folder.exists())
+        place = self._nearest()
         trial = place / f".lastrun-{secrets.token_hex(8)}"
         try:
             trial.mkdir(mode=0o700)
@@ -51,6 +51,11 @@ class DirectoryStore:
             raise StoreError(
                 f"{self.uri}: {place} cannot be written ({why}): name another folder, or put its permissions right"
             ) from None
+
+    def is_read_only(self, prefix: str = "") -> bool:
+        """See :class:`~runner.store.protocol.Store`."""
+        place = self._nearest(prefix)
+        return place.is_dir() and not os.access(place, os.W_OK | os.X_OK)
 
     def put(self, key: str, data: bytes) -> None:
         """See :class:`~runner.store.protocol.Store`."""
@@ -142,6 +147,11 @@ class DirectoryStore:
     def in_parallel(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
         """See :class:`~runner.store.protocol.Store`. A disk does not answer faster for being asked by many."""
         return [call() for call in calls]
+
+    def _nearest(self, prefix: str = "") -> Path:
+        """The folder of a prefix; where that is not there yet, the one in which it would be made."""
+        place = self.root.joinpath(*self._parts(prefix.rstrip("/")))
+        return next(folder for folder in (place, *place.parents) if folder.exists())
 
     # --- ways ---------------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from runner import kaggle
 from runner.folders import data_folder
 from runner.settings import read_settings
 from runner.spec import StoreConfig
@@ -23,6 +24,7 @@ def open_store(uri: str | StoreUri) -> Store:
     parsed = StoreUri.typed(uri) if isinstance(uri, str) else uri
     if parsed.scheme == "file":
         return DirectoryStore(Path(parsed.prefix))
+    kaggle.take_secrets(kaggle.BUCKET_VARIABLES)
     from runner.store.s3 import S3Store  # boto3 is slow to import
 
     return S3Store(parsed)
@@ -39,13 +41,17 @@ def store_of(config: StoreConfig, uri: str | None = None) -> Store:
 
 
 def default_store() -> str:
-    """``LASTRUN_STORE``, else ``store`` in the user's configuration file, else a folder of the user's data folder.
+    """``LASTRUN_STORE``, else ``store`` in the user's configuration file, else a folder: on Kaggle beside the outputs of the
+    session, elsewhere in the user's data folder.
 
     Raises:
         UsageError: the configuration file is not what it should be, or there is no home folder.
     """
-    if uri := os.environ.get("LASTRUN_STORE"):
+    kaggle.take_secrets([kaggle.STORE_VARIABLE])
+    if uri := os.environ.get(kaggle.STORE_VARIABLE):
         return uri
     if uri := read_settings().store:
         return uri
+    if folder := kaggle.default_store():
+        return str(folder)
     return str(data_folder(", or name a store with --store or LASTRUN_STORE") / "jobs")

@@ -54,6 +54,9 @@ class Store(Protocol):
     def check(self) -> None:
         """See that it answers, and can be written; nothing stays of that."""
 
+    def is_read_only(self, prefix: str = "") -> bool:
+        """Whether it is known, without a try, that nothing below a prefix can be written: a medium, a folder of others."""
+
     def put(self, key: str, data: bytes) -> None:
         """Store bytes under a key; what was there is replaced at once."""
 

@@ -42,6 +42,11 @@ class S3Store:
         self._client = Client(uri)
         self.bucket, self._prefix = uri.bucket, f"{uri.prefix}/" if uri.prefix else ""
 
+    @staticmethod
+    def is_read_only(prefix: str = "") -> bool:
+        """See :class:`~runner.store.protocol.Store`. Nothing but a write tells."""
+        return False
+
     def check(self) -> None:
         """See :class:`~runner.store.protocol.Store`. An empty object of one name is put, and deleted where that is allowed."""
         self.put(_PROBE, b"")

@@ -8,6 +8,7 @@ import sys
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from last_e.environment import in_a_notebook
 from last_e.process import discard_output
 from last_e.text import plain
 
@@ -40,7 +41,13 @@ def make_console(stderr: bool = False, coloured: bool = True) -> Console:
     """A console that wraps no words in a log, and takes text as it stands: it reads no markup, and obeys no control character.
     What is coloured is :func:`styled`."""
     console: Console = _console_class()(
-        stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False, color_system="auto" if coloured else None
+        stderr=stderr,
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+        emoji=False,
+        color_system="auto" if coloured else None,
+        force_terminal=False if in_a_notebook() else None,
     )
     if not console.is_terminal:
         console.width = 200  # a pipe or a log has no width: tables need not be squeezed

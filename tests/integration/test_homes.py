@@ -78,7 +78,7 @@ def test_a_home_that_cannot_be_written(clean_env: dict[str, str], tiny: Path, tm
     assert "name a folder that you may write to, or a bucket, with --store or LASTRUN_STORE" in said
     code, said = call(env, tmp_path, ["submit", str(tiny), "--dry-run"], before)
     assert code == 4
-    assert f"{home} cannot be written" in said
+    assert f"{(home / '.local/share/lastrun/jobs').as_uri()} can only be read" in said
     assert call(env, tmp_path, ["list"], before)[0] == 0
 
 

@@ -135,6 +135,17 @@ def test_a_password_in_an_address_is_blacked_out_however_it_is_written(password:
     assert redact(f"407 for {password}, {unquote(password)}") == f"407 for {MASK}, {MASK}"
 
 
+def test_variables_may_be_named_as_secret_whose_names_do_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHERE_TO", "somewhere-nice")
+    assert redact("to somewhere-nice") == "to somewhere-nice"
+    monkeypatch.setenv("LASTRUN_SECRETS", "WHERE_TO")
+    assert redact("WHERE_TO is somewhere-nice") == f"WHERE_TO is {MASK}"
+    assert secret_in("run.pass_env", ["WHERE_TO"]) is None
+    assert secret_in("name", "somewhere-nice") is None  # a plain word may be one all the same
+    monkeypatch.setenv("WHERE_TO", "somewhere-nice-1")
+    assert secret_in("name", "at somewhere-nice-1")
+
+
 def test_a_signed_address_shows_no_signature() -> None:
     address = (
         "https://b.s3.amazonaws.com/k?X-Amz-Credential=AKIDEXAMPLE%2F2026&X-Amz-Expires=60&X-Amz-Signature=0123456789abcdef"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from last_e.datafile import DataError, data_path, is_remote
+from last_e.redact import NAMED
 from last_e.text import absolute, expand
 from runner import machine
 from runner.attempt import data_cache
@@ -182,9 +183,9 @@ class Handed:
         return store.scheme != "file" or is_remote(self._config.data.uri)
 
     def told(self, uri: StoreUri) -> dict[str, dict[str, str]]:
-        """The variables that the job names: ``run.pass_env``, and those of its bucket; for an engine elsewhere with the files
-        that they name."""
-        names = [*self._config.run.pass_env, *(STORE_VARIABLES if self._uses_buckets(uri) else ())]
+        """The variables that the job names: ``run.pass_env``, those of its bucket, and which are secret; for an engine
+        elsewhere with the files that they name."""
+        names = [NAMED, *self._config.run.pass_env, *(STORE_VARIABLES if self._uses_buckets(uri) else ())]
         variables, files = {name: os.environ[name] for name in names if name in os.environ}, {}
         if not stat.S_ISREG(_mode(expand(variables.get("REQUESTS_CA_BUNDLE", "")))):
             variables.pop("REQUESTS_CA_BUNDLE", None)  # it may name a folder, which nobody mounts
