@@ -105,7 +105,7 @@ class Job:
         if record.get("format") != FORMAT:
             raise StoreError(f"{self.uri}: job.json has format {record.get('format')}; this version reads {FORMAT}")
         try:
-            return read_as(_Record, record)
+            return read_as(_Record, dump(record))
         except ValidationError:
             raise StoreError(f"{self.uri}: job.json is damaged") from None
 
