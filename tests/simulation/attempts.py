@@ -30,12 +30,12 @@ from runner.attempt.outbox import Outbox, waiting
 from runner.attempt.publish import post_checkpoint
 from runner.attempt.scratch import make_scratch
 from runner.errors import LOST, ClaimedError, LastrunError, NoSuchJobError, Reason, State, StoreError
-from runner.job.attempts import HEARTBEAT_SECONDS, Attempt
+from runner.job.attempts import Attempt
 from runner.job.checkpoints import Stored
 from runner.job.job import Job
 from runner.job.lease import Heart, claim
 from runner.job.paths import attempt_of, attempt_order, step_of
-from tests.simulation.world import Chances, Died, Host, World, inhabited
+from tests.simulation.world import WAITS, Chances, Died, Host, World, inhabited
 
 CALM, END = 1500.0, 3200.0
 CHANCES = Chances(slow=0.02, sleep=0.01, outage=0.005, death=0.006, lost_answer=0.01, repeated=0.02)
@@ -388,7 +388,7 @@ def beat(story: Story, job: Job, mine: Running, known: set[str], asked: list[str
             elif not mine.over:
                 with suppress(StoreError):
                     job.attempts.write(mine.attempt)
-        world.sleep(HEARTBEAT_SECONDS)
+        world.sleep(WAITS.heartbeat)
 
 
 def surely(world: World, what: Callable[[], object]) -> object:

@@ -25,6 +25,7 @@ from runner.attempt import outbox
 from runner.errors import MissingKeyError, StoreError
 from runner.job import attempts, json_objects, lease, requests
 from runner.store.protocol import MOST_BYTES, Entry
+from runner.waits import Waits
 
 PAUSES = (1.0, 7.0, 30.0, 80.0, 150.0)
 """Seconds that a call may take when it takes long; an attempt counts as dead after 60."""
@@ -54,6 +55,8 @@ class Chances:
 
 
 QUIET = Chances(0, 0, 0)
+WAITS = Waits()
+"""Those that users have, whatever tests wait: in here they cost nothing, and a seed is the same world for everybody."""
 PLAIN_JSON = SimpleNamespace(loads=json.loads, dumps=lambda value, indent=None, **how: json.dumps(value, **how))
 """Without indentation, for which Python has no fast code: it took a tenth of the time."""
 READ_MANIFEST = lru_cache(maxsize=256)(manifest.Manifest.from_json)
@@ -134,9 +137,16 @@ class World:
         actor = Actor(greenlet(run, self._hub), host, host.life, pid, self.now + after)
         self._actors.append(actor)
 
-    def run(self, until: float) -> None:
-        """Let time pass."""
+    def run(self, until: float, rest: float = float("inf")) -> None:
+        """Let time pass. Whoever is alone when nothing can go wrong any more has nothing left to find out after ``rest`` seconds
+        awake."""
+        quiet, last = self.calm, self.now
         while self._actors and self.now <= until:
+            if len(self._actors) > 1 or self._late or self.now - last > WAITS.heartbeat:
+                quiet = max(quiet, self.now)
+            elif self.now > quiet + rest:
+                return
+            last = self.now
             ready = [actor for actor in self._actors if actor.wakes <= self.now]
             if not ready:
                 self._advance()
@@ -261,13 +271,15 @@ def inhabited(world: World) -> Iterator[None]:
     chance = SimpleNamespace(token_hex=lambda count: f"{world.random.getrandbits(8 * count):0{2 * count}x}")
     with (
         mock.patch.multiple(lease, time=clock, secrets=chance, os=SimpleNamespace(getpid=world.pid)),
-        mock.patch.multiple(attempts, time=clock),
+        mock.patch.multiple(lease, HEARTBEAT_SECONDS=WAITS.heartbeat, EXPIRY_SECONDS=WAITS.expiry),
+        mock.patch.multiple(attempts, time=clock, EXPIRY_SECONDS=WAITS.expiry),
         mock.patch.multiple(requests, secrets=chance),
         mock.patch.multiple(json_objects, json=PLAIN_JSON),
         mock.patch.multiple(manifest, json=PLAIN_JSON),
         mock.patch.multiple(manifest.Manifest, from_json=READ_MANIFEST),
         mock.patch.multiple(redact, _own_secrets=dict),
         mock.patch.multiple(outbox, time=clock, random=world.random),
+        mock.patch.multiple(outbox, LONGEST_PAUSE_SECONDS=WAITS.pause, QUIET_SECONDS=WAITS.heartbeat),
         mock.patch.multiple(
             machine,
             identity=lambda: world.host().name,
