@@ -138,6 +138,14 @@ class Job:
             return False
         return True
 
+    def is_gone(self) -> bool:
+        """Whether the record that was read before is there no more."""
+        with suppress(MissingKeyError):
+            if self._record is not None:
+                self.store.get(self.paths.record)
+            return False
+        return True
+
     def forget(self) -> None:
         """Of a job that was deleted while an attempt ran: delete what has been written since."""
         if self.is_deleted():

@@ -23,6 +23,7 @@ from functools import cache, lru_cache
 from itertools import count
 from pathlib import Path
 from shutil import rmtree
+from typing import Any
 
 from last_e.manifest import MANIFEST, File, Manifest
 from runner.attempt.leftovers import clear_leftovers, sync_job
@@ -44,7 +45,7 @@ MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 """Where the machines' disks are: what a disk keeps when a machine dies needs no disk here."""
 BLOB = b"weights!"
 FILES = {"state.pt": File(size=len(BLOB), sha256=hashlib.sha256(BLOB).hexdigest())}
-RECORD = {
+RECORD: dict[str, Any] = {
     "format": 1,
     "id": "j-20260101-000000-abcd",
     "name": "j",

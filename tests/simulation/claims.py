@@ -31,11 +31,14 @@ def trial(seed: int, machines: int) -> tuple[str, World]:
     if machines > 2 and world.random.random() < 0.3:
         hosts[1] = hosts[0]  # two commands on one machine
 
-    def command(takeover: bool) -> None:
+    def command(host: Host, takeover: bool) -> None:
         job = Job(world, "j")
         try:
             attempt = claim(job, takeover)
-        except (ClaimedError, StoreError):
+        except ClaimedError:
+            return
+        except StoreError:  # who was told so tries again
+            world.start(host, lambda: command(host, takeover), 5.0)
             return
         running[attempt.id] = attempt
         try:
@@ -67,7 +70,7 @@ def trial(seed: int, machines: int) -> tuple[str, World]:
         for host in hosts:
             after = world.random.choice((0.0, 0.0, 0.0, 3.0, 61.0, 100.0, 400.0))
             takeover = world.random.random() < 0.15
-            world.start(host, lambda takeover=takeover: command(takeover), after)  # type: ignore[misc]
+            world.start(host, lambda h=host, takeover=takeover: command(h, takeover), after)  # type: ignore[misc]
         world.run(END, rest=2 * WAITS.expiry)
     if world.crashes:
         return f"crash: {world.crashes[0]}", world

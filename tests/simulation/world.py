@@ -138,8 +138,7 @@ class World:
         self._actors.append(actor)
 
     def run(self, until: float, rest: float = float("inf")) -> None:
-        """Let time pass. Whoever is alone when nothing can go wrong any more has nothing left to find out after ``rest`` seconds
-        awake."""
+        """Let time pass. Whoever is alone when nothing can go wrong any more has found out all after ``rest`` seconds awake."""
         quiet, last = self.calm, self.now
         while self._actors and self.now <= until:
             if len(self._actors) > 1 or self._late or self.now - last > WAITS.heartbeat:
