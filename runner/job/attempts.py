@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from pydantic import BaseModel, FiniteFloat, ValidationError
 
 from runner import machine
 from runner.errors import DamagedObjectError, MissingKeyError, Reason, State
-from runner.job.json_objects import dump, read_as, read_json
+from runner.job.json_objects import dump, read, read_as
 from runner.job.paths import ATTEMPT_ID, LARGEST_NUMBER, Paths, attempt_of, attempt_order
 from runner.store.protocol import Store
 from runner.waits import WAITS
@@ -216,7 +216,7 @@ class Attempts:
         empty would be another round trip."""
         owner = self._owner
         keys = [key for name in names for key in (self._paths.attempt(name), self._paths.claim(name))]
-        texts = self._store.in_parallel([partial(self._json, key) for key in keys])
+        texts = self._store.in_parallel([partial(self._bytes, key) for key in keys])
         for name, record, claim in zip(names, texts[::2], texts[1::2]):
             if record is None and claim is None:
                 self._known.pop(name, None)
@@ -255,7 +255,7 @@ class Attempts:
 
     def entry(self, attempt: Attempt) -> tuple[str, bytes]:
         """Key and content of an attempt's record."""
-        return self._key(attempt), dump(asdict(attempt))
+        return self._key(attempt), dump(vars(attempt))
 
     def write_lost(self, attempt: Attempt, message: str) -> None:
         """Write that an attempt is dead beyond doubt, for those who cannot see that themselves."""
@@ -286,15 +286,15 @@ class Attempts:
 
     def stands(self, attempt: Attempt) -> bool:
         """Whether the record of one that runs is what it has written last, and no old request of its own has come late."""
-        record = self._json(self._paths.attempt(attempt.id))
+        record = self._bytes(self._paths.attempt(attempt.id))
         with suppress(DamagedObjectError):
-            return isinstance(record, dict) and self._parsed(attempt.id, record).inherited == attempt.inherited
+            return record is not None and self._parsed(attempt.id, record).inherited == attempt.inherited
         return False
 
     def heartbeat(self, attempt: Attempt) -> dict[str, Any]:
         """The last heartbeat of an attempt; empty before the first."""
         try:
-            return read_as(_Beat, read_json(self._store, self._paths.heartbeat(attempt.id))).model_dump()
+            return read_as(_Beat, read(self._store, self._paths.heartbeat(attempt.id))).model_dump()
         except (MissingKeyError, ValidationError):
             return {}
 
@@ -337,15 +337,15 @@ class Attempts:
             raise MissingKeyError(f"{self._uri}: there is no attempt {name}")
         return self._known[name]
 
-    def _json(self, key: str) -> dict[str, Any] | DamagedObjectError | None:
+    def _bytes(self, key: str) -> bytes | DamagedObjectError | None:
         try:
-            return read_json(self._store, key)
+            return read(self._store, key)
         except MissingKeyError:
             return None
         except DamagedObjectError as error:
             return error
 
-    def _parsed(self, name: str, record: dict[str, Any] | DamagedObjectError) -> Attempt:
+    def _parsed(self, name: str, record: bytes | DamagedObjectError) -> Attempt:
         with suppress(ValidationError):
             if not isinstance(record, DamagedObjectError):
                 attempt = read_as(Attempt, record)

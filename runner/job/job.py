@@ -105,7 +105,7 @@ class Job:
         if record.get("format") != FORMAT:
             raise StoreError(f"{self.uri}: job.json has format {record.get('format')}; this version reads {FORMAT}")
         try:
-            return read_as(_Record, record)
+            return read_as(_Record, dump(record))
         except ValidationError:
             raise StoreError(f"{self.uri}: job.json is damaged") from None
 
@@ -135,6 +135,14 @@ class Job:
         try:
             self.store.get(self.paths.tombstone)
         except (MissingKeyError, DamagedObjectError):
+            return False
+        return True
+
+    def is_gone(self) -> bool:
+        """Whether the record that was read before is there no more."""
+        with suppress(MissingKeyError):
+            if self._record is not None:
+                self.store.get(self.paths.record)
             return False
         return True
 

@@ -15,14 +15,14 @@ _MOST_BYTES = 4 << 20
 T = TypeVar("T")
 
 
-def read_as(kind: type[T], values: dict[str, Any]) -> T:
-    """An object as one of a kind.
+def read_as(kind: type[T], data: bytes) -> T:
+    """The bytes of an object as one of a kind.
 
     Raises:
-        pydantic.ValidationError: it is none.
+        pydantic.ValidationError: it is none, or no JSON.
     """
     form = _form(kind)  # type: ignore[arg-type]  # every class can be hashed
-    found: T = form.validate_json(json.dumps(values), strict=True)
+    found: T = form.validate_json(data, strict=True)
     return found
 
 
@@ -30,6 +30,16 @@ def read_as(kind: type[T], values: dict[str, Any]) -> T:
 def _form(kind: Any) -> TypeAdapter[Any]:
     """Made when the first of a kind is read: it takes a while."""
     return TypeAdapter(kind)
+
+
+def read(store: Store, key: str) -> bytes:
+    """The bytes of the object under a key.
+
+    Raises:
+        MissingKeyError: there is none.
+        DamagedObjectError: they are too many.
+    """
+    return store.get(key, _MOST_BYTES)
 
 
 def read_json(store: Store, key: str) -> dict[str, Any]:
@@ -40,7 +50,7 @@ def read_json(store: Store, key: str) -> dict[str, Any]:
         DamagedObjectError: it is no JSON object.
     """
     try:
-        values = json.loads(store.get(key, _MOST_BYTES))
+        values = json.loads(read(store, key))
     except (ValueError, RecursionError):
         raise DamagedObjectError(f"{store.uri}: {key} is damaged: it is not JSON") from None
     if not isinstance(values, dict):

@@ -14,7 +14,7 @@ from itertools import count
 from typing import Any
 
 from runner import machine
-from runner.errors import ClaimedError, Reason, StoreError
+from runner.errors import ClaimedError, MissingKeyError, NoSuchJobError, Reason, StoreError
 from runner.job.attempts import EXPIRY_SECONDS, HEARTBEAT_SECONDS, Attempt
 from runner.job.job import Job
 
@@ -43,6 +43,7 @@ def claim(job: Job, takeover: bool = False, token: str | None = None, known: lis
 
     Raises:
         ClaimedError: another live attempt has the job.
+        NoSuchJobError: somebody has deleted the job since its record was read.
     """
     if known is None:
         known = job.attempts.all()
@@ -91,10 +92,17 @@ def claim(job: Job, takeover: bool = False, token: str | None = None, known: lis
 
 def _look(job: Job, attempt: Attempt, known: list[Attempt]) -> tuple[list[Attempt], Callable[[Attempt], bool]]:
     """The job's attempts beside this one, and which of them live. Of those that were known to be open, that is found out while
-    the others are listed."""
+    the others are listed; and whether the job is still there: who deletes it leaves a word only for attempts that it sees."""
     open_ = [other for other in known if other.open and other.order != attempt.order]
     asked = [partial(job.attempts.lives, other) for other in open_]
-    found, *answers = job.store.in_parallel([partial(job.attempts.beside, attempt), *asked])
+    try:
+        gone, found, *answers = job.store.in_parallel([job.is_gone, partial(job.attempts.beside, attempt), *asked])
+    except MissingKeyError:  # one of the others
+        if not (gone := job.is_gone()):
+            raise
+    if gone:
+        job.store.delete([job.paths.attempt(attempt.id), job.paths.claim(attempt.id)])
+        raise NoSuchJobError(f"{job.id} is not in {job.store.uri} any more: somebody has deleted it meanwhile")
     alive = {other.id: lives for other, lives in zip(open_, answers)}
 
     def lives(other: Attempt) -> bool:

@@ -12,15 +12,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cache, lru_cache
 from itertools import count
 from pathlib import Path
 from shutil import rmtree
+from typing import Any
 
 from last_e.manifest import MANIFEST, File, Manifest
 from runner.attempt.leftovers import clear_leftovers, sync_job
@@ -28,19 +31,21 @@ from runner.attempt.outbox import Outbox, waiting
 from runner.attempt.publish import post_checkpoint
 from runner.attempt.scratch import make_scratch
 from runner.errors import LOST, ClaimedError, LastrunError, NoSuchJobError, Reason, State, StoreError
-from runner.job.attempts import HEARTBEAT_SECONDS, Attempt
+from runner.job.attempts import Attempt
 from runner.job.checkpoints import Stored
 from runner.job.job import Job
 from runner.job.lease import Heart, claim
 from runner.job.paths import attempt_of, attempt_order, step_of
-from tests.simulation.world import Chances, Died, Host, World, inhabited
+from tests.simulation.world import WAITS, Chances, Died, Host, World, inhabited
 
 CALM, END = 1500.0, 3200.0
 CHANCES = Chances(slow=0.02, sleep=0.01, outage=0.005, death=0.006, lost_answer=0.01, repeated=0.02)
 STEPS, KEEP_LAST = 40, 3
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+"""Where the machines' disks are: what a disk keeps when a machine dies needs no disk here."""
 BLOB = b"weights!"
 FILES = {"state.pt": File(size=len(BLOB), sha256=hashlib.sha256(BLOB).hexdigest())}
-RECORD = {
+RECORD: dict[str, Any] = {
     "format": 1,
     "id": "j-20260101-000000-abcd",
     "name": "j",
@@ -75,25 +80,35 @@ class Story:
     acknowledged: list[Stored] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     deleted: bool = False
+    """Somebody has begun to delete the job."""
     deleted_at: float = 0.0
+    """When that was done; 0: it was not, or the machine that did it has died over it, and then nobody promises anything."""
     completed: bool = False
     """An attempt has ended so that had the job, and the store has its word."""
 
     def has_the_job(self, attempt: Attempt) -> bool:
         """By the records in the store at this very moment."""
-        records = [json.loads(data) for key, (data, _) in self.world.objects.items() if key.endswith("/attempt.json")]
-        later = [each for each in records if attempt_order(each["id"]) > attempt.order]
-        return not self.deleted and not any(each["phase"] in ("running", "ended") for each in later)
+        return not self.deleted and not any(
+            order > attempt.order and phase in ("running", "ended") for order, phase in self._records()
+        )
 
     def before(self, attempt: Attempt) -> Running | None:
         """Who had the job last before an attempt."""
-        records = [json.loads(data) for key, (data, _) in self.world.objects.items() if key.endswith("/attempt.json")]
-        earlier = [attempt_order(each["id"]) for each in records if attempt_order(each["id"]) < attempt.order]
+        earlier = [order for order, _ in self._records() if order < attempt.order]
         return next((one for one in self.running if one.attempt.order == max(earlier, default=None)), None)
+
+    def _records(self) -> list[tuple[tuple[int, str], str]]:
+        return [_order_and_phase(data) for key, (data, _) in self.world.objects.items() if key.endswith("/attempt.json")]
 
     def best(self) -> int:
         """The last step that was acknowledged."""
         return max((stored.manifest.step for stored in self.acknowledged), default=0)
+
+
+@lru_cache(maxsize=64)
+def _order_and_phase(record: bytes) -> tuple[tuple[int, str], str]:
+    values = json.loads(record)
+    return attempt_order(values["id"]), values["phase"]
 
 
 class Sender(Outbox):
@@ -124,7 +139,7 @@ def trial(seed: int, machines: int) -> Story:
         world.chances = replace(CHANCES, repeated=0.0)
     story = Story(world)
     world.objects[f"{JOB}/job.json"] = (json.dumps(RECORD).encode(), world.now)
-    with tempfile.TemporaryDirectory() as disks, inhabited(world):
+    with tempfile.TemporaryDirectory(dir=MEMORY) as disks, inhabited(world):
         hosts = [Host(f"machine {number}", disk=Path(disks, str(number))) for number in range(machines)]
         for host in hosts:
             assert host.disk is not None
@@ -145,14 +160,14 @@ def look_back(story: Story) -> None:
     alive = [one for one in story.running if not (one.over or one.told) and world.lives(one.host, one.life)]
     if len(alive) > 1:
         story.violations.append(f"two have the job: {[one.attempt.id for one in alive]}")
-    if story.deleted:
+    if story.deleted_at:
         # Of attempts that had ended before, a late request may bring something back: nobody is there any more to see that.
         later = [one for one in story.running if one.over_at > story.deleted_at + 10 and world.lives(one.host, one.life)]
         if left := [key for key in world.objects if attempt_of(key) in {one.attempt.id for one in later}]:
             story.violations.append(f"the job was deleted, and {left[0]} is there")
         if alive:
             story.violations.append(f"the job was deleted, and {alive[0].attempt.id} trains")
-    elif story.completed and not world.chances.repeated:
+    elif story.completed and not story.deleted and not world.chances.repeated:
         # Where requests come late, an old record may hide how a short attempt ended: who resumes it finds nothing left to do.
         state, *_ = read_quietly(story)
         if state is not State.SUCCEEDED:
@@ -317,11 +332,17 @@ def outbox(story: Story, job: Job, mine: Running, scratch: Path) -> Sender:
 def save(job: Job, mine: Running, box: Sender, scratch: Path, step: int) -> None:
     """A checkpoint, whole on this machine's disk, is given to the outbox."""
     folder = scratch / "run"
-    folder.mkdir(exist_ok=True)
-    (folder / "state.pt").write_bytes(BLOB)
-    (folder / MANIFEST).write_text(Manifest(step=step, epoch=step, evaluated=True, files=FILES).to_json())
+    if not folder.exists():
+        folder.mkdir()
+        (folder / "state.pt").write_bytes(BLOB)
+    (folder / MANIFEST).write_bytes(_manifest(step))
     post_checkpoint(job.paths, folder, mine.attempt, box)
     mine.saved = step
+
+
+@cache
+def _manifest(step: int) -> bytes:
+    return Manifest(step=step, epoch=step, evaluated=True, files=FILES).to_json().encode()
 
 
 def end(story: Story, job: Job, mine: Running, box: Sender, scratch: Path, reason: str) -> bool:
@@ -368,7 +389,7 @@ def beat(story: Story, job: Job, mine: Running, known: set[str], asked: list[str
             elif not mine.over:
                 with suppress(StoreError):
                     job.attempts.write(mine.attempt)
-        world.sleep(HEARTBEAT_SECONDS)
+        world.sleep(WAITS.heartbeat)
 
 
 def surely(world: World, what: Callable[[], object]) -> object:

@@ -12,10 +12,10 @@ from dataclasses import replace
 from itertools import count
 
 from runner.errors import ClaimedError, StoreError
-from runner.job.attempts import HEARTBEAT_SECONDS, Attempt
+from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.job.lease import Heart, claim
-from tests.simulation.world import Chances, Host, World, inhabited
+from tests.simulation.world import WAITS, Chances, Host, World, inhabited
 
 CALM, END = 1600.0, 2100.0
 CHANCES = Chances(slow=0.06, sleep=0.01, outage=0.004, repeated=0.05)
@@ -31,11 +31,14 @@ def trial(seed: int, machines: int) -> tuple[str, World]:
     if machines > 2 and world.random.random() < 0.3:
         hosts[1] = hosts[0]  # two commands on one machine
 
-    def command(takeover: bool) -> None:
+    def command(host: Host, takeover: bool) -> None:
         job = Job(world, "j")
         try:
             attempt = claim(job, takeover)
-        except (ClaimedError, StoreError):
+        except ClaimedError:
+            return
+        except StoreError:  # who was told so tries again
+            world.start(host, lambda: command(host, takeover), 5.0)
             return
         running[attempt.id] = attempt
         try:
@@ -56,7 +59,7 @@ def trial(seed: int, machines: int) -> tuple[str, World]:
                     heard.clear()
                     with suppress(StoreError):
                         job.attempts.write(attempt)
-                world.sleep(HEARTBEAT_SECONDS)
+                world.sleep(WAITS.heartbeat)
             attempt.phase, attempt.reason = "ended", "lease_lost"
             job.attempts.write(attempt)
         except StoreError:
@@ -67,8 +70,8 @@ def trial(seed: int, machines: int) -> tuple[str, World]:
         for host in hosts:
             after = world.random.choice((0.0, 0.0, 0.0, 3.0, 61.0, 100.0, 400.0))
             takeover = world.random.random() < 0.15
-            world.start(host, lambda takeover=takeover: command(takeover), after)  # type: ignore[misc]
-        world.run(END)
+            world.start(host, lambda h=host, takeover=takeover: command(h, takeover), after)  # type: ignore[misc]
+        world.run(END, rest=2 * WAITS.expiry)
     if world.crashes:
         return f"crash: {world.crashes[0]}", world
     return {0: "none", 1: "one"}.get(len(running), "two"), world

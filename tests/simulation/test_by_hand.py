@@ -13,6 +13,7 @@ import pytest
 from last_e.manifest import File, Manifest
 from runner import machine
 from runner.attempt.leftovers import send_leftovers
+from runner.errors import NoSuchJobError, Reason
 from runner.job import attempts, lease
 from runner.job.attempts import Attempt
 from runner.job.checkpoints import Stored
@@ -21,6 +22,7 @@ from runner.job.paths import checkpoint_name
 from runner.launch.settle import settled
 from runner.store.directory import DirectoryStore
 from runner.store.protocol import Entry
+from tests.simulation.attempts import RECORD
 
 BLOB = b"weights!"
 FILES = {"state.pt": File(size=len(BLOB), sha256=hashlib.sha256(BLOB).hexdigest())}
@@ -244,3 +246,27 @@ def test_a_pruning_that_takes_long_deletes_nothing_of_who_has_taken_the_job_mean
     assert steps == [9]
     stage.here = "B"
     assert {9, 10} <= set(stage.steps())
+
+
+@pytest.mark.parametrize("moment", ["before the claim", "after it"])
+def test_who_begins_a_job_that_is_deleted_meanwhile_hears_of_it(stage: Stage, moment: str) -> None:
+    """Found by ``attempts`` with seed 2000013: the job's record was read, its machine slept, and the job was deleted."""
+    made = Job.create(stage.store, "j", dict(RECORD["config"]), {}, "0")
+    job, elsewhere = Job(stage.store, made.id), Job(stage.store, made.id)
+    job.record()
+    if moment == "before the claim":
+        elsewhere.delete()
+    else:  # who deletes it may see the claim and nothing else
+        stage.store.then["put", "claim.json"] = elsewhere.delete
+    with pytest.raises(NoSuchJobError, match="deleted it meanwhile"):
+        lease.claim(job)
+    assert [entry.key for entry in stage.store.scan("") if entry.key.endswith(".json")] == []
+
+
+def test_a_job_deleted_when_one_has_taken_it_is_heard_of_at_a_beat(stage: Stage) -> None:
+    made = Job.create(stage.store, "j", dict(RECORD["config"]), {}, "0")
+    job = Job(stage.store, made.id)
+    job.record()
+    attempt = lease.claim(job)
+    Job(stage.store, made.id).delete()
+    assert job.lost(attempt) is Reason.JOB_DELETED
