@@ -82,8 +82,9 @@ def set_by(schema: type[BaseModel]) -> dict[str, SetBy]:
     """
     found: dict[str, SetBy] = {}
     for key, info in known_keys(schema).items():
-        name = key.rpartition(".")[0]
-        section = section_of(schema.model_fields[name].annotation) if name else schema
+        section: type[BaseModel] | None = schema
+        for name in key.split(".")[:-1]:
+            section = section_of(section.model_fields[name].annotation) if section else None
         said = next((mark for mark in info.metadata if isinstance(mark, SetBy)), getattr(section, "set_by", None))
         if said is None:
             raise LookupError(f"{key}: its field does not say who may set it; see last_e/set_by.py")

@@ -18,6 +18,7 @@ class Kind:
 LAUNCHERS = {
     "local": Kind("runner.launch.local:LocalLauncher", chooses_gpus=False),
     "docker": Kind("runner.launch.docker.launcher:DockerLauncher", chooses_gpus=True),
+    "slurm": Kind("runner.launch.slurm.launcher:SlurmLauncher", chooses_gpus=True),
 }
 DEFAULT = "local"
 NAMES = " or ".join(LAUNCHERS)

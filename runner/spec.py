@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
@@ -38,6 +39,53 @@ def _known(launcher: str) -> str:
 LauncherName = Annotated[str, AfterValidator(_known), Meaning(_LAUNCHERS)]
 
 
+_REFUSED = (
+    "output",
+    "error",
+    "input",
+    "export",
+    "export-file",
+    "signal",
+    "open-mode",
+    "job-name",
+    "array",
+    "wrap",
+    "uid",
+    "gid",
+)
+_OPTION = re.compile(r"--([a-z][a-z-]*)(=[A-Za-z0-9_.,:=@%+/&|*()\[\]-]+)?")
+
+
+def _harmless(word: str) -> str:
+    """An option of sbatch that decides where and when a job runs, and not what."""
+    found = _OPTION.fullmatch(word)
+    if found is None or found[1] in _REFUSED:
+        raise ValueError(_OPTION_MEANING)
+    return word
+
+
+_OPTION_MEANING = "an option of sbatch such as --exclude=n1, but not of what lastrun sets itself"
+BatchOption = Annotated[str, AfterValidator(_harmless), Meaning(_OPTION_MEANING)]
+SlurmName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.,:&|*()\[\]-]{0,99}$"), Meaning("a name as Slurm has it")]
+
+
+class SlurmConfig(Section):
+    """What is asked of Slurm, with launcher slurm."""
+
+    set_by: ClassVar[SetBy] = HERE
+
+    partition: SlurmName | None = Field(None, description="partition; default: the cluster's")
+    account: SlurmName | None = Field(None, description="account that the time is charged to; default: yours")
+    qos: SlurmName | None = Field(None, description="quality of service; default: the partition's")
+    constraint: SlurmName | None = Field(None, description="features that a node must have")
+    gpu_type: SlurmName | None = Field(
+        None, description="kind of GPU, as the cluster calls it; default: any that the profile fits"
+    )
+    extra: Annotated[list[BatchOption], SetBy("asks", "is said to Slurm in your name")] = Field(
+        [], description="other options of sbatch, such as --exclude=n1"
+    )
+
+
 class RunConfig(Section):
     """How an attempt is started."""
 
@@ -69,6 +117,10 @@ class RunConfig(Section):
         None, description="most processor time a container may take, in cores; default: no limit"
     )
     shm_size: Annotated[Size | None, LEARNING] = Field(None, description="shared memory of a container; default: 1g")
+    max_requeues: Annotated[Annotated[int, Field(ge=0, le=10_000)], LEARNING] = Field(
+        100, description="how often a batch system may begin the job anew, while it makes progress"
+    )
+    slurm: SlurmConfig = Field(default_factory=SlurmConfig)
     network: Annotated[NetworkName | None, SetBy("asks", "puts the container into that network; host is this machine's")] = (
         Field(None, description="network of a container: bridge, host, or one that the engine knows; default: bridge")
     )

@@ -28,6 +28,8 @@ from tests.ceph import Ceph, why_not
 from tests.docker_engine import BASE, ROOT, CannotStart, Engine
 from tests.docker_engine import why_not as why_no_engine
 from tests.jobs import LONGER, PATIENCE, Run, jobs_in, result
+from tests.slurm import Slurm
+from tests.slurm import why_not as why_no_slurm
 
 TINY = """\
 name: tiny
@@ -212,6 +214,29 @@ def clean_engine(engine: Engine, clean_env: dict[str, str], monkeypatch: pytest.
     if not isinstance(client, EngineError):
         client.close()
     _connected.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Slurm]:
+    """A real Slurm of two nodes."""
+    debian.need("Slurm", why_no_slurm)
+    folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
+    one = Slurm(folder)
+    try:
+        one.start()
+        yield one
+    finally:
+        one.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def slurm(cluster: Slurm, clean_env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Slurm]:
+    """The commands of a test and the test itself are on its login node; no job outlives the test."""
+    monkeypatch.setenv("SLURM_CONF", str(cluster.conf))
+    clean_env["SLURM_CONF"] = str(cluster.conf)
+    yield cluster
+    cluster.clear()
 
 
 @pytest.fixture(scope="session")

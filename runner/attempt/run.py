@@ -65,14 +65,16 @@ def run_attempt(
     token: str | None = None,
     here: bool = False,
     trusted: Iterable[str] = (),
+    heard: Iterable[str] | None = None,
 ) -> Exit:
-    """Run one attempt to its end; returns its exit code.
+    """Run one attempt to its end; returns its exit code. ``heard``: keys of the requests that had been made when it was handed
+    over to what has started it now; later ones are meant for it.
 
     Raises:
         ConfigError, NoSuchJobError, ClaimedError, StoreError: the attempt could not begin.
     """
     # Requests before the claim: from then on a stop may be meant for this attempt.
-    _, known, old_requests = job.store.in_parallel([job.record, job.attempts.all, job.requests.keys])
+    _, known, requests = job.store.in_parallel([job.record, job.attempts.all, job.requests.keys])
     config, origins, changed_before = job.settings(known)
     allow_change = list(allow_change)
     trust = Trust(job.store.uri, trusted)
@@ -89,7 +91,8 @@ def run_attempt(
     attempt.epochs = resolved.config.training.epochs
     attempt.changes = [asdict(change) for change in changed]
     # A checkpoint from before an earlier change is gone on from with that change.
-    run = _Run(job, attempt, resolved, [*allow_change, *changed_before], sink, scratch_root, set(old_requests))
+    old = set(requests if heard is None else heard)
+    run = _Run(job, attempt, resolved, [*allow_change, *changed_before], sink, scratch_root, old)
     reason = run.to_its_end()
     return Exit.INTERRUPTED_TWICE if run.leaving.in_haste else reason.ending.exit_code
 
@@ -99,6 +102,7 @@ def _scratch_root(resolved: Resolved[JobSpec]) -> Path:
     config = resolved.config
     inside = machine.container()
     # In a container the launcher has seen to it: the path, perhaps with a ~, is one of the machine around it.
+    inside = inside if inside is not None and "engine" in inside else None
     chosen = config.hardware.scratch_root if inside is None else inside.get("scratch")
     if inside is None and is_of_another_machine(resolved, "hardware.scratch_root"):
         chosen = None

@@ -39,6 +39,7 @@ app.command()(keep.rm)
 app.add_typer(data_app, name="data")
 app.add_typer(image_app, name="image")
 app.command(hidden=True)(run.attempt)
+app.command(hidden=True)(run.again)
 app.command(hidden=True)(probe)
 
 

@@ -21,7 +21,7 @@ def stop(
     """Ask a job to save and stop, wherever it runs."""
     from runner.errors import State, UsageError
     from runner.job.find import find_job, list_jobs, store_with_jobs
-    from runner.launch.settle import state_of
+    from runner.launch.settle import state_of, withdraw
     from runner.view.console import print_json, show
     from runner.view.status import running, until_stopped
 
@@ -31,6 +31,15 @@ def stop(
     if job is not None:
         found = [find_job(job, store)]
         state, attempt, _ = state_of(found[0])
+        if state is not State.RUNNING and (taken := withdraw(found[0])):
+            if json:
+                print_json(
+                    "stop",
+                    {"id": found[0].id, "asked": None, "jobs": [{"id": found[0].id, "asked": None, "state": state.value}]},
+                )
+            else:
+                show(f"{found[0].id}: {taken} was taken out of the queue; lastrun resume {found[0].reference} goes on with it")
+            return
         if state is not State.RUNNING or attempt is None:
             raise UsageError(f"{found[0].id} is {state.value}: there is nothing to stop")
     else:

@@ -198,6 +198,7 @@ def attempt(
     token: Annotated[str | None, typer.Option("--token", help="eight hexadecimal digits, with which its ID is to end")] = None,
     read_env: Annotated[bool, typer.Option("--read-env", help="read variables and files from standard input, as JSON")] = False,
     trusted: Annotated[list[str] | None, typer.Option("--trusted", help="marks of what whoever starts it has taken")] = None,
+    heard: Annotated[list[str] | None, typer.Option("--heard", help="requests from before it was handed over")] = None,
 ) -> None:
     """Run one attempt of a job on this machine; launchers call this."""
     if read_env:
@@ -223,8 +224,25 @@ def attempt(
     store, job_id = StoreUri.parse(job_uri).parent()
     with ConsoleSink() as sink:
         job = Job(open_store(store), job_id)
-        code = run_attempt(job, env, set_ or [], allow_change or [], sink, takeover, launcher, token, here, trusted or [])
+        code = run_attempt(
+            job, env, set_ or [], allow_change or [], sink, takeover, launcher, token, here, trusted or [], heard
+        )
     raise typer.Exit(code)
+
+
+def again(job_uri: Annotated[str, typer.Argument(metavar="JOB-URI")]) -> None:
+    """Whether a batch system is to begin the attempt anew in which this is called; batch scripts ask it."""
+    from runner.attempt.again import why_not_again
+    from runner.errors import Exit
+    from runner.job.job import Job
+    from runner.store.open import open_store
+    from runner.store.uri import StoreUri
+    from runner.view.console import say
+
+    store, job_id = StoreUri.parse(job_uri).parent()
+    why = why_not_again(Job(open_store(store), job_id))
+    say("it goes back into the queue, and on from its last checkpoint" if why is None else f"it is not begun anew: {why}")
+    raise typer.Exit(Exit.DONE if why is None else Exit.FAILED)
 
 
 def start(
@@ -245,7 +263,7 @@ def start(
     from runner.view.status import job_status
 
     asked: list[int] = []
-    job, token = None, None
+    job, token, waiting = None, None, None
 
     def once_it_is_made(signum: int) -> None:
         if asked:  # asked again: its store may not answer
@@ -263,8 +281,7 @@ def start(
                 if changes:
                     say(changes_text(changes))
             if detach:
-                launch.detach(launcher, job, arguments)
-                code = 0
+                waiting, code = launch.detach(launcher, job, arguments), 0
             else:
                 code, token = launch.run(launcher, job, arguments, quiet=json)
         except KeyboardInterrupt:
@@ -276,7 +293,7 @@ def start(
     if json:
         say(json_text(command, job_status(job)))
     elif token is None:
-        say(f"running in the background; lastrun status {job.reference}")
+        say(f"{waiting or 'running in the background'}; lastrun status {job.reference}")
     else:
         say(f"job:  {job.uri}\n{_end(job, token)}")
     raise typer.Exit(code)

@@ -43,7 +43,8 @@ class Attempt:
     container: dict[str, str] | None = None
     """What its launcher told it of where it runs, if it is no plain process. Of a container: ``name``, ``token`` (a label of
     it), ``engine`` and ``image`` (digest); ``device`` ``cuda`` if it was given a GPU; on an engine of the same machine also
-    ``scratch``, the folder for its files, and ``data``, where it has the data file. Of others also ``launcher``."""
+    ``scratch``, the folder for its files, and ``data``, where it has the data file. Of others also ``launcher``, ``what`` a
+    ``name`` names, and ``restart``, of what may be started anew under the same name."""
     env: str = ""
     epochs: int | None = None
     """How many it trains to; more than the job's record says, where more were allowed."""
@@ -82,7 +83,8 @@ class Attempt:
         return self.began or older  # older versions did not say that one began
 
     def __str__(self) -> str:
-        place = f"process {self.pid}" if self.container is None else f"container {self.container.get('name')}"
+        about = self.container
+        place = f"process {self.pid}" if about is None else f"{about.get('what', 'container')} {about.get('name')}"
         return f"attempt {self.number} on {self.host} ({place})"
 
     @property
@@ -99,6 +101,12 @@ class Attempt:
     def is_here(self) -> bool:
         """Whether it is, or was, a process of this machine, which tells whether it lives."""
         return self.machine == machine.identity()
+
+    def began_anew(self, other: Attempt) -> bool:
+        """Whether ``other`` is an earlier start of what runs this one: a batch system starts its job anew once it has given up
+        the start before, of a dead node as well."""
+        mine, its = self.container or {}, other.container or {}
+        return "restart" in mine and "restart" in its and all(mine.get(key) == its.get(key) for key in ("launcher", "name"))
 
     def superseded_by(self, others: Iterable[Attempt]) -> bool:
         """Whether one of the job's attempts has taken the job from this one."""
@@ -177,14 +185,14 @@ class Attempts:
         return [attempt for attempt in found if attempt.phase != "withdrawn"]
 
     def of(self, token: str) -> Attempt | None:
-        """The one whose ID ends with a token; None: it has not claimed the job, or has stepped back.
+        """The last one whose ID ends with a token; None: it has not claimed the job, or has stepped back.
 
         Raises:
             DamagedObjectError: a record is damaged.
         """
         likely = f"{self.next_number():04d}-{token}"
         found = self.read([likely]) or self.read([name for name in self.names() if name.endswith(f"-{token}")])
-        return found[0] if found else None
+        return found[-1] if found else None
 
     def newest(self) -> list[Attempt]:
         """The last of :meth:`all`, from the one on that has the job: of the others most need not be read.

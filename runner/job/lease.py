@@ -47,8 +47,6 @@ def claim(job: Job, takeover: bool = False, token: str | None = None, known: lis
     """
     if known is None:
         known = job.attempts.all()
-    if not takeover and not job.store.has_a_clock:
-        refuse_beating(job, [other for other in known if other.open and not other.is_here and not job.attempts.lives(other)])
     attempt = Attempt(
         id=f"{job.attempts.next_number():04d}-{token or secrets.token_hex(4)}",
         machine=machine.identity(),
@@ -58,6 +56,9 @@ def claim(job: Job, takeover: bool = False, token: str | None = None, known: lis
         host=socket.gethostname(),
         container=machine.container(),
     )
+    if not takeover and not job.store.has_a_clock:
+        elsewhere = [other for other in known if other.open and not other.is_here and not attempt.began_anew(other)]
+        refuse_beating(job, [other for other in elsewhere if not job.attempts.lives(other)])
     job.attempts.write(attempt)
     deadline = time.monotonic() + EXPIRY_SECONDS
     while True:
@@ -66,11 +67,11 @@ def claim(job: Job, takeover: bool = False, token: str | None = None, known: lis
             _withdraw(job, attempt)
             return claim(job, takeover, token)
         owner = next((other for other in reversed(others) if other.has_taken_the_job), None)
-        if owner is not None and not takeover and lives(owner):
+        if owner is not None and not takeover and not attempt.began_anew(owner) and lives(owner):
             _withdraw(job, attempt)
             raise _taken(job, owner)
         earlier = [other for other in others if other.phase == "claiming" and other.order < attempt.order]
-        if not any(map(lives, earlier)) or time.monotonic() > deadline:
+        if not any(lives(other) for other in earlier if not attempt.began_anew(other)) or time.monotonic() > deadline:
             break
         time.sleep(_POLL_SECONDS)
     attempt.supersedes = [other.id for other in others if other.order < attempt.order and (other.open or other.phase == "lost")]

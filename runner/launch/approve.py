@@ -30,7 +30,7 @@ def approve(
         LastrunError: all that is missing, with the exit code of the first.
     """
     looks: list[Callable[[], object]] = [partial(launcher.preflight, store.uri)]
-    if resolved.config.run.launcher == "local":
+    if launcher.runs_here:
         looks.insert(0, partial(see_that_it_fits, resolved.env, here))
     if store.is_read_only(prefix):
         looks.append(partial(_refuse, store))

@@ -29,6 +29,8 @@ _NEEDED = ("torch", "numpy", "safetensors")
 class LocalLauncher:
     """Starts attempts with this Python. See :class:`~runner.launch.protocol.Launcher`."""
 
+    runs_here = True
+
     def __init__(self, config: JobSpec) -> None:
         self._config = config
 
@@ -78,6 +80,14 @@ class LocalLauncher:
         return current
 
     @staticmethod
+    def waits(job: Job) -> str | None:
+        """Never: a process begins at once."""
+
+    @staticmethod
+    def withdraw(job: Job) -> str | None:
+        """Nothing waits."""
+
+    @staticmethod
     def clean() -> None:
         """Nothing stays of a process but its scratch folder, which the next attempt sends and deletes."""
 
@@ -119,6 +129,11 @@ class StartedProcess:
         """On a thread of its own: the main one would have to look again and again, to hear signals as well."""
         self._process.wait()
         self._ended.set()
+
+    @property
+    def queued(self) -> str | None:
+        """It has begun."""
+        return None
 
     def last_words(self) -> str:
         """Of one in the background: what it wrote to standard error."""

@@ -22,6 +22,10 @@ class Started(Protocol):
             EngineError: nobody tells any more what becomes of it.
         """
 
+    @property
+    def queued(self) -> str | None:
+        """What holds it and will begin it by itself, such as a batch system's queue, in words; None: it has begun."""
+
     def hand_on(self, signum: int) -> None:
         """Pass on a signal that this command has got.
 
@@ -42,6 +46,9 @@ class Launcher(Protocol):
     What starts an attempt elsewhere tells it so in the variable LASTRUN_CONTAINER (:func:`runner.machine.container`), where
     ``launcher`` is its name here; the attempt's record keeps it, so that the same kind of launcher can be asked about it later.
     """
+
+    runs_here: bool
+    """Whether an attempt is a process of this very machine, which then has to fit the job's profile."""
 
     def __init__(self, config: JobSpec) -> None: ...
 
@@ -71,6 +78,22 @@ class Launcher(Protocol):
 
         Raises:
             LastrunError: it cannot be seen from here.
+        """
+
+    @staticmethod
+    def waits(job: Job) -> str | None:
+        """What of the job has been handed over and has not begun, and why; None: nothing, as far as can be seen from here.
+
+        Raises:
+            LastrunError: nobody answers.
+        """
+
+    @staticmethod
+    def withdraw(job: Job) -> str | None:
+        """Take back what of the job has not begun. Returns what that was; None: there was nothing.
+
+        Raises:
+            LastrunError: it cannot be taken back.
         """
 
     @staticmethod

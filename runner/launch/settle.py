@@ -11,7 +11,7 @@ from runner.errors import LastrunError, Reason, State, UsageError
 from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.launch.protocol import Launcher
-from runner.launchers import LAUNCHERS
+from runner.launchers import DEFAULT, LAUNCHERS
 
 
 def launcher_class(name: str) -> type[Launcher]:
@@ -35,6 +35,27 @@ def settle(job: Job, attempts: list[Attempt]) -> list[Attempt]:
 def state_of(job: Job) -> tuple[State, Attempt | None, Reason | None]:
     """The job's state as far as can be known here, the attempt that decides it, and why that ended."""
     return job.attempts.state(settled(job))
+
+
+def waits(job: Job) -> str | None:
+    """What of the job has been handed to a launcher and has not begun, and why, as far as can be seen from here."""
+    with suppress(LastrunError):
+        return _of_its_record(job).waits(job)
+    return None
+
+
+def withdraw(job: Job) -> str | None:
+    """Take back what of the job has not begun. Returns what that was; None: there was nothing.
+
+    Raises:
+        LastrunError: it cannot be taken back.
+    """
+    return _of_its_record(job).withdraw(job)
+
+
+def _of_its_record(job: Job) -> type[Launcher]:
+    name = job.record()["config"].get("run.launcher")
+    return launcher_class(name if name in LAUNCHERS else DEFAULT)
 
 
 def scratch_places(job: Job, attempts: list[Attempt]) -> set[Path]:

@@ -40,8 +40,9 @@ def run(launcher: Launcher, job: Job, arguments: list[str], *, quiet: bool) -> t
     return code, token
 
 
-def detach(launcher: Launcher, job: Job, arguments: list[str]) -> None:
-    """Start an attempt that lives on when this process ends; returns once it has claimed the job.
+def detach(launcher: Launcher, job: Job, arguments: list[str]) -> str | None:
+    """Start an attempt that lives on when this process ends; returns once it has claimed the job, or is held by what will begin
+    it: then what that says.
 
     Raises:
         LastrunError: it ended before that.
@@ -54,12 +55,14 @@ def detach(launcher: Launcher, job: Job, arguments: list[str]) -> None:
     if asked:
         started.kill()
         raise KeyboardInterrupt
+    if waiting := started.queued:
+        return waiting
     deadline, words = time.monotonic() + START_SECONDS, ""
     while time.monotonic() < deadline:
         code = started.wait(0)  # asked first: it may claim, run and end between two looks
         try:
             if (attempt := job.attempts.of(token)) and attempt.phase != "claiming":
-                return
+                return None
         except StoreError as error:  # it may answer again
             words = f": {error}"
         if code is not None:

@@ -107,8 +107,9 @@ def _status_text(status: dict[str, Any]) -> Text:
     if unsent := status["unsent"]:
         rows.append(("unsent", _unsent(unsent, status["reference"])))
     if attempt := status["attempt"]:
-        where = f"{attempt['host']}, in a container" if attempt["container"] else attempt["host"]
-        rows.append(("attempt", f"{attempt['number']} on {where} (env {attempt['env']})"))
+        rows.append(("attempt", f"{attempt['number']} on {attempt['place']} (env {attempt['env']})"))
+    if status["waits"]:
+        rows.append(("queue", status["waits"]))
     rows.append(("next", status["next"]))
     width = max(len(name) for name, _ in rows)
     lines = [Text.assemble(styled(f"{name:<{width}}", "dim"), "  ", plain(t) if isinstance(t, str) else t) for name, t in rows]

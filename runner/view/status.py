@@ -14,7 +14,7 @@ from runner.job.attempts import Attempt, from_the_owner
 from runner.job.checkpoints import counted
 from runner.job.job import Job
 from runner.job.paths import step_of
-from runner.launch.settle import scratch_places, settle, settled, state_of
+from runner.launch.settle import scratch_places, settle, settled, state_of, waits
 from runner.waits import WAITS
 
 FOLLOW_SECONDS = WAITS.follow
@@ -56,13 +56,23 @@ def job_status(job: Job) -> dict[str, Any]:
             "host": attempt.host,
             "env": attempt.env,
             "container": attempt.container is not None,
+            "place": _place(attempt),
         },
         attempts=len(attempts),
         unsent=_unsent(job, stand),
+        waits=None if state is State.RUNNING else waits(job),
     )
     facts["step"] = max([stored.manifest.step for stored in checkpoints[-1:]] + [facts["progress"].get("step") or 0])
     facts["epoch"] = max(facts["epoch"], metrics[-1]["epoch"] if metrics else 0)
     return facts
+
+
+def _place(attempt: Attempt) -> str:
+    """Where it runs, or ran."""
+    about = attempt.container
+    if about is None:
+        return attempt.host
+    return f"{attempt.host}, {about['what']} {about.get('name')}" if "what" in about else f"{attempt.host}, in a container"
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ from runner.spec import JobSpec
 class DummyLauncher:
     """Starts attempts as such processes."""
 
+    runs_here = True
+
     def __init__(self, config: JobSpec) -> None:
         self._config = config
 
@@ -54,6 +56,14 @@ class DummyLauncher:
         if current is not None and current.open:
             job.attempts.write_lost(current, "its process has no token any more")
         return current
+
+    @staticmethod
+    def waits(job: Job) -> str | None:
+        return None
+
+    @staticmethod
+    def withdraw(job: Job) -> str | None:
+        return None
 
     @staticmethod
     def clean() -> None:

@@ -29,6 +29,7 @@ from runner.resolve import resolve_spec
 from runner.store.directory import DirectoryStore
 from tests.conftest import Cli
 from tests.jobs import PATIENCE, jobs_in, some_step_is_stored
+from tests.slurm import Slurm
 
 ROOT = Path(__file__).parents[2]
 LONG = ("--set", "training.epochs=5000")
@@ -42,6 +43,13 @@ class Case:
     kill: Callable[[Attempt], None]
     impossible: str
     """A setting with which nothing of its can start."""
+    settings: tuple[str, ...] = ()
+    """What its jobs need besides."""
+    at_once: bool = True
+    """Whether what was started runs when the command returns."""
+
+    def submit(self, tiny: Path, *words: str) -> list[str | Path]:
+        return ["submit", tiny, "--launcher", self.name, *words, *(["--set", *self.settings] if self.settings else [])]
 
 
 def kill_process(attempt: Attempt) -> None:
@@ -66,6 +74,12 @@ def docker(request: pytest.FixtureRequest) -> Case:
 
 
 @pytest.fixture
+def batch(slurm: Slurm, tmp_path: Path) -> Case:
+    needed = ("run.gpus=0", f"hardware.scratch_root={tmp_path}/scratch")
+    return Case("slurm", kill_process, "run.slurm.partition=nowhere", needed, at_once=False)
+
+
+@pytest.fixture
 def dummy(tmp_path_factory: pytest.TempPathFactory, clean_env: dict[str, str]) -> Iterator[Case]:
     """In a copy of the code: one file, one line."""
     copy = tmp_path_factory.mktemp("copy")
@@ -82,27 +96,28 @@ def dummy(tmp_path_factory: pytest.TempPathFactory, clean_env: dict[str, str]) -
 CASES = [
     pytest.param("local"),
     pytest.param("docker", marks=[pytest.mark.xdist_group("docker"), pytest.mark.slow]),
+    pytest.param("batch", id="slurm", marks=pytest.mark.xdist_group("slurm")),
     pytest.param("dummy"),
 ]
 each_launcher = pytest.mark.parametrize("case", CASES, indirect=True)
 
 
 def test_every_launcher_is_held_to_the_contract() -> None:
-    assert {param.values[0] for param in CASES} == {*LAUNCHERS, "dummy"}
+    assert {param.id or param.values[0] for param in CASES} == {*LAUNCHERS, "dummy"}
 
 
 @each_launcher
 def test_an_attempt_runs_to_its_end_and_what_cannot_start_makes_no_job(
     case: Case, cli: Cli, tiny: Path, clean_env: dict[str, str]
 ) -> None:
-    refused = cli("submit", tiny, "--launcher", case.name, "--set", *case.impossible.split())
+    refused = cli(*case.submit(tiny, "--set", *case.impossible.split()))
     assert refused.returncode in (2, 6), refused.stdout + refused.stderr
     assert refused.stderr.startswith("error: ")
     assert len(refused.stderr.splitlines()) == 1
     store = DirectoryStore(Path(clean_env["LASTRUN_STORE"]))
     assert jobs_in(store) == []
 
-    done = cli("submit", tiny, "--launcher", case.name)
+    done = cli(*case.submit(tiny))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "epoch 3/3" in done.stdout
     [job] = jobs_in(store)
@@ -113,7 +128,7 @@ def test_an_attempt_runs_to_its_end_and_what_cannot_start_makes_no_job(
 
 @each_launcher
 def test_an_attempt_is_asked_to_save_through_the_command_that_follows_it(case: Case, cli: Cli, run: Any, tiny: Path) -> None:
-    current = run("submit", tiny, "--launcher", case.name, *LONG)
+    current = run(*case.submit(tiny, *LONG))
     current.wait_for(some_step_is_stored)
     current.process.send_signal(signal.SIGTERM)
     code, out = current.end()
@@ -127,9 +142,11 @@ def test_an_attempt_is_asked_to_save_through_the_command_that_follows_it(case: C
 def test_an_attempt_in_the_background_has_its_job_alone_and_is_found_dead_when_it_was_killed(
     case: Case, cli: Cli, tiny: Path, clean_env: dict[str, str]
 ) -> None:
-    started = cli("submit", tiny, "--launcher", case.name, "--detach", *LONG)
+    started = cli(*case.submit(tiny, "--detach", *LONG))
     assert started.returncode == 0, started.stdout + started.stderr
     [job] = jobs_in(DirectoryStore(Path(clean_env["LASTRUN_STORE"])))
+    if not case.at_once:
+        wait_until(lambda: [one.phase for one in job.attempts.all()] == ["running"])
     [attempt] = job.attempts.all()
     assert (attempt.launcher, attempt.phase) == (case.name, "running")
     assert "running" in cli("status", job.id).stdout
@@ -140,7 +157,7 @@ def test_an_attempt_in_the_background_has_its_job_alone_and_is_found_dead_when_i
     # As from a machine that knows nothing of the first: the claim in the store decides, and what was started says so.
     blind = started_blindly(job, clean_env)
     assert blind.returncode == 5, blind.stdout + blind.stderr
-    assert re.fullmatch(r"\S+ is being run by attempt 1 on .*", blind.stdout.strip())
+    assert re.fullmatch(r"\S+ is being run by (attempt 1 on|Slurm job) .*", blind.stdout.strip())
     assert [one.id for one in job.attempts.all()] == [attempt.id]
 
     wait_until(lambda: job.checkpoints.all())

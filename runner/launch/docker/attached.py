@@ -81,6 +81,11 @@ class StartedContainer:
         self._call(partial(self._container.kill, signal.Signals(signum).name))
         self._next_look = time.monotonic() + SHORT_SECONDS
 
+    @property
+    def queued(self) -> str | None:
+        """It has begun."""
+        return None
+
     def last_words(self) -> str:
         """The last line of its output."""
         with patience(self._container.client, SHORT_SECONDS), explained():

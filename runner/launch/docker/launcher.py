@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 class DockerLauncher:
     """Starts attempts in containers. See :class:`~runner.launch.protocol.Launcher`."""
 
+    runs_here = False
+
     def __init__(self, config: JobSpec) -> None:
         self._config = config
         self._image = config.run.image or default_image()
@@ -81,6 +83,14 @@ class DockerLauncher:
     def settle(job: Job, attempt: Attempt) -> Attempt | None:
         """Only the engine that ran the container is believed, and only about the container whose token the attempt carries."""
         return containers.settle(job, attempt)
+
+    @staticmethod
+    def waits(job: Job) -> str | None:
+        """Never: a container begins at once."""
+
+    @staticmethod
+    def withdraw(job: Job) -> str | None:
+        """Nothing waits."""
 
     @staticmethod
     def clean() -> None:

@@ -1,0 +1,178 @@
+"""Jobs on a real Slurm of two nodes: its queue, its limits, its ways to end a job, and a node and a controller that die."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.job.job import Job
+from runner.store.directory import DirectoryStore
+from tests.conftest import Cli
+from tests.jobs import LONGER, Run, assert_same, jobs_in, some_step_is_stored, wait_until
+from tests.slurm import Slurm
+
+pytestmark = [pytest.mark.xdist_group("slurm"), pytest.mark.usefixtures("slurm")]
+
+SLURM = ("--launcher", "slurm", "--set", "run.gpus=0")
+LONG = ("--set", "training.epochs=5000")
+
+
+def only_job(env: dict[str, str]) -> Job:
+    [job] = jobs_in(DirectoryStore(Path(env["LASTRUN_STORE"])))
+    return job
+
+
+def slurm_id(job: Job) -> str:
+    return str((job.attempts.all()[-1].container or {})["name"])
+
+
+def test_the_script_is_sound_and_holds_no_secret(
+    run: Any, tiny: Path, slurm: Slurm, clean_env: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    clean_env["HF_TOKEN"] = "hf_secretsecretsecret"
+    current = run("submit", tiny, *SLURM, "run.pass_env=[HF_TOKEN]", "training.epochs=5000", "--detach")
+    assert current.end()[0] == 0
+    wait_until(lambda: some_step_is_stored(only_job(clean_env)))
+    text = slurm.call("scontrol", "write", "batch_script", slurm_id(only_job(clean_env)), "-")
+    assert "lastrun-tiny" in text
+    assert "secretsecret" not in text + slurm.call("scontrol", "show", "job", slurm_id(only_job(clean_env)))
+    (tmp_path / "batch.sh").write_text(text)
+    judged = subprocess.run(["shellcheck", tmp_path / "batch.sh"], capture_output=True, text=True, check=False)
+    assert judged.returncode == 0, judged.stdout
+    pid = only_job(clean_env).attempts.all()[-1].pid
+    given = dict(pair.partition("=")[::2] for pair in Path(f"/proc/{pid}/environ").read_text().split("\0") if pair)
+    assert given["HF_TOKEN"] == "hf_secretsecretsecret"
+    assert "PYTEST_CURRENT_TEST" not in given, "it gets what is named alone"
+
+
+def test_what_slurm_would_not_take_is_told_before_there_is_a_job(cli: Cli, tiny: Path, clean_env: dict[str, str]) -> None:
+    for settings, told in (
+        (["run.slurm.partition=nowhere"], "run.slurm.partition: found nowhere; allowed here: all, cpu, gpu"),
+        (
+            ["run.slurm.partition=cpu", "run.gpus=1"],
+            "partition cpu has no GPUs: take partition all or gpu, or train on its CPUs with run.gpus=0",
+        ),
+        (["run.slurm.gpu_type=h100", "run.gpus=1"], "partition gpu has no GPU of type h100; it has a100"),
+        (["run.time_limit=90m"], "run.time_limit: found 5400 s; partition gpu gives 3600 s at most"),
+        (["run.memory=900g"], "Slurm: "),
+        (["run.slurm.extra=['--export=ALL']"], "an option of sbatch such as --exclude=n1"),
+        (["run.slurm.extra=['--wrap=reboot']"], "an option of sbatch such as --exclude=n1"),
+    ):
+        done = cli("submit", tiny, *SLURM, *settings)
+        assert done.returncode in (2, 6), done.stdout + done.stderr
+        assert told in done.stderr
+    assert jobs_in(DirectoryStore(Path(clean_env["LASTRUN_STORE"]))) == []
+
+
+def test_what_waits_says_why_and_is_taken_out_of_the_queue(
+    cli: Cli, tiny: Path, slurm: Slurm, clean_env: dict[str, str]
+) -> None:
+    held = cli("submit", tiny, *SLURM, "run.slurm.extra=['--hold']", "--detach")
+    assert held.returncode == 0, held.stderr
+    assert "waits" in held.stdout
+    job = only_job(clean_env)
+    assert "you hold it; scontrol release lets it go" in cli("status", job.id).stdout
+    again = cli("resume", job.id)
+    assert again.returncode == 5
+    assert "takes it out of the queue" in again.stderr
+    stopped = cli("stop", job.id)
+    assert "was taken out of the queue" in stopped.stdout
+    assert slurm.jobs() == []
+    assert cli("stop", job.id).returncode == 2
+
+
+def test_a_request_from_elsewhere_reaches_what_waited(cli: Cli, tiny: Path, slurm: Slurm, clean_env: dict[str, str]) -> None:
+    """From a machine that does not see the queue: the request waits in the store, and so does what begins after it."""
+    assert cli("submit", tiny, *SLURM, "run.slurm.extra=['--hold']", "training.epochs=5000", "--detach").returncode == 0
+    job = only_job(clean_env)
+    job.requests.ask_to_stop(now=False)
+    slurm.call("scontrol", "release", slurm.jobs()[0])
+    wait_until(lambda: job.attempts.all() and job.attempts.all()[-1].phase == "ended")
+    assert job.attempts.all()[-1].reason == "stop_requested"
+
+
+def test_cut_by_its_limit_it_goes_back_into_the_queue_and_on_to_the_same_bits(
+    run: Any, tiny: Path, slurm: Slurm, uninterrupted: Any
+) -> None:
+    current: Run = run("submit", tiny, *SLURM, *LONGER[1:], "run.time_limit=15m")
+    with current.held(some_step_is_stored):
+        slurm.call("scancel", "--batch", "--signal=USR1", slurm_id(current.job))  # as Slurm does at the limit
+    code, out = current.end()
+    assert code == 0, out
+    assert "it goes back into the queue" in out
+    assert "going on from checkpoint" in out
+    attempts = current.job.attempts.all()
+    assert [(one.phase, one.reason) for one in attempts] == [("ended", "preempted"), ("ended", "completed")]
+    assert [(one.container or {})["restart"] for one in attempts] == ["0", "1"]
+    assert len({slurm_id(current.job)}) == 1
+    assert_same(current.job, uninterrupted)
+
+
+def test_without_progress_it_does_not_go_round_for_ever(run: Any, cli: Cli, tiny: Path, slurm: Slurm) -> None:
+    current: Run = run("submit", tiny, *SLURM, "training.epochs=5000", "run.max_requeues=0")
+    with current.held(some_step_is_stored):
+        slurm.call("scancel", "--batch", "--signal=USR1", slurm_id(current.job))
+    code, out = current.end()
+    assert code == 75, out
+    assert "it is not begun anew: run.max_requeues is 0" in out
+    assert slurm.jobs() == []
+
+
+def test_scancel_saves_and_pauses(run: Any, tiny: Path, slurm: Slurm) -> None:
+    current: Run = run("submit", tiny, *SLURM, *LONG[1:])
+    current.wait_for(some_step_is_stored)
+    slurm.call("scancel", slurm_id(current.job))
+    code, out = current.end()
+    assert code == 75, out
+    assert current.job.state()[0].value == "paused"
+    assert slurm.jobs() == []
+
+
+def test_a_node_that_died_is_followed_by_another_whatever_still_lives_there(
+    run: Any, tiny: Path, slurm: Slurm, uninterrupted: Any
+) -> None:
+    current: Run = run("submit", tiny, *SLURM, *LONGER[1:], "run.slurm.partition=all", "run.slurm.extra=['--nodelist=n2']")
+    try:
+        with current.held(some_step_is_stored):  # the old attempt stands still, and wakes when another has the job
+            old = current.job.attempts.all()[-1]
+            slurm.kill("n2")
+            slurm.call("scontrol", "update", f"jobid={slurm_id(current.job)}", "reqnodelist=")
+            slurm.call("scontrol", "update", "nodename=n2", "state=down", "reason=test")
+            slurm.call("scontrol", "update", f"jobid={slurm_id(current.job)}", "reqnodelist=n1")
+            wait_until(lambda: len([one for one in current.job.attempts.all() if one.has_taken_the_job]) == 2)
+        code, out = current.end()
+    finally:
+        slurm.start_node("n2")
+        slurm.call("scontrol", "update", "nodename=n2", "state=resume")
+    assert code == 0, out
+    first, second = current.job.attempts.all()
+    assert first.id == old.id
+    assert second.reason == "completed"
+    assert [(one.container or {})["restart"] for one in (first, second)] == ["0", "1"]
+    assert_same(current.job, uninterrupted)
+
+
+def test_a_controller_that_is_away_for_a_while_stops_nobody(run: Any, cli: Cli, tiny: Path, slurm: Slurm) -> None:
+    current: Run = run("submit", tiny, *SLURM, *LONGER[1:])
+    with current.held(some_step_is_stored):
+        slurm.kill("slurmctld")
+        assert "running" in cli("status", "tiny").stdout
+        slurm.start_controller()
+    code, out = current.end()
+    assert code == 0, out
+    assert current.job.state()[0].value == "succeeded"
+
+
+def test_several_at_once_each_run_once(cli: Cli, tiny: Path, slurm: Slurm, clean_env: dict[str, str]) -> None:
+    for _ in range(4):
+        done = cli("submit", tiny, *SLURM, "training.epochs=1", "run.slurm.partition=all", "--detach")
+        assert done.returncode == 0, done.stderr
+    store = DirectoryStore(Path(clean_env["LASTRUN_STORE"]))
+    wait_until(lambda: [job.state()[0].value for job in jobs_in(store)] == ["succeeded"] * 4)
+    assert {len(job.attempts.all()) for job in jobs_in(store)} == {1}
+    rows = json.loads(cli("list", "--json").stdout)["jobs"]
+    assert [row["state"] for row in rows] == ["succeeded"] * 4

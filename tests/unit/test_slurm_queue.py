@@ -1,0 +1,131 @@
+"""What Slurm's programs say, read; what is asked of it, written. The cluster itself is in tests/integration/test_slurm.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from runner.attempt.again import why_not_again
+from runner.job.attempts import Attempt
+from runner.job.job import Job
+from runner.launch.slurm import queue
+from runner.launch.slurm.batch import asked, script
+from runner.launch.slurm.queue import Queued, minutes_of
+from runner.machine import CONTAINER_VARIABLE
+from runner.resolve import resolve_spec
+from runner.store.directory import DirectoryStore
+from tests.conftest import TINY
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes"),
+    [("1:00:00", 60), ("30:00", 30), ("2-12:00:00", 3600), ("00:59", 0), ("infinite", None), ("n/a", None), ("", None)],
+)
+def test_times_as_slurm_writes_them(text: str, minutes: int | None) -> None:
+    assert minutes_of(text) == minutes
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "start", "told"),
+    [
+        (
+            "PENDING",
+            "Resources",
+            "2026-11-28T10:00:00",
+            "waits: no node with what it asks for is free, about 2026-11-28 10:00:00",
+        ),
+        ("PENDING", "JobHeldUser", "N/A", "waits: you hold it; scontrol release lets it go"),
+        ("PENDING", "SomethingNew", "N/A", "waits: SomethingNew"),
+        ("RUNNING", "None", "2026-11-28T10:00:00", ": running"),
+    ],
+)
+def test_why_a_job_waits(state: str, reason: str, start: str, told: str) -> None:
+    assert str(Queued("7", "lastrun-x", state, reason, start)) == f"Slurm job 7{'' if told[0] == ':' else ' '}{told}"
+
+
+def test_what_slurm_says_steers_no_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "squeue").write_text("#!/bin/sh\nprintf '7|lastrun-x|PENDING|\\033[2J|N/A\\nnonsense\\n'\n")
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert [one.reason for one in queue.queued("lastrun-x")] == ["\\x1b[2J"]
+
+
+def test_partitions_with_what_they_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        "gpu*|up|1-00:00:00|gpu:a100:4(S:0-1)",
+        "gpu*|up|1-00:00:00|gpu:t4:2,shard:8",
+        "cpu|up|infinite|(null)",
+        "old|down|1:00|gpu:k80:1",
+    ]
+    (tmp_path / "sinfo").write_text("#!/bin/sh\ncat <<'END'\n" + "\n".join(rows) + "\nEND\n")
+    (tmp_path / "sinfo").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    found = queue.partitions()
+    assert set(found) == {"gpu", "cpu"}
+    assert found["gpu"].default
+    assert found["gpu"].minutes == 1440
+    assert {"gpu", "gpu:a100", "gpu:t4"} <= found["gpu"].resources
+    assert (found["cpu"].default, found["cpu"].minutes) == (False, None)
+    assert not any(kind.startswith("gpu") for kind in found["cpu"].resources)
+
+
+def test_what_is_asked_of_slurm(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(TINY)
+    settings = ["run.launcher=slurm", "run.time_limit=9h", "run.memory=12g", "run.cpus=3.5", "run.slurm.account=lab"]
+    config = resolve_spec(tmp_path / "job.yaml", "local", [*settings, "run.slurm.extra=[--exclude=n1]"]).config
+    options = asked(config, "gpu:a100:1", "lastrun-x", tmp_path / "50%.log", ["PATH", "HF_TOKEN"])
+    assert {"--time=540", "--mem=12G", "--cpus-per-task=4", "--account=lab", "--gres=gpu:a100:1"} <= set(options)
+    assert {"--signal=B:USR1@600", "--requeue", "--open-mode=append", "--export=PATH,HF_TOKEN"} <= set(options)
+    assert f"--output={tmp_path}/50%%.log" in options
+    assert options[-1] == "--exclude=n1"
+    text = script(options, "file:///store with a space/x", ["--set", "name='; reboot'"])
+    assert "'file:///store with a space/x'" in text
+    assert text.startswith("#!/bin/sh\n#SBATCH --job-name=lastrun-x\n")
+
+
+@pytest.mark.parametrize(
+    ("restart", "changes", "told"),
+    [
+        (0, {}, None),
+        (0, {"reason": "time_limit"}, None),
+        (0, {"reason": "stop_requested"}, "it ended as stop_requested"),
+        (0, {"reason": "completed"}, "it ended as completed"),
+        (3, {}, "run.max_requeues is 3"),
+        (0, {"resumed_step": 40}, "it has made no progress"),
+        (0, {"container": {"launcher": "slurm", "name": "8", "restart": "0"}}, "another attempt has taken the job"),
+    ],
+)
+def test_what_was_cut_is_begun_anew_while_it_gets_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restart: int, changes: dict[str, object], told: str | None
+) -> None:
+    config: dict[str, object] = {
+        "model.variant": "nano_e_v3",
+        "dataset": "synthetic",
+        "split_type": "xsub",
+        "env": "local",
+        "training.epochs": 5,
+    }
+    config["run.max_requeues"] = 3
+    job = Job.create(DirectoryStore(tmp_path), "x", config, {}, "0")
+    about = {"launcher": "slurm", "name": "7", "restart": str(restart)}
+    attempt = Attempt("0001-aaaaaaaa", "m", 1, "1", 0.0, phase="ended", began=True, reason="preempted", container=about)
+    attempt.scores = {"step": 40.0}
+    for name, value in changes.items():
+        setattr(attempt, name, value)
+    job.attempts.write(attempt)
+    monkeypatch.setenv(CONTAINER_VARIABLE, f'{{"launcher": "slurm", "name": "7", "restart": "{restart}"}}')
+    why = why_not_again(job)
+    assert why == told if told is None else why is not None and why.startswith(told)
+
+
+def test_only_a_start_of_the_same_slurm_job_is_begun_anew() -> None:
+    def attempt(**about: str) -> Attempt:
+        return Attempt("0001-aaaaaaaa", "m", 1, "1", 0.0, container=about or None)
+
+    later = attempt(launcher="slurm", name="7", restart="1")
+    assert later.began_anew(attempt(launcher="slurm", name="7", restart="0"))
+    assert not later.began_anew(attempt(launcher="slurm", name="8", restart="0"))
+    assert not later.began_anew(attempt(launcher="docker", name="7"))
+    assert not later.began_anew(attempt())
+    assert not attempt(name="7").began_anew(attempt(name="7"))
