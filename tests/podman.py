@@ -51,6 +51,7 @@ class Podman:
         with (self.folder / "log").open("wb") as log:
             self._service = subprocess.Popen(
                 ["podman", *places, "system", "service", "--time=0", self.host],
+                cwd=self.folder,  # conmon leaves a file named oom where it stands
                 env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(self.folder), "CONTAINERS_CONF": str(settings)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,

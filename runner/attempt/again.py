@@ -9,8 +9,8 @@ from runner.job.job import Job
 CUT = (Reason.TIME_LIMIT, Reason.PREEMPTED)
 
 
-def why_not_again(job: Job) -> str | None:
-    """What is against it, in words; None: nothing.
+def why_not_again(job: Job, most: int) -> str | None:
+    """What is against it, in words; None: nothing. It is begun anew ``most`` times (``run.max_requeues``).
 
     Raises:
         StoreError: the store does not answer.
@@ -23,9 +23,7 @@ def why_not_again(job: Job) -> str | None:
     last = mine[-1]
     if last.reason not in {reason.value for reason in CUT}:
         return f"it ended as {last.reason}"
-    begun = int(about.get("restart", 0))
-    most = job.record()["config"].get("run.max_requeues", 0)
-    if begun >= most:
+    if int(about.get("restart", 0)) >= most:
         return f"run.max_requeues is {most}"
     if (last.scores.get("step") or 0) <= last.resumed_step:
         return "it has made no progress: it would only wait and be cut again"

@@ -230,7 +230,10 @@ def attempt(
     raise typer.Exit(code)
 
 
-def again(job_uri: Annotated[str, typer.Argument(metavar="JOB-URI")]) -> None:
+def again(
+    job_uri: Annotated[str, typer.Argument(metavar="JOB-URI")],
+    most: Annotated[int, typer.Option("--most", help="how often it may be")],
+) -> None:
     """Whether a batch system is to begin the attempt anew in which this is called; batch scripts ask it."""
     from runner.attempt.again import why_not_again
     from runner.errors import Exit
@@ -240,7 +243,7 @@ def again(job_uri: Annotated[str, typer.Argument(metavar="JOB-URI")]) -> None:
     from runner.view.console import say
 
     store, job_id = StoreUri.parse(job_uri).parent()
-    why = why_not_again(Job(open_store(store), job_id))
+    why = why_not_again(Job(open_store(store), job_id), most)
     say("it goes back into the queue, and on from its last checkpoint" if why is None else f"it is not begun anew: {why}")
     raise typer.Exit(Exit.DONE if why is None else Exit.FAILED)
 

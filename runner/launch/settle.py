@@ -11,7 +11,7 @@ from runner.errors import LastrunError, Reason, State, UsageError
 from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.launch.protocol import Launcher
-from runner.launchers import DEFAULT, LAUNCHERS
+from runner.launchers import LAUNCHERS
 
 
 def launcher_class(name: str) -> type[Launcher]:
@@ -39,8 +39,10 @@ def state_of(job: Job) -> tuple[State, Attempt | None, Reason | None]:
 
 def waits(job: Job) -> str | None:
     """What of the job has been handed to a launcher and has not begun, and why, as far as can be seen from here."""
-    with suppress(LastrunError):
-        return _of_its_record(job).waits(job)
+    for name in LAUNCHERS:  # its record tells only of the first that it was submitted with
+        with suppress(LastrunError):
+            if told := launcher_class(name).waits(job):
+                return told
     return None
 
 
@@ -50,12 +52,7 @@ def withdraw(job: Job) -> str | None:
     Raises:
         LastrunError: it cannot be taken back.
     """
-    return _of_its_record(job).withdraw(job)
-
-
-def _of_its_record(job: Job) -> type[Launcher]:
-    name = job.record()["config"].get("run.launcher")
-    return launcher_class(name if name in LAUNCHERS else DEFAULT)
+    return next((told for name in LAUNCHERS if (told := launcher_class(name).withdraw(job))), None)
 
 
 def scratch_places(job: Job, attempts: list[Attempt]) -> set[Path]:

@@ -31,7 +31,7 @@ def slurm_id(job: Job) -> str:
 
 
 def test_the_script_is_sound_and_holds_no_secret(
-    run: Any, tiny: Path, slurm: Slurm, clean_env: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    run: Any, tiny: Path, slurm: Slurm, clean_env: dict[str, str], tmp_path: Path
 ) -> None:
     clean_env["HF_TOKEN"] = "hf_secretsecretsecret"
     current = run("submit", tiny, *SLURM, "run.pass_env=[HF_TOKEN]", "training.epochs=5000", "--detach")
@@ -112,7 +112,7 @@ def test_cut_by_its_limit_it_goes_back_into_the_queue_and_on_to_the_same_bits(
     assert_same(current.job, uninterrupted)
 
 
-def test_without_progress_it_does_not_go_round_for_ever(run: Any, cli: Cli, tiny: Path, slurm: Slurm) -> None:
+def test_it_goes_round_no_more_often_than_is_allowed(run: Any, cli: Cli, tiny: Path, slurm: Slurm) -> None:
     current: Run = run("submit", tiny, *SLURM, "training.epochs=5000", "run.max_requeues=0")
     with current.held(some_step_is_stored):
         slurm.call("scancel", "--batch", "--signal=USR1", slurm_id(current.job))

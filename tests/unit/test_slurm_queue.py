@@ -9,8 +9,9 @@ import pytest
 from runner.attempt.again import why_not_again
 from runner.job.attempts import Attempt
 from runner.job.job import Job
+from runner.launch.settle import waits, withdraw
 from runner.launch.slurm import queue
-from runner.launch.slurm.batch import asked, script
+from runner.launch.slurm.batch import asked, job_name, script
 from runner.launch.slurm.queue import Queued, minutes_of
 from runner.machine import CONTAINER_VARIABLE
 from runner.resolve import resolve_spec
@@ -79,7 +80,7 @@ def test_what_is_asked_of_slurm(tmp_path: Path) -> None:
     assert {"--signal=B:USR1@600", "--requeue", "--open-mode=append", "--export=PATH,HF_TOKEN"} <= set(options)
     assert f"--output={tmp_path}/50%%.log" in options
     assert options[-1] == "--exclude=n1"
-    text = script(options, "file:///store with a space/x", ["--set", "name='; reboot'"])
+    text = script(options, "file:///store with a space/x", ["--set", "name='; reboot'"], 5)
     assert "'file:///store with a space/x'" in text
     assert text.startswith("#!/bin/sh\n#SBATCH --job-name=lastrun-x\n")
 
@@ -99,14 +100,13 @@ def test_what_is_asked_of_slurm(tmp_path: Path) -> None:
 def test_what_was_cut_is_begun_anew_while_it_gets_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restart: int, changes: dict[str, object], told: str | None
 ) -> None:
-    config: dict[str, object] = {
+    config = {
         "model.variant": "nano_e_v3",
         "dataset": "synthetic",
         "split_type": "xsub",
         "env": "local",
         "training.epochs": 5,
     }
-    config["run.max_requeues"] = 3
     job = Job.create(DirectoryStore(tmp_path), "x", config, {}, "0")
     about = {"launcher": "slurm", "name": "7", "restart": str(restart)}
     attempt = Attempt("0001-aaaaaaaa", "m", 1, "1", 0.0, phase="ended", began=True, reason="preempted", container=about)
@@ -115,8 +115,20 @@ def test_what_was_cut_is_begun_anew_while_it_gets_on(
         setattr(attempt, name, value)
     job.attempts.write(attempt)
     monkeypatch.setenv(CONTAINER_VARIABLE, f'{{"launcher": "slurm", "name": "7", "restart": "{restart}"}}')
-    why = why_not_again(job)
+    why = why_not_again(job, most=3)
     assert why == told if told is None else why is not None and why.startswith(told)
+
+
+def test_what_waits_is_seen_whatever_the_job_was_submitted_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = {"model.variant": "nano_e_v3", "dataset": "synthetic", "split_type": "xsub", "env": "local", "training.epochs": 5}
+    job = Job.create(DirectoryStore(tmp_path / "store"), "x", {**config, "run.launcher": "local"}, {}, "0")
+    for name, said in (("squeue", f"7|{job_name(job)}|PENDING|Resources|N/A"), ("scancel", "")):
+        (tmp_path / name).write_text(f"#!/bin/sh\nprintf '%s\\n' '{said}' \"$*\" >>{tmp_path}/{name}.log\necho '{said}'\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert waits(job) == "Slurm job 7 waits: no node with what it asks for is free"
+    assert withdraw(job) == "Slurm job 7"
+    assert (tmp_path / "scancel.log").read_text().split() == ["7"]
 
 
 def test_only_a_start_of_the_same_slurm_job_is_begun_anew() -> None:

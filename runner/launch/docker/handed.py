@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from last_e.datafile import DataError, data_path, is_remote
-from last_e.redact import NAMED
 from last_e.text import absolute, expand
 from runner import machine
 from runner.attempt import data_cache
@@ -22,6 +21,7 @@ from runner.launch.docker import gpus
 from runner.launch.docker.containers import logs
 from runner.launch.docker.engine import explained, is_local
 from runner.launch.docker.given import DATA, HOME, TMP, Given, see_that_nothing_is_covered
+from runner.launch.variables import to_hand_over, uses_buckets
 from runner.spec import JobSpec
 from runner.store.uri import StoreUri
 from runner.waits import VARIABLE
@@ -31,13 +31,6 @@ if TYPE_CHECKING:
 
 STOP_SECONDS = int(STOP_PATIENCE_SECONDS + PREEMPTED_SECONDS) + 5
 """What ``docker stop`` allows before it kills: a save and a drain."""
-STORE_VARIABLES = (
-    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION"),
-    *("AWS_CA_BUNDLE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_EC2_METADATA_DISABLED"),
-    *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "REQUESTS_CA_BUNDLE"),
-    *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
-)
-"""What a bucket needs: naming one as the store names these, too."""
 _FILE_VARIABLES = ("AWS_CA_BUNDLE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "REQUESTS_CA_BUNDLE")
 _AWS_FILES = {"AWS_CONFIG_FILE": "~/.aws/config", "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials"}
 
@@ -180,12 +173,12 @@ class Handed:
         return found
 
     def _uses_buckets(self, store: StoreUri) -> bool:
-        return store.scheme != "file" or is_remote(self._config.data.uri)
+        return uses_buckets(self._config, store)
 
     def told(self, uri: StoreUri) -> dict[str, dict[str, str]]:
         """The variables that the job names: ``run.pass_env``, those of its bucket, and which are secret; for an engine
         elsewhere with the files that they name."""
-        names = [NAMED, *self._config.run.pass_env, *(STORE_VARIABLES if self._uses_buckets(uri) else ())]
+        names = to_hand_over(self._config, uri)
         variables, files = {name: os.environ[name] for name in names if name in os.environ}, {}
         if not stat.S_ISREG(_mode(expand(variables.get("REQUESTS_CA_BUNDLE", "")))):
             variables.pop("REQUESTS_CA_BUNDLE", None)  # it may name a folder, which nobody mounts

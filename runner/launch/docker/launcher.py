@@ -28,6 +28,7 @@ from runner.launch.docker.gpus import first_that_works
 from runner.launch.docker.handed import Handed, wants_cpu
 from runner.launch.docker.image import BUILD, code_digest, default_image
 from runner.launch.docker.look import understood
+from runner.launch.variables import see_that_they_are_set
 from runner.signals import handled, interruptible
 from runner.spec import JobSpec
 from runner.store.uri import StoreUri
@@ -54,9 +55,7 @@ class DockerLauncher:
         uri = StoreUri.parse(store)
         self._see_to_the_store(client, uri)
         self._see_to_the_data(client, handed)
-        missing = [name for name in self._config.run.pass_env if name not in os.environ]
-        if missing:
-            raise UsageError(f"run.pass_env: {', '.join(missing)} is not set here")
+        see_that_they_are_set(self._config)
         found = self._probe(client, handed, uri)
         if found["version"] != lastrun_version():
             raise EngineError(

@@ -60,14 +60,14 @@ def asked(config: JobSpec, gpus: str | None, name: str, log: Path, variables: It
     return [*words, "--requeue" if run.max_requeues else "--no-requeue", *slurm.extra]
 
 
-def script(options: Iterable[str], job_uri: str, arguments: Iterable[str], device: str | None = None) -> str:
+def script(options: Iterable[str], job_uri: str, arguments: Iterable[str], most: int, device: str | None = None) -> str:
     """The whole script. It holds no secret: who may ask Slurm for it sees it.
 
-    With ``device`` the attempt trains there or not at all.
+    It is put back into the queue ``most`` times. With ``device`` the attempt trains there or not at all.
     """
     lastrun = run_module("runner")
     attempt = shlex.join([*lastrun, "attempt", job_uri, *arguments])
-    again = shlex.join([*lastrun, "again", job_uri])
+    again = shlex.join([*lastrun, "again", job_uri, "--most", str(most)])
     about = json.dumps({**ABOUT, "name": "%s", "restart": "%s", **({"device": device} if device else {})})
     variable = machine.CONTAINER_VARIABLE
     head = [

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
+import signal
 import time
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import TextIO
 
-from last_e.datafile import is_remote
-from last_e.text import expand, plain
+from last_e.text import plain
 from runner.attempt.data_check import check_data
 from runner.errors import ClaimedError, EngineError, Exit, LastrunError, UsageError
 from runner.folders import cache_folder
 from runner.job.attempts import Attempt
 from runner.job.job import Job
-from runner.launch.docker.handed import STORE_VARIABLES
+from runner.launch.local import LocalLauncher
 from runner.launch.slurm import queue
 from runner.launch.slurm.batch import asked, job_name, script
-from runner.signals import LEAVING
+from runner.launch.variables import see_that_they_are_set, to_hand_over
 from runner.spec import JobSpec
 from runner.store.uri import StoreUri
-from runner.trust import Trust
 from runner.waits import VARIABLE, WAITS
 
 _GIVEN = (
@@ -46,12 +45,10 @@ class SlurmLauncher:
 
     def preflight(self, store: str) -> None:
         """Slurm would take the job, the data are there, and what it is to be handed is set."""
-        missing = [name for name in self._config.run.pass_env if name not in os.environ]
-        if missing:
-            raise UsageError(f"run.pass_env: {', '.join(missing)} is not set here")
+        see_that_they_are_set(self._config)
         self._see_to_the_partition()
         options = asked(self._config, self._gpus(), "lastrun", _log_folder() / "test", self._variables(StoreUri.parse(store)))
-        if refused := queue.refusal(script(options, store, [])):
+        if refused := queue.refusal(script(options, store, [], 0)):
             raise EngineError(f"{refused}; run.slurm in the job file, or --set run.slurm.partition=..., says what to ask for")
         check_data(self._config)
 
@@ -69,7 +66,8 @@ class SlurmLauncher:
         options = asked(self._config, self._gpus(), name, log, self._variables(uri))
         heard = [word for key in ("", *job.requests.keys()) for word in ("--heard", key)]
         device = "cuda" if any(option.startswith("--gres=") for option in options) else None
-        text = script(options, job.uri, ["--token", token, *heard, *arguments], device)
+        most = self._config.run.max_requeues
+        text = script(options, job.uri, ["--token", token, *heard, *arguments], most, device)
         return StartedBatch(queue.submit(text), log, output)
 
     @staticmethod
@@ -116,10 +114,7 @@ class SlurmLauncher:
     @staticmethod
     def places(job: Job, attempts: list[Attempt]) -> set[Path]:
         """The folder that the job names, where all machines of the cluster have it."""
-        key = "hardware.scratch_root"
-        scratch = job.record()["config"].get(key)
-        mine = isinstance(scratch, str) and Trust(job.store.uri).takes(key, scratch)
-        return {Path(tempfile.gettempdir()), *([expand(scratch)] if mine else [])}
+        return LocalLauncher.places(job, attempts)
 
     def _gpus(self) -> str | None:
         """What to ask for of generic resources.
@@ -132,12 +127,11 @@ class SlurmLauncher:
             return None
         if not isinstance(run.gpus, int | None):
             raise UsageError(f"run.gpus: found {run.gpus}; allowed with launcher slurm: how many")
-        there = queue.partitions()
-        name = self._partition(there)
-        kinds = there[name].resources
+        name = self._partition
+        kinds = self._there[name].resources
         types = sorted(kind.removeprefix("gpu:") for kind in kinds if kind.startswith("gpu:"))
         if "gpu" not in kinds:
-            others = sorted(other for other, partition in there.items() if "gpu" in partition.resources)
+            others = sorted(other for other, partition in self._there.items() if "gpu" in partition.resources)
             ways = [f"take partition {' or '.join(others)}"] if others else []
             raise UsageError(f"partition {name} has no GPUs: {', or '.join([*ways, 'train on its CPUs with run.gpus=0'])}")
         wanted = run.slurm.gpu_type
@@ -149,26 +143,33 @@ class SlurmLauncher:
             )
         return ":".join(["gpu", *([wanted] if wanted else []), str(run.gpus or 1)])
 
-    def _partition(self, there: dict[str, queue.Partition]) -> str:
-        name = self._config.run.slurm.partition or next((name for name, one in there.items() if one.default), "")
-        if name not in there:
+    @cached_property
+    def _there(self) -> dict[str, queue.Partition]:
+        return queue.partitions()
+
+    @cached_property
+    def _partition(self) -> str:
+        """The one that the job is for.
+
+        Raises:
+            UsageError: there is no such partition.
+        """
+        name = self._config.run.slurm.partition or next((name for name, one in self._there.items() if one.default), "")
+        if name not in self._there:
             found = name or "none, and the cluster has no default"
-            raise UsageError(f"run.slurm.partition: found {found}; allowed here: {', '.join(sorted(there))}")
+            raise UsageError(f"run.slurm.partition: found {found}; allowed here: {', '.join(sorted(self._there))}")
         return name
 
     def _see_to_the_partition(self) -> None:
         """It is there, and gives the time that is asked for: Slurm takes a job that asks for more, and never starts it."""
-        there = queue.partitions()
-        name = self._partition(there)
-        limit, wanted = there[name].minutes, self._config.hardware.session_limit
+        name, wanted = self._partition, self._config.hardware.session_limit
+        limit = self._there[name].minutes
         if limit is not None and wanted is not None and wanted > 60 * limit:
             raise UsageError(f"run.time_limit: found {wanted} s; partition {name} gives {60 * limit} s at most")
 
     def _variables(self, store: StoreUri) -> list[str]:
-        names = [*_GIVEN, *self._config.run.pass_env]
-        if store.scheme != "file" or is_remote(self._config.data.uri):
-            names += STORE_VARIABLES
-        return [name for name in dict.fromkeys(names) if name in os.environ]
+        names = dict.fromkeys([*_GIVEN, *to_hand_over(self._config, store)])
+        return [name for name in names if name in os.environ]
 
 
 class StartedBatch:
@@ -208,7 +209,7 @@ class StartedBatch:
             queue.cancel(self._id)
             self._code = Exit.PAUSED
         else:
-            queue.send(self._id, "INT" if signum == LEAVING[0] else "TERM")
+            queue.send(self._id, "INT" if signum == signal.SIGINT else "TERM")
 
     def last_words(self) -> str:
         """The end of its log."""

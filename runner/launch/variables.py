@@ -1,0 +1,40 @@
+"""Variables of this shell that an attempt gets which does not inherit them all."""
+
+from __future__ import annotations
+
+import os
+
+from last_e.datafile import is_remote
+from last_e.redact import NAMED
+from runner.errors import UsageError
+from runner.spec import JobSpec
+from runner.store.uri import StoreUri
+
+_OF_A_BUCKET = (
+    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION"),
+    *("AWS_CA_BUNDLE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_EC2_METADATA_DISABLED"),
+    *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "REQUESTS_CA_BUNDLE"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
+)
+
+
+def uses_buckets(config: JobSpec, store: StoreUri) -> bool:
+    """Whether the job's store or its data are in one."""
+    return store.scheme != "file" or is_remote(config.data.uri)
+
+
+def to_hand_over(config: JobSpec, store: StoreUri) -> list[str]:
+    """Names of the variables that the job names: which are secret, ``run.pass_env``, and those that a bucket needs, for whoever
+    names one names these, too."""
+    return [NAMED, *config.run.pass_env, *(_OF_A_BUCKET if uses_buckets(config, store) else ())]
+
+
+def see_that_they_are_set(config: JobSpec) -> None:
+    """See that what the job names is there to be handed over.
+
+    Raises:
+        UsageError: it is not.
+    """
+    missing = [name for name in config.run.pass_env if name not in os.environ]
+    if missing:
+        raise UsageError(f"run.pass_env: {', '.join(missing)} is not set here")
