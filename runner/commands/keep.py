@@ -22,7 +22,7 @@ def stop(
     from runner.errors import State, UsageError
     from runner.job.find import find_job, list_jobs
     from runner.launch.settle import state_of
-    from runner.store.open import default_store, open_store
+    from runner.store.open import existing_store
     from runner.view.console import print_json, show
     from runner.view.status import running, until_stopped
 
@@ -35,7 +35,7 @@ def stop(
         if state is not State.RUNNING or attempt is None:
             raise UsageError(f"{found[0].id} is {state.value}: there is nothing to stop")
     else:
-        found = running(list_jobs(open_store(store or default_store())))
+        found = running(list_jobs(existing_store(store)))
     for one in found:
         one.requests.ask_to_stop(now)
         if not json:

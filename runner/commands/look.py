@@ -16,12 +16,12 @@ def list_(
 ) -> None:
     """List the jobs of a store, newest first."""
     from runner.job.find import list_jobs
-    from runner.store.open import default_store, open_store
+    from runner.store.open import existing_store
     from runner.view.console import print_json
     from runner.view.jobs import print_jobs
     from runner.view.status import summaries
 
-    target = open_store(store or default_store())
+    target = existing_store(store)
     jobs, more = summaries(list_jobs(target), limit)
     if json:
         print_json("list", {"store": target.uri, "jobs": jobs, "more": more})

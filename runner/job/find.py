@@ -8,7 +8,7 @@ from contextlib import suppress
 from runner.errors import NoSuchJobError, UsageError
 from runner.job.job import Job
 from runner.job.paths import INDEX, JOB_ID
-from runner.store.open import default_store, open_store
+from runner.store.open import existing_store, open_store
 from runner.store.protocol import Store
 from runner.store.uri import StoreUri
 
@@ -23,7 +23,7 @@ def find_job(name: str, store_uri: str | None, whole: bool = False) -> Job:
         parent, name = StoreUri.typed(name).parent()
         store = open_store(parent)
     else:
-        store = open_store(store_uri or default_store())
+        store = existing_store(store_uri)
     if not name:
         raise UsageError("no job is named; lastrun list shows those there are")
     if not JOB_ID.fullmatch(name):
@@ -32,11 +32,12 @@ def find_job(name: str, store_uri: str | None, whole: bool = False) -> Job:
         job = Job(store, name)
         job.record()
         return job
-    names = sorted({job.id for job in list_jobs(store) if job.id.startswith(name)})
+    names = list(dict.fromkeys(job.id for job in list_jobs(store) if job.id.startswith(name)))
     if whole and names:
         raise UsageError(f"{name}: this takes a whole ID, such as {names[0]}")
     if len(names) > 1:
-        raise NoSuchJobError(f"{name} could be any of {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}")
+        others = ", ..." if len(names) > 5 else ""
+        raise NoSuchJobError(f"{name} could be any of these, the newest first: {', '.join(names[:5])}{others}")
     job = Job(store, names[0] if names else name)
     job.record()
     return job
