@@ -38,7 +38,8 @@ class Problem:
 
     def __str__(self) -> str:
         place = self.origin if self.key == "-" else f"{self.origin}: {self.key}"
-        return plain(f"{place}: found {self.found}; allowed: {self.allowed}").replace("\n", "\\n")
+        allowed = self.allowed if self.allowed.startswith("did you mean") else f"allowed: {self.allowed}"
+        return plain(f"{place}: found {self.found}; {allowed}").replace("\n", "\\n")
 
 
 class ConfigError(ValueError):

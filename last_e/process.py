@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 _ROOT = str(Path(__file__).resolve().parents[1])
 _SAFE = sys.version_info >= (3, 11)
@@ -53,9 +54,12 @@ def have_standard_streams() -> None:
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
-def discard_output() -> None:
-    """Nobody reads it any more, or there is no room for it: what is still buffered must not fail again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def discard_output(stream: TextIO | None = None) -> None:
+    """Nobody reads it any more, or there is no room for it: what is still buffered must not fail again. Of what is printed, or
+    of another stream."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, (stream or sys.stdout).fileno())
+    os.close(nowhere)
 
 
 def run_module(name: str) -> list[str]:

@@ -66,7 +66,7 @@ def read_settings() -> Settings:
         values["trusted"] = tuple(place for place, _ in places)
         wrong += [problem for _, problems in places for problem in problems]
     if wrong:
-        raise UsageError(f"{path}: {'; '.join(wrong)}")
+        raise UsageError(f"{path}: {'; '.join(wrong)}".replace("?; ", "? "))
     return Settings(**values)
 
 

@@ -49,7 +49,7 @@ class Leaving:
             if self._interrupted:
                 self.in_haste, self.haste_until = True, time.monotonic() + HASTE_SECONDS
                 self._trainer.kill_soon()
-                self._inbox.put(("note", "left without saving; the last checkpoint stands"))
+                self._inbox.put(("note", "leaving at once: a checkpoint that is not whole by now is not waited for"))
                 return
             self._interrupted = True  # who was asked to stop in another way has not been told of a second one
             self.ask(Reason.INTERRUPTED)

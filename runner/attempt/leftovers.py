@@ -11,7 +11,7 @@ from pathlib import Path
 from last_e.manifest import MANIFEST
 from runner.attempt.outbox import manifests_last, waiting
 from runner.attempt.scratch import scratch_of
-from runner.errors import MissingKeyError, UsageError
+from runner.errors import MissingKeyError, StoreError, UsageError
 from runner.job.attempts import OPEN_PHASES
 from runner.job.job import Job
 from runner.job.paths import ATTEMPT_RECORD, WRITTEN_BY_ATTEMPTS
@@ -69,10 +69,17 @@ def _runs(record: bytes) -> bool:
 
 
 def clear_leftovers(job: Job, folder: Path, say: Callable[[str], None]) -> None:
-    """Send what attempts that were killed here could not send any more, and delete their files."""
+    """Send what attempts that were killed here could not send any more, and delete their files. What the store will not take,
+    however long one waits, stays where it is, with a word: it is no reason not to train."""
     for leftover in leftovers(job, folder):
         say(f"sending what an earlier attempt left in {leftover}")
-        send_leftovers(job.store, leftover / "outbox")
+        try:
+            send_leftovers(job.store, leftover / "outbox")
+        except StoreError as error:
+            if not error.lasting:
+                raise
+            say(f"it cannot be sent ({error}); it stays there, and lastrun sync {job.reference} sends it")
+            continue
         shutil.rmtree(leftover, ignore_errors=True)
 
 

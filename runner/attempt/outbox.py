@@ -107,17 +107,18 @@ class Outbox:
                 self._held = False
                 self._wake.notify_all()
 
-    def drop(self, keys: list[str]) -> None:
-        """Forget a set of keys, if nothing of it has been sent yet: half of a set is of no use to anybody."""
+    def drop(self, keys: list[str]) -> bool:
+        """Forget a set of keys, if nothing of it has been sent yet: half of a set is of no use to anybody. Whether it was."""
         with self._wake:
             present = [key for key in keys if key in self._queue]
             if len(present) < len(keys) or self._sending.intersection(keys):
-                return  # some of it is there, or may be
+                return False  # some of it is there, or may be
             if any((self.folder / key).exists() is False for key in present):
-                return
+                return False
             for key in present:
                 del self._queue[key]
                 (self.folder / key).unlink(missing_ok=True)
+            return True
 
     @property
     def lag_seconds(self) -> float:

@@ -91,7 +91,8 @@ class Publisher:
         for old, keep in zip(self._posted, to_keep([s.manifest for s in self._posted], self._keep_last)):
             if not keep:
                 names = (*old.manifest.files, MANIFEST)
-                self.outbox.drop([self._job.paths.checkpoint(old.name, name) for name in names])
+                if self.outbox.drop([self._job.paths.checkpoint(old.name, name) for name in names]):
+                    self._on_their_way.pop(self._job.paths.checkpoint(old.name), None)
         self._posted = [s for s in self._posted if s.manifest.step >= self._synced_step]
 
     def tick(self) -> None:

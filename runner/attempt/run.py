@@ -179,6 +179,10 @@ class _Run:
         self.heart.stop()
         if self.publisher is not None:
             self.publisher.outbox.close()
+        with suppress(StoreError):  # nobody has looked while the last uploads were on their way
+            if self.lost is None and self.job.is_deleted():
+                self._lose(reason := Reason.JOB_DELETED)
+                self.voice.show(f"{reason.value}: {self._what_is_lost(reason)}")
         if self.lost is Reason.JOB_DELETED:
             self.heart.join(WAITS.read)  # it writes no more
             with suppress(StoreError):

@@ -81,7 +81,12 @@ def _run_app(call: Callable[[], Any]) -> NoReturn:
             raise KeyboardInterrupt from None
         finally:
             _tell_trouble()
-        sys.stdout.flush()  # here, where a full disk behind it can be told, not when the interpreter ends
+        try:
+            sys.stdout.flush()  # here, where a full disk behind it can be told, not when the interpreter ends
+        except OSError:
+            if code == 0:
+                raise
+            discard_output()  # what has come of it says more
         raise SystemExit(code)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
@@ -116,7 +121,8 @@ def _run_app(call: Callable[[], Any]) -> NoReturn:
             show(f"error: {redact(str(error))}", error=True)
             raise SystemExit(int(error.exit_code)) from None
         if isinstance(error, OSError):
-            words = f"{error.filename or 'output'}: {error.strerror or error}"
+            why = error.strerror or error
+            words = f"{error.filename}: {why}" if error.filename else f"the output cannot be written ({why}): send it elsewhere"
             if "--json" in sys.argv and error.filename:
                 print_json(_command(), {"error": words, "exit_code": int(Exit.FAILED), "problems": []})
                 sys.stdout.flush()

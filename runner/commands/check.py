@@ -29,6 +29,10 @@ def validate(
     from runner.view.console import print_json, show
 
     resolved = resolve_spec(spec, env, set_ or [])
+    if store is not None:
+        from runner.store.uri import StoreUri
+
+        StoreUri.typed(store)  # as it is written; --deep asks it
     if deep:
         from runner.launch.approve import approve
         from runner.launch.start import make_launcher

@@ -31,7 +31,8 @@ def stop(
     if job is not None:
         found = [find_job(job, store)]
         state, attempt, _ = state_of(found[0])
-        if state is not State.RUNNING and (taken := withdraw(found[0])):
+        taken, silent = (None, []) if state is State.RUNNING else withdraw(found[0])
+        if taken:
             if json:
                 print_json(
                     "stop",
@@ -41,7 +42,7 @@ def stop(
                 show(f"{found[0].id}: {taken} was taken out of the queue; lastrun resume {found[0].reference} goes on with it")
             return
         if state is not State.RUNNING or attempt is None:
-            raise UsageError(f"{found[0].id} is {state.value}: there is nothing to stop")
+            raise UsageError(f"{found[0].id} is {state.value}: {'; '.join(['there is nothing to stop', *silent])}")
     else:
         found = running(list_jobs(store_with_jobs(store)))
     for one in found:

@@ -12,7 +12,7 @@ from runner.errors import NoSuchJobError, UsageError
 from runner.job.job import Job
 from runner.job.paths import INDEX, JOB_ID, JOB_RECORD
 from runner.store.directory import DirectoryStore
-from runner.store.open import default_store, open_store
+from runner.store.open import existing_store, open_store
 from runner.store.protocol import Store
 from runner.store.uri import StoreUri
 
@@ -33,7 +33,7 @@ def find_job(name: str, store_uri: str | None, whole: bool = False) -> Job:
         parent, name = StoreUri.typed(name).parent()
         store = open_store(parent)
     else:
-        store = open_store(store_uri or default_store())
+        store = existing_store(store_uri)
     if not name:
         raise UsageError("no job is named; lastrun list shows those there are")
     if not JOB_ID.fullmatch(name):
@@ -44,7 +44,8 @@ def find_job(name: str, store_uri: str | None, whole: bool = False) -> Job:
     if len(found) > 1:
         same_store = len({job.store.uri for job in found}) == 1
         names = [job.id if same_store else job.uri for job in found]
-        raise NoSuchJobError(f"{name} could be any of {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}")
+        others = ", ..." if len(names) > 5 else ""
+        raise NoSuchJobError(f"{name} could be any of these, the newest first: {', '.join(names[:5])}{others}")
     job = found[0] if found else Job(below[0] if len(below) == 1 else store, name)
     job.record()
     return job
@@ -56,7 +57,7 @@ def _called(name: str, store: Store, whole: bool) -> list[Job]:
         job = Job(store, name)
         job.record()
         return [job]
-    names = sorted({job.id for job in list_jobs(store) if job.id.startswith(name)})
+    names = list(dict.fromkeys(job.id for job in list_jobs(store) if job.id.startswith(name)))
     if whole and names:
         raise UsageError(f"{name}: this takes a whole ID, such as {names[0]}")
     return [Job(store, each) for each in names]
@@ -68,7 +69,7 @@ def store_with_jobs(uri: str | None) -> Store:
     Raises:
         UsageError: there are several below it.
     """
-    store = open_store(uri or default_store())
+    store = existing_store(uri)
     below = _stores_below(store)
     if len(below) > 1:
         names = " and ".join(each.uri for each in below[:5])

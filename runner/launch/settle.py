@@ -7,7 +7,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from runner.errors import LastrunError, Reason, State, UsageError
+from runner.errors import EngineError, LastrunError, Reason, State, UsageError
 from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.launch.protocol import Launcher
@@ -46,13 +46,17 @@ def waits(job: Job) -> str | None:
     return None
 
 
-def withdraw(job: Job) -> str | None:
-    """Take back what of the job has not begun. Returns what that was; None: there was nothing.
-
-    Raises:
-        LastrunError: it cannot be taken back.
-    """
-    return next((told for name in LAUNCHERS if (told := launcher_class(name).withdraw(job))), None)
+def withdraw(job: Job) -> tuple[str | None, list[str]]:
+    """Take back what of the job has not begun. Returns what that was, if there was something, and else what could not be asked:
+    a cluster's programs may be here without their cluster, for a job that never went there."""
+    silent = []
+    for name in LAUNCHERS:
+        try:
+            if told := launcher_class(name).withdraw(job):
+                return told, []
+        except EngineError as error:
+            silent.append(f"launcher {name} cannot tell: {error}")
+    return None, silent
 
 
 def scratch_places(job: Job, attempts: list[Attempt]) -> set[Path]:

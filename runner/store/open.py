@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from runner import kaggle
+from runner.errors import UsageError
 from runner.folders import data_folder
 from runner.settings import read_settings
 from runner.spec import StoreConfig
@@ -28,6 +29,18 @@ def open_store(uri: str | StoreUri) -> Store:
     from runner.store.s3 import S3Store  # boto3 is slow to import
 
     return S3Store(parsed)
+
+
+def existing_store(uri: str | None) -> Store:
+    """The store that a command looks into: the default one may not be made yet, a folder that somebody has named is there.
+
+    Raises:
+        UsageError, StoreError: as above, or the folder is not there.
+    """
+    store = open_store(uri or default_store())
+    if uri and isinstance(store, DirectoryStore) and not store.root.exists():
+        raise UsageError(f"--store: {store.root}: there is no such folder; the first lastrun submit makes one")
+    return store
 
 
 def store_of(config: StoreConfig, uri: str | None = None) -> Store:

@@ -22,8 +22,14 @@ JSON_VERSION = 1
 
 def show(text: str, *, end: str = "\n", error: bool = False) -> None:
     """Print text, whoever has written it: what a store or a file holds does not steer a terminal. All that commands print goes
-    through here, through :func:`make_console`, or is JSON."""
-    print(plain(text), end=end, file=sys.stderr if error else sys.stdout, flush=True)
+    through here, through :func:`make_console`, or is JSON. An ``error`` that cannot be told (a closed terminal) is left out: it
+    changes no exit code."""
+    try:
+        print(plain(text), end=end, file=sys.stderr if error else sys.stdout, flush=True)
+    except OSError:
+        if not error:
+            raise
+        discard_output(sys.stderr)
 
 
 def say(text: str) -> None:
@@ -34,7 +40,8 @@ def say(text: str) -> None:
     except OSError as error:
         discard_output()
         if not isinstance(error, BrokenPipeError):
-            show(f"output: {error.strerror}; lastrun status shows what is not printed here", error=True)
+            why = f"no more can be printed here ({error.strerror}); the job goes on"
+            show(f"{why}, and lastrun status shows how it fares", error=True)
 
 
 def make_console(stderr: bool = False, coloured: bool = True) -> Console:

@@ -26,7 +26,7 @@ _COLOURS = {
 def print_jobs(jobs: list[dict[str, Any]], store: str, more: bool) -> None:
     """A line per job; ``more``: there are others, older ones."""
     if not jobs:
-        show(f"no jobs in {store}")
+        show(f"no jobs in {store}; lastrun submit FILE begins one")
         return
     console = make_console()
     # Nothing is broken in the middle: on a narrow screen the last columns are left out.

@@ -58,7 +58,10 @@ def test_a_user_of_whom_the_system_knows_nothing(
         assert said == f"error: this user has no home folder: {expected}"
     assert call(env, tmp_path, ["plan", str(tiny)], nobody)[0] == 0
     env["XDG_DATA_HOME"] = str(tmp_path / "data")
-    assert call(env, tmp_path, ["list"], nobody) == (0, f"no jobs in file://{tmp_path}/data/lastrun/jobs\n")
+    assert call(env, tmp_path, ["list"], nobody) == (
+        0,
+        f"no jobs in file://{tmp_path}/data/lastrun/jobs; lastrun submit FILE begins one\n",
+    )
 
 
 def test_a_home_that_cannot_be_written(clean_env: dict[str, str], tiny: Path, tmp_path: Path) -> None:

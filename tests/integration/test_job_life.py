@@ -16,13 +16,17 @@ from typing import Any
 
 import pytest
 
+from last_e.console import ConsoleSink
 from last_e.environment import detect_environment
 from last_e.manifest import MANIFEST, verify
-from runner.errors import ClaimedError
+from runner.attempt.run import run_attempt
+from runner.errors import ClaimedError, Reason
 from runner.job.attempts import EXPIRY_SECONDS, Attempt
 from runner.job.find import find_job, list_jobs
 from runner.job.job import Job
 from runner.job.lease import claim
+from runner.resolve import resolve_spec
+from runner.signals import LEAVING
 from runner.store.directory import DirectoryStore
 from runner.store.open import open_store
 from tests.conftest import TINY, Cli
@@ -353,6 +357,28 @@ def test_sync_sends_and_deletes_nothing_but_an_outbox_of_the_job(
         assert "nothing was sent" in refused.stderr
     assert (mine / "thesis" / "chapter.txt").read_text() == "all there is"
     assert [entry.key for entry in job.store.scan("")] == before
+
+
+@pytest.mark.slow
+def test_a_job_deleted_while_its_last_uploads_are_on_their_way_leaves_nothing(tiny: Path, tmp_path: Path) -> None:
+    """Found by ``tests.simulation.attempts`` with seed 2010319."""
+
+    class Busy(DirectoryStore):
+        def put_file(self, key: str, path: Path) -> None:
+            if b'"ended"' in path.read_bytes():  # its end is on its way; the store still says that it runs
+                assert Job(DirectoryStore(self.root), key.split("/")[0]).delete()
+            super().put_file(key, path)
+
+    resolved = resolve_spec(tiny, "local", ["training.epochs=1", f"hardware.scratch_root={tmp_path}"])
+    origins = {key: str(origin) for key, origin in resolved.origins.items()}
+    job = Job.create(store := Busy(tmp_path / "store"), "tiny", resolved.items(), origins, "0")
+    handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, *LEAVING)}
+    with ConsoleSink() as sink:
+        code = run_attempt(job, None, [], [], sink)
+    for each, handler in handlers.items():
+        signal.signal(each, handler)
+    assert code == Reason.JOB_DELETED.ending.exit_code
+    assert [entry.key for entry in store.scan("")] == [job.paths.tombstone]
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,8 @@ from tests.conftest import Cli
 from tests.jobs import LONGER, jobs_in, some_step_is_stored
 
 API_KEY = "test-api-key-0123456789"
+"""That no command line shows. The other tests here, which may run at the same time, type one of their own."""
+TYPED = "typed-api-key-0123456789"
 TALKATIVE = """
 import os, sys
 if "last_e" in sys.orig_argv:
@@ -65,16 +67,16 @@ def all_command_lines() -> list[str]:
 
 
 def test_a_job_with_secrets_in_it_is_refused_and_they_are_not_repeated(cli: Cli, tiny: Path, tmp_path: Path) -> None:
-    tiny.write_text(tiny.read_text() + f"store: {{uri: 's3://AKIAIOSFODNN7EXAMPLE:{API_KEY}@b/p', secret_key: {API_KEY}}}\n")
+    tiny.write_text(tiny.read_text() + f"store: {{uri: 's3://AKIAIOSFODNN7EXAMPLE:{TYPED}@b/p', secret_key: {TYPED}}}\n")
     for words in (
         ["validate", tiny],
         ["submit", tiny],
-        ["validate", tiny, "--set", f"run.pass_env=[WANDB_API_KEY={API_KEY}]"],
-        ["validate", tiny, "--set", f"password=[{API_KEY}"],
-        ["list", "--store", f"s3://me:{API_KEY}@b/p"],
-        ["list", "--store", f"s3://b/p?endpoint_url=https://me:{API_KEY}@host"],
+        ["validate", tiny, "--set", f"run.pass_env=[WANDB_API_KEY={TYPED}]"],
+        ["validate", tiny, "--set", f"password=[{TYPED}"],
+        ["list", "--store", f"s3://me:{TYPED}@b/p"],
+        ["list", "--store", f"s3://b/p?endpoint_url=https://me:{TYPED}@host"],
     ):
         done = cli(*words)
         assert done.returncode == 2, done.stderr
-        assert API_KEY not in done.stdout + done.stderr
+        assert TYPED not in done.stdout + done.stderr
     assert not (tmp_path / "store").exists()

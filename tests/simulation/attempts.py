@@ -176,13 +176,13 @@ def look_back(story: Story) -> None:
 
 
 def read_quietly(story: Story) -> tuple[State, ...]:
-    """The job's state, as somebody sees it after all that."""
+    """The job's state, as somebody sees it after all that, when no claim that died counts as alive any more."""
     found: list[State] = []
     world = story.world
     with inhabited(world):
         world.calm = 0.0
-        world.start(Host("somewhere"), lambda: found.append(Job(world, JOB).state()[0]))
-        world.run(world.now + 100)
+        world.start(Host("somewhere"), lambda: found.append(Job(world, JOB).state()[0]), WAITS.expiry)
+        world.run(world.now + 2 * WAITS.expiry)
     return tuple(found)
 
 
@@ -360,6 +360,9 @@ def end(story: Story, job: Job, mine: Running, box: Sender, scratch: Path, reaso
             world.sleep(1.0)
     box.close()
     mine.over, mine.over_at = True, world.now
+    with suppress(StoreError):
+        if not mine.told and job.is_deleted():
+            mine.told = Reason.JOB_DELETED
     if mine.told is Reason.JOB_DELETED:
         world.sleep(200)  # what is on its way arrives
         surely(world, job.forget)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from runner.launch.local import LocalLauncher
 from runner.resolve import resolve_spec
 from runner.signals import LEAVING
 from runner.store.directory import DirectoryStore
+from tests.conftest import Cli
 
 QUICKSTART = resolve_spec(Path(__file__).parents[2] / "jobs" / "quickstart.yaml", "local", []).config
 
@@ -60,3 +64,53 @@ def test_a_job_is_made_whole_before_its_command_is_left_unless_that_is_asked_twi
     with pytest.raises(KeyboardInterrupt):
         start(lambda: make(2), [], False, True, "submit", launcher)
     assert made == ["begun", "whole", "begun"]
+
+
+_PAUSES = """
+from runner.commands.app import _run_app
+from runner.errors import PausedError
+from runner.view.console import say
+
+def run():
+    say("a line that nobody sees")
+    raise PausedError("saved; lastrun resume j goes on with it")
+
+_run_app(run)
+"""
+
+
+@pytest.mark.parametrize("where", ["a terminal that was closed", "a full disk", "a pipe that nobody reads"])
+def test_words_that_cannot_be_printed_change_no_exit_code(clean_env: dict[str, str], where: str) -> None:
+    if where == "a full disk":
+        inside = os.open("/dev/full", os.O_WRONLY)
+    else:
+        outside, inside = pty.openpty() if where.startswith("a terminal") else os.pipe()
+        os.close(outside)
+    command = [sys.executable, "-c", _PAUSES]
+    done = subprocess.run(command, stdout=inside, stderr=inside, env=clean_env, timeout=60, check=False)
+    os.close(inside)
+    assert done.returncode == PausedError.exit_code == 75
+
+
+def test_a_store_that_somebody_names_is_there(cli: Cli, tmp_path: Path) -> None:
+    for command in (["list"], ["status", "j"]):
+        done = cli(*command, "--store", tmp_path / "typo")
+        assert done.returncode == 2
+        assert "typo: there is no such folder" in done.stderr
+    assert not (tmp_path / "typo").exists()
+
+
+def test_a_name_that_several_jobs_have_shows_them_newest_first(cli: Cli, tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path / "store")
+    names = [f"far-2026010{day}-000000-{code}" for day, code in ((1, "ffff"), (3, "aaaa"), (2, "bbbb"))]
+    for name in names:
+        store.put(Job(store, name).paths.index, b"")
+        store.put(Job(store, name).paths.record, b"{}")
+    done = cli("status", "far")
+    assert f"newest first: {names[1]}, {names[2]}, {names[0]}" in done.stderr
+
+
+def test_validate_reads_the_name_of_the_store(cli: Cli, tiny: Path) -> None:
+    done = cli("validate", tiny, "--store", "s3:/b")
+    assert done.returncode == 2
+    assert "did you mean s3://b?" in done.stderr

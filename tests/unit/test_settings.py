@@ -34,7 +34,7 @@ def test_a_store_in_the_file_is_the_default_and_the_variable_comes_first(file: P
         ("store = [1", ["not TOML"]),
         ('store = "jobs"', ["store is 'jobs'", "absolute"]),
         ("store = 1", ["store has to be text"]),
-        ('stor = "x"\nlaunch = 2', ["stor is unknown", "did you mean store?", "launch is unknown"]),
+        ('stor = "x"\nlaunch = 2', ["stor is unknown", "did you mean store? launch is unknown"]),
         ('store = "s3://AKIAIOSFODNN7EXAMPLE:hunter2hunter2@bucket"', ["store holds credentials"]),
     ],
 )

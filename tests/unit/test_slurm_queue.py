@@ -127,8 +127,21 @@ def test_what_waits_is_seen_whatever_the_job_was_submitted_with(tmp_path: Path, 
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     assert waits(job) == "Slurm job 7 waits: no node with what it asks for is free"
-    assert withdraw(job) == "Slurm job 7"
+    assert withdraw(job) == ("Slurm job 7", [])
     assert (tmp_path / "scancel.log").read_text().split() == ["7"]
+
+
+def test_slurm_without_its_cluster_spoils_no_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Job.create(DirectoryStore(tmp_path / "store"), "x", {"run.launcher": "local"}, {}, "0")
+    (tmp_path / "squeue").write_text(
+        "#!/bin/sh\necho 'squeue: fatal: Could not establish a configuration source' >&2; exit 1\n"
+    )
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    taken, silent = withdraw(job)
+    assert taken is None
+    assert silent == ["launcher slurm cannot tell: Slurm: fatal: Could not establish a configuration source"]
+    assert waits(job) is None
 
 
 def test_only_a_start_of_the_same_slurm_job_is_begun_anew() -> None:

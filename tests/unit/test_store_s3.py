@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import email.utils
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -196,3 +197,32 @@ def test_of_several_requests_that_a_wrong_clock_made_fail_all_are_sent_again(mon
 
     assert s3_calls.Calls("s3://b", lambda: None).do("read", "k", call) == "answer"
     assert answers == [datetime.timedelta(0), ahead]
+
+
+_OVER = {"accessToken": "gone", "expiresAt": "2020-01-01T00:00:00Z", "region": "eu-west-1", "startUrl": "https://x.example"}
+
+
+@pytest.mark.parametrize("way", ["a profile's own", "a session shared by profiles"])
+@pytest.mark.parametrize("token", [None, _OVER], ids=["never logged in", "expired"])
+def test_an_sso_session_that_is_over_names_the_command_that_renews_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, way: str, token: dict[str, str] | None
+) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_PROFILE", "work")
+    monkeypatch.setattr(s3_calls, "PATIENCE_SECONDS", 0)
+    login = "sso_start_url = https://x.example\nsso_region = eu-west-1\n"
+    role = "sso_account_id = 123456789012\nsso_role_name = trainer\n"
+    own = way.startswith("a profile")
+    text = f"[profile work]\n{role}{login}" if own else f"[profile work]\n{role}sso_session = us\n[sso-session us]\n{login}"
+    cache = tmp_path / ".aws/sso/cache"
+    cache.mkdir(parents=True)
+    (tmp_path / ".aws/config").write_text(text)
+    if token is not None:
+        name = hashlib.sha1(b"https://x.example" if own else b"us").hexdigest()
+        (cache / f"{name}.json").write_text(json.dumps(token))
+    store = opened("s3://bucket/runs")
+    with pytest.raises(StoreError, match="aws sso login renews the session") as refused:
+        store.put("k", b"x")
+    assert refused.value.lasting

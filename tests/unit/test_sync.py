@@ -11,8 +11,12 @@ from pathlib import Path
 import pytest
 
 from runner.attempt import outbox as outbox_module
-from runner.attempt.leftovers import send_leftovers
+from runner.attempt.leftovers import clear_leftovers, send_leftovers
 from runner.attempt.outbox import Outbox, waiting
+from runner.attempt.scratch import make_scratch
+from runner.errors import StoreError
+from runner.job.attempts import Attempt
+from runner.job.job import Job
 from runner.store.directory import DirectoryStore
 from tests.counting.store import CountingStore
 
@@ -141,6 +145,7 @@ def test_a_set_of_which_nothing_was_sent_can_be_dropped(outbox: Outbox, server: 
         outbox.put(key, b"x")
     while set(SET) & set(waiting(outbox.folder)):  # while it is being tried, some may be there
         outbox.drop(SET)
+    assert not outbox.drop(SET)  # once
     server.unblock()
     assert outbox.drain(20)
     assert [entry.key for entry in server.store.scan("")] == ["j/first", "j/last"]
@@ -151,7 +156,7 @@ def test_a_set_that_is_on_its_way_goes_as_a_whole(outbox: Outbox, server: Blocka
     for key in SET:
         outbox.put(key, b"x")
     assert not outbox.drain(0.3)  # the first one is being tried
-    outbox.drop(SET)
+    assert not outbox.drop(SET)
     server.unblock()
     assert outbox.drain(20)
     assert sorted(entry.key for entry in server.store.scan("")) == sorted(SET)
@@ -244,3 +249,28 @@ def test_a_set_of_which_something_was_sent_is_not_dropped(server: Blockable, tmp
         assert sent == ["j/checkpoints/1-a/state.pt", "j/checkpoints/1-a/MANIFEST.json"]
     finally:
         box.close()
+
+
+def test_what_a_store_will_not_take_stays_and_keeps_no_new_attempt_from_beginning(tmp_path: Path) -> None:
+    class Full(DirectoryStore):
+        lasting = True
+
+        def put_file(self, key: str, path: Path) -> None:
+            error = StoreError("no room")
+            error.lasting = self.lasting
+            raise error
+
+    job = Job(store := Full(tmp_path / "store"), "j")
+    ended = Attempt("0001-aaaaaaaa", "elsewhere", 1, "1", time.time(), phase="ended", began=True)
+    job.attempts.write(ended)
+    left = make_scratch(job, ended.id, tmp_path)
+    piece = left / "outbox" / job.paths.log(ended.id, 1)
+    piece.parent.mkdir(parents=True)
+    piece.write_text("its last words")
+    said: list[str] = []
+    clear_leftovers(job, tmp_path, said.append)
+    assert said[1].startswith("it cannot be sent (no room); it stays there, and lastrun sync ")
+    assert piece.exists()
+    store.lasting = False
+    with pytest.raises(StoreError):  # it may be there in a moment
+        clear_leftovers(job, tmp_path, said.append)
