@@ -2,6 +2,9 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+# Where torch alone comes from: a URL, or what PyTorch calls a build (cpu, cu130); empty: where pip finds it. scripts/install.py reads
+# it; not given, it is the CPU build where there is no GPU, unless pip's own settings name an index.
+#TORCH_INDEX := https://...
 # Also on two cores: tests mostly wait, for servers and for other processes.
 JOBS   ?= 4
 
@@ -20,6 +23,15 @@ help:
 
 demo: $(VENV)/.train
 	$(BIN)/lastrun submit jobs/quickstart.yaml
+	@echo
+	@echo "look at it: source $(BIN)/activate, then"
+	@echo "  lastrun list                           the jobs in your store"
+	@echo "  lastrun status quickstart              its figures and checkpoints"
+	@echo "  lastrun logs quickstart                all that it said"
+	@echo "  tensorboard --logdir FOLDER            its curves; FOLDER is the address behind job: without file://"
+	@echo "  lastrun pull quickstart FOLDER --best  its best checkpoint"
+	@echo "  lastrun explain jobs/quickstart.yaml   what can be set, to change it with submit --set KEY=VALUE"
+	@echo "more: README.md (what to do next), docs/training.md, docs/data.md (your own data)"
 
 quick: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(JOBS) -m "not server and not slow" $(or $(TESTS),tests/unit)
@@ -61,11 +73,9 @@ $(VENV)/bin/python:
 	@$(PYTHON) -m venv $(VENV) || { echo "error: no venv module; on Debian and Ubuntu: apt install python3-venv"; rm -rf $(VENV); exit 2; }
 
 $(VENV)/.train: $(VENV)/bin/python pyproject.toml constraints.txt
-	@echo "installing lastrun with its trainer into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[data,train]'
+	@$(BIN)/python scripts/install.py '.[data,train]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
-	@echo "installing lastrun with trainer and tools into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python scripts/install.py '.[dev]'
 	@touch $@ $(VENV)/.train

@@ -12,9 +12,10 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from last_e.datafile import DataError
 from last_e.prepare.entry import RECORDING, Entry, packed_by, recording_name, state_of
@@ -38,9 +39,14 @@ _MOST_DEPTH = 3
 _MOST_TIMES, _LEAST_BOUND = 100, 1 << 30
 """What is unpacked may have so many times the size of what it was, or a gigabyte."""
 _CHUNK_BYTES = 1 << 20
-NOT_WHOLE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, NotImplementedError, RuntimeError)
+_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError)
+NOT_WHOLE = (*_ZIP, tarfile.TarError, EOFError, OSError)
 """What Python's unpackers raise on bytes that are no whole archive; zipfile says NotImplementedError of a compression that it
 does not know, and RuntimeError of a member that wants a password."""
+
+
+Watch = Callable[[str, int, int], None]
+"""Told an archive's name, how many bytes of it have been read, and of how many."""
 
 
 class Unreadable(NamedTuple):
@@ -49,6 +55,31 @@ class Unreadable(NamedTuple):
     name: str
     """Its path in the tree."""
     why: str
+
+
+@dataclass
+class Search:
+    """What a search for recordings needs and finds beside them."""
+
+    unpacked: Path
+    """A folder for what has to be unpacked to be read; what it has from an earlier run is used again."""
+    watch: Watch | None = None
+    unreadable: list[Unreadable] = field(default_factory=list)
+
+    def tell(self, name: str, done: int, total: int) -> None:
+        """Tell who watches."""
+        if self.watch is not None:
+            self.watch(name, done, total)
+
+
+class Source(NamedTuple):
+    """What is unpacked."""
+
+    file: IO[bytes]
+    at: Callable[[], int]
+    """How many bytes of it have been read, as they lie in the archive or as they are told there."""
+    size: int
+    """Of how many."""
 
 
 def beginning_of(path: Path) -> bytes:
@@ -64,7 +95,7 @@ def beginning_of(path: Path) -> bytes:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
-def in_archive(path: Path, unpacked: Path, unreadable: list[Unreadable], name: str = "", depth: int = 0) -> list[Entry]:
+def in_archive(path: Path, search: Search, name: str = "", depth: int = 0) -> list[Entry]:
     """The recordings of an archive, and of archives in it. ``name`` is what it is called where it is not where it came from."""
     name = name or str(path)
     beginning = beginning_of(path)
@@ -73,21 +104,21 @@ def in_archive(path: Path, unpacked: Path, unreadable: list[Unreadable], name: s
         raise DataError(f"{name}: {other[0]}: unpack it with {other[1].format(Path(name).name)}, and name the folder")
     packed = packed_by(beginning)
     if packed is not None:
-        path = _unpacked_once(path, "", unpacked, name, partial(packed[1], path))
+        path = _unpacked_once(path, "", search, name, partial(_packed, path, packed[1]))
         beginning = beginning_of(path)
     try:
         if beginning[_TAR_AT:].startswith(_TAR):
-            return _in_tar(path, unpacked, unreadable, name, depth)
+            return _in_tar(path, search, name, depth)
         if packed is not None:
             raise DataError(f"{name}: packed by {packed[0]}, and no tar file in it; name what it was made of")
-        return _in_zip(path, unpacked, unreadable, name, depth)
+        return _in_zip(path, search, name, depth)
     except DataError:
         raise
     except OSError as error:
         raise DataError(f"{name}: cannot be read: {error.strerror or error}") from None
 
 
-def _in_zip(path: Path, unpacked: Path, unreadable: list[Unreadable], name: str, depth: int) -> list[Entry]:
+def _in_zip(path: Path, search: Search, name: str, depth: int) -> list[Entry]:
     found: list[Entry] = []
     inner: list[str] = []
     try:
@@ -104,7 +135,7 @@ def _in_zip(path: Path, unpacked: Path, unreadable: list[Unreadable], name: str,
     except Exception as error:  # a damaged directory of a zip file fails in as many ways
         raise DataError(f"{name}: {_no_zip(path, error)}") from None
     for member in inner:
-        found += _in_inner(path, member, unpacked, unreadable, name, depth, partial(_part_of_zip, path, member))
+        found += _in_inner(path, member, search, name, depth, partial(_part_of_zip, path, member))
     return found
 
 
@@ -120,12 +151,14 @@ def _no_zip(path: Path, error: Exception) -> str:
     return f"no archive that is known here (it begins with {beginning[:8]!r}); --raw takes .skeleton files, zip and tar files"
 
 
-def _in_tar(path: Path, unpacked: Path, unreadable: list[Unreadable], name: str, depth: int) -> list[Entry]:
+def _in_tar(path: Path, search: Search, name: str, depth: int) -> list[Entry]:
     found: list[Entry] = []
     inner: list[tarfile.TarInfo] = []
+    size = path.stat().st_size
     try:
         with tarfile.open(path, "r:") as archive:
             for info in archive:
+                search.tell(name, info.offset_data, size)
                 if info.isreg() and RECORDING.search(info.name):
                     mark = int(info.mtime * 1e9)
                     found.append(
@@ -136,46 +169,53 @@ def _in_tar(path: Path, unpacked: Path, unreadable: list[Unreadable], name: str,
     except (tarfile.TarError, EOFError, ValueError) as error:
         raise DataError(f"{name}: not a whole tar file ({one_line(error)}); download it again") from None
     for info in inner:
-        found += _in_inner(path, info.name, unpacked, unreadable, name, depth, partial(_part_of_tar, path, info))
+        found += _in_inner(path, info.name, search, name, depth, partial(_part_of_tar, path, info))
     return found
 
 
 @contextmanager
-def _part_of_zip(path: Path, member: str) -> Iterator[IO[bytes]]:
-    with zipfile.ZipFile(path) as archive, archive.open(member) as file:
-        yield file
+def _packed(path: Path, how: Callable[[Any], Any]) -> Iterator[Source]:
+    with path.open("rb") as packed, how(packed) as file:
+        yield Source(file, packed.tell, path.stat().st_size)
 
 
 @contextmanager
-def _part_of_tar(path: Path, info: tarfile.TarInfo) -> Iterator[IO[bytes]]:
-    with path.open("rb") as file:
-        file.seek(info.offset_data)
-        yield file
+def _part_of_zip(path: Path, member: str) -> Iterator[Source]:
+    with zipfile.ZipFile(path) as archive, archive.open(member) as file:
+        yield Source(file, file.tell, archive.getinfo(member).file_size)
+
+
+@contextmanager
+def _part_of_tar(path: Path, info: tarfile.TarInfo) -> Iterator[Source]:
+    with tarfile.open(path, "r:") as archive:
+        file = archive.extractfile(info)
+        assert file is not None
+        with file:
+            yield Source(file, file.tell, info.size)
 
 
 def _in_inner(
     path: Path,
     member: str,
-    unpacked: Path,
-    unreadable: list[Unreadable],
+    search: Search,
     name: str,
     depth: int,
-    opened: Callable[[], AbstractContextManager[IO[bytes]]],
+    opened: Callable[[], AbstractContextManager[Source]],
 ) -> list[Entry]:
     """The recordings of an archive in an archive; one that cannot be read is told beside the others."""
     whole = f"{name}/{member}"
     try:
         if depth >= _MOST_DEPTH:
             raise DataError(f"{whole}: archives in archives, {depth} deep: unpack it, and name the folder")
-        inner = _unpacked_once(path, member, unpacked, whole, opened)
-        return in_archive(inner, unpacked, unreadable, whole, depth + 1)
+        inner = _unpacked_once(path, member, search, whole, opened)
+        return in_archive(inner, search, whole, depth + 1)
     except DataError as error:
-        unreadable.append(Unreadable(member, str(error).removeprefix(f"{whole}: ")))
+        search.unreadable.append(Unreadable(member, str(error).removeprefix(f"{whole}: ")))
         return []
 
 
 def _unpacked_once(
-    path: Path, member: str, unpacked: Path, name: str, opened: Callable[[], AbstractContextManager[IO[bytes]]]
+    path: Path, member: str, search: Search, name: str, opened: Callable[[], AbstractContextManager[Source]]
 ) -> Path:
     """What an archive's member holds, as a file of its own; what an earlier run has unpacked is taken.
 
@@ -184,14 +224,15 @@ def _unpacked_once(
         OSError: there is no room for it.
     """
     made_of = json.dumps([str(path), *state_of(path), member])
-    target = unpacked / hashlib.sha256(made_of.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    target = search.unpacked / hashlib.sha256(made_of.encode("utf-8", "surrogateescape")).hexdigest()[:32]
     if target.exists():
         return target
-    unpacked.mkdir(mode=0o700, parents=True, exist_ok=True)
+    search.unpacked.mkdir(mode=0o700, parents=True, exist_ok=True)
     most = max(_LEAST_BOUND, _MOST_TIMES * path.stat().st_size)
     try:
         with whole_file(target) as part, part.open("wb") as file, opened() as source:
-            while chunk := source.read(_CHUNK_BYTES):
+            while chunk := source.file.read(_CHUNK_BYTES):
+                search.tell(name, source.at(), source.size)
                 if file.write(chunk) and file.tell() > most:
                     raise DataError(f"{name}: unpacks to more than {_MOST_TIMES} times its size, as no recordings do")
     except NOT_WHOLE as error:

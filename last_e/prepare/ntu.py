@@ -17,6 +17,7 @@ from last_e.datafile import DataError, output_path
 from last_e.environment import usable_cores
 from last_e.prepare import clipfile
 from last_e.prepare.account import count_splits, versions
+from last_e.prepare.archives import Search, Watch
 from last_e.prepare.clipfile import About, Part
 from last_e.prepare.entry import Entry
 from last_e.prepare.names import broken, read_name
@@ -94,7 +95,13 @@ class Report:
 
 
 def prepare_ntu(
-    dataset: str, raw: Sequence[Path], out: Path, *, workers: int | None = None, progress: Progress | None = None
+    dataset: str,
+    raw: Sequence[Path],
+    out: Path,
+    *,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    watch: Watch | None = None,
 ) -> Report:
     """Prepare ``ntu60`` or ``ntu120`` from what NTU distributes: folders of ``.skeleton`` files, zip files, or both.
 
@@ -107,6 +114,7 @@ def prepare_ntu(
         out: the prepared file; replaced when it is complete.
         workers: processes; default: one for each core.
         progress: told how many recordings are done, and of how many.
+        watch: before that, told how much of which archive has been looked through or unpacked.
 
     Raises:
         DataError: there is nothing to prepare, or nothing of it can be read.
@@ -115,9 +123,10 @@ def prepare_ntu(
     raw = [Path(place) for place in raw]
     out = output_path(Path(out), *raw)
     with clipfile.workplace(out) as folder:
-        entries, unreadable = find_recordings(raw, folder / "unpacked")
+        search = Search(folder / "unpacked", watch)
+        entries = find_recordings(raw, search)
         wanted, left_out = choose_entries(dataset, entries)
-        left_out += [LeftOut(one.name, "unreadable", one.why) for one in unreadable]
+        left_out += [LeftOut(one.name, "unreadable", one.why) for one in sorted(search.unreadable)]
         if not wanted:
             raise DataError(
                 f"none of the {len(entries)} files is a recording of {dataset}, such as S001C001P001R001A001.skeleton"

@@ -7,6 +7,7 @@ number of joints (25), then a line a joint of 12 values, the first three x y z i
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -20,6 +21,8 @@ from last_e.prepare.scan import scan
 MAX_BYTES = 64 * 2**20
 """Larger files are no recordings: the largest of NTU has about 4 MB."""
 VALUES_OF_BODY, VALUES_OF_JOINT = 10, 12
+_IDENT = re.compile(rb"-?\d{1,20}")
+_ROUNDED = "; an export has rounded this one, as it may have others to the same"
 MOST_DIGITS = 1000
 """Of three coordinates together."""
 
@@ -63,13 +66,18 @@ def parse(data: bytes) -> Recording:
     return recording
 
 
+_NOT_DECIMAL = re.compile(rb"(?<!\d),|,(?!\d)|[.,]\d+[.,]")
+"""A comma that is no decimal one: not between digits, or of a number with another comma or a point."""
+
+
 def _as_written(data: bytes) -> bytes:
-    """The bytes without what editors and copies add: marks of byte order (and UTF-16 itself), another system's ends of lines,
-    what is no text at the end."""
+    """The bytes without what editors, copies and other countries' settings do: marks of byte order (and UTF-16 itself), another
+    system's ends of lines, what is no text at the end, decimal commas (nobody stands so far away that they group thousands)."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         data = data.decode("utf-16", "replace").encode()
     data = data.removeprefix(codecs.BOM_UTF8).rstrip(b"\0\x1a") or data
-    return data if b"\n" in data else data.replace(b"\r", b"\n")
+    data = data if b"\n" in data else data.replace(b"\r", b"\n")
+    return data.replace(b",", b".") if b"," in data and not _NOT_DECIMAL.search(data) else data
 
 
 def parse_carefully(data: bytes) -> Recording:
@@ -78,6 +86,10 @@ def parse_carefully(data: bytes) -> Recording:
     Raises:
         SkeletonError: the bytes are no whole recording.
     """
+    if not data.strip():
+        raise SkeletonError("an empty file; copy or download it again")
+    if data.lstrip()[:1] == b"<":
+        raise SkeletonError("a web page, perhaps one that asks to log in; download it in a browser")
     lines = _Lines(data)
     joints: list[list[list[float]]] = []
     frame, body = [], []
@@ -85,8 +97,8 @@ def parse_carefully(data: bytes) -> Recording:
     for number in range(frames):
         for _ in range(lines.count("number of bodies")):
             words = lines.words("a body", VALUES_OF_BODY)
-            if not (words[0].isdigit() and len(words[0]) <= 20 and int(words[0]) < 2**63):
-                raise lines.error(f"{_shown(words[0])} is no body id (a whole number)")
+            if not _IDENT.fullmatch(words[0]) or not -(2**63) <= int(words[0]) < 2**63:
+                raise lines.error(f"{_shown(words[0])} is no body id (a whole number{_ROUNDED if b'e' in words[0] else ''})")
             count = lines.count("number of joints")
             if count != NUM_JOINTS:
                 raise lines.error(f"{count} joints instead of {NUM_JOINTS}")

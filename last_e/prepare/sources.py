@@ -10,24 +10,19 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from last_e.datafile import DataError
-from last_e.prepare.archives import ARCHIVE, Unreadable, beginning_of, in_archive
+from last_e.prepare.archives import ARCHIVE, Search, Unreadable, beginning_of, in_archive
 from last_e.prepare.entry import RECORDING, Entry, recording_name
 
 
-def find_recordings(places: Iterable[Path], unpacked: Path) -> tuple[list[Entry], list[Unreadable]]:
+def find_recordings(places: Iterable[Path], search: Search) -> list[Entry]:
     """Every recording in folders (at any depth, through links, inside archives there), archives and files, by name.
 
-    What cannot be read inside of a folder is told beside them: one bad link or cut download is no reason to stop.
-
-    Args:
-        places: what was named.
-        unpacked: a folder for archives that have to be unpacked to be read; what it has from an earlier run is used again.
+    What cannot be read inside of a folder is kept in ``search``: one bad link or cut download is no reason to stop.
 
     Raises:
         DataError: a place that was named is none of these or cannot be read, or there is no recording at all.
     """
     found: list[Entry] = []
-    unreadable: list[Unreadable] = []
     seen: set[tuple[int, int]] = set()
     places = list(places)
     for place in places:
@@ -38,18 +33,18 @@ def find_recordings(places: Iterable[Path], unpacked: Path) -> tuple[list[Entry]
         except (OSError, ValueError) as error:
             raise DataError(f"{place}: cannot be read: {getattr(error, 'strerror', None) or error}", missing=True) from None
         if stat.S_ISDIR(mode):
-            found += _in_folder(place, unpacked, seen, unreadable)
+            found += _in_folder(place, search, seen)
         elif stat.S_ISREG(mode):
-            found += [_file(place, place.parent)] if _is_recording(place) else in_archive(place, unpacked, unreadable)
+            found += [_file(place, place.parent)] if _is_recording(place) else in_archive(place, search)
         else:
             raise DataError(f"{place}: no such folder or archive; --raw takes what NTU distributes, as it is", missing=True)
     if not found:
         where = ", ".join(map(str, places))
-        why = f"; {unreadable[0].name}: {unreadable[0].why}" if unreadable else ""
+        why = "".join(f"; {one.name}: {one.why}" for one in search.unreadable[:1])
         raise DataError(
             f"{where}: no .skeleton file in there, nor in an archive{why}; --raw takes what NTU distributes", missing=True
         )
-    return sorted(found), sorted(unreadable)
+    return sorted(found)
 
 
 def listing_hash(entries: Iterable[Entry], *, marks: bool) -> str:
@@ -75,11 +70,11 @@ def _file(path: Path, root: Path) -> Entry:
     )
 
 
-def _in_folder(root: Path, unpacked: Path, seen: set[tuple[int, int]], unreadable: list[Unreadable]) -> Iterator[Entry]:
+def _in_folder(root: Path, search: Search, seen: set[tuple[int, int]]) -> Iterator[Entry]:
     """The recordings of a tree. ``seen`` are the folders that were read: links may lead in circles, or twice to one."""
 
     def note(path: Path, why: str) -> None:
-        unreadable.append(Unreadable(path.relative_to(root).as_posix(), why))
+        search.unreadable.append(Unreadable(path.relative_to(root).as_posix(), why))
 
     def failed(error: OSError) -> None:
         path = Path(error.filename)
@@ -89,7 +84,7 @@ def _in_folder(root: Path, unpacked: Path, seen: set[tuple[int, int]], unreadabl
 
     for folder, folders, files in os.walk(root, onerror=failed, followlinks=True):
         about = Path(folder).stat()
-        if (about.st_dev, about.st_ino) in seen or Path(folder) == unpacked:
+        if (about.st_dev, about.st_ino) in seen or Path(folder) == search.unpacked:
             folders.clear()
             continue
         seen.add((about.st_dev, about.st_ino))
@@ -108,7 +103,7 @@ def _in_folder(root: Path, unpacked: Path, seen: set[tuple[int, int]], unreadabl
                 continue
             if archive:
                 try:
-                    yield from list(in_archive(path, unpacked, unreadable))
+                    yield from list(in_archive(path, search))
                 except DataError as error:
                     note(path, str(error).removeprefix(f"{path}: "))
             elif recording:

@@ -50,7 +50,7 @@ def prepare(
                 "no numba that works here: reading takes about 15 times as long (from a clone: pip install '.[data]')",
                 error=True,
             )
-        report = prepare_ntu(dataset, raw, out, workers=workers, progress=bar.update)
+        report = prepare_ntu(dataset, raw, out, workers=workers, progress=bar.update, watch=bar.update_bytes)
     if json:
         print_json("data prepare", {"out": str(out), "resumed": report.resumed, **report.to_dict()})
     else:

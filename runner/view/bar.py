@@ -10,6 +10,8 @@ from last_e.text import plain, seconds_text
 from runner.view.console import make_console, show
 
 SECONDS_BETWEEN_LINES = 20.0
+LARGE = 10 * 10**6
+"""Bytes that take long enough to be told of."""
 
 
 class Bar:
@@ -19,7 +21,7 @@ class Bar:
         self.unit, self.between = unit, between
         self.console = make_console(stderr=True)
         self._progress: Any = None
-        self._begin: tuple[float, int] | None = None
+        self._begin: tuple[str, float, int] | None = None
         self._last = time.monotonic()
 
     def __enter__(self) -> Bar:
@@ -31,13 +33,21 @@ class Bar:
 
     def update(self, done: int, total: int, now_at: str = "") -> None:
         """So many are done; ``now_at`` is what comes next."""
+        self._update(self.unit, done, total, now_at)
+
+    def update_bytes(self, of: str, done: int, total: int) -> None:
+        """So many bytes of something have been read, before anything can be counted."""
+        if total >= LARGE:
+            self._update(f"MB of {of.rpartition('/')[2]}", done // 10**6, total // 10**6)
+
+    def _update(self, unit: str, done: int, total: int, now_at: str = "") -> None:
         now = time.monotonic()
-        if self._begin is None:
-            self._begin = now, done  # what an earlier run did says nothing about the pace of this one
-        seconds, fresh = now - self._begin[0], done - self._begin[1]
+        if self._begin is None or self._begin[0] != unit:
+            self._begin = unit, now, done  # what an earlier run did says nothing about the pace of this one
+        seconds, fresh = now - self._begin[1], done - self._begin[2]
         left = seconds_text(seconds * (total - done) / fresh if fresh else None)
         pace = f"{fresh / seconds:,.0f}/s, " if fresh and fresh >= seconds > 0 else ""
-        text = f"{done:,} of {total:,} {self.unit}, {pace}{left} left{f'; now: {now_at}' if now_at else ''}"
+        text = f"{done:,} of {total:,} {unit}, {pace}{left} left{f'; now: {now_at}' if now_at else ''}"
         if self.console.is_terminal:
             self._draw(done, total, text)
         elif now - self._last >= self.between:
@@ -52,4 +62,4 @@ class Bar:
             self._progress = Progress(*columns, console=self.console, transient=True)
             self._progress.add_task("", total=total)
             self._progress.start()
-        self._progress.update(self._progress.task_ids[0], completed=done, description=plain(text))
+        self._progress.update(self._progress.task_ids[0], completed=done, total=total, description=plain(text))

@@ -342,10 +342,14 @@ def test_progress_is_lines_in_a_log() -> None:
     code = (
         "import time\nfrom runner.view.bar import Bar\n"
         "with Bar('recordings', between=0) as bar:\n"
+        "    for done in (1, 20, 40): bar.update_bytes('/a/b.tar.gz', done * 10**6, 40 * 10**6); time.sleep(0.1)\n"
+        "    bar.update_bytes('small.tar', 100, 1000)\n"
         "    for done in (100, 150, 300): bar.update(done, 300); time.sleep(0.1)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    lines = done.stderr.splitlines()
+    read, lines = done.stderr.splitlines()[:3], done.stderr.splitlines()[3:]
+    assert read[0] == "1 of 40 MB of b.tar.gz, - left"
+    assert read[1].startswith("20 of 40 MB of b.tar.gz, ")
     assert lines[0] == "100 of 300 recordings, - left"
     assert lines[1].startswith("150 of 300 recordings, ")
     assert lines[1].endswith("/s, 0s left")

@@ -91,6 +91,32 @@ def test_unusual_white_space_is_read_carefully():
         same(parse(odd), parse(data))
 
 
+@pytest.mark.parametrize("where", ["everywhere", "after the id", "in exponents"])
+def test_decimal_commas_are_read(where):
+    data = text_of(scene())
+    head, *rest = data.splitlines(keepends=True)
+    changed = {
+        "everywhere": data.replace(b".", b","),
+        "after the id": head + b"".join(line.replace(b".", b",", 3) for line in rest),
+        "in exponents": text_of([[(ANNA, WALK[0] * 1e-7)]] * 2).replace(b".", b","),
+    }[where]
+    same(parse(changed), parse(text_of([[(ANNA, WALK[0] * 1e-7)]] * 2) if where == "in exponents" else data))
+
+
+def test_commas_that_may_mean_something_else_are_named():
+    data = text_of([[(ANNA, WALK[0])]])
+    x, y, z, *_ = data.split(b"\n")[4].split()
+    for odd in (b"1,234.5", b"1.234,5", b"1,234,567", b",5", b"5,", b"1,,5"):
+        assert "line 5: '" in told(data.replace(x, odd, 1))
+    assert "line 5: 10 values where a joint has 12" in told(data.replace(b" ".join((x, y, z)), b",".join((x, y, z)), 1))
+
+
+def test_an_id_below_zero_is_one_like_others():
+    data = text_of(scene())
+    found = parse(data.replace(b"\n%d " % ANNA, b"\n-1 "))
+    assert found.body.tolist() == [-1 if one == ANNA else one for one in parse(data).body]
+
+
 def told(data: bytes) -> str:
     with pytest.raises(SkeletonError) as caught:
         parse(data)
@@ -103,8 +129,9 @@ def told(data: bytes) -> str:
 GOOD = text_of([[(ANNA, WALK[0]), (BERT, WALK[1])]] * 2)
 BODY = b"72057594037931101 0"
 WRONG = {
-    "nothing": (b"", "line 1: the file ends where the number of frames should stand"),
-    "blank": (b"\n\n \n", "line 1: the file ends"),
+    "nothing": (b"", "an empty file; copy or download it again"),
+    "blank": (b"\n\n \n", "an empty file"),
+    "a web page": (b"\n<!DOCTYPE html>\n<html>Sign in</html>", "a web page, perhaps one that asks to log in"),
     "negative frames": (b"-1\n", "line 1: '-1' is no number of frames"),
     "frames as a fraction": (b"1.0\n0\n", "line 1: '1.0' is no number of frames"),
     "a million times too many frames": (
@@ -117,6 +144,10 @@ WRONG = {
     "too many bodies": (GOOD.replace(b"\n2\n", b"\n900000000\n", 1), "line 57: 1 values where a body has 10"),
     "24 joints": (GOOD.replace(b"\n25\n", b"\n24\n", 1), "line 4: 24 joints instead of 25"),
     "a billion joints": (GOOD.replace(b"\n25\n", b"\n999999999\n", 1), "line 4: 999999999 joints instead of 25"),
+    "a rounded id": (
+        GOOD.replace(BODY, b"7.2057594037931e16 0", 1),
+        "line 3: '7.2057594037931e16' is no body id (a whole number; an export has rounded this one",
+    ),
     "no id": (GOOD.replace(BODY, b"somebody 0", 1), "line 3: 'somebody' is no body id"),
     "an id of 30 digits": (GOOD.replace(BODY, b"7" * 30 + b" 0", 1), "line 3: '777777777777777777777777777777' is no body id"),
     "a word for a coordinate": (GOOD.replace(b"\n25\n", b"\n25\nleft ", 1), "line 5: 13 values where a joint has 12"),
