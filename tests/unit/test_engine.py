@@ -278,7 +278,6 @@ def attempt(store: Path, **container: str) -> tuple[Job, Attempt]:
     return job, one
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the SDK leaves the socket to the collector
 def test_without_its_engine_a_container_counts_by_its_heart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
     job, one = attempt(tmp_path, name="n", token="aabbccdd", engine="e", image="i")

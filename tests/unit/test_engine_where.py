@@ -133,7 +133,6 @@ def test_contexts_that_cannot_be_followed(
         where()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the SDK leaves the socket to the collector
 def test_the_sdk_reads_none_of_dockers_settings(docker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would stumble over each of these."""
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
