@@ -45,10 +45,14 @@ KillWait=10
 MinJobAge=3600
 JobRequeue=1
 GresTypes=gpu
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+SlurmctldParameters=preempt_send_user_signal
 NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={n1} CPUs=4 RealMemory=8000 Gres=gpu:a100:2
 NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={n2} CPUs=4 RealMemory=8000
 PartitionName=gpu Nodes=n1 Default=YES MaxTime=01:00:00 DefaultTime=00:30:00 State=UP
-PartitionName=cpu Nodes=n2 MaxTime=02:00:00 DefaultTime=00:30:00 State=UP
+PartitionName=cpu Nodes=n2 MaxTime=02:00:00 DefaultTime=00:30:00 GraceTime=120 State=UP
+PartitionName=urgent Nodes=n2 PriorityTier=10 State=UP
 PartitionName=all Nodes=n1,n2 MaxTime=02:00:00 DefaultTime=00:30:00 State=UP
 """
 _GRES = "AutoDetect=off\nNodeName=n1 Name=gpu Type=a100 File={folder}/a100-[0-1]\n"
@@ -89,7 +93,7 @@ class Slurm:
         self.start_controller("-c")
         for node in ("n1", "n2"):
             self.start_node(node)
-        self._until(lambda: self.call("sinfo", "-h", "-t", "idle", "-N", "-o", "%N").split() == ["n1", "n1", "n2", "n2"])
+        self._until(lambda: set(self.call("sinfo", "-h", "-t", "idle", "-N", "-o", "%N").split()) == {"n1", "n2"})
 
     def start_controller(self, *words: str) -> None:
         """Slurm's controller, anew with ``-c``, else with what it knew."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from runner.job.job import Job
 from runner.store.directory import DirectoryStore
 from tests.conftest import Cli
-from tests.jobs import LONGER, Run, assert_same, jobs_in, some_step_is_stored, wait_until
+from tests.jobs import LONGER, Run, assert_same, has_pending, jobs_in, some_step_is_stored, wait_until
 from tests.slurm import Slurm
 
 pytestmark = [pytest.mark.xdist_group("slurm"), pytest.mark.usefixtures("slurm")]
@@ -130,6 +131,19 @@ def test_scancel_saves_and_pauses(run: Any, tiny: Path, slurm: Slurm) -> None:
     assert code == 75, out
     assert current.job.state()[0].value == "paused"
     assert slurm.jobs() == []
+
+
+def test_what_others_have_displaced_saves_and_comes_back(run: Any, tiny: Path, slurm: Slurm, uninterrupted: Any) -> None:
+    current: Run = run("submit", tiny, *SLURM, *LONGER[1:], "run.slurm.partition=cpu")
+    with current.held(some_step_is_stored) as trainer:
+        slurm.call("sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
+        wait_until(lambda: has_pending(trainer, signal.SIGTERM))
+    code, out = current.end()
+    assert code == 0, out
+    attempts = current.job.attempts.all()
+    assert [(one.phase, one.reason) for one in attempts] == [("ended", "preempted"), ("ended", "completed")]
+    assert [(one.container or {})["restart"] for one in attempts] == ["0", "1"]
+    assert_same(current.job, uninterrupted)
 
 
 def test_a_node_that_died_is_followed_by_another_whatever_still_lives_there(
