@@ -27,6 +27,7 @@ from runner.resolve import resolve_spec
 from runner.store.directory import DirectoryStore
 from runner.trust import Trust, UntrustedError, see_that_nothing_is_gained
 from runner.view.status import job_status, summaries
+from tests.ceph import Ceph
 
 CONFIG = {"model.variant": "nano_e_v3", "dataset": "synthetic", "split_type": "xsub", "env": "local", "training.epochs": 9}
 Mount = Callable[[Path, Path], Path]
@@ -123,6 +124,24 @@ def test_what_is_copied_is_the_whole_job_and_can_be_gone_on_with(attached: Job, 
     ]
 
 
+@pytest.mark.xdist_group("ceph")
+def test_a_bucket_takes_it_as_a_folder_does(made: Job, attached: Job, ceph: Ceph, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {**ceph.credentials(), "LASTRUN_STORE": ceph.uri("jobs/carried")}.items():
+        monkeypatch.setenv(name, value)
+    home = home_of(attached)
+    assert home.store.uri.startswith("s3://")
+    copy = carry(attached, home, print)
+    assert told(copy) == told(attached)
+    assert copy.state()[0] is State.LOST
+    attempt(made, 3, "time_limit", 30)
+    attached = Job(attached.store, attached.id)
+    assert newer(home_of(attached), attached) is attached
+    copy = carry(attached, home_of(attached), print)
+    assert told(copy) == told(attached)
+    assert copy.state()[0] is State.PAUSED
+    assert newer(home_of(attached), attached).uri == copy.uri
+
+
 def test_it_goes_on_in_the_copy_once_that_has_all_of_it(attached: Job, home: Job) -> None:
     copy = carry(attached, home, print)
     assert newer(home_of(attached), attached).uri == copy.uri
@@ -184,6 +203,7 @@ def test_a_copy_that_was_cut_off_is_no_job_wherever_that_was(attached: Job, home
             carry(attached, Job(store, home.id), print)
             break
         except StoreError:
+            (tmp_path / "home").mkdir(exist_ok=True)
             with pytest.raises(NoSuchJobError):
                 find_job(home.id, str(tmp_path / "home"))
             assert newer(home_of(attached), attached) is attached
