@@ -44,8 +44,8 @@ def find_job(name: str, store_uri: str | None, whole: bool = False) -> Job:
     if len(found) > 1:
         same_store = len({job.store.uri for job in found}) == 1
         names = [job.id if same_store else job.uri for job in found]
-        others = ", ..." if len(names) > 5 else ""
-        raise NoSuchJobError(f"{name} could be any of these, the newest first: {', '.join(names[:5])}{others}")
+        order, others = ", the newest first" if same_store else "", ", ..." if len(names) > 5 else ""
+        raise NoSuchJobError(f"{name} could be any of these{order}: {', '.join(names[:5])}{others}")
     job = found[0] if found else Job(below[0] if len(below) == 1 else store, name)
     job.record()
     return job

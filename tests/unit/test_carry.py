@@ -263,7 +263,9 @@ def test_of_several_below_it_the_one_with_the_job_is_meant(made: Job, tmp_path: 
     with pytest.raises(UsageError, match=r"holds no jobs itself, but .* and .* do"):
         store_with_jobs(str(tmp_path / "above"))
     shutil.copytree(tmp_path / "made", tmp_path / "above" / "c" / "lastrun")
-    with pytest.raises(NoSuchJobError, match=f"could be any of file://.*/a/lastrun/{made.id}, file://.*/c/lastrun/{made.id}$"):
+    with pytest.raises(
+        NoSuchJobError, match=f"could be any of these: file://.*/a/lastrun/{made.id}, file://.*/c/lastrun/{made.id}$"
+    ):
         find_job(made.id, str(tmp_path / "above"))
 
 
