@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 import os
 import re
+from numbers import Integral
 from pathlib import Path
 
 LONGEST_LINE = 500
+MOST_SHOWN = 60
+"""Of a name, in a message."""
 _MISTYPED = re.compile(r"(?i)(s3|gs|file)(?::/?(?!/)|//+)")
 _OTHER_NAMES = {"gcs": "gs", "s3a": "s3", "s3n": "s3", "aws": "s3", "google": "gs"}
 """What other programs call these kinds of store."""
@@ -43,6 +46,16 @@ def one_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     line = lines[0] if lines else type(error).__name__
     return line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}..."
+
+
+def shown(name: object) -> str:
+    """A name or key that a file holds, in a message: short, on one line; of what is neither text nor number its kind alone."""
+    try:
+        text = str(name) if isinstance(name, (str, Integral)) else type(name).__name__
+    except ValueError:  # a number of more than 4,300 digits
+        text = "a number"
+    text = text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 3]}..."
+    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def expand(path: str) -> Path:

@@ -19,12 +19,13 @@ from typing import IO, Any, NamedTuple
 
 from last_e.datafile import DataError
 from last_e.prepare.entry import RECORDING, Entry, packed_by, recording_name, state_of
+from last_e.prepare.names import no_download
 from last_e.text import one_line
-from last_e.whole import whole_file
+from last_e.whole import regular_file, whole_file
 
 ARCHIVE = re.compile(r"(?i)\.(zip|tar|tgz|tbz2?|txz|tar\.(gz|bz2|xz))$")
 """How an archive's name ends."""
-_OTHERS = {
+UNPACKED_BY_OTHERS = {
     b"7z\xbc\xaf\x27\x1c": ("a 7z archive", "7z x {0}"),
     b"Rar!": ("a RAR archive", "unrar x {0}"),
     b"\x28\xb5\x2f\xfd": ("packed by zstd", "zstd -d {0}"),
@@ -89,7 +90,7 @@ def beginning_of(path: Path) -> bytes:
         DataError: it cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with regular_file(path) as file:
             return file.read(_MOST_BEGINNING)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
@@ -99,7 +100,7 @@ def in_archive(path: Path, search: Search, name: str = "", depth: int = 0) -> li
     """The recordings of an archive, and of archives in it. ``name`` is what it is called where it is not where it came from."""
     name = name or str(path)
     beginning = beginning_of(path)
-    other = next((told for begin, told in _OTHERS.items() if beginning.startswith(begin)), None)
+    other = next((told for begin, told in UNPACKED_BY_OTHERS.items() if beginning.startswith(begin)), None)
     if other is not None:
         raise DataError(f"{name}: {other[0]}: unpack it with {other[1].format(Path(name).name)}, and name the folder")
     packed = packed_by(beginning)
@@ -144,10 +145,9 @@ def _no_zip(path: Path, error: Exception) -> str:
     beginning = beginning_of(path)
     if beginning.startswith(b"PK"):
         return f"not a whole zip file ({one_line(error)}); download it again"
-    if not beginning:
-        return "an empty file; download it again"
-    if beginning.lstrip()[:1] == b"<":
-        return "a web page, perhaps one that asks to log in; download it in a browser"
+    told = no_download(beginning)
+    if told is not None:
+        return told
     return f"no archive that is known here (it begins with {beginning[:8]!r}); --raw takes .skeleton files, zip and tar files"
 
 

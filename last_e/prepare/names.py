@@ -57,3 +57,12 @@ def read_name(text: str) -> NtuName | None:
 def broken(dataset: str) -> frozenset[str]:
     """Names of the recordings whose skeletons are missing or wrong (302 of ntu60, 535 of ntu120 with those)."""
     return frozenset((LISTS / NTU_SETS[dataset].broken).read_text().split())
+
+
+def no_download(beginning: bytes) -> str | None:
+    """What a file that begins so is, where a download has left it that went wrong."""
+    if not beginning:
+        return "an empty file; copy or download it again"
+    if beginning.lstrip()[:1] == b"<":
+        return "a web page, perhaps one that asks to log in; download it in a browser"
+    return None

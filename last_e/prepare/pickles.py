@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
 from last_e.datafile import DataError
-from last_e.text import one_line
+from last_e.text import one_line, shown
+from last_e.whole import regular_file
 
 MOST_DEPTH = 50
 MOST_OF_NOTHING = 1_000_000
 """The largest side of an array that has no content, and so no size that would bound it."""
 _KINDS = "biufcSU"
 _PLAIN_KEYS = (str, bytes, int, float, bool, type(None))
+
+
+class _RefusedError(pickle.UnpicklingError):
+    """What is wrong in words of our own; those of Python's are of its inner places."""
 
 
 def read_pickle(path: Path) -> Any:
@@ -31,11 +36,11 @@ def read_pickle(path: Path) -> Any:
         DataError: it cannot be read, is damaged, or holds something that could run code.
     """
     try:
-        with path.open("rb") as file:
+        with regular_file(path) as file:
             return _resolved(_Plain(_Bounded(file, path.stat().st_size), encoding="latin1").load(), 0, {})
     except FileNotFoundError:
         raise DataError(f"{path}: no such file", missing=True) from None
-    except pickle.UnpicklingError as error:
+    except _RefusedError as error:
         raise DataError(f"{path}: {one_line(error)}") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
@@ -51,7 +56,7 @@ class _Bounded:
 
     def read(self, count: int) -> bytes:
         if not 0 <= count <= self.size - self.file.tell():
-            raise pickle.UnpicklingError("cut short, or damaged")
+            raise _RefusedError("cut short, or damaged")
         return self.file.read(count)
 
     def readline(self) -> bytes:
@@ -63,22 +68,22 @@ class _DType:
 
     def __init__(self, text: Any, *_: Any) -> None:
         if not isinstance(text, str) or len(text) > 16:
-            raise pickle.UnpicklingError("holds an array of an odd type")
+            raise _RefusedError("holds an array of an odd type")
         self.text, self.order = text, "="
 
     def __setstate__(self, state: Any) -> None:
         # (version, byte order, subarray, names, fields, element size, alignment, flags, ...)
         if not isinstance(state, tuple) or len(state) < 5 or any(part is not None for part in state[2:5]):
-            raise pickle.UnpicklingError("holds an array of records")
+            raise _RefusedError("holds an array of records")
         if state[1] not in ("<", ">", "|", "="):
-            raise pickle.UnpicklingError("holds an array of an odd byte order")
+            raise _RefusedError("holds an array of an odd byte order")
         self.order = state[1]
 
     def numpy(self) -> np.dtype[Any]:
         """The type of numpy's that is meant."""
         found = np.dtype(self.text)
         if found.kind not in _KINDS or found.itemsize == 0:
-            raise pickle.UnpicklingError(f"holds an array of {self.text!r}; allowed are arrays of numbers and texts")
+            raise _RefusedError(f"holds an array of {self.text!r}; allowed are arrays of numbers and texts")
         return found if self.order == "|" else found.newbyteorder(self.order)  # type: ignore[arg-type]
 
 
@@ -93,21 +98,21 @@ class _Array:
 
     def __setstate__(self, state: Any) -> None:
         if not isinstance(state, tuple) or len(state) != 5:
-            raise pickle.UnpicklingError("holds an array that numpy did not write")
+            raise _RefusedError("holds an array that numpy did not write")
         _, self.shape, self.dtype, self.fortran, self.content = state
 
     def numpy(self) -> np.ndarray[Any, Any]:
         """The array: of numbers or texts, and as large as its content says, or not at all."""
         if not isinstance(self.dtype, _DType) or not isinstance(self.shape, tuple):
-            raise pickle.UnpicklingError("holds an array that numpy did not write")
+            raise _RefusedError("holds an array that numpy did not write")
         content = self.content.encode("latin1") if isinstance(self.content, str) else self.content
         if not isinstance(content, (bytes, bytearray)) or not all(type(n) is int and n >= 0 for n in self.shape):
-            raise pickle.UnpicklingError("holds an array of objects; allowed are arrays of numbers and texts")
+            raise _RefusedError("holds an array of objects; allowed are arrays of numbers and texts")
         dtype = self.dtype.numpy()
         if not content and max(self.shape, default=0) > MOST_OF_NOTHING:
-            raise pickle.UnpicklingError("holds an empty array of a shape that no recordings have")
+            raise _RefusedError("holds an empty array of a shape that no recordings have")
         if len(self.shape) > 8 or math.prod(self.shape) * dtype.itemsize != len(content):
-            raise pickle.UnpicklingError("holds an array whose size is not what it says")
+            raise _RefusedError("holds an array whose size is not what it says")
         found = np.frombuffer(content, dtype).reshape(self.shape, order="F" if self.fortran else "C")
         return found.astype(dtype.newbyteorder("="))
 
@@ -132,8 +137,31 @@ def _scalar(dtype: Any, content: Any) -> Any:
 def _encode(text: Any, encoding: Any) -> bytes:
     """How old pickles write bytes."""
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise pickle.UnpicklingError(f"holds bytes in {encoding!r}")
+        raise _RefusedError(f"holds bytes in {encoding!r}")
     return text.encode("latin1")
+
+
+def _mapping(*arguments: Any) -> dict[Any, Any]:
+    """An OrderedDict, a defaultdict or a Counter, as the plain mapping that it is: what it should give for a key that is not
+    there is dropped; older Pythons hand over all pairs at once."""
+    content = [one for one in arguments if not isinstance(one, _Named) and one is not None]
+    if len(content) > 1 or not all(isinstance(one, (dict, list)) for one in content):
+        raise _RefusedError("holds a mapping that Python did not write")
+    pairs: Any = (content or [[]])[0]
+    pairs = list(pairs.items()) if isinstance(pairs, dict) else pairs
+    if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
+        raise _RefusedError("holds a mapping that Python did not write")
+    _plain_keys(key for key, _ in pairs)
+    return dict(pairs)
+
+
+def _set(*content: Any) -> frozenset[Any]:
+    """A set as older protocols write it."""
+    if len(content) > 1 or not all(isinstance(one, (list, tuple)) for one in content):
+        raise _RefusedError("holds a set that Python did not write")
+    members = [member for one in content for member in one]
+    _plain_keys(members)
+    return frozenset(members)
 
 
 class _Named:
@@ -146,14 +174,14 @@ class _Named:
         object.__setattr__(self, "call", call)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        raise pickle.UnpicklingError("changes what it names")
+        raise _RefusedError("changes what it names")
 
     def __call__(self, *arguments: Any) -> Any:
         return self.call(*arguments)
 
 
 def _not_called(*_: Any) -> Any:
-    raise pickle.UnpicklingError("makes an array in a way that numpy does not")
+    raise _RefusedError("makes an array or a default in a way that nobody does")
 
 
 _ADMITTED = {
@@ -161,8 +189,13 @@ _ADMITTED = {
     ("numpy.core.multiarray", "scalar"): _Named(_scalar),
     ("numpy.core.numeric", "_frombuffer"): _Named(_from_buffer),
     ("numpy", "ndarray"): _Named(_not_called),
+    ("numpy", "memmap"): _Named(_not_called),
+    ("numpy.core.memmap", "memmap"): _Named(_not_called),
     ("numpy", "dtype"): _Named(_DType),
     ("_codecs", "encode"): _Named(_encode),
+    **{("collections", name): _Named(_mapping) for name in ("OrderedDict", "defaultdict", "Counter")},
+    **{("builtins", name): _Named(_set) for name in ("set", "frozenset")},
+    **{("builtins", name): _Named(_not_called) for name in ("list", "dict", "int", "float", "str")},  # of defaultdicts
 }
 
 
@@ -176,10 +209,12 @@ class _Plain(_Unpickler):  # type: ignore[misc]
     dispatch: ClassVar[dict[int, Any]] = dict(_Unpickler.dispatch)
 
     def find_class(self, module: str, name: str) -> Any:
-        admitted = _ADMITTED.get((module.replace("numpy._core.", "numpy.core."), name))
+        plain = "builtins" if module == "__builtin__" else module.replace("numpy._core.", "numpy.core.")  # Python 2, numpy 2
+        admitted = _ADMITTED.get((plain, name))
         if admitted is None:
-            raise pickle.UnpicklingError(
-                f"holds {module}.{name}, which could run code; allowed are plain containers and numpy arrays"
+            raise _RefusedError(
+                f"holds {module}.{name}, which could run code; allowed are plain containers and numpy arrays, so write it anew "
+                "from these"
             )
         return admitted
 
@@ -188,7 +223,7 @@ class _Plain(_Unpickler):  # type: ignore[misc]
         state = self.stack.pop()
         target = self.stack[-1]
         if not isinstance(target, (_Array, _DType)):
-            raise pickle.UnpicklingError("gives a state to what takes none")
+            raise _RefusedError("gives a state to what takes none")
         target.__setstate__(state)
 
     def load_bytearray8(self) -> None:
@@ -224,18 +259,18 @@ class _Plain(_Unpickler):  # type: ignore[misc]
     dispatch[pickle.FROZENSET[0]] = load_frozenset
 
 
-def _plain_keys(keys: Any) -> None:
+def _plain_keys(keys: Iterable[Any]) -> None:
     """A key that is a tuple of tuples of tuples can take hours to hash."""
     if not all(isinstance(key, _PLAIN_KEYS) for key in keys):
-        raise pickle.UnpicklingError("has keys that are no plain numbers or texts")
+        raise _RefusedError("has keys that are no plain numbers or texts")
 
 
 def _resolved(value: Any, depth: int, done: dict[int, Any]) -> Any:
     """The value with arrays in the places where they are described; what stands in several places is made once."""
     if depth > MOST_DEPTH:
-        raise pickle.UnpicklingError("nested too deep")
+        raise _RefusedError("nested too deep")
     if isinstance(value, _Named):
-        raise pickle.UnpicklingError("holds a name instead of a value")
+        raise _RefusedError("holds a name instead of a value")
     if isinstance(value, (_Array, _DType, dict, list, tuple)):
         if id(value) not in done:
             done[id(value)] = _made(value, depth, done)
@@ -249,3 +284,24 @@ def _made(value: Any, depth: int, done: dict[int, Any]) -> Any:
     if isinstance(value, dict):
         return {key: _resolved(item, depth + 1, done) for key, item in value.items()}
     return type(value)(_resolved(item, depth + 1, done) for item in value)
+
+
+def are_names(names: Sequence[Any]) -> bool:
+    """Whether all are texts or numbers of clips. Of anything else nobody knows how long its text is: lists in lists that share
+    theirs have an endless one, and Python writes no number of 5,000 digits."""
+    return all(isinstance(name, str) or (isinstance(name, (int, np.integer)) and abs(int(name)) < 1 << 63) for name in names)
+
+
+def found_instead(content: Any) -> str:
+    """What is there instead, in a few words."""
+    if isinstance(content, dict):
+        keys = ", ".join(f"{shown(key)} ({_kind(value)})" for key, value in list(content.items())[:9])
+        return f"found {keys or 'an empty mapping'}"
+    if isinstance(content, (list, tuple)):
+        kinds = dict.fromkeys(type(one).__name__ for one in content[:1000])
+        return f"found {type(content).__name__} of {len(content)}" + (f" ({', '.join(list(kinds)[:4])})" if kinds else "")
+    return f"found {_kind(content)}"
+
+
+def _kind(value: Any) -> str:
+    return f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from last_e.datafile import DataError
 from last_e.joints import NUM_JOINTS
+from last_e.prepare.names import no_download
 from last_e.prepare.scan import scan
 
 MAX_BYTES = 64 * 2**20
@@ -86,10 +87,9 @@ def parse_carefully(data: bytes) -> Recording:
     Raises:
         SkeletonError: the bytes are no whole recording.
     """
-    if not data.strip():
-        raise SkeletonError("an empty file; copy or download it again")
-    if data.lstrip()[:1] == b"<":
-        raise SkeletonError("a web page, perhaps one that asks to log in; download it in a browser")
+    told = no_download(data.strip()[:1])
+    if told is not None:
+        raise SkeletonError(told)
     lines = _Lines(data)
     joints: list[list[list[float]]] = []
     frame, body = [], []

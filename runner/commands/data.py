@@ -63,6 +63,10 @@ def import_(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="the .npz or .pkl file, or the folder of .npy files")],
     out: OutOption,
     split: Annotated[str | None, typer.Option("--split", metavar="NAME", help="what the file's own split is called")] = None,
+    train_list: Annotated[
+        str | None,
+        typer.Option("--train-list", metavar="NAME", help="which of a pyskl file's lists names who trains"),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Import what another project has prepared."""
@@ -78,7 +82,7 @@ def import_(
     with _errors(out, goes_on=False), Bar("clips") as bar:
         from last_e.prepare.foreign import import_file
 
-        report = import_file(kind, path, out, split=split, progress=bar.update)
+        report = import_file(kind, path, out, split=split, train_list=train_list, progress=bar.update)
     if json:
         print_json("data import", {"out": str(out), **vars(report)})
     else:

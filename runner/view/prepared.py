@@ -51,6 +51,11 @@ def imported_text(report: Imported, out: Path) -> str:
     if report.left_out:
         lines.append(f"left out: {len(report.left_out):,}")
         lines += [f"  {one}" for one in report.left_out[:MOST_FILES_SHOWN]]
+    if report.other_labels:
+        lines.append(
+            f"labels that are not the action that the clip's name tells: {report.other_labels:,} of {report.clips:,}; a "
+            "numbering of your own, or the labels of other clips"
+        )
     if report.unusable:
         lines.append(f"sightings of a body left out, a coordinate is no number: {report.unusable:,}")
     lines.append(f"joints are whole millimetres; largest error of rounding {report.error_mm:.2f} mm")

@@ -1,0 +1,144 @@
+"""Preparations that were cut, meet each other or find no room, and what they may replace."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from last_e import whole
+from last_e.data import read_clips
+from last_e.datafile import DataError
+from last_e.prepare import ntu
+from last_e.prepare.ntu import prepare_ntu
+from tests.ntu_files import write_tree, write_zip
+from tests.ntu_prepare import interrupted, prepare, recordings
+
+
+@pytest.fixture(scope="module")
+def files() -> dict[str, bytes]:
+    return recordings()
+
+
+@pytest.fixture(scope="module")
+def tree(files: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tree(tmp_path_factory.mktemp("raw"), files.items())
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ntu, "PART_SIZE", 5)
+
+
+def test_an_interrupted_run_goes_on_where_it_was(tree, tmp_path, monkeypatch):
+    prepare(tree, tmp_path / "whole")
+    interrupted(tree, tmp_path / "out", 10)
+    assert not (tmp_path / "out").exists()
+    read = []
+    monkeypatch.setattr(ntu, "prepare_part", lambda task, do=ntu.prepare_part: read.append(task) or do(task))
+    told: list[tuple[int, int]] = []
+    report = prepare(tree, tmp_path / "out", progress=lambda *numbers: told.append(numbers))
+    assert report.resumed == 10
+    assert told[0] == (10, 24)
+    assert told[-1] == (24, 24)
+    assert [len(task.recordings) for task in read] == [5, 5, 4]
+    assert (tmp_path / "out").read_bytes() == (tmp_path / "whole").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
+
+
+def test_parts_of_other_files_or_other_rules_are_not_used(files, tmp_path, monkeypatch):
+    tree = write_tree(tmp_path / "raw", files.items())
+    changed = next(tree.rglob("*.skeleton"))
+    os.utime(changed, ns=(1, 1))
+
+    def resumed(after: int = 10) -> int:
+        interrupted(tree, tmp_path / "out", after)
+        return prepare(tree, tmp_path / "out").resumed
+
+    interrupted(tree, tmp_path / "out", 10)
+    os.utime(changed, ns=(2, 2))
+    assert prepare(tree, tmp_path / "out").resumed == 0, "a file was written again"
+    interrupted(tree, tmp_path / "out", 10)
+    monkeypatch.setitem(ntu.RULES, "version", 999)
+    assert prepare(tree, tmp_path / "out").resumed == 0, "the rules have changed"
+    interrupted(tree, tmp_path / "out", 10)
+    assert prepare(tree, tmp_path / "out", "ntu120").resumed == 0, "another data set"
+    assert resumed() == 10
+
+
+def test_a_part_that_was_half_written_is_no_part(tree, tmp_path):
+    interrupted(tree, tmp_path / "out", 10)
+    folder = tmp_path / ".out.parts"
+    half = folder / ".000003.part.4711.part"
+    half.write_bytes(b"half")
+    (folder / ".out.4711.part").write_bytes(b"half of the whole")  # killed while the parts were joined
+    assert prepare(tree, tmp_path / "out").resumed == 10
+    assert not folder.exists()
+
+
+def test_two_preparations_of_one_file_do_not_meet(tree, tmp_path):
+    (tmp_path / ".out.parts").mkdir()
+    with FileLock(tmp_path / ".out.parts" / ".lock"), pytest.raises(DataError, match="being prepared by another process"):
+        prepare(tree, tmp_path / "out")
+
+
+def test_a_full_disk_leaves_what_was_there_and_a_way_on(tree, tmp_path, monkeypatch):
+    """The real thing, on a small file system, is in tests/integration/test_data_commands.py."""
+    (tmp_path / "out").write_bytes(b"old")
+    real = os.fsync
+
+    def full(fd: int) -> None:
+        if full.left == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        full.left -= 1
+        real(fd)
+
+    full.left = 2
+    monkeypatch.setattr(whole.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        prepare(tree, tmp_path / "out")
+    assert (tmp_path / "out").read_bytes() == b"old"
+    monkeypatch.setattr(whole.os, "fsync", real)
+    assert prepare(tree, tmp_path / "out").resumed == 10
+
+
+def test_an_existing_file_is_replaced_only_by_a_whole_one(tree, tmp_path):
+    (tmp_path / "out").write_bytes(b"old")
+    interrupted(tree, tmp_path / "out", 24)
+    assert (tmp_path / "out").read_bytes() == b"old"
+    prepare(tree, tmp_path / "out")
+    assert len(read_clips(tmp_path / "out", 60)) == 24
+
+
+@pytest.mark.parametrize("out", ["raw.zip", "other-name.zip", "link.zip", "raw/S001C001P001R001A001.skeleton", "pipe"])
+def test_neither_what_is_read_nor_a_device_is_replaced(files, tmp_path, out):
+    raw = write_zip(tmp_path / "raw.zip", list(files.items()))
+    (tmp_path / "other-name.zip").hardlink_to(raw)
+    (tmp_path / "link.zip").symlink_to(raw)
+    os.mkfifo(tmp_path / "pipe")
+    write_tree(tmp_path / "raw", list(files.items()))
+    (tmp_path / "raw" / "S001C001P001R001A001.skeleton").write_bytes(b"")
+    before = {path: path.lstat() for path in tmp_path.rglob("*")}
+    with pytest.raises(DataError, match="which the result would replace"):
+        prepare_ntu("ntu60", [raw, tmp_path / "raw"], tmp_path / out, workers=1)
+    assert {path: (path.lstat().st_ino, path.lstat().st_size) for path in before} == {
+        path: (about.st_ino, about.st_size) for path, about in before.items()
+    }
+
+
+def test_a_link_to_a_file_elsewhere_stays_a_link(files, tree, tmp_path):
+    place = tmp_path / "large disk"
+    place.mkdir()
+    (tmp_path / "out.safetensors").symlink_to(place / "real.safetensors")
+    prepare_ntu("ntu60", [tree], tmp_path / "out.safetensors", workers=1)
+    assert (tmp_path / "out.safetensors").is_symlink()
+    assert len(read_clips(place / "real.safetensors", 60)) == len(files)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["large disk", "out.safetensors"]
+
+
+def test_a_folder_cannot_be_the_file(tree, tmp_path):
+    with pytest.raises(DataError, match="a folder; name a file in it"):
+        prepare(tree, tmp_path)
