@@ -45,7 +45,7 @@ from runner.errors import (
 from runner.job.attempts import Attempt
 from runner.job.checkpoints import Stored
 from runner.job.job import Job
-from runner.job.lease import Heart, claim, what_is_lost
+from runner.job.lease import Heart, LastLook, claim, what_is_lost
 from runner.resolve import resolve_attempt
 from runner.spec import JobSpec
 from runner.trust import Trust, see_that_it_is_taken
@@ -141,6 +141,7 @@ class _Run:
         self.lost: Reason | None = None
         self.heart = Heart(job, attempt, old_requests, self._beat, lambda *words: self.inbox.put(words))
         self._told_that_it_leaves = False
+        self._look: LastLook | None = None
 
     def to_its_end(self) -> Reason:
         """Train, publish, write how it ended."""
@@ -170,9 +171,9 @@ class _Run:
             message = f"{error.filename or self.scratch_root}: {error.strerror or error}"
         finally:
             self.trainer.kill()
-        with suppress(StoreError):  # it may have happened since the last beat
-            if lost := self.job.lost(self.attempt):
-                self._lose(lost)
+        look = self._look or LastLook(self.job, self.attempt)
+        if lost := look.answer(lambda: time.monotonic() < self.leaving.haste_until):
+            self._lose(lost)
         if self.lost is not None:
             reason, message = self.lost, self._what_is_lost(self.lost)
         reason = self._finish(reason, message)
@@ -279,6 +280,7 @@ class _Run:
             return
         if isinstance(event, events.Ended):
             self.trainer.ended = event
+            self._look = LastLook(self.job, self.attempt)
             return
         if isinstance(event, events.Progress):
             self.progress.update(json.loads(event.to_json()))

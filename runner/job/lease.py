@@ -102,7 +102,7 @@ def _look(job: Job, attempt: Attempt, known: list[Attempt]) -> tuple[list[Attemp
         if not (gone := job.is_gone()):
             raise
     if gone:
-        job.store.delete([job.paths.attempt(attempt.id), job.paths.claim(attempt.id)])
+        job.store.delete([job.paths.attempt(attempt.id), job.paths.claim(attempt.id), job.paths.end(attempt.id)])
         raise NoSuchJobError(f"{job.id} is not in {job.store.uri} any more: somebody has deleted it meanwhile")
     alive = {other.id: lives for other, lives in zip(open_, answers)}
 
@@ -164,6 +164,28 @@ def what_is_lost(job: Job, attempt: Attempt, step: int, reason: Reason) -> str:
     first = heir.resumed_step + 1
     lost = f", steps {first} to {step} of this one are not followed" if step >= first else ""
     return f"{text}: {heir} went on from step {heir.resumed_step}{lost}"
+
+
+class LastLook(threading.Thread):
+    """Whether an attempt still has its job, asked when its trainer has said its last word, beside what it sends then: it may
+    have lost it since the last beat."""
+
+    def __init__(self, job: Job, attempt: Attempt) -> None:
+        super().__init__(name="look", daemon=True)
+        self._job, self._attempt = job, attempt
+        self._lost: Reason | None = None
+        self.start()
+
+    def run(self) -> None:
+        """On its thread. A store that does not answer takes nothing away."""
+        with suppress(StoreError):
+            self._lost = self._job.lost(self._attempt)
+
+    def answer(self, goes_on: Callable[[], bool]) -> Reason | None:
+        """Why it has it no more; None also if nobody waits for that any longer."""
+        while self.is_alive() and goes_on():
+            self.join(_POLL_SECONDS)
+        return self._lost
 
 
 class Heart(threading.Thread):
