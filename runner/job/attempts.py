@@ -282,13 +282,9 @@ class Attempts:
         later one that has ever run."""
         # Names stand in the order of their numbers up to 9999, and nobody who has slept passes over so many.
         after = self._paths.attempt(attempt.id, "~") if attempt.number < 9999 else ""
-        looked: set[str] = set()
         for entry in self._store.scan(self._paths.attempts, after):
             name = attempt_of(entry.key)
-            if name in looked or entry.key not in self._places(name)[:2]:
-                continue
-            looked.add(name)
-            if ATTEMPT_ID.fullmatch(name) and attempt_order(name) > attempt.order:
+            if entry.key == self._paths.attempt(name) and ATTEMPT_ID.fullmatch(name) and attempt_order(name) > attempt.order:
                 try:
                     if self._read(name).has_taken_the_job:
                         return True
@@ -379,6 +375,4 @@ class Attempts:
 
     def _key(self, attempt: Attempt) -> str:
         end, record, claim = self._places(attempt.id)
-        if not attempt.has_taken_the_job:
-            return claim
-        return end if attempt.phase in _FINAL_PHASES else record
+        return end if attempt.phase in _FINAL_PHASES else record if attempt.has_taken_the_job else claim

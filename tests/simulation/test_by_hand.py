@@ -233,6 +233,19 @@ def test_a_record_that_comes_late_does_not_hide_how_an_attempt_ended(stage: Stag
         stage.dead.add(where)
 
 
+def test_a_claim_that_comes_late_is_not_alive_again(stage: Stage, tmp_path: Path) -> None:
+    """Found by ``attempts`` with seed 200543: who had stepped back for one that then finished the job."""
+    first = stage.claim("x")
+    stage.begin(first, tmp_path)
+    stage.here = "y"
+    claimed = replace(first, id="0002-aaaaaaaa", machine="y", phase="claiming", began=False, inherited=None)
+    stage.job.attempts.write(replace(claimed, phase="withdrawn"))
+    first.phase, first.reason = "ended", "completed"
+    stage.job.attempts.write(first)
+    stage.job.attempts.write(claimed)
+    assert [value.value for value in stage.job.state()[::2] if value] == ["succeeded", "completed"]
+
+
 def test_an_end_that_an_older_version_wrote_is_one(stage: Stage, tmp_path: Path) -> None:
     first = stage.claim("x")
     stage.begin(first, tmp_path)
