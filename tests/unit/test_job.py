@@ -15,7 +15,7 @@ import pytest
 
 from last_e.manifest import File, Manifest
 from runner import machine
-from runner.errors import Reason, StoreError, UsageError
+from runner.errors import PausedError, Reason, StoreError, UsageError
 from runner.job.attempts import EXPIRY_SECONDS, Attempt, Attempts
 from runner.job.find import list_jobs
 from runner.job.job import Job
@@ -231,6 +231,18 @@ def test_a_claim_whose_last_write_got_no_answer_is_written_again(tmp_path: Path)
     store = Silent(tmp_path)
     assert claim(Job(store, "j")).phase == "running"
     assert store.left == 0
+
+
+@pytest.mark.parametrize(("looks", "state"), [(0, "queued"), (1, "running")])
+def test_who_is_stopped_while_it_claims_steps_back_as_long_as_it_may(tmp_path: Path, looks: int, state: str) -> None:
+    job = Job(DirectoryStore(tmp_path), "j")
+    asked = iter([False] * looks)
+    if looks:  # it has taken the job by then, and ends as one that has
+        assert claim(job, stop=lambda: next(asked, True)).phase == "running"
+    else:
+        with pytest.raises(PausedError, match="stopped before its attempt began; lastrun resume"):
+            claim(job, stop=lambda: True)
+    assert Job(job.store, "j").state()[0].value == state
 
 
 def test_a_stop_is_heard_from_the_moment_of_the_claim_on_and_what_is_unreadable_is_none(tmp_path: Path) -> None:
