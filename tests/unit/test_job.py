@@ -7,7 +7,7 @@ import os
 import queue
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from runner.job.lease import Heart, claim
 from runner.job.pull import pull_checkpoint
 from runner.launch.settle import settled
 from runner.store.directory import DirectoryStore
+from runner.store.protocol import MOST_BYTES, Entry
 from runner.view.status import summaries
 
 
@@ -262,6 +263,35 @@ def test_a_stop_is_heard_from_the_moment_of_the_claim_on_and_what_is_unreadable_
     finally:
         heart.stop()
         heart.join()
+
+
+def test_a_request_that_cannot_be_read_for_a_while_is_heard_later(tmp_path: Path) -> None:
+    class Busy(DirectoryStore):
+        failing = ""
+
+        def get(self, key: str, most: int = MOST_BYTES) -> bytes:
+            if self.failing == "get" and "/requests/" in key:
+                raise StoreError("503")
+            return super().get(key, most)
+
+        def scan(self, prefix: str, after: str = "") -> Iterator[Entry]:
+            if self.failing == "scan":
+                raise StoreError("503")
+            return super().scan(prefix, after)
+
+    job = Job(store := Busy(tmp_path), "j")
+    attempt = claim(job)
+    heard: list[str] = []
+    heart = Heart(job, attempt, (), dict, lambda _, word: heard.append(word))
+    job.requests.ask_to_stop(now=False)
+    for failing in ("get", "scan"):
+        store.failing = failing
+        with pytest.raises(StoreError):  # which its thread passes over
+            heart.beat(0)
+    assert heard == []
+    store.failing = ""
+    assert heart.beat(1)
+    assert heard == ["stop"]
 
 
 def test_what_others_put_into_a_job_does_no_harm_and_goes_with_it(tmp_path: Path) -> None:
