@@ -6,6 +6,7 @@ import errno
 import os
 import secrets
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,9 +35,24 @@ def whole_file(path: Path, scratch: Path | None = None) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def is_ours(about: os.stat_result) -> bool:
-    """Whether this user has made something, and nobody else may change it."""
-    return about.st_uid == os.geteuid() and not about.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+def is_ours(about: os.stat_result, beside: Path) -> bool:
+    """Whether this user has made something in a folder, and nobody else may change it.
+
+    A share may give what its users make to another one (root to nobody, on NFS). Whoever is that one there, too, could change
+    it whatever is asked here.
+    """
+    if about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return False
+    return about.st_uid == os.geteuid() or about.st_uid == _user_there(beside)
+
+
+def _user_there(folder: Path) -> int | None:
+    """To whom a folder's file system gives what this process makes; None where it can make nothing."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            return os.fstat(file.fileno()).st_uid
+    except OSError:
+        return None
 
 
 def see_that_it_is_ours(folder: Path, what: str) -> None:
@@ -46,7 +62,7 @@ def see_that_it_is_ours(folder: Path, what: str) -> None:
         PermissionError: somebody has, or may.
     """
     about = folder.lstat()
-    if not stat.S_ISDIR(about.st_mode) or not is_ours(about):
+    if not stat.S_ISDIR(about.st_mode) or not is_ours(about, folder.parent):
         raise PermissionError(f"{folder}: {what} others made it, or may write into it; delete it, or name another place")
 
 

@@ -271,6 +271,23 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
+def mapped_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder whose file system gives what this user makes to another one, as a share of NFS gives root's files to nobody."""
+    debian.need("bindfs", lambda: debian.why_not(["bindfs"], ["bindfs"]))
+    folder, under = tmp_path / "share", tmp_path / "under-the-share"
+    folder.mkdir()
+    under.mkdir()
+    command = ["bindfs", "--force-user=nobody", str(under), str(folder)]
+    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    if mounted.returncode != 0:
+        pytest.skip(f"bindfs cannot mount here: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture
 def run(clean_env: dict[str, str]) -> Iterator[Any]:
     started = []
 

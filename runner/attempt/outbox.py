@@ -1,6 +1,6 @@
 """Uploads in the background: what an attempt has to say waits in an outbox on disk until the store has it.
 
-A manifest, and an attempt's record, go when all is there that was put before them; the rest goes as many at once as wait.
+A manifest, and an attempt's end, go when all is there that was put before them; the rest goes as many at once as wait.
 
 The outbox mirrors the store's keys, so that what is left of it when a session ends can be sent later from the files alone.
 """
@@ -23,7 +23,7 @@ from pathlib import Path
 from last_e.manifest import MANIFEST
 from runner import machine
 from runner.errors import StoreError
-from runner.job.paths import ATTEMPT_RECORD
+from runner.job.paths import ATTEMPT_RECORD, END_RECORD
 from runner.store.parallel import MOST_AT_ONCE
 from runner.store.protocol import Store
 from runner.waits import WAITS
@@ -152,8 +152,6 @@ class Outbox:
         with self._wake:
             os.replace(path, self.folder / key)
             self._queue.setdefault(key, time.monotonic())
-            if key.endswith(f"/{ATTEMPT_RECORD}"):  # it may tell of the end: nothing else is to come after that
-                self._queue.move_to_end(key)
             if key in self._sending:  # newer bytes of what is on its way: once more
                 self._queue[key] = time.monotonic()
                 self._sending.remove(key)
@@ -251,11 +249,11 @@ _GONE = FileNotFoundError()
 
 def _at_once(keys: list[str]) -> list[str]:
     """Of what waits, oldest first, that which may be sent together: all up to the next that has to come after it. What was put
-    after a manifest need not wait for it, but for another manifest or a record."""
+    after a manifest need not wait for it, but for another manifest or an end."""
     first = keys[0]
-    if first.endswith(f"/{ATTEMPT_RECORD}"):
+    if first.endswith(f"/{END_RECORD}"):
         return [first]
-    return [first, *takewhile(lambda key: not key.endswith((f"/{MANIFEST}", f"/{ATTEMPT_RECORD}")), keys[1:])]
+    return [first, *takewhile(lambda key: not key.endswith((f"/{MANIFEST}", f"/{END_RECORD}")), keys[1:])]
 
 
 def waiting(folder: Path) -> list[str]:
@@ -267,4 +265,4 @@ def waiting(folder: Path) -> list[str]:
 def manifests_last(key: str) -> tuple[int, str]:
     """An order in which a set is complete when its manifest goes, and an attempt's end is told when all else is there."""
     name = key.rpartition("/")[2]
-    return {MANIFEST: 1, ATTEMPT_RECORD: 2}.get(name, 0), key
+    return {MANIFEST: 1, ATTEMPT_RECORD: 2, END_RECORD: 3}.get(name, 0), key  # older versions wrote ends to the second

@@ -18,7 +18,7 @@ from runner.errors import Reason
 from runner.job.attempts import HEARTBEAT_SECONDS, Attempt
 from runner.job.checkpoints import Stored
 from runner.job.job import Job
-from runner.job.paths import ATTEMPT_RECORD, Paths, checkpoint_name, step_of
+from runner.job.paths import END_RECORD, Paths, checkpoint_name, step_of
 from runner.waits import WAITS
 
 EVENTS_SECONDS = WAITS.events
@@ -179,7 +179,7 @@ class Publisher:
             if stored := self._on_their_way.pop(key, None):
                 self._job.checkpoints.add(stored)
             self._pruner.want()
-        elif key.endswith(f"/{ATTEMPT_RECORD}"):
+        elif key.endswith(f"/{END_RECORD}"):
             self._pruner.again()
 
     def _prune(self) -> None:

@@ -45,7 +45,7 @@ from runner.errors import (
 from runner.job.attempts import Attempt
 from runner.job.checkpoints import Stored
 from runner.job.job import Job
-from runner.job.lease import Heart, claim, what_is_lost
+from runner.job.lease import Heart, LastLook, claim, what_is_lost
 from runner.resolve import resolve_attempt
 from runner.spec import JobSpec
 from runner.trust import Trust, see_that_it_is_taken
@@ -71,7 +71,7 @@ def run_attempt(
     over to what has started it now; later ones are meant for it.
 
     Raises:
-        ConfigError, NoSuchJobError, ClaimedError, StoreError: the attempt could not begin.
+        ConfigError, NoSuchJobError, ClaimedError, PausedError, StoreError: the attempt could not begin.
     """
     # Requests before the claim: from then on a stop may be meant for this attempt.
     _, known, requests = job.store.in_parallel([job.record, job.attempts.all, job.requests.keys])
@@ -86,15 +86,20 @@ def run_attempt(
         raise UsageError(f"{job.id} is complete; lastrun status {job.reference} shows its result")
     resolved.notes.extend(machine.see_that_it_fits(resolved.env, here))
     scratch_root = _scratch_root(resolved)
-    attempt = claim(job, takeover, token or (machine.container() or {}).get("token"), known)
+    inbox: Inbox = queue.Queue()
+    trainer = Trainer(inbox)
+    leaving = Leaving(resolved.config.hardware, trainer, inbox)
+    leaving.take_signals()  # before the claim: who is killed over that would be lost
+    known_as = token or (machine.container() or {}).get("token")
+    attempt = claim(job, takeover, known_as, known, stop=lambda: leaving.reason is not None)
     attempt.env, attempt.hardware, attempt.versions = detect_environment()[0], machine.describe(), machine.versions()
     attempt.epochs = resolved.config.training.epochs
     attempt.changes = [asdict(change) for change in changed]
     # A checkpoint from before an earlier change is gone on from with that change.
     old = set(requests if heard is None else heard)
-    run = _Run(job, attempt, resolved, [*allow_change, *changed_before], sink, scratch_root, old)
+    run = _Run(job, attempt, resolved, [*allow_change, *changed_before], sink, scratch_root, old, inbox, trainer, leaving)
     reason = run.to_its_end()
-    return Exit.INTERRUPTED_TWICE if run.leaving.in_haste else reason.ending.exit_code
+    return Exit.INTERRUPTED_TWICE if leaving.in_haste else reason.ending.exit_code
 
 
 def _scratch_root(resolved: Resolved[JobSpec]) -> Path:
@@ -129,23 +134,24 @@ class _Run:
         sink: ConsoleSink,
         scratch_root: Path,
         old_requests: set[str],
+        inbox: Inbox,
+        trainer: Trainer,
+        leaving: Leaving,
     ) -> None:
         self.job, self.attempt, self.config = job, attempt, resolved.config
         self.allow_change, self.notes, self.scratch_root = allow_change, resolved.notes, scratch_root
-        self.inbox: Inbox = queue.Queue()
-        self.voice, self.trainer = Voice(sink), Trainer(self.inbox)
-        self.leaving = Leaving(self.config.hardware, self.trainer, self.inbox)
+        self.inbox, self.trainer, self.leaving, self.voice = inbox, trainer, leaving, Voice(sink)
         self.progress: dict[str, Any] = {}
         self.publisher: Publisher | None = None
         self.data: Path | None = None
         self.lost: Reason | None = None
         self.heart = Heart(job, attempt, old_requests, self._beat, lambda *words: self.inbox.put(words))
         self._told_that_it_leaves = False
+        self._look: LastLook | None = None
 
     def to_its_end(self) -> Reason:
         """Train, publish, write how it ended."""
         scratch: Path | None = None
-        self.leaving.take_signals()
         self.heart.start()
         try:
             clear_leftovers(self.job, self.scratch_root, self.voice.say)
@@ -170,9 +176,9 @@ class _Run:
             message = f"{error.filename or self.scratch_root}: {error.strerror or error}"
         finally:
             self.trainer.kill()
-        with suppress(StoreError):  # it may have happened since the last beat
-            if lost := self.job.lost(self.attempt):
-                self._lose(lost)
+        look = self._look or LastLook(self.job, self.attempt)
+        if lost := look.answer(lambda: time.monotonic() < self.leaving.haste_until):
+            self._lose(lost)
         if self.lost is not None:
             reason, message = self.lost, self._what_is_lost(self.lost)
         reason = self._finish(reason, message)
@@ -279,6 +285,7 @@ class _Run:
             return
         if isinstance(event, events.Ended):
             self.trainer.ended = event
+            self._look = LastLook(self.job, self.attempt)
             return
         if isinstance(event, events.Progress):
             self.progress.update(json.loads(event.to_json()))

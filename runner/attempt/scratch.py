@@ -46,8 +46,9 @@ def scratch_of(job: Job, root: Path) -> dict[Path, str]:
     found = {}
     for path in root.glob(f"{_PREFIX}{job.id}-*"):
         with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-            attempt_id = _read(path)["attempt"]
-            if ATTEMPT_ID.fullmatch(attempt_id) and _read(path) == _marker(job, attempt_id):
+            marker = _read(path)
+            attempt_id = marker["attempt"]
+            if ATTEMPT_ID.fullmatch(attempt_id) and marker == _marker(job, attempt_id):
                 found[path] = attempt_id
     return found
 
@@ -64,11 +65,11 @@ def _read(folder: Path) -> dict[str, str]:
     """
     opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        _see_that_it_is_ours(os.fstat(opened))
+        _see_that_it_is_ours(os.fstat(opened), folder.parent)
         file = os.open(_MARKER, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=opened)
         with os.fdopen(file, "rb") as marker:
             about = os.fstat(marker.fileno())
-            _see_that_it_is_ours(about)
+            _see_that_it_is_ours(about, folder.parent)
             if not stat.S_ISREG(about.st_mode):
                 raise OSError("no file")
             values: dict[str, str] = json.loads(marker.read(_MOST_BYTES))
@@ -77,6 +78,6 @@ def _read(folder: Path) -> dict[str, str]:
         os.close(opened)
 
 
-def _see_that_it_is_ours(about: os.stat_result) -> None:
-    if not is_ours(about):
+def _see_that_it_is_ours(about: os.stat_result, beside: Path) -> None:
+    if not is_ours(about, beside):
         raise PermissionError("others may have made it, or may change it")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from runner.commands.options import JOB_HELP, JobArgument, JsonOption, StoreOption
 
+if TYPE_CHECKING:
+    from runner.job.job import Job
+
 
 def stop(
     job: Annotated[str | None, typer.Argument(metavar="JOB", help=JOB_HELP, show_default=False)] = None,
-    all_: Annotated[bool, typer.Option("--all", help="every job of the store that runs")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="every job of the store that runs or waits to begin")] = False,
     now: Annotated[bool, typer.Option("--now", help="at once, without saving")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="until it has stopped")] = False,
     store: StoreOption = None,
@@ -21,45 +24,56 @@ def stop(
     """Ask a job to save and stop, wherever it runs."""
     from runner.errors import State, UsageError
     from runner.job.find import find_job, list_jobs, store_with_jobs
-    from runner.launch.settle import state_of, withdraw
+    from runner.launch.settle import state_of, waiting, withdraw
     from runner.view.console import print_json, show
     from runner.view.status import running, until_stopped
 
     if (job is None) is not all_:
         both = "name a job or say --all, not both" if all_ else "name a job, or say --all"
         raise UsageError(f"{both}; lastrun list shows those there are")
+    facts: list[dict[str, Any]] = []
+    found: list[Job] = []
+
+    def take_out(one: Job) -> list[str] | None:
+        """None if something of it was in a queue; else why nobody knows."""
+        taken, silent = withdraw(one)
+        if taken is None:
+            return silent
+        facts.append({"id": one.id, "asked": None, "state": state_of(one)[0].value})
+        if not json:
+            show(f"{one.id}: {taken} was taken out of the queue; lastrun resume {one.reference} goes on with it")
+        return None
+
     if job is not None:
-        found = [find_job(job, store)]
-        state, attempt, _ = state_of(found[0])
-        taken, silent = (None, []) if state is State.RUNNING else withdraw(found[0])
-        if taken:
-            if json:
-                print_json(
-                    "stop",
-                    {"id": found[0].id, "asked": None, "jobs": [{"id": found[0].id, "asked": None, "state": state.value}]},
-                )
-            else:
-                show(f"{found[0].id}: {taken} was taken out of the queue; lastrun resume {found[0].reference} goes on with it")
-            return
-        if state is not State.RUNNING or attempt is None:
-            raise UsageError(f"{found[0].id} is {state.value}: {'; '.join(['there is nothing to stop', *silent])}")
+        named = find_job(job, store)
+        state, attempt, _ = state_of(named)
+        if state is State.RUNNING and attempt is not None:
+            found = [named]
+        elif (silent := take_out(named)) is not None:
+            raise UsageError(f"{named.id} is {state.value}: {'; '.join(['there is nothing to stop', *silent])}")
     else:
-        found = running(list_jobs(store_with_jobs(store)))
+        named, jobs = None, list(list_jobs(store_with_jobs(store)))
+        found = running(jobs)
+        queued, silent = waiting([one for one in jobs if one not in found])
+        for words in silent:
+            show(words, error=True)
+        found += [one for one in queued if take_out(one) is not None]  # it has begun meanwhile, or does so
     for one in found:
         one.requests.ask_to_stop(now)
         if not json:
             show(f"{one.id} is stopping; lastrun status {one.reference} tells when it has stopped")
-    if not found and not json:
+    if not found and not facts and not json:
         show("no job runs")
     ended = {}
-    for one, facts in until_stopped(found) if wait else ():
-        ended[one.id] = facts["state"]
+    for one, status in until_stopped(found) if wait else ():
+        ended[one.id] = status["state"]
         if not json:
-            show(f"{one.id}: {facts['state']} at step {facts['step']:,}; {facts['next']}")
+            show(f"{one.id}: {status['state']} at step {status['step']:,}; {status['next']}")
     if json:
         asked = "now" if now else "save"
-        jobs = [{"id": one.id, "asked": asked, "state": ended.get(one.id, "stopping")} for one in found]
-        print_json("stop", {"id": found[0].id if job is not None else None, "asked": asked, "jobs": jobs})
+        facts += [{"id": one.id, "asked": asked, "state": ended.get(one.id, "stopping")} for one in found]
+        told = None if facts and not found else asked
+        print_json("stop", {"id": named.id if named is not None else None, "asked": told, "jobs": facts})
 
 
 def pull(

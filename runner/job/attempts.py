@@ -27,8 +27,9 @@ _FINAL_PHASES = ("ended", "withdrawn")
 
 @dataclass
 class Attempt:
-    """One stretch of a job on one machine (``attempt.json``); written by that attempt, and by whoever finds it dead
-    beyond doubt before it could write its end (see :mod:`runner.launch.settle`)."""
+    """One stretch of a job on one machine (``claim.json``, ``attempt.json``, ``end.json``: the last of them that is there
+    counts); written by that attempt, and by whoever finds it dead beyond doubt before it could write its end (see
+    :mod:`runner.launch.settle`)."""
 
     id: str
     machine: str
@@ -220,16 +221,17 @@ class Attempts:
         return any(attempt.reason == Reason.COMPLETED.value for attempt in from_the_owner(attempts)[:1])
 
     def _fetch(self, names: Sequence[str]) -> None:
-        """Read records; one that is gone is forgotten. Both places at once: to look into the second one only where the first is
-        empty would be another round trip."""
+        """Read records; one that is gone is forgotten. All places at once: to look into one only where another is empty would
+        be another round trip."""
         owner = self._owner
-        keys = [key for name in names for key in (self._paths.attempt(name), self._paths.claim(name))]
-        texts = self._store.in_parallel([partial(self._bytes, key) for key in keys])
-        for name, record, claim in zip(names, texts[::2], texts[1::2]):
-            if record is None and claim is None:
+        keys = [key for name in names for key in self._places(name)]
+        texts = iter(self._store.in_parallel([partial(self._bytes, key) for key in keys]))
+        for name in names:
+            record = next((text for text in [next(texts) for _ in self._places(name)] if text is not None), None)
+            if record is None:
                 self._known.pop(name, None)
                 continue
-            self._known[name] = attempt = self._parsed(name, claim if record is None else record)
+            self._known[name] = attempt = self._parsed(name, record)
             # From one that had lost the job before it was read nothing follows any more.
             if attempt.phase in _FINAL_PHASES or attempt.order < owner:
                 self._settled.add(name)
@@ -366,5 +368,11 @@ class Attempts:
             return self._store.age(key)
         return None
 
+    def _places(self, name: str) -> tuple[str, str, str]:
+        """Where a record may be, and which of them counts: a request that comes late writes what one has been, never over what
+        it has become. Older versions wrote ends to ``attempt.json``."""
+        return self._paths.end(name), self._paths.attempt(name), self._paths.claim(name)
+
     def _key(self, attempt: Attempt) -> str:
-        return self._paths.attempt(attempt.id) if attempt.has_taken_the_job else self._paths.claim(attempt.id)
+        end, record, claim = self._places(attempt.id)
+        return end if attempt.phase in _FINAL_PHASES else record if attempt.has_taken_the_job else claim

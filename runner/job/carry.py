@@ -127,7 +127,9 @@ def carry(source: Job, home: Job, say: Say) -> Job:
         if attempt.open:
             home.attempts.write_lost(attempt, f"its end was not written in {source.store.uri}, from where the job was copied")
         else:
-            home.store.put(home.paths.attempt(attempt.id), source.store.get(source.paths.attempt(attempt.id)))
+            with suppress(MissingKeyError):  # that it has ever run
+                home.store.put(home.paths.attempt(attempt.id), source.store.get(source.paths.attempt(attempt.id)))
+            home.attempts.write(attempt)
     for stored in counted(written, attempts):
         _copy_checkpoint(source, home, stored, say)
     with suppress(ValueError):  # an ID that was not made here

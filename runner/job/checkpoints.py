@@ -120,8 +120,8 @@ class Checkpoints:
     def prune(self, keep_last: int, by: Attempt) -> None:
         """Of those that this process knows to be in the store, delete what the retention rule does not keep, manifests first.
 
-        The one that an attempt went on from stays as long as the attempt has not ended, whoever prunes. An attempt from which
-        another has taken the job deletes nothing, though nobody has told it yet. What one call could not delete the next does.
+        An attempt from which another has taken the job deletes nothing, though nobody has told it yet. What one call could not
+        delete the next does. The one that an attempt went on from is on its disk, and goes like any other.
         """
         # Known before the look: who takes the job after it finds all of these, and goes on from the newest of them or a later
         # one, which stays however late these deletions come.
@@ -130,9 +130,8 @@ class Checkpoints:
         if by.superseded_by(attempts):
             return
         found = counted(stored, attempts)
-        origins = {attempt.resumed_from for attempt in attempts if attempt.open}
         keeping = zip(found, to_keep([one.manifest for one in found], keep_last))
-        self._delete([one for one, keep in keeping if not keep and one.name not in origins])
+        self._delete([one for one, keep in keeping if not keep])
 
     def _stored(self, names: Collection[str], say: Say = lambda _: None) -> list[Stored]:
         """Of those that have a manifest, the ones that have a readable one. It never changes, so it is read once."""

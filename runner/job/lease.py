@@ -14,7 +14,7 @@ from itertools import count
 from typing import Any
 
 from runner import machine
-from runner.errors import ClaimedError, MissingKeyError, NoSuchJobError, Reason, StoreError
+from runner.errors import ClaimedError, MissingKeyError, NoSuchJobError, PausedError, Reason, StoreError
 from runner.job.attempts import EXPIRY_SECONDS, HEARTBEAT_SECONDS, Attempt
 from runner.job.job import Job
 
@@ -25,7 +25,13 @@ _SELDOM = 4
 record says, and the next time whether the job has been deleted."""
 
 
-def claim(job: Job, takeover: bool = False, token: str | None = None, known: list[Attempt] | None = None) -> Attempt:
+def claim(
+    job: Job,
+    takeover: bool = False,
+    token: str | None = None,
+    known: list[Attempt] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Attempt:
     """Start an attempt, if nobody else is at it; with ``takeover`` also if somebody is, who is then superseded.
 
     Attempts are in the order of their numbers, and of those that have ever run the last has the job: whoever sees that a later
@@ -39,10 +45,12 @@ def claim(job: Job, takeover: bool = False, token: str | None = None, known: lis
        end nobody would run. Later claims that had looked before may still do so: wait until they have decided.
 
     ``token`` (eight hexadecimal digits) becomes part of the attempt's ID, so that who started it knows it again; ``known`` are
-    the job's attempts, if they have been read just before.
+    the job's attempts, if they have been read just before. When ``stop`` says so, it steps back as long as it may; who has
+    taken the job by then ends as one that has.
 
     Raises:
         ClaimedError: another live attempt has the job.
+        PausedError: it was stopped before it had the job.
         NoSuchJobError: somebody has deleted the job since its record was read.
     """
     if known is None:
@@ -65,11 +73,14 @@ def claim(job: Job, takeover: bool = False, token: str | None = None, known: lis
         others, lives = _look(job, attempt, known)
         if attempt.superseded_by(others):  # they chose later and were faster
             _withdraw(job, attempt)
-            return claim(job, takeover, token)
+            return claim(job, takeover, token, stop=stop)
         owner = next((other for other in reversed(others) if other.has_taken_the_job), None)
         if owner is not None and not takeover and not attempt.began_anew(owner) and lives(owner):
             _withdraw(job, attempt)
             raise _taken(job, owner)
+        if stop():
+            _withdraw(job, attempt)
+            raise PausedError(f"{job.id}: stopped before its attempt began; lastrun resume {job.reference} begins it")
         earlier = [other for other in others if other.phase == "claiming" and other.order < attempt.order]
         if not any(lives(other) for other in earlier if not attempt.began_anew(other)) or time.monotonic() > deadline:
             break
@@ -86,7 +97,7 @@ def claim(job: Job, takeover: bool = False, token: str | None = None, known: lis
         if owner := next((other for other in later if other.has_taken_the_job), None):
             _withdraw(job, attempt)
             raise _taken(job, owner)
-        if not any(map(lives, later)) or time.monotonic() > deadline:
+        if not any(map(lives, later)) or time.monotonic() > deadline or stop():
             return attempt
         time.sleep(_POLL_SECONDS)
 
@@ -102,7 +113,7 @@ def _look(job: Job, attempt: Attempt, known: list[Attempt]) -> tuple[list[Attemp
         if not (gone := job.is_gone()):
             raise
     if gone:
-        job.store.delete([job.paths.attempt(attempt.id), job.paths.claim(attempt.id)])
+        job.store.delete([job.paths.attempt(attempt.id), job.paths.claim(attempt.id), job.paths.end(attempt.id)])
         raise NoSuchJobError(f"{job.id} is not in {job.store.uri} any more: somebody has deleted it meanwhile")
     alive = {other.id: lives for other, lives in zip(open_, answers)}
 
@@ -164,6 +175,28 @@ def what_is_lost(job: Job, attempt: Attempt, step: int, reason: Reason) -> str:
     first = heir.resumed_step + 1
     lost = f", steps {first} to {step} of this one are not followed" if step >= first else ""
     return f"{text}: {heir} went on from step {heir.resumed_step}{lost}"
+
+
+class LastLook(threading.Thread):
+    """Whether an attempt still has its job, asked when its trainer has said its last word, beside what it sends then: it may
+    have lost it since the last beat."""
+
+    def __init__(self, job: Job, attempt: Attempt) -> None:
+        super().__init__(name="look", daemon=True)
+        self._job, self._attempt = job, attempt
+        self._lost: Reason | None = None
+        self.start()
+
+    def run(self) -> None:
+        """On its thread. A store that does not answer takes nothing away."""
+        with suppress(StoreError):
+            self._lost = self._job.lost(self._attempt)
+
+    def answer(self, goes_on: Callable[[], bool]) -> Reason | None:
+        """Why it has it no more; None also if nobody waits for that any longer."""
+        while self.is_alive() and goes_on():
+            self.join(_POLL_SECONDS)
+        return self._lost
 
 
 class Heart(threading.Thread):

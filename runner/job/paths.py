@@ -2,8 +2,8 @@
 
 .index/<time, backwards>-JOB-ID       empty; so that the newest of many jobs stand first in one listing
 JOB-ID/job.json                       the resolved spec with origins; written once
-JOB-ID/attempts/0003-<id>/            claim.json, once it has run attempt.json, heartbeat.json, log/000017.txt,
-                                      metrics.jsonl, events/
+JOB-ID/attempts/0003-<id>/            claim.json, once it has run attempt.json, once it is over end.json; heartbeat.json,
+                                      log/000017.txt, metrics.jsonl, events/
 JOB-ID/checkpoints/<step>-<attempt>/  files, then MANIFEST.json last
 JOB-ID/requests/<random>.json         stop requests
 JOB-ID/deleted                        empty; of a job that was deleted while an attempt might come back
@@ -16,7 +16,7 @@ import re
 from last_e.manifest import MANIFEST, Manifest
 
 INDEX = ".index/"
-JOB_RECORD, ATTEMPT_RECORD, CLAIM_RECORD = "job.json", "attempt.json", "claim.json"
+JOB_RECORD, ATTEMPT_RECORD, CLAIM_RECORD, END_RECORD = "job.json", "attempt.json", "claim.json", "end.json"
 JOB_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,80}")
 ATTEMPT_ID = re.compile(r"[0-9]{4,6}-[0-9a-f]{2,16}")
 LARGEST_NUMBER = 999_999
@@ -55,6 +55,10 @@ class Paths:
         """What an attempt says of itself before it has ever run. It lies apart: an old request that comes late cannot undo that
         it has."""
         return self.attempt(attempt_id, CLAIM_RECORD)
+
+    def end(self, attempt_id: str) -> str:
+        """What an attempt says when it is over. It lies apart for the same reason: what was true before comes late, too."""
+        return self.attempt(attempt_id, END_RECORD)
 
     def heartbeat(self, attempt_id: str) -> str:
         """An attempt's last sign of life."""

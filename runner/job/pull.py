@@ -7,36 +7,53 @@ import tempfile
 from pathlib import Path
 
 from last_e.manifest import DamagedCheckpoint
-from runner.errors import StoreError, UsageError
+from runner.errors import MissingKeyError, StoreError, UsageError
+from runner.job.checkpoints import Stored
 from runner.job.job import Job
+
+_TRIES = 3
 
 
 def pull_checkpoint(job: Job, destination: Path, *, best: bool, step: int | None) -> str:
-    """Download a checkpoint into a new folder; returns its name.
+    """Download a checkpoint into a new folder; returns its name. Where whoever trains deletes it meanwhile, because there are
+    newer ones, it is chosen anew.
 
     Raises:
         UsageError: there is no such checkpoint, or the folder is not empty.
         StoreError: it is damaged.
     """
-    found = job.checkpoints.all()
-    if step is not None:
-        found = [stored for stored in found if stored.manifest.step == step]
-    elif best:
-        tested = [stored for stored in found if stored.manifest.test_top1 is not None]
-        found = sorted(tested, key=lambda stored: (stored.manifest.test_top1 or 0, *(-part for part in stored.manifest.order)))
-    if not found:
-        steps = ", ".join(str(stored.manifest.step) for stored in job.checkpoints.all())
-        raise UsageError(f"{job.id} has no such checkpoint; its steps are: {steps or 'none yet'}")
+    stored = _chosen(job, best, step)
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise UsageError(f"{destination} is there already: name a new or empty folder")
-    stored = found[-1]
     destination.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=destination.parent))
     try:
-        job.checkpoints.download(stored, part)
+        for last in [False] * (_TRIES - 1) + [True]:
+            try:
+                job.checkpoints.download(stored, part)
+                break
+            except MissingKeyError:
+                for file in part.iterdir():
+                    file.unlink()
+                before, stored = stored, _chosen(job, best, step)
+                if last or stored == before:
+                    raise
         part.replace(destination)
     except DamagedCheckpoint as error:
         raise StoreError(f"checkpoint {stored.name}: {error}") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return stored.name
+
+
+def _chosen(job: Job, best: bool, step: int | None) -> Stored:
+    there = found = job.checkpoints.all()
+    if step is not None:
+        found = [stored for stored in there if stored.manifest.step == step]
+    elif best:
+        tested = [stored for stored in there if stored.manifest.test_top1 is not None]
+        found = sorted(tested, key=lambda stored: (stored.manifest.test_top1 or 0, *(-part for part in stored.manifest.order)))
+    if not found:
+        steps = ", ".join(str(stored.manifest.step) for stored in there)
+        raise UsageError(f"{job.id} has no such checkpoint; its steps are: {steps or 'none yet'}")
+    return found[-1]

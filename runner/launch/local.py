@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, TextIO
@@ -82,6 +83,11 @@ class LocalLauncher:
     @staticmethod
     def waits(job: Job) -> str | None:
         """Never: a process begins at once."""
+
+    @staticmethod
+    def waiting(jobs: Sequence[Job]) -> list[Job]:
+        """None of them."""
+        return []
 
     @staticmethod
     def withdraw(job: Job) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TextIO
 
@@ -83,6 +84,14 @@ class Launcher(Protocol):
     @staticmethod
     def waits(job: Job) -> str | None:
         """What of the job has been handed over and has not begun, and why; None: nothing, as far as can be seen from here.
+
+        Raises:
+            LastrunError: nobody answers.
+        """
+
+    @staticmethod
+    def waiting(jobs: Sequence[Job]) -> list[Job]:
+        """Those of these jobs of which something has been handed over and has not begun, found out at once for all.
 
         Raises:
             LastrunError: nobody answers.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -44,6 +45,18 @@ def waits(job: Job) -> str | None:
             if told := launcher_class(name).waits(job):
                 return told
     return None
+
+
+def waiting(jobs: Sequence[Job]) -> tuple[list[Job], list[str]]:
+    """Those of these jobs of which something has been handed to a launcher and has not begun, and what could not be asked."""
+    found: list[Job] = []
+    silent = []
+    for name in LAUNCHERS:
+        try:
+            found += launcher_class(name).waiting([job for job in jobs if job not in found])
+        except LastrunError as error:
+            silent.append(f"launcher {name} cannot tell what waits: {error}")
+    return found, silent
 
 
 def withdraw(job: Job) -> tuple[str | None, list[str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -180,7 +180,7 @@ def follow_status(job: Job) -> Iterator[dict[str, Any]]:
         time.sleep(FOLLOW_SECONDS)
 
 
-def running(jobs: Iterator[Job]) -> list[Job]:
+def running(jobs: Iterable[Job]) -> list[Job]:
     """Those of these that run; one that cannot be read counts as none."""
     some = list(jobs)
     states = some[0].store.in_parallel([partial(_state_or_none, job) for job in some]) if some else []

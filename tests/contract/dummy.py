@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -60,6 +61,10 @@ class DummyLauncher:
     @staticmethod
     def waits(job: Job) -> str | None:
         return None
+
+    @staticmethod
+    def waiting(jobs: Sequence[Job]) -> list[Job]:
+        return []
 
     @staticmethod
     def withdraw(job: Job) -> str | None:

@@ -7,12 +7,13 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import boto3
 import pytest
 
 from runner.errors import StoreError
+from runner.store import s3_calls
 from runner.store.open import open_store
 from runner.store.s3 import S3Store
 from tests.ceph import Ceph
@@ -115,11 +116,16 @@ class _Demanding(BaseHTTPRequestHandler):
 
     demands: str
     puts: list[dict[str, str]]
+    busy: ClassVar[list[int]] = []
+    """Numbers of the puts that are answered with 503."""
 
     def do_PUT(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.puts.append(headers)
+        if len(self.puts) in self.busy:
+            self.answer(503, "SlowDown", "Please reduce your request rate.")
+            return
         if self.demands == "checksum" and not any("checksum" in name or name == "content-md5" for name in headers):
             words = "Content-MD5 OR x-amz-checksum- HTTP header is required for Put Object requests with Object Lock parameters"
             self.answer(400, "InvalidRequest", words)
@@ -151,7 +157,9 @@ def demanding(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     puts: list[dict[str, str]] = []
-    handler = type("Handler", (_Demanding,), {"demands": request.param, "puts": puts})
+    demands, busy = request.param if isinstance(request.param, tuple) else (request.param, [])
+    monkeypatch.setattr(_Demanding, "busy", [*busy])
+    handler = type("Handler", (_Demanding,), {"demands": demands, "puts": puts})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     store = open_store(f"s3://b/jobs?endpoint_url=http://127.0.0.1:{server.server_port}")
@@ -168,6 +176,29 @@ def test_what_a_bucket_demands_is_found_at_the_first_write_and_kept(demanding: D
     assert len(puts) == tries
     store.put("b", b"2")
     assert len(puts) == tries + 1
+
+
+@pytest.mark.parametrize("demanding", [("checksum", [2]), ("AES256", [1]), ("AES256", [2]), ("aws:kms", [3])], indirect=True)
+def test_a_server_that_is_busy_meanwhile_spoils_nothing(demanding: Demanding) -> None:
+    store, puts = demanding
+    store.put("a", b"1")
+    found = len(puts)
+    store.put("b", b"2")
+    assert len(puts) == found + 1  # it is known
+
+
+@pytest.mark.parametrize("demanding", [(kind, range(2, 99)) for kind in ("checksum", "AES256", "aws:kms")], indirect=True)
+def test_a_server_that_answers_nobody_meanwhile_is_asked_anew(demanding: Demanding, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, puts = demanding
+    monkeypatch.setattr(s3_calls, "PATIENCE_SECONDS", 0.5)
+    with pytest.raises(StoreError, match="reduce your request rate") as caught:
+        store.put("a", b"1")
+    assert not caught.value.lasting  # an outbox goes on trying
+    _Demanding.busy.clear()
+    store.put("a", b"1")
+    found = len(puts)
+    store.put("b", b"2")
+    assert len(puts) == found + 1
 
 
 @pytest.mark.parametrize("demanding", ["nothing that there is"], indirect=True)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,7 @@ from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.store.directory import DirectoryStore
 from tests.conftest import TINY, Cli
-from tests.jobs import PATIENCE, Run, has_pending, jobs_in, some_step_is_stored, wait_until
+from tests.jobs import PATIENCE, Run, has_pending, jobs_in, some_step_is_stored, stand_still, trainer_of, wait_until
 
 LONG = ("--set", "training.epochs=5000")
 
@@ -63,6 +67,16 @@ def test_a_notice_while_the_trainer_starts_waits_until_it_can_be_heard(run: Any,
     code, out = current.end()
     assert code == 75, out
     assert current.job.state()[0].value == "paused"
+
+
+def test_who_presses_ctrl_c_while_the_job_is_claimed_loses_nothing(run: Any, tiny: Path) -> None:
+    current = run("submit", tiny, *LONG)
+    wait_until(lambda: list(current.store.root.glob("tiny-*/attempts/*/claim.json")))
+    current.press_ctrl_c()
+    code, out = current.end()
+    assert code == 75, out
+    assert "Traceback" not in out
+    assert current.job.state()[0].value in ("queued", "paused")
 
 
 def has_child(pid: int) -> bool:
@@ -165,3 +179,64 @@ def test_a_job_that_succeeds_says_so_by_its_exit_code_wherever_its_output_goes(
     (job,) = jobs_in(DirectoryStore(Path(clean_env["LASTRUN_STORE"])))
     assert job.state()[0].value == "succeeded"
     assert "completed at step" in "".join(job.log())
+
+
+# --- at a terminal -----------------------------------------------------------------------------------------------------------
+
+
+class Terminal:
+    """``lastrun`` at a terminal of its own, of which it is the foreground: its keys reach every process there."""
+
+    def __init__(self, env: dict[str, str], *words: str | Path) -> None:
+        self.pid, self._keys = pty.fork()
+        if self.pid == 0:
+            os.chdir(env["HOME"])
+            os.execve(sys.executable, [sys.executable, "-m", "runner", *map(str, words)], {**env, "TERM": "xterm"})
+        self._shown: list[bytes] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def press(self, key: str) -> None:
+        os.write(self._keys, key.encode())
+
+    def end(self) -> tuple[int, str]:
+        """Its exit code, and all that was on the screen, without what moves the cursor and colours."""
+        _, status = os.waitpid(self.pid, 0)
+        self._reader.join(PATIENCE)
+        os.close(self._keys)
+        text = b"".join(self._shown).decode()
+        return os.waitstatus_to_exitcode(status), re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text).replace("\r\n", "\n")
+
+    @property
+    def shown(self) -> str:
+        return b"".join(self._shown).decode(errors="replace")
+
+    def _read(self) -> None:
+        with suppress(OSError):  # what a terminal says when nobody has it open any more
+            while data := os.read(self._keys, 4096):
+                self._shown.append(data)
+
+
+@pytest.mark.parametrize(("asked", "state", "reason"), [(False, "paused", "interrupted"), (True, "stopped", "stop_requested")])
+def test_ctrl_c_twice_at_a_terminal_prints_cleanly_and_the_first_wish_counts(
+    clean_env: dict[str, str], tiny: Path, asked: bool, state: str, reason: str
+) -> None:
+    store = DirectoryStore(Path(clean_env["LASTRUN_STORE"]))
+    screen = Terminal(clean_env, "submit", tiny, *LONG)
+    wait_until(lambda: jobs_in(store) and some_step_is_stored(jobs_in(store)[0]))
+    (job,) = jobs_in(store)
+    trainer = trainer_of(job)
+    stand_still(trainer)  # it cannot save
+    if asked:
+        job.requests.ask_to_stop(now=False)
+        wait_until(lambda: "asked to stop from another terminal" in screen.shown)
+    screen.press("\x03")
+    wait_until(lambda: "Ctrl-C again to leave without" in screen.shown)
+    screen.press("\x03")
+    code, text = screen.end()
+    assert code == 130, text
+    assert [value.value for value in job.state()[::2] if value] == [state, reason]
+    assert "Traceback" not in text
+    assert "KeyboardInterrupt" not in text
+    lines = [line.rsplit("\r", 1)[-1] for line in text.splitlines()]
+    assert lines[-2:] == [f"job:  {job.uri}", f"next: lastrun resume {job.id}"], text

@@ -84,6 +84,9 @@ def test_what_waits_says_why_and_is_taken_out_of_the_queue(
     assert "was taken out of the queue" in stopped.stdout
     assert slurm.jobs() == []
     assert cli("stop", job.id).returncode == 2
+    assert cli("resume", job.id, "--detach").returncode == 0
+    assert f"{job.id}: Slurm job " in cli("stop", "--all").stdout
+    assert slurm.jobs() == []
 
 
 def test_a_request_from_elsewhere_reaches_what_waited(cli: Cli, tiny: Path, slurm: Slurm, clean_env: dict[str, str]) -> None:

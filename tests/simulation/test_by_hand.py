@@ -217,6 +217,44 @@ def test_a_claim_that_died_does_not_hide_how_a_job_ended(stage: Stage, tmp_path:
         stage.passes(100)
 
 
+@pytest.mark.parametrize("late", ["claiming", "running", "lost"])
+def test_a_record_that_comes_late_does_not_hide_how_an_attempt_ended(stage: Stage, tmp_path: Path, late: str) -> None:
+    """An attempt that is over while requests of its beginning are on their way; its heart, which would see them, is still."""
+    first = stage.claim("x")
+    before = replace(first, phase=late, began=late != "claiming")
+    stage.begin(first, tmp_path)
+    first.phase, first.reason = "ended", "completed"
+    stage.job.attempts.write(first)
+    stage.job.attempts.write(before)
+    for where in ("x", "y"):
+        stage.here = where
+        assert [value.value for value in stage.job.state()[::2] if value] == ["succeeded", "completed"]
+        assert stage.job.attempts.completed(settled(stage.job))
+        stage.dead.add(where)
+
+
+def test_a_claim_that_comes_late_is_not_alive_again(stage: Stage, tmp_path: Path) -> None:
+    """Found by ``attempts`` with seed 200543: who had stepped back for one that then finished the job."""
+    first = stage.claim("x")
+    stage.begin(first, tmp_path)
+    stage.here = "y"
+    claimed = replace(first, id="0002-aaaaaaaa", machine="y", phase="claiming", began=False, inherited=None)
+    stage.job.attempts.write(replace(claimed, phase="withdrawn"))
+    first.phase, first.reason = "ended", "completed"
+    stage.job.attempts.write(first)
+    stage.job.attempts.write(claimed)
+    assert [value.value for value in stage.job.state()[::2] if value] == ["succeeded", "completed"]
+
+
+def test_an_end_that_an_older_version_wrote_is_one(stage: Stage, tmp_path: Path) -> None:
+    first = stage.claim("x")
+    stage.begin(first, tmp_path)
+    first.phase, first.reason = "ended", "completed"
+    stage.store.put(stage.job.paths.attempt(first.id), stage.job.attempts.entry(first)[1])
+    assert [value.value for value in stage.job.state()[::2] if value] == ["succeeded", "completed"]
+    assert replace(first, id="0000-aaaaaaaa").superseded_by(stage.job.attempts.all())
+
+
 def test_a_pruning_that_takes_long_deletes_nothing_of_who_has_taken_the_job_meanwhile(
     stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

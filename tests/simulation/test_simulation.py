@@ -11,6 +11,7 @@ from runner.job.attempts import Attempt, Attempts
 from runner.job.checkpoints import Checkpoints
 from runner.job.job import Job
 from runner.job.lease import claim
+from runner.job.paths import ATTEMPT_RECORD, Paths
 from runner.job.requests import Requests
 from tests.simulation import attempts, claims
 
@@ -52,7 +53,14 @@ def test_a_world_shows_when_checkpoints_are_chosen_before_the_job_is_taken(monke
 
 def test_a_world_shows_when_nobody_hears_that_the_job_was_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Job, "is_deleted", lambda self: False)
-    assert any("the job was deleted" in text for seed in (186, 386, 581) for text in attempts.trial(seed, 2).violations)
+    assert any("the job was deleted" in text for seed in (406, 456, 489) for text in attempts.trial(seed, 2).violations)
+
+
+def test_a_world_shows_when_an_end_can_be_hidden_by_what_was_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Paths, "end", Paths.attempt)
+    monkeypatch.setattr(attempts, "END_RECORD", ATTEMPT_RECORD)
+    found = [text for seed in range(7, 8 * 60, 8) for text in attempts.trial(seed, 2).violations]
+    assert {text for text in found if "the job was completed and is" in text} == {"the job was completed and is lost"}
 
 
 def test_a_world_shows_when_what_was_left_on_a_disk_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:

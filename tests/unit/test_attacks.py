@@ -26,8 +26,8 @@ from last_e.manifest import MANIFEST, DamagedCheckpoint, File, Manifest, _digest
 from last_e.metrics import History, read_metrics
 from last_e.prepare.inspect import animate
 from last_e.prepare.synth import synthesize
-from last_e.whole import whole_file
-from runner.attempt import data_cache, outbox, scratch
+from last_e.whole import is_ours, whole_file
+from runner.attempt import data_cache, outbox
 from runner.attempt.leftovers import clear_leftovers, leftovers, sync_job
 from runner.attempt.outbox import Outbox
 from runner.attempt.pruner import Pruner
@@ -87,7 +87,7 @@ KINDS = ("others may write", "marker of others", "marker is a link", "folder is 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_folder_that_others_can_have_made_is_nobodys(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_others_can_have_made_is_nobodys(tmp_path: Path, kind: str) -> None:
     job = Job(DirectoryStore(tmp_path / "store"), "job-20260101-000000-abcd")
     folder = make_scratch(job, "0001-aaaaaaaa", tmp_path)
     assert leftovers(job, tmp_path) == [folder]
@@ -108,8 +108,26 @@ def test_a_folder_that_others_can_have_made_is_nobodys(tmp_path: Path, kind: str
     else:
         marker.write_text("[" * 200_000)
     assert leftovers(job, tmp_path) == []
-    monkeypatch.setattr(scratch.os, "getuid", lambda: 4711)  # somebody else's
+
+
+def test_a_folder_of_somebody_else_is_nobodys_but_on_a_share_that_maps_users(tmp_path: Path, mapped_disk: Path) -> None:
+    job = Job(DirectoryStore(tmp_path / "store"), "job-20260101-000000-abcd")
+    theirs, mapped = (make_scratch(job, "0001-aaaaaaaa", root) for root in (tmp_path, mapped_disk))
+    for path in (theirs / "lastrun.json", theirs):
+        os.chown(path, mapped.stat().st_uid, -1)
+    assert mapped.stat().st_uid != os.geteuid()
     assert leftovers(job, tmp_path) == []
+    assert leftovers(job, mapped_disk) == [mapped]
+    mapped.chmod(0o777)
+    assert leftovers(job, mapped_disk) == []
+    synthesize("ntu60", mapped_disk / "out.safetensors", clips=10)  # its unfinished work lies there, too
+
+
+def test_what_another_user_made_on_a_share_is_not_ours(mapped_disk: Path) -> None:
+    made = mapped_disk / "made"
+    made.touch()
+    assert is_ours(made.stat(), mapped_disk)
+    assert not is_ours(os.stat_result((*made.stat()[:4], 4711, *made.stat()[5:])), mapped_disk)
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o002, 0o022, 0o077])

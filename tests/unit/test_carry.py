@@ -197,13 +197,13 @@ def test_a_copy_that_was_cut_off_is_no_job_wherever_that_was(attached: Job, home
         shutil.rmtree(tmp_path / "home", ignore_errors=True)
         if older:
             carry(attached, home, print)
+        (tmp_path / "home").mkdir(exist_ok=True)
         store = Cut(tmp_path / "home")
         store.left = writes
         try:
             carry(attached, Job(store, home.id), print)
             break
         except StoreError:
-            (tmp_path / "home").mkdir(exist_ok=True)
             with pytest.raises(NoSuchJobError):
                 find_job(home.id, str(tmp_path / "home"))
             assert newer(home_of(attached), attached) is attached

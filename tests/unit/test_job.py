@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import queue
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,13 +15,15 @@ import pytest
 
 from last_e.manifest import File, Manifest
 from runner import machine
-from runner.errors import Reason, StoreError
+from runner.errors import PausedError, Reason, StoreError, UsageError
 from runner.job.attempts import EXPIRY_SECONDS, Attempt, Attempts
 from runner.job.find import list_jobs
 from runner.job.job import Job
 from runner.job.lease import Heart, claim
+from runner.job.pull import pull_checkpoint
 from runner.launch.settle import settled
 from runner.store.directory import DirectoryStore
+from runner.store.protocol import MOST_BYTES, Entry
 from runner.view.status import summaries
 
 
@@ -46,21 +49,20 @@ def test_what_an_old_writer_sends_after_another_attempt_has_begun_is_not_followe
     assert [stored.name for stored in job.checkpoints.all()] == [early, own]
 
 
-def test_a_checkpoint_that_an_attempt_went_on_from_is_not_pruned_while_it_runs(tmp_path: Path) -> None:
+def test_a_checkpoint_that_an_attempt_went_on_from_stays_until_there_are_newer_ones(tmp_path: Path) -> None:
     job = Job(DirectoryStore(tmp_path), "j")
     old = Attempt("0001-aaaaaaaa", "elsewhere", 1, "1", time.time(), phase="ended", reason="preempted")
     job.attempts.write(old)
     names = [store_checkpoint(job, step, old.id) for step in (10, 20)]
     new = Attempt("0002-bbbbbbbb", "here", 1, "1", time.time(), phase="running", inherited=names, resumed_from=names[0])
     job.attempts.write(new)
-    names.append(store_checkpoint(job, 30, new.id))
-    job.checkpoints.all()
-    job.checkpoints.prune(keep_last=1, by=new)
-    assert [stored.name for stored in job.checkpoints.all()] == [names[0], names[2]]
-    new.phase = "ended"
-    job.attempts.write(new)
-    job.checkpoints.prune(keep_last=1, by=new)
-    assert [stored.name for stored in job.checkpoints.all()] == [names[2]]
+    job.checkpoints.pass_over(names[1])  # it was damaged
+    for kept in ([names[0]], [30], [40]):
+        if kept != [names[0]]:
+            kept = [store_checkpoint(job, *kept, new.id)]
+        job.checkpoints.all()
+        job.checkpoints.prune(keep_last=1, by=new)
+        assert [stored.name for stored in job.checkpoints.all() if stored.name != names[1]] == kept
 
 
 def test_an_attempt_whose_job_was_taken_prunes_nothing_though_nobody_has_told_it(tmp_path: Path) -> None:
@@ -232,6 +234,18 @@ def test_a_claim_whose_last_write_got_no_answer_is_written_again(tmp_path: Path)
     assert store.left == 0
 
 
+@pytest.mark.parametrize(("looks", "state"), [(0, "queued"), (1, "running")])
+def test_who_is_stopped_while_it_claims_steps_back_as_long_as_it_may(tmp_path: Path, looks: int, state: str) -> None:
+    job = Job(DirectoryStore(tmp_path), "j")
+    asked = iter([False] * looks)
+    if looks:  # it has taken the job by then, and ends as one that has
+        assert claim(job, stop=lambda: next(asked, True)).phase == "running"
+    else:
+        with pytest.raises(PausedError, match="stopped before its attempt began; lastrun resume"):
+            claim(job, stop=lambda: True)
+    assert Job(job.store, "j").state()[0].value == state
+
+
 def test_a_stop_is_heard_from_the_moment_of_the_claim_on_and_what_is_unreadable_is_none(tmp_path: Path) -> None:
     job = Job(DirectoryStore(tmp_path), "j")
     job.requests.ask_to_stop(now=False)
@@ -249,6 +263,35 @@ def test_a_stop_is_heard_from_the_moment_of_the_claim_on_and_what_is_unreadable_
     finally:
         heart.stop()
         heart.join()
+
+
+def test_a_request_that_cannot_be_read_for_a_while_is_heard_later(tmp_path: Path) -> None:
+    class Busy(DirectoryStore):
+        failing = ""
+
+        def get(self, key: str, most: int = MOST_BYTES) -> bytes:
+            if self.failing == "get" and "/requests/" in key:
+                raise StoreError("503")
+            return super().get(key, most)
+
+        def scan(self, prefix: str, after: str = "") -> Iterator[Entry]:
+            if self.failing == "scan":
+                raise StoreError("503")
+            return super().scan(prefix, after)
+
+    job = Job(store := Busy(tmp_path), "j")
+    attempt = claim(job)
+    heard: list[str] = []
+    heart = Heart(job, attempt, (), dict, lambda _, word: heard.append(word))
+    job.requests.ask_to_stop(now=False)
+    for failing in ("get", "scan"):
+        store.failing = failing
+        with pytest.raises(StoreError):  # which its thread passes over
+            heart.beat(0)
+    assert heard == []
+    store.failing = ""
+    assert heart.beat(1)
+    assert heard == ["stop"]
 
 
 def test_what_others_put_into_a_job_does_no_harm_and_goes_with_it(tmp_path: Path) -> None:
@@ -272,6 +315,7 @@ def test_an_attempt_that_withdrew_or_is_gone_is_not_written_as_lost(tmp_path: Pa
     dead = Attempt("0002-aaaaaaaa", machine.identity(), 1, "gone", time.time())
     job.attempts.write(done)
     for phase in ("withdrawn", None):  # between the look and the moment in which its process is seen to be gone
+        job.store.delete([job.paths.end(dead.id)])
         job.attempts.write(dead)
 
         def then(_: int, phase: str | None = phase) -> None:
@@ -346,3 +390,36 @@ def test_a_checkpoint_that_cannot_be_gone_on_from_does_not_cost_one_that_can(tmp
     job.checkpoints.prune(keep_last=1, by=attempt)
     assert [stored.name for stored in found if job.store.folders("j/checkpoints/").count(stored.name)] == [later, damaged]
     assert good not in job.store.folders("j/checkpoints/")
+
+
+def test_a_checkpoint_that_is_pruned_while_it_is_pulled_gives_way_to_a_newer_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Job(DirectoryStore(tmp_path / "store"), "j")
+    attempt = Attempt("0001-aaaaaaaa", "here", 1, "1", time.time(), phase="running", began=True)
+    job.attempts.write(attempt)
+
+    def store_whole(step: int) -> str:
+        file = File(size=1, sha256=hashlib.sha256(b"x").hexdigest())
+        manifest = Manifest(step=step, epoch=0, evaluated=False, files={"a.pt": file, "b.pt": file})
+        for name in manifest.files:
+            job.store.put(job.paths.checkpoint(f"{step:08d}-{attempt.id}", name), b"x")
+        job.store.put(job.paths.checkpoint(f"{step:08d}-{attempt.id}"), manifest.to_json().encode())
+        return f"{step:08d}-{attempt.id}"
+
+    store_whole(10)
+    right = DirectoryStore.get_file
+
+    def get_file(self: DirectoryStore, key: str, path: Path, size: int | None = None) -> None:
+        right(self, key, path, size)
+        if "00000010-" in key:  # between one file and the next
+            store_whole(20)
+            training.checkpoints.all()
+            training.checkpoints.prune(1, attempt)
+
+    training = Job(DirectoryStore(tmp_path / "store"), "j")
+    monkeypatch.setattr(DirectoryStore, "get_file", get_file)
+    assert pull_checkpoint(job, tmp_path / "model", best=False, step=None) == f"00000020-{attempt.id}"
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["MANIFEST.json", "a.pt", "b.pt"]
+    with pytest.raises(UsageError, match="no such checkpoint; its steps are: 20"):
+        pull_checkpoint(job, tmp_path / "other", best=False, step=10)

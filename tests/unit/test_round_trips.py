@@ -113,7 +113,7 @@ def test_a_list_of_fifty_jobs_takes_six_round_trips_and_reads_little_of_those_th
     assert (len(jobs), more) == (50, False)
     assert sorted(facts["best_top1"] for facts in jobs if facts["state"] == "succeeded") == [n / 50 for n in range(49)]
     assert store.depth - before <= 6
-    assert len(store.calls) <= 49 * 6 + 60
+    assert len(store.calls) <= 49 * 8 + 80
 
 
 def test_a_heartbeat_is_a_write_and_two_reads_whatever_has_been_before(store: CountingStore) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,7 @@ from runner.launch.slurm.queue import Queued, minutes_of
 from runner.machine import CONTAINER_VARIABLE
 from runner.resolve import resolve_spec
 from runner.store.directory import DirectoryStore
-from tests.conftest import TINY
+from tests.conftest import TINY, Cli
 
 
 @pytest.mark.parametrize(
@@ -129,6 +132,37 @@ def test_what_waits_is_seen_whatever_the_job_was_submitted_with(tmp_path: Path, 
     assert waits(job) == "Slurm job 7 waits: no node with what it asks for is free"
     assert withdraw(job) == ("Slurm job 7", [])
     assert (tmp_path / "scancel.log").read_text().split() == ["7"]
+
+
+def test_all_that_waits_in_the_queue_is_taken_out_with_all_that_runs(
+    cli: Cli, clean_env: dict[str, str], tmp_path: Path
+) -> None:
+    store = DirectoryStore(Path(clean_env["LASTRUN_STORE"]))
+    config = {"model.variant": "nano_e_v3", "dataset": "synthetic", "split_type": "xsub", "env": "local", "training.epochs": 5}
+    waits_, begun, ended, runs = (Job.create(store, "x", config, {}, "0") for _ in range(4))
+    runs.attempts.write(Attempt("0001-aaaaaaaa", "elsewhere", 1, "1", time.time(), phase="running", began=True))
+    row = "|Resources|N/A"
+    said = f"7|{job_name(waits_)}|PENDING{row}\n8|{job_name(begun)}|PENDING{row}\n9|lastrun-of-another-store|PENDING{row}"
+    later = f"7|{job_name(waits_)}|PENDING{row}"  # of one that is asked for by its name
+    (tmp_path / "squeue").write_text(
+        f'#!/bin/sh\necho "$*" >>{tmp_path}/asked\ncase "$*" in\n*--name={job_name(waits_)}*) echo \'{later}\';;\n'
+        f"*--name=*) ;;\n*) echo '{said}';;\nesac\n"
+    )
+    (tmp_path / "scancel").write_text(f'#!/bin/sh\necho "$*" >>{tmp_path}/taken\n')
+    for name in ("squeue", "scancel"):
+        (tmp_path / name).chmod(0o755)
+    done = cli("stop", "--all", "--json", PATH=f"{tmp_path}:{os.environ['PATH']}")
+    assert done.returncode == 0, done.stderr
+    jobs = {one["id"]: (one["asked"], one["state"]) for one in json.loads(done.stdout)["jobs"]}
+    assert jobs == {waits_.id: (None, "queued"), begun.id: ("save", "stopping"), runs.id: ("save", "stopping")}
+    assert (tmp_path / "taken").read_text().split() == ["7"]
+    assert [len(one.requests.keys()) for one in (waits_, begun, ended, runs)] == [0, 1, 0, 1]
+    assert sum("--name" not in line for line in (tmp_path / "asked").read_text().splitlines()) == 1
+    (tmp_path / "squeue").write_text("#!/bin/sh\necho 'its controller is away' >&2; exit 1\n")
+    done = cli("stop", "--all", PATH=f"{tmp_path}:{os.environ['PATH']}")
+    assert done.returncode == 0
+    assert "launcher slurm cannot tell what waits: Slurm: its controller is away" in done.stderr
+    assert f"{runs.id} is stopping" in done.stdout
 
 
 def test_slurm_without_its_cluster_spoils_no_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,7 +86,7 @@ def test_what_waits_is_sent_at_once_but_for_what_has_to_come_after_it(tmp_path: 
 
     store = Slow(tmp_path / "store")
     later = [key.replace("5-a", "6-a") for key in SET]
-    metrics, log, end = (f"j/attempts/0001-a/{name}" for name in ("metrics.jsonl", "log/1.txt", "attempt.json"))
+    metrics, log, end = (f"j/attempts/0001-a/{name}" for name in ("metrics.jsonl", "log/1.txt", "end.json"))
     depths: dict[str, int] = {}
     box = Outbox(store, tmp_path / "outbox", print, lambda key: depths.update({key: store.depth}))
     box.put("j/first", b"x")

@@ -6,6 +6,7 @@ import ipaddress
 import json
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -86,6 +87,11 @@ class DockerLauncher:
     @staticmethod
     def waits(job: Job) -> str | None:
         """Never: a container begins at once."""
+
+    @staticmethod
+    def waiting(jobs: Sequence[Job]) -> list[Job]:
+        """None of them."""
+        return []
 
     @staticmethod
     def withdraw(job: Job) -> str | None:

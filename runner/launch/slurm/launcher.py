@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -92,6 +93,14 @@ class SlurmLauncher:
             return None
         waiting = [one for one in queue.queued(job_name(job)) if one.state in queue.WAITING]
         return str(waiting[-1]) if waiting else None
+
+    @staticmethod
+    def waiting(jobs: Sequence[Job]) -> list[Job]:
+        """One look at the queue for all of them."""
+        if not jobs or shutil.which("squeue") is None:
+            return []
+        names = {one.name for one in queue.queued() if one.state in queue.WAITING}
+        return [job for job in jobs if job_name(job) in names]
 
     @staticmethod
     def withdraw(job: Job) -> str | None:

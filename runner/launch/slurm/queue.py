@@ -88,13 +88,14 @@ def refusal(script: str) -> str | None:
     return None if done.returncode == 0 else _words(done)
 
 
-def queued(name: str) -> list[Queued]:
-    """This user's jobs of a name that have not ended, the newest last.
+def queued(name: str | None = None) -> list[Queued]:
+    """This user's jobs of a name, or of any, that have not ended, the newest last.
 
     Raises:
         EngineError: Slurm does not answer.
     """
-    return _jobs(_call("squeue", "--noheader", "--me", f"--name={name}", f"--format={_COLUMNS}", seconds=WAITS.engine))
+    named = [] if name is None else [f"--name={name}"]
+    return _jobs(_call("squeue", "--noheader", "--me", *named, f"--format={_COLUMNS}", seconds=WAITS.engine))
 
 
 def look(job: str) -> Queued | None:
