@@ -37,7 +37,8 @@ REASONS = {
     "broken": "on the list of broken recordings",
     "elsewhere": "no part of this data set",
     "twice": "there already under the same name",
-    "unreadable": "folder, link or zip file that cannot be read",
+    "unreadable": "folder, link or archive that cannot be read",
+    "other": "named as a recording is, but another kind of file",
     "unnamed": "name is not SsssCcccPpppRrrrAaaa",
 }
 """Why a file gives no clip."""
@@ -127,6 +128,7 @@ def prepare_ntu(
         entries = find_recordings(raw, search)
         wanted, left_out = choose_entries(dataset, entries)
         left_out += [LeftOut(one.name, "unreadable", one.why) for one in sorted(search.unreadable)]
+        left_out += [LeftOut(Path(one).name, "other") for one in sorted(search.others)]
         if not wanted:
             raise DataError(
                 f"none of the {len(entries)} files is a recording of {dataset}, such as S001C001P001R001A001.skeleton"
