@@ -3,6 +3,7 @@ tar file or an archive inside of another, is unpacked once, as one file."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import lzma
@@ -140,6 +141,8 @@ def in_archive(path: Path, search: Search, name: str = "", depth: int = 0) -> li
     except DataError:
         raise
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # what cannot be unpacked for want of room can be read
+            raise
         raise DataError(f"{name}: cannot be read: {error.strerror or error}") from None
 
 

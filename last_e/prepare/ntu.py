@@ -125,6 +125,7 @@ def prepare_ntu(
     out = output_path(Path(out), *raw)
     with clipfile.workplace(out) as folder:
         search = Search(folder / "unpacked", watch)
+        _forget_halves(search.unpacked)
         entries = find_recordings(raw, search)
         wanted, left_out = choose_entries(dataset, entries)
         left_out += [LeftOut(one.name, "unreadable", one.why) for one in sorted(search.unreadable)]
@@ -210,6 +211,12 @@ def _key(dataset: str, wanted: Sequence[Sequence[Entry]]) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
+def _forget_halves(folder: Path) -> None:
+    """Delete what a process that was killed has half written: of an archive that may be gigabytes, each time."""
+    for path in folder.glob(".*.part"):
+        path.unlink()
+
+
 def _forget_stale(folder: Path, key: str) -> None:
     """Parts of other files or other rules are of no use."""
     note = folder / "key"
@@ -217,8 +224,7 @@ def _forget_stale(folder: Path, key: str) -> None:
         for path in folder.glob("*.part"):
             path.unlink()
         note.write_text(key)
-    for path in folder.glob(".*.part"):  # half-written by a process that was killed
-        path.unlink()
+    _forget_halves(folder)
 
 
 def _join(dataset: str, entries: Sequence[Entry], left_out: list[LeftOut], parts: list[Path], out: Path) -> Report:

@@ -270,6 +270,11 @@ def preparation(large: Path, tmp_path: Path, clean_env: dict[str, str]) -> Itera
     one.process.communicate()
 
 
+def without_progress(errors: str) -> list[str]:
+    """The lines that are no word on how far it is, which a slow machine gets every 20 seconds."""
+    return [line for line in errors.splitlines() if " recordings, " not in line]
+
+
 def goes_on(large: Path, tmp_path: Path, cli: Cli, whole: bytes) -> None:
     """The same command finishes, uses what was done, and gives the bytes of an uninterrupted run."""
     done = cli("data", "prepare", "ntu60", "--raw", large, "--out", tmp_path / "out", "--json")
@@ -291,7 +296,7 @@ def test_an_interrupted_preparation_goes_on(
     output, errors = preparation.process.communicate(timeout=PATIENCE)
     assert preparation.process.returncode == 75, output + errors
     assert "the same command goes on" in errors
-    assert len(errors.splitlines()) == 1
+    assert len(without_progress(errors)) == 1
     assert not (tmp_path / "out").exists()
     assert not list(preparation.parts.glob(".*.part")), "parts that had begun were finished"
     goes_on(large, tmp_path, cli, whole)
@@ -321,7 +326,7 @@ def test_a_killed_worker_ends_the_command_with_a_word(
     _, errors = preparation.process.communicate(timeout=PATIENCE)
     assert preparation.process.returncode == 1
     assert "a worker process was ended from outside" in errors
-    assert len(errors.splitlines()) == 1
+    assert len(without_progress(errors)) == 1
     goes_on(large, tmp_path, cli, whole)
 
 
