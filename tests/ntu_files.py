@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 import zipfile
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -86,4 +87,11 @@ def write_zip(path: Path, files: Sequence[tuple[str, bytes]]) -> Path:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files:
             archive.writestr(f"nturgb+d_skeletons/{name}.skeleton", content)
+    return path
+
+
+def tar_of(tree: Path, path: Path, mode: str) -> Path:
+    """The same as a tar file, as people make them."""
+    with tarfile.open(path, mode) as archive:
+        archive.add(tree, "nturgb+d_skeletons")
     return path

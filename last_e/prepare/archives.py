@@ -3,6 +3,7 @@ tar file or an archive inside of another, is unpacked once, as one file."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import lzma
@@ -18,13 +19,20 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from last_e.datafile import DataError
-from last_e.prepare.entry import RECORDING, Entry, packed_by, recording_name, state_of
+from last_e.prepare.entry import NAMED, RECORDING, Entry, packed_by, recording_name, state_of, whole_entry
 from last_e.prepare.names import no_download
 from last_e.text import one_line
 from last_e.whole import regular_file, whole_file
 
-ARCHIVE = re.compile(r"(?i)\.(zip|tar|tgz|tbz2?|txz|tar\.(gz|bz2|xz))$")
-"""How an archive's name ends."""
+ARCHIVE = re.compile(
+    r"(?i)\.(zip|tar|tgz|tbz2?|txz|tar\.(gz|bz2|xz)|7z|rar|tzst|(tar\.)?(zst|lz|z)|(zip|7z|rar)\.\d+|z\d\d"
+    r"|(zip|tar|tgz|7z|rar|gz|bz2|xz)\.(part|crdownload|download|partial|\d+))$"
+)
+"""How an archive's name ends, also one that others have to unpack, a piece of one, or one whose download has not ended."""
+_UNFINISHED = re.compile(r"(?i)\.(part|crdownload|download|partial)$")
+_PIECE = re.compile(r"(?i)\.((zip|7z|rar)\.\d+|z\d\d|part\d+\.rar)$")
+_TEXT = re.compile(rb"\s*\d{1,5}\s*\n")
+"""How a recording begins."""
 UNPACKED_BY_OTHERS = {
     b"7z\xbc\xaf\x27\x1c": ("a 7z archive", "7z x {0}"),
     b"Rar!": ("a RAR archive", "unrar x {0}"),
@@ -33,7 +41,6 @@ UNPACKED_BY_OTHERS = {
     b"LZIP": ("packed by lzip", "lzip -d {0}"),
 }
 """What Python cannot read, and the command that unpacks it."""
-_TAR_AT, _TAR = 257, b"ustar"
 _MOST_BEGINNING = 512
 _MOST_DEPTH = 3
 """Of archives in archives."""
@@ -66,6 +73,8 @@ class Search:
     """A folder for what has to be unpacked to be read; what it has from an earlier run is used again."""
     watch: Watch | None = None
     unreadable: list[Unreadable] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+    """Paths of files that are named as recordings are, but end otherwise: videos, or what other programs made of them."""
 
     def tell(self, name: str, done: int, total: int) -> None:
         """Tell who watches."""
@@ -96,10 +105,24 @@ def beginning_of(path: Path) -> bytes:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
+def begins_as_archive(path: Path) -> bool:
+    """Whether a file whose name tells nothing is an archive, by its first bytes; one that cannot be read is none."""
+    try:
+        beginning = beginning_of(path)
+    except DataError:
+        return False
+    known = (b"PK\3\4", *UNPACKED_BY_OTHERS)
+    return beginning.startswith(known) or packed_by(beginning) is not None or _is_tar(beginning)
+
+
 def in_archive(path: Path, search: Search, name: str = "", depth: int = 0) -> list[Entry]:
     """The recordings of an archive, and of archives in it. ``name`` is what it is called where it is not where it came from."""
     name = name or str(path)
     beginning = beginning_of(path)
+    if _UNFINISHED.search(name):
+        raise DataError(f"{name}: a download that has not ended; let it go on, or download it again")
+    if _PIECE.search(name) and not zipfile.is_zipfile(path):
+        raise DataError(f"{name}: a piece of an archive; put the pieces together (7z x does), and name the folder")
     other = next((told for begin, told in UNPACKED_BY_OTHERS.items() if beginning.startswith(begin)), None)
     if other is not None:
         raise DataError(f"{name}: {other[0]}: unpack it with {other[1].format(Path(name).name)}, and name the folder")
@@ -108,15 +131,28 @@ def in_archive(path: Path, search: Search, name: str = "", depth: int = 0) -> li
         path = _unpacked_once(path, "", search, name, partial(_packed, path, packed[1]))
         beginning = beginning_of(path)
     try:
-        if beginning[_TAR_AT:].startswith(_TAR):
+        if _is_tar(beginning):
             return _in_tar(path, search, name, depth)
+        if packed is not None and _TEXT.match(beginning) and not depth:
+            return [whole_entry(Path(name))]
         if packed is not None:
             raise DataError(f"{name}: packed by {packed[0]}, and no tar file in it; name what it was made of")
         return _in_zip(path, search, name, depth)
     except DataError:
         raise
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # what cannot be unpacked for want of room can be read
+            raise
         raise DataError(f"{name}: cannot be read: {error.strerror or error}") from None
+
+
+def _is_tar(beginning: bytes) -> bool:
+    """Whether a file begins as tar files do, the oldest of which have no mark, but a sum."""
+    try:
+        tarfile.TarInfo.frombuf(beginning.ljust(tarfile.BLOCKSIZE, b"\0"), "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return beginning[257:].startswith(b"ustar")
+    return True
 
 
 def _in_zip(path: Path, search: Search, name: str, depth: int) -> list[Entry]:
@@ -126,11 +162,12 @@ def _in_zip(path: Path, search: Search, name: str, depth: int) -> list[Entry]:
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
                 if RECORDING.search(info.filename):
-                    found.append(
-                        Entry(recording_name(info.filename), str(path), info.filename, info.file_size, info.CRC, "zip")
-                    )
+                    place = info.filename, info.file_size, info.CRC
+                    found.append(Entry(recording_name(info.filename), str(path), *place, "zip", info.header_offset))
                 elif ARCHIVE.search(info.filename):
                     inner.append(info.filename)
+                elif NAMED.search(info.filename):
+                    search.others.append(info.filename)
     except OSError:
         raise
     except Exception as error:  # a damaged directory of a zip file fails in as many ways
@@ -155,17 +192,28 @@ def _in_tar(path: Path, search: Search, name: str, depth: int) -> list[Entry]:
     found: list[Entry] = []
     inner: list[tarfile.TarInfo] = []
     size = path.stat().st_size
+    files: dict[str, tarfile.TarInfo] = {}
     try:
         with tarfile.open(path, "r:") as archive:
             for info in archive:
                 search.tell(name, info.offset_data, size)
-                if info.isreg() and RECORDING.search(info.name):
-                    mark = int(info.mtime * 1e9)
+                if RECORDING.search(info.name) and not info.isdir():
+                    file = files.get(info.linkname) if info.islnk() else info  # a name more for a file that came before
+                    if file is None or not file.isreg() or file.issparse():
+                        why = "with holes" if info.issparse() else "a link" if info.islnk() or info.issym() else "no file"
+                        search.unreadable.append(
+                            Unreadable(info.name, f"{why} in {Path(name).name}: unpack it, and name the folder")
+                        )
+                        continue
+                    files[info.name] = file
+                    mark = int(file.mtime * 1e9)
                     found.append(
-                        Entry(recording_name(info.name), str(path), info.name, info.size, mark, "tar", info.offset_data)
+                        Entry(recording_name(info.name), str(path), info.name, file.size, mark, "tar", file.offset_data)
                     )
                 elif info.isreg() and ARCHIVE.search(info.name):
                     inner.append(info)
+                elif info.isreg() and NAMED.search(info.name):
+                    search.others.append(info.name)
     except (tarfile.TarError, EOFError, ValueError) as error:
         raise DataError(f"{name}: not a whole tar file ({one_line(error)}); download it again") from None
     for info in inner:

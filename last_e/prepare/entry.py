@@ -16,8 +16,11 @@ from typing import Any, Literal, NamedTuple
 from last_e.prepare.skeleton import MAX_BYTES, SkeletonError
 from last_e.text import one_line
 
-RECORDING = re.compile(r"(?i)\.skeleton(\.(txt|skeleton))*(\.(gz|bz2|xz))?$")
-"""How a recording's name ends, also as editors, Windows and copies leave it."""
+_NAME = r"S\d{3}C\d{3}P\d{3}R\d{3}A\d{3}"
+RECORDING = re.compile(rf"(?i)(\.skeleton(\.(txt|skeleton))*|(?<={_NAME})(\.txt)?)(\.(gz|bz2|xz))?$")
+"""How a recording's name ends, also as editors, Windows and copies leave it; one of NTU's names needs no ending."""
+NAMED = re.compile(rf"(?i){_NAME}[^/\\]*$")
+"""What is named as a recording, however it ends."""
 UNPACK: dict[bytes, tuple[str, Callable[[Any], Any]]] = {
     b"\x1f\x8b": ("gz", gzip.open),
     b"BZh": ("bz2", bz2.BZ2File),
@@ -57,7 +60,7 @@ class Entry(NamedTuple):
     """Time of the last change, or the checksum in the zip: other content has another."""
     kind: Literal["file", "zip", "tar"]
     offset: int = 0
-    """In a tar file, where its bytes begin."""
+    """In a tar file, where its bytes begin; in a zip file, where it begins itself: names may be there twice."""
 
     def read(self) -> bytes:
         """The file's bytes, unpacked.
@@ -96,7 +99,8 @@ class Entry(NamedTuple):
 
     def _from_zip(self) -> bytes:
         try:
-            with _open_zip(self.container, *state_of(self.container)).open(self.member) as file:
+            archive, members = _open_zip(self.container, *state_of(self.container))
+            with archive.open(members[self.offset]) as file:
                 return file.read(self.size + 1)  # a bomb that hides its size is not unpacked further than it says
         except MemoryError:
             raise
@@ -107,6 +111,15 @@ class Entry(NamedTuple):
 
 
 @lru_cache(maxsize=4)
-def _open_zip(path: str, *state: int) -> zipfile.ZipFile:
-    """Each process reads the directory of a zip file once, as long as it is the same file."""
-    return zipfile.ZipFile(path)
+def _open_zip(path: str, *state: int) -> tuple[zipfile.ZipFile, dict[int, zipfile.ZipInfo]]:
+    """Each process reads the directory of a zip file once, as long as it is the same file: its members by where they begin."""
+    archive = zipfile.ZipFile(path)
+    return archive, {info.header_offset: info for info in archive.infolist()}
+
+
+def whole_entry(path: Path, root: Path | None = None) -> Entry:
+    """The entry of a file in a folder, below ``root``; default: the one that it is in."""
+    root = root or path.parent
+    about = path.stat()
+    member = path.relative_to(root).as_posix()
+    return Entry(recording_name(path.name), str(root), member, about.st_size, about.st_mtime_ns, "file")

@@ -37,7 +37,8 @@ REASONS = {
     "broken": "on the list of broken recordings",
     "elsewhere": "no part of this data set",
     "twice": "there already under the same name",
-    "unreadable": "folder, link or zip file that cannot be read",
+    "unreadable": "folder, link or archive that cannot be read",
+    "other": "named as a recording is, but another kind of file",
     "unnamed": "name is not SsssCcccPpppRrrrAaaa",
 }
 """Why a file gives no clip."""
@@ -124,9 +125,11 @@ def prepare_ntu(
     out = output_path(Path(out), *raw)
     with clipfile.workplace(out) as folder:
         search = Search(folder / "unpacked", watch)
+        _forget_halves(search.unpacked)
         entries = find_recordings(raw, search)
         wanted, left_out = choose_entries(dataset, entries)
         left_out += [LeftOut(one.name, "unreadable", one.why) for one in sorted(search.unreadable)]
+        left_out += [LeftOut(Path(one).name, "other") for one in sorted(search.others)]
         if not wanted:
             raise DataError(
                 f"none of the {len(entries)} files is a recording of {dataset}, such as S001C001P001R001A001.skeleton"
@@ -208,6 +211,12 @@ def _key(dataset: str, wanted: Sequence[Sequence[Entry]]) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
+def _forget_halves(folder: Path) -> None:
+    """Delete what a process that was killed has half written: of an archive that may be gigabytes, each time."""
+    for path in folder.glob(".*.part"):
+        path.unlink()
+
+
 def _forget_stale(folder: Path, key: str) -> None:
     """Parts of other files or other rules are of no use."""
     note = folder / "key"
@@ -215,8 +224,7 @@ def _forget_stale(folder: Path, key: str) -> None:
         for path in folder.glob("*.part"):
             path.unlink()
         note.write_text(key)
-    for path in folder.glob(".*.part"):  # half-written by a process that was killed
-        path.unlink()
+    _forget_halves(folder)
 
 
 def _join(dataset: str, entries: Sequence[Entry], left_out: list[LeftOut], parts: list[Path], out: Path) -> Report:

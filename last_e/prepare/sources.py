@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from last_e.datafile import DataError
-from last_e.prepare.archives import ARCHIVE, Search, Unreadable, beginning_of, in_archive
-from last_e.prepare.entry import RECORDING, Entry, recording_name
+from last_e.prepare.archives import ARCHIVE, Search, Unreadable, beginning_of, begins_as_archive, in_archive
+from last_e.prepare.entry import NAMED, RECORDING, Entry, whole_entry
 
 
 def find_recordings(places: Iterable[Path], search: Search) -> list[Entry]:
@@ -35,12 +35,13 @@ def find_recordings(places: Iterable[Path], search: Search) -> list[Entry]:
         if stat.S_ISDIR(mode):
             found += _in_folder(place, search, seen)
         elif stat.S_ISREG(mode):
-            found += [_file(place, place.parent)] if _is_recording(place) else in_archive(place, search)
+            found += [whole_entry(place)] if _is_recording(place) else in_archive(place, search)
         else:
             raise DataError(f"{place}: no such folder or archive; --raw takes what NTU distributes, as it is", missing=True)
     if not found:
         where = ", ".join(map(str, places))
         why = "".join(f"; {one.name}: {one.why}" for one in search.unreadable[:1])
+        why += "".join(f"; {one} is named as one, but ends otherwise" for one in search.others[:1])
         raise DataError(
             f"{where}: no .skeleton file in there, nor in an archive{why}; --raw takes what NTU distributes", missing=True
         )
@@ -61,13 +62,6 @@ def _is_recording(path: Path) -> bool:
     if RECORDING.search(path.name):
         return True
     return not ARCHIVE.search(path.name) and re.match(rb"\s*\d{1,5}\s*\n", beginning_of(path)) is not None
-
-
-def _file(path: Path, root: Path) -> Entry:
-    about = path.stat()
-    return Entry(
-        recording_name(path.name), str(root), path.relative_to(root).as_posix(), about.st_size, about.st_mtime_ns, "file"
-    )
 
 
 def _in_folder(root: Path, search: Search, seen: set[tuple[int, int]]) -> Iterator[Entry]:
@@ -92,7 +86,9 @@ def _in_folder(root: Path, search: Search, seen: set[tuple[int, int]]) -> Iterat
         for file in sorted(files):
             path = Path(folder) / file
             recording, archive = RECORDING.search(file), ARCHIVE.search(file)
-            if not (recording or archive) and not path.is_symlink():
+            if not (recording or archive or path.is_symlink() or not path.suffix):
+                if NAMED.search(file):
+                    search.others.append(path.relative_to(root).as_posix())
                 continue
             try:
                 about = path.stat()
@@ -100,11 +96,13 @@ def _in_folder(root: Path, search: Search, seen: set[tuple[int, int]]) -> Iterat
                 note(path, f"cannot be read: {error.strerror}" + (" (a link)" if path.is_symlink() else ""))
                 continue
             if not stat.S_ISREG(about.st_mode):
+                if not stat.S_ISDIR(about.st_mode):
+                    note(path, "no plain file: a pipe, a device or the like")
                 continue
-            if archive:
+            if archive or (not recording and not path.suffix and begins_as_archive(path)):
                 try:
                     yield from list(in_archive(path, search))
                 except DataError as error:
                     note(path, str(error).removeprefix(f"{path}: "))
             elif recording:
-                yield _file(path, root)
+                yield whole_entry(path, root)

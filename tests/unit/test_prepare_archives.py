@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import bz2
 import gzip
-import json
 import lzma
 import os
-import shutil
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +22,7 @@ from last_e.prepare import archives, ntu
 from last_e.prepare.clipfile import read_columns
 from last_e.prepare.ntu import prepare_ntu
 from last_e.prepare.skeleton import MAX_BYTES
-from tests.ntu_files import name_of, write_tree, write_zip
+from tests.ntu_files import name_of, tar_of, write_tree, write_zip
 from tests.ntu_prepare import interrupted, prepare, recordings, why
 
 
@@ -191,12 +188,6 @@ def test_names_in_a_zip_file_may_have_the_slashes_of_windows(files, tmp_path):
 
 
 # --- archives as people make them -------------------------------------------------------------------------------------
-
-
-def tar_of(tree: Path, path: Path, mode: str) -> Path:
-    with tarfile.open(path, mode) as archive:
-        archive.add(tree, "nturgb+d_skeletons")
-    return path
 
 
 def zip_in_zip(tree: Path, path: Path) -> Path:
@@ -383,99 +374,3 @@ def test_links_to_folders_are_followed_and_circles_left(files, tmp_path):
     assert report.clips == len(files) + 1
     assert [(one.name, one.reason) for one in report.left_out] == [("link/self", "unreadable")]
     assert prepare_ntu("ntu60", [raw, raw / "link", elsewhere], tmp_path / "two", workers=1).files == report.files
-
-
-# --- what cannot be read ----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def nobody_special() -> Iterator[Path]:
-    """A folder of a user to whom permissions apply (to root they do not)."""
-    folder = Path(tempfile.mkdtemp(dir="/tmp"))
-    root = os.geteuid() == 0
-    if root:
-        os.chown(folder, 65534, 65534)
-        os.seteuid(65534)
-    try:
-        yield folder
-    finally:
-        if root:
-            os.seteuid(0)
-        shutil.rmtree(folder)
-
-
-def test_what_cannot_be_read_in_a_tree_is_told_and_the_rest_prepared(files, nobody_special):
-    raw = write_tree(nobody_special / "raw", files.items())
-    (raw / "locked").mkdir(mode=0)
-    (raw / "S001").symlink_to("nowhere")
-    (raw / "gone.skeleton").symlink_to("nowhere")
-    (raw / "cut.zip").write_bytes(b"PK\x03\x04 and no more")
-    (raw / "other.zip").write_bytes(b"")
-    write_zip(raw / "locked.zip", [("a", b"")]).chmod(0)
-    with zipfile.ZipFile(raw / "fine.zip", "w") as archive:
-        archive.writestr("readme.txt", "nothing of ours")
-    unreadable = name_of(8, 1, 8, 1, 8)
-    (raw / f"{unreadable}.skeleton").write_bytes(b"1\n")
-    (raw / f"{unreadable}.skeleton").chmod(0)
-    report = prepare(raw, nobody_special / "out")
-    assert report.clips == len(files)
-    told = {one.name: one.detail for one in report.left_out if one.reason == "unreadable"}
-    assert told.keys() == {"locked", "S001", "gone.skeleton", "cut.zip", "other.zip", "locked.zip"}
-    assert told["locked"] == told["locked.zip"] == "cannot be read: Permission denied"
-    assert told["S001"] == "cannot be read: No such file or directory (a link)"
-    assert told["cut.zip"].startswith("not a whole zip file")
-    assert [(one.name, one.reason, one.detail) for one in report.left_out if one.reason == "damaged"] == [
-        (unreadable, "damaged", "cannot be read: Permission denied")
-    ]
-    kept = json.loads(read_columns(nobody_special / "out")[1]["report"])["left_out"]["unreadable"]
-    assert "locked: cannot be read: Permission denied" in kept["files"]
-    with pytest.raises(DataError, match="Permission denied"):
-        prepare(raw / "locked", nobody_special / "out")
-    with pytest.raises(DataError, match="Permission denied"):
-        prepare(raw / "locked" / "below", nobody_special / "out")
-    (raw / "empty").mkdir()
-    (raw / "empty" / "gone.skeleton").symlink_to("nowhere")
-    with pytest.raises(DataError, match=r"no \.skeleton file in there.*gone\.skeleton: cannot be read"):
-        prepare(raw / "empty", nobody_special / "out")
-
-
-def test_folders_too_deep_to_be_named_are_told(files, tmp_path):
-    raw = write_tree(tmp_path / "raw", files.items())
-    here = os.open(raw, os.O_RDONLY)
-    for _ in range(20):
-        os.mkdir("d" * 250, dir_fd=here)
-        below = os.open("d" * 250, os.O_RDONLY, dir_fd=here)
-        os.close(here)
-        here = below
-    os.close(here)
-    report = prepare(raw, tmp_path / "out")
-    assert report.clips == len(files)
-    (left,) = report.left_out
-    assert (left.reason, left.detail) == ("unreadable", "cannot be read: File name too long")
-
-
-@pytest.mark.parametrize(
-    ("make", "expected"),
-    [
-        (lambda path: path, "no such folder or archive"),
-        (lambda path: path.mkdir(), "no .skeleton file in there"),
-        (lambda path: write_tree(path, [("notes", b"")]), "none of the 1 files is a recording of ntu60"),
-        (lambda path: path.write_bytes(b"PK\x03\x04 and no more"), "not a whole zip file"),
-        (lambda path: path.write_bytes(b""), "an empty file; copy or download it again"),
-        (lambda path: path.write_bytes(b"<html>Sign in</html>"), "a web page, perhaps one that asks to log in"),
-        (lambda path: path.write_bytes(b"7z\xbc\xaf\x27\x1c\0"), "a 7z archive: unpack it with 7z x raw, and name the folder"),
-        (lambda path: path.write_bytes(b"Rar!\x1a\x07\0"), "a RAR archive: unpack it with unrar x raw"),
-        (lambda path: path.write_bytes(b"\x28\xb5\x2f\xfd\0"), "packed by zstd: unpack it with zstd -d raw"),
-        (lambda path: path.write_bytes(gzip.compress(b"no tar")), "packed by gz, and no tar file in it"),
-        (lambda path: path.write_bytes(gzip.compress(b"x" * 9999)[:40]), "not whole, or damaged"),
-        (lambda path: path.write_bytes(bz2.compress(bytes(9999))[:30]), "not whole, or damaged"),
-        (lambda path: path.write_bytes(lzma.compress(bytes(9999))[:30]), "not whole, or damaged"),
-        (lambda path: path.write_bytes(b"\0" * 600), "no archive that is known here"),
-    ],
-)
-def test_a_place_without_recordings_is_refused(tmp_path, make, expected):
-    make(tmp_path / "raw")
-    with pytest.raises(DataError) as caught:
-        prepare(tmp_path / "raw", tmp_path / "out")
-    assert expected in str(caught.value)
-    assert len(str(caught.value).splitlines()) == 1

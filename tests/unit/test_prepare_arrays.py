@@ -43,6 +43,7 @@ def test_memory_does_not_hang_on_the_number_of_clips(tmp_path):
         tracemalloc.stop()
         return found
 
+    peak(9)  # whatever libraries take once, they have taken
     assert peak(2000) < 1.3 * peak(600)
 
 

@@ -138,7 +138,7 @@ def test_what_gives_no_clip_is_told_with_the_reason(files, tmp_path):
     }
     kinds = report.to_dict()["left_out"]
     assert {reason: kind["count"] for reason, kind in kinds.items()} == {
-        "damaged": 3, "nobody": 1, "broken": 1, "elsewhere": 2, "twice": 1, "unnamed": 1, "unreadable": 0,
+        "damaged": 3, "nobody": 1, "broken": 1, "elsewhere": 2, "twice": 1, "unnamed": 1, "unreadable": 0, "other": 0,
     }  # fmt: skip
     assert any("line " in file for file in kinds["damaged"]["files"])
     assert report.to_dict(1)["left_out"]["damaged"]["files"] == kinds["damaged"]["files"][:1]

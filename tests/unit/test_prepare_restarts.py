@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from last_e.data import read_clips
 from last_e.datafile import DataError
 from last_e.prepare import ntu
 from last_e.prepare.ntu import prepare_ntu
-from tests.ntu_files import write_tree, write_zip
+from tests.ntu_files import motion, name_of, one_person, tar_of, text_of, write_tree, write_zip
 from tests.ntu_prepare import interrupted, prepare, recordings
 
 
@@ -79,6 +80,18 @@ def test_a_part_that_was_half_written_is_no_part(tree, tmp_path):
     assert not folder.exists()
 
 
+def test_half_of_an_archive_that_was_being_unpacked_goes_before_it_is_unpacked_anew(tree, tmp_path, monkeypatch):
+    archive = tar_of(tree, tmp_path / "all.tar.gz", "w:gz")
+    unpacked = tmp_path / ".out.parts" / "unpacked"
+    unpacked.mkdir(parents=True)
+    unpacked.parent.chmod(0o700)
+    (unpacked / ".0123.4567.part").write_bytes(b"half")
+    seen = []
+    prepare(archive, tmp_path / "out", watch=lambda *_: seen.append({path.name for path in unpacked.iterdir()}))
+    assert seen
+    assert all(".0123.4567.part" not in names for names in seen)
+
+
 def test_two_preparations_of_one_file_do_not_meet(tree, tmp_path):
     (tmp_path / ".out.parts").mkdir()
     with FileLock(tmp_path / ".out.parts" / ".lock"), pytest.raises(DataError, match="being prepared by another process"):
@@ -103,6 +116,31 @@ def test_a_full_disk_leaves_what_was_there_and_a_way_on(tree, tmp_path, monkeypa
     assert (tmp_path / "out").read_bytes() == b"old"
     monkeypatch.setattr(whole.os, "fsync", real)
     assert prepare(tree, tmp_path / "out").resumed == 10
+
+
+@pytest.mark.parametrize("kind", ["zip in zip", "tar.gz in a folder"])
+def test_a_disk_that_is_too_small_to_unpack_costs_no_recording(tree, small_disk, tmp_path, kind):
+    """An archive for which there is no room is none that cannot be read: without it the set would be smaller."""
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    write_tree(raw, [(name_of(17, 3, 40, 2, 60), text_of(one_person(motion(3, 20))))])
+    if kind == "zip in zip":
+        with zipfile.ZipFile(tmp_path / "inner.zip", "w") as archive:
+            for file in sorted(tree.rglob("*.skeleton")):
+                archive.write(file, file.name)
+        with zipfile.ZipFile(raw / "outer.zip", "w") as archive:
+            archive.write(tmp_path / "inner.zip", "inner.zip")
+    else:
+        tar_of(tree, raw / "all.tar.gz", "w:gz")
+    (small_disk / "filler").write_bytes(b"x" * 1_900_000)
+    with pytest.raises(OSError, match="No space left") as caught:
+        prepare(raw, small_disk / "out")
+    assert caught.value.errno == errno.ENOSPC
+    assert not (small_disk / "out").exists()
+    (small_disk / "filler").unlink()
+    tmp_path.joinpath("roomy").mkdir()
+    report = prepare(raw, tmp_path / "roomy" / "out")
+    assert (report.clips, report.left_out) == (25, [])
 
 
 def test_an_existing_file_is_replaced_only_by_a_whole_one(tree, tmp_path):
