@@ -19,7 +19,7 @@ def detect_environment(root: Path = Path("/"), environ: Mapping[str, str] | None
     if sign := kaggle_sign(root, environ):
         return "kaggle", sign
     for gpu in gpu_names(root):
-        if re.search(r"\bA100\b", gpu):
+        if _A100.search(gpu):
             return "a100", f"the driver reports {gpu}"
     if _is_google(root):
         return "gcp", f"the machine's product name is {_GOOGLE}"
@@ -43,6 +43,10 @@ def in_a_notebook(environ: Mapping[str, str] | None = None) -> bool:
 
 
 _GOOGLE = "Google Compute Engine"
+_A100 = re.compile(r"\bA100[DX]?\b")
+_A100_GB = 40
+_VIRTUAL = re.compile(r"\bA100D?X?-(?:\d+-)?(\d+)C")
+"""A part of one that a hypervisor gives: ``GRID A100-10C``, ``NVIDIA A100D-2-20C``, with so many gigabytes."""
 _LIKE_A100 = re.compile(r"\b(?:A800|H100|H200|H800|GH200|B100|B200|GB200)\b")
 
 
@@ -56,12 +60,27 @@ def _lambda_marker(root: Path) -> str | None:
 
 
 def fits(env: str, root: Path = Path("/"), environ: Mapping[str, str] | None = None) -> tuple[bool | None, str]:
-    """Whether this machine is one that a profile is for (None: nearly, a GPU of that class), and what it is."""
+    """Whether this machine is one that a profile is for (None: nearly, a GPU of that class, or less of one), and what it is."""
     found, why = detect_environment(root, environ)
+    if env == "a100" and (less := _less_than_an_a100(root)):
+        return None, less
     if env in ("local", found) or (env == "gcp" and _is_google(root)) or (env == "lambda" and _lambda_marker(root)):
         return True, found
     like = next((name for name in gpu_names(root) if _LIKE_A100.search(name)), None) if env == "a100" else None
     return (None, f"has {like}") if like else (False, f"is {found} ({why})")
+
+
+def _less_than_an_a100(root: Path) -> str | None:
+    """What of an A100 is there, if it is a part of one with less memory. Its name tells, or that the driver divides it."""
+    names = [name for name in gpu_names(root) if _A100.search(name)]
+    for name in names:
+        part = _VIRTUAL.search(name)
+        if part and int(part[1]) < _A100_GB:
+            return f"has a part of an A100 ({name}) with {part[1]} GB; the profile is for {_A100_GB} and more"
+    divided = next((root / "proc/driver/nvidia/capabilities").glob("gpu*/mig/gi*"), None)
+    if names and divided is not None:
+        return f"has {names[0]}, divided by MIG: a part has less than the {_A100_GB} GB that the profile is for"
+    return None
 
 
 def gpu_names(root: Path = Path("/")) -> list[str]:

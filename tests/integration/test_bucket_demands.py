@@ -201,6 +201,22 @@ def test_a_server_that_answers_nobody_meanwhile_is_asked_anew(demanding: Demandi
     assert len(puts) == found + 1
 
 
+@pytest.mark.parametrize(("said", "tries"), [("when_supported", 1), ("when_required", 2)])
+@pytest.mark.parametrize("demanding", ["checksum"], indirect=True)
+def test_what_the_environment_says_of_checksums_holds(
+    demanding: Demanding, said: str, tries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the second does not allow is told in the server's words."""
+    monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", said)
+    store = open_store(demanding[0].uri)
+    if said == "when_supported":
+        store.put("a", b"1")
+    else:
+        with pytest.raises(StoreError, match="is required for Put Object requests with Object Lock"):
+            store.put("a", b"1")
+    assert len(demanding[1]) == tries
+
+
 @pytest.mark.parametrize("demanding", ["nothing that there is"], indirect=True)
 def test_who_may_not_write_at_all_is_asked_three_times_once(demanding: Demanding) -> None:
     store, puts = demanding

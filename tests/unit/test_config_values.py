@@ -522,3 +522,29 @@ def test_which_machines_fit_a_profile(tmp_path: Path) -> None:
     }
     assert fits("a100", machines["H100"], {}) == (None, "has NVIDIA H100 80GB HBM3")
     assert fits("gcp", machines["laptop"], {})[0] is False
+
+
+@pytest.mark.parametrize(
+    ("gpu", "divided", "told"),
+    [
+        ("NVIDIA A100 80GB PCIe", False, None),
+        ("GRID A100-40C", False, None),
+        ("GRID A100D-80C", False, None),
+        ("GRID A100-10C", False, "has a part of an A100 (GRID A100-10C) with 10 GB; the profile is for 40 and more"),
+        ("NVIDIA A100D-2-20C", False, "has a part of an A100 (NVIDIA A100D-2-20C) with 20 GB; the profile is for 40 and more"),
+        (
+            "NVIDIA A100-SXM4-40GB",
+            True,
+            "has NVIDIA A100-SXM4-40GB, divided by MIG: a part has less than the 40 GB that the profile is for",
+        ),
+    ],
+)
+def test_less_than_the_memory_of_a_profiles_gpu_is_told(tmp_path: Path, gpu: str, divided: bool, told: str | None) -> None:
+    driver = tmp_path / "proc/driver/nvidia"
+    (driver / "gpus/0").mkdir(parents=True)
+    (driver / "gpus/0/information").write_text(f"Model: \t\t {gpu}\n")
+    (driver / "capabilities/gpu0/mig").mkdir(parents=True)
+    if divided:
+        (driver / "capabilities/gpu0/mig/gi1").mkdir()
+    assert fits("a100", tmp_path, {}) == ((True, "a100") if told is None else (None, told))
+    assert fits("kaggle", tmp_path, {})[0] is False
