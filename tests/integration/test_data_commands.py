@@ -276,11 +276,6 @@ def preparation(large: Path, tmp_path: Path, clean_env: dict[str, str]) -> Itera
     one.process.communicate()
 
 
-def without_progress(errors: str) -> list[str]:
-    """The lines that are no word on how far it is, which a slow machine gets every 20 seconds."""
-    return [line for line in errors.splitlines() if " recordings, " not in line]
-
-
 def goes_on(large: Path, tmp_path: Path, cli: Cli, whole: bytes) -> None:
     """The same command finishes, uses what was done, and gives the bytes of an uninterrupted run."""
     done = cli("data", "prepare", "ntu60", "--raw", large, "--out", tmp_path / "out", "--json")
