@@ -23,9 +23,10 @@ def why_not() -> str | None:
 
 
 class Sshd:
-    """The server, and in ``folder`` what a client needs: a program ``ssh`` that knows the server and has a key for it."""
+    """The server, and in ``folder`` what a client needs: a program ``ssh`` that knows the server, by
+    the name ``far`` too, and has a key for it. Who logs in has the ``environment``."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **environment: str) -> None:
         self.folder = folder
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
@@ -38,11 +39,14 @@ class Sshd:
         keys = {"HostKey": folder / "host", "AuthorizedKeysFile": folder / "user.pub", "StrictModes": "no", "UsePAM": "no"}
         options = {"Port": self.port, "ListenAddress": "127.0.0.1", "PidFile": "none", **keys}
         words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+        if environment:
+            words += ["-o", "SetEnv=" + " ".join(f"{name}={value}" for name, value in environment.items())]
         program = shutil.which("sshd") or "sshd"  # by its whole path: it runs itself again
         with (folder / "log").open("wb") as log:
             self.process = subprocess.Popen([program, "-D", "-e", "-f", "/dev/null", *words], stdout=log, stderr=log)
         (folder / "known").write_text(f"[127.0.0.1]:{self.port} {(folder / 'host.pub').read_text()}")
-        (folder / "config").write_text(f"IdentityFile {folder}/user\nUserKnownHostsFile {folder}/known\n")
+        alias = f"Host far\n  HostName 127.0.0.1\n  Port {self.port}\n  User root\n"
+        (folder / "config").write_text(f"IdentityFile {folder}/user\nUserKnownHostsFile {folder}/known\n{alias}")
         self.bin = folder / "bin"
         self.bin.mkdir()
         (self.bin / "ssh").write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {folder}/config "$@"\n')

@@ -18,6 +18,7 @@ from runner.commands.options import (
     JobArgument,
     JsonOption,
     LauncherOption,
+    OnOption,
     SetOption,
     SpecArgument,
     StoreOption,
@@ -38,6 +39,7 @@ def submit(
     set_: SetOption = None,
     store: StoreOption = None,
     launcher: LauncherOption = None,
+    on: OnOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check everything and show what would run; write nothing")] = False,
     detach: DetachOption = False,
     here: HereOption = False,
@@ -54,7 +56,8 @@ def submit(
     from runner.view.config import print_explained
     from runner.view.console import print_json, show
 
-    resolved = resolve_spec(spec, env, set_ or [], launcher)
+    launcher, set_ = _on(on, launcher, set_)
+    resolved = resolve_spec(spec, env, set_, launcher)
     config, told = resolved.config, notes_of_file(resolved, spec)
     target = store_of(config.store, store)
     starter = make_launcher(config)
@@ -104,6 +107,7 @@ def resume(
     takeover: TakeoverOption = False,
     store: StoreOption = None,
     launcher: LauncherOption = None,
+    on: OnOption = None,
     detach: DetachOption = False,
     here: HereOption = False,
     trust: TrustOption = False,
@@ -118,12 +122,13 @@ def resume(
     from runner.resolve import absolute_settings, resolve_attempt
     from runner.trust import Trust, see_that_it_is_taken, words
 
+    launcher, set_ = _on(on, launcher, set_)
     found = find_job(job, store)
     attempts = settled(found)
     config, origins, _ = found.settings(attempts)
     trusted = Trust(found.store.uri, all_of_it=trust)
     resolved, changes = resolve_attempt(
-        config, origins, env, set_ or [], allow_change or [], launcher, takes=trusted.takes, options=trusted.options
+        config, origins, env, set_, allow_change or [], launcher, takes=trusted.takes, options=trusted.options
     )
     state, attempt, reason = found.attempts.state(attempts)
     if reason is not None and not reason.ending.resumable and state is not State.SUCCEEDED and not allow_change:
@@ -157,11 +162,16 @@ def resume(
         *([] if env is None else ["--env", env]),
     ]
     arguments += [] if launcher is None else ["--launcher", launcher]
-    for word in absolute_settings(set_ or []):
+    for word in absolute_settings(set_):
         arguments += ["--set", word]
     for word in allow_change or []:
         arguments += ["--allow-change", word]
     start(lambda: found, arguments, detach, json, "resume", starter, changes)
+
+
+def _on(host: str | None, launcher: str | None, settings: list[str] | None) -> tuple[str | None, list[str]]:
+    """Launcher and settings with what ``--on`` stands for."""
+    return (launcher, settings or []) if host is None else (launcher or "ssh", [*(settings or []), f"run.host={host}"])
 
 
 def attempt(

@@ -27,7 +27,7 @@ def approve(launcher: Launcher, store: Store, resolved: Resolved[JobSpec], *, he
         LastrunError: all that is missing, with the exit code of the first.
     """
     looks: list[Callable[[], object]] = [partial(launcher.preflight, store.uri)]
-    if resolved.config.run.launcher == "local":
+    if launcher.runs_here:
         looks.insert(0, partial(see_that_it_fits, resolved.env, here))
     if only_look:
         looks.append(store.check)

@@ -9,7 +9,7 @@ import tempfile
 import threading
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, TextIO
+from typing import IO, ClassVar, TextIO
 
 from last_e.process import run_module
 from last_e.text import expand
@@ -28,6 +28,8 @@ _NEEDED = ("torch", "numpy", "safetensors")
 
 class LocalLauncher:
     """Starts attempts with this Python. See :class:`~runner.launch.protocol.Launcher`."""
+
+    runs_here: ClassVar[bool] = True
 
     def __init__(self, config: JobSpec) -> None:
         self._config = config

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import TYPE_CHECKING, ClassVar, Protocol, TextIO
 
 if TYPE_CHECKING:
     from runner.job.attempts import Attempt
@@ -42,6 +42,9 @@ class Launcher(Protocol):
     What starts an attempt elsewhere tells it so in the variable LASTRUN_CONTAINER (:func:`runner.machine.container`), where
     ``launcher`` is its name here; the attempt's record keeps it, so that the same kind of launcher can be asked about it later.
     """
+
+    runs_here: ClassVar[bool]
+    """Whether its attempts are processes of this machine, so that what does not fit here can be told before there is a job."""
 
     def __init__(self, config: JobSpec) -> None: ...
 

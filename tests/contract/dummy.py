@@ -10,7 +10,7 @@ import os
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import TextIO
+from typing import ClassVar, TextIO
 
 from last_e.process import run_module
 from runner.errors import UsageError
@@ -23,6 +23,8 @@ from runner.spec import JobSpec
 
 class DummyLauncher:
     """Starts attempts as such processes."""
+
+    runs_here: ClassVar[bool] = False
 
     def __init__(self, config: JobSpec) -> None:
         self._config = config

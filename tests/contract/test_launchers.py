@@ -27,8 +27,10 @@ from runner.launch.local import LocalLauncher
 from runner.launchers import LAUNCHERS
 from runner.resolve import resolve_spec
 from runner.store.directory import DirectoryStore
+from tests import debian
 from tests.conftest import Cli
 from tests.jobs import PATIENCE, jobs_in, some_step_is_stored
+from tests.sshd import Sshd, why_not
 
 ROOT = Path(__file__).parents[2]
 LONG = ("--set", "training.epochs=5000")
@@ -65,6 +67,25 @@ def docker(request: pytest.FixtureRequest) -> Case:
     return Case("docker", lambda attempt: engine.container().kill(), "run.image=nowhere/nothing:1")
 
 
+@pytest.fixture(scope="module")
+def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    """One server for all; what is set up there is set up once, with the torch of the Python that is there."""
+    debian.need("sshd", why_not)
+    home = tmp_path_factory.mktemp("far")
+    server = Sshd(tmp_path_factory.mktemp("sshd"), HOME=str(home), PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def ssh(sshd: Sshd, tiny: Path, clean_env: dict[str, str]) -> Case:
+    """The far side is this machine, with another home."""
+    scratch = tiny.parent / "far-scratch"
+    clean_env["PATH"] = f"{sshd.bin}:{os.environ['PATH']}"
+    tiny.write_text(f"{tiny.read_text()}run: {{host: far}}\n".replace("hardware: {", f"hardware: {{scratch_root: {scratch}, "))
+    return Case("ssh", kill_process, "run.host=root@nowhere.invalid")
+
+
 @pytest.fixture
 def dummy(tmp_path_factory: pytest.TempPathFactory, clean_env: dict[str, str]) -> Iterator[Case]:
     """In a copy of the code: one file, one line."""
@@ -82,6 +103,7 @@ def dummy(tmp_path_factory: pytest.TempPathFactory, clean_env: dict[str, str]) -
 CASES = [
     pytest.param("local"),
     pytest.param("docker", marks=[pytest.mark.xdist_group("docker"), pytest.mark.slow]),
+    pytest.param("ssh", marks=[pytest.mark.xdist_group("ssh"), pytest.mark.slow]),
     pytest.param("dummy"),
 ]
 each_launcher = pytest.mark.parametrize("case", CASES, indirect=True)

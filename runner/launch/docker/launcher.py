@@ -8,7 +8,7 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, ClassVar, TextIO
 from urllib.parse import urlsplit
 
 from last_e.datafile import is_remote
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 class DockerLauncher:
     """Starts attempts in containers. See :class:`~runner.launch.protocol.Launcher`."""
+
+    runs_here: ClassVar[bool] = False
 
     def __init__(self, config: JobSpec) -> None:
         self._config = config
