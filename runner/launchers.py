@@ -19,7 +19,8 @@ LAUNCHERS = {
     "local": Kind("runner.launch.local:LocalLauncher", chooses_gpus=False),
     "docker": Kind("runner.launch.docker.launcher:DockerLauncher", chooses_gpus=True),
     "slurm": Kind("runner.launch.slurm.launcher:SlurmLauncher", chooses_gpus=True),
+    "ssh": Kind("runner.launch.ssh.launcher:SshLauncher", chooses_gpus=False),
 }
 DEFAULT = "local"
-NAMES = " or ".join(LAUNCHERS)
+NAMES = ", ".join(LAUNCHERS)
 FEW_GPUS = "0, 1 or all with launcher {}"

@@ -27,6 +27,9 @@ NetworkName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$"), Mea
 HttpUrl = Annotated[
     str, Field(pattern=r"^https?://[^@\s]+$"), Meaning("an http:// or https:// address without a user's name in it")
 ]
+HostName = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.@:-]{0,254}$"), Meaning("a host as ssh knows it: NAME or USER@NAME")
+]
 _LAUNCHERS = "one of " + ", ".join(LAUNCHERS)
 
 
@@ -106,6 +109,9 @@ class RunConfig(Section):
     )
     pass_env: Annotated[list[VariableName], SetBy("asks", "hands these variables of yours to the trainer")] = Field(
         [], description="environment variables the trainer needs, by name"
+    )
+    host: Annotated[HostName | None, SetBy("asks", "logs in there with your keys and runs the attempt there")] = Field(
+        None, description="machine of launcher ssh, as USER@HOST or a name of ~/.ssh/config"
     )
     image: Annotated[ImageName | None, SetBy("asks", "starts what is in that image, with what your store takes as keys")] = (
         Field(None, description="image of a container; default: lastrun:VERSION")
