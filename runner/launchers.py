@@ -24,3 +24,6 @@ LAUNCHERS = {
 DEFAULT = "local"
 NAMES = ", ".join(LAUNCHERS)
 FEW_GPUS = "0, 1 or all with launcher {}"
+HOST = r"[A-Za-z0-9_][A-Za-z0-9_.@:-]{0,254}"
+HOST_MEANING = "a host as ssh knows it: NAME or USER@NAME"
+"""Of launcher ssh: nothing that ssh would take for an option."""

@@ -57,7 +57,7 @@ def submit(
     from runner.view.config import print_explained
     from runner.view.console import print_json, show
 
-    launcher, set_ = _on(on, launcher, set_)
+    env, launcher, set_ = _on(on, env, launcher, set_)
     resolved = resolve_spec(spec, env, set_, launcher)
     config, told = resolved.config, notes_of_file(resolved, spec)
     target = store_of(config.store, store)
@@ -127,7 +127,7 @@ def resume(
     from runner.trust import Trust, see_that_it_is_taken, see_that_nothing_is_gained, words
     from runner.view.console import show
 
-    launcher, set_ = _on(on, launcher, set_)
+    env, launcher, set_ = _on(on, env, launcher, set_)
     found = home = find_job(job, store)
     if found.store.is_read_only(found.paths.all):  # it goes on where it can be written
         home = home_of(found)
@@ -192,9 +192,24 @@ def resume(
     start(at_home, arguments, detach, json, "resume", starter, changes)
 
 
-def _on(host: str | None, launcher: str | None, settings: list[str] | None) -> tuple[str | None, list[str]]:
-    """Launcher and settings with what ``--on`` stands for."""
-    return (launcher, settings or []) if host is None else (launcher or "ssh", [*(settings or []), f"run.host={host}"])
+def _on(
+    host: str | None, env: str | None, launcher: str | None, settings: list[str] | None
+) -> tuple[str | None, str | None, list[str]]:
+    """Profile, launcher and settings with what ``--on`` stands for.
+
+    Raises:
+        UsageError: another launcher was named.
+    """
+    if host is None:
+        return env, launcher, settings or []
+    from json import dumps
+
+    from runner.errors import UsageError
+    from runner.settings import read_settings
+
+    if launcher not in (None, "ssh"):
+        raise UsageError(f"--on {host}: found --launcher {launcher}; --on is for launcher ssh")
+    return env or read_settings().host(host).env, "ssh", [*(settings or []), f"run.host={dumps(host)}"]
 
 
 def attempt(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -248,3 +249,43 @@ def test_what_was_taken_back_does_not_begin(here: Sshd) -> None:
     host.call("remove", "0123abcd")
     with pytest.raises(EngineError, match="eight hexadecimal digits"):
         host.call("remove", "../../x")
+
+
+def test_a_host_is_listed_looked_at_and_cleaned(cli: Cli, far: Sshd, tiny: Path, clean_env: dict[str, str]) -> None:
+    """Under a name of one's own; what is put there lies in one folder, which an attempt that runs keeps."""
+    settings = Path(clean_env["HOME"]) / ".config" / "lastrun" / "config.toml"
+    settings.parent.mkdir(parents=True)
+    settings.write_text('[hosts.mine]\nssh = "far"\nenv = "local"\n')
+    looked = cli("host", "check", "mine", "--json")
+    assert looked.returncode == 0, looked.stdout + looked.stderr
+    facts = json.loads(looked.stdout)
+    assert (facts["gpus"], facts["runs"], facts["problems"]) == ([], 0, [])
+    assert facts["folder"] == str(far.folder / "home/.cache/lastrun/ssh")
+    assert facts["torch"]
+
+    assert cli("submit", tiny, "--on", "mine", *LONG, "--detach").returncode == 0
+    assert json.loads(cli("host", "list", "--json").stdout)["hosts"] == [
+        {"name": "mine", "ssh": "far", "env": "local", "attempts": 1}
+    ]
+    refused = cli("host", "clean", "mine")
+    assert refused.returncode == 6
+    assert "an attempt runs there: lastrun stop JOB has it save and end" in refused.stderr
+    [job] = jobs_in(DirectoryStore(Path(clean_env["LASTRUN_STORE"])))
+    assert (job.attempts.all()[0].container or {})["name"] == "mine"
+    assert cli("stop", job.id, "--wait").returncode == 0
+
+    # Another home, with an environment that is but looks like one, is enough to see what goes and what is refused.
+    home = Path(clean_env["HOME"]) / "other"
+    folder = home / ".cache" / "lastrun"
+    shutil.copytree(far.folder / "home/.cache/lastrun/ssh", folder / "ssh", symlinks=True)
+    (folder / "scratch" / "lastrun-j-0001").mkdir(parents=True)
+    (folder / "objects").mkdir()
+    far_shell_runs(far, f"export HOME={home}\n")
+    refused = cli("host", "clean", "mine")
+    assert "what it could not send (lastrun-j-0001)" in refused.stderr
+    assert (folder / "ssh").exists()
+    assert f"{folder}/ssh was removed" in cli("host", "clean", "mine", "--force").stdout
+    assert [path.name for path in folder.iterdir()] == ["objects"]
+    assert "there was nothing of lastrun's" in cli("host", "clean", "mine").stdout
+    assert cli("host", "check", "-oProxyCommand=x").returncode == 2
+    assert cli("submit", tiny, "--on", "mine", "--launcher", "local").returncode == 2

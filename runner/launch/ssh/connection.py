@@ -54,18 +54,19 @@ class Connection:
     """To one host.
 
     Args:
-        host: as ssh knows it; :class:`runner.spec.RunConfig` has seen to its characters.
+        host: its name for people.
+        address: as ssh knows it, if that is another. :class:`runner.spec.RunConfig` and the settings see to its characters.
     """
 
-    def __init__(self, host: str) -> None:
-        self.host = host
+    def __init__(self, host: str, address: str | None = None) -> None:
+        self.host, self._address = host, address or host
 
     def command(self, script: str) -> list[str]:
         """A command that runs a script of POSIX sh there, on one line, whatever the login shell is. What it prints comes
         after :data:`BEGIN`."""
         whole = f"echo; echo {BEGIN.decode().strip()}; {script}"
         options = [word for option in self._options() for word in ("-o", option)]
-        return ["ssh", "-T", *options, "--", self.host, f"exec /bin/sh -c {shlex.quote(whole)}"]
+        return ["ssh", "-T", *options, "--", self._address, f"exec /bin/sh -c {shlex.quote(whole)}"]
 
     def call(self, script: str, data: bytes = b"", seconds: float = SECONDS) -> bytes:
         """Run a script there, with ``data`` on its standard input; returns what it prints.
@@ -102,7 +103,7 @@ class Connection:
         if (folder := _socket_folder()) is not None:
             path = str(folder).replace("%", "%%").replace('"', "")
             # Behind two jump hosts there may be two machines of the same address, which are one to ssh's %C.
-            name = hashlib.sha256(self.host.encode()).hexdigest()[:12]
+            name = hashlib.sha256(self._address.encode()).hexdigest()[:12]
             options += ["ControlMaster=auto", "ControlPersist=60", f'ControlPath="{path}/{name}%C"']
         return options
 

@@ -32,6 +32,7 @@ def main() -> None:
         "signal": runs.send,
         "end": runs.end,
         "remove": runs.remove,
+        "clean": runs.clean,
     }
     try:
         verbs[sys.argv[1]](*sys.argv[2:])

@@ -150,6 +150,27 @@ def count() -> int:
     return 0
 
 
+def clean(force: str) -> None:
+    """Remove all that lastrun has put here; with ``force`` also what attempts could not send.
+
+    Raises:
+        UsageError: something would be lost.
+    """
+    root = own_folder()
+    scratch = root.parent / "scratch"
+    if running := count():
+        them, run = ("them", f"{running} attempts run") if running > 1 else ("it", "an attempt runs")
+        raise UsageError(f"{run} there: lastrun stop JOB has {them} save and end")
+    left = [path.name for path in scratch.glob("lastrun-*")] if scratch.exists() else []
+    if left and not force:
+        raise UsageError(
+            f"an attempt has left there what it could not send ({left[0]}): lastrun resume JOB there sends it, --force drops it"
+        )
+    for folder in (scratch, root):
+        shutil.rmtree(folder, ignore_errors=True)
+    sys.stdout.write(json.dumps({"removed": str(root), "left": left}))
+
+
 def take_authority(asked: dict[str, Any], variables: MutableMapping[str, str]) -> None:
     """Put the certificates of a store's server into a file here, which boto3 wants; they are no secret."""
     if text := asked.get("authority"):

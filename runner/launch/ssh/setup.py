@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from runner.errors import EngineError
+from runner.errors import EngineError, UsageError
 from runner.launch.ssh import install
 from runner.launch.ssh.connection import SECONDS, Connection, FarError, answer
 from runner.launch.ssh.far import NOT_THERE
 from runner.launch.ssh.wheel import Wheel
+from runner.launchers import HOST, HOST_MEANING
+from runner.settings import read_settings
 
 INSTALL_SECONDS = 3600.0
 _CHECK_SECONDS = 180.0
@@ -47,12 +50,12 @@ class Host:
     """See above.
 
     Args:
-        name: as ssh knows it.
+        name: as ssh or the user's settings know it.
         folder: of the version there, if it is not to be this one.
     """
 
     def __init__(self, name: str, folder: str | None = None) -> None:
-        self.connection = Connection(name)
+        self.connection = Connection(name, read_settings().host(name).ssh)
         self._wheel = Wheel() if folder is None else None
         self.folder = self._wheel.folder if self._wheel is not None else str(folder)
         self._path = f"{_ROOT}/{shlex.quote(self.folder)}"
@@ -89,6 +92,17 @@ class Host:
     def ask(self, verb: str, *words: str, seconds: float = SECONDS) -> dict[str, Any]:
         """The same of one that answers."""
         return self._answer(self.call(verb, *words, seconds=seconds))
+
+    def clean(self, force: bool) -> dict[str, Any]:
+        """Remove all that lastrun has put there (``removed``: where it lay; None: there was nothing). See
+        :func:`runner.launch.ssh.runs.clean`.
+
+        Raises:
+            EngineError: it is not reached, or something would be lost.
+        """
+        verb = f"-I -m runner.launch.ssh.far clean {shlex.quote('force' if force else '')}"
+        ways = f'for p in {self._path}/bin/python {_ROOT}/*/bin/python; do if test -x "$p"; then exec "$p" {verb}; fi; done'
+        return self._answer(self._called(f"{ways}; rm -rf {_ROOT}; echo '{{\"removed\": null}}'", b"", _CHECK_SECONDS))
 
     def _set_up(self, facts: _Facts, asked: dict[str, Any], say: Callable[[str], None]) -> None:
         """Put this version there.
@@ -141,6 +155,17 @@ class Host:
             return answer(out)
         except FarError as error:
             raise EngineError(f"{self.connection.host}: {error}") from None
+
+
+def named(name: str) -> Host:
+    """A host that somebody has typed.
+
+    Raises:
+        UsageError: it cannot be the name of one.
+    """
+    if not re.fullmatch(HOST, name):
+        raise UsageError(f"found {name}; allowed is {HOST_MEANING}")
+    return Host(name)
 
 
 class _Facts:
