@@ -5,6 +5,7 @@ That machine is this one, with another home folder, a shell that greets, and a n
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pty
@@ -289,3 +290,46 @@ def test_a_host_is_listed_looked_at_and_cleaned(cli: Cli, far: Sshd, tiny: Path,
     assert "there was nothing of lastrun's" in cli("host", "clean", "mine").stdout
     assert cli("host", "check", "-oProxyCommand=x").returncode == 2
     assert cli("submit", tiny, "--on", "mine", "--launcher", "local").returncode == 2
+
+
+CUT_ONCE = """\
+case "$BASH_EXECUTION_STRING" in *" receive "*)
+  if mkdir {once} 2>/dev/null; then head -c 1000000 | bash -c "$BASH_EXECUTION_STRING" 2>/dev/null; kill -9 $PPID; fi;;
+esac
+"""
+
+
+def test_data_are_sent_once_and_gone_on_with_after_a_cut(
+    cli: Cli, far: Sshd, tiny: Path, clean_env: dict[str, str], tmp_path: Path
+) -> None:
+    data = tmp_path / "made up.safetensors"
+    assert cli("data", "synth", "--like", "ntu60", "--clips", "240", "--out", data).returncode == 0
+    assert data.stat().st_size > 2_000_000
+    far_shell_runs(far, CUT_ONCE.format(once=tmp_path / "once"))
+    words = ("--set", "dataset=ntu60", f"data.uri={data}", "training.epochs=1", "training.warmup_epochs=0")
+    words = ("submit", tiny, *ON, *words)
+    dry = cli(*words, "--dry-run")
+    assert "nothing was written" in dry.stdout, dry.stdout + dry.stderr
+    sent = far.folder / "home/.cache/lastrun/ssh/data"
+    assert not sent.exists()
+    done = cli(*words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    size = f"{data.stat().st_size / 1e6:.1f} MB"
+    assert [line for line in done.stderr.splitlines() if line.startswith("far:")] == [
+        f"far: sending made up.safetensors, {size}",
+        "far: the connection broke while made up.safetensors was sent; going on with it",
+        f"far: sending made up.safetensors, {size}, from 1.0 on",
+    ]
+    [job] = jobs_in(DirectoryStore(Path(clean_env["LASTRUN_STORE"])))
+    copy = sent / hashlib.sha256(data.read_bytes()).hexdigest() / data.name
+    assert (job.attempts.all()[0].container or {})["data"] == str(copy)
+    assert [path.name for path in copy.parent.iterdir()] == [data.name]
+
+    # What is damaged on its way is noticed, and taken away.
+    damaged = copy.with_name(".part")
+    copy.rename(damaged)
+    damaged.write_bytes(b"x" + damaged.read_bytes()[1:-1])
+    again = cli(*words)
+    assert again.returncode == 6, again.stdout + again.stderr
+    assert "far: the data that came are not what was sent, and were removed; try again" in again.stderr
+    assert list(copy.parent.iterdir()) == []

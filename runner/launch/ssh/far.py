@@ -16,7 +16,7 @@ from typing import Any
 from last_e.process import run_module
 from runner import machine
 from runner.errors import LastrunError
-from runner.launch.ssh import runs
+from runner.launch.ssh import runs, sent
 from runner.launch.ssh.install import machine as this_machine
 from runner.launch.ssh.install import own_folder
 
@@ -33,6 +33,8 @@ def main() -> None:
         "end": runs.end,
         "remove": runs.remove,
         "clean": runs.clean,
+        "have": sent.tell,
+        "receive": sent.receive,
     }
     try:
         verbs[sys.argv[1]](*sys.argv[2:])
@@ -59,8 +61,12 @@ def check() -> None:
         "runs": runs.count(),
     }
     problems = [*_gpu_problems(asked, torch, facts), *_store_problems(asked)]
-    if free < asked["free"]:
-        problems.append(f"its disk has {free >> 20} MiB left in {own_folder()}: {asked['free'] >> 20} are needed")
+    needed = asked["free"]
+    if data := asked.get("data"):  # that would be sent
+        known = sent.have(data["sha256"], data["name"])
+        needed += 0 if known["whole"] else data["size"] - int(str(known["bytes"]))
+    if free < needed:
+        problems.append(f"its disk has {free >> 20} MiB left in {own_folder()}: {needed >> 20} are needed")
     sys.stdout.write(json.dumps({"problems": problems, "facts": facts}))
 
 
@@ -107,7 +113,7 @@ def _store_problems(asked: dict[str, Any]) -> list[str]:
         problems.append(NOT_THERE.format(store=asked["store"]))
     elif asked["store"] is not None:
         problems += _problem(open_store(asked["store"]).check)
-    if "config" in asked:
+    if "config" in asked and "data" not in asked:
         problems += _problem(lambda: check_data(JobSpec.model_validate(asked["config"])))
     return problems
 

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from last_e.text import expand, plain
+from runner.attempt.data_check import check_data
 from runner.errors import EngineError, LastrunError, UsageError
 from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.launch.ssh import notes
+from runner.launch.ssh.send import send
+from runner.launch.ssh.sent import of_this_machine
 from runner.launch.ssh.setup import Host
 from runner.launch.ssh.started import StartedThere
 from runner.launch.variables import see_that_they_are_set, values_elsewhere, wants_cpu
@@ -51,7 +54,7 @@ class SshLauncher:
         host = self._host()
         uri, _ = StoreUri.parse(job.uri).parent()
         about = {"launcher": "ssh", "what": "process on", "name": host.connection.host}
-        given = {
+        given: dict[str, Any] = {
             "uri": job.uri,
             "arguments": arguments,
             "token": token,
@@ -64,6 +67,8 @@ class SshLauncher:
         notes.write(token, host.connection.host, host.folder)
         try:
             with interruptible(f"{job.id}: interrupted before its attempt began; lastrun resume {job.reference} begins it"):
+                if (data := of_this_machine(self._config)) is not None:
+                    given["about"]["data"] = send(host, data, _say)
                 host.call("start", given=given)
         except BaseException:
             with handled(lambda _: None), suppress(LastrunError):  # it may have begun all the same
@@ -136,6 +141,9 @@ def look(host: Host, store: str | None, config: JobSpec | None) -> dict[str, Any
     }
     if config is not None:
         asked["config"] = config.model_dump(mode="json")
+        if (data := of_this_machine(config)) is not None:
+            check_data(config)
+            asked["data"] = {"sha256": data.sha256, "name": data.path.name, "size": data.size}
     if uri is None or uri.scheme != "file":
         return host.check(asked, _say)
     marker = _marker(Path(uri.prefix))
