@@ -117,7 +117,7 @@ def test_all_that_a_bare_machine_lacks_is_told_at_once(
     assert [line.removeprefix("error: ")[:4] for line in lines] == ["far:"] * len(lines)
     assert f"store file://{store} is a folder here, and not the same one there: take a bucket" in refused.stderr
     assert "its home folder has 2 MiB left" in refused.stderr
-    assert "it has no Python of 3.10 or newer with venv, and no uv to bring one" in refused.stderr
+    assert "it has no Python of 3.10 or newer with pip or venv, and no uv to bring one" in refused.stderr
     assert list(store.iterdir()) == []
     assert list(small_disk.iterdir()) == []
 

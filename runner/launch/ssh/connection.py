@@ -92,8 +92,7 @@ class Connection:
         if done.returncode == CUT:
             raise self.explained(done.stderr)
         if done.returncode != 0:
-            said = [line for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
-            raise FarError(plain(said[-1]).removeprefix("error: ") if said else f"it ended with code {done.returncode}")
+            raise FarError(last_error(done.stderr) or f"it ended with code {done.returncode}")
         return done.stdout.partition(BEGIN)[2]
 
     def _options(self) -> list[str]:
@@ -113,6 +112,13 @@ class Connection:
         sign = next((sign for sign in _WORDS if any(sign in line for line in lines)), "")
         told = next((line for line in reversed(lines) if sign in line), "ssh does not say why")
         return CutError(f"{self.host}: {_WORDS.get(sign, 'ssh does not get there')} ({plain(told)})")
+
+
+def last_error(said: bytes) -> str:
+    """What something there has said against it, as one line."""
+    lines = [line.strip() for line in said.decode(errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error: ")]
+    return plain((errors or lines or [""])[-1]).removeprefix("error: ")
 
 
 def environment() -> dict[str, str]:

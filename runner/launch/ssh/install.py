@@ -43,13 +43,13 @@ def own_folder() -> Path:
 def make(folder: Path, version: str, wheel: bytes) -> None:
     """From the start: what was cut off is never gone on with."""
     shutil.rmtree(folder, ignore_errors=True)
-    call("a virtual environment", [sys.executable, "-m", "venv", str(folder)])
+    call("a virtual environment", [sys.executable, "-m", "venv", "--without-pip", str(folder)])
     python = str(folder / "bin" / "python")
+    pip = pip_for(python)
     asked = subprocess.run([python, "-c", "import site; print(site.getsitepackages()[0])"], capture_output=True, check=True)
     packages = Path(os.fsdecode(asked.stdout.strip()))
     with zipfile.ZipFile(io.BytesIO(wheel)) as archive:  # of Python alone, and ours: there is nothing more to be done with it
         archive.extractall(packages)
-    pip = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-input"]
     if find_spec("torch") is not None and torch_computes():
         # Read, and never written: pip leaves what is outside its environment alone.
         others = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
@@ -61,6 +61,17 @@ def make(folder: Path, version: str, wheel: bytes) -> None:
     if not tried.stdout.strip():
         fail(f"torch does not compute there: {(tried.stderr.strip().splitlines() or ['no word'])[-1]}")
     (folder / "ready").write_text(json.dumps({"seen_on": machine(), "torch": json.loads(tried.stdout.splitlines()[-1])}))
+
+
+def pip_for(python: str) -> list[str]:
+    """pip for the environment of another Python: this one's, if it is new enough to know how, which saves seconds, and is all
+    that Debian has without python3-venv; else one of its own."""
+    words = ["install", "-q", "--disable-pip-version-check", "--no-input"]
+    own = [sys.executable, "-m", "pip", "--python", python]
+    if subprocess.run([*own, "config", "list"], capture_output=True, check=False).returncode == 0:
+        return [*own, *words]
+    call("pip", [python, "-m", "ensurepip"])
+    return [python, "-m", "pip", *words]
 
 
 def machine() -> str:
@@ -79,7 +90,7 @@ def torch_for_cpus(pip: list[str]) -> None:
     """Without a GPU's driver PyPI's build would bring gigabytes for nothing. Who has told pip another index has chosen."""
     if Path("/proc/driver/nvidia/version").exists() or any(name in os.environ for name in ("PIP_INDEX_URL", "PIP_NO_INDEX")):
         return
-    told = subprocess.run([*pip[:3], "config", "list"], capture_output=True, text=True, check=False)
+    told = subprocess.run([*pip[: pip.index("install")], "config", "list"], capture_output=True, text=True, check=False)
     if "index" not in told.stdout and "find-links" not in told.stdout:
         subprocess.run([*pip, "torch", "--index-url", _CPU_INDEX], capture_output=True, check=False)
 

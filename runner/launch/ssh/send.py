@@ -8,9 +8,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from last_e.text import plain
 from runner.errors import EngineError
-from runner.launch.ssh.connection import CUT, CutError, environment
+from runner.launch.ssh.connection import CUT, CutError, environment, last_error
 from runner.launch.ssh.sent import AGAIN, Local
 from runner.launch.ssh.setup import Host
 
@@ -76,5 +75,4 @@ def _send_rest(host: Host, data: Local, offset: int, say: Callable[[str], None])
     if code == CUT or code < 0:
         raise host.connection.explained(said)
     if code not in (0, AGAIN):
-        lines = said.decode(errors="replace").strip().splitlines() or [f"it ended with code {code}"]
-        raise EngineError(f"{name}: {plain(lines[-1]).removeprefix('error: ')}")
+        raise EngineError(f"{name}: {last_error(said) or f'it ended with code {code}'}")

@@ -28,8 +28,9 @@ _NEEDED = {"torch": 300 * _MIB, "cpu": 2048 * _MIB, "gpu": 8192 * _MIB}
 _ROOT = '"${XDG_CACHE_HOME:-$HOME/.cache}"/lastrun/ssh'
 _UV_PYTHON = "3.12"
 _SUITS = (
-    "import sys, venv, ensurepip, fcntl, importlib.util as u; "
-    "sys.version_info >= (3, 10) and print('python', 1 if u.find_spec('torch') else 0, sys.executable)"
+    "import sys, venv, fcntl; from importlib.util import find_spec as has; "
+    "sys.version_info >= (3, 10) and (has('ensurepip') or has('pip')) and "
+    "print('python', 1 if has('torch') else 0, sys.executable)"
 )
 # On one line, since there are login shells that take no other.
 _FACTS = "; ".join(
@@ -121,8 +122,8 @@ class Host:
         own_uv = shutil.which("uv") if facts.system == f"{platform.system()} {platform.machine()}" else None
         if not (facts.python or facts.uv or own_uv):
             wrong.append(
-                "it has no Python of 3.10 or newer with venv, and no uv to bring one: install one of them there (Debian: "
-                "python3-venv), or uv here, which is then sent"
+                "it has no Python of 3.10 or newer with pip or venv, and no uv to bring one: install one of them there "
+                "(Debian: python3-venv), or uv here, which is then sent"
             )
         if wrong:
             raise EngineError("\n".join(f"{name}: {one}" for one in wrong))
@@ -137,7 +138,12 @@ class Host:
         data = source + json.dumps(about).encode() + b"\n" + self._wheel.data
         read = f"import sys; exec(compile(sys.stdin.buffer.read({len(source)}), 'install.py', 'exec'))"
         command = shlex.quote(python) if python is not None else _by_uv(str(uv))
-        self._called(f"exec {command} -I -c {shlex.quote(read)}", data, INSTALL_SECONDS)
+        try:
+            self._called(f"exec {command} -I -c {shlex.quote(read)}", data, INSTALL_SECONDS)
+        except EngineError as error:
+            if python is not None:
+                raise
+            raise EngineError(f"{error}: where uv cannot fetch a Python, install one there (Debian: python3-venv)") from None
 
     def _send_uv(self, own: Path) -> str:
         """This machine's, for a machine of its kind."""
