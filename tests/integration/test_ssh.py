@@ -333,3 +333,15 @@ def test_data_are_sent_once_and_gone_on_with_after_a_cut(
     assert again.returncode == 6, again.stdout + again.stderr
     assert "far: the data that came are not what was sent, and were removed; try again" in again.stderr
     assert list(copy.parent.iterdir()) == []
+
+
+def test_a_host_that_goes_away_at_the_start_leaves_a_word(cli: Cli, far: Sshd, tiny: Path, clean_env: dict[str, str]) -> None:
+    """The attempt may have begun or not: nobody can know, and where to look is told. Then the host is back."""
+    far_shell_runs(far, 'case "$BASH_EXECUTION_STRING" in *" start"*|*" end "*) kill -9 $PPID; exit;; esac\n')
+    gone = cli("submit", tiny, *ON)
+    assert gone.returncode == 6, gone.stdout + gone.stderr
+    [job] = jobs_in(DirectoryStore(Path(clean_env["LASTRUN_STORE"])))
+    assert f"; lastrun status {job.id} tells whether its attempt has begun all the same" in gone.stderr
+    assert len(gone.stderr.splitlines()) == 1
+    far_shell_runs(far, "")
+    assert cli("resume", job.id).returncode == 0

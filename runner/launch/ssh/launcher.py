@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -70,9 +69,14 @@ class SshLauncher:
                 if (data := of_this_machine(self._config)) is not None:
                     given["about"]["data"] = send(host, data, _say)
                 host.call("start", given=given)
-        except BaseException:
-            with handled(lambda _: None), suppress(LastrunError):  # it may have begun all the same
-                host.call("end", token, seconds=2 * WAITS.engine + 10)
+        except BaseException as error:
+            try:
+                with handled(lambda _: None):  # it may have begun all the same
+                    host.call("end", token, seconds=2 * WAITS.engine + 10)
+            except LastrunError:
+                if isinstance(error, EngineError):
+                    told = f"lastrun status {job.reference} tells whether its attempt has begun all the same"
+                    raise EngineError(f"{error}; {told}") from None
             raise
         return StartedThere(job, host, token, output)
 

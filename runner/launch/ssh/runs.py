@@ -240,5 +240,5 @@ def _sweep() -> None:
     """Runs that have ended long ago: whoever wanted to know has asked."""
     with suppress(OSError):
         for run in (own_folder() / "runs").iterdir():
-            if (run / "exit").exists() and time.time() - (run / "exit").stat().st_mtime > _OLD_SECONDS:
+            if not _alive(run) and time.time() - run.stat().st_mtime > _OLD_SECONDS:
                 shutil.rmtree(run, ignore_errors=True)
