@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 from last_e.config import PathText, Section, TrainConfig
 from last_e.problems import Meaning
 from last_e.set_by import HERE, LEARNING, SetBy
-from runner.launchers import DEFAULT, LAUNCHERS
+from runner.launchers import DEFAULT, HOST, HOST_MEANING, LAUNCHERS
 
 JobName = Annotated[
     str,
@@ -27,6 +27,7 @@ NetworkName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$"), Mea
 HttpUrl = Annotated[
     str, Field(pattern=r"^https?://[^@\s]+$"), Meaning("an http:// or https:// address without a user's name in it")
 ]
+HostName = Annotated[str, Field(pattern=f"^{HOST}$"), Meaning(HOST_MEANING)]
 _LAUNCHERS = "one of " + ", ".join(LAUNCHERS)
 
 
@@ -106,6 +107,9 @@ class RunConfig(Section):
     )
     pass_env: Annotated[list[VariableName], SetBy("asks", "hands these variables of yours to the trainer")] = Field(
         [], description="environment variables the trainer needs, by name"
+    )
+    host: Annotated[HostName | None, SetBy("asks", "logs in there with your keys and runs the attempt there")] = Field(
+        None, description="machine of launcher ssh: USER@HOST, or a name of ~/.ssh/config or of [hosts] in config.toml"
     )
     image: Annotated[ImageName | None, SetBy("asks", "starts what is in that image, with what your store takes as keys")] = (
         Field(None, description="image of a container; default: lastrun:VERSION")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ os.environ.setdefault("LASTRUN_WAITS", "heartbeat=1 expiry=30 follow=0.2 read=3 
 
 from runner.errors import EngineError
 from runner.launch.docker.engine import _connected
+from runner.launch.ssh.launcher import look
+from runner.launch.ssh.setup import Host
 from runner.store.directory import DirectoryStore
 from tests import debian
 from tests.ceph import Ceph, why_not
@@ -30,6 +33,8 @@ from tests.docker_engine import why_not as why_no_engine
 from tests.jobs import LONGER, PATIENCE, Run, jobs_in, result
 from tests.slurm import Slurm
 from tests.slurm import why_not as why_no_slurm
+from tests.sshd import Sshd
+from tests.sshd import why_not as why_no_sshd
 
 TINY = """\
 name: tiny
@@ -237,6 +242,54 @@ def slurm(cluster: Slurm, clean_env: dict[str, str], monkeypatch: pytest.MonkeyP
     clean_env["SLURM_CONF"] = str(cluster.conf)
     yield cluster
     cluster.clear()
+
+
+@pytest.fixture(scope="session")
+def far_server() -> Iterator[Sshd]:
+    """An SSH server that leads to another home folder on this machine, with this Python and its torch, a shell that greets, and
+    a noexec temporary folder. Two set it up at once."""
+    debian.need("sshd", why_no_sshd)
+    folder = Path(tempfile.mkdtemp(prefix="ssh-", dir="/tmp"))  # short: sockets lie there
+    home, noexec = folder / "home", folder / "noexec"
+    home.mkdir()
+    noexec.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m,noexec", "tmpfs", noexec], check=False)
+    (home / ".bashrc").write_text(f'echo "Welcome to far"; [ ! -f {home}/rc ] || . {home}/rc; printf "a line without an end"\n')
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    server = Sshd(folder, HOME=str(home), PATH=path, TMPDIR=str(noexec))
+    try:
+        if mounted.returncode != 0:
+            pytest.skip("a noexec file system cannot be mounted here")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PATH", f"{server.bin}:{os.environ['PATH']}")
+            patch.setenv("XDG_RUNTIME_DIR", str(folder))
+            with ThreadPoolExecutor() as pool:
+                found = list(pool.map(lambda _: look(Host("far"), None, None), range(2)))
+        assert [one["problems"] for one in found] == [[], []]
+        yield server
+    finally:
+        close_connections(folder)
+        server.stop()
+        subprocess.run(["umount", "-l", noexec], check=False)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def far(far_server: Sshd, clean_env: dict[str, str]) -> Iterator[Sshd]:
+    """The commands of a test reach it as ``far``; no connection of theirs outlives the test. What its shell runs first there is
+    in :file:`home/rc`."""
+    runtime = Path(tempfile.mkdtemp(prefix="run-", dir=far_server.folder))
+    clean_env["PATH"] = f"{far_server.bin}:{os.environ['PATH']}"
+    clean_env["XDG_RUNTIME_DIR"] = str(runtime)
+    yield far_server
+    close_connections(runtime)
+    (far_server.folder / "home" / "rc").unlink(missing_ok=True)
+
+
+def close_connections(runtime: Path) -> None:
+    """Those that ssh keeps."""
+    for socket in (runtime / "lastrun").glob("*"):
+        subprocess.run(["ssh", "-O", "exit", "-o", f"ControlPath={socket}", "far"], capture_output=True, check=False)
 
 
 @pytest.fixture(scope="session")

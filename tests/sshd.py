@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -23,14 +24,13 @@ def why_not() -> str | None:
 
 
 class Sshd:
-    """The server, and in ``folder`` what a client needs: a program ``ssh`` that knows the server and has a key for it."""
+    """The server, and in ``folder`` what a client needs: a program ``ssh`` that has a key for it and knows it, as ``far``, too,
+    and by other names in other ways (``_CONFIG``). Who logs in has the ``environment``."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **environment: str) -> None:
         self.folder = folder
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            self.port = int(listener.getsockname()[1])
-        for name in ("host", "user"):
+        self.port = _free_port()
+        for name in ("host", "user", "other"):
             command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
             subprocess.run(command, check=True, timeout=60)
         self._made = not _ITS_FOLDER.exists()
@@ -38,11 +38,14 @@ class Sshd:
         keys = {"HostKey": folder / "host", "AuthorizedKeysFile": folder / "user.pub", "StrictModes": "no", "UsePAM": "no"}
         options = {"Port": self.port, "ListenAddress": "127.0.0.1", "PidFile": "none", **keys}
         words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+        if environment:
+            words += ["-o", "SetEnv=" + " ".join(f"{name}={value}" for name, value in environment.items())]
         program = shutil.which("sshd") or "sshd"  # by its whole path: it runs itself again
         with (folder / "log").open("wb") as log:
             self.process = subprocess.Popen([program, "-D", "-e", "-f", "/dev/null", *words], stdout=log, stderr=log)
         (folder / "known").write_text(f"[127.0.0.1]:{self.port} {(folder / 'host.pub').read_text()}")
-        (folder / "config").write_text(f"IdentityFile {folder}/user\nUserKnownHostsFile {folder}/known\n")
+        (folder / "changed").write_text(f"[127.0.0.1]:{self.port} {(folder / 'other.pub').read_text()}")
+        (folder / "config").write_text(_CONFIG.format(folder=folder, port=self.port, closed=_free_port()))
         self.bin = folder / "bin"
         self.bin.mkdir()
         (self.bin / "ssh").write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {folder}/config "$@"\n')
@@ -53,9 +56,49 @@ class Sshd:
             assert time.monotonic() < deadline
             time.sleep(0.05)
 
+    def cut(self) -> int:
+        """Break all connections, as a network does; what they have started lives on. Returns how many there were."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        for pid in children:
+            os.kill(int(pid), signal.SIGKILL)
+        return len(children)
+
     def stop(self) -> None:
         """No more connections; those that are open end with their clients."""
         self.process.terminate()
         self.process.wait()
         if self._made:
             _ITS_FOLDER.rmdir()
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+_CONFIG = """\
+Host refused
+  IdentitiesOnly yes
+Host refused by-agent
+  IdentityFile {folder}/other
+Host changed
+  UserKnownHostsFile {folder}/changed
+Host unknown
+  UserKnownHostsFile /dev/null
+Host closed
+  Port {closed}
+Host jumped
+  ProxyJump far
+Host badly-jumped
+  ProxyJump refused
+Host far refused by-agent changed unknown closed jumped badly-jumped
+  HostName 127.0.0.1
+  Port {port}
+  User root
+Match !originalhost refused,by-agent
+  IdentityFile {folder}/user
+Host *
+  UserKnownHostsFile {folder}/known
+"""
+"""Of options that are set twice ssh takes the first; all but these hosts have the key as well."""

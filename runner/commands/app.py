@@ -13,6 +13,7 @@ from last_e.process import discard_output
 from runner.commands import check, keep, look, run
 from runner.commands.bench import bench
 from runner.commands.data import data_app
+from runner.commands.host import host_app
 from runner.commands.image import image_app, probe
 from runner.version import lastrun_version
 
@@ -37,6 +38,7 @@ app.command()(keep.pull)
 app.command()(keep.sync)
 app.command()(keep.rm)
 app.add_typer(data_app, name="data")
+app.add_typer(host_app, name="host")
 app.add_typer(image_app, name="image")
 app.command(hidden=True)(run.attempt)
 app.command(hidden=True)(run.again)

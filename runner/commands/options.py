@@ -19,6 +19,7 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE ...", help="set any keys; applied last, values read as YAML")
 ]
 LauncherOption = Annotated[str | None, typer.Option("--launcher", metavar="NAME", help=NAMES)]
+OnOption = Annotated[str | None, typer.Option("--on", metavar="HOST", help="run it there: --launcher ssh --set run.host=HOST")]
 StoreOption = Annotated[
     str | None, typer.Option("--store", metavar="URI", help="default: LASTRUN_STORE, config.toml, your data folder")
 ]

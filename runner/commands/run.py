@@ -18,6 +18,7 @@ from runner.commands.options import (
     JobArgument,
     JsonOption,
     LauncherOption,
+    OnOption,
     SetOption,
     SpecArgument,
     StoreOption,
@@ -38,6 +39,7 @@ def submit(
     set_: SetOption = None,
     store: StoreOption = None,
     launcher: LauncherOption = None,
+    on: OnOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check everything and show what would run; write nothing")] = False,
     detach: DetachOption = False,
     here: HereOption = False,
@@ -55,7 +57,8 @@ def submit(
     from runner.view.config import print_explained
     from runner.view.console import print_json, show
 
-    resolved = resolve_spec(spec, env, set_ or [], launcher)
+    env, launcher, set_ = _on(on, env, launcher, set_)
+    resolved = resolve_spec(spec, env, set_, launcher)
     config, told = resolved.config, notes_of_file(resolved, spec)
     target = store_of(config.store, store)
     told += kaggle.notes(target.uri)
@@ -106,6 +109,7 @@ def resume(
     takeover: TakeoverOption = False,
     store: StoreOption = None,
     launcher: LauncherOption = None,
+    on: OnOption = None,
     detach: DetachOption = False,
     here: HereOption = False,
     trust: TrustOption = False,
@@ -123,6 +127,7 @@ def resume(
     from runner.trust import Trust, see_that_it_is_taken, see_that_nothing_is_gained, words
     from runner.view.console import show
 
+    env, launcher, set_ = _on(on, env, launcher, set_)
     found = home = find_job(job, store)
     if found.store.is_read_only(found.paths.all):  # it goes on where it can be written
         home = home_of(found)
@@ -133,7 +138,7 @@ def resume(
     config, origins, _ = found.settings(attempts)
     trusted = Trust(found.store.uri, all_of_it=trust)
     resolved, changes = resolve_attempt(
-        config, origins, env, set_ or [], allow_change or [], launcher, takes=trusted.takes, options=trusted.options
+        config, origins, env, set_, allow_change or [], launcher, takes=trusted.takes, options=trusted.options
     )
     state, attempt, reason = found.attempts.state(attempts)
     if reason is not None and not reason.ending.resumable and state is not State.SUCCEEDED and not allow_change:
@@ -176,7 +181,7 @@ def resume(
         *([] if env is None else ["--env", env]),
     ]
     arguments += [] if launcher is None else ["--launcher", launcher]
-    for word in absolute_settings(set_ or []):
+    for word in absolute_settings(set_):
         arguments += ["--set", word]
     for word in allow_change or []:
         arguments += ["--allow-change", word]
@@ -185,6 +190,26 @@ def resume(
         return found if found is home else carry(found, home, lambda note: show(note, error=True))
 
     start(at_home, arguments, detach, json, "resume", starter, changes)
+
+
+def _on(
+    host: str | None, env: str | None, launcher: str | None, settings: list[str] | None
+) -> tuple[str | None, str | None, list[str]]:
+    """Profile, launcher and settings with what ``--on`` stands for.
+
+    Raises:
+        UsageError: another launcher was named.
+    """
+    if host is None:
+        return env, launcher, settings or []
+    from json import dumps
+
+    from runner.errors import UsageError
+    from runner.settings import read_settings
+
+    if launcher not in (None, "ssh"):
+        raise UsageError(f"--on {host}: found --launcher {launcher}; --on is for launcher ssh")
+    return env or read_settings().host(host).env, "ssh", [*(settings or []), f"run.host={dumps(host)}"]
 
 
 def attempt(

@@ -318,6 +318,14 @@ class Attempts:
         if attempt.is_here:
             with suppress(machine.HiddenProcessError):
                 return machine.process_identity(attempt.pid) == attempt.process
+        return self.gave_a_sign(attempt, EXPIRY_SECONDS)
+
+    def gave_a_sign(self, attempt: Attempt, seconds: float) -> bool:
+        """Whether its heartbeat, or else its record, was written so few seconds ago.
+
+        Raises:
+            MissingKeyError: neither is there any more.
+        """
         ages = self._store.in_parallel(
             [partial(self._age, key) for key in (self._paths.heartbeat(attempt.id), self._key(attempt))]
         )
@@ -325,7 +333,7 @@ class Attempts:
         if age is None:
             raise MissingKeyError(f"{self._uri}: attempt {attempt.id} is gone")
         # Far in the future is as telling as far in the past: the clock of a shared folder is wrong. claim() looks closer.
-        return bool(abs(age) < EXPIRY_SECONDS)
+        return bool(abs(age) < seconds)
 
     def state(self, attempts: list[Attempt]) -> tuple[State, Attempt | None, Reason | None]:
         """The job's state, from the newest of its attempts, with the reason for which that ended."""

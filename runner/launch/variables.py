@@ -18,6 +18,18 @@ _OF_A_BUCKET = (
 )
 
 
+_OF_THIS_MACHINE = (
+    *("AWS_PROFILE", "AWS_CA_BUNDLE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "REQUESTS_CA_BUNDLE"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
+)
+"""Files that are here, and ways out of this network."""
+
+
+def wants_cpu(config: JobSpec) -> bool:
+    """Whether a job says that it does without a GPU."""
+    return config.run.gpus == 0 or config.hardware.device == "cpu"
+
+
 def uses_buckets(config: JobSpec, store: StoreUri) -> bool:
     """Whether the job's store or its data are in one."""
     return store.scheme != "file" or is_remote(config.data.uri)
@@ -27,6 +39,26 @@ def to_hand_over(config: JobSpec, store: StoreUri) -> list[str]:
     """Names of the variables that the job names: which are secret, ``run.pass_env``, and those that a bucket needs, for whoever
     names one names these, too."""
     return [NAMED, *config.run.pass_env, *(_OF_A_BUCKET if uses_buckets(config, store) else ())]
+
+
+def values_elsewhere(store: StoreUri | None, config: JobSpec | None) -> dict[str, str]:
+    """The same with their values, for a machine that has none of this one's files. Keys that boto3 has from a file or a service
+    here are handed over as they are now. Without a job, what the store needs."""
+    bucket = (store is not None and store.scheme != "file") or (config is not None and is_remote(config.data.uri))
+    usual = [name for name in _OF_A_BUCKET if bucket and name not in _OF_THIS_MACHINE]
+    names = [NAMED, *(config.run.pass_env if config is not None else ()), *usual]
+    found = {name: os.environ[name] for name in names if name in os.environ}
+    if bucket and "AWS_ACCESS_KEY_ID" not in found:
+        import boto3  # slow to import
+
+        session = boto3.Session()
+        if keys := session.get_credentials():
+            frozen = keys.get_frozen_credentials()
+            found |= {"AWS_ACCESS_KEY_ID": frozen.access_key, "AWS_SECRET_ACCESS_KEY": frozen.secret_key}
+            found |= {"AWS_SESSION_TOKEN": frozen.token} if frozen.token else {}
+        if session.region_name and "AWS_REGION" not in found:
+            found.setdefault("AWS_DEFAULT_REGION", session.region_name)
+    return found
 
 
 def see_that_they_are_set(config: JobSpec) -> None:

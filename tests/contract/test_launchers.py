@@ -30,6 +30,7 @@ from runner.store.directory import DirectoryStore
 from tests.conftest import Cli
 from tests.jobs import PATIENCE, jobs_in, some_step_is_stored
 from tests.slurm import Slurm
+from tests.sshd import Sshd
 
 ROOT = Path(__file__).parents[2]
 LONG = ("--set", "training.epochs=5000")
@@ -74,6 +75,14 @@ def docker(request: pytest.FixtureRequest) -> Case:
 
 
 @pytest.fixture
+def ssh(far: Sshd, tiny: Path) -> Case:
+    """The far side is this machine, with another home."""
+    text = tiny.read_text().replace("hardware: {", f"hardware: {{scratch_root: {tiny.parent}/scratch, ")
+    tiny.write_text(f"{text}run: {{host: far}}\n")
+    return Case("ssh", kill_process, "run.host=root@nowhere.invalid")
+
+
+@pytest.fixture
 def batch(slurm: Slurm, tmp_path: Path) -> Case:
     needed = ("run.gpus=0", f"hardware.scratch_root={tmp_path}/scratch")
     return Case("slurm", kill_process, "run.slurm.partition=nowhere", needed, at_once=False)
@@ -97,6 +106,7 @@ CASES = [
     pytest.param("local"),
     pytest.param("docker", marks=[pytest.mark.xdist_group("docker"), pytest.mark.slow]),
     pytest.param("batch", id="slurm", marks=pytest.mark.xdist_group("slurm")),
+    pytest.param("ssh", marks=[pytest.mark.xdist_group("ssh"), pytest.mark.slow]),
     pytest.param("dummy"),
 ]
 each_launcher = pytest.mark.parametrize("case", CASES, indirect=True)

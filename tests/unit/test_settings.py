@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from runner.errors import UsageError
-from runner.settings import read_settings, settings_path
+from runner.settings import HostSettings, read_settings, settings_path
 from runner.store.open import default_store
 
 
@@ -35,6 +35,11 @@ def test_a_store_in_the_file_is_the_default_and_the_variable_comes_first(file: P
         ('store = "jobs"', ["store is 'jobs'", "absolute"]),
         ("store = 1", ["store has to be text"]),
         ('stor = "x"\nlaunch = 2', ["stor is unknown", "did you mean store? launch is unknown"]),
+        ("hosts = 3", ["hosts has to be tables such as [hosts.gpubox]"]),
+        (
+            '[hosts.a]\nsh = "x"\n[hosts.b]\nssh = "-oProxyCommand=x"',
+            ["hosts.a.sh is unknown", "'-oProxyCommand=x' is not a host"],
+        ),
         ('store = "s3://AKIAIOSFODNN7EXAMPLE:hunter2hunter2@bucket"', ["store holds credentials"]),
     ],
 )
@@ -44,3 +49,11 @@ def test_what_is_wrong_with_the_file_is_told_at_once(file: Path, text: str, word
         read_settings()
     assert all(word in str(caught.value) for word in [str(file), *words])
     assert "hunter2" not in str(caught.value)
+
+
+def test_hosts_have_names_of_ones_own(file: Path) -> None:
+    file.write_text('[hosts.gpubox]\nssh = "me@192.0.2.7"\nenv = "lambda"\n[hosts.other]\n')
+    settings = read_settings()
+    assert settings.host("gpubox") == HostSettings("me@192.0.2.7", "lambda")
+    assert settings.host("other") == HostSettings("other")
+    assert settings.host("of-ssh-config") == HostSettings("of-ssh-config")

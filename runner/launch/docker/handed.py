@@ -21,7 +21,7 @@ from runner.launch.docker import gpus
 from runner.launch.docker.containers import logs
 from runner.launch.docker.engine import explained, is_local
 from runner.launch.docker.given import DATA, HOME, TMP, Given, see_that_nothing_is_covered
-from runner.launch.variables import to_hand_over, uses_buckets
+from runner.launch.variables import to_hand_over, uses_buckets, wants_cpu
 from runner.spec import JobSpec
 from runner.store.uri import StoreUri
 from runner.waits import VARIABLE
@@ -191,11 +191,6 @@ class Handed:
                     variables[name] = f"{TMP}/{name}"
                     files[variables[name]] = expand(path).read_text(errors="replace")
         return {"variables": variables, "files": files}
-
-
-def wants_cpu(config: JobSpec) -> bool:
-    """Whether a job says that it does without a GPU."""
-    return config.run.gpus == 0 or config.hardware.device == "cpu"
 
 
 def _inside(path: str | Path) -> str:

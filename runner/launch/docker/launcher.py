@@ -26,10 +26,10 @@ from runner.launch.docker.engine import SHORT_SECONDS, connect, explained, is_lo
 from runner.launch.docker.explain import NO_RUNTIME, NOT_HANDED_IN
 from runner.launch.docker.given import LOOK_VARIABLE, marked, see_that_it_sees_them
 from runner.launch.docker.gpus import first_that_works
-from runner.launch.docker.handed import Handed, wants_cpu
+from runner.launch.docker.handed import Handed
 from runner.launch.docker.image import BUILD, code_digest, default_image
 from runner.launch.docker.look import understood
-from runner.launch.variables import see_that_they_are_set
+from runner.launch.variables import see_that_they_are_set, wants_cpu
 from runner.signals import handled, interruptible
 from runner.spec import JobSpec
 from runner.store.uri import StoreUri

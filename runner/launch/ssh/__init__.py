@@ -1,0 +1,1 @@
+"""Attempts on other machines, through OpenSSH's own client."""

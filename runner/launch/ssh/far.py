@@ -1,0 +1,136 @@
+"""The other side: what is called there by this very version, over ssh. ``python -m runner.launch.ssh.far VERB ...``."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from last_e.process import run_module
+from runner import machine
+from runner.errors import LastrunError
+from runner.launch.ssh import runs, sent
+from runner.launch.ssh.install import machine as this_machine
+from runner.launch.ssh.install import own_folder
+
+
+def main() -> None:
+    """Call what the first word names; errors of ours are one line."""
+    verbs: dict[str, Callable[..., None]] = {
+        "check": check,
+        "start": runs.start,
+        "watch": runs.watch,
+        "follow": runs.follow,
+        "state": runs.state,
+        "signal": runs.send,
+        "end": runs.end,
+        "remove": runs.remove,
+        "clean": runs.clean,
+        "have": sent.tell,
+        "receive": sent.receive,
+    }
+    try:
+        verbs[sys.argv[1]](*sys.argv[2:])
+    except LastrunError as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(1) from None
+
+
+def check() -> None:
+    """What this machine is, and all that keeps an attempt from starting here, looked at with what that will be given."""
+    asked = json.loads(sys.stdin.readline())
+    os.environ.update(asked["variables"])
+    runs.take_authority(asked, os.environ)
+    torch = _torch()
+    free = shutil.disk_usage(own_folder()).free
+    facts = {
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.get("torch"),
+        "gpus": [gpu["name"] for gpu in torch["gpus"]],
+        "driver": machine.driver_version(),
+        "folder": str(own_folder()),
+        "free": free,
+        "runs": runs.count(),
+    }
+    problems = [*_gpu_problems(asked, torch, facts), *_store_problems(asked)]
+    needed = asked["free"]
+    if data := asked.get("data"):  # that would be sent
+        known = sent.have(data["sha256"], data["name"])
+        needed += 0 if known["whole"] else data["size"] - int(str(known["bytes"]))
+    if free < needed:
+        problems.append(f"its disk has {free >> 20} MiB left in {own_folder()}: {needed >> 20} are needed")
+    sys.stdout.write(json.dumps({"problems": problems, "facts": facts}))
+
+
+def _torch() -> dict[str, Any]:
+    """What torch has found, tried once after each start of the machine: that takes seconds."""
+    ready = Path(sys.prefix) / "ready"
+    with suppress(OSError, ValueError, KeyError):
+        known = json.loads(ready.read_text())
+        if known["seen_on"] == this_machine():
+            found: dict[str, Any] = known["torch"]
+            return found
+    tried = subprocess.run(run_module("last_e.gpu"), capture_output=True, text=True, check=False)
+    lines = tried.stdout.strip().splitlines()
+    if not lines:
+        why = (tried.stderr.strip().splitlines() or ["no word"])[-1]
+        return {"torch": None, "gpus": [], "problem": f"torch does not compute there any more ({why})"}
+    found = json.loads(lines[-1])
+    with suppress(OSError):
+        runs.write_whole(ready, json.dumps({"seen_on": this_machine(), "torch": found}))
+    return found
+
+
+def _gpu_problems(asked: dict[str, Any], torch: dict[str, Any], facts: dict[str, Any]) -> list[str]:
+    if torch["torch"] is None:
+        return [torch["problem"]]
+    wanted = asked["device"]  # of the job: cpu, cuda, or none said
+    broken = [f"{gpu['name']}: {gpu['problem']}" for gpu in torch["gpus"] if gpu["problem"]][:1]
+    if wanted == "cpu":
+        return []
+    if not torch["gpus"] and (wanted == "cuda" or facts["driver"]):
+        with_driver = f", though NVIDIA's driver {facts['driver']} is there" if facts["driver"] else ""
+        return [f"{torch['problem']}{with_driver}; --set run.gpus=0 trains on its CPU"]
+    return broken
+
+
+def _store_problems(asked: dict[str, Any]) -> list[str]:
+    """Of the store and the data."""
+    from runner.attempt.data_check import check_data
+    from runner.spec import JobSpec
+    from runner.store.open import open_store
+
+    problems = []
+    if "marker" in asked and not Path(asked["marker"]).is_dir():
+        problems.append(NOT_THERE.format(store=asked["store"]))
+    elif asked["store"] is not None:
+        problems += _problem(open_store(asked["store"]).check)
+    if "config" in asked and "data" not in asked:
+        problems += _problem(lambda: check_data(JobSpec.model_validate(asked["config"])))
+    return problems
+
+
+NOT_THERE = (
+    "store {store} is a folder here, and not the same one there: take a bucket (--store s3://BUCKET/PREFIX), or a folder that "
+    "both have under the same path, as NFS or sshfs give one"
+)
+
+
+def _problem(look: Callable[[], object]) -> list[str]:
+    try:
+        look()
+    except LastrunError as error:
+        return [str(error)]
+    return []
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""An attempt on a machine that ssh reaches."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+from last_e.text import expand, plain
+from runner.attempt.data_check import check_data
+from runner.errors import EngineError, LastrunError, UsageError
+from runner.job.attempts import Attempt
+from runner.job.job import Job
+from runner.launch.ssh import notes
+from runner.launch.ssh.send import send
+from runner.launch.ssh.sent import of_this_machine
+from runner.launch.ssh.setup import Host
+from runner.launch.ssh.started import StartedThere
+from runner.launch.variables import see_that_they_are_set, values_elsewhere, wants_cpu
+from runner.launchers import FEW_GPUS
+from runner.signals import handled, interruptible
+from runner.spec import JobSpec
+from runner.store.uri import StoreUri
+from runner.waits import VARIABLE, WAITS
+
+_FREE_BYTES = 1 << 28
+
+
+class SshLauncher:
+    """Starts attempts there. See :class:`~runner.launch.protocol.Launcher`."""
+
+    runs_here = False
+
+    def __init__(self, config: JobSpec) -> None:
+        self._config = config
+        self._has_gpu = False  # as preflight has seen it
+
+    def preflight(self, store: str) -> None:
+        """The host says itself whether it has all that an attempt needs, the store and the data as well."""
+        if self._config.run.gpus not in (None, 0, 1, "all"):
+            raise UsageError(f"run.gpus: found {self._config.run.gpus}; allowed: {FEW_GPUS.format('ssh')}")
+        see_that_they_are_set(self._config)
+        host = self._host()
+        found = look(host, store, self._config)
+        if problems := found["problems"]:
+            raise EngineError("\n".join(f"{host.connection.host}: {problem}" for problem in problems))
+        self._has_gpu = bool(found["facts"]["gpus"])
+
+    def start(self, job: Job, arguments: list[str], token: str, *, output: TextIO | None) -> StartedThere:
+        """Detached there at once; what it is given goes over standard input, to memory alone."""
+        host = self._host()
+        uri, _ = StoreUri.parse(job.uri).parent()
+        about = {"launcher": "ssh", "what": "process on", "name": host.connection.host}
+        given: dict[str, Any] = {
+            "uri": job.uri,
+            "arguments": arguments,
+            "token": token,
+            "about": {**about, **({"device": "cuda"} if self._has_gpu and not wants_cpu(self._config) else {})},
+            "scratch": str(self._config.hardware.scratch_root or ""),
+            "plain": {VARIABLE: os.environ[VARIABLE]} if os.environ.get(VARIABLE) else {},
+            "given": values_elsewhere(uri, self._config),
+            **_authority(uri),
+        }
+        notes.write(token, host.connection.host, host.folder)
+        try:
+            with interruptible(f"{job.id}: interrupted before its attempt began; lastrun resume {job.reference} begins it"):
+                if (data := of_this_machine(self._config)) is not None:
+                    given["about"]["data"] = send(host, data, _say)
+                host.call("start", given=given)
+        except BaseException as error:
+            try:
+                with handled(lambda _: None):  # it may have begun all the same
+                    host.call("end", token, seconds=2 * WAITS.engine + 10)
+            except LastrunError:
+                if isinstance(error, EngineError):
+                    told = f"lastrun status {job.reference} tells whether its attempt has begun all the same"
+                    raise EngineError(f"{error}; {told}") from None
+            raise
+        return StartedThere(job, host, token, output)
+
+    @staticmethod
+    def settle(job: Job, attempt: Attempt) -> Attempt | None:
+        """Only of one that gives no sign is the host asked, and only if this user has started that very attempt from here: the
+        store's word sends nobody's keys anywhere."""
+        token = str((attempt.container or {}).get("token"))
+        note = notes.read(token)
+        if note is None or (job.attempts.alive(attempt) and job.attempts.gave_a_sign(attempt, 3 * WAITS.heartbeat)):
+            return attempt
+        found = Host(note["host"], note["folder"]).ask("state", token, seconds=2 * WAITS.engine + 10)
+        if found["alive"] or not found["known"]:
+            return attempt
+        current = job.attempts.again(attempt)
+        if current is not None and current.open:
+            code = found["code"]
+            how = "is gone" if code is None else "was killed" if code == -9 else f"ended with code {code}"
+            job.attempts.write_lost(current, plain(f"its process on {note['host']} {how}"))
+        notes.forget(token)
+        return current
+
+    @staticmethod
+    def waits(job: Job) -> str | None:
+        """Never: a process begins at once."""
+
+    @staticmethod
+    def withdraw(job: Job) -> str | None:
+        """Nothing waits."""
+
+    @staticmethod
+    def clean() -> None:
+        """What runs leave there goes when they have been followed to their end, or a week after it."""
+        notes.sweep()
+
+    @staticmethod
+    def places(job: Job, attempts: list[Attempt]) -> set[Path]:
+        """Only where the other machine is this one after all."""
+        own = [attempt.container for attempt in attempts if attempt.launcher == "ssh" and attempt.is_here]
+        return {Path(found["scratch"]) for found in own if found and found.get("scratch")}
+
+    def _host(self) -> Host:
+        if self._config.run.host is None:
+            raise UsageError("run.host is not set: --on HOST names the machine, as ssh knows it")
+        return Host(self._config.run.host)
+
+
+def look(host: Host, store: str | None, config: JobSpec | None) -> dict[str, Any]:
+    """What a host is (``facts``), and what keeps an attempt of a job from starting there (``problems``); without a job, and
+    perhaps a store, what can be told without. This version is put there if it is not.
+
+    Raises:
+        LastrunError: the host is not reached, or cannot be set up.
+    """
+    uri = None if store is None else StoreUri.parse(store)
+    if uri is not None and (bundle := uri.options.get("ca_bundle")):
+        raise UsageError(f"store {uri}: {bundle} is not there: name the file in AWS_CA_BUNDLE instead, and it is handed over")
+    cpu = config is not None and wants_cpu(config)
+    wanted = None if config is None else "cpu" if cpu else "cuda" if config.run.gpus else config.hardware.device
+    asked: dict[str, Any] = {
+        "store": store,
+        "variables": values_elsewhere(uri, config),
+        "device": wanted,
+        "free": _FREE_BYTES,
+        **_authority(uri),
+    }
+    if config is not None:
+        asked["config"] = config.model_dump(mode="json")
+        if (data := of_this_machine(config)) is not None:
+            check_data(config)
+            asked["data"] = {"sha256": data.sha256, "name": data.path.name, "size": data.size}
+    if uri is None or uri.scheme != "file":
+        return host.check(asked, _say)
+    marker = _marker(Path(uri.prefix))
+    try:
+        return host.check({**asked, "marker": str(marker)}, _say)
+    finally:
+        marker.rmdir()
+
+
+def _authority(uri: StoreUri | None) -> dict[str, str]:
+    """The certificates that this user believes a store's server by."""
+    named = os.environ.get("AWS_CA_BUNDLE") if uri is not None and uri.scheme != "file" else None
+    if not named:
+        return {}
+    try:
+        return {"authority": expand(named).read_text()}
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"AWS_CA_BUNDLE: {named}: {getattr(error, 'strerror', None) or 'no text'}") from None
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(plain(f"{text}\n"))
+
+
+def _marker(folder: Path) -> Path:
+    """An empty folder in the store's, or above where that is not there yet: seen from a machine, it has the same store."""
+    place = next(one for one in (folder, *folder.parents) if one.exists())
+    marker = place / f".lastrun-{secrets.token_hex(8)}"
+    try:
+        marker.mkdir(mode=0o755)
+    except OSError as error:
+        raise UsageError(f"store {folder}: {place} cannot be written ({error.strerror or error})") from None
+    return marker
