@@ -25,6 +25,7 @@ from runner.job.job import Job
 from runner.launch.ssh.connection import Connection, CutError
 from runner.launch.ssh.setup import Host
 from runner.store.directory import DirectoryStore
+from runner.store.open import open_store
 from tests.conftest import Cli
 from tests.jobs import LONGER, PATIENCE, Run, assert_same, jobs_in, some_step_is_stored, wait_until
 from tests.sshd import Sshd
@@ -345,3 +346,25 @@ def test_a_host_that_goes_away_at_the_start_leaves_a_word(cli: Cli, far: Sshd, t
     assert len(gone.stderr.splitlines()) == 1
     far_shell_runs(far, "")
     assert cli("resume", job.id).returncode == 0
+
+
+def test_keys_of_a_bucket_go_along_to_memory_alone(
+    cli: Cli, far: Sshd, bucket: str, tiny: Path, clean_env: dict[str, str], tmp_path: Path
+) -> None:
+    """Over https with a CA of its own. Keys that boto3 has from a file here are handed over, too; wrong ones are told before
+    there is a job, by who tried them there."""
+    done = cli("submit", tiny, *ON)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [job.attempts.all()[-1].reason for job in jobs_in(open_store(clean_env["LASTRUN_STORE"]))] == ["completed"]
+    secret = clean_env["AWS_SECRET_ACCESS_KEY"]
+    wrong = cli("submit", tiny, *ON, AWS_SECRET_ACCESS_KEY=secret[::-1])
+    assert wrong.returncode == 6
+    assert "far: s3://" in wrong.stderr
+    assert "the secret key does not fit the access key" in wrong.stderr
+
+    named = [f"{name.lower()} = {clean_env.pop(name)}\n" for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")]
+    (tmp_path / "credentials").write_text("[default]\n" + "".join(named))
+    looked = cli("host", "check", "far", AWS_SHARED_CREDENTIALS_FILE=str(tmp_path / "credentials"))
+    assert looked.returncode == 0, looked.stdout + looked.stderr
+    files = [path for path in (far.folder / "home").rglob("*") if path.is_file()]
+    assert not [path for path in files if secret.encode() in path.read_bytes()]
