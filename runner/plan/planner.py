@@ -69,7 +69,7 @@ def make_plan(spec: Path, env: str | None, settings: Sequence[str], gpu: str | N
     ]
     if data.note is not None:
         notes.append(data.note)
-    notes += [note for job in list(jobs.values())[:1] for note in job.notes if note.startswith("warning")]
+    notes += [note for job in list(jobs.values())[:1] for note in job.notes if note.startswith(("warning", "note"))]
     return Plan(
         job=str(spec),
         model=config.model.variant,
