@@ -43,6 +43,11 @@ def resolve_spec(path: Path, env: str | None, settings: Iterable[str], launcher:
     return points[0].job
 
 
+def name_of(config: JobSpec) -> str:
+    """What a job is called."""
+    return config.name or f"{config.model.variant}-{config.dataset}-{config.split_type}".replace("_", "-")
+
+
 @dataclass(frozen=True)
 class Point:
     """A job of a sweep."""
@@ -62,13 +67,14 @@ class Points:
     points: list[Point]
     is_sweep: bool
 
-    def unlike(self) -> list[Resolved[JobSpec]]:
-        """Of jobs that differ only in what and how they learn, one: a machine, a store and data that do for it do for all."""
-        found: dict[str, Resolved[JobSpec]] = {}
-        for point in self.points:
-            needs = {key: value for key, value in point.job.items().items() if not key.startswith(("model.", "training."))}
-            found.setdefault(repr(needs), point.job)
-        return list(found.values())
+
+def unlike(jobs: Iterable[Resolved[JobSpec]]) -> list[Resolved[JobSpec]]:
+    """Of jobs that differ only in what and how they learn, one: a machine, a store and data that do for it do for all."""
+    found: dict[str, Resolved[JobSpec]] = {}
+    for job in jobs:
+        needs = {key: value for key, value in job.items().items() if not key.startswith(("model.", "training."))}
+        found.setdefault(repr(needs), job)
+    return list(found.values())
 
 
 def resolve_points(path: Path, env: str | None, settings: Iterable[str], launcher: str | None = None) -> Points:

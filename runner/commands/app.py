@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from last_e.process import discard_output
-from runner.commands import check, keep, look, run
+from runner.commands import check, groups, keep, look, run
 from runner.commands.bench import bench
 from runner.commands.data import data_app
 from runner.commands.image import image_app, probe
@@ -39,6 +39,7 @@ app.command()(keep.rm)
 app.add_typer(data_app, name="data")
 app.add_typer(image_app, name="image")
 app.command(hidden=True)(run.attempt)
+app.command(hidden=True)(groups.points)
 app.command(hidden=True)(probe)
 
 

@@ -25,18 +25,18 @@ def validate(
     json: JsonOption = False,
 ) -> None:
     """Check a job's file; every mistake is told at once."""
-    from runner.resolve import resolve_points
+    from runner.resolve import resolve_points, unlike
     from runner.view.console import print_json, show
 
     found = resolve_points(spec, env, set_ or [])
     resolved, jobs = found.points[0].job, [point.job for point in found.points]
     if deep:
-        from runner.launch.many import approve_all
+        from runner.launch.points import approve_all
         from runner.store.open import store_of
 
-        approve_all(store_of(resolved.config.store, store), found.unlike(), here=here, only_look=True)
+        approve_all(store_of(resolved.config.store, store), jobs, here=here, only_look=True)
     else:
-        resolved.notes.extend(note for job in found.unlike() for note in _look_at_data(job.config))
+        resolved.notes.extend(note for job in unlike(jobs) for note in _look_at_data(job.config))
     notes = list(dict.fromkeys(note for job in jobs for note in job.notes))
     if json:
         points = {"points": [point.values for point in found.points]} if found.is_sweep else {}

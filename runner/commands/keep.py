@@ -7,20 +7,22 @@ from typing import Annotated
 
 import typer
 
-from runner.commands.options import JOB_HELP, JobArgument, JsonOption, StoreOption
+from runner.commands.options import GROUP_HELP, JobArgument, JobOrGroupArgument, JsonOption, StoreOption
 
 
 def stop(
-    job: Annotated[str | None, typer.Argument(metavar="JOB", help=JOB_HELP, show_default=False)] = None,
+    job: Annotated[str | None, typer.Argument(metavar="JOB|GROUP", help=GROUP_HELP, show_default=False)] = None,
     all_: Annotated[bool, typer.Option("--all", help="every job of the store that runs")] = False,
     now: Annotated[bool, typer.Option("--now", help="at once, without saving")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="until it has stopped")] = False,
     store: StoreOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Ask a job to save and stop, wherever it runs."""
+    """Ask a job to save and stop, wherever it runs; of a group, all points, and whoever runs them begins no more."""
     from runner.errors import State, UsageError
-    from runner.job.find import find_job, list_jobs
+    from runner.job.find import find, list_jobs
+    from runner.job.group import Group
+    from runner.job.paths import group_of
     from runner.launch.settle import state_of
     from runner.store.open import default_store, open_store
     from runner.view.console import print_json, show
@@ -29,19 +31,27 @@ def stop(
     if (job is None) is not all_:
         both = "name a job or say --all, not both" if all_ else "name a job, or say --all"
         raise UsageError(f"{both}; lastrun list shows those there are")
-    if job is not None:
-        found = [find_job(job, store)]
-        state, attempt, _ = state_of(found[0])
-        if state is not State.RUNNING or attempt is None:
-            raise UsageError(f"{found[0].id} is {state.value}: there is nothing to stop")
+    groups: list[Group] = []
+    if job is None:
+        found = running(list_jobs(target := open_store(store or default_store())))
+        groups = [Group(target, name) for name in dict.fromkeys(group_of(one.id) for one in found) if name is not None]
+    elif isinstance(one := find(job, store), Group):
+        groups = [one]
     else:
-        found = running(list_jobs(open_store(store or default_store())))
+        found = [one]
+        state, attempt, _ = state_of(one)
+        if state is not State.RUNNING or attempt is None:
+            raise UsageError(f"{one.id} is {state.value}: there is nothing to stop")
+    for group in groups:  # first: whoever runs its points begins no more of them
+        group.requests.ask_to_stop(now)
+    if job is not None and groups:
+        found = running(iter(groups[0].jobs()))
     for one in found:
         one.requests.ask_to_stop(now)
         if not json:
             show(f"{one.id} is stopping; lastrun status {one.reference} tells when it has stopped")
     if not found and not json:
-        show("no job runs")
+        show(f"no point of {groups[0].id} runs; whoever runs its points begins no more" if groups else "no job runs")
     ended = {}
     for one, facts in until_stopped(found) if wait else ():
         ended[one.id] = facts["state"]
@@ -50,7 +60,8 @@ def stop(
     if json:
         asked = "now" if now else "save"
         jobs = [{"id": one.id, "asked": asked, "state": ended.get(one.id, "stopping")} for one in found]
-        print_json("stop", {"id": found[0].id if job is not None else None, "asked": asked, "jobs": jobs})
+        named = None if job is None else groups[0].id if groups else found[0].id
+        print_json("stop", {"id": named, "asked": asked, "jobs": jobs})
 
 
 def pull(
@@ -98,18 +109,23 @@ def sync(
 
 
 def rm(
-    job: JobArgument,
+    job: JobOrGroupArgument,
     store: StoreOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Delete a job whole; takes its whole ID."""
+    """Delete a job whole, or a group with all its jobs; takes the whole ID."""
     from runner.errors import State, UsageError
-    from runner.job.find import find_job
+    from runner.job.find import find
+    from runner.job.group import Group
     from runner.launch.settle import state_of
     from runner.view.console import print_json, show
+    from runner.view.status import running
 
-    found = find_job(job, store, whole=True)
-    if state_of(found)[0] is State.RUNNING:
+    found = find(job, store, whole=True)
+    if isinstance(found, Group):
+        if busy := running(iter(found.jobs())):
+            raise UsageError(f"{found.id}: {len(busy)} of its points run: lastrun stop {found.reference} first")
+    elif state_of(found)[0] is State.RUNNING:
         raise UsageError(f"{found.id} is running: lastrun stop {found.reference} first")
     count = found.delete()
     if json:

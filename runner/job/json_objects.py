@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from runner.errors import DamagedObjectError
 from runner.store.protocol import Store
 
-_MOST_BYTES = 4 << 20
+MOST_BYTES = 4 << 20
 T = TypeVar("T")
 
 
@@ -40,7 +40,7 @@ def read_json(store: Store, key: str) -> dict[str, Any]:
         DamagedObjectError: it is no JSON object.
     """
     try:
-        values = json.loads(store.get(key, _MOST_BYTES))
+        values = json.loads(store.get(key, MOST_BYTES))
     except (ValueError, RecursionError):
         raise DamagedObjectError(f"{store.uri}: {key} is damaged: it is not JSON") from None
     if not isinstance(values, dict):
