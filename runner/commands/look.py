@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from runner.commands.options import JobArgument, JobOrGroupArgument, JsonOption, StoreOption
+from runner.commands.options import GROUP_HELP, JobArgument, JobOrGroupArgument, JsonOption, StoreOption
 
 
 def list_(
@@ -85,3 +85,32 @@ def logs(
         return
     for piece in follow_log(found) if follow else found.log():
         show(piece, end="")
+
+
+def compare(
+    names: Annotated[list[str], typer.Argument(metavar="GROUP|JOB...", help=GROUP_HELP)],
+    csv: Annotated[bool, typer.Option("--csv", help="print a table for a spreadsheet")] = False,
+    store: StoreOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Compare the jobs of a group, or any jobs of a store: what differs, top-1, time, cost; best first."""
+    from runner.errors import UsageError
+    from runner.job.find import find
+    from runner.job.group import Group
+    from runner.view.compare import compare as compared
+    from runner.view.compare import comparison_csv, print_comparison
+    from runner.view.console import print_json, show
+
+    if csv and json:
+        raise UsageError("--csv and --json are two forms of the same: give one of them")
+    found = [find(name, store) for name in names]
+    jobs = {job.uri: job for one in found for job in (one.jobs() if isinstance(one, Group) else [one])}
+    if len(jobs) < 2:
+        raise UsageError(f"there {'is one job' if jobs else 'are no jobs'} to compare: name a group, or several jobs")
+    facts = compared(list(jobs.values()))
+    if json:
+        print_json("compare", facts)
+    elif csv:
+        show(comparison_csv(facts), end="")
+    else:
+        print_comparison(facts)
