@@ -141,7 +141,11 @@ def _lists(lists: Layer, problems: list[Problem], kind: str) -> Layer:
             allowed = f"keys, each with a list of values, such as {kind}: {{training.lr: [0.1, 0.05]}}"
             problems.append(Problem(str(entry.origin), f"sweep.{kind}", show(entry.value), allowed))
         elif not isinstance(entry.value, list) or not entry.value:
-            guess = "" if isinstance(entry.value, (list, dict)) else f", such as [{show(entry.value)}]"
+            value = entry.value
+            several = isinstance(value, str) and "," in value
+            guess = (
+                "" if value is None or isinstance(value, (list, dict)) else f", such as [{value if several else show(value)}]"
+            )
             problems.append(Problem(str(entry.origin), f"sweep.{kind}.{key}", show(entry.value), f"a list of values{guess}"))
         else:
             _add(usable, key, entry, problems)

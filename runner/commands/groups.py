@@ -281,7 +281,11 @@ def _detach(group: Group, todo: list[Task], at_once: int, how: How, parallel: in
     from runner.trust import words
 
     if all(task.go is not None and isinstance(task.go.launcher, Queue) for task in todo):
-        return f"{line_up(todo, at_once)} points are in the queue, {at_once} at a time"
+        count = line_up(todo, at_once)
+        if not count:
+            return f"all {len(todo)} points are in the queue already"
+        before = f"; {len(todo) - count} were there already" if count < len(todo) else ""
+        return f"{count} points were put into the queue, {at_once} at a time{before}"
     arguments = how.words()
     marks = {word for task in todo if task.go is not None for word in words(task.go.values)} - {"--trusted"}
     for one in sorted(marks):

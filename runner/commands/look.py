@@ -111,5 +111,7 @@ def compare(
         print_json("compare", facts)
     elif csv:
         show(comparison_csv(facts), end="")
+        for name, why in facts["without"].items():
+            show(f"without {name}: {why}", error=True)
     else:
         print_comparison(facts)

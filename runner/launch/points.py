@@ -60,7 +60,7 @@ def _task(job: Job, how: How, trust: Callable[[], Trust], copied: bool) -> Task 
         names = tuple(job.attempts.names())
         attempts = settle(job, job.attempts.read(names))
         stand = state, _, reason = job.attempts.state(attempts)
-        member = (int(group["index"]), int(group["count"])) if group else (1, 1)
+        member = (int(job.id[-4:]), int(group["count"])) if group else (1, 1)
         values = group["values"] if group else {}
         said = ", ".join(f"{key}={show(value)}" for key, value in values.items()) or "the job as it is"
         task = partial(Task, job, *member, said)

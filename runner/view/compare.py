@@ -14,7 +14,7 @@ from typing import Any
 from last_e.config import ENVIRONMENTS
 from last_e.problems import show as value_text
 from last_e.text import percent, seconds_text
-from runner.errors import State
+from runner.errors import LastrunError, NoSuchJobError, State
 from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.launch.settle import settled
@@ -57,10 +57,12 @@ class Result:
 def compare(jobs: Sequence[Job]) -> dict[str, Any]:
     """Facts about jobs of one store: which keys differ, and a row for those that differ in their seed alone, best first.
 
-    Only finished jobs are in means; how many are not stands beside them.
+    Only finished jobs are in means; how many are not stands beside them, and which jobs are not there or cannot be read.
     """
     prices = load_prices()
-    results = jobs[0].store.in_parallel([partial(_result, job, prices) for job in jobs])
+    found = jobs[0].store.in_parallel([partial(_result_or_error, job, prices) for job in jobs])
+    results = [one for one in found if isinstance(one, Result)]
+    without = {job.id: str(one) for job, one in zip(jobs, found) if not isinstance(one, Result)}
     keys = _differing(results)
     seeds = {result.config.get(SEED) for result in results}
     groups: dict[str, list[Result]] = {}
@@ -68,7 +70,23 @@ def compare(jobs: Sequence[Job]) -> dict[str, Any]:
         groups.setdefault(repr([result.config.get(key) for key in keys]), []).append(result)
     rows = [_row(keys, group) for group in groups.values()]
     rows.sort(key=_rank)
-    return {"keys": keys, "seeds": len(seeds), "jobs": len(results), "rows": rows}
+    return {"keys": keys, "seeds": len(seeds), "jobs": len(results), "rows": rows, "without": without}
+
+
+def _result_or_error(job: Job, prices: Prices) -> Result | str:
+    try:
+        return _result(job, prices)
+    except NoSuchJobError:
+        return "it is not there: deleted, or not made yet"
+    except (
+        LastrunError,
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        OverflowError,
+    ) as error:  # others may have written it
+        return str(error) or type(error).__name__
 
 
 def _result(job: Job, prices: Prices) -> Result:
@@ -175,6 +193,8 @@ def print_comparison(facts: dict[str, Any]) -> None:
         show("mean and standard deviation over seeds")
     if any(row["unfinished"] for row in facts["rows"]):
         show("what is unfinished is in no mean")
+    for name, why in facts["without"].items():
+        show(f"without {name}: {why}")
 
 
 def _figure(mean: float | None, spread: float | None) -> str:

@@ -14,6 +14,7 @@ from last_e.text import percent, seconds_text
 from runner.errors import State
 from runner.job.group import Group
 from runner.launch.points import Task
+from runner.launch.settle import waits
 from runner.launch.side_by_side import Outcome
 from runner.view.bar import SECONDS_BETWEEN_LINES
 from runner.view.console import make_console, make_table, say, show, styled
@@ -21,6 +22,7 @@ from runner.view.jobs import coloured
 from runner.view.status import FOLLOW_SECONDS, STOPPING, summary_or_error
 
 _AT_WORK = (State.RUNNING.value, STOPPING)
+_MAY_WAIT = (State.QUEUED.value, State.PAUSED.value, State.LOST.value)
 _MOST_LINES = 20
 """Of points that run, on a terminal."""
 
@@ -37,6 +39,8 @@ def group_status(group: Group) -> dict[str, Any]:
         number = point["point"]
         point["values"] = record["points"][number - 1]["values"] if number <= len(record["points"]) else {}
     states = Counter("unreadable" if "error" in point else point["state"] for point in points)
+    queued = next((job for job, facts in zip(jobs, found) if facts is not None and facts.get("state") in _MAY_WAIT), None)
+    waiting = waits(queued) if queued is not None else None
     return {
         "group": group.id,
         "uri": group.uri,
@@ -48,20 +52,21 @@ def group_status(group: Group) -> dict[str, Any]:
         "missing": missing,
         "missing_because": None if not missing else "deleted" if made else "not made yet",
         "points": points,
-        "next": _next(group.reference, states, bool(missing) and not made),
+        "waits": waiting,
+        "next": _next(group.reference, states, bool(missing) and not made, waiting is not None),
     }
 
 
-def _next(reference: str, states: Counter[str], incomplete: bool) -> str:
-    if any(states[state] for state in _AT_WORK):
+def _next(reference: str, states: Counter[str], incomplete: bool, waiting: bool) -> str:
+    if waiting or any(states[state] for state in _AT_WORK):
         return f"lastrun status {reference} -w"
     unfinished = sum(count for state, count in states.items() if state != State.SUCCEEDED.value)
     return f"lastrun resume {reference}" if unfinished or incomplete else f"lastrun compare {reference}"
 
 
 def is_at_work(status: dict[str, Any]) -> bool:
-    """Whether any point of it runs."""
-    return any(status["states"].get(state) for state in _AT_WORK)
+    """Whether any point of it runs, or waits for its turn in a queue."""
+    return status["waits"] is not None or any(status["states"].get(state) for state in _AT_WORK)
 
 
 def print_group(status: dict[str, Any]) -> None:
@@ -88,6 +93,8 @@ def print_group(status: dict[str, Any]) -> None:
             console.print(styled(f"{point['id']}: {point['error']}", "red"))
     if status["missing"]:
         console.print(f"{len(status['missing'])} points are {status['missing_because']}")
+    if status["waits"]:
+        console.print(f"queue  {status['waits']}")
     console.print(f"next   {status['next']}")
 
 

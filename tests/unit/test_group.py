@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -169,13 +170,14 @@ class Given:
     """A launcher whose attempts end as they are told to."""
 
     def __init__(self, ends: dict[int, str], told: list[str]) -> None:
-        self.ends, self.told = ends, told
+        self.ends, self.told, self.gpus = ends, told, list[str | None]()
 
     def clean(self) -> None:
         self.told.append("clean")
 
     def start(self, job: Job, arguments: list[str], token: str, *, output: TextIO | None) -> Any:
         number = int(job.id[-4:])
+        self.gpus.append(os.environ.get("CUDA_VISIBLE_DEVICES"))
         end = self.ends.get(number, "completed")
         self.told.append(f"{number} {' '.join(arguments)}".strip())
         one = Attempt(f"0001-{token}", machine.identity(), 1, "1", time.time(), phase="ended", began=True, reason=end)
@@ -278,6 +280,22 @@ def test_a_session_is_as_long_for_all_points_as_for_one(runs: Runs, monkeypatch:
 
 
 # --- slots ----------------------------------------------------------------------------------------------------------------
+
+
+def test_an_attempt_sees_the_gpu_of_its_slot_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-1,GPU-2")
+    group = make(store := DirectoryStore(tmp_path / "store"), tmp_path, 4)
+    group.complete()
+    tasks = find_tasks(group.jobs(), How(), lambda: Trust(store.uri))
+    assert tasks[0].go is not None
+    slots = make_slots(None, tasks[0].go.resolved.config, len(tasks))
+    launcher = Given({}, [])
+    for task in tasks:
+        object.__setattr__(task.go, "launcher", launcher)
+    SideBySide(group, tasks, slots, 5, Quiet()).run()
+    assert launcher.gpus == ["GPU-1", "GPU-2"] * 2
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-1,GPU-2"
+
 
 LISTED = """\
 GPU 0: NVIDIA A100 (UUID: GPU-aaaa-1)

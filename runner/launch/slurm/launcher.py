@@ -60,6 +60,8 @@ class SlurmLauncher:
 
     def line_up(self, job: Job, arguments: list[str], token: str, after: str | None) -> str:
         """The same, and nobody follows it."""
+        if after and any(word.startswith("--dependency") for word in self._config.run.slurm.extra):
+            raise UsageError("run.slurm.extra has a --dependency, and so have points of which only some may run at a time")
         name, log = job_name(job), _log(job, token)
         for one in queue.queued(name):
             if one.state in queue.WAITING:
