@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -172,19 +171,13 @@ def resume_group(
 def _at_home(source: Group, how: How, trust_all: bool) -> tuple[Group, set[str]]:
     """A group of a store that can only be read, copied to where it can be written, once all of it is seen to be able to go on;
     and the marks of what is taken of it."""
-    from runner.errors import NoSuchJobError
-    from runner.job.carry import carry_group, home_of, newer
-    from runner.job.job import Job
+    from runner.job.carry import carry_group, home_of, to_carry
     from runner.launch.points import find_tasks
     from runner.trust import Trust, mark, see_that_nothing_is_gained
     from runner.view.console import show
 
     home = home_of(source)
-    to_copy = []
-    for job in source.jobs():
-        with suppress(NoSuchJobError):  # it was deleted
-            job.record()
-            to_copy += [job] if newer(Job(home.store, job.id), job) is job else []
+    to_copy = to_carry(source, home)
     taken = Trust(source.store.uri, all_of_it=trust_all)
     tasks = find_tasks(to_copy, how, lambda: taken, copied=True)
     to = Trust(home.store.uri)

@@ -138,9 +138,34 @@ def carry(source: Job, home: Job, say: Say) -> Job:
     return Job(home.store, home.id)  # one that has read nothing yet
 
 
+def to_carry(source: Group, home: Group) -> list[Job]:
+    """Those jobs of a group that are to be gone on from where they are, and so copied; see :func:`newer`. What was deleted in
+    either place stays deleted.
+
+    Raises:
+        UsageError: the new store has another group with that ID, or a job that has gone on by itself.
+    """
+    is_there = True
+    try:
+        same = home.store.get(home.paths.record) == source.store.get(source.paths.record)
+    except MissingKeyError:  # not there, or only half
+        is_there, same = False, True
+    if not same:
+        raise UsageError(
+            f"{home.store.uri} has another group with the ID {home.id}: name another store with LASTRUN_STORE, and the one of "
+            f"{source.store.uri} is copied there"
+        )
+    found = []
+    for job in source.jobs():
+        copy = Job(home.store, job.id)
+        if job.is_there() and (not is_there or copy.is_there()) and newer(copy, job) is job:
+            found.append(job)
+    return found
+
+
 def carry_group(source: Group, home: Group, jobs: Iterable[Job], say: Say) -> None:
-    """Copy those of its jobs that are to be gone on from there, each as :func:`carry` does, and then what makes them a group:
-    what is cut off in between is gone on with by the same command.
+    """Copy these of its jobs, each as :func:`carry` does, and then what makes them a group: what is cut off in between is gone
+    on with by the same command.
 
     Raises:
         StoreError: one of the stores fails.

@@ -163,6 +163,16 @@ class Job:
         taken, gone = self.store.in_parallel([partial(self.attempts.superseded, attempt), self.is_deleted])
         return Reason.JOB_DELETED if gone else Reason.LEASE_LOST if taken else None
 
+    def is_there(self) -> bool:
+        """Whether there is such a job, or something in its place that cannot be read."""
+        try:
+            self.store.get(self.paths.record)
+        except MissingKeyError:
+            return False
+        except DamagedObjectError:
+            return True
+        return True
+
     def is_deleted(self) -> bool:
         """Whether somebody has deleted it and said so. That its record is not there proves nothing: a disk that is away shows
         an empty folder, too."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,42 @@ def test_a_sweep_that_is_killed_goes_on_with_what_is_unfinished_and_two_who_resu
     gone = cli("rm", group.id)
     assert gone.returncode == 0, gone.stderr
     assert list(first.store.scan("")) == []
+
+
+KILLED = """\
+import os, signal, sys
+from runner.store.directory import DirectoryStore
+put, left = DirectoryStore.put, 6
+def puts(self, key, data):
+    global left
+    left -= 1
+    put(self, key, data) if left else os.kill(os.getpid(), signal.SIGKILL)
+DirectoryStore.put = puts
+from runner.commands.app import main
+sys.argv = ["lastrun", *sys.argv[1:]]
+main()
+"""
+"""After the group's record, three entries of the index and one of the three jobs."""
+
+
+@pytest.mark.slow
+def test_a_submit_that_is_killed_while_it_makes_its_jobs_is_gone_on_with(
+    cli: Cli, tmp_path: Path, clean_env: dict[str, str]
+) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(f"{TINY}sweep: {{seeds: 3}}\n")
+    words = [sys.executable, "-c", KILLED, "submit", str(path), *SMALL]
+    assert subprocess.run(words, env=clean_env, capture_output=True, check=False).returncode == -signal.SIGKILL
+    shown = cli("status", "tiny")
+    assert "points 3: 1 queued" in shown.stdout, shown.stdout + shown.stderr
+    assert "2 points are not made yet" in shown.stdout
+    group = find_group("tiny", clean_env["LASTRUN_STORE"])
+    done = cli("resume", group.id, "--parallel", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 jobs were missing, since its submit was cut; they are made" in done.stdout
+    assert "of 3 points: 3 succeeded" in done.stdout
+    row = json.loads(cli("compare", group.id, "--json").stdout)["rows"][0]
+    assert (row["finished"], row["unfinished"]) == (3, [])
 
 
 @pytest.mark.slow

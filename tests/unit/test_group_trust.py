@@ -13,7 +13,7 @@ import pytest
 
 from last_e.problems import ConfigError
 from runner.commands.groups import resume_group
-from runner.errors import Exit, LastrunError, StoreError
+from runner.errors import Exit, LastrunError, StoreError, UsageError
 from runner.job.find import find, find_group
 from runner.job.group import Group, PointRecord
 from runner.job.json_objects import dump
@@ -142,6 +142,12 @@ def test_a_group_that_can_only_be_read_is_copied_whole_and_goes_on_where_it_can_
     resumed(attached)  # what the copy has all of is not copied again
     assert files(tmp_path / "home") == before
     assert len(ran) == 2
+    copy.jobs()[1].delete()
+    resumed(attached)
+    assert ran[2:] == [(home.uri, [1, 3])], "what was deleted here does not come back"
+    home.put(copy.paths.record, home.get(copy.paths.record).replace(b'"name": "sw"', b'"name": "so"'))
+    with pytest.raises(UsageError, match="has another group with the ID"):
+        resumed(attached)
 
 
 def test_nothing_is_copied_of_a_group_that_asks_for_what_was_not_taken(attached: Group, tmp_path: Path) -> None:
