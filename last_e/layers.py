@@ -145,8 +145,8 @@ def resolve(
     found = list(problems)
     layers = []
     for layer in user_layers:
-        open_values, secret_problems = _without_secrets(layer)
-        clean, layer_problems = _known_only(open_values, schema)
+        open_values, secret_problems = without_secrets(layer)
+        clean, layer_problems = known_only(open_values, schema)
         layers.append(clean)
         found += secret_problems + layer_problems
     chosen = {key: entry.value for layer in layers for key, entry in layer.items()}
@@ -160,7 +160,7 @@ def resolve(
 
     base = package_layer(variant, dataset, env)
     for layer in layers:
-        found += _field_problems(schema, base, layer)
+        found += field_problems(schema, base, layer)
     bad_keys = {problem.key for problem in found}
     merged = dict(base)
     for layer in layers:
@@ -215,7 +215,7 @@ def _packaged(name: str) -> Layer:
     return layer
 
 
-def _without_secrets(layer: Layer) -> tuple[Layer, list[Problem]]:
+def without_secrets(layer: Layer) -> tuple[Layer, list[Problem]]:
     """A secret is refused before anything else could show or keep it."""
     kinds = {key: kind for key, entry in layer.items() if (kind := secret_in(key, entry.value))}
     allowed = "no secrets; boto3 finds a store's by itself, run.pass_env names the variables that the trainer needs"
@@ -223,7 +223,7 @@ def _without_secrets(layer: Layer) -> tuple[Layer, list[Problem]]:
     return {key: entry for key, entry in layer.items() if key not in kinds}, problems
 
 
-def _known_only(layer: Layer, schema: type[BaseModel]) -> tuple[Layer, list[Problem]]:
+def known_only(layer: Layer, schema: type[BaseModel]) -> tuple[Layer, list[Problem]]:
     """Canonical names and known keys; shorthand such as ``model: base`` written out."""
     keys = known_keys(schema)
     sections = {key.rsplit(".", 1)[0] for key in keys if "." in key}
@@ -247,7 +247,7 @@ def _known_only(layer: Layer, schema: type[BaseModel]) -> tuple[Layer, list[Prob
     return clean, problems
 
 
-def _field_problems(schema: type[BaseModel], base: Layer, layer: Layer) -> list[Problem]:
+def field_problems(schema: type[BaseModel], base: Layer, layer: Layer) -> list[Problem]:
     """Mistakes in single values of one layer."""
     fields = known_keys(schema)
     flat = {key: entry.value for key, entry in {**base, **layer}.items()}

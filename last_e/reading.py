@@ -154,11 +154,13 @@ def set_layer(assignments: Iterable[str], name: str = "--set") -> tuple[Layer, l
 
 
 def flat_items(values: Mapping[Any, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """Nested mappings as dotted keys and their leaves."""
+    """Nested mappings as dotted keys and their leaves; of a list of mappings each by its number (``sweep.points.0.model``)."""
     for key, value in values.items():
         full = f"{prefix}{key}"
         if isinstance(value, Mapping) and value:
             yield from flat_items(value, f"{full}.")
+        elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+            yield from flat_items(dict(enumerate(value)), f"{full}.")
         else:
             yield full, value
 
@@ -169,6 +171,10 @@ def _key_lines(node: Any, prefix: str, lines: dict[str, int]) -> None:
             full = f"{prefix}{key.value}"
             lines[full] = key.start_mark.line + 1
             _key_lines(value, f"{full}.", lines)
+    elif isinstance(node, yaml.SequenceNode):
+        for number, value in enumerate(node.value):
+            lines[f"{prefix}{number}"] = value.start_mark.line + 1
+            _key_lines(value, f"{prefix}{number}.", lines)
 
 
 _ODD = {"\u00a0": "a no-break space", "\u201c": "a typographic quote", "\u201d": "a typographic quote"}

@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import socket
+import subprocess
 import time
 from functools import lru_cache
 from pathlib import Path
@@ -95,6 +96,36 @@ def see_that_it_fits(env: str, here: bool) -> list[str]:
         f"env {env}: this machine {found}; begin it on one that fits, or say --here to train here with that profile all the "
         "same, or --env auto for the profile that fits here"
     )
+
+
+_UUID = re.compile(r"^(\s*).*\(UUID: ((?:GPU|MIG)-[0-9A-Za-z/-]+)\)\s*$", re.MULTILINE)
+
+
+def gpus_to_use() -> list[str]:
+    """The GPUs that processes of ours may use, each as CUDA_VISIBLE_DEVICES names it: those that are in it now, else all."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        names = [name.strip() for name in given.split(",")]
+        return names[: next((n for n, name in enumerate(names) if name in ("", "-1", "NoDevFiles")), len(names))]
+    number = len(gpu_names())
+    if number < 2:
+        return [str(index) for index in range(number)]
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return [str(index) for index in range(number)]
+    return gpus_listed(listed) or [str(index) for index in range(number)]
+
+
+def gpus_listed(text: str) -> list[str]:
+    """The UUIDs in what ``nvidia-smi -L`` prints; of a GPU that is cut in parts, the parts."""
+    found: list[list[str]] = []
+    for indent, uuid in _UUID.findall(text):
+        if not indent:
+            found.append([uuid])
+        elif found:
+            found[-1].append(uuid)
+    return [uuid for gpu in found for uuid in (gpu[1:] or gpu)]
 
 
 CONTAINER_VARIABLE = "LASTRUN_CONTAINER"

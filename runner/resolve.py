@@ -6,47 +6,140 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from last_e.config import is_pinned
 from last_e.layers import Resolved, resolve, set_by
-from last_e.problems import Origin, Problem, show
+from last_e.problems import ConfigError, Origin, Problem, show
 from last_e.reading import Entry, Layer, load_file, set_layer
 from last_e.text import UnsetVariable, misspelt, with_variables
 from runner import kaggle
 from runner.launchers import DEFAULT, FEW_GPUS, LAUNCHERS
 from runner.spec import JobSpec, StoreConfig
+from runner.sweep import take_sweep
 
 if TYPE_CHECKING:
     from last_e.resume import Change
 
 REQUIRED = ("model.variant", "dataset")
 _PACKAGE_ORIGINS = ("configs/", "default")
+_MOST_TOLD = 3
 FROM_JOB = "job ("
 """How the origin begins of a value that a stored job brings along."""
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def resolve_spec(path: Path, env: str | None, settings: Iterable[str], launcher: str | None = None) -> Resolved[JobSpec]:
-    """A job.yaml with its flags, checked.
+    """A job.yaml with its flags, checked; of a sweep its first point.
 
     Raises:
-        ConfigError: every mistake at once.
+        ConfigError: every mistake at once, of any point.
+    """
+    points = resolve_points(path, env, settings, launcher).points
+    if len(points) > 1:
+        told = f"note: {path} is a sweep of {len(points)} points; this is the first: {points[0]}"
+        points[0].job.notes.append(told)
+    return points[0].job
+
+
+def name_of(config: JobSpec) -> str:
+    """What a job is called."""
+    return config.name or f"{config.model.variant}-{config.dataset}-{config.split_type}".replace("_", "-")
+
+
+@dataclass(frozen=True)
+class Point:
+    """A job of a sweep."""
+
+    job: Resolved[JobSpec]
+    values: dict[str, Any]
+    """What it sets that others set otherwise; empty of a job that is no point of a sweep."""
+
+    def __str__(self) -> str:
+        return ", ".join(f"{key}={show(value)}" for key, value in self.values.items()) or "the job as it is"
+
+
+@dataclass(frozen=True)
+class Points:
+    """The jobs of a file."""
+
+    points: list[Point]
+    is_sweep: bool
+
+
+def unlike(jobs: Iterable[Resolved[JobSpec]]) -> list[Resolved[JobSpec]]:
+    """Of jobs that differ only in what and how they learn, one: a machine, a store and data that do for it do for all."""
+    found: dict[str, Resolved[JobSpec]] = {}
+    for job in jobs:
+        needs = {key: value for key, value in job.items().items() if not key.startswith(("model.", "training."))}
+        found.setdefault(repr(needs), job)
+    return list(found.values())
+
+
+def resolve_points(path: Path, env: str | None, settings: Iterable[str], launcher: str | None = None) -> Points:
+    """Every job of a job.yaml with its flags, checked: one, or all points of its sweep.
+
+    Raises:
+        ConfigError: every mistake at once, of all points.
     """
     spec, file_problems = load_file(path)
     flags = _flags(env, launcher)
     sets, set_problems = set_layer(settings)
-    problems = [*file_problems, *set_problems]
+    sweep = take_sweep(spec, flags, sets)
+    problems = [*file_problems, *set_problems, *sweep.problems]
     problems += [*_read_places(spec, path.absolute().parent), *_read_places(sets, Path.cwd())]
-    if not file_problems:
-        given = {*spec, *sets}
-        for key in REQUIRED:
-            name = key.split(".")[0]
-            if not any(k in (key, name) for k in given):
-                problems.append(Problem(str(path), name, "nothing", f"required: for example {name}: {_EXAMPLES[name]}"))
-    chosen = {**spec, **flags, **sets}
+    found: dict[int, Point] = {}
+    for place, layer in enumerate(sweep.points):
+        folder = Path.cwd() if sweep.origin.name == "--set" else path.absolute().parent
+        problems += _read_places(layer, folder)
+        seed: int | None = None
+        for number in range(sweep.seeds):
+            top = dict(layer)
+            if seed is not None:
+                top["training.seed"] = Entry(seed + number, sweep.seeds_origin)
+            layers = [spec, flags, sets, top]
+            wrong = _wrong_together(path, layers) if not file_problems else []
+            try:
+                job = resolve(layers, JobSpec, wrong)
+            except ConfigError as error:
+                problems += error.problems
+                break
+            values = {key: job.items()[key] for key in top}
+            if sweep.seeds > 1:
+                seed = job.config.training.seed if seed is None else seed
+                values["training.seed"] = job.config.training.seed
+            found[1 + place * sweep.seeds + number] = Point(job, values)
+    problems = problems or _same(found, sweep.origin)  # a key that was left out may be what tells points apart
+    if problems:
+        raise ConfigError(problems)
+    return Points(list(found.values()), sweep.given)
+
+
+def _same(points: dict[int, Point], origin: Origin) -> list[Problem]:
+    """Points that would train the very same, in one word."""
+    groups: dict[str, list[int]] = {}
+    for number, point in points.items():
+        groups.setdefault(repr(point.job.items()), []).append(number)
+    twice = [numbers for numbers in groups.values() if len(numbers) > 1]
+    if not twice:
+        return []
+    told = [f"{' and '.join(map(str, numbers))} ({points[numbers[0]]})" for numbers in twice[:_MOST_TOLD]]
+    more = f"; {len(twice) - _MOST_TOLD} more" if len(twice) > _MOST_TOLD else ""
+    return [Problem(str(origin), "sweep", f"points that are the same: {'; '.join(told)}{more}", "each once")]
+
+
+def _wrong_together(path: Path, layers: list[Layer]) -> list[Problem]:
+    """What is missing, or cannot be said together."""
+    spec, flags, sets, top = layers
+    problems = []
+    given = {*spec, *sets, *top}
+    for key in REQUIRED:
+        name = key.split(".")[0]
+        if not any(k in (key, name) for k in given):
+            problems.append(Problem(str(path), name, "nothing", f"required: for example {name}: {_EXAMPLES[name]}"))
+    chosen = {**spec, **flags, **sets, **top}
     passed, gpus = chosen.get("run.pass_env"), chosen.get("run.gpus")
     names = passed.value if passed and isinstance(passed.value, list) else []
     names = [name for name in names if isinstance(name, str) and _VARIABLE.fullmatch(name)]
@@ -59,7 +152,7 @@ def resolve_spec(path: Path, env: str | None, settings: Iterable[str], launcher:
     few = isinstance(name, str) and name in LAUNCHERS and not LAUNCHERS[name].chooses_gpus
     if gpus and few and (isinstance(gpus.value, list) or (isinstance(gpus.value, int) and gpus.value > 1)):
         problems.append(Problem(str(gpus.origin), "run.gpus", show(gpus.value), FEW_GPUS.format(name)))
-    return resolve([spec, flags, sets], JobSpec, problems)
+    return problems
 
 
 def _flags(env: str | None, launcher: str | None) -> Layer:

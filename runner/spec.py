@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -154,6 +154,31 @@ class StoreConfig(Section):
     requester_pays: Annotated[bool, SetBy("here", "has you pay for each request")] = Field(
         False, description="the bucket's owner has its requests paid by who makes them: pay"
     )
+
+
+class SweepConfig(Section):
+    """The points of a sweep: jobs that are the file's, each with other values. Taken out of a file before its jobs are made."""
+
+    set_by: ClassVar[SetBy] = LEARNING
+
+    grid: Annotated[dict[str, Any] | None, Meaning("keys, each with a list of values")] = Field(
+        None, description="a point for each combination of these values; any keys but `name`, `store.*` and `run.*`"
+    )
+    zip: Annotated[dict[str, Any] | None, Meaning("keys, each with a list of values, all of the same length")] = Field(
+        None, description="a point of the first value of each key, one of the second ones, and so on"
+    )
+    points: Annotated[list[Any] | None, Meaning("a list of mappings of keys to values")] = Field(
+        None, description="the points themselves; `{}` is the file's job as it is"
+    )
+    seeds: Annotated[int, Field(ge=1, le=1000)] = Field(
+        1, description="each point so many times, with `training.seed`, `training.seed` + 1, ..."
+    )
+
+
+class SweepFile(Section):
+    """What a job file may say beside its job."""
+
+    sweep: SweepConfig = Field(default_factory=SweepConfig)
 
 
 class JobSpec(TrainConfig):

@@ -10,15 +10,15 @@ sys.path.insert(0, str(ROOT))
 from last_e.config import ENVIRONMENTS, VARIANTS, is_pinned
 from last_e.layers import KEY_ALIASES, known_keys, package_layer, set_by
 from last_e.problems import allowed_values, show
-from runner.spec import JobSpec
+from runner.spec import JobSpec, SweepFile
 
 HEAD = """\
 # Configuration
 
 <!-- Written by scripts/make_docs.py from the schemas and the packaged defaults: do not edit by hand. -->
 
-Every key of a job file, of `--set`, and (but for `name`, `run.*` and `store.*`) of `python -m last_e --set`. Layers, lowest
-first: the recipe, the model variant, the data set, the environment profile, the job file, direct flags, `--set`.
+Every key of a job file, of `--set`, and (but for `name`, `run.*`, `store.*` and `sweep.*`) of `python -m last_e --set`. Layers,
+lowest first: the recipe, the model variant, the data set, the environment profile, the job file, direct flags, `--set`.
 `lastrun explain JOB.YAML` prints each value with the layer that set it.
 
 A key marked *pinned* decides learning: it is fixed when a job begins, and `resume` refuses to change it unless
@@ -38,7 +38,7 @@ YAML is read strictly: `1e-4` is a number, only `true` and `false` are truth val
 def render() -> str:
     """The whole page."""
     text = HEAD
-    fields, marks = known_keys(JobSpec), set_by(JobSpec)
+    fields, marks = known_keys(JobSpec) | known_keys(SweepFile), set_by(JobSpec) | set_by(SweepFile)
     base = package_layer("base_e_v3", "ntu60", "local")
     section = None
     for key, field in fields.items():

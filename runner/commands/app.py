@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from last_e.process import discard_output
-from runner.commands import check, keep, look, run
+from runner.commands import check, groups, keep, look, run
 from runner.commands.bench import bench
 from runner.commands.data import data_app
 from runner.commands.host import host_app
@@ -33,6 +33,7 @@ app.command()(check.plan)
 app.command(name="list")(look.list_)
 app.command()(look.status)
 app.command()(look.logs)
+app.command()(look.compare)
 app.command()(keep.stop)
 app.command()(keep.pull)
 app.command()(keep.sync)
@@ -42,6 +43,7 @@ app.add_typer(host_app, name="host")
 app.add_typer(image_app, name="image")
 app.command(hidden=True)(run.attempt)
 app.command(hidden=True)(run.again)
+app.command(hidden=True)(groups.points)
 app.command(hidden=True)(probe)
 
 

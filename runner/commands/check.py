@@ -25,28 +25,33 @@ def validate(
     json: JsonOption = False,
 ) -> None:
     """Check a job's file; every mistake is told at once."""
-    from runner.resolve import resolve_spec
+    from runner.resolve import resolve_points, unlike
     from runner.view.console import print_json, show
 
-    resolved = resolve_spec(spec, env, set_ or [])
+    found = resolve_points(spec, env, set_ or [])
+    resolved, jobs = found.points[0].job, [point.job for point in found.points]
     if store is not None:
         from runner.store.uri import StoreUri
 
         StoreUri.typed(store)  # as it is written; --deep asks it
     if deep:
-        from runner.launch.approve import approve
-        from runner.launch.start import make_launcher
+        from runner.launch.points import approve_all
         from runner.store.open import store_of
 
-        approve(make_launcher(resolved.config), store_of(resolved.config.store, store), resolved, here=here, only_look=True)
+        approve_all(store_of(resolved.config.store, store), jobs, here=here, only_look=True)
     else:
-        resolved.notes.extend(_look_at_data(resolved.config))
+        resolved.notes.extend(note for job in unlike(jobs) for note in _look_at_data(job.config))
+    notes = list(dict.fromkeys(note for job in jobs for note in job.notes))
     if json:
-        print_json("validate", {"valid": True, "config": resolved.items(), "notes": resolved.notes})
+        points = {"points": [point.values for point in found.points]} if found.is_sweep else {}
+        print_json("validate", {"valid": True, "config": resolved.items(), "notes": notes, **points})
+        return
+    for note in notes:
+        show(note)
+    if found.is_sweep:
+        show(f"{spec} is valid: a sweep of {len(jobs)} points, the first with {found.points[0]}")
         return
     config = resolved.config
-    for note in resolved.notes:
-        show(note)
     show(f"{spec} is valid: {config.model.variant} on {config.dataset} {config.split_type}, {config.training.epochs} epochs")
 
 

@@ -2,78 +2,124 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from runner.commands.options import JOB_HELP, JobArgument, JsonOption, StoreOption
+from runner.commands.options import GROUP_HELP, JobArgument, JobOrGroupArgument, JsonOption, StoreOption
 
 if TYPE_CHECKING:
+    from runner.job.group import Group
     from runner.job.job import Job
+    from runner.store.protocol import Store
 
 
 def stop(
-    job: Annotated[str | None, typer.Argument(metavar="JOB", help=JOB_HELP, show_default=False)] = None,
+    job: Annotated[str | None, typer.Argument(metavar="JOB|GROUP", help=GROUP_HELP, show_default=False)] = None,
     all_: Annotated[bool, typer.Option("--all", help="every job of the store that runs or waits to begin")] = False,
     now: Annotated[bool, typer.Option("--now", help="at once, without saving")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="until it has stopped")] = False,
     store: StoreOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Ask a job to save and stop, wherever it runs."""
-    from runner.errors import State, UsageError
-    from runner.job.find import find_job, list_jobs, store_with_jobs
-    from runner.launch.settle import state_of, waiting, withdraw
+    """Ask a job to save and stop, wherever it runs; of a group, all points, and whoever runs them begins no more."""
+    from runner.errors import UsageError
+    from runner.job.find import find, store_with_jobs
+    from runner.job.group import Group
+    from runner.launch.settle import state_of
     from runner.view.console import print_json, show
-    from runner.view.status import running, until_stopped
+    from runner.view.status import until_stopped
 
     if (job is None) is not all_:
         both = "name a job or say --all, not both" if all_ else "name a job, or say --all"
         raise UsageError(f"{both}; lastrun list shows those there are")
-    facts: list[dict[str, Any]] = []
-    found: list[Job] = []
-
-    def take_out(one: Job) -> list[str] | None:
-        """None if something of it was in a queue; else why nobody knows."""
-        taken, silent = withdraw(one)
-        if taken is None:
-            return silent
-        facts.append({"id": one.id, "asked": None, "state": state_of(one)[0].value})
-        if not json:
-            show(f"{one.id}: {taken} was taken out of the queue; lastrun resume {one.reference} goes on with it")
-        return None
-
-    if job is not None:
-        named = find_job(job, store)
-        state, attempt, _ = state_of(named)
-        if state is State.RUNNING and attempt is not None:
-            found = [named]
-        elif (silent := take_out(named)) is not None:
-            raise UsageError(f"{named.id} is {state.value}: {'; '.join(['there is nothing to stop', *silent])}")
+    one = None if job is None else find(job, store)
+    taken: dict[str, Job] = {}  # out of a queue
+    if one is None:
+        found, taken = _stop_all(store_with_jobs(store), now)
+    elif isinstance(one, Group):
+        found, taken = _stop_group(one, now)
     else:
-        named, jobs = None, list(list_jobs(store_with_jobs(store)))
-        found = running(jobs)
-        queued, silent = waiting([one for one in jobs if one not in found])
-        for words in silent:
-            show(words, error=True)
-        found += [one for one in queued if take_out(one) is not None]  # it has begun meanwhile, or does so
-    for one in found:
-        one.requests.ask_to_stop(now)
+        found, taken = _stop_job(one)
+    for each in found:
+        each.requests.ask_to_stop(now)
         if not json:
-            show(f"{one.id} is stopping; lastrun status {one.reference} tells when it has stopped")
-    if not found and not facts and not json:
-        show("no job runs")
+            show(f"{each.id} is stopping; lastrun status {each.reference} tells when it has stopped")
+    for what, each in [] if json else taken.items():
+        show(f"{each.id}: {what} was taken out of the queue; lastrun resume {each.reference} goes on with it")
+    if not found and not taken and not json:
+        show("no job runs" if one is None else f"no point of {one.id} runs; whoever runs its points begins no more")
     ended = {}
-    for one, status in until_stopped(found) if wait else ():
-        ended[one.id] = status["state"]
+    for each, facts in until_stopped(found) if wait else ():
+        ended[each.id] = facts["state"]
         if not json:
-            show(f"{one.id}: {status['state']} at step {status['step']:,}; {status['next']}")
+            show(f"{each.id}: {facts['state']} at step {facts['step']:,}; {facts['next']}")
     if json:
         asked = "now" if now else "save"
-        facts += [{"id": one.id, "asked": asked, "state": ended.get(one.id, "stopping")} for one in found]
-        told = None if facts and not found else asked
-        print_json("stop", {"id": named.id if named is not None else None, "asked": told, "jobs": facts})
+        jobs = [{"id": each.id, "asked": asked, "state": ended.get(each.id, "stopping")} for each in found]
+        jobs += [{"id": each.id, "asked": None, "state": state_of(each)[0].value} for each in taken.values()]
+        print_json("stop", {"id": one.id if one else None, "asked": asked if found or not taken else None, "jobs": jobs})
+
+
+def _stop_job(job: Job) -> tuple[list[Job], dict[str, Job]]:
+    """The job, if it runs, and what of it was taken out of a queue."""
+    from runner.errors import State, UsageError
+    from runner.launch.settle import state_of, withdraw
+
+    state, attempt, _ = state_of(job)
+    if state is State.RUNNING and attempt is not None:
+        return [job], {}
+    taken, silent = withdraw(job) if state is not State.RUNNING else (None, [])
+    if taken is None:
+        raise UsageError(f"{job.id} is {state.value}: {'; '.join(['there is nothing to stop', *silent])}")
+    return [], {taken: job}
+
+
+def _stop_all(store: Store, now: bool) -> tuple[list[Job], dict[str, Job]]:
+    """Jobs that run, and what was taken out of a queue."""
+    from runner.job.find import list_jobs
+    from runner.job.group import Group
+    from runner.job.paths import group_of
+    from runner.launch.settle import waiting, withdraw
+    from runner.view.console import show
+    from runner.view.status import running
+
+    jobs = list(list_jobs(store))
+    found = running(jobs)
+    queued, silent = waiting([job for job in jobs if job not in found])
+    for words in silent:
+        show(words, error=True)
+    for group_id in dict.fromkeys(group_of(job.id) for job in [*found, *queued]):
+        if group_id is not None:  # first: whoever runs its points begins no more of them
+            Group(store, group_id).requests.ask_to_stop(now)
+    taken = {}
+    for job in queued:
+        if what := withdraw(job)[0]:
+            taken[what] = job
+        else:
+            found.append(job)  # it has begun meanwhile, or does so
+    return found, taken
+
+
+def _stop_group(group: Group, now: bool) -> tuple[list[Job], dict[str, Job]]:
+    """Points that run, and what was taken out of a queue. Whoever runs the group begins no more, and what waits in a queue that
+    is not seen from here leaves when it begins."""
+    from runner.errors import State
+    from runner.launch.settle import withdraw
+    from runner.view.status import states
+
+    group.requests.ask_to_stop(now)
+    by_state = states(group.jobs())
+    waiting = [job for job, state in by_state if state not in (State.RUNNING, State.SUCCEEDED)]
+    taken = {}
+    for job in reversed(waiting):  # one may wait for another's end
+        if what := withdraw(job)[0]:
+            taken[what] = job
+    left = [job for job in waiting if job not in taken.values()]
+    group.store.in_parallel([partial(job.requests.ask_to_stop, now) for job in left])
+    return [job for job, state in by_state if state is State.RUNNING], taken
 
 
 def pull(
@@ -121,18 +167,23 @@ def sync(
 
 
 def rm(
-    job: JobArgument,
+    job: JobOrGroupArgument,
     store: StoreOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Delete a job whole; takes its whole ID."""
+    """Delete a job whole, or a group with all its jobs; takes the whole ID."""
     from runner.errors import State, UsageError
-    from runner.job.find import find_job
+    from runner.job.find import find
+    from runner.job.group import Group
     from runner.launch.settle import state_of
     from runner.view.console import print_json, show
+    from runner.view.status import running
 
-    found = find_job(job, store, whole=True)
-    if state_of(found)[0] is State.RUNNING:
+    found = find(job, store, whole=True)
+    if isinstance(found, Group):
+        if busy := running(iter(found.jobs())):
+            raise UsageError(f"{found.id}: {len(busy)} of its points run: lastrun stop {found.reference} first")
+    elif state_of(found)[0] is State.RUNNING:
         raise UsageError(f"{found.id} is running: lastrun stop {found.reference} first")
     count = found.delete()
     if json:

@@ -6,12 +6,13 @@ from typing import Annotated
 
 import typer
 
-from runner.commands.options import JobArgument, JsonOption, StoreOption
+from runner.commands.options import GROUP_HELP, JobArgument, JobOrGroupArgument, JsonOption, StoreOption
 
 
 def list_(
     store: StoreOption = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="how many, newest first")] = 50,
+    group: Annotated[str | None, typer.Option("--group", metavar="GROUP", help="the jobs of a group alone")] = None,
     json: JsonOption = False,
 ) -> None:
     """List the jobs of a store, newest first."""
@@ -20,8 +21,15 @@ def list_(
     from runner.view.jobs import print_jobs
     from runner.view.status import summaries
 
-    target = store_with_jobs(store)
-    jobs, more = summaries(list_jobs(target), limit)
+    if group is None:
+        target = store_with_jobs(store)
+        found = list_jobs(target)
+    else:
+        from runner.job.find import find_group
+
+        one = find_group(group, store)
+        target, found = one.store, iter(one.jobs())
+    jobs, more = summaries(found, limit)
     if json:
         print_json("list", {"store": target.uri, "jobs": jobs, "more": more})
     else:
@@ -29,19 +37,29 @@ def list_(
 
 
 def status(
-    job: JobArgument,
+    job: JobOrGroupArgument,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="again every few seconds, until it no longer runs")] = False,
     store: StoreOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show where a job is, how it fares, and what to do next."""
-    from runner.job.find import find_job
+    """Show where a job is, how it fares, and what to do next; of a group, a line for each point."""
+    from runner.job.find import find
+    from runner.job.group import Group
     from runner.view.console import print_json
     from runner.view.jobs import print_status, watch_status
     from runner.view.status import follow_status, job_status
 
-    found = find_job(job, store)
-    if json:
+    found = find(job, store)
+    if isinstance(found, Group):
+        from runner.view.groups import follow_group, group_status, print_group, watch_group
+
+        if json:
+            print_json("status", group_status(found))
+        elif watch:
+            watch_group(follow_group(found))
+        else:
+            print_group(group_status(found))
+    elif json:
         print_json("status", job_status(found))
     elif watch:
         watch_status(follow_status(found))
@@ -66,3 +84,34 @@ def logs(
         return
     for piece in follow_log(found) if follow else found.log():
         show(piece, end="")
+
+
+def compare(
+    names: Annotated[list[str], typer.Argument(metavar="GROUP|JOB...", help=GROUP_HELP)],
+    csv: Annotated[bool, typer.Option("--csv", help="print a table for a spreadsheet")] = False,
+    store: StoreOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Compare the jobs of a group, or any jobs of a store: what differs, top-1, time, cost; best first."""
+    from runner.errors import UsageError
+    from runner.job.find import find
+    from runner.job.group import Group
+    from runner.view.compare import compare as compared
+    from runner.view.compare import comparison_csv, print_comparison
+    from runner.view.console import print_json, show
+
+    if csv and json:
+        raise UsageError("--csv and --json are two forms of the same: give one of them")
+    found = [find(name, store) for name in names]
+    jobs = {job.uri: job for one in found for job in (one.jobs() if isinstance(one, Group) else [one])}
+    if len(jobs) < 2:
+        raise UsageError(f"there {'is one job' if jobs else 'are no jobs'} to compare: name a group, or several jobs")
+    facts = compared(list(jobs.values()))
+    if json:
+        print_json("compare", facts)
+    elif csv:
+        show(comparison_csv(facts), end="")
+        for name, why in facts["without"].items():
+            show(f"without {name}: {why}", error=True)
+    else:
+        print_comparison(facts)

@@ -13,6 +13,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object 
 SpecArgument = Annotated[Path, typer.Argument(metavar="JOB.YAML", help="the job's file")]
 JOB_HELP = "ID of a job, the beginning of one, or STORE/ID"
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help=JOB_HELP)]
+GROUP_HELP = f"{JOB_HELP}; or a group's"
+JobOrGroupArgument = Annotated[str, typer.Argument(metavar="JOB|GROUP", help=GROUP_HELP)]
 EnvOption = Annotated[str | None, typer.Option("--env", metavar="ENV", help="auto, local, kaggle, gcp, lambda or a100")]
 HereOption = Annotated[bool, typer.Option("--here", help="train on this machine, though the profile is for another kind")]
 SetOption = Annotated[
@@ -24,6 +26,16 @@ StoreOption = Annotated[
     str | None, typer.Option("--store", metavar="URI", help="default: LASTRUN_STORE, config.toml, your data folder")
 ]
 DetachOption = Annotated[bool, typer.Option("--detach", help="start it and return; it lives on in the background")]
+ParallelOption = Annotated[
+    int | None,
+    typer.Option("--parallel", metavar="N", min=1, max=256, help="so many points at a time (default: one a GPU, else one)"),
+]
+StopAfterOption = Annotated[
+    int | None,
+    typer.Option(
+        "--stop-after", metavar="N", min=1, help="end when so many points in a row failed for one reason (default: 5)"
+    ),
+]
 AllowOption = Annotated[
     list[str] | None,
     typer.Option("--allow-change", metavar="KEY", help="a key that may change although it decides learning (data: the clips)"),

@@ -15,12 +15,14 @@ from runner.commands.options import (
     DetachOption,
     EnvOption,
     HereOption,
-    JobArgument,
+    JobOrGroupArgument,
     JsonOption,
     LauncherOption,
     OnOption,
+    ParallelOption,
     SetOption,
     SpecArgument,
+    StopAfterOption,
     StoreOption,
     TakeoverOption,
     TrustOption,
@@ -43,27 +45,37 @@ def submit(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check everything and show what would run; write nothing")] = False,
     detach: DetachOption = False,
     here: HereOption = False,
+    parallel: ParallelOption = None,
+    stop_after: StopAfterOption = None,
+    yes: Annotated[bool, typer.Option("--yes", help="begin a sweep of more than 20 points without being asked")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Check a job, keep it in the store, and run it."""
+    """Check a job, keep it in the store, and run it; of a sweep, a job for each point."""
     from runner import kaggle
-    from runner.errors import Exit, LastrunError
+    from runner.errors import Exit, LastrunError, UsageError
     from runner.job.job import Job
     from runner.launch.approve import approve
     from runner.launch.start import make_launcher
-    from runner.resolve import resolve_spec
+    from runner.resolve import name_of, resolve_points
     from runner.store.open import store_of
     from runner.trust import Trust, brought, notes_of_file, words
     from runner.view.config import print_explained
     from runner.view.console import print_json, show
 
     env, launcher, set_ = _on(on, env, launcher, set_)
-    resolved = resolve_spec(spec, env, set_, launcher)
+    points = resolve_points(spec, env, set_, launcher)
+    if points.is_sweep:
+        from runner.commands.groups import submit_sweep
+
+        submit_sweep(points, spec, store, parallel, stop_after, here=here, dry_run=dry_run, detach=detach, yes=yes, json=json)
+    if parallel is not None or stop_after is not None:
+        raise UsageError(f"{spec} is one job: --parallel and --stop-after are for a sweep")
+    resolved = points.points[0].job
     config, told = resolved.config, notes_of_file(resolved, spec)
     target = store_of(config.store, store)
     told += kaggle.notes(target.uri)
     starter = make_launcher(config)
-    name = config.name or f"{config.model.variant}-{config.dataset}-{config.split_type}".replace("_", "-")
+    name = name_of(config)
     if dry_run:
         obstacle: LastrunError | None = None
         try:
@@ -102,7 +114,7 @@ def submit(
 
 
 def resume(
-    job: JobArgument,
+    job: JobOrGroupArgument,
     env: EnvOption = None,
     set_: SetOption = None,
     allow_change: AllowOption = None,
@@ -113,83 +125,54 @@ def resume(
     detach: DetachOption = False,
     here: HereOption = False,
     trust: TrustOption = False,
+    parallel: ParallelOption = None,
+    stop_after: StopAfterOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Go on with a job from its newest whole checkpoint, here."""
+    """Go on with a job from its newest whole checkpoint, here; of a group, with all that is unfinished."""
     from runner import kaggle
-    from runner.errors import ClaimedError, State, UsageError
-    from runner.job.carry import carry, home_of, newer, refuse_running
-    from runner.job.find import find_job
+    from runner.errors import UsageError
+    from runner.job.carry import carry, home_of, newer
+    from runner.job.find import find
+    from runner.job.group import Group
     from runner.launch.approve import approve
+    from runner.launch.ready import How, ready
     from runner.launch.settle import settled
-    from runner.launch.start import make_launcher
-    from runner.resolve import absolute_settings, resolve_attempt
-    from runner.trust import Trust, see_that_it_is_taken, see_that_nothing_is_gained, words
+    from runner.trust import Trust, see_that_nothing_is_gained
     from runner.view.console import show
 
     env, launcher, set_ = _on(on, env, launcher, set_)
-    found = home = find_job(job, store)
+    found = find(job, store)
+    how = How(env, tuple(set_), tuple(allow_change or ()), takeover, launcher, here)
+    if isinstance(found, Group):
+        from runner.commands.groups import resume_group
+
+        resume_group(found, how, trust, parallel, stop_after, detach, json)
+    if parallel is not None or stop_after is not None:
+        raise UsageError(f"{found.id} is one job: --parallel and --stop-after are for a group of them")
+    home = found
     if found.store.is_read_only(found.paths.all):  # it goes on where it can be written
         home = home_of(found)
         read, found = found.store, newer(home, found)
         if found is home:
             show(f"going on with the job in {home.store.uri}, which has all of it that {read.uri} has", error=True)
-    attempts = settled(found)
-    config, origins, _ = found.settings(attempts)
     trusted = Trust(found.store.uri, all_of_it=trust)
-    resolved, changes = resolve_attempt(
-        config, origins, env, set_, allow_change or [], launcher, takes=trusted.takes, options=trusted.options
-    )
-    state, attempt, reason = found.attempts.state(attempts)
-    if reason is not None and not reason.ending.resumable and state is not State.SUCCEEDED and not allow_change:
-        raise UsageError(
-            f"{found.id} ended as {reason.value}: going on unchanged would end the same way; {reason.ending.advice}, "
-            f"or go on with --set KEY=VALUE --allow-change KEY"
-        )
-    if state is State.SUCCEEDED and not allow_change:
-        raise UsageError(
-            f"{found.id} is complete: there is nothing to go on with; lastrun status {found.reference} shows its result"
-        )
-    epochs = resolved.config.training.epochs
-    if state is State.SUCCEEDED and attempt is not None and epochs <= (attempt.epochs or config["training.epochs"]):
-        raise UsageError(
-            f"{found.id} is complete, and this changes nothing of it: more epochs would, with "
-            f"--set training.epochs=N --allow-change training.epochs (it has trained {epochs})"
-        )
-    if found is not home and not takeover:
-        refuse_running(found, attempts)
-    elif state is State.RUNNING and attempt is not None and not takeover:
-        raise ClaimedError(
-            f"{found.id} is being run by {attempt}; lastrun status {found.reference} follows it, --takeover takes it over"
-        )
-    values = see_that_it_is_taken(resolved, trusted)
+    go = ready(found, settled(found), how, trusted, copied=found is not home)
     if found is not home:
         to = Trust(home.store.uri)
         see_that_nothing_is_gained(trusted, to)
-        to.remember(values)
+        to.remember(go.values)
     if trust:
-        trusted.remember(values)
-    kaggle.take_secrets(resolved.config.run.pass_env)
+        trusted.remember(go.values)
+    kaggle.take_secrets(go.resolved.config.run.pass_env)
     for note in kaggle.notes(home.store.uri):
         show(note, error=True)
-    starter = make_launcher(resolved.config)
-    approve(starter, home.store, resolved, here=here, prefix=home.paths.all)
-    arguments = words(values)
-    arguments += [
-        *(["--here"] if here else []),
-        *(["--takeover"] if takeover else []),
-        *([] if env is None else ["--env", env]),
-    ]
-    arguments += [] if launcher is None else ["--launcher", launcher]
-    for word in absolute_settings(set_):
-        arguments += ["--set", word]
-    for word in allow_change or []:
-        arguments += ["--allow-change", word]
+    approve(go.launcher, home.store, go.resolved, here=here, prefix=home.paths.all)
 
     def at_home() -> Job:
         return found if found is home else carry(found, home, lambda note: show(note, error=True))
 
-    start(at_home, arguments, detach, json, "resume", starter, changes)
+    start(at_home, go.arguments, detach, json, "resume", go.launcher, go.changes)
 
 
 def _on(

@@ -1,40 +1,42 @@
-"""A job of a store that can only be read, such as a data set that is attached to a session, carried into one that can be
-written, where it goes on under its own ID."""
+"""Jobs of a store that can only be read, such as a data set that is attached to a session, carried into one that can be
+written, where they go on under their own IDs."""
 
 from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from last_e.manifest import DamagedCheckpoint
 from runner.errors import ClaimedError, DamagedObjectError, MissingKeyError, UsageError
 from runner.job.attempts import Attempt
 from runner.job.checkpoints import Stored, counted
+from runner.job.group import Group
 from runner.job.job import Job
 from runner.job.lease import refuse_beating
 from runner.store.open import default_store, open_store
 
+T = TypeVar("T", Job, Group)
 Say = Callable[[str], None]
 _OF_AN_ATTEMPT = re.compile(r"[^/]+/attempts/[^/]+/((claim|heartbeat)\.json|metrics\.jsonl|log/[^/]+\.txt|events/[^/]+)")
 """Keys that are carried as they are; an attempt's record comes after them."""
 _AT_ONCE = 256
 
 
-def home_of(source: Job) -> Job:
-    """The same job in the user's default store, whether it is there yet or not.
+def home_of(source: T) -> T:
+    """The same job or group in the user's default store, whether it is there yet or not.
 
     Raises:
         UsageError: that one cannot be written either.
     """
     store = open_store(default_store())
-    home = Job(store, source.id)
+    home = type(source)(store, source.id)
     if store.is_read_only(home.paths.all):
         other = "" if store.uri == source.store.uri else f", and so can {store.uri}"
         raise UsageError(
@@ -136,6 +138,45 @@ def carry(source: Job, home: Job, say: Say) -> Job:
         home.store.put(home.paths.index, b"")
     home.store.put(home.paths.record, record)
     return Job(home.store, home.id)  # one that has read nothing yet
+
+
+def to_carry(source: Group, home: Group) -> list[Job]:
+    """Those jobs of a group that are to be gone on from where they are, and so copied; see :func:`newer`. What was deleted in
+    either place stays deleted.
+
+    Raises:
+        UsageError: the new store has another group with that ID, or a job that has gone on by itself.
+    """
+    is_there = True
+    try:
+        same = home.store.get(home.paths.record) == source.store.get(source.paths.record)
+    except MissingKeyError:  # not there, or only half
+        is_there, same = False, True
+    if not same:
+        raise UsageError(
+            f"{home.store.uri} has another group with the ID {home.id}: name another store with LASTRUN_STORE, and the one of "
+            f"{source.store.uri} is copied there"
+        )
+    found = []
+    for job in source.jobs():
+        copy = Job(home.store, job.id)
+        if job.is_there() and (not is_there or copy.is_there()) and newer(copy, job) is job:
+            found.append(job)
+    return found
+
+
+def carry_group(source: Group, home: Group, jobs: Iterable[Job], say: Say) -> None:
+    """Copy these of its jobs, each as :func:`carry` does, and then what makes them a group: what is cut off in between is gone
+    on with by the same command.
+
+    Raises:
+        StoreError: one of the stores fails.
+    """
+    for job in jobs:
+        carry(job, Job(home.store, job.id), say)
+    if source.is_made():
+        home.store.put(home.paths.made, source.store.get(source.paths.made))
+    home.store.put(home.paths.record, source.store.get(source.paths.record))
 
 
 def _copy(source: Job, home: Job, keys: Iterator[str], say: Say) -> None:

@@ -1,4 +1,4 @@
-"""Jobs of a store, by what people call them."""
+"""Jobs and groups of a store, by what people call them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from runner.errors import NoSuchJobError, UsageError
+from runner.job.group import Group
 from runner.job.job import Job
-from runner.job.paths import INDEX, JOB_ID, JOB_RECORD
+from runner.job.paths import GROUP_ID, INDEX, JOB_ID, JOB_RECORD, group_of
 from runner.store.directory import DirectoryStore
 from runner.store.open import existing_store, open_store
 from runner.store.protocol import Store
@@ -28,6 +30,32 @@ def find_job(name: str, store_uri: str | None, whole: bool = False) -> Job:
 
     Raises:
         NoSuchJobError: none or several.
+        UsageError: a group.
+    """
+    found = find(name, store_uri, whole)
+    if isinstance(found, Group):
+        raise UsageError(f"{found.id} is a group; this takes one job of it, such as {found.paths.point(1)}")
+    return found
+
+
+def find_group(name: str, store_uri: str | None) -> Group:
+    """A group alone.
+
+    Raises:
+        NoSuchJobError: none or several.
+        UsageError: a job.
+    """
+    found = find(name, store_uri)
+    if isinstance(found, Job):
+        raise UsageError(f"{found.id} is one job; this takes a group of them")
+    return found
+
+
+def find(name: str, store_uri: str | None, whole: bool = False) -> Job | Group:
+    """The job or the group that a person means, as of :func:`find_job`.
+
+    Raises:
+        NoSuchJobError: none or several.
     """
     if "/" in name:
         parent, name = StoreUri.typed(name).parent()
@@ -40,27 +68,41 @@ def find_job(name: str, store_uri: str | None, whole: bool = False) -> Job:
         raise UsageError(f"job {name!r}: an ID has lower-case letters, digits and dashes only")
     below = _stores_below(store)
     stores: list[Store] = [*below] or [store]
-    found = [job for each in stores for job in _called(name, each, whole)]
+    found = [one for each in stores for one in _called(name, each, whole)]
     if len(found) > 1:
-        same_store = len({job.store.uri for job in found}) == 1
-        names = [job.id if same_store else job.uri for job in found]
+        same_store = len({one.store.uri for one in found}) == 1
+        names = [one.id if same_store else one.uri for one in found]
         order, others = ", the newest first" if same_store else "", ", ..." if len(names) > 5 else ""
         raise NoSuchJobError(f"{name} could be any of these{order}: {', '.join(names[:5])}{others}")
-    job = found[0] if found else Job(below[0] if len(below) == 1 else store, name)
-    job.record()
-    return job
+    one = found[0] if found else Job(below[0] if len(below) == 1 else store, name)
+    one.record()
+    return one
 
 
-def _called(name: str, store: Store, whole: bool) -> list[Job]:
-    """Jobs of one store that the name may mean."""
-    with suppress(NoSuchJobError):  # a whole ID needs no listing of a store that may hold thousands
-        job = Job(store, name)
-        job.record()
-        return [job]
-    names = list(dict.fromkeys(job.id for job in list_jobs(store) if job.id.startswith(name)))
+def _called(name: str, store: Store, whole: bool) -> list[Job] | list[Group] | list[Job | Group]:
+    """Jobs and groups of one store that the name may mean. The jobs of a group are meant by what is longer than its ID."""
+    job, group = Job(store, name), Group(store, name)
+    looks = [partial(_is_there, job), *([partial(_is_there, group)] if GROUP_ID.fullmatch(name) else [])]
+    is_job, is_group = [*store.in_parallel(looks), False][:2]  # a whole ID needs no listing of a store that may hold thousands
+    if is_job or is_group:
+        return [job] if is_job else [group]
+    names: dict[str, Job | Group] = {}
+    for one in list_jobs(store):
+        if one.id.startswith(name):
+            of = group_of(one.id)
+            meant = Group(store, of) if of is not None and len(name) < len(of) else one
+            names.setdefault(meant.id, meant)
     if whole and names:
-        raise UsageError(f"{name}: this takes a whole ID, such as {names[0]}")
-    return [Job(store, each) for each in names]
+        raise UsageError(f"{name}: this takes a whole ID, such as {next(iter(names))}")
+    return list(names.values())
+
+
+def _is_there(one: Job | Group) -> bool:
+    try:
+        one.record()
+    except NoSuchJobError:
+        return False
+    return True
 
 
 def store_with_jobs(uri: str | None) -> Store:

@@ -28,6 +28,17 @@ _PIECES = 256
 """So many of a log are read at once."""
 
 
+class Membership(BaseModel):
+    """Of a job that is a point of a sweep."""
+
+    id: str
+    """The group's."""
+    index: int = Field(ge=1, le=9999)
+    count: int = Field(ge=1, le=9999)
+    values: dict[str, Any]
+    """What it sets that other points set otherwise."""
+
+
 class _Record(BaseModel):
     """``job.json``."""
 
@@ -36,6 +47,7 @@ class _Record(BaseModel):
     created_at: float = Field(ge=0, le=1e11, allow_inf_nan=False)
     config: dict[str, Any]
     origins: dict[str, str]
+    group: Membership | None = None
 
     @field_validator("config")
     @classmethod
@@ -44,6 +56,43 @@ class _Record(BaseModel):
             if not isinstance(config.get(key), kind):
                 raise ValueError(key)
         return config
+
+
+def new_id(name: str) -> str:
+    """An ID that nothing else has."""
+    return f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+
+
+def record_of(
+    job_id: str,
+    name: str,
+    created_at: float,
+    version: str,
+    config: dict[str, Any],
+    origins: dict[str, str],
+    group: Membership | None = None,
+) -> dict[str, Any]:
+    """What ``job.json`` is to say."""
+    record = {
+        "format": FORMAT,
+        "id": job_id,
+        "name": name,
+        "created_at": created_at,
+        "lastrun": version,
+        "config": config,
+        "origins": origins,
+    }
+    return record if group is None else {**record, "group": group.model_dump()}
+
+
+def reference_to(store: Store, name: str) -> str:
+    """What a command needs to find a job or a group: its ID, with the store where that is not the default one."""
+    with suppress(UsageError):  # there may be no default
+        if str(StoreUri.typed(default_store())) == store.uri:
+            return name
+    from shlex import quote
+
+    return quote(str(StoreUri.parse(store.uri).child(name)))
 
 
 class Job:
@@ -60,29 +109,14 @@ class Job:
     @property
     def reference(self) -> str:
         """What a command needs to find the job: its ID, with the store where that is not the default one."""
-        with suppress(UsageError):  # there may be no default
-            if str(StoreUri.typed(default_store())) == self.store.uri:
-                return self.id
-        from shlex import quote
-
-        return quote(self.uri)
+        return reference_to(self.store, self.id)
 
     @classmethod
     def create(cls, store: Store, name: str, config: dict[str, Any], origins: dict[str, str], version: str) -> Job:
         """Write a new job's record."""
-        stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-        job = cls(store, f"{name}-{stamp}-{secrets.token_hex(2)}")
-        record = {
-            "format": FORMAT,
-            "id": job.id,
-            "name": name,
-            "created_at": time.time(),
-            "lastrun": version,
-            "config": config,
-            "origins": origins,
-        }
+        job = cls(store, new_id(name))
         store.put(job.paths.index, b"")  # first: an entry without a job is passed over
-        store.put(job.paths.record, dump(record))
+        store.put(job.paths.record, dump(record_of(job.id, name, time.time(), version, config, origins)))
         job.attempts = Attempts(store, job.paths, job.uri, largest=0)
         return job
 
@@ -128,6 +162,16 @@ class Job:
         """Why an attempt that runs has the job no more, if so: another has taken it, or somebody has deleted it."""
         taken, gone = self.store.in_parallel([partial(self.attempts.superseded, attempt), self.is_deleted])
         return Reason.JOB_DELETED if gone else Reason.LEASE_LOST if taken else None
+
+    def is_there(self) -> bool:
+        """Whether there is such a job, or something in its place that cannot be read."""
+        try:
+            self.store.get(self.paths.record)
+        except MissingKeyError:
+            return False
+        except DamagedObjectError:
+            return True
+        return True
 
     def is_deleted(self) -> bool:
         """Whether somebody has deleted it and said so. That its record is not there proves nothing: a disk that is away shows

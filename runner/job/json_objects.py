@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from runner.errors import DamagedObjectError
 from runner.store.protocol import Store
 
-_MOST_BYTES = 4 << 20
+MOST_BYTES = 4 << 20
 T = TypeVar("T")
 
 
@@ -39,7 +39,7 @@ def read(store: Store, key: str) -> bytes:
         MissingKeyError: there is none.
         DamagedObjectError: they are too many.
     """
-    return store.get(key, _MOST_BYTES)
+    return store.get(key, MOST_BYTES)
 
 
 def read_json(store: Store, key: str) -> dict[str, Any]:

@@ -7,6 +7,10 @@ JOB-ID/attempts/0003-<id>/            claim.json, once it has run attempt.json, 
 JOB-ID/checkpoints/<step>-<attempt>/  files, then MANIFEST.json last
 JOB-ID/requests/<random>.json         stop requests
 JOB-ID/deleted                        empty; of a job that was deleted while an attempt might come back
+
+GROUP-ID/group.json                   of a sweep: every point; written once, before its jobs, whose IDs are GROUP-IDp0001, ...
+GROUP-ID/made                         empty; the jobs were all there once
+GROUP-ID/requests/<random>.json       stop requests, for whoever runs its points
 """
 
 from __future__ import annotations
@@ -18,6 +22,8 @@ from last_e.manifest import MANIFEST, Manifest
 INDEX = ".index/"
 JOB_RECORD, ATTEMPT_RECORD, CLAIM_RECORD, END_RECORD = "job.json", "attempt.json", "claim.json", "end.json"
 JOB_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,80}")
+_GROUP_ID = r"[a-z0-9][a-z0-9-]{0,60}-\d{8}-\d{6}-[0-9a-f]{4}"
+GROUP_ID, POINT_ID = re.compile(_GROUP_ID), re.compile(rf"({_GROUP_ID})p\d{{4}}")
 ATTEMPT_ID = re.compile(r"[0-9]{4,6}-[0-9a-f]{2,16}")
 LARGEST_NUMBER = 999_999
 """Of an attempt."""
@@ -83,6 +89,35 @@ class Paths:
     def checkpoint(self, name: str, file: str = MANIFEST) -> str:
         """A file of a checkpoint; by itself, its manifest."""
         return f"{self.checkpoints}{name}/{file}"
+
+
+class GroupPaths:
+    """The keys of one group, beside those of its jobs."""
+
+    def __init__(self, group_id: str) -> None:
+        self.group_id = group_id
+        self.all = f"{group_id}/"
+        self.record = f"{group_id}/group.json"
+        self.made = f"{group_id}/made"
+
+    @property
+    def index(self) -> str:
+        """How the places of its jobs in the index begin.
+
+        Raises:
+            ValueError: an ID that was not made here.
+        """
+        return f"{Paths(self.group_id).index}p"
+
+    def point(self, number: int) -> str:
+        """The ID of a job of it, counted from 1."""
+        return f"{self.group_id}p{number:04d}"
+
+
+def group_of(job_id: str) -> str | None:
+    """The group to which a job belongs, by its ID."""
+    found = POINT_ID.fullmatch(job_id)
+    return found[1] if found else None
 
 
 def checkpoint_name(manifest: Manifest, attempt_id: str) -> str:

@@ -58,7 +58,9 @@ class LocalLauncher:
                 process = subprocess.Popen(command, stdin=null, stdout=null, stderr=errors, start_new_session=True)
                 started = StartedProcess(process, errors)
             else:
-                started = StartedProcess(subprocess.Popen(command, stdout=None if output is sys.stdout else output), None)
+                stream = None if output is sys.stdout else output
+                errors_too = None if output in (sys.stdout, sys.stderr) else output
+                started = StartedProcess(subprocess.Popen(command, stdout=stream, stderr=errors_too), None)
         for signum in asked:
             started.hand_on(signum)
         return started

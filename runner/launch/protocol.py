@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO, runtime_checkable
 
 if TYPE_CHECKING:
     from runner.job.attempts import Attempt
@@ -112,3 +112,16 @@ class Launcher(Protocol):
     @staticmethod
     def places(job: Job, attempts: list[Attempt]) -> set[Path]:
         """Folders of this machine in which these attempts of a job may have left scratch folders."""
+
+
+@runtime_checkable
+class Queue(Launcher, Protocol):
+    """A launcher that hands attempts to a queue, which begins them by itself: nobody here has to wait for that."""
+
+    def line_up(self, job: Job, arguments: list[str], token: str, after: str | None) -> str:
+        """Put an attempt into the queue; returns what it is called there. With ``after`` it begins when what is called so has
+        ended, in whatever way.
+
+        Raises:
+            LastrunError: the queue takes it not.
+        """

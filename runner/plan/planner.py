@@ -63,13 +63,13 @@ def make_plan(spec: Path, env: str | None, settings: Sequence[str], gpu: str | N
         allowed = f"at most {data.counts.train} clips, all there are to train with"
         raise ConfigError([Problem(str(spec), "training.batch_size", f"{batch} clips a step", allowed)])
     rows = [
-        _row(profile, machine, job.config, steps, data, measurements, table)
+        row_of(profile, machine, job.config, steps, data, measurements, table)
         for profile, job in jobs.items()
-        for machine in _machines(profile, job.config, chosen if profile == (env or "gcp") or len(jobs) == 1 else None)
+        for machine in places_of(profile, job.config, chosen if profile == (env or "gcp") or len(jobs) == 1 else None)
     ]
     if data.note is not None:
         notes.append(data.note)
-    notes += [note for job in list(jobs.values())[:1] for note in job.notes if note.startswith("warning")]
+    notes += [note for job in list(jobs.values())[:1] for note in job.notes if note.startswith(("warning", "note"))]
     return Plan(
         job=str(spec),
         model=config.model.variant,
@@ -121,7 +121,8 @@ class Place:
         return self.machine is not None and measured.name.casefold() == self.machine.name.casefold()
 
 
-def _machines(profile: str, config: JobSpec, asked: Gpu | None) -> list[Place]:
+def places_of(profile: str, config: JobSpec, asked: Gpu | None = None) -> list[Place]:
+    """The machines that a profile stands for; ``asked`` is the GPU of which somebody wants to know."""
     without_gpu = config.hardware.device == "cpu" or config.run.gpus == 0
     if asked is not None and not without_gpu:
         return [Place(asked.name, "cuda", asked, None)]
@@ -144,7 +145,10 @@ def _machines(profile: str, config: JobSpec, asked: Gpu | None) -> list[Place]:
 # --- one row -------------------------------------------------------------------------------------------------------------
 
 
-def _row(profile: str, place: Place, config: JobSpec, steps: int, data: Data, measurements: list[Found], prices: Prices) -> Row:
+def row_of(
+    profile: str, place: Place, config: JobSpec, steps: int, data: Data, measurements: list[Found], prices: Prices
+) -> Row:
+    """What a job takes on a machine, as far as that is known."""
     training, hardware = config.training, config.hardware
     size = training.batch_size
     cuts = max(1, min(-(-size // (hardware.micro_batch or size)), size // 2))  # as last_e.data.batches

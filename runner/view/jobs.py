@@ -42,7 +42,7 @@ def print_jobs(jobs: list[dict[str, Any]], store: str, more: bool) -> None:
             continue
         epoch = f"{job['epoch']}/{job['epochs']}"
         when = time.strftime("%m-%d %H:%M", time.localtime(job["created_at"]))
-        row = (job["id"], _coloured(job["state"]), epoch, percent(job["best_top1"]), job["env"] or "-", when)
+        row = (job["id"], coloured(job["state"]), epoch, percent(job["best_top1"]), job["env"] or "-", when)
         table.add_row(*row[:shown])
     console.print(table)
     for error in errors:
@@ -80,7 +80,7 @@ def _status_text(status: dict[str, Any]) -> Text:
         why = f" ({status['message'] or 'its attempt is gone without a word'})"
     rows: list[tuple[str, str | Text]] = [
         ("job", status["uri"]),
-        ("state", Text.assemble(_coloured(status["state"]), plain(why))),
+        ("state", Text.assemble(coloured(status["state"]), plain(why))),
     ]
     rows.append(("model", f"{status['model']} on {status['dataset']} {status['split_type']}"))
     running = status["progress"]
@@ -130,5 +130,6 @@ def _uploads(synced_step: int, lag: float) -> str:
     return f"{'warning: ' if lag > LAG_WARNING_SECONDS else ''}synced to step {synced_step:,}{late}"
 
 
-def _coloured(state: str) -> Text:
+def coloured(state: str) -> Text:
+    """A state in its colour."""
     return styled(state, _COLOURS.get(state, ""))

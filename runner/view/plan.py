@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from last_e.text import seconds_text
@@ -11,6 +12,8 @@ from runner.view.console import make_console
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from runner.plan.sweep import Estimate
 
 DIGITS = {Kind.MEASURED: 3, Kind.SCALED: 2, Kind.ESTIMATED: 2}
 LEGEND = "no mark: measured; ~ scaled from a measurement; ~? estimated; ! more than its memory holds"
@@ -25,6 +28,20 @@ def print_plan(plan: Plan) -> None:
     console.print(_table(plan.rows))
     for line in _lines(plan):
         console.print(line)
+
+
+def sweep_text(estimate: Estimate) -> str:
+    """How many points a sweep has, and what they take together."""
+    text = f"{estimate.count} points, {estimate.at_once} at a time"
+    if estimate.seconds is None:
+        return f"{text}; how long they take is not known here (lastrun bench measures it)"
+    text += f": {duration(estimate.seconds)} of computing"
+    if estimate.at_once > 1:
+        text += (
+            f", {duration(replace(estimate.seconds, value=estimate.seconds.value / estimate.at_once))} if none slows another"
+        )
+    text += f"; cost {money(estimate.cost)}"
+    return text + (f"; {estimate.unknown} of them not counted" if estimate.unknown else "")
 
 
 def duration(figure: Figure | None) -> str:

@@ -136,6 +136,7 @@ def _summary(job: Job, record: dict[str, Any], stand: _Stand) -> dict[str, Any]:
         "id": job.id,
         "uri": job.uri,
         "name": record["name"],
+        "group": record["group"],
         "state": STOPPING if stand.state is State.RUNNING and stand.beat.get("stopping") else stand.state.value,
         "created_at": record["created_at"],
         "model": config["model.variant"],
@@ -145,6 +146,8 @@ def _summary(job: Job, record: dict[str, Any], stand: _Stand) -> dict[str, Any]:
         "epoch": epoch,
         "epochs": (attempt.epochs if attempt else None) or config["training.epochs"],
         "best_top1": max(best, default=None),
+        "reason": stand.reason.value if stand.reason else None,
+        "seconds_left": stand.beat.get("seconds_left") if stand.state is State.RUNNING else None,
     }
 
 
@@ -154,13 +157,13 @@ def summaries(jobs: Iterator[Job], limit: int) -> tuple[list[dict[str, Any]], bo
     some = list(islice(jobs, limit + 1))
     shown: list[dict[str, Any]] = []
     while some:
-        found = some[0].store.in_parallel([partial(_summary_or_error, job) for job in some])
+        found = some[0].store.in_parallel([partial(summary_or_error, job) for job in some])
         shown += [facts for facts in found if facts is not None]
         some = list(islice(jobs, limit + 1 - len(shown)))
     return shown[:limit], len(shown) > limit
 
 
-def _summary_or_error(job: Job) -> dict[str, Any] | None:
+def summary_or_error(job: Job) -> dict[str, Any] | None:
     """A job's summary; one that cannot be read is listed as such, it must not hide the others. None: there is no such job."""
     try:
         return job_summary(job)
@@ -182,9 +185,14 @@ def follow_status(job: Job) -> Iterator[dict[str, Any]]:
 
 def running(jobs: Iterable[Job]) -> list[Job]:
     """Those of these that run; one that cannot be read counts as none."""
+    return [job for job, state in states(jobs) if state is State.RUNNING]
+
+
+def states(jobs: Iterable[Job]) -> list[tuple[Job, State]]:
+    """Each of these that is there and can be read, with its state."""
     some = list(jobs)
-    states = some[0].store.in_parallel([partial(_state_or_none, job) for job in some]) if some else []
-    return [job for job, state in zip(some, states) if state is State.RUNNING]
+    found = some[0].store.in_parallel([partial(_state_or_none, job) for job in some]) if some else []
+    return [(job, state) for job, state in zip(some, found) if state is not None]
 
 
 def _state_or_none(job: Job) -> State | None:

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from runner.job.find import find_group
 from runner.job.job import Job
 from runner.store.directory import DirectoryStore
-from tests.conftest import Cli
+from tests.conftest import TINY, Cli
 from tests.jobs import LONGER, Run, assert_same, has_pending, jobs_in, some_step_is_stored, wait_until
 from tests.slurm import Slurm
 
@@ -193,3 +194,75 @@ def test_several_at_once_each_run_once(cli: Cli, tiny: Path, slurm: Slurm, clean
     assert {len(job.attempts.all()) for job in jobs_in(store)} == {1}
     rows = json.loads(cli("list", "--json").stdout)["jobs"]
     assert [row["state"] for row in rows] == ["succeeded"] * 4
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(f"{TINY}sweep: {{grid: {{training.lr: [0.1, 0.05, 0.02]}}}}\n")
+    return path
+
+
+def most_at_once(jobs: list[Job]) -> int:
+    """How many of these ran at the same time, at the worst moment."""
+    spans = [(one.started_at, one.ended_at or 0.0) for job in jobs for one in job.attempts.all()]
+    return max(sum(begin <= moment < end for begin, end in spans) for moment, _ in spans)
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_points_of_a_sweep_are_jobs_of_their_own_so_many_at_a_time(
+    cli: Cli, sweep: Path, slurm: Slurm, clean_env: dict[str, str], detach: bool
+) -> None:
+    wide = ("training.epochs=1", "run.slurm.partition=all")
+    done = cli("submit", sweep, *SLURM, *wide, "--parallel", "2", *(["--detach"] if detach else []))
+    assert done.returncode == 0, done.stdout + done.stderr
+    group = find_group("tiny", clean_env["LASTRUN_STORE"])
+    jobs = group.jobs()
+    if detach:
+        assert "3 points were put into the queue, 2 at a time" in done.stdout
+        wait_until(lambda: all(job.state()[0].value == "succeeded" for job in jobs))
+    else:
+        assert "of 3 points: 3 succeeded" in done.stdout
+    assert [job.state()[0].value for job in jobs] == ["succeeded"] * 3
+    assert len({slurm_id(job) for job in jobs}) == 3
+    assert {len(job.attempts.all()) for job in jobs} == {1}
+    assert most_at_once(jobs) <= 2
+    assert [row["finished"] for row in json.loads(cli("compare", group.id, "--json").stdout)["rows"]] == [1, 1, 1]
+
+
+def test_a_group_that_waits_in_the_queue_says_why_is_not_handed_over_twice_and_leaves_it_whole(
+    cli: Cli, sweep: Path, slurm: Slurm, clean_env: dict[str, str]
+) -> None:
+    held = cli("submit", sweep, *SLURM, "run.slurm.extra=['--hold']", "--parallel", "1", "--detach")
+    assert held.returncode == 0, held.stderr
+    group = find_group("tiny", clean_env["LASTRUN_STORE"])
+    second = group.jobs()[1]
+    assert len(slurm.jobs()) == 3
+    why = slurm.call("squeue", "-h", f"--name=lastrun-{second.id}", "-o", "%E")
+    assert why.startswith("afterany:"), why
+    assert "you hold it" in json.loads(cli("status", group.id, "--json").stdout)["waits"]
+    again = cli("resume", group.id, "--detach")
+    assert "all 3 points are in the queue already" in again.stdout, again.stdout + again.stderr
+    assert len(slurm.jobs()) == 3
+    stopped = cli("stop", group.id)
+    assert stopped.stdout.count("was taken out of the queue") == 3, stopped.stdout + stopped.stderr
+    assert slurm.jobs() == []
+    assert [job.state()[0].value for job in group.jobs()] == ["queued"] * 3
+
+
+def test_a_point_that_goes_back_into_the_queue_still_keeps_the_next_one_waiting(
+    cli: Cli, sweep: Path, slurm: Slurm, clean_env: dict[str, str]
+) -> None:
+    long = ("training.epochs=5000", "run.slurm.partition=all")
+    assert cli("submit", sweep, *SLURM, *long, "--parallel", "1", "--detach").returncode == 0
+    group = find_group("tiny", clean_env["LASTRUN_STORE"])
+    first, second, _ = group.jobs()
+    wait_until(lambda: some_step_is_stored(first))
+    slurm.call("scancel", "--batch", "--signal=USR1", slurm_id(first))
+    wait_until(lambda: [one.phase for one in first.attempts.all()] == ["ended", "running"])
+    assert slurm.call("squeue", "-h", f"--name=lastrun-{second.id}", "-o", "%T %r") == "PENDING Dependency"
+    assert second.attempts.names() == []
+    stopped = cli("stop", group.id, "--wait")
+    assert stopped.stdout.count("was taken out of the queue") == 2, stopped.stdout + stopped.stderr
+    assert [job.state()[0].value for job in group.jobs()] == ["stopped", "queued", "queued"]
+    wait_until(lambda: not slurm.jobs())

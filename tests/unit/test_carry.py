@@ -204,7 +204,7 @@ def test_a_copy_that_was_cut_off_is_no_job_wherever_that_was(attached: Job, home
             carry(attached, Job(store, home.id), print)
             break
         except StoreError:
-            with pytest.raises(NoSuchJobError):
+            with pytest.raises((NoSuchJobError, UsageError)):  # before its first write there is no such folder
                 find_job(home.id, str(tmp_path / "home"))
             assert newer(home_of(attached), attached) is attached
         writes += 1
@@ -263,9 +263,8 @@ def test_of_several_below_it_the_one_with_the_job_is_meant(made: Job, tmp_path: 
     with pytest.raises(UsageError, match=r"holds no jobs itself, but .* and .* do"):
         store_with_jobs(str(tmp_path / "above"))
     shutil.copytree(tmp_path / "made", tmp_path / "above" / "c" / "lastrun")
-    with pytest.raises(
-        NoSuchJobError, match=f"could be any of these: file://.*/a/lastrun/{made.id}, file://.*/c/lastrun/{made.id}$"
-    ):
+    names = f"file://.*/a/lastrun/{made.id}, file://.*/c/lastrun/{made.id}$"
+    with pytest.raises(NoSuchJobError, match=f"could be any of these: {names}"):
         find_job(made.id, str(tmp_path / "above"))
 
 

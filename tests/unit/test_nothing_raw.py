@@ -15,6 +15,7 @@ from rich.table import Table
 
 from last_e.manifest import MANIFEST, Manifest, describe_file
 from runner.commands.app import main
+from runner.job.group import Group, PointRecord
 from runner.job.job import Job
 from runner.resolve import resolve_spec
 from runner.store.directory import DirectoryStore
@@ -159,6 +160,32 @@ def test_no_command_steers_a_terminal_for_a_store(
         assert code in (0, 1, 2, 3, 4, 6), (words, said)
         if words[0] == "logs" and where != FIELDS and where != ("attempt",):
             assert "a line" in said
+
+
+def test_no_command_steers_a_terminal_for_a_group(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(TINY)
+    config = resolve_spec(path, None, []).items()
+    points = [
+        PointRecord(values={f"k{EVIL}": EVIL}, config={**config, "split_type": f"{EVIL}{n}"}, origins={"split_type": EVIL})
+        for n in (1, 2)
+    ]
+    group = Group.create(DirectoryStore(tmp_path / "store"), "evil", points, EVIL)
+    group.complete()
+    for words in (
+        ["status", group.id],
+        ["status", group.id, "--json"],
+        ["list", "--group", group.id],
+        ["compare", group.id],
+        ["compare", group.id, "--csv"],
+        ["resume", group.id],
+        ["stop", group.id],
+        ["rm", group.id],
+    ):
+        code, said = run(words, capsys, monkeypatch)
+        assert code in (0, 2), (words, said)
 
 
 @pytest.mark.parametrize("field", ["host", "message", "env"])

@@ -27,7 +27,9 @@ def job_name(job: Job) -> str:
     return f"lastrun-{job.id}"
 
 
-def asked(config: JobSpec, gpus: str | None, name: str, log: Path, variables: Iterable[str]) -> list[str]:
+def asked(
+    config: JobSpec, gpus: str | None, name: str, log: Path, variables: Iterable[str], after: str | None = None
+) -> list[str]:
     """What is asked of Slurm, as the options of sbatch.
 
     Args:
@@ -36,6 +38,7 @@ def asked(config: JobSpec, gpus: str | None, name: str, log: Path, variables: It
         name: of the Slurm job.
         log: where what the attempt says goes.
         variables: names of those that it gets from here; it gets no others.
+        after: the Slurm job for whose end it waits; one that is requeued has not ended.
     """
     run, slurm = config.run, config.run.slurm
     limit = config.hardware.session_limit
@@ -55,6 +58,7 @@ def asked(config: JobSpec, gpus: str | None, name: str, log: Path, variables: It
         "open-mode": "append",
         "output": _without_patterns(str(log)),
         "export": ",".join(variables),
+        "dependency": None if after is None else f"afterany:{after}",
     }
     words = [f"--{option}={value}" for option, value in options.items() if value is not None]
     return [*words, "--requeue" if run.max_requeues else "--no-requeue", *slurm.extra]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
@@ -33,6 +34,7 @@ _GIVEN = (
 """What an attempt gets of this shell, beside what the job names."""
 _LOOK_SECONDS = 2.5 * WAITS.follow
 """Between two questions to Slurm's controller, which serves a whole cluster."""
+_SHOW_SECONDS = 0.2
 _OLD_LOG_SECONDS = 7 * 86400.0
 
 
@@ -55,21 +57,25 @@ class SlurmLauncher:
 
     def start(self, job: Job, arguments: list[str], token: str, *, output: TextIO | None) -> StartedBatch:
         """A batch script in the queue: when it starts is Slurm's matter."""
-        name = job_name(job)
+        return StartedBatch(self.line_up(job, arguments, token, None), _log(job, token), output)
+
+    def line_up(self, job: Job, arguments: list[str], token: str, after: str | None) -> str:
+        """The same, and nobody follows it."""
+        if after and any(word.startswith("--dependency") for word in self._config.run.slurm.extra):
+            raise UsageError("run.slurm.extra has a --dependency, and so have points of which only some may run at a time")
+        name, log = job_name(job), _log(job, token)
         for one in queue.queued(name):
             if one.state in queue.WAITING:
                 raise ClaimedError(f"{job.id}: {one}; lastrun stop {job.reference} takes it out of the queue")
             if one.state != "COMPLETING":
                 raise ClaimedError(f"{job.id} is being run by {one}; lastrun status {job.reference} follows it")
-        log = _log_folder() / f"{job.id}-{token}.log"
         log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         uri, _ = StoreUri.parse(job.uri).parent()
-        options = asked(self._config, self._gpus(), name, log, self._variables(uri))
+        options = asked(self._config, self._gpus(), name, log, self._variables(uri), after)
         heard = [word for key in ("", *job.requests.keys()) for word in ("--heard", key)]
         device = "cuda" if any(option.startswith("--gres=") for option in options) else None
         most = self._config.run.max_requeues
-        text = script(options, job.uri, ["--token", token, *heard, *arguments], most, device)
-        return StartedBatch(queue.submit(text), log, output)
+        return queue.submit(script(options, job.uri, ["--token", token, *heard, *arguments], most, device))
 
     @staticmethod
     def settle(job: Job, attempt: Attempt) -> Attempt | None:
@@ -181,6 +187,25 @@ class SlurmLauncher:
         return [name for name in names if name in os.environ]
 
 
+class _Followed:
+    """What Slurm tells of all batch jobs that this process follows: asked for at once, however many they are."""
+
+    def __init__(self) -> None:
+        self.ids: set[str] = set()
+        self._told: dict[str, queue.Queued] = {}
+        self._asked = -math.inf
+
+    def look(self, id: str) -> queue.Queued | None:
+        """As :func:`queue.look`, of a while ago."""
+        if time.monotonic() - self._asked >= _LOOK_SECONDS:
+            self._told = queue.look_at(self.ids)
+            self._asked = time.monotonic()
+        return self._told.get(id) or queue.look(id)
+
+
+_followed = _Followed()
+
+
 class StartedBatch:
     """See :class:`~runner.launch.protocol.Started`.
 
@@ -192,9 +217,10 @@ class StartedBatch:
 
     def __init__(self, id: str, log: Path, output: TextIO | None) -> None:
         self._id, self._log, self._output = id, log, output
-        self._shown, self._said, self._next_look = 0, "", 0.0
+        self._shown, self._said, self._next_look, self._next_show = 0, "", 0.0, 0.0
         self._code: int | None = None
         self._unknown = 0
+        _followed.ids.add(id)
 
     @property
     def queued(self) -> str | None:
@@ -205,7 +231,9 @@ class StartedBatch:
     def wait(self, seconds: float) -> int | None:
         """What was requeued goes on."""
         time.sleep(min(seconds, max(0.0, self._next_look - time.monotonic())))
-        self._show()
+        if time.monotonic() >= self._next_show:  # it may be one of many, in a folder on another machine
+            self._show()
+            self._next_show = time.monotonic() + _SHOW_SECONDS
         if self._code is None and time.monotonic() >= self._next_look:
             self._look()
             self._next_look = time.monotonic() + _LOOK_SECONDS
@@ -233,7 +261,7 @@ class StartedBatch:
 
     def _look(self) -> None:
         try:
-            found = queue.look(self._id)
+            found = _followed.look(self._id)
         except EngineError as error:  # its controller is away for a while, and the attempt goes on without
             if str(error) != self._said:
                 self._said = str(error)
@@ -245,6 +273,7 @@ class StartedBatch:
         if found is None or found.state in queue.ENDED:
             code = queue.exit_code(self._id) if found is not None else None
             ended_well = found is not None and found.state == "COMPLETED"
+            _followed.ids.discard(self._id)
             self._code = 0 if ended_well else code or (Exit.PAUSED if found and found.state == "CANCELLED" else Exit.FAILED)
             self._show()
         elif found.state in queue.WAITING and str(found) != self._said:
@@ -265,6 +294,10 @@ class StartedBatch:
         if self._output is not None:
             self._output.write(plain(text))
             self._output.flush()
+
+
+def _log(job: Job, token: str) -> Path:
+    return _log_folder() / f"{job.id}-{token}.log"
 
 
 def _log_folder() -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from last_e.text import plain
@@ -56,6 +57,7 @@ _REASONS = {
     "None": "Slurm has not looked at it yet",
     "Resources": "no node with what it asks for is free",
     "Priority": "others are before it",
+    "Dependency": "it begins when the job before it has ended",
     "BeginTime": "it was put back into the queue, and Slurm lets it rest first",
     "JobHeldUser": "you hold it; scontrol release lets it go",
     "JobHeldAdmin": "the cluster's staff holds it",
@@ -123,6 +125,19 @@ def look(job: str) -> Queued | None:
     if _GONE in done.stderr.lower():
         return None
     raise EngineError(_words(done))
+
+
+def look_at(jobs: Iterable[str]) -> dict[str, Queued]:
+    """What Slurm tells of several jobs in one answer. One that is not in it may be there all the same: see :func:`look`.
+
+    Raises:
+        EngineError: Slurm does not answer.
+    """
+    names = ",".join(sorted(jobs))
+    done = _run("squeue", "--noheader", f"--jobs={names}", "--states=all", f"--format={_COLUMNS}", seconds=WAITS.engine)
+    if done.returncode != 0 and _GONE not in done.stderr.lower():
+        raise EngineError(_words(done))
+    return {one.id: one for one in _jobs(done.stdout)}
 
 
 def exit_code(job: str) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -102,6 +103,11 @@ class SshLauncher:
     @staticmethod
     def waits(job: Job) -> str | None:
         """Never: a process begins at once."""
+
+    @staticmethod
+    def waiting(jobs: Sequence[Job]) -> list[Job]:
+        """None of them."""
+        return []
 
     @staticmethod
     def withdraw(job: Job) -> str | None:

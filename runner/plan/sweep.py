@@ -1,0 +1,73 @@
+"""What the points of a sweep take together, each on the profile that it has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from last_e.config import effective_batch
+from last_e.layers import Resolved
+from runner.plan.clips import Data, data_of
+from runner.plan.figures import Figure, Kind, Row
+from runner.plan.measurements import find
+from runner.plan.planner import places_of, row_of
+from runner.plan.prices import load_prices
+from runner.spec import JobSpec
+
+_SAME_WORK = ("training.lr", "training.seed", "training.weight_decay", "training.momentum", "training.label_smoothing")
+"""Keys that change no arithmetic: points that differ in these alone are estimated once."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of a sweep. Sums are of those points of which something is known."""
+
+    count: int
+    at_once: int
+    seconds: Figure | None
+    """One point after the other."""
+    cost: Figure | None
+    unknown: int
+    """Points of which nobody knows how long they take."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        figures = {"seconds": self.seconds, "cost": self.cost}
+        shown = {name: figure.to_dict() if figure else None for name, figure in figures.items()}
+        return {"count": self.count, "at_once": self.at_once, "unknown": self.unknown, **shown}
+
+
+def estimate(jobs: Sequence[Resolved[JobSpec]], at_once: int) -> Estimate:
+    """Add up the points of a sweep, ``at_once`` of which run side by side."""
+    measurements, prices = find()[0], load_prices()
+    data: dict[str, Data] = {}
+    rows: dict[str, Row | None] = {}
+    found: list[Row | None] = []
+    for job in jobs:
+        items = job.items()
+        work = repr({key: value for key, value in items.items() if key not in _SAME_WORK})
+        if work not in rows:
+            config = job.config
+            of = repr([items[key] for key in items if key.startswith(("data", "split_type", "hardware.data_root"))])
+            if of not in data:
+                data[of] = data_of([config])
+            clips, place = data[of], places_of(job.env, config)[0]
+            steps = clips.counts.train // effective_batch(config.training)
+            rows[work] = row_of(job.env, place, config, steps, clips, measurements, prices) if steps else None
+        found.append(rows[work])
+    return Estimate(
+        count=len(jobs),
+        at_once=min(at_once, len(jobs)),
+        seconds=_sum([row.total_seconds for row in found if row]),
+        cost=_sum([row.cost for row in found if row]),
+        unknown=sum(row is None or row.total_seconds is None for row in found),
+    )
+
+
+def _sum(figures: Sequence[Figure | None]) -> Figure | None:
+    known = [figure for figure in figures if figure is not None]
+    if not known:
+        return None
+    kind = Kind(max(figure.kind for figure in known))
+    return Figure(sum(figure.value for figure in known), kind, "; ".join(dict.fromkeys(figure.source for figure in known)))

@@ -1,0 +1,204 @@
+"""Groups: where their points are, and how those fare that this command runs."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+from last_e.problems import show as value_text
+from last_e.text import percent, seconds_text
+from runner.errors import State
+from runner.job.group import Group
+from runner.launch.points import Task
+from runner.launch.settle import waits
+from runner.launch.side_by_side import Outcome
+from runner.view.bar import SECONDS_BETWEEN_LINES
+from runner.view.console import make_console, make_table, say, show, styled
+from runner.view.jobs import coloured
+from runner.view.status import FOLLOW_SECONDS, STOPPING, summary_or_error
+
+_AT_WORK = (State.RUNNING.value, STOPPING)
+_MAY_WAIT = (State.QUEUED.value, State.PAUSED.value, State.LOST.value)
+_MOST_LINES = 20
+"""Of points that run, on a terminal."""
+
+
+def group_status(group: Group) -> dict[str, Any]:
+    """Everything about a group, with a line for each point."""
+    asked: list[Any] = [group.record, group.jobs, group.is_made]
+    record, jobs, made = group.store.in_parallel(asked)
+    found = group.store.in_parallel([partial(summary_or_error, job) for job in jobs])
+    points = [{**facts, "point": int(facts["id"].rpartition("p")[2])} for facts in found if facts is not None]
+    numbers = {point["point"] for point in points}
+    missing = [number for number in range(1, len(record["points"]) + 1) if number not in numbers]
+    for point in points:
+        number = point["point"]
+        point["values"] = record["points"][number - 1]["values"] if number <= len(record["points"]) else {}
+    states = Counter("unreadable" if "error" in point else point["state"] for point in points)
+    queued = next((job for job, facts in zip(jobs, found) if facts is not None and facts.get("state") in _MAY_WAIT), None)
+    waiting = waits(queued) if queued is not None else None
+    return {
+        "group": group.id,
+        "uri": group.uri,
+        "reference": group.reference,
+        "name": record["name"],
+        "created_at": record["created_at"],
+        "count": len(record["points"]),
+        "states": dict(states.most_common()),
+        "missing": missing,
+        "missing_because": None if not missing else "deleted" if made else "not made yet",
+        "points": points,
+        "waits": waiting,
+        "next": _next(group.reference, states, bool(missing) and not made, waiting is not None),
+    }
+
+
+def _next(reference: str, states: Counter[str], incomplete: bool, waiting: bool) -> str:
+    if waiting or any(states[state] for state in _AT_WORK):
+        return f"lastrun status {reference} -w"
+    unfinished = sum(count for state, count in states.items() if state != State.SUCCEEDED.value)
+    return f"lastrun resume {reference}" if unfinished or incomplete else f"lastrun compare {reference}"
+
+
+def is_at_work(status: dict[str, Any]) -> bool:
+    """Whether any point of it runs, or waits for its turn in a queue."""
+    return status["waits"] is not None or any(status["states"].get(state) for state in _AT_WORK)
+
+
+def print_group(status: dict[str, Any]) -> None:
+    """A group: what it is, a line for each point, what to do next."""
+    console = make_console()
+    states = ", ".join(f"{count} {state}" for state, count in status["states"].items())
+    console.print(f"group  {status['uri']}")
+    console.print(f"points {status['count']}: {states or 'none is there'}")
+    table = make_table("point", "sets", "state", "epoch", "best top-1", "left")
+    for point in status["points"]:
+        sets = values_text(point["values"])
+        if "error" in point:
+            table.add_row(f"{point['point']}", sets, styled("unreadable", "red"), "-", "-", "-")
+            continue
+        why = f" ({point['reason']})" if point["state"] == State.FAILED.value and point["reason"] else ""
+        state = coloured(point["state"])
+        state.append(why)
+        epoch = f"{point['epoch']}/{point['epochs']}"
+        left = seconds_text(point["seconds_left"]) if point["state"] in _AT_WORK else "-"
+        table.add_row(f"{point['point']}", sets, state, epoch, percent(point["best_top1"]), left)
+    console.print(table)
+    for point in status["points"]:
+        if "error" in point:
+            console.print(styled(f"{point['id']}: {point['error']}", "red"))
+    if status["missing"]:
+        console.print(f"{len(status['missing'])} points are {status['missing_because']}")
+    if status["waits"]:
+        console.print(f"queue  {status['waits']}")
+    console.print(f"next   {status['next']}")
+
+
+def follow_group(group: Group) -> Iterator[dict[str, Any]]:
+    """:func:`group_status` every few seconds, the last time when no point runs any more."""
+    while True:
+        facts = group_status(group)
+        yield facts
+        if not is_at_work(facts):
+            return
+        time.sleep(FOLLOW_SECONDS)
+
+
+def watch_group(facts: Iterator[dict[str, Any]]) -> None:
+    """:func:`print_group`, renewed in place on a terminal."""
+    console = make_console()
+    for status in facts:
+        if console.is_terminal:
+            console.clear()
+        print_group(status)
+
+
+def values_text(values: dict[str, Any]) -> str:
+    """What a point sets, in words."""
+    return ", ".join(f"{key}={value_text(value)}" for key, value in values.items()) or "the job as it is"
+
+
+class PointsView:
+    """Shows points while this command runs them: a line each below the rest on a terminal, else a line now and then. With
+    ``quiet`` all goes to standard error."""
+
+    def __init__(self, count: int, quiet: bool) -> None:
+        self._count, self._quiet = count, quiet
+        self._console = make_console(stderr=quiet)
+        self._running: dict[int, Task] = {}
+        self._beats: dict[int, dict[str, Any]] = {}
+        self._done = 0
+        self._live: Any = None
+        self._last = time.monotonic()
+        self._drawn = 0.0
+
+    def __enter__(self) -> PointsView:
+        if self._console.is_terminal:
+            from rich.live import Live
+
+            self._live = Live(console=self._console, auto_refresh=False, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def started(self, task: Task) -> None:
+        """A point has begun."""
+        self._running[task.number] = task
+        self.note(f"point {task.number} of {task.count} begins: {task.words}; job {task.job.id}")
+
+    def ended(self, outcome: Outcome) -> None:
+        """One has ended."""
+        task = outcome.task
+        self._running.pop(task.number, None)
+        self._done += 1
+        why = outcome.why + (f": {outcome.message}" if outcome.message and outcome.kind == "failed" else "")
+        best = outcome.attempt.scores.get("best_top1") if outcome.attempt is not None else None
+        result = f"best top-1 {percent(best)}" if outcome.kind == "succeeded" else why
+        self.note(f"point {task.number} of {task.count}: {outcome.kind}, {result} ({task.words})")
+
+    def beats(self, beats: dict[int, dict[str, Any]]) -> None:
+        """How far those are that run."""
+        self._beats = beats
+        now = time.monotonic()
+        if self._live is not None:
+            if now - self._drawn >= 1.0:
+                self._drawn = now
+                self._live.update(self._text(), refresh=True)
+        elif self._running and now - self._last >= SECONDS_BETWEEN_LINES:
+            lines = [self._line(number) for number in sorted(self._running)]
+            self.note(f"{self._done} of {self._count} done; " + "; ".join(lines))
+
+    def note(self, text: str) -> None:
+        """A line for people."""
+        self._last = time.monotonic()
+        if self._live is not None:
+            self._live.console.print(text)
+        elif self._quiet:
+            show(text, error=True)
+        else:
+            say(text)
+
+    def _text(self) -> Any:
+        from rich.text import Text
+
+        lines = [f"  {self._line(number)}  {self._running[number].words}" for number in sorted(self._running)]
+        more = [f"  and {len(lines) - _MOST_LINES} more"] if len(lines) > _MOST_LINES else []
+        head = f"{self._done} of {self._count} points done, {len(self._running)} at work"
+        return Text("\n").join(styled(line, "") for line in [head, *lines[:_MOST_LINES], *more])
+
+    def _line(self, number: int) -> str:
+        beat = self._beats.get(number) or {}
+        if not beat.get("total_steps"):
+            return f"point {number}: starting"
+        last = beat.get("last_epoch") or {}
+        top1 = f", top-1 {percent(last['test_top1'])}" if last.get("test_top1") is not None else ""
+        step = f"step {beat.get('step', 0):,} of {beat['total_steps']:,}"
+        return f"point {number}: {step}{top1}, {seconds_text(beat.get('seconds_left'))} left"

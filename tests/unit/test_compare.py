@@ -1,0 +1,96 @@
+"""What compare says of jobs whose numbers are known."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+
+from runner.job.attempts import Attempt
+from runner.job.group import Group
+from runner.store.directory import DirectoryStore
+from runner.view.compare import compare, comparison_csv, print_comparison
+from tests.counting.store import CountingStore
+from tests.unit.test_group import PointRecord, resolve_points
+
+SPEC = "model: nano\ndataset: synthetic\nname: sw\ntraining: {epochs: 3, warmup_epochs: 1}\n"
+
+
+def group_of(store: DirectoryStore, folder: Path, sweep: str) -> Group:
+    (folder / "job.yaml").write_text(f"{SPEC}sweep: {sweep}\n")
+    points = resolve_points(folder / "job.yaml", "local", []).points
+    records = [
+        PointRecord(values=p.values, config=p.job.items(), origins={k: str(o) for k, o in p.job.origins.items()})
+        for p in points
+    ]
+    group = Group.create(store, "sw", records, "0")
+    group.complete()
+    return group
+
+
+def trained(group: Group, number: int, top1: list[float], state: str = "completed", hours: float = 1.0) -> None:
+    job = group.jobs()[number - 1]
+    one = Attempt("0001-aaaaaaaa", "elsewhere", 1, "1", 1000.0, phase="ended", began=True, reason=state)
+    one.env, one.ended_at, one.hardware = "gcp", 1000.0 + 3600 * hours, {"gpus": ["Tesla T4"]}
+    job.attempts.write(one)
+    line = {"lr": 0.1, "train_loss": 1.0, "test_loss": 1.0, "test_top5": 0.9}
+    text = "".join(json.dumps({"epoch": n, "step": n, "test_top1": value, **line}) + "\n" for n, value in enumerate(top1, 1))
+    job.store.put(job.paths.metrics(one.id), text.encode())
+
+
+@pytest.fixture(autouse=True)
+def own_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    (tmp_path / "config" / "lastrun").mkdir(parents=True)
+    (tmp_path / "config" / "lastrun" / "prices.toml").write_text("[gcp.any]\nper_hour = 0.5\n")
+
+
+def test_means_and_spreads_are_over_finished_seeds_and_the_best_comes_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = CountingStore(tmp_path / "store")
+    group = group_of(store, tmp_path, "{grid: {training.lr: [0.1, 0.05, 0.01]}, seeds: 3}")
+    for number, top1 in (
+        (1, [0.2, 0.5, 0.4]),
+        (2, [0.1, 0.2, 0.6]),
+        (3, [0.3, 0.4, 0.5]),
+        (4, [0.9, 0.8]),
+        (5, [0.7, 0.7, 0.7]),
+    ):
+        trained(group, number, top1)
+    trained(group, 6, [0.99], "preempted", hours=0.5)
+    before = store.depth
+    facts = compare(group.jobs())
+    assert store.depth - before <= 9
+    assert (facts["keys"], facts["seeds"], facts["jobs"]) == (["training.lr"], 3, 9)
+    first, second, third = facts["rows"]
+    assert [row["values"]["training.lr"] for row in facts["rows"]] == [0.05, 0.1, 0.01]
+    assert second["finished"] == 3
+    assert second["last"] == pytest.approx(0.5)
+    assert second["best"] == pytest.approx((0.5 + 0.6 + 0.5) / 3)
+    assert second["best_spread"] == pytest.approx(statistics.stdev([0.5, 0.6, 0.5]))
+    assert (second["seconds"], second["cost"]) == (3 * 3600, 1.5)
+    assert (first["finished"], first["best"], first["cost"]) == (2, pytest.approx(0.8), pytest.approx(1.25))
+    assert first["best_spread"] == pytest.approx(statistics.stdev([0.9, 0.7]))
+    assert [(one["state"], one["epoch"], one["best"]) for one in first["unfinished"]] == [("paused", 1, 0.99)]
+    assert (third["finished"], third["best"], len(third["unfinished"])) == (0, None, 3)
+    print_comparison(facts)
+    shown = capsys.readouterr().out
+    assert "53.33% ± 5.77" in shown
+    assert "2 of 3" in shown
+    assert "paused 1/3, best 99.00%" in shown
+    assert "what is unfinished is in no mean" in shown
+    lines = comparison_csv(facts).splitlines()
+    assert lines[0].startswith("training.lr,finished,last,")
+    assert lines[1].startswith("0.05,2,")
+    assert len(lines) == 4
+
+
+def test_only_what_somebody_chose_is_a_difference(tmp_path: Path) -> None:
+    group = group_of(DirectoryStore(tmp_path / "store"), tmp_path, "{zip: {model: [nano, small], training.lr: [0.1, 0.00001]}}")
+    facts = compare(group.jobs())
+    assert facts["keys"] == ["model.variant", "training.lr"]  # no tables of a variant, no floor that comes down with the peak
+    assert [row["cost"] for row in facts["rows"]] == [0, 0]

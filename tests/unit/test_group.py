@@ -1,0 +1,324 @@
+"""Groups: made whole whatever cuts it, found by their names, run side by side."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+import pytest
+
+from runner import machine
+from runner.errors import Exit, NoSuchJobError, StoreError, UsageError
+from runner.job.attempts import Attempt
+from runner.job.find import find, find_group, find_job
+from runner.job.group import Group, PointRecord
+from runner.job.job import Job
+from runner.launch.points import find_tasks
+from runner.launch.ready import How
+from runner.launch.side_by_side import Outcome, SideBySide, Slot, make_slots
+from runner.resolve import resolve_points
+from runner.store.directory import DirectoryStore
+from runner.trust import Trust
+from runner.view.groups import group_status
+from tests.counting.store import CountingStore
+
+SPEC = "model: nano\ndataset: synthetic\nname: sw\ntraining: {epochs: 9, warmup_epochs: 1}\n"
+
+
+@pytest.fixture(autouse=True)
+def own_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("LASTRUN_STORE", str(tmp_path / "store"))
+
+
+def make(store: DirectoryStore, folder: Path, count: int = 3) -> Group:
+    """A group whose jobs have not been written yet."""
+    path = folder / "job.yaml"
+    path.write_text(f"{SPEC}sweep: {{grid: {{training.lr: {[round(0.01 * n, 2) for n in range(1, count + 1)]}}}}}\n")
+    points = resolve_points(path, "local", []).points
+    records = [
+        PointRecord(
+            values=point.values,
+            config=point.job.items(),
+            origins={key: str(origin) for key, origin in point.job.origins.items()},
+        )
+        for point in points
+    ]
+    return Group.create(store, "sw", records, "0")
+
+
+def contents(root: Path, group: Group) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file() and group.id in str(p)}
+
+
+def test_a_submit_that_is_cut_anywhere_is_completed_to_the_same(tmp_path: Path) -> None:
+    class Cut(DirectoryStore):
+        left = 10**6
+
+        def put(self, key: str, data: bytes) -> None:
+            if self.left <= 0:
+                raise StoreError("killed")
+            self.left -= 1
+            super().put(key, data)
+
+    store = Cut(tmp_path / "store")
+    group = make(store, tmp_path)
+    assert group.complete() == 3
+    whole = contents(tmp_path / "store", group)
+    assert sum(name.endswith("job.json") for name in whole) == 3
+    for survived in range(7):
+        for name in whole:
+            if not name.endswith("group.json"):
+                (tmp_path / "store" / name).unlink()
+        store.left = survived
+        with pytest.raises(StoreError):
+            Group(store, group.id).complete()
+        store.left = 10**6
+        Group(store, group.id).complete()
+        assert contents(tmp_path / "store", group) == whole
+
+
+def test_a_job_that_was_deleted_is_not_made_again(tmp_path: Path) -> None:
+    group = make(store := DirectoryStore(tmp_path / "store"), tmp_path)
+    group.complete()
+    group.jobs()[1].delete()
+    assert Group(store, group.id).complete() == 0
+    status = group_status(group)
+    assert (status["missing"], status["missing_because"], [p["point"] for p in status["points"]]) == ([2], "deleted", [1, 3])
+
+
+def test_a_point_is_a_job_like_any_other_and_says_of_which_group(tmp_path: Path) -> None:
+    group = make(DirectoryStore(tmp_path / "store"), tmp_path)
+    group.complete()
+    job = group.jobs()[1]
+    expected = resolve_points(tmp_path / "job.yaml", "local", []).points[1].job.items()
+    assert job.record()["config"] == json.loads(json.dumps(expected))
+    assert list(job.record()["config"]) != []
+    assert job.record()["group"] == {"id": group.id, "index": 2, "count": 3, "values": {"training.lr": 0.02}}
+
+
+def test_names_mean_a_group_a_job_of_it_or_say_what_they_could_mean(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path / "store")
+    group = make(store, tmp_path)
+    group.complete()
+    uri = store.uri
+    found = [find(name, uri) for name in ("sw", group.id, f"{uri}/{group.id}", f"{group.id}p0002", f"{group.id}p000")[:4]]
+    assert [one.id for one in found] == [*[group.id] * 3, f"{group.id}p0002"]
+    assert find_group("sw", uri).id == group.id
+    with pytest.raises(NoSuchJobError, match=rf"{group.id}p000 could be any of these, the newest first: {group.id}p0001, "):
+        find(f"{group.id}p000", uri)
+    with pytest.raises(UsageError, match=rf"is a group; this takes one job of it, such as {group.id}p0001"):
+        find_job("sw", uri)
+    with pytest.raises(UsageError, match="is one job; this takes a group"):
+        find_group(f"{group.id}p0001", uri)
+    with pytest.raises(UsageError, match=rf"this takes a whole ID, such as {group.id}"):
+        find("sw", uri, whole=True)
+    job = Job.create(store, "sw", group.jobs()[0].record()["config"], {}, "0")
+    with pytest.raises(NoSuchJobError, match="sw could be any of these, the newest first: sw-"):
+        find("sw", uri)
+    assert find(job.id, uri).id == job.id
+
+
+def test_what_others_write_into_a_group_is_told_or_passed_over(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path / "store")
+    group = make(store, tmp_path)
+    group.complete()
+    store.put(f"{group.paths.index}x-y", b"")
+    store.put(f"{group.paths.point(7)}/job.json", b"{}")
+    assert len(group.jobs()) == 3
+    store.put(group.jobs()[0].paths.record, b"{")
+    assert "damaged" in group_status(group)["points"][0]["error"]
+    for text, told in ((b"[]", "not a JSON object"), (b'{"format": 1}', "damaged"), (b'{"format": 2}', "format 2")):
+        store.put(group.paths.record, text)
+        with pytest.raises(StoreError, match=told):
+            find(group.id, store.uri)
+
+
+def test_a_group_is_shown_in_few_round_trips_however_many_points_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = CountingStore(tmp_path / "store")
+    monkeypatch.setattr("runner.job.find.open_store", lambda uri: store)
+    group = make(store, tmp_path, 40)
+    group.complete()
+    for job in group.jobs()[:20]:
+        one = Attempt("0001-aaaaaaaa", "elsewhere", 1, "1", time.time(), phase="running", began=True)
+        job.attempts.write(one)
+        job.attempts.write_heartbeat(one, {"step": 1, "seconds_left": 60.0})
+    before = store.depth
+    status = group_status(find_group("sw", store.uri))
+    assert status["states"] == {"running": 20, "queued": 20}
+    assert status["points"][0]["seconds_left"] == 60.0
+    assert store.depth - before <= 9
+
+
+def test_a_group_is_deleted_with_its_jobs(tmp_path: Path) -> None:
+    group = make(DirectoryStore(tmp_path / "store"), tmp_path)
+    group.complete()
+    assert group.delete() == 2 + 3
+    assert contents(tmp_path / "store", group) == {}
+
+
+# --- side by side: attempts whose ends are given, so that their order is known ----------------------------------------
+
+
+class Given:
+    """A launcher whose attempts end as they are told to."""
+
+    def __init__(self, ends: dict[int, str], told: list[str]) -> None:
+        self.ends, self.told, self.gpus = ends, told, list[str | None]()
+
+    def clean(self) -> None:
+        self.told.append("clean")
+
+    def start(self, job: Job, arguments: list[str], token: str, *, output: TextIO | None) -> Any:
+        number = int(job.id[-4:])
+        self.gpus.append(os.environ.get("CUDA_VISIBLE_DEVICES"))
+        end = self.ends.get(number, "completed")
+        self.told.append(f"{number} {' '.join(arguments)}".strip())
+        one = Attempt(f"0001-{token}", machine.identity(), 1, "1", time.time(), phase="ended", began=True, reason=end)
+        one.message = f"message of {end}"
+        if end != "none":
+            job.attempts.write(one)
+        elif output is not None:
+            output.write("error: it could not begin\n")
+        code = {"completed": 0, "preempted": 75, "none": 6}.get(end, 1)
+        return type("Ended", (), {"wait": lambda self, seconds: code, "hand_on": lambda self, signum: None})()
+
+
+class Quiet:
+    def __init__(self) -> None:
+        self.ends: list[str] = []
+
+    def started(self, task: Any) -> None: ...
+
+    def ended(self, outcome: Outcome) -> None:
+        self.ends.append(f"{outcome.task.number} {outcome.kind} {outcome.why}".strip())
+
+    def beats(self, beats: Any) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+
+Runs = Callable[..., tuple[SideBySide, list[str], list[str]]]
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Runs:
+    def run(ends: dict[int, str], count: int = 8, stop_after: int = 3, how: How | None = None) -> Any:
+        store = DirectoryStore(tmp_path / "store")
+        group = make(store, tmp_path, count)
+        group.complete()
+        tasks = find_tasks(group.jobs(), how or How(), lambda: Trust(store.uri, all_of_it=True))
+        told: list[str] = []
+        for task in tasks:
+            object.__setattr__(task.go, "launcher", Given(ends, told))
+        view = Quiet()
+        one = SideBySide(group, tasks, [Slot("0")], stop_after, view)
+        one.run()
+        return one, view.ends, told
+
+    return run
+
+
+def test_a_point_that_fails_does_not_stop_the_others(runs: Runs) -> None:
+    one, ends, told = runs({2: "diverged", 4: "none", 5: "out_of_memory"}, 6)
+    assert ends == [
+        "1 succeeded", "2 failed diverged", "3 succeeded", "4 failed it could not begin", "5 failed out_of_memory",
+        "6 succeeded",
+    ]  # fmt: skip
+    assert (one.left, one.failing, one.exit_code) == (0, None, Exit.FAILED)
+    assert told[0] == "clean"
+
+
+def test_the_same_failure_in_a_row_ends_the_group_and_says_why(runs: Runs) -> None:
+    ends = {2: "data_error", 3: "diverged", 4: "data_error", 5: "data_error", 6: "data_error"}
+    one, seen, _ = runs(ends)
+    assert seen[-1] == "6 failed data_error"
+    assert one.left == 2
+    assert one.failing == "3 points in a row failed for the same reason, data_error: message of data_error"
+    assert one.exit_code == Exit.FAILED
+
+
+def test_a_pause_is_no_failure_and_the_others_go_on(runs: Runs) -> None:
+    one, ends, _ = runs({1: "preempted"}, 2)
+    assert ends == ["1 paused preempted", "2 succeeded"]
+    assert one.exit_code == Exit.PAUSED
+
+
+def test_what_somebody_else_began_meanwhile_is_left_to_them(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = SideBySide._begin_next
+
+    def beside(self: SideBySide) -> None:
+        task = self._left[0]
+        if task.number in (1, 2):
+            end = "completed" if task.number == 1 else "diverged"
+            job = Job(task.job.store, task.job.id)
+            job.attempts.write(
+                Attempt("0001-bbbbbbbb", "elsewhere", 1, "1", time.time(), phase="ended", began=True, reason=end)
+            )
+        begin(self)
+
+    monkeypatch.setattr(SideBySide, "_begin_next", beside)
+    one, ends, told = runs({}, 3)
+    assert ends == ["1 succeeded", "2 elsewhere failed by another", "3 succeeded"]
+    assert [word.split()[0] for word in told] == ["clean", "3"]
+    assert one.exit_code == Exit.CLAIMED
+
+
+def test_a_session_is_as_long_for_all_points_as_for_one(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter(range(0, 10**6, 500))
+    monkeypatch.setattr("runner.launch.side_by_side.time.monotonic", lambda: float(next(now)))
+    one, ends, told = runs({}, 6, how=How(settings=("hardware.session_limit=1800", "hardware.stop_margin=600")))
+    assert ends == ["1 succeeded", "2 succeeded"]
+    assert [word.rpartition("hardware.session_limit=")[2] for word in told[1:]] == ["1300", "800"]
+    assert (one.left, one.leaving, one.exit_code) == (4, "the session's time is over", Exit.PAUSED)
+
+
+# --- slots ----------------------------------------------------------------------------------------------------------------
+
+
+def test_an_attempt_sees_the_gpu_of_its_slot_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-1,GPU-2")
+    group = make(store := DirectoryStore(tmp_path / "store"), tmp_path, 4)
+    group.complete()
+    tasks = find_tasks(group.jobs(), How(), lambda: Trust(store.uri))
+    assert tasks[0].go is not None
+    slots = make_slots(None, tasks[0].go.resolved.config, len(tasks))
+    launcher = Given({}, [])
+    for task in tasks:
+        object.__setattr__(task.go, "launcher", launcher)
+    SideBySide(group, tasks, slots, 5, Quiet()).run()
+    assert launcher.gpus == ["GPU-1", "GPU-2"] * 2
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-1,GPU-2"
+
+
+LISTED = """\
+GPU 0: NVIDIA A100 (UUID: GPU-aaaa-1)
+  MIG 1g.5gb Device 0: (UUID: MIG-bbbb-1)
+  MIG 1g.5gb Device 1: (UUID: MIG-bbbb-2)
+GPU 1: NVIDIA A100 (UUID: GPU-cccc-1)
+"""
+
+
+def test_each_gpu_gets_a_point_by_its_uuid_and_what_is_set_already_is_respected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "job.yaml").write_text(SPEC)
+    config = resolve_points(tmp_path / "job.yaml", "local", []).points[0].job.config
+    assert machine.gpus_listed(LISTED) == ["MIG-bbbb-1", "MIG-bbbb-2", "GPU-cccc-1"]
+    for given, gpus in (("", []), ("GPU-1,GPU-2", ["GPU-1", "GPU-2"]), ("0,-1,2", ["0"])):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+        assert machine.gpus_to_use() == gpus
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-1,GPU-2")
+    dealt = [slot.variables["CUDA_VISIBLE_DEVICES"] for slot in make_slots(3, config, 9)]
+    assert dealt == ["GPU-1", "GPU-2", "GPU-1"]
+    assert len(make_slots(None, config, 9)) == 2
+    on_cpu = config.model_copy(update={"hardware": config.hardware.model_copy(update={"device": "cpu"})})
+    monkeypatch.setattr("runner.launch.side_by_side.usable_cores", lambda: 8)
+    assert [slot.arguments for slot in make_slots(3, on_cpu, 9)] == [("--set", "hardware.cpu_threads=2")] * 3
+    assert [slot.arguments for slot in make_slots(None, on_cpu, 9)] == [()]
