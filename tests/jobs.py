@@ -136,14 +136,19 @@ def processes_of(submit: int) -> tuple[int, int]:
 
 def trainer_of(job: Job) -> int:
     """The process that trains for a job on this machine, in a container or outside."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):
-            words = path.read_bytes().split(b"\0")
-            if b"last_e" in words and any(f"/lastrun-{job.id}-".encode() in word for word in words):
-                found.append(int(path.parent.name))
+    named = f"/lastrun-{job.id}-".encode()
+    found = [pid for pid, line in command_lines().items() if b"last_e" in line.split(b"\0") and named in line]
     assert len(found) == 1, found
     return found[0]
+
+
+def command_lines() -> dict[int, bytes]:
+    """Those of all processes of this machine, their words ended by zero bytes; processes come and go meanwhile."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            found[int(path.parent.name)] = path.read_bytes()
+    return found
 
 
 def stand_still(pid: int) -> None:

@@ -17,7 +17,7 @@ from runner.store.s3_calls import DOWNLOAD_TRIES
 from tests.ceph import Ceph
 from tests.conftest import Cli
 from tests.faultproxy import FaultProxy, Faults, fault_proxy
-from tests.jobs import LONGER, assert_same, assert_whole, some_step_is_stored
+from tests.jobs import LONGER, assert_same, assert_whole, command_lines, some_step_is_stored
 
 pytestmark = pytest.mark.xdist_group("ceph")
 
@@ -66,7 +66,7 @@ def test_training_never_waits_for_an_outage_and_all_is_synced_in_the_end(
     with current.held(some_step_is_stored) as trainer:
         began = time.monotonic()
         proxy.set(OUTAGES[outage])
-    while Path(f"/proc/{trainer}/cmdline").exists() and Path(f"/proc/{trainer}/cmdline").read_bytes():
+    while command_lines().get(trainer):
         assert time.monotonic() - began < 120, "the trainer waits"
         time.sleep(0.1)
     assert current.job.state()[0].value == "running"

@@ -12,7 +12,7 @@ import pytest
 from runner.store.open import open_store
 from tests.ceph import ACCESS_KEY, SECRET_KEY
 from tests.conftest import Cli
-from tests.jobs import LONGER, jobs_in, some_step_is_stored
+from tests.jobs import LONGER, command_lines, jobs_in, some_step_is_stored
 
 API_KEY = "test-api-key-0123456789"
 """That no command line shows. The other tests here, which may run at the same time, type one of their own."""
@@ -35,9 +35,9 @@ def test_secrets_of_a_run_stay_in_its_environment(
     clean_env.update(SOME_API_KEY=API_KEY, PYTHONPATH=path)
     tiny.write_text(tiny.read_text() + "run: {pass_env: [SOME_API_KEY]}\n")
     current = run("submit", tiny, *LONGER)
-    command_lines = set()
+    shown = set()
     while not (jobs_in(current.store) and some_step_is_stored(current.job)):
-        command_lines |= set(all_command_lines())
+        shown |= {line.replace(b"\0", b" ").decode("utf-8", "replace") for line in command_lines().values()}
         assert current.process.poll() is None, current.process.communicate()
         time.sleep(0.05)
     with current.held(some_step_is_stored):
@@ -45,7 +45,7 @@ def test_secrets_of_a_run_stay_in_its_environment(
     code, out = current.end()
     assert code == 75, out
     assert "logging in with ***" in out
-    said = [out, *command_lines]
+    said = [out, *shown]
     for words in (["status"], ["logs"], ["resume", "--env", "nowhere"], ["status", "--json"]):
         done = cli(words[0], current.job.id, *words[1:])
         said += [done.stdout, done.stderr]
@@ -54,16 +54,6 @@ def test_secrets_of_a_run_stay_in_its_environment(
     assert any("-m last_e" in text for text in said), "the trainer's command line was not seen"
     for secret in (ACCESS_KEY, SECRET_KEY, API_KEY):
         assert [text for text in said if secret in text] == []
-
-
-def all_command_lines() -> list[str]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            found.append(path.read_bytes().replace(b"\0", b" ").decode("utf-8", "replace"))
-        except OSError:
-            continue
-    return found
 
 
 def test_a_job_with_secrets_in_it_is_refused_and_they_are_not_repeated(cli: Cli, tiny: Path, tmp_path: Path) -> None:

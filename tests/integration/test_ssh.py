@@ -27,7 +27,7 @@ from runner.launch.ssh.setup import Host
 from runner.store.directory import DirectoryStore
 from runner.store.open import open_store
 from tests.conftest import Cli
-from tests.jobs import LONGER, PATIENCE, Run, assert_same, jobs_in, some_step_is_stored, wait_until
+from tests.jobs import LONGER, PATIENCE, Run, assert_same, command_lines, jobs_in, some_step_is_stored, wait_until
 from tests.sshd import Sshd
 
 pytestmark = [pytest.mark.xdist_group("ssh"), pytest.mark.slow]
@@ -146,8 +146,7 @@ def test_a_connection_that_is_cut_while_it_is_followed_is_made_anew(
     current: Run = run("submit", tiny, *ON, *LONGER, "run.pass_env=[HF_TOKEN]")
     with current.held(some_step_is_stored):
         assert f"HF_TOKEN={secret}".encode() in environ_of_trainer(current.job)
-        lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
-        assert not [line for line in lines if secret.encode() in line]
+        assert not [line for line in command_lines().values() if secret.encode() in line]
         assert far.cut() > 0
     code, out = current.end()
     assert code == 0, out
