@@ -232,5 +232,7 @@ def test_a_list_shows_the_newest_of_many_jobs(
 def copy_job(store: Store, objects: dict[str, bytes], model: str, name: str) -> None:
     store.put(Job(store, name).paths.index, b"")
     for rest, data in objects.items():
-        if rest.endswith(("/job.json", "/attempt.json", "/heartbeat.json", "/metrics.jsonl", "/MANIFEST.json", ".txt")):
+        if rest.endswith(
+            ("/job.json", "/attempt.json", "/end.json", "/heartbeat.json", "/metrics.jsonl", "/MANIFEST.json", ".txt")
+        ):
             store.put(name + rest, data.replace(model.encode(), name.encode()))
