@@ -50,7 +50,7 @@ def process_identity(pid: int) -> str | None:
         return None if fields[0] in "ZX" else fields[19]
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # a record's number is what somebody has written
         return None
     except PermissionError:
         raise HiddenProcessError(pid) from None

@@ -25,7 +25,7 @@ def stop(
     json: JsonOption = False,
 ) -> None:
     """Ask a job to save and stop, wherever it runs; of a group, all points, and whoever runs them begins no more."""
-    from runner.errors import UsageError
+    from runner.errors import Exit, UsageError
     from runner.job.find import find, store_with_jobs
     from runner.job.group import Group
     from runner.launch.settle import state_of
@@ -37,8 +37,10 @@ def stop(
         raise UsageError(f"{both}; lastrun list shows those there are")
     one = None if job is None else find(job, store)
     taken: dict[str, Job] = {}  # out of a queue
+    unread: list[str] = []
+    silent: list[str] = []
     if one is None:
-        found, taken = _stop_all(store_with_jobs(store), now)
+        found, taken, unread, silent = _stop_all(store_with_jobs(store), now)
     elif isinstance(one, Group):
         found, taken = _stop_group(one, now)
     else:
@@ -49,8 +51,11 @@ def stop(
             show(f"{each.id} is stopping; lastrun status {each.reference} tells when it has stopped")
     for what, each in [] if json else taken.items():
         show(f"{each.id}: {what} was taken out of the queue; lastrun resume {each.reference} goes on with it")
+    for words in [*unread, *silent]:
+        show(words, error=True)
     if not found and not taken and not json:
-        show("no job runs" if one is None else f"no point of {one.id} runs; whoever runs its points begins no more")
+        known = "no job runs" if not unread else "no job runs of those that can be read"
+        show(known if one is None else f"no point of {one.id} runs; whoever runs its points begins no more")
     ended = {}
     for each, facts in until_stopped(found) if wait else ():
         ended[each.id] = facts["state"]
@@ -60,7 +65,17 @@ def stop(
         asked = "now" if now else "save"
         jobs = [{"id": each.id, "asked": asked, "state": ended.get(each.id, "stopping")} for each in found]
         jobs += [{"id": each.id, "asked": None, "state": state_of(each)[0].value} for each in taken.values()]
-        print_json("stop", {"id": one.id if one else None, "asked": asked if found or not taken else None, "jobs": jobs})
+        print_json(
+            "stop",
+            {
+                "id": one.id if one else None,
+                "asked": asked if found or not taken else None,
+                "jobs": jobs,
+                "problems": [*unread, *silent],
+            },
+        )
+    if unread:
+        raise typer.Exit(Exit.STORE)
 
 
 def _stop_job(job: Job) -> tuple[list[Job], dict[str, Job]]:
@@ -77,20 +92,18 @@ def _stop_job(job: Job) -> tuple[list[Job], dict[str, Job]]:
     return [], {taken: job}
 
 
-def _stop_all(store: Store, now: bool) -> tuple[list[Job], dict[str, Job]]:
-    """Jobs that run, and what was taken out of a queue."""
+def _stop_all(store: Store, now: bool) -> tuple[list[Job], dict[str, Job], list[str], list[str]]:
+    """Jobs that run, and what was taken out of a queue; then which jobs cannot be read, and which launchers do not answer."""
+    from runner.errors import State
     from runner.job.find import list_jobs
     from runner.job.group import Group
     from runner.job.paths import group_of
     from runner.launch.settle import waiting, withdraw
-    from runner.view.console import show
-    from runner.view.status import running
+    from runner.view.status import states_and_problems
 
-    jobs = list(list_jobs(store))
-    found = running(jobs)
-    queued, silent = waiting([job for job in jobs if job not in found])
-    for words in silent:
-        show(words, error=True)
+    by_state, unread = states_and_problems(list_jobs(store))
+    found = [job for job, state in by_state if state is State.RUNNING]
+    queued, silent = waiting([job for job, state in by_state if state is not State.RUNNING])
     for group_id in dict.fromkeys(group_of(job.id) for job in [*found, *queued]):
         if group_id is not None:  # first: whoever runs its points begins no more of them
             Group(store, group_id).requests.ask_to_stop(now)
@@ -100,7 +113,7 @@ def _stop_all(store: Store, now: bool) -> tuple[list[Job], dict[str, Job]]:
             taken[what] = job
         else:
             found.append(job)  # it has begun meanwhile, or does so
-    return found, taken
+    return found, taken, unread, silent
 
 
 def _stop_group(group: Group, now: bool) -> tuple[list[Job], dict[str, Job]]:

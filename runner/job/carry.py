@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from last_e.manifest import DamagedCheckpoint
-from runner.errors import ClaimedError, DamagedObjectError, MissingKeyError, UsageError
+from runner.errors import ClaimedError, DamagedObjectError, MissingKeyError, State, UsageError
 from runner.job.attempts import Attempt
 from runner.job.checkpoints import Stored, counted
 from runner.job.group import Group
@@ -51,6 +51,7 @@ def newer(home: Job, source: Job) -> Job:
 
     Raises:
         UsageError: neither.
+        ClaimedError: the other one is, and somebody runs the one that would be written over.
     """
     try:
         record = home.store.get(home.paths.record)
@@ -65,6 +66,12 @@ def newer(home: Job, source: Job) -> Job:
     if own.has_all_of(other):
         return home
     if other.has_all_of(own):
+        state, attempt, _ = home.attempts.state(home.attempts.all())
+        if state is State.RUNNING and attempt is not None:
+            raise ClaimedError(
+                f"{home.id} is being run by {attempt}, from an older state than {source.store.uri} has: "
+                f"lastrun stop {home.uri} --wait has it save and end"
+            )
         return source
     raise UsageError(
         f"{home.id} has gone on in two places, each by itself, and only one of them can be gone on with; nothing was changed.\n"
@@ -113,16 +120,24 @@ def carry(source: Job, home: Job, say: Say) -> Job:
     """Copy what going on needs: the record, attempts that have had the job with all that they have told, and the checkpoints
     that count, each compared with its checksums. Returns the job in its new store.
 
-    The job's record comes last, and an older one goes first: what is cut off in between is no job, and is copied again by the
-    same command. Attempts of which nobody knows the end have ended as far as the new store is concerned.
+    The job's record comes last, and checkpoints before the attempts that tell of them: what is cut off in between is no job,
+    or the older one that was there, and is copied again by the same command. Nothing that is there goes, so that two who copy
+    do each other no harm. Attempts of which nobody knows the end have ended as far as the new store is concerned.
 
     Raises:
+        UsageError: the job was deleted there, and an attempt that has not heard of it may come back.
         StoreError: one of the stores fails.
     """
+    if home.is_deleted():
+        raise UsageError(
+            f"{home.id} was deleted in {home.store.uri}, and an attempt that sleeps somewhere may not know yet: name another "
+            f"store with LASTRUN_STORE, and the one of {source.store.uri} is copied there"
+        )
     record = source.store.get(source.paths.record)
     attempts, written = source.attempts.all(), source.checkpoints.written(say)
     say(f"copying {source.id} from {source.store.uri}, which can only be read, to {home.store.uri}")
-    home.store.delete([home.paths.record, home.paths.tombstone])
+    for stored in counted(written, attempts):
+        _copy_checkpoint(source, home, stored, say)
     for attempt in filter(lambda attempt: attempt.has_taken_the_job, attempts):
         keys = (entry.key for entry in source.store.scan(source.paths.attempt(attempt.id, "")))
         _copy(source, home, filter(_OF_AN_ATTEMPT.fullmatch, keys), say)
@@ -132,8 +147,6 @@ def carry(source: Job, home: Job, say: Say) -> Job:
             with suppress(MissingKeyError):  # that it has ever run
                 home.store.put(home.paths.attempt(attempt.id), source.store.get(source.paths.attempt(attempt.id)))
             home.attempts.write(attempt)
-    for stored in counted(written, attempts):
-        _copy_checkpoint(source, home, stored, say)
     with suppress(ValueError):  # an ID that was not made here
         home.store.put(home.paths.index, b"")
     home.store.put(home.paths.record, record)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -163,13 +164,17 @@ def summaries(jobs: Iterator[Job], limit: int) -> tuple[list[dict[str, Any]], bo
     return shown[:limit], len(shown) > limit
 
 
+_UNREADABLE = (LastrunError, KeyError, TypeError, ValueError, AttributeError, OverflowError)
+"""What a record may raise that is damaged, or of somebody who means no good."""
+
+
 def summary_or_error(job: Job) -> dict[str, Any] | None:
     """A job's summary; one that cannot be read is listed as such, it must not hide the others. None: there is no such job."""
     try:
         return job_summary(job)
     except NoSuchJobError:
         return None
-    except (LastrunError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except _UNREADABLE as error:
         return {"id": job.id, "uri": job.uri, "error": str(error) or type(error).__name__}
 
 
@@ -190,26 +195,37 @@ def running(jobs: Iterable[Job]) -> list[Job]:
 
 def states(jobs: Iterable[Job]) -> list[tuple[Job, State]]:
     """Each of these that is there and can be read, with its state."""
+    return states_and_problems(jobs)[0]
+
+
+def states_and_problems(jobs: Iterable[Job]) -> tuple[list[tuple[Job, State]], list[str]]:
+    """The same, and what keeps the others from being read; one that is deleted meanwhile is none of them."""
     some = list(jobs)
-    found = some[0].store.in_parallel([partial(_state_or_none, job) for job in some]) if some else []
-    return [(job, state) for job, state in zip(some, found) if state is not None]
+    found = some[0].store.in_parallel([partial(_state_or_problem, job) for job in some]) if some else []
+    told = [str(state) for state in found if isinstance(state, LastrunError)]
+    return [(job, state) for job, state in zip(some, found) if isinstance(state, State)], told
 
 
-def _state_or_none(job: Job) -> State | None:
+def _state_or_problem(job: Job) -> State | LastrunError | None:
     try:
         return state_of(job)[0]
-    except LastrunError:
+    except NoSuchJobError:
         return None
+    except _UNREADABLE as error:
+        return LastrunError(f"{job.id} cannot be read: {str(error) or type(error).__name__}")
 
 
 def until_stopped(jobs: list[Job]) -> Iterator[tuple[Job, dict[str, Any]]]:
     """Each of these jobs with :func:`job_status`, once it no longer runs."""
     left = list(jobs)
     while left:
-        states = left[0].store.in_parallel([partial(_state_or_none, job) for job in left])
-        for job in [job for job, state in zip(left, states) if state is not State.RUNNING and state is not None]:
+        states = left[0].store.in_parallel([partial(_state_or_problem, job) for job in left])
+        for job, state in zip(list(left), states):
+            if state is State.RUNNING or isinstance(state, LastrunError):  # what cannot be read now may be later
+                continue
             left.remove(job)
-            yield job, job_status(job)
+            with suppress(NoSuchJobError):  # somebody has deleted it, and the others are waited for all the same
+                yield job, job_status(job)
         if left:
             time.sleep(FOLLOW_SECONDS)
 

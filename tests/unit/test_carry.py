@@ -204,9 +204,12 @@ def test_a_copy_that_was_cut_off_is_no_job_wherever_that_was(attached: Job, home
             carry(attached, Job(store, home.id), print)
             break
         except StoreError:
-            with pytest.raises((NoSuchJobError, UsageError)):  # before its first write there is no such folder
-                find_job(home.id, str(tmp_path / "home"))
-            assert newer(home_of(attached), attached) is attached
+            if older:  # which is there as it was, or with all of the newer one
+                assert find_job(home.id, str(tmp_path / "home")).checkpoints.all()
+            else:
+                with pytest.raises((NoSuchJobError, UsageError)):  # before its first write there is no such folder
+                    find_job(home.id, str(tmp_path / "home"))
+                assert newer(home_of(attached), attached) is attached
         writes += 1
     assert writes > 10
     assert told(Job(store, home.id)) == told(attached)
@@ -221,11 +224,46 @@ def test_what_is_damaged_is_left_out_with_a_word(made: Job, attached: Job, home:
     assert [text for text in said if text.startswith(f"leaving out checkpoint {last.name}: ")]
 
 
-def test_a_job_that_was_deleted_in_its_new_store_may_come_again(attached: Job, home: Job) -> None:
-    carry(attached, home, print)
-    home.store.put(home.paths.tombstone, b"")
-    home.store.delete([home.paths.record])
-    assert not carry(attached, home, print).is_deleted()
+def test_a_job_that_was_deleted_does_not_come_again_where_an_attempt_of_it_may(attached: Job, home: Job) -> None:
+    copy = carry(attached, home, print)
+    copy.delete()
+    assert carry(attached, home, print).attempts.all(), "nobody could come back"
+    silent = claim(home)
+    home.delete()
+    assert home.is_deleted()
+    with pytest.raises(UsageError, match=r"was deleted in .*, and an attempt that sleeps somewhere may not know yet"):
+        carry(attached, home, print)
+    assert home.is_deleted()
+    assert silent.id not in [one.id for one in home.attempts.all()]
+
+
+def test_what_runs_in_the_new_store_is_not_written_over(made: Job, attached: Job, home: Job) -> None:
+    copy = carry(attached, home, print)
+    attempt(made, 3, "time_limit", 40)  # the attached one goes on elsewhere, with all that the copy had
+    running = claim(copy, token="aaaaaaaa")
+    attached = Job(attached.store, attached.id)
+    with pytest.raises(ClaimedError, match=r"from an older state than .* has: lastrun stop .* --wait"):
+        newer(home_of(attached), attached)
+    assert home_of(attached).attempts.all()[-1].id == running.id
+    assert home_of(attached).attempts.all()[-1].open
+
+
+def test_a_second_copying_takes_nothing_from_the_first(attached: Job, home: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was decided on before the first had ended, and goes on while that one's attempt trains."""
+    copy = carry(attached, home, print)
+    running = claim(copy)
+    states = []
+    write = DirectoryStore._write
+
+    def watched(store: DirectoryStore, *words: object) -> None:
+        write(store, *words)  # type: ignore[arg-type]
+        fresh = Job(copy.store, copy.id)
+        states.append((fresh.is_gone(), fresh.is_there(), [one.id for one in fresh.attempts.all() if one.open]))
+
+    monkeypatch.setattr(DirectoryStore, "_write", watched)
+    carry(attached, Job(home.store, home.id), print)
+    assert len(states) > 5
+    assert set(map(str, states)) == {str((False, True, [running.id]))}
 
 
 def test_one_that_somebody_runs_is_refused_and_a_young_copy_is_not(

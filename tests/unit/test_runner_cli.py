@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import signal
@@ -13,8 +14,10 @@ from typing import Any
 
 import pytest
 
+from runner import machine
 from runner.commands.run import start
 from runner.errors import PausedError
+from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.launch.local import LocalLauncher
 from runner.resolve import resolve_spec
@@ -114,3 +117,21 @@ def test_validate_reads_the_name_of_the_store(cli: Cli, tiny: Path) -> None:
     done = cli("validate", tiny, "--store", "s3:/b")
     assert done.returncode == 2
     assert "did you mean s3://b?" in done.stderr
+
+
+@pytest.mark.parametrize("record", [b"{", b'{"phase": "running"}', None])
+def test_stop_all_names_what_cannot_be_read(tmp_path: Path, cli: Cli, clean_env: dict[str, str], record: bytes | None) -> None:
+    store = DirectoryStore(Path(clean_env["LASTRUN_STORE"]))
+    config = {"model.variant": "nano_e_v3", "dataset": "synthetic", "split_type": "xsub", "env": "local", "training.epochs": 5}
+    job = Job.create(store, "x", config, {}, "0")
+    one = Attempt("0001-aaaaaaaa", machine.identity(), 10**30, "1", time.time(), phase="running", began=True)
+    job.attempts.write(one)
+    if record is not None:
+        store.put(job.paths.attempt(one.id), record)
+    done = cli("stop", "--all", "--json")
+    told = json.loads(done.stdout)
+    assert (done.returncode, "Traceback" in done.stderr) == (0 if record is None else 4, False), done.stdout
+    assert told["jobs"] == []
+    unread = [problem.partition(" cannot be read: ")[0] for problem in told["problems"] if " cannot be read: " in problem]
+    assert unread == ([] if record is None else [job.id])
+    assert cli("status", job.id).returncode == (0 if record is None else 4)
