@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import lzma
 import re
@@ -42,6 +43,8 @@ UNPACKED_BY_OTHERS = {
 }
 """What Python cannot read, and the command that unpacks it."""
 _MOST_BEGINNING = 512
+_MOST_HEADER = 1 << 20
+"""Bytes of a tar file's header, of which the names in it are most."""
 _MOST_DEPTH = 3
 """Of archives in archives."""
 _MOST_TIMES, _LEAST_BOUND = 100, 1 << 30
@@ -188,14 +191,26 @@ def _no_zip(path: Path, error: Exception) -> str:
     return f"no archive that is known here (it begins with {beginning[:8]!r}); --raw takes .skeleton files, zip and tar files"
 
 
+class _OfHeaders(io.BufferedReader):
+    """A tar file of which the headers are read, which may say of themselves that they are as long as they like."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """So many bytes, which a header has."""
+        if size is None or not 0 <= size <= _MOST_HEADER:
+            raise tarfile.ReadError("a header is longer than any can be")
+        return super().read(size)
+
+
 def _in_tar(path: Path, search: Search, name: str, depth: int) -> list[Entry]:
     found: list[Entry] = []
     inner: list[tarfile.TarInfo] = []
     size = path.stat().st_size
     files: dict[str, tarfile.TarInfo] = {}
     try:
-        with tarfile.open(path, "r:") as archive:
+        with path.open("rb", buffering=0) as raw, tarfile.open(fileobj=_OfHeaders(raw), mode="r:") as archive:
             for info in archive:
+                if info.size < 0:  # the next header would be before this one, for ever
+                    raise tarfile.ReadError(f"{info.name} has a size below zero")
                 search.tell(name, info.offset_data, size)
                 if RECORDING.search(info.name) and not info.isdir():
                     file = files.get(info.linkname) if info.islnk() else info  # a name more for a file that came before

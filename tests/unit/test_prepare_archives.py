@@ -374,3 +374,26 @@ def test_links_to_folders_are_followed_and_circles_left(files, tmp_path):
     assert report.clips == len(files) + 1
     assert [(one.name, one.reason) for one in report.left_out] == [("link/self", "unreadable")]
     assert prepare_ntu("ntu60", [raw, raw / "link", elsewhere], tmp_path / "two", workers=1).files == report.files
+
+
+@pytest.mark.parametrize("kind", ["below zero", "a long name", "pax"])
+def test_a_tar_file_whose_headers_lie_about_their_length_is_told_at_once(files, tmp_path, kind):
+    """Python's reader goes round for ever on the first (CVE-2025-8194), and asks for all that the others name."""
+    name, data = next(iter(files.items()))
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    lies = tarfile.TarInfo("more")
+    lies.type = {"below zero": tarfile.REGTYPE, "a long name": tarfile.GNUTYPE_LONGNAME, "pax": tarfile.XHDTYPE}[kind]
+    lies.size = 1
+    header = bytearray(lies.tobuf(tarfile.GNU_FORMAT))
+    size = -512 if kind == "below zero" else 20 << 30
+    header[124:136] = (b"\xff" if size < 0 else b"\x80") + (size % (1 << 88)).to_bytes(11, "big")
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    padding = bytes(-len(data) % 512)
+    path = tmp_path / "lies.tar"
+    path.write_bytes(info.tobuf(tarfile.GNU_FORMAT) + data + padding + bytes(header) + bytes(1024))
+    with path.open("ab") as file:
+        file.truncate(30 << 30)  # with holes
+    with pytest.raises(DataError, match="not a whole tar file"):
+        prepare(path, tmp_path / "out")
