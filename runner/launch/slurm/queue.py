@@ -29,6 +29,8 @@ ENDED = (
 _PATIENCE = 6 * WAITS.engine
 """Seconds that the controller of a busy cluster may take over a change to its queue."""
 _GONE = "invalid job id"
+_NO_CLUSTER = "could not establish a configuration source"
+"""Its programs are installed, and nobody has told them of a cluster."""
 _COLUMNS = "%i|%j|%T|%r|%S"
 
 
@@ -91,13 +93,18 @@ def refusal(script: str) -> str | None:
 
 
 def queued(name: str | None = None) -> list[Queued]:
-    """This user's jobs of a name, or of any, that have not ended, the newest last.
+    """This user's jobs of a name, or of any, that have not ended, the newest last; none where Slurm's programs have no cluster.
 
     Raises:
         EngineError: Slurm does not answer.
     """
     named = [] if name is None else [f"--name={name}"]
-    return _jobs(_call("squeue", "--noheader", "--me", *named, f"--format={_COLUMNS}", seconds=WAITS.engine))
+    done = _run("squeue", "--noheader", "--me", *named, f"--format={_COLUMNS}", seconds=WAITS.engine)
+    if done.returncode != 0 and _NO_CLUSTER in done.stderr.lower():
+        return []
+    if done.returncode != 0:
+        raise EngineError(_words(done))
+    return _jobs(done.stdout)
 
 
 def look(job: str) -> Queued | None:

@@ -139,8 +139,9 @@ def end(token: str) -> None:
 
 def remove(token: str) -> None:
     """What it has left in its folder, once it has ended."""
-    if not _alive(_run(token)):
-        shutil.rmtree(_run(token), ignore_errors=True)
+    run = _run(token)
+    if _code(run) is not None or not _alive(run):  # who watched over it may just be about to leave
+        shutil.rmtree(run, ignore_errors=True)
 
 
 def count() -> int:
