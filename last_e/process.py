@@ -54,6 +54,20 @@ def have_standard_streams() -> None:
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
+def pass_on(text: str, stream: TextIO) -> bool:
+    """Write at once; what the stream's encoding does not know is escaped. Whether somebody still takes it."""
+    try:
+        try:
+            stream.write(text)
+        except UnicodeEncodeError:
+            encoding = getattr(stream, "encoding", None) or "ascii"
+            stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        stream.flush()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def discard_output(stream: TextIO | None = None) -> None:
     """Nobody reads it any more, or there is no room for it: what is still buffered must not fail again. Of what is printed, or
     of another stream."""

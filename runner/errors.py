@@ -26,6 +26,10 @@ class LastrunError(Exception):
     exit_code = Exit.FAILED
 
 
+UNREADABLE = (LastrunError, KeyError, TypeError, ValueError, AttributeError, OverflowError)
+"""What comes of reading a record that is damaged, or of somebody who means no good."""
+
+
 class UsageError(LastrunError):
     """A command was called in a way that cannot work."""
 

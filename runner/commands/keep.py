@@ -42,7 +42,7 @@ def stop(
     if one is None:
         found, taken, unread, silent = _stop_all(store_with_jobs(store), now)
     elif isinstance(one, Group):
-        found, taken = _stop_group(one, now)
+        found, taken, unread = _stop_group(one, now)
     else:
         found, taken = _stop_job(one)
     for each in found:
@@ -99,9 +99,9 @@ def _stop_all(store: Store, now: bool) -> tuple[list[Job], dict[str, Job], list[
     from runner.job.group import Group
     from runner.job.paths import group_of
     from runner.launch.settle import waiting, withdraw
-    from runner.view.status import states_and_problems
+    from runner.view.status import states
 
-    by_state, unread = states_and_problems(list_jobs(store))
+    by_state, unread = states(list_jobs(store))
     found = [job for job, state in by_state if state is State.RUNNING]
     queued, silent = waiting([job for job, state in by_state if state is not State.RUNNING])
     for group_id in dict.fromkeys(group_of(job.id) for job in [*found, *queued]):
@@ -116,15 +116,15 @@ def _stop_all(store: Store, now: bool) -> tuple[list[Job], dict[str, Job], list[
     return found, taken, unread, silent
 
 
-def _stop_group(group: Group, now: bool) -> tuple[list[Job], dict[str, Job]]:
-    """Points that run, and what was taken out of a queue. Whoever runs the group begins no more, and what waits in a queue that
-    is not seen from here leaves when it begins."""
+def _stop_group(group: Group, now: bool) -> tuple[list[Job], dict[str, Job], list[str]]:
+    """Points that run, what was taken out of a queue, and which points cannot be read. Whoever runs the group begins no more,
+    and what waits in a queue that is not seen from here leaves when it begins."""
     from runner.errors import State
     from runner.launch.settle import withdraw
     from runner.view.status import states
 
     group.requests.ask_to_stop(now)
-    by_state = states(group.jobs())
+    by_state, unread = states(group.jobs())
     waiting = [job for job, state in by_state if state not in (State.RUNNING, State.SUCCEEDED)]
     taken = {}
     for job in reversed(waiting):  # one may wait for another's end
@@ -132,7 +132,7 @@ def _stop_group(group: Group, now: bool) -> tuple[list[Job], dict[str, Job]]:
             taken[what] = job
     left = [job for job in waiting if job not in taken.values()]
     group.store.in_parallel([partial(job.requests.ask_to_stop, now) for job in left])
-    return [job for job, state in by_state if state is State.RUNNING], taken
+    return [job for job, state in by_state if state is State.RUNNING], taken, unread
 
 
 def pull(

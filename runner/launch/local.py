@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, TextIO
@@ -19,6 +18,7 @@ from runner.attempt.data_check import check_data
 from runner.errors import EngineError, Exit, UsageError
 from runner.job.attempts import Attempt
 from runner.job.job import Job
+from runner.launch.protocol import BeginsAtOnce
 from runner.launchers import FEW_GPUS
 from runner.signals import LEAVING, handled
 from runner.spec import JobSpec
@@ -27,7 +27,7 @@ from runner.trust import Trust
 _NEEDED = ("torch", "numpy", "safetensors")
 
 
-class LocalLauncher:
+class LocalLauncher(BeginsAtOnce):
     """Starts attempts with this Python. See :class:`~runner.launch.protocol.Launcher`."""
 
     runs_here = True
@@ -81,19 +81,6 @@ class LocalLauncher:
         if current is not None and current.open:
             job.attempts.write_lost(current, "its process is gone")
         return current
-
-    @staticmethod
-    def waits(job: Job) -> str | None:
-        """Never: a process begins at once."""
-
-    @staticmethod
-    def waiting(jobs: Sequence[Job]) -> list[Job]:
-        """None of them."""
-        return []
-
-    @staticmethod
-    def withdraw(job: Job) -> str | None:
-        """Nothing waits."""
 
     @staticmethod
     def clean() -> None:

@@ -114,6 +114,23 @@ class Launcher(Protocol):
         """Folders of this machine in which these attempts of a job may have left scratch folders."""
 
 
+class BeginsAtOnce:
+    """What a launcher answers that has no queue."""
+
+    @staticmethod
+    def waits(job: Job) -> str | None:
+        """Nothing."""
+
+    @staticmethod
+    def waiting(jobs: Sequence[Job]) -> list[Job]:
+        """None of them."""
+        return []
+
+    @staticmethod
+    def withdraw(job: Job) -> str | None:
+        """Nothing."""
+
+
 @runtime_checkable
 class Queue(Launcher, Protocol):
     """A launcher that hands attempts to a queue, which begins them by itself: nobody here has to wait for that."""

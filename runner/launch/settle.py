@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from runner.errors import EngineError, LastrunError, Reason, State, UsageError
+from runner.errors import LastrunError, Reason, State, UsageError
 from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.launch.protocol import Launcher
@@ -67,7 +67,7 @@ def withdraw(job: Job) -> tuple[str | None, list[str]]:
         try:
             if told := launcher_class(name).withdraw(job):
                 return told, []
-        except EngineError as error:
+        except LastrunError as error:
             silent.append(f"launcher {name} cannot tell: {error}")
     return None, silent
 

@@ -14,7 +14,7 @@ from typing import Any
 from last_e.config import ENVIRONMENTS
 from last_e.problems import show as value_text
 from last_e.text import percent, seconds_text
-from runner.errors import LastrunError, NoSuchJobError, State
+from runner.errors import UNREADABLE, NoSuchJobError, State
 from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.launch.settle import settled
@@ -78,14 +78,7 @@ def _result_or_error(job: Job, prices: Prices) -> Result | str:
         return _result(job, prices)
     except NoSuchJobError:
         return "it is not there: deleted, or not made yet"
-    except (
-        LastrunError,
-        KeyError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        OverflowError,
-    ) as error:  # others may have written it
+    except UNREADABLE as error:
         return str(error) or type(error).__name__
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from runner.errors import LastrunError, NoSuchJobError, Reason, State
+from runner.errors import UNREADABLE, LastrunError, NoSuchJobError, Reason, State
 from runner.job.attempts import Attempt, from_the_owner
 from runner.job.checkpoints import counted
 from runner.job.job import Job
@@ -164,17 +164,13 @@ def summaries(jobs: Iterator[Job], limit: int) -> tuple[list[dict[str, Any]], bo
     return shown[:limit], len(shown) > limit
 
 
-_UNREADABLE = (LastrunError, KeyError, TypeError, ValueError, AttributeError, OverflowError)
-"""What a record may raise that is damaged, or of somebody who means no good."""
-
-
 def summary_or_error(job: Job) -> dict[str, Any] | None:
     """A job's summary; one that cannot be read is listed as such, it must not hide the others. None: there is no such job."""
     try:
         return job_summary(job)
     except NoSuchJobError:
         return None
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         return {"id": job.id, "uri": job.uri, "error": str(error) or type(error).__name__}
 
 
@@ -190,16 +186,12 @@ def follow_status(job: Job) -> Iterator[dict[str, Any]]:
 
 def running(jobs: Iterable[Job]) -> list[Job]:
     """Those of these that run; one that cannot be read counts as none."""
-    return [job for job, state in states(jobs) if state is State.RUNNING]
+    return [job for job, state in states(jobs)[0] if state is State.RUNNING]
 
 
-def states(jobs: Iterable[Job]) -> list[tuple[Job, State]]:
-    """Each of these that is there and can be read, with its state."""
-    return states_and_problems(jobs)[0]
-
-
-def states_and_problems(jobs: Iterable[Job]) -> tuple[list[tuple[Job, State]], list[str]]:
-    """The same, and what keeps the others from being read; one that is deleted meanwhile is none of them."""
+def states(jobs: Iterable[Job]) -> tuple[list[tuple[Job, State]], list[str]]:
+    """Each of these that is there and can be read, with its state, and what keeps the others from being read; one that is
+    deleted meanwhile is none of them."""
     some = list(jobs)
     found = some[0].store.in_parallel([partial(_state_or_problem, job) for job in some]) if some else []
     told = [str(state) for state in found if isinstance(state, LastrunError)]
@@ -211,7 +203,7 @@ def _state_or_problem(job: Job) -> State | LastrunError | None:
         return state_of(job)[0]
     except NoSuchJobError:
         return None
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         return LastrunError(f"{job.id} cannot be read: {str(error) or type(error).__name__}")
 
 

@@ -9,7 +9,6 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -18,11 +17,12 @@ from runner.errors import UsageError
 from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.launch.local import StartedProcess
+from runner.launch.protocol import BeginsAtOnce
 from runner.machine import CONTAINER_VARIABLE
 from runner.spec import JobSpec
 
 
-class DummyLauncher:
+class DummyLauncher(BeginsAtOnce):
     """Starts attempts as such processes."""
 
     runs_here = True
@@ -57,18 +57,6 @@ class DummyLauncher:
         if current is not None and current.open:
             job.attempts.write_lost(current, "its process has no token any more")
         return current
-
-    @staticmethod
-    def waits(job: Job) -> str | None:
-        return None
-
-    @staticmethod
-    def waiting(jobs: Sequence[Job]) -> list[Job]:
-        return []
-
-    @staticmethod
-    def withdraw(job: Job) -> str | None:
-        return None
 
     @staticmethod
     def clean() -> None:

@@ -1,5 +1,7 @@
 """What all unit tests share."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -11,3 +13,27 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def files() -> dict[str, bytes]:
+    """Some raw recordings by their names."""
+    from tests.ntu_prepare import recordings
+
+    return recordings()
+
+
+@pytest.fixture(scope="module")
+def tree(files: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same in folders; who changes it takes a copy."""
+    from tests.ntu_files import write_tree
+
+    return write_tree(tmp_path_factory.mktemp("raw"), files.items())
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A preparation keeps what is done after every fifth recording."""
+    from last_e.prepare import ntu
+
+    monkeypatch.setattr(ntu, "PART_SIZE", 5)

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import pytest
+import typer
 
 from runner import machine
+from runner.commands.keep import stop
 from runner.errors import Exit, NoSuchJobError, StoreError, UsageError
 from runner.job.attempts import Attempt
 from runner.job.find import find, find_group, find_job
@@ -154,6 +156,19 @@ def test_a_group_is_shown_in_few_round_trips_however_many_points_it_has(
     assert status["states"] == {"running": 20, "queued": 20}
     assert status["points"][0]["seconds_left"] == 60.0
     assert store.depth - before <= 9
+
+
+def test_stop_names_the_point_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = DirectoryStore(tmp_path / "store")
+    group = make(store, tmp_path)
+    group.complete()
+    bad = group.jobs()[1]
+    store.put(bad.paths.attempt("0001-aaaaaaaa"), b"{")
+    with pytest.raises(typer.Exit) as end:
+        stop(group.id, json=True)
+    told = json.loads(capsys.readouterr().out)
+    assert end.value.exit_code == Exit.STORE
+    assert [problem.partition(" cannot be read: ")[0] for problem in told["problems"]] == [bad.id]
 
 
 def test_a_group_is_deleted_with_its_jobs(tmp_path: Path) -> None:

@@ -18,27 +18,14 @@ from hypothesis import strategies as st
 
 from last_e.data import read_clips
 from last_e.datafile import DataError
-from last_e.prepare import archives, ntu
+from last_e.prepare import archives
 from last_e.prepare.clipfile import read_columns
 from last_e.prepare.ntu import prepare_ntu
 from last_e.prepare.skeleton import MAX_BYTES
 from tests.ntu_files import name_of, tar_of, write_tree, write_zip
 from tests.ntu_prepare import interrupted, prepare, recordings, why
 
-
-@pytest.fixture(scope="module")
-def files() -> dict[str, bytes]:
-    return recordings()
-
-
-@pytest.fixture(scope="module")
-def tree(files: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tree(tmp_path_factory.mktemp("raw"), files.items())
-
-
-@pytest.fixture(autouse=True)
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ntu, "PART_SIZE", 5)
+pytestmark = pytest.mark.usefixtures("small_parts")
 
 
 # --- zip files --------------------------------------------------------------------------------------------------------

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -11,18 +9,7 @@ from last_e.data import Clips
 from last_e.data.splits import train_mask
 from last_e.datafile import DataError
 from last_e.prepare.clipfile import read_columns
-from tests.ntu_files import write_tree
-from tests.ntu_prepare import prepare, recordings
-
-
-@pytest.fixture(scope="module")
-def files() -> dict[str, bytes]:
-    return recordings()
-
-
-@pytest.fixture(scope="module")
-def tree(files: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tree(tmp_path_factory.mktemp("raw"), files.items())
+from tests.ntu_prepare import prepare
 
 
 def test_a_damaged_file_is_told_in_one_line(tree, tmp_path):

@@ -13,7 +13,6 @@ import pytest
 from last_e.data import read_clips
 from last_e.data.splits import train_mask
 from last_e.datafile import DataError
-from last_e.prepare import ntu
 from last_e.prepare.clipfile import CONTENT_HASH, content_hash, names_of, read_columns
 from last_e.prepare.names import read_name
 from last_e.prepare.ntu import prepare_ntu
@@ -22,22 +21,9 @@ from last_e.prepare.pool import run_all
 from last_e.prepare.skeleton import parse
 from last_e.splits import OFFICIAL
 from tests.ntu_files import motion, name_of, one_person, text_of, write_tree
-from tests.ntu_prepare import BROKEN, prepare, recordings, why
+from tests.ntu_prepare import BROKEN, prepare, why
 
-
-@pytest.fixture(scope="module")
-def files() -> dict[str, bytes]:
-    return recordings()
-
-
-@pytest.fixture(scope="module")
-def tree(files: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tree(tmp_path_factory.mktemp("raw"), files.items())
-
-
-@pytest.fixture(autouse=True)
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ntu, "PART_SIZE", 5)
+pytestmark = pytest.mark.usefixtures("small_parts")
 
 
 def test_a_tree_becomes_a_file_that_the_trainer_reads(files, tree, tmp_path):

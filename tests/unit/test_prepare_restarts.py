@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import zipfile
-from pathlib import Path
 
 import pytest
 from filelock import FileLock
@@ -16,22 +15,9 @@ from last_e.datafile import DataError
 from last_e.prepare import ntu
 from last_e.prepare.ntu import prepare_ntu
 from tests.ntu_files import motion, name_of, one_person, tar_of, text_of, write_tree, write_zip
-from tests.ntu_prepare import interrupted, prepare, recordings
+from tests.ntu_prepare import interrupted, prepare
 
-
-@pytest.fixture(scope="module")
-def files() -> dict[str, bytes]:
-    return recordings()
-
-
-@pytest.fixture(scope="module")
-def tree(files: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tree(tmp_path_factory.mktemp("raw"), files.items())
-
-
-@pytest.fixture(autouse=True)
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ntu, "PART_SIZE", 5)
+pytestmark = pytest.mark.usefixtures("small_parts")
 
 
 def test_an_interrupted_run_goes_on_where_it_was(tree, tmp_path, monkeypatch):

@@ -26,16 +26,6 @@ from tests.ntu_files import name_of, tar_of, write_tree, write_zip
 from tests.ntu_prepare import prepare, recordings
 
 
-@pytest.fixture(scope="module")
-def files() -> dict[str, bytes]:
-    return recordings()
-
-
-@pytest.fixture(scope="module")
-def tree(files: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tree(tmp_path_factory.mktemp("raw"), files.items())
-
-
 def told(report: Report) -> dict[str, tuple[str, str]]:
     return {one.name: (one.reason, one.detail) for one in report.left_out}
 

@@ -13,6 +13,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO
 
+from last_e.process import pass_on
 from last_e.text import one_line, plain
 from runner.errors import EngineError, Exit, LastrunError, Reason, StoreError
 from runner.job.attempts import Attempt
@@ -187,13 +188,7 @@ class Watch(threading.Thread):
 
     def _show(self) -> None:
         for piece in _pieces(self._container):
-            try:
-                self._out.write(piece)
-                self._out.flush()
-            except UnicodeEncodeError:  # a terminal that does not know the character
-                encoding = getattr(self._out, "encoding", None) or "ascii"
-                self._out.write(piece.encode(encoding, "backslashreplace").decode(encoding))
-            except (OSError, ValueError):  # a reader of ours that goes away does not stop the container
+            if not pass_on(piece, self._out):  # a reader of ours that goes away does not stop the container
                 return
 
 

@@ -6,7 +6,6 @@ import ipaddress
 import json
 import os
 import sys
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -29,6 +28,7 @@ from runner.launch.docker.gpus import first_that_works
 from runner.launch.docker.handed import Handed
 from runner.launch.docker.image import BUILD, code_digest, default_image
 from runner.launch.docker.look import understood
+from runner.launch.protocol import BeginsAtOnce
 from runner.launch.variables import see_that_they_are_set, wants_cpu
 from runner.signals import handled, interruptible
 from runner.spec import JobSpec
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from docker import DockerClient
 
 
-class DockerLauncher:
+class DockerLauncher(BeginsAtOnce):
     """Starts attempts in containers. See :class:`~runner.launch.protocol.Launcher`."""
 
     runs_here = False
@@ -83,19 +83,6 @@ class DockerLauncher:
     def settle(job: Job, attempt: Attempt) -> Attempt | None:
         """Only the engine that ran the container is believed, and only about the container whose token the attempt carries."""
         return containers.settle(job, attempt)
-
-    @staticmethod
-    def waits(job: Job) -> str | None:
-        """Never: a container begins at once."""
-
-    @staticmethod
-    def waiting(jobs: Sequence[Job]) -> list[Job]:
-        """None of them."""
-        return []
-
-    @staticmethod
-    def withdraw(job: Job) -> str | None:
-        """Nothing waits."""
 
     @staticmethod
     def clean() -> None:

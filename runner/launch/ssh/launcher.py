@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -14,6 +13,7 @@ from runner.attempt.data_check import check_data
 from runner.errors import EngineError, LastrunError, UsageError
 from runner.job.attempts import Attempt
 from runner.job.job import Job
+from runner.launch.protocol import BeginsAtOnce
 from runner.launch.ssh import notes
 from runner.launch.ssh.send import send
 from runner.launch.ssh.sent import of_this_machine
@@ -29,7 +29,7 @@ from runner.waits import VARIABLE, WAITS
 _FREE_BYTES = 1 << 28
 
 
-class SshLauncher:
+class SshLauncher(BeginsAtOnce):
     """Starts attempts there. See :class:`~runner.launch.protocol.Launcher`."""
 
     runs_here = False
@@ -99,19 +99,6 @@ class SshLauncher:
             job.attempts.write_lost(current, plain(f"its process on {note['host']} {how}"))
         notes.forget(token)
         return current
-
-    @staticmethod
-    def waits(job: Job) -> str | None:
-        """Never: a process begins at once."""
-
-    @staticmethod
-    def waiting(jobs: Sequence[Job]) -> list[Job]:
-        """None of them."""
-        return []
-
-    @staticmethod
-    def withdraw(job: Job) -> str | None:
-        """Nothing waits."""
 
     @staticmethod
     def clean() -> None:

@@ -12,6 +12,7 @@ import time
 from contextlib import suppress
 from typing import IO, TextIO
 
+from last_e.process import pass_on
 from runner.errors import EngineError, Exit, LastrunError, PausedError
 from runner.job.job import Job
 from runner.launch.ssh import notes
@@ -171,14 +172,7 @@ class _Watch(threading.Thread):
                     return process.wait()
 
     def _show(self, text: str) -> None:
-        try:
-            self._out.write(text)
-            self._out.flush()
-        except UnicodeEncodeError:  # a terminal that does not know the character
-            encoding = getattr(self._out, "encoding", None) or "ascii"
-            self._out.write(text.encode(encoding, "backslashreplace").decode(encoding))
-        except (OSError, ValueError):  # a reader of ours that goes away does not stop the attempt
-            pass
+        pass_on(text, self._out)  # a reader of ours that goes away does not stop the attempt
 
 
 def _asked_to_stop() -> bool:
