@@ -310,8 +310,8 @@ class _Run:
             if self.publisher is not None:
                 self.publisher.record()
         elif kind == "heard":
+            self.leaving.ask(Reason.STOP_REQUESTED)  # before it is said: who reads it and presses Ctrl-C comes second
             self.voice.say("asked to stop from another terminal or machine")
-            self.leaving.ask(Reason.STOP_REQUESTED)
             if line == "stop now":
                 self.trainer.kill()
         return kind in ("note", "heard")
