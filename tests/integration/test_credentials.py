@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
+from botocore.credentials import SSOProvider
 
 from runner.errors import StoreError
 from runner.job.job import Job
@@ -17,6 +21,7 @@ from runner.launch.settle import state_of
 from runner.store.open import open_store
 from tests.ceph import Ceph
 from tests.jobs import jobs_in, some_step_is_stored, wait_until
+from tests.key_server import KeyServer
 
 pytestmark = pytest.mark.xdist_group("ceph")
 
@@ -52,6 +57,69 @@ def test_a_key_that_is_rotated_is_read_again(ceph: Ceph, rotating: tuple[Path, s
     with pytest.raises(StoreError, match="the server does not know this access key") as caught:
         stranger.get("a")
     assert caught.value.lasting  # it has never worked: nothing will come of waiting
+
+
+@pytest.fixture
+def keys(rotating: tuple[Path, str, str, str]) -> Iterator[KeyServer]:
+    server = KeyServer(rotating[2])
+    yield server
+    server.close()
+
+
+def from_an_instance(keys: KeyServer, folder: Path) -> dict[str, str]:
+    return {"AWS_EC2_METADATA_SERVICE_ENDPOINT": keys.url}
+
+
+def from_a_container(keys: KeyServer, folder: Path) -> dict[str, str]:
+    return {"AWS_CONTAINER_CREDENTIALS_FULL_URI": f"{keys.url}/v2/credentials"}
+
+
+def from_a_web_identity(keys: KeyServer, folder: Path) -> dict[str, str]:
+    (folder / "token").write_text("who I am")
+    told = {"AWS_ROLE_ARN": "arn:aws:iam::123456789012:role/trainer", "AWS_WEB_IDENTITY_TOKEN_FILE": str(folder / "token")}
+    return {**told, "AWS_ENDPOINT_URL_STS": keys.url, "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+def from_single_sign_on(keys: KeyServer, folder: Path) -> dict[str, str]:
+    start = "https://example.org/start"
+    lines = ("[default]", f"sso_start_url = {start}", "sso_region = us-east-1", "sso_account_id = 123456789012")
+    (folder / "config").write_text("\n".join([*lines, "sso_role_name = trainer", ""]))
+    token = {"startUrl": start, "region": "us-east-1", "accessToken": "t", "expiresAt": "2999-01-01T00:00:00Z"}
+    (folder / f"{hashlib.sha1(start.encode()).hexdigest()}.json").write_text(json.dumps(token))
+    return {"AWS_CONFIG_FILE": str(folder / "config"), "AWS_ENDPOINT_URL_SSO": keys.url}
+
+
+def from_a_program(keys: KeyServer, folder: Path) -> dict[str, str]:
+    ask = f"import urllib.request as r, json; print(json.dumps({{'Version': 1, **json.load(r.urlopen({keys.url!r}))}}))"
+    (folder / "ask.py").write_text(ask)
+    (folder / "config").write_text(f"[default]\ncredential_process = {sys.executable} {folder}/ask.py\n")
+    return {"AWS_CONFIG_FILE": str(folder / "config")}
+
+
+@pytest.mark.parametrize(
+    "source", [from_an_instance, from_a_container, from_a_web_identity, from_single_sign_on, from_a_program]
+)
+def test_a_key_is_asked_for_again_wherever_it_comes_from(
+    ceph: Ceph,
+    rotating: tuple[Path, str, str, str],
+    keys: KeyServer,
+    source: Callable[[KeyServer, Path], dict[str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, user, key, uri = rotating
+    monkeypatch.setattr(SSOProvider, "_SSO_TOKEN_CACHE_DIR", tmp_path)  # botocore looked for the home when it was imported
+    for name, value in {"AWS_SHARED_CREDENTIALS_FILE": "/dev/null", **source(keys, tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    store = open_store(uri)
+    store.put("a", b"1")
+    asked = keys.asked
+    assert asked
+    ceph.rotate_key(user, key, f"{user}new")
+    keys.key = f"{user}new"
+    store.put("a", b"2")  # what was handed out had most of its hour to live
+    assert store.get("a") == b"2"
+    assert keys.asked > asked
 
 
 def test_a_run_waits_for_its_new_key_as_for_a_server_that_is_away(
