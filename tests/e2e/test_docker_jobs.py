@@ -74,6 +74,29 @@ def test_the_quickstart_runs_in_a_container_with_its_store_on_ceph_to_the_bits_t
     assert_same(job, result(find_job("quickstart", str(tmp_path / "outside"))))
 
 
+def test_modules_that_lie_where_a_container_stands_are_not_code(engine: Engine, cli: Cli, tiny: Path) -> None:
+    """Its folder is a volume that every attempt of this user may write to."""
+    volume = f"lastrun-cache-{os.getuid()}"
+    names = ("random", "types", "json", "numpy", "torch", "typer", "multiprocessing", "runner", "last_e", "sitecustomize")
+    files = [f"/cache/{name}.py" for name in names]
+    mark = "import sys; open('/cache/ran', 'a').write(__name__); sys.exit('imported from here')"
+    within: dict[str, Any] = {"volumes": {volume: {"bind": "/cache", "mode": "rw"}}, "user": "0:0", "remove": True}
+
+    def there(command: str, *words: str) -> str:
+        shell = ["-c", command, "sh", *words]
+        told: bytes = engine.client.containers.run(default_image(), shell, entrypoint="sh", **within)
+        return told.decode()
+
+    there('mark=$1; shift; for file; do printf "%s\\n" "$mark" > "$file"; done', mark, *files)
+    try:
+        done = cli("submit", tiny, *DOCKER, "--set", "training.epochs=1", timeout=2 * PATIENCE)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "random.py" in (listed := there("ls /cache"))
+        assert "ran" not in listed.split()
+    finally:
+        there('rm -f "$@"', "/cache/ran", *files)
+
+
 @pytest.mark.parametrize(("first", "then"), [("local", "docker"), ("docker", "local")])
 def test_a_job_moves_between_process_and_container(
     engine: Engine, run: Any, cli: Cli, tiny: Path, uninterrupted: Any, first: str, then: str
