@@ -170,6 +170,11 @@ class SweepConfig(Section):
     points: Annotated[list[Any] | None, Meaning("a list of mappings of keys to values")] = Field(
         None, description="the points themselves; `{}` is the file's job as it is"
     )
+    search: Annotated[dict[str, Any] | None, Meaning("keys, each with a list of values or a range {low, high, log, step}")] = (
+        Field(None, description="points drawn at random from these (`pip install 'lastrun[search]'`)")
+    )
+    trials: Annotated[int | None, Field(ge=1, le=1000)] = Field(None, description="how many points `search` draws")
+    draw_seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = Field(0, description="what `search` draws follows from it")
     seeds: Annotated[int, Field(ge=1, le=1000)] = Field(
         1, description="each point so many times, with `training.seed`, `training.seed` + 1, ..."
     )

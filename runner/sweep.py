@@ -12,11 +12,12 @@ from typing import Any
 from last_e.layers import field_problems, known_keys, known_only, without_secrets
 from last_e.problems import Origin, Problem, nearest, show
 from last_e.reading import Entry, Layer
+from runner.search import Range, draw, end_problems, take_space, why_not
 from runner.spec import JobSpec, SweepFile
 
 MOST_POINTS = 1000
 _HEAD = "sweep"
-_KINDS = ("grid", "zip", "points")
+_KINDS = ("grid", "zip", "points", "search")
 _OF_THE_GROUP = {"name": "a group has one name", "store": "a group has one store", "run": "all points are started alike"}
 """What all points of a group have in common."""
 _NOWHERE = Origin("default")
@@ -30,7 +31,7 @@ class Sweep:
     seeds: int = 1
     seeds_origin: Origin = _NOWHERE
     origin: Origin = _NOWHERE
-    """Of what the points come from: ``grid``, ``zip``, ``points`` or ``seeds``."""
+    """Of what the points come from: ``grid``, ``zip``, ``points``, ``search`` or ``seeds``."""
     problems: list[Problem] = field(default_factory=list)
     given: bool = False
 
@@ -42,7 +43,7 @@ def take_sweep(spec: Layer, flags: Layer, sets: Layer) -> Sweep:
     whole = said.pop(_HEAD, None)
     if whole is not None and whole.value not in (None, {}):
         sweep.problems.append(
-            Problem(str(whole.origin), _HEAD, show(whole.value), "a mapping with grid, zip or points, and seeds")
+            Problem(str(whole.origin), _HEAD, show(whole.value), "a mapping with grid, zip, points or search, and seeds")
         )
     said, problems = without_secrets(said)
     sweep.problems += [*problems, *_misspelt((spec, sets))]
@@ -59,14 +60,23 @@ def take_sweep(spec: Layer, flags: Layer, sets: Layer) -> Sweep:
             sweep.problems.append(Problem(str(entry.origin), key, unknown, nearest(key, known_keys(SweepFile))))
     _take_seeds(sweep, said)
     used = [kind for kind in _KINDS if parts[kind]]
+    if "search" not in used:
+        for key in (f"{_HEAD}.trials", f"{_HEAD}.draw_seed"):
+            if key in said:
+                sweep.problems.append(Problem(str(said[key].origin), key, show(said[key].value), "beside search only"))
     if len(used) > 1:
         origin = next(iter(parts[used[1]].values())).origin
-        sweep.problems.append(Problem(str(origin), _HEAD, " and ".join(used), "one of grid, zip and points; seeds beside it"))
+        sweep.problems.append(
+            Problem(str(origin), _HEAD, " and ".join(used), "one of grid, zip, points and search; seeds beside it")
+        )
     elif used:
         kind = used[0]
         sweep.origin = next(iter(parts[kind].values())).origin
-        make = {"grid": _grid, "zip": _zip, "points": _listed}[kind]
-        sweep.points = make(parts[kind], sweep.problems, sweep.seeds)
+        if kind == "search":
+            sweep.points = _searched(parts[kind], said, sweep)
+        else:
+            make = {"grid": _grid, "zip": _zip, "points": _listed}[kind]
+            sweep.points = make(parts[kind], sweep.problems, sweep.seeds)
         given, _ = known_only({**flags, **sets}, JobSpec)
         for key in dict.fromkeys(key for point in sweep.points for key in point if key in given):
             entry = given[key]
@@ -74,7 +84,7 @@ def take_sweep(spec: Layer, flags: Layer, sets: Layer) -> Sweep:
             sweep.problems.append(Problem(str(entry.origin), key, show(entry.value), allowed))
     elif sweep.seeds == 1 and not sweep.problems:
         origin = next(iter(said.values())).origin
-        sweep.problems.append(Problem(str(origin), _HEAD, "no points", "grid, zip, points, or seeds of more than 1"))
+        sweep.problems.append(Problem(str(origin), _HEAD, "no points", "grid, zip, points, search, or seeds of more than 1"))
     return sweep
 
 
@@ -97,13 +107,41 @@ def _misspelt(layers: Iterable[Layer]) -> list[Problem]:
 
 
 def _take_seeds(sweep: Sweep, said: Layer) -> None:
-    entry = said.get(f"{_HEAD}.seeds")
-    if entry is None:
-        return
-    wrong = field_problems(SweepFile, {}, {f"{_HEAD}.seeds": entry})
-    sweep.problems += wrong
-    if not wrong:
+    entry = _number("seeds", said, sweep.problems)
+    if entry is not None:
         sweep.seeds, sweep.seeds_origin, sweep.origin = entry.value, entry.origin, entry.origin
+
+
+def _number(name: str, said: Layer, problems: list[Problem]) -> Entry | None:
+    """A number that stands beside the points, if it is said and right."""
+    key = f"{_HEAD}.{name}"
+    if key not in said:
+        return None
+    wrong = field_problems(SweepFile, {}, {key: said[key]})
+    problems += wrong
+    return None if wrong else said[key]
+
+
+def _searched(entries: Layer, said: Layer, sweep: Sweep) -> list[Layer]:
+    """``search``: as many points as ``trials`` says, drawn."""
+    problems, before = sweep.problems, len(sweep.problems)
+    lists, ranges = take_space(entries, problems)
+    usable: Layer = {}
+    named: dict[str, Range] = {}
+    for key, entry in lists.items():
+        name = _add(usable, key, entry, problems)
+        if name is not None and key in ranges:
+            named[name] = ranges[key]
+            problems += end_problems(name, ranges[key], entry)
+    trials, seed = (_number(name, said, problems) for name in ("trials", "draw_seed"))
+    if f"{_HEAD}.trials" not in said:
+        problems.append(Problem(str(sweep.origin), f"{_HEAD}.trials", "nothing", "how many points to draw, such as 20"))
+    elif missing := why_not():
+        problems.append(Problem(str(sweep.origin), f"{_HEAD}.search", "a search", missing))
+    if len(problems) > before or trials is None or _too_many(trials.value, sweep.seeds, entries, problems):
+        return [{}]
+    points = draw(usable, named, trials.value, seed.value if seed is not None else 0)
+    return [{key: Entry(value, usable[key].origin) for key, value in point.items()} for point in points]
 
 
 def _grid(lists: Layer, problems: list[Problem], seeds: int) -> list[Layer]:
@@ -176,15 +214,15 @@ def _listed(entries: Layer, problems: list[Problem], seeds: int) -> list[Layer]:
     return [{key: Entry(entry.value[0], entry.origin) for key, entry in point.items()} for point in points.values()]
 
 
-def _add(layer: Layer, key: str, entry: Entry, problems: list[Problem]) -> None:
-    """Take a key for each of a list of values, by its own name, if there is such a key and it may vary. The values are checked
-    later, with the rest of their point."""
+def _add(layer: Layer, key: str, entry: Entry, problems: list[Problem]) -> str | None:
+    """Take a key for each of a list of values, by its own name, if there is such a key and it may vary; returns that name. The
+    values are checked later, with the rest of their point."""
     values, name = [], ""
     for value in entry.value:
         named, wrong = known_only({key: Entry(value, entry.origin)}, JobSpec)
         if wrong or not named:
             problems += wrong or [Problem(str(entry.origin), key, show(value), "a value")]
-            return
+            return None
         name = next(iter(named))
         values.append(named[name].value)
     if why := _OF_THE_GROUP.get(name.split(".")[0]):
@@ -194,6 +232,8 @@ def _add(layer: Layer, key: str, entry: Entry, problems: list[Problem]) -> None:
         problems.append(Problem(str(entry.origin), key, f"{name} twice", "each key once"))
     else:
         layer[name] = Entry(values, entry.origin)
+        return name
+    return None
 
 
 def _too_many(count: int, seeds: int, layer: Layer, problems: list[Problem]) -> bool:

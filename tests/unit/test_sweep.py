@@ -112,8 +112,8 @@ def test_all_mistakes_of_all_points_are_told_at_once_with_their_lines(problems: 
         ("{points: [0.1]}", "sweep.points: found [0.1]; allowed: a list of mappings"),
         ("{points: [{}, {training.lr: 200}]}", "training.lr: found 200; allowed: a number > 0, at most 100"),
         ("{grid: {training.lr: [1]}, zip: {training.lr: [1]}}", "sweep: found grid and zip; allowed: one of grid, zip"),
-        ("{seeds: 1}", "sweep: found no points; allowed: grid, zip, points, or seeds of more than 1"),
-        ("[1]", "sweep: found [1]; allowed: a mapping with grid, zip or points, and seeds"),
+        ("{seeds: 1}", "sweep: found no points; allowed: grid, zip, points, search, or seeds of more than 1"),
+        ("[1]", "sweep: found [1]; allowed: a mapping with grid, zip, points or search, and seeds"),
         ("{grid: {training.lr: [0.1, 0.2, 0.1]}}", "sweep: found points that are the same: 1 and 3 (training.lr=0.1)"),
         ("{grid: {training.seed: [1, 2]}, seeds: 2}", "points that are the same: 2 and 3 (training.seed=2)"),
         ("{grid: {model: [nano], model.variant: [small]}}", "model.variant: found model.variant twice; allowed: each key once"),
@@ -170,3 +170,66 @@ def test_commands_that_look_at_a_file_say_that_it_is_a_sweep(
         with pytest.raises(SystemExit):
             main()
         assert told in capsys.readouterr().out
+
+
+SEARCH = (
+    "{search: {training.lr: {low: 0.01, high: 0.3, log: true}, training.batch_size: {low: 16, high: 64, step: 16}, "
+    "model: [nano, small_e_v3]}, trials: 20%s}"
+)
+
+
+def test_a_search_draws_points_from_ranges_and_lists(points: File) -> None:
+    found = [point.values for point in points(SEARCH % "").points]
+    assert len(found) == 20
+    assert list(found[0]) == ["training.lr", "training.batch_size", "model.variant"]
+    rates = sorted(values["training.lr"] for values in found)
+    assert 0.01 <= rates[0] < rates[-1] <= 0.3
+    assert rates[9] < 0.1  # half of them below the middle of the logarithms, about
+    assert {values["training.batch_size"] for values in found} == {16, 32, 48, 64}
+    assert {values["model.variant"] for values in found} == {"nano_e_v3", "small_e_v3"}
+    assert all(len(str(rate)) <= len("0.01234") for rate in rates)
+
+
+def test_what_is_drawn_follows_from_a_seed_alone(points: File) -> None:
+    first, again, other = ([point.values for point in points(SEARCH % more).points] for more in ("", "", ", draw_seed: 1"))
+    assert first == again != other
+    assert [point.values for point in points(SEARCH % "", "sweep.trials=5").points] == first[:5]
+
+
+def test_a_small_space_is_drawn_empty_and_each_point_comes_once_for_each_seed(points: File) -> None:
+    found = points("{search: {model: [nano, small_e_v3], training.label_smoothing: [0, 0.1]}, trials: 50, seeds: 2}").points
+    assert len(found) == len({str(point.values) for point in found}) == 8
+
+
+@pytest.mark.parametrize(
+    ("sweep", "told"),
+    [
+        ("{search: {model: [nano, small_e_v3]}}", "sweep.trials: found nothing; allowed: how many points to draw, such as 20"),
+        ("{seeds: 2, trials: 3}", "sweep.trials: found 3; allowed: beside search only"),
+        ("{search: {training.lr: 0.1}, trials: 2}", "allowed: a list of values, or a range such as {low: 0.01, high: 0.3"),
+        ("{search: {training.lr: {low: 0.1, high: 0.01}}, trials: 2}", "allowed: low and high, low below high"),
+        ("{search: {training.lr: {low: 0, high: 0.1, log: true}}, trials: 2}", "with log: true (low above 0)"),
+        ("{search: {training.lr: {low: .nan, high: 0.1}}, trials: 2}", "allowed: low and high, low below high"),
+        ("{search: {training.batch_size: {low: 2, high: 9, step: 0.5}}, trials: 2}", "allowed: whole numbers, as the key has"),
+        ("{search: {training.label_smoothing: {low: 0, high: 2}}, trials: 2}", "training.label_smoothing: found 2"),
+        (
+            "{search: {training.lr: [0.1]}, grid: {training.lr: [0.2]}, trials: 2}",
+            "allowed: one of grid, zip, points and search",
+        ),
+        ("{search: {run.gpus: [0, 1]}, trials: 2}", "run.gpus: found a key that all points share"),
+        ("{search: {training.lr: {low: 0.1, high: 0.2}}, trials: 501, seeds: 2}", "found 1,002 points"),
+    ],
+)
+def test_a_search_that_makes_no_sense_is_told_with_what_is_allowed(
+    problems: Callable[..., list[str]], sweep: str, told: str
+) -> None:
+    found = problems(sweep)
+    assert len(found) == 1, found
+    assert told in found[0]
+
+
+def test_a_search_without_optuna_names_what_to_install(
+    problems: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner.search.find_spec", lambda name: None)
+    assert problems(SEARCH % "")[0].endswith("optuna is not installed: pip install 'lastrun[search]'")
