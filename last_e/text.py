@@ -7,6 +7,7 @@ import os
 import re
 from numbers import Integral
 from pathlib import Path
+from urllib.parse import urlsplit
 
 LONGEST_LINE = 500
 MOST_SHOWN = 60
@@ -66,6 +67,15 @@ def expand(path: str) -> Path:
         return Path(path)
 
 
+def unknown_user(path: str) -> str | None:
+    """What is wrong with a path that begins with the home folder of somebody who is not known here: it would become a folder of
+    that odd name."""
+    name = path.partition("/")[0]
+    if name[:1] != "~" or name == "~" or expand(name) != Path(name):
+        return None
+    return f"there is no user {shown(name[1:])} here; a folder of that name is ./{shown(name)}"
+
+
 _VARIABLE = re.compile(r"\$(?:\{([^}]*)\}|([A-Za-z_][A-Za-z0-9_]*))")
 
 
@@ -96,6 +106,15 @@ def absolute(path: str | Path) -> Path:
     """A path from the root, without ``..``: elsewhere the folders that lead there and back may be missing."""
     whole = expand(str(path)).absolute()
     return whole.resolve() if ".." in whole.parts else whole
+
+
+def has_port(address: str) -> bool:
+    """Whether the host of an http address is there, and its port, if it names one, can be one."""
+    try:
+        parts = urlsplit(address)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def misspelt(uri: str) -> str | None:

@@ -25,7 +25,7 @@ Size = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}[kmg]$"), Meaning("a whole
 VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"), Meaning("a variable's name")]
 NetworkName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$"), Meaning("a network's name")]
 HttpUrl = Annotated[
-    str, Field(pattern=r"^https?://[^@\s]+$"), Meaning("an http:// or https:// address without a user's name in it")
+    str, Field(pattern=r"^https?://[^@\s?#]+$"), Meaning("an http:// or https:// address without a user's name in it")
 ]
 HostName = Annotated[str, Field(pattern=f"^{HOST}$"), Meaning(HOST_MEANING)]
 _LAUNCHERS = "one of " + ", ".join(LAUNCHERS)

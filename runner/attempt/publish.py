@@ -75,6 +75,8 @@ class Publisher:
         """An epoch has been trained and tested."""
         self._metrics_changed = True
         self._progress["last_epoch"] = metrics
+        # Of equal ones the first, as the trainer has it.
+        self._progress["best"] = max(self._progress.get("best", metrics), metrics, key=lambda epoch: epoch["test_top1"])
 
     def checkpoint(self, folder: Path) -> None:
         """A checkpoint is whole on disk: send it."""

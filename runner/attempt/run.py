@@ -6,7 +6,6 @@ import errno
 import json
 import queue
 import shutil
-import tempfile
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -20,15 +19,14 @@ from last_e.console import ConsoleSink
 from last_e.datafile import is_remote
 from last_e.environment import detect_environment
 from last_e.events import Message, parse_event
-from last_e.layers import Resolved, is_of_another_machine
-from last_e.text import expand
+from last_e.layers import Resolved
 from runner import machine
 from runner.attempt.data_cache import fetch_data
 from runner.attempt.leaving import STOP_PATIENCE_SECONDS, Leaving
 from runner.attempt.leftovers import clear_leftovers
 from runner.attempt.outbox import waiting
 from runner.attempt.publish import Publisher
-from runner.attempt.scratch import make_scratch
+from runner.attempt.scratch import make_scratch, scratch_root
 from runner.attempt.trainer import PIPES, Inbox, Trainer, trainer_command, trainer_config
 from runner.attempt.voice import Voice
 from runner.errors import (
@@ -85,7 +83,7 @@ def run_attempt(
     if job.attempts.completed(known) and not allow_change:
         raise UsageError(f"{job.id} is complete; lastrun status {job.reference} shows its result")
     resolved.notes.extend(machine.see_that_it_fits(resolved.env, here))
-    scratch_root = _scratch_root(resolved)
+    root = scratch_root(resolved)
     inbox: Inbox = queue.Queue()
     trainer = Trainer(inbox)
     leaving = Leaving(resolved.config.hardware, trainer, inbox)
@@ -97,28 +95,9 @@ def run_attempt(
     attempt.changes = [asdict(change) for change in changed]
     # A checkpoint from before an earlier change is gone on from with that change.
     old = set(requests if heard is None else heard)
-    run = _Run(job, attempt, resolved, [*allow_change, *changed_before], sink, scratch_root, old, inbox, trainer, leaving)
+    run = _Run(job, attempt, resolved, [*allow_change, *changed_before], sink, root, old, inbox, trainer, leaving)
     reason = run.to_its_end()
     return Exit.INTERRUPTED_TWICE if leaving.in_haste else reason.ending.exit_code
-
-
-def _scratch_root(resolved: Resolved[JobSpec]) -> Path:
-    """The folder for the attempt's files, seen to be usable before the job is claimed."""
-    config = resolved.config
-    inside = machine.container()
-    # In a container the launcher has seen to it: the path, perhaps with a ~, is one of the machine around it.
-    inside = inside if inside is not None and "engine" in inside else None
-    chosen = config.hardware.scratch_root if inside is None else inside.get("scratch")
-    if inside is None and is_of_another_machine(resolved, "hardware.scratch_root"):
-        chosen = None
-    root = expand(chosen or tempfile.gettempdir())
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=root):
-            return root
-    except OSError as error:
-        hint = "set another with --set hardware.scratch_root=FOLDER"
-        raise UsageError(f"hardware.scratch_root: {root}: {error.strerror or error}; {hint}") from None
 
 
 class _Run:
@@ -346,9 +325,7 @@ class _Run:
         """Write how it ended, and wait until the store has it all."""
         attempt, ended = self.attempt, self.trainer.ended
         attempt.phase, attempt.ended_at, attempt.reason, attempt.message = "ended", time.time(), reason.value, message
-        if ended is not None:
-            attempt.scores = {name: getattr(ended, name) for name in _RESULT_FIELDS}
-            attempt.scores["epoch"] = self.progress.get("last_epoch", {}).get("epoch", attempt.resumed_epoch)
+        attempt.scores = scores_at_the_end(ended, self.progress, attempt.resumed_epoch)
         self.voice.tell(ended if ended and ended.reason == reason.value else Message(f"{reason.value}: {message}"))
         if self.lost is not None or self.publisher is None:
             if self.lost is not Reason.JOB_DELETED:
@@ -372,6 +349,23 @@ class _Run:
             return reason
         self.voice.show(left, "warning")
         return Reason.STORE_UNREACHABLE
+
+
+def scores_at_the_end(ended: events.Ended | None, progress: dict[str, Any], resumed_epoch: int) -> dict[str, float | None]:
+    """What the record of an attempt's end says of how far it came: the trainer's last word, else what was heard of it before.
+    That knows only this attempt's own epochs, and so no ``best_epoch`` of the job."""
+    last, best = progress.get("last_epoch", {}), progress.get("best", {})
+    if ended is not None:
+        return {**{name: getattr(ended, name) for name in _RESULT_FIELDS}, "epoch": last.get("epoch", resumed_epoch)}
+    heard = {
+        "test_top1": last.get("test_top1"),
+        "test_top5": last.get("test_top5"),
+        "best_top1": best.get("test_top1"),
+        "step": progress.get("local_step"),  # later ones went with the trainer, and are no progress
+        "total_steps": progress.get("total_steps"),
+        "epoch": last.get("epoch"),
+    }
+    return {name: value for name, value in heard.items() if value is not None}
 
 
 def _disk_full(error: BaseException | None) -> bool:

@@ -14,14 +14,64 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from last_e.layers import Resolved, is_of_another_machine
+from last_e.text import expand, unknown_user
 from last_e.whole import is_ours
+from runner import machine
+from runner.errors import UsageError
 from runner.job.job import Job
 from runner.job.paths import ATTEMPT_ID
+from runner.spec import JobSpec
 from runner.store.uri import StoreUri
 
 _MARKER = "lastrun.json"
 _MOST_BYTES = 1 << 16
 _PREFIX = "lastrun-"
+
+
+def scratch_root(resolved: Resolved[JobSpec]) -> Path:
+    """The folder for the attempt's files, made if need be and seen to be usable, before the job is claimed.
+
+    Raises:
+        UsageError: it cannot be used.
+    """
+    return _usable(_chosen(resolved), make=True)
+
+
+def see_scratch(resolved: Resolved[JobSpec]) -> None:
+    """The same before there is a job; nothing is written.
+
+    Raises:
+        UsageError: it could not be used.
+    """
+    _usable(_chosen(resolved), make=False)
+
+
+def _chosen(resolved: Resolved[JobSpec]) -> str:
+    inside = machine.container()
+    if inside is not None and "engine" in inside:
+        # In a container the launcher has seen to it: the path, perhaps with a ~, is one of the machine around it.
+        chosen = inside.get("scratch")
+    elif is_of_another_machine(resolved, "hardware.scratch_root"):
+        chosen = None
+    else:
+        chosen = resolved.config.hardware.scratch_root
+    return chosen or tempfile.gettempdir()
+
+
+def _usable(chosen: str, *, make: bool) -> Path:
+    root, hint = expand(chosen), "set another with --set hardware.scratch_root=FOLDER"
+    if wrong := unknown_user(chosen):
+        raise UsageError(f"hardware.scratch_root: {root}: {wrong}; {hint}")
+    try:
+        if make:
+            root.mkdir(parents=True, exist_ok=True)
+        # What is not there yet is made in the folder above it.
+        there = next(folder for folder in (root, *root.absolute().parents) if os.path.lexists(folder))
+        with tempfile.TemporaryFile(dir=there):
+            return root
+    except OSError as error:
+        raise UsageError(f"hardware.scratch_root: {root}: {error.strerror or error}; {hint}") from None
 
 
 def make_scratch(job: Job, attempt_id: str, root: Path) -> Path:

@@ -30,10 +30,10 @@ def validate(
 
     found = resolve_points(spec, env, set_ or [])
     resolved, jobs = found.points[0].job, [point.job for point in found.points]
-    if store is not None:
+    if named := store or resolved.config.store.uri:
         from runner.store.uri import StoreUri
 
-        StoreUri.typed(store)  # as it is written; --deep asks it
+        StoreUri.typed(named)  # as it is written; --deep asks it
     if deep:
         from runner.launch.points import approve_all
         from runner.store.open import store_of
@@ -64,9 +64,11 @@ def _look_at_data(config: JobSpec) -> list[str]:
     if config.data.uri is None and config.dataset in ("irds", "synthetic"):
         return []
     from last_e.datafile import DataError, data_path, is_remote
+    from runner.attempt.data_cache import parse
     from runner.attempt.data_check import check_data
 
     if is_remote(config.data.uri):
+        parse(str(config.data.uri), config.store.model_dump(exclude={"uri"}))  # as it is written; --deep asks it
         return []
     try:
         data_path(config)

@@ -295,10 +295,14 @@ class Attempts:
         return False
 
     def stands(self, attempt: Attempt) -> bool:
-        """Whether the record of one that runs is what it has written last, and no old request of its own has come late."""
+        """Whether the record of one that runs is what it has written last: no old request of its own has come late, and nobody
+        has taken it for dead. That it had the job is in either record, so that nobody goes by another order meanwhile."""
         record = self._bytes(self._paths.attempt(attempt.id))
         with suppress(DamagedObjectError):
-            return record is not None and self._parsed(attempt.id, record).inherited == attempt.inherited
+            if record is None:
+                return False
+            written = self._parsed(attempt.id, record)
+            return written.inherited == attempt.inherited and written.phase != "lost"
         return False
 
     def heartbeat(self, attempt: Attempt) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def claim(
     )
     if not takeover and not job.store.has_a_clock:
         elsewhere = [other for other in known if other.open and not other.is_here and not attempt.began_anew(other)]
-        refuse_beating(job, [other for other in elsewhere if not job.attempts.lives(other)])
+        refuse_beating(job, [other for other in elsewhere if not job.attempts.lives(other)], stop)
     job.attempts.write(attempt)
     deadline = time.monotonic() + EXPIRY_SECONDS
     while True:
@@ -80,7 +80,7 @@ def claim(
             raise _taken(job, owner)
         if stop():
             _withdraw(job, attempt)
-            raise PausedError(f"{job.id}: stopped before its attempt began; lastrun resume {job.reference} begins it")
+            raise _stopped(job)
         earlier = [other for other in others if other.phase == "claiming" and other.order < attempt.order]
         if not any(lives(other) for other in earlier if not attempt.began_anew(other)) or time.monotonic() > deadline:
             break
@@ -129,6 +129,10 @@ def _taken(job: Job, owner: Attempt) -> ClaimedError:
     return ClaimedError(f"{job.id} is being run by {owner}; lastrun status {job.reference} follows it")
 
 
+def _stopped(job: Job) -> PausedError:
+    return PausedError(f"{job.id}: stopped before its attempt began; lastrun resume {job.reference} begins it")
+
+
 def _write_surely(job: Job, attempt: Attempt, deadline: float) -> None:
     """Where a write fails, nobody knows whether it has taken effect. One that may have taken the job does not give up at once:
     who had it before may be told already."""
@@ -142,16 +146,19 @@ def _write_surely(job: Job, attempt: Attempt, deadline: float) -> None:
         time.sleep(_POLL_SECONDS)
 
 
-def refuse_beating(job: Job, silent: list[Attempt]) -> None:
+def refuse_beating(job: Job, silent: list[Attempt], stop: Callable[[], bool] = lambda: False) -> None:
     """Clocks of two machines that share a folder may differ by hours, and a copy has other times, so attempts elsewhere are
     watched for a while instead.
 
     Raises:
         ClaimedError: the heart of one of them beats.
+        PausedError: ``stop`` said so before that was known.
     """
     before = {other.id: job.attempts.heartbeat(other) for other in silent}
     deadline = time.monotonic() + WATCH_SECONDS
     while silent and time.monotonic() < deadline:
+        if stop():
+            raise _stopped(job)
         time.sleep(_POLL_SECONDS)
         for other in silent:
             if job.attempts.heartbeat(other) != before[other.id]:

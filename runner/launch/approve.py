@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from last_e.layers import Resolved
+from runner.attempt.scratch import see_scratch
 from runner.errors import LastrunError, StoreError
 from runner.launch.protocol import Launcher
 from runner.machine import see_that_it_fits
@@ -31,7 +32,7 @@ def approve(
     """
     looks: list[Callable[[], object]] = [partial(launcher.preflight, store.uri)]
     if launcher.runs_here:
-        looks.insert(0, partial(see_that_it_fits, resolved.env, here))
+        looks[:0] = [partial(see_that_it_fits, resolved.env, here), partial(see_scratch, resolved)]
     if store.is_read_only(prefix):
         looks.append(partial(_refuse, store))
     elif only_look:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import stat
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ CURRENCY = "USD"
 ANY = "any"
 MARKETS = ("per_hour", "spot_per_hour")
 
+_MOST_BYTES = 1 << 20
 _DATE = r"^\d{4}(-\d{2}(-\d{2})?)?$"
 _ALLOWED = {
     "per_hour": f"a number of {CURRENCY}, at least 0",
@@ -108,9 +110,18 @@ def price_of(prices: Prices, profile: str, gpu: str | None, market: str) -> Pric
     return all_ if this is None or (all_ is not None and all_.own and not this.own) else this
 
 
+def _text_of(path: Path) -> str:
+    """Whole, of a file that a table of prices could be: no device has an end, and nobody may write into a pipe."""
+    if not stat.S_ISREG((about := path.stat()).st_mode):
+        raise OSError(None, "is no regular file")
+    if about.st_size > _MOST_BYTES:
+        raise OSError(None, f"has {about.st_size:,} bytes, more than {_MOST_BYTES:,}")
+    return path.read_text("utf-8")
+
+
 def _read(path: Path) -> tuple[dict[tuple[str, str], Row], list[Problem]]:
     try:
-        values = tomllib.loads(path.read_text("utf-8"))
+        values = tomllib.loads(_text_of(path))
     except OSError as error:
         return {}, [Problem(str(path), "-", error.strerror or str(error), "the path of a TOML file")]
     except UnicodeDecodeError:

@@ -10,11 +10,13 @@ from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlencode
 
 from last_e.redact import redact, secret_in
-from last_e.text import UnsetVariable, absolute, misspelt, with_variables
+from last_e.text import UnsetVariable, absolute, has_port, misspelt, unknown_user, with_variables
 from runner.errors import UsageError
 
 OPTIONS = ("endpoint_url", "region", "addressing", "ca_bundle", "sse", "sse_kms_key_id", "requester_pays")
 """What the query of a bucket's URI may say: ``s3://bucket/prefix?endpoint_url=https://...``."""
+_USER_IN_IT = re.compile(r"(?i)(?:s3|gs|gcs|s3a|s3n|file):?/{0,3}[^/?#]*:[^?#]*@")
+"""A user's name with a password, in what is meant as a URI though it may have a slash too few."""
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 ENCRYPTIONS = ("AES256", "aws:kms", "aws:kms:dsse")
 
@@ -37,10 +39,14 @@ class StoreUri:
         """
         if secret_in("", uri):
             raise UsageError(f"store {redact(uri)!r}: credentials do not stand in a URI; boto3 finds them by itself")
+        if _USER_IN_IT.match(uri):  # whatever stands before it, and however it is misspelt
+            raise UsageError("store ...@...: credentials do not stand in a URI; boto3 finds them by itself")
         if wrong := misspelt(uri):
             raise UsageError(f"store {uri!r}: {wrong}")
         scheme, separator, rest = uri.partition("://")
         kinds = "a folder, file:///folder, s3://bucket/prefix or gs://bucket/prefix"
+        if not separator and (wrong := unknown_user(uri)):
+            raise UsageError(f"store {uri!r}: {wrong}")
         if not separator:
             return cls("file", "", str(absolute(uri)), {})
         if "\0" in unquote(uri):
@@ -57,12 +63,15 @@ class StoreUri:
         unknown = sorted(set(options) - set(OPTIONS))
         if unknown:
             raise UsageError(f"store {scheme}://{place}: unknown option {unknown[0]}; allowed are {', '.join(OPTIONS)}")
-        for name, allowed in {"sse": ENCRYPTIONS, "requester_pays": ("true", "false")}.items():
+        choices = {"sse": ENCRYPTIONS, "requester_pays": ("true", "false"), "addressing": ("path", "virtual", "auto")}
+        for name, allowed in choices.items():
             if options.get(name, allowed[0]) not in allowed:
                 raise UsageError(f"store {scheme}://{place}: {name} is {options[name]!r}; allowed are {', '.join(allowed)}")
+        if not re.fullmatch(r"[A-Za-z0-9-]{1,63}", options.get("region", "us-east-1")):
+            raise UsageError(f"store {scheme}://{place}: region: allowed are letters, digits and dashes")
         endpoint = options.get("endpoint_url")
-        if endpoint is not None and not re.fullmatch(r"https?://[^@\s?]+", endpoint):
-            shown = "..." if "@" in endpoint else endpoint
+        if endpoint is not None and (not re.fullmatch(r"https?://[^@\s?#]+", endpoint) or not has_port(endpoint)):
+            shown = "..." if re.search("[@?#]", endpoint) else endpoint
             raise UsageError(f"store {scheme}://{place}: endpoint_url is {shown!r}; allowed is http://HOST or https://HOST")
         return cls(scheme, bucket, prefix.strip("/"), options)
 
@@ -98,7 +107,7 @@ class StoreUri:
     def parent(self) -> tuple[StoreUri, str]:
         """The inverse of :meth:`child`."""
         folder, _, name = self.prefix.rpartition("/")
-        return replace(self, prefix=folder), name
+        return replace(self, prefix=folder or ("/" if self.scheme == "file" else "")), name
 
     def __str__(self) -> str:
         if self.scheme == "file":

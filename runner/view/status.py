@@ -121,7 +121,7 @@ def _unsent(job: Job, stand: _Stand) -> dict[str, Any] | None:
 def job_summary(job: Job) -> dict[str, Any]:
     """What a list shows of a job: few reads."""
     record, attempts = job.store.in_parallel([partial(job.record, again=True), job.attempts.newest])
-    if not any(attempt.scores for attempt in attempts[-1:]):  # its best may be an earlier attempt's
+    if not any("best_epoch" in attempt.scores for attempt in attempts[-1:]):  # the best may be an earlier attempt's
         attempts = job.attempts.all()
     return _summary(job, record, _stand(job, settle(job, attempts)))
 

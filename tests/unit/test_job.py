@@ -15,6 +15,7 @@ import pytest
 
 from last_e.manifest import File, Manifest
 from runner import machine
+from runner.attempt.run import scores_at_the_end
 from runner.errors import PausedError, Reason, StoreError, UsageError
 from runner.job.attempts import EXPIRY_SECONDS, Attempt, Attempts
 from runner.job.find import list_jobs
@@ -203,6 +204,11 @@ def test_a_heart_hears_who_has_lost_the_job_and_whose_record_an_old_request_has_
     assert heard() == []
     job.attempts.write(running)  # late, over the one that says what is followed
     assert heard() == ["record"]
+    job.attempts.write_lost(replace(attempt), "its process is gone")  # so it seemed to somebody
+    assert heard() == ["record"]
+    job.attempts.write(attempt)
+    assert heard() == []
+    job.attempts.write(running)
     later = Attempt("0002-aaaaaaaa", "elsewhere", 1, "1", time.time())
     job.attempts.write(later)
     assert heard() == ["record"]
@@ -244,6 +250,36 @@ def test_who_is_stopped_while_it_claims_steps_back_as_long_as_it_may(tmp_path: P
         with pytest.raises(PausedError, match="stopped before its attempt began; lastrun resume"):
             claim(job, stop=lambda: True)
     assert Job(job.store, "j").state()[0].value == state
+
+
+def test_a_stop_is_heard_while_a_silent_attempt_elsewhere_is_watched(tmp_path: Path) -> None:
+    job = Job(DirectoryStore(tmp_path), "j")
+    silent = Attempt("0001-aaaaaaaa", "elsewhere", 1, "1", time.time(), phase="running", began=True)
+    job.attempts.write(silent)
+    os.utime(tmp_path / job.paths.attempt(silent.id), (1, 1))
+    began = time.monotonic()
+    with pytest.raises(PausedError, match="stopped before its attempt began; lastrun resume"):
+        claim(job, stop=lambda: True)
+    assert time.monotonic() - began < 2
+    assert job.attempts.names() == [silent.id]  # nothing of its own is left
+
+
+def test_an_end_without_the_trainers_last_word_tells_what_was_heard_before(tmp_path: Path) -> None:
+    config = {"model.variant": "nano_e_v3", "dataset": "synthetic", "split_type": "xsub", "env": "local", "training.epochs": 9}
+    job = Job.create(DirectoryStore(tmp_path), "x", config, {}, "0")
+    end = {"phase": "ended", "began": True, "reason": "preempted"}
+    first = Attempt("0001-aaaaaaaa", "elsewhere", 1, "1", time.time(), **end)  # type: ignore[arg-type]
+    first.scores = {"best_top1": 0.9, "best_epoch": 1, "epoch": 2}
+    cut = replace(first, id="0002-aaaaaaaa", reason="stop_requested")
+    progress = {"step": 79, "total_steps": 90, "local_step": 70, "seconds_left": 5.0}
+    progress |= {"last_epoch": {"epoch": 7, "test_top1": 0.5, "test_top5": 0.6}, "best": {"epoch": 6, "test_top1": 0.8}}
+    cut.scores = scores_at_the_end(None, progress, 2)
+    assert (cut.scores["step"], cut.scores["total_steps"]) == (70, 90)
+    for attempt in (first, cut):
+        job.attempts.write(attempt)
+    (facts,), _ = summaries(list_jobs(job.store), 1)
+    assert (facts["epoch"], facts["best_top1"]) == (7, 0.9)
+    assert scores_at_the_end(None, {}, 2) == {}
 
 
 def test_a_stop_is_heard_from_the_moment_of_the_claim_on_and_what_is_unreadable_is_none(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -466,6 +467,20 @@ def test_a_damaged_file_is_told_and_the_official_numbers_count(tmp_path: Path) -
 def test_more_clips_a_step_than_there_are_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"training\.batch_size: found 2000 clips a step; allowed: at most 858 clips"):
         make_plan(QUICK, None, ["training.batch_size=1000", "training.gradient_accumulation_steps=2"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "word"), [("device", "is no regular file"), ("pipe", "is no regular file"), ("huge", "bytes, more than")]
+)
+def test_prices_come_from_a_file_that_has_an_end(tmp_path: Path, kind: str, word: str) -> None:
+    file = Path("/dev/zero") if kind == "device" else tmp_path / "prices.toml"
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "huge":
+        with file.open("wb") as opened:
+            opened.truncate(1 << 40)
+    with pytest.raises(ConfigError, match=word):
+        load_prices(file)
 
 
 # --- prices --------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,12 @@ import pytest
 from rich.console import Console
 
 from last_e.problems import ConfigError
+from runner.attempt.scratch import see_scratch
+from runner.errors import UsageError
+from runner.launch.approve import approve
+from runner.launch.start import make_launcher
 from runner.resolve import absolute_settings, resolve_attempt, resolve_spec
+from runner.store.directory import DirectoryStore
 from runner.view import jobs
 from tests.conftest import Cli
 
@@ -221,6 +226,34 @@ def test_a_dry_run_writes_nothing(cli: Cli, tiny: Path) -> None:
     assert not (tiny.parent / "store").exists()
 
 
+@pytest.mark.parametrize(
+    ("setting", "word"),
+    [
+        ("data.uri=s3://", "allowed are a folder"),
+        ("store.uri=s3://b?endpoint_url=http://h:70000", "endpoint_url is"),
+        ("store.endpoint_url=http://h/?t=1", "an http:// or https:// address"),
+    ],
+)
+def test_validate_reads_the_name_of_a_place_in_a_bucket(setting: str, word: str, tiny: Path, cli: Cli) -> None:
+    done = cli("validate", tiny, "--set", setting)
+    assert done.returncode == 2, done.stdout
+    assert word in done.stderr
+
+
+@pytest.mark.parametrize("folder", ["/dev/null", "/dev/null/x", "/proc/none/x", "~nobody9/x"])
+def test_a_scratch_folder_that_cannot_be_used_is_told_before_there_is_a_job(folder: str, tiny: Path) -> None:
+    resolved = resolve_spec(tiny, "local", [f"hardware.scratch_root={folder}"])
+    with pytest.raises(UsageError, match=r"hardware\.scratch_root: .*; set another with --set"):
+        see_scratch(resolved)
+    with pytest.raises(UsageError, match=r"hardware\.scratch_root: .*"):
+        approve(make_launcher(resolved.config), DirectoryStore(tiny.parent / "store"), resolved, here=False, only_look=True)
+
+
+def test_a_scratch_folder_that_is_yet_to_be_made_is_only_looked_at(tiny: Path, tmp_path: Path) -> None:
+    see_scratch(resolve_spec(tiny, "local", [f"hardware.scratch_root={tmp_path}/new/inner"]))
+    assert not (tmp_path / "new").exists()
+
+
 def test_the_runner_reaches_the_trainer_only_through_its_torch_free_vocabulary() -> None:
     code = (
         "import sys, pkgutil, importlib, runner\n"
@@ -282,8 +315,8 @@ def test_variables_in_places_are_replaced_where_they_are_written_and_unset_ones_
     monkeypatch.setenv("DATA", "/d")
     path = tmp_path / "job.yaml"
     path.write_text("model: nano_e_v3\ndataset: ntu60\ndata: {uri: '${DATA}/x'}\nhardware: {scratch_root: $DATA}\nname: a\n")
-    config = resolve_spec(path, "local", ["store.uri=s3://${DATA}x"]).config
-    assert (config.data.uri, config.hardware.scratch_root, config.store.uri) == ("/d/x", "/d", "s3:///dx")
+    config = resolve_spec(path, "local", ["store.uri=s3://b/${DATA}x"]).config
+    assert (config.data.uri, config.hardware.scratch_root, config.store.uri) == ("/d/x", "/d", "s3://b//dx")
     monkeypatch.delenv("DATA")
     with pytest.raises(ConfigError) as caught:
         resolve_spec(path, "local", ["store.uri=s3://${OTHER}/x"])

@@ -193,9 +193,10 @@ def test_a_store_is_named_by_a_path_or_a_file_uri(tmp_path: Path) -> None:
             open_store(uri)
 
 
-def test_a_uri_holds_no_credentials() -> None:
+@pytest.mark.parametrize("slashes", ["", "/", "//", "///"])
+def test_a_uri_holds_no_credentials(slashes: str) -> None:
     with pytest.raises(UsageError) as caught:
-        StoreUri.parse("s3://AKIAKEY:verysecret@bucket/prefix")
+        StoreUri.parse(f"s3:{slashes}AKIAKEY:verysecret@bucket/prefix")
     assert "verysecret" not in str(caught.value)
     assert "AKIAKEY" not in str(caught.value)
 
@@ -221,6 +222,11 @@ def test_a_jobs_uri_is_made_and_taken_apart(uri: str) -> None:
         ("File:///x", r"did you mean file:///x\?"),
         ("azure:/b", r"azure: is no kind of store; a folder of that name is ./azure:/b"),
         ("s3://", "allowed are a folder"),
+        ("s3://b?endpoint_url=http://h:99999", "allowed is http://HOST"),
+        ("s3://b?endpoint_url=http://:80", "allowed is http://HOST"),
+        ("s3://b?addressing=odd", "addressing is 'odd'; allowed are path, virtual, auto"),
+        ("s3://b?region=a/b%20c", "region: allowed are letters, digits and dashes"),
+        ("~nobody9/x", r"there is no user nobody9 here; a folder of that name is \./~nobody9"),
     ],
 )
 def test_a_mistyped_uri_does_not_become_a_folder(uri: str, word: str) -> None:
@@ -239,12 +245,24 @@ def test_variables_are_those_of_this_machine_and_an_unset_one_is_told(monkeypatc
 
 
 @pytest.mark.parametrize(
-    "endpoint", ["https%3A%2F%2Fuser%3Ahunter2hunter2%40127.0.0.1:1", "https://hunter2hunter2@host", "https://u:pa/hunter2@h"]
+    "endpoint",
+    [
+        "https%3A%2F%2Fuser%3Ahunter2hunter2%40127.0.0.1:1",
+        "https://hunter2hunter2@host",
+        "https://u:pa/hunter2@h",
+        "https://h/?t=hunter2",
+    ],
 )
 def test_an_endpoint_holds_no_credentials(endpoint: str) -> None:
     with pytest.raises(UsageError) as caught:
         StoreUri.parse(f"s3://b/p?endpoint_url={endpoint}")
     assert "hunter2" not in str(caught.value)
+
+
+def test_above_what_lies_in_the_root_folder_is_the_root_folder() -> None:
+    for uri, name in (("/", ""), ("/job-1", "job-1")):
+        parent, found = StoreUri.parse(uri).parent()
+        assert (open_store(parent).uri, found) == ("file:///", name)
 
 
 def test_a_folder_that_cannot_be_written_is_told_with_where_to_name_another() -> None:
