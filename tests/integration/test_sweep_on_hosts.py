@@ -16,13 +16,14 @@ import pytest
 from runner.job.find import find_group
 from runner.job.job import Job
 from runner.store.directory import DirectoryStore
+from runner.view.groups import group_status
 from tests.conftest import TINY, Cli, close_connections
 from tests.jobs import Run, jobs_in, stand_still, trainer_of, wait_until
 from tests.sshd import Sshd
 
 pytestmark = [pytest.mark.xdist_group("ssh"), pytest.mark.slow]
 
-SOME_STEPS = ("--set", "training.epochs=2", "training.batch_size=20")
+SOME_STEPS = ("--set", "training.epochs=1", "training.warmup_epochs=0", "training.batch_size=20")
 _HOST = """\
 Host {name}
   HostName 127.0.0.1
@@ -123,8 +124,9 @@ def test_without_any_host_left_the_group_ends_and_goes_on_elsewhere(
     assert stranger.returncode == 2, stranger.stdout + stranger.stderr
     assert "was begun on other, as the store says; you have not named other from here" in stranger.stderr
 
-    done = cli("resume", group.id, "--on", "far")
-    assert done.returncode == 0, done.stdout + done.stderr
+    behind = cli("resume", group.id, "--on", "far", "--detach")
+    assert behind.returncode == 0, behind.stdout + behind.stderr
+    wait_until(lambda: group_status(group)["states"] == {"succeeded": 2})
     assert [len(job.attempts.all()) for job in group.jobs()] == [2, 1]
     assert lost.attempts.all()[-1].resumed_step > 0
 
