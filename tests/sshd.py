@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from tests import debian
@@ -28,7 +29,7 @@ class Sshd:
     and by other names in other ways (``_CONFIG``). Who logs in has the ``environment``."""
 
     def __init__(self, folder: Path, **environment: str) -> None:
-        self.folder = folder
+        self.folder, self.home = folder, environment.get("HOME")
         self.port = _free_port()
         for name in ("host", "user", "other"):
             command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
@@ -62,6 +63,16 @@ class Sshd:
         for pid in children:
             os.kill(int(pid), signal.SIGKILL)
         return len(children)
+
+    def die(self) -> None:
+        """As a machine does whose power fails: the server, its connections and all that they have started end at once."""
+        self.process.kill()
+        home = f"HOME={self.home}".encode()
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with suppress(OSError):
+                if home in path.read_bytes().split(b"\0"):
+                    os.kill(int(path.parent.name), signal.SIGKILL)
+        self.process.wait()
 
     def stop(self) -> None:
         """No more connections; those that are open end with their clients."""

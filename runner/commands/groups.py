@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -15,6 +16,7 @@ from runner.commands.options import (
     EnvOption,
     HereOption,
     LauncherOption,
+    OnOption,
     ParallelOption,
     SetOption,
     StopAfterOption,
@@ -35,11 +37,11 @@ ASK_ABOVE = 20
 def submit_sweep(
     found: Points,
     spec: Path,
+    how: How,
     store: str | None,
     parallel: int | None,
     stop_after: int | None,
     *,
-    here: bool,
     dry_run: bool,
     detach: bool,
     yes: bool,
@@ -48,10 +50,11 @@ def submit_sweep(
     """Check all points, make a job of each, run them."""
     from runner import kaggle
     from runner.errors import Exit, LastrunError, UsageError
+    from runner.launch.hosts import approve_on
     from runner.launch.points import approve_all
-    from runner.launch.ready import How
-    from runner.launch.side_by_side import make_slots
+    from runner.launch.slots import host_slots, make_slots
     from runner.plan.sweep import estimate
+    from runner.resolve import resolve_points
     from runner.store.open import store_of
     from runner.trust import Trust, brought, mark, notes_of_file
     from runner.view.console import print_json, show
@@ -63,11 +66,18 @@ def submit_sweep(
     target = store_of(config.store, store)
     told = list(dict.fromkeys(note for job in jobs for note in notes_of_file(job, spec)))
     told += kaggle.notes(target.uri)
-    slots = make_slots(parallel, config, len(jobs))
-    cost = estimate(jobs, len(slots))
+    slots = host_slots(how.on, parallel) if how.on else make_slots(parallel, config, len(jobs))
+    cost = estimate(jobs, min(len(slots), len(jobs)))
+    there = {}
+    for host in how.on:
+        its = how.at(host)
+        there[host] = [point.job for point in resolve_points(spec, its.env, its.settings, its.launcher).points]
     obstacle: LastrunError | None = None
     try:
-        approve_all(target, jobs, here=here, only_look=dry_run)
+        if there:
+            approve_on(target, there, here=how.here, only_look=dry_run)
+        else:
+            approve_all(target, jobs, here=how.here, only_look=dry_run)
     except LastrunError as error:
         if not dry_run:
             raise
@@ -94,15 +104,16 @@ def submit_sweep(
         show(f"begin {len(jobs)} points? [y/N] ", end="")
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             raise UsageError("nothing was written")
-    values = [brought(job) for job in jobs]
+    values = [brought(job) for some in (jobs, *there.values()) for job in some]
     for one in values:
         Trust(target.uri).remember(one)
     marks = {mark(key, value) for one in values for key, value in one.items()}
-    group = _held(lambda: _make(target, found), json)
-    _run(group, How(here=here), lambda: Trust(target.uri, marks), parallel, stop_after, detach, json, "submit")
+    group = _held(lambda: _make(target, found, how.on), json)
+    again = replace(how, env=how.env if how.on else None, settings=(), launcher=None)  # its jobs have what was set
+    _run(group, again, lambda: Trust(target.uri, marks), parallel, stop_after, detach, json, "submit")
 
 
-def _make(target: Any, found: Points) -> Group:
+def _make(target: Any, found: Points, hosts: Sequence[str]) -> Group:
     from runner.job.group import Group, PointRecord
     from runner.resolve import name_of
 
@@ -117,7 +128,7 @@ def _make(target: Any, found: Points) -> Group:
         )
         for point in found.points
     ]
-    return Group.create(target, name, records, lastrun_version())
+    return Group.create(target, name, records, lastrun_version(), hosts)
 
 
 def _held(make: Callable[[], Group], json: bool) -> Group:
@@ -154,10 +165,12 @@ def resume_group(
 ) -> NoReturn:
     """Run again what of a group is unfinished."""
     from runner import kaggle
+    from runner.launch.hosts import with_its_hosts
     from runner.trust import Trust
     from runner.view.console import say, show
 
     marks: set[str] = set()
+    how = with_its_hosts(group, how, Trust(group.store.uri, all_of_it=trust_all), remember=trust_all)
     if group.store.is_read_only(group.paths.all):
         group, marks = _at_home(group, how, trust_all)
     if (made := group.complete()) and not json:
@@ -179,7 +192,7 @@ def _at_home(source: Group, how: How, trust_all: bool) -> tuple[Group, set[str]]
     home = home_of(source)
     to_copy = to_carry(source, home)
     taken = Trust(source.store.uri, all_of_it=trust_all)
-    tasks = find_tasks(to_copy, how, lambda: taken, copied=True)
+    tasks = find_tasks(to_copy, how.at(how.on[0]) if how.on else how, lambda: taken, copied=True)
     to = Trust(home.store.uri)
     see_that_nothing_is_gained(taken, to)
     values = [task.go.values for task in tasks if task.go is not None]
@@ -204,12 +217,15 @@ def _run(
 ) -> NoReturn:
     from runner import kaggle
     from runner.errors import ClaimedError, Exit, UsageError
+    from runner.launch import hosts
     from runner.launch.points import approve_all, find_tasks
-    from runner.launch.side_by_side import STOP_AFTER, SideBySide, make_slots
+    from runner.launch.side_by_side import STOP_AFTER, SideBySide
+    from runner.launch.slots import host_slots, make_slots
     from runner.view.console import json_text, say
     from runner.view.groups import PointsView, group_status
 
-    tasks = find_tasks(group.jobs(), how, make_trust)
+    there = {host: find_tasks(group.jobs(), how.at(host), make_trust) for host in how.on}
+    tasks = there[how.on[0]] if how.on else find_tasks(group.jobs(), how, make_trust)
     todo = [task for task in tasks if task.go is not None]
     others = {kind: [task for task in tasks if task.kind == kind] for kind in ("succeeded", "running", "failed")}
     if not todo:
@@ -227,9 +243,12 @@ def _run(
     configs = [task.go.resolved for task in todo if task.go is not None]
     for one in configs:
         kaggle.take_secrets(one.config.run.pass_env)
-    if command == "resume":
+    if command == "resume" and how.on:
+        wanted = {host: [task.go.resolved for task in some if task.go is not None] for host, some in there.items()}
+        hosts.approve_on(group.store, wanted, here=how.here, prefix=group.paths.all)
+    elif command == "resume":
         approve_all(group.store, configs, here=how.here, prefix=group.paths.all)
-    slots = make_slots(parallel, configs[0].config, len(todo))
+    slots = host_slots(how.on, parallel) if how.on else make_slots(parallel, configs[0].config, len(todo))
     if remember:
         for task in todo:
             make_trust().remember(task.go.values if task.go is not None else {})
@@ -240,20 +259,29 @@ def _run(
         else:
             say(f"{done}; lastrun status {group.reference}")
         raise typer.Exit(0)
+    at_work = hosts.at_work(others["running"], how.on) if how.on else []
+    followed = {task.number for task, _, _ in at_work}
+    others["running"] = [task for task in others["running"] if task.number not in followed]
     if not json and (skipped := [f"{len(found)} {kind}" for kind, found in others.items() if found]):
         say(f"{len(todo)} points to run; left alone: {', '.join(skipped)}")
-    with PointsView(len(todo), quiet=json) as view:
-        runner = SideBySide(group, todo, slots, stop_after or STOP_AFTER, view)
+    with PointsView(len(todo) + len(at_work), quiet=json) as view:
+        prepare = hosts.preparing(how, make_trust) if how.on else None
+        runner = SideBySide(group, todo, slots, stop_after or STOP_AFTER, view, prepare, at_work)
         runner.run()
     code = int(runner.exit_code)
     if code == Exit.DONE and (others["failed"] or others["running"]):
         code = int(Exit.FAILED if others["failed"] else Exit.CLAIMED)
     status = group_status(group)
     if json:
-        say(json_text(command, {**status, "stopped_because": runner.failing or runner.leaving}))
+        say(json_text(command, {**status, "stopped_because": runner.failing or runner.leaving or runner.stranded}))
     else:
         if reason := runner.failing or (runner.leaving if code == Exit.PAUSED else None):
             say(f"ended early: {reason}" + (f"; {runner.left} points were not begun" if runner.left else ""))
+        elif runner.stranded is not None:
+            say(
+                f"ended early: {runner.stranded}; {runner.left} points are left: "
+                f"lastrun resume {group.reference} --on HOST,... goes on with them"
+            )
         states = ", ".join(f"{count} {state}" for state, count in status["states"].items())
         say(f"group: {group.uri}\nof {status['count']} points: {states}\nnext: {status['next']}")
     raise typer.Exit(code)
@@ -296,6 +324,7 @@ def points(
     allow_change: AllowOption = None,
     takeover: TakeoverOption = False,
     launcher: LauncherOption = None,
+    on: OnOption = None,
     here: HereOption = False,
     parallel: ParallelOption = None,
     stop_after: StopAfterOption = None,
@@ -303,6 +332,7 @@ def points(
 ) -> None:
     """Run what is unfinished of a group; --detach calls this in the background."""
     from runner.job.group import Group
+    from runner.launch.hosts import hosts_named
     from runner.launch.ready import How
     from runner.store.open import open_store
     from runner.store.uri import StoreUri
@@ -310,6 +340,8 @@ def points(
 
     store, group_id = StoreUri.parse(group_uri).parent()
     group = Group(open_store(store), group_id)
-    how = How(env, tuple(set_ or ()), tuple(allow_change or ()), takeover, launcher, here)
+    how = How(
+        env, tuple(set_ or ()), tuple(allow_change or ()), takeover, launcher, here, () if on is None else hosts_named(on)
+    )
     marks = trusted or []
     _run(group, how, lambda: Trust(group.store.uri, marks), parallel, stop_after, False, False, "points")

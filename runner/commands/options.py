@@ -21,14 +21,23 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE ...", help="set any keys; applied last, values read as YAML")
 ]
 LauncherOption = Annotated[str | None, typer.Option("--launcher", metavar="NAME", help=NAMES)]
-OnOption = Annotated[str | None, typer.Option("--on", metavar="HOST", help="run it there: --launcher ssh --set run.host=HOST")]
+OnOption = Annotated[
+    str | None,
+    typer.Option("--on", metavar="HOST,...", help="run it there: --launcher ssh --set run.host=HOST; a sweep on several hosts"),
+]
 StoreOption = Annotated[
     str | None, typer.Option("--store", metavar="URI", help="default: LASTRUN_STORE, config.toml, your data folder")
 ]
 DetachOption = Annotated[bool, typer.Option("--detach", help="start it and return; it lives on in the background")]
 ParallelOption = Annotated[
     int | None,
-    typer.Option("--parallel", metavar="N", min=1, max=256, help="so many points at a time (default: one a GPU, else one)"),
+    typer.Option(
+        "--parallel",
+        metavar="N",
+        min=1,
+        max=256,
+        help="so many points at a time (default: one a GPU, else one); on hosts, on each",
+    ),
 ]
 StopAfterOption = Annotated[
     int | None,

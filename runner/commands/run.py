@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from last_e.resume import Change
     from runner.job.job import Job
     from runner.launch.protocol import Launcher
+    from runner.launch.ready import How
 
 
 def submit(
@@ -55,6 +56,7 @@ def submit(
     from runner.errors import Exit, LastrunError, UsageError
     from runner.job.job import Job
     from runner.launch.approve import approve
+    from runner.launch.ready import How
     from runner.launch.start import make_launcher
     from runner.resolve import name_of, resolve_points
     from runner.store.open import store_of
@@ -62,12 +64,14 @@ def submit(
     from runner.view.config import print_explained
     from runner.view.console import print_json, show
 
-    env, launcher, set_ = _on(on, env, launcher, set_)
-    points = resolve_points(spec, env, set_, launcher)
+    how = How(env, tuple(set_ or ()), launcher=launcher, here=here, on=_hosts(on, launcher))
+    first = _on_first(how)
+    points = resolve_points(spec, first.env, first.settings, first.launcher)
     if points.is_sweep:
         from runner.commands.groups import submit_sweep
 
-        submit_sweep(points, spec, store, parallel, stop_after, here=here, dry_run=dry_run, detach=detach, yes=yes, json=json)
+        submit_sweep(points, spec, how, store, parallel, stop_after, dry_run=dry_run, detach=detach, yes=yes, json=json)
+    _see_that_it_is_one(str(spec), how)
     if parallel is not None or stop_after is not None:
         raise UsageError(f"{spec} is one job: --parallel and --stop-after are for a sweep")
     resolved = points.points[0].job
@@ -141,13 +145,15 @@ def resume(
     from runner.trust import Trust, see_that_nothing_is_gained
     from runner.view.console import show
 
-    env, launcher, set_ = _on(on, env, launcher, set_)
+    hosts = _hosts(on, launcher)
     found = find(job, store)
-    how = How(env, tuple(set_), tuple(allow_change or ()), takeover, launcher, here)
+    how = How(env, tuple(set_ or ()), tuple(allow_change or ()), takeover, launcher, here, hosts)
     if isinstance(found, Group):
         from runner.commands.groups import resume_group
 
         resume_group(found, how, trust, parallel, stop_after, detach, json)
+    _see_that_it_is_one(found.id, how)
+    how = _on_first(how)
     if parallel is not None or stop_after is not None:
         raise UsageError(f"{found.id} is one job: --parallel and --stop-after are for a group of them")
     home = found
@@ -175,24 +181,38 @@ def resume(
     start(at_home, go.arguments, detach, json, "resume", go.launcher, go.changes)
 
 
-def _on(
-    host: str | None, env: str | None, launcher: str | None, settings: list[str] | None
-) -> tuple[str | None, str | None, list[str]]:
-    """Profile, launcher and settings with what ``--on`` stands for.
+def _hosts(on: str | None, launcher: str | None) -> tuple[str, ...]:
+    """Those that ``--on`` names.
 
     Raises:
-        UsageError: another launcher was named.
+        UsageError: they cannot be, or another launcher was named.
     """
-    if host is None:
-        return env, launcher, settings or []
-    from json import dumps
-
+    if on is None:
+        return ()
     from runner.errors import UsageError
-    from runner.settings import read_settings
+    from runner.launch.hosts import hosts_named
 
     if launcher not in (None, "ssh"):
-        raise UsageError(f"--on {host}: found --launcher {launcher}; --on is for launcher ssh")
-    return env or read_settings().host(host).env, "ssh", [*(settings or []), f"run.host={dumps(host)}"]
+        raise UsageError(f"--on {on}: found --launcher {launcher}; --on is for launcher ssh")
+    return hosts_named(on)
+
+
+def _on_first(how: How) -> How:
+    """On the first of the hosts, where some are named. What a sweep keeps is what all of them have in common: the profile of
+    one says nothing of the others."""
+    if not how.on:
+        return how
+    from dataclasses import replace
+
+    envs = {how.at(host).env for host in how.on}
+    return replace(how.at(how.on[0]), env=how.env or (envs.pop() if len(envs) == 1 else None))
+
+
+def _see_that_it_is_one(what: str, how: How) -> None:
+    from runner.errors import UsageError
+
+    if len(how.on) > 1:
+        raise UsageError(f"{what} is one job: --on {','.join(how.on)} is for a sweep; one job takes one host")
 
 
 def attempt(

@@ -19,6 +19,7 @@ from runner.job.job import FORMAT, Job, Membership, new_id, record_of, reference
 from runner.job.json_objects import MOST_BYTES, dump, read_as, read_json
 from runner.job.paths import GroupPaths, Paths
 from runner.job.requests import Requests
+from runner.spec import HostName
 from runner.store.protocol import Store
 from runner.store.uri import StoreUri
 
@@ -26,6 +27,7 @@ _MADE = b"{}\n"
 """Not empty: some ways to copy a folder leave empty files out."""
 _MOST_TOGETHER = 64 << 20
 """So many bytes the records of all its jobs may have: each has what is common to all, which others may have written."""
+MOST_HOSTS = 100
 
 
 class PointRecord(BaseModel):
@@ -46,6 +48,8 @@ class _Record(BaseModel):
     config: dict[str, Any]
     origins: dict[str, str]
     points: list[PointRecord] = Field(min_length=1, max_length=9999)
+    hosts: list[HostName] = Field(default=[], max_length=MOST_HOSTS)
+    """Those that it was begun on, if they were given for the group as a whole."""
 
 
 class Group:
@@ -63,7 +67,7 @@ class Group:
         return reference_to(self.store, self.id)
 
     @classmethod
-    def create(cls, store: Store, name: str, points: Sequence[PointRecord], version: str) -> Group:
+    def create(cls, store: Store, name: str, points: Sequence[PointRecord], version: str, hosts: Sequence[str] = ()) -> Group:
         """Write a new group's record; its jobs come with :meth:`complete`.
 
         Raises:
@@ -83,6 +87,7 @@ class Group:
                 {"values": p.values, "config": _without(p.config, common), "origins": _without(p.origins, origins)}
                 for p in points
             ],
+            **({"hosts": list(hosts)} if hosts else {}),
         }
         text = dump(record)
         group._record = read_as(_Record, text)
@@ -99,6 +104,10 @@ class Group:
             StoreError: it is unreadable.
         """
         return self._read().model_dump()
+
+    def hosts(self) -> tuple[str, ...]:
+        """Those that it was begun on: the store's word."""
+        return tuple(self._read().hosts)
 
     def jobs(self) -> list[Job]:
         """Those that it has by its record, in the order of the points; some may have been deleted, or not been made yet."""

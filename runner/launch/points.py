@@ -50,7 +50,7 @@ def find_tasks(jobs: Iterable[Job], how: How, trust: Callable[[], Trust], *, cop
     """
     some = list(jobs)
     found = some[0].store.in_parallel([partial(_task, job, how, trust, copied) for job in some]) if some else []
-    _raise_all([one for one in found if isinstance(one, (LastrunError, ConfigError))])
+    raise_all([one for one in found if isinstance(one, (LastrunError, ConfigError))])
     return [one for one in found if isinstance(one, Task)]
 
 
@@ -91,10 +91,10 @@ def approve_all(
             approve(make_launcher(job.config), store, job, here=here, prefix=prefix, only_look=only_look)
         except LastrunError as error:
             missing.append(error)
-    _raise_all(missing)
+    raise_all(missing)
 
 
-def _raise_all(errors: Iterable[LastrunError | ConfigError]) -> None:
+def raise_all(errors: Iterable[LastrunError | ConfigError]) -> None:
     """Raise one that says all, each once."""
     told: dict[str, LastrunError | ConfigError] = {}
     for error in errors:
@@ -104,5 +104,5 @@ def _raise_all(errors: Iterable[LastrunError | ConfigError]) -> None:
     if wrong := [problem for error in told.values() if isinstance(error, ConfigError) for problem in error.problems]:
         raise ConfigError(wrong)
     first = next(iter(told.values()))
-    first.args = ("\n".join(told),)
+    first.args = ("\n".join(dict.fromkeys(line for text in told for line in text.split("\n"))),)
     raise first

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from last_e.layers import Resolved
@@ -13,6 +14,7 @@ from runner.job.job import Job
 from runner.launch.protocol import Launcher
 from runner.launch.start import make_launcher
 from runner.resolve import absolute_settings, resolve_attempt
+from runner.settings import read_settings
 from runner.spec import JobSpec
 from runner.trust import Trust, see_that_it_is_taken, words
 
@@ -34,11 +36,19 @@ class How:
     takeover: bool = False
     launcher: str | None = None
     here: bool = False
+    on: tuple[str, ...] = ()
+    """Hosts that ssh reaches, to which points of a group are dealt out."""
+
+    def at(self, host: str) -> How:
+        """The same on one of them."""
+        env = self.env or read_settings().host(host).env
+        return replace(self, env=env, launcher="ssh", settings=(*self.settings, f"run.host={json.dumps(host)}"), on=())
 
     def words(self) -> list[str]:
         """The same as arguments of a command."""
         arguments = [*(["--here"] if self.here else []), *(["--takeover"] if self.takeover else [])]
         arguments += [] if self.env is None else ["--env", self.env]
+        arguments += [] if not self.on else ["--on", ",".join(self.on)]
         arguments += [] if self.launcher is None else ["--launcher", self.launcher]
         for word in absolute_settings(self.settings):
             arguments += ["--set", word]

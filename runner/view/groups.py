@@ -13,9 +13,9 @@ from last_e.problems import show as value_text
 from last_e.text import percent, seconds_text
 from runner.errors import State
 from runner.job.group import Group
+from runner.launch.outcome import Outcome
 from runner.launch.points import Task
 from runner.launch.settle import waits
-from runner.launch.side_by_side import Outcome
 from runner.view.bar import SECONDS_BETWEEN_LINES
 from runner.view.console import make_console, make_table, say, show, styled
 from runner.view.jobs import coloured
@@ -130,6 +130,7 @@ class PointsView:
         self._count, self._quiet = count, quiet
         self._console = make_console(stderr=quiet)
         self._running: dict[int, Task] = {}
+        self._hosts: dict[int, str] = {}
         self._beats: dict[int, dict[str, Any]] = {}
         self._done = 0
         self._live: Any = None
@@ -149,10 +150,12 @@ class PointsView:
             self._live.stop()
             self._live = None
 
-    def started(self, task: Task) -> None:
-        """A point has begun."""
+    def started(self, task: Task, host: str | None) -> None:
+        """A point has begun, of several hosts on this one."""
         self._running[task.number] = task
-        self.note(f"point {task.number} of {task.count} begins: {task.words}; job {task.job.id}")
+        self._hosts[task.number] = _on(host)
+        begins = "begins" if task.kind == "to do" else "is at work already"
+        self.note(f"point {task.number} of {task.count} {begins}{_on(host)}: {task.words}; job {task.job.id}")
 
     def ended(self, outcome: Outcome) -> None:
         """One has ended."""
@@ -162,7 +165,12 @@ class PointsView:
         why = outcome.why + (f": {outcome.message}" if outcome.message and outcome.kind == "failed" else "")
         best = outcome.attempt.scores.get("best_top1") if outcome.attempt is not None else None
         result = f"best top-1 {percent(best)}" if outcome.kind == "succeeded" else why
-        self.note(f"point {task.number} of {task.count}: {outcome.kind}, {result} ({task.words})")
+        self.note(f"point {task.number} of {task.count}: {outcome.kind}{_on(outcome.host)}, {result} ({task.words})")
+
+    def given_back(self, task: Task, why: str) -> None:
+        """One has not ended, and is in line again."""
+        self._running.pop(task.number, None)
+        self.note(f"point {task.number} of {task.count} was lost and is in line again: {why}")
 
     def beats(self, beats: dict[int, dict[str, Any]]) -> None:
         """How far those are that run."""
@@ -195,10 +203,14 @@ class PointsView:
         return Text("\n").join(styled(line, "") for line in [head, *lines[:_MOST_LINES], *more])
 
     def _line(self, number: int) -> str:
-        beat = self._beats.get(number) or {}
+        beat, where = self._beats.get(number) or {}, self._hosts.get(number, "")
         if not beat.get("total_steps"):
-            return f"point {number}: starting"
+            return f"point {number}{where}: starting"
         last = beat.get("last_epoch") or {}
         top1 = f", top-1 {percent(last['test_top1'])}" if last.get("test_top1") is not None else ""
         step = f"step {beat.get('step', 0):,} of {beat['total_steps']:,}"
-        return f"point {number}: {step}{top1}, {seconds_text(beat.get('seconds_left'))} left"
+        return f"point {number}{where}: {step}{top1}, {seconds_text(beat.get('seconds_left'))} left"
+
+
+def _on(host: str | None) -> str:
+    return "" if host is None else f" on {host}"

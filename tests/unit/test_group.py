@@ -6,8 +6,9 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import pytest
 import typer
@@ -19,13 +20,19 @@ from runner.job.attempts import Attempt
 from runner.job.find import find, find_group, find_job
 from runner.job.group import Group, PointRecord
 from runner.job.job import Job
-from runner.launch.points import find_tasks
-from runner.launch.ready import How
-from runner.launch.side_by_side import Outcome, SideBySide, Slot, make_slots
+from runner.launch.hosts import at_work as hosts_at_work
+from runner.launch.hosts import preparing, with_its_hosts
+from runner.launch.outcome import Outcome
+from runner.launch.points import Task, find_tasks
+from runner.launch.protocol import Launcher
+from runner.launch.ready import How, Ready
+from runner.launch.side_by_side import SideBySide
+from runner.launch.slots import Slot, host_slots, make_slots
 from runner.resolve import resolve_points
 from runner.store.directory import DirectoryStore
-from runner.trust import Trust
+from runner.trust import Trust, UntrustedError
 from runner.view.groups import group_status
+from runner.waits import Waits
 from tests.counting.store import CountingStore
 
 SPEC = "model: nano\ndataset: synthetic\nname: sw\ntraining: {epochs: 9, warmup_epochs: 1}\n"
@@ -209,7 +216,10 @@ class Quiet:
     def __init__(self) -> None:
         self.ends: list[str] = []
 
-    def started(self, task: Any) -> None: ...
+    def started(self, task: Any, host: str | None) -> None: ...
+
+    def given_back(self, task: Any, why: str) -> None:
+        self.ends.append(f"{task.number} given back, {why}")
 
     def ended(self, outcome: Outcome) -> None:
         self.ends.append(f"{outcome.task.number} {outcome.kind} {outcome.why}".strip())
@@ -268,7 +278,7 @@ def test_a_pause_is_no_failure_and_the_others_go_on(runs: Runs) -> None:
 def test_what_somebody_else_began_meanwhile_is_left_to_them(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     begin = SideBySide._begin_next
 
-    def beside(self: SideBySide) -> None:
+    def beside(self: SideBySide, slot: Slot) -> None:
         task = self._left[0]
         if task.number in (1, 2):
             end = "completed" if task.number == 1 else "diverged"
@@ -276,7 +286,7 @@ def test_what_somebody_else_began_meanwhile_is_left_to_them(runs: Runs, monkeypa
             job.attempts.write(
                 Attempt("0001-bbbbbbbb", "elsewhere", 1, "1", time.time(), phase="ended", began=True, reason=end)
             )
-        begin(self)
+        begin(self, slot)
 
     monkeypatch.setattr(SideBySide, "_begin_next", beside)
     one, ends, told = runs({}, 3)
@@ -334,6 +344,113 @@ def test_each_gpu_gets_a_point_by_its_uuid_and_what_is_set_already_is_respected(
     assert dealt == ["GPU-1", "GPU-2", "GPU-1"]
     assert len(make_slots(None, config, 9)) == 2
     on_cpu = config.model_copy(update={"hardware": config.hardware.model_copy(update={"device": "cpu"})})
-    monkeypatch.setattr("runner.launch.side_by_side.usable_cores", lambda: 8)
+    monkeypatch.setattr("runner.launch.slots.usable_cores", lambda: 8)
     assert [slot.arguments for slot in make_slots(3, on_cpu, 9)] == [("--set", "hardware.cpu_threads=2")] * 3
     assert [slot.arguments for slot in make_slots(None, on_cpu, 9)] == [()]
+
+
+# --- hosts: attempts that are as they are set up, so that it is known which of them is silent ------------------------------
+
+
+class Silent:
+    """A launcher of attempts that never end by themselves: on one host they give no sign, on another they do it well."""
+
+    def __init__(self, host: str, begun: list[str], bad: str) -> None:
+        self.host, self.begun, self.bad = host, begun, bad
+
+    def clean(self) -> None: ...
+
+    def start(self, job: Job, arguments: list[str], token: str, *, output: TextIO | None) -> Any:
+        number = job.attempts.next_number()
+        self.begun.append(f"{int(job.id[-4:])} on {self.host}")
+        one = Attempt(f"{number:04d}-{token}", "elsewhere", 1, "1", time.time(), phase="running", began=True)
+        one.container = {"launcher": "ssh", "what": "process on", "name": self.host, "token": token}
+        job.attempts.write(one)
+        if self.host == self.bad:
+            return type("Silence", (), {"wait": lambda self, seconds: None, "hand_on": lambda self, signum: None})()
+        one.phase, one.reason = "ended", "completed"
+        job.attempts.write(one)
+        return type("Ended", (), {"wait": lambda self, seconds: 0, "hand_on": lambda self, signum: None})()
+
+
+@pytest.fixture
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    short = Waits(heartbeat=0.05, follow=0.05, engine=1.0)
+    for place in ("signs", "away"):
+        monkeypatch.setattr(f"runner.launch.{place}.WAITS", short)
+    monkeypatch.setattr("runner.job.attempts.EXPIRY_SECONDS", 0.5)
+
+
+def dealt_out(
+    folder: Path, hosts: tuple[str, ...], bad: str, count: int, at_work: bool = False
+) -> tuple[SideBySide, list[str], list[str]]:
+    """The group's command, what became of its points, and what was begun where."""
+    store = DirectoryStore(folder / "store")
+    group = make(store, folder, count)
+    group.complete()
+    how, begun, view = How(on=hosts), list[str](), Quiet()
+    prepare = preparing(how, lambda: Trust(store.uri))
+
+    def prepared(task: Task, host: str) -> Ready:
+        return replace(prepare(task, host), launcher=cast(Launcher, Silent(host, begun, bad)))
+
+    if at_work:
+        Silent(bad, [], bad).start(group.jobs()[0], [], "0123abcd", output=None)
+    tasks = find_tasks(group.jobs(), how.at(hosts[0]), lambda: Trust(store.uri))
+    running = hosts_at_work([task for task in tasks if task.kind == "running"], hosts)
+    slots = host_slots(hosts, None)
+    one = SideBySide(group, [task for task in tasks if task.kind == "to do"], slots, 5, view, prepared, running)
+    one.run()
+    return one, view.ends, begun
+
+
+@pytest.mark.usefixtures("short_waits")
+def test_a_point_of_a_host_that_dies_is_in_line_again_and_no_more_are_begun_there(tmp_path: Path) -> None:
+    one, ends, begun = dealt_out(tmp_path, ("a.invalid", "b.invalid"), "b.invalid", 4)
+    assert [word for word in begun if word.endswith("on b.invalid")] == ["2 on b.invalid"]
+    assert begun[-1] == "2 on a.invalid"
+    assert [end.partition(", ")[0] for end in ends if end.startswith("2")] == ["2 given back", "2 succeeded"]
+    assert "b.invalid: " in next(end for end in ends if "given back" in end)
+    assert (one.left, one.stranded, one.exit_code) == (0, None, Exit.DONE)
+
+
+@pytest.mark.usefixtures("short_waits")
+def test_an_earlier_commands_point_takes_a_place_on_its_host_until_it_is_dead(tmp_path: Path) -> None:
+    one, ends, begun = dealt_out(tmp_path, ("a.invalid", "b.invalid"), "b.invalid", 3, at_work=True)
+    assert begun == ["2 on a.invalid", "3 on a.invalid", "1 on a.invalid"]
+    assert ends[-1] == "1 succeeded"
+    assert one.exit_code == Exit.DONE
+
+
+@pytest.mark.usefixtures("short_waits")
+def test_without_a_host_left_the_command_ends_and_says_why(tmp_path: Path) -> None:
+    one, ends, begun = dealt_out(tmp_path, ("b.invalid",), "b.invalid", 3)
+    assert begun == ["1 on b.invalid"]
+    assert [end.partition(", ")[0] for end in ends] == ["1 given back"]
+    assert (one.left, one.exit_code) == (3, Exit.NO_ENGINE)
+    assert (one.stranded or "").startswith("no host is left: b.invalid: ")
+
+
+def test_each_host_has_a_place_or_as_many_as_are_asked_for() -> None:
+    assert [slot.name for slot in host_slots(("a", "b"), None)] == ["a", "b"]
+    assert [(slot.name, slot.host) for slot in host_slots(("a", "b"), 2)] == [
+        ("a 1", "a"), ("b 1", "b"), ("a 2", "a"), ("b 2", "b"),
+    ]  # fmt: skip
+
+
+def test_a_group_keeps_its_hosts_and_its_store_names_none_that_the_user_has_not(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path / "store")
+    made = make(store, tmp_path)
+    record = json.loads(store.get(made.paths.record))
+    store.put(made.paths.record, json.dumps({**record, "hosts": ["a", "b"]}).encode())
+    group, trust = Group(store, made.id), Trust(store.uri)
+    trust.remember({"run.host": "a"})
+    with pytest.raises(UntrustedError, match="was begun on a, b, as the store says; you have not named b from here"):
+        with_its_hosts(group, How(), trust)
+    for how in (How(launcher="local"), How(settings=("run.host=c",)), How(on=("c",))):
+        assert with_its_hosts(group, how, trust) == how
+    trust.remember({"run.host": "b"})
+    assert with_its_hosts(group, How(), trust).on == ("a", "b")
+    store.put(made.paths.record, json.dumps({**record, "hosts": ["-oProxyCommand=x"]}).encode())
+    with pytest.raises(StoreError, match="damaged"):
+        Group(store, made.id).hosts()

@@ -15,6 +15,7 @@ from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.launch.protocol import BeginsAtOnce
 from runner.launch.ssh import notes
+from runner.launch.ssh.connection import CutError
 from runner.launch.ssh.send import send
 from runner.launch.ssh.sent import of_this_machine
 from runner.launch.ssh.setup import Host
@@ -77,7 +78,7 @@ class SshLauncher(BeginsAtOnce):
             except LastrunError:
                 if isinstance(error, EngineError):
                     told = f"lastrun status {job.reference} tells whether its attempt has begun all the same"
-                    raise EngineError(f"{error}; {told}") from None
+                    raise CutError(f"{error}; {told}") from None
             raise
         return StartedThere(job, host, token, output)
 

@@ -55,8 +55,10 @@ class StartedThere:
         return self._meant(self._watch.code)
 
     def hand_on(self, signum: int) -> None:
-        """Ctrl-C at a terminal may mean the attempt, or the looking on."""
-        if signum == signal.SIGINT and sys.stdin.isatty() and sys.stderr.isatty() and not _asked_to_stop():
+        """Ctrl-C at a terminal may mean the attempt, or the looking on; of points side by side it means all of them, and no
+        thread but the main one may ask."""
+        asks = threading.current_thread() is threading.main_thread()
+        if asks and signum == signal.SIGINT and sys.stdin.isatty() and sys.stderr.isatty() and not _asked_to_stop():
             raise PausedError(f"{self._job.id} goes on on {self._host.connection.host}. {self._how_it_goes_on()}")
         try:
             self._host.call("signal", self._token, str(int(signum)))
