@@ -120,6 +120,7 @@ class Reason(Enum):
     IMAGE_ERROR = "image_error"
     NO_GPU = "no_gpu"
     GPU_LOST = "gpu_lost"
+    EPOCH_REACHED = "epoch_reached"
 
     @property
     def ending(self) -> Ending:
@@ -151,4 +152,5 @@ _ENDINGS = {
     Reason.GPU_LOST: Ending(
         State.PAUSED, Exit.NO_ENGINE, True, "lastrun resume {job}; if it happens again, on another machine"
     ),
+    Reason.EPOCH_REACHED: Ending(State.PAUSED, Exit.PAUSED, True, _RESUME),
 }

@@ -16,6 +16,7 @@ from last_e.problems import ConfigError, Origin, Problem, show
 from last_e.reading import Entry, Layer, load_file, set_layer
 from last_e.text import UnsetVariable, misspelt, with_variables
 from runner import kaggle
+from runner.halving import Halving
 from runner.launchers import DEFAULT, FEW_GPUS, LAUNCHERS
 from runner.spec import JobSpec, StoreConfig
 from runner.sweep import take_sweep
@@ -67,6 +68,7 @@ class Points:
 
     points: list[Point]
     is_sweep: bool
+    halving: Halving | None = None
 
 
 def unlike(jobs: Iterable[Resolved[JobSpec]]) -> list[Resolved[JobSpec]]:
@@ -111,10 +113,15 @@ def resolve_points(path: Path, env: str | None, settings: Iterable[str], launche
                 seed = job.config.training.seed if seed is None else seed
                 values["training.seed"] = job.config.training.seed
             found[1 + place * sweep.seeds + number] = Point(job, values)
+    if sweep.halving is not None and found and not problems:
+        epochs = min(point.job.config.training.epochs for point in found.values())
+        if sweep.halving.first >= epochs:
+            found_out = (str(sweep.halving_origin), "sweep.halving.first", str(sweep.halving.first))
+            problems.append(Problem(*found_out, f"fewer than training.epochs, which is {epochs}"))
     problems = problems or _same(found, sweep.origin)  # a key that was left out may be what tells points apart
     if problems:
         raise ConfigError(problems)
-    return Points(list(found.values()), sweep.given)
+    return Points(list(found.values()), sweep.given, sweep.halving)
 
 
 def _same(points: dict[int, Point], origin: Origin) -> list[Problem]:

@@ -156,6 +156,19 @@ class StoreConfig(Section):
     )
 
 
+class HalvingConfig(Section):
+    """How weak points of a sweep are left early."""
+
+    set_by: ClassVar[SetBy] = LEARNING
+
+    first: Annotated[int | None, Field(ge=1, le=1_000_000)] = Field(
+        None, description="epochs that every point is trained; of them the best ones go on. Default: all points to their end"
+    )
+    factor: Annotated[int, Field(ge=2, le=100)] = Field(
+        3, description="one in so many goes on, so many times as far, until the last ones end"
+    )
+
+
 class SweepConfig(Section):
     """The points of a sweep: jobs that are the file's, each with other values. Taken out of a file before its jobs are made."""
 
@@ -178,6 +191,7 @@ class SweepConfig(Section):
     seeds: Annotated[int, Field(ge=1, le=1000)] = Field(
         1, description="each point so many times, with `training.seed`, `training.seed` + 1, ..."
     )
+    halving: HalvingConfig = Field(default_factory=HalvingConfig)
 
 
 class SweepFile(Section):

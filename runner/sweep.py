@@ -12,6 +12,7 @@ from typing import Any
 from last_e.layers import field_problems, known_keys, known_only, without_secrets
 from last_e.problems import Origin, Problem, nearest, show
 from last_e.reading import Entry, Layer
+from runner.halving import Halving
 from runner.search import Range, draw, end_problems, take_space, why_not
 from runner.spec import JobSpec, SweepFile
 
@@ -32,6 +33,8 @@ class Sweep:
     seeds_origin: Origin = _NOWHERE
     origin: Origin = _NOWHERE
     """Of what the points come from: ``grid``, ``zip``, ``points``, ``search`` or ``seeds``."""
+    halving: Halving | None = None
+    halving_origin: Origin = _NOWHERE
     problems: list[Problem] = field(default_factory=list)
     given: bool = False
 
@@ -55,10 +58,11 @@ def take_sweep(spec: Layer, flags: Layer, sets: Layer) -> Sweep:
         kind, _, rest = key.removeprefix(f"{_HEAD}.").partition(".")
         if kind in parts:
             parts[kind][rest] = entry
-        elif f"{_HEAD}.{kind}" not in known_keys(SweepFile):
+        elif key not in known_keys(SweepFile):
             unknown = f"an unknown key (= {show(entry.value)})"
             sweep.problems.append(Problem(str(entry.origin), key, unknown, nearest(key, known_keys(SweepFile))))
     _take_seeds(sweep, said)
+    _take_halving(sweep, said)
     used = [kind for kind in _KINDS if parts[kind]]
     if "search" not in used:
         for key in (f"{_HEAD}.trials", f"{_HEAD}.draw_seed"):
@@ -110,6 +114,17 @@ def _take_seeds(sweep: Sweep, said: Layer) -> None:
     entry = _number("seeds", said, sweep.problems)
     if entry is not None:
         sweep.seeds, sweep.seeds_origin, sweep.origin = entry.value, entry.origin, entry.origin
+
+
+def _take_halving(sweep: Sweep, said: Layer) -> None:
+    first, factor = (_number(f"halving.{name}", said, sweep.problems) for name in ("first", "factor"))
+    if first is not None:
+        default = known_keys(SweepFile)[f"{_HEAD}.halving.factor"].default
+        sweep.halving = Halving(first.value, factor.value if factor is not None else default)
+        sweep.halving_origin = first.origin
+    elif factor is not None:
+        allowed = "beside halving.first: how many epochs all points are trained"
+        sweep.problems.append(Problem(str(factor.origin), f"{_HEAD}.halving.factor", show(factor.value), allowed))
 
 
 def _number(name: str, said: Layer, problems: list[Problem]) -> Entry | None:

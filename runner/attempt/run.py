@@ -64,9 +64,10 @@ def run_attempt(
     here: bool = False,
     trusted: Iterable[str] = (),
     heard: Iterable[str] | None = None,
+    until: int | None = None,
 ) -> Exit:
     """Run one attempt to its end; returns its exit code. ``heard``: keys of the requests that had been made when it was handed
-    over to what has started it now; later ones are meant for it.
+    over to what has started it now; later ones are meant for it. ``until``: it pauses once this epoch is done.
 
     Raises:
         ConfigError, NoSuchJobError, ClaimedError, PausedError, StoreError: the attempt could not begin.
@@ -95,7 +96,7 @@ def run_attempt(
     attempt.changes = [asdict(change) for change in changed]
     # A checkpoint from before an earlier change is gone on from with that change.
     old = set(requests if heard is None else heard)
-    run = _Run(job, attempt, resolved, [*allow_change, *changed_before], sink, root, old, inbox, trainer, leaving)
+    run = _Run(job, attempt, resolved, [*allow_change, *changed_before], sink, root, old, inbox, trainer, leaving, until)
     reason = run.to_its_end()
     return Exit.INTERRUPTED_TWICE if leaving.in_haste else reason.ending.exit_code
 
@@ -116,7 +117,9 @@ class _Run:
         inbox: Inbox,
         trainer: Trainer,
         leaving: Leaving,
+        until: int | None,
     ) -> None:
+        self.until = until
         self.job, self.attempt, self.config = job, attempt, resolved.config
         self.allow_change, self.notes, self.scratch_root = allow_change, resolved.notes, scratch_root
         self.inbox, self.trainer, self.leaving, self.voice = inbox, trainer, leaving, Voice(sink)
@@ -228,6 +231,7 @@ class _Run:
             self.attempt.resumed_step, self.attempt.resumed_epoch = stored.manifest.step, stored.manifest.epoch
             where = f"epoch {stored.manifest.epoch}, step {stored.manifest.step}"
             self.voice.say(f"going on from checkpoint {stored.name} ({where})")
+            self._look_at_epoch(stored.manifest.epoch)
         elif self.attempt.number > 1:
             self.voice.say("no whole checkpoint yet: beginning at step 0")
         self.job.attempts.write(self.attempt)
@@ -272,10 +276,15 @@ class _Run:
             publisher.checkpoint(Path(event.path))
         elif isinstance(event, events.EpochDone):
             publisher.epoch(event.metrics())
+            self._look_at_epoch(event.epoch)
         elif isinstance(event, events.Started):
             self.attempt.data_fingerprint = event.data_fingerprint
             publisher.record()
         self.voice.tell(event)
+
+    def _look_at_epoch(self, done: int) -> None:
+        if self.until is not None and done >= self.until:
+            self.leaving.ask(Reason.EPOCH_REACHED)
 
     def _hear(self, kind: str, line: str | None) -> bool:
         """What the heart or the outbox has to say; False for the trainer's own words."""

@@ -128,7 +128,7 @@ def _make(target: Any, found: Points, hosts: Sequence[str]) -> Group:
         )
         for point in found.points
     ]
-    return Group.create(target, name, records, lastrun_version(), hosts)
+    return Group.create(target, name, records, lastrun_version(), hosts, found.halving)
 
 
 def _held(make: Callable[[], Group], json: bool) -> Group:

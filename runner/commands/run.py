@@ -227,6 +227,7 @@ def attempt(
     read_env: Annotated[bool, typer.Option("--read-env", help="read variables and files from standard input, as JSON")] = False,
     trusted: Annotated[list[str] | None, typer.Option("--trusted", help="marks of what whoever starts it has taken")] = None,
     heard: Annotated[list[str] | None, typer.Option("--heard", help="requests from before it was handed over")] = None,
+    until: Annotated[int | None, typer.Option("--until", help="pause once this epoch is done")] = None,
 ) -> None:
     """Run one attempt of a job on this machine; launchers call this."""
     if read_env:
@@ -253,7 +254,7 @@ def attempt(
     with ConsoleSink() as sink:
         job = Job(open_store(store), job_id)
         code = run_attempt(
-            job, env, set_ or [], allow_change or [], sink, takeover, launcher, token, here, trusted or [], heard
+            job, env, set_ or [], allow_change or [], sink, takeover, launcher, token, here, trusted or [], heard, until
         )
     raise typer.Exit(code)
 

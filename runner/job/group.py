@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
 from runner.errors import DamagedObjectError, MissingKeyError, NoSuchJobError, StoreError, UsageError
+from runner.halving import Halving
 from runner.job.job import FORMAT, Job, Membership, new_id, record_of, reference_to
 from runner.job.json_objects import MOST_BYTES, dump, read_as, read_json
 from runner.job.paths import GroupPaths, Paths
@@ -38,6 +40,13 @@ class PointRecord(BaseModel):
     origins: dict[str, str]
 
 
+class _HalvingRecord(BaseModel):
+    """How its weak points are left early."""
+
+    first: int = Field(ge=1, le=1_000_000)
+    factor: int = Field(ge=2, le=100)
+
+
 class _Record(BaseModel):
     """``group.json``."""
 
@@ -50,6 +59,7 @@ class _Record(BaseModel):
     points: list[PointRecord] = Field(min_length=1, max_length=9999)
     hosts: list[HostName] = Field(default=[], max_length=MOST_HOSTS)
     """Those that it was begun on, if they were given for the group as a whole."""
+    halving: _HalvingRecord | None = None
 
 
 class Group:
@@ -67,7 +77,15 @@ class Group:
         return reference_to(self.store, self.id)
 
     @classmethod
-    def create(cls, store: Store, name: str, points: Sequence[PointRecord], version: str, hosts: Sequence[str] = ()) -> Group:
+    def create(
+        cls,
+        store: Store,
+        name: str,
+        points: Sequence[PointRecord],
+        version: str,
+        hosts: Sequence[str] = (),
+        halving: Halving | None = None,
+    ) -> Group:
         """Write a new group's record; its jobs come with :meth:`complete`.
 
         Raises:
@@ -88,6 +106,7 @@ class Group:
                 for p in points
             ],
             **({"hosts": list(hosts)} if hosts else {}),
+            **({} if halving is None else {"halving": asdict(halving)}),
         }
         text = dump(record)
         group._record = read_as(_Record, text)
@@ -108,6 +127,11 @@ class Group:
     def hosts(self) -> tuple[str, ...]:
         """Those that it was begun on: the store's word."""
         return tuple(self._read().hosts)
+
+    def halving(self) -> Halving | None:
+        """How its weak points are left early; None: all are trained to their end."""
+        said = self._read().halving
+        return None if said is None else Halving(said.first, said.factor)
 
     def jobs(self) -> list[Job]:
         """Those that it has by its record, in the order of the points; some may have been deleted, or not been made yet."""

@@ -67,8 +67,8 @@ class StoreUri:
         for name, allowed in choices.items():
             if options.get(name, allowed[0]) not in allowed:
                 raise UsageError(f"store {scheme}://{place}: {name} is {options[name]!r}; allowed are {', '.join(allowed)}")
-        if not re.fullmatch(r"[A-Za-z0-9-]{1,63}", options.get("region", "us-east-1")):
-            raise UsageError(f"store {scheme}://{place}: region: allowed are letters, digits and dashes")
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,63}", options.get("region", "us-east-1")):
+            raise UsageError(f"store {scheme}://{place}: region: allowed are letters, digits, dashes, dots and underscores")
         endpoint = options.get("endpoint_url")
         if endpoint is not None and (not re.fullmatch(r"https?://[^@\s?#]+", endpoint) or not has_port(endpoint)):
             shown = "..." if re.search("[@?#]", endpoint) else endpoint

@@ -10,6 +10,7 @@ import pytest
 
 from last_e.problems import ConfigError
 from runner.commands.app import main
+from runner.halving import Halving
 from runner.resolve import Points, resolve_points, resolve_spec
 
 BASE = "model: nano\ndataset: synthetic\ntraining: {epochs: 9, warmup_epochs: 1}\n"
@@ -233,3 +234,17 @@ def test_a_search_without_optuna_names_what_to_install(
 ) -> None:
     monkeypatch.setattr("runner.search.find_spec", lambda name: None)
     assert problems(SEARCH % "")[0].endswith("optuna is not installed: pip install 'lastrun[search]'")
+
+
+def test_weak_points_are_left_early_if_it_is_said_from_when_on(points: File, problems: Callable[..., list[str]]) -> None:
+    assert points("{seeds: 4}").halving is None
+    assert points("{seeds: 4, halving: {first: 2}}").halving == Halving(2, 3)
+    assert points("{seeds: 4}", "sweep.halving.first=1", "sweep.halving.factor=2").halving == Halving(1, 2)
+    for sweep, told in (
+        ("{seeds: 4, halving: {first: 9}}", "sweep.halving.first: found 9; allowed: fewer than training.epochs, which is 9"),
+        ("{seeds: 4, halving: {factor: 2}}", "sweep.halving.factor: found 2; allowed: beside halving.first"),
+        ("{seeds: 4, halving: {first: 2, factor: 1}}", "sweep.halving.factor: found 1; allowed: a whole number at least 2"),
+        ("{seeds: 4, halving: 2}", "sweep.halving: found"),
+    ):
+        (found,) = problems(sweep)
+        assert told in found
