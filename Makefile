@@ -8,6 +8,9 @@ BIN    := $(VENV)/bin
 # Also on two cores: tests mostly wait, for servers and for other processes.
 JOBS   ?= 4
 
+# Where it is set, every start compiles torch's sources anew: 6 s instead of 1.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo quick test bench figures lint format versions lowest clean
 help:
 	@echo "make demo    set up .venv and train the quickstart job on this machine (a minute once installed)"

@@ -21,6 +21,8 @@ from platformdirs import user_cache_path, user_config_path, user_data_path
 # The runner reads it when it is imported. Long enough that on a busy machine nobody who lives counts as dead.
 os.environ.setdefault("LASTRUN_WAITS", "heartbeat=1 expiry=30 follow=0.2 read=3 patience=4 pause=2 engine=3")
 
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # with it each of the hundreds of starts compiles torch's sources anew
+
 from runner.errors import EngineError
 from runner.launch.docker.engine import _connected
 from runner.launch.ssh.launcher import look

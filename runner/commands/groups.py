@@ -51,6 +51,7 @@ def submit_sweep(
     from runner import kaggle
     from runner.errors import Exit, LastrunError, UsageError
     from runner.launch.hosts import approve_on
+    from runner.launch.line import see_that_somebody_decides
     from runner.launch.points import approve_all
     from runner.launch.slots import host_slots, make_slots
     from runner.plan.sweep import estimate
@@ -63,6 +64,7 @@ def submit_sweep(
 
     jobs = [point.job for point in found.points]
     config = jobs[0].config
+    see_that_somebody_decides(found.halving, config, detach=detach)
     target = store_of(config.store, store)
     told = list(dict.fromkeys(note for job in jobs for note in notes_of_file(job, spec)))
     told += kaggle.notes(target.uri)
@@ -218,6 +220,7 @@ def _run(
     from runner import kaggle
     from runner.errors import ClaimedError, Exit, UsageError
     from runner.launch import hosts
+    from runner.launch.line import HalvedLine, Line, see_that_somebody_decides
     from runner.launch.points import approve_all, find_tasks
     from runner.launch.side_by_side import STOP_AFTER, SideBySide
     from runner.launch.slots import host_slots, make_slots
@@ -241,6 +244,14 @@ def _run(
             )
         raise UsageError(f"{group.id} is complete: there is nothing to go on with; lastrun compare {group.reference} shows it")
     configs = [task.go.resolved for task in todo if task.go is not None]
+    halving = group.halving()
+    line = Line(todo) if halving is None else HalvedLine(group, halving, todo)
+    if not line and not others["running"]:
+        raise UsageError(
+            f"{group.id}: its search is over: the points that are left were weaker, and wait; lastrun resume JOB trains one "
+            f"to its end, lastrun compare {group.reference} shows all of them"
+        )
+    see_that_somebody_decides(halving, configs[0].config, detach=detach)
     for one in configs:
         kaggle.take_secrets(one.config.run.pass_env)
     if command == "resume" and how.on:
@@ -266,7 +277,7 @@ def _run(
         say(f"{len(todo)} points to run; left alone: {', '.join(skipped)}")
     with PointsView(len(todo) + len(at_work), quiet=json) as view:
         prepare = hosts.preparing(how, make_trust) if how.on else None
-        runner = SideBySide(group, todo, slots, stop_after or STOP_AFTER, view, prepare, at_work)
+        runner = SideBySide(group, line, slots, stop_after or STOP_AFTER, view, prepare, at_work)
         runner.run()
     code = int(runner.exit_code)
     if code == Exit.DONE and (others["failed"] or others["running"]):

@@ -11,7 +11,8 @@ from runner.job.attempts import Attempt
 from runner.launch.points import Task
 from runner.launch.settle import settled
 
-Kind = Literal["succeeded", "paused", "failed", "elsewhere"]
+Kind = Literal["succeeded", "paused", "waits", "failed", "elsewhere"]
+"""``waits``: it has come as far as it was to come for now."""
 _AWAY = (Reason.INTERRUPTED, Reason.PREEMPTED, Reason.STOP_REQUESTED, Reason.TIME_LIMIT)
 
 
@@ -85,7 +86,7 @@ def outcome_of(task: Task, token: str, code: int, last_line: Callable[[], str]) 
         pass  # its exit code and its last words tell enough
     if attempt is not None and attempt.reason is not None:
         reason = Reason(attempt.reason)
-        kind: Kind = "paused" if reason in _AWAY else "failed"
+        kind: Kind = "waits" if reason is Reason.EPOCH_REACHED else "paused" if reason in _AWAY else "failed"
         return Outcome(task, kind, reason.value, code, attempt, attempt.message or "")
     if code in (Exit.PAUSED, Exit.INTERRUPTED_TWICE):
         return Outcome(task, "paused", "interrupted", code, attempt)

@@ -9,8 +9,8 @@ import signal
 import tempfile
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
@@ -21,6 +21,7 @@ from runner.errors import ClaimedError, Exit, LastrunError, Reason, StoreError
 from runner.job.attempts import Attempt
 from runner.job.group import Group
 from runner.launch.away import Away, Verdict
+from runner.launch.line import Line
 from runner.launch.outcome import Outcome, Watcher, exit_code, outcome_of, taken_by_another
 from runner.launch.points import Task
 from runner.launch.protocol import Queue
@@ -44,7 +45,7 @@ class SideBySide:
 
     Args:
         group: theirs.
-        tasks: those there is something to do for.
+        line: those there is something to do for.
         slots: where they run.
         stop_after: so many in a row that fail for the same reason end it.
         watcher: is told.
@@ -55,7 +56,7 @@ class SideBySide:
     def __init__(
         self,
         group: Group,
-        tasks: Iterable[Task],
+        line: Line,
         slots: list[Slot],
         stop_after: int,
         watcher: Watcher,
@@ -63,7 +64,7 @@ class SideBySide:
         at_work: Sequence[tuple[Task, Attempt, str]] = (),
     ) -> None:
         self._slots, self._stop_after, self._watcher, self._prepare = slots, stop_after, watcher, prepare
-        self._left = deque(tasks)
+        self._line = line
         self._running: list[Running] = []
         self._row: list[Outcome] = []
         self._begin = time.monotonic()
@@ -87,12 +88,12 @@ class SideBySide:
     @property
     def left(self) -> int:
         """How many have not been begun, or are in line again."""
-        return len(self._left)
+        return len(self._line)
 
     @property
     def stranded(self) -> str | None:
         """Why there is nowhere left to begin a point; None: there is, or none is left."""
-        if not self._left or self._slots:
+        if not self.left or self._slots:
             return None
         return "no host is left: " + "; ".join(f"{host}: {why.removeprefix(f'{host}: ')}" for host, why in self._gone.items())
 
@@ -105,15 +106,17 @@ class SideBySide:
     def run(self) -> None:
         """Until nothing is left that could be begun, and what has begun has ended."""
         with handled(self._hear):
-            for launcher in {type(task.go.launcher): task.go.launcher for task in self._left if task.go}.values():
+            for launcher in self._line.launchers():
                 with suppress(LastrunError):  # what is over makes room; where it cannot, the start says so
                     launcher.clean()
             threading.Thread(target=self._hand_on, daemon=True).start()
             self._signs.start()
             try:
-                while self._waits_for_some() or (self._left and self._begins_more and self._slots):
+                while self._waits_for_some() or (self._begins_more and self._slots and self._line.may_begin(at_work=False)):
                     self._collect()
-                    while self._left and self._begins_more and (slot := self._free()) is not None:
+                    while (
+                        (slot := self._free()) is not None and self._begins_more and self._line.may_begin(bool(self._running))
+                    ):
                         self._begin_next(slot)
                     while not self._told.empty():
                         self._watcher.note(self._told.get())
@@ -140,7 +143,7 @@ class SideBySide:
         return next((slot for slot in self._slots if slot.name not in busy and host in (None, slot.host)), None)
 
     def _begin_next(self, slot: Slot) -> None:
-        task = self._left.popleft()
+        task, words = self._line.take(bool(self._running))
         try:
             if found := taken_by_another(task):
                 self._end(found)
@@ -156,9 +159,9 @@ class SideBySide:
         assert task.go is not None
         limit = [] if isinstance(task.go.launcher, Queue) else self._session(task.go.resolved.config)
         if limit is None:
-            self._left.appendleft(task)
+            self._line.put_back(task)
             return
-        token, arguments = secrets.token_hex(4), [*task.go.arguments, *slot.arguments, *limit]
+        token, arguments = secrets.token_hex(4), [*task.go.arguments, *slot.arguments, *limit, *words]
         output: Any = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 -- closed when it has ended
         try:
             with variables_set(slot.variables):
@@ -208,7 +211,16 @@ class SideBySide:
                     self._lose_sight(one, outcome)
                 else:
                     self._remove(one)
-                    self._end(replace(outcome, host=one.slot.host))
+                    self._end(self._back_in_line(replace(outcome, host=one.slot.host)))
+
+    def _back_in_line(self, outcome: Outcome) -> Outcome:
+        """One that has come as far as it was to come for now may go on later."""
+        if outcome.kind == "waits":
+            try:
+                self._line.give_back(outcome.task)
+            except StoreError as error:
+                return replace(outcome, kind="failed", why="store_unreachable", code=int(Exit.STORE), message=str(error))
+        return outcome
 
     def _lose_sight(self, one: Running, outcome: Outcome) -> None:
         """Here that is the end of it; of one on a host its signs of life tell what becomes of it."""
@@ -227,10 +239,13 @@ class SideBySide:
     def _give_back(self, one: Running, found: Verdict) -> None:
         """Put a point in line again whose attempt is dead; from a host that is gone nothing more is taken."""
         task, host, why = one.task, str(one.slot.host), str(found.dead)
+        lost = self._lost[task.number] + (not found.host_is_gone)
         try:
-            task = replace(task, known=tuple(task.job.attempts.names()))
+            if lost <= _MOST_LOST:
+                self._line.give_back(task)
         except StoreError:
             return  # it may answer at the next look
+        self._lost[task.number] = lost
         self._running.remove(one)
         if one.output is not None:  # who still looks for the attempt may write to it
             self._kept.enter_context(one.output)
@@ -238,12 +253,9 @@ class SideBySide:
         if found.host_is_gone:
             self._gone.setdefault(host, why)
             self._slots = [slot for slot in self._slots if slot.host != host]
-        else:
-            self._lost[task.number] += 1
-        if self._lost[task.number] > _MOST_LOST:
+        if lost > _MOST_LOST:
             self._end(Outcome(task, "failed", f"lost {_MOST_LOST + 1} times, the last time on {host}: {why}", Exit.FAILED))
             return
-        self._left.append(task)
         self._watcher.given_back(task, f"{host}: {why.removeprefix(f'{host}: ')}")
 
     def _end(self, outcome: Outcome) -> None:
@@ -255,7 +267,7 @@ class SideBySide:
             self._row = [*(self._row if self._row and self._row[-1].why == outcome.why else []), outcome]
         elif outcome.kind != "elsewhere":
             self._row = []
-        if len(self._row) >= self._stop_after and self._left:
+        if len(self._row) >= self._stop_after and self.left:
             said = f": {outcome.message}" if outcome.message else ""
             self.failing = f"{len(self._row)} points in a row failed for the same reason, {outcome.why}{said}"
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from last_e.problems import show as value_text
 from last_e.text import percent, seconds_text
-from runner.errors import State
+from runner.errors import Reason, State
 from runner.job.group import Group
 from runner.launch.outcome import Outcome
 from runner.launch.points import Task
@@ -23,6 +23,7 @@ from runner.view.status import FOLLOW_SECONDS, STOPPING, summary_or_error
 
 _AT_WORK = (State.RUNNING.value, STOPPING)
 _MAY_WAIT = (State.QUEUED.value, State.PAUSED.value, State.LOST.value)
+_ENDS_OF_A_SEARCH = {State.SUCCEEDED.value, Reason.EPOCH_REACHED.value}
 _MOST_LINES = 20
 """Of points that run, on a terminal."""
 
@@ -53,13 +54,21 @@ def group_status(group: Group) -> dict[str, Any]:
         "missing_because": None if not missing else "deleted" if made else "not made yet",
         "points": points,
         "waits": waiting,
-        "next": _next(group.reference, states, bool(missing) and not made, waiting is not None),
+        "next": _next(group.reference, states, bool(missing) and not made, waiting is not None, _is_searched(record, points)),
     }
 
 
-def _next(reference: str, states: Counter[str], incomplete: bool, waiting: bool) -> str:
+def _is_searched(record: dict[str, Any], points: list[dict[str, Any]]) -> bool:
+    """Whether of a group that is halved all is trained that is not left early."""
+    ends = [State.SUCCEEDED.value if point.get("state") == State.SUCCEEDED.value else point.get("reason") for point in points]
+    return record["halving"] is not None and State.SUCCEEDED.value in ends and set(ends) <= _ENDS_OF_A_SEARCH
+
+
+def _next(reference: str, states: Counter[str], incomplete: bool, waiting: bool, searched: bool) -> str:
     if waiting or any(states[state] for state in _AT_WORK):
         return f"lastrun status {reference} -w"
+    if searched and not incomplete:
+        return f"lastrun compare {reference}"
     unfinished = sum(count for state, count in states.items() if state != State.SUCCEEDED.value)
     return f"lastrun resume {reference}" if unfinished or incomplete else f"lastrun compare {reference}"
 
@@ -81,7 +90,8 @@ def print_group(status: dict[str, Any]) -> None:
         if "error" in point:
             table.add_row(f"{point['point']}", sets, styled("unreadable", "red"), "-", "-", "-")
             continue
-        why = f" ({point['reason']})" if point["state"] == State.FAILED.value and point["reason"] else ""
+        told = point["state"] == State.FAILED.value or point["reason"] == Reason.EPOCH_REACHED.value
+        why = f" ({point['reason']})" if told and point["reason"] else ""
         state = coloured(point["state"])
         state.append(why)
         epoch = f"{point['epoch']}/{point['epochs']}"
@@ -161,10 +171,12 @@ class PointsView:
         """One has ended."""
         task = outcome.task
         self._running.pop(task.number, None)
-        self._done += 1
+        self._done += outcome.kind != "waits"
         why = outcome.why + (f": {outcome.message}" if outcome.message and outcome.kind == "failed" else "")
         best = outcome.attempt.scores.get("best_top1") if outcome.attempt is not None else None
-        result = f"best top-1 {percent(best)}" if outcome.kind == "succeeded" else why
+        epoch = outcome.attempt.scores.get("epoch") if outcome.attempt is not None else None
+        results = {"succeeded": f"best top-1 {percent(best)}", "waits": f"epoch {epoch or 0:.0f}, best top-1 {percent(best)}"}
+        result = results.get(outcome.kind, why)
         self.note(f"point {task.number} of {task.count}: {outcome.kind}{_on(outcome.host)}, {result} ({task.words})")
 
     def given_back(self, task: Task, why: str) -> None:

@@ -22,6 +22,7 @@ from runner.job.group import Group, PointRecord
 from runner.job.job import Job
 from runner.launch.hosts import at_work as hosts_at_work
 from runner.launch.hosts import preparing, with_its_hosts
+from runner.launch.line import Line
 from runner.launch.outcome import Outcome
 from runner.launch.points import Task, find_tasks
 from runner.launch.protocol import Launcher
@@ -243,7 +244,7 @@ def runs(tmp_path: Path) -> Runs:
         for task in tasks:
             object.__setattr__(task.go, "launcher", Given(ends, told))
         view = Quiet()
-        one = SideBySide(group, tasks, [Slot("0")], stop_after, view)
+        one = SideBySide(group, Line(tasks), [Slot("0")], stop_after, view)
         one.run()
         return one, view.ends, told
 
@@ -279,7 +280,7 @@ def test_what_somebody_else_began_meanwhile_is_left_to_them(runs: Runs, monkeypa
     begin = SideBySide._begin_next
 
     def beside(self: SideBySide, slot: Slot) -> None:
-        task = self._left[0]
+        task = self._line._left[0]
         if task.number in (1, 2):
             end = "completed" if task.number == 1 else "diverged"
             job = Job(task.job.store, task.job.id)
@@ -317,7 +318,7 @@ def test_an_attempt_sees_the_gpu_of_its_slot_alone(tmp_path: Path, monkeypatch: 
     launcher = Given({}, [])
     for task in tasks:
         object.__setattr__(task.go, "launcher", launcher)
-    SideBySide(group, tasks, slots, 5, Quiet()).run()
+    SideBySide(group, Line(tasks), slots, 5, Quiet()).run()
     assert launcher.gpus == ["GPU-1", "GPU-2"] * 2
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-1,GPU-2"
 
@@ -399,7 +400,7 @@ def dealt_out(
     tasks = find_tasks(group.jobs(), how.at(hosts[0]), lambda: Trust(store.uri))
     running = hosts_at_work([task for task in tasks if task.kind == "running"], hosts)
     slots = host_slots(hosts, None)
-    one = SideBySide(group, [task for task in tasks if task.kind == "to do"], slots, 5, view, prepared, running)
+    one = SideBySide(group, Line([task for task in tasks if task.kind == "to do"]), slots, 5, view, prepared, running)
     one.run()
     return one, view.ends, begun
 
