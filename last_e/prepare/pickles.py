@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
@@ -260,9 +261,13 @@ class _Plain(_Unpickler):  # type: ignore[misc]
 
 
 def _plain_keys(keys: Iterable[Any]) -> None:
-    """A key that is a tuple of tuples of tuples can take hours to hash."""
-    if not all(isinstance(key, _PLAIN_KEYS) for key in keys):
-        raise _RefusedError("has keys that are no plain numbers or texts")
+    """A key that is a tuple of tuples of tuples can take hours to hash. Whole numbers that differ by a multiple of Python's
+    modulus have the same hash, so each is compared with all before it: no two below it are alike but -1 and -2."""
+    for key in keys:
+        if not isinstance(key, _PLAIN_KEYS):
+            raise _RefusedError("has keys that are no plain numbers or texts")
+        if isinstance(key, int) and abs(key) >= sys.hash_info.modulus:
+            raise _RefusedError("has whole numbers as keys that are larger than any clip's")
 
 
 def _resolved(value: Any, depth: int, done: dict[int, Any]) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import subprocess
+import sys
 from collections import Counter, OrderedDict, defaultdict
 from pathlib import Path
 
@@ -288,3 +289,20 @@ def test_what_is_admitted_for_mappings_makes_nothing_else(tmp_path, content):
     with pytest.raises(DataError) as caught:
         read_pickle(path)
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+@pytest.mark.parametrize("kind", [dict, OrderedDict, set])
+def test_numbers_as_keys_that_python_hashes_alike_are_refused(tmp_path, kind, protocol):
+    """Each of them would be compared with all before it, so that a small file of them hangs."""
+    numbers = [sys.hash_info.modulus * number for number in range(1, 5)]
+    content = set(numbers) if kind is set else kind.fromkeys(numbers)
+    (tmp_path / "alike.pkl").write_bytes(pickle.dumps(content, protocol=protocol))
+    with pytest.raises(DataError, match="whole numbers as keys that are larger than any clip's"):
+        read_pickle(tmp_path / "alike.pkl")
+
+
+def test_numbers_as_keys_may_be_as_large_as_they_stay_apart(tmp_path):
+    content = {sys.hash_info.modulus - 1: "most", 1 - sys.hash_info.modulus: "least", True: "yes", 0.5: "half"}
+    (tmp_path / "apart.pkl").write_bytes(pickle.dumps(content))
+    assert read_pickle(tmp_path / "apart.pkl") == content
