@@ -7,11 +7,10 @@ import os
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import unquote
 
 from last_e.config import TrainConfig
 from last_e.redact import redact
-from last_e.text import expand
+from last_e.text import expand, unquoted
 
 FORMAT = "lastrun-clips-1"
 """What the metadata of a prepared file says under ``format``."""
@@ -78,7 +77,7 @@ def data_path(config: TrainConfig) -> Path | None:
         if "://" in uri and not uri.startswith("file:///"):
             allowed = "a path, file:///path, s3://bucket/key or gs://bucket/key; fetch it yourself and name the file"
             raise DataError(f"data.uri: {redact(uri)}: allowed are {allowed}", missing=True)
-        path = Path(unquote(uri.removeprefix("file://"))) if uri.startswith("file://") else expand(uri)
+        path = Path(unquoted(uri.removeprefix("file://"))) if uri.startswith("file://") else expand(uri)
         if not path.is_file():
             raise DataError(f"{config.dataset}: no file {path} (data.uri); {hint}", missing=True)
         return path

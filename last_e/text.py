@@ -7,7 +7,7 @@ import os
 import re
 from numbers import Integral
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 LONGEST_LINE = 500
 MOST_SHOWN = 60
@@ -65,6 +65,11 @@ def expand(path: str) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         return Path(path)
+
+
+def unquoted(path: str) -> str:
+    """What the system calls the path of a ``file://`` URI, whatever bytes its names are made of and whatever the locale."""
+    return os.fsdecode(unquote_to_bytes(os.fsencode(path)))
 
 
 def unknown_user(path: str) -> str | None:

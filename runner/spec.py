@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field
 from last_e.config import PathText, Section, TrainConfig
 from last_e.problems import Meaning
 from last_e.set_by import HERE, LEARNING, SetBy
+from last_e.text import has_port
 from runner.launchers import DEFAULT, HOST, HOST_MEANING, LAUNCHERS
 
 JobName = Annotated[
@@ -24,8 +25,19 @@ ImageName = Annotated[
 Size = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}[kmg]$"), Meaning("a whole number and k, m or g, such as 12g")]
 VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"), Meaning("a variable's name")]
 NetworkName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]*$"), Meaning("a network's name")]
+
+
+def _with_port(address: str) -> str:
+    if not has_port(address):
+        raise ValueError("an address with a host, and a port from 1 to 65535 or none")
+    return address
+
+
 HttpUrl = Annotated[
-    str, Field(pattern=r"^https?://[^@\s?#]+$"), Meaning("an http:// or https:// address without a user's name in it")
+    str,
+    Field(pattern=r"^https?://[^@\s?#]+$"),
+    AfterValidator(_with_port),
+    Meaning("an http:// or https:// address without a user's name or a query in it"),
 ]
 HostName = Annotated[str, Field(pattern=f"^{HOST}$"), Meaning(HOST_MEANING)]
 _LAUNCHERS = "one of " + ", ".join(LAUNCHERS)

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlencode
 
 from last_e.redact import redact, secret_in
-from last_e.text import UnsetVariable, absolute, has_port, misspelt, unknown_user, with_variables
+from last_e.text import UnsetVariable, absolute, has_port, misspelt, unknown_user, unquoted, with_variables
 from runner.errors import UsageError
 
 OPTIONS = ("endpoint_url", "region", "addressing", "ca_bundle", "sse", "sse_kms_key_id", "requester_pays")
@@ -52,7 +52,7 @@ class StoreUri:
         if "\0" in unquote(uri):
             raise UsageError(f"store {uri!r}: a name cannot hold a null character")
         if scheme == "file" and rest.startswith("/"):
-            return cls("file", "", str(absolute(unquote(rest))), {})
+            return cls("file", "", str(absolute(unquoted(rest))), {})
         place, _, query = rest.partition("?")
         bucket, _, prefix = place.partition("/")
         if scheme not in ("s3", "gs") or not bucket:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import stat
+import subprocess
+import sys
 import tempfile
 import threading
 import uuid
@@ -225,7 +227,7 @@ def test_a_jobs_uri_is_made_and_taken_apart(uri: str) -> None:
         ("s3://b?endpoint_url=http://h:99999", "allowed is http://HOST"),
         ("s3://b?endpoint_url=http://:80", "allowed is http://HOST"),
         ("s3://b?addressing=odd", "addressing is 'odd'; allowed are path, virtual, auto"),
-        ("s3://b?region=a/b%20c", "region: allowed are letters, digits and dashes"),
+        ("s3://b?region=a/b%20c", "region: allowed are letters, digits, dashes"),
         ("~nobody9/x", r"there is no user nobody9 here; a folder of that name is \./~nobody9"),
     ],
 )
@@ -257,6 +259,22 @@ def test_an_endpoint_holds_no_credentials(endpoint: str) -> None:
     with pytest.raises(UsageError) as caught:
         StoreUri.parse(f"s3://b/p?endpoint_url={endpoint}")
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [b"n\xff", "\u00fc \u0142".encode(), b"100%25"])
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+def test_a_folder_may_be_called_anything_in_any_locale(tmp_path: Path, name: bytes, locale: str) -> None:
+    """The URI of what is in it leads back to it, in another process."""
+    folder = tmp_path / os.fsdecode(name)
+    folder.mkdir()
+    code = (
+        "import sys; from runner.store.open import open_store; from runner.store.uri import StoreUri\n"
+        "inner = StoreUri.parse(open_store(sys.argv[1]).uri).child('job')\n"
+        "open_store(str(StoreUri.parse(str(inner)))).put('a', b'1')"
+    )
+    env = {**os.environ, "LC_ALL": locale, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", code, folder], check=True, env=env)
+    assert (folder / "job/a").read_bytes() == b"1"
 
 
 def test_above_what_lies_in_the_root_folder_is_the_root_folder() -> None:
