@@ -73,6 +73,9 @@ def end_problems(key: str, said: Range, entry: Entry) -> list[Problem]:
     if counts(key) and any(value != int(value) for value in (said.low, said.high, said.step or 1)):
         allowed = "whole numbers, as the key has"
         return [Problem(str(entry.origin), f"sweep.search.{key}", show(said.model_dump(exclude_defaults=True)), allowed)]
+    if said.step is not None and abs((steps := (said.high - said.low) / said.step) - round(steps)) > 1e-6:
+        allowed = f"a step that leads from {show(said.low)} to {show(said.high)}"
+        return [Problem(str(entry.origin), f"sweep.search.{key}", show(said.step), allowed)]
     ends = [int(end) if counts(key) else end for end in entry.value]
     return [wrong for end in ends for wrong in field_problems(JobSpec, {}, {key: Entry(end, entry.origin)})]
 
@@ -122,8 +125,10 @@ def why_not() -> str | None:
 def _value(drawn: Any, values: list[Any], said: Range | None) -> Any:
     if said is None:
         return values[drawn]
-    if isinstance(drawn, int) or drawn == 0 or said.step is not None:
+    if isinstance(drawn, int) or drawn == 0:
         return drawn
+    if said.step is not None:
+        return round(drawn, 12)  # 0.1 + 6 * 0.1 is not 0.7
     rounded = round(drawn, _DIGITS - 1 - floor(log10(abs(drawn))))
     return min(max(rounded, said.low), said.high)
 

@@ -22,6 +22,7 @@ _KINDS = ("grid", "zip", "points", "search")
 _OF_THE_GROUP = {"name": "a group has one name", "store": "a group has one store", "run": "all points are started alike"}
 """What all points of a group have in common."""
 _NOWHERE = Origin("default")
+_UNSAID = Entry(None, _NOWHERE)
 
 
 @dataclass
@@ -130,7 +131,7 @@ def _take_halving(sweep: Sweep, said: Layer) -> None:
 def _number(name: str, said: Layer, problems: list[Problem]) -> Entry | None:
     """A number that stands beside the points, if it is said and right."""
     key = f"{_HEAD}.{name}"
-    if key not in said:
+    if key not in said or said[key].value is None:
         return None
     wrong = field_problems(SweepFile, {}, {key: said[key]})
     problems += wrong
@@ -149,7 +150,7 @@ def _searched(entries: Layer, said: Layer, sweep: Sweep) -> list[Layer]:
             named[name] = ranges[key]
             problems += end_problems(name, ranges[key], entry)
     trials, seed = (_number(name, said, problems) for name in ("trials", "draw_seed"))
-    if f"{_HEAD}.trials" not in said:
+    if trials is None and said.get(f"{_HEAD}.trials", _UNSAID).value is None:
         problems.append(Problem(str(sweep.origin), f"{_HEAD}.trials", "nothing", "how many points to draw, such as 20"))
     elif missing := why_not():
         problems.append(Problem(str(sweep.origin), f"{_HEAD}.search", "a search", missing))

@@ -245,7 +245,7 @@ def _run(
         raise UsageError(f"{group.id} is complete: there is nothing to go on with; lastrun compare {group.reference} shows it")
     configs = [task.go.resolved for task in todo if task.go is not None]
     halving = group.halving()
-    line = Line(todo) if halving is None else HalvedLine(group, halving, todo)
+    line = Line(todo) if halving is None else HalvedLine(group, halving, todo, others["failed"])
     if not line and not others["running"]:
         raise UsageError(
             f"{group.id}: its search is over: the points that are left were weaker, and wait; lastrun resume JOB trains one "
@@ -279,6 +279,7 @@ def _run(
         prepare = hosts.preparing(how, make_trust) if how.on else None
         runner = SideBySide(group, line, slots, stop_after or STOP_AFTER, view, prepare, at_work)
         runner.run()
+    others["running"] += runner.unfollowed
     code = int(runner.exit_code)
     if code == Exit.DONE and (others["failed"] or others["running"]):
         code = int(Exit.FAILED if others["failed"] else Exit.CLAIMED)

@@ -26,6 +26,8 @@ class Away:
 
     def __init__(self, job: Job, own: bool) -> None:
         self._job, self.own = job, own
+        self.asked = False
+        """Whether it is to save and leave."""
 
     def wait(self, seconds: float) -> int | None:
         """What becomes of it is asked by :func:`verdict`."""
@@ -34,6 +36,7 @@ class Away:
     def hand_on(self, signum: int) -> None:
         """By way of the store."""
         if self.own:
+            self.asked = True
             Job(self._job.store, self._job.id).requests.ask_to_stop(False)
 
     def last_words(self) -> str:
@@ -76,21 +79,21 @@ def verdict(job: Job, token: str, host: str, seconds: float) -> Verdict:
     why, is_at_work = _asked(token, host)
     if why is not None:
         return Verdict(dead=why, host_is_gone=True)
-    if not is_at_work:
+    if is_at_work is False or (is_at_work is None and (attempt is None or attempt.phase == "lost")):
         return Verdict(dead="its process there is gone")
     if attempt is None:
         return Verdict()
-    return Verdict(dead="it gives no sign in the store, though its process there is at work", host_is_gone=True)
+    return Verdict(dead="it gives no sign in the store, and may be at work there all the same", host_is_gone=True)
 
 
-def _asked(token: str, host: str) -> tuple[str | None, bool]:
-    """Why the host is not reached, else None; and whether the attempt is at work there."""
+def _asked(token: str, host: str) -> tuple[str | None, bool | None]:
+    """Why the host is not reached, else None; and whether the attempt is at work there: None where that is not known here."""
     note = notes.read(token)
     seconds = 2 * WAITS.engine + 10
     try:
-        if note is None or note["host"] != host:  # it is known there, or its end was written down already
+        if note is None or note["host"] != host:  # another machine has begun it, or it ran on another host
             Connection(host, read_settings().host(host).ssh).call("true", seconds=seconds)
-            return None, False
+            return None, None
         return None, bool(Host(host, note["folder"]).ask("state", token, seconds=seconds)["alive"])
     except LastrunError as error:
         return str(error), False

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from runner.errors import NoSuchJobError, UsageError
+from runner.errors import DamagedObjectError, NoSuchJobError, State, UsageError
 from runner.halving import Halving, next_point
 from runner.job.group import Group
 from runner.job.job import Job
@@ -51,6 +51,16 @@ class Line:
         """
         self._left.append(_as_known_now(task))
 
+    def came_as_far(self, task: Task) -> None:
+        """It has come as far as it was to come for now.
+
+        Raises:
+            StoreError: the store does not tell how it fares.
+        """
+
+    def drop(self, task: Task) -> None:
+        """It has failed: nothing more is to be done for it, and others are not measured by it."""
+
 
 class HalvedLine(Line):
     """Points of a group whose weak ones are left early; see :mod:`runner.halving`.
@@ -59,14 +69,17 @@ class HalvedLine(Line):
         StoreError: the store does not tell how far they are.
     """
 
-    def __init__(self, group: Group, halving: Halving, tasks: Sequence[Task]) -> None:
+    def __init__(self, group: Group, halving: Halving, tasks: Sequence[Task], failed: Iterable[Task] = ()) -> None:
         super().__init__(tasks)
         self._factor = halving.factor
         self._rungs = halving.rungs(max(task.go.resolved.config.training.epochs for task in tasks if task.go is not None))
         self._waiting = {task.number: task for task in tasks}
         jobs = group.jobs()
-        worth = group.store.in_parallel([partial(self._worth, job) for job in jobs])
+        worth = group.store.in_parallel([partial(worth_of, job, self._rungs) for job in jobs])
         self._values = dict(enumerate(worth, 1))
+        self._until: dict[int, int] = {}
+        for task in failed:
+            self.drop(task)
 
     def __len__(self) -> int:
         return len(self._waiting) if self.may_begin(at_work=False) else 0
@@ -80,6 +93,8 @@ class HalvedLine(Line):
         found = self._next(at_work)
         assert found is not None
         number, until = found
+        if until is not None:
+            self._until[number] = until
         return self._waiting.pop(number), [] if until is None else ["--until", str(until)]
 
     def put_back(self, task: Task) -> None:
@@ -87,22 +102,56 @@ class HalvedLine(Line):
         self._waiting[task.number] = task
 
     def give_back(self, task: Task) -> None:
-        """It has come as far as it was to come, or was lost on the way; see :meth:`Line.give_back`."""
+        """It was lost on the way; see :meth:`Line.give_back`."""
         known = _as_known_now(task)
-        self._values[task.number] = self._worth(Job(task.job.store, task.job.id))
+        self._values[task.number] = worth_of(Job(task.job.store, task.job.id), self._rungs)
         self._waiting[task.number] = known
+
+    def came_as_far(self, task: Task) -> None:
+        """It waits at the rung to which it was trained.
+
+        Raises:
+            DamagedObjectError: what it is worth there is not in the store: it would be trained to there again and again.
+        """
+        self.give_back(task)
+        if (until := self._until.get(task.number)) not in self._values[task.number]:
+            raise DamagedObjectError(f"its metrics do not tell of epoch {until}")
+
+    def drop(self, task: Task) -> None:
+        """It has failed; see :meth:`Line.drop`."""
+        self._waiting.pop(task.number, None)
+        self._values[task.number] = {}
 
     def _next(self, at_work: bool) -> tuple[int, int | None] | None:
         return next_point(self._values, self._rungs, self._factor, self._waiting.keys(), at_work)
 
-    def _worth(self, job: Job) -> dict[int, float]:
-        """Of each rung that it has come to, the best top-1 until then."""
-        try:
-            epochs = [(int(epoch["epoch"]), float(epoch["test_top1"])) for epoch in job.metrics()]
-        except NoSuchJobError:
-            return {}
-        last = max((epoch for epoch, _ in epochs), default=0)
-        return {rung: max(top1 for epoch, top1 in epochs if epoch <= rung) for rung in self._rungs if rung <= last}
+
+def is_searched(group: Group) -> bool:
+    """Whether nothing of a group is trained any more but by its own name: it is halved, and the rest was too weak.
+
+    Raises:
+        StoreError: the store does not tell how far its points are.
+    """
+    halving = group.halving()
+    if halving is None:
+        return False
+    jobs = group.jobs()
+    states = group.store.in_parallel([job.state for job in jobs])
+    rungs = halving.rungs(max(int(job.record()["config"]["training.epochs"]) for job in jobs))
+    worth = group.store.in_parallel([partial(worth_of, job, rungs) for job in jobs])
+    values = {number: worth[number - 1] for number, (state, _, _) in enumerate(states, 1) if state is not State.FAILED}
+    waiting = [number for number, (state, _, _) in enumerate(states, 1) if number in values and state is not State.SUCCEEDED]
+    return next_point(values, rungs, halving.factor, waiting, at_work=False) is None
+
+
+def worth_of(job: Job, rungs: Sequence[int]) -> dict[int, float]:
+    """Of each rung that a job has come to, the best top-1 until then."""
+    try:
+        epochs = [(int(epoch["epoch"]), float(epoch["test_top1"])) for epoch in job.metrics()]
+    except NoSuchJobError:
+        return {}
+    last = max((epoch for epoch, _ in epochs), default=0)
+    return {rung: max(top1 for epoch, top1 in epochs if epoch <= rung) for rung in rungs if rung <= last}
 
 
 def _as_known_now(task: Task) -> Task:

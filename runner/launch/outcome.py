@@ -55,6 +55,29 @@ class Watcher(Protocol):
         """Something to know."""
 
 
+class Row:
+    """Failures one after the other for the same reason.
+
+    Args:
+        most: so many are too many.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most, self._outcomes = most, list[Outcome]()
+
+    def add(self, outcome: Outcome) -> str | None:
+        """Take one more outcome; in words, that there are too many, else None."""
+        if outcome.kind == "failed":
+            same = self._outcomes and self._outcomes[-1].why == outcome.why
+            self._outcomes = [*(self._outcomes if same else []), outcome]
+        elif outcome.kind != "elsewhere":
+            self._outcomes = []
+        if len(self._outcomes) < self._most:
+            return None
+        said = f": {outcome.message}" if outcome.message else ""
+        return f"{len(self._outcomes)} points in a row failed for the same reason, {outcome.why}{said}"
+
+
 def as_left(task: Task, code: int) -> Outcome:
     """Of a point that somebody else has taken."""
     state, attempt, _ = task.job.attempts.state(settled(task.job))

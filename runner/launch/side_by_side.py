@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import queue
 import secrets
 import signal
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,21 +15,23 @@ from functools import partial
 from typing import Any, TextIO
 
 from last_e.problems import ConfigError
-from runner.errors import ClaimedError, Exit, LastrunError, Reason, StoreError
+from runner.errors import ClaimedError, DamagedObjectError, Exit, LastrunError, PausedError, Reason, State, StoreError
 from runner.job.attempts import Attempt
 from runner.job.group import Group
+from runner.job.job import Job
 from runner.launch.away import Away, Verdict
 from runner.launch.line import Line
-from runner.launch.outcome import Outcome, Watcher, exit_code, outcome_of, taken_by_another
+from runner.launch.outcome import Outcome, Row, Watcher, as_left, exit_code, outcome_of, taken_by_another
 from runner.launch.points import Task
 from runner.launch.protocol import Queue
 from runner.launch.ready import Ready
+from runner.launch.relay import Relay
+from runner.launch.settle import settled
 from runner.launch.signs import Running, Signs
-from runner.launch.slots import Slot, variables_set
+from runner.launch.slots import Places, Slot, variables_set
 from runner.launch.ssh.connection import CutError
 from runner.signals import handled
 from runner.spec import JobSpec
-from runner.store.parallel import in_parallel
 
 STOP_AFTER = 5
 _LOOK_SECONDS = 0.1
@@ -63,16 +63,15 @@ class SideBySide:
         prepare: Callable[[Task, str], Ready] | None = None,
         at_work: Sequence[tuple[Task, Attempt, str]] = (),
     ) -> None:
-        self._slots, self._stop_after, self._watcher, self._prepare = slots, stop_after, watcher, prepare
-        self._line = line
+        self._line, self._places, self._watcher, self._prepare = line, Places(slots), watcher, prepare
         self._running: list[Running] = []
-        self._row: list[Outcome] = []
+        self._row = Row(stop_after)
         self._begin = time.monotonic()
         self._signs = Signs(group, self._running, self._leave)
-        self._signals: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-        self._told: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._relay = Relay(self._running)
         self._lost: Counter[int] = Counter()
-        self._gone: dict[str, str] = {}
+        self._given_back: set[int] = set()
+        self._signals_heard = 0
         self._kept = ExitStack()
         self.outcomes: list[Outcome] = []
         self.leaving: str | None = None
@@ -80,10 +79,10 @@ class SideBySide:
         self.failing: str | None = None
         """The same, where too many failed in a row."""
         for task, attempt, host in at_work:
-            if (slot := self._free(host)) is not None:
-                token = attempt.id.rpartition("-")[2]
-                self._running.append(Running(task, slot, Away(task.job, own=False), token, None))
-                watcher.started(task, host)
+            slot = self._free(host) or Slot(f"{host}, too many", host=host)  # it may be more than are begun there now
+            token = attempt.id.rpartition("-")[2]
+            self._running.append(Running(task, slot, Away(task.job, own=False), token, None))
+            watcher.started(task, host)
 
     @property
     def left(self) -> int:
@@ -91,11 +90,14 @@ class SideBySide:
         return len(self._line)
 
     @property
+    def unfollowed(self) -> list[Task]:
+        """Those that run on when it has ended: begun by earlier commands, or not heard of."""
+        return [one.task for one in self._running]
+
+    @property
     def stranded(self) -> str | None:
         """Why there is nowhere left to begin a point; None: there is, or none is left."""
-        if not self.left or self._slots:
-            return None
-        return "no host is left: " + "; ".join(f"{host}: {why.removeprefix(f'{host}: ')}" for host, why in self._gone.items())
+        return self._places.why_none() if self.left else None
 
     @property
     def exit_code(self) -> Exit | int:
@@ -109,23 +111,23 @@ class SideBySide:
             for launcher in self._line.launchers():
                 with suppress(LastrunError):  # what is over makes room; where it cannot, the start says so
                     launcher.clean()
-            threading.Thread(target=self._hand_on, daemon=True).start()
+            self._relay.start()
             self._signs.start()
             try:
-                while self._waits_for_some() or (self._begins_more and self._slots and self._line.may_begin(at_work=False)):
+                while self._waits_for_some() or (self._begins_more and self._places and self._line.may_begin(at_work=False)):
                     self._collect()
                     while (
                         (slot := self._free()) is not None and self._begins_more and self._line.may_begin(bool(self._running))
                     ):
                         self._begin_next(slot)
-                    while not self._told.empty():
-                        self._watcher.note(self._told.get())
+                    for note in self._relay.notes():
+                        self._watcher.note(note)
                     self._watcher.beats(dict(self._signs.beats))
                     time.sleep(_LOOK_SECONDS)
             finally:
                 self._signs.end()
                 self._kept.close()
-                self._signals.put(None)
+                self._relay.end()
 
     # --- beginning ----------------------------------------------------------------------------------------------------
 
@@ -135,18 +137,20 @@ class SideBySide:
 
     def _waits_for_some(self) -> bool:
         """What an earlier command has begun is waited for only as long as points may have to follow it."""
-        own = [one for one in self._running if not isinstance(one.started, Away) or one.started.own]
+        patient = self._signals_heard < 2  # asked twice, it waits for nobody of whom it only hears through the store
+        own = [one for one in self._running if not isinstance(one.started, Away) or (one.started.own and patient)]
         return bool(own or (self._running and self._begins_more))
 
     def _free(self, host: str | None = None) -> Slot | None:
-        busy = {one.slot.name for one in self._running}
-        return next((slot for slot in self._slots if slot.name not in busy and host in (None, slot.host)), None)
+        return self._places.free([one.slot for one in self._running], host)
 
     def _begin_next(self, slot: Slot) -> None:
         task, words = self._line.take(bool(self._running))
         try:
             if found := taken_by_another(task):
                 self._end(found)
+                return
+            if self._came_back(task, slot):
                 return
             if slot.host is not None and self._prepare is not None:
                 task = replace(task, go=self._prepare(task, slot.host))
@@ -166,17 +170,41 @@ class SideBySide:
         try:
             with variables_set(slot.variables):
                 started = task.go.launcher.start(task.job, arguments, token, output=output)
+        except PausedError:  # asked to leave while it was being started
+            output.close()
+            self._line.put_back(task)
+            self._hear(signal.SIGINT)
+            return
         except LastrunError as error:
             output.close()
-            if slot.host is None or not isinstance(error, CutError):
+            if slot.host is None or isinstance(error, ClaimedError):
                 self._end(_refused(task, error))
+                return
+            if not isinstance(error, CutError):
+                self._places.refused(slot.host, str(error))
+                if not self._back_or_failed(task, slot.host, str(error)):
+                    self._line.put_back(task)
                 return
             # It may have begun all the same, which shows in time.
             self._watcher.note(f"point {task.number} of {task.count}: {error}")
             self._running.append(Running(task, slot, Away(task.job, own=True), token, None))
             return
         self._running.append(Running(task, slot, started, token, output))
+        self._places.begun(slot.host)
         self._watcher.started(task, slot.host)
+
+    def _came_back(self, task: Task, slot: Slot) -> bool:
+        """Of a point that was given up for lost on a host: whether its attempt has come back meanwhile, and gone on."""
+        if task.number not in self._given_back:
+            return False
+        state, attempt, _ = task.job.attempts.state(settled(Job(task.job.store, task.job.id)))
+        if state is State.RUNNING and attempt is not None:
+            token = attempt.id.rpartition("-")[2]
+            self._running.append(Running(task, slot, Away(task.job, own=True), token, None))
+            self._watcher.started(task, slot.host)
+        elif state is State.SUCCEEDED:
+            self._end(as_left(task, Exit.DONE))
+        return state in (State.RUNNING, State.SUCCEEDED)
 
     def _session(self, config: JobSpec) -> list[str] | None:
         """A session is as long for all its points together as for one; None: its end is too near to begin another."""
@@ -217,7 +245,9 @@ class SideBySide:
         """One that has come as far as it was to come for now may go on later."""
         if outcome.kind == "waits":
             try:
-                self._line.give_back(outcome.task)
+                self._line.came_as_far(outcome.task)
+            except DamagedObjectError as error:
+                return replace(outcome, kind="failed", why=str(error), code=int(Exit.STORE))
             except StoreError as error:
                 return replace(outcome, kind="failed", why="store_unreachable", code=int(Exit.STORE), message=str(error))
         return outcome
@@ -239,24 +269,30 @@ class SideBySide:
     def _give_back(self, one: Running, found: Verdict) -> None:
         """Put a point in line again whose attempt is dead; from a host that is gone nothing more is taken."""
         task, host, why = one.task, str(one.slot.host), str(found.dead)
-        lost = self._lost[task.number] + (not found.host_is_gone)
-        try:
-            if lost <= _MOST_LOST:
-                self._line.give_back(task)
-        except StoreError:
-            return  # it may answer at the next look
-        self._lost[task.number] = lost
+        if not self._back_or_failed(task, host, why, counts=not found.host_is_gone):
+            return  # the store may answer at the next look
         self._running.remove(one)
         if one.output is not None:  # who still looks for the attempt may write to it
             self._kept.enter_context(one.output)
         self._signs.beats.pop(task.number, None)
         if found.host_is_gone:
-            self._gone.setdefault(host, why)
-            self._slots = [slot for slot in self._slots if slot.host != host]
+            self._places.lose(host, why)
+
+    def _back_or_failed(self, task: Task, host: str, why: str, *, counts: bool = True) -> bool:
+        """A point that a host has lost, or could not begin, is in line again, but not for ever; False: the store does not tell
+        who has been at it."""
+        lost, why = self._lost[task.number] + counts, why.removeprefix(f"{host}: ")
         if lost > _MOST_LOST:
-            self._end(Outcome(task, "failed", f"lost {_MOST_LOST + 1} times, the last time on {host}: {why}", Exit.FAILED))
-            return
-        self._watcher.given_back(task, f"{host}: {why.removeprefix(f'{host}: ')}")
+            self._end(Outcome(task, "failed", f"lost {lost} times, the last time on {host}: {why}", Exit.FAILED))
+            return True
+        try:
+            self._line.give_back(task)
+        except StoreError:
+            return False
+        self._lost[task.number] = lost
+        self._given_back.add(task.number)
+        self._watcher.given_back(task, f"{host}: {why}")
+        return True
 
     def _end(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
@@ -264,12 +300,10 @@ class SideBySide:
         if outcome.why == Reason.TIME_LIMIT.value and not isinstance(outcome.task.go and outcome.task.go.launcher, Queue):
             self._leave("the session's time is over")
         if outcome.kind == "failed":
-            self._row = [*(self._row if self._row and self._row[-1].why == outcome.why else []), outcome]
-        elif outcome.kind != "elsewhere":
-            self._row = []
-        if len(self._row) >= self._stop_after and self.left:
-            said = f": {outcome.message}" if outcome.message else ""
-            self.failing = f"{len(self._row)} points in a row failed for the same reason, {outcome.why}{said}"
+            self._line.drop(outcome.task)
+        too_many = self._row.add(outcome)
+        if too_many is not None and self.left:
+            self.failing = too_many
 
     # --- leaving ------------------------------------------------------------------------------------------------------
 
@@ -278,21 +312,9 @@ class SideBySide:
 
     def _hear(self, signum: int) -> None:
         """A signal handler: it does no more than it must."""
+        self._signals_heard += 1
         self._leave(f"interrupted ({signal.Signals(signum).name})")
-        self._signals.put(signum)
-
-    def _hand_on(self) -> None:
-        """On a thread of its own: while the main one waits for a store, attempts are to hear of a notice all the same; and none
-        waits for a host that does not answer."""
-        while (signum := self._signals.get()) is not None:
-            calls = [partial(self._hand_on_to, one, signum) for one in list(self._running)]
-            threading.Thread(target=in_parallel, args=(calls,), daemon=True).start()
-
-    def _hand_on_to(self, one: Running, signum: int) -> None:
-        try:
-            one.started.hand_on(signum)
-        except (LastrunError, OSError) as error:
-            self._told.put(f"point {one.task.number}: {error}")
+        self._relay.put(signum)
 
 
 def _refused(task: Task, error: LastrunError | ConfigError) -> Outcome:

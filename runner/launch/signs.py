@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TextIO
 
-from runner.errors import LastrunError
+from runner.errors import LastrunError, StoreError
 from runner.job.group import Group
 from runner.job.job import Job
-from runner.launch.away import Verdict, verdict
+from runner.launch.away import Away, Verdict, verdict
 from runner.launch.points import Task
 from runner.launch.protocol import Queue, Started
 from runner.launch.slots import Slot
@@ -74,24 +74,28 @@ class Signs:
             with suppress(LastrunError):
                 running = list(self._running)
                 here = [jobs.setdefault(one.token, Job(store, one.task.job.id)) for one in running]
-                requests, *found = store.in_parallel(
-                    [
-                        partial(self._group.requests.new, self._old_requests),
-                        *(partial(_beat, job, one.token) for job, one in zip(here, running)),
-                    ]
-                )
+                asked: list[Callable[[], Any]] = [partial(_beat, job, one.token) for job, one in zip(here, running)]
+                requests, *found = store.in_parallel([self._requests, *asked])
                 self.beats = {one.task.number: beat for one, beat in zip(running, found) if beat is not None}
                 if requests:
                     self._leave("asked to stop from another terminal or machine")
                 for one, job, beat in zip(running, here, found):
                     if one.slot.host is not None:
                         self._listen(one, beat)
+                    if beat is not None and isinstance(one.started, Away) and one.started.asked and not one.asked:
+                        one.asked = True  # a request from before it had the job would not be its own
+                        job.requests.ask_to_stop(False)
                     if requests and beat is not None and not one.asked:  # an attempt hears what comes after it has the job
                         one.asked = True
                         job.requests.ask_to_stop("now" in requests.values())
                     elif requests and not one.asked and one.task.go and isinstance(one.task.go.launcher, Queue):
                         one.asked = True  # it may be hours until it begins
                         one.started.hand_on(signal.SIGTERM)
+
+    def _requests(self) -> dict[str, str]:
+        with suppress(StoreError):
+            return self._group.requests.new(self._old_requests)
+        return {}
 
     def _listen(self, one: Running, beat: dict[str, Any] | None) -> None:
         """One on a host that gives no sign is asked about, without keeping the others waiting."""
@@ -114,6 +118,8 @@ class Signs:
 
 
 def _beat(job: Job, token: str) -> dict[str, Any] | None:
-    """The last sign of life of an attempt; None: it has not taken the job yet."""
-    attempt = job.attempts.of(token)
-    return job.attempts.heartbeat(attempt) if attempt is not None and attempt.phase == "running" else None
+    """The last sign of life of an attempt; None: it has not taken the job yet, or its record cannot be read now."""
+    with suppress(StoreError):
+        attempt = job.attempts.of(token)
+        return job.attempts.heartbeat(attempt) if attempt is not None and attempt.phase == "running" else None
+    return None

@@ -7,7 +7,8 @@ hosts that ssh reaches a host.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -53,6 +54,43 @@ def host_slots(hosts: Sequence[str], number: int | None) -> list[Slot]:
         for place in range(number or 1)
         for host in hosts
     ]
+
+
+class Places:
+    """The slots of one command, of which those on a host go when it does no more."""
+
+    def __init__(self, slots: Sequence[Slot]) -> None:
+        self._slots = list(slots)
+        self._refused: Counter[str | None] = Counter()
+        self._gone: dict[str, str] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._slots)
+
+    def free(self, busy: Iterable[Slot], host: str | None = None) -> Slot | None:
+        """One that is not busy, perhaps on a certain host."""
+        names = {slot.name for slot in busy}
+        return next((slot for slot in self._slots if slot.name not in names and host in (None, slot.host)), None)
+
+    def begun(self, host: str | None) -> None:
+        """A host has begun a point."""
+        self._refused.pop(host, None)
+
+    def refused(self, host: str, why: str) -> None:
+        """A host could not begin a point. One that fails so twice in a row does no more: it would go through all points in no
+        time."""
+        self._refused[host] += 1
+        if self._refused[host] > 1:
+            self.lose(host, why)
+
+    def lose(self, host: str, why: str) -> None:
+        """Nothing more is begun on a host."""
+        self._gone.setdefault(host, why.removeprefix(f"{host}: "))
+        self._slots = [slot for slot in self._slots if slot.host != host]
+
+    def why_none(self) -> str | None:
+        """Why there is no host left; None: there is."""
+        return None if self._slots else "no host is left: " + "; ".join(f"{host}: {why}" for host, why in self._gone.items())
 
 
 @contextmanager

@@ -5,14 +5,16 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from types import TracebackType
 from typing import Any
 
 from last_e.problems import show as value_text
 from last_e.text import percent, seconds_text
-from runner.errors import Reason, State
+from runner.errors import LastrunError, Reason, State
 from runner.job.group import Group
+from runner.launch.line import is_searched
 from runner.launch.outcome import Outcome
 from runner.launch.points import Task
 from runner.launch.settle import waits
@@ -23,7 +25,6 @@ from runner.view.status import FOLLOW_SECONDS, STOPPING, summary_or_error
 
 _AT_WORK = (State.RUNNING.value, STOPPING)
 _MAY_WAIT = (State.QUEUED.value, State.PAUSED.value, State.LOST.value)
-_ENDS_OF_A_SEARCH = {State.SUCCEEDED.value, Reason.EPOCH_REACHED.value}
 _MOST_LINES = 20
 """Of points that run, on a terminal."""
 
@@ -54,14 +55,15 @@ def group_status(group: Group) -> dict[str, Any]:
         "missing_because": None if not missing else "deleted" if made else "not made yet",
         "points": points,
         "waits": waiting,
-        "next": _next(group.reference, states, bool(missing) and not made, waiting is not None, _is_searched(record, points)),
+        "next": _next(group.reference, states, bool(missing) and not made, waiting is not None, _is_searched(group, states)),
     }
 
 
-def _is_searched(record: dict[str, Any], points: list[dict[str, Any]]) -> bool:
-    """Whether of a group that is halved all is trained that is not left early."""
-    ends = [State.SUCCEEDED.value if point.get("state") == State.SUCCEEDED.value else point.get("reason") for point in points]
-    return record["halving"] is not None and State.SUCCEEDED.value in ends and set(ends) <= _ENDS_OF_A_SEARCH
+def _is_searched(group: Group, states: Counter[str]) -> bool:
+    """Asked only where it makes a difference."""
+    with suppress(LastrunError):
+        return set(states) == {State.SUCCEEDED.value, State.PAUSED.value} and is_searched(group)
+    return False
 
 
 def _next(reference: str, states: Counter[str], incomplete: bool, waiting: bool, searched: bool) -> str:

@@ -28,6 +28,8 @@ from runner.store.uri import StoreUri
 from runner.waits import VARIABLE, WAITS
 
 _FREE_BYTES = 1 << 28
+_gpus: dict[str, bool] = {}
+"""Whether a host has one, as preflight has seen it."""
 
 
 class SshLauncher(BeginsAtOnce):
@@ -37,7 +39,6 @@ class SshLauncher(BeginsAtOnce):
 
     def __init__(self, config: JobSpec) -> None:
         self._config = config
-        self._has_gpu = False  # as preflight has seen it
 
     def preflight(self, store: str) -> None:
         """The host says itself whether it has all that an attempt needs, the store and the data as well."""
@@ -48,18 +49,21 @@ class SshLauncher(BeginsAtOnce):
         found = look(host, store, self._config)
         if problems := found["problems"]:
             raise EngineError("\n".join(f"{host.connection.host}: {problem}" for problem in problems))
-        self._has_gpu = bool(found["facts"]["gpus"])
+        _gpus[host.connection.host] = bool(found["facts"]["gpus"])
 
     def start(self, job: Job, arguments: list[str], token: str, *, output: TextIO | None) -> StartedThere:
         """Detached there at once; what it is given goes over standard input, to memory alone."""
         host = self._host()
         uri, _ = StoreUri.parse(job.uri).parent()
+        if host.connection.host not in _gpus:  # the command that has seen it is another one
+            self.preflight(str(uri))
+        has_gpu = _gpus[host.connection.host]
         about = {"launcher": "ssh", "what": "process on", "name": host.connection.host}
         given: dict[str, Any] = {
             "uri": job.uri,
             "arguments": arguments,
             "token": token,
-            "about": {**about, **({"device": "cuda"} if self._has_gpu and not wants_cpu(self._config) else {})},
+            "about": {**about, **({"device": "cuda"} if has_gpu and not wants_cpu(self._config) else {})},
             "scratch": str(self._config.hardware.scratch_root or ""),
             "plain": {VARIABLE: os.environ[VARIABLE]} if os.environ.get(VARIABLE) else {},
             "given": values_elsewhere(uri, self._config),
