@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from last_e.config import ALIASES, DATASETS, ENVIRONMENTS, RULES, VARIANTS, TrainConfig
 from last_e.environment import detect_environment, fits
 from last_e.problems import ConfigError, Origin, Problem, allowed_values, meant, nearest, show
-from last_e.reading import Entry, Layer, load_file, parse_value
+from last_e.reading import Entry, Layer, load_file, no_mapping, parse_value
 from last_e.redact import secret_in
 from last_e.set_by import SetBy
 
@@ -240,7 +240,7 @@ def known_only(layer: Layer, schema: type[BaseModel]) -> tuple[Layer, list[Probl
             clean[key] = Entry(value, entry.origin)
         elif key in sections:
             if value not in (None, {}):
-                problems.append(Problem(str(entry.origin), key, show(value), "a mapping of keys to values"))
+                problems.append(Problem(str(entry.origin), key, *no_mapping(value)))
         else:
             guess = nearest(key, keys) if len(problems) < _MOST_GUESSES else "known keys only"
             problems.append(Problem(str(entry.origin), key, f"an unknown key (= {show(value)})", guess))
@@ -264,6 +264,9 @@ def field_problems(schema: type[BaseModel], base: Layer, layer: Layer) -> list[P
             allowed = allowed_values(info.annotation, info.metadata)
             if item["type"] in ("int_type", "float_type", "bool_type") and _is_quoted(item["input"]):
                 allowed += ", without quotes"
+            if item["type"] == "string_type" and isinstance(item["input"], (int, float)):
+                kind = "true or false" if isinstance(item["input"], bool) else "a number"
+                allowed += f"; in quotes: without them it is {kind}"
             if item["type"] == "value_error":
                 allowed = item["msg"].removeprefix("Value error, ")
             guess = meant(layer[key].value, _words_of(info.annotation), partial(_fits, schema, flat, key))
