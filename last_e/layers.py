@@ -180,7 +180,8 @@ def resolve(
         raise ConfigError(found)
     training = config.training
     if training.scheduler != "constant" and training.warmup_epochs >= training.epochs:
-        rises = f"the warm-up ({training.warmup_epochs:g} epochs) lasts the whole run: the learning rate only rises"
+        long = "1 epoch" if training.warmup_epochs == 1 else f"{training.warmup_epochs:g} epochs"
+        rises = f"the warm-up ({long}) lasts the whole run: the learning rate only rises"
         notes.append(f"warning: {rises}; set training.warmup_epochs")
     origins = {key: merged[key].origin if key in merged else Origin("default") for key in known_keys(schema)}
     return Resolved(config, origins, env, notes)

@@ -26,6 +26,7 @@ def validate(
     json: JsonOption = False,
 ) -> None:
     """Check a job's file; every mistake is told at once."""
+    from last_e.text import counted
     from runner.resolve import resolve_points, unlike
     from runner.view.console import print_json, show
 
@@ -53,8 +54,8 @@ def validate(
     if found.is_sweep:
         show(f"{spec} is valid: a sweep of {len(jobs)} points, the first with {found.points[0]}")
         return
-    config = resolved.config
-    show(f"{spec} is valid: {config.model.variant} on {config.dataset} {config.split_type}, {config.training.epochs} epochs")
+    config, epochs = resolved.config, counted(resolved.config.training.epochs, "epoch")
+    show(f"{spec} is valid: {config.model.variant} on {config.dataset} {config.split_type}, {epochs}")
 
 
 def _look_at_machine(job: Resolved[JobSpec], here: bool) -> list[str]:

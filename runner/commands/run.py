@@ -93,7 +93,8 @@ def submit(
             raise typer.Exit(code)
         for note in [*resolved.notes, *told]:
             show(note)
-        print_explained(resolved.items(), resolved.origins)
+        print_explained(resolved.items(), resolved.origins, only_set=True)
+        show(f"all else is as packaged: lastrun explain {spec} shows every value (with the same --env and --set)")
         if obstacle is not None:
             show(f"it could not start here: {obstacle}")
         else:

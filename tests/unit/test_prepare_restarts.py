@@ -202,3 +202,13 @@ def test_a_file_that_is_no_prepared_one_is_not_replaced(tree, tmp_path):
     with pytest.raises(DataError, match=r"a file that is no prepared one \(6 bytes\)"):
         prepare(tree, tmp_path / "out", overwrite=False)
     assert (tmp_path / "out").read_bytes() == b"thesis"
+
+
+def test_all_places_that_cannot_be_read_are_told_at_once(tree, tmp_path):
+    (tmp_path / "cut.zip").write_bytes(b"PK\3\4")
+    with pytest.raises(DataError) as told:
+        prepare_ntu("ntu60", [tmp_path / "cut.zip", tree, tmp_path / "none"], tmp_path / "out", workers=1)
+    first, second = str(told.value).splitlines()
+    assert "cut.zip: not a whole zip file" in first
+    assert "none: no such folder or archive" in second
+    assert told.value.missing, "exit code 2: a name is wrong"
