@@ -246,7 +246,8 @@ def _train(config: TrainConfig, resume: Path | None, args: argparse.Namespace, s
     except RuntimeError as error:
         if not is_lost(error):
             raise
-        hint = "the last checkpoint stands"
+        saved = resume is not None or manifest.listed(out / "checkpoints", lambda _: None)
+        hint = manifest.STANDS if saved else manifest.NO_CHECKPOINT
         return _fail(sink, "gpu_lost", f"the GPU or its driver failed ({one_line(error)}); {hint}", NO_GPU)
     except OSError as error:
         return _fail(sink, "trainer_error", f"{error.filename or out}: {error.strerror or error}", FAILED)

@@ -8,9 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from last_e.config import TrainConfig
+from last_e.config import TrainConfig, effective_batch
 from last_e.redact import redact
-from last_e.text import expand, unquoted
+from last_e.text import expand, unknown_user, unquoted
 
 FORMAT = "lastrun-clips-1"
 """What the metadata of a prepared file says under ``format``."""
@@ -59,6 +59,36 @@ def is_remote(uri: str | None) -> bool:
     return uri is not None and uri.startswith(BUCKETS)
 
 
+PLACES = "a path, file:///path, s3://bucket/key or gs://bucket/key; fetch it yourself and name the file"
+"""Where a data file may lie."""
+
+
+def is_of_no_known_kind(uri: str) -> bool:
+    """Whether a data file's address is one that nothing here reads, on any machine."""
+    return "://" in uri and not uri.startswith(("file:///", *BUCKETS))
+
+
+def see_that_the_batch_fits(config: TrainConfig, train: int) -> None:
+    """See that as many clips as a step takes are there to train with.
+
+    Raises:
+        DataError: there are fewer.
+    """
+    if wrong := _too_large(config, train):
+        raise DataError(wrong, missing=True)
+
+
+def _too_large(config: TrainConfig, train: int) -> str | None:
+    batch, steps = effective_batch(config.training), config.training.gradient_accumulation_steps
+    if batch <= train:
+        return None
+    times = f" times training.gradient_accumulation_steps ({steps})" if steps > 1 else ""
+    return (
+        f"training.batch_size: found {config.training.batch_size}{times}; allowed: at most {train:,} clips a step, all there "
+        "are to train with"
+    )
+
+
 def data_path(config: TrainConfig) -> Path | None:
     """The prepared file: ``data.uri``, else the data set's file name in ``hardware.data_root`` or up to three folders below
     (Kaggle mounts each data set in folders of its own). None for an embedded or generated data set.
@@ -74,13 +104,16 @@ def data_path(config: TrainConfig) -> Path | None:
     if uri is not None:
         if is_remote(uri):
             raise DataError(f"data.uri: {uri}: lastrun submit fetches it; here a local path is needed", missing=True)
-        if "://" in uri and not uri.startswith("file:///"):
-            allowed = "a path, file:///path, s3://bucket/key or gs://bucket/key; fetch it yourself and name the file"
-            raise DataError(f"data.uri: {redact(uri)}: allowed are {allowed}", missing=True)
+        if is_of_no_known_kind(uri):
+            raise DataError(f"data.uri: {redact(uri)}: allowed are {PLACES}", missing=True)
+        if wrong := unknown_user(uri):
+            raise DataError(f"data.uri: {uri}: {wrong}; {hint}", missing=True)
         path = Path(unquoted(uri.removeprefix("file://"))) if uri.startswith("file://") else expand(uri)
         if not path.is_file():
             raise DataError(f"{config.dataset}: no file {path} (data.uri); {hint}", missing=True)
         return path
+    if wrong := unknown_user(config.hardware.data_root):
+        raise DataError(f"hardware.data_root: {config.hardware.data_root}: {wrong}; {hint}", missing=True)
     name, root = config.data.file or f"{config.dataset}.safetensors", expand(config.hardware.data_root)
     found = [path for depth in range(4) for path in sorted(root.glob("*/" * depth + name))]
     if len(found) > 1:
@@ -166,6 +199,8 @@ def check_opened(config: TrainConfig, file: IO[bytes], size: int, path: Path | s
         if mask.all() or not mask.any():
             part = "test" if mask.all() else "train"
             wrong.append(f"by its split {config.split_type} no clip of it is left to {part}: is this {config.dataset}?")
+        elif too_large := _too_large(config, int(mask.sum())):
+            wrong.append(too_large)
     if len(label) and (label.min() < 0 or label.max() >= classes):
         wrong.append(
             f"its labels go from {label.min()} to {label.max()}, and data.num_classes is {classes}: set it to {label.max() + 1}"

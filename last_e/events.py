@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol
 
-from last_e.text import number, percent, seconds_text
+from last_e.text import counted, number, percent, seconds_text
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def describe(event: Event) -> str | None:
     if isinstance(event, Started):
         return (
             f"{event.model} ({event.parameters:,} parameters) on {event.dataset} {event.split}: {event.train_clips:,} clips to "
-            f"train, {event.test_clips:,} to test; {event.epochs} epochs of {event.steps_per_epoch:,} steps"
+            f"train, {event.test_clips:,} to test; {counted(event.epochs, 'epoch')} of {counted(event.steps_per_epoch, 'step')}"
             + (f"; from step {event.step:,}" if event.step else "")
         )
     if isinstance(event, Progress):

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from last_e.config import ALIASES, DATASETS, ENVIRONMENTS, RULES, VARIANTS, TrainConfig
 from last_e.environment import detect_environment, fits
 from last_e.problems import ConfigError, Origin, Problem, allowed_values, meant, nearest, show
-from last_e.reading import Entry, Layer, load_file, parse_value
+from last_e.reading import Entry, Layer, load_file, no_mapping, parse_value
 from last_e.redact import secret_in
 from last_e.set_by import SetBy
 
@@ -180,7 +180,8 @@ def resolve(
         raise ConfigError(found)
     training = config.training
     if training.scheduler != "constant" and training.warmup_epochs >= training.epochs:
-        rises = f"the warm-up ({training.warmup_epochs:g} epochs) lasts the whole run: the learning rate only rises"
+        long = "1 epoch" if training.warmup_epochs == 1 else f"{training.warmup_epochs:g} epochs"
+        rises = f"the warm-up ({long}) lasts the whole run: the learning rate only rises"
         notes.append(f"warning: {rises}; set training.warmup_epochs")
     origins = {key: merged[key].origin if key in merged else Origin("default") for key in known_keys(schema)}
     return Resolved(config, origins, env, notes)
@@ -240,7 +241,7 @@ def known_only(layer: Layer, schema: type[BaseModel]) -> tuple[Layer, list[Probl
             clean[key] = Entry(value, entry.origin)
         elif key in sections:
             if value not in (None, {}):
-                problems.append(Problem(str(entry.origin), key, show(value), "a mapping of keys to values"))
+                problems.append(Problem(str(entry.origin), key, *no_mapping(value)))
         else:
             guess = nearest(key, keys) if len(problems) < _MOST_GUESSES else "known keys only"
             problems.append(Problem(str(entry.origin), key, f"an unknown key (= {show(value)})", guess))
@@ -264,6 +265,9 @@ def field_problems(schema: type[BaseModel], base: Layer, layer: Layer) -> list[P
             allowed = allowed_values(info.annotation, info.metadata)
             if item["type"] in ("int_type", "float_type", "bool_type") and _is_quoted(item["input"]):
                 allowed += ", without quotes"
+            if item["type"] == "string_type" and isinstance(item["input"], (int, float)):
+                kind = "true or false" if isinstance(item["input"], bool) else "a number"
+                allowed += f"; in quotes: without them it is {kind}"
             if item["type"] == "value_error":
                 allowed = item["msg"].removeprefix("Value error, ")
             guess = meant(layer[key].value, _words_of(info.annotation), partial(_fits, schema, flat, key))

@@ -83,6 +83,10 @@ class Manifest(Section):
         return manifest
 
 
+STANDS, NO_CHECKPOINT = "the last checkpoint stands", "there is no checkpoint yet: it will begin at step 0"
+"""What is left of a run that was ended without saving."""
+
+
 def describe_file(path: Path) -> File:
     """Size and sha256 of a file, as a manifest holds them."""
     return File(size=path.stat().st_size, sha256=sha256(path))

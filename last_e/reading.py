@@ -3,6 +3,7 @@ origin."""
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from last_e.problems import Origin, Problem, show
 from last_e.redact import secret_in
 
 MAX_YAML_BYTES = 1_000_000
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,15 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        seen = set()
+        seen: dict[str, int] = {}
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise _refused("a key must be a word", key)
+            line = key.start_mark.line + 1
             if key.value in seen:
-                raise _refused(f"{key.value} is set twice", key)
-            seen.add(key.value)
+                first = "" if seen[key.value] == line else f" (first in line {seen[key.value]})"
+                raise _refused(f"{key.value} is set twice{first}", key)
+            seen[key.value] = line
         return super().construct_mapping(node, deep)
 
 
@@ -97,7 +101,8 @@ def load_file(path: Path, name: str | None = None) -> tuple[Layer, list[Problem]
             return {}, [Problem(name, "-", f"more than {MAX_YAML_BYTES} bytes", f"at most {MAX_YAML_BYTES} bytes of YAML")]
         text = data.decode("utf-8")
     except UnicodeDecodeError:
-        return {}, [Problem(name, "-", "bytes that are not UTF-8", "YAML text in UTF-8")]
+        found = "text in UTF-16" if data.startswith(_UTF_16) else "bytes that are not UTF-8"
+        return {}, [Problem(name, "-", found, "YAML text in UTF-8; editors ask for it where they save a file under a name")]
     except (OSError, ValueError) as error:
         found = "no such file" if isinstance(error, FileNotFoundError) else getattr(error, "strerror", None) or str(error)
         return {}, [Problem(name, "-", found, "the path of a YAML file")]
@@ -113,7 +118,7 @@ def load_file(path: Path, name: str | None = None) -> tuple[Layer, list[Problem]
     except _YAML_ERRORS as error:
         return {}, [_told(error, name, text)]
     if not isinstance(values, dict):
-        return {}, [Problem(name, "-", show(values), "a mapping of keys to values")]
+        return {}, [Problem(name, "-", *no_mapping(values))]
     return _flat_layer(values, name, lines)
 
 
@@ -127,6 +132,10 @@ def _flat_layer(values: Mapping[Any, Any], name: str, lines: dict[str, int]) -> 
         if odd := next((name for character, name in _ODD.items() if character in key), None):
             origin = str(Origin(name, lines.get(key)))
             problems.append(Problem(origin, "-", f"{odd} in {key}", _ORDINARY))
+            continue
+        if value is None and (joined := _JOINED.search(key)):
+            told = f"{joined[0]}, with no space after the colon"
+            problems.append(Problem(str(Origin(name, lines.get(key))), "-", told, f"{joined[1]}: {joined[2]}"))
             continue
         layer[key] = Entry(value, Origin(name, lines.get(key)))
     return layer, problems
@@ -145,7 +154,7 @@ def set_layer(assignments: Iterable[str], name: str = "--set") -> tuple[Layer, l
             value = parse_value(text)
         except ValueError as error:
             problems.append(
-                Problem(name, key, f"{'a secret' if secret_in(key, text) else repr(text)} ({error})", "a YAML value")
+                Problem(name, key, f"{'a secret' if secret_in(key, text) else show(text)} ({error})", "a YAML value")
             )
             continue
         for full, leaf in flat_items({key.strip(): value}):
@@ -165,6 +174,13 @@ def flat_items(values: Mapping[Any, Any], prefix: str = "") -> Iterable[tuple[st
             yield full, value
 
 
+def no_mapping(value: Any) -> tuple[str, str]:
+    """What was found where a mapping should stand, and what is allowed."""
+    if isinstance(value, str) and (joined := _JOINED.match(value)):
+        return f"{show(value)}, with no space after the colon", f"{joined[1]}: {joined[2]}"
+    return show(value), "a mapping of keys to values"
+
+
 def _key_lines(node: Any, prefix: str, lines: dict[str, int]) -> None:
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
@@ -177,12 +193,16 @@ def _key_lines(node: Any, prefix: str, lines: dict[str, int]) -> None:
             _key_lines(value, f"{prefix}{number}.", lines)
 
 
+_JOINED = re.compile(r"(?<![^.])([A-Za-z_]\w*):([^\s:/]\S*)$")
+"""A key and its value that are one word to YAML."""
 _ODD = {"\u00a0": "a no-break space", "\u201c": "a typographic quote", "\u201d": "a typographic quote"}
 _ODD |= {"\u2018": "a typographic quote", "\u2019": "a typographic quote", "\u2013": "a dash", "\uff1a": "a full-width colon"}
 """What word processors and web pages put where YAML wants an ordinary character."""
 _ORDINARY = "the ordinary character that it stands for"
 _INSTEAD = (
     ("set twice", "each key once"),
+    ("thousands of digits", "a number of a few digits"),
+    ("no character", r"a character up to \U0010FFFF, or single quotes around a text with \ in it"),
     ("aliases", "the values themselves, written out"),
     ("tags", "the value without its tag"),
     ("tab", "spaces"),
@@ -200,20 +220,41 @@ def _told(error: BaseException, name: str, text: str) -> Problem:
     """What was found in a text that is no YAML, and what to write instead."""
     mark = getattr(error, "problem_mark", None)
     lines = text.splitlines()
+    found = _message(error)
+    allowed = next((words for part, words in _INSTEAD if part in found), None)
     if mark is None or not lines:
-        return Problem(name, "-", _message(error), "YAML: lines of KEY: VALUE")
+        return Problem(name, "-", found, allowed or "YAML: lines of KEY: VALUE")
     at = min(mark.line, len(lines) - 1)
     for number in (at, max(at - 1, 0)):  # an odd character is often seen only in what follows it
         if odd := next((words for character, words in _ODD.items() if character in lines[number]), None):
             return Problem(f"{name}:{number + 1}", "-", f"{odd} in {show(lines[number].strip())}", _ORDINARY)
-    found, line = _message(error), lines[at].strip()
-    allowed = next((words for part, words in _INSTEAD if part in found), "YAML: lines of KEY: VALUE")
+    if "mapping values are not allowed" in str(getattr(error, "problem", "")) and (told := _misplaced(lines, at)):
+        return Problem(f"{name}:{at + 1}", "-", *told)
+    line = lines[at].strip()
+    allowed = allowed or "YAML: lines of KEY: VALUE"
     return Problem(f"{name}:{mark.line + 1}", "-", f"{found} in {show(line)}" if line else found, allowed)
+
+
+def _misplaced(lines: list[str], at: int) -> tuple[str, str] | None:
+    """What is wrong with a line whose KEY: VALUE YAML takes for more of the value above it."""
+    above = next((line for line in reversed(lines[:at]) if line.strip() and line.lstrip()[0] != "#"), None)
+    if above is None:
+        return None
+    if joined := _JOINED.search(above.strip()):
+        return f"{show(joined[0])} above it, with no space after the colon", f"{joined[1]}: {joined[2]}"
+    own, other = (len(line) - len(line.lstrip()) for line in (lines[at], above))
+    if own <= other:
+        return None
+    return f"{own} spaces before {show(lines[at].strip())}, and {other} in the line above", "keys of one mapping indented alike"
 
 
 def _message(error: BaseException) -> str:
     if isinstance(error, RecursionError):
         return "nested too deep"
+    if "integer string conversion" in str(error):
+        return "a whole number of thousands of digits"
+    if "chr()" in str(error):
+        return "a \\U... in double quotes that is no character (\\U0010FFFF is the last)"
     if "\\t" in str(getattr(error, "problem", "")):
         return "a tab (YAML indents with spaces)"
     text = str(getattr(error, "problem", None) or (error if isinstance(error, (yaml.YAMLError, ValueError)) else ""))

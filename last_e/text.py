@@ -27,6 +27,11 @@ def seconds_text(seconds: float | None) -> str:
     return f"{whole // 60}m{whole % 60:02d}s" if whole >= 60 else f"{whole}s"
 
 
+def counted(count: int, word: str) -> str:
+    """``1 epoch``, ``5 epochs``."""
+    return f"{count:,} {word}" if count == 1 else f"{count:,} {word}s"
+
+
 def percent(value: float | None) -> str:
     """``99.45%``; ``-`` when not known."""
     return "-" if value is None else f"{100 * value:.2f}%"

@@ -10,10 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from last_e.config import is_pinned
+from last_e.config import effective_batch, is_pinned
+from last_e.datafile import PLACES, is_of_no_known_kind
 from last_e.layers import Resolved, resolve, set_by
 from last_e.problems import ConfigError, Origin, Problem, show
 from last_e.reading import Entry, Layer, load_file, set_layer
+from last_e.redact import redact
 from last_e.text import UnsetVariable, misspelt, with_variables
 from runner import kaggle
 from runner.halving import Halving
@@ -72,11 +74,14 @@ class Points:
 
 
 def unlike(jobs: Iterable[Resolved[JobSpec]]) -> list[Resolved[JobSpec]]:
-    """Of jobs that differ only in what and how they learn, one: a machine, a store and data that do for it do for all."""
+    """Of jobs that differ only in what and how they learn, the one with the largest batch: a machine, a store and data that do
+    for it do for all."""
     found: dict[str, Resolved[JobSpec]] = {}
     for job in jobs:
         needs = {key: value for key, value in job.items().items() if not key.startswith(("model.", "training."))}
-        found.setdefault(repr(needs), job)
+        other = found.setdefault(repr(needs), job)
+        if effective_batch(job.config.training) > effective_batch(other.config.training):
+            found[repr(needs)] = job
     return list(found.values())
 
 
@@ -187,6 +192,9 @@ def _read_places(layer: Layer, folder: Path) -> list[Problem]:
             continue
         if key in ("data.uri", "store.uri") and (wrong := misspelt(text)):
             problems.append(Problem(str(entry.origin), key, show(entry.value), wrong))
+            continue
+        if key == "data.uri" and is_of_no_known_kind(text):
+            problems.append(Problem(str(entry.origin), key, show(redact(text)), PLACES))
             continue
         if key in _PATHS and "://" not in text and text[:1] not in ("/", "~", ""):
             text = str(folder / text)

@@ -28,6 +28,7 @@ from safetensors import SafetensorError, safe_open
 
 from last_e.datafile import FORMAT, OWN_SPLIT, DataError
 from last_e.joints import NUM_JOINTS
+from last_e.prepare.replace import CONTENT_HASH, as_text, see_that_it_is_the_same
 from last_e.text import one_line
 from last_e.whole import see_that_it_is_ours, whole_file
 
@@ -36,8 +37,6 @@ NUMBERS = ("label", "performer", "camera", "setup", "replication")
 REQUIRED = ("length", "bodies", "label", "performer", "camera", "setup")
 MOST_CLASSES = 100_000
 MOST_PEOPLE = 2
-CONTENT_HASH = "data_sha256"
-"""Key of the metadata for the sha256 of everything behind the header."""
 
 _KINDS = {"int64": "I64", "int16": "I16", "uint8": "U8", "bool": "BOOL"}
 _ROW = NUM_JOINTS * 3
@@ -90,10 +89,14 @@ def write_clip_file(
     joints: Iterable[Array],
     metadata: Mapping[str, str],
     scratch: Path | None = None,
+    overwrite: bool = True,
 ) -> None:
     """Write a prepared file, whole or not at all. ``joints`` may come in pieces, of any shape that ends in (25, 3).
 
     While it is written it lies in the folder ``scratch``, on the same disk; default: beside ``path``.
+
+    Raises:
+        DataError: ``path`` is there with other clips, and is not to be overwritten.
     """
     columns = dict(columns)
     frames = columns["length"] * columns["bodies"]
@@ -101,7 +104,7 @@ def write_clip_file(
     # Large elements first, as safetensors itself does, so that everything is aligned.
     order = sorted(columns, key=lambda name: (-columns[name].itemsize, name))
     wide = [name for name in order if columns[name].itemsize == 8]
-    told = {key: value.encode("utf-8", "backslashreplace").decode() for key, value in metadata.items()}  # half characters
+    told = {key: as_text(value) for key, value in metadata.items()}
     header: dict[str, Any] = {"__metadata__": {**told, "format": FORMAT, CONTENT_HASH: "0" * 64}}
     end = 0
     for name in [*wide, "joints", *order[len(wide) :]]:
@@ -130,13 +133,15 @@ def write_clip_file(
         file.seek(8 + text.index(b"0" * 64))
         file.write(digest.hexdigest().encode())
         file.flush()
+        if not overwrite:
+            see_that_it_is_the_same(path, header.keys() - {"__metadata__"}, digest.hexdigest())
 
 
-def join(parts: Sequence[Path], path: Path, metadata: Mapping[str, str]) -> dict[str, Array]:
+def join(parts: Sequence[Path], path: Path, metadata: Mapping[str, str], overwrite: bool = True) -> dict[str, Array]:
     """Join files of one folder to one, a part's joints in memory at a time; returns the columns of the whole."""
     pieces = [read_columns(part)[0] for part in parts]
     columns = {name: _stack([piece[name] for piece in pieces]) for name in pieces[0] if name != "offset"}
-    write_clip_file(path, columns, (read_joints(part) for part in parts), metadata, scratch=parts[0].parent)
+    write_clip_file(path, columns, (read_joints(part) for part in parts), metadata, parts[0].parent, overwrite)
     return columns
 
 
@@ -170,11 +175,11 @@ def workplace(path: Path) -> Iterator[Path]:
         raise DataError(f"{path}: is being prepared by another process") from None
 
 
-def write_streamed(parts: Iterable[Part], path: Path, metadata: Mapping[str, str]) -> dict[str, Array]:
+def write_streamed(parts: Iterable[Part], path: Path, metadata: Mapping[str, str], overwrite: bool = True) -> dict[str, Array]:
     """Write a file from parts that are made one after the other; returns its columns.
 
     Raises:
-        DataError: there is no clip in any of them.
+        DataError: there is no clip in any of them, or ``path`` is there with others, and is not to be overwritten.
     """
     with workplace(path) as folder:
         _clear(folder)
@@ -186,7 +191,7 @@ def write_streamed(parts: Iterable[Part], path: Path, metadata: Mapping[str, str
                     part.write(paths[-1], {})
             if not paths:
                 raise DataError(f"{path}: not written: there is not one clip")
-            return join(paths, path, metadata)
+            return join(paths, path, metadata, overwrite)
         finally:  # nobody goes on with these
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -27,6 +27,7 @@ from last_e.prepare.opened import Opened
 from last_e.prepare.original import open_original
 from last_e.prepare.people import NobodyError, take_people
 from last_e.prepare.pyskl import open_pyskl
+from last_e.prepare.replace import see_that_it_may_be_made
 
 BATCH, BATCH_BYTES = 256, 32 * 2**20
 SPLITS = ("xsub", "xview", "xset")
@@ -67,6 +68,7 @@ def import_file(
     split: str | None = None,
     train_list: str | None = None,
     progress: Progress | None = None,
+    overwrite: bool = True,
 ) -> Imported:
     """Read another project's file and write a prepared one.
 
@@ -77,15 +79,20 @@ def import_file(
         split: what the file's own split is called; needed where neither its clips' names nor its own name tell.
         train_list: which of a pickle's lists names the clips that train; default: the one that is called as the split is.
         progress: told how many clips are done, and of how many.
+        overwrite: replace a file with other clips, too.
 
     Raises:
-        DataError: the file is missing, damaged, of another kind, or does not say who trains.
+        DataError: the file is missing, damaged, of another kind, or does not say who trains, or another file is not to be
+            overwritten.
         OSError: the disk is full.
     """
     path, out = Path(path), Path(out)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder", missing=True)
     out = output_path(out, path)
+    source = {"source": f"imported from {kind}: {path.name}"}
+    if not overwrite:
+        see_that_it_may_be_made(out, source)
     see_that_it_is(kind, path)
     if train_list is not None and kind != "pyskl":
         raise DataError(f"{path}: {kind} has no lists of clips; only pyskl's files have some to choose from", missing=True)
@@ -102,8 +109,8 @@ def import_file(
                 missing=True,
             )
     report = Imported(kind, own_split=own, left_out=list(opened.passed_over))
-    metadata = {"source": f"imported from {kind}: {path.name}", "versions": json.dumps(versions())}
-    columns = write_streamed(_parts(opened, own, report, progress), out, metadata)
+    metadata = {**source, "versions": json.dumps(versions())}
+    columns = write_streamed(_parts(opened, own, report, progress), out, metadata, overwrite)
     report.dataset = guess_dataset(columns)
     report.clips, report.frames = len(columns["label"]), int(columns["length"].sum())
     report.two_people = int((columns["bodies"] == 2).sum())

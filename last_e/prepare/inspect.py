@@ -14,7 +14,8 @@ import numpy.typing as npt
 from last_e.datafile import DataError, output_path
 from last_e.joints import BONES
 from last_e.prepare.account import count_splits, guess_dataset
-from last_e.prepare.clipfile import CONTENT_HASH, content_hash, names_of, read_columns, read_joints
+from last_e.prepare.clipfile import content_hash, names_of, read_columns, read_joints
+from last_e.prepare.replace import CONTENT_HASH
 from last_e.text import plain
 from last_e.whole import whole_file
 

@@ -23,6 +23,7 @@ from last_e.prepare.entry import Entry
 from last_e.prepare.names import broken, read_name
 from last_e.prepare.people import RULES, Clip, NobodyError, choose_people
 from last_e.prepare.pool import run_all
+from last_e.prepare.replace import see_that_it_may_be_made
 from last_e.prepare.skeleton import SkeletonError, parse
 from last_e.prepare.sources import find_recordings, listing_hash
 
@@ -103,6 +104,7 @@ def prepare_ntu(
     workers: int | None = None,
     progress: Progress | None = None,
     watch: Watch | None = None,
+    overwrite: bool = True,
 ) -> Report:
     """Prepare ``ntu60`` or ``ntu120`` from what NTU distributes: folders of ``.skeleton`` files, zip files, or both.
 
@@ -116,9 +118,10 @@ def prepare_ntu(
         workers: processes; default: one for each core.
         progress: told how many recordings are done, and of how many.
         watch: before that, told how much of which archive has been looked through or unpacked.
+        overwrite: replace a file with other clips, too.
 
     Raises:
-        DataError: there is nothing to prepare, or nothing of it can be read.
+        DataError: there is nothing to prepare, or nothing of it can be read, or another file is not to be overwritten.
         OSError: a folder cannot be read, or the disk is full.
     """
     raw = [Path(place) for place in raw]
@@ -134,6 +137,8 @@ def prepare_ntu(
             raise DataError(
                 f"none of the {len(entries)} files is a recording of {dataset}, such as S001C001P001R001A001.skeleton"
             )
+        if not overwrite:
+            see_that_it_may_be_made(out, _origin(dataset, entries))
         _forget_stale(folder, _key(dataset, wanted))
         tasks = [
             Task(tuple(wanted[begin : begin + PART_SIZE]), folder / f"{begin // PART_SIZE:06}.part")
@@ -147,7 +152,7 @@ def prepare_ntu(
             done += count
             if progress:
                 progress(done, len(wanted))
-        report = _join(dataset, entries, left_out, [task.path for task in tasks], out)
+        report = _join(dataset, entries, left_out, [task.path for task in tasks], out, overwrite)
         report.resumed = resumed
     return report
 
@@ -227,7 +232,9 @@ def _forget_stale(folder: Path, key: str) -> None:
     _forget_halves(folder)
 
 
-def _join(dataset: str, entries: Sequence[Entry], left_out: list[LeftOut], parts: list[Path], out: Path) -> Report:
+def _join(
+    dataset: str, entries: Sequence[Entry], left_out: list[LeftOut], parts: list[Path], out: Path, overwrite: bool
+) -> Report:
     accounts = [json.loads(clipfile.read_columns(part)[1]["account"]) for part in parts]
     left_out = [*left_out, *(LeftOut(*one) for account in accounts for one in account["left_out"])]
     pieces = [clipfile.read_columns(part)[0] for part in parts]
@@ -247,17 +254,21 @@ def _join(dataset: str, entries: Sequence[Entry], left_out: list[LeftOut], parts
     if not report.clips:
         first = next(one for one in left_out if one.detail)
         raise DataError(f"none of the {len(entries)} files could be read; {first.name}: {first.detail}")
-    clipfile.join(parts, out, _provenance(dataset, entries, report))
+    clipfile.join(parts, out, _provenance(dataset, entries, report), overwrite)
     return report
 
 
 def _provenance(dataset: str, entries: Sequence[Entry], report: Report) -> dict[str, str]:
     """Where a file comes from, for its header: no paths, they say nothing elsewhere."""
+    made = {"versions": json.dumps(versions()), "report": json.dumps(report.to_dict(MOST_TOLD))}
+    return {**_origin(dataset, entries), **made}
+
+
+def _origin(dataset: str, entries: Sequence[Entry]) -> dict[str, str]:
+    """What decides a file's clips."""
     return {
         "dataset": dataset,
         "source": f"NTU RGB+D .skeleton files ({len(entries)})",
         "source_sha256": listing_hash(entries, marks=False),
         "rules": json.dumps(RULES),
-        "versions": json.dumps(versions()),
-        "report": json.dumps(report.to_dict(MOST_TOLD)),
     }

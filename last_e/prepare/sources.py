@@ -20,24 +20,19 @@ def find_recordings(places: Iterable[Path], search: Search) -> list[Entry]:
     What cannot be read inside of a folder is kept in ``search``: one bad link or cut download is no reason to stop.
 
     Raises:
-        DataError: a place that was named is none of these or cannot be read, or there is no recording at all.
+        DataError: places that were named are none of these or cannot be read, all at once, or there is no recording at all.
     """
     found: list[Entry] = []
     seen: set[tuple[int, int]] = set()
     places = list(places)
+    wrong: list[DataError] = []
     for place in places:
         try:
-            mode = place.stat().st_mode
-        except (FileNotFoundError, NotADirectoryError):
-            mode = 0
-        except (OSError, ValueError) as error:
-            raise DataError(f"{place}: cannot be read: {getattr(error, 'strerror', None) or error}", missing=True) from None
-        if stat.S_ISDIR(mode):
-            found += _in_folder(place, search, seen)
-        elif stat.S_ISREG(mode):
-            found += [whole_entry(place)] if _is_recording(place) else in_archive(place, search)
-        else:
-            raise DataError(f"{place}: no such folder or archive; --raw takes what NTU distributes, as it is", missing=True)
+            found += _in_place(place, search, seen)
+        except DataError as error:
+            wrong.append(error)
+    if wrong:
+        raise DataError("\n".join(map(str, wrong)), missing=any(error.missing for error in wrong))
     if not found:
         where = ", ".join(map(str, places))
         why = "".join(f"; {one.name}: {one.why}" for one in search.unreadable[:1])
@@ -46,6 +41,21 @@ def find_recordings(places: Iterable[Path], search: Search) -> list[Entry]:
             f"{where}: no .skeleton file in there, nor in an archive{why}; --raw takes what NTU distributes", missing=True
         )
     return sorted(found)
+
+
+def _in_place(place: Path, search: Search, seen: set[tuple[int, int]]) -> list[Entry]:
+    """The recordings of one place that was named."""
+    try:
+        mode = place.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        mode = 0
+    except (OSError, ValueError) as error:
+        raise DataError(f"{place}: cannot be read: {getattr(error, 'strerror', None) or error}", missing=True) from None
+    if stat.S_ISDIR(mode):
+        return list(_in_folder(place, search, seen))
+    if stat.S_ISREG(mode):
+        return [whole_entry(place)] if _is_recording(place) else in_archive(place, search)
+    raise DataError(f"{place}: no such folder or archive; --raw takes what NTU distributes, as it is", missing=True)
 
 
 def listing_hash(entries: Iterable[Entry], *, marks: bool) -> str:

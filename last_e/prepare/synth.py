@@ -24,6 +24,7 @@ from last_e.joints import FROM_ROOT, NUM_JOINTS, PARENTS, STANDING
 from last_e.prepare.account import own_splits, versions
 from last_e.prepare.clipfile import NUMBERS, About, Array, Part, names_of, read_columns, write_streamed
 from last_e.prepare.names import NtuName
+from last_e.prepare.replace import see_that_it_may_be_made
 from last_e.splits import NTU60_TRAIN_PERFORMERS, NTU120_TRAIN_PERFORMERS, OFFICIAL, Bools, Ints, trains
 
 SHORTEST, LONGEST = 26, 300
@@ -52,7 +53,15 @@ class Plan:
     """The file's own, where ``--like`` names a file whose people are not known."""
 
 
-def synthesize(like: str, out: Path, *, clips: int | None = None, seed: int = 0, progress: Progress | None = None) -> int:
+def synthesize(
+    like: str,
+    out: Path,
+    *,
+    clips: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    overwrite: bool = True,
+) -> int:
     """Write a made-up prepared file; returns its number of clips.
 
     Args:
@@ -61,9 +70,10 @@ def synthesize(like: str, out: Path, *, clips: int | None = None, seed: int = 0,
         clips: how many; default: as many as the original has. More than that repeats its clips' numbers, with other motion.
         seed: decides everything.
         progress: told how many clips are done, and of how many.
+        overwrite: replace a file with other clips, too.
 
     Raises:
-        DataError: ``like`` is neither.
+        DataError: ``like`` is neither, or another file is not to be overwritten.
         OSError: the disk is full.
     """
     out = output_path(Path(out), Path(like))
@@ -84,7 +94,9 @@ def synthesize(like: str, out: Path, *, clips: int | None = None, seed: int = 0,
 
     facts = {"like": like if like in ("ntu60", "ntu120") else Path(like).name, "seed": seed, "clips": count}
     metadata = {"source": "made up by lastrun data synth: nobody's recordings", "synth": json.dumps(facts)}
-    write_streamed(parts(), Path(out), {**metadata, "versions": json.dumps(versions())})
+    if not overwrite:
+        see_that_it_may_be_made(out, metadata)
+    write_streamed(parts(), out, {**metadata, "versions": json.dumps(versions())}, overwrite)
     return count
 
 

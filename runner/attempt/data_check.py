@@ -6,7 +6,8 @@ import io
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from last_e.datafile import DataError, check_file, check_opened, data_path, is_remote
+from last_e.counts import WITHOUT_FILE
+from last_e.datafile import DataError, check_file, check_opened, data_path, is_remote, see_that_the_batch_fits
 from runner.attempt.data_cache import parse
 from runner.errors import DamagedObjectError, MissingKeyError, UsageError
 from runner.spec import JobSpec
@@ -19,7 +20,7 @@ _can_look = find_spec("numpy") is not None
 
 
 def check_data(config: JobSpec) -> None:
-    """See that the data file is there, whole, and what the job takes it for.
+    """See that the data file is there, whole, and what the job takes it for, and has as many clips as a step takes.
 
     Raises:
         UsageError: it is not.
@@ -28,7 +29,9 @@ def check_data(config: JobSpec) -> None:
     try:
         if is_remote(config.data.uri):
             _check_remote(config, str(config.data.uri))
-        elif (path := data_path(config)) is not None and _can_look:
+        elif (path := data_path(config)) is None:
+            see_that_the_batch_fits(config, WITHOUT_FILE[config.dataset, config.split_type].train)
+        elif _can_look:
             check_file(config, path)
     except DataError as error:
         raise UsageError(str(error)) from None

@@ -257,7 +257,7 @@ class _Run:
             else:
                 self._handle(kind, line, publisher)
             self._tick(publisher)
-        return self.trainer.verdict(self.leaving.reason)
+        return self.trainer.verdict(self.leaving.reason, saved=resume is not None or "local_step" in self.progress)
 
     def _handle(self, kind: str, line: str, publisher: Publisher) -> None:
         """A line of the trainer's."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from last_e import events
+from last_e.manifest import NO_CHECKPOINT, STANDS
 from last_e.process import notices_held, run_module
 from last_e.redact import redact
 from runner import machine
@@ -88,8 +89,9 @@ class Trainer:
         assert self._process is not None
         return self._process.wait()
 
-    def verdict(self, asked: Reason | None) -> tuple[Reason, str]:
-        """Why it ended, with a message: from what it was ``asked``, what it said and how its process ended."""
+    def verdict(self, asked: Reason | None, *, saved: bool) -> tuple[Reason, str]:
+        """Why it ended, with a message: from what it was ``asked``, what it said and how its process ended. ``saved``: there is
+        a checkpoint, of it or of an earlier one."""
         code = self.wait()
         if self.ended is not None:
             name = _REASONS.get(self.ended.reason, self.ended.reason)
@@ -99,7 +101,8 @@ class Trainer:
                 reason = asked
             return reason, self.ended.message
         if asked is not None and code < 0:
-            return asked, "the trainer was ended before it could save; the last checkpoint stands"
+            stands = STANDS if saved else NO_CHECKPOINT
+            return asked, f"the trainer was ended before it could save; {stands}"
         if code == -signal.SIGKILL and machine.memory_kills() > self._memory_kills:
             return Reason.OUT_OF_MEMORY, "the system ended the trainer: the memory that it may take ran out"
         if code < 0:

@@ -10,6 +10,7 @@ import typer
 from runner.commands.options import EnvOption, HereOption, JsonOption, SetOption, SpecArgument, StoreOption
 
 if TYPE_CHECKING:
+    from last_e.layers import Resolved
     from runner.spec import JobSpec
 
 
@@ -25,6 +26,7 @@ def validate(
     json: JsonOption = False,
 ) -> None:
     """Check a job's file; every mistake is told at once."""
+    from last_e.text import counted
     from runner.resolve import resolve_points, unlike
     from runner.view.console import print_json, show
 
@@ -40,7 +42,8 @@ def validate(
 
         approve_all(store_of(resolved.config.store, store), jobs, here=here, only_look=True)
     else:
-        resolved.notes.extend(note for job in unlike(jobs) for note in _look_at_data(job.config))
+        some = unlike(jobs)
+        resolved.notes.extend(note for job in some for note in [*_look_at_machine(job, here), *_look_at_data(job.config)])
     notes = list(dict.fromkeys(note for job in jobs for note in job.notes))
     if json:
         points = {"points": [point.values for point in found.points]} if found.is_sweep else {}
@@ -51,8 +54,25 @@ def validate(
     if found.is_sweep:
         show(f"{spec} is valid: a sweep of {len(jobs)} points, the first with {found.points[0]}")
         return
-    config = resolved.config
-    show(f"{spec} is valid: {config.model.variant} on {config.dataset} {config.split_type}, {config.training.epochs} epochs")
+    config, epochs = resolved.config, counted(resolved.config.training.epochs, "epoch")
+    show(f"{spec} is valid: {config.model.variant} on {config.dataset} {config.split_type}, {epochs}")
+
+
+def _look_at_machine(job: Resolved[JobSpec], here: bool) -> list[str]:
+    """A note where a job that would train here is for another kind of machine: it may be submitted on one."""
+    from runner.errors import UsageError
+    from runner.launchers import DEFAULT
+    from runner.machine import see_that_it_fits
+
+    if job.config.run.launcher != DEFAULT:
+        return []
+    try:
+        return see_that_it_fits(job.env, here)
+    except UsageError as error:
+        return [_NOT_HERE.format(error)]
+
+
+_NOT_HERE = "note: on this machine it could not start: {}"
 
 
 def _look_at_data(config: JobSpec) -> list[str]:
@@ -61,8 +81,6 @@ def _look_at_data(config: JobSpec) -> list[str]:
     Raises:
         UsageError: it does not fit.
     """
-    if config.data.uri is None and config.dataset in ("irds", "synthetic"):
-        return []
     from last_e.datafile import DataError, data_path, is_remote
     from runner.attempt.data_cache import parse
     from runner.attempt.data_check import check_data
@@ -73,7 +91,7 @@ def _look_at_data(config: JobSpec) -> list[str]:
     try:
         data_path(config)
     except DataError as error:
-        return [f"note: on this machine it could not start: {error}"]
+        return [_NOT_HERE.format(error)]
     check_data(config)
     return []
 

@@ -22,6 +22,7 @@ KINDS = ("ctrgcn", "pyskl", "npy")
 SPLITS = ("xsub", "xview", "xset")
 
 OutOption = Annotated[Path, typer.Option("--out", metavar="FILE", help="the prepared file to write")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="replace a file that is there with other clips")]
 WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, metavar="N", help="processes (default: every core)")]
 
 
@@ -31,6 +32,7 @@ def prepare(
     raw: Annotated[list[Path], typer.Option("--raw", metavar="DIR|ARCHIVE", help="what NTU distributes; may be repeated")],
     out: OutOption,
     workers: WorkersOption = None,
+    overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
     """Prepare NTU RGB+D from its raw .skeleton files, in folders, or zip files as distributed, or tar files."""
@@ -50,7 +52,9 @@ def prepare(
                 "no numba that works here: reading takes about 15 times as long (from a clone: pip install '.[data]')",
                 error=True,
             )
-        report = prepare_ntu(dataset, raw, out, workers=workers, progress=bar.update, watch=bar.update_bytes)
+        report = prepare_ntu(
+            dataset, raw, out, workers=workers, progress=bar.update, watch=bar.update_bytes, overwrite=overwrite
+        )
     if json:
         print_json("data prepare", {"out": str(out), "resumed": report.resumed, **report.to_dict()})
     else:
@@ -67,6 +71,7 @@ def import_(
         str | None,
         typer.Option("--train-list", metavar="NAME", help="which of a pyskl file's lists names who trains"),
     ] = None,
+    overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
     """Import what another project has prepared."""
@@ -82,7 +87,7 @@ def import_(
     with _errors(out, goes_on=False), Bar("clips") as bar:
         from last_e.prepare.foreign import import_file
 
-        report = import_file(kind, path, out, split=split, train_list=train_list, progress=bar.update)
+        report = import_file(kind, path, out, split=split, train_list=train_list, progress=bar.update, overwrite=overwrite)
     if json:
         print_json("data import", {"out": str(out), **vars(report)})
     else:
@@ -95,6 +100,7 @@ def synth(
     out: OutOption,
     clips: Annotated[int | None, typer.Option("--clips", min=1, metavar="N", help="default: as many as the original")] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="decides everything")] = 0,
+    overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
     """Make up a data set of the size and shape of NTU RGB+D, for benchmarks."""
@@ -104,7 +110,7 @@ def synth(
     with _errors(out, goes_on=False), Bar("clips") as bar:
         from last_e.prepare.synth import synthesize
 
-        count = synthesize(like, out, clips=clips, seed=seed, progress=bar.update)
+        count = synthesize(like, out, clips=clips, seed=seed, progress=bar.update, overwrite=overwrite)
     if json:
         print_json("data synth", {"out": str(out), "clips": count, "like": like, "seed": seed})
     else:
@@ -159,7 +165,7 @@ def _errors(out: Path, *, goes_on: bool = True) -> Iterator[None]:
     except KeyboardInterrupt:
         if not goes_on:
             raise
-        raise PausedError(f"interrupted; {out} is not there yet, and the same command goes on with what is done") from None
+        raise PausedError(f"interrupted; {out} is not made yet, and the same command goes on with what is done") from None
     except ModuleNotFoundError as error:
         raise EngineError(
             f"this needs {error.name}, which is not installed; from a clone of lastrun: pip install '.[data]'"

@@ -93,7 +93,8 @@ def submit(
             raise typer.Exit(code)
         for note in [*resolved.notes, *told]:
             show(note)
-        print_explained(resolved.items(), resolved.origins)
+        print_explained(resolved.items(), resolved.origins, only_set=True)
+        show(f"all else is as packaged: lastrun explain {spec} shows every value (with the same --env and --set)")
         if obstacle is not None:
             show(f"it could not start here: {obstacle}")
         else:
@@ -327,18 +328,21 @@ def start(
     elif token is None:
         say(f"{waiting or 'running in the background'}; lastrun status {job.reference}")
     else:
-        say(f"job:  {job.uri}\n{_end(job, token)}")
+        say(f"job:  {job.uri}\n{_end(job, token, code)}")
     raise typer.Exit(code)
 
 
-def _end(job: Job, token: str) -> str:
+def _end(job: Job, token: str, code: int) -> str:
     """What to do after an attempt that has just ended: one read, if it could say how; else what others know of its end, too."""
-    from runner.errors import Reason, State
+    from runner.errors import Exit, Reason, State
     from runner.view.status import job_status
 
     attempt = job.attempts.of(token)
     if attempt is not None and attempt.reason not in (None, Reason.LEASE_LOST.value):
         return f"next: {Reason(attempt.reason).ending.advice.format(job=job.reference)}"
     status = job_status(job)
+    if attempt is None and code == Exit.PAUSED:
+        told = f"left before its attempt began: the job is {status['state']}, and nothing was trained"
+        return f"{told}\nnext: {status['next']}"
     why = f"lost: {status['message']}\n" if status["state"] == State.LOST.value and status["message"] else ""
     return f"{why}next: {status['next']}"

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from runner.errors import NoSuchJobError, UsageError
+from runner.errors import LastrunError, NoSuchJobError, UsageError
 from runner.job.group import Group
 from runner.job.job import Job
 from runner.job.paths import GROUP_ID, INDEX, JOB_ID, JOB_RECORD, group_of
@@ -20,6 +21,7 @@ from runner.store.uri import StoreUri
 
 _LEVELS = 4
 """So deep below a folder that somebody names a store is found: on Kaggle /kaggle/input/notebooks/USER/NAME/lastrun."""
+_MOST_TOLD = 5
 _MOST_FOLDERS = 2000
 """So many are looked at for that."""
 
@@ -70,6 +72,9 @@ def find(name: str, store_uri: str | None, whole: bool = False) -> Job | Group:
     stores: list[Store] = [*below] or [store]
     found = [one for each in stores for one in _called(name, each, whole)]
     if len(found) > 1:
+        copies = [one for one in found if isinstance(one, Job)]
+        if len(copies) == len(found) and len({one.id for one in copies}) == 1:
+            raise NoSuchJobError(_in_several_stores(copies))
         same_store = len({one.store.uri for one in found}) == 1
         names = [one.id if same_store else one.uri for one in found]
         order, others = ", the newest first" if same_store else "", ", ..." if len(names) > 5 else ""
@@ -77,6 +82,29 @@ def find(name: str, store_uri: str | None, whole: bool = False) -> Job | Group:
     one = found[0] if found else Job(below[0] if len(below) == 1 else store, name)
     one.record()
     return one
+
+
+def _in_several_stores(copies: list[Job]) -> str:
+    """What to say of one job that several stores have: how far each is, and how to name one."""
+    found = [(one.uri, _newest(one)) for one in copies]
+    most = max((order for _, (order, _) in found), default=())
+    furthest = [uri for uri, (order, _) in found if order == most]
+    lines = [f"  {uri}: {words}{', the furthest' if furthest == [uri] else ''}" for uri, (_, words) in found[:_MOST_TOLD]]
+    more = [f"  and {len(found) - _MOST_TOLD} more"] if len(found) > _MOST_TOLD else []
+    head = f"{copies[0].id} is in {len(copies)} stores; name one by its whole address, without --store, such as {furthest[0]}:"
+    return "\n".join([head, *lines, *more])
+
+
+def _newest(job: Job) -> tuple[tuple[Any, ...], str]:
+    """The order of a job's newest checkpoint, and its words for people."""
+    try:
+        checkpoints = job.checkpoints.all()
+    except LastrunError as error:
+        return (), f"cannot be read ({error})"
+    if not checkpoints:
+        return (), "no checkpoint"
+    newest = checkpoints[-1]
+    return newest.order, f"step {newest.manifest.step}, epoch {newest.manifest.epoch}"
 
 
 def _called(name: str, store: Store, whole: bool) -> list[Job] | list[Group] | list[Job | Group]:

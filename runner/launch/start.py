@@ -28,11 +28,14 @@ def run(launcher: Launcher, job: Job, arguments: list[str], *, quiet: bool) -> t
 
     Raises:
         LastrunError: it could not be started, or nobody tells any more what becomes of it.
+        KeyboardInterrupt: a signal came before it was started.
     """
     asked: list[int] = []
     with handled(asked.append):
         _tidy(launcher, job)
         token = secrets.token_hex(4)
+        if asked:  # there is no attempt yet that a terminal would have told, too
+            raise KeyboardInterrupt
         started = launcher.start(job, arguments, token, output=sys.stderr if quiet else sys.stdout)
         while (code := started.wait(_LOOK_SECONDS)) is None:
             while asked:

@@ -10,12 +10,14 @@ from last_e.resume import Change
 from runner.view.console import make_console, make_table
 
 
-def print_explained(values: dict[str, Any], origins: dict[str, Origin]) -> None:
-    """Every key with its value and the layer that set it."""
+def print_explained(values: dict[str, Any], origins: dict[str, Origin], *, only_set: bool = False) -> None:
+    """Every key, or only those that differ from what is packaged, with its value and the layer that set it."""
     console = make_console()
     for key, value in values.items():
         origin = origins[key]
         by_user = not origin.name.startswith(("configs/", "default"))
+        if only_set and not by_user:
+            continue
         text = whole(value) if by_user else show(value)
         line = f"{key + ': ' + text:<48} # {origin}"
         console.print(line, style="bold" if by_user else None)

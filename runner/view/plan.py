@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from last_e.text import seconds_text
+from last_e.text import counted, seconds_text
 from runner.plan.figures import Figure, Kind, Plan, Row
 from runner.view.console import make_console
 
@@ -23,7 +23,8 @@ _UNITS = ((120.0, 1.0, "s"), (120 * 60.0, 60.0, "min"), (math.inf, 3600.0, "h"))
 def print_plan(plan: Plan) -> None:
     """The table, and below it what its figures rest on."""
     console = make_console()
-    head = f"{plan.model} on {plan.dataset} {plan.split_type}, {plan.epochs} epochs of {plan.steps_per_epoch:,} steps"
+    steps = f"{counted(plan.epochs, 'epoch')} of {counted(plan.steps_per_epoch, 'step')}"
+    head = f"{plan.model} on {plan.dataset} {plan.split_type}, {steps}"
     console.print(head)
     console.print(_table(plan.rows))
     for line in _lines(plan):

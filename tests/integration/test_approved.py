@@ -33,7 +33,13 @@ def data(tmp_path: Path) -> Path:
 
 
 def job(folder: Path, **values: object) -> Path:
-    given = {"model": "nano_e_v3", "dataset": "ntu60", "data": {"uri": "data.safetensors"}, **values}
+    given = {
+        "model": "nano_e_v3",
+        "dataset": "ntu60",
+        "data": {"uri": "data.safetensors"},
+        "training": {"batch_size": 4},
+        **values,
+    }
     (folder / "job.yaml").write_text(json.dumps(given))
     return folder / "job.yaml"
 
@@ -47,6 +53,17 @@ def job(folder: Path, **values: object) -> Path:
             {"data": {"uri": "data.safetensors", "num_classes": 2}},
             "its labels go from 0 to 2, and data.num_classes is 2",
         ),
+        (
+            lambda b: b,
+            {"training": {"batch_size": 10}},
+            "training.batch_size: found 10; allowed: at most 9 clips a step, all there are to train with",
+        ),
+        (
+            lambda b: b,
+            {"dataset": "irds", "data": {}, "training": {"batch_size": 500, "gradient_accumulation_steps": 2}},
+            "found 500 times training.gradient_accumulation_steps (2); allowed: at most 858 clips a step",
+        ),
+        (lambda b: b, {"data": {"uri": "https://host/d.safetensors"}}, "data.uri: found 'https://host/d.safetensors'; allowed"),
         (lambda b: b[:-1], {}, "cut short"),
         (lambda b: b"PK" + b[2:], {}, "not a prepared data file"),
         (lambda b: b[:20], {}, "not a prepared data file"),
@@ -108,3 +125,12 @@ def test_a_store_that_cannot_be_written_is_told_with_all_else_that_is_missing(cl
         assert all(text in said for text in ("env kaggle: this machine", "no file", "cannot be written")), said
     assert cli("validate", job(tmp_path), "--deep", "--store", tmp_path / "new").returncode == 0
     assert not (tmp_path / "new").exists()
+
+
+def test_validate_notes_that_the_profile_is_for_another_kind_of_machine(cli: Cli, tmp_path: Path, data: Path) -> None:
+    spec = job(tmp_path)
+    valid = cli("validate", spec, "--env", "kaggle")
+    assert valid.returncode == 0, valid.stderr
+    assert "note: on this machine it could not start: env kaggle: this machine" in valid.stdout
+    assert "could not start" not in cli("validate", spec, "--env", "kaggle", "--here").stdout
+    assert "could not start" not in cli("validate", spec, "--env", "local").stdout

@@ -128,7 +128,9 @@ def test_other_projects_files_and_made_up_ones(tmp_path: Path, cli: Cli) -> None
     assert done.returncode == 2
     assert "--split" in done.stderr
     facts = json.loads(
-        cli("data", "import", "ctrgcn", tmp_path / "x.npz", "--split", "xview", "--out", tmp_path / "b", "--json").stdout
+        cli(
+            "data", "import", "ctrgcn", tmp_path / "x.npz", "--split", "xview", "--out", tmp_path / "b", "--overwrite", "--json"
+        ).stdout
     )
     assert facts["own_split"] == "xview"
     assert facts["splits"]["xview"] == {"train": 2, "test": 2, "official_train": 37_646, "official_test": 18_932}

@@ -301,9 +301,18 @@ def test_of_several_below_it_the_one_with_the_job_is_meant(made: Job, tmp_path: 
     with pytest.raises(UsageError, match=r"holds no jobs itself, but .* and .* do"):
         store_with_jobs(str(tmp_path / "above"))
     shutil.copytree(tmp_path / "made", tmp_path / "above" / "c" / "lastrun")
-    names = f"file://.*/a/lastrun/{made.id}, file://.*/c/lastrun/{made.id}$"
-    with pytest.raises(NoSuchJobError, match=f"could be any of these: {names}"):
+    with pytest.raises(NoSuchJobError, match=rf"far-.* is in 2 stores; name one .*such as file://.*/a/lastrun/{made.id}:"):
         find_job(made.id, str(tmp_path / "above"))
+    later = Job(DirectoryStore(tmp_path / "above" / "c" / "lastrun"), made.id)
+    attempt(later, 3, None, 30)
+    with pytest.raises(NoSuchJobError) as told:
+        find_job("far", str(tmp_path / "above"))
+    assert str(told.value).splitlines() == [
+        f"{made.id} is in 2 stores; name one by its whole address, without --store, such as {later.uri}:",
+        f"  {(tmp_path / 'above/a/lastrun').as_uri()}/{made.id}: step 20, epoch 1",
+        f"  {later.uri}: step 30, epoch 1, the furthest",
+    ]
+    assert find_job(later.uri, None).uri == later.uri
 
 
 def test_a_copy_that_lost_its_hidden_folders_still_lists_its_jobs(made: Job) -> None:

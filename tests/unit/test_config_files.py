@@ -269,7 +269,23 @@ def test_a_long_value_is_shortened_in_the_message():
 @pytest.mark.parametrize(
     ("text", "line", "found", "allowed"),
     [
-        ("training:\n  epochs: 1\n  epochs: 2\n", 3, "epochs is set twice in 'epochs: 2'", "each key once"),
+        ("training:\n  epochs: 1\n  epochs: 2\n", 3, "epochs is set twice (first in line 2) in 'epochs: 2'", "each key once"),
+        ("training: {lr:0.1}\n", 1, "lr:0.1, with no space after the colon", "lr: 0.1"),
+        ("a:b", None, "'a:b', with no space after the colon", "a: b"),
+        ("training:\n  lr:0.1\n  epochs: 3\n", 3, "'lr:0.1' above it, with no space after the colon", "lr: 0.1"),
+        (
+            "training:\n  epochs: 5\n   lr: 3\n",
+            3,
+            "3 spaces before 'lr: 3', and 2 in the line above",
+            "keys of one mapping indented alike",
+        ),
+        (f"a: {'1' * 5000}\n", None, "a whole number of thousands of digits", "a number of a few digits"),
+        (
+            'a: "\\U00110000"\n',
+            None,
+            "that is no character",
+            r"a character up to \U0010FFFF, or single quotes around a text with \ in it",
+        ),
         ("a: &x 1\nb: *x\n", 2, "aliases (*name) are not used here in 'b: *x'", "the values themselves, written out"),
         ("training:\n\tepochs: 1\n", 2, "a tab (YAML indents with spaces) in 'epochs: 1'", "spaces"),
         ("a: 1\n---\nb: 2\n", 2, "another document in '---'", "one document: nothing after a line ---"),
@@ -299,3 +315,18 @@ def test_what_is_no_yaml_is_told_with_its_line_and_what_to_write(
     assert problem.origin == (str(path) if line is None else f"{path}:{line}")
     assert found in problem.found
     assert problem.allowed == allowed
+
+
+def test_a_file_in_utf_16_and_a_text_that_looks_like_a_number_are_told_as_what_they_are(tmp_path):
+    (tmp_path / "job.yaml").write_text("name: x", encoding="utf-16")
+    (problem,) = load_file(tmp_path / "job.yaml")[1]
+    assert problem.found == "text in UTF-16"
+    assert problem.allowed.startswith("YAML text in UTF-8; ")
+    (tmp_path / "job.yaml").write_text("data: {file: 1e5}\ntraining:\n lr:0.1\n")
+    layer, problems = load_file(tmp_path / "job.yaml")
+    assert not problems
+    with pytest.raises(ConfigError) as caught:
+        resolve([layer], TrainConfig, detect=lambda: ("local", ""))
+    assert "data.file: found 100000.0; allowed: " in str(caught.value)
+    assert "; in quotes: without them it is a number\n" in str(caught.value)
+    assert "training: found 'lr:0.1', with no space after the colon; allowed: lr: 0.1" in str(caught.value)

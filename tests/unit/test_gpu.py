@@ -159,6 +159,7 @@ def test_a_run_whose_gpu_fails_ends_so_that_it_can_go_on(
             main(words)
         return
     assert main(words) == Reason.GPU_LOST.ending.exit_code
-    assert f"the GPU or its driver failed ({text}); the last checkpoint stands" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"the GPU or its driver failed ({text}); there is no checkpoint yet: it will begin at step 0" in said
     assert Reason.GPU_LOST.ending.resumable
     assert Reason.GPU_LOST.ending.state is State.PAUSED

@@ -6,6 +6,7 @@ import hashlib
 import os
 import queue
 import shutil
+import subprocess
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -16,6 +17,7 @@ import pytest
 from last_e.manifest import File, Manifest
 from runner import machine
 from runner.attempt.run import scores_at_the_end
+from runner.attempt.trainer import Trainer
 from runner.errors import PausedError, Reason, StoreError, UsageError
 from runner.job.attempts import EXPIRY_SECONDS, Attempt, Attempts
 from runner.job.find import list_jobs
@@ -459,3 +461,16 @@ def test_a_checkpoint_that_is_pruned_while_it_is_pulled_gives_way_to_a_newer_one
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["MANIFEST.json", "a.pt", "b.pt"]
     with pytest.raises(UsageError, match="no such checkpoint; its steps are: 20"):
         pull_checkpoint(job, tmp_path / "other", best=False, step=10)
+
+
+@pytest.mark.parametrize(
+    ("saved", "told"), [(True, "the last checkpoint stands"), (False, "there is no checkpoint yet: it will begin at step 0")]
+)
+def test_a_trainer_that_was_ended_before_it_could_save_leaves_what_there_is(saved: bool, told: str) -> None:
+    trainer = Trainer(queue.Queue())
+    trainer._process = subprocess.Popen(["sleep", "60"], text=True)  # without pipes, which end with the attempt's process
+    trainer.kill()
+    assert trainer.verdict(Reason.PREEMPTED, saved=saved) == (
+        Reason.PREEMPTED,
+        f"the trainer was ended before it could save; {told}",
+    )

@@ -151,3 +151,15 @@ def test_a_pipe_among_the_files_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for kind in ("pyskl", "ctrgcn", "npy"):
         refused(kind, tmp_path / "pipe", "cannot be read: no plain file")
+
+
+def test_another_import_is_not_replaced_unasked(tmp_path):
+    out = tmp_path / "out"
+    import_file("ctrgcn", ctrgcn(tmp_path / "NTU60_CS.npz"), out)
+    import_file("ctrgcn", tmp_path / "NTU60_CS.npz", out, overwrite=False)
+    before = out.read_bytes()
+    for name, more in (("other_CS.npz", {}), ("NTU60_CS.npz", {"split": "xview"})):
+        with pytest.raises(DataError, match=r"imported from ctrgcn: NTU60_CS.npz.*--overwrite"):
+            import_file("ctrgcn", ctrgcn(tmp_path / name), out, overwrite=False, **more)
+        assert out.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["NTU60_CS.npz", "other_CS.npz", "out"]

@@ -13,11 +13,12 @@ import pytest
 from last_e.data import read_clips
 from last_e.data.splits import train_mask
 from last_e.datafile import DataError
-from last_e.prepare.clipfile import CONTENT_HASH, content_hash, names_of, read_columns
+from last_e.prepare.clipfile import content_hash, names_of, read_columns
 from last_e.prepare.names import read_name
 from last_e.prepare.ntu import prepare_ntu
 from last_e.prepare.people import choose_people
 from last_e.prepare.pool import run_all
+from last_e.prepare.replace import CONTENT_HASH
 from last_e.prepare.skeleton import parse
 from last_e.splits import OFFICIAL
 from tests.ntu_files import motion, name_of, one_person, text_of, write_tree

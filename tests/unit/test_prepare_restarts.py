@@ -166,3 +166,49 @@ def test_a_link_to_a_file_elsewhere_stays_a_link(files, tree, tmp_path):
 def test_a_folder_cannot_be_the_file(tree, tmp_path):
     with pytest.raises(DataError, match="a folder; name a file in it"):
         prepare(tree, tmp_path)
+
+
+def test_a_file_with_other_clips_is_replaced_only_when_that_is_asked_for(files, tree, tmp_path):
+    out = tmp_path / "out"
+    prepare(tree, out)
+    before = out.read_bytes()
+    fewer = write_tree(tmp_path / "fewer", list(files.items())[:6])
+    with pytest.raises(
+        DataError, match=r"another prepared file \(ntu60, NTU RGB\+D .skeleton files \(24\)\).*--overwrite"
+    ) as told:
+        prepare(fewer, out, overwrite=False)
+    assert told.value.missing, "exit code 2"
+    assert out.read_bytes() == before
+    prepare(tree, out, overwrite=False)
+    assert out.read_bytes() == before, "the same clips"
+    prepare(fewer, out)
+    assert out.read_bytes() != before
+
+
+def test_another_file_whose_source_has_the_same_names_and_sizes_is_not_replaced(files, tmp_path):
+    tree = write_tree(tmp_path / "raw", files.items())
+    prepare(tree, tmp_path / "out")
+    before = (tmp_path / "out").read_bytes()
+    changed = next(path for path in tree.rglob("*.skeleton") if b"0.1" in path.read_bytes())
+    changed.write_bytes(changed.read_bytes().replace(b"0.1", b"0.2"))
+    with pytest.raises(DataError, match="another prepared file"):
+        prepare(tree, tmp_path / "out", overwrite=False)
+    assert (tmp_path / "out").read_bytes() == before
+    assert prepare(tree, tmp_path / "out").resumed == 24, "the work is kept for who adds --overwrite"
+
+
+def test_a_file_that_is_no_prepared_one_is_not_replaced(tree, tmp_path):
+    (tmp_path / "out").write_bytes(b"thesis")
+    with pytest.raises(DataError, match=r"a file that is no prepared one \(6 bytes\)"):
+        prepare(tree, tmp_path / "out", overwrite=False)
+    assert (tmp_path / "out").read_bytes() == b"thesis"
+
+
+def test_all_places_that_cannot_be_read_are_told_at_once(tree, tmp_path):
+    (tmp_path / "cut.zip").write_bytes(b"PK\3\4")
+    with pytest.raises(DataError) as told:
+        prepare_ntu("ntu60", [tmp_path / "cut.zip", tree, tmp_path / "none"], tmp_path / "out", workers=1)
+    first, second = str(told.value).splitlines()
+    assert "cut.zip: not a whole zip file" in first
+    assert "none: no such folder or archive" in second
+    assert told.value.missing, "exit code 2: a name is wrong"

@@ -10,22 +10,25 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
+import typer
 
 from runner import machine
 from runner.commands.run import start
-from runner.errors import PausedError
+from runner.errors import Exit, PausedError
 from runner.job.attempts import Attempt
 from runner.job.job import Job
-from runner.launch.local import LocalLauncher
+from runner.launch import start as launch
+from runner.launch.local import LocalLauncher, StartedProcess
 from runner.resolve import resolve_spec
 from runner.signals import LEAVING
 from runner.store.directory import DirectoryStore
 from tests.conftest import Cli
 
-QUICKSTART = resolve_spec(Path(__file__).parents[2] / "jobs" / "quickstart.yaml", "local", []).config
+RESOLVED = resolve_spec(Path(__file__).parents[2] / "jobs" / "quickstart.yaml", "local", [])
+QUICKSTART = RESOLVED.config
 
 
 @pytest.mark.parametrize("detach", [False, True])
@@ -44,6 +47,39 @@ def test_who_leaves_before_the_launcher_listens_is_told_how_the_job_goes_on(
     with pytest.raises(PausedError, match=r"interrupted before its attempt began; lastrun resume .*j begins it"):
         start(lambda: Job(DirectoryStore(tmp_path), "j"), [], detach, True, "resume", Slow(QUICKSTART))
     assert [signal.getsignal(each) for each in LEAVING] == handlers
+
+
+def test_who_leaves_before_the_attempt_has_the_job_is_told_in_which_state_that_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Ended(LocalLauncher):
+        def start(self, job: Job, arguments: list[str], token: str, *, output: TextIO | None) -> StartedProcess:
+            process = subprocess.Popen(["sleep", "60"])
+            process.send_signal(signal.SIGINT)  # as a terminal does, while Python still imports
+            return StartedProcess(process, None)
+
+    job = Job.create(DirectoryStore(tmp_path), "early", RESOLVED.items(), {}, "0")
+    with pytest.raises(typer.Exit) as left:
+        start(lambda: job, [], False, False, "submit", Ended(QUICKSTART))
+    assert left.value.exit_code == Exit.PAUSED
+    said = capsys.readouterr().out
+    assert "left before its attempt began: the job is queued, and nothing was trained\nnext: lastrun resume " in said
+
+
+@pytest.mark.parametrize("signum", LEAVING)
+def test_a_signal_just_before_the_attempt_is_started_is_not_passed_over(tmp_path: Path, signum: signal.Signals) -> None:
+    class Late(LocalLauncher):
+        def start(self, job: Job, arguments: list[str], token: str, *, output: TextIO | None) -> StartedProcess:
+            raise AssertionError("it was started")
+
+    def tidied(launcher: LocalLauncher, job: Job) -> None:
+        os.kill(os.getpid(), signum)
+        time.sleep(0.01)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch, "_tidy", tidied)  # what follows it, before anything is started
+        with pytest.raises(PausedError, match="interrupted; lastrun resume"):
+            start(lambda: Job(DirectoryStore(tmp_path), "j"), [], False, True, "submit", Late(QUICKSTART))
 
 
 @pytest.mark.parametrize("signum", LEAVING)
@@ -71,7 +107,7 @@ def test_a_job_is_made_whole_before_its_command_is_left_unless_that_is_asked_twi
 
 _PAUSES = """
 from runner.commands.app import _run_app
-from runner.errors import PausedError
+from runner.errors import Exit, PausedError
 from runner.view.console import say
 
 def run():

@@ -223,6 +223,9 @@ def test_a_dry_run_writes_nothing(cli: Cli, tiny: Path) -> None:
     result = cli("submit", tiny, "--dry-run")
     assert result.returncode == 0
     assert "would submit tiny" in result.stdout
+    assert "configs/" not in result.stdout, "what nobody set is shown by explain alone"
+    assert "# default" not in result.stdout
+    assert len(result.stdout.splitlines()) < 40
     assert not (tiny.parent / "store").exists()
 
 
