@@ -239,18 +239,7 @@ class SideBySide:
                     self._lose_sight(one, outcome)
                 else:
                     self._remove(one)
-                    self._end(self._back_in_line(replace(outcome, host=one.slot.host)))
-
-    def _back_in_line(self, outcome: Outcome) -> Outcome:
-        """One that has come as far as it was to come for now may go on later."""
-        if outcome.kind == "waits":
-            try:
-                self._line.came_as_far(outcome.task)
-            except DamagedObjectError as error:
-                return replace(outcome, kind="failed", why=str(error), code=int(Exit.STORE))
-            except StoreError as error:
-                return replace(outcome, kind="failed", why="store_unreachable", code=int(Exit.STORE), message=str(error))
-        return outcome
+                    self._end(_in_line_again(self._line, replace(outcome, host=one.slot.host)))
 
     def _lose_sight(self, one: Running, outcome: Outcome) -> None:
         """Here that is the end of it; of one on a host its signs of life tell what becomes of it."""
@@ -315,6 +304,18 @@ class SideBySide:
         self._signals_heard += 1
         self._leave(f"interrupted ({signal.Signals(signum).name})")
         self._relay.put(signum)
+
+
+def _in_line_again(line: Line, outcome: Outcome) -> Outcome:
+    """One that has come as far as it was to come for now may go on later."""
+    if outcome.kind == "waits":
+        try:
+            line.came_as_far(outcome.task)
+        except DamagedObjectError as error:
+            return replace(outcome, kind="failed", why=str(error), code=int(Exit.STORE))
+        except StoreError as error:
+            return replace(outcome, kind="failed", why="store_unreachable", code=int(Exit.STORE), message=str(error))
+    return outcome
 
 
 def _refused(task: Task, error: LastrunError | ConfigError) -> Outcome:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 from typing import Any, TextIO, cast
 
 import pytest
@@ -15,20 +17,24 @@ import typer
 
 from runner import machine
 from runner.commands.keep import stop
-from runner.errors import Exit, NoSuchJobError, StoreError, UsageError
+from runner.errors import DamagedObjectError, Exit, NoSuchJobError, PausedError, StoreError, UsageError
+from runner.halving import Halving
 from runner.job.attempts import Attempt
 from runner.job.find import find, find_group, find_job
 from runner.job.group import Group, PointRecord
 from runner.job.job import Job
+from runner.launch.away import Away
 from runner.launch.hosts import at_work as hosts_at_work
 from runner.launch.hosts import preparing, with_its_hosts
-from runner.launch.line import Line
+from runner.launch.line import HalvedLine, Line
 from runner.launch.outcome import Outcome
 from runner.launch.points import Task, find_tasks
 from runner.launch.protocol import Launcher
 from runner.launch.ready import How, Ready
 from runner.launch.side_by_side import SideBySide
+from runner.launch.signs import Running
 from runner.launch.slots import Slot, host_slots, make_slots
+from runner.launch.ssh.connection import FarError
 from runner.resolve import resolve_points
 from runner.store.directory import DirectoryStore
 from runner.trust import Trust, UntrustedError
@@ -203,6 +209,8 @@ class Given:
         self.gpus.append(os.environ.get("CUDA_VISIBLE_DEVICES"))
         end = self.ends.get(number, "completed")
         self.told.append(f"{number} {' '.join(arguments)}".strip())
+        if end == "left":
+            raise PausedError("interrupted before its attempt began")
         one = Attempt(f"0001-{token}", machine.identity(), 1, "1", time.time(), phase="ended", began=True, reason=end)
         one.message = f"message of {end}"
         if end != "none":
@@ -274,6 +282,12 @@ def test_a_pause_is_no_failure_and_the_others_go_on(runs: Runs) -> None:
     one, ends, _ = runs({1: "preempted"}, 2)
     assert ends == ["1 paused preempted", "2 succeeded"]
     assert one.exit_code == Exit.PAUSED
+
+
+def test_who_leaves_while_a_point_is_being_started_leaves_the_whole_group(runs: Runs) -> None:
+    one, ends, _ = runs({2: "left"}, 4)
+    assert ends == ["1 succeeded"]
+    assert (one.left, one.exit_code) == (3, Exit.PAUSED)
 
 
 def test_what_somebody_else_began_meanwhile_is_left_to_them(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -354,7 +368,10 @@ def test_each_gpu_gets_a_point_by_its_uuid_and_what_is_set_already_is_respected(
 
 
 class Silent:
-    """A launcher of attempts that never end by themselves: on one host they give no sign, on another they do it well."""
+    """A launcher of attempts that never end by themselves: on one host they give no sign, or are not begun, on another they do
+    it well."""
+
+    refusing = False
 
     def __init__(self, host: str, begun: list[str], bad: str) -> None:
         self.host, self.begun, self.bad = host, begun, bad
@@ -363,6 +380,8 @@ class Silent:
 
     def start(self, job: Job, arguments: list[str], token: str, *, output: TextIO | None) -> Any:
         number = job.attempts.next_number()
+        if self.refusing and self.host == self.bad:
+            raise FarError(f"{self.host}: No space left on device")
         self.begun.append(f"{int(job.id[-4:])} on {self.host}")
         one = Attempt(f"{number:04d}-{token}", "elsewhere", 1, "1", time.time(), phase="running", began=True)
         one.container = {"launcher": "ssh", "what": "process on", "name": self.host, "token": token}
@@ -383,7 +402,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def dealt_out(
-    folder: Path, hosts: tuple[str, ...], bad: str, count: int, at_work: bool = False
+    folder: Path, hosts: tuple[str, ...], bad: str, count: int, at_work: int = 0
 ) -> tuple[SideBySide, list[str], list[str]]:
     """The group's command, what became of its points, and what was begun where."""
     store = DirectoryStore(folder / "store")
@@ -395,8 +414,8 @@ def dealt_out(
     def prepared(task: Task, host: str) -> Ready:
         return replace(prepare(task, host), launcher=cast(Launcher, Silent(host, begun, bad)))
 
-    if at_work:
-        Silent(bad, [], bad).start(group.jobs()[0], [], "0123abcd", output=None)
+    for job in group.jobs()[:at_work]:
+        Silent(bad, [], bad).start(job, [], "0123abcd", output=None)
     tasks = find_tasks(group.jobs(), how.at(hosts[0]), lambda: Trust(store.uri))
     running = hosts_at_work([task for task in tasks if task.kind == "running"], hosts)
     slots = host_slots(hosts, None)
@@ -417,7 +436,7 @@ def test_a_point_of_a_host_that_dies_is_in_line_again_and_no_more_are_begun_ther
 
 @pytest.mark.usefixtures("short_waits")
 def test_an_earlier_commands_point_takes_a_place_on_its_host_until_it_is_dead(tmp_path: Path) -> None:
-    one, ends, begun = dealt_out(tmp_path, ("a.invalid", "b.invalid"), "b.invalid", 3, at_work=True)
+    one, ends, begun = dealt_out(tmp_path, ("a.invalid", "b.invalid"), "b.invalid", 3, at_work=1)
     assert begun == ["2 on a.invalid", "3 on a.invalid", "1 on a.invalid"]
     assert ends[-1] == "1 succeeded"
     assert one.exit_code == Exit.DONE
@@ -430,6 +449,86 @@ def test_without_a_host_left_the_command_ends_and_says_why(tmp_path: Path) -> No
     assert [end.partition(", ")[0] for end in ends] == ["1 given back"]
     assert (one.left, one.exit_code) == (3, Exit.NO_ENGINE)
     assert (one.stranded or "").startswith("no host is left: b.invalid: ")
+
+
+@pytest.mark.usefixtures("short_waits")
+def test_a_host_that_cannot_begin_points_does_not_go_through_all_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Silent, "refusing", True)
+    one, ends, begun = dealt_out(tmp_path, ("a.invalid", "b.invalid"), "b.invalid", 6)
+    assert sorted(begun) == [f"{number} on a.invalid" for number in range(1, 7)]
+    assert sum("b.invalid: No space left on device" in end for end in ends) == 2
+    assert one.exit_code == Exit.DONE
+
+
+@pytest.mark.usefixtures("short_waits")
+@pytest.mark.parametrize("end", ["completed", None])
+def test_a_point_whose_attempt_comes_back_while_it_is_in_line_is_left_to_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str | None
+) -> None:
+    """It was silent for as long as the dead are; before its turn came again it had gone on, or to its end."""
+    give_back = Line.give_back
+
+    def and_back_to_life(self: Line, task: Task) -> None:
+        give_back(self, task)
+        job = Job(task.job.store, task.job.id)
+        (attempt,) = job.attempts.all()
+        attempt.phase = "running"
+        job.attempts.write(attempt)
+        if end is None:
+            Thread(target=goes_on, args=(job, attempt), daemon=True).start()
+        else:
+            attempt.phase, attempt.reason = "ended", end
+            job.attempts.write(attempt)
+
+    def goes_on(job: Job, attempt: Attempt) -> None:
+        for beat in range(30):
+            job.attempts.write_heartbeat(attempt, {"step": beat})
+            time.sleep(0.05)
+        attempt.phase, attempt.reason = "ended", "completed"
+        job.attempts.write(attempt)
+
+    monkeypatch.setattr(Line, "give_back", and_back_to_life)
+    one, ends, begun = dealt_out(tmp_path, ("a.invalid", "b.invalid"), "b.invalid", 3)
+    assert [word for word in begun if word.startswith("2")] == ["2 on b.invalid"]
+    assert ends[-1] == "2 succeeded"
+    assert one.exit_code == Exit.DONE
+
+
+@pytest.mark.usefixtures("short_waits")
+def test_more_points_of_earlier_commands_than_places_are_all_looked_after(tmp_path: Path) -> None:
+    one, ends, begun = dealt_out(tmp_path, ("a.invalid", "b.invalid"), "b.invalid", 3, at_work=2)
+    assert sorted(begun) == [f"{number} on a.invalid" for number in (1, 2, 3)]
+    assert (one.unfollowed, one.exit_code) == ([], Exit.DONE)
+    assert sum(end.endswith("succeeded") for end in ends) == 3
+
+
+def test_who_asks_twice_waits_for_no_attempt_that_is_heard_of_through_the_store_alone(tmp_path: Path) -> None:
+    group = make(store := DirectoryStore(tmp_path / "store"), tmp_path, 1)
+    group.complete()
+    (task,) = find_tasks(group.jobs(), How(), lambda: Trust(store.uri))
+    one = SideBySide(group, Line([]), [Slot("a", host="a")], 5, Quiet())
+    one._running.append(Running(task, Slot("a", host="a"), Away(task.job, own=True), "0123abcd", None))
+    for asked, waits in ((0, True), (1, True), (2, False)):
+        assert one._signals_heard == asked
+        assert one._waits_for_some() is waits
+        one._hear(signal.SIGINT)
+    assert one.unfollowed == [task]
+
+
+def test_a_point_of_which_the_store_does_not_tell_how_it_fares_is_not_begun_for_ever(tmp_path: Path) -> None:
+    group = make(store := DirectoryStore(tmp_path / "store"), tmp_path, 2)
+    group.complete()
+    tasks = find_tasks(group.jobs(), How(), lambda: Trust(store.uri))
+    line = HalvedLine(group, Halving(1, 2), tasks)
+    first, words = line.take(at_work=False)
+    assert (first.number, words) == (1, ["--until", "1"])
+    with pytest.raises(DamagedObjectError, match="its metrics do not tell of epoch 1"):
+        line.came_as_far(first)
+    line.drop(first)
+    assert line.take(at_work=False)[0].number == 2
+    assert not line.may_begin(at_work=False)
 
 
 def test_each_host_has_a_place_or_as_many_as_are_asked_for() -> None:

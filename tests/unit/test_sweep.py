@@ -197,6 +197,11 @@ def test_what_is_drawn_follows_from_a_seed_alone(points: File) -> None:
     assert [point.values for point in points(SEARCH % "", "sweep.trials=5").points] == first[:5]
 
 
+def test_what_is_drawn_in_steps_is_as_a_person_would_write_it(points: File) -> None:
+    found = points("{search: {training.lr: {low: 0.1, high: 0.9, step: 0.1}}, trials: 9}").points
+    assert sorted(point.values["training.lr"] for point in found) == [n / 10 for n in range(1, 10)]
+
+
 def test_a_small_space_is_drawn_empty_and_each_point_comes_once_for_each_seed(points: File) -> None:
     found = points("{search: {model: [nano, small_e_v3], training.label_smoothing: [0, 0.1]}, trials: 50, seeds: 2}").points
     assert len(found) == len({str(point.values) for point in found}) == 8
@@ -206,6 +211,7 @@ def test_a_small_space_is_drawn_empty_and_each_point_comes_once_for_each_seed(po
     ("sweep", "told"),
     [
         ("{search: {model: [nano, small_e_v3]}}", "sweep.trials: found nothing; allowed: how many points to draw, such as 20"),
+        ("{search: {training.lr: {low: 0.1, high: 0.9, step: 0.3}}, trials: 2}", "allowed: a step that leads from 0.1 to 0.9"),
         ("{seeds: 2, trials: 3}", "sweep.trials: found 3; allowed: beside search only"),
         ("{search: {training.lr: 0.1}, trials: 2}", "allowed: a list of values, or a range such as {low: 0.01, high: 0.3"),
         ("{search: {training.lr: {low: 0.1, high: 0.01}}, trials: 2}", "allowed: low and high, low below high"),
@@ -240,6 +246,8 @@ def test_weak_points_are_left_early_if_it_is_said_from_when_on(points: File, pro
     assert points("{seeds: 4}").halving is None
     assert points("{seeds: 4, halving: {first: 2}}").halving == Halving(2, 3)
     assert points("{seeds: 4}", "sweep.halving.first=1", "sweep.halving.factor=2").halving == Halving(1, 2)
+    assert points("{seeds: 4, halving: {first: 2}}", "sweep.halving.first=null").halving is None
+    assert "sweep.trials: found nothing" in problems(SEARCH % "", "sweep.trials=null")[0]
     for sweep, told in (
         ("{seeds: 4, halving: {first: 9}}", "sweep.halving.first: found 9; allowed: fewer than training.epochs, which is 9"),
         ("{seeds: 4, halving: {factor: 2}}", "sweep.halving.factor: found 2; allowed: beside halving.first"),
