@@ -153,7 +153,9 @@ def _searched(entries: Layer, said: Layer, sweep: Sweep) -> list[Layer]:
     if trials is None and said.get(f"{_HEAD}.trials", _UNSAID).value is None:
         problems.append(Problem(str(sweep.origin), f"{_HEAD}.trials", "nothing", "how many points to draw, such as 20"))
     elif missing := why_not():
-        problems.append(Problem(str(sweep.origin), f"{_HEAD}.search", "a search", missing))
+        problems.append(
+            Problem(str(sweep.origin), f"{_HEAD}.search", f"a search, but {missing}", "grid, zip or points without it")
+        )
     if len(problems) > before or trials is None or _too_many(trials.value, sweep.seeds, entries, problems):
         return [{}]
     points = draw(usable, named, trials.value, seed.value if seed is not None else 0)

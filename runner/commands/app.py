@@ -101,7 +101,7 @@ def _run_app(call: Callable[[], Any]) -> NoReturn:
         from last_e.problems import ConfigError
         from last_e.redact import redact
         from runner.errors import Exit, LastrunError, UsageError
-        from runner.view.console import print_json, show
+        from runner.view.console import show
 
         misused = hasattr(error, "format_message")  # typer's own; the class has moved between its versions
         if misused and not isinstance(error, LastrunError):
@@ -116,7 +116,7 @@ def _run_app(call: Callable[[], Any]) -> NoReturn:
 
             problems = [asdict(problem) for problem in error.problems] if isinstance(error, ConfigError) else []
             code = Exit.USAGE if isinstance(error, ConfigError) else error.exit_code
-            print_json(_command(), {"error": redact(str(error)), "exit_code": int(code), "problems": problems})
+            _tell_as_json({"error": redact(str(error)), "exit_code": int(code), "problems": problems})
         if isinstance(error, ConfigError):
             for problem in error.problems:
                 show(f"error: {redact(str(problem))}", error=True)
@@ -128,12 +128,22 @@ def _run_app(call: Callable[[], Any]) -> NoReturn:
             why = error.strerror or error
             words = f"{error.filename}: {why}" if error.filename else f"the output cannot be written ({why}): send it elsewhere"
             if "--json" in sys.argv and error.filename:
-                print_json(_command(), {"error": words, "exit_code": int(Exit.FAILED), "problems": []})
-                sys.stdout.flush()
+                _tell_as_json({"error": words, "exit_code": int(Exit.FAILED), "problems": []})
             discard_output()
             show(f"error: {words}", error=True)
             raise SystemExit(int(Exit.FAILED)) from None
         raise
+
+
+def _tell_as_json(values: dict[str, Any]) -> None:
+    """Why a command has failed; to a reader who has gone nothing: the exit code is the same."""
+    from runner.view.console import print_json
+
+    try:
+        print_json(_command(), values)
+        sys.stdout.flush()
+    except OSError:
+        discard_output()
 
 
 def _tell_trouble() -> None:

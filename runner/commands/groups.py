@@ -295,6 +295,8 @@ def _run(
                 f"lastrun resume {group.reference} --on HOST,... goes on with them"
             )
         states = ", ".join(f"{count} {state}" for state, count in status["states"].items())
+        if halving is not None and not line and (weak := status["states"].get("paused")):
+            states += f"; {weak} were weaker and wait: lastrun resume JOB trains one to its end"
         say(f"group: {group.uri}\nof {status['count']} points: {states}\nnext: {status['next']}")
     raise typer.Exit(code)
 

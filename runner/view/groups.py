@@ -166,7 +166,7 @@ class PointsView:
         """A point has begun, of several hosts on this one."""
         self._running[task.number] = task
         self._hosts[task.number] = _on(host)
-        begins = "begins" if task.kind == "to do" else "is at work already"
+        begins = ("goes on" if task.known else "begins") if task.kind == "to do" else "is at work already"
         self.note(f"point {task.number} of {task.count} {begins}{_on(host)}: {task.words}; job {task.job.id}")
 
     def ended(self, outcome: Outcome) -> None:

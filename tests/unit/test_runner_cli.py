@@ -131,6 +131,18 @@ def test_words_that_cannot_be_printed_change_no_exit_code(clean_env: dict[str, s
     assert done.returncode == PausedError.exit_code == 75
 
 
+@pytest.mark.parametrize("command", [("status", "nope", "--store", "s3:/b"), ("validate", "nope.yaml")])
+def test_a_reader_who_has_gone_changes_no_exit_code_of_a_command_that_fails(
+    clean_env: dict[str, str], command: tuple[str, ...]
+) -> None:
+    outside, inside = os.pipe()
+    os.close(outside)
+    words = [sys.executable, "-m", "runner", *command, "--json"]
+    done = subprocess.run(words, stdout=inside, stderr=subprocess.PIPE, text=True, env=clean_env, timeout=60, check=False)
+    os.close(inside)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
+
+
 def test_a_store_that_somebody_names_is_there(cli: Cli, tmp_path: Path) -> None:
     for command in (["list"], ["status", "j"]):
         done = cli(*command, "--store", tmp_path / "typo")
