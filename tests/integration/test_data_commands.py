@@ -220,7 +220,7 @@ def test_a_damaged_file_is_shown_and_refused(tmp_path: Path, cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("uri", "expected"),
     [
-        ("https://host/ntu60.safetensors", "allowed are a path, file:///path, s3://bucket/key or gs://bucket/key"),
+        ("https://host/ntu60.safetensors", "allowed: a path, file:///path, s3://bucket/key or gs://bucket/key"),
         ("s3://bucket", "names a bucket; allowed is a file in it"),
         ("s3://bucket/a?colour=red", "unknown option colour"),
     ],
