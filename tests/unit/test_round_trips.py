@@ -105,7 +105,7 @@ def test_a_list_of_fifty_jobs_takes_six_round_trips_and_reads_little_of_those_th
         job = Job.create(store, "far", model.record()["config"], {}, "0")
         shutil.copytree(store.root / model.paths.attempts, store.root / job.paths.attempts)
         done = Attempt("0021-aaaaaaaa", "elsewhere", 1, "1", time.time(), phase="ended", began=True, reason="completed")
-        done.scores = {"best_top1": number / 50}
+        done.scores = {"best_top1": number / 50, "best_epoch": 1}  # as the trainer's last word has it
         job.attempts.write(done)
     store.calls.clear()
     before = store.depth
