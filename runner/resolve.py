@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from last_e.config import effective_batch, is_pinned
-from last_e.datafile import PLACES, is_of_no_known_kind
 from last_e.layers import Resolved, resolve, set_by
 from last_e.problems import ConfigError, Origin, Problem, show
 from last_e.reading import Entry, Layer, load_file, set_layer
@@ -193,9 +192,12 @@ def _read_places(layer: Layer, folder: Path) -> list[Problem]:
         if key in ("data.uri", "store.uri") and (wrong := misspelt(text)):
             problems.append(Problem(str(entry.origin), key, show(entry.value), wrong))
             continue
-        if key == "data.uri" and is_of_no_known_kind(text):
-            problems.append(Problem(str(entry.origin), key, show(redact(text)), PLACES))
-            continue
+        if key == "data.uri" and "://" in text:
+            from last_e.datafile import PLACES, is_of_no_known_kind  # most jobs have none of these
+
+            if is_of_no_known_kind(text):
+                problems.append(Problem(str(entry.origin), key, show(redact(text)), PLACES))
+                continue
         if key in _PATHS and "://" not in text and text[:1] not in ("/", "~", ""):
             text = str(folder / text)
         layer[key] = Entry(text, entry.origin)
