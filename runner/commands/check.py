@@ -72,8 +72,6 @@ def _look_at_machine(job: Resolved[JobSpec], here: bool) -> list[str]:
         return [_NOT_HERE.format(error)]
 
 
-_FEWEST = 200
-"""So many clips to train with all sets have that come with lastrun: only a larger batch needs a look."""
 _NOT_HERE = "note: on this machine it could not start: {}"
 
 
@@ -84,9 +82,10 @@ def _look_at_data(config: JobSpec) -> list[str]:
         UsageError: it does not fit.
     """
     from last_e.config import effective_batch
+    from last_e.counts import WITHOUT_FILE
 
-    is_packaged = config.data.uri is None and config.dataset in ("irds", "synthetic")
-    if is_packaged and effective_batch(config.training) <= _FEWEST:
+    comes_along = WITHOUT_FILE.get((config.dataset, config.split_type)) if config.data.uri is None else None
+    if comes_along is not None and effective_batch(config.training) <= comes_along.train:
         return []  # nothing to look at, and so nothing to import
     from last_e.datafile import DataError, data_path, is_remote
     from runner.attempt.data_cache import parse

@@ -131,6 +131,11 @@ def test_words_that_cannot_be_printed_change_no_exit_code(clean_env: dict[str, s
     assert done.returncode == PausedError.exit_code == 75
 
 
+def test_validate_counts_the_clips_of_a_small_set_that_comes_with_lastrun(cli: Cli, tiny: Path) -> None:
+    told = cli("validate", tiny, "--set", "training.batch_size=241")
+    assert (told.returncode, "at most 240 clips a step" in told.stderr) == (2, True), told.stdout + told.stderr
+
+
 @pytest.mark.parametrize("command", [("status", "nope", "--store", "s3:/b"), ("validate", "nope.yaml")])
 def test_a_reader_who_has_gone_changes_no_exit_code_of_a_command_that_fails(
     clean_env: dict[str, str], command: tuple[str, ...]
