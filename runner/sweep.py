@@ -45,7 +45,8 @@ def take_sweep(spec: Layer, flags: Layer, sets: Layer) -> Sweep:
     said = {**_taken(spec), **_taken(sets)}
     sweep = Sweep()
     whole = said.pop(_HEAD, None)
-    if whole is not None and whole.value not in (None, {}):
+    nothing = whole is not None and whole.value == {} and not said
+    if whole is not None and (nothing or whole.value not in (None, {})):
         sweep.problems.append(
             Problem(str(whole.origin), _HEAD, show(whole.value), "a mapping with grid, zip, points or search, and seeds")
         )

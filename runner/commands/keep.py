@@ -48,7 +48,8 @@ def stop(
     for each in found:
         each.requests.ask_to_stop(now)
         if not json:
-            show(f"{each.id} is stopping; lastrun status {each.reference} tells when it has stopped")
+            then = "waiting until it has stopped" if wait else f"lastrun status {each.reference} tells when it has stopped"
+            show(f"{each.id} is stopping; {then}")
     for what, each in [] if json else taken.items():
         show(f"{each.id}: {what} was taken out of the queue; lastrun resume {each.reference} goes on with it")
     for words in [*unread, *silent]:

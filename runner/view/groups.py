@@ -144,7 +144,7 @@ class PointsView:
         self._running: dict[int, Task] = {}
         self._hosts: dict[int, str] = {}
         self._beats: dict[int, dict[str, Any]] = {}
-        self._done = 0
+        self._done, self._waiting = 0, set[int]()
         self._live: Any = None
         self._last = time.monotonic()
         self._drawn = 0.0
@@ -165,6 +165,7 @@ class PointsView:
     def started(self, task: Task, host: str | None) -> None:
         """A point has begun, of several hosts on this one."""
         self._running[task.number] = task
+        self._waiting.discard(task.number)
         self._hosts[task.number] = _on(host)
         begins = ("goes on" if task.known else "begins") if task.kind == "to do" else "is at work already"
         self.note(f"point {task.number} of {task.count} {begins}{_on(host)}: {task.words}; job {task.job.id}")
@@ -173,7 +174,10 @@ class PointsView:
         """One has ended."""
         task = outcome.task
         self._running.pop(task.number, None)
-        self._done += outcome.kind != "waits"
+        if outcome.kind == "waits":
+            self._waiting.add(task.number)
+        else:
+            self._done += 1
         why = outcome.why + (f": {outcome.message}" if outcome.message and outcome.kind == "failed" else "")
         best = outcome.attempt.scores.get("best_top1") if outcome.attempt is not None else None
         epoch = outcome.attempt.scores.get("epoch") if outcome.attempt is not None else None
@@ -196,7 +200,7 @@ class PointsView:
                 self._live.update(self._text(), refresh=True)
         elif self._running and now - self._last >= SECONDS_BETWEEN_LINES:
             lines = [self._line(number) for number in sorted(self._running)]
-            self.note(f"{self._done} of {self._count} done; " + "; ".join(lines))
+            self.note(f"{self._done} of {self._count} done{self._that_wait()}; " + "; ".join(lines))
 
     def note(self, text: str) -> None:
         """A line for people."""
@@ -213,8 +217,12 @@ class PointsView:
 
         lines = [f"  {self._line(number)}  {self._running[number].words}" for number in sorted(self._running)]
         more = [f"  and {len(lines) - _MOST_LINES} more"] if len(lines) > _MOST_LINES else []
-        head = f"{self._done} of {self._count} points done, {len(self._running)} at work"
+        head = f"{self._done} of {self._count} points done, {len(self._running)} at work{self._that_wait()}"
         return Text("\n").join(styled(line, "") for line in [head, *lines[:_MOST_LINES], *more])
+
+    def _that_wait(self) -> str:
+        """Points of a halved search that have come to a rung, of which some go on and others never do."""
+        return f", {len(self._waiting)} waiting" if self._waiting else ""
 
     def _line(self, number: int) -> str:
         beat, where = self._beats.get(number) or {}, self._hosts.get(number, "")

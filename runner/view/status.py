@@ -46,7 +46,7 @@ def job_status(job: Job) -> dict[str, Any]:
         best_top1=max((m["test_top1"] for m in metrics), default=None),
         checkpoint=checkpoints[-1].name if checkpoints else None,
         checkpoints=len(checkpoints),
-        total_steps=int(total) if attempt and (total := attempt.scores.get("total_steps")) is not None else None,
+        total_steps=_total_steps(attempt, stand.beat),
         synced_step=checkpoints[-1].manifest.step if checkpoints else 0,
         progress=stand.beat if state is State.RUNNING else {},
         attempt=None
@@ -55,7 +55,7 @@ def job_status(job: Job) -> dict[str, Any]:
             "number": attempt.number,
             "id": attempt.id,
             "host": attempt.host,
-            "env": attempt.env,
+            "env": facts["env"],
             "container": attempt.container is not None,
             "place": _place(attempt),
         },
@@ -66,6 +66,13 @@ def job_status(job: Job) -> dict[str, Any]:
     facts["step"] = max([stored.manifest.step for stored in checkpoints[-1:]] + [facts["progress"].get("step") or 0])
     facts["epoch"] = max(facts["epoch"], metrics[-1]["epoch"] if metrics else 0)
     return facts
+
+
+def _total_steps(attempt: Attempt | None, beat: dict[str, Any]) -> int | None:
+    """As it said at its end; of one that was killed, as its heart said last."""
+    total = attempt.scores.get("total_steps") if attempt is not None else None
+    total = beat.get("total_steps") if total is None else total
+    return None if total is None else int(total)
 
 
 def _place(attempt: Attempt) -> str:
@@ -143,7 +150,7 @@ def _summary(job: Job, record: dict[str, Any], stand: _Stand) -> dict[str, Any]:
         "model": config["model.variant"],
         "dataset": config["dataset"],
         "split_type": config["split_type"],
-        "env": attempt.env if attempt else config["env"],
+        "env": (attempt.env if attempt else None) or config["env"],
         "epoch": epoch,
         "epochs": (attempt.epochs if attempt else None) or config["training.epochs"],
         "best_top1": max(best, default=None),

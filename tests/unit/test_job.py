@@ -19,6 +19,7 @@ from runner import machine
 from runner.attempt.run import scores_at_the_end
 from runner.attempt.trainer import Trainer
 from runner.errors import PausedError, Reason, StoreError, UsageError
+from runner.job import lease
 from runner.job.attempts import EXPIRY_SECONDS, Attempt, Attempts
 from runner.job.find import list_jobs
 from runner.job.job import Job
@@ -27,7 +28,7 @@ from runner.job.pull import pull_checkpoint
 from runner.launch.settle import settled
 from runner.store.directory import DirectoryStore
 from runner.store.protocol import MOST_BYTES, Entry
-from runner.view.status import summaries
+from runner.view.status import job_status, summaries
 
 
 def store_checkpoint(job: Job, step: int, attempt: str) -> str:
@@ -254,7 +255,10 @@ def test_who_is_stopped_while_it_claims_steps_back_as_long_as_it_may(tmp_path: P
     assert Job(job.store, "j").state()[0].value == state
 
 
-def test_a_stop_is_heard_while_a_silent_attempt_elsewhere_is_watched(tmp_path: Path) -> None:
+def test_a_stop_is_heard_while_a_silent_attempt_elsewhere_is_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "WATCH_SECONDS", 120)
     job = Job(DirectoryStore(tmp_path), "j")
     silent = Attempt("0001-aaaaaaaa", "elsewhere", 1, "1", time.time(), phase="running", began=True)
     job.attempts.write(silent)
@@ -262,7 +266,7 @@ def test_a_stop_is_heard_while_a_silent_attempt_elsewhere_is_watched(tmp_path: P
     began = time.monotonic()
     with pytest.raises(PausedError, match="stopped before its attempt began; lastrun resume"):
         claim(job, stop=lambda: True)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 60
     assert job.attempts.names() == [silent.id]  # nothing of its own is left
 
 
@@ -282,6 +286,19 @@ def test_an_end_without_the_trainers_last_word_tells_what_was_heard_before(tmp_p
     (facts,), _ = summaries(list_jobs(job.store), 1)
     assert (facts["epoch"], facts["best_top1"]) == (7, 0.9)
     assert scores_at_the_end(None, {}, 2) == {}
+
+
+def test_a_killed_attempt_is_shown_with_the_total_that_it_told(tmp_path: Path) -> None:
+    config = {"model.variant": "nano_e_v3", "dataset": "synthetic", "split_type": "xsub", "env": "local", "training.epochs": 9}
+    job = Job.create(DirectoryStore(tmp_path), "x", config, {}, "0")
+    attempt = Attempt("0001-aaaaaaaa", "elsewhere", 1, "1", time.time(), phase="running", began=True)
+    job.attempts.write(attempt)
+    job.attempts.write_heartbeat(attempt, {"step": 16, "total_steps": 90})
+    for path in (tmp_path / job.paths.attempt(attempt.id), tmp_path / job.paths.heartbeat(attempt.id)):
+        os.utime(path, (1, 1))
+    facts = job_status(job)
+    assert (facts["state"], facts["total_steps"], facts["env"]) == ("lost", 90, "local")
+    assert facts["attempt"]["env"] == "local"  # of one that has not said so itself yet, the job's
 
 
 def test_a_stop_is_heard_from_the_moment_of_the_claim_on_and_what_is_unreadable_is_none(tmp_path: Path) -> None:

@@ -114,6 +114,7 @@ def test_all_mistakes_of_all_points_are_told_at_once_with_their_lines(problems: 
         ("{points: [{}, {training.lr: 200}]}", "training.lr: found 200; allowed: a number > 0, at most 100"),
         ("{grid: {training.lr: [1]}, zip: {training.lr: [1]}}", "sweep: found grid and zip; allowed: one of grid, zip"),
         ("{seeds: 1}", "sweep: found no points; allowed: grid, zip, points, search, or seeds of more than 1"),
+        ("{}", "sweep: found {}; allowed: a mapping with grid, zip, points or search, and seeds"),
         ("[1]", "sweep: found [1]; allowed: a mapping with grid, zip, points or search, and seeds"),
         ("{grid: {training.lr: [0.1, 0.2, 0.1]}}", "sweep: found points that are the same: 1 and 3 (training.lr=0.1)"),
         ("{grid: {training.seed: [1, 2]}, seeds: 2}", "points that are the same: 2 and 3 (training.seed=2)"),

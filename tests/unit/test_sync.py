@@ -125,8 +125,12 @@ def test_files_are_sent_as_they_were_when_put(outbox: Outbox, server: Blockable,
 
 def test_draining_waits_for_what_follows_the_last_object(server: Blockable, tmp_path: Path) -> None:
     followed: list[str] = []
+    entered, release = threading.Event(), threading.Event()
 
     def follow(key: str) -> None:
+        if key == "j/b":
+            entered.set()
+            assert release.wait(20)
         time.sleep(0.3)
         followed.append(key)
 
@@ -135,7 +139,10 @@ def test_draining_waits_for_what_follows_the_last_object(server: Blockable, tmp_
     assert box.drain(20)
     assert followed == ["j/a"]
     box.put("j/b", b"1")
+    assert entered.wait(20)
     assert box.drain(0.1)  # all is sent, though not all has been done
+    assert followed == ["j/a"]
+    release.set()
     box.close()
 
 
