@@ -95,7 +95,9 @@ class State:
     last: Scores | None = None
 
     def __post_init__(self) -> None:
-        self.device = next(self.model.parameters()).device
+        # Listed once: a walk through all modules takes longer than many an operation of a step.
+        self.parameters = list(self.model.parameters())
+        self.device = self.parameters[0].device
         self.counters = Counters(self.device)
         self.statistics = pack_statistics(self.model)
         # Once: they are changed in place, and listing some 300 takes longer than copying them.
@@ -108,7 +110,7 @@ class State:
     def nbytes(self) -> int:
         """About how large a checkpoint of it is, also before the optimizer has made its averages."""
         averages = 2 if isinstance(self.optimizer, torch.optim.AdamW) else 1
-        parameters = sum(p.nbytes for p in self.model.parameters())
+        parameters = sum(p.nbytes for p in self.parameters)
         return (1 + averages) * parameters + sum(b.nbytes for b in self.model.buffers())
 
     def to_dict(self, fingerprint: str) -> dict[str, Any]:
@@ -198,7 +200,8 @@ def train_step(state: State, batches: Iterable[Batch], lr: float, config: TrainC
     """
     model, optimizer, scaler, device = state.model, state.optimizer, state.scaler, state.device
     training = config.training
-    model.train()
+    if not model.training:
+        model.train()
     for group in optimizer.param_groups:
         group["lr"] = lr
     before = [statistics.clone() for statistics in state.statistics]
@@ -218,7 +221,7 @@ def train_step(state: State, batches: Iterable[Batch], lr: float, config: TrainC
         ib_sum += ib.detach()
         hits += (logits.argmax(dim=1) == batch.label).sum()
     scaler.unscale_(optimizer)
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), training.gradient_clip or math.inf)
+    norm = torch.nn.utils.clip_grad_norm_(state.parameters, training.gradient_clip or math.inf)
     total = (ce_sum + training.ib_loss_weight * ib_sum) / size
     good = total.isfinite() & norm.isfinite()
     # The fused optimizers look at this on the device, as they do for a GradScaler, and leave everything as it was.
