@@ -168,7 +168,7 @@ class _Run:
         if self.publisher is not None:
             self.publisher.outbox.close()
         with suppress(StoreError):  # nobody has looked while the last uploads were on their way
-            if self.lost is None and self.job.is_deleted():
+            if self.lost is not Reason.JOB_DELETED and self.job.is_deleted():
                 self._lose(reason := Reason.JOB_DELETED)
                 self.voice.show(f"{reason.value}: {self._what_is_lost(reason)}")
         if self.lost is Reason.JOB_DELETED:

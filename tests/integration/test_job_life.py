@@ -24,7 +24,7 @@ from runner.errors import ClaimedError, Reason
 from runner.job.attempts import EXPIRY_SECONDS, Attempt
 from runner.job.find import find_job, list_jobs
 from runner.job.job import Job
-from runner.job.lease import claim
+from runner.job.lease import LastLook, claim
 from runner.resolve import resolve_spec
 from runner.signals import LEAVING
 from runner.store.directory import DirectoryStore
@@ -360,18 +360,23 @@ def test_sync_sends_and_deletes_nothing_but_an_outbox_of_the_job(
 
 
 @pytest.mark.slow
-def test_a_job_deleted_while_its_last_uploads_are_on_their_way_leaves_nothing(tiny: Path, tmp_path: Path) -> None:
-    """Found by ``tests.simulation.attempts`` with seed 2010319."""
+@pytest.mark.parametrize("taken", [False, True])
+def test_a_job_deleted_while_its_last_uploads_are_on_their_way_leaves_nothing(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: bool
+) -> None:
+    """Found by ``tests.simulation.attempts`` with seeds 2010319 and, where another attempt had ``taken`` it before, 7202640."""
 
     class Busy(DirectoryStore):
         def put_file(self, key: str, path: Path) -> None:
-            if b'"ended"' in path.read_bytes():  # its end is on its way; the store still says that it runs
+            if not taken and b'"ended"' in path.read_bytes():  # its end is on its way; the store still says that it runs
                 assert Job(DirectoryStore(self.root), key.split("/")[0]).delete()
             super().put_file(key, path)
 
     resolved = resolve_spec(tiny, "local", ["training.epochs=1", f"hardware.scratch_root={tmp_path}"])
     origins = {key: str(origin) for key, origin in resolved.origins.items()}
     job = Job.create(store := Busy(tmp_path / "store"), "tiny", resolved.items(), origins, "0")
+    if taken:
+        monkeypatch.setattr(LastLook, "answer", lambda *_: Job(job.store, job.id).delete() and Reason.LEASE_LOST)
     handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, *LEAVING)}
     with ConsoleSink() as sink:
         code = run_attempt(job, None, [], [], sink)

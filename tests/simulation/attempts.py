@@ -364,7 +364,7 @@ def end(story: Story, job: Job, mine: Running, box: Sender, scratch: Path, reaso
     box.close()
     mine.over, mine.over_at = True, world.now
     with suppress(StoreError):
-        if not mine.told and job.is_deleted():
+        if mine.told is not Reason.JOB_DELETED and job.is_deleted():
             mine.told = Reason.JOB_DELETED
     if mine.told is Reason.JOB_DELETED:
         world.sleep(200)  # what is on its way arrives

@@ -28,6 +28,11 @@ def test_nothing_acknowledged_is_lost(machines: int) -> None:
     assert {seed: violations for seed, violations in found.items() if violations} == {}
 
 
+@pytest.mark.parametrize(("machines", "seed"), [(3, 7202640)])
+def test_worlds_that_once_ended_badly_end_well(machines: int, seed: int) -> None:
+    assert attempts.trial(seed, machines).violations == []
+
+
 def test_a_world_shows_when_nobody_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Attempts, "superseded", lambda self, attempt: False)
     assert any(claims.trial(seed, 4)[0] == "two" for seed in range(60))
