@@ -20,6 +20,7 @@ LAUNCHERS = {
     "docker": Kind("runner.launch.docker.launcher:DockerLauncher", chooses_gpus=True),
     "slurm": Kind("runner.launch.slurm.launcher:SlurmLauncher", chooses_gpus=True),
     "ssh": Kind("runner.launch.ssh.launcher:SshLauncher", chooses_gpus=False),
+    "hf": Kind("runner.launch.hf.launcher:HfLauncher", chooses_gpus=False),
 }
 DEFAULT = "local"
 NAMES = ", ".join(LAUNCHERS)

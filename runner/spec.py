@@ -39,6 +39,7 @@ HttpUrl = Annotated[
     AfterValidator(_with_port),
     Meaning("an http:// or https:// address without a user's name or a query in it"),
 ]
+HubName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$"), Meaning("a name as Hugging Face has it")]
 HostName = Annotated[str, Field(pattern=f"^{HOST}$"), Meaning(HOST_MEANING)]
 _LAUNCHERS = "one of " + ", ".join(LAUNCHERS)
 
@@ -99,6 +100,19 @@ class SlurmConfig(Section):
     )
 
 
+class HfConfig(Section):
+    """What is asked of Hugging Face, with launcher hf."""
+
+    set_by: ClassVar[SetBy] = HERE
+
+    flavor: Annotated[HubName | None, Meaning("a machine as Hugging Face calls it, such as a10g-small")] = Field(
+        None, description="kind of machine; default: what comes next to the profile's, else the cheapest with a GPU"
+    )
+    namespace: Annotated[HubName | None, SetBy("asks", "is the account that pays")] = Field(
+        None, description="user or organization whose job it is; default: you"
+    )
+
+
 class RunConfig(Section):
     """How an attempt is started."""
 
@@ -136,7 +150,11 @@ class RunConfig(Section):
     max_requeues: Annotated[Annotated[int, Field(ge=0, le=10_000)], LEARNING] = Field(
         100, description="how often a batch system may begin the job anew, while it makes progress"
     )
+    max_price: Annotated[Annotated[float, Field(gt=0, le=10_000)] | None, LEARNING] = Field(
+        None, description="most that a machine which is paid for may cost, in USD an hour"
+    )
     slurm: SlurmConfig = Field(default_factory=SlurmConfig)
+    hf: HfConfig = Field(default_factory=HfConfig)
     network: Annotated[NetworkName | None, SetBy("asks", "puts the container into that network; host is this machine's")] = (
         Field(None, description="network of a container: bridge, host, or one that the engine knows; default: bridge")
     )

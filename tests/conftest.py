@@ -32,6 +32,7 @@ from tests import debian
 from tests.ceph import Ceph, why_not
 from tests.docker_engine import BASE, ROOT, CannotStart, Engine
 from tests.docker_engine import why_not as why_no_engine
+from tests.hub import Hub
 from tests.jobs import LONGER, PATIENCE, Run, jobs_in, result
 from tests.slurm import Slurm
 from tests.slurm import why_not as why_no_slurm
@@ -292,6 +293,15 @@ def close_connections(runtime: Path) -> None:
     """Those that ssh keeps."""
     for socket in (runtime / "lastrun").glob("*"):
         subprocess.run(["ssh", "-O", "exit", "-o", f"ControlPath={socket}", "far"], capture_output=True, check=False)
+
+
+@pytest.fixture
+def hub(bucket: str, clean_env: dict[str, str], tmp_path: Path) -> Iterator[Hub]:
+    """A stand-in for Hugging Face's jobs that the commands of a test use, with their store in a bucket."""
+    one = Hub(tmp_path / "machines")
+    clean_env.update(one.environment())
+    yield one
+    one.close()
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import os
 
 from last_e.datafile import is_remote
 from last_e.redact import NAMED
+from last_e.text import expand
 from runner.errors import UsageError
 from runner.spec import JobSpec
 from runner.store.uri import StoreUri
@@ -70,3 +71,18 @@ def see_that_they_are_set(config: JobSpec) -> None:
     missing = [name for name in config.run.pass_env if name not in os.environ]
     if missing:
         raise UsageError(f"run.pass_env: {', '.join(missing)} is not set here")
+
+
+def authority(uri: StoreUri | None) -> dict[str, str]:
+    """The certificates that this user believes a store's server by, for a machine that has none of this one's files.
+
+    Raises:
+        UsageError: they cannot be read.
+    """
+    named = os.environ.get("AWS_CA_BUNDLE") if uri is not None and uri.scheme != "file" else None
+    if not named:
+        return {}
+    try:
+        return {"authority": expand(named).read_text()}
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"AWS_CA_BUNDLE: {named}: {getattr(error, 'strerror', None) or 'no text'}") from None

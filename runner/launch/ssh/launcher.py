@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any, TextIO
 
-from last_e.text import expand, plain
+from last_e.text import plain
 from runner.attempt.data_check import check_data
 from runner.errors import EngineError, LastrunError, UsageError
 from runner.job.attempts import Attempt
@@ -20,7 +20,7 @@ from runner.launch.ssh.send import send
 from runner.launch.ssh.sent import of_this_machine
 from runner.launch.ssh.setup import Host
 from runner.launch.ssh.started import StartedThere
-from runner.launch.variables import see_that_they_are_set, values_elsewhere, wants_cpu
+from runner.launch.variables import authority, see_that_they_are_set, values_elsewhere, wants_cpu
 from runner.launchers import FEW_GPUS
 from runner.signals import handled, interruptible
 from runner.spec import JobSpec
@@ -67,7 +67,7 @@ class SshLauncher(BeginsAtOnce):
             "scratch": str(self._config.hardware.scratch_root or ""),
             "plain": {VARIABLE: os.environ[VARIABLE]} if os.environ.get(VARIABLE) else {},
             "given": values_elsewhere(uri, self._config),
-            **_authority(uri),
+            **authority(uri),
         }
         notes.write(token, host.connection.host, host.folder)
         try:
@@ -139,7 +139,7 @@ def look(host: Host, store: str | None, config: JobSpec | None) -> dict[str, Any
         "variables": values_elsewhere(uri, config),
         "device": wanted,
         "free": _FREE_BYTES,
-        **_authority(uri),
+        **authority(uri),
     }
     if config is not None:
         asked["config"] = config.model_dump(mode="json")
@@ -153,17 +153,6 @@ def look(host: Host, store: str | None, config: JobSpec | None) -> dict[str, Any
         return host.check({**asked, "marker": str(marker)}, _say)
     finally:
         marker.rmdir()
-
-
-def _authority(uri: StoreUri | None) -> dict[str, str]:
-    """The certificates that this user believes a store's server by."""
-    named = os.environ.get("AWS_CA_BUNDLE") if uri is not None and uri.scheme != "file" else None
-    if not named:
-        return {}
-    try:
-        return {"authority": expand(named).read_text()}
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"AWS_CA_BUNDLE: {named}: {getattr(error, 'strerror', None) or 'no text'}") from None
 
 
 def _say(text: str) -> None:

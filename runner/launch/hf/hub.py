@@ -1,0 +1,190 @@
+"""What Hugging Face answers about its jobs, through its own library. Everything here is a call of that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from last_e.text import plain
+from runner.errors import EngineError, UsageError
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+WAITING, RUNNING = "SCHEDULING", "RUNNING"
+ENDED = ("COMPLETED", "CANCELED", "ERROR", "DELETED")
+_SECONDS = {"minute": 60, "hour": 3600, "second": 1}
+_WORDS = {
+    401: "it does not take your token: hf auth login, or HF_TOKEN",
+    402: "your account has no credit for jobs: huggingface.co/settings/billing",
+    403: "your token may not start jobs in that namespace: it needs the permission to write jobs there, and the account credit",
+    404: "it knows of no such job, namespace or machine",
+    429: "it has been asked too often: try again in some minutes",
+}
+
+
+@dataclass(frozen=True)
+class Flavor:
+    """A kind of machine."""
+
+    name: str
+    gpu: str | None
+    """Its GPUs, in words."""
+    words: str
+    dollars: float
+    """For an hour."""
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.words}), {self.dollars:.2f} USD an hour"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A job as Hugging Face has it now."""
+
+    id: str
+    stage: str
+    message: str
+    """Why it is in that stage; often empty."""
+    labels: dict[str, str]
+
+    def __str__(self) -> str:
+        if self.stage == WAITING:
+            return f"Hugging Face job {self.id} waits for a machine"
+        return f"Hugging Face job {self.id}" + ("" if self.stage == RUNNING else f" ({self.stage.lower()})")
+
+
+@dataclass(frozen=True)
+class Namespace:
+    """Whose jobs they are, and who pays for them: a user or an organization."""
+
+    name: str
+
+    def run(self, **asked: Any) -> str:
+        """Begin a job; returns its ID.
+
+        Raises:
+            EngineError: it is not taken.
+        """
+        with explained():
+            return str(_api().run_job(**asked, namespace=self.name).id)
+
+    def look(self, id: str) -> Seen | None:
+        """One of them; None: there is none of that ID.
+
+        Raises:
+            EngineError: nobody answers.
+        """
+        from huggingface_hub.errors import HfHubHTTPError
+
+        with explained():
+            try:
+                return _seen(_api().inspect_job(job_id=id, namespace=self.name))
+            except HfHubHTTPError as error:
+                if error.response is not None and error.response.status_code == 404:
+                    return None
+                raise
+
+    def find(self, labels: dict[str, str], *stages: str) -> list[Seen]:
+        """Those of these labels, and stages.
+
+        Raises:
+            EngineError: nobody answers.
+        """
+        with explained():
+            found = _api().list_jobs(labels=labels, status=list(stages) or None, namespace=self.name, timeout=30)
+            return [_seen(one) for one in found]
+
+    def cancel(self, id: str) -> None:
+        """End one at once.
+
+        Raises:
+            EngineError: it is not done.
+        """
+        with explained():
+            _api().cancel_job(job_id=id, namespace=self.name)
+
+    def log(self, id: str, *, follow: bool) -> Iterator[str]:
+        """What it says, line by line; with ``follow`` until it ends, over broken connections.
+
+        Raises:
+            EngineError: nobody answers.
+        """
+        with explained():
+            yield from _api().fetch_job_logs(job_id=id, namespace=self.name, follow=follow)
+
+
+def namespace(wanted: str | None) -> Namespace:
+    """The one that is wanted, or that of whom the token is.
+
+    Raises:
+        EngineError, UsageError: it is not known.
+    """
+    return Namespace(wanted or _own_name())
+
+
+def flavors() -> list[Flavor]:
+    """What can be had now, the cheapest first.
+
+    Raises:
+        EngineError: nobody answers.
+    """
+    with explained():
+        found = _api().list_jobs_hardware()
+    known = [one for one in found if one.unit_label in _SECONDS]
+    return sorted((_flavor(one) for one in known), key=lambda one: (one.dollars, one.name))
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Errors of its library in words that tell what to do."""
+    from httpx2 import HTTPError
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        yield
+    except HfHubHTTPError as error:
+        code = error.response.status_code if error.response is not None else 0
+        said = plain(str(error.server_message or "").strip().splitlines()[0]) if error.server_message else ""
+        raise EngineError(f"Hugging Face: {_WORDS.get(code, f'it answers with error {code}')}{said and f' ({said})'}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise EngineError(f"Hugging Face answers what its library does not understand ({type(error).__name__})") from None
+    except (HTTPError, OSError) as error:
+        raise EngineError(f"Hugging Face does not answer ({type(error).__name__}): is this machine online?") from None
+
+
+@cache
+def _api() -> HfApi:
+    """With the token of this user, which stays here."""
+    try:
+        from huggingface_hub import HfApi, get_token
+        from huggingface_hub.utils import logging
+    except ImportError:
+        raise UsageError("launcher hf needs Hugging Face's library: pip install 'lastrun[hf]'") from None
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    if get_token() is None:
+        raise UsageError("launcher hf: there is no token of yours here: hf auth login, or HF_TOKEN")
+    return HfApi(library_name="lastrun")
+
+
+@cache
+def _own_name() -> str:
+    with explained():
+        return str(_api().whoami()["name"])
+
+
+def _seen(found: Any) -> Seen:
+    stage = getattr(found.status.stage, "value", found.status.stage)
+    labels = {str(name): str(value) for name, value in (found.labels or {}).items()}
+    return Seen(plain(str(found.id)), plain(str(stage)), plain(str(found.status.message or "")), labels)
+
+
+def _flavor(found: Any) -> Flavor:
+    gpu = None
+    if found.accelerator is not None:
+        gpu = plain(f"{found.accelerator.quantity} x {found.accelerator.model}, {found.accelerator.vram}")
+    words = plain(", ".join([*([gpu] if gpu else []), str(found.cpu), str(found.ram)]))
+    return Flavor(plain(str(found.name)), gpu, words, float(found.unit_cost_usd) * 3600 / _SECONDS[found.unit_label])

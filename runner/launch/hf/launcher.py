@@ -1,0 +1,265 @@
+"""An attempt as a job of Hugging Face: on a machine that is there for it alone, paid by the minute."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import json
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import TextIO
+from urllib.parse import urlsplit
+
+from last_e.text import plain
+from runner.attempt.data_check import check_data
+from runner.errors import ClaimedError, EngineError, LastrunError, MissingKeyError, UsageError
+from runner.job.attempts import Attempt
+from runner.job.job import Job
+from runner.launch.docker.image import code_digest
+from runner.launch.hf import hub
+from runner.launch.hf.started import StartedThere
+from runner.launch.notes import Notes
+from runner.launch.ssh.sent import of_this_machine
+from runner.launch.ssh.wheel import Wheel
+from runner.launch.variables import authority, see_that_they_are_set, values_elsewhere, wants_cpu
+from runner.launchers import FEW_GPUS
+from runner.signals import interruptible
+from runner.spec import JobSpec
+from runner.store.uri import StoreUri
+from runner.waits import VARIABLE, WAITS
+
+JOB, TOKEN = "lastrun-job", "lastrun-token"
+"""Labels of its jobs there."""
+IMAGE = "pytorch/pytorch:2.8.0-cuda12.8-cudnn9-runtime"
+"""A public one that has torch; what else is needed is brought."""
+NOTES = Notes("hf")
+_FITTING = {"gcp": "t4-small", "kaggle": "t4-small", "lambda": "a10g-small", "a100": "a100-large"}
+"""What comes next to a profile's machine."""
+_LIMIT_SECONDS = 12 * 3600
+"""For jobs without a limit: it would end them after half an hour, and without a word."""
+_SET_UP_SECONDS = 1800
+_LINE = """exec "$(command -v python || command -v python3)" -I -c "import os; exec(os.environ['LASTRUN_BEGIN'])\""""
+
+
+class HfLauncher:
+    """Starts jobs there. See :class:`~runner.launch.protocol.Launcher`."""
+
+    runs_here = False
+
+    def __init__(self, config: JobSpec) -> None:
+        self._config = config
+
+    def preflight(self, store: str) -> None:
+        """It lets us, has such a machine at that price, and can reach the store and the data."""
+        problems = []
+        for look in (self._see_what_is_asked, lambda: self._see_the_places(StoreUri.parse(store)), self._see_the_price):
+            try:
+                look()
+            except LastrunError as error:
+                problems.append(error)
+        if len(problems) > 1:
+            problems[0].args = ("\n".join(map(str, problems)),)
+        if problems:
+            raise problems[0]
+        check_data(self._config)
+
+    def start(self, job: Job, arguments: list[str], token: str, *, output: TextIO | None) -> StartedThere:
+        """With all that is secret as its secrets; the wheel lies in the store."""
+        there = self._namespace
+        for one in there.find({JOB: job.id}, hub.WAITING, hub.RUNNING):
+            if one.stage == hub.WAITING:
+                raise ClaimedError(f"{job.id}: {one}; lastrun stop {job.reference} takes it back")
+            raise ClaimedError(f"{job.id} is being run by {one}; lastrun status {job.reference} follows it")
+        uri, _ = StoreUri.parse(job.uri).parent()
+        limit = self._config.hardware.session_limit
+        more = [] if limit is not None else ["--set", f"hardware.session_limit={_LIMIT_SECONDS}"]
+        wheel = Wheel()
+        name = f"lastrun-{wheel.version}-py3-none-any.whl"
+        about = {"launcher": "hf", "what": "Hugging Face job", "token": token, "namespace": there.name}
+        asked = {
+            "code": code_digest(),
+            "wheel": name,
+            "sha256": hashlib.sha256(wheel.data).hexdigest(),
+            "authority": authority(uri).get("authority", ""),
+            "about": {**about, **({} if wants_cpu(self._config) else {"device": "cuda"})},
+            "arguments": [job.uri, "--token", token, *more, *arguments],
+        }
+        environment = {
+            "LASTRUN_BEGIN": files("runner.launch.hf").joinpath("begin.py").read_text("utf-8"),
+            "LASTRUN_BEGIN_WITH": json.dumps(asked),
+            "PYTHONUNBUFFERED": "1",
+            **({VARIABLE: os.environ[VARIABLE]} if os.environ.get(VARIABLE) else {}),
+        }
+        with interruptible(f"{job.id}: interrupted before its attempt began; lastrun resume {job.reference} begins it"):
+            address = put_wheel(job, wheel, name)
+            try:
+                id = there.run(
+                    image=self._config.run.image or IMAGE,
+                    command=["/bin/sh", "-c", _LINE],
+                    env=environment,
+                    secrets={**values_elsewhere(uri, self._config), "LASTRUN_WHEEL": address},
+                    flavor=self._flavor.name,
+                    timeout=(limit or _LIMIT_SECONDS) + _SET_UP_SECONDS,
+                    labels={JOB: job.id, TOKEN: token},
+                )
+            except BaseException as error:  # it may have begun all the same
+                self._take_back(job, token, error)
+                raise
+        NOTES.write(token, job=job.id, id=id, namespace=there.name)
+        return StartedThere(job, there, id, token, output)
+
+    @staticmethod
+    def settle(job: Job, attempt: Attempt) -> Attempt | None:
+        """Only of one that gives no sign Hugging Face is asked, and only if this user has started that very attempt from
+        here."""
+        token = str((attempt.container or {}).get("token"))
+        note = NOTES.read(token, "id", "namespace")
+        if note is None or (job.attempts.alive(attempt) and job.attempts.gave_a_sign(attempt, 3 * WAITS.heartbeat)):
+            return attempt
+        found = hub.Namespace(note["namespace"]).look(note["id"])
+        if found is not None and found.stage not in hub.ENDED:
+            return attempt
+        current = job.attempts.again(attempt)
+        if current is not None and current.open:
+            how = "is there no more" if found is None else f"ended as {found.stage}"
+            why = f": {found.message}" if found is not None and found.message else ""
+            job.attempts.write_lost(current, plain(f"its Hugging Face job {note['id']} {how}{why}"))
+        NOTES.forget(token)
+        return current
+
+    @staticmethod
+    def waits(job: Job) -> str | None:
+        """What waits for a machine there, of what was started from here."""
+        waiting = _waiting([job])
+        return str(waiting[0][1]) if waiting else None
+
+    @staticmethod
+    def waiting(jobs: Sequence[Job]) -> list[Job]:
+        """The same of several."""
+        return [job for job, _ in _waiting(jobs)]
+
+    @staticmethod
+    def withdraw(job: Job) -> str | None:
+        """End what waits, before it costs anything."""
+        taken = None
+        for _, one in _waiting([job]):
+            for note in NOTES.all("job", "id", "namespace"):
+                if note["id"] == one.id:
+                    hub.Namespace(note["namespace"]).cancel(one.id)
+            taken = f"Hugging Face job {one.id}"
+        return taken
+
+    @staticmethod
+    def clean() -> None:
+        """Machines go with their attempts; only notes of long ago are left."""
+        NOTES.sweep()
+
+    @staticmethod
+    def places(job: Job, attempts: list[Attempt]) -> set[Path]:
+        """None: what was there went with the machine."""
+        return set()
+
+    @cached_property
+    def _namespace(self) -> hub.Namespace:
+        return hub.namespace(self._config.run.hf.namespace)
+
+    @cached_property
+    def _flavor(self) -> hub.Flavor:
+        """What the job names, else what comes next to its profile.
+
+        Raises:
+            UsageError: there is no such machine.
+        """
+        wanted, there = self._config.run.hf.flavor, hub.flavors()
+        fitting = [one for one in there if (one.gpu is None) == wants_cpu(self._config)]
+        if wanted is None and not wants_cpu(self._config):
+            wanted = _FITTING.get(self._config.env or "")
+            wanted = wanted if wanted in [one.name for one in fitting] else None
+        if wanted is None and fitting:
+            return fitting[0]
+        for one in there:
+            if one.name == wanted:
+                return one
+        names = ", ".join(f"{one.name} ({one.dollars:.2f})" for one in fitting) or "none"
+        raise UsageError(f"run.hf.flavor: found {wanted or 'nothing'}; there are, with USD an hour: {names}")
+
+    def _see_what_is_asked(self) -> None:
+        if self._config.run.gpus not in (None, 0, 1, "all"):
+            raise UsageError(f"run.gpus: found {self._config.run.gpus}; allowed: {FEW_GPUS.format('hf')}")
+        see_that_they_are_set(self._config)
+
+    def _see_the_places(self, store: StoreUri) -> None:
+        """What a machine of theirs can reach."""
+        if store.scheme == "file":
+            raise UsageError(
+                f"store {store}: a folder of this machine is not there: take a bucket (--store s3://BUCKET/PREFIX)"
+            )
+        endpoint = store.options.get("endpoint_url", "")
+        if _is_private(endpoint) and not _is_private(os.environ.get("HF_ENDPOINT", "")):
+            raise UsageError(f"store {store}: {endpoint} is an address of this network alone, which is not reached from there")
+        if (data := of_this_machine(self._config)) is not None:
+            raise UsageError(f"data.uri: {data.path} is not there: put it into the bucket, and name it with its s3:// address")
+
+    def _see_the_price(self) -> None:
+        """Told before it is paid."""
+        most, flavor = self._config.run.max_price, self._flavor
+        if most is not None and flavor.dollars > most:
+            cheaper = [one for one in hub.flavors() if one.gpu is not None and one.dollars <= most]
+            ways = f"; for that there is {', '.join(map(str, cheaper))}" if cheaper else "; no GPU is to be had there for that"
+            raise UsageError(f"run.max_price: found {most:g} USD an hour, and {flavor}{ways}")
+        hours = (self._config.hardware.session_limit or _LIMIT_SECONDS) / 3600
+        sys.stderr.write(
+            plain(f"Hugging Face, {self._namespace.name}: {flavor}, for {hours:g} h at most {hours * flavor.dollars:.2f} USD\n")
+        )
+
+    def _take_back(self, job: Job, token: str, error: BaseException) -> None:
+        """Nothing is left to run that nobody knows of; where that cannot be seen to, what to look for is told."""
+        try:
+            for one in self._namespace.find({TOKEN: token}, hub.WAITING, hub.RUNNING):
+                self._namespace.cancel(one.id)
+        except LastrunError:
+            if isinstance(error, EngineError):
+                raise EngineError(
+                    f"{error}; it may have begun all the same: hf jobs ps shows a job with the label {TOKEN}={token}, "
+                    "hf jobs cancel ends it"
+                ) from None
+
+
+def put_wheel(job: Job, wheel: Wheel, name: str) -> str:
+    """This very lastrun in the job's store, once; returns an address from which it can be fetched for a week, or as long as our
+    keys are good for.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    key = f".wheels/{wheel.folder}/{name}"
+    from runner.store.s3 import S3Store  # slow to import
+
+    store = job.store
+    assert isinstance(store, S3Store)
+    try:
+        store.age(key)
+    except MissingKeyError:
+        store.put(key, wheel.data)
+    return store.address(key)
+
+
+def _waiting(jobs: Sequence[Job]) -> list[tuple[Job, hub.Seen]]:
+    """What waits of these jobs, of what this user has started from here; without such, nobody is asked."""
+    notes = [note for note in NOTES.all("job", "id", "namespace") if note["job"] in {job.id for job in jobs}]
+    found = [one for name in {note["namespace"] for note in notes} for one in hub.Namespace(name).find({}, hub.WAITING)]
+    by_id = {job.id: job for job in jobs}
+    known = {note["id"] for note in notes}
+    return [(by_id[one.labels[JOB]], one) for one in found if one.id in known and one.labels.get(JOB) in by_id]
+
+
+def _is_private(address: str) -> bool:
+    host = urlsplit(address).hostname or ""
+    with suppress(ValueError):
+        return not ipaddress.ip_address(host).is_global
+    return host == "localhost" or host.endswith((".local", ".internal"))

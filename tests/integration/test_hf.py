@@ -1,0 +1,153 @@
+"""Jobs of Hugging Face: its own client, a stand-in of its server, a real bucket, real processes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import venv
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.job.find import list_jobs
+from runner.store.open import open_store
+from tests.conftest import Cli
+from tests.hub import Hub
+from tests.jobs import LONGER, assert_same, some_step_is_stored, wait_until
+
+pytestmark = [pytest.mark.xdist_group("ceph"), pytest.mark.slow]
+CPU = ("--launcher", "hf", "--set", "run.gpus=0")
+SHORT = ("--set", "training.epochs=1")
+
+
+def test_a_job_is_interrupted_there_and_goes_on_here_to_the_same_bits(
+    hub: Hub, run: Any, cli: Cli, tiny: Path, uninterrupted: Any
+) -> None:
+    current = run("submit", tiny, *CPU, *LONGER)
+    current.wait_for(some_step_is_stored)
+    current.press_ctrl_c()
+    code, out = current.end()
+    assert code == 75, out
+    [attempt] = current.job.attempts.all()
+    assert attempt.reason == "stop_requested"
+    assert attempt.container is not None
+    [job] = hub.jobs.values()
+    assert (attempt.container["what"], attempt.container["name"]) == ("Hugging Face job", job.id)
+    assert job.asked["timeoutSeconds"] == 12 * 3600 + 1800  # it would end them after half an hour
+    assert "Hugging Face, me: cpu-basic (2 vCPU, 16 GB), 0.00 USD an hour, for 12 h at most 0.00 USD" in out
+    assert cli("resume", current.job.id, "--launcher", "local").returncode == 0
+    assert_same(current.job, uninterrupted)
+
+
+def test_secrets_go_there_as_secrets_alone(hub: Hub, cli: Cli, tiny: Path, clean_env: dict[str, str]) -> None:
+    done = cli("submit", tiny, *CPU, *SHORT, "run.pass_env=[MY_TOKEN]", MY_TOKEN="nobody-may-see-this")
+    assert done.returncode == 0, done.stdout + done.stderr
+    [job] = hub.jobs.values()
+    assert job.asked["secrets"]["MY_TOKEN"] == "nobody-may-see-this"
+    assert job.asked["secrets"]["AWS_SECRET_ACCESS_KEY"] == clean_env["AWS_SECRET_ACCESS_KEY"]
+    shown = json.dumps({**job.asked, "secrets": None}) + done.stdout + done.stderr + json.dumps(job.log)
+    for secret in ("nobody-may-see-this", clean_env["AWS_SECRET_ACCESS_KEY"], hub.token, "X-Amz-Signature"):
+        assert secret not in shown
+    assert hub.token not in json.dumps(job.asked["secrets"])
+
+
+def test_what_waits_for_a_machine_is_told_and_taken_back(hub: Hub, cli: Cli, tiny: Path, clean_env: dict[str, str]) -> None:
+    hub.machines = False
+    done = cli("submit", tiny, *CPU, "--detach")
+    assert done.returncode == 0, done.stdout + done.stderr
+    [waiting] = hub.jobs.values()
+    assert f"Hugging Face job {waiting.id} waits for a machine" in done.stdout
+    [job] = list_jobs(open_store(clean_env["LASTRUN_STORE"]))
+    assert f"Hugging Face job {waiting.id} waits for a machine" in cli("status", job.id).stdout
+    again = cli("resume", job.id)
+    assert again.returncode == 5
+    assert f"Hugging Face job {waiting.id} waits for a machine; lastrun stop" in again.stderr
+    stopped = cli("stop", job.id)
+    assert stopped.returncode == 0, stopped.stderr
+    assert f"Hugging Face job {waiting.id} was taken out of the queue" in stopped.stdout
+    assert waiting.stage == "CANCELED"
+    hub.asked_for.clear()
+    assert cli("list", HOME=str(tiny.parent / "another")).returncode == 0
+    assert hub.asked_for == []  # nothing was started from there
+
+
+def test_what_will_not_do_is_told_before_anything_costs_money(
+    hub: Hub, cli: Cli, tiny: Path, clean_env: dict[str, str], tmp_path: Path
+) -> None:
+    def refused(*words: str, **env: str) -> str:
+        done = cli("submit", tiny, "--launcher", "hf", *words, **env)
+        assert done.returncode in (2, 6), done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stderr
+
+    folder = refused("--store", str(tmp_path / "store"), "--set", "run.max_price=0.5", "run.hf.flavor=a10g-small")
+    assert "a folder of this machine is not there: take a bucket" in folder
+    assert "run.max_price: found 0.5 USD an hour, and a10g-small (1 x A10G, 24 GB, 4 vCPU, 15 GB), 1.00 USD" in folder
+    assert "for that there is t4-small (1 x T4, 16 GB, 4 vCPU, 15 GB), 0.40 USD an hour" in folder
+    assert "there are, with USD an hour: t4-small (0.40), a10g-small (1.00), a100-large (2.50)" in refused(
+        "--set", "run.hf.flavor=h100"
+    )
+    assert "hf auth login, or HF_TOKEN" in refused(HF_TOKEN="")
+    assert "it does not take your token" in refused(HF_TOKEN="hf_" + "x" * 30)
+    assert "Hugging Face does not answer" in refused(HF_ENDPOINT="http://127.0.0.1:1")
+    assert hub.jobs == {}
+    hub.refusal = (402, "Pre-paid credit balance is insufficient")
+    done = cli("submit", tiny, *CPU)
+    assert done.returncode == 6
+    assert "your account has no credit for jobs" in done.stderr
+    [job] = list_jobs(open_store(clean_env["LASTRUN_STORE"]))
+    assert job.attempts.all() == []
+    hub.refusal = None
+    shown = cli("submit", tiny, "--launcher", "hf", "--env", "a100", "--dry-run")
+    assert shown.returncode == 0, shown.stderr
+    assert "a100-large (1 x A100, 80 GB, 12 vCPU, 142 GB), 2.50 USD an hour" in shown.stderr
+    assert hub.jobs == {}
+
+
+def test_an_image_without_lastrun_gets_this_very_one(
+    hub: Hub, cli: Cli, tiny: Path, tmp_path: Path, clean_env: dict[str, str]
+) -> None:
+    """A Python that has torch and all that is needed, as it would find it at an index, but no lastrun."""
+    image = tmp_path / "image"
+    venv.create(image, with_pip=True, symlinks=True)
+    hub.python = str(image / "bin" / "python")
+    asked = [hub.python, "-c", "import site; print(site.getsitepackages()[0])"]
+    packages = Path(subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip())
+    own = next(Path(path) for path in sys.path if path.endswith("site-packages"))
+    for path in own.iterdir():
+        if not (packages / path.name).exists() and "lastrun" not in path.name and path.name not in ("last_e", "runner"):
+            (packages / path.name).symlink_to(path)
+    done = cli("submit", tiny, *CPU, *SHORT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "bringing lastrun" in done.stdout
+    [job] = hub.jobs.values()
+    assert job.stage == "COMPLETED"
+    assert not (packages / "runner").exists()  # the image is left as it was
+
+
+def test_a_machine_that_is_cancelled_there_is_found_and_the_job_goes_on(hub: Hub, run: Any, cli: Cli, tiny: Path) -> None:
+    current = run("submit", tiny, *CPU, *LONGER)
+    current.wait_for(some_step_is_stored)
+    [job] = hub.jobs.values()
+    hub._end(job)
+    code, out = current.end()
+    assert code == 1, out
+    wait_until(lambda: "lost" in cli("status", current.job.id).stdout)
+    assert f"its Hugging Face job {job.id} ended as CANCELED" in cli("status", current.job.id).stdout
+
+
+def test_who_is_killed_while_it_begins_one_leaves_none_that_nobody_knows_of(
+    hub: Hub, run: Any, cli: Cli, tiny: Path, clean_env: dict[str, str]
+) -> None:
+    hub.machines = False
+    current = run("submit", tiny, *CPU)
+    wait_until(lambda: hub.jobs)
+    current.process.kill()
+    current.process.wait()
+    [job] = list_jobs(open_store(clean_env["LASTRUN_STORE"]))
+    again = cli("resume", job.id)
+    assert again.returncode == 5, again.stdout + again.stderr
+    assert len(hub.jobs) == 1
+    assert "waits for a machine" in again.stderr
