@@ -121,7 +121,9 @@ class RunConfig(Section):
         [], description="environment variables the trainer needs, by name"
     )
     host: Annotated[HostName | None, SetBy("asks", "logs in there with your keys and runs the attempt there")] = Field(
-        None, description="machine of launcher ssh: USER@HOST, or a name of ~/.ssh/config or of [hosts] in config.toml"
+        None,
+        description="machine of launcher ssh, login node of launcher slurm (default: this machine): USER@HOST, or a name of "
+        "~/.ssh/config or of [hosts] in config.toml",
     )
     image: Annotated[ImageName | None, SetBy("asks", "starts what is in that image, with what your store takes as keys")] = (
         Field(None, description="image of a container; default: lastrun:VERSION")

@@ -255,9 +255,7 @@ def test_who_is_stopped_while_it_claims_steps_back_as_long_as_it_may(tmp_path: P
     assert Job(job.store, "j").state()[0].value == state
 
 
-def test_a_stop_is_heard_while_a_silent_attempt_elsewhere_is_watched(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stop_is_heard_while_a_silent_attempt_elsewhere_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "WATCH_SECONDS", 120)
     job = Job(DirectoryStore(tmp_path), "j")
     silent = Attempt("0001-aaaaaaaa", "elsewhere", 1, "1", time.time(), phase="running", began=True)

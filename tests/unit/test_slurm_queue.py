@@ -125,7 +125,7 @@ def test_what_was_cut_is_begun_anew_while_it_gets_on(
 def test_what_waits_is_seen_whatever_the_job_was_submitted_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = {"model.variant": "nano_e_v3", "dataset": "synthetic", "split_type": "xsub", "env": "local", "training.epochs": 5}
     job = Job.create(DirectoryStore(tmp_path / "store"), "x", {**config, "run.launcher": "local"}, {}, "0")
-    for name, said in (("squeue", f"7|{job_name(job)}|PENDING|Resources|N/A"), ("scancel", "")):
+    for name, said in (("squeue", f"7|{job_name(job.id)}|PENDING|Resources|N/A"), ("scancel", "")):
         (tmp_path / name).write_text(f"#!/bin/sh\nprintf '%s\\n' '{said}' \"$*\" >>{tmp_path}/{name}.log\necho '{said}'\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
@@ -143,10 +143,10 @@ def test_all_that_waits_in_the_queue_is_taken_out_with_all_that_runs(
     attempt = Attempt("0001-aaaaaaaa", "elsewhere", 1, "1", time.time(), phase="running", began=True)
     runs.attempts.write(attempt)
     row = "|Resources|N/A"
-    said = f"7|{job_name(waits_)}|PENDING{row}\n8|{job_name(begun)}|PENDING{row}\n9|lastrun-of-another-store|PENDING{row}"
-    later = f"7|{job_name(waits_)}|PENDING{row}"  # of one that is asked for by its name
+    said = f"7|{job_name(waits_.id)}|PENDING{row}\n8|{job_name(begun.id)}|PENDING{row}\n9|lastrun-of-another-store|PENDING{row}"
+    later = f"7|{job_name(waits_.id)}|PENDING{row}"  # of one that is asked for by its name
     (tmp_path / "squeue").write_text(
-        f'#!/bin/sh\necho "$*" >>{tmp_path}/asked\ncase "$*" in\n*--name={job_name(waits_)}*) echo \'{later}\';;\n'
+        f'#!/bin/sh\necho "$*" >>{tmp_path}/asked\ncase "$*" in\n*--name={job_name(waits_.id)}*) echo \'{later}\';;\n'
         f"*--name=*) ;;\n*) echo '{said}';;\nesac\n"
     )
     (tmp_path / "scancel").write_text(f'#!/bin/sh\necho "$*" >>{tmp_path}/taken\n')

@@ -163,6 +163,18 @@ def cancel(job: str) -> None:
     _call("scancel", job)
 
 
+def withdraw(name: str) -> str | None:
+    """Take those of a name that have not started out of the queue; returns what that was.
+
+    Raises:
+        EngineError: Slurm does not answer.
+    """
+    waiting = [one for one in queued(name) if one.state in WAITING]
+    for one in waiting:
+        cancel(one.id)
+    return f"Slurm job {waiting[-1].id}" if waiting else None
+
+
 def send(job: str, signal: str) -> None:
     """Send a signal to a job's batch script.
 

@@ -67,13 +67,13 @@ class SshLauncher(BeginsAtOnce):
             "scratch": str(self._config.hardware.scratch_root or ""),
             "plain": {VARIABLE: os.environ[VARIABLE]} if os.environ.get(VARIABLE) else {},
             "given": values_elsewhere(uri, self._config),
-            **_authority(uri),
+            **authority(uri),
         }
         notes.write(token, host.connection.host, host.folder)
         try:
             with interruptible(f"{job.id}: interrupted before its attempt began; lastrun resume {job.reference} begins it"):
                 if (data := of_this_machine(self._config)) is not None:
-                    given["about"]["data"] = send(host, data, _say)
+                    given["about"]["data"] = send(host, data, say_of_host)
                 host.call("start", given=given)
         except BaseException as error:
             try:
@@ -139,7 +139,7 @@ def look(host: Host, store: str | None, config: JobSpec | None) -> dict[str, Any
         "variables": values_elsewhere(uri, config),
         "device": wanted,
         "free": _FREE_BYTES,
-        **_authority(uri),
+        **authority(uri),
     }
     if config is not None:
         asked["config"] = config.model_dump(mode="json")
@@ -147,15 +147,15 @@ def look(host: Host, store: str | None, config: JobSpec | None) -> dict[str, Any
             check_data(config)
             asked["data"] = {"sha256": data.sha256, "name": data.path.name, "size": data.size}
     if uri is None or uri.scheme != "file":
-        return host.check(asked, _say)
+        return host.check(asked, say_of_host)
     marker = _marker(Path(uri.prefix))
     try:
-        return host.check({**asked, "marker": str(marker)}, _say)
+        return host.check({**asked, "marker": str(marker)}, say_of_host)
     finally:
         marker.rmdir()
 
 
-def _authority(uri: StoreUri | None) -> dict[str, str]:
+def authority(uri: StoreUri | None) -> dict[str, str]:
     """The certificates that this user believes a store's server by."""
     named = os.environ.get("AWS_CA_BUNDLE") if uri is not None and uri.scheme != "file" else None
     if not named:
@@ -166,7 +166,8 @@ def _authority(uri: StoreUri | None) -> dict[str, str]:
         raise UsageError(f"AWS_CA_BUNDLE: {named}: {getattr(error, 'strerror', None) or 'no text'}") from None
 
 
-def _say(text: str) -> None:
+def say_of_host(text: str) -> None:
+    """What is done there, as it is done."""
     sys.stderr.write(plain(f"{text}\n"))
 
 
