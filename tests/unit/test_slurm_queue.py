@@ -55,6 +55,31 @@ def test_what_slurm_says_steers_no_terminal(tmp_path: Path, monkeypatch: pytest.
     assert [one.reason for one in queue.queued("lastrun-x")] == ["\\x1b[2J"]
 
 
+@pytest.mark.parametrize(
+    ("accounts", "state", "code"),
+    [
+        ("7|lastrun-x|CANCELLED by 1000|0:15", "CANCELLED", 0),
+        ("7|lastrun-x|NODE_FAIL|1:0\n7|lastrun-x|TIMEOUT|75:0", "TIMEOUT", 75),
+        ("7|lastrun-x|RUNNING|0:0", None, None),
+        ("", None, None),
+        (None, None, None),
+    ],
+)
+def test_how_a_job_ended_that_only_the_accounts_know_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accounts: str | None, state: str | None, code: int | None
+) -> None:
+    gone = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
+    no_accounts = "echo 'Slurm accounting storage is disabled' >&2; exit 1"
+    told = no_accounts if accounts is None else f"cat <<'END'\n{accounts}\nEND"
+    for name, text in (("squeue", gone), ("scontrol", gone), ("sacct", told)):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    found = queue.look("7")
+    assert (found and found.state, queue.exit_code("7")) == (state, code)
+    assert found is None or found.name == "lastrun-x"
+
+
 def test_partitions_with_what_they_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [
         "gpu*|up|1-00:00:00|gpu:a100:4(S:0-1)",
