@@ -108,7 +108,7 @@ def test_what_is_asked_of_slurm(tmp_path: Path) -> None:
     assert {"--signal=B:USR1@600", "--requeue", "--open-mode=append", "--export=PATH,HF_TOKEN"} <= set(options)
     assert f"--output={tmp_path}/50%%.log" in options
     assert options[-1] == "--exclude=n1"
-    text = script(options, "file:///store with a space/x", ["--set", "name='; reboot'"], 5)
+    text = script(options, "file:///store with a space/x", ["lastrun", "--set", "name='; reboot'"], 5)
     assert "'file:///store with a space/x'" in text
     assert text.startswith("#!/bin/sh\n#SBATCH --job-name=lastrun-x\n")
 

@@ -63,17 +63,13 @@ def asked(
     return [*words, "--requeue" if run.max_requeues else "--no-requeue", *slurm.extra]
 
 
-def script(
-    options: Iterable[str], job_uri: str, arguments: Iterable[str], most: int, more: dict[str, str] | None = None
-) -> str:
+def script(options: Iterable[str], job_uri: str, command: Iterable[str], most: int, more: dict[str, str] | None = None) -> str:
     """The whole script. It holds no secret: who may ask Slurm for it sees it.
 
-    It is put back into the queue ``most`` times. ``more``: what the attempt's record says of where it runs beside the rest:
-    with ``device`` it trains there or not at all, ``data`` is its data file.
+    ``command`` runs the attempt. It is put back into the queue ``most`` times. ``more``: what the attempt's record says of
+    where it runs beside the rest: with ``device`` it trains there or not at all, ``data`` is its data file.
     """
-    lastrun = run_module("runner")
-    attempt = shlex.join([*lastrun, "attempt", job_uri, *arguments])
-    again = shlex.join([*lastrun, "again", job_uri, "--most", str(most)])
+    again = shlex.join([*run_module("runner"), "again", job_uri, "--most", str(most)])
     about = shlex.quote(json.dumps({**ABOUT, **(more or {})})[:-1])
     known_there = '"$SLURM_JOB_ID" "${SLURM_RESTART_COUNT:-0}"'
     variable = machine.CONTAINER_VARIABLE
@@ -83,7 +79,7 @@ def script(
         f'{variable}=$(printf \'%s, "name": "%s", "restart": "%s"}}\' {about} {known_there})',
         f"export {variable}",
         f"again() {{ {again}; }}",
-        f"set -- {attempt}",
+        f"set -- {shlex.join(command)}",
     ]
     return "\n".join([*head, files("runner.launch.slurm").joinpath("batch.sh").read_text("utf-8")])
 

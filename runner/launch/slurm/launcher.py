@@ -15,6 +15,7 @@ from runner.attempt.data_check import check_data
 from runner.errors import ClaimedError, EngineError, UsageError
 from runner.job.attempts import Attempt
 from runner.job.job import Job
+from runner.launch import inside
 from runner.launch.local import LocalLauncher
 from runner.launch.slurm import queue
 from runner.launch.slurm.batch import asked, job_name, script
@@ -62,6 +63,7 @@ class SlurmLauncher:
         options = asked(self._config, self._gpus(), "lastrun", log_folder() / "test", self._variables(StoreUri.parse(store)))
         if refused := queue.refusal(script(options, store, [], 0)):
             raise EngineError(f"{refused}; run.slurm in the job file, or --set run.slurm.partition=..., says what to ask for")
+        inside.preflight(self._config)
 
     def start(self, job: Job, arguments: list[str], token: str, *, output: TextIO | None) -> StartedBatch:
         """A batch script in the queue: when it starts is Slurm's matter."""
@@ -84,7 +86,8 @@ class SlurmLauncher:
         about = {"device": "cuda"} if any(option.startswith("--gres=") for option in options) else {}
         about |= {} if self._data is None else {"data": self._data}
         most = self._config.run.max_requeues
-        return queue.submit(script(options, job.uri, ["--token", token, *heard, *arguments], most, about))
+        command = inside.attempt_command(self._config, job.uri, ["--token", token, *heard, *arguments], self._data)
+        return queue.submit(script(options, job.uri, command, most, about))
 
     @staticmethod
     def settle(job: Job, attempt: Attempt) -> Attempt | None:

@@ -13,6 +13,7 @@ from runner.attempt.data_check import check_data
 from runner.errors import EngineError, LastrunError, UsageError
 from runner.job.attempts import Attempt
 from runner.job.job import Job
+from runner.launch.inside import ONLY
 from runner.launch.protocol import BeginsAtOnce
 from runner.launch.ssh import notes
 from runner.launch.ssh.connection import CutError
@@ -44,6 +45,8 @@ class SshLauncher(BeginsAtOnce):
         """The host says itself whether it has all that an attempt needs, the store and the data as well."""
         if self._config.run.gpus not in (None, 0, 1, "all"):
             raise UsageError(f"run.gpus: found {self._config.run.gpus}; allowed: {FEW_GPUS.format('ssh')}")
+        if self._config.run.container is not None:
+            raise UsageError(ONLY.format(self._config.run.container, "ssh"))
         see_that_they_are_set(self._config)
         host = self._host()
         found = look(host, store, self._config)
