@@ -97,6 +97,30 @@ def test_what_waits_there_says_why_and_is_taken_out_of_the_queue_only_by_who_han
     assert len(slurm.jobs()) == 1
 
 
+ANSWER_LOST = """\
+case "$BASH_EXECUTION_STRING" in *" line_up"*) bash -c "$BASH_EXECUTION_STRING" >/dev/null; kill -9 $PPID; exit;; esac
+"""
+
+
+def test_one_that_is_in_the_queue_though_the_answer_was_lost_is_found_there(
+    cli: Cli, login: Sshd, slurm: Slurm, tiny: Path, clean_env: dict[str, str]
+) -> None:
+    conf = f"export SLURM_CONF={slurm.conf}\n"
+    assert cli("submit", tiny, *LOGIN, "--dry-run").returncode == 0
+    far_shell_runs(login, conf + ANSWER_LOST)
+    lost = cli("submit", tiny, *LOGIN, HOLD)
+    assert lost.returncode == 6, lost.stdout + lost.stderr
+    job = only_job(clean_env)
+    assert f"; lastrun status {job.id} tells whether it is in the queue all the same" in lost.stderr
+    assert len(lost.stderr.splitlines()) == 1
+    far_shell_runs(login, conf)
+    assert "you hold it; scontrol release lets it go" in cli("status", job.id).stdout
+    again = cli("resume", job.id)
+    assert again.returncode == 5, again.stderr
+    assert "was taken out of the queue" in cli("stop", job.id).stdout
+    assert slurm.jobs() == []
+
+
 def test_what_slurm_there_would_not_take_is_told_before_there_is_a_job(
     cli: Cli, login: Sshd, slurm: Slurm, tiny: Path, clean_env: dict[str, str]
 ) -> None:

@@ -58,7 +58,8 @@ def test_what_slurm_says_steers_no_terminal(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("accounts", "state", "code"),
     [
-        ("7|lastrun-x|CANCELLED by 1000|0:15", "CANCELLED", 0),
+        ("7|lastrun-x|CANCELLED by 0|0:0", "CANCELLED", 0),
+        ("7|lastrun-x|FAILED|0:9", "FAILED", 0),
         ("7|lastrun-x|NODE_FAIL|1:0\n7|lastrun-x|TIMEOUT|75:0", "TIMEOUT", 75),
         ("7|lastrun-x|RUNNING|0:0", None, None),
         ("", None, None),
