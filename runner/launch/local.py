@@ -53,9 +53,8 @@ class LocalLauncher(BeginsAtOnce):
     def start(self, job: Job, arguments: list[str], token: str, *, output: TextIO | None) -> StartedProcess:
         """A child of this process; in the background, with a session of its own."""
         command = inside.attempt_command(self._config, job.uri, ["--token", token, *arguments])
-        apart = (
-            self._config.run.container is not None
-        )  # what runs an image hands Ctrl-C on: from a terminal it would come twice
+        # What runs an image passes Ctrl-C on: from a terminal, which sends it to all, it would come twice.
+        apart = self._config.run.container is not None
         asked: list[int] = []
         with handled(asked.append):  # who leaves now would leave a child of which nobody knows
             if output is None:
