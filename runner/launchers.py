@@ -18,7 +18,7 @@ class Kind:
 LAUNCHERS = {
     "local": Kind("runner.launch.local:LocalLauncher", chooses_gpus=False),
     "docker": Kind("runner.launch.docker.launcher:DockerLauncher", chooses_gpus=True),
-    "slurm": Kind("runner.launch.slurm.launcher:SlurmLauncher", chooses_gpus=True),
+    "slurm": Kind("runner.launch.slurm.either:EitherLauncher", chooses_gpus=True),
     "ssh": Kind("runner.launch.ssh.launcher:SshLauncher", chooses_gpus=False),
     "hf": Kind("runner.launch.hf.launcher:HfLauncher", chooses_gpus=False),
 }
@@ -27,4 +27,4 @@ NAMES = ", ".join(LAUNCHERS)
 FEW_GPUS = "0, 1 or all with launcher {}"
 HOST = r"[A-Za-z0-9_][A-Za-z0-9_.@:-]{0,254}"
 HOST_MEANING = "a host as ssh knows it: NAME or USER@NAME"
-"""Of launcher ssh: nothing that ssh would take for an option."""
+"""Of launchers ssh and slurm: nothing that ssh would take for an option."""

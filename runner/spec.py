@@ -20,7 +20,9 @@ JobName = Annotated[
 ]
 GpuId = Annotated[int, Field(ge=0, le=63)] | Annotated[str, Field(pattern=r"^[A-Za-z0-9:/-]{1,80}$"), Meaning("a GPU's UUID")]
 ImageName = Annotated[
-    str, Field(pattern=r"^[a-z0-9][A-Za-z0-9._/:@-]{0,254}$"), Meaning("an image's name, such as lastrun:0.1.0")
+    str,
+    Field(pattern=r"^(((docker|oras|library)://)?[a-z0-9][A-Za-z0-9._/:@-]{0,254}|~?/[^:,\x00-\x1f\x7f]{1,400}\.sif)$"),
+    Meaning("an image's name, such as lastrun:0.1.0, or the path of a .sif file"),
 ]
 Size = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}[kmg]$"), Meaning("a whole number and k, m or g, such as 12g")]
 VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"), Meaning("a variable's name")]
@@ -135,10 +137,20 @@ class RunConfig(Section):
         [], description="environment variables the trainer needs, by name"
     )
     host: Annotated[HostName | None, SetBy("asks", "logs in there with your keys and runs the attempt there")] = Field(
-        None, description="machine of launcher ssh: USER@HOST, or a name of ~/.ssh/config or of [hosts] in config.toml"
+        None,
+        description="machine of launcher ssh, login node of launcher slurm (default: this machine): USER@HOST, or a name of "
+        "~/.ssh/config or of [hosts] in config.toml",
     )
     image: Annotated[ImageName | None, SetBy("asks", "starts what is in that image, with what your store takes as keys")] = (
-        Field(None, description="image of a container; default: lastrun:VERSION")
+        Field(
+            None,
+            description="image of a container; default: lastrun:VERSION; with run.container a .sif file, or a registry's image",
+        )
+    )
+    container: Annotated[Literal["apptainer"] | None, LEARNING] = Field(
+        None,
+        description="apptainer: launchers local and slurm start attempts inside run.image with Apptainer, or with Singularity "
+        "where that is there",
     )
     memory: Annotated[Size | None, LEARNING] = Field(
         None, description="most memory a container may take, such as 12g; default: no limit"

@@ -1,5 +1,5 @@
-"""A server on loopback that speaks what Hugging Face's own client calls about jobs. Each job is a process of this machine, and has
-of our environment only where Python is."""
+"""A server on loopback that speaks what Hugging Face's own client calls about jobs. Each job is a process of this machine, and
+has of our environment only where Python is."""
 
 from __future__ import annotations
 

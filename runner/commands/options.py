@@ -23,7 +23,11 @@ SetOption = Annotated[
 LauncherOption = Annotated[str | None, typer.Option("--launcher", metavar="NAME", help=NAMES)]
 OnOption = Annotated[
     str | None,
-    typer.Option("--on", metavar="HOST,...", help="run it there: --launcher ssh --set run.host=HOST; a sweep on several hosts"),
+    typer.Option(
+        "--on",
+        metavar="HOST,...",
+        help="run it there: --launcher ssh --set run.host=HOST; a sweep on several; with --launcher slurm: the login node",
+    ),
 ]
 StoreOption = Annotated[
     str | None, typer.Option("--store", metavar="URI", help="default: LASTRUN_STORE, config.toml, your data folder")

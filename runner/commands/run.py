@@ -64,7 +64,7 @@ def submit(
     from runner.view.config import print_explained
     from runner.view.console import print_json, show
 
-    how = How(env, tuple(set_ or ()), launcher=launcher, here=here, on=_hosts(on, launcher))
+    how = _to_its_queue(How(env, tuple(set_ or ()), launcher=launcher, here=here, on=_hosts(on, launcher)))
     first = _on_first(how)
     points = resolve_points(spec, first.env, first.settings, first.launcher)
     if points.is_sweep:
@@ -148,7 +148,7 @@ def resume(
 
     hosts = _hosts(on, launcher)
     found = find(job, store)
-    how = How(env, tuple(set_ or ()), tuple(allow_change or ()), takeover, launcher, here, hosts)
+    how = _to_its_queue(How(env, tuple(set_ or ()), tuple(allow_change or ()), takeover, launcher, here, hosts))
     if isinstance(found, Group):
         from runner.commands.groups import resume_group
 
@@ -193,9 +193,17 @@ def _hosts(on: str | None, launcher: str | None) -> tuple[str, ...]:
     from runner.errors import UsageError
     from runner.launch.hosts import hosts_named
 
-    if launcher not in (None, "ssh"):
-        raise UsageError(f"--on {on}: found --launcher {launcher}; --on is for launcher ssh")
-    return hosts_named(on)
+    if launcher not in (None, "ssh", "slurm"):
+        raise UsageError(f"--on {on}: found --launcher {launcher}; --on is for launcher ssh, and for slurm's login node")
+    names = hosts_named(on)
+    if launcher == "slurm" and len(names) > 1:
+        raise UsageError(f"--on {on}: found {len(names)} hosts; with launcher slurm it names one, the login node")
+    return names
+
+
+def _to_its_queue(how: How) -> How:
+    """With launcher slurm: through the login node that is named, whose queue deals out machines itself."""
+    return how.at(how.on[0]) if how.on and how.launcher == "slurm" else how
 
 
 def _on_first(how: How) -> How:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, TextIO
 
-from last_e.process import run_module
 from last_e.text import expand
 from runner import machine
 from runner.attempt.data_check import check_data
 from runner.errors import EngineError, Exit, UsageError
 from runner.job.attempts import Attempt
 from runner.job.job import Job
+from runner.launch import inside
 from runner.launch.protocol import BeginsAtOnce
 from runner.launchers import FEW_GPUS
 from runner.signals import LEAVING, handled
@@ -39,8 +41,9 @@ class LocalLauncher(BeginsAtOnce):
         """Torch is installed, and the data file is there, or in its bucket."""
         if self._config.run.gpus not in (None, 0, 1, "all"):  # of a job that was in a container before
             raise UsageError(f"run.gpus: found {self._config.run.gpus}; allowed: {FEW_GPUS.format('local')}")
+        inside.preflight(self._config)
         missing = [name for name in _NEEDED if find_spec(name) is None]
-        if missing:
+        if missing and self._config.run.container is None:
             raise EngineError(
                 f"training here needs {', '.join(missing)}, not installed in {sys.prefix}; from a clone of lastrun: "
                 "pip install '.[train]'"
@@ -49,18 +52,21 @@ class LocalLauncher(BeginsAtOnce):
 
     def start(self, job: Job, arguments: list[str], token: str, *, output: TextIO | None) -> StartedProcess:
         """A child of this process; in the background, with a session of its own."""
-        command = [*run_module("runner"), "attempt", job.uri, "--token", token, *arguments]
+        command = inside.attempt_command(self._config, job.uri, ["--token", token, *arguments])
+        # What runs an image passes Ctrl-C on: from a terminal, which sends it to all, it would come twice.
+        apart = self._config.run.container is not None
         asked: list[int] = []
         with handled(asked.append):  # who leaves now would leave a child of which nobody knows
             if output is None:
                 errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 -- StartedProcess closes it
                 null = subprocess.DEVNULL
                 process = subprocess.Popen(command, stdin=null, stdout=null, stderr=errors, start_new_session=True)
-                started = StartedProcess(process, errors)
+                started = StartedProcess(process, errors, apart)
             else:
                 stream = None if output is sys.stdout else output
                 errors_too = None if output in (sys.stdout, sys.stderr) else output
-                started = StartedProcess(subprocess.Popen(command, stdout=stream, stderr=errors_too), None)
+                process = subprocess.Popen(command, stdout=stream, stderr=errors_too, start_new_session=apart)
+                started = StartedProcess(process, None, apart)
         for signum in asked:
             started.hand_on(signum)
         return started
@@ -101,10 +107,11 @@ class StartedProcess:
     Args:
         process: the attempt.
         errors: where a background one's standard error goes.
+        apart: it is another program that has the attempt, in a session of its own.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], errors: IO[str] | None) -> None:
-        self._process, self._errors = process, errors
+    def __init__(self, process: subprocess.Popen[bytes], errors: IO[str] | None, apart: bool = False) -> None:
+        self._process, self._errors, self._apart = process, errors, apart
         self._ended = threading.Event()
         threading.Thread(target=self._wait, name="attempt", daemon=True).start()
 
@@ -117,7 +124,7 @@ class StartedProcess:
 
     def hand_on(self, signum: int) -> None:
         """The terminal sends Ctrl-C to both; anything else comes to us alone."""
-        if signum != signal.SIGINT:
+        if signum != signal.SIGINT or self._apart:
             self._process.send_signal(signum)
 
     def _wait(self) -> None:
@@ -139,6 +146,9 @@ class StartedProcess:
 
     def kill(self) -> None:
         """With the trainer, which ends when its standard input does."""
+        if self._apart:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
         self._process.kill()
         self._process.wait()
         if self._errors is not None:

@@ -42,7 +42,8 @@ class How:
     def at(self, host: str) -> How:
         """The same on one of them."""
         env = self.env or read_settings().host(host).env
-        return replace(self, env=env, launcher="ssh", settings=(*self.settings, f"run.host={json.dumps(host)}"), on=())
+        launcher = self.launcher or "ssh"
+        return replace(self, env=env, launcher=launcher, settings=(*self.settings, f"run.host={json.dumps(host)}"), on=())
 
     def words(self) -> list[str]:
         """The same as arguments of a command."""

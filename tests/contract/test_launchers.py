@@ -89,6 +89,15 @@ def batch(slurm: Slurm, tmp_path: Path) -> Case:
 
 
 @pytest.fixture
+def login(far: Sshd, slurm: Slurm, tiny: Path, clean_env: dict[str, str]) -> Case:
+    """The far side is a login node; this one knows of no cluster."""
+    del clean_env["SLURM_CONF"]
+    (far.folder / "home" / "rc").write_text(f"export SLURM_CONF={slurm.conf}\n")
+    needed = ("run.host=far", "run.gpus=0", f"hardware.scratch_root={tiny.parent}/scratch")
+    return Case("slurm", kill_process, "run.slurm.partition=nowhere", needed, at_once=False)
+
+
+@pytest.fixture
 def dummy(tmp_path_factory: pytest.TempPathFactory, clean_env: dict[str, str]) -> Iterator[Case]:
     """In a copy of the code: one file, one line."""
     copy = tmp_path_factory.mktemp("copy")
@@ -107,13 +116,14 @@ CASES = [
     pytest.param("docker", marks=[pytest.mark.xdist_group("docker"), pytest.mark.slow]),
     pytest.param("batch", id="slurm", marks=pytest.mark.xdist_group("slurm")),
     pytest.param("ssh", marks=[pytest.mark.xdist_group("ssh"), pytest.mark.slow]),
+    pytest.param("login", id="slurm by ssh", marks=[pytest.mark.xdist_group("ssh"), pytest.mark.slow]),
     pytest.param("dummy"),
 ]
 each_launcher = pytest.mark.parametrize("case", CASES, indirect=True)
 
 
 def test_every_launcher_is_held_to_the_contract() -> None:
-    assert {param.id or param.values[0] for param in CASES} == {*LAUNCHERS, "dummy"}
+    assert {param.id or param.values[0] for param in CASES} == {*LAUNCHERS, "slurm by ssh", "dummy"}
 
 
 @each_launcher

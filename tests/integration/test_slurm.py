@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -185,15 +186,23 @@ def test_a_controller_that_is_away_for_a_while_stops_nobody(run: Any, cli: Cli, 
     assert current.job.state()[0].value == "succeeded"
 
 
-def test_several_at_once_each_run_once(cli: Cli, tiny: Path, slurm: Slurm, clean_env: dict[str, str]) -> None:
-    for _ in range(4):
-        done = cli("submit", tiny, *SLURM, "training.epochs=1", "run.slurm.partition=all", "--detach")
-        assert done.returncode == 0, done.stderr
+def test_twenty_at_once_each_run_once(cli: Cli, slurm: Slurm, clean_env: dict[str, str], tmp_path: Path) -> None:
+    """All stand in the queue at once, held, and are let go at once: as many run as the nodes have cores."""
+    path = tmp_path / "twenty.yaml"
+    path.write_text(f"{TINY}sweep: {{seeds: 20}}\n")
+    words = ("training.epochs=1", "training.warmup_epochs=0", "run.slurm.partition=all", "run.slurm.extra=['--hold']")
+    done = cli("submit", path, *SLURM, *words, "--detach")
+    assert done.returncode == 0, done.stderr
+    assert "20 points were put into the queue, 20 at a time" in done.stdout
     store = DirectoryStore(Path(clean_env["LASTRUN_STORE"]))
-    wait_until(lambda: [job.state()[0].value for job in jobs_in(store)] == ["succeeded"] * 4)
-    assert {len(job.attempts.all()) for job in jobs_in(store)} == {1}
-    rows = json.loads(cli("list", "--json").stdout)["jobs"]
-    assert [row["state"] for row in rows] == ["succeeded"] * 4
+    jobs = jobs_in(store)
+    assert len(slurm.jobs()) == len(jobs) == 20
+    slurm.call("scontrol", "release", *slurm.jobs())
+    wait_until(lambda: not (time.sleep(1) or slurm.jobs()))
+    assert [job.state()[0].value for job in jobs] == ["succeeded"] * 20
+    assert {len(job.attempts.all()) for job in jobs} == {1}
+    assert len({slurm_id(job) for job in jobs}) == 20
+    assert 2 <= most_at_once(jobs) <= 8
 
 
 @pytest.fixture

@@ -55,6 +55,32 @@ def test_what_slurm_says_steers_no_terminal(tmp_path: Path, monkeypatch: pytest.
     assert [one.reason for one in queue.queued("lastrun-x")] == ["\\x1b[2J"]
 
 
+@pytest.mark.parametrize(
+    ("accounts", "state", "code"),
+    [
+        ("7|lastrun-x|CANCELLED by 0|0:0", "CANCELLED", 0),
+        ("7|lastrun-x|FAILED|0:9", "FAILED", 0),
+        ("7|lastrun-x|NODE_FAIL|1:0\n7|lastrun-x|TIMEOUT|75:0", "TIMEOUT", 75),
+        ("7|lastrun-x|RUNNING|0:0", None, None),
+        ("", None, None),
+        (None, None, None),
+    ],
+)
+def test_how_a_job_ended_that_only_the_accounts_know_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accounts: str | None, state: str | None, code: int | None
+) -> None:
+    gone = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
+    no_accounts = "echo 'Slurm accounting storage is disabled' >&2; exit 1"
+    told = no_accounts if accounts is None else f"cat <<'END'\n{accounts}\nEND"
+    for name, text in (("squeue", gone), ("scontrol", gone), ("sacct", told)):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    found = queue.look("7")
+    assert (found and found.state, queue.exit_code("7")) == (state, code)
+    assert found is None or found.name == "lastrun-x"
+
+
 def test_partitions_with_what_they_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [
         "gpu*|up|1-00:00:00|gpu:a100:4(S:0-1)",
@@ -83,7 +109,7 @@ def test_what_is_asked_of_slurm(tmp_path: Path) -> None:
     assert {"--signal=B:USR1@600", "--requeue", "--open-mode=append", "--export=PATH,HF_TOKEN"} <= set(options)
     assert f"--output={tmp_path}/50%%.log" in options
     assert options[-1] == "--exclude=n1"
-    text = script(options, "file:///store with a space/x", ["--set", "name='; reboot'"], 5)
+    text = script(options, "file:///store with a space/x", ["lastrun", "--set", "name='; reboot'"], 5)
     assert "'file:///store with a space/x'" in text
     assert text.startswith("#!/bin/sh\n#SBATCH --job-name=lastrun-x\n")
 
@@ -125,7 +151,7 @@ def test_what_was_cut_is_begun_anew_while_it_gets_on(
 def test_what_waits_is_seen_whatever_the_job_was_submitted_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = {"model.variant": "nano_e_v3", "dataset": "synthetic", "split_type": "xsub", "env": "local", "training.epochs": 5}
     job = Job.create(DirectoryStore(tmp_path / "store"), "x", {**config, "run.launcher": "local"}, {}, "0")
-    for name, said in (("squeue", f"7|{job_name(job)}|PENDING|Resources|N/A"), ("scancel", "")):
+    for name, said in (("squeue", f"7|{job_name(job.id)}|PENDING|Resources|N/A"), ("scancel", "")):
         (tmp_path / name).write_text(f"#!/bin/sh\nprintf '%s\\n' '{said}' \"$*\" >>{tmp_path}/{name}.log\necho '{said}'\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
@@ -143,10 +169,10 @@ def test_all_that_waits_in_the_queue_is_taken_out_with_all_that_runs(
     attempt = Attempt("0001-aaaaaaaa", "elsewhere", 1, "1", time.time(), phase="running", began=True)
     runs.attempts.write(attempt)
     row = "|Resources|N/A"
-    said = f"7|{job_name(waits_)}|PENDING{row}\n8|{job_name(begun)}|PENDING{row}\n9|lastrun-of-another-store|PENDING{row}"
-    later = f"7|{job_name(waits_)}|PENDING{row}"  # of one that is asked for by its name
+    said = f"7|{job_name(waits_.id)}|PENDING{row}\n8|{job_name(begun.id)}|PENDING{row}\n9|lastrun-of-another-store|PENDING{row}"
+    later = f"7|{job_name(waits_.id)}|PENDING{row}"  # of one that is asked for by its name
     (tmp_path / "squeue").write_text(
-        f'#!/bin/sh\necho "$*" >>{tmp_path}/asked\ncase "$*" in\n*--name={job_name(waits_)}*) echo \'{later}\';;\n'
+        f'#!/bin/sh\necho "$*" >>{tmp_path}/asked\ncase "$*" in\n*--name={job_name(waits_.id)}*) echo \'{later}\';;\n'
         f"*--name=*) ;;\n*) echo '{said}';;\nesac\n"
     )
     (tmp_path / "scancel").write_text(f'#!/bin/sh\necho "$*" >>{tmp_path}/taken\n')

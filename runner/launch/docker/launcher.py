@@ -28,6 +28,7 @@ from runner.launch.docker.gpus import first_that_works
 from runner.launch.docker.handed import Handed
 from runner.launch.docker.image import BUILD, code_digest, default_image
 from runner.launch.docker.look import understood
+from runner.launch.inside import ONLY
 from runner.launch.protocol import BeginsAtOnce
 from runner.launch.variables import see_that_they_are_set, wants_cpu
 from runner.signals import handled, interruptible
@@ -51,6 +52,10 @@ class DockerLauncher(BeginsAtOnce):
 
     def preflight(self, store: str) -> None:
         """A container with the very same limits is started and says what is in it."""
+        if self._config.run.container is not None:
+            raise UsageError(ONLY.format(self._config.run.container, "docker"))
+        if "://" in self._image or self._image.endswith(".sif"):
+            raise UsageError(f"run.image: {self._image} is for run.container=apptainer; launcher docker takes a name")
         client = connect()
         handed = Handed(self._config, client)
         uri = StoreUri.parse(store)

@@ -13,7 +13,6 @@ from typing import Any
 
 from last_e.process import run_module
 from runner import machine
-from runner.job.job import Job
 from runner.spec import JobSpec
 
 ABOUT = {"launcher": "slurm", "what": "Slurm job"}
@@ -22,9 +21,9 @@ _SHORTEST_NOTICE = 60
 """Slurm looks for jobs whose time is nearly over once a minute."""
 
 
-def job_name(job: Job) -> str:
+def job_name(job_id: str) -> str:
     """The Slurm job's name, by which it is found again."""
-    return f"lastrun-{job.id}"
+    return f"lastrun-{job_id}"
 
 
 def asked(
@@ -64,23 +63,23 @@ def asked(
     return [*words, "--requeue" if run.max_requeues else "--no-requeue", *slurm.extra]
 
 
-def script(options: Iterable[str], job_uri: str, arguments: Iterable[str], most: int, device: str | None = None) -> str:
+def script(options: Iterable[str], job_uri: str, command: Iterable[str], most: int, more: dict[str, str] | None = None) -> str:
     """The whole script. It holds no secret: who may ask Slurm for it sees it.
 
-    It is put back into the queue ``most`` times. With ``device`` the attempt trains there or not at all.
+    ``command`` runs the attempt. It is put back into the queue ``most`` times. ``more``: what the attempt's record says of
+    where it runs beside the rest: with ``device`` it trains there or not at all, ``data`` is its data file.
     """
-    lastrun = run_module("runner")
-    attempt = shlex.join([*lastrun, "attempt", job_uri, *arguments])
-    again = shlex.join([*lastrun, "again", job_uri, "--most", str(most)])
-    about = json.dumps({**ABOUT, "name": "%s", "restart": "%s", **({"device": device} if device else {})})
+    again = shlex.join([*run_module("runner"), "again", job_uri, "--most", str(most)])
+    about = shlex.quote(json.dumps({**ABOUT, **(more or {})})[:-1])
+    known_there = '"$SLURM_JOB_ID" "${SLURM_RESTART_COUNT:-0}"'
     variable = machine.CONTAINER_VARIABLE
     head = [
         "#!/bin/sh",
         *(f"#SBATCH {_quoted(option)}" for option in options),
-        f'{variable}=$(printf \'{about}\' "$SLURM_JOB_ID" "${{SLURM_RESTART_COUNT:-0}}")',
+        f'{variable}=$(printf \'%s, "name": "%s", "restart": "%s"}}\' {about} {known_there})',
         f"export {variable}",
         f"again() {{ {again}; }}",
-        f"set -- {attempt}",
+        f"set -- {shlex.join(command)}",
     ]
     return "\n".join([*head, files("runner.launch.slurm").joinpath("batch.sh").read_text("utf-8")])
 

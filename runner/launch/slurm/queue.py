@@ -1,4 +1,4 @@
-"""What Slurm's own programs answer: sbatch, squeue, scontrol, scancel, sinfo. Everything here is a call of one of them."""
+"""What Slurm's own programs answer: sbatch, squeue, scontrol, scancel, sinfo, sacct. All here calls one of them."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ _GONE = "invalid job id"
 _NO_CLUSTER = "could not establish a configuration source"
 """Its programs are installed, and nobody has told them of a cluster."""
 _COLUMNS = "%i|%j|%T|%r|%S"
+_ACCOUNTS = "JobIDRaw,JobName,State,ExitCode"
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,8 @@ def queued(name: str | None = None) -> list[Queued]:
 
 
 def look(job: str) -> Queued | None:
-    """One job, also for some minutes after its end; None: Slurm says that there is none, twice, by two programs, since one
-    empty answer means nothing.
+    """One job, also for some minutes after its end, and for ever where the cluster keeps accounts; None: Slurm says that there
+    is none, twice, by two programs, since one empty answer means nothing.
 
     Raises:
         EngineError: Slurm does not answer.
@@ -130,7 +131,7 @@ def look(job: str) -> Queued | None:
             values.get("StartTime", "N/A"),
         )
     if _GONE in done.stderr.lower():
-        return None
+        return (_accounted(job) or (None, 0))[0]
     raise EngineError(_words(done))
 
 
@@ -151,7 +152,10 @@ def exit_code(job: str) -> int | None:
     """Of a job that has ended: the batch script's; None where Slurm does not know it any more."""
     done = _run("scontrol", "--oneliner", "show", "job", job)
     found = re.search(r"\bExitCode=(\d+):", done.stdout)
-    return int(found[1]) if done.returncode == 0 and found else None
+    if done.returncode == 0 and found:
+        return int(found[1])
+    accounted = _accounted(job)
+    return None if accounted is None else accounted[1]
 
 
 def cancel(job: str) -> None:
@@ -161,6 +165,18 @@ def cancel(job: str) -> None:
         EngineError: Slurm does not do it.
     """
     _call("scancel", job)
+
+
+def withdraw(name: str) -> str | None:
+    """Take those of a name that have not started out of the queue; returns what that was.
+
+    Raises:
+        EngineError: Slurm does not answer.
+    """
+    waiting = [one for one in queued(name) if one.state in WAITING]
+    for one in waiting:
+        cancel(one.id)
+    return f"Slurm job {waiting[-1].id}" if waiting else None
 
 
 def send(job: str, signal: str) -> None:
@@ -209,6 +225,23 @@ def minutes_of(text: str) -> int | None:
         return None
     days, hours, minutes, _ = (int(part or 0) for part in found.groups())
     return (24 * days + hours) * 60 + minutes
+
+
+def _accounted(job: str) -> tuple[Queued, int] | None:
+    """How a job ended that the controller does not know any more, with its exit code; None where nobody keeps accounts, or they
+    do not tell: they only add to what is known."""
+    if shutil.which("sacct") is None:
+        return None
+    try:
+        done = _run("sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={job}", f"--format={_ACCOUNTS}")
+    except EngineError:
+        return None
+    rows = [line.split("|") for line in done.stdout.splitlines()] if done.returncode == 0 else []
+    for id, name, state, code in (row for row in reversed(rows) if len(row) == 4):
+        ended = state.partition(" ")[0]  # "CANCELLED by 1000"
+        if id == job and ended in ENDED:
+            return Queued(id, plain(name), ended, "None", "N/A"), int(code.partition(":")[0] or 0)
+    return None
 
 
 def _jobs(text: str) -> list[Queued]:

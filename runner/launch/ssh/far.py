@@ -21,8 +21,8 @@ from runner.launch.ssh.install import machine as this_machine
 from runner.launch.ssh.install import own_folder
 
 
-def main() -> None:
-    """Call what the first word names; errors of ours are one line."""
+def main(**more: Callable[..., None]) -> None:
+    """Call what the first word names, of these and ``more``; errors of ours are one line."""
     verbs: dict[str, Callable[..., None]] = {
         "check": check,
         "start": runs.start,
@@ -35,6 +35,7 @@ def main() -> None:
         "clean": runs.clean,
         "have": sent.tell,
         "receive": sent.receive,
+        **more,
     }
     try:
         verbs[sys.argv[1]](*sys.argv[2:])
@@ -49,7 +50,6 @@ def check() -> None:
     os.environ.update(asked["variables"])
     runs.take_authority(asked, os.environ)
     torch = _torch()
-    free = shutil.disk_usage(own_folder()).free
     facts = {
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
@@ -57,16 +57,10 @@ def check() -> None:
         "gpus": [gpu["name"] for gpu in torch["gpus"]],
         "driver": machine.driver_version(),
         "folder": str(own_folder()),
-        "free": free,
+        "free": shutil.disk_usage(own_folder()).free,
         "runs": runs.count(),
     }
-    problems = [*_gpu_problems(asked, torch, facts), *_store_problems(asked)]
-    needed = asked["free"]
-    if data := asked.get("data"):  # that would be sent
-        known = sent.have(data["sha256"], data["name"])
-        needed += 0 if known["whole"] else data["size"] - int(str(known["bytes"]))
-    if free < needed:
-        problems.append(f"its disk has {free >> 20} MiB left in {own_folder()}: {needed >> 20} are needed")
+    problems = [*_gpu_problems(asked, torch, facts), *store_problems(asked), *disk_problems(asked)]
     sys.stdout.write(json.dumps({"problems": problems, "facts": facts}))
 
 
@@ -102,7 +96,18 @@ def _gpu_problems(asked: dict[str, Any], torch: dict[str, Any], facts: dict[str,
     return broken
 
 
-def _store_problems(asked: dict[str, Any]) -> list[str]:
+def disk_problems(asked: dict[str, Any]) -> list[str]:
+    """Of the room that there is for an attempt, and for the data that would be sent."""
+    free, needed = shutil.disk_usage(own_folder()).free, asked["free"]
+    if data := asked.get("data"):
+        known = sent.have(data["sha256"], data["name"])
+        needed += 0 if known["whole"] else data["size"] - int(str(known["bytes"]))
+    if free >= needed:
+        return []
+    return [f"its disk has {free >> 20} MiB left in {own_folder()}: {needed >> 20} are needed"]
+
+
+def store_problems(asked: dict[str, Any]) -> list[str]:
     """Of the store and the data."""
     from runner.attempt.data_check import check_data
     from runner.spec import JobSpec
@@ -112,9 +117,9 @@ def _store_problems(asked: dict[str, Any]) -> list[str]:
     if "marker" in asked and not Path(asked["marker"]).is_dir():
         problems.append(NOT_THERE.format(store=asked["store"]))
     elif asked["store"] is not None:
-        problems += _problem(open_store(asked["store"]).check)
+        problems += problem(open_store(asked["store"]).check)
     if "config" in asked and "data" not in asked:
-        problems += _problem(lambda: check_data(JobSpec.model_validate(asked["config"])))
+        problems += problem(lambda: check_data(JobSpec.model_validate(asked["config"])))
     return problems
 
 
@@ -124,7 +129,8 @@ NOT_THERE = (
 )
 
 
-def _problem(look: Callable[[], object]) -> list[str]:
+def problem(look: Callable[[], object]) -> list[str]:
+    """What it raises against it, as a list of at most one."""
     try:
         look()
     except LastrunError as error:

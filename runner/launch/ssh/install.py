@@ -32,7 +32,7 @@ def main() -> None:
     with (root / f"{about['folder']}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "ready").exists():
-            make(folder, about["version"], wheel)
+            make(folder, about["version"], wheel, about["for_gpus"])
 
 
 def own_folder() -> Path:
@@ -40,7 +40,7 @@ def own_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lastrun" / "ssh"
 
 
-def make(folder: Path, version: str, wheel: bytes) -> None:
+def make(folder: Path, version: str, wheel: bytes, for_gpus: bool) -> None:
     """From the start: what was cut off is never gone on with."""
     shutil.rmtree(folder, ignore_errors=True)
     call("a virtual environment", [sys.executable, "-m", "venv", "--without-pip", str(folder)])
@@ -50,11 +50,11 @@ def make(folder: Path, version: str, wheel: bytes) -> None:
     packages = Path(os.fsdecode(asked.stdout.strip()))
     with zipfile.ZipFile(io.BytesIO(wheel)) as archive:  # of Python alone, and ours: there is nothing more to be done with it
         archive.extractall(packages)
-    if find_spec("torch") is not None and torch_computes():
+    if find_spec("torch") is not None and torch_computes(for_gpus):
         # Read, and never written: pip leaves what is outside its environment alone.
         others = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
         (packages / "torch-of-this-machine.pth").write_text("\n".join(others) + "\n")
-    else:
+    elif not for_gpus:
         torch_for_cpus(pip)
     call("what lastrun needs", [*pip, f"lastrun[train]=={version}"])
     tried = subprocess.run([python, "-I", "-m", "last_e.gpu"], capture_output=True, text=True, check=False)
@@ -80,9 +80,10 @@ def machine() -> str:
     return " ".join(Path(place).read_text().strip() for place in places if Path(place).exists())
 
 
-def torch_computes() -> bool:
+def torch_computes(for_gpus: bool) -> bool:
     """Whether the torch that is there is of use."""
     code = "import torch; torch.ones(2).sum().item(); assert tuple(map(int, torch.__version__.split('.')[:2])) >= (2, 6)"
+    code += "; assert torch.version.cuda or torch.version.hip" if for_gpus else ""
     return subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
 

@@ -13,6 +13,7 @@ from runner.attempt.data_check import check_data
 from runner.errors import EngineError, LastrunError, UsageError
 from runner.job.attempts import Attempt
 from runner.job.job import Job
+from runner.launch.inside import ONLY
 from runner.launch.protocol import BeginsAtOnce
 from runner.launch.ssh import notes
 from runner.launch.ssh.connection import CutError
@@ -44,6 +45,8 @@ class SshLauncher(BeginsAtOnce):
         """The host says itself whether it has all that an attempt needs, the store and the data as well."""
         if self._config.run.gpus not in (None, 0, 1, "all"):
             raise UsageError(f"run.gpus: found {self._config.run.gpus}; allowed: {FEW_GPUS.format('ssh')}")
+        if self._config.run.container is not None:
+            raise UsageError(ONLY.format(self._config.run.container, "ssh"))
         see_that_they_are_set(self._config)
         host = self._host()
         found = look(host, store, self._config)
@@ -73,7 +76,7 @@ class SshLauncher(BeginsAtOnce):
         try:
             with interruptible(f"{job.id}: interrupted before its attempt began; lastrun resume {job.reference} begins it"):
                 if (data := of_this_machine(self._config)) is not None:
-                    given["about"]["data"] = send(host, data, _say)
+                    given["about"]["data"] = send(host, data, say_of_host)
                 host.call("start", given=given)
         except BaseException as error:
             try:
@@ -147,15 +150,16 @@ def look(host: Host, store: str | None, config: JobSpec | None) -> dict[str, Any
             check_data(config)
             asked["data"] = {"sha256": data.sha256, "name": data.path.name, "size": data.size}
     if uri is None or uri.scheme != "file":
-        return host.check(asked, _say)
+        return host.check(asked, say_of_host)
     marker = _marker(Path(uri.prefix))
     try:
-        return host.check({**asked, "marker": str(marker)}, _say)
+        return host.check({**asked, "marker": str(marker)}, say_of_host)
     finally:
         marker.rmdir()
 
 
-def _say(text: str) -> None:
+def say_of_host(text: str) -> None:
+    """What is done there, as it is done."""
     sys.stderr.write(plain(f"{text}\n"))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,11 +15,12 @@ from runner.folders import data_folder
 _OLD_SECONDS = 30 * 86400.0
 
 
-def write(token: str, host: str, folder: str) -> None:
-    """Note it, with the folder of the version that it was started with; without a home folder its heartbeat has to do."""
+def write(token: str, host: str, folder: str, **more: str) -> None:
+    """Note it, with the folder of the version that it was started with; without a home folder its heartbeat has to do. Of a
+    batch job, with ``job``, its job's URI, and ``batch``, its ID there once that is known."""
     with suppress(UsageError, OSError):
         _note(token).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _note(token).write_text(json.dumps({"host": host, "folder": folder}))
+        _note(token).write_text(json.dumps({"host": host, "folder": folder, **more}))
 
 
 def read(token: str) -> dict[str, str] | None:
@@ -27,8 +29,23 @@ def read(token: str) -> dict[str, str] | None:
         return None
     with suppress(UsageError, OSError, ValueError, KeyError, TypeError):
         found = json.loads(_note(token).read_text())
-        return {name: str(found[name]) for name in ("host", "folder")}
+        return {
+            **{name: str(value) for name, value in found.items()},
+            "host": str(found["host"]),
+            "folder": str(found["folder"]),
+        }
     return None
+
+
+def of_batches(jobs: Collection[str]) -> list[dict[str, str]]:
+    """Those of batch jobs that were handed over for jobs with these URIs, the newest last, each with its ``token``."""
+    found: list[dict[str, str]] = []
+    with suppress(UsageError, OSError):
+        for note in sorted(_note("x").parent.glob("*.json"), key=lambda path: path.stat().st_mtime):
+            one = read(note.stem)
+            if one is not None and one.get("job") in jobs:
+                found.append({"batch": "", **one, "token": note.stem})
+    return found
 
 
 def hosts() -> list[str]:

@@ -23,6 +23,8 @@ from typing import Any
 from last_e.process import run_module
 from runner import machine
 from runner.errors import UsageError
+from runner.launch.slurm import queue
+from runner.launch.slurm.batch import job_name
 from runner.launch.ssh.install import own_folder
 
 GONE = 254
@@ -162,6 +164,8 @@ def clean(force: str) -> None:
     if running := count():
         them, run = ("them", f"{running} attempts run") if running > 1 else ("it", "an attempt runs")
         raise UsageError(f"{run} there: lastrun stop JOB has {them} save and end")
+    if not force and (queued := _in_the_queue()):
+        raise UsageError(f"{queued} of lastrun's is in its queue: lastrun stop JOB has it save and end, or takes it out")
     left = [path.name for path in scratch.glob("lastrun-*")] if scratch.exists() else []
     if left and not force:
         raise UsageError(
@@ -170,6 +174,12 @@ def clean(force: str) -> None:
     for folder in (scratch, root):
         shutil.rmtree(folder, ignore_errors=True)
     sys.stdout.write(json.dumps({"removed": str(root), "left": left}))
+
+
+def _in_the_queue() -> str | None:
+    """A Slurm job of this user's, where this is a login node."""
+    there = queue.queued() if shutil.which("squeue") else []
+    return next((f"Slurm job {one.id}" for one in there if one.name.startswith(job_name(""))), None)
 
 
 def take_authority(asked: dict[str, Any], variables: MutableMapping[str, str]) -> None:

@@ -53,12 +53,17 @@ class Host:
     Args:
         name: as ssh or the user's settings know it.
         folder: of the version there, if it is not to be this one.
+        far: the module there that has its verbs.
+        for_gpus: the torch there is to be one for GPUs, also if that machine has none: others that share its home folder do.
     """
 
-    def __init__(self, name: str, folder: str | None = None) -> None:
+    def __init__(
+        self, name: str, folder: str | None = None, far: str = "runner.launch.ssh.far", *, for_gpus: bool = False
+    ) -> None:
         self.connection = Connection(name, read_settings().host(name).ssh)
         self._wheel = Wheel() if folder is None else None
-        self.folder = self._wheel.folder if self._wheel is not None else str(folder)
+        self._far, self._for_gpus = far, for_gpus
+        self.folder = str(folder) if self._wheel is None else self._wheel.folder + ("-gpu" if for_gpus else "")
         self._path = f"{_ROOT}/{shlex.quote(self.folder)}"
 
     def check(self, asked: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
@@ -79,7 +84,7 @@ class Host:
 
     def script(self, verb: str, *words: str) -> str:
         """What is run there for one of the verbs of :mod:`runner.launch.ssh.far`."""
-        return f"exec {self._path}/bin/python -I -m runner.launch.ssh.far {shlex.join([verb, *words])}"
+        return f"exec {self._path}/bin/python -I -m {self._far} {shlex.join([verb, *words])}"
 
     def call(self, verb: str, *words: str, given: dict[str, Any] | None = None, seconds: float = SECONDS) -> bytes:
         """One of them; ``given`` by standard input.
@@ -90,9 +95,9 @@ class Host:
         data = b"" if given is None else json.dumps(given).encode() + b"\n"
         return self._called(self.script(verb, *words), data, seconds)
 
-    def ask(self, verb: str, *words: str, seconds: float = SECONDS) -> dict[str, Any]:
+    def ask(self, verb: str, *words: str, given: dict[str, Any] | None = None, seconds: float = SECONDS) -> dict[str, Any]:
         """The same of one that answers."""
-        return self._answer(self.call(verb, *words, seconds=seconds))
+        return self._answer(self.call(verb, *words, given=given, seconds=seconds))
 
     def clean(self, force: bool) -> dict[str, Any]:
         """Remove all that lastrun has put there (``removed``: where it lay; None: there was nothing). See
@@ -113,7 +118,7 @@ class Host:
         """
         assert self._wheel is not None
         name = self.connection.host
-        needed = _NEEDED["torch" if facts.has_torch else "gpu" if facts.has_driver else "cpu"]
+        needed = _NEEDED["torch" if facts.has_torch else "gpu" if facts.has_driver or self._for_gpus else "cpu"]
         wrong = []
         if "marker" in asked and not facts.has_store:
             wrong.append(NOT_THERE.format(store=asked["store"]))
@@ -134,7 +139,8 @@ class Host:
         with_what = f"a Python that {uv} fetches" if python is None else python
         say(f"{name}: setting lastrun up with {with_what}, {'whose torch is kept' if facts.has_torch else 'and torch'}; once")
         source = Path(install.__file__).read_bytes()
-        about = {"folder": self._wheel.folder, "version": self._wheel.version, "size": len(self._wheel.data)}
+        about = {"folder": self.folder, "version": self._wheel.version, "size": len(self._wheel.data)}
+        about["for_gpus"] = self._for_gpus
         data = source + json.dumps(about).encode() + b"\n" + self._wheel.data
         read = f"import sys; exec(compile(sys.stdin.buffer.read({len(source)}), 'install.py', 'exec'))"
         command = shlex.quote(python) if python is not None else _by_uv(str(uv))

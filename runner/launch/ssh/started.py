@@ -57,8 +57,7 @@ class StartedThere:
     def hand_on(self, signum: int) -> None:
         """Ctrl-C at a terminal may mean the attempt, or the looking on; of points side by side it means all of them, and no
         thread but the main one may ask."""
-        asks = threading.current_thread() is threading.main_thread()
-        if asks and signum == signal.SIGINT and sys.stdin.isatty() and sys.stderr.isatty() and not _asked_to_stop():
+        if only_looks_away(signum):
             raise PausedError(f"{self._job.id} goes on on {self._host.connection.host}. {self._how_it_goes_on()}")
         try:
             self._host.call("signal", self._token, str(int(signum)))
@@ -175,6 +174,12 @@ class _Watch(threading.Thread):
 
     def _show(self, text: str) -> None:
         pass_on(text, self._out)  # a reader of ours that goes away does not stop the attempt
+
+
+def only_looks_away(signum: int) -> bool:
+    """Whether somebody at a terminal means with Ctrl-C the looking on, and not the attempt: they are asked."""
+    asks = threading.current_thread() is threading.main_thread() and signum == signal.SIGINT
+    return asks and sys.stdin.isatty() and sys.stderr.isatty() and not _asked_to_stop()
 
 
 def _asked_to_stop() -> bool:
