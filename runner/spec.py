@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -40,16 +40,10 @@ HttpUrl = Annotated[
     Meaning("an http:// or https:// address without a user's name or a query in it"),
 ]
 HostName = Annotated[str, Field(pattern=f"^{HOST}$"), Meaning(HOST_MEANING)]
-_LAUNCHERS = "one of " + ", ".join(LAUNCHERS)
-
-
-def _known(launcher: str) -> str:
-    if launcher not in LAUNCHERS:
-        raise ValueError(_LAUNCHERS)
-    return launcher
-
-
-LauncherName = Annotated[str, AfterValidator(_known), Meaning(_LAUNCHERS)]
+if TYPE_CHECKING:
+    LauncherName = str
+else:
+    LauncherName = Literal[tuple(LAUNCHERS)]
 
 
 _REFUSED = (
