@@ -10,7 +10,7 @@ from typing import IO, Any
 
 from last_e.config import TrainConfig, effective_batch
 from last_e.redact import redact
-from last_e.text import expand, unknown_user, unquoted
+from last_e.text import expand, one_line, unknown_user, unquoted
 
 FORMAT = "lastrun-clips-1"
 """What the metadata of a prepared file says under ``format``."""
@@ -52,6 +52,13 @@ def output_path(out: Path, *inputs: Path, example: str = "ntu60.safetensors") ->
 
 
 BUCKETS = ("s3://", "gs://")
+
+
+def unreadable(path: Path, error: Exception) -> DataError:
+    """What to say of a prepared file that cannot be read as one."""
+    if path.exists() and not path.is_file():  # of which the system says that there is no such device
+        return DataError(f"{path}: {'a folder' if path.is_dir() else 'no file'}; name a prepared file", missing=True)
+    return DataError(f"{path}: cut short, damaged or not a prepared data file ({one_line(error)})")
 
 
 def is_remote(uri: str | None) -> bool:

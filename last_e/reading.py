@@ -128,7 +128,8 @@ def _flat_layer(values: Mapping[Any, Any], name: str, lines: dict[str, int]) -> 
     problems = []
     for key, value in flat_items(values):
         if key in layer:
-            problems.append(Problem(name, key, "the key twice, nested and with dots", "each key once"))
+            origin = str(Origin(name, lines.get(key)))
+            problems.append(Problem(origin, key, "the key twice, nested and with dots", "each key once"))
         if odd := next((name for character, name in _ODD.items() if character in key), None):
             origin = str(Origin(name, lines.get(key)))
             problems.append(Problem(origin, "-", f"{odd} in {key}", _ORDINARY))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -43,16 +43,10 @@ HttpUrl = Annotated[
 ]
 HubName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$"), Meaning("a name as Hugging Face has it")]
 HostName = Annotated[str, Field(pattern=f"^{HOST}$"), Meaning(HOST_MEANING)]
-_LAUNCHERS = "one of " + ", ".join(LAUNCHERS)
-
-
-def _known(launcher: str) -> str:
-    if launcher not in LAUNCHERS:
-        raise ValueError(_LAUNCHERS)
-    return launcher
-
-
-LauncherName = Annotated[str, AfterValidator(_known), Meaning(_LAUNCHERS)]
+if TYPE_CHECKING:
+    LauncherName = str
+else:
+    LauncherName = Literal[tuple(LAUNCHERS)]
 
 
 _REFUSED = (

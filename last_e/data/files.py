@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from last_e.data.clips import TENSORS, Clips
-from last_e.datafile import FORMAT, OWN_SPLIT, DataError
+from last_e.datafile import FORMAT, OWN_SPLIT, DataError, unreadable
 from last_e.text import one_line
 from last_e.whole import whole_file
 
@@ -39,7 +39,7 @@ def read_clips(path: Path, num_classes: int) -> Clips:
     except FileNotFoundError:
         raise DataError(f"{path}: no such file", missing=True) from None
     except (SafetensorError, OSError) as error:
-        raise DataError(f"{path}: cut short, damaged or not a prepared data file ({one_line(error)})") from None
+        raise unreadable(path, error) from None
     clips.check(num_classes, str(path))
     return clips
 

@@ -26,10 +26,9 @@ import numpy.typing as npt
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
-from last_e.datafile import FORMAT, OWN_SPLIT, DataError
+from last_e.datafile import FORMAT, OWN_SPLIT, DataError, unreadable
 from last_e.joints import NUM_JOINTS
 from last_e.prepare.replace import CONTENT_HASH, as_text, see_that_it_is_the_same
-from last_e.text import one_line
 from last_e.whole import see_that_it_is_ours, whole_file
 
 NUMBERS = ("label", "performer", "camera", "setup", "replication")
@@ -222,7 +221,7 @@ def read_columns(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
     except FileNotFoundError:
         raise DataError(f"{path}: no such file", missing=True) from None
     except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise DataError(f"{path}: cut short, damaged or not a prepared data file ({one_line(error)})") from None
+        raise unreadable(path, error) from None
     _check_columns(path, columns, kind, shape)
     return columns, metadata
 

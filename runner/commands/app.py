@@ -156,7 +156,7 @@ def _tell_trouble() -> None:
 
 def _command() -> str:
     """What was called: ``submit``, ``data prepare``."""
-    return " ".join(sys.argv[1:3] if sys.argv[1] in ("data", "image") else sys.argv[1:2])
+    return " ".join(sys.argv[1:3] if sys.argv[1] in ("data", "host", "image") else sys.argv[1:2])
 
 
 def _spread_set(arguments: list[str]) -> list[str]:

@@ -7,13 +7,15 @@ from typing import Annotated
 
 import typer
 
-from runner.commands.options import JsonOption
+from runner.commands.options import JsonOption, at_home
 
 
 def bench(
     model: Annotated[str, typer.Option("--model", metavar="NAME", help="nano, small, base or large")] = "base_e_v3",
     env: Annotated[str, typer.Option("--env", metavar="ENV", help="auto, local, kaggle, gcp, lambda or a100")] = "auto",
-    data: Annotated[Path | None, typer.Option("--data", metavar="FILE", help="a prepared file (default: made-up)")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", metavar="FILE", help="a prepared file (default: made-up)", callback=at_home)
+    ] = None,
     part: Annotated[
         list[str] | None, typer.Option("--part", metavar="PART", help="only this: data, forward, train or epoch")
     ] = None,
@@ -24,7 +26,8 @@ def bench(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE ...", help="set any keys; values read as YAML")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="where the result goes (default: where plan finds it)")
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="where the result goes (default: where plan finds it)", callback=at_home),
     ] = None,
     json: JsonOption = False,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from runner.commands.options import EnvOption, HereOption, JsonOption, SetOption, SpecArgument, StoreOption
+from runner.commands.options import EnvOption, HereOption, JsonOption, SetOption, SpecArgument, StoreOption, at_home
 
 if TYPE_CHECKING:
     from last_e.layers import Resolved
@@ -32,7 +32,8 @@ def validate(
 
     found = resolve_points(spec, env, set_ or [])
     resolved, jobs = found.points[0].job, [point.job for point in found.points]
-    if named := store or resolved.config.store.uri:
+    named = resolved.config.store.uri if store is None else store
+    if named is not None:
         from runner.store.uri import StoreUri
 
         StoreUri.typed(named)  # as it is written; --deep asks it
@@ -123,7 +124,9 @@ def plan(
     env: EnvOption = None,
     set_: SetOption = None,
     gpu: Annotated[str | None, typer.Option("--gpu", metavar="NAME", help="the GPU of --env, or of gcp, such as L4")] = None,
-    prices: Annotated[Path | None, typer.Option("--prices", metavar="FILE", help="your own prices, as TOML")] = None,
+    prices: Annotated[
+        Path | None, typer.Option("--prices", metavar="FILE", help="your own prices, as TOML", callback=at_home)
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Show what a job would take on each profile: time, sessions, cost; measured or estimated."""

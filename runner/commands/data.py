@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from runner.commands.options import JsonOption
+from runner.commands.options import JsonOption, at_home
 
 data_app = typer.Typer(
     help="Make, import and look at prepared data files.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
@@ -21,7 +21,7 @@ DATASETS = ("ntu60", "ntu120")
 KINDS = ("ctrgcn", "pyskl", "npy")
 SPLITS = ("xsub", "xview", "xset")
 
-OutOption = Annotated[Path, typer.Option("--out", metavar="FILE", help="the prepared file to write")]
+OutOption = Annotated[Path, typer.Option("--out", metavar="FILE", help="the prepared file to write", callback=at_home)]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="replace a file that is there with other clips")]
 WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, metavar="N", help="processes (default: every core)")]
 
@@ -29,7 +29,9 @@ WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, metavar="
 @data_app.command()
 def prepare(
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="ntu60 or ntu120")],
-    raw: Annotated[list[Path], typer.Option("--raw", metavar="DIR|ARCHIVE", help="what NTU distributes; may be repeated")],
+    raw: Annotated[
+        list[Path], typer.Option("--raw", metavar="DIR|ARCHIVE", help="what NTU distributes; may be repeated", callback=at_home)
+    ],
     out: OutOption,
     workers: WorkersOption = None,
     overwrite: OverwriteOption = False,
@@ -64,7 +66,9 @@ def prepare(
 @data_app.command(name="import")
 def import_(
     kind: Annotated[str, typer.Argument(metavar="KIND", help="ctrgcn, pyskl or npy")],
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="the .npz or .pkl file, or the folder of .npy files")],
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="the .npz or .pkl file, or the folder of .npy files", callback=at_home)
+    ],
     out: OutOption,
     split: Annotated[str | None, typer.Option("--split", metavar="NAME", help="what the file's own split is called")] = None,
     train_list: Annotated[
@@ -119,9 +123,9 @@ def synth(
 
 @data_app.command()
 def inspect(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="a prepared file")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="a prepared file", callback=at_home)],
     animate: Annotated[
-        Path | None, typer.Option("--animate", metavar="HTML", help="write a clip as a page that plays it")
+        Path | None, typer.Option("--animate", metavar="HTML", help="write a clip as a page that plays it", callback=at_home)
     ] = None,
     clip: Annotated[str, typer.Option("--clip", metavar="CLIP", help="which one: its name, or its number from 0")] = "0",
     json: JsonOption = False,

@@ -41,7 +41,7 @@ def check(name: NameArgument, store: StoreOption = None, json: JsonOption = Fals
     from runner.view.console import print_json
     from runner.view.host import print_host
 
-    found = look(named(name), open_store(store or default_store()).uri, None)
+    found = look(named(name), open_store(default_store() if store is None else store).uri, None)
     if json:
         print_json("host check", {"name": name, **found["facts"], "problems": found["problems"]})
     else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from runner.commands.options import GROUP_HELP, JobArgument, JobOrGroupArgument, JsonOption, StoreOption
+from runner.commands.options import GROUP_HELP, JobArgument, JobOrGroupArgument, JsonOption, StoreOption, at_home
 
 if TYPE_CHECKING:
     from runner.job.group import Group
@@ -138,7 +138,7 @@ def _stop_group(group: Group, now: bool) -> tuple[list[Job], dict[str, Job], lis
 
 def pull(
     job: JobArgument,
-    destination: Annotated[Path, typer.Argument(metavar="FOLDER", help="folder to put the checkpoint in")],
+    destination: Annotated[Path, typer.Argument(metavar="FOLDER", help="folder to put the checkpoint in", callback=at_home)],
     best: Annotated[bool, typer.Option("--best", help="the best by test top-1 instead of the newest")] = False,
     step: Annotated[int | None, typer.Option("--step", metavar="N", help="the one of step N")] = None,
     store: StoreOption = None,
@@ -161,7 +161,9 @@ def pull(
 
 def sync(
     job: JobArgument,
-    from_: Annotated[Path | None, typer.Option("--from", metavar="DIR", help="the outbox that the attempt named")] = None,
+    from_: Annotated[
+        Path | None, typer.Option("--from", metavar="DIR", help="the outbox that the attempt named", callback=at_home)
+    ] = None,
     store: StoreOption = None,
     json: JsonOption = False,
 ) -> None:

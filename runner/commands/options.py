@@ -7,10 +7,19 @@ from typing import Annotated
 
 import typer
 
+from last_e.text import expand
 from runner.launchers import NAMES
 
+
+def at_home(value: Path | list[Path] | None) -> Path | list[Path] | None:
+    """Paths with ``~`` replaced: behind the ``=`` of ``--out=~/FILE`` no shell does so, and a folder ``~`` would be made."""
+    if isinstance(value, Path):
+        return expand(str(value))
+    return None if value is None else [expand(str(path)) for path in value]
+
+
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object instead")]
-SpecArgument = Annotated[Path, typer.Argument(metavar="JOB.YAML", help="the job's file")]
+SpecArgument = Annotated[Path, typer.Argument(metavar="JOB.YAML", help="the job's file", callback=at_home)]
 JOB_HELP = "ID of a job, the beginning of one, or STORE/ID"
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help=JOB_HELP)]
 GROUP_HELP = f"{JOB_HELP}; or a group's"

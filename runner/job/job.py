@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
+from shlex import quote
 from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
@@ -87,12 +88,18 @@ def record_of(
 
 def reference_to(store: Store, name: str) -> str:
     """What a command needs to find a job or a group: its ID, with the store where that is not the default one."""
-    with suppress(UsageError):  # there may be no default
-        if str(StoreUri.typed(default_store())) == store.uri:
-            return name
-    from shlex import quote
+    return name if _is_default(store) else quote(str(StoreUri.parse(store.uri).child(name)))
 
-    return quote(str(StoreUri.parse(store.uri).child(name)))
+
+def list_of(store: Store) -> str:
+    """The command that lists the jobs of a store."""
+    return "lastrun list" if _is_default(store) else f"lastrun list --store {quote(store.uri)}"
+
+
+def _is_default(store: Store) -> bool:
+    with suppress(UsageError):  # there may be no default
+        return str(StoreUri.typed(default_store())) == store.uri
+    return False
 
 
 class Job:
@@ -135,7 +142,8 @@ class Job:
         try:
             record = read_json(self.store, self.paths.record)
         except MissingKeyError:
-            raise NoSuchJobError(f"no job {self.id} in {self.store.uri}; lastrun list shows those there are") from None
+            shows = list_of(self.store)
+            raise NoSuchJobError(f"no job {self.id} in {self.store.uri}; {shows} shows those there are") from None
         if record.get("format") != FORMAT:
             raise StoreError(f"{self.uri}: job.json has format {record.get('format')}; this version reads {FORMAT}")
         try:

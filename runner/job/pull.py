@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from last_e.manifest import DamagedCheckpoint
+from last_e.manifest import MANIFEST, DamagedCheckpoint
 from runner.errors import MissingKeyError, StoreError, UsageError
 from runner.job.checkpoints import Stored
 from runner.job.job import Job
@@ -15,8 +15,8 @@ _TRIES = 3
 
 
 def pull_checkpoint(job: Job, destination: Path, *, best: bool, step: int | None) -> str:
-    """Download a checkpoint into a new folder; returns its name. Where whoever trains deletes it meanwhile, because there are
-    newer ones, it is chosen anew.
+    """Download a checkpoint into a new folder, or one that is empty; returns its name. Where whoever trains deletes it
+    meanwhile, because there are newer ones, it is chosen anew.
 
     Raises:
         UsageError: there is no such checkpoint, or the folder is not empty.
@@ -25,8 +25,9 @@ def pull_checkpoint(job: Job, destination: Path, *, best: bool, step: int | None
     stored = _chosen(job, best, step)
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise UsageError(f"{destination} is there already: name a new or empty folder")
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=destination.parent))
+    into = destination if destination.exists() else destination.parent  # beside where there is none yet
+    into.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=into))
     try:
         for last in [False] * (_TRIES - 1) + [True]:
             try:
@@ -38,7 +39,11 @@ def pull_checkpoint(job: Job, destination: Path, *, best: bool, step: int | None
                 before, stored = stored, _chosen(job, best, step)
                 if last or stored == before:
                     raise
-        part.replace(destination)
+        if into is not destination:
+            part.replace(destination)
+        else:  # it may be where one stands, a link or a mount, which nothing can be put in the place of
+            for file in sorted(part.iterdir(), key=lambda file: file.name == MANIFEST):
+                file.replace(destination / file.name)
     except DamagedCheckpoint as error:
         raise StoreError(f"checkpoint {stored.name}: {error}") from None
     finally:

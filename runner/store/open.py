@@ -37,8 +37,8 @@ def existing_store(uri: str | None) -> Store:
     Raises:
         UsageError, StoreError: as above, or the folder is not there.
     """
-    store = open_store(uri or default_store())
-    if uri and isinstance(store, DirectoryStore) and not store.root.exists():
+    store = open_store(default_store() if uri is None else uri)
+    if uri is not None and isinstance(store, DirectoryStore) and not store.root.exists():
         raise UsageError(f"--store: {store.root}: there is no such folder; the first lastrun submit makes one")
     return store
 
@@ -50,7 +50,8 @@ def store_of(config: StoreConfig, uri: str | None = None) -> Store:
         UsageError, StoreError: as above.
     """
     options = config.model_dump(exclude={"uri"})
-    return open_store(StoreUri.typed(uri or config.uri or default_store()).with_options(options))
+    named = config.uri if uri is None else uri
+    return open_store(StoreUri.typed(default_store() if named is None else named).with_options(options))
 
 
 def default_store() -> str:

@@ -17,7 +17,9 @@ OPTIONS = ("endpoint_url", "region", "addressing", "ca_bundle", "sse", "sse_kms_
 """What the query of a bucket's URI may say: ``s3://bucket/prefix?endpoint_url=https://...``."""
 _USER_IN_IT = re.compile(r"(?i)(?:s3|gs|gcs|s3a|s3n|file):?/{0,3}[^/?#]*:[^?#]*@")
 """A user's name with a password, in what is meant as a URI though it may have a slash too few."""
+_BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}")
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+_KINDS = "a folder, file:///folder, s3://bucket/prefix or gs://bucket/prefix"
 ENCRYPTIONS = ("AES256", "aws:kms", "aws:kms:dsse")
 
 
@@ -44,7 +46,6 @@ class StoreUri:
         if wrong := misspelt(uri):
             raise UsageError(f"store {uri!r}: {wrong}")
         scheme, separator, rest = uri.partition("://")
-        kinds = "a folder, file:///folder, s3://bucket/prefix or gs://bucket/prefix"
         if not separator and (wrong := unknown_user(uri)):
             raise UsageError(f"store {uri!r}: {wrong}")
         if not separator:
@@ -56,9 +57,9 @@ class StoreUri:
         place, _, query = rest.partition("?")
         bucket, _, prefix = place.partition("/")
         if scheme not in ("s3", "gs") or not bucket:
-            raise UsageError(f"store {scheme}://...: allowed are {kinds}")
-        if "@" in bucket or ":" in bucket:
-            raise UsageError(f"store {scheme}://...: a bucket's name has letters, digits, dots and dashes only")
+            raise UsageError(f"store {scheme}://...: allowed are {_KINDS}")
+        if not _BUCKET.fullmatch(bucket):
+            raise UsageError(f"store {scheme}://...: a bucket's name has letters, digits, dots, dashes and underscores only")
         options = dict(parse_qsl(query, keep_blank_values=True))
         unknown = sorted(set(options) - set(OPTIONS))
         if unknown:
@@ -80,12 +81,19 @@ class StoreUri:
         """The same of what somebody has typed, here or in a file: ``$NAME`` and ``${NAME}`` are replaced.
 
         Raises:
-            UsageError: as above, or a variable is not set.
+            UsageError: as above, a variable is not set, or nothing is left but what nobody sees.
         """
         try:
-            return cls.parse(with_variables(uri))
+            name = with_variables(uri)
         except UnsetVariable as error:
             raise UsageError(f"store {redact(uri)!r}: {error}") from None
+        if not name.strip():  # what a shell makes of a variable that is not set
+            raise UsageError(f"store {name!r}: found nothing; allowed are {_KINDS}")
+        if name != name.strip() or re.search(r"[\x00-\x1f\x7f]", name):  # the end of a line that a file from Windows leaves
+            raise UsageError(
+                f"store {redact(name)!r}: found white space around it, or a control character in it; allowed is the name alone"
+            )
+        return cls.parse(name)
 
     def with_options(self, options: Mapping[str, str | bool | None]) -> StoreUri:
         """The same place with more options; those in the URI itself win, a folder has none."""

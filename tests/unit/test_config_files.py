@@ -303,7 +303,7 @@ def test_a_long_value_is_shortened_in_the_message():
             "one KEY: VALUE a line, and quotes around a text that holds ': '",
         ),
         ("a: [1, 2\n", 2, "", "a comma between entries, and a bracket for each that was opened"),
-        ("training: {epochs: 1}\ntraining.epochs: 2\n", None, "the key twice, nested and with dots", "each key once"),
+        ("training: {epochs: 1}\ntraining.epochs: 2\n", 2, "the key twice, nested and with dots", "each key once"),
     ],
 )
 def test_what_is_no_yaml_is_told_with_its_line_and_what_to_write(

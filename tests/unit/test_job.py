@@ -479,6 +479,46 @@ def test_a_checkpoint_that_is_pruned_while_it_is_pulled_gives_way_to_a_newer_one
 
 
 @pytest.mark.parametrize(
+    ("reached", "lost"), [(25, ", steps 11 to 25 of this one are not followed"), (11, ", steps 11 to 11 of"), (10, "step 10")]
+)
+def test_who_has_lost_the_job_is_told_which_of_its_steps_are_not_followed(tmp_path: Path, reached: int, lost: str) -> None:
+    job = Job(DirectoryStore(tmp_path), "j")
+    old = Attempt("0001-aaaaaaaa", "here", 1, "1", time.time(), phase="running", began=True)
+    heir = Attempt("0002-bbbbbbbb", "elsewhere", 1, "1", time.time(), phase="running", began=True)
+    job.attempts.write(old)
+    assert lease.what_is_lost(job, old, reached, Reason.LEASE_LOST).endswith("nothing more was sent")  # nobody knows by whom
+    heir.inherited, heir.resumed_step = [f"00000010-{old.id}"], 10
+    job.attempts.write(heir)
+    told = lease.what_is_lost(job, old, reached, Reason.LEASE_LOST)
+    assert str(heir) in told
+    assert "went on from step 10" in told
+    assert lost in told
+    assert ("not followed" in told) is (reached > 10)
+
+
+def test_an_empty_folder_takes_a_checkpoint_where_one_stands_and_behind_a_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Job(DirectoryStore(tmp_path / "store"), "j")
+    job.attempts.write(Attempt("0001-aaaaaaaa", "here", 1, "1", time.time(), phase="running", began=True))
+    manifest = Manifest(step=1, epoch=0, evaluated=False, files={"a.pt": File(size=1, sha256=hashlib.sha256(b"x").hexdigest())})
+    for name, content in (("a.pt", b"x"), ("MANIFEST.json", manifest.to_json().encode())):
+        job.store.put(job.paths.checkpoint("00000001-0001-aaaaaaaa", name), content)
+    here, link = tmp_path / "here", tmp_path / "link"
+    for folder in (here, tmp_path / "far"):
+        folder.mkdir()
+    link.symlink_to(tmp_path / "far")
+    monkeypatch.chdir(here)
+    for place in (Path(), link):
+        pull_checkpoint(job, place, best=False, step=None)
+        assert sorted(path.name for path in place.iterdir()) == ["MANIFEST.json", "a.pt"]
+        with pytest.raises(UsageError, match="is there already: name a new or empty folder"):
+            pull_checkpoint(job, place, best=False, step=None)
+    assert link.is_symlink()
+    assert Path.cwd().samefile(here)
+
+
+@pytest.mark.parametrize(
     ("saved", "told"), [(True, "the last checkpoint stands"), (False, "there is no checkpoint yet: it will begin at step 0")]
 )
 def test_a_trainer_that_was_ended_before_it_could_save_leaves_what_there_is(saved: bool, told: str) -> None:

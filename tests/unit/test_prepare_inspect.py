@@ -244,6 +244,14 @@ def test_an_odd_file_is_told_in_one_line(tmp_path: Path, odd: str) -> None:
     assert [one.name for one in tmp_path.iterdir()] == ["odd"]
 
 
+def test_a_folder_and_a_device_are_told_as_what_they_are(tmp_path: Path) -> None:
+    for path, kind in ((tmp_path, "a folder"), (Path("/dev/null"), "no file")):
+        for look in (summarize, lambda path: read_clips(path, 9)):
+            with pytest.raises(DataError, match=f"^{path}: {kind}; name a prepared file$") as caught:
+                look(path)
+            assert caught.value.missing
+
+
 def test_numbers_of_a_kind_that_numpy_does_not_know_are_told(tmp_path: Path) -> None:
     columns = {name: torch.ones(3, dtype=torch.int64) for name in ("length", "bodies", "label", "performer", "setup")}
     columns |= {"joints": torch.zeros(3, 25, 3, dtype=torch.int16), "camera": torch.ones(3, dtype=torch.bfloat16)}

@@ -156,6 +156,40 @@ def test_a_store_that_somebody_names_is_there(cli: Cli, tmp_path: Path) -> None:
     assert not (tmp_path / "typo").exists()
 
 
+def test_a_store_that_is_named_by_nothing_is_not_the_default_one(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+    for words in (("submit", tiny), ("submit", tiny, "--dry-run"), ("validate", tiny), ("list",), ("status", "j")):
+        done = cli(*words, "--store", "")
+        assert (done.returncode, "store '': found nothing" in done.stderr) == (2, True), (words, done.stdout + done.stderr)
+    assert not (tmp_path / "store").exists()
+
+
+def test_who_asks_for_a_job_that_is_not_there_is_told_how_to_list_that_very_store(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "other one").mkdir()
+    (tmp_path / "store").mkdir()
+    there = f"file://{tmp_path}/other%20one"
+    assert f"no job j in {there}; lastrun list --store {there} shows" in cli("status", "j", "--store", "other one").stderr
+    assert "; lastrun list shows those there are" in cli("status", "j", "--store", tmp_path / "store").stderr
+
+
+def test_a_home_folder_is_replaced_where_no_shell_does_it(cli: Cli, clean_env: dict[str, str], tmp_path: Path) -> None:
+    home = Path(clean_env["HOME"])
+    done = cli("data", "synth", "--like=ntu60", "--clips=3", "--out=~/made.safetensors")
+    assert done.returncode == 0, done.stderr
+    assert (home / "made.safetensors").is_file()
+    shown = cli("data", "inspect", "~/made.safetensors", "--animate=~/clip.html")
+    assert shown.returncode == 0, shown.stderr
+    assert (home / "clip.html").is_file()
+    assert f"{home}/raw: no such folder" in cli("data", "prepare", "ntu60", "--raw=~/raw", "--out=~/x").stderr
+    assert not (tmp_path / "~").exists()
+
+
+def test_an_error_as_json_names_the_whole_command(cli: Cli) -> None:
+    for words in (("data", "inspect"), ("host", "list"), ("status", "j")):
+        assert json.loads(cli(*words, "--json", "--bogus").stdout)["lastrun"] == " ".join(
+            words[:1] if words[1] == "j" else words
+        )
+
+
 def test_a_name_that_several_jobs_have_shows_them_newest_first(cli: Cli, tmp_path: Path) -> None:
     store = DirectoryStore(tmp_path / "store")
     names = [f"far-2026010{day}-000000-{code}" for day, code in ((1, "ffff"), (3, "aaaa"), (2, "bbbb"))]

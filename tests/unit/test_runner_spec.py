@@ -79,6 +79,12 @@ def test_all_mistakes_are_told_at_once_with_file_line_key_and_what_is_allowed(pa
     ]
 
 
+def test_the_launcher_that_was_meant_is_named(path: Path) -> None:
+    assert problems_of("model: nano\ndataset: irds\nrun: {launcher: dokcer}\n", path) == [
+        f"{path}:3: run.launcher: found 'dokcer'; allowed: one of local, docker, slurm, ssh; did you mean docker?"
+    ]
+
+
 def test_a_mistake_counts_also_where_a_flag_overrides_it(path: Path) -> None:
     found = problems_of("model: nano\ndataset: irds\ntraining: {epochs: many}\n", path, "training.epochs=3")
     assert len(found) == 1

@@ -228,6 +228,8 @@ def test_a_jobs_uri_is_made_and_taken_apart(uri: str) -> None:
         ("s3://b?endpoint_url=http://:80", "allowed is http://HOST"),
         ("s3://b?addressing=odd", "addressing is 'odd'; allowed are path, virtual, auto"),
         ("s3://b?region=a/b%20c", "region: allowed are letters, digits, dashes"),
+        ("s3://b /x", "a bucket's name has letters, digits"),
+        ("s3://b%20c", "a bucket's name has letters, digits"),
         ("~nobody9/x", r"there is no user nobody9 here; a folder of that name is \./~nobody9"),
     ],
 )
@@ -244,6 +246,25 @@ def test_variables_are_those_of_this_machine_and_an_unset_one_is_told(monkeypatc
         with pytest.raises(UsageError, match=re.escape(f"the variable {name} is not set")):
             open_store(uri)
     assert str(StoreUri.parse("file:///a/$MY_BUCKET")) == "file:///a/%24MY_BUCKET"  # as a job has kept it
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("", "found nothing; allowed are a folder, file:///folder, s3://bucket/prefix or gs://bucket/prefix"),
+        (" ", "found nothing"),
+        ("s3://b/x\r", "found white space around it, or a control character in it"),
+        ("/srv/jobs ", "white space around it"),
+        (" s3://b/x", "white space around it"),
+        ("${LINE}/jobs", "a control character in it"),
+    ],
+)
+def test_what_nobody_sees_of_a_name_does_not_become_a_folder(monkeypatch: pytest.MonkeyPatch, name: str, told: str) -> None:
+    """Of a variable that is not set, or comes from a file with the ends of lines of Windows."""
+    monkeypatch.setenv("LINE", "s3://b\r")
+    with pytest.raises(UsageError, match=told) as caught:
+        open_store(name)
+    assert "\r" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
