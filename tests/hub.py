@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -125,6 +126,7 @@ class Hub:
             for line in lines:
                 job.log.append((_now(), line.rstrip("\n")))
         code = job.process.wait()
+        shutil.rmtree(self.folder / job.id, ignore_errors=True)  # a machine goes with its job
         if job.stage != "CANCELED":
             job.stage = "COMPLETED" if code == 0 else "ERROR"
             job.message = None if code == 0 else f"Job failed with exit code: {code}. Reason: Error"

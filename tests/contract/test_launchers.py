@@ -27,7 +27,9 @@ from runner.launch.local import LocalLauncher
 from runner.launchers import LAUNCHERS
 from runner.resolve import resolve_spec
 from runner.store.directory import DirectoryStore
+from runner.store.open import open_store
 from tests.conftest import Cli
+from tests.hub import Hub
 from tests.jobs import PATIENCE, command_lines, jobs_in, some_step_is_stored
 from tests.slurm import Slurm
 from tests.sshd import Sshd
@@ -48,6 +50,10 @@ class Case:
     """What its jobs need besides."""
     at_once: bool = True
     """Whether what was started runs when the command returns."""
+    asked: str = "preempted"
+    """Why one has left that was sent a signal; where there is no way to send one, it is asked through the store."""
+    leaves: bool = True
+    """Whether there is a disk on which one that was killed leaves something."""
 
     def submit(self, tiny: Path, *words: str) -> list[str | Path]:
         return ["submit", tiny, "--launcher", self.name, *words, *(["--set", *self.settings] if self.settings else [])]
@@ -98,6 +104,14 @@ def login(far: Sshd, slurm: Slurm, tiny: Path, clean_env: dict[str, str]) -> Cas
 
 
 @pytest.fixture
+def hf(hub: Hub) -> Case:
+    """With its store in a bucket: a folder here is not there."""
+    return Case(
+        "hf", kill_process, "run.hf.flavor=nowhere", ("run.gpus=0",), at_once=False, asked="stop_requested", leaves=False
+    )
+
+
+@pytest.fixture
 def dummy(tmp_path_factory: pytest.TempPathFactory, clean_env: dict[str, str]) -> Iterator[Case]:
     """In a copy of the code: one file, one line."""
     copy = tmp_path_factory.mktemp("copy")
@@ -117,6 +131,7 @@ CASES = [
     pytest.param("batch", id="slurm", marks=pytest.mark.xdist_group("slurm")),
     pytest.param("ssh", marks=[pytest.mark.xdist_group("ssh"), pytest.mark.slow]),
     pytest.param("login", id="slurm by ssh", marks=[pytest.mark.xdist_group("ssh"), pytest.mark.slow]),
+    pytest.param("hf", marks=[pytest.mark.xdist_group("ceph"), pytest.mark.slow]),
     pytest.param("dummy"),
 ]
 each_launcher = pytest.mark.parametrize("case", CASES, indirect=True)
@@ -134,7 +149,7 @@ def test_an_attempt_runs_to_its_end_and_what_cannot_start_makes_no_job(
     assert refused.returncode in (2, 6), refused.stdout + refused.stderr
     assert refused.stderr.startswith("error: ")
     assert len(refused.stderr.splitlines()) == 1
-    store = DirectoryStore(Path(clean_env["LASTRUN_STORE"]))
+    store = open_store(clean_env["LASTRUN_STORE"])
     assert jobs_in(store) == []
 
     done = cli(*case.submit(tiny))
@@ -154,7 +169,7 @@ def test_an_attempt_is_asked_to_save_through_the_command_that_follows_it(case: C
     code, out = current.end()
     assert code == 75, out
     [attempt] = current.job.attempts.all()
-    assert (attempt.phase, attempt.reason) == ("ended", "preempted")
+    assert (attempt.phase, attempt.reason) == ("ended", case.asked)
     assert attempt.scores["step"] == current.job.checkpoints.all()[-1].manifest.step
 
 
@@ -164,7 +179,7 @@ def test_an_attempt_in_the_background_has_its_job_alone_and_is_found_dead_when_i
 ) -> None:
     started = cli(*case.submit(tiny, "--detach", *LONG))
     assert started.returncode == 0, started.stdout + started.stderr
-    [job] = jobs_in(DirectoryStore(Path(clean_env["LASTRUN_STORE"])))
+    [job] = jobs_in(open_store(clean_env["LASTRUN_STORE"]))
     if not case.at_once:
         wait_until(lambda: [one.phase for one in job.attempts.all()] == ["running"])
     [attempt] = job.attempts.all()
@@ -177,7 +192,7 @@ def test_an_attempt_in_the_background_has_its_job_alone_and_is_found_dead_when_i
     # As from a machine that knows nothing of the first: the claim in the store decides, and what was started says so.
     blind = started_blindly(job, clean_env)
     assert blind.returncode == 5, blind.stdout + blind.stderr
-    assert re.fullmatch(r"\S+ is being run by (attempt 1 on|Slurm job) .*", blind.stdout.strip())
+    assert re.fullmatch(r"\S+ is being run by (attempt 1 on|Slurm job|Hugging Face job) .*", blind.stdout.strip())
     assert [one.id for one in job.attempts.all()] == [attempt.id]
 
     wait_until(lambda: job.checkpoints.all())
@@ -187,7 +202,7 @@ def test_an_attempt_in_the_background_has_its_job_alone_and_is_found_dead_when_i
     assert found.phase == "lost"
     assert found.message
     assert f"lost ({found.message})" in cli("status", job.id).stdout
-    assert list(tiny.parent.rglob(f"lastrun-{job.id}-*"))
+    assert not case.leaves or list(tiny.parent.rglob(f"lastrun-{job.id}-*"))
     sent = cli("sync", job.id)
     assert sent.returncode == 0, sent.stderr
     assert not list(tiny.parent.rglob(f"lastrun-{job.id}-*"))  # it was found, wherever this launcher has it
