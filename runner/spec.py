@@ -123,6 +123,11 @@ class RunConfig(Section):
     host: Annotated[HostName | None, SetBy("asks", "logs in there with your keys and runs the attempt there")] = Field(
         None, description="machine of launcher ssh: USER@HOST, or a name of ~/.ssh/config or of [hosts] in config.toml"
     )
+    relay: Annotated[bool, HERE] = Field(
+        False,
+        description="launcher ssh, with a store that is a folder here: the host keeps the job, and what comes is "
+        "fetched over the connection (--relay)",
+    )
     image: Annotated[ImageName | None, SetBy("asks", "starts what is in that image, with what your store takes as keys")] = (
         Field(None, description="image of a container; default: lastrun:VERSION")
     )

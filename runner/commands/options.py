@@ -25,6 +25,10 @@ OnOption = Annotated[
     str | None,
     typer.Option("--on", metavar="HOST,...", help="run it there: --launcher ssh --set run.host=HOST; a sweep on several hosts"),
 ]
+RelayOption = Annotated[
+    bool,
+    typer.Option("--relay", help="with --on: the host keeps the job, and what comes is fetched into the store, a folder here"),
+]
 StoreOption = Annotated[
     str | None, typer.Option("--store", metavar="URI", help="default: LASTRUN_STORE, config.toml, your data folder")
 ]

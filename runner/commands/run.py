@@ -20,6 +20,7 @@ from runner.commands.options import (
     LauncherOption,
     OnOption,
     ParallelOption,
+    RelayOption,
     SetOption,
     SpecArgument,
     StopAfterOption,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from runner.job.job import Job
     from runner.launch.protocol import Launcher
     from runner.launch.ready import How
+    from runner.spec import JobSpec
 
 
 def submit(
@@ -43,6 +45,7 @@ def submit(
     store: StoreOption = None,
     launcher: LauncherOption = None,
     on: OnOption = None,
+    relay: RelayOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check everything and show what would run; write nothing")] = False,
     detach: DetachOption = False,
     here: HereOption = False,
@@ -64,7 +67,7 @@ def submit(
     from runner.view.config import print_explained
     from runner.view.console import print_json, show
 
-    how = How(env, tuple(set_ or ()), launcher=launcher, here=here, on=_hosts(on, launcher))
+    how = How(env, _settings(set_, relay), launcher=launcher, here=here, on=_hosts(on, launcher))
     first = _on_first(how)
     points = resolve_points(spec, first.env, first.settings, first.launcher)
     if points.is_sweep:
@@ -76,6 +79,7 @@ def submit(
         raise UsageError(f"{spec} is one job: --parallel and --stop-after are for a sweep")
     resolved = points.points[0].job
     config, told = resolved.config, notes_of_file(resolved, spec)
+    _see_that_relay_fits(config, relay)
     target = store_of(config.store, store)
     told += kaggle.notes(target.uri)
     starter = make_launcher(config)
@@ -127,6 +131,7 @@ def resume(
     store: StoreOption = None,
     launcher: LauncherOption = None,
     on: OnOption = None,
+    relay: RelayOption = False,
     detach: DetachOption = False,
     here: HereOption = False,
     trust: TrustOption = False,
@@ -148,7 +153,7 @@ def resume(
 
     hosts = _hosts(on, launcher)
     found = find(job, store)
-    how = How(env, tuple(set_ or ()), tuple(allow_change or ()), takeover, launcher, here, hosts)
+    how = How(env, _settings(set_, relay), tuple(allow_change or ()), takeover, launcher, here, hosts)
     if isinstance(found, Group):
         from runner.commands.groups import resume_group
 
@@ -165,6 +170,7 @@ def resume(
             show(f"going on with the job in {home.store.uri}, which has all of it that {read.uri} has", error=True)
     trusted = Trust(found.store.uri, all_of_it=trust)
     go = ready(found, settled(found), how, trusted, copied=found is not home)
+    _see_that_relay_fits(go.resolved.config, relay)
     if found is not home:
         to = Trust(home.store.uri)
         see_that_nothing_is_gained(trusted, to)
@@ -175,11 +181,32 @@ def resume(
     for note in kaggle.notes(home.store.uri):
         show(note, error=True)
     approve(go.launcher, home.store, go.resolved, here=here, prefix=home.paths.all)
+    if takeover:
+        from runner.launch.ssh.relay import end_all
+
+        for note in end_all(found):
+            show(note, error=True)
 
     def at_home() -> Job:
         return found if found is home else carry(found, home, lambda note: show(note, error=True))
 
     start(at_home, go.arguments, detach, json, "resume", go.launcher, go.changes)
+
+
+def _settings(set_: list[str] | None, relay: bool) -> tuple[str, ...]:
+    return (*(set_ or ()), *(["run.relay=true"] if relay else []))
+
+
+def _see_that_relay_fits(config: JobSpec, relay: bool) -> None:
+    """That it is asked for where it means something.
+
+    Raises:
+        UsageError: it is not.
+    """
+    from runner.errors import UsageError
+
+    if relay and config.run.launcher != "ssh":
+        raise UsageError(f"--relay: found launcher {config.run.launcher}; --relay is for a host that ssh reaches: --on HOST")
 
 
 def _hosts(on: str | None, launcher: str | None) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from runner.job.attempts import Attempt
 from runner.job.carry import refuse_running
 from runner.job.job import Job
 from runner.launch.protocol import Launcher
+from runner.launch.ssh import relay
 from runner.launch.start import make_launcher
 from runner.resolve import absolute_settings, resolve_attempt
 from runner.settings import read_settings
@@ -105,7 +106,8 @@ def ready(
         refuse_running(job, attempts)
     elif state is State.RUNNING and attempt is not None and not how.takeover:
         raise ClaimedError(
-            f"{job.id} is being run by {attempt}; lastrun status {job.reference} follows it, --takeover takes it over"
+            f"{job.id} is being run by {attempt}{relay.words(job, attempt)}; lastrun status {job.reference} follows it, "
+            "--takeover takes it over"
         )
     values = see_that_it_is_taken(resolved, trust)
     return Ready(resolved, changes, make_launcher(resolved.config), values, [*words(values), *how.words()])

@@ -16,7 +16,7 @@ from typing import Any
 from last_e.process import run_module
 from runner import machine
 from runner.errors import LastrunError
-from runner.launch.ssh import runs, sent
+from runner.launch.ssh import relayed, runs, sent
 from runner.launch.ssh.install import machine as this_machine
 from runner.launch.ssh.install import own_folder
 
@@ -35,6 +35,10 @@ def main() -> None:
         "clean": runs.clean,
         "have": sent.tell,
         "receive": sent.receive,
+        "relay-tell": relayed.tell,
+        "relay-give": relayed.give,
+        "relay-take": relayed.take,
+        "relay-drop": relayed.drop,
     }
     try:
         verbs[sys.argv[1]](*sys.argv[2:])
@@ -106,11 +110,14 @@ def _store_problems(asked: dict[str, Any]) -> list[str]:
     """Of the store and the data."""
     from runner.attempt.data_check import check_data
     from runner.spec import JobSpec
+    from runner.store.directory import DirectoryStore
     from runner.store.open import open_store
 
     problems = []
     if "marker" in asked and not Path(asked["marker"]).is_dir():
         problems.append(NOT_THERE.format(store=asked["store"]))
+    elif asked.get("relay"):
+        problems += _problem(DirectoryStore(relayed.root()).check)
     elif asked["store"] is not None:
         problems += _problem(open_store(asked["store"]).check)
     if "config" in asked and "data" not in asked:
@@ -119,8 +126,8 @@ def _store_problems(asked: dict[str, Any]) -> list[str]:
 
 
 NOT_THERE = (
-    "store {store} is a folder here, and not the same one there: take a bucket (--store s3://BUCKET/PREFIX), or a folder that "
-    "both have under the same path, as NFS or sshfs give one"
+    "store {store} is a folder here, and not the same one there: take a bucket (--store s3://BUCKET/PREFIX), a folder that "
+    "both have under the same path, as NFS or sshfs give one, or --relay, which keeps the job there and fetches what comes"
 )
 
 

@@ -14,27 +14,28 @@ from runner.folders import data_folder
 _OLD_SECONDS = 30 * 86400.0
 
 
-def write(token: str, host: str, folder: str) -> None:
-    """Note it, with the folder of the version that it was started with; without a home folder its heartbeat has to do."""
+def write(token: str, host: str, folder: str, relay: str = "") -> None:
+    """Note it, with the folder of the version that it was started with, and what the copy is called that it keeps its job in;
+    without a home folder its heartbeat has to do."""
     with suppress(UsageError, OSError):
-        _note(token).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _note(token).write_text(json.dumps({"host": host, "folder": folder}))
+        place(token).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        place(token).write_text(json.dumps({"host": host, "folder": folder, "relay": relay}))
 
 
 def read(token: str) -> dict[str, str] | None:
-    """``host`` and ``folder``; None: it was not started from here."""
+    """``host``, ``folder`` and ``relay``; None: it was not started from here."""
     if not re.fullmatch("[0-9a-f]{8}", token):
         return None
     with suppress(UsageError, OSError, ValueError, KeyError, TypeError):
-        found = json.loads(_note(token).read_text())
-        return {name: str(found[name]) for name in ("host", "folder")}
+        found = json.loads(place(token).read_text())
+        return {name: str(found.get(name, "") if name == "relay" else found[name]) for name in ("host", "folder", "relay")}
     return None
 
 
 def hosts() -> list[str]:
     """The host of each attempt that is noted."""
     with suppress(UsageError, OSError):
-        found = [read(note.stem) for note in _note("x").parent.glob("*.json")]
+        found = [read(note.stem) for note in place("x").parent.glob("*.json")]
         return [note["host"] for note in found if note is not None]
     return []
 
@@ -42,16 +43,22 @@ def hosts() -> list[str]:
 def forget(token: str) -> None:
     """Its end is known."""
     with suppress(UsageError, OSError):
-        _note(token).unlink(missing_ok=True)
+        place(token).unlink(missing_ok=True)
 
 
 def sweep() -> None:
-    """Those of long ago."""
+    """Those of long ago; not of those that are fetched, for who waits for their end has nothing else."""
     with suppress(UsageError, OSError):
-        for note in _note("x").parent.glob("*.json"):
-            if time.time() - note.stat().st_mtime > _OLD_SECONDS:
+        for note in place("x").parent.glob("*.json"):
+            about = read(note.stem)
+            if time.time() - note.stat().st_mtime > _OLD_SECONDS and not (about and about["relay"]):
                 note.unlink(missing_ok=True)
 
 
-def _note(token: str) -> Path:
+def place(token: str) -> Path:
+    """The file of a note.
+
+    Raises:
+        UsageError: there is no home folder.
+    """
     return data_folder() / "ssh" / f"{token}.json"
