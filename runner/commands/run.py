@@ -22,6 +22,7 @@ from runner.commands.options import (
     ParallelOption,
     RelayOption,
     SetOption,
+    ShutDownOption,
     SpecArgument,
     StopAfterOption,
     StoreOption,
@@ -46,6 +47,7 @@ def submit(
     launcher: LauncherOption = None,
     on: OnOption = None,
     relay: RelayOption = False,
+    yes_shut_down: ShutDownOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check everything and show what would run; write nothing")] = False,
     detach: DetachOption = False,
     here: HereOption = False,
@@ -67,7 +69,7 @@ def submit(
     from runner.view.config import print_explained
     from runner.view.console import print_json, show
 
-    how = How(env, _settings(set_, relay), launcher=launcher, here=here, on=_hosts(on, launcher))
+    how = How(env, _settings(set_, relay), launcher=launcher, here=here, on=_hosts(on, launcher), shut_down=yes_shut_down)
     first = _on_first(how)
     points = resolve_points(spec, first.env, first.settings, first.launcher)
     if points.is_sweep:
@@ -80,6 +82,7 @@ def submit(
     resolved = points.points[0].job
     config, told = resolved.config, notes_of_file(resolved, spec)
     _see_that_relay_fits(config, relay)
+    _see_that_it_may_be_shut_down(config, yes_shut_down)
     target = store_of(config.store, store)
     told += kaggle.notes(target.uri)
     starter = make_launcher(config)
@@ -111,7 +114,7 @@ def submit(
     origins = {key: str(origin) for key, origin in resolved.origins.items()}
     trust, values = Trust(target.uri), brought(resolved)
     trust.remember(values)
-    arguments = [*(["--here"] if here else []), *words(values)]
+    arguments = [*(["--here"] if here else []), *(["--yes-shut-down"] if yes_shut_down else []), *words(values)]
     start(
         lambda: Job.create(target, name, resolved.items(), origins, lastrun_version()),
         arguments,
@@ -132,6 +135,7 @@ def resume(
     launcher: LauncherOption = None,
     on: OnOption = None,
     relay: RelayOption = False,
+    yes_shut_down: ShutDownOption = False,
     detach: DetachOption = False,
     here: HereOption = False,
     trust: TrustOption = False,
@@ -153,7 +157,7 @@ def resume(
 
     hosts = _hosts(on, launcher)
     found = find(job, store)
-    how = How(env, _settings(set_, relay), tuple(allow_change or ()), takeover, launcher, here, hosts)
+    how = How(env, _settings(set_, relay), tuple(allow_change or ()), takeover, launcher, here, hosts, yes_shut_down)
     if isinstance(found, Group):
         from runner.commands.groups import resume_group
 
@@ -171,6 +175,7 @@ def resume(
     trusted = Trust(found.store.uri, all_of_it=trust)
     go = ready(found, settled(found), how, trusted, copied=found is not home)
     _see_that_relay_fits(go.resolved.config, relay)
+    _see_that_it_may_be_shut_down(go.resolved.config, yes_shut_down)
     if found is not home:
         to = Trust(home.store.uri)
         see_that_nothing_is_gained(trusted, to)
@@ -207,6 +212,31 @@ def _see_that_relay_fits(config: JobSpec, relay: bool) -> None:
 
     if relay and config.run.launcher != "ssh":
         raise UsageError(f"--relay: found launcher {config.run.launcher}; --relay is for a host that ssh reaches: --on HOST")
+
+
+def _see_that_it_may_be_shut_down(config: JobSpec, yes: bool) -> None:
+    """A file or a store alone switches no machine off.
+
+    Raises:
+        UsageError: it says so, and whoever calls has not, or the other way round; or it cannot be.
+    """
+    from runner.errors import UsageError
+
+    run = config.run
+    if yes and run.after != "shutdown":
+        raise UsageError("--yes-shut-down: found run.after: nothing; --set run.after=shutdown switches the machine off")
+    if run.after != "shutdown":
+        return
+    where = "this machine" if run.launcher == "local" else run.host
+    if run.launcher not in ("local", "ssh"):
+        raise UsageError(f"run.after: found shutdown with launcher {run.launcher}; allowed is it with local and ssh alone")
+    if run.relay and run.launcher == "ssh":
+        raise UsageError(f"run.after: found shutdown with --relay; what {where} keeps has to be fetched while it is on")
+    if not yes:
+        raise UsageError(
+            f"run.after: shutdown would switch {where} off when the attempt has ended, and a file alone does not decide that: "
+            "--yes-shut-down says that it may, --set run.after=nothing leaves it on. Nothing was started"
+        )
 
 
 def _hosts(on: str | None, launcher: str | None) -> tuple[str, ...]:
@@ -256,6 +286,7 @@ def attempt(
     trusted: Annotated[list[str] | None, typer.Option("--trusted", help="marks of what whoever starts it has taken")] = None,
     heard: Annotated[list[str] | None, typer.Option("--heard", help="requests from before it was handed over")] = None,
     until: Annotated[int | None, typer.Option("--until", help="pause once this epoch is done")] = None,
+    yes_shut_down: ShutDownOption = False,
 ) -> None:
     """Run one attempt of a job on this machine; launchers call this."""
     if read_env:
@@ -282,7 +313,19 @@ def attempt(
     with ConsoleSink() as sink:
         job = Job(open_store(store), job_id)
         code = run_attempt(
-            job, env, set_ or [], allow_change or [], sink, takeover, launcher, token, here, trusted or [], heard, until
+            job,
+            env,
+            set_ or [],
+            allow_change or [],
+            sink,
+            takeover,
+            launcher,
+            token,
+            here,
+            trusted or [],
+            heard,
+            until,
+            yes_shut_down,
         )
     raise typer.Exit(code)
 

@@ -39,6 +39,8 @@ class How:
     here: bool = False
     on: tuple[str, ...] = ()
     """Hosts that ssh reaches, to which points of a group are dealt out."""
+    shut_down: bool = False
+    """Whether somebody has said himself that the machine may be switched off afterwards."""
 
     def at(self, host: str) -> How:
         """The same on one of them."""
@@ -48,6 +50,7 @@ class How:
     def words(self) -> list[str]:
         """The same as arguments of a command."""
         arguments = [*(["--here"] if self.here else []), *(["--takeover"] if self.takeover else [])]
+        arguments += ["--yes-shut-down"] if self.shut_down else []
         arguments += [] if self.env is None else ["--env", self.env]
         arguments += [] if not self.on else ["--on", ",".join(self.on)]
         arguments += [] if self.launcher is None else ["--launcher", self.launcher]

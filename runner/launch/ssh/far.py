@@ -69,6 +69,10 @@ def check() -> None:
     if data := asked.get("data"):  # that would be sent
         known = sent.have(data["sha256"], data["name"])
         needed += 0 if known["whole"] else data["size"] - int(str(known["bytes"]))
+    if asked.get("config", {}).get("run", {}).get("after") == "shutdown":
+        from runner.attempt.shutdown import problem
+
+        problems += [wrong] if (wrong := problem()) is not None else []
     if free < needed:
         problems.append(f"its disk has {free >> 20} MiB left in {own_folder()}: {needed >> 20} are needed")
     sys.stdout.write(json.dumps({"problems": problems, "facts": facts}))
