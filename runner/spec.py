@@ -135,6 +135,16 @@ class RunConfig(Section):
         description="machine of launcher ssh, login node of launcher slurm (default: this machine): USER@HOST, or a name of "
         "~/.ssh/config or of [hosts] in config.toml",
     )
+    relay: Annotated[bool, HERE] = Field(
+        False,
+        description="launcher ssh, with a store that is a folder here: the host keeps the job, and what comes is "
+        "fetched over the connection (--relay)",
+    )
+    after: Annotated[Literal["nothing", "shutdown"], SetBy("asks", "switches that machine off when the attempt has ended")] = (
+        Field(
+            "nothing", description="what becomes of the machine then: shutdown needs --yes-shut-down each time; local and ssh"
+        )
+    )
     image: Annotated[ImageName | None, SetBy("asks", "starts what is in that image, with what your store takes as keys")] = (
         Field(
             None,

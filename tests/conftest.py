@@ -21,6 +21,8 @@ from platformdirs import user_cache_path, user_config_path, user_data_path
 # The runner reads it when it is imported. Long enough that on a busy machine nobody who lives counts as dead.
 os.environ.setdefault("LASTRUN_WAITS", "heartbeat=1 expiry=30 follow=0.2 read=3 patience=4 pause=2 engine=3")
 
+os.environ["LASTRUN_SHUTDOWN"] = "/bin/false"  # whatever a test does, this machine stays on
+
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # with it each of the hundreds of starts compiles torch's sources anew
 
 from runner.errors import EngineError
@@ -144,7 +146,8 @@ def clean_env(tmp_path: Path) -> dict[str, str]:
     (tmp_path / "tmp").mkdir(exist_ok=True)
     env = {k: v for k, v in os.environ.items() if not k.startswith(("LASTRUN_", "KAGGLE_", "XDG_", "PYTEST_", "COV_"))}
     own = {"HOME": str(tmp_path), "LASTRUN_STORE": str(tmp_path / "store"), "TMPDIR": str(tmp_path / "tmp")}
-    return {**env, **own, "LASTRUN_WAITS": os.environ["LASTRUN_WAITS"]}
+    kept = {name: os.environ[name] for name in ("LASTRUN_WAITS", "LASTRUN_SHUTDOWN")}
+    return {**env, **own, **kept}
 
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
@@ -259,7 +262,7 @@ def far_server() -> Iterator[Sshd]:
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m,noexec", "tmpfs", noexec], check=False)
     (home / ".bashrc").write_text(f'echo "Welcome to far"; [ ! -f {home}/rc ] || . {home}/rc; printf "a line without an end"\n')
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    server = Sshd(folder, HOME=str(home), PATH=path, TMPDIR=str(noexec))
+    server = Sshd(folder, HOME=str(home), PATH=path, TMPDIR=str(noexec), LASTRUN_SHUTDOWN="/bin/false")
     try:
         if mounted.returncode != 0:
             pytest.skip("a noexec file system cannot be mounted here")

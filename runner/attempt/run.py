@@ -21,6 +21,7 @@ from last_e.environment import detect_environment
 from last_e.events import Message, parse_event
 from last_e.layers import Resolved
 from runner import machine
+from runner.attempt import shutdown
 from runner.attempt.data_cache import fetch_data
 from runner.attempt.leaving import STOP_PATIENCE_SECONDS, Leaving
 from runner.attempt.leftovers import clear_leftovers
@@ -65,9 +66,11 @@ def run_attempt(
     trusted: Iterable[str] = (),
     heard: Iterable[str] | None = None,
     until: int | None = None,
+    may_shut_down: bool = False,
 ) -> Exit:
     """Run one attempt to its end; returns its exit code. ``heard``: keys of the requests that had been made when it was handed
     over to what has started it now; later ones are meant for it. ``until``: it pauses once this epoch is done.
+    ``may_shut_down``: whoever has begun it has said that ``run.after`` may switch this machine off.
 
     Raises:
         ConfigError, NoSuchJobError, ClaimedError, PausedError, StoreError: the attempt could not begin.
@@ -85,11 +88,21 @@ def run_attempt(
         raise UsageError(f"{job.id} is complete; lastrun status {job.reference} shows its result")
     resolved.notes.extend(machine.see_that_it_fits(resolved.env, here))
     root = scratch_root(resolved)
+    about = machine.container() or {}
+    shuts_down = (
+        may_shut_down and resolved.config.run.after == "shutdown" and about.get("launcher", "local") in ("local", "ssh")
+    )
+    shuts_down = shuts_down and "engine" not in about and "relay" not in about
+    if shuts_down:
+        resolved.notes.append(
+            "run.after: this machine is switched off a minute after the attempt has ended, unless somebody stops it, something "
+            "is left here to be sent, or another attempt of yours is at work here"
+        )
     inbox: Inbox = queue.Queue()
     trainer = Trainer(inbox)
     leaving = Leaving(resolved.config.hardware, trainer, inbox)
     leaving.take_signals()  # before the claim: who is killed over that would be lost
-    known_as = token or (machine.container() or {}).get("token")
+    known_as = token or about.get("token")
     attempt = claim(job, takeover, known_as, known, stop=lambda: leaving.reason is not None)
     attempt.env, attempt.hardware, attempt.versions = detect_environment()[0], machine.describe(), machine.versions()
     attempt.epochs = resolved.config.training.epochs
@@ -98,6 +111,11 @@ def run_attempt(
     old = set(requests if heard is None else heard)
     run = _Run(job, attempt, resolved, [*allow_change, *changed_before], sink, root, old, inbox, trainer, leaving, until)
     reason = run.to_its_end()
+    if shuts_down:
+        if (why := shutdown.why_not(reason, root)) is None:
+            shutdown.shut_down(run.voice.show)
+        else:
+            run.voice.show(f"this machine stays on, though run.after says shutdown: {why}")
     return Exit.INTERRUPTED_TWICE if leaving.in_haste else reason.ending.exit_code
 
 

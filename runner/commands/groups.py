@@ -32,6 +32,14 @@ if TYPE_CHECKING:
     from runner.trust import Trust
 
 ASK_ABOVE = 20
+_NO_SHUTDOWN = (
+    "{what} is a sweep: found run.after: shutdown, or --yes-shut-down, which are for one job; the first point that ends would "
+    "switch the machine off"
+)
+_NO_RELAY = (
+    "{what} is a sweep: found --relay, which is for one job; points that go from host to host need a store that all of them "
+    "reach: --store s3://BUCKET/PREFIX, or a folder that the hosts have, too"
+)
 
 
 def submit_sweep(
@@ -64,6 +72,10 @@ def submit_sweep(
 
     jobs = [point.job for point in found.points]
     config = jobs[0].config
+    if config.run.relay and config.run.launcher == "ssh":
+        raise UsageError(_NO_RELAY.format(what=spec))
+    if config.run.after == "shutdown" or how.shut_down:
+        raise UsageError(_NO_SHUTDOWN.format(what=spec))
     see_that_somebody_decides(found.halving, config, detach=detach)
     target = store_of(config.store, store)
     told = list(dict.fromkeys(note for job in jobs for note in notes_of_file(job, spec)))
@@ -167,11 +179,16 @@ def resume_group(
 ) -> NoReturn:
     """Run again what of a group is unfinished."""
     from runner import kaggle
+    from runner.errors import UsageError
     from runner.launch.hosts import with_its_hosts
     from runner.trust import Trust
     from runner.view.console import say, show
 
     marks: set[str] = set()
+    if "run.relay=true" in how.settings:
+        raise UsageError(_NO_RELAY.format(what=group.id))
+    if how.shut_down:
+        raise UsageError(_NO_SHUTDOWN.format(what=group.id))
     how = with_its_hosts(group, how, Trust(group.store.uri, all_of_it=trust_all), remember=trust_all)
     if group.store.is_read_only(group.paths.all):
         group, marks = _at_home(group, how, trust_all)

@@ -29,6 +29,7 @@ def stop(
     from runner.job.find import find, store_with_jobs
     from runner.job.group import Group
     from runner.launch.settle import state_of
+    from runner.launch.ssh.relay import deliver
     from runner.view.console import print_json, show
     from runner.view.status import until_stopped
 
@@ -47,6 +48,7 @@ def stop(
         found, taken = _stop_job(one)
     for each in found:
         each.requests.ask_to_stop(now)
+        silent += deliver(each)
         if not json:
             then = "waiting until it has stopped" if wait else f"lastrun status {each.reference} tells when it has stopped"
             show(f"{each.id} is stopping; {then}")
@@ -148,11 +150,14 @@ def pull(
     from runner.errors import UsageError
     from runner.job.find import find_job
     from runner.job.pull import pull_checkpoint
+    from runner.launch.ssh.relay import fetch
     from runner.view.console import print_json, show
 
     if best and step is not None:
         raise UsageError("--best and --step name one checkpoint each: give one of them")
-    name = pull_checkpoint(find_job(job, store), destination, best=best, step=step)
+    found = find_job(job, store)
+    fetch(found)
+    name = pull_checkpoint(found, destination, best=best, step=step)
     if json:
         print_json("pull", {"checkpoint": name, "path": str(destination)})
     else:
@@ -167,19 +172,22 @@ def sync(
     store: StoreOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Send what an ended attempt left on this machine."""
+    """Send what an ended attempt left on this machine, and fetch what a host keeps of the job."""
     from runner.attempt.leftovers import sync_job
     from runner.job.find import find_job
     from runner.launch.settle import scratch_places, settled
+    from runner.launch.ssh.relay import relays
     from runner.view.console import print_json, show
 
     found = find_job(job, store)
+    fetched = sum(relay.pull() or 0 for relay in ([] if from_ is not None else relays(found)))
     # Settled first: an attempt whose container has ended does not count as alive.
     sent = sync_job(found, from_, [] if from_ is not None else scratch_places(found, settled(found)))
     if json:
-        print_json("sync", {"sent": sent})
+        print_json("sync", {"sent": sent, "fetched": fetched})
     else:
-        show(f"{sent} objects sent" if sent else "nothing was waiting")
+        told = [f"{count} objects {what}" for count, what in ((fetched, "fetched"), (sent, "sent")) if count]
+        show(", ".join(told) or "nothing was waiting")
 
 
 def rm(

@@ -75,10 +75,13 @@ def logs(
 ) -> None:
     """Print the log of all attempts of a job."""
     from runner.job.find import find_job
+    from runner.launch.ssh.relay import fetch
     from runner.view.console import print_json, show
     from runner.view.status import follow_log
 
     found = find_job(job, store)
+    if not follow:
+        fetch(found)
     if json:
         print_json("logs", {"id": found.id, "lines": "".join(found.log()).splitlines()})
         return

@@ -38,6 +38,13 @@ OnOption = Annotated[
         help="run it there: --launcher ssh --set run.host=HOST; a sweep on several; with --launcher slurm: the login node",
     ),
 ]
+RelayOption = Annotated[
+    bool,
+    typer.Option("--relay", help="with --on: the host keeps the job, and what comes is fetched into the store, a folder here"),
+]
+ShutDownOption = Annotated[
+    bool, typer.Option("--yes-shut-down", help="with run.after: shutdown: the machine is really switched off afterwards")
+]
 StoreOption = Annotated[
     str | None, typer.Option("--store", metavar="URI", help="default: LASTRUN_STORE, config.toml, your data folder")
 ]

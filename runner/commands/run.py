@@ -20,7 +20,9 @@ from runner.commands.options import (
     LauncherOption,
     OnOption,
     ParallelOption,
+    RelayOption,
     SetOption,
+    ShutDownOption,
     SpecArgument,
     StopAfterOption,
     StoreOption,
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from runner.job.job import Job
     from runner.launch.protocol import Launcher
     from runner.launch.ready import How
+    from runner.spec import JobSpec
 
 
 def submit(
@@ -43,6 +46,8 @@ def submit(
     store: StoreOption = None,
     launcher: LauncherOption = None,
     on: OnOption = None,
+    relay: RelayOption = False,
+    yes_shut_down: ShutDownOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check everything and show what would run; write nothing")] = False,
     detach: DetachOption = False,
     here: HereOption = False,
@@ -64,7 +69,9 @@ def submit(
     from runner.view.config import print_explained
     from runner.view.console import print_json, show
 
-    how = _to_its_queue(How(env, tuple(set_ or ()), launcher=launcher, here=here, on=_hosts(on, launcher)))
+    how = _to_its_queue(
+        How(env, _settings(set_, relay), launcher=launcher, here=here, on=_hosts(on, launcher), shut_down=yes_shut_down)
+    )
     first = _on_first(how)
     points = resolve_points(spec, first.env, first.settings, first.launcher)
     if points.is_sweep:
@@ -76,6 +83,8 @@ def submit(
         raise UsageError(f"{spec} is one job: --parallel and --stop-after are for a sweep")
     resolved = points.points[0].job
     config, told = resolved.config, notes_of_file(resolved, spec)
+    _see_that_relay_fits(config, relay)
+    _see_that_it_may_be_shut_down(config, yes_shut_down)
     target = store_of(config.store, store)
     told += kaggle.notes(target.uri)
     starter = make_launcher(config)
@@ -107,7 +116,7 @@ def submit(
     origins = {key: str(origin) for key, origin in resolved.origins.items()}
     trust, values = Trust(target.uri), brought(resolved)
     trust.remember(values)
-    arguments = [*(["--here"] if here else []), *words(values)]
+    arguments = [*(["--here"] if here else []), *(["--yes-shut-down"] if yes_shut_down else []), *words(values)]
     start(
         lambda: Job.create(target, name, resolved.items(), origins, lastrun_version()),
         arguments,
@@ -127,6 +136,8 @@ def resume(
     store: StoreOption = None,
     launcher: LauncherOption = None,
     on: OnOption = None,
+    relay: RelayOption = False,
+    yes_shut_down: ShutDownOption = False,
     detach: DetachOption = False,
     here: HereOption = False,
     trust: TrustOption = False,
@@ -148,7 +159,9 @@ def resume(
 
     hosts = _hosts(on, launcher)
     found = find(job, store)
-    how = _to_its_queue(How(env, tuple(set_ or ()), tuple(allow_change or ()), takeover, launcher, here, hosts))
+    how = _to_its_queue(
+        How(env, _settings(set_, relay), tuple(allow_change or ()), takeover, launcher, here, hosts, yes_shut_down)
+    )
     if isinstance(found, Group):
         from runner.commands.groups import resume_group
 
@@ -165,6 +178,8 @@ def resume(
             show(f"going on with the job in {home.store.uri}, which has all of it that {read.uri} has", error=True)
     trusted = Trust(found.store.uri, all_of_it=trust)
     go = ready(found, settled(found), how, trusted, copied=found is not home)
+    _see_that_relay_fits(go.resolved.config, relay)
+    _see_that_it_may_be_shut_down(go.resolved.config, yes_shut_down)
     if found is not home:
         to = Trust(home.store.uri)
         see_that_nothing_is_gained(trusted, to)
@@ -175,11 +190,57 @@ def resume(
     for note in kaggle.notes(home.store.uri):
         show(note, error=True)
     approve(go.launcher, home.store, go.resolved, here=here, prefix=home.paths.all)
+    if takeover:
+        from runner.launch.ssh.relay import end_all
+
+        for note in end_all(found):
+            show(note, error=True)
 
     def at_home() -> Job:
         return found if found is home else carry(found, home, lambda note: show(note, error=True))
 
     start(at_home, go.arguments, detach, json, "resume", go.launcher, go.changes)
+
+
+def _settings(set_: list[str] | None, relay: bool) -> tuple[str, ...]:
+    return (*(set_ or ()), *(["run.relay=true"] if relay else []))
+
+
+def _see_that_relay_fits(config: JobSpec, relay: bool) -> None:
+    """That it is asked for where it means something.
+
+    Raises:
+        UsageError: it is not.
+    """
+    from runner.errors import UsageError
+
+    if relay and config.run.launcher != "ssh":
+        raise UsageError(f"--relay: found launcher {config.run.launcher}; --relay is for a host that ssh reaches: --on HOST")
+
+
+def _see_that_it_may_be_shut_down(config: JobSpec, yes: bool) -> None:
+    """A file or a store alone switches no machine off.
+
+    Raises:
+        UsageError: it says so, and whoever calls has not, or the other way round; or it cannot be.
+    """
+    from runner.errors import UsageError
+
+    run = config.run
+    if yes and run.after != "shutdown":
+        raise UsageError("--yes-shut-down: found run.after: nothing; --set run.after=shutdown switches the machine off")
+    if run.after != "shutdown":
+        return
+    where = "this machine" if run.launcher == "local" else run.host
+    if run.launcher not in ("local", "ssh"):
+        raise UsageError(f"run.after: found shutdown with launcher {run.launcher}; allowed is it with local and ssh alone")
+    if run.relay and run.launcher == "ssh":
+        raise UsageError(f"run.after: found shutdown with --relay; what {where} keeps has to be fetched while it is on")
+    if not yes:
+        raise UsageError(
+            f"run.after: shutdown would switch {where} off when the attempt has ended, and a file alone does not decide that: "
+            "--yes-shut-down says that it may, --set run.after=nothing leaves it on. Nothing was started"
+        )
 
 
 def _hosts(on: str | None, launcher: str | None) -> tuple[str, ...]:
@@ -237,6 +298,7 @@ def attempt(
     trusted: Annotated[list[str] | None, typer.Option("--trusted", help="marks of what whoever starts it has taken")] = None,
     heard: Annotated[list[str] | None, typer.Option("--heard", help="requests from before it was handed over")] = None,
     until: Annotated[int | None, typer.Option("--until", help="pause once this epoch is done")] = None,
+    yes_shut_down: ShutDownOption = False,
 ) -> None:
     """Run one attempt of a job on this machine; launchers call this."""
     if read_env:
@@ -263,7 +325,19 @@ def attempt(
     with ConsoleSink() as sink:
         job = Job(open_store(store), job_id)
         code = run_attempt(
-            job, env, set_ or [], allow_change or [], sink, takeover, launcher, token, here, trusted or [], heard, until
+            job,
+            env,
+            set_ or [],
+            allow_change or [],
+            sink,
+            takeover,
+            launcher,
+            token,
+            here,
+            trusted or [],
+            heard,
+            until,
+            yes_shut_down,
         )
     raise typer.Exit(code)
 

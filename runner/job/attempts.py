@@ -45,7 +45,8 @@ class Attempt:
     """What its launcher told it of where it runs, if it is no plain process. Of a container: ``name``, ``token`` (a label of
     it), ``engine`` and ``image`` (digest); ``device`` ``cuda`` if it was given a GPU; on an engine of the same machine also
     ``scratch``, the folder for its files, and ``data``, where it has the data file. Of others also ``launcher``, ``what`` a
-    ``name`` names, and ``restart``, of what may be started anew under the same name."""
+    ``name`` names, ``restart``, of what may be started anew under the same name, and ``relay``, of what keeps its job where it
+    runs (:mod:`runner.launch.ssh.relay`)."""
     env: str = ""
     epochs: int | None = None
     """How many it trains to; more than the job's record says, where more were allowed."""
@@ -102,6 +103,11 @@ class Attempt:
     def is_here(self) -> bool:
         """Whether it is, or was, a process of this machine, which tells whether it lives."""
         return self.machine == machine.identity()
+
+    @property
+    def is_relayed(self) -> bool:
+        """Whether its job is kept where it runs, and fetched now and then: that its heart was not heard says nothing."""
+        return bool((self.container or {}).get("relay"))
 
     def began_anew(self, other: Attempt) -> bool:
         """Whether ``other`` is an earlier start of what runs this one: a batch system starts its job anew once it has given up
@@ -322,7 +328,7 @@ class Attempts:
         if attempt.is_here:
             with suppress(machine.HiddenProcessError):
                 return machine.process_identity(attempt.pid) == attempt.process
-        return self.gave_a_sign(attempt, EXPIRY_SECONDS)
+        return attempt.is_relayed or self.gave_a_sign(attempt, EXPIRY_SECONDS)
 
     def gave_a_sign(self, attempt: Attempt, seconds: float) -> bool:
         """Whether its heartbeat, or else its record, was written so few seconds ago.

@@ -110,7 +110,7 @@ class Checkpoints:
         followed = _followed(attempts)
         try:
             self._store.in_parallel([partial(self._store.delete, keys) for keys in unfinished])
-            self._delete([one for one in stored if gone(one.attempt) and not followed(one)])
+            self.delete([one for one in stored if gone(one.attempt) and not followed(one)])
         except StoreError as error:  # it can be read, and probably written: no reason not to train
             if not error.lasting:
                 raise
@@ -131,7 +131,7 @@ class Checkpoints:
             return
         found = counted(stored, attempts)
         keeping = zip(found, to_keep([one.manifest for one in found], keep_last))
-        self._delete([one for one, keep in keeping if not keep])
+        self.delete([one for one, keep in keeping if not keep])
 
     def _stored(self, names: Collection[str], say: Say = lambda _: None) -> list[Stored]:
         """Of those that have a manifest, the ones that have a readable one. It never changes, so it is read once."""
@@ -161,7 +161,7 @@ class Checkpoints:
                 found.setdefault(name, []).append(entry.key)
         return found
 
-    def _delete(self, unwanted: Collection[Stored]) -> None:
+    def delete(self, unwanted: Collection[Stored]) -> None:
         """Their manifests first, so that nobody takes what is left for whole."""
         manifests = [self._paths.checkpoint(one.name) for one in unwanted]
         files = [self._paths.checkpoint(one.name, file) for one in unwanted for file in one.manifest.files]

@@ -15,6 +15,7 @@ from typing import IO, TextIO
 
 from last_e.text import expand
 from runner import machine
+from runner.attempt import shutdown
 from runner.attempt.data_check import check_data
 from runner.errors import EngineError, Exit, UsageError
 from runner.job.attempts import Attempt
@@ -49,6 +50,8 @@ class LocalLauncher(BeginsAtOnce):
                 "pip install '.[train]'"
             )
         check_data(self._config)
+        if self._config.run.after == "shutdown" and (wrong := shutdown.problem()) is not None:
+            raise EngineError(wrong)
 
     def start(self, job: Job, arguments: list[str], token: str, *, output: TextIO | None) -> StartedProcess:
         """A child of this process; in the background, with a session of its own."""

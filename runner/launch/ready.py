@@ -12,6 +12,7 @@ from runner.job.attempts import Attempt
 from runner.job.carry import refuse_running
 from runner.job.job import Job
 from runner.launch.protocol import Launcher
+from runner.launch.ssh import relay
 from runner.launch.start import make_launcher
 from runner.resolve import absolute_settings, resolve_attempt
 from runner.settings import read_settings
@@ -38,6 +39,8 @@ class How:
     here: bool = False
     on: tuple[str, ...] = ()
     """Hosts that ssh reaches, to which points of a group are dealt out."""
+    shut_down: bool = False
+    """Whether somebody has said himself that the machine may be switched off afterwards."""
 
     def at(self, host: str) -> How:
         """The same on one of them."""
@@ -48,6 +51,7 @@ class How:
     def words(self) -> list[str]:
         """The same as arguments of a command."""
         arguments = [*(["--here"] if self.here else []), *(["--takeover"] if self.takeover else [])]
+        arguments += ["--yes-shut-down"] if self.shut_down else []
         arguments += [] if self.env is None else ["--env", self.env]
         arguments += [] if not self.on else ["--on", ",".join(self.on)]
         arguments += [] if self.launcher is None else ["--launcher", self.launcher]
@@ -106,7 +110,8 @@ def ready(
         refuse_running(job, attempts)
     elif state is State.RUNNING and attempt is not None and not how.takeover:
         raise ClaimedError(
-            f"{job.id} is being run by {attempt}; lastrun status {job.reference} follows it, --takeover takes it over"
+            f"{job.id} is being run by {attempt}{relay.words(job, attempt)}; lastrun status {job.reference} follows it, "
+            "--takeover takes it over"
         )
     values = see_that_it_is_taken(resolved, trust)
     return Ready(resolved, changes, make_launcher(resolved.config), values, [*words(values), *how.words()])

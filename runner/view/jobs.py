@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from last_e.text import number, percent, plain, seconds_text
 from runner.view.console import make_console, make_table, show, styled
+from runner.waits import WAITS
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -108,6 +109,11 @@ def _status_text(status: dict[str, Any]) -> Text:
         rows.append(("unsent", _unsent(unsent, status["reference"])))
     if attempt := status["attempt"]:
         rows.append(("attempt", f"{attempt['number']} on {attempt['place']} (env {attempt['env']})"))
+    if relay := status["relay"]:
+        late = relay["seconds"] > 3 * WAITS.heartbeat
+        hint = f"; lastrun sync {status['reference']} tells why" if late else ""
+        ago = seconds_text(max(0.0, relay["seconds"]))
+        rows.append(("relay", f"{relay['host']} keeps the job; what it had {ago} ago is here{hint}"))
     if status["waits"]:
         rows.append(("queue", status["waits"]))
     rows.append(("next", status["next"]))

@@ -61,6 +61,7 @@ def job_status(job: Job) -> dict[str, Any]:
         },
         attempts=len(attempts),
         unsent=_unsent(job, stand),
+        relay=_relay(job, attempt),
         waits=None if state is State.RUNNING else waits(job),
     )
     facts["step"] = max([stored.manifest.step for stored in checkpoints[-1:]] + [facts["progress"].get("step") or 0])
@@ -73,6 +74,16 @@ def _total_steps(attempt: Attempt | None, beat: dict[str, Any]) -> int | None:
     total = attempt.scores.get("total_steps") if attempt is not None else None
     total = beat.get("total_steps") if total is None else total
     return None if total is None else int(total)
+
+
+def _relay(job: Job, attempt: Attempt | None) -> dict[str, Any] | None:
+    """Of a job that is kept where it runs: where that is, and how long ago all of it was fetched."""
+    if attempt is None or not attempt.is_relayed:
+        return None
+    from runner.launch.ssh.relay import last_heard
+
+    heard = last_heard(job, attempt)
+    return None if heard is None else {"host": (attempt.container or {}).get("name"), "seconds": heard}
 
 
 def _place(attempt: Attempt) -> str:

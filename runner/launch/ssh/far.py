@@ -16,7 +16,7 @@ from typing import Any
 from last_e.process import run_module
 from runner import machine
 from runner.errors import LastrunError
-from runner.launch.ssh import runs, sent
+from runner.launch.ssh import relayed, runs, sent
 from runner.launch.ssh.install import machine as this_machine
 from runner.launch.ssh.install import own_folder
 
@@ -35,6 +35,10 @@ def main(**more: Callable[..., None]) -> None:
         "clean": runs.clean,
         "have": sent.tell,
         "receive": sent.receive,
+        "relay-tell": relayed.tell,
+        "relay-give": relayed.give,
+        "relay-take": relayed.take,
+        "relay-drop": relayed.drop,
         **more,
     }
     try:
@@ -61,6 +65,10 @@ def check() -> None:
         "runs": runs.count(),
     }
     problems = [*_gpu_problems(asked, torch, facts), *store_problems(asked), *disk_problems(asked)]
+    if asked.get("config", {}).get("run", {}).get("after") == "shutdown":
+        from runner.attempt.shutdown import problem as why_not_off
+
+        problems += [wrong] if (wrong := why_not_off()) is not None else []
     sys.stdout.write(json.dumps({"problems": problems, "facts": facts}))
 
 
@@ -111,11 +119,14 @@ def store_problems(asked: dict[str, Any]) -> list[str]:
     """Of the store and the data."""
     from runner.attempt.data_check import check_data
     from runner.spec import JobSpec
+    from runner.store.directory import DirectoryStore
     from runner.store.open import open_store
 
     problems = []
     if "marker" in asked and not Path(asked["marker"]).is_dir():
         problems.append(NOT_THERE.format(store=asked["store"]))
+    elif asked.get("relay"):
+        problems += problem(DirectoryStore(relayed.root()).check)
     elif asked["store"] is not None:
         problems += problem(open_store(asked["store"]).check)
     if "config" in asked and "data" not in asked:
@@ -124,8 +135,8 @@ def store_problems(asked: dict[str, Any]) -> list[str]:
 
 
 NOT_THERE = (
-    "store {store} is a folder here, and not the same one there: take a bucket (--store s3://BUCKET/PREFIX), or a folder that "
-    "both have under the same path, as NFS or sshfs give one"
+    "store {store} is a folder here, and not the same one there: take a bucket (--store s3://BUCKET/PREFIX), a folder that "
+    "both have under the same path, as NFS or sshfs give one, or --relay, which keeps the job there and fetches what comes"
 )
 
 

@@ -15,7 +15,7 @@ from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.launch.inside import ONLY
 from runner.launch.protocol import BeginsAtOnce
-from runner.launch.ssh import notes
+from runner.launch.ssh import notes, relay
 from runner.launch.ssh.connection import CutError
 from runner.launch.ssh.send import send
 from runner.launch.ssh.sent import of_this_machine
@@ -58,6 +58,7 @@ class SshLauncher(BeginsAtOnce):
         """Detached there at once; what it is given goes over standard input, to memory alone."""
         host = self._host()
         uri, _ = StoreUri.parse(job.uri).parent()
+        relayed = relay.Relay(job, host, relay.name_of(job, token), token) if self._config.run.relay else None
         if host.connection.host not in _gpus:  # the command that has seen it is another one
             self.preflight(str(uri))
         has_gpu = _gpus[host.connection.host]
@@ -72,22 +73,28 @@ class SshLauncher(BeginsAtOnce):
             "given": values_elsewhere(uri, self._config),
             **authority(uri),
         }
-        notes.write(token, host.connection.host, host.folder)
+        notes.write(token, host.connection.host, host.folder, relay="" if relayed is None else relayed.name)
         try:
             with interruptible(f"{job.id}: interrupted before its attempt began; lastrun resume {job.reference} begins it"):
                 if (data := of_this_machine(self._config)) is not None:
                     given["about"]["data"] = send(host, data, say_of_host)
+                if relayed is not None:
+                    there = relayed.push()
+                    given["uri"], given["plain"]["LASTRUN_STORE"] = str(there.child(job.id)), str(there)
+                    given["about"]["relay"] = relayed.name
                 host.call("start", given=given)
         except BaseException as error:
             try:
                 with handled(lambda _: None):  # it may have begun all the same
                     host.call("end", token, seconds=2 * WAITS.engine + 10)
+                    if relayed is not None:
+                        relayed.drop()
             except LastrunError:
                 if isinstance(error, EngineError):
                     told = f"lastrun status {job.reference} tells whether its attempt has begun all the same"
                     raise CutError(f"{error}; {told}") from None
             raise
-        return StartedThere(job, host, token, output)
+        return StartedThere(job, host, token, output, relayed)
 
     @staticmethod
     def settle(job: Job, attempt: Attempt) -> Attempt | None:
@@ -95,6 +102,8 @@ class SshLauncher(BeginsAtOnce):
         store's word sends nobody's keys anywhere."""
         token = str((attempt.container or {}).get("token"))
         note = notes.read(token)
+        if note is not None and attempt.is_relayed:
+            return relay.settle(job, attempt)
         if note is None or (job.attempts.alive(attempt) and job.attempts.gave_a_sign(attempt, 3 * WAITS.heartbeat)):
             return attempt
         found = Host(note["host"], note["folder"]).ask("state", token, seconds=2 * WAITS.engine + 10)
@@ -133,6 +142,9 @@ def look(host: Host, store: str | None, config: JobSpec | None) -> dict[str, Any
         LastrunError: the host is not reached, or cannot be set up.
     """
     uri = None if store is None else StoreUri.parse(store)
+    relayed = config is not None and config.run.relay
+    if relayed and uri is not None and uri.scheme != "file":
+        raise UsageError(f"--relay: store {uri} is reached from anywhere; --relay is for one that is a folder here")
     if uri is not None and (bundle := uri.options.get("ca_bundle")):
         raise UsageError(f"store {uri}: {bundle} is not there: name the file in AWS_CA_BUNDLE instead, and it is handed over")
     cpu = config is not None and wants_cpu(config)
@@ -149,6 +161,8 @@ def look(host: Host, store: str | None, config: JobSpec | None) -> dict[str, Any
         if (data := of_this_machine(config)) is not None:
             check_data(config)
             asked["data"] = {"sha256": data.sha256, "name": data.path.name, "size": data.size}
+    if relayed:
+        return host.check({**asked, "store": None, "relay": True}, say_of_host)
     if uri is None or uri.scheme != "file":
         return host.check(asked, say_of_host)
     marker = _marker(Path(uri.prefix))

@@ -109,9 +109,14 @@ def follow(token: str, offset: str) -> None:
 
 def state(token: str) -> None:
     """Whether it is at work, else its code, and its last words."""
+    sys.stdout.write(json.dumps({**about(token), "tail": _tail(_run(token))}))
+
+
+def about(token: str) -> dict[str, Any]:
+    """Whether it is at work (``alive``), its code once it has ended, and whether there was such a one."""
     run = _run(token)
-    alive = _alive(run)
-    sys.stdout.write(json.dumps({"alive": alive, "code": _code(run), "known": run.exists(), "tail": _tail(run)}))
+    alive, code = _alive(run), _code(run)
+    return {"alive": alive, "code": code, "known": run.exists()}
 
 
 def send(token: str, signum: str) -> None:
@@ -171,9 +176,12 @@ def clean(force: str) -> None:
         raise UsageError(
             f"an attempt has left there what it could not send ({left[0]}): lastrun resume JOB there sends it, --force drops it"
         )
+    kept = [path.parent.name for path in (root / "relay").glob("*/*/job.json")]
+    if kept and not force:
+        raise UsageError(f"{kept[0]} was kept there, and not all of it fetched: lastrun sync JOB fetches it, --force drops it")
     for folder in (scratch, root):
         shutil.rmtree(folder, ignore_errors=True)
-    sys.stdout.write(json.dumps({"removed": str(root), "left": left}))
+    sys.stdout.write(json.dumps({"removed": str(root), "left": [*left, *kept]}))
 
 
 def _in_the_queue() -> str | None:

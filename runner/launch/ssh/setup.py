@@ -86,13 +86,15 @@ class Host:
         """What is run there for one of the verbs of :mod:`runner.launch.ssh.far`."""
         return f"exec {self._path}/bin/python -I -m {self._far} {shlex.join([verb, *words])}"
 
-    def call(self, verb: str, *words: str, given: dict[str, Any] | None = None, seconds: float = SECONDS) -> bytes:
-        """One of them; ``given`` by standard input.
+    def call(
+        self, verb: str, *words: str, given: dict[str, Any] | None = None, data: bytes = b"", seconds: float = SECONDS
+    ) -> bytes:
+        """One of them; ``given``, or ``data``, by standard input.
 
         Raises:
             EngineError: there is no connection, or it failed.
         """
-        data = b"" if given is None else json.dumps(given).encode() + b"\n"
+        data = data if given is None else json.dumps(given).encode() + b"\n"
         return self._called(self.script(verb, *words), data, seconds)
 
     def ask(self, verb: str, *words: str, given: dict[str, Any] | None = None, seconds: float = SECONDS) -> dict[str, Any]:

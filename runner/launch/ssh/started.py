@@ -17,6 +17,7 @@ from runner.errors import EngineError, Exit, LastrunError, PausedError
 from runner.job.job import Job
 from runner.launch.ssh import notes
 from runner.launch.ssh.connection import BEGIN, CUT, environment
+from runner.launch.ssh.relay import Fetching, Relay
 from runner.launch.ssh.runs import GONE
 from runner.launch.ssh.setup import Host
 from runner.signals import LEAVING, handled, interrupt
@@ -34,12 +35,13 @@ class StartedThere:
         host: where it is.
         token: what its ID ends with.
         output: where what it says is copied; None: it is left to itself.
+        relay: fetches what it keeps there, if its store is not there.
     """
 
-    def __init__(self, job: Job, host: Host, token: str, output: TextIO | None) -> None:
-        self._job, self._host, self._token = job, host, token
+    def __init__(self, job: Job, host: Host, token: str, output: TextIO | None, relay: Relay | None = None) -> None:
+        self._job, self._host, self._token, self._relay = job, host, token, relay
         self._next_look = 0.0
-        self._watch = None if output is None else _Watch(host, token, output)
+        self._watch = None if output is None else _Watch(host, token, output, relay)
         if self._watch is not None:
             self._watch.start()
 
@@ -76,6 +78,8 @@ class StartedThere:
     def kill(self) -> None:
         """With the trainer, which ends when its standard input does."""
         self._host.call("end", self._token)
+        if self._relay is not None:
+            self._relay.to_the_end()
         self._host.call("remove", self._token)
         notes.forget(self._token)
 
@@ -83,6 +87,8 @@ class StartedThere:
         if time.monotonic() < self._next_look:
             return None
         self._next_look = time.monotonic() + _AGAIN_SECONDS
+        if self._relay is not None:
+            self._relay.pull()
         found = self._host.ask("state", self._token)
         if found["code"] is None:
             return None if found["alive"] else int(Exit.FAILED)
@@ -103,9 +109,9 @@ class StartedThere:
 class _Watch(threading.Thread):
     """Copies what it says until it ends, over as many connections as that takes."""
 
-    def __init__(self, host: Host, token: str, out: TextIO) -> None:
+    def __init__(self, host: Host, token: str, out: TextIO, relay: Relay | None) -> None:
         super().__init__(name="ssh", daemon=True)
-        self._host, self._token, self._out = host, token, out
+        self._host, self._token, self._out, self._relay = host, token, out, relay
         self._offset = 0
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.code = int(Exit.FAILED)
@@ -122,6 +128,7 @@ class _Watch(threading.Thread):
 
     def _follow(self) -> None:
         deadline, told = time.monotonic() + _PATIENCE_SECONDS, False
+        fetching = None if self._relay is None else Fetching(self._relay)
         while True:
             before = self._offset
             with tempfile.TemporaryFile() as errors:
@@ -132,6 +139,9 @@ class _Watch(threading.Thread):
                 raise EngineError(f"{self._host.connection.host}: the attempt is gone and has left no word")
             if code != CUT and code >= 0:
                 self.code = code
+                if self._relay is not None and fetching is not None:
+                    fetching.stop()
+                    self._relay.to_the_end()
                 with suppress(LastrunError):
                     self._host.call("remove", self._token)
                 notes.forget(self._token)
