@@ -119,6 +119,7 @@ class Calls:
             except (_Refused, _Denied) as error:
                 # Keys that have worked were rotated: read them again, and wait for them as for a server that is away.
                 error.lasting = isinstance(error, _Denied) or not self._worked
+                error.renewable = self._worked
                 if self._worked and time.monotonic() - self._renewed > error.renew_seconds:
                     self._renewed = time.monotonic()
                     self._renew()
