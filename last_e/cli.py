@@ -86,7 +86,7 @@ def _main(argv: list[str]) -> int:
         stop.on_signals(lambda word: console.emit(Message(word, "warning")))
         fitting, found = fits(resolved.env)
         if not fitting:
-            console.emit(Message(f"warning: env {resolved.env} is used on a machine that {found}", "warning"))
+            console.emit(Message(f"env {resolved.env} is used on a machine that {found}", "warning"))
         for note in resolved.notes:
             console.emit(Message(note))
         hardware = resolved.config.hardware

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from last_e.problems import Meaning
+from last_e.problems import Meaning, meant
 from last_e.set_by import HERE, LEARNING, SetBy
 
 VARIANTS = ("nano_e_v3", "small_e_v3", "base_e_v3", "large_e_v3")
@@ -250,8 +250,11 @@ def _milestones(c: dict[str, Any]) -> Iterator[Violation]:
 
 
 def _split(c: dict[str, Any]) -> Iterator[Violation]:
-    if c["split_type"] not in c["data.splits"]:
-        yield "split_type", f"one of {', '.join(c['data.splits'])} (for dataset {c['dataset']})"
+    splits = c["data.splits"]
+    if c["split_type"] not in splits:
+        guess = meant(c["split_type"], splits, splits.__contains__)
+        told = f"one of {', '.join(splits)} (for dataset {c['dataset']})"
+        yield "split_type", told if guess is None else f"{told}; did you mean {guess}?"
 
 
 def _session(c: dict[str, Any]) -> Iterator[Violation]:

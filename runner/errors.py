@@ -48,6 +48,8 @@ class StoreError(LastrunError):
     exit_code = Exit.STORE
     lasting = False
     """Whether waiting will not help: no space, no permission, no such bucket."""
+    renewable = False
+    """Whether it refuses keys that have worked: an attempt waits for newer ones as for a server that is away."""
     demands: str | None = None
     """What a server seems to miss in a write: ``checksum`` or ``encryption``."""
 

@@ -240,7 +240,8 @@ class Outbox:
             return 0.0
         if self.error is None:
             self._say(f"uploads wait: {failed[0]}")
-        self.error, self.lasting = str(failed[0]), getattr(failed[0], "lasting", False)
+        self.error = str(failed[0])
+        self.lasting = getattr(failed[0], "lasting", False) and not getattr(failed[0], "renewable", False)
         return min(LONGEST_PAUSE_SECONDS, max(FIRST_PAUSE_SECONDS, 2 * pause)) * (0.5 + random.random() / 2)  # noqa: S311
 
 

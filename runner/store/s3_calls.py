@@ -59,6 +59,8 @@ _HINTS = {
     "PermanentRedirect": "the bucket is in another region: set region",
     "RequestTimeTooSkewed": "this machine's clock is wrong",
 }
+_RIGHTS = {"read": "s3:GetObject", "write": "s3:PutObject", "list": "s3:ListBucket", "delete": "s3:DeleteObject"}
+"""What a call takes, by what it does."""
 NO_STORE = "what answers there is no object store: see endpoint_url, and any proxy between"
 T = TypeVar("T")
 
@@ -108,7 +110,7 @@ class Calls:
         pause = 0.1
         for number in count():
             try:
-                result = self._once(f"{self._uri}: cannot {what} {key or 'the store'}", key, call)
+                result = self._once(what, key, call)
                 self._worked = True
                 return result
             except (MissingKeyError, DamagedObjectError):
@@ -117,6 +119,7 @@ class Calls:
             except (_Refused, _Denied) as error:
                 # Keys that have worked were rotated: read them again, and wait for them as for a server that is away.
                 error.lasting = isinstance(error, _Denied) or not self._worked
+                error.renewable = self._worked
                 if self._worked and time.monotonic() - self._renewed > error.renew_seconds:
                     self._renewed = time.monotonic()
                     self._renew()
@@ -131,8 +134,9 @@ class Calls:
             pause = min(2 * pause, 3.0)
         raise AssertionError
 
-    def _once(self, where: str, key: str, call: Callable[[], T]) -> T:
+    def _once(self, what: str, key: str, call: Callable[[], T]) -> T:
         """Call boto3; its many errors become ours, in one line, without anything that is secret."""
+        where = f"{self._uri}: cannot {what} {key or 'the store'}"
         try:
             signed_by = _clock_offset
             try:
@@ -150,7 +154,11 @@ class Calls:
                 raise DamagedObjectError(f"{self._uri}: {key} was replaced while it was read") from None
             kind = _Refused if code in _OLD_CREDENTIALS else _Denied if code in ("AccessDenied", "403") else StoreError
             message = str(error.response.get("Error", {}).get("Message") or "")
-            failed = kind(f"{where}: {_told(code, message)}")
+            told = _told(code, message)
+            right = _RIGHTS.get(what, "") if kind is _Denied else ""
+            if right and right not in told:  # servers name it seldom
+                told += f"; it takes {right}, see docs/stores.md"
+            failed = kind(f"{where}: {told}")
             failed.demands = _demanded(code, message)
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
             passing = status in (408, 429) or code == "RequestTimeout"
@@ -198,7 +206,7 @@ def _words(error: Exception) -> str:
         return "no connection to it"
     if isinstance(error, (botocore.exceptions.ConnectionClosedError, ConnectionError)):
         return "the connection was closed before an answer came"
-    return (str(error) or type(error).__name__).splitlines()[0]
+    return " ".join(str(error).split())[:_LONGEST_WORDS] or type(error).__name__
 
 
 def _code(error: botocore.exceptions.ClientError) -> str:

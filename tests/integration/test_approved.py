@@ -11,7 +11,9 @@ import torch
 
 from last_e.data.clips import Clips
 from last_e.data.files import write_clips
+from runner.store.open import open_store
 from tests.conftest import Cli
+from tests.jobs import jobs_in
 
 
 @pytest.fixture
@@ -125,6 +127,22 @@ def test_a_store_that_cannot_be_written_is_told_with_all_else_that_is_missing(cl
         assert all(text in said for text in ("env kaggle: this machine", "no file", "cannot be written")), said
     assert cli("validate", job(tmp_path), "--deep", "--store", tmp_path / "new").returncode == 0
     assert not (tmp_path / "new").exists()
+
+
+def test_a_profile_of_another_machine_is_refused_in_the_attempt_too_and_makes_no_folder_of_its_own(
+    cli: Cli, tiny: Path, clean_env: dict[str, str]
+) -> None:
+    there = Path("/kaggle").exists()
+    done = cli("submit", tiny, "--env", "kaggle", "--here", "--set", "training.epochs=1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert Path("/kaggle").exists() is there
+    (job,) = jobs_in(open_store(clean_env["LASTRUN_STORE"]))
+    attempts = [one.id for one in job.attempts.all()]
+    more = ("--set", "training.epochs=2", "--allow-change", "training.epochs")  # it is complete
+    refused = cli("attempt", job.uri, "--env", "kaggle", *more)
+    assert refused.returncode == 2, refused.stdout + refused.stderr
+    assert "env kaggle: this machine is" in refused.stdout + refused.stderr
+    assert [one.id for one in job.attempts.all()] == attempts
 
 
 def test_validate_notes_that_the_profile_is_for_another_kind_of_machine(cli: Cli, tmp_path: Path, data: Path) -> None:

@@ -221,8 +221,9 @@ def test_what_the_environment_says_of_checksums_holds(
 def test_who_may_not_write_at_all_is_asked_three_times_once(demanding: Demanding) -> None:
     store, puts = demanding
     for tries in (3, 4, 5):
-        with pytest.raises(StoreError, match="explicit deny"):
+        with pytest.raises(StoreError, match="explicit deny") as caught:
             store.put("a", b"1")
+        assert str(caught.value).count("s3:PutObject") == 1  # in the server's words
         assert len(puts) == tries
 
 

@@ -166,8 +166,13 @@ def test_who_has_no_key_for_google_is_told_which_kind(monkeypatch: pytest.Monkey
 @pytest.mark.usefixtures("rotating")
 def test_who_may_not_write_is_told(ceph: Ceph) -> None:
     store = open_store(ceph.uri("foreign"))
-    with pytest.raises(StoreError, match="cannot write a: these credentials may not do that"):
+    denied = r"these credentials may not do that.*; it takes {}, see docs/stores\.md$"
+    with pytest.raises(StoreError, match="cannot write a: " + denied.format("s3:PutObject")):
         store.put("a", b"")
+    with pytest.raises(StoreError, match="cannot list the store: " + denied.format("s3:ListBucket")):
+        list(store.scan(""))
+    with pytest.raises(StoreError, match="cannot read a: " + denied.format("s3:GetObject")):
+        store.get("a")
 
 
 def test_who_may_not_delete_trains_all_the_same_and_keeps_everything(

@@ -14,6 +14,7 @@ import last_e
 from last_e.cli import main
 from last_e.data import write_clips
 from last_e.data.synthetic import synthetic_clips
+from last_e.environment import detect_environment
 
 REPOSITORY = Path(last_e.__file__).parents[1]
 COMMANDS = {
@@ -95,8 +96,12 @@ def prepared(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_without_the_data_a_command_names_the_file_and_the_folder_in_one_line(name, elsewhere, capsys):
     assert main(words(COMMANDS[name])) == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    said = capsys.readouterr()
+    (line,) = said.err.splitlines()
     assert line.startswith("error: ntu60: no file ntu60.safetensors in /kaggle/input")
+    assert [text.partition(" (")[0] for text in said.out.splitlines() if "warning" in text] == [
+        f"warning: env kaggle is used on a machine that is {detect_environment()[0]}"
+    ]
     assert list(elsewhere.iterdir()) == [], "nothing is written for a run that cannot begin"
     assert not Path("/kaggle").exists()
 

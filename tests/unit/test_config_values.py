@@ -459,6 +459,7 @@ def test_a_cpu_whose_model_is_left_out_is_named_with_its_family(tmp_path, lines,
     [
         ("dataset=NTU-60", "ntu60"),
         ("model=base-e-v3", "base_e_v3"),
+        ("split_type=X-Sub", "xsub"),
         ("training.optimizer=adam", "adamw"),
         ("training.scheduler=cosine", "cosine_warmup"),
         ("training.use_amp=yes", "true"),

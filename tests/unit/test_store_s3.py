@@ -202,6 +202,20 @@ def test_of_several_requests_that_a_wrong_clock_made_fail_all_are_sent_again(mon
 _OVER = {"accessToken": "gone", "expiresAt": "2020-01-01T00:00:00Z", "region": "eu-west-1", "startUrl": "https://x.example"}
 
 
+def test_keys_that_have_worked_may_be_renewed() -> None:
+    answer = {"Error": {"Code": "AccessDenied"}, "ResponseMetadata": {"HTTPStatusCode": 403}}
+
+    def refuse() -> None:
+        raise botocore.exceptions.ClientError(answer, "PutObject")  # type: ignore[arg-type]
+
+    calls = s3_calls.Calls("s3://b", lambda: None)
+    for worked in (False, True):
+        with pytest.raises(StoreError) as caught:
+            calls.do("write", "a", refuse)
+        assert (caught.value.lasting, caught.value.renewable) == (True, worked)
+        calls.do("write", "a", lambda: None)
+
+
 @pytest.mark.parametrize("way", ["a profile's own", "a session shared by profiles"])
 @pytest.mark.parametrize("token", [None, _OVER], ids=["never logged in", "expired"])
 def test_an_sso_session_that_is_over_names_the_command_that_renews_it(

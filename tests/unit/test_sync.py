@@ -117,6 +117,15 @@ def test_a_failing_store_is_told_once_and_so_is_its_return(outbox: Outbox, serve
     assert outbox.error is None
 
 
+@pytest.mark.parametrize("renewable", [False, True])
+def test_of_what_a_store_refuses_only_keys_that_have_worked_are_waited_for(outbox: Outbox, renewable: bool) -> None:
+    """A server may call a key that is being rotated denied, and an attempt that ends waits for the next one all the same."""
+    error = StoreError("these credentials may not do that")
+    error.lasting, error.renewable = True, renewable
+    outbox._after([error], 0.0)
+    assert outbox.lasting is not renewable
+
+
 def test_files_are_sent_as_they_were_when_put(outbox: Outbox, server: Blockable, tmp_path: Path) -> None:
     server.block()
     file = tmp_path / "state.pt"
