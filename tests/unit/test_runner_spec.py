@@ -17,6 +17,7 @@ from runner.attempt.scratch import see_scratch
 from runner.errors import UsageError
 from runner.launch.approve import approve
 from runner.launch.start import make_launcher
+from runner.launchers import NAMES
 from runner.resolve import absolute_settings, resolve_attempt, resolve_spec
 from runner.store.directory import DirectoryStore
 from runner.view import jobs
@@ -81,7 +82,7 @@ def test_all_mistakes_are_told_at_once_with_file_line_key_and_what_is_allowed(pa
 
 def test_the_launcher_that_was_meant_is_named(path: Path) -> None:
     assert problems_of("model: nano\ndataset: irds\nrun: {launcher: dokcer}\n", path) == [
-        f"{path}:3: run.launcher: found 'dokcer'; allowed: one of local, docker, slurm, ssh; did you mean docker?"
+        f"{path}:3: run.launcher: found 'dokcer'; allowed: one of {NAMES}; did you mean docker?"
     ]
 
 
