@@ -180,6 +180,11 @@ class World:
         """Whether a machine is what it was."""
         return host.life == life
 
+    @property
+    def last_late_write(self) -> float:
+        """When the last write arrives that is on its way once more; now, if there is none."""
+        return max([self.now, *(when for when, *_ in self._late)])
+
     def _advance(self) -> None:
         self.now = min([actor.wakes for actor in self._actors] + [when for when, *_ in self._late])
         for write in [write for write in self._late if write[0] <= self.now]:
