@@ -117,7 +117,7 @@ def waits(jobs: Sequence[Job]) -> dict[str, str]:
         asked: dict[str, list[str]] = {}
         for note in known:
             asked.setdefault(_id(note), []).extend([note["batch"]] if note["batch"] else [])
-        told = _host(known[0]).ask("wait", given={"jobs": asked}, seconds=_SECONDS)
+        told = _host(known[-1]).ask("wait", given={"jobs": asked}, seconds=_SECONDS)
         found |= {str(job): plain(str(why)) for job, why in told["waits"].items()}
         for note in known:
             if note["batch"] in told["over"]:
@@ -127,7 +127,7 @@ def waits(jobs: Sequence[Job]) -> dict[str, str]:
 
 def withdraw(job: Job) -> str | None:
     """Take what has not started out of the queues there."""
-    taken = [_host(known[0]).ask("withdraw", job.id, seconds=_SECONDS)["taken"] for known in _by_host([job])]
+    taken = [_host(known[-1]).ask("withdraw", job.id, seconds=_SECONDS)["taken"] for known in _by_host([job])]
     return next((plain(str(one)) for one in taken if one), None)
 
 
@@ -262,7 +262,7 @@ def _host(note: dict[str, str]) -> Host:
 
 
 def _by_host(jobs: Sequence[Job]) -> list[list[dict[str, str]]]:
-    """What is noted of Slurm jobs of these jobs, a list for each login node."""
+    """What is noted of Slurm jobs of these jobs, a list for each login node; the newest last, whose version is still there."""
     found: dict[str, list[dict[str, str]]] = {}
     for note in notes.of_batches({job.uri for job in jobs}):
         found.setdefault(note["host"], []).append(note)
