@@ -81,6 +81,13 @@ def versions() -> dict[str, str]:
     return found
 
 
+_WAYS = {
+    "": "--on HOST for one that ssh reaches, --launcher slurm for a cluster's, --launcher hf for one of Hugging Face's",
+    "kaggle": "a notebook of Kaggle's, see docs/kaggle.md",
+}
+"""What gets a profile's machine."""
+
+
 def see_that_it_fits(env: str, here: bool) -> list[str]:
     """What to say of a profile on this machine.
 
@@ -93,8 +100,8 @@ def see_that_it_fits(env: str, here: bool) -> list[str]:
     if fitting is None or here:
         return [f"warning: env {env} is used on a machine that {found}"]
     raise UsageError(
-        f"env {env}: this machine {found}; begin it on one that fits, or say --here to train here with that profile all the "
-        "same, or --env auto for the profile that fits here"
+        f"env {env}: this machine {found}; begin it on one that fits ({_WAYS.get(env, _WAYS[''])}), or say --here to train "
+        "here with that profile all the same, or --env auto for the profile that fits here"
     )
 
 

@@ -466,6 +466,7 @@ def test_resume_refuses_what_decides_learning_and_what_was_allowed_stays(run: An
     assert elsewhere.returncode == 2
     assert f"env a100: this machine is {detect_environment()[0]} (" in elsewhere.stderr
     assert "--here to train here with that profile all the same" in elsewhere.stderr
+    assert "(--on HOST for one that ssh reaches, --launcher slurm for a cluster's, --launcher hf " in elsewhere.stderr
     assert len(current.job.attempts.all()) == 1
     again = run(
         "resume", current.job.id, "--env", "a100", "--here", "--set", "training.lr=0.013", "--allow-change", "training.lr"
