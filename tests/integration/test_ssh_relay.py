@@ -52,8 +52,11 @@ class Box:
         self._rc = far.folder / "home" / "rc"
         self.is_back()
 
+    def shell_runs(self, text: str) -> None:
+        self._rc.write_text(text)
+
     def is_back(self) -> None:
-        self._rc.write_text(f"exec unshare -mu /bin/sh -c '{BOX}' {self.store} \"$BASH_EXECUTION_STRING\"\n")
+        self.shell_runs(f"exec unshare -mu /bin/sh -c '{BOX}' {self.store} \"$BASH_EXECUTION_STRING\"\n")
 
     @contextmanager
     def held(self) -> Iterator[Job]:
@@ -76,7 +79,7 @@ class Box:
 
     def is_gone(self) -> None:
         """No call gets there any more; what runs there goes on."""
-        self._rc.write_text("kill -9 $PPID; exit\n")
+        self.shell_runs("kill -9 $PPID; exit\n")
         self.far.cut()
 
 
@@ -220,6 +223,46 @@ def test_an_attempt_that_is_killed_there_is_told_of_here_and_loses_nothing(
     assert {stored.name for stored in job.checkpoints.written()} >= there
     assert cli("resume", job.id, *RELAY).returncode == 0
     assert_same(job, uninterrupted)
+
+
+def test_a_host_that_lies_writes_nothing_of_the_job_but_its_own(cli: Cli, box: Box, tiny: Path) -> None:
+    assert cli("submit", tiny, *RELAY, "--detach", "--set", "training.epochs=5000").returncode == 0
+    job = the_job(box)
+    [attempt] = job.attempts.all()
+    other = "0001-ffffffff"
+
+    def says(attempt_id: str, *keys: str) -> None:
+        told = {
+            "alive": True,
+            "code": None,
+            "known": True,
+            "id": attempt_id,
+            "root": "/",
+            "objects": [[k, 2, "x"] for k in keys],
+        }
+        given = "".join(f'["{key}", 2]\\n{{}}' for key in keys)
+        lies = "".join(
+            f"*relay-{verb}*) printf '\\nlastrun-begins\\n{text}'; exit;; "
+            for verb, text in (("tell", json.dumps(told)), ("give", given))
+        )
+        box.shell_runs(f'case "$BASH_EXECUTION_STRING" in {lies} esac\n')
+
+    def files() -> dict[str, bytes]:
+        return {key: job.store.get(key) for key in (entry.key for entry in job.store.scan("")) if "heartbeat" not in key}
+
+    before = files()
+    says(other, job.paths.end(other))
+    lied = cli("sync", job.id)
+    assert (lied.returncode, f"it tells of attempt {other}, which was not begun there" in lied.stderr) == (6, True), lied
+    own = job.paths.attempt(attempt.id, "log", "../attempt.json")
+    says(attempt.id, job.paths.record, "x/job.json", own, job.paths.end(other), job.paths.checkpoint(f"00000001-{other}"))
+    lied = cli("sync", job.id)
+    assert lied.returncode == 0, lied.stderr
+    assert files() == before
+    box.is_back()
+    stopped = cli("stop", job.id, "--wait")
+    assert stopped.returncode == 0, stopped.stderr
+    assert "stopped" in stopped.stdout
 
 
 def test_where_a_relay_makes_no_sense_is_told(cli: Cli, box: Box, tiny: Path, tmp_path: Path) -> None:

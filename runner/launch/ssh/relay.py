@@ -28,7 +28,7 @@ from runner.errors import EngineError, LastrunError, MissingKeyError, UsageError
 from runner.job.attempts import Attempt
 from runner.job.checkpoints import counted
 from runner.job.job import Job
-from runner.job.paths import END_RECORD, attempt_of, attempt_order
+from runner.job.paths import ATTEMPT_ID, END_RECORD, attempt_of, attempt_order
 from runner.launch.ssh import notes
 from runner.launch.ssh.connection import BEGIN, CUT, SECONDS, CutError, environment, last_error
 from runner.launch.ssh.relayed import digest, read_object, write_object
@@ -38,7 +38,7 @@ from runner.store.uri import StoreUri
 from runner.waits import WAITS
 
 _RECORDS = re.compile(r"[^/]+/attempts/[^/]+/((claim|attempt|end)\.json|metrics\.jsonl)")
-_OF_AN_ATTEMPT = re.compile(r"((claim|attempt|end)\.json|metrics\.jsonl|log/[0-9]+\.txt|events/[^/]+)")
+_OF_AN_ATTEMPT = re.compile(r"((claim|attempt|end)\.json|metrics\.jsonl|log/[0-9]{6}\.txt|events/[^/]+)")
 _AT_ONCE = 8 << 20
 _SLOWEST = 20_000
 """Bytes in a second: a network that brings less is given up, and what has come is kept."""
@@ -121,7 +121,19 @@ class Relay:
                 time.sleep(_AGAIN_SECONDS)
 
     def _asked(self, token: str) -> dict[str, Any]:
-        return self.host.ask("relay-tell", self.name, self.job.id, token)
+        attempt = self.job.attempts.of(token) if token else None
+        logs = 0
+        if attempt is not None:
+            here = {entry.key for entry in self.job.store.scan(self.job.paths.attempt(attempt.id, "log", ""))}
+            while self.job.paths.log(attempt.id, logs + 1) in here:
+                logs += 1
+        found = self.host.ask("relay-tell", self.name, self.job.id, token, str(logs))
+        own = found["id"]
+        if own is not None and not (ATTEMPT_ID.fullmatch(own) and own.endswith(f"-{token}")):
+            raise EngineError(
+                f"{self.host.connection.host}: it tells of attempt {own}, which was not begun there; nothing was fetched"
+            )
+        return found
 
     def _is_over(self, attempt_id: str | None) -> bool:
         if attempt_id is None:  # it has ended before it had the job
@@ -164,6 +176,7 @@ class Relay:
         mine = next((attempt for attempt in attempts if attempt.id == own), None)
         follows = mine is None or not mine.superseded_by(attempts)  # else its checkpoints are nobody's
         here = {entry.key: entry.size for top in (paths.attempt(own, ""), paths.checkpoints) for entry in store.scan(top)}
+        of_a_checkpoint = re.compile(rf"{re.escape(paths.checkpoints)}([0-9]+e?-{own})/[^/]+")
         keys = []
         for key, size, told in found["objects"]:
             if key.startswith(paths.attempt(own, "")):
@@ -171,12 +184,10 @@ class Relay:
                     continue
                 if found["alive"] and key.endswith(f"/{END_RECORD}"):  # it is told when it writes nothing more
                     continue
-                if key not in here or here[key] != size or digest(store.get(key)) != told:
+                if here.get(key) != size or (told is not None and digest(store.get(key)) != told):
                     keys.append(key)
-            elif follows and key.startswith(paths.checkpoints):
-                name = key.removeprefix(paths.checkpoints).partition("/")[0]
-                if name.partition("-")[2] == own and paths.checkpoint(name) not in here and here.get(key) != size:
-                    keys.append(key)
+            elif (its := of_a_checkpoint.fullmatch(key)) and follows and paths.checkpoint(its[1]) not in here:
+                keys += [key] if here.get(key) != size else []
         keys.sort(key=manifests_last)
         if found["alive"]:  # last, since its age says when all was here
             keys.append(paths.heartbeat(own))
@@ -277,6 +288,7 @@ def settle(job: Job, attempt: Attempt) -> Attempt | None:
         raise CutError(why)
     try:
         relay.pull(wait=False)
+        _silent.pop(host, None)
     except CutError as error:
         _silent[host] = (time.monotonic() + _SILENT_SECONDS, str(error))
         raise

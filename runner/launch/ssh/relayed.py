@@ -21,8 +21,10 @@ from runner.launch.ssh import runs
 from runner.launch.ssh.install import own_folder
 from runner.store.directory import DirectoryStore
 
-MOST_BYTES = 1 << 36
-_NO_DIGEST = "/checkpoints/"
+MOST_BYTES = 1 << 32
+"""Of an object: what is larger is none of ours."""
+_CHANGES = re.compile(r"[^/]+/((attempts|requests)/.*)?[^/]+\.jsonl?")
+"""Keys whose objects are written anew with other contents; others only grow, or stay as they are."""
 
 
 def root() -> Path:
@@ -30,9 +32,10 @@ def root() -> Path:
     return own_folder() / "relay"
 
 
-def tell(name: str, job_id: str, token: str) -> None:
-    """What the copy holds: where it lies, whether the attempt of a token is at work, and key, size and sha256 of every object
-    but those that never change. Of one that was killed the end is written first, and what it could not send itself is sent."""
+def tell(name: str, job_id: str, token: str, logs: str) -> None:
+    """What the copy holds: where it lies, whether the attempt of a token is at work, and key and size of every object, with its
+    sha256 where that tells more; of the pieces of its log, which may be thousands, none up to that number. Of an attempt that
+    was killed the end is written first, and what it could not send itself is sent."""
     job = _job(name, job_id)
     about: dict[str, Any] = {"alive": False, "known": False, "id": None}
     if token:
@@ -43,7 +46,9 @@ def tell(name: str, job_id: str, token: str) -> None:
             _settle(job, attempt, about["code"])
         if attempt is not None:
             about["id"] = attempt.id
-    objects = [[entry.key, entry.size, _digest(job, entry.key)] for entry in job.store.scan(job.paths.all)]
+    known = [job.paths.log(about["id"], number) for number in (0, int(logs))] if about["id"] else ["", ""]
+    entries = [entry for entry in job.store.scan(job.paths.all) if not known[0] < entry.key <= known[1]]
+    objects = [[entry.key, entry.size, _digest(job, entry.key)] for entry in entries]
     sys.stdout.write(json.dumps({**about, "root": str(_copy(name)), "objects": objects}))
 
 
@@ -90,7 +95,7 @@ def read_object(pipe: IO[bytes]) -> tuple[str, bytes] | None:
     """The next one; None at the end.
 
     Raises:
-        UsageError: the connection broke in the middle of it.
+        UsageError: the connection broke in the middle of it, or it is none of ours.
     """
     line = pipe.readline()
     if not line:
@@ -98,6 +103,8 @@ def read_object(pipe: IO[bytes]) -> tuple[str, bytes] | None:
     data = b""
     if line.endswith(b"\n"):
         key, size = json.loads(line)
+        if not 0 <= int(size) <= MOST_BYTES:
+            raise UsageError(f"{key} has {size} bytes: that is nothing of a job")
         data = pipe.read(size)
         if len(data) == size:
             return str(key), data
@@ -116,7 +123,7 @@ def _settle(job: Job, attempt: Attempt, code: int | None) -> None:
 
 
 def _digest(job: Job, key: str) -> str | None:
-    if _NO_DIGEST in key:
+    if not _CHANGES.fullmatch(key):
         return None
     with suppress(MissingKeyError):
         return digest(job.store.get(key))
