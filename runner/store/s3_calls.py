@@ -11,6 +11,7 @@ import math
 import random
 import re
 import ssl
+import threading
 import time
 from collections.abc import Callable, Mapping
 from itertools import count
@@ -92,7 +93,7 @@ class Calls:
     def __init__(self, uri: str, renew: Callable[[], None]) -> None:
         self._uri, self._renew = uri, renew
         self._worked = False
-        self._renewed = -math.inf
+        self._renewed, self._renewing = -math.inf, threading.Lock()
 
     def undamaged(self, once: Callable[[], T]) -> T:
         """Read again what was damaged on the way."""
@@ -109,6 +110,7 @@ class Calls:
         deadline = time.monotonic() + PATIENCE_SECONDS
         pause = 0.1
         for number in count():
+            began = time.monotonic()
             try:
                 result = self._once(what, key, call)
                 self._worked = True
@@ -120,11 +122,8 @@ class Calls:
                 # Keys that have worked were rotated: read them again, and wait for them as for a server that is away.
                 error.lasting = isinstance(error, _Denied) or not self._worked
                 error.renewable = self._worked
-                if self._worked and time.monotonic() - self._renewed > error.renew_seconds:
-                    self._renewed = time.monotonic()
-                    self._renew()
-                    if not number:
-                        continue
+                if self._worked and self._renewed_since(began, error.renew_seconds) and not number:
+                    continue
                 if error.lasting or (number and time.monotonic() + pause > deadline):
                     raise
             except StoreError as error:
@@ -133,6 +132,20 @@ class Calls:
             time.sleep(pause * (0.5 + random.random() / 2))  # noqa: S311
             pause = min(2 * pause, 3.0)
         raise AssertionError
+
+    def _renewed_since(self, began: float, seconds: float) -> bool:
+        """Whether the keys have been read again since a call began: by another thread, whose call was refused as well, or now,
+        if that was not so few seconds ago."""
+        with self._renewing:
+            if self._renewed > began:
+                return True
+            if time.monotonic() - self._renewed <= seconds:
+                return False
+            try:
+                self._renew()
+            finally:
+                self._renewed = time.monotonic()
+            return True
 
     def _once(self, what: str, key: str, call: Callable[[], T]) -> T:
         """Call boto3; its many errors become ours, in one line, without anything that is secret."""

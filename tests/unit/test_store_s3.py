@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -214,6 +215,23 @@ def test_keys_that_have_worked_may_be_renewed() -> None:
             calls.do("write", "a", refuse)
         assert (caught.value.lasting, caught.value.renewable) == (True, worked)
         calls.do("write", "a", lambda: None)
+
+
+def test_calls_that_are_refused_together_all_go_on_with_the_new_keys() -> None:
+    answer = {"Error": {"Code": "AccessDenied"}, "ResponseMetadata": {"HTTPStatusCode": 403}}
+    keys, refused = ["old"], threading.Barrier(3)
+
+    def call() -> str:
+        if (key := keys[-1]) == "old":
+            refused.wait(20)  # the others have asked with it, too
+            raise botocore.exceptions.ClientError(answer, "GetObject")  # type: ignore[arg-type]
+        return key
+
+    calls = s3_calls.Calls("s3://b", lambda: keys.append("new"))
+    calls.do("read", "a", lambda: None)
+    with ThreadPoolExecutor(3) as pool:
+        assert [one.result() for one in [pool.submit(calls.do, "read", "a", call) for _ in range(3)]] == ["new"] * 3
+    assert keys == ["old", "new"]
 
 
 @pytest.mark.parametrize("way", ["a profile's own", "a session shared by profiles"])
