@@ -145,7 +145,7 @@ def test_who_is_killed_while_it_begins_one_leaves_none_that_nobody_knows_of(
     current = run("submit", tiny, *CPU)
     wait_until(lambda: hub.jobs)
     current.process.kill()
-    current.process.wait()
+    current.process.communicate()
     [job] = list_jobs(open_store(clean_env["LASTRUN_STORE"]))
     again = cli("resume", job.id)
     assert again.returncode == 5, again.stdout + again.stderr
