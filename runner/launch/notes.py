@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,44 +17,55 @@ _OLD_SECONDS = 30 * 86400.0
 
 class Notes:
     """Of one kind of launcher, one for each attempt, by what its ID ends with. Without a home folder there are none, and
-    heartbeats have to do."""
+    heartbeats have to do.
 
-    def __init__(self, kind: str) -> None:
-        self._kind = kind
+    Args:
+        kind: of launcher.
+        names: of the values that each has.
+    """
+
+    def __init__(self, kind: str, *names: str) -> None:
+        self._kind, self._names = kind, names
 
     def write(self, token: str, **values: str) -> None:
         """Note it."""
         with suppress(UsageError, OSError):
-            self._note(token).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._note(token).write_text(json.dumps(values))
+            self.place(token).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.place(token).write_text(json.dumps(values))
 
-    def read(self, token: str, *names: str) -> dict[str, str] | None:
-        """These values; None: it was not started from here."""
+    def read(self, token: str) -> dict[str, str] | None:
+        """Its values; None: it was not started from here."""
         if not re.fullmatch("[0-9a-f]{8}", token):
             return None
-        with suppress(UsageError, OSError, ValueError, KeyError, TypeError):
-            found = json.loads(self._note(token).read_text())
-            return {name: str(found[name]) for name in names}
+        with suppress(UsageError, OSError, ValueError, AttributeError):
+            found = {name: str(value) for name, value in json.loads(self.place(token).read_text()).items()}
+            return found if found.keys() >= set(self._names) else None
         return None
 
-    def all(self, *names: str) -> list[dict[str, str]]:
-        """These values of each."""
+    def all(self) -> list[dict[str, str]]:
+        """The values of each, the newest last, and its ``token``."""
         with suppress(UsageError, OSError):
-            found = [self.read(note.stem, *names) for note in self._note("x").parent.glob("*.json")]
-            return [note for note in found if note is not None]
+            places = sorted(self.place("x").parent.glob("*.json"), key=lambda path: path.stat().st_mtime)
+            found = [(path.stem, self.read(path.stem)) for path in places]
+            return [{**note, "token": token} for token, note in found if note is not None]
         return []
 
     def forget(self, token: str) -> None:
         """Its end is known."""
         with suppress(UsageError, OSError):
-            self._note(token).unlink(missing_ok=True)
+            self.place(token).unlink(missing_ok=True)
 
-    def sweep(self) -> None:
-        """Those of long ago."""
+    def sweep(self, keep: Callable[[dict[str, str]], bool] = lambda note: False) -> None:
+        """Forget those of long ago, but for those to ``keep``."""
         with suppress(UsageError, OSError):
-            for note in self._note("x").parent.glob("*.json"):
-                if time.time() - note.stat().st_mtime > _OLD_SECONDS:
-                    note.unlink(missing_ok=True)
+            for path in self.place("x").parent.glob("*.json"):
+                if time.time() - path.stat().st_mtime > _OLD_SECONDS and not keep(self.read(path.stem) or {}):
+                    path.unlink(missing_ok=True)
 
-    def _note(self, token: str) -> Path:
+    def place(self, token: str) -> Path:
+        """The file of a note.
+
+        Raises:
+            UsageError: there is no home folder.
+        """
         return data_folder() / self._kind / f"{token}.json"

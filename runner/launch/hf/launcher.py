@@ -23,6 +23,7 @@ from runner.job.job import Job
 from runner.launch.docker.image import code_digest
 from runner.launch.hf import hub
 from runner.launch.hf.started import StartedThere
+from runner.launch.inside import ONLY
 from runner.launch.notes import Notes
 from runner.launch.ssh.sent import of_this_machine
 from runner.launch.ssh.wheel import Wheel
@@ -37,7 +38,7 @@ JOB, TOKEN = "lastrun-job", "lastrun-token"
 """Labels of its jobs there."""
 IMAGE = "pytorch/pytorch:2.8.0-cuda12.8-cudnn9-runtime"
 """A public one that has torch; what else is needed is brought."""
-NOTES = Notes("hf")
+NOTES = Notes("hf", "job", "id", "namespace")
 _FITTING = {"gcp": "t4-small", "kaggle": "t4-small", "lambda": "a10g-small", "a100": "a100-large"}
 """What comes next to a profile's machine."""
 _LIMIT_SECONDS = 12 * 3600
@@ -118,7 +119,7 @@ class HfLauncher:
         """Only of one that gives no sign Hugging Face is asked, and only if this user has started that very attempt from
         here."""
         token = str((attempt.container or {}).get("token"))
-        note = NOTES.read(token, "id", "namespace")
+        note = NOTES.read(token)
         if note is None or (job.attempts.alive(attempt) and job.attempts.gave_a_sign(attempt, 3 * WAITS.heartbeat)):
             return attempt
         found = hub.Namespace(note["namespace"]).look(note["id"])
@@ -136,21 +137,19 @@ class HfLauncher:
     def waits(job: Job) -> str | None:
         """What waits for a machine there, of what was started from here."""
         waiting = _waiting([job])
-        return str(waiting[0][1]) if waiting else None
+        return str(waiting[0][2]) if waiting else None
 
     @staticmethod
     def waiting(jobs: Sequence[Job]) -> list[Job]:
         """The same of several."""
-        return [job for job, _ in _waiting(jobs)]
+        return [job for job, _, _ in _waiting(jobs)]
 
     @staticmethod
     def withdraw(job: Job) -> str | None:
         """End what waits, before it costs anything."""
         taken = None
-        for _, one in _waiting([job]):
-            for note in NOTES.all("job", "id", "namespace"):
-                if note["id"] == one.id:
-                    hub.Namespace(note["namespace"]).cancel(one.id)
+        for _, there, one in _waiting([job]):
+            there.cancel(one.id)
             taken = f"Hugging Face job {one.id}"
         return taken
 
@@ -191,6 +190,8 @@ class HfLauncher:
     def _see_what_is_asked(self) -> None:
         if self._config.run.gpus not in (None, 0, 1, "all"):
             raise UsageError(f"run.gpus: found {self._config.run.gpus}; allowed: {FEW_GPUS.format('hf')}")
+        if self._config.run.container is not None:
+            raise UsageError(ONLY.format(self._config.run.container, "hf"))
         see_that_they_are_set(self._config)
 
     def _see_the_places(self, store: StoreUri) -> None:
@@ -249,13 +250,13 @@ def put_wheel(job: Job, wheel: Wheel, name: str) -> str:
     return store.address(key)
 
 
-def _waiting(jobs: Sequence[Job]) -> list[tuple[Job, hub.Seen]]:
+def _waiting(jobs: Sequence[Job]) -> list[tuple[Job, hub.Namespace, hub.Seen]]:
     """What waits of these jobs, of what this user has started from here; without such, nobody is asked."""
-    notes = [note for note in NOTES.all("job", "id", "namespace") if note["job"] in {job.id for job in jobs}]
-    found = [one for name in {note["namespace"] for note in notes} for one in hub.Namespace(name).find({}, hub.WAITING)]
     by_id = {job.id: job for job in jobs}
-    known = {note["id"] for note in notes}
-    return [(by_id[one.labels[JOB]], one) for one in found if one.id in known and one.labels.get(JOB) in by_id]
+    notes = [note for note in NOTES.all() if note["job"] in by_id]
+    known = {note["id"]: by_id[note["job"]] for note in notes}
+    places = [hub.Namespace(name) for name in sorted({note["namespace"] for note in notes})]
+    return [(known[one.id], there, one) for there in places for one in there.find({}, hub.WAITING) if one.id in known]
 
 
 def _is_private(address: str) -> bool:
