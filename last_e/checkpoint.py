@@ -37,7 +37,7 @@ def save(folder: Path, state: dict[str, Any], config: str, about: Manifest) -> P
     Raises:
         OSError: for example a full disk; what was there before is untouched.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)  # alone: whose run folder was taken away does not bring it back
     final = folder / f"step-{about.step:08d}"
     part = folder / f"{manifest.NEW}{uuid.uuid4().hex}"
     try:

@@ -222,7 +222,7 @@ def _train(config: TrainConfig, resume: Path | None, args: argparse.Namespace, s
     out = Path(args.out) if args.out else _run_folder(config, resume)
     try:
         data_path(config)  # what is missing is told before a folder is made
-        out.mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=not args.supervised, exist_ok=True)  # an attempt makes its own
         with FileLock(out / ".lock", timeout=0):
             if not args.supervised:
                 sink.emit(Message(f"run: {out}"))

@@ -90,7 +90,7 @@ def run(config: TrainConfig, out: Path, resume: Path | None, sink: Sink, stop: S
 
     writer = checkpoint.Writer(out / "checkpoints", config.checkpoint.keep_last, saved)
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        out.mkdir(exist_ok=True)
         room, free = (config.checkpoint.keep_last + 1) * state.nbytes(), shutil.disk_usage(out).free
         if free < room:
             text = (

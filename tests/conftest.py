@@ -282,14 +282,18 @@ def far_server() -> Iterator[Sshd]:
 
 @pytest.fixture
 def far(far_server: Sshd, clean_env: dict[str, str]) -> Iterator[Sshd]:
-    """The commands of a test reach it as ``far``; no connection of theirs outlives the test. What its shell runs first there is
-    in :file:`home/rc`."""
+    """The commands of a test reach it as ``far``; no connection of theirs outlives the test, nothing that runs there, and no
+    file but what the host was set up with. What its shell runs first there is in :file:`home/rc`."""
     runtime = Path(tempfile.mkdtemp(prefix="run-", dir=far_server.folder))
     clean_env["PATH"] = f"{far_server.bin}:{os.environ['PATH']}"
     clean_env["XDG_RUNTIME_DIR"] = str(runtime)
     yield far_server
     close_connections(runtime)
-    (far_server.folder / "home" / "rc").unlink(missing_ok=True)
+    far_server.end_all()
+    home = far_server.folder / "home"
+    (home / "rc").unlink(missing_ok=True)
+    for name in ("scratch", "ssh/data", "ssh/relay", "ssh/runs"):
+        shutil.rmtree(home / ".cache" / "lastrun" / name, ignore_errors=True)
 
 
 def close_connections(runtime: Path) -> None:

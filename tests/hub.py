@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -126,7 +127,10 @@ class Hub:
             for line in lines:
                 job.log.append((_now(), line.rstrip("\n")))
         code = job.process.wait()
-        shutil.rmtree(self.folder / job.id, ignore_errors=True)  # a machine goes with its job
+        while (self.folder / job.id).exists():  # a machine goes with its job, and with what the job has left running
+            with suppress(ProcessLookupError):
+                os.killpg(job.process.pid, 9)
+            shutil.rmtree(self.folder / job.id, ignore_errors=True)
         if job.stage != "CANCELED":
             job.stage = "COMPLETED" if code == 0 else "ERROR"
             job.message = None if code == 0 else f"Job failed with exit code: {code}. Reason: Error"

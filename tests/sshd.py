@@ -67,12 +67,16 @@ class Sshd:
     def die(self) -> None:
         """As a machine does whose power fails: the server, its connections and all that they have started end at once."""
         self.process.kill()
+        self.end_all()
+        self.process.wait()
+
+    def end_all(self) -> None:
+        """What was started there, however long ago."""
         home = f"HOME={self.home}".encode()
         for path in Path("/proc").glob("[0-9]*/environ"):
             with suppress(OSError):
                 if home in path.read_bytes().split(b"\0"):
                     os.kill(int(path.parent.name), signal.SIGKILL)
-        self.process.wait()
 
     def stop(self) -> None:
         """No more connections; those that are open end with their clients."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import queue
-import shutil
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -27,7 +26,7 @@ from runner.attempt.leaving import STOP_PATIENCE_SECONDS, Leaving
 from runner.attempt.leftovers import clear_leftovers
 from runner.attempt.outbox import waiting
 from runner.attempt.publish import Publisher
-from runner.attempt.scratch import make_scratch, scratch_root
+from runner.attempt.scratch import make_scratch, remove_scratch, scratch_root
 from runner.attempt.trainer import PIPES, Inbox, Trainer, trainer_command, trainer_config
 from runner.attempt.voice import Voice
 from runner.errors import (
@@ -194,7 +193,7 @@ class _Run:
             with suppress(StoreError):
                 self.job.forget()
         if scratch is not None and (self.lost is not None or not waiting(scratch / "outbox")):
-            shutil.rmtree(scratch, ignore_errors=True)
+            remove_scratch(scratch)
         return reason
 
     # --- training ---------------------------------------------------------------------------------------------------

@@ -27,6 +27,8 @@ from runner.store.uri import StoreUri
 _MARKER = "lastrun.json"
 _MOST_BYTES = 1 << 16
 _PREFIX = "lastrun-"
+_GOING = ".gone"
+"""What the name of a folder ends with that is being removed."""
 
 
 def scratch_root(resolved: Resolved[JobSpec]) -> Path:
@@ -89,6 +91,31 @@ def make_scratch(job: Job, attempt_id: str, root: Path) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return folder
+
+
+def remove_scratch(folder: Path) -> None:
+    """Remove an attempt's folder with all that is in it, as one step for whoever looks: who is killed in the middle leaves one
+    that still says whose it is, and that nothing in it counts any more. A trainer that is only just ending can put nothing into
+    it meanwhile, since its name is another."""
+    going = folder
+    if not is_going(folder):
+        going = folder.with_name(folder.name + _GOING)
+        try:
+            folder.rename(going)
+        except OSError:
+            going = folder
+    with suppress(OSError):
+        for path in [path for path in going.iterdir() if path.name != _MARKER]:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
+    shutil.rmtree(going, ignore_errors=True)
+
+
+def is_going(folder: Path) -> bool:
+    """Whether somebody has begun to remove it."""
+    return folder.name.endswith(_GOING)
 
 
 def scratch_of(job: Job, root: Path) -> dict[Path, str]:

@@ -205,7 +205,7 @@ def test_an_attempt_in_the_background_has_its_job_alone_and_is_found_dead_when_i
     assert not case.leaves or list(tiny.parent.rglob(f"lastrun-{job.id}-*"))
     sent = cli("sync", job.id)
     assert sent.returncode == 0, sent.stderr
-    assert not list(tiny.parent.rglob(f"lastrun-{job.id}-*"))  # it was found, wherever this launcher has it
+    wait_until(lambda: not list(tiny.parent.rglob(f"lastrun-{job.id}-*")))  # it was found, wherever this launcher has it
     finished = cli("resume", job.id, "--set", "training.epochs=3", "--allow-change", "training.epochs")
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert [one.launcher for one in job.attempts.all()] == [case.name] * 2

@@ -48,7 +48,7 @@ def test_followed_over_a_cut_connection_to_the_same_bits(
         script = slurm.call("scontrol", "write", "batch_script", slurm_id(current.job), "-")
         assert f"lastrun-{current.job.id}" in script
         assert secret not in script
-        assert login.cut() > 0
+        wait_until(login.cut)  # on a slow machine it may have broken by itself just now
         slurm.call("scancel", "--batch", "--signal=USR1", slurm_id(current.job))
     code, out = current.end()
     assert code == 0, out

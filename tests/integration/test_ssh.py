@@ -148,7 +148,7 @@ def test_a_connection_that_is_cut_while_it_is_followed_is_made_anew(
     with current.held(some_step_is_stored):
         assert f"HF_TOKEN={secret}".encode() in environ_of_trainer(current.job)
         assert not [line for line in command_lines().values() if secret.encode() in line]
-        assert far.cut() > 0
+        wait_until(far.cut)
     code, out = current.end()
     assert code == 0, out
     assert "far: the connection broke; the attempt goes on, and is looked for again\n" in out

@@ -100,6 +100,17 @@ def test_a_damaged_checkpoint_of_the_same_step_is_replaced(tmp_path):
     assert load(written(tmp_path))[0]["step"] == 12
 
 
+def test_a_save_does_not_bring_back_a_run_that_was_removed(tmp_path):
+    """As by somebody who clears up after a killed attempt, whose trainer ends a little later."""
+    run = tmp_path / "scratch" / "run"
+    run.mkdir(parents=True)
+    written(run / "checkpoints")
+    shutil.rmtree(tmp_path / "scratch")
+    with pytest.raises(FileNotFoundError):
+        written(run / "checkpoints", step=13)
+    assert not (tmp_path / "scratch").exists()
+
+
 def test_a_save_that_fails_changes_nothing(tmp_path):
     before = written(tmp_path)
     with pytest.raises((TypeError, AttributeError, RuntimeError)):

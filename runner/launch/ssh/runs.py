@@ -22,6 +22,7 @@ from typing import Any
 
 from last_e.process import run_module
 from runner import machine
+from runner.attempt.scratch import is_going
 from runner.errors import UsageError
 from runner.launch.slurm import queue
 from runner.launch.slurm.batch import job_name
@@ -171,7 +172,7 @@ def clean(force: str) -> None:
         raise UsageError(f"{run} there: lastrun stop JOB has {them} save and end")
     if not force and (queued := _in_the_queue()):
         raise UsageError(f"{queued} of lastrun's is in its queue: lastrun stop JOB has it save and end, or takes it out")
-    left = [path.name for path in scratch.glob("lastrun-*")] if scratch.exists() else []
+    left = [path.name for path in scratch.glob("lastrun-*") if not is_going(path)] if scratch.exists() else []
     if left and not force:
         raise UsageError(
             f"an attempt has left there what it could not send ({left[0]}): lastrun resume JOB there sends it, --force drops it"
