@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +18,7 @@ from last_e.data.clips import Clips
 from last_e.data.files import write_clips
 from runner.store.open import open_store
 from tests.conftest import Cli
-from tests.jobs import jobs_in
+from tests.jobs import PATIENCE, jobs_in
 
 
 @pytest.fixture
@@ -138,6 +143,8 @@ def test_a_profile_of_another_machine_is_refused_in_the_attempt_too_and_makes_no
     assert Path("/kaggle").exists() is there
     (job,) = jobs_in(open_store(clean_env["LASTRUN_STORE"]))
     attempts = [one.id for one in job.attempts.all()]
+    [listed] = json.loads(cli("list", "--json").stdout)["jobs"]
+    assert listed["env"] == json.loads(cli("status", job.id, "--json").stdout)["env"] == "local"  # where it ran
     more = ("--set", "training.epochs=2", "--allow-change", "training.epochs")  # it is complete
     refused = cli("attempt", job.uri, "--env", "kaggle", *more)
     assert refused.returncode == 2, refused.stdout + refused.stderr
@@ -152,3 +159,53 @@ def test_validate_notes_that_the_profile_is_for_another_kind_of_machine(cli: Cli
     assert "note: on this machine it could not start: env kaggle: this machine" in valid.stdout
     assert "could not start" not in cli("validate", spec, "--env", "kaggle", "--here").stdout
     assert "could not start" not in cli("validate", spec, "--env", "local").stdout
+
+
+def test_validate_reads_no_network_unless_it_is_asked_to(cli: Cli, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        asked = 0
+
+        def refuse_all() -> None:
+            nonlocal asked
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                asked += 1
+                connection.close()
+
+        threading.Thread(target=refuse_all, daemon=True).start()
+        keys = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing"}
+        options = {"endpoint_url": f"http://127.0.0.1:{server.getsockname()[1]}"}
+        spec = job(tmp_path, data={"uri": "s3://bucket/data.safetensors"}, store={"uri": "s3://bucket/jobs", **options})
+        for words in ((), ("--json",), ("--env", "kaggle")):
+            valid = cli("validate", spec, *words, **keys)
+            assert (valid.returncode, asked) == (0, 0), valid.stdout + valid.stderr
+        assert cli("explain", spec, **keys).returncode == 0
+        assert asked == 0
+        deep = cli("validate", spec, "--deep", **keys)
+        assert (deep.returncode != 0, asked > 0) == (True, True), deep.stdout + deep.stderr
+        server.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_machine_that_nearly_fits_is_a_warning(clean_env: dict[str, str], tiny: Path) -> None:
+    """The kernel's folder that names the GPUs is another for this command alone."""
+    given = "mount -t tmpfs none /proc/driver && mkdir -p /proc/driver/nvidia/gpus/0 && "
+    given += "echo 'Model: NVIDIA H100 80GB HBM3' >/proc/driver/nvidia/gpus/0/information && exec \"$@\""
+    words = [
+        "submit",
+        str(tiny),
+        "--env",
+        "a100",
+        "--set",
+        "training.epochs=1",
+        "hardware.device=cpu",
+        "hardware.precision=fp32",
+    ]
+    command = ["unshare", "-m", "sh", "-c", given, "sh", sys.executable, "-m", "runner", *words]
+    if os.geteuid() != 0 or subprocess.run([*command[:3], "-c", "mount -t tmpfs none /proc/driver"], check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=clean_env, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "warning: env a100 is used on a machine that has NVIDIA H100 80GB HBM3" in done.stdout + done.stderr

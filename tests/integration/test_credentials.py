@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,15 @@ from botocore.credentials import SSOProvider
 from runner.errors import StoreError
 from runner.job.job import Job
 from runner.launch.settle import state_of
+from runner.store import s3_calls
 from runner.store.open import open_store
 from tests.ceph import Ceph
 from tests.jobs import jobs_in, some_step_is_stored, wait_until
 from tests.key_server import KeyServer
 
 pytestmark = pytest.mark.xdist_group("ceph")
+
+STORES = (Path(__file__).parents[2] / "docs" / "stores.md").read_text()
 
 
 def write_key(file: Path, key: str) -> None:
@@ -135,23 +139,34 @@ def test_a_run_waits_for_its_new_key_as_for_a_server_that_is_away(
     job: Job = current.job
     shutil.copy(file, tmp_path / "old")
     ceph.rotate_key(user, key, f"{user}new")
-    log = []
 
-    def waits() -> bool:
-        log[:] = [path.read_text() for path in (tmp_path / "tmp").glob("lastrun-*/outbox/*/attempts/*/log/*.txt")]
-        return "uploads wait" in "".join(log)
+    def waits() -> str:
+        """What the log says of it that cannot be sent, once that is known."""
+        text = "".join(path.read_text() for path in (tmp_path / "tmp").glob("lastrun-*/outbox/*/attempts/*/log/*.txt"))
+        return text if "uploads wait" in text else ""
 
     wait_until(waits)
-    assert re.search(r"the server does not know this access key|these credentials may not do that", "".join(log))
+    assert re.search(r"the server does not know this access key|these credentials may not do that", waits())
     write_key(file, f"{user}new")
     fresh = Job(open_store(uri), job.id)
     before = fresh.checkpoints.all()[-1].manifest.step
     wait_until(lambda: fresh.checkpoints.all()[-1].manifest.step > before)
+
+    # It ends while its key is away again, and waits for it with all that it has saved.
+    ceph.rotate_key(user, f"{user}new", f"{user}newer")
+    wait_until(waits)
     current.press_ctrl_c()
+    wait_until(lambda: list((tmp_path / "tmp").glob("lastrun-*/outbox/*/attempts/*/end.json")))
+    time.sleep(6)  # longer than what nobody will ever take is waited for
+    assert current.process.poll() is None
+    write_key(file, f"{user}newer")
     code, out = current.end()
     assert code == 75, out
-    assert "uploads go on" in out
-    assert state_of(fresh)[0].value == "paused"
+    assert out.count("uploads go on") == 2
+    last = Job(open_store(uri), job.id)
+    assert state_of(last)[0].value == "paused"
+    assert last.checkpoints.all()[-1].manifest.step == last.attempts.all()[-1].step
+    assert list((tmp_path / "tmp").glob("lastrun-*")) == []
 
 
 def test_who_has_no_key_for_google_is_told_which_kind(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,6 +176,15 @@ def test_who_has_no_key_for_google_is_told_which_kind(monkeypatch: pytest.Monkey
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     with pytest.raises(StoreError, match="an HMAC key pair"):
         open_store("gs://bucket/jobs?endpoint_url=http://127.0.0.1:9").get("a")
+
+
+def test_what_the_server_says_of_a_key_is_told_without_it() -> None:
+    """A server may answer with all that it was asked."""
+    secret = "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY00"
+    url = f"https://u:{secret}@host/b?X-Amz-Signature={64 * 'a'}"
+    told = s3_calls._told("AccessDenied", f"explicit deny for aws_secret_access_key={secret} in {url}\x1b[31m")
+    assert "explicit deny for" in told
+    assert not any(one in told for one in (secret, 64 * "a", "\x1b"))
 
 
 @pytest.mark.usefixtures("rotating")
@@ -175,11 +199,16 @@ def test_who_may_not_write_is_told(ceph: Ceph) -> None:
         store.get("a")
 
 
-def test_who_may_not_delete_trains_all_the_same_and_keeps_everything(
-    ceph: Ceph, rotating: tuple[Path, str, str, str], clean_env: dict[str, str], cli: Any, tiny: Path
+@pytest.mark.parametrize("may_delete", [True, False])
+def test_the_least_that_is_to_be_allowed_is_enough_and_who_may_not_delete_keeps_everything(
+    ceph: Ceph, rotating: tuple[Path, str, str, str], clean_env: dict[str, str], cli: Any, tiny: Path, may_delete: bool
 ) -> None:
+    """The actions that docs/stores.md names."""
     file, user, _, _ = rotating
-    actions = ("s3:ListBucket", "s3:ListBucketMultipartUploads", "s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload")
+    actions = ["s3:ListBucket", "s3:ListBucketMultipartUploads", "s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload"]
+    actions += ["s3:DeleteObject"] if may_delete else []
+    assert all(f'"{action}"' in STORES for action in actions)
+    uri = ceph.uri(f"kept{may_delete}")
     bucket, allowed = "arn:aws:s3:::lastrun", {"Effect": "Allow", "Principal": {"AWS": [f"arn:aws:iam:::user/{user}"]}}
     policy = {"Version": "2012-10-17", "Statement": [{**allowed, "Action": actions, "Resource": [bucket, f"{bucket}/*"]}]}
     credentials = ceph.credentials()
@@ -194,15 +223,15 @@ def test_who_may_not_delete_trains_all_the_same_and_keeps_everything(
     try:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             clean_env.pop(name, None)
-        clean_env.update(LASTRUN_STORE=ceph.uri("kept"), AWS_SHARED_CREDENTIALS_FILE=str(file), AWS_CONFIG_FILE="/dev/null")
+        clean_env.update(LASTRUN_STORE=uri, AWS_SHARED_CREDENTIALS_FILE=str(file), AWS_CONFIG_FILE="/dev/null")
         clean_env["AWS_CA_BUNDLE"] = credentials["AWS_CA_BUNDLE"]
         done = cli("submit", tiny)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert done.stdout.count("cannot be deleted, so all are kept") == 1
-        (job,) = jobs_in(open_store(ceph.uri("kept")))
-        assert len(job.checkpoints.all()) > 4  # three are kept by the rule, and the best
-        refused = cli("rm", job.id)
-        assert refused.returncode == 4
-        assert "these credentials may not do that" in refused.stderr
+        assert done.stdout.count("cannot be deleted, so all are kept") == (0 if may_delete else 1)
+        (job,) = jobs_in(open_store(uri))
+        assert (len(job.checkpoints.all()) > 4) is not may_delete  # three are kept by the rule, and the best
+        removed = cli("rm", job.id)
+        assert removed.returncode == (0 if may_delete else 4), removed.stderr
+        assert ("these credentials may not do that" in removed.stderr) is not may_delete
     finally:
         owner.delete_bucket_policy(Bucket="lastrun")
