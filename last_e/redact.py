@@ -46,7 +46,10 @@ _SHAPES = {
     "a web token": r"\beyJ[\w-]{8,1000}\.eyJ[\w-]{8,1000}\.[\w-]*",
 }
 """Keys of the usual services, by a beginning that nothing else has."""
-_FORTY = r"(?<![\w/+.-])(?!/)(?!(?:[^/\s]{0,40}/){3})(?=\S{0,40}[a-z])(?=\S{0,40}[A-Z])(?=\S{0,40}[0-9])[A-Za-z0-9/+]{40}(?![\w/+=.-])"
+_FORTY = (
+    r"(?<![\w/+.-])(?!/)(?!(?:[^/\s]{0,40}/){3})(?=\S{0,40}[a-z])(?=\S{0,40}[A-Z])(?=\S{0,40}[0-9])[A-Za-z0-9/+]{40}"
+    r"(?![\w/+=.-])"
+)
 """Of 40 random characters of 64 seldom more than two are slashes; a path has more, or begins with one."""
 _KINDS = {
     **_SHAPES,
