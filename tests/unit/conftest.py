@@ -37,3 +37,10 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     from last_e.prepare import ntu
 
     monkeypatch.setattr(ntu, "PART_SIZE", 5)
+
+
+@pytest.fixture
+def own_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A home and a store of the test's own."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("LASTRUN_STORE", str(tmp_path / "store"))

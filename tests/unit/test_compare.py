@@ -12,20 +12,12 @@ from runner.job.attempts import Attempt
 from runner.job.group import Group
 from runner.store.directory import DirectoryStore
 from runner.view.compare import compare, comparison_csv, print_comparison
+from tests import groups
 from tests.counting.store import CountingStore
-from tests.unit.test_group import PointRecord, resolve_points
-
-SPEC = "model: nano\ndataset: synthetic\nname: sw\ntraining: {epochs: 3, warmup_epochs: 1}\n"
 
 
 def group_of(store: DirectoryStore, folder: Path, sweep: str) -> Group:
-    (folder / "job.yaml").write_text(f"{SPEC}sweep: {sweep}\n")
-    points = resolve_points(folder / "job.yaml", "local", []).points
-    records = [
-        PointRecord(values=p.values, config=p.job.items(), origins={k: str(o) for k, o in p.job.origins.items()})
-        for p in points
-    ]
-    group = Group.create(store, "sw", records, "0")
+    group = groups.group_of(store, folder, sweep)
     group.complete()
     return group
 
@@ -81,7 +73,7 @@ def test_means_and_spreads_are_over_finished_seeds_and_the_best_comes_first(
     shown = capsys.readouterr().out
     assert "53.33% ± 5.77" in shown
     assert "2 of 3" in shown
-    assert "paused 1/3, best 99.00%" in shown
+    assert "paused 1/9, best 99.00%" in shown
     assert "what is unfinished is in no mean" in shown
     lines = comparison_csv(facts).splitlines()
     assert lines[0].startswith("training.lr,finished,last,")
