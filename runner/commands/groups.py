@@ -40,6 +40,10 @@ _NO_RELAY = (
     "{what} is a sweep: found --relay, which is for one job; points that go from host to host need a store that all of them "
     "reach: --store s3://BUCKET/PREFIX, or a folder that the hosts have, too"
 )
+_NO_CONTINUING = (
+    "{what} is a sweep: found run.auto_continue: {most}, which is for one job; lastrun resume GROUP goes on with all of its "
+    "points that were cut"
+)
 
 
 def submit_sweep(
@@ -76,6 +80,8 @@ def submit_sweep(
         raise UsageError(_NO_RELAY.format(what=spec))
     if config.run.after == "shutdown" or how.shut_down:
         raise UsageError(_NO_SHUTDOWN.format(what=spec))
+    if config.run.auto_continue:
+        raise UsageError(_NO_CONTINUING.format(what=spec, most=config.run.auto_continue))
     see_that_somebody_decides(found.halving, config, detach=detach)
     target = store_of(config.store, store)
     told = list(dict.fromkeys(note for job in jobs for note in notes_of_file(job, spec)))

@@ -124,6 +124,7 @@ def submit(
         json,
         "submit",
         starter,
+        auto_continue=config.run.auto_continue,
     )
 
 
@@ -199,7 +200,8 @@ def resume(
     def at_home() -> Job:
         return found if found is home else carry(found, home, lambda note: show(note, error=True))
 
-    start(at_home, go.arguments, detach, json, "resume", go.launcher, go.changes)
+    most = go.resolved.config.run.auto_continue
+    start(at_home, go.arguments, detach, json, "resume", go.launcher, go.changes, most)
 
 
 def _settings(set_: list[str] | None, relay: bool) -> tuple[str, ...]:
@@ -368,13 +370,15 @@ def start(
     command: str,
     launcher: Launcher,
     changes: Sequence[Change] = (),
+    auto_continue: int = 0,
 ) -> NoReturn:
     """Make or take a job and start an attempt; who leaves before its launcher listens is told how the job goes on."""
     from runner.errors import Exit, NoSuchJobError, PausedError
     from runner.launch import start as launch
+    from runner.launch.continued import run_on
     from runner.signals import handled, interrupt
     from runner.view.config import changes_text
-    from runner.view.console import json_text, say
+    from runner.view.console import json_text, say, show
     from runner.view.status import job_status
 
     asked: list[int] = []
@@ -396,9 +400,13 @@ def start(
                 if changes:
                     say(changes_text(changes))
             if detach:
+                if auto_continue:
+                    show(f"run.auto_continue: found {auto_continue}; with --detach nobody is here to begin another", error=True)
                 waiting, code = launch.detach(launcher, job, arguments), 0
             else:
-                code, token = launch.run(launcher, job, arguments, quiet=json)
+                code, token = run_on(
+                    launcher, job, arguments, auto_continue, quiet=json, say=lambda text: show(text, error=True)
+                )
         except KeyboardInterrupt:
             if job is None:
                 raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import sys
 import time
+from typing import NamedTuple
 
 from runner.errors import Exit, LastrunError, StoreError
 from runner.job.job import Job
@@ -22,15 +23,25 @@ def make_launcher(config: JobSpec) -> Launcher:
     return launcher_class(config.run.launcher)(config)
 
 
-def run(launcher: Launcher, job: Job, arguments: list[str], *, quiet: bool) -> tuple[int, str]:
-    """Run an attempt to its end in the foreground; returns its exit code, and what its ID ends with. ``quiet``: nothing on
-    standard output.
+class Ended(NamedTuple):
+    """How an attempt that was followed ended."""
+
+    code: int
+    token: str
+    """What its ID ends with."""
+    asked: bool
+    """Whether this command was asked to end meanwhile, and handed that on."""
+
+
+def run(launcher: Launcher, job: Job, arguments: list[str], *, quiet: bool) -> Ended:
+    """Run an attempt to its end in the foreground. ``quiet``: nothing on standard output.
 
     Raises:
         LastrunError: it could not be started, or nobody tells any more what becomes of it.
         KeyboardInterrupt: a signal came before it was started.
     """
     asked: list[int] = []
+    handed_on = 0
     with handled(asked.append):
         _tidy(launcher, job)
         token = secrets.token_hex(4)
@@ -38,9 +49,10 @@ def run(launcher: Launcher, job: Job, arguments: list[str], *, quiet: bool) -> t
             raise KeyboardInterrupt
         started = launcher.start(job, arguments, token, output=sys.stderr if quiet else sys.stdout)
         while (code := started.wait(_LOOK_SECONDS)) is None:
-            while asked:
-                started.hand_on(asked.pop(0))
-    return code, token
+            while len(asked) > handed_on:
+                started.hand_on(asked[handed_on])
+                handed_on += 1
+    return Ended(code, token, bool(asked))
 
 
 def detach(launcher: Launcher, job: Job, arguments: list[str]) -> str | None:

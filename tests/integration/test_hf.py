@@ -127,15 +127,19 @@ def test_an_image_without_lastrun_gets_this_very_one(
     assert not (packages / "runner").exists()  # the image is left as it was
 
 
-def test_a_machine_that_is_cancelled_there_is_found_and_the_job_goes_on(hub: Hub, run: Any, cli: Cli, tiny: Path) -> None:
-    current = run("submit", tiny, *CPU, *LONGER)
+def test_a_machine_that_is_cancelled_there_is_found_and_the_job_goes_on_with_another(
+    hub: Hub, run: Any, tiny: Path, uninterrupted: Any
+) -> None:
+    current = run("submit", tiny, *CPU, *LONGER, "run.auto_continue=2")
     current.wait_for(some_step_is_stored)
     [job] = hub.jobs.values()
     hub._end(job)
     code, out = current.end()
-    assert code == 1, out
-    wait_until(lambda: "lost" in cli("status", current.job.id).stdout)
-    assert f"its Hugging Face job {job.id} ended as CANCELED" in cli("status", current.job.id).stdout
+    assert code == 0, out
+    told = "; continued by itself (1 of 2, run.auto_continue)"
+    assert f"lost (its Hugging Face job {job.id} ended as CANCELED){told}" in " ".join(out.split())
+    assert [(one.phase, one.reason) for one in current.job.attempts.all()] == [("lost", None), ("ended", "completed")]
+    assert_same(current.job, uninterrupted)
 
 
 def test_who_is_killed_while_it_begins_one_leaves_none_that_nobody_knows_of(

@@ -21,7 +21,18 @@ from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.store.directory import DirectoryStore
 from tests.conftest import TINY, Cli
-from tests.jobs import PATIENCE, Run, has_pending, jobs_in, some_step_is_stored, stand_still, trainer_of, wait_until
+from tests.jobs import (
+    LONGER,
+    PATIENCE,
+    Run,
+    assert_same,
+    has_pending,
+    jobs_in,
+    some_step_is_stored,
+    stand_still,
+    trainer_of,
+    wait_until,
+)
 
 LONG = ("--set", "training.epochs=5000")
 
@@ -31,6 +42,36 @@ def pids(current: Run) -> dict[str, int]:
     attempt = current.job.attempts.all()[-1]
     children = Path(f"/proc/{attempt.pid}/task/{attempt.pid}/children").read_text().split()
     return {"command": current.process.pid, "attempt": attempt.pid, "trainer": int(children[0])}
+
+
+def test_what_is_cut_is_continued_by_itself_as_often_as_the_job_says(run: Any, tiny: Path, uninterrupted: Any) -> None:
+    """But not what somebody has asked to end."""
+    current = run("submit", tiny, *LONGER, "run.auto_continue=2")
+    for number, signum in enumerate((signal.SIGTERM, signal.SIGKILL), 1):
+        with current.held(lambda job, number=number: len(job.attempts.all()) == number and has_saved(job)):
+            os.kill(current.job.attempts.all()[-1].pid, signum)
+    code, out = current.end()
+    assert code == 0, out
+    assert out.count("continued by itself") == 2
+    assert "preempted; continued by itself (1 of 2, run.auto_continue)" in out
+    assert [one.reason for one in current.job.attempts.all()] == ["preempted", None, "completed"]
+    assert_same(current.job, uninterrupted)
+
+    current = run("submit", tiny, *LONG, "run.auto_continue=1")
+    current.wait_for(some_step_is_stored)
+    os.kill(current.job.attempts.all()[-1].pid, signal.SIGUSR1)
+    current.wait_for(lambda job: len(job.attempts.all()) == 2 and has_saved(job))
+    current.press_ctrl_c()
+    code, out = current.end()
+    assert code == 75, out
+    assert "continued by itself (1 of 1" in out
+    assert "it is not continued" not in out
+
+
+def has_saved(job: Job) -> bool:
+    """Whether the attempt that runs has stored a checkpoint of its own in the middle of an epoch."""
+    last = job.attempts.all()[-1]
+    return any(stored.attempt == last.id and stored.manifest.step % 24 for stored in job.checkpoints.all())
 
 
 @pytest.mark.parametrize(

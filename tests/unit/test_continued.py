@@ -1,0 +1,88 @@
+"""Which ends of attempts ``run.auto_continue`` goes on after; the attempts are made up."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner import machine
+from runner.errors import Exit
+from runner.job.attempts import Attempt
+from runner.job.job import Job
+from runner.launch import continued
+from runner.launch.start import Ended
+from runner.resolve import resolve_spec
+from runner.store.directory import DirectoryStore
+from tests.unit.test_job import store_checkpoint
+
+ITEMS = resolve_spec(Path(__file__).parents[2] / "jobs" / "quickstart.yaml", "local", []).items()
+
+
+class Attempts:
+    """Each ends as it is told to: its reason (None: lost), how far it has come, whether it was asked to."""
+
+    def __init__(self, job: Job, *ends: tuple[str | None, int, bool]) -> None:
+        self.job, self.ends, self.began = job, list(ends), list[list[str]]()
+
+    def run(self, launcher: Any, job: Job, arguments: list[str], *, quiet: bool) -> Ended:
+        self.began.append(arguments)
+        reason, step, asked = self.ends[len(self.began) - 1]
+        token = f"{len(self.began):08x}"
+        before = [stored.manifest.step for stored in self.job.checkpoints.all()]
+        one = Attempt(f"{len(self.began):04d}-{token}", machine.identity(), 10**9, "1", time.time(), phase="ended", began=True)
+        one.phase, one.reason, one.resumed_step = "ended" if reason else "lost", reason, before[-1] if before else 0
+        self.job.attempts.write(one)
+        if step > one.resumed_step:
+            store_checkpoint(self.job, step, one.id)
+        return Ended(Exit.DONE if reason == "completed" else Exit.PAUSED, token, asked)
+
+
+@pytest.mark.parametrize(
+    ("most", "ends", "said"),
+    [
+        (0, [("preempted", 5, False)], []),
+        (2, [("preempted", 5, False), (None, 9, False), ("completed", 12, False)], ["preempted; c", "lost (it ended without"]),
+        (
+            1,
+            [("time_limit", 5, False), ("time_limit", 9, False)],
+            ["time_limit; c", "not continued: run.auto_continue is 1"],
+        ),
+        (9, [("preempted", 5, False), ("preempted", 5, False)], ["preempted; c", "it has made no progress"]),
+        (9, [("preempted", 5, True)], []),
+        (9, [("stop_requested", 5, False)], []),
+        (9, [("interrupted", 5, False)], []),
+        (9, [("trainer_error", 5, False)], []),
+        (9, [("store_unreachable", 5, False)], []),
+        (9, [("completed", 5, False)], []),
+    ],
+)
+def test_only_what_was_cut_and_made_progress_is_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, ends: list[Any], said: list[str]
+) -> None:
+    job = Job.create(DirectoryStore(tmp_path), "x", ITEMS, {}, "0")
+    attempts, told = Attempts(job, *ends), list[str]()
+    monkeypatch.setattr(continued, "run", attempts.run)
+    launcher: Any = None  # it is asked for nothing
+    code, token = continued.run_on(launcher, job, ["--takeover", "--here"], most, quiet=False, say=told.append)
+    assert attempts.began == [["--takeover", "--here"], *[["--here"]] * (len(ends) - 1)]
+    assert (code == Exit.DONE, token) == (ends[-1][0] == "completed", f"{len(ends):08x}")
+    assert len(told) == len(said)
+    assert all(part in text for part, text in zip(said, told)), told
+
+
+def test_what_somebody_else_has_taken_meanwhile_is_left_to_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Job.create(DirectoryStore(tmp_path), "x", ITEMS, {}, "0")
+    attempts = Attempts(job, ("preempted", 5, False))
+
+    def run(*words: Any, **how: Any) -> Ended:
+        ended = attempts.run(*words, **how)
+        job.attempts.write(Attempt("0009-ffffffff", "elsewhere", 1, "1", time.time(), phase="running", began=True))
+        return ended
+
+    monkeypatch.setattr(continued, "run", run)
+    launcher: Any = None
+    code, _ = continued.run_on(launcher, job, [], 9, quiet=False, say=pytest.fail)
+    assert (code, len(attempts.began)) == (Exit.PAUSED, 1)
