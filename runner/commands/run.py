@@ -61,6 +61,7 @@ def submit(
     from runner.errors import Exit, LastrunError, UsageError
     from runner.job.job import Job
     from runner.launch.approve import approve
+    from runner.launch.protocol import Orders
     from runner.launch.ready import How
     from runner.launch.start import make_launcher
     from runner.resolve import name_of, resolve_points
@@ -96,7 +97,8 @@ def submit(
         except LastrunError as error:
             obstacle = error
         code = obstacle.exit_code if obstacle else Exit.DONE
-        facts = {"name": name, "store": target.uri, "launcher": config.run.launcher, "config": resolved.items()}
+        asked = starter.order(target.uri, name) if obstacle is None and isinstance(starter, Orders) else {}
+        facts = {"name": name, "store": target.uri, "launcher": config.run.launcher, "order": asked, "config": resolved.items()}
         if json:
             print_json("submit", {"dry_run": True, "obstacle": str(obstacle) if obstacle else None, "notes": told, **facts})
             raise typer.Exit(code)
@@ -107,6 +109,8 @@ def submit(
         if obstacle is not None:
             show(f"it could not start here: {obstacle}")
         else:
+            for what, value in asked.items():
+                show(f"would ask for {what}: {value}")
             show(f"would submit {name} to {target.uri} with launcher {config.run.launcher}; nothing was written")
         raise typer.Exit(code)
     for note in told:

@@ -142,3 +142,16 @@ class Queue(Launcher, Protocol):
         Raises:
             LastrunError: the queue takes it not.
         """
+
+
+@runtime_checkable
+class Orders(Launcher, Protocol):
+    """A launcher that asks somebody else for a machine, or for a place on one."""
+
+    def order(self, store: str, name: str) -> dict[str, str]:
+        """What it would ask for, by the words of whom it asks, for a job of that name in ``store``; values that are secret are
+        names alone, and what is known only once there is a job stands in capital letters.
+
+        Raises:
+            LastrunError: it cannot be told.
+        """

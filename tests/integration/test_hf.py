@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import venv
@@ -103,7 +104,23 @@ def test_what_will_not_do_is_told_before_anything_costs_money(
     shown = cli("submit", tiny, "--launcher", "hf", "--env", "a100", "--dry-run")
     assert shown.returncode == 0, shown.stderr
     assert "a100-large (1 x A100, 80 GB, 12 vCPU, 142 GB), 2.50 USD an hour" in shown.stderr
+    told = json.loads(cli("submit", tiny, "--launcher", "hf", "--env", "a100", "--dry-run", "--json").stdout)["order"]
+    assert told["flavor"] == "a100-large (1 x A100, 80 GB, 12 vCPU, 142 GB), 2.50 USD an hour"
+    assert told["timeout"] == "45000 s, 31.25 USD at most"
+    assert f"would ask for labels: {told['labels']}\n" in shown.stdout
+    assert clean_env["AWS_SECRET_ACCESS_KEY"] not in shown.stdout + shown.stderr + json.dumps(told)
     assert hub.jobs == {}
+    assert cli("submit", tiny, *CPU, *SHORT).returncode == 0
+    asked = next(iter(hub.jobs.values())).asked
+    told = json.loads(cli("submit", tiny, *CPU, *SHORT, "--dry-run", "--json").stdout)["order"]
+    assert told["secrets"].split(", ") == list(asked["secrets"])
+    assert told["timeout"].split()[0] == str(asked["timeoutSeconds"])
+    assert (told["image"], told["flavor"].split()[0]) == (asked["dockerImage"], asked["flavor"])
+    [job] = list_jobs(open_store(clean_env["LASTRUN_STORE"]))
+    begun = ["lastrun", "attempt", *json.loads(asked["environment"]["LASTRUN_BEGIN_WITH"])["arguments"]]
+    told = shlex.split(told["command"])
+    begun[2], begun[4] = job.uri.replace(job.id, "tiny-DATE-CODE"), "TOKEN"
+    assert told == begun[: len(told)]  # then follows what is its user's alone
 
 
 def test_an_image_without_lastrun_gets_this_very_one(

@@ -74,6 +74,11 @@ def test_what_slurm_would_not_take_is_told_before_there_is_a_job(cli: Cli, tiny:
 def test_what_waits_says_why_and_is_taken_out_of_the_queue(
     cli: Cli, tiny: Path, slurm: Slurm, clean_env: dict[str, str]
 ) -> None:
+    dry = cli("submit", tiny, *SLURM, "run.slurm.extra=['--hold']", "--dry-run")
+    [line] = [line for line in dry.stdout.splitlines() if line.startswith("would ask for sbatch: ")]
+    assert "--job-name=lastrun-tiny-DATE-CODE" in line
+    assert line.endswith("--requeue --hold")
+    assert slurm.jobs() == []
     held = cli("submit", tiny, *SLURM, "run.slurm.extra=['--hold']", "--detach")
     assert held.returncode == 0, held.stderr
     assert "waits" in held.stdout

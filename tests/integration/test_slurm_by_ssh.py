@@ -106,7 +106,8 @@ def test_one_that_is_in_the_queue_though_the_answer_was_lost_is_found_there(
     cli: Cli, login: Sshd, slurm: Slurm, tiny: Path, clean_env: dict[str, str]
 ) -> None:
     conf = f"export SLURM_CONF={slurm.conf}\n"
-    assert cli("submit", tiny, *LOGIN, "--dry-run").returncode == 0
+    dry = cli("submit", tiny, *LOGIN, "--dry-run")
+    assert (dry.returncode, "would ask for login node: far\n" in dry.stdout) == (0, True), dry.stdout + dry.stderr
     far_shell_runs(login, conf + ANSWER_LOST)
     lost = cli("submit", tiny, *LOGIN, HOLD)
     assert lost.returncode == 6, lost.stdout + lost.stderr

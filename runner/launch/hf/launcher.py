@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import json
+import math
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 from urllib.parse import urlsplit
 
 from last_e.text import plain
@@ -77,8 +79,6 @@ class HfLauncher:
                 raise ClaimedError(f"{job.id}: {one}; lastrun stop {job.reference} takes it back")
             raise ClaimedError(f"{job.id} is being run by {one}; lastrun status {job.reference} follows it")
         uri, _ = StoreUri.parse(job.uri).parent()
-        limit = self._config.hardware.session_limit
-        more = [] if limit is not None else ["--set", f"hardware.session_limit={_LIMIT_SECONDS}"]
         wheel = Wheel()
         name = f"lastrun-{wheel.version}-py3-none-any.whl"
         about = {"launcher": "hf", "what": "Hugging Face job", "token": token, "namespace": there.name}
@@ -88,7 +88,7 @@ class HfLauncher:
             "sha256": hashlib.sha256(wheel.data).hexdigest(),
             "authority": authority(uri).get("authority", ""),
             "about": {**about, **({} if wants_cpu(self._config) else {"device": "cuda"})},
-            "arguments": [job.uri, "--token", token, *more, *arguments],
+            "arguments": [*self._attempt(job.uri, token), *arguments],
         }
         environment = {
             "LASTRUN_BEGIN": files("runner.launch.hf").joinpath("begin.py").read_text("utf-8"),
@@ -100,19 +100,45 @@ class HfLauncher:
             address = put_wheel(job, wheel, name)
             try:
                 id = there.run(
-                    image=self._config.run.image or IMAGE,
+                    **self._asked(job.id, token),
                     command=["/bin/sh", "-c", _LINE],
                     env=environment,
                     secrets={**values_elsewhere(uri, self._config), "LASTRUN_WHEEL": address},
-                    flavor=self._flavor.name,
-                    timeout=(limit or _LIMIT_SECONDS) + _SET_UP_SECONDS,
-                    labels={JOB: job.id, TOKEN: token},
                 )
             except BaseException as error:  # it may have begun all the same
                 self._take_back(job, token, error)
                 raise
         NOTES.write(token, job=job.id, id=id, namespace=there.name)
         return StartedThere(job, there, id, token, output)
+
+    def order(self, store: str, name: str) -> dict[str, str]:
+        """Its job there; what it costs is told with the machine."""
+        uri, job_id = StoreUri.parse(store), f"{name}-DATE-CODE"
+        asked = self._asked(job_id, "TOKEN")
+        seconds = asked["timeout"]
+        secrets = [*values_elsewhere(uri, self._config), "LASTRUN_WHEEL"]
+        return {
+            "namespace": self._namespace.name,
+            "flavor": str(self._flavor),
+            "image": asked["image"],
+            "timeout": f"{seconds} s, {self._flavor.dollars * seconds / 3600:.2f} USD at most",
+            "command": shlex.join(["lastrun", "attempt", *self._attempt(str(uri.child(job_id)), "TOKEN")]),
+            "secrets": ", ".join(secrets),
+            "labels": ", ".join(f"{key}={value}" for key, value in asked["labels"].items()),
+        }
+
+    def _attempt(self, job_uri: str, token: str) -> list[str]:
+        """What its attempt is told beside what whoever starts it wants."""
+        more = [] if self._config.hardware.session_limit else ["--set", f"hardware.session_limit={_LIMIT_SECONDS}"]
+        return [job_uri, "--token", token, *more]
+
+    def _asked(self, job_id: str, token: str) -> dict[str, Any]:
+        return {
+            "image": self._config.run.image or IMAGE,
+            "flavor": self._flavor.name,
+            "timeout": math.ceil(self._config.hardware.session_limit or _LIMIT_SECONDS) + _SET_UP_SECONDS,
+            "labels": {JOB: job_id, TOKEN: token},
+        }
 
     @staticmethod
     def settle(job: Job, attempt: Attempt) -> Attempt | None:

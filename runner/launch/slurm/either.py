@@ -27,6 +27,10 @@ class EitherLauncher:
         """Slurm would take it."""
         self._meant.preflight(store)
 
+    def order(self, store: str, name: str) -> dict[str, str]:
+        """What the batch script asks for; that of another login node says itself what it would."""
+        return self._meant.order(store, name)
+
     def start(self, job: Job, arguments: list[str], token: str, *, output: TextIO | None) -> Started:
         """In the queue."""
         return self._meant.start(job, arguments, token, output=output)

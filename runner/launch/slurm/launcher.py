@@ -89,6 +89,12 @@ class SlurmLauncher:
         command = inside.attempt_command(self._config, job.uri, ["--token", token, *heard, *arguments], self._data)
         return queue.submit(script(options, job.uri, command, most, about))
 
+    def order(self, store: str, name: str) -> dict[str, str]:
+        """What the batch script asks for."""
+        log = log_folder() / f"{name}-DATE-CODE-TOKEN.log"
+        options = asked(self._config, self._gpus(), job_name(f"{name}-DATE-CODE"), log, self._variables(StoreUri.parse(store)))
+        return {"sbatch": " ".join(options)}
+
     @staticmethod
     def settle(job: Job, attempt: Attempt) -> Attempt | None:
         """Slurm has ended the processes of what it calls ended. Of a dead node it cannot know: there the heartbeat decides, as

@@ -55,6 +55,10 @@ class LoginLauncher:
             raise EngineError("\n".join(f"{host.connection.host}: {problem}" for problem in problems))
         self._cluster.is_set_up = True
 
+    def order(self, store: str, name: str) -> dict[str, str]:
+        """It asks its own Slurm, by what it has itself."""
+        return {"login node": self._cluster.host.connection.host}
+
     def start(self, job: Job, arguments: list[str], token: str, *, output: TextIO | None) -> StartedThere:
         """In the queue there."""
         handed = self._hand_over(job, arguments, token, None)
