@@ -141,7 +141,7 @@ def test_a_detached_job_lives_on_and_can_be_followed(cli: Cli, tiny: Path, clean
     assert facts["state"] in ("running", "succeeded")
     job = find_job(facts["id"], clean_env["LASTRUN_STORE"])
     followed = cli("logs", job.id, "--follow").stdout
-    assert followed.count("epoch 3/3") == 1
+    assert followed.count("epoch 3/3  lr ") == 1
     assert followed.count("completed at step 18") == 1
     assert "succeeded" in cli("status", job.id, "-w").stdout
     assert json.loads(cli("status", job.id, "--json").stdout)["state"] == "succeeded"
