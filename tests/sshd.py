@@ -59,10 +59,12 @@ class Sshd:
 
     def cut(self) -> int:
         """Break all connections, as a network does; what they have started lives on. Returns how many there were."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        for pid in children:
-            os.kill(int(pid), signal.SIGKILL)
-        return len(children)
+        cut = 0
+        for pid in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split():
+            with suppress(ProcessLookupError):  # it has just ended by itself
+                os.kill(int(pid), signal.SIGKILL)
+                cut += 1
+        return cut
 
     def die(self) -> None:
         """As a machine does whose power fails: the server, its connections and all that they have started end at once."""
