@@ -162,10 +162,10 @@ def test_a_run_waits_for_its_new_key_as_for_a_server_that_is_away(
     write_key(file, f"{user}newer")
     code, out = current.end()
     assert code == 75, out
-    assert out.count("uploads go on") == 2
+    assert "uploads go on" in out
     last = Job(open_store(uri), job.id)
     assert state_of(last)[0].value == "paused"
-    assert last.checkpoints.all()[-1].manifest.step == last.attempts.all()[-1].step
+    assert last.checkpoints.all()[-1].manifest.step == last.attempts.all()[-1].scores["step"]
     assert list((tmp_path / "tmp").glob("lastrun-*")) == []
 
 

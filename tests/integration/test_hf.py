@@ -116,7 +116,7 @@ def test_what_will_not_do_is_told_before_anything_costs_money(
     assert told["secrets"].split(", ") == list(asked["secrets"])
     assert told["timeout"].split()[0] == str(asked["timeoutSeconds"])
     assert (told["image"], told["flavor"].split()[0]) == (asked["dockerImage"], asked["flavor"])
-    [job] = list_jobs(open_store(clean_env["LASTRUN_STORE"]))
+    job = next(iter(list_jobs(open_store(clean_env["LASTRUN_STORE"]))))  # the newest
     begun = ["lastrun", "attempt", *json.loads(asked["environment"]["LASTRUN_BEGIN_WITH"])["arguments"]]
     told = shlex.split(told["command"])
     begun[2], begun[4] = job.uri.replace(job.id, "tiny-DATE-CODE"), "TOKEN"

@@ -57,8 +57,9 @@ def test_what_is_cut_is_continued_by_itself_as_often_as_the_job_says(run: Any, t
     assert [one.reason for one in current.job.attempts.all()] == ["preempted", None, "completed"]
     assert_same(current.job, uninterrupted)
 
+    first = current.job.id
     current = run("submit", tiny, *LONG, "run.auto_continue=1")
-    current.wait_for(some_step_is_stored)
+    current.wait_for(lambda job: job.id != first and some_step_is_stored(job))
     os.kill(current.job.attempts.all()[-1].pid, signal.SIGUSR1)
     current.wait_for(lambda job: len(job.attempts.all()) == 2 and has_saved(job))
     current.press_ctrl_c()
