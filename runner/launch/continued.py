@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from runner.attempt.again import CUT
-from runner.errors import Exit, State
+from runner.errors import Exit, Reason, State
 from runner.job.job import Job
-from runner.launch.protocol import Launcher
+from runner.launch.protocol import Launcher, Orders
 from runner.launch.settle import settled
 from runner.launch.start import Ended, run
 
@@ -24,7 +24,7 @@ def run_on(
     """
     for left in reversed(range(most + 1)):
         ended = run(launcher, job, arguments, quiet=quiet)
-        cut = None if ended.asked or not most else _how_it_was_cut(job, ended)
+        cut = None if ended.asked or not most else _how_it_was_cut(launcher, job, ended)
         if cut is None:
             break
         if left == 0:
@@ -38,8 +38,9 @@ def run_on(
     return ended.code, ended.token
 
 
-def _how_it_was_cut(job: Job, ended: Ended) -> str | None:
-    """In words; None: it has ended for another reason, is still at work as far as is known, or somebody else has the job."""
+def _how_it_was_cut(launcher: Launcher, job: Job, ended: Ended) -> str | None:
+    """In words; None: it has ended for another reason, is still at work as far as is known, or somebody else has the job. At a
+    time limit only who gets another machine goes on: the limit is that of this one."""
     if ended.code == Exit.NO_SUCH_JOB:
         return None
     attempts = settled(job)
@@ -49,6 +50,8 @@ def _how_it_was_cut(job: Job, ended: Ended) -> str | None:
     state, _, _ = job.attempts.state(attempts)
     if state is State.LOST and not last.open:
         return f"lost ({last.message or 'it ended without a word'})"
+    if last.reason == Reason.TIME_LIMIT.value and not isinstance(launcher, Orders):
+        return None
     return last.reason if last.reason in {reason.value for reason in CUT} else None
 
 

@@ -13,12 +13,16 @@ from runner.errors import Exit
 from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.launch import continued
+from runner.launch.hf.launcher import HfLauncher
+from runner.launch.local import LocalLauncher
+from runner.launch.slurm.either import EitherLauncher
 from runner.launch.start import Ended
 from runner.resolve import resolve_spec
 from runner.store.directory import DirectoryStore
 from tests.unit.test_job import store_checkpoint
 
-ITEMS = resolve_spec(Path(__file__).parents[2] / "jobs" / "quickstart.yaml", "local", []).items()
+RESOLVED = resolve_spec(Path(__file__).parents[2] / "jobs" / "quickstart.yaml", "local", [])
+CONFIG, ITEMS = RESOLVED.config, RESOLVED.items()
 
 
 class Attempts:
@@ -45,11 +49,8 @@ class Attempts:
     [
         (0, [("preempted", 5, False)], []),
         (2, [("preempted", 5, False), (None, 9, False), ("completed", 12, False)], ["preempted; c", "lost (it ended without"]),
-        (
-            1,
-            [("time_limit", 5, False), ("time_limit", 9, False)],
-            ["time_limit; c", "not continued: run.auto_continue is 1"],
-        ),
+        (1, [("preempted", 5, False), ("preempted", 9, False)], ["preempted; c", "not continued: run.auto_continue is 1"]),
+        (9, [("time_limit", 5, False)], []),
         (9, [("preempted", 5, False), ("preempted", 5, False)], ["preempted; c", "it has made no progress"]),
         (9, [("preempted", 5, True)], []),
         (9, [("stop_requested", 5, False)], []),
@@ -65,8 +66,7 @@ def test_only_what_was_cut_and_made_progress_is_continued(
     job = Job.create(DirectoryStore(tmp_path), "x", ITEMS, {}, "0")
     attempts, told = Attempts(job, *ends), list[str]()
     monkeypatch.setattr(continued, "run", attempts.run)
-    launcher: Any = None  # it is asked for nothing
-    code, token = continued.run_on(launcher, job, ["--takeover", "--here"], most, quiet=False, say=told.append)
+    code, token = continued.run_on(LocalLauncher(CONFIG), job, ["--takeover", "--here"], most, quiet=False, say=told.append)
     assert attempts.began == [["--takeover", "--here"], *[["--here"]] * (len(ends) - 1)]
     assert (code == Exit.DONE, token) == (ends[-1][0] == "completed", f"{len(ends):08x}")
     assert len(told) == len(said)
@@ -83,6 +83,16 @@ def test_what_somebody_else_has_taken_meanwhile_is_left_to_them(tmp_path: Path, 
         return ended
 
     monkeypatch.setattr(continued, "run", run)
-    launcher: Any = None
-    code, _ = continued.run_on(launcher, job, [], 9, quiet=False, say=pytest.fail)
+    code, _ = continued.run_on(LocalLauncher(CONFIG), job, [], 9, quiet=False, say=pytest.fail)
     assert (code, len(attempts.began)) == (Exit.PAUSED, 1)
+
+
+@pytest.mark.parametrize("kind", [HfLauncher, EitherLauncher])
+def test_a_time_limit_is_one_of_a_machine_and_who_gets_another_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any
+) -> None:
+    job = Job.create(DirectoryStore(tmp_path), "x", ITEMS, {}, "0")
+    attempts, told = Attempts(job, ("time_limit", 5, False), ("completed", 9, False)), list[str]()
+    monkeypatch.setattr(continued, "run", attempts.run)
+    assert continued.run_on(kind(CONFIG), job, [], 1, quiet=False, say=told.append)[0] == Exit.DONE
+    assert told == ["time_limit; continued by itself (1 of 1, run.auto_continue)"]
