@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import tempfile
@@ -61,6 +62,8 @@ def test_a_job_is_stopped_and_goes_on_to_the_same_bits(
     assert cli("image", "check").returncode == 0
     current = run("submit", tiny, *SUBMIT, *LONGER[1:])
     with current.held(some_step_is_stored) as trainer:
+        memory = os.statvfs(f"/proc/{trainer}/root/dev/shm")
+        assert memory.f_blocks * memory.f_frsize == 1 << 30  # Podman's own default is 64000 KiB
         stop = threading.Thread(target=podman.container().stop, daemon=True)
         stop.start()
         wait_until(lambda: has_pending(trainer, signal.SIGTERM))
