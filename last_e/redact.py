@@ -46,18 +46,16 @@ _SHAPES = {
     "a web token": r"\beyJ[\w-]{8,1000}\.eyJ[\w-]{8,1000}\.[\w-]*",
 }
 """Keys of the usual services, by a beginning that nothing else has."""
-_FORTY = (
-    r"(?<![\w/+.-])(?!/)(?!(?:[^/\s]{0,40}/){3})(?=\S{0,40}[a-z])(?=\S{0,40}[A-Z])(?=\S{0,40}[0-9])[A-Za-z0-9/+]{40}"
-    r"(?![\w/+=.-])"
-)
-"""Of 40 random characters of 64 seldom more than two are slashes; a path has more, or begins with one."""
+_FORTY = r"(?!/)(?!(?:[^/\s]{0,40}/){3})(?=\S{0,40}[a-z])(?=\S{0,40}[A-Z])(?=\S{0,40}[0-9])[A-Za-z0-9/+]{40}"
+"""Of 40 random characters of 64 seldom more than two are slashes; a path has more, or begins with one. In running text a full
+stop or a hyphen may be next to it."""
 _KINDS = {
     **_SHAPES,
-    "an AWS secret key": _FORTY,
+    "an AWS secret key": rf"(?<![\w/+.-]){_FORTY}(?![\w/+=.-])",
     "a user name with a password": _USER,
     "a signed address": _SIGNED + r"[^&\s]{8,}",
 }
-_SHAPE = re.compile("|".join([*_SHAPES.values(), _FORTY]))
+_SHAPE = re.compile("|".join([*_SHAPES.values(), rf"(?<![\w/+]){_FORTY}(?![\w/+]|[=.-]\w)"]))
 
 
 def is_secret_name(name: str) -> bool:

@@ -169,7 +169,7 @@ class RunConfig(Section):
     auto_continue: Annotated[Annotated[int, Field(ge=0, le=10_000)], LEARNING] = Field(
         0,
         description="how often the command that follows an attempt begins another by itself when the machine was taken away "
-        "or its time was over, while the job makes progress",
+        "or, where the launcher gets another (slurm, hf), its time was over, while the job makes progress",
     )
     max_price: Annotated[Annotated[float, Field(gt=0, le=10_000)] | None, LEARNING] = Field(
         None, description="most that a machine which is paid for may cost, in USD an hour"

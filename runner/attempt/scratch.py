@@ -109,8 +109,10 @@ def remove_scratch(folder: Path) -> None:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:
-                path.unlink()
-    shutil.rmtree(going, ignore_errors=True)
+                with suppress(OSError):
+                    path.unlink()
+        if [path.name for path in going.iterdir()] in ([_MARKER], []):  # else the next one finds what could not be removed
+            shutil.rmtree(going, ignore_errors=True)
 
 
 def is_going(folder: Path) -> bool:

@@ -195,6 +195,8 @@ def resume_group(
         raise UsageError(_NO_RELAY.format(what=group.id))
     if how.shut_down:
         raise UsageError(_NO_SHUTDOWN.format(what=group.id))
+    if any(word.startswith("run.auto_continue=") for word in how.settings):
+        raise UsageError(_NO_CONTINUING.format(what=group.id, most="..."))
     how = with_its_hosts(group, how, Trust(group.store.uri, all_of_it=trust_all), remember=trust_all)
     if group.store.is_read_only(group.paths.all):
         group, marks = _at_home(group, how, trust_all)

@@ -23,6 +23,7 @@ class Away:
     """
 
     queued: str | None = None
+    cancelled = False
 
     def __init__(self, job: Job, own: bool) -> None:
         self._job, self.own = job, own

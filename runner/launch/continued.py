@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from runner.attempt.again import CUT
-from runner.errors import Exit, Reason, State
+from runner.errors import Exit, Reason
+from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.launch.protocol import Launcher, Orders
 from runner.launch.settle import settled
 from runner.launch.start import Ended, run
+
+_TOLD = (Exit.USAGE, Exit.NO_SUCH_JOB, Exit.STORE, Exit.CLAIMED, Exit.PAUSED, Exit.INTERRUPTED_TWICE)
+"""Codes with which an attempt ends that has not died: the store may hear of it later."""
 
 
 def run_on(
@@ -22,10 +26,15 @@ def run_on(
         LastrunError: one could not be started, or nobody tells any more what becomes of it.
         KeyboardInterrupt: a signal came before it was started.
     """
+    first = [word for word in arguments if word != "--takeover"]  # that is meant for who runs now
+    known = job.requests.keys() if most else []
     for left in reversed(range(most + 1)):
         ended = run(launcher, job, arguments, quiet=quiet)
-        cut = None if ended.asked or not most else _how_it_was_cut(launcher, job, ended)
-        if cut is None:
+        if not most or ended.asked or ended.code == Exit.DONE:
+            break
+        before, known = known, job.requests.keys()
+        cut = _how_it_was_cut(launcher, job, ended)
+        if cut is None or set(known) - set(before):  # who asks one that is leaving already means the job
             break
         if left == 0:
             say(f"{cut}; it is not continued: run.auto_continue is {most}")
@@ -34,7 +43,7 @@ def run_on(
             say(f"{cut}; it is not continued: it has made no progress, and would only be cut again")
             break
         say(f"{cut}; continued by itself ({most - left + 1} of {most}, run.auto_continue)")
-        arguments = [word for word in arguments if word != "--takeover"]  # that was meant for who ran before
+        arguments = [*first, *(word for key in ("", *known) for word in ("--heard", key))]
     return ended.code, ended.token
 
 
@@ -46,9 +55,14 @@ def _how_it_was_cut(launcher: Launcher, job: Job, ended: Ended) -> str | None:
     attempts = settled(job)
     if not attempts or not attempts[-1].id.endswith(f"-{ended.token}"):
         return None
-    last = attempts[-1]
-    state, _, _ = job.attempts.state(attempts)
-    if state is State.LOST and not last.open:
+    last: Attempt | None = attempts[-1]
+    if last is not None and last.open and ended.code not in _TOLD and (last := job.attempts.again(last)) and last.open:
+        # Its heart was heard of just now, and who followed it has seen it end.
+        job.attempts.write_lost(last, f"it ended with code {ended.code}, and without a word")
+        last = job.attempts.again(last)
+    if last is None:
+        return None
+    if last.phase == "lost":
         return f"lost ({last.message or 'it ended without a word'})"
     if last.reason == Reason.TIME_LIMIT.value and not isinstance(launcher, Orders):
         return None
@@ -57,5 +71,7 @@ def _how_it_was_cut(launcher: Launcher, job: Job, ended: Ended) -> str | None:
 
 def _has_made_progress(job: Job, ended: Ended) -> bool:
     """What is stored counts: an attempt that was lost could tell nothing else."""
-    attempt, stored = job.attempts.of(ended.token), job.checkpoints.all()
-    return attempt is not None and bool(stored) and stored[-1].manifest.step > attempt.resumed_step
+    attempt = job.attempts.of(ended.token)
+    return attempt is not None and any(
+        stored.attempt == attempt.id and stored.manifest.step > attempt.resumed_step for stored in job.checkpoints.all()
+    )

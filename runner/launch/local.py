@@ -115,6 +115,7 @@ class StartedProcess:
 
     def __init__(self, process: subprocess.Popen[bytes], errors: IO[str] | None, apart: bool = False) -> None:
         self._process, self._errors, self._apart = process, errors, apart
+        self.cancelled = False
         self._ended = threading.Event()
         threading.Thread(target=self._wait, name="attempt", daemon=True).start()
 

@@ -23,6 +23,9 @@ class Started(Protocol):
             EngineError: nobody tells any more what becomes of it.
         """
 
+    cancelled: bool
+    """Once it has ended: whether somebody has ended it there on purpose, by the means of whom a machine was asked of."""
+
     @property
     def queued(self) -> str | None:
         """What holds it and will begin it by itself, such as a batch system's queue, in words; None: it has begun."""

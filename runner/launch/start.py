@@ -30,7 +30,7 @@ class Ended(NamedTuple):
     token: str
     """What its ID ends with."""
     asked: bool
-    """Whether this command was asked to end meanwhile, and handed that on."""
+    """Whether somebody has asked it to end: through this command, or where it ran."""
 
 
 def run(launcher: Launcher, job: Job, arguments: list[str], *, quiet: bool) -> Ended:
@@ -52,7 +52,7 @@ def run(launcher: Launcher, job: Job, arguments: list[str], *, quiet: bool) -> E
             while len(asked) > handed_on:
                 started.hand_on(asked[handed_on])
                 handed_on += 1
-    return Ended(code, token, bool(asked))
+    return Ended(code, token, bool(asked) or started.cancelled)
 
 
 def detach(launcher: Launcher, job: Job, arguments: list[str]) -> str | None:

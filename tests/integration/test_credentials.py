@@ -184,6 +184,8 @@ def test_what_the_server_says_of_a_key_is_told_without_it() -> None:
     url = f"https://u:{secret}@host/b?X-Amz-Signature={64 * 'a'}"
     told = s3_calls._told("AccessDenied", f"explicit deny for aws_secret_access_key={secret} in {url}\x1b[31m")
     assert "explicit deny for" in told
+    for text in (f"the key is {secret}.", f"key={secret}", f"secret-{secret}", f"'{secret}='"):
+        assert secret not in s3_calls._told("AccessDenied", text)
     assert not any(one in told for one in (secret, 64 * "a", "\x1b"))
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import signal
 import subprocess
 import sys
 import venv
@@ -37,7 +39,7 @@ def test_a_job_is_interrupted_there_and_goes_on_here_to_the_same_bits(
     [job] = hub.jobs.values()
     assert (attempt.container["what"], attempt.container["name"]) == ("Hugging Face job", job.id)
     assert job.asked["timeoutSeconds"] == 12 * 3600 + 1800  # it would end them after half an hour
-    assert "Hugging Face, me: cpu-basic (2 vCPU, 16 GB), 0.00 USD an hour, for 12 h at most 0.00 USD" in out
+    assert "Hugging Face, me: cpu-basic (2 vCPU, 16 GB), 0.00 USD an hour, for 12.5 h at most 0.00 USD" in out
     assert cli("resume", current.job.id, "--launcher", "local").returncode == 0
     assert_same(current.job, uninterrupted)
 
@@ -144,18 +146,24 @@ def test_an_image_without_lastrun_gets_this_very_one(
     assert not (packages / "runner").exists()  # the image is left as it was
 
 
-def test_a_machine_that_is_cancelled_there_is_found_and_the_job_goes_on_with_another(
-    hub: Hub, run: Any, tiny: Path, uninterrupted: Any
+def test_a_machine_that_fails_there_is_found_and_the_job_goes_on_with_another_until_somebody_cancels_it(
+    hub: Hub, run: Any, cli: Cli, tiny: Path, uninterrupted: Any
 ) -> None:
     current = run("submit", tiny, *CPU, *LONGER, "run.auto_continue=2")
     current.wait_for(some_step_is_stored)
     [job] = hub.jobs.values()
-    hub._end(job)
+    os.kill(current.job.attempts.all()[-1].pid, signal.SIGKILL)
+    current.wait_for(lambda job: len(job.attempts.all()) == 2 and job.attempts.all()[-1].phase == "running")
+    hub._end(list(hub.jobs.values())[1])
     code, out = current.end()
-    assert code == 0, out
+    assert code == 1, out
     told = "; continued by itself (1 of 2, run.auto_continue)"
-    assert f"lost (its Hugging Face job {job.id} ended as CANCELED){told}" in " ".join(out.split())
-    assert [(one.phase, one.reason) for one in current.job.attempts.all()] == [("lost", None), ("ended", "completed")]
+    assert f"lost (its Hugging Face job {job.id} ended as ERROR: Job failed with exit code: -9" in " ".join(out.split())
+    assert out.count(told) == 1
+    assert len(hub.jobs) == 2  # who cancels it there means the job
+    assert f"ended as {hub.jobs[list(hub.jobs)[1]].stage}" in cli("status", current.job.id).stdout
+    assert cli("resume", current.job.id).returncode == 0
+    assert [(one.phase, one.reason) for one in current.job.attempts.all()][::2] == [("lost", None), ("ended", "completed")]
     assert_same(current.job, uninterrupted)
 
 

@@ -23,6 +23,7 @@ from tests.unit.test_job import store_checkpoint
 
 RESOLVED = resolve_spec(Path(__file__).parents[2] / "jobs" / "quickstart.yaml", "local", [])
 CONFIG, ITEMS = RESOLVED.config, RESOLVED.items()
+CONTINUED = "continued by itself (1 of 1, run.auto_continue)"
 
 
 class Attempts:
@@ -67,7 +68,7 @@ def test_only_what_was_cut_and_made_progress_is_continued(
     attempts, told = Attempts(job, *ends), list[str]()
     monkeypatch.setattr(continued, "run", attempts.run)
     code, token = continued.run_on(LocalLauncher(CONFIG), job, ["--takeover", "--here"], most, quiet=False, say=told.append)
-    assert attempts.began == [["--takeover", "--here"], *[["--here"]] * (len(ends) - 1)]
+    assert attempts.began == [["--takeover", "--here"], *[["--here", "--heard", ""]] * (len(ends) - 1)]
     assert (code == Exit.DONE, token) == (ends[-1][0] == "completed", f"{len(ends):08x}")
     assert len(told) == len(said)
     assert all(part in text for part, text in zip(said, told)), told
@@ -96,3 +97,64 @@ def test_a_time_limit_is_one_of_a_machine_and_who_gets_another_goes_on(
     monkeypatch.setattr(continued, "run", attempts.run)
     assert continued.run_on(kind(CONFIG), job, [], 1, quiet=False, say=told.append)[0] == Exit.DONE
     assert told == ["time_limit; continued by itself (1 of 1, run.auto_continue)"]
+
+
+def test_who_asks_one_that_is_leaving_already_means_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And who asked an earlier attempt does not."""
+    job = Job.create(DirectoryStore(tmp_path), "x", ITEMS, {}, "0")
+    job.requests.ask_to_stop(now=False)
+    [old] = job.requests.keys()
+    attempts = Attempts(job, ("preempted", 5, False), ("preempted", 9, False))
+
+    def run(*words: Any, **how: Any) -> Ended:
+        if attempts.began:
+            job.requests.ask_to_stop(now=False)
+        return attempts.run(*words, **how)
+
+    monkeypatch.setattr(continued, "run", run)
+    code, _ = continued.run_on(LocalLauncher(CONFIG), job, [], 9, quiet=False, say=lambda text: None)
+    assert (code, attempts.began) == (Exit.PAUSED, [[], ["--heard", "", "--heard", old]])
+
+
+@pytest.mark.parametrize(("code", "goes_on"), [(Exit.FAILED, True), (137, True), (Exit.STORE, False), (Exit.CLAIMED, False)])
+def test_one_elsewhere_that_was_heard_of_just_now_and_seen_to_end_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, goes_on: bool
+) -> None:
+    job = Job.create(DirectoryStore(tmp_path), "x", ITEMS, {}, "0")
+    began, told = list[str](), list[str]()
+
+    def run(*words: Any, **how: Any) -> Ended:
+        began.append(f"{len(began) + 1:08x}")
+        if len(began) > 1:
+            return Ended(Exit.DONE, began[-1], asked=False)
+        one = Attempt(f"0001-{began[0]}", "elsewhere", 1, "1", time.time(), phase="running", began=True)
+        job.attempts.write(one)
+        job.attempts.write_heartbeat(one, {})
+        store_checkpoint(job, 5, one.id)
+        return Ended(code, began[0], asked=False)
+
+    monkeypatch.setattr(continued, "run", run)
+    continued.run_on(LocalLauncher(CONFIG), job, [], 1, quiet=False, say=told.append)
+    assert len(began) == 1 + goes_on
+    assert told == ([f"lost (it ended with code {int(code)}, and without a word); {CONTINUED}"] if goes_on else [])
+
+
+def test_progress_is_what_an_attempt_has_stored_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A newer checkpoint that is damaged, so that all go on from one before, is none."""
+    job = Job.create(DirectoryStore(tmp_path), "x", ITEMS, {}, "0")
+    attempts = Attempts(job, ("preempted", 50, False), ("preempted", 0, False))
+
+    def run(*words: Any, **how: Any) -> Ended:
+        ended = attempts.run(*words, **how)
+        if len(attempts.began) == 2:
+            one = job.attempts.of(ended.token)
+            assert one is not None
+            one.resumed_step = 10
+            job.attempts.write(one)
+        return ended
+
+    monkeypatch.setattr(continued, "run", run)
+    told = list[str]()
+    continued.run_on(LocalLauncher(CONFIG), job, [], 9, quiet=False, say=told.append)
+    assert len(attempts.began) == 2
+    assert "it has made no progress" in told[-1]

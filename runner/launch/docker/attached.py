@@ -52,6 +52,7 @@ class StartedContainer:
     """
 
     def __init__(self, job: Job, container: Any, output: TextIO | None) -> None:
+        self.cancelled = False
         self._job, self._container = job, container
         self._token = container.labels[containers.ATTEMPT_LABEL]
         self._next_look = math.inf

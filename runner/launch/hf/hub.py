@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 WAITING, RUNNING = "SCHEDULING", "RUNNING"
-ENDED = ("COMPLETED", "CANCELED", "ERROR", "DELETED")
+CANCELLED = "CANCELED"
+ENDED = ("COMPLETED", CANCELLED, "ERROR", "DELETED")
 _SECONDS = {"minute": 60, "hour": 3600, "second": 1}
 _WORDS = {
     401: "it does not take your token: hf auth login, or HF_TOKEN",

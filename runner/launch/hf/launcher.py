@@ -136,9 +136,13 @@ class HfLauncher:
         return {
             "image": self._config.run.image or IMAGE,
             "flavor": self._flavor.name,
-            "timeout": math.ceil(self._config.hardware.session_limit or _LIMIT_SECONDS) + _SET_UP_SECONDS,
+            "timeout": self._timeout(),
             "labels": {JOB: job_id, TOKEN: token},
         }
+
+    def _timeout(self) -> int:
+        """Seconds after which it is ended there: what the attempt may take, and what comes before."""
+        return math.ceil(self._config.hardware.session_limit or _LIMIT_SECONDS) + _SET_UP_SECONDS
 
     @staticmethod
     def settle(job: Job, attempt: Attempt) -> Attempt | None:
@@ -239,10 +243,10 @@ class HfLauncher:
             cheaper = [one for one in hub.flavors() if one.gpu is not None and one.dollars <= most]
             ways = f"; for that there is {', '.join(map(str, cheaper))}" if cheaper else "; no GPU is to be had there for that"
             raise UsageError(f"run.max_price: found {most:g} USD an hour, and {flavor}{ways}")
-        hours = (self._config.hardware.session_limit or _LIMIT_SECONDS) / 3600
-        sys.stderr.write(
-            plain(f"Hugging Face, {self._namespace.name}: {flavor}, for {hours:g} h at most {hours * flavor.dollars:.2f} USD\n")
-        )
+        hours, times = self._timeout() / 3600, self._config.run.auto_continue + 1
+        each = f", each of up to {times} jobs" if times > 1 else ""
+        told = f"{flavor}, for {hours:g} h at most {hours * flavor.dollars:.2f} USD{each}"
+        sys.stderr.write(plain(f"Hugging Face, {self._namespace.name}: {told}\n"))
 
     def _take_back(self, job: Job, token: str, error: BaseException) -> None:
         """Nothing is left to run that nobody knows of; where that cannot be seen to, what to look for is told."""

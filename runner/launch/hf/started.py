@@ -34,7 +34,7 @@ class StartedThere:
     def __init__(self, job: Job, there: hub.Namespace, id: str, token: str, output: TextIO | None) -> None:
         self._job, self._there, self._id, self._token, self._output = job, there, id, token, output
         self._next_look, self._said, self._silent_since = 0.0, "", 0.0
-        self._withdrawn = self._asked = False
+        self._withdrawn = self._asked = self.cancelled = False
         self._follow: threading.Thread | None = None
 
     @property
@@ -67,6 +67,7 @@ class StartedThere:
             self._copy_log()
         elif self._follow is not None:
             self._follow.join(30)
+        self.cancelled = found is not None and found.stage == hub.CANCELLED
         return self._code(found)
 
     def hand_on(self, signum: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Sequence
@@ -93,7 +94,7 @@ class SlurmLauncher:
         """What the batch script asks for."""
         log = log_folder() / f"{name}-DATE-CODE-TOKEN.log"
         options = asked(self._config, self._gpus(), job_name(f"{name}-DATE-CODE"), log, self._variables(StoreUri.parse(store)))
-        return {"sbatch": " ".join(options)}
+        return {"sbatch": shlex.join(options)}
 
     @staticmethod
     def settle(job: Job, attempt: Attempt) -> Attempt | None:

@@ -32,6 +32,7 @@ class StartedBatch:
         self._said, self._next_look, self._next_show, self._heard = "", 0.0, 0.0, time.monotonic()
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._code: int | None = None
+        self.cancelled = False
         self._unknown = 0
         cluster.follow(id, log)
 
@@ -90,6 +91,7 @@ class StartedBatch:
         if found is None or found.state in queue.ENDED:
             code = self.cluster.exit_code(self._id) if found is not None else None
             ended_well = found is not None and found.state == "COMPLETED"
+            self.cancelled = found is not None and found.state == "CANCELLED"
             self.cluster.forget(self._id)
             self._show()
             self._code = 0 if ended_well else code or (Exit.PAUSED if found and found.state == "CANCELLED" else Exit.FAILED)

@@ -40,7 +40,7 @@ class StartedThere:
 
     def __init__(self, job: Job, host: Host, token: str, output: TextIO | None, relay: Relay | None = None) -> None:
         self._job, self._host, self._token, self._relay = job, host, token, relay
-        self._next_look = 0.0
+        self._next_look, self.cancelled = 0.0, False
         self._watch = None if output is None else _Watch(host, token, output, relay)
         if self._watch is not None:
             self._watch.start()
