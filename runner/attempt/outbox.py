@@ -258,8 +258,9 @@ def _at_once(keys: list[str]) -> list[str]:
 
 
 def waiting(folder: Path) -> list[str]:
-    """Keys that wait in an outbox's folder."""
-    found = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    """Keys that wait in an outbox's folder, which its attempt may be removing just now."""
+    paths = (Path(top, name) for top, _, names in os.walk(folder) for name in names)
+    found = [path.relative_to(folder).as_posix() for path in paths if path.is_file() and not path.is_symlink()]
     return [key for key in found if not key.endswith(".part")]
 
 

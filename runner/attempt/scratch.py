@@ -11,6 +11,7 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -104,15 +105,19 @@ def remove_scratch(folder: Path) -> None:
             folder.rename(going)
         except OSError:
             going = folder
-    with suppress(OSError):
-        for path in [path for path in going.iterdir() if path.name != _MARKER]:
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                with suppress(OSError):
-                    path.unlink()
-        if [path.name for path in going.iterdir()] in ([_MARKER], []):  # else the next one finds what could not be removed
-            shutil.rmtree(going, ignore_errors=True)
+    for pause in (0.0, 0.05, 0.2):  # what was just being written may come after it was looked for
+        time.sleep(pause)
+        with suppress(OSError):
+            for path in [path for path in going.iterdir() if path.name != _MARKER]:
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    with suppress(OSError):
+                        path.unlink()
+        with suppress(OSError):
+            if [path.name for path in going.iterdir()] in ([_MARKER], []):  # else the next one finds what could not be removed
+                shutil.rmtree(going, ignore_errors=True)
+                return
 
 
 def is_going(folder: Path) -> bool:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -32,7 +33,7 @@ from runner.attempt import data_cache, outbox
 from runner.attempt.leftovers import clear_leftovers, leftovers, sync_job
 from runner.attempt.outbox import Outbox
 from runner.attempt.pruner import Pruner
-from runner.attempt.scratch import make_scratch
+from runner.attempt.scratch import make_scratch, remove_scratch
 from runner.errors import DamagedObjectError, StoreError
 from runner.job.attempts import Attempt
 from runner.job.job import Job
@@ -151,6 +152,21 @@ def test_one_that_is_removed_is_still_its_jobs_when_the_remover_is_killed(tmp_pa
     assert sync_job(job, None, [tmp_path]) == 0
     assert list(store.scan("")) == []
     assert sorted(path.name for path in tmp_path.iterdir()) in (["store"], [])
+
+
+def test_who_looks_while_one_is_removed_sees_what_is_there(tmp_path: Path) -> None:
+    job = Job(DirectoryStore(tmp_path / "store"), "job-20260101-000000-abcd")
+    for _ in range(20):
+        folder = make_scratch(job, "0001-aaaaaaaa", tmp_path)
+        for number in range(40):
+            (folder / "outbox" / f"{number}" / "below").mkdir(parents=True)
+            (folder / "outbox" / f"{number}" / "below" / "a").touch()
+        remover = Thread(target=remove_scratch, args=(folder,))
+        remover.start()
+        seen = [len(outbox.waiting(folder / "outbox")) for _ in range(5)]
+        remover.join()
+        assert max(seen) <= 40
+        assert outbox.waiting(folder / "outbox") == []
 
 
 def test_what_a_trainer_that_is_just_ending_still_writes_is_no_reason_to_leave_a_folder(tmp_path: Path) -> None:
