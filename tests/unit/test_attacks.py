@@ -156,7 +156,7 @@ def test_one_that_is_removed_is_still_its_jobs_when_the_remover_is_killed(tmp_pa
 
 def test_who_looks_while_one_is_removed_sees_what_is_there(tmp_path: Path) -> None:
     job = Job(DirectoryStore(tmp_path / "store"), "job-20260101-000000-abcd")
-    for _ in range(20):
+    for _ in range(6):
         folder = make_scratch(job, "0001-aaaaaaaa", tmp_path)
         for number in range(40):
             (folder / "outbox" / f"{number}" / "below").mkdir(parents=True)
