@@ -102,6 +102,12 @@ def some_step_is_stored(job: Job) -> bool:
     return any(stored.manifest.step % 24 for stored in job.checkpoints.all())
 
 
+def has_saved(job: Job) -> bool:
+    """Whether the attempt that runs has stored a checkpoint of its own in the middle of an epoch."""
+    last = job.attempts.all()[-1]
+    return any(stored.attempt == last.id and stored.manifest.step % 24 for stored in job.checkpoints.all())
+
+
 def result(job: Job) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
     """Final weights and metric history, as the store has them."""
     last = job.checkpoints.all()[-1]

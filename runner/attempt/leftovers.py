@@ -9,7 +9,7 @@ from pathlib import Path
 
 from last_e.manifest import MANIFEST
 from runner.attempt.outbox import manifests_last, waiting
-from runner.attempt.scratch import is_going, remove_scratch, scratch_of
+from runner.attempt.scratch import OUTBOX, remove_scratch, scratch_of
 from runner.errors import MissingKeyError, StoreError, UsageError
 from runner.job.attempts import OPEN_PHASES
 from runner.job.job import Job
@@ -71,12 +71,9 @@ def clear_leftovers(job: Job, folder: Path, say: Callable[[str], None]) -> None:
     """Send what attempts that were killed here could not send any more, and delete their files. What the store will not take,
     however long one waits, stays where it is, with a word: it is no reason not to train."""
     for leftover in leftovers(job, folder):
-        if is_going(leftover):
-            remove_scratch(leftover)
-            continue
         say(f"sending what an earlier attempt left in {leftover}")
         try:
-            send_leftovers(job.store, leftover / "outbox")
+            send_leftovers(job.store, leftover / OUTBOX)
         except StoreError as error:
             if not error.lasting:
                 raise
@@ -102,7 +99,7 @@ def sync_job(job: Job, outbox: Path | None, places: Iterable[Path]) -> int:
         return send_leftovers(job.store, outbox)
     sent = 0
     for folder in [leftover for place in places for leftover in leftovers(job, place)]:
-        sent += 0 if is_going(folder) else send_leftovers(job.store, folder / "outbox")
+        sent += send_leftovers(job.store, folder / OUTBOX)
         remove_scratch(folder)
     return sent
 

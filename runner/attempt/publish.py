@@ -13,6 +13,7 @@ from last_e.manifest import MANIFEST, DamagedCheckpoint, to_keep, verify
 from last_e.text import seconds_text
 from runner.attempt.outbox import LAG_WARNING_SECONDS, Outbox
 from runner.attempt.pruner import Pruner
+from runner.attempt.scratch import OUTBOX
 from runner.attempt.voice import Voice
 from runner.errors import Reason
 from runner.job.attempts import HEARTBEAT_SECONDS, Attempt
@@ -61,7 +62,7 @@ class Publisher:
         self.lost: Reason | None = None
         """Why this attempt has the job no more: nothing more is sent or deleted there."""
         self._pruner = Pruner(self._prune, note)
-        self.outbox = Outbox(job.store, scratch / "outbox", note, self._sent, self._lost)
+        self.outbox = Outbox(job.store, scratch / OUTBOX, note, self._sent, self._lost)
 
     def record(self) -> None:
         """Send the attempt's record as it is now.

@@ -26,7 +26,7 @@ from runner.attempt.leaving import STOP_PATIENCE_SECONDS, Leaving
 from runner.attempt.leftovers import clear_leftovers
 from runner.attempt.outbox import waiting
 from runner.attempt.publish import Publisher
-from runner.attempt.scratch import make_scratch, remove_scratch, scratch_root
+from runner.attempt.scratch import OUTBOX, make_scratch, remove_scratch, scratch_root
 from runner.attempt.trainer import PIPES, Inbox, Trainer, trainer_command, trainer_config
 from runner.attempt.voice import Voice
 from runner.errors import (
@@ -192,7 +192,7 @@ class _Run:
             self.heart.join(WAITS.read)  # it writes no more
             with suppress(StoreError):
                 self.job.forget()
-        if scratch is not None and (self.lost is not None or not waiting(scratch / "outbox")):
+        if scratch is not None and (self.lost is not None or not waiting(scratch / OUTBOX)):
             remove_scratch(scratch)
         return reason
 

@@ -28,6 +28,8 @@ from runner.store.uri import StoreUri
 _MARKER = "lastrun.json"
 _MOST_BYTES = 1 << 16
 _PREFIX = "lastrun-"
+OUTBOX = "outbox"
+"""The folder in it that holds what waits to be sent."""
 _GOING = ".gone"
 """What the name of a folder ends with that is being removed."""
 
@@ -95,9 +97,11 @@ def make_scratch(job: Job, attempt_id: str, root: Path) -> Path:
 
 
 def remove_scratch(folder: Path) -> None:
-    """Remove an attempt's folder with all that is in it, as one step for whoever looks: who is killed in the middle leaves one
-    that still says whose it is, and that nothing in it counts any more. A trainer that is only just ending can put nothing into
-    it meanwhile, since its name is another."""
+    """Remove an attempt's folder with all that is in it, as one step for whoever looks: first its outbox loses its name, so
+    that nothing waits in it any more, and last goes what says whose it is. A trainer that is only just ending can put nothing
+    into it meanwhile, since the folder's name is another as well."""
+    with suppress(OSError):
+        (folder / OUTBOX).rename(folder / f"{OUTBOX}{_GOING}")
     going = folder
     if not is_going(folder):
         going = folder.with_name(folder.name + _GOING)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from runner.attempt.outbox import waiting
-from runner.attempt.scratch import is_going
+from runner.attempt.scratch import OUTBOX
 from runner.errors import Reason, State
 
 VARIABLE = "LASTRUN_SHUTDOWN"
@@ -44,7 +44,7 @@ def why_not(reason: Reason, scratch_root: Path) -> str | None:
     """Why the machine stays on after an attempt that has ended so, in words; None: nothing is against it."""
     if reason.ending.state not in (State.SUCCEEDED, State.FAILED) and reason not in _ALSO:
         return f"the attempt has ended as {reason.value}"
-    left = [path for path in scratch_root.glob("lastrun-*") if not is_going(path) and waiting(path / "outbox")]
+    left = [path for path in scratch_root.glob("lastrun-*") if waiting(path / OUTBOX)]
     if left:
         return f"{left[0]} holds what the store does not have"
     if others := at_work():

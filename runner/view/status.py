@@ -121,14 +121,12 @@ def _unsent(job: Job, stand: _Stand) -> dict[str, Any] | None:
     from last_e.manifest import MANIFEST
     from runner.attempt.leftovers import leftovers
     from runner.attempt.outbox import waiting
-    from runner.attempt.scratch import is_going
+    from runner.attempt.scratch import OUTBOX
 
     if stand.state is State.RUNNING:
         return None
-    folders = [
-        folder for place in scratch_places(job, stand.attempts) for folder in leftovers(job, place) if not is_going(folder)
-    ]
-    left = [(folder / "outbox", waiting(folder / "outbox")) for folder in folders]
+    folders = [folder for place in scratch_places(job, stand.attempts) for folder in leftovers(job, place)]
+    left = [(folder / OUTBOX, waiting(folder / OUTBOX)) for folder in folders]
     for folder, keys in left:
         if keys:
             steps = [step_of(key) for key in keys if key.endswith(f"/{MANIFEST}")]

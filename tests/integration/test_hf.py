@@ -18,7 +18,7 @@ from runner.job.find import list_jobs
 from runner.store.open import open_store
 from tests.conftest import Cli
 from tests.hub import Hub
-from tests.jobs import LONGER, assert_same, some_step_is_stored, wait_until
+from tests.jobs import LONGER, assert_same, has_saved, some_step_is_stored, wait_until
 
 pytestmark = [pytest.mark.xdist_group("ceph"), pytest.mark.slow]
 CPU = ("--launcher", "hf", "--set", "run.gpus=0")
@@ -153,13 +153,14 @@ def test_a_machine_that_fails_there_is_found_and_the_job_goes_on_with_another_un
     current.wait_for(some_step_is_stored)
     [job] = hub.jobs.values()
     os.kill(current.job.attempts.all()[-1].pid, signal.SIGKILL)
-    current.wait_for(lambda job: len(job.attempts.all()) == 2 and job.attempts.all()[-1].phase == "running")
-    hub._end(list(hub.jobs.values())[1])
+    with current.held(lambda job: len(job.attempts.all()) == 2 and has_saved(job)):
+        hub._end(list(hub.jobs.values())[1])
     code, out = current.end()
     assert code == 1, out
     told = "; continued by itself (1 of 2, run.auto_continue)"
     assert f"lost (its Hugging Face job {job.id} ended as ERROR: Job failed with exit code: -9" in " ".join(out.split())
     assert out.count(told) == 1
+    assert "it is not continued" not in out
     assert len(hub.jobs) == 2  # who cancels it there means the job
     assert f"ended as {hub.jobs[list(hub.jobs)[1]].stage}" in cli("status", current.job.id).stdout
     assert cli("resume", current.job.id).returncode == 0

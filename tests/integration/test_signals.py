@@ -27,6 +27,7 @@ from tests.jobs import (
     Run,
     assert_same,
     has_pending,
+    has_saved,
     jobs_in,
     some_step_is_stored,
     stand_still,
@@ -67,12 +68,6 @@ def test_what_is_cut_is_continued_by_itself_as_often_as_the_job_says(run: Any, t
     assert code == 75, out
     assert "continued by itself (1 of 1" in out
     assert "it is not continued" not in out
-
-
-def has_saved(job: Job) -> bool:
-    """Whether the attempt that runs has stored a checkpoint of its own in the middle of an epoch."""
-    last = job.attempts.all()[-1]
-    return any(stored.attempt == last.id and stored.manifest.step % 24 for stored in job.checkpoints.all())
 
 
 @pytest.mark.parametrize(

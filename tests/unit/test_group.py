@@ -18,6 +18,7 @@ from runner.job.job import Job
 from runner.resolve import resolve_points
 from runner.store.directory import DirectoryStore
 from runner.view.groups import group_status
+from tests.conftest import Cli
 from tests.counting.store import CountingStore
 from tests.groups import make
 
@@ -140,6 +141,15 @@ def test_stop_names_the_point_that_cannot_be_read(tmp_path: Path, capsys: pytest
     told = json.loads(capsys.readouterr().out)
     assert end.value.exit_code == Exit.STORE
     assert [problem.partition(" cannot be read: ")[0] for problem in told["problems"]] == [bad.id]
+
+
+def test_what_one_job_alone_can_be_told_is_refused(tmp_path: Path, cli: Cli) -> None:
+    told = "is a sweep: found run.auto_continue: "
+    group = make(DirectoryStore(tmp_path / "store"), tmp_path)
+    group.complete()
+    for words in (("submit", tmp_path / "job.yaml"), ("resume", group.id, "--store", tmp_path / "store")):
+        refused = cli(*words, "--set", "run.auto_continue=2")
+        assert (refused.returncode, told in refused.stderr) == (2, True), refused.stdout + refused.stderr
 
 
 def test_a_group_is_deleted_with_its_jobs(tmp_path: Path) -> None:

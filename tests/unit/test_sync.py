@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,11 +24,24 @@ from tests.counting.store import CountingStore
 SET = ["j/checkpoints/5-a/state.pt", "j/checkpoints/5-a/config.json", "j/checkpoints/5-a/MANIFEST.json"]
 
 
-class Blockable:
-    """A store in whose way stands a file where it needs a folder, until that is taken away."""
+class InRounds(DirectoryStore):
+    """What is done side by side is done in a round, which nothing breaks into that has the ``lock``."""
 
     def __init__(self, root: Path) -> None:
-        self.store = DirectoryStore(root)
+        super().__init__(root)
+        self.lock = threading.RLock()
+
+    def in_parallel(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
+        with self.lock:
+            return super().in_parallel(calls)
+
+
+class Blockable:
+    """A store in whose way stands a file where it needs a folder, until that is taken away between two rounds: in the middle of
+    one its last object would go, and its first come with the next."""
+
+    def __init__(self, root: Path) -> None:
+        self.store = InRounds(root)
         self.obstacle = root / "j"
         root.mkdir()
 
@@ -35,7 +49,8 @@ class Blockable:
         self.obstacle.write_text("in the way")
 
     def unblock(self) -> None:
-        self.obstacle.unlink()
+        with self.store.lock:
+            self.obstacle.unlink()
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ def line_up() -> None:
     launcher.clean()
     try:
         id = launcher.line_up(job, asked["arguments"], asked["token"], asked["after"])
-        _tell({"id": id, "log": log_name(job, asked["token"])})
+        _tell({"id": id, "log": log_name(job.id, asked["token"])})
     except ClaimedError as error:
         _tell({"claimed": str(error)})
 

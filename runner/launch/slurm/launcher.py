@@ -61,28 +61,28 @@ class SlurmLauncher:
             EngineError, UsageError: why not, and what to ask for.
         """
         self._see_to_the_partition()
-        options = asked(self._config, self._gpus(), "lastrun", log_folder() / "test", self._variables(StoreUri.parse(store)))
+        options = self._asked(StoreUri.parse(store), "lastrun", "test")
         if refused := queue.refusal(script(options, store, [], 0)):
             raise EngineError(f"{refused}; run.slurm in the job file, or --set run.slurm.partition=..., says what to ask for")
         inside.preflight(self._config)
 
     def start(self, job: Job, arguments: list[str], token: str, *, output: TextIO | None) -> StartedBatch:
         """A batch script in the queue: when it starts is Slurm's matter."""
-        return StartedBatch(HERE, self.line_up(job, arguments, token, None), log_name(job, token), output)
+        return StartedBatch(HERE, self.line_up(job, arguments, token, None), log_name(job.id, token), output)
 
     def line_up(self, job: Job, arguments: list[str], token: str, after: str | None) -> str:
         """The same, and nobody follows it."""
         if after and any(word.startswith("--dependency") for word in self._config.run.slurm.extra):
             raise UsageError("run.slurm.extra has a --dependency, and so have points of which only some may run at a time")
-        name, log = job_name(job.id), log_folder() / log_name(job, token)
+        name = job_name(job.id)
         for one in queue.queued(name):
             if one.state in queue.WAITING:
                 raise ClaimedError(f"{job.id}: {one}; lastrun stop {job.reference} takes it out of the queue")
             if one.state != "COMPLETING":
                 raise ClaimedError(f"{job.id} is being run by {one}; lastrun status {job.reference} follows it")
-        log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        log_folder().mkdir(parents=True, exist_ok=True, mode=0o700)
         uri, _ = StoreUri.parse(job.uri).parent()
-        options = asked(self._config, self._gpus(), name, log, self._variables(uri), after)
+        options = self._asked(uri, name, log_name(job.id, token), after)
         heard = [word for key in ("", *job.requests.keys()) for word in ("--heard", key)]
         about = {"device": "cuda"} if any(option.startswith("--gres=") for option in options) else {}
         about |= {} if self._data is None else {"data": self._data}
@@ -92,9 +92,8 @@ class SlurmLauncher:
 
     def order(self, store: str, name: str) -> dict[str, str]:
         """What the batch script asks for."""
-        log = log_folder() / f"{name}-DATE-CODE-TOKEN.log"
-        options = asked(self._config, self._gpus(), job_name(f"{name}-DATE-CODE"), log, self._variables(StoreUri.parse(store)))
-        return {"sbatch": shlex.join(options)}
+        job_id = f"{name}-DATE-CODE"
+        return {"sbatch": shlex.join(self._asked(StoreUri.parse(store), job_name(job_id), log_name(job_id, "TOKEN")))}
 
     @staticmethod
     def settle(job: Job, attempt: Attempt) -> Attempt | None:
@@ -138,6 +137,9 @@ class SlurmLauncher:
     def places(job: Job, attempts: list[Attempt]) -> set[Path]:
         """The folder that the job names, where all machines of the cluster have it."""
         return LocalLauncher.places(job, attempts)
+
+    def _asked(self, store: StoreUri, name: str, log: str, after: str | None = None) -> list[str]:
+        return asked(self._config, self._gpus(), name, log_folder() / log, self._variables(store), after)
 
     def _gpus(self) -> str | None:
         """What to ask for of generic resources.
@@ -205,6 +207,6 @@ def settled_by(found: queue.Queued | None, job: Job, attempt: Attempt) -> Attemp
     return current
 
 
-def log_name(job: Job, token: str) -> str:
+def log_name(job_id: str, token: str) -> str:
     """Of the file that an attempt writes to."""
-    return f"{job.id}-{token}.log"
+    return f"{job_id}-{token}.log"

@@ -94,7 +94,7 @@ class StartedBatch:
             self.cancelled = found is not None and found.state == "CANCELLED"
             self.cluster.forget(self._id)
             self._show()
-            self._code = 0 if ended_well else code or (Exit.PAUSED if found and found.state == "CANCELLED" else Exit.FAILED)
+            self._code = 0 if ended_well else code or (Exit.PAUSED if self.cancelled else Exit.FAILED)
         elif found.state in queue.WAITING and str(found) != self._said:
             self._said = str(found)
             self._write(f"{found}\n")
