@@ -174,6 +174,9 @@ class RunConfig(Section):
     max_price: Annotated[Annotated[float, Field(gt=0, le=10_000)] | None, LEARNING] = Field(
         None, description="most that a machine which is paid for may cost, in USD an hour"
     )
+    max_cost: Annotated[Annotated[float, Field(gt=0, le=1_000_000)] | None, LEARNING] = Field(
+        None, description="most that a job's attempts may cost in all on machines that are paid for by the hour, in USD"
+    )
     slurm: SlurmConfig = Field(default_factory=SlurmConfig)
     hf: HfConfig = Field(default_factory=HfConfig)
     network: Annotated[NetworkName | None, SetBy("asks", "puts the container into that network; host is this machine's")] = (

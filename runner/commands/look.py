@@ -13,9 +13,16 @@ def list_(
     store: StoreOption = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=10**6, help="how many, newest first")] = 50,
     group: Annotated[str | None, typer.Option("--group", metavar="GROUP", help="the jobs of a group alone")] = None,
+    clouds: Annotated[
+        bool,
+        typer.Option("--clouds", help="the machines that are paid for by the hour instead, of jobs of any store"),
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """List the jobs of a store, newest first."""
+    if clouds:
+        _list_clouds(json, alone=store is None and group is None)
+        return
     from runner.job.find import list_jobs, store_with_jobs
     from runner.view.console import print_json
     from runner.view.jobs import print_jobs
@@ -34,6 +41,32 @@ def list_(
         print_json("list", {"store": target.uri, "jobs": jobs, "more": more})
     else:
         print_jobs(jobs, target.uri, more)
+
+
+def _list_clouds(json: bool, *, alone: bool) -> None:
+    from runner.errors import UsageError
+    from runner.view.console import print_json
+    from runner.view.market import print_rented, rented_facts
+
+    if not alone:
+        raise UsageError("--clouds lists machines, of any store and group: leave --store and --group out")
+    facts = rented_facts()
+    if json:
+        print_json("list", facts)
+    else:
+        print_rented(facts)
+
+
+def gpus(json: JsonOption = False) -> None:
+    """Tell which machines can be had through which launcher, for how much, and what is missing to use the others."""
+    from runner.view.console import print_json
+    from runner.view.market import offer_facts, print_offers
+
+    facts = offer_facts()
+    if json:
+        print_json("gpus", facts)
+    else:
+        print_offers(facts)
 
 
 def status(

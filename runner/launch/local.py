@@ -13,7 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, TextIO
 
-from last_e.text import expand
+from last_e.environment import gpu_names, usable_cores
+from last_e.text import counted, expand
 from runner import machine
 from runner.attempt import shutdown
 from runner.attempt.data_check import check_data
@@ -21,7 +22,7 @@ from runner.errors import EngineError, Exit, UsageError
 from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.launch import inside
-from runner.launch.protocol import BeginsAtOnce
+from runner.launch.protocol import BeginsAtOnce, Offer
 from runner.launchers import FEW_GPUS
 from runner.signals import LEAVING, handled
 from runner.spec import JobSpec
@@ -90,6 +91,13 @@ class LocalLauncher(BeginsAtOnce):
         if current is not None and current.open:
             job.attempts.write_lost(current, "its process is gone")
         return current
+
+    @staticmethod
+    def offers() -> list[Offer]:
+        """This machine, whatever it is."""
+        names = gpu_names()
+        gpus = ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
+        return [Offer(f"this machine, {counted(usable_cores(), 'core')}", gpus, None, "--launcher local")]
 
     @staticmethod
     def clean() -> None:

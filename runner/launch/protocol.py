@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TextIO, runtime_checkable
 
@@ -157,4 +158,63 @@ class Orders(Launcher, Protocol):
 
         Raises:
             LastrunError: it cannot be told.
+        """
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A kind of machine that a launcher can start attempts on."""
+
+    machine: str
+    """As whom it is asked of calls it."""
+    gpus: str
+    """In words; empty: it has none."""
+    dollars: float | None
+    """For an hour; None: it is paid otherwise, or not at all."""
+    words: str
+    """What is added to ``lastrun submit`` to get it."""
+
+
+@dataclass(frozen=True)
+class Rented:
+    """A machine that has been asked for and is not given back yet."""
+
+    id: str
+    """As whom it was asked of calls it."""
+    job: str
+    """Whose attempt it runs, or is to."""
+    state: str
+    """``runs`` or ``waits``."""
+    machine: str
+    since: float | None
+    """When it was asked for, in seconds since 1970; None: nobody tells."""
+    dollars: float | None
+    """For an hour; None: nobody tells, or it costs nothing."""
+    ended_by: str
+    """The command that ends it, also where lastrun does not answer."""
+
+
+@runtime_checkable
+class Market(Protocol):
+    """A launcher that can tell which machines can be had through it."""
+
+    @staticmethod
+    def offers() -> list[Offer]:
+        """What can be had now, the cheapest first.
+
+        Raises:
+            LastrunError: what is missing to use it.
+        """
+
+
+@runtime_checkable
+class Cloud(Market, Protocol):
+    """One whose machines are there for an attempt alone, and cost money until they are given back."""
+
+    @staticmethod
+    def rented() -> list[Rented]:
+        """All of this user's that run attempts of lastrun, or will, wherever they were started from.
+
+        Raises:
+            LastrunError: nobody answers.
         """

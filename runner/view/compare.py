@@ -16,6 +16,7 @@ from last_e.problems import show as value_text
 from last_e.text import percent, seconds_text
 from runner.errors import UNREADABLE, NoSuchJobError, State
 from runner.job.attempts import Attempt
+from runner.job.cost import rented_cost
 from runner.job.job import Job
 from runner.launch.settle import settled
 from runner.plan.hardware import known_gpu
@@ -46,7 +47,7 @@ class Result:
     seconds: float
     """Of all attempts together."""
     cost: float | None
-    """In dollars, by the prices of today; None: some of it has no price."""
+    """In dollars, as was paid or else by the prices of today; None: some of it has no price."""
 
     @property
     def finished(self) -> bool:
@@ -117,6 +118,8 @@ def _seconds(attempt: Attempt, beat: dict[str, Any], state: State) -> float:
 
 
 def _cost(attempt: Attempt, seconds: float, prices: Prices) -> float | None:
+    if (paid := rented_cost(attempt, seconds)) is not None:
+        return paid
     if attempt.env not in ENVIRONMENTS:
         return 0.0 if seconds == 0 else None
     gpus = attempt.hardware.get("gpus")

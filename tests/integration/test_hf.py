@@ -125,6 +125,72 @@ def test_what_will_not_do_is_told_before_anything_costs_money(
     assert told == begun[: len(told)]  # then follows what is its user's alone
 
 
+def test_no_more_is_paid_for_than_the_job_may_cost_in_all(
+    hub: Hub, cli: Cli, run: Any, tiny: Path, clean_env: dict[str, str]
+) -> None:
+    paid = (*CPU, "run.hf.flavor=t4-small")  # 0.40 USD an hour; what is there trains on its CPU
+    refused = cli("submit", tiny, *paid, "run.max_cost=0.2")
+    assert refused.returncode == 2
+    assert (
+        "run.max_cost: found 0.2 USD; t4-small (1 x T4, 16 GB, 4 vCPU, 15 GB), 0.40 USD an hour costs 0.27 USD for the 40 min"
+        in (refused.stderr)
+    )
+    assert hub.jobs == {}
+    current = run("submit", tiny, *paid, "run.max_cost=2", "training.epochs=5000")
+    current.wait_for(some_step_is_stored)
+    listed = json.loads(cli("list", "--clouds", "--json").stdout)
+    [machine] = listed["machines"]
+    [there] = hub.jobs.values()
+    assert (machine["id"], machine["job"], machine["state"], machine["dollars"]) == (there.id, current.job.id, "runs", 0.4)
+    assert 0 < machine["cost"] < 0.4
+    assert listed["missing"] == {}
+    assert f"hf jobs cancel {there.id} --namespace me" in cli("list", "--clouds").stdout
+    assert there.asked["timeoutSeconds"] == 5 * 3600  # 2 USD
+    current.press_ctrl_c()
+    assert current.end()[0] == 75
+    assert "no machine that is paid for" in cli("list", "--clouds").stdout
+    [attempt] = current.job.attempts.all()
+    assert attempt.container is not None
+    assert attempt.container["dollars"] == "0.4"
+    assert float(attempt.container["paid_since"]) < attempt.started_at
+    attempt.container["paid_since"] = str(attempt.started_at - 4.5 * 3600)  # it has cost 1.80 and something
+    current.job.attempts.write(attempt)
+    more = cli("resume", current.job.id)
+    assert more.returncode == 2, more.stderr
+    assert "run.max_cost: found 2 USD, of which 1.80 are spent; t4-small" in more.stderr
+    hub.machines = False
+    more = cli("resume", current.job.id, "--set", "run.max_cost=2.8", "--detach")
+    assert more.returncode == 0, more.stderr
+    assert "for 7 h at most 2.80 USD" in more.stderr
+    assert "Hugging Face: 1.80 of 2.8 USD are spent: this machine is asked for 2.5 h at most" in more.stderr
+    asked = list(hub.jobs.values())[-1].asked
+    assert 2.4 * 3600 < asked["timeoutSeconds"] < 2.5 * 3600  # 1 USD, less what the attempt itself took
+    arguments = json.loads(asked["environment"]["LASTRUN_BEGIN_WITH"])["arguments"]
+    assert f"hardware.session_limit={asked['timeoutSeconds'] - 1800}" in arguments
+    [waiting] = json.loads(cli("list", "--clouds", "--json").stdout)["machines"]
+    assert (waiting["state"], waiting["cost"]) == ("waits", None)
+
+
+def test_what_can_be_had_is_listed_with_its_price_and_what_is_missing(hub: Hub, cli: Cli, clean_env: dict[str, str]) -> None:
+    told = json.loads(cli("gpus", "--json").stdout)
+    of_hub = [row for row in told["offers"] if row["launcher"] == "hf"]
+    assert [(row["machine"], row["gpus"], row["dollars"]) for row in of_hub] == [
+        ("cpu-basic", "", 0.0),
+        ("t4-small", "1 x T4, 16 GB", 0.4),
+        ("a10g-small", "1 x A10G, 24 GB", 1.0),
+        ("a100-large", "1 x A100, 80 GB", 2.5),
+    ]
+    assert of_hub[0]["words"] == "--launcher hf --set run.gpus=0 run.hf.flavor=cpu-basic"
+    assert next(row["words"] for row in told["offers"] if row["launcher"] == "local") == "--launcher local"
+    without = cli("gpus", HF_TOKEN="")
+    assert without.returncode == 0
+    assert "not hf: launcher hf: there is no token of yours here: hf auth login, or HF_TOKEN" in without.stdout
+    assert "a10g-small" not in without.stdout
+    refused = cli("list", "--clouds", "--group", "x")
+    assert refused.returncode == 2
+    assert "leave --store and --group out" in refused.stderr
+
+
 def test_an_image_without_lastrun_gets_this_very_one(
     hub: Hub, cli: Cli, tiny: Path, tmp_path: Path, clean_env: dict[str, str]
 ) -> None:

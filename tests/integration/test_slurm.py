@@ -52,6 +52,16 @@ def test_the_script_is_sound_and_holds_no_secret(
     assert "PYTEST_CURRENT_TEST" not in given, "it gets what is named alone"
 
 
+def test_partitions_are_among_what_can_be_had(cli: Cli) -> None:
+    told = [row for row in json.loads(cli("gpus", "--json").stdout)["offers"] if row["launcher"] == "slurm"]
+    assert {row["machine"]: (bool(row["gpus"]), row["words"]) for row in told} == {
+        "partition all": (True, "--launcher slurm --set run.slurm.partition=all"),
+        "partition cpu": (False, "--launcher slurm --set run.slurm.partition=cpu run.gpus=0"),
+        "partition gpu": (True, "--launcher slurm --set run.slurm.partition=gpu"),
+        "partition urgent": (False, "--launcher slurm --set run.slurm.partition=urgent run.gpus=0"),
+    }
+
+
 def test_what_slurm_would_not_take_is_told_before_there_is_a_job(cli: Cli, tiny: Path, clean_env: dict[str, str]) -> None:
     for settings, told in (
         (["run.slurm.partition=nowhere"], "run.slurm.partition: found nowhere; allowed here: all, cpu, gpu"),

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from runner.job.attempts import Attempt
+from runner.job.cost import spent
 from runner.job.group import Group
 from runner.store.directory import DirectoryStore
 from runner.view.compare import compare, comparison_csv, print_comparison
@@ -22,14 +26,41 @@ def group_of(store: DirectoryStore, folder: Path, sweep: str) -> Group:
     return group
 
 
-def trained(group: Group, number: int, top1: list[float], state: str = "completed", hours: float = 1.0) -> None:
+def trained(
+    group: Group, number: int, top1: list[float], state: str = "completed", hours: float = 1.0, about: Any = None
+) -> None:
     job = group.jobs()[number - 1]
     one = Attempt("0001-aaaaaaaa", "elsewhere", 1, "1", 1000.0, phase="ended", began=True, reason=state)
+    one.container = about
     one.env, one.ended_at, one.hardware = "gcp", 1000.0 + 3600 * hours, {"gpus": ["Tesla T4"]}
     job.attempts.write(one)
     line = {"lr": 0.1, "train_loss": 1.0, "test_loss": 1.0, "test_top5": 0.9}
     text = "".join(json.dumps({"epoch": n, "step": n, "test_top1": value, **line}) + "\n" for n, value in enumerate(top1, 1))
     job.store.put(job.paths.metrics(one.id), text.encode())
+
+
+def test_a_rented_machine_costs_what_its_attempt_was_told_from_when_it_is_paid_for(tmp_path: Path) -> None:
+    group = group_of(DirectoryStore(tmp_path / "store"), tmp_path, "{seeds: 6}")
+    told = [
+        {"dollars": "2.5", "paid_since": "100.0"},  # a quarter of an hour before it began
+        {"dollars": "2.5"},
+        {"dollars": "nan"},
+        {"dollars": "-1", "paid_since": "100.0"},
+        {"dollars": "1", "paid_since": "-inf"},
+        {"dollars": "a lot"},
+    ]
+    jobs = group.jobs()
+    for number, about in enumerate(told, 1):
+        trained(group, number, [0.5], about=about)
+    assert [spent(job) for job in jobs] == [pytest.approx(3.125), pytest.approx(2.5), 0, 0, 0, 0]
+    [row] = compare(jobs)["rows"]
+    assert row["cost"] == pytest.approx(3.125 + 2.5 + 4 * 0.5)  # by the table where a record tells nothing that can be
+    lost = replace(jobs[1].attempts.all()[0], id="0002-bbbbbbbb", phase="running", ended_at=None, reason=None)
+    jobs[1].attempts.write(lost)
+    beat = jobs[1].paths.heartbeat(lost.id)
+    jobs[1].store.put(beat, json.dumps({"time": 1000.0 + 1800}).encode())
+    os.utime(tmp_path / "store" / beat, (2800.0, 2800.0))
+    assert spent(jobs[1]) == pytest.approx(2.5 + 1.25)
 
 
 @pytest.fixture(autouse=True)

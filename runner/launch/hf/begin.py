@@ -12,6 +12,7 @@ import ssl
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.request
 from pathlib import Path
 
@@ -20,6 +21,7 @@ _DIGEST = "from runner.launch.docker.image import code_digest; print(code_digest
 
 def main() -> None:
     """Go on as ``lastrun attempt``, by the Python that has this version."""
+    began = time.time()
     os.umask(0o077)
     asked = json.loads(os.environ.pop("LASTRUN_BEGIN_WITH"))
     address = os.environ.pop("LASTRUN_WHEEL", "")
@@ -32,7 +34,7 @@ def main() -> None:
     if asked["authority"]:
         (folder / "authority.pem").write_text(asked["authority"])
         os.environ["AWS_CA_BUNDLE"] = str(folder / "authority.pem")
-    about = {**asked["about"], "name": os.environ.get("JOB_ID", "?")}
+    about = {**asked["about"], "name": os.environ.get("JOB_ID", "?"), "paid_since": began}
     os.environ["LASTRUN_CONTAINER"] = json.dumps(about)
     os.execv(python, [python, "-m", "runner", "attempt", *asked["arguments"]])  # noqa: S606
 

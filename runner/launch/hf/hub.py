@@ -51,6 +51,9 @@ class Seen:
     message: str
     """Why it is in that stage; often empty."""
     labels: dict[str, str]
+    flavor: str
+    since: float | None
+    """When it began to run; before that, when it was asked for."""
 
     def __str__(self) -> str:
         if self.stage == WAITING:
@@ -180,7 +183,9 @@ def _own_name() -> str:
 def _seen(found: Any) -> Seen:
     stage = getattr(found.status.stage, "value", found.status.stage)
     labels = {str(name): str(value) for name, value in (found.labels or {}).items()}
-    return Seen(plain(str(found.id)), plain(str(stage)), plain(str(found.status.message or "")), labels)
+    message, flavor = plain(str(found.status.message or "")), plain(str(getattr(found.flavor, "value", found.flavor)))
+    since = (found.started_at or found.created_at).timestamp() if found.started_at or found.created_at else None
+    return Seen(plain(str(found.id)), plain(str(stage)), message, labels, flavor, since)
 
 
 def _flavor(found: Any) -> Flavor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import json
-import math
 import os
 import shlex
 import sys
@@ -21,12 +20,14 @@ from last_e.text import plain
 from runner.attempt.data_check import check_data
 from runner.errors import ClaimedError, EngineError, LastrunError, MissingKeyError, UsageError
 from runner.job.attempts import Attempt
+from runner.job.cost import DOLLARS, spent
 from runner.job.job import Job
 from runner.launch.docker.image import code_digest
-from runner.launch.hf import hub
+from runner.launch.hf import hub, terms
 from runner.launch.hf.started import StartedThere
 from runner.launch.inside import ONLY
 from runner.launch.notes import Notes
+from runner.launch.protocol import Offer, Rented
 from runner.launch.ssh.sent import of_this_machine
 from runner.launch.ssh.wheel import Wheel
 from runner.launch.variables import authority, see_that_they_are_set, values_elsewhere, wants_cpu
@@ -41,11 +42,6 @@ JOB, TOKEN = "lastrun-job", "lastrun-token"
 IMAGE = "pytorch/pytorch:2.8.0-cuda12.8-cudnn9-runtime"
 """A public one that has torch; what else is needed is brought."""
 NOTES = Notes("hf", "job", "id", "namespace")
-_FITTING = {"gcp": "t4-small", "kaggle": "t4-small", "lambda": "a10g-small", "a100": "a100-large"}
-"""What comes next to a profile's machine."""
-_LIMIT_SECONDS = 12 * 3600
-"""For jobs without a limit: it would end them after half an hour, and without a word."""
-_SET_UP_SECONDS = 1800
 _LINE = """exec "$(command -v python || command -v python3)" -I -c "import os; exec(os.environ['LASTRUN_BEGIN'])\""""
 
 
@@ -78,17 +74,19 @@ class HfLauncher:
             if one.stage == hub.WAITING:
                 raise ClaimedError(f"{job.id}: {one}; lastrun stop {job.reference} takes it back")
             raise ClaimedError(f"{job.id} is being run by {one}; lastrun status {job.reference} follows it")
+        seconds = self._seconds(job)
         uri, _ = StoreUri.parse(job.uri).parent()
         wheel = Wheel()
         name = f"lastrun-{wheel.version}-py3-none-any.whl"
         about = {"launcher": "hf", "what": "Hugging Face job", "token": token, "namespace": there.name}
+        about[DOLLARS] = f"{self._flavor.dollars:g}"
         asked = {
             "code": code_digest(),
             "wheel": name,
             "sha256": hashlib.sha256(wheel.data).hexdigest(),
             "authority": authority(uri).get("authority", ""),
             "about": {**about, **({} if wants_cpu(self._config) else {"device": "cuda"})},
-            "arguments": [*self._attempt(job.uri, token), *arguments],
+            "arguments": [*self._attempt(job.uri, token, seconds), *arguments],
         }
         environment = {
             "LASTRUN_BEGIN": files("runner.launch.hf").joinpath("begin.py").read_text("utf-8"),
@@ -100,7 +98,7 @@ class HfLauncher:
             address = put_wheel(job, wheel, name)
             try:
                 id = there.run(
-                    **self._asked(job.id, token),
+                    **self._asked(job.id, token, seconds),
                     command=["/bin/sh", "-c", _LINE],
                     env=environment,
                     secrets={**values_elsewhere(uri, self._config), "LASTRUN_WHEEL": address},
@@ -114,35 +112,32 @@ class HfLauncher:
     def order(self, store: str, name: str) -> dict[str, str]:
         """Its job there; what it costs is told with the machine."""
         uri, job_id = StoreUri.parse(store), f"{name}-DATE-CODE"
-        asked = self._asked(job_id, "TOKEN")
-        seconds = asked["timeout"]
+        seconds = self._timeout()
+        asked = self._asked(job_id, "TOKEN", seconds)
         secrets = [*values_elsewhere(uri, self._config), "LASTRUN_WHEEL"]
         return {
             "namespace": self._namespace.name,
             "flavor": str(self._flavor),
             "image": asked["image"],
             "timeout": f"{seconds} s, {self._flavor.dollars * seconds / 3600:.2f} USD at most",
-            "command": shlex.join(["lastrun", "attempt", *self._attempt(str(uri.child(job_id)), "TOKEN")]),
+            "command": shlex.join(["lastrun", "attempt", *self._attempt(str(uri.child(job_id)), "TOKEN", seconds)]),
             "secrets": ", ".join(secrets),
             "labels": ", ".join(f"{key}={value}" for key, value in asked["labels"].items()),
         }
 
-    def _attempt(self, job_uri: str, token: str) -> list[str]:
-        """What its attempt is told beside what whoever starts it wants."""
-        more = [] if self._config.hardware.session_limit else ["--set", f"hardware.session_limit={_LIMIT_SECONDS}"]
+    def _attempt(self, job_uri: str, token: str, seconds: int) -> list[str]:
+        """What its attempt is told beside what whoever starts it wants; the machine is there for so many ``seconds``."""
+        limit, own = seconds - terms.SET_UP_SECONDS, self._config.hardware.session_limit
+        more = [] if own is not None and own <= limit else ["--set", f"hardware.session_limit={limit}"]
         return [job_uri, "--token", token, *more]
 
-    def _asked(self, job_id: str, token: str) -> dict[str, Any]:
+    def _asked(self, job_id: str, token: str, seconds: int) -> dict[str, Any]:
         return {
             "image": self._config.run.image or IMAGE,
             "flavor": self._flavor.name,
-            "timeout": self._timeout(),
+            "timeout": seconds,
             "labels": {JOB: job_id, TOKEN: token},
         }
-
-    def _timeout(self) -> int:
-        """Seconds after which it is ended there: what the attempt may take, and what comes before."""
-        return math.ceil(self._config.hardware.session_limit or _LIMIT_SECONDS) + _SET_UP_SECONDS
 
     @staticmethod
     def settle(job: Job, attempt: Attempt) -> Attempt | None:
@@ -193,29 +188,38 @@ class HfLauncher:
         """None: what was there went with the machine."""
         return set()
 
+    @staticmethod
+    def offers() -> list[Offer]:
+        """Its flavors."""
+        return terms.offers()
+
+    @staticmethod
+    def rented() -> list[Rented]:
+        """Jobs of this user, and of the organizations for which any was started from here."""
+        names = {hub.namespace(None).name, *(note["namespace"] for note in NOTES.all())}
+        return [one for name in sorted(names) for one in terms.rented(hub.Namespace(name), JOB)]
+
     @cached_property
     def _namespace(self) -> hub.Namespace:
         return hub.namespace(self._config.run.hf.namespace)
 
     @cached_property
     def _flavor(self) -> hub.Flavor:
-        """What the job names, else what comes next to its profile.
+        return terms.flavor_of(self._config)
 
-        Raises:
-            UsageError: there is no such machine.
-        """
-        wanted, there = self._config.run.hf.flavor, hub.flavors()
-        fitting = [one for one in there if (one.gpu is None) == wants_cpu(self._config)]
-        if wanted is None and not wants_cpu(self._config):
-            wanted = _FITTING.get(self._config.env or "")
-            wanted = wanted if wanted in [one.name for one in fitting] else None
-        if wanted is None and fitting:
-            return fitting[0]
-        for one in there:
-            if one.name == wanted:
-                return one
-        names = ", ".join(f"{one.name} ({one.dollars:.2f})" for one in fitting) or "none"
-        raise UsageError(f"run.hf.flavor: found {wanted or 'nothing'}; there are, with USD an hour: {names}")
+    def _timeout(self, paid: float = 0.0) -> int:
+        return terms.seconds_of(self._config, self._flavor, paid)
+
+    def _seconds(self, job: Job) -> int:
+        """For how many a machine is asked for, when this job's turn comes."""
+        most = self._config.run.max_cost
+        if most is None:
+            return self._timeout()
+        seconds = self._timeout(paid := spent(job))
+        if seconds < self._timeout():
+            told = f"{paid:.2f} of {most:g} USD are spent: this machine is asked for {seconds / 3600:.2g} h at most"
+            sys.stderr.write(f"Hugging Face: {told}\n")
+        return seconds
 
     def _see_what_is_asked(self) -> None:
         if self._config.run.gpus not in (None, 0, 1, "all"):
@@ -238,14 +242,7 @@ class HfLauncher:
 
     def _see_the_price(self) -> None:
         """Told before it is paid."""
-        most, flavor = self._config.run.max_price, self._flavor
-        if most is not None and flavor.dollars > most:
-            cheaper = [one for one in hub.flavors() if one.gpu is not None and one.dollars <= most]
-            ways = f"; for that there is {', '.join(map(str, cheaper))}" if cheaper else "; no GPU is to be had there for that"
-            raise UsageError(f"run.max_price: found {most:g} USD an hour, and {flavor}{ways}")
-        hours, times = self._timeout() / 3600, self._config.run.auto_continue + 1
-        each = f", each of up to {times} jobs" if times > 1 else ""
-        told = f"{flavor}, for {hours:g} h at most {hours * flavor.dollars:.2f} USD{each}"
+        told = terms.price_of(self._config, self._flavor)
         sys.stderr.write(plain(f"Hugging Face, {self._namespace.name}: {told}\n"))
 
     def _take_back(self, job: Job, token: str, error: BaseException) -> None:

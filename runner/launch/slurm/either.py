@@ -8,8 +8,8 @@ from typing import TextIO
 
 from runner.job.attempts import Attempt
 from runner.job.job import Job
-from runner.launch.protocol import Started
-from runner.launch.slurm import login
+from runner.launch.protocol import Offer, Started
+from runner.launch.slurm import login, queue
 from runner.launch.slurm.launcher import SlurmLauncher
 from runner.launch.ssh import notes
 from runner.spec import JobSpec
@@ -60,6 +60,17 @@ class EitherLauncher:
     def withdraw(job: Job) -> str | None:
         """Take what has not started out of the queue."""
         return login.withdraw(job) or SlurmLauncher.withdraw(job)
+
+    @staticmethod
+    def offers() -> list[Offer]:
+        """Partitions of the cluster that this machine belongs to."""
+        found = []
+        for name, about in queue.partitions().items():
+            kinds = sorted(kind.removeprefix("gpu:") for kind in about.resources if kind.startswith("gpu:"))
+            gpus = ", ".join(kinds) or ("some" if "gpu" in about.resources else "")
+            words = f"--launcher slurm --set run.slurm.partition={name}"
+            found.append(Offer(f"partition {name}", gpus, None, words if gpus else f"{words} run.gpus=0"))
+        return found
 
     @staticmethod
     def clean() -> None:

@@ -14,7 +14,7 @@ from runner.errors import EngineError, LastrunError, UsageError
 from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.launch.inside import ONLY
-from runner.launch.protocol import BeginsAtOnce
+from runner.launch.protocol import BeginsAtOnce, Offer
 from runner.launch.ssh import notes, relay
 from runner.launch.ssh.connection import CutError
 from runner.launch.ssh.send import send
@@ -23,6 +23,7 @@ from runner.launch.ssh.setup import Host
 from runner.launch.ssh.started import StartedThere
 from runner.launch.variables import authority, see_that_they_are_set, values_elsewhere, wants_cpu
 from runner.launchers import FEW_GPUS
+from runner.settings import read_settings
 from runner.signals import handled, interruptible
 from runner.spec import JobSpec
 from runner.store.uri import StoreUri
@@ -116,6 +117,12 @@ class SshLauncher(BeginsAtOnce):
             job.attempts.write_lost(current, plain(f"its process on {note['host']} {how}"))
         notes.forget(token)
         return current
+
+    @staticmethod
+    def offers() -> list[Offer]:
+        """Those that have a name of this user's; none is asked."""
+        hosts = read_settings().hosts
+        return [Offer(name, f"lastrun host check {name} tells", None, f"--on {name}") for name in hosts]
 
     @staticmethod
     def clean() -> None:

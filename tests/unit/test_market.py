@@ -1,0 +1,54 @@
+"""Which machines can be had, where no server is asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from runner.errors import EngineError
+from runner.launch import market
+from runner.launch.local import LocalLauncher
+from runner.launch.protocol import Cloud, Market, Offer
+from runner.launch.settle import launcher_class
+from runner.launchers import LAUNCHERS
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("HF_TOKEN", "")
+    monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "none"))
+    (tmp_path / "config" / "lastrun").mkdir(parents=True)
+    return tmp_path
+
+
+def test_hosts_with_a_name_are_offered_and_none_is_asked(own_home: Path) -> None:
+    (own_home / "config" / "lastrun" / "config.toml").write_text('[hosts.box]\nssh = "me@192.0.2.7"\n[hosts.other]\n')
+    found = market.offers()["ssh"]
+    assert found == [
+        Offer("box", "lastrun host check box tells", None, "--on box"),
+        Offer("other", "lastrun host check other tells", None, "--on other"),
+    ]
+
+
+def test_gpus_of_this_machine_are_counted_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.launch.local.gpu_names", lambda: ["Tesla T4", "NVIDIA L4", "Tesla T4"])
+    monkeypatch.setattr("runner.launch.local.usable_cores", lambda: 1)
+    assert LocalLauncher.offers() == [Offer("this machine, 1 core", "2 x Tesla T4, 1 x NVIDIA L4", None, "--launcher local")]
+
+
+def test_who_cannot_tell_costs_the_others_nothing() -> None:
+    told = market.offers()
+    assert isinstance(told["slurm"], EngineError)
+    assert "no sinfo here" in str(told["slurm"])
+    assert isinstance(told["local"], list)
+
+
+def test_all_that_cost_money_say_what_runs() -> None:
+    classes = {name: launcher_class(name) for name in LAUNCHERS}
+    assert {name for name, one in classes.items() if isinstance(one, Cloud)} == {"hf"}
+    assert {name for name, one in classes.items() if isinstance(one, Market)} == {"local", "slurm", "ssh", "hf"}
+    assert "hf auth login" in str(market.rented()["hf"])
