@@ -32,7 +32,7 @@ from runner.launch.ssh.setup import Host
 from runner.store.directory import DirectoryStore
 from tests import debian
 from tests.ceph import Ceph, why_not
-from tests.docker_engine import BASE, ROOT, CannotStart, Engine
+from tests.docker_engine import IMAGE, CannotStart, Engine, SharedImage
 from tests.docker_engine import why_not as why_no_engine
 from tests.hub import Hub
 from tests.jobs import LONGER, PATIENCE, Run, jobs_in, result
@@ -70,6 +70,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if reporter is None:  # one of xdist's workers
         return
+    (session.config._tmp_path_factory.getbasetemp() / IMAGE).unlink(missing_ok=True)  # type: ignore[attr-defined]
     after = _outside()
     _LEFT[:] = [path for path in after if after[path] != _BEFORE.get(path)]
     if _LEFT or (os.environ.get("LASTRUN_NO_SKIPS") and reporter.stats.get("skipped")):
@@ -193,24 +194,34 @@ def ceph() -> Iterator[Ceph]:
 
 
 @pytest.fixture(scope="session")
-def engine() -> Iterator[Engine]:
-    """A real Docker engine that holds the project's image, built by ``lastrun image build``; DOCKER_HOST names it."""
-    debian.need("Docker engine", why_no_engine)
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """A real Docker engine that holds the project's image, built by ``lastrun image build``; DOCKER_HOST names it.
+
+    Two groups of tests have one each: ``docker``, whose tests build images, and ``containers``, whose tests run them. What the
+    first has built takes minutes, and is loaded into the second.
+    """
     folder = Path(tempfile.mkdtemp(prefix="docker-", dir="/tmp"))
     one = Engine(folder)
+    names = " ".join(item.nodeid for item in request.session.items)
+    both = "PYTEST_XDIST_WORKER" in os.environ and "@docker" in names and "@containers" in names
+    image = SharedImage(tmp_path_factory.getbasetemp().parent / IMAGE if both else None)
+    loads = both and "@containers" in os.environ["PYTEST_CURRENT_TEST"]
     try:
+        if not loads:
+            image.announce()
+        debian.need("Docker engine", why_no_engine)
         try:
             one.start()
         except CannotStart as why:
             pytest.skip(f"no Docker here: {why}")
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("DOCKER_HOST", one.host)
-            command = [sys.executable, "-m", "runner", "image", "build", "--base", BASE, "--wheels", str(one.wheels)]
-            env = {**os.environ, "NO_PROXY": ""}
-            built = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, cwd=ROOT, env=env)
-            assert built.returncode == 0, built.stdout + built.stderr
+            if not loads or not image.load(one):
+                image.build(one)
             yield one
     finally:
+        if not loads:
+            image.give_up()
         one.stop()
         shutil.rmtree(folder, ignore_errors=True)
 

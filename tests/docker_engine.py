@@ -19,15 +19,23 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
+from runner.launch.docker.image import default_image
 from tests import debian
 from tests.jobs import PATIENCE, stand_still
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = ("dockerd", "docker-init", "ip", "openssl", "dpkg-query")
 DEBIAN_PACKAGES = ("docker.io", "iptables", "iproute2", "openssl")
-NETWORK = "172.31.253.1/24"
+NETWORK = "172.31.{}.1/24"
+"""For each of pytest-xdist's workers one of its own."""
 BASE = "lastrun-test-base"
+IMAGE = "image.tar"
+"""Where an engine leaves the project's image for others of the same run."""
 BASE_PACKAGES = ("python3", "python3-venv", "ca-certificates", "libstdc++6")
+
+
+_ANNOUNCED_SECONDS = 60.0
+"""Within which who builds the image says so: workers begin at the same time."""
 
 
 class CannotStart(Exception):
@@ -57,7 +65,7 @@ class Engine:
         self._daemon: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """From nothing to an engine that answers, with the base image and the packages that a build needs.
+        """From nothing to an engine that answers, with the base image.
 
         Raises:
             CannotStart: there is no network, or the system does not let a container engine run.
@@ -65,7 +73,8 @@ class Engine:
         # A bridge of its own and no rules of the firewall: another engine of this machine is not to notice.
         self._bridge = f"lastrun{os.getpid() % 10**8}"
         _call("ip", "link", "add", "name", self._bridge, "type", "bridge")
-        _call("ip", "address", "add", NETWORK, "dev", self._bridge)
+        worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+        _call("ip", "address", "add", NETWORK.format(253 - worker), "dev", self._bridge)
         _call("ip", "link", "set", self._bridge, "up")
         tls = self.folder / "tls"
         tls.mkdir()
@@ -75,7 +84,14 @@ class Engine:
         files = ("--tlscacert", f"{tls}/ca.pem", "--tlscert", f"{tls}/cert.pem", "--tlskey", f"{tls}/key.pem")
         self.start_daemon("--bridge", self._bridge, "-H", self.tls_host, "--tlsverify", *files)
         self._import_base()
-        self._download()
+
+    def build(self) -> None:
+        """The project's image, as a user does."""
+        self.download()
+        command = [sys.executable, "-m", "runner", "image", "build", "--base", BASE, "--wheels", str(self.wheels)]
+        env = {**os.environ, "NO_PROXY": ""}
+        built = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False, cwd=ROOT, env=env)
+        assert built.returncode == 0, built.stdout + built.stderr
 
     def start_daemon(self, *words: str) -> None:
         """The engine alone, with nothing in it."""
@@ -116,8 +132,9 @@ class Engine:
         self.client.api.import_image_from_file(str(archive), BASE, "latest")
         archive.unlink()
 
-    def _download(self) -> None:
-        """What the Dockerfile installs, as this machine's own pip finds it, wherever its settings point."""
+    def download(self) -> None:
+        """The packages that a build of the project's image needs: what the Dockerfile installs, as this machine's own pip finds
+        it, wherever its settings point."""
         found = [Requirement(text) for text in metadata.requires("lastrun") or []]
         wanted = [f"{r.name}{r.specifier}" for r in found if r.marker is None or r.marker.evaluate({"extra": "train"})]
         python = _call("/usr/bin/python3", "-c", "import sys; print(*sys.version_info[:2], sep='.')").strip()
@@ -171,6 +188,54 @@ class Engine:
 
         self.client.images.build(fileobj=BytesIO("\n".join([f"FROM {base}", *lines]).encode()), tag=name, rm=True)
         return name
+
+
+class SharedImage:
+    """The project's image, in a file that the engines of one run share (None: there is but one). One announces that it is going
+    to build it."""
+
+    def __init__(self, archive: Path | None) -> None:
+        self._archive = archive
+
+    def _mark(self, what: str) -> Path | None:
+        return self._archive and self._archive.with_suffix(f".{what}")
+
+    def announce(self) -> None:
+        """Others need not build it."""
+        if mark := self._mark("announced"):
+            mark.touch()
+
+    def give_up(self) -> None:
+        """If it is not built now, it will not be."""
+        if mark := self._mark("failed"):
+            mark.touch()
+
+    def build(self, engine: Engine) -> None:
+        """Into an engine, and into the file unless another was first."""
+        part = self._mark("part")
+        engine.build()
+        if self._archive and part and not self._archive.exists():
+            with part.open("wb") as file:
+                file.writelines(engine.client.images.get(default_image()).save(named=True))
+            part.rename(self._archive)
+
+    def load(self, engine: Engine) -> bool:
+        """Into an engine, once it is there; False: nobody builds it."""
+        mark, failed = self._mark("announced"), self._mark("failed")
+        if not (self._archive and mark and failed):
+            return False
+        deadline = time.monotonic() + _ANNOUNCED_SECONDS
+        while not mark.exists():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.5)
+        while not self._archive.exists():
+            if failed.exists():
+                return False
+            time.sleep(0.5)
+        with self._archive.open("rb") as file:
+            engine.client.images.load(file)
+        return True
 
 
 def _with_what_they_need(packages: Sequence[str]) -> list[str]:

@@ -127,7 +127,7 @@ def dummy(tmp_path_factory: pytest.TempPathFactory, clean_env: dict[str, str]) -
 
 CASES = [
     pytest.param("local"),
-    pytest.param("docker", marks=[pytest.mark.xdist_group("docker"), pytest.mark.slow]),
+    pytest.param("docker", marks=[pytest.mark.xdist_group("containers"), pytest.mark.slow]),
     pytest.param("batch", id="slurm", marks=pytest.mark.xdist_group("slurm")),
     pytest.param("ssh", marks=[pytest.mark.xdist_group("ssh"), pytest.mark.slow]),
     pytest.param("login", id="slurm by ssh", marks=[pytest.mark.xdist_group("ssh"), pytest.mark.slow]),

@@ -28,7 +28,7 @@ from tests.conftest import Cli
 from tests.docker_engine import BASE, Engine
 from tests.jobs import LONGER, PATIENCE, assert_same, has_pending, jobs_in, some_step_is_stored, stand_still, wait_until
 
-pytestmark = [pytest.mark.xdist_group("docker"), pytest.mark.slow, pytest.mark.usefixtures("clean_engine")]
+pytestmark = [pytest.mark.xdist_group("containers"), pytest.mark.slow, pytest.mark.usefixtures("clean_engine")]
 DOCKER = ("--launcher", "docker")
 LONG = ("--set", "training.epochs=5000")
 SOON = 6 * SHORT_SECONDS

@@ -31,7 +31,7 @@ from tests.jobs import (
     wait_until,
 )
 
-pytestmark = [pytest.mark.xdist_group("docker"), pytest.mark.slow, pytest.mark.usefixtures("clean_engine")]
+pytestmark = [pytest.mark.xdist_group("containers"), pytest.mark.slow, pytest.mark.usefixtures("clean_engine")]
 DOCKER = ("--launcher", "docker")
 
 

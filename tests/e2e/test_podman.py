@@ -22,7 +22,7 @@ from tests.docker_engine import CannotStart, Engine
 from tests.jobs import LONGER, assert_same, has_pending, some_step_is_stored, wait_until
 from tests.podman import Podman, why_not
 
-pytestmark = [pytest.mark.xdist_group("docker"), pytest.mark.slow, pytest.mark.usefixtures("on_podman")]
+pytestmark = [pytest.mark.xdist_group("containers"), pytest.mark.slow, pytest.mark.usefixtures("on_podman")]
 SUBMIT = ("--launcher", "docker", "--set", "run.network=host")
 
 
