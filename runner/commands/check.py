@@ -127,6 +127,9 @@ def plan(
     prices: Annotated[
         Path | None, typer.Option("--prices", metavar="FILE", help="your own prices, as TOML", callback=at_home)
     ] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="ask the launchers that can tell for the prices of today, over the network")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Show what a job would take on each profile: time, sessions, cost; measured or estimated."""
@@ -135,6 +138,10 @@ def plan(
     from runner.view.plan import print_plan
 
     made = make_plan(spec, env, set_ or [], gpu, prices)
+    if live:
+        from runner.plan.live import add_offers
+
+        add_offers(made)
     if json:
         print_json("plan", made.to_dict())
     else:

@@ -36,6 +36,20 @@ class Figure:
         return {"value": self.value, "kind": str(self.kind), "source": self.source}
 
 
+@dataclass(frozen=True)
+class Offered:
+    """A machine that can be had now, for a row."""
+
+    launcher: str
+    machine: str
+    price: Price
+    cost: Figure | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {**vars(self), "price": vars(self.price), "cost": self.cost and self.cost.to_dict()}
+
+
 @dataclass
 class Row:
     """A job on one machine. What is not known is None."""
@@ -64,6 +78,8 @@ class Row:
     fits: bool | None = None
     """Whether the GPU's memory has room for the micro-batch."""
     warnings: list[str] = field(default_factory=list)
+    offers: list[Offered] = field(default_factory=list)
+    """With ``--live``."""
 
     @property
     def name(self) -> str:
@@ -74,7 +90,7 @@ class Row:
         """For ``--json``."""
         return {
             key: value.to_dict() if isinstance(value, Figure) else vars(value) if isinstance(value, Price) else value
-            for key, value in vars(self).items()
+            for key, value in {**vars(self), "offers": [one.to_dict() for one in self.offers]}.items()
         }
 
 

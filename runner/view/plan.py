@@ -105,6 +105,8 @@ def _lines(plan: Plan) -> list[str]:
     for row in plan.rows:
         if row.spot_price is not None:
             lines.append(f"{row.name}: on a spot machine {money(row.spot_cost)}: {row.spot_price}")
+    for row in plan.rows:
+        lines += [f"{row.name}: on {one.launcher} {one.machine} {money(one.cost)}: {one.price}" for one in row.offers]
     lines += [f"warning: {warning}" for row in plan.rows for warning in row.warnings]
     return [*lines, *plan.notes]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -171,7 +172,7 @@ def test_no_more_is_paid_for_than_the_job_may_cost_in_all(
     assert (waiting["state"], waiting["cost"]) == ("waits", None)
 
 
-def test_what_can_be_had_is_listed_with_its_price_and_what_is_missing(hub: Hub, cli: Cli, clean_env: dict[str, str]) -> None:
+def test_what_can_be_had_is_listed_with_its_price_and_what_is_missing(hub: Hub, cli: Cli, tiny: Path) -> None:
     told = json.loads(cli("gpus", "--json").stdout)
     of_hub = [row for row in told["offers"] if row["launcher"] == "hf"]
     assert [(row["machine"], row["gpus"], row["dollars"]) for row in of_hub] == [
@@ -182,6 +183,18 @@ def test_what_can_be_had_is_listed_with_its_price_and_what_is_missing(hub: Hub, 
     ]
     assert of_hub[0]["words"] == "--launcher hf --set run.gpus=0 run.hf.flavor=cpu-basic"
     assert next(row["words"] for row in told["offers"] if row["launcher"] == "local") == "--launcher local"
+    plan = cli("plan", tiny, "--live")
+    assert plan.returncode == 0, plan.stderr
+    assert re.search(
+        r"gcp T4: on hf t4-small ~\$0\.\d+\?: 0\.4 USD an hour, as of 20\d\d-\d\d-\d\d \(hf tells it\)", plan.stdout
+    )
+    rows = json.loads(cli("plan", tiny, "--live", "--json").stdout)["rows"]
+    a100 = next(row for row in rows if row["profile"] == "a100")
+    assert [(one["machine"], one["price"]["amount"]) for one in a100["offers"]] == [("a100-large", 2.5)]
+    assert a100["offers"][0]["cost"]["value"] == pytest.approx(2.5 * a100["total_seconds"]["value"] / 3600)
+    hub.asked_for.clear()
+    assert "on hf" not in cli("plan", tiny).stdout
+    assert hub.asked_for == []
     without = cli("gpus", HF_TOKEN="")
     assert without.returncode == 0
     assert "not hf: launcher hf: there is no token of yours here: hf auth login, or HF_TOKEN" in without.stdout
