@@ -20,11 +20,11 @@ OWN_SPLIT = "train."
 
 
 class DataError(RuntimeError):
-    """A data file that is missing (:attr:`missing`) or not what it should be."""
+    """A data file that is missing (:attr:`missing`), of another kind or layout (:attr:`other`), or damaged."""
 
-    def __init__(self, message: str, *, missing: bool = False) -> None:
+    def __init__(self, message: str, *, missing: bool = False, other: bool = False) -> None:
         super().__init__(message)
-        self.missing = missing
+        self.missing, self.other = missing, other
 
 
 _INPUTS = (".skeleton", ".zip", ".npy", ".npz", ".pkl")
@@ -58,7 +58,12 @@ def unreadable(path: Path, error: Exception) -> DataError:
     """What to say of a prepared file that cannot be read as one."""
     if path.exists() and not path.is_file():  # of which the system says that there is no such device
         return DataError(f"{path}: {'a folder' if path.is_dir() else 'no file'}; name a prepared file", missing=True)
-    return DataError(f"{path}: cut short, damaged or not a prepared data file ({one_line(error)})")
+    try:
+        with path.open("rb") as file:
+            other = file.read(9)[8:] not in (b"", b"{")  # a header is JSON after its length in eight bytes
+    except OSError:
+        other = False
+    return DataError(f"{path}: cut short, damaged or not a prepared data file ({one_line(error)})", other=other)
 
 
 def is_remote(uri: str | None) -> bool:

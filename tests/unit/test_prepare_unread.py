@@ -262,7 +262,7 @@ def test_folders_too_deep_to_be_named_are_told(files, tmp_path):
     [
         (lambda path: path, "no such folder or archive"),
         (lambda path: path.mkdir(), "no .skeleton file in there"),
-        (lambda path: write_tree(path, [("notes", b"")]), "none of the 1 files is a recording of ntu60"),
+        (lambda path: write_tree(path, [("notes", b"")]), "of 1 file none is a recording of ntu60"),
         (lambda path: path.write_bytes(b"PK\x03\x04 and no more"), "not a whole zip file"),
         (lambda path: path.write_bytes(b""), "an empty file; copy or download it again"),
         (lambda path: path.write_bytes(b"<html>Sign in</html>"), "a web page, perhaps one that asks to log in"),
