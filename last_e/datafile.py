@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from last_e.config import TrainConfig, effective_batch
+from last_e.environment import kaggle_sign
 from last_e.redact import redact
 from last_e.text import expand, one_line, unknown_user, unquoted
 
@@ -111,8 +112,7 @@ def data_path(config: TrainConfig) -> Path | None:
     uri = config.data.uri
     if uri is None and config.dataset in ("irds", "synthetic"):
         return None
-    how = f"with lastrun data prepare {config.dataset}" if config.dataset.startswith("ntu") else "as docs/data.md says"
-    hint = f"make it {how}, or tell where it is with --set data.uri=/path/to/{config.dataset}.safetensors"
+    hint = _how_to_have_it(config)
     if uri is not None:
         if is_remote(uri):
             raise DataError(f"data.uri: {uri}: lastrun submit fetches it; here a local path is needed", missing=True)
@@ -133,6 +133,14 @@ def data_path(config: TrainConfig) -> Path | None:
     if not found:
         raise DataError(f"{config.dataset}: no file {name} in {root} (hardware.data_root) or its folders; {hint}", missing=True)
     return found[0]
+
+
+def _how_to_have_it(config: TrainConfig) -> str:
+    tell = f"tell where it is with --set data.uri=/path/to/{config.dataset}.safetensors"
+    if kaggle_sign() is not None:
+        return f"attach the data set that holds it to this notebook with Add Input (docs/kaggle.md), or {tell}"
+    how = f"with lastrun data prepare {config.dataset}" if config.dataset.startswith("ntu") else "as docs/data.md says"
+    return f"make it {how}, or {tell}"
 
 
 def read_header(file: IO[bytes]) -> tuple[dict[str, Any], int]:

@@ -17,12 +17,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from runner import kaggle
 from runner.errors import DamagedObjectError, MissingKeyError, StoreError
 from runner.store.protocol import MOST_BYTES, Entry, check_bound, check_size
 
 _PART = ".part-"
 _DEEPEST = 12
 """No key has as many parts."""
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe is not waited for
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -267,8 +269,10 @@ class DirectoryStore:
     def _failed(self, what: str, key: str, error: OSError) -> StoreError:
         shut = what in ("write", "make") and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT)
         hint = "; name a folder that you may write to, or a bucket, with --store or LASTRUN_STORE" if shut else ""
+        if error.errno in _FULL:
+            hint = f"; {kaggle.room_in(self.root) or 'free some space there (lastrun rm deletes a job), or name another store'}"
         failed = StoreError(f"{self.uri}: cannot {what} {key or 'the store'}: {error.strerror or error}{hint}")
-        failed.lasting = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+        failed.lasting = error.errno in (*_FULL, errno.EACCES, errno.EPERM, errno.EROFS)
         return failed
 
 
