@@ -113,6 +113,14 @@ def data_path(config: TrainConfig) -> Path | None:
     if uri is None and config.dataset in ("irds", "synthetic"):
         return None
     hint = _how_to_have_it(config)
+    try:
+        return _found(config, uri, hint)
+    except OSError as error:  # a folder that may not be looked into
+        key = "hardware.data_root" if uri is None else "data.uri"
+        raise DataError(f"{config.dataset}: {error.filename}: {error.strerror} ({key}); {hint}", missing=True) from None
+
+
+def _found(config: TrainConfig, uri: str | None, hint: str) -> Path:
     if uri is not None:
         if is_remote(uri):
             raise DataError(f"data.uri: {uri}: lastrun submit fetches it; here a local path is needed", missing=True)

@@ -36,8 +36,12 @@ class DirectoryStore:
     has_a_clock = False
 
     def __init__(self, root: Path) -> None:
-        if root.exists() and not root.is_dir():
-            raise StoreError(f"{root}: not a folder; name a folder, or a bucket, with --store or LASTRUN_STORE")
+        try:
+            wrong = "not a folder" if root.exists() and not root.is_dir() else None
+        except OSError as error:  # what leads there may not be looked into, or the name is too long
+            wrong = f"cannot be looked at: {error.strerror or error}"
+        if wrong:
+            raise StoreError(f"{root}: {wrong}; name a folder, or a bucket, with --store or LASTRUN_STORE")
         self.root = root
         self.uri = root.as_uri()
 

@@ -8,13 +8,9 @@ import io
 import json
 import lzma
 import os
-import shutil
 import tarfile
-import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -189,22 +185,6 @@ def test_an_archive_that_is_cut_anywhere_is_told_in_one_line(tree, tmp_path, end
 
 
 # --- what cannot be read ----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def nobody_special() -> Iterator[Path]:
-    """A folder of a user to whom permissions apply (to root they do not)."""
-    folder = Path(tempfile.mkdtemp(dir="/tmp"))
-    root = os.geteuid() == 0
-    if root:
-        os.chown(folder, 65534, 65534)
-        os.seteuid(65534)
-    try:
-        yield folder
-    finally:
-        if root:
-            os.seteuid(0)
-        shutil.rmtree(folder)
 
 
 def test_what_cannot_be_read_in_a_tree_is_told_and_the_rest_prepared(files, nobody_special):

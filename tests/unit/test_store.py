@@ -222,6 +222,14 @@ def test_a_jobs_uri_is_made_and_taken_apart(uri: str) -> None:
         ("gcs://bucket", r"did you mean gs://bucket\?"),
         ("s3a://bucket/x?region=r", r"did you mean s3://bucket/x\?"),
         ("File:///x", r"did you mean file:///x\?"),
+        ("s3;//bucket/x", r"did you mean s3://bucket/x\?"),
+        ("s3\uff1a//bucket/x", r"did you mean s3://bucket/x\?"),
+        ("gs ://bucket", r"did you mean gs://bucket\?"),
+        ("s3:\\\\bucket\\x", r"did you mean s3://bucket/x\?"),
+        ("arn:aws:s3:::bucket/x", r"did you mean s3://bucket/x\?"),
+        ("C:\\runs", r"C: is no kind of store; a folder of that name is \./C:"),
+        ("s3://b/../x", r"a name in a bucket has no parts \. and \.\."),
+        ("s3://b?region=a&region=b", "region is given twice"),
         ("azure:/b", r"azure: is no kind of store; a folder of that name is ./azure:/b"),
         ("s3://", "allowed are a folder"),
         ("s3://b?endpoint_url=http://h:99999", "allowed is http://HOST"),
@@ -242,6 +250,9 @@ def test_variables_are_those_of_this_machine_and_an_unset_one_is_told(monkeypatc
     monkeypatch.setenv("MY_BUCKET", "b")
     monkeypatch.setenv("EMPTY", "")
     assert str(StoreUri.typed("s3://${MY_BUCKET}/$MY_BUCKET-x")) == "s3://b/b-x"
+    for odd in ("${HOME", "/data/$(whoami)/x", "s3://b/${MY BUCKET}"):
+        with pytest.raises(UsageError, match=r"\$\{NAME\} or \$NAME|the variable MY BUCKET is not set"):
+            StoreUri.typed(odd)
     for uri, name in (("${NO_SUCH}/jobs", "NO_SUCH"), ("s3://$EMPTY/x", "EMPTY"), ("~/${}", "${}")):
         with pytest.raises(UsageError, match=re.escape(f"the variable {name} is not set")):
             open_store(uri)
