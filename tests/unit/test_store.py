@@ -16,7 +16,7 @@ import pytest
 
 from runner.errors import MissingKeyError, StoreError, UsageError
 from runner.store.directory import DirectoryStore
-from runner.store.open import open_store
+from runner.store.open import existing_store, open_store
 from runner.store.protocol import Store
 from runner.store.s3 import S3Store
 from runner.store.uri import StoreUri
@@ -313,6 +313,26 @@ def test_above_what_lies_in_the_root_folder_is_the_root_folder() -> None:
     for uri, name in (("/", ""), ("/job-1", "job-1")):
         parent, found = StoreUri.parse(uri).parent()
         assert (open_store(parent).uri, found) == ("file:///", name)
+
+
+def test_a_link_to_what_is_not_there_is_no_folder_that_could_be_made(tmp_path: Path) -> None:
+    """``--dry-run`` took it for one, and a list said that the first job makes it."""
+    (tmp_path / "usb").symlink_to("/mnt/nothing/jobs")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(
+        StoreError, match=r"usb is a link to /mnt/nothing/jobs, which is not there; is its disk mounted\?; name a"
+    ):
+        DirectoryStore(tmp_path / "usb")
+    for name in ("usb/x/y", "loop", "loop/x"):
+        with pytest.raises(StoreError, match=r"is a link to .*, which is not there"):
+            existing_store(str(tmp_path / name))
+    assert DirectoryStore(tmp_path / "new" / "jobs").check() is None
+
+
+def test_a_file_where_the_folder_would_be_is_told_with_where_to_name_another(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match=r"make its folder .*/file: a file is in its place; name a folder .* LASTRUN_STORE"):
+        DirectoryStore(tmp_path / "file" / "jobs").put("a", b"")
 
 
 def test_a_folder_that_cannot_be_written_is_told_with_where_to_name_another() -> None:
