@@ -26,7 +26,7 @@ def told(report: Report) -> dict[str, tuple[str, str]]:
     return {one.name: (one.reason, one.detail) for one in report.left_out}
 
 
-OTHERS = (".skeleton.npy", ".skeleton.bak", ".skeleton.part", "_rgb.avi")
+OTHERS = (".skeleton.npy", ".skeleton.bak", ".skeleton.part", "_rgb.avi", "~", " (1)")
 
 
 def test_what_is_named_as_a_recording_is_read_or_told(files, tmp_path):
@@ -49,7 +49,8 @@ def test_what_is_named_as_a_recording_is_read_or_told(files, tmp_path):
         report = prepare(raw, tmp_path / "out")
         assert read_clips(tmp_path / "out", 60).fingerprint() == read_clips(tmp_path / "expected", 60).fingerprint()
         others = {
-            f"{bad}{ending}": ("other", "") for ending in (".skeleton.npy", ".skeleton.bak", ".skeleton.part", "_rgb.avi")
+            f"{bad}{ending}": ("other", "")
+            for ending in (".skeleton.npy", ".skeleton.bak", ".skeleton.part", "_rgb.avi", *OTHERS[-2:])
         }
         assert told(report) == {**others, bad: ("damaged", "line 1: 2 values where the number of frames has 1")}
 
