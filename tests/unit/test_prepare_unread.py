@@ -48,10 +48,7 @@ def test_what_is_named_as_a_recording_is_read_or_told(files, tmp_path):
     for raw in (tmp_path / "raw", tmp_path / "raw.zip", tar_of(tmp_path / "raw", tmp_path / "raw.tar", "w")):
         report = prepare(raw, tmp_path / "out")
         assert read_clips(tmp_path / "out", 60).fingerprint() == read_clips(tmp_path / "expected", 60).fingerprint()
-        others = {
-            f"{bad}{ending}": ("other", "")
-            for ending in (".skeleton.npy", ".skeleton.bak", ".skeleton.part", "_rgb.avi", *OTHERS[-2:])
-        }
+        others = {f"{bad}{ending}": ("other", "") for ending in OTHERS}
         assert told(report) == {**others, bad: ("damaged", "line 1: 2 values where the number of frames has 1")}
 
 
