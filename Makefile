@@ -26,14 +26,17 @@ help:
 
 demo: $(VENV)/.train
 	$(BIN)/lastrun submit jobs/quickstart.yaml
-	@echo
-	@echo "look at it: source $(BIN)/activate, then"
-	@echo "  lastrun list                           the jobs in your store"
-	@echo "  lastrun status quickstart              its figures and checkpoints"
-	@echo "  lastrun logs quickstart                all that it said"
-	@echo "  tensorboard --logdir FOLDER            its curves; FOLDER is the address behind job: without file://"
-	@echo "  lastrun pull quickstart FOLDER --best  its best checkpoint"
-	@echo "  lastrun explain jobs/quickstart.yaml   what can be set, to change it with submit --set KEY=VALUE"
+	@job=$$($(BIN)/lastrun list --limit 1 --json | sed -n 's/^ *"id": "\(.*\)",$$/\1/p'); echo; \
+	echo "look at it: source $(BIN)/activate, then"; \
+	echo "  lastrun list                           the jobs in your store"; \
+	echo "  lastrun status $$job"; \
+	echo "                                         its figures and checkpoints"; \
+	echo "  lastrun logs $$job"; \
+	echo "                                         all that it said"; \
+	echo "  tensorboard --logdir FOLDER            its curves; FOLDER is the address behind job: without file://"; \
+	echo "  lastrun pull $$job FOLDER --best"; \
+	echo "                                         its best checkpoint"; \
+	echo "  lastrun explain jobs/quickstart.yaml   what can be set, to change it with submit --set KEY=VALUE"
 	@echo "more: README.md (what to do next), docs/training.md, docs/data.md (your own data)"
 
 quick: $(VENV)/.dev

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from last_e.config import TrainConfig, effective_batch
+from last_e.environment import kaggle_sign
 from last_e.redact import redact
 from last_e.text import expand, one_line, unknown_user, unquoted
 
@@ -20,11 +21,11 @@ OWN_SPLIT = "train."
 
 
 class DataError(RuntimeError):
-    """A data file that is missing (:attr:`missing`) or not what it should be."""
+    """A data file that is missing (:attr:`missing`), of another kind or layout (:attr:`other`), or damaged."""
 
-    def __init__(self, message: str, *, missing: bool = False) -> None:
+    def __init__(self, message: str, *, missing: bool = False, other: bool = False) -> None:
         super().__init__(message)
-        self.missing = missing
+        self.missing, self.other = missing, other
 
 
 _INPUTS = (".skeleton", ".zip", ".npy", ".npz", ".pkl")
@@ -58,7 +59,12 @@ def unreadable(path: Path, error: Exception) -> DataError:
     """What to say of a prepared file that cannot be read as one."""
     if path.exists() and not path.is_file():  # of which the system says that there is no such device
         return DataError(f"{path}: {'a folder' if path.is_dir() else 'no file'}; name a prepared file", missing=True)
-    return DataError(f"{path}: cut short, damaged or not a prepared data file ({one_line(error)})")
+    try:
+        with path.open("rb") as file:
+            other = file.read(9)[8:] not in (b"", b"{")  # a header is JSON after its length in eight bytes
+    except OSError:
+        other = False
+    return DataError(f"{path}: cut short, damaged or not a prepared data file ({one_line(error)})", other=other)
 
 
 def is_remote(uri: str | None) -> bool:
@@ -106,8 +112,15 @@ def data_path(config: TrainConfig) -> Path | None:
     uri = config.data.uri
     if uri is None and config.dataset in ("irds", "synthetic"):
         return None
-    how = f"with lastrun data prepare {config.dataset}" if config.dataset.startswith("ntu") else "as docs/data.md says"
-    hint = f"make it {how}, or tell where it is with --set data.uri=/path/to/{config.dataset}.safetensors"
+    hint = _how_to_have_it(config)
+    try:
+        return _found(config, uri, hint)
+    except OSError as error:  # a folder that may not be looked into
+        key = "hardware.data_root" if uri is None else "data.uri"
+        raise DataError(f"{config.dataset}: {error.filename}: {error.strerror} ({key}); {hint}", missing=True) from None
+
+
+def _found(config: TrainConfig, uri: str | None, hint: str) -> Path:
     if uri is not None:
         if is_remote(uri):
             raise DataError(f"data.uri: {uri}: lastrun submit fetches it; here a local path is needed", missing=True)
@@ -128,6 +141,14 @@ def data_path(config: TrainConfig) -> Path | None:
     if not found:
         raise DataError(f"{config.dataset}: no file {name} in {root} (hardware.data_root) or its folders; {hint}", missing=True)
     return found[0]
+
+
+def _how_to_have_it(config: TrainConfig) -> str:
+    tell = f"tell where it is with --set data.uri=/path/to/{config.dataset}.safetensors"
+    if kaggle_sign() is not None:
+        return f"attach the data set that holds it to this notebook with Add Input (docs/kaggle.md), or {tell}"
+    how = f"with lastrun data prepare {config.dataset}" if config.dataset.startswith("ntu") else "as docs/data.md says"
+    return f"make it {how}, or {tell}"
 
 
 def read_header(file: IO[bytes]) -> tuple[dict[str, Any], int]:

@@ -178,8 +178,9 @@ def describe(event: Event) -> str | None:
         return f"warning: {event.text}" if event.level == "warning" else event.text
     if isinstance(event, Started):
         return (
-            f"{event.model} ({event.parameters:,} parameters) on {event.dataset} {event.split}: {event.train_clips:,} clips to "
-            f"train, {event.test_clips:,} to test; {counted(event.epochs, 'epoch')} of {counted(event.steps_per_epoch, 'step')}"
+            f"{event.model} ({event.parameters:,} parameters) on {event.dataset} {event.split}: "
+            f"{counted(event.train_clips, 'clip')} to train, {event.test_clips:,} to test; "
+            f"{counted(event.epochs, 'epoch')} of {counted(event.steps_per_epoch, 'step')}"
             + (f"; from step {event.step:,}" if event.step else "")
         )
     if isinstance(event, Progress):

@@ -138,7 +138,7 @@ def _guesses(value: Any, choices: Sequence[str]) -> Iterator[Any]:
     for found in (plain_text, *difflib.get_close_matches(plain_text, alike, n=1, cutoff=0.6)):
         if found in alike:
             yield alike[found]
-    for kind in (lambda: int(text, 0), lambda: float(text.replace(",", "."))):
+    for kind in (lambda: int(text, 0), lambda: int(text), lambda: float(text.replace(",", "."))):
         with suppress(ValueError, OverflowError):
             yield kind()
     parts = [part for part in re.split(r"[,;\s]+", text.strip("[]()")) if part]

@@ -99,13 +99,19 @@ def load_file(path: Path, name: str | None = None) -> tuple[Layer, list[Problem]
             data = file.read(MAX_YAML_BYTES + 1)
         if len(data) > MAX_YAML_BYTES:
             return {}, [Problem(name, "-", f"more than {MAX_YAML_BYTES} bytes", f"at most {MAX_YAML_BYTES} bytes of YAML")]
-        text = data.decode("utf-8")
-    except UnicodeDecodeError:
-        found = "text in UTF-16" if data.startswith(_UTF_16) else "bytes that are not UTF-8"
+        text = data.decode("utf-8").lstrip("\ufeff")
+        if data.count(0) > len(data) // 3:  # in UTF-16 every other byte of English text is zero, and UTF-8 admits it
+            raise UnicodeDecodeError("utf-8", data, 0, 1, "UTF-16")
+    except UnicodeDecodeError as error:
+        wide = data.startswith(_UTF_16) or error.reason == "UTF-16"
+        found = "text in UTF-16" if wide else "bytes that are not UTF-8"
         return {}, [Problem(name, "-", found, "YAML text in UTF-8; editors ask for it where they save a file under a name")]
     except (OSError, ValueError) as error:
         found = "no such file" if isinstance(error, FileNotFoundError) else getattr(error, "strerror", None) or str(error)
         return {}, [Problem(name, "-", found, "the path of a YAML file")]
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        return {}, [Problem(f"{name}:{line}", "-", "a null character", "text alone")]
     try:
         loader = _Loader(text)
         try:
@@ -118,7 +124,7 @@ def load_file(path: Path, name: str | None = None) -> tuple[Layer, list[Problem]
     except _YAML_ERRORS as error:
         return {}, [_told(error, name, text)]
     if not isinstance(values, dict):
-        return {}, [Problem(name, "-", *no_mapping(values))]
+        return {}, [_no_keys(values, name, text)]
     return _flat_layer(values, name, lines)
 
 
@@ -182,6 +188,27 @@ def no_mapping(value: Any) -> tuple[str, str]:
     return show(value), "a mapping of keys to values"
 
 
+_EQUALS = re.compile(r"([A-Za-z_][\w.]*)\s*=\s*(\S.*)$")
+
+
+def _no_keys(value: Any, name: str, text: str) -> Problem:
+    """What is wrong with a text that is no mapping, by its first line."""
+    lines = ((number, line.strip()) for number, line in enumerate(text.splitlines(), 1))
+    at, line = next(((number, line) for number, line in lines if line and line[0] != "#"), (1, ""))
+    told = None
+    if odd := next((words for character, words in _ODD.items() if character in line), None):
+        told = f"{odd} in {show(line)}", _ORDINARY
+    elif _JOINED.match(line):
+        told = no_mapping(line)
+    elif equals := _EQUALS.match(line):
+        told = f"{show(line)}, with = for a colon", f"{equals[1]}: {equals[2]}"
+    elif re.match(r"(?i)<(!doctype|html|\?xml)", line):
+        told = "a web page, or another file of tags", "lines of KEY: VALUE"
+    if told is None:
+        return Problem(name, "-", *no_mapping(value))
+    return Problem(f"{name}:{at}", "-", *told)
+
+
 def _key_lines(node: Any, prefix: str, lines: dict[str, int]) -> None:
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
@@ -200,14 +227,17 @@ _ODD = {"\u00a0": "a no-break space", "\u201c": "a typographic quote", "\u201d":
 _ODD |= {"\u2018": "a typographic quote", "\u2019": "a typographic quote", "\u2013": "a dash", "\uff1a": "a full-width colon"}
 """What word processors and web pages put where YAML wants an ordinary character."""
 _ORDINARY = "the ordinary character that it stands for"
+_ONE = "one document: nothing after a line --- or ..."
 _INSTEAD = (
     ("set twice", "each key once"),
     ("thousands of digits", "a number of a few digits"),
     ("no character", r"a character up to \U0010FFFF, or single quotes around a text with \ in it"),
     ("aliases", "the values themselves, written out"),
     ("tags", "the value without its tag"),
-    ("tab", "spaces"),
-    ("another document", "one document: nothing after a line ---"),
+    ("a tab", "spaces"),
+    ("document start", _ONE),
+    ("another document", _ONE),
+    ("unknown escape", r"single quotes around a text with \ in it"),
     ("could not find expected ':'", "lines of KEY: VALUE, with a space after the colon"),
     ("mapping values are not allowed", "one KEY: VALUE a line, and quotes around a text that holds ': '"),
     ("expected <block end>", "keys of one mapping that stand below each other, indented alike"),

@@ -46,9 +46,14 @@ _SHAPES = {
     "a web token": r"\beyJ[\w-]{8,1000}\.eyJ[\w-]{8,1000}\.[\w-]*",
 }
 """Keys of the usual services, by a beginning that nothing else has."""
-_FORTY = r"(?!/)(?!(?:[^/\s]{0,40}/){3})(?=\S{0,40}[a-z])(?=\S{0,40}[A-Z])(?=\S{0,40}[0-9])[A-Za-z0-9/+]{40}"
-"""Of 40 random characters of 64 seldom more than two are slashes; a path has more, or begins with one. In running text a full
-stop or a hyphen may be next to it."""
+_WORDS = r"[A-Z]?[a-z]+(?![a-z])|[A-Z]{2,}(?![A-Z])|[A-Z](?![A-Za-z])|[0-9]+(?![0-9])|[/+]"
+_FORTY = (
+    r"(?!/)(?!(?:[^/\s]{0,40}/){3})(?=\S{0,40}[a-z])(?=\S{0,40}[A-Z])(?=\S{0,40}[0-9])"
+    rf"(?!(?:{_WORDS}){{1,13}}(?![A-Za-z0-9/+]))[A-Za-z0-9/+]{{40}}"
+)
+"""Of 40 random characters of 64 seldom more than two are slashes, and they fall into 14 words and numbers or more (all but 7 in
+10,000 do); a path begins with a slash, or has more of them, or fewer and longer words. In running text a full stop or a hyphen
+may be next to it."""
 _KINDS = {
     **_SHAPES,
     "an AWS secret key": rf"(?<![\w/+.-]){_FORTY}(?![\w/+=.-])",

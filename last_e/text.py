@@ -12,7 +12,8 @@ from urllib.parse import unquote_to_bytes, urlsplit
 LONGEST_LINE = 500
 MOST_SHOWN = 60
 """Of a name, in a message."""
-_MISTYPED = re.compile(r"(?i)(s3|gs|file)(?::/?(?!/)|//+)")
+_MISTYPED = re.compile(r"(?i)(s3|gs|file)(?::/?(?!/)|//+|(?:[^\w/:.]:?|:[^\w/:])//+)")
+_ARN = re.compile(r"arn:[\w-]+:s3:::")
 _OTHER_NAMES = {"gcs": "gs", "s3a": "s3", "s3n": "s3", "aws": "s3", "google": "gs"}
 """What other programs call these kinds of store."""
 
@@ -86,18 +87,21 @@ def unknown_user(path: str) -> str | None:
     return f"there is no user {shown(name[1:])} here; a folder of that name is ./{shown(name)}"
 
 
-_VARIABLE = re.compile(r"\$(?:\{([^}]*)\}|([A-Za-z_][A-Za-z0-9_]*))")
+_VARIABLE = re.compile(r"\$(?:\{([^}]*)\}|([A-Za-z_][A-Za-z0-9_]*)|[{(])")
 
 
 def with_variables(text: str) -> str:
     """``$NAME`` and ``${NAME}`` replaced by what the environment has.
 
     Raises:
-        UnsetVariable: it has no such variable, or an empty one, which would make another name of this.
+        UnsetVariable: it has no such variable, or an empty one, which would make another name of this; or a variable is written
+            in another way.
     """
 
     def value(found: re.Match[str]) -> str:
         name = found[1] if found[1] is not None else found[2]
+        if name is None:
+            raise UnsetVariable(found[0], odd=True)
         if not os.environ.get(name):
             raise UnsetVariable(name)
         return os.environ[name]
@@ -108,8 +112,10 @@ def with_variables(text: str) -> str:
 class UnsetVariable(ValueError):
     """A name has a variable in it that is not set; its own text says which."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(f"the variable {name or '${}'} is not set")
+    def __init__(self, name: str, odd: bool = False) -> None:
+        super().__init__(
+            f"{name} begins no variable; allowed are ${{NAME}} or $NAME" if odd else f"the variable {name or '${}'} is not set"
+        )
 
 
 def absolute(path: str | Path) -> Path:
@@ -135,7 +141,11 @@ def misspelt(uri: str) -> str | None:
         return f"did you mean {right}://{rest.partition('?')[0]}?"
     if found := _MISTYPED.match(uri):
         scheme = "file:///" if found[1].lower() == "file" else f"{found[1].lower()}://"
-        return f"did you mean {scheme}{uri[found.end() :]}? A folder of that name is ./{uri}"
-    if not separator and re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", uri):
+        place = uri[found.end() :].lstrip("\\")
+        place = place if place == uri[found.end() :] else place.replace("\\", "/")
+        return f"did you mean {scheme}{place}? A folder of that name is ./{uri}"
+    if found := _ARN.match(uri):
+        return f"did you mean s3://{uri[found.end() :]}? A folder of that name is ./{uri}"
+    if not separator and re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/|[A-Za-z]:[\\/]", uri):
         return f"{uri.partition(':')[0]}: is no kind of store; a folder of that name is ./{uri}"
     return None

@@ -100,6 +100,16 @@ def _keeping(store_uri: str) -> str | None:
     )
 
 
+def room_in(folder: Path) -> str | None:
+    """How to have room again in a folder of a session that is full; None elsewhere."""
+    if not in_a_session() or not folder.resolve().is_relative_to(WORKING.resolve()):
+        return None
+    return (
+        f"{WORKING} holds 20 GB: delete what you do not need there (lastrun rm deletes a job), keep fewer checkpoints "
+        "(checkpoint.keep_last), or take a bucket as the store (docs/kaggle.md)"
+    )
+
+
 def _why_not(error: Exception) -> str:
     kind = "their service cannot be reached" if isinstance(error, OSError) else f"their service said {type(error).__name__}"
     return (

@@ -65,7 +65,7 @@ def read_settings() -> Settings:
         return Settings()
     try:
         values = tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # a home that is /dev/null, as those of a system's own users
         return Settings()
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None

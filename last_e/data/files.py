@@ -33,7 +33,7 @@ def read_clips(path: Path, num_classes: int) -> Clips:
         with safe_open(path, framework="pt") as file:
             kind = (file.metadata() or {}).get("format")
             if kind != FORMAT:
-                raise DataError(f"{path}: not a prepared data file: its format is {kind!r}, not {FORMAT!r}")
+                raise DataError(f"{path}: not a prepared data file: its format is {kind!r}, not {FORMAT!r}", other=True)
             own = {name[len(OWN_SPLIT) :]: file.get_tensor(name) for name in file.keys() if name.startswith(OWN_SPLIT)}  # noqa: SIM118
             clips = Clips(**{name: file.get_tensor(name) for name in TENSORS}, own_splits=own)
     except FileNotFoundError:

@@ -78,7 +78,7 @@ def array_in_zip(archive: zipfile.ZipFile, name: str, what: str) -> Iterator[Row
         header = read_header(file, what)
         if header.by_columns and len(header.shape) > 1:  # the first row would be whole when the last byte is unpacked
             why = "lies by columns (in Fortran's order), where no clip can be read alone"
-            raise DataError(f"{what} {why}; write it anew from np.ascontiguousarray(...)")
+            raise DataError(f"{what} {why}; write it anew from np.ascontiguousarray(...)", other=True)
         yield _rows(file, header, what)
 
 
@@ -111,7 +111,7 @@ def _rows(file: IO[bytes], header: Header, what: str) -> Rows:
     """An array's rows, after it was seen that it has some and none too large."""
     shape, _, dtype = header
     if dtype.kind not in "fiubU" or not shape or not dtype.itemsize:
-        raise DataError(f"{what} is {dtype} {shape}; allowed are numbers in rows")
+        raise DataError(f"{what} is {dtype} {shape}; allowed are numbers in rows", other=True)
     size = math.prod(shape[1:]) * dtype.itemsize
     if shape[0] > MOST_CLIPS or size > MOST_CLIP_BYTES:
         most = f"{MOST_CLIPS:,} clips of {MOST_CLIP_BYTES // 2**20} MiB each"
@@ -136,14 +136,16 @@ def labels_in(rows: Iterable[Array], what: str) -> list[int]:
     labels = []
     for row in rows:
         if row.dtype.kind not in "fiub" or row.ndim > 1 or row.size > MOST_CLASSES:
-            raise DataError(f"{what} is {row.dtype} {('N', *row.shape)}; allowed are numbers of classes (N,), or one-hot rows")
+            raise DataError(
+                f"{what} is {row.dtype} {('N', *row.shape)}; allowed are numbers of classes (N,), or one-hot rows", other=True
+            )
         if row.size == 1:
             number = row.reshape(-1)[0]
             if row.dtype.kind == "b" or not float(number).is_integer():
-                raise DataError(f"{what} holds {number!s}, which is no number of a class")
+                raise DataError(f"{what} holds {number!s}, which is no number of a class", other=True)
             labels.append(int(number))
         elif np.count_nonzero(row) != 1:
-            raise DataError(f"{what} is not one-hot (one 1 in each row, at most {MOST_CLASSES:,} wide)")
+            raise DataError(f"{what} is not one-hot (one 1 in each row, at most {MOST_CLASSES:,} wide)", other=True)
         else:
             labels.append(int(row.argmax()))
     return checked_labels(labels, what)
@@ -156,5 +158,5 @@ def checked_labels(labels: Sequence[int], what: str) -> list[int]:
         DataError: one is none.
     """
     if min(labels, default=0) < 0 or max(labels, default=0) >= MOST_CLASSES:
-        raise DataError(f"{what}: a label is negative, or {MOST_CLASSES:,} or more: no class has such a number")
+        raise DataError(f"{what}: a label is negative, or {MOST_CLASSES:,} or more: no class has such a number", other=True)
     return list(labels)

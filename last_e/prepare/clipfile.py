@@ -213,7 +213,7 @@ def read_columns(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
             metadata = file.metadata() or {}
             told = metadata.get("format")
             if told != FORMAT:
-                raise DataError(f"{path}: not a prepared data file: its format is {told!r}, not {FORMAT!r}")
+                raise DataError(f"{path}: not a prepared data file: its format is {told!r}, not {FORMAT!r}", other=True)
             names = [name for name in file.keys() if _belongs_to_clips(name)]  # noqa: SIM118 (no mapping)
             columns = {name: file.get_tensor(name) for name in names}
             joints = file.get_slice("joints")

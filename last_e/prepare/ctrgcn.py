@@ -9,7 +9,7 @@ from pathlib import Path
 
 from last_e.datafile import DataError
 from last_e.joints import NUM_JOINTS
-from last_e.prepare.archives import NOT_WHOLE
+from last_e.prepare.archives import NOT_WHOLE, beginning_of
 from last_e.prepare.arrays import Rows, array_in_zip, labels_in
 from last_e.prepare.opened import Foreign, Opened
 from last_e.text import one_line
@@ -35,7 +35,8 @@ def open_ctrgcn(path: Path, split: str | None) -> Opened:
                 if not fits or rows.shape[0] != len(numbers):
                     raise DataError(
                         f"{path}: x_{part} is {rows.dtype} {rows.shape}, not numbers (clips, frames, 150) with a row for each "
-                        f"of y_{part}, which has {len(numbers)}"
+                        f"of y_{part}, which has {len(numbers)}",
+                        other=True,
                     )
                 for number, (row, label) in enumerate(zip(rows.each, numbers)):
                     joints = row.reshape(len(row), PEOPLE, NUM_JOINTS, 3).swapaxes(0, 1)
@@ -50,7 +51,8 @@ def _array(path: Path, name: str) -> Iterator[Rows]:
     try:
         archive = zipfile.ZipFile(path)
     except NOT_WHOLE as error:
-        raise DataError(f"{path}: not a whole .npz file ({one_line(error)})") from None
+        other = not beginning_of(path).startswith(b"PK") and path.stat().st_size > 0
+        raise DataError(f"{path}: not a whole .npz file ({one_line(error)})", other=other) from None
     with archive:
         try:
             with array_in_zip(archive, name, f"{path}: {name}") as rows:
@@ -60,7 +62,8 @@ def _array(path: Path, name: str) -> Iterator[Rows]:
         except KeyError:
             there = ", ".join(info.filename.removesuffix(".npy")[:40] for info in archive.infolist()[:9])
             raise DataError(
-                f"{path}: no {name} in it; CTR-GCN's files hold x_train, y_train, x_test, y_test; found {there or 'nothing'}"
+                f"{path}: no {name} in it; CTR-GCN's files hold x_train, y_train, x_test, y_test; found {there or 'nothing'}",
+                other=True,
             ) from None
         except NOT_WHOLE as error:
             raise DataError(f"{path}: {name} is damaged ({one_line(error)})") from None

@@ -26,6 +26,7 @@ from last_e.prepare.pool import run_all
 from last_e.prepare.replace import see_that_it_may_be_made
 from last_e.prepare.skeleton import SkeletonError, parse
 from last_e.prepare.sources import find_recordings, listing_hash
+from last_e.text import counted
 
 PART_SIZE = 128
 """Recordings of a part: what a restart repeats at most, for each worker."""
@@ -135,7 +136,8 @@ def prepare_ntu(
         left_out += [LeftOut(Path(one).name, "other") for one in sorted(search.others)]
         if not wanted:
             raise DataError(
-                f"none of the {len(entries)} files is a recording of {dataset}, such as S001C001P001R001A001.skeleton"
+                f"of {counted(len(entries), 'file')} none is a recording of {dataset}, such as S001C001P001R001A001.skeleton",
+                other=True,
             )
         if not overwrite:
             see_that_it_may_be_made(out, _origin(dataset, entries))
@@ -253,7 +255,7 @@ def _join(
     )
     if not report.clips:
         first = next(one for one in left_out if one.detail)
-        raise DataError(f"none of the {len(entries)} files could be read; {first.name}: {first.detail}")
+        raise DataError(f"of {counted(len(entries), 'file')} none could be read; {first.name}: {first.detail}")
     clipfile.join(parts, out, _provenance(dataset, entries, report), overwrite)
     return report
 

@@ -65,7 +65,9 @@ def _find(folder: Path) -> tuple[Path, Path, tuple[str, ...]]:
     found = [match for match in map(_FILE.fullmatch, files) if match]
     sets = sorted({match["set"] for match in found})
     if len(sets) > 1:
-        raise DataError(f"{folder}: holds several sets ({', '.join(map(repr, sets[:9]))}): give each a folder of its own")
+        raise DataError(
+            f"{folder}: holds several sets ({', '.join(map(repr, sets[:9]))}): give each a folder of its own", other=True
+        )
     parts: dict[str, list[str]] = {}
     for end in _JOINTS:
         for match in found:
@@ -95,23 +97,23 @@ def _half(joints: Path, trains: bool) -> Half:
         half = Half(trains, joints, *_names_and_labels(labels, match["part"]))
         _see_that_it_fits(rows, half)
     if len(half.labels) != rows.shape[0]:
-        raise DataError(f"{labels}: {len(half.labels)} labels for {rows.shape[0]} clips")
+        raise DataError(f"{labels}: {len(half.labels)} labels for {rows.shape[0]} clips", other=True)
     return half
 
 
 def _see_that_it_fits(rows: Rows, half: Half) -> None:
     shape, dtype, path = rows.shape, rows.dtype, half.joints
     if len(shape) not in (4, 5) or shape[1] != 3 or shape[3] != NUM_JOINTS or dtype.kind != "f":
-        raise DataError(f"{path}: {dtype} {shape}; {_ALLOWED}")
+        raise DataError(f"{path}: {dtype} {shape}; {_ALLOWED}", other=True)
     if 0 in shape:
-        raise DataError(f"{path}: {dtype} {shape}: empty, as of recordings that were not found; {_ALLOWED}")
+        raise DataError(f"{path}: {dtype} {shape}: empty, as of recordings that were not found; {_ALLOWED}", other=True)
 
 
 def _names_and_labels(path: Path, part: str) -> tuple[list[str], list[int]]:
     """``(names, labels)`` as ST-GCN writes them, or labels alone, as a pickle or as an array."""
     names, labels = _of_array(path) if path.suffix == ".npy" else _of_pickle(path)
     if names is not None and len(names) != len(labels):
-        raise DataError(f"{path}: {len(names)} names, but {len(labels)} labels")
+        raise DataError(f"{path}: {len(names)} names, but {len(labels)} labels", other=True)
     labels = checked_labels(labels, str(path))
     return names or [f"{part}-{number:06}" for number in range(len(labels))], labels
 
@@ -122,7 +124,7 @@ def _of_array(path: Path) -> tuple[list[str] | None, list[int]]:
             return None, labels_in(rows.each, str(path))
         both = [row.tolist() for row in rows.each] if len(rows.shape) == 2 and rows.shape[0] == 2 else []
     if not both or not all(re.fullmatch(r"-?[0-9]{1,9}", text) for text in both[1]):  # numpy's of a pair of lists
-        raise DataError(f"{path}: is {rows.dtype} {rows.shape}: holds neither (names, labels) nor a list of labels")
+        raise DataError(f"{path}: is {rows.dtype} {rows.shape}: holds neither (names, labels) nor a list of labels", other=True)
     return both[0], [int(text) for text in both[1]]
 
 
@@ -132,13 +134,14 @@ def _of_pickle(path: Path) -> tuple[list[str] | None, list[int]]:
     if isinstance(content, (tuple, list)) and len(content) == 2 and np.iterable(content[0]):
         names, content = list(content[0]), content[1]
         if not are_names(names):
-            raise DataError(f"{path}: its names are no texts; {found_instead(names)}")
+            raise DataError(f"{path}: its names are no texts; {found_instead(names)}", other=True)
         names = [str(name) for name in names]
     if isinstance(content, np.ndarray) and content.ndim and content.dtype.kind in "fiu":
         return names, labels_in(content, str(path))
     whole = np.iterable(content) and all(isinstance(one, (int, np.integer)) and not isinstance(one, bool) for one in content)
     if not whole or isinstance(content, (dict, bytes)):
         raise DataError(
-            f"{path}: holds neither (names, labels) nor a list of labels, which are whole numbers; {found_instead(content)}"
+            f"{path}: holds neither (names, labels) nor a list of labels, which are whole numbers; {found_instead(content)}",
+            other=True,
         )
     return names, [int(label) for label in content]

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, ClassVar
 import numpy as np
 
 from last_e.datafile import DataError
+from last_e.prepare.archives import beginning_of
 from last_e.text import one_line, shown
 from last_e.whole import regular_file
 
@@ -30,6 +31,10 @@ class _RefusedError(pickle.UnpicklingError):
     """What is wrong in words of our own; those of Python's are of its inner places."""
 
 
+class _CutShortError(_RefusedError):
+    """Not a pickle that nobody meant, but one that is damaged."""
+
+
 def read_pickle(path: Path) -> Any:
     """What a pickle holds.
 
@@ -42,11 +47,12 @@ def read_pickle(path: Path) -> Any:
     except FileNotFoundError:
         raise DataError(f"{path}: no such file", missing=True) from None
     except _RefusedError as error:
-        raise DataError(f"{path}: {one_line(error)}") from None
+        raise DataError(f"{path}: {one_line(error)}", other=not isinstance(error, _CutShortError)) from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
     except Exception as error:  # a damaged pickle can fail anywhere; whatever it is, it is this file's fault
-        raise DataError(f"{path}: damaged or no pickle ({type(error).__name__}: {one_line(error)})") from None
+        other = beginning_of(path)[:1] not in (b"", b"\x80")  # Python has begun them so for twenty years
+        raise DataError(f"{path}: damaged or no pickle ({type(error).__name__}: {one_line(error)})", other=other) from None
 
 
 class _Bounded:
@@ -57,7 +63,7 @@ class _Bounded:
 
     def read(self, count: int) -> bytes:
         if not 0 <= count <= self.size - self.file.tell():
-            raise _RefusedError("cut short, or damaged")
+            raise _CutShortError("cut short, or damaged")
         return self.file.read(count)
 
     def readline(self) -> bytes:

@@ -68,13 +68,16 @@ def _annotations(content: Any, path: Path) -> list[dict[str, Any]]:
     if isinstance(kept, dict) and kept and all(isinstance(one, dict) for one in kept.values()):
         kept = [{"frame_dir": name, **one} for name, one in kept.items()]
     if not isinstance(kept, (list, tuple)) or not kept:
-        raise DataError(f"{path}: not a file of pyskl or mmaction2: no list of annotations in it; {found_instead(content)}")
+        raise DataError(
+            f"{path}: not a file of pyskl or mmaction2: no list of annotations in it; {found_instead(content)}", other=True
+        )
     wrong = next((number for number, one in enumerate(kept) if not _is_annotation(one)), None)
     if wrong is not None:
         raise DataError(
             f"{path}: annotation {wrong}: needs frame_dir (or filename), label (a whole number) and "
             "keypoint (floats, (people, frames, 25, 3)); "
-            f"{found_instead(kept[wrong])}"
+            f"{found_instead(kept[wrong])}",
+            other=True,
         )
     return list(kept)
 
@@ -108,21 +111,23 @@ def _who_trains(
         raise DataError(
             f"{path}: neither names like NTU's nor a list of the clips that train ({split or 'xsub'}_train, or train){there}"
             + ("; say which one it is with --train-list" if lists else ""),
-            missing=bool(lists),
+            other=True,
         )
     key, called = chosen[0], shown(chosen[0])
     listed = list(lists[key]) if isinstance(lists[key], (list, tuple, set, frozenset, np.ndarray)) else None
     if listed is None or not are_names(listed):
         raise DataError(
             f"{path}: neither names like NTU's nor a list of the clips that train: {called} holds no names or numbers; "
-            f"{found_instead(lists[key])}"
+            f"{found_instead(lists[key])}",
+            other=True,
         )
     found = _listed(listed, names)
     if not found or len(found) == len(names):
         first = f"{shown(listed[0])!r}" if listed else "nothing"
         raise DataError(
             f"{path}: of the {len(listed)} names in {called}, {len(found)} are among its {len(names)} clips: some have to "
-            f"train, and some to test; it has {shown(names[0])!r}, and {called} {first}"
+            f"train, and some to test; it has {shown(names[0])!r}, and {called} {first}",
+            other=True,
         )
     wanted = len(set(listed))
     absent = wanted - len(found if _numbers(listed) else {names[number] for number in found})

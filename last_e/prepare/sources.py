@@ -116,3 +116,5 @@ def _in_folder(root: Path, search: Search, seen: set[tuple[int, int]]) -> Iterat
                     note(path, str(error).removeprefix(f"{path}: "))
             elif recording:
                 yield whole_entry(path, root)
+            elif NAMED.search(file):
+                search.others.append(path.relative_to(root).as_posix())

@@ -108,6 +108,7 @@ def synth(
     json: JsonOption = False,
 ) -> None:
     """Make up a data set of the size and shape of NTU RGB+D, for benchmarks."""
+    from last_e.text import counted
     from runner.view.bar import Bar
     from runner.view.console import print_json, show
 
@@ -118,7 +119,7 @@ def synth(
     if json:
         print_json("data synth", {"out": str(out), "clips": count, "like": like, "seed": seed})
     else:
-        show(f"{out}: {count:,} made-up clips like {like}\nnext: lastrun data inspect {out}")
+        show(f"{out}: {counted(count, 'made-up clip')} like {like}\nnext: lastrun data inspect {out}")
 
 
 @data_app.command()
@@ -175,7 +176,7 @@ def _errors(out: Path, *, goes_on: bool = True) -> Iterator[None]:
             f"this needs {error.name}, which is not installed; from a clone of lastrun: pip install '.[data]'"
         ) from None
     except DataError as error:
-        raise (UsageError if error.missing else LastrunError)(str(error)) from None
+        raise (UsageError if error.missing or error.other else LastrunError)(str(error)) from None
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise LastrunError(

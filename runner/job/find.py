@@ -178,7 +178,9 @@ def _stores_below(store: Store) -> list[DirectoryStore]:
 
 def _holds_jobs(folder: Path) -> bool:
     likely = (one for one in _folders(folder)[:_MOST_FOLDERS] if JOB_ID.fullmatch(one.name))
-    return (folder / INDEX).is_dir() or any((one / JOB_RECORD).is_file() for one in likely)
+    with suppress(PermissionError):  # lost+found, of which nothing is ours
+        return (folder / INDEX).is_dir() or any((one / JOB_RECORD).is_file() for one in likely)
+    return False
 
 
 def _folders(folder: Path) -> list[Path]:

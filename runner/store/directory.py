@@ -17,12 +17,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from runner import kaggle
 from runner.errors import DamagedObjectError, MissingKeyError, StoreError
 from runner.store.protocol import MOST_BYTES, Entry, check_bound, check_size
 
 _PART = ".part-"
 _DEEPEST = 12
 """No key has as many parts."""
+_SHUT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.EEXIST, errno.ENOTDIR)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe is not waited for
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -34,8 +37,12 @@ class DirectoryStore:
     has_a_clock = False
 
     def __init__(self, root: Path) -> None:
-        if root.exists() and not root.is_dir():
-            raise StoreError(f"{root}: not a folder; name a folder, or a bucket, with --store or LASTRUN_STORE")
+        try:
+            wrong = "not a folder" if root.exists() and not root.is_dir() else _leads_nowhere(root)
+        except OSError as error:  # what leads there may not be looked into, or the name is too long
+            wrong = f"cannot be looked at: {error.strerror or error}"
+        if wrong:
+            raise StoreError(f"{root}: {wrong}; name a folder, or a bucket, with --store or LASTRUN_STORE")
         self.root = root
         self.uri = root.as_uri()
 
@@ -265,11 +272,22 @@ class DirectoryStore:
             raise self._failed(what, key, error) from error
 
     def _failed(self, what: str, key: str, error: OSError) -> StoreError:
-        shut = what in ("write", "make") and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT)
+        shut = what in ("write", "make") and error.errno in _SHUT
+        why = "a file is in its place" if what == "make" and error.errno == errno.EEXIST else error.strerror or error
         hint = "; name a folder that you may write to, or a bucket, with --store or LASTRUN_STORE" if shut else ""
-        failed = StoreError(f"{self.uri}: cannot {what} {key or 'the store'}: {error.strerror or error}{hint}")
-        failed.lasting = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+        if error.errno in _FULL:
+            hint = f"; {kaggle.room_in(self.root) or 'free some space there (lastrun rm deletes a job), or name another store'}"
+        failed = StoreError(f"{self.uri}: cannot {what} {key or 'the store'}: {why}{hint}")
+        failed.lasting = error.errno in (*_FULL, errno.EACCES, errno.EPERM, errno.EROFS)
         return failed
+
+
+def _leads_nowhere(root: Path) -> str | None:
+    """What is wrong with a place on whose way a link leads to what is not there: no folder can be made of that name."""
+    there = next(folder for folder in (root, *root.parents) if os.path.lexists(folder))
+    if there.exists():
+        return None
+    return f"{there} is a link to {os.readlink(there)}, which is not there; is its disk mounted?"  # noqa: PTH115 (as it is written)
 
 
 def _write_whole(folder: int, name: str, fill: Callable[[BinaryIO], object]) -> None:

@@ -13,6 +13,7 @@ import re
 import ssl
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from itertools import count
 from typing import Any, TypeVar
@@ -37,6 +38,8 @@ _BROKEN = (urllib3.exceptions.HTTPError, ssl.SSLError, ConnectionError, TimeoutE
 _SKEWED = ("RequestTimeTooSkewed", "403")
 """The second, without a word of why, is the answer to a HEAD."""
 _SKEW_THAT_MATTERS = datetime.timedelta(minutes=5)
+ODD = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What comes from boto3's depths, on odd answers and odd files."""
 _HOPELESS = (botocore.exceptions.ParamValidationError, botocore.exceptions.InvalidRegionError)
 _LONGEST_WORDS = 300
 _CREDENTIALS = (
@@ -193,9 +196,27 @@ class Calls:
         except (botocore.exceptions.BotoCoreError, Boto3Error, *_BROKEN) as error:
             failed = StoreError(f"{where}: {_words(error)}")
             failed.lasting = isinstance(error, _HOPELESS)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # from boto3's depths, on odd answers
-            failed = StoreError(f"{where}: {NO_STORE}")
+        except ODD as error:
+            if away := keys_are_away(error):
+                failed = _Refused(f"{where}: {away}")
+            elif isinstance(error, OSError):  # of a file of ours
+                raise
+            else:
+                failed = StoreError(f"{where}: {NO_STORE}")
         raise failed
+
+
+def keys_are_away(error: BaseException) -> str | None:
+    """What to say of an error from boto3's search for keys: a file or a program that has them is not there just now, or says
+    something else. None: it is about something else.
+
+    It comes as it is, and an error of the system must not be taken for one of the file that is to be sent."""
+    asking = (frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(error.__traceback__))
+    if not any(name in ("botocore.credentials", "botocore.tokens") for name in asking):
+        return None
+    if isinstance(error, OSError):
+        return f"no credentials: {plain(str(error.filename or 'what has them'))}: {error.strerror or error}"
+    return "no credentials: the program of credential_process, or what else has them, answers with something else"
 
 
 def _demanded(code: str, message: str) -> str | None:

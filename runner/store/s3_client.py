@@ -21,7 +21,7 @@ from botocore.config import Config
 from last_e.text import expand
 from runner.errors import StoreError
 from runner.store import parallel
-from runner.store.s3_calls import READ_TIMEOUT_SECONDS, Calls
+from runner.store.s3_calls import ODD, READ_TIMEOUT_SECONDS, Calls, keys_are_away
 from runner.store.uri import StoreUri
 
 GOOGLE_ENDPOINT = "https://storage.googleapis.com"
@@ -122,5 +122,7 @@ class Client(Calls):
             self.now: Any = session.client("s3", config=config, **arguments)
             by_part = config.merge(Config(retries={"mode": "standard", "total_max_attempts": 5}))
             self._make_client_for_parts: Callable[[], Any] = lambda: session.client("s3", config=by_part, **arguments)
-        except (botocore.exceptions.BotoCoreError, Boto3Error, ValueError) as error:
+        except (botocore.exceptions.BotoCoreError, Boto3Error) as error:
             raise StoreError(f"{uri}: {error}") from None
+        except ODD as error:
+            raise StoreError(f"{uri}: {keys_are_away(error) or error}") from None

@@ -60,7 +60,13 @@ class StoreUri:
             raise UsageError(f"store {scheme}://...: allowed are {_KINDS}")
         if not _BUCKET.fullmatch(bucket):
             raise UsageError(f"store {scheme}://...: a bucket's name has letters, digits, dots, dashes and underscores only")
-        options = dict(parse_qsl(query, keep_blank_values=True))
+        if {".", ".."} & set(prefix.split("/")):  # libraries take them away on the way, each in its own manner
+            raise UsageError(f"store {scheme}://{bucket}/...: a name in a bucket has no parts . and ..")
+        pairs = parse_qsl(query, keep_blank_values=True)
+        options = dict(pairs)
+        if len(options) < len(pairs):
+            names = [name for name, _ in pairs]
+            raise UsageError(f"store {scheme}://{place}: {next(n for n in names if names.count(n) > 1)} is given twice")
         unknown = sorted(set(options) - set(OPTIONS))
         if unknown:
             raise UsageError(f"store {scheme}://{place}: unknown option {unknown[0]}; allowed are {', '.join(OPTIONS)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from last_e.text import counted
 from runner.view.console import make_console, make_table, show, styled
 
 
@@ -28,7 +29,7 @@ def print_host(name: str, facts: dict[str, Any], problems: list[str]) -> None:
         "GPUs": ", ".join(facts["gpus"]) or "none that torch finds",
         "driver": facts["driver"] or "none",
         "disk": f"{facts['free'] / 1e9:.1f} GB free",
-        "running": f"{facts['runs']} attempts" if facts["runs"] else "nothing of lastrun's",
+        "running": counted(facts["runs"], "attempt") if facts["runs"] else "nothing of lastrun's",
         "fits": "no" if problems else "yes",
     }
     console = make_console()

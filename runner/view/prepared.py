@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from last_e.text import plain
+from last_e.text import counted, plain
 
 if TYPE_CHECKING:
     from last_e.prepare.foreign import Imported
@@ -21,11 +21,11 @@ def report_text(report: Report, out: Path) -> str:
 
     size = out.stat().st_size / 2**20
     lines = [
-        f"{out}: {report.clips:,} clips of {report.files:,} files, {report.frames:,} frames, "
-        f"{report.two_people:,} clips with two people, {size:,.0f} MiB"
+        f"{out}: {counted(report.clips, 'clip')} of {counted(report.files, 'file')}, {counted(report.frames, 'frame')}, "
+        f"{counted(report.two_people, 'clip')} with two people, {size:,.0f} MiB"
     ]
     if report.resumed:
-        lines.append(f"{report.resumed:,} recordings had been read before the interruption")
+        lines.append(f"{counted(report.resumed, 'recording')} had been read before the interruption")
     lines += _split_lines(report.splits)
     for reason in report.to_dict(MOST_FILES_SHOWN)["left_out"].values():
         if reason["count"]:
@@ -44,7 +44,8 @@ def report_text(report: Report, out: Path) -> str:
 
 def imported_text(report: Imported, out: Path) -> str:
     """How an import went."""
-    lines = [f"{out}: {report.clips:,} clips, {report.frames:,} frames, {report.two_people:,} clips with two people"]
+    clips, frames, two = counted(report.clips, "clip"), counted(report.frames, "frame"), counted(report.two_people, "clip")
+    lines = [f"{out}: {clips}, {frames}, {two} with two people"]
     lines += _split_lines(report.splits)
     if report.own_split is not None:
         lines.append(f"the clips' people are not known: only the file's own split, {report.own_split}, can be trained")
@@ -67,9 +68,10 @@ def summary_text(summary: Summary, file: Path) -> str:
     """What a prepared file holds."""
     people = ", ".join(f"{count:,} with {number}" for number, count in summary.bodies.items())
     lines = [
-        f"{file}: {summary.clips:,} clips, {summary.frames:,} frames",
+        f"{file}: {counted(summary.clips, 'clip')}, {counted(summary.frames, 'frame')}",
         f"clips by number of people: {people}",
-        f"{summary.people} people, {summary.cameras} cameras, {summary.setups} setups",
+        f"{'1 person' if summary.people == 1 else f'{summary.people:,} people'}, {counted(summary.cameras, 'camera')}, "
+        f"{counted(summary.setups, 'setup')}",
         *_split_lines(summary.splits),
         f"length: {summary.shortest} to {summary.longest} frames, {summary.mean:.1f} on average",
     ]
@@ -79,7 +81,8 @@ def summary_text(summary: Summary, file: Path) -> str:
     classes = summary.classes
     least, top = min(classes, key=lambda c: classes[c]), max(classes, key=lambda c: classes[c])
     lines.append(
-        f"{len(classes)} classes: {classes[least]:,} clips (class {least}) to {classes[top]:,} (class {top}), "
+        f"{len(classes)} {'class' if len(classes) == 1 else 'classes'}: "
+        f"{counted(classes[least], 'clip')} (class {least}) to {classes[top]:,} (class {top}), "
         f"{summary.clips / len(classes):,.1f} on average"
     )
     cells = [f"{label:>4}: {count:<6,}" for label, count in classes.items()]

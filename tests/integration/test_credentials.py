@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,58 @@ def test_who_has_no_key_for_google_is_told_which_kind(monkeypatch: pytest.Monkey
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     with pytest.raises(StoreError, match="an HMAC key pair"):
         open_store("gs://bucket/jobs?endpoint_url=http://127.0.0.1:9").get("a")
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ("role_arn = arn:aws:iam::123456789012:role/trainer\nweb_identity_token_file = {}/token", r"/token: No such file"),
+        ("credential_process = {}/away", r"/away: No such file"),
+        ("credential_process = {}/locked", r"/locked: Permission denied"),
+        ("credential_process = echo please log in", "the program of credential_process"),
+        ("credential_process = echo '[]'", "the program of credential_process"),
+        ("credential_process = echo '{{\"Version\": 1}}'", "the program of credential_process|Missing required key"),
+    ],
+)
+def test_what_hands_out_keys_and_is_away_is_no_file_of_ours(
+    config: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what is to be sent is taken for gone, and an outbox drops it: a token is not there while it is written anew."""
+    _look_for_keys_in(tmp_path, config.format(tmp_path), monkeypatch)
+    (tmp_path / "locked").write_text("")
+    (tmp_path / "file").write_text("what is to be sent")
+    for call in (lambda store: store.put_file("a", tmp_path / "file"), lambda store: store.get("a")):
+        with pytest.raises(StoreError, match=told) as caught:
+            call(open_store(NOWHERE))
+        assert "\n" not in str(caught.value)
+        assert "object store" not in str(caught.value)
+
+
+def test_what_has_handed_out_keys_may_go_away_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    until = (datetime.now(timezone.utc) + timedelta(minutes=5)).isoformat()  # so late that each call asks for newer ones
+    keys = {"Version": 1, "AccessKeyId": "a", "SecretAccessKey": "b", "SessionToken": "c", "Expiration": until}
+    (tmp_path / "keys").write_text(f"#!/bin/sh\necho '{json.dumps(keys)}'\n")
+    (tmp_path / "keys").chmod(0o700)
+    (tmp_path / "file").write_text("what is to be sent")
+    _look_for_keys_in(tmp_path, f"credential_process = {tmp_path}/keys", monkeypatch)
+    store = open_store(NOWHERE)
+    (tmp_path / "keys").rename(tmp_path / "away")
+    with pytest.raises(StoreError, match=r"no credentials: .*/keys: No such file"):
+        store.put_file("a", tmp_path / "file")
+    with pytest.raises(FileNotFoundError):
+        store.put_file("a", tmp_path / "gone")
+
+
+NOWHERE = "s3://bucket/jobs?endpoint_url=http://127.0.0.1:9"
+
+
+def _look_for_keys_in(folder: Path, config: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(folder / "config"))
+    (folder / "config").write_text(f"[default]\n{config}\n")
 
 
 def test_what_the_server_says_of_a_key_is_told_without_it() -> None:

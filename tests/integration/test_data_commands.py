@@ -149,6 +149,16 @@ MISTAKES = [
     (["synth", "--like", "ntu30", "--out", "x"], 2, "ntu30: no such file"),
     (["inspect", "none"], 2, "none: no such file"),
     (["inspect", "bad"], 1, "bad: cut short, damaged or not a prepared data file"),
+    (["inspect", "job.yaml"], 2, "job.yaml: cut short, damaged or not a prepared data file"),
+    (["import", "ctrgcn", "a.pkl", "--out", "x"], 2, "a.pkl: a pickle, and ctrgcn is a .npz file"),
+    (["import", "ctrgcn", "job.yaml", "--out", "x"], 2, "job.yaml: not a whole .npz file"),
+    (["import", "ctrgcn", "other.npz", "--out", "x"], 2, "no y_train in it"),
+    (["import", "ctrgcn", "half.npz", "--out", "x"], 1, "half.npz: not a whole .npz file"),
+    (["import", "pyskl", "a.pkl", "--split", "xsub", "--out", "x"], 2, "no list of annotations in it"),
+    (["import", "pyskl", "code.pkl", "--split", "xsub", "--out", "x"], 2, "could run code"),
+    (["import", "pyskl", "half.pkl", "--split", "xsub", "--out", "x"], 1, "half.pkl: cut short, or damaged"),
+    (["import", "pyskl", "job.yaml", "--split", "xsub", "--out", "x"], 2, "job.yaml: damaged or no pickle"),
+    (["import", "npy", "job.yaml", "--out", "x"], 2, "job.yaml: no folder"),
 ]
 
 
@@ -157,6 +167,12 @@ MISTAKES = [
 )
 def test_mistakes_are_told_in_one_line(tmp_path: Path, cli: Cli, words: list[str], code: int, expected: str) -> None:
     (tmp_path / "bad").write_bytes(b"hello")
+    (tmp_path / "job.yaml").write_text("model: nano_e_v3\ndataset: irds\n")
+    np.savez(tmp_path / "other.npz", data=np.zeros(1000))
+    (tmp_path / "half.npz").write_bytes((tmp_path / "other.npz").read_bytes()[:1000])
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"a": 1}))
+    (tmp_path / "half.pkl").write_bytes(pickle.dumps(list(range(999)))[:-9])
+    (tmp_path / "code.pkl").write_bytes(pickle.dumps(Path("a")))
     done = cli("data", *words, "--json")
     assert done.returncode == code, done.stderr
     assert expected in done.stderr
@@ -204,6 +220,19 @@ def test_what_is_inspected_fits_80_columns_and_is_the_same_in_a_pipe(
     )
     assert short.stdout == piped.splitlines(keepends=True)[0]
     assert short.stderr == ""
+
+
+def test_one_of_each_is_told_as_one(tmp_path: Path, cli: Cli) -> None:
+    name = name_of(1, 1, 1, 1, 1)
+    write_tree(tmp_path / "raw", [(name, text_of(one_person(motion(3, 24))))])
+    made = cli("data", "prepare", "ntu60", "--raw", "raw", "--out", "a.safetensors")
+    assert "a.safetensors: 1 clip of 1 file, 24 frames, 0 clips with two people" in made.stdout, made.stderr
+    shown = made.stdout + cli("data", "inspect", "a.safetensors").stdout
+    shown += cli("data", "synth", "--like", "ntu60", "--clips", "1", "--out", "b.safetensors").stdout
+    assert "1 person, 1 camera, 1 setup\n" in shown
+    assert not re.search(r"(?<![\d,.])1 (made-up )?(clips|files|frames|recordings|people|cameras|setups|classes)\b", shown), (
+        shown
+    )
 
 
 def test_a_damaged_file_is_shown_and_refused(tmp_path: Path, cli: Cli) -> None:

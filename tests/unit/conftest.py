@@ -1,5 +1,9 @@
 """What all unit tests share."""
 
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,3 +48,19 @@ def own_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A home and a store of the test's own."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("LASTRUN_STORE", str(tmp_path / "store"))
+
+
+@pytest.fixture
+def nobody_special() -> Iterator[Path]:
+    """A folder of a user to whom permissions apply (to root they do not)."""
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    root = os.geteuid() == 0
+    if root:
+        os.chown(folder, 65534, 65534)
+        os.seteuid(65534)
+    try:
+        yield folder
+    finally:
+        if root:
+            os.seteuid(0)
+        shutil.rmtree(folder)

@@ -294,6 +294,16 @@ def test_a_store_is_found_below_the_folder_that_is_named(made: Job, read_only: M
         find_job("near", str(tmp_path / "input"))
 
 
+def test_a_folder_that_may_not_be_looked_into_holds_no_store(nobody_special: Path) -> None:
+    """As ``lost+found`` does on every disk: a medium's own folder is what people name."""
+    job = Job.create(DirectoryStore(nobody_special / "medium" / "mine"), "far", CONFIG, {}, "0")
+    (nobody_special / "medium" / "lost+found").mkdir(mode=0)
+    assert find_job("far", str(nobody_special / "medium")).id == job.id
+    assert store_with_jobs(str(nobody_special / "medium")).uri == job.store.uri
+    with pytest.raises(StoreError, match=r"lost\+found/jobs: cannot be looked at: Permission denied; name a folder,"):
+        store_with_jobs(str(nobody_special / "medium" / "lost+found" / "jobs"))
+
+
 def test_of_several_below_it_the_one_with_the_job_is_meant(made: Job, tmp_path: Path) -> None:
     other = Job.create(DirectoryStore(tmp_path / "above" / "b"), "near", CONFIG, {}, "0")
     shutil.copytree(tmp_path / "made", tmp_path / "above" / "a" / "lastrun")

@@ -177,6 +177,38 @@ def test_a_file_that_cannot_be_used_is_one_problem_with_its_place(tmp_path, text
     assert "\n" not in str(problem)
 
 
+@pytest.mark.parametrize(
+    ("text", "where", "found", "allowed"),
+    [
+        (
+            'data:\n  uri: "C:\\data\\x"\n',
+            "job.yaml:2",
+            "unknown escape character 'd'",
+            "single quotes around a text with \\ in it",
+        ),
+        ("a: 1\n...\nb: 2\n", "job.yaml:3", "document start", "one document: nothing after a line --- or ..."),
+        ("# mine\nmodel:nano\ndataset:irds\n", "job.yaml:2", "'model:nano', with no space after the colon", "model: nano"),
+        ("\nmodel = nano\n[training]\n", "job.yaml:2", "'model = nano', with = for a colon", "model: nano"),
+        ("model\uff1anano\n", "job.yaml:1", "a full-width colon in 'model\uff1anano'", "the ordinary character"),
+        ("<!DOCTYPE html>\n<p>Sign in</p>\n", "job.yaml:1", "a web page", "lines of KEY: VALUE"),
+        ("a: 1\nb: x\0y\n", "job.yaml:2", "a null character", "text alone"),
+        ("a: 1\n".encode("utf-16-be"), "job.yaml", "text in UTF-16", "YAML text in UTF-8"),
+        ("a: 1\n".encode("utf-16-le"), "job.yaml", "text in UTF-16", "YAML text in UTF-8"),
+    ],
+)
+def test_what_a_person_wrote_is_told_with_what_to_write_instead(tmp_path, text, where, found, allowed):
+    (problem,) = problems_of(text, tmp_path)
+    assert (problem.origin, problem.key) == (where, "-")
+    assert found in problem.found
+    assert allowed in problem.allowed
+
+
+def test_marks_of_byte_order_are_no_text(tmp_path):
+    (tmp_path / "job.yaml").write_bytes("\ufeff\ufeffmodel: nano\n".encode())
+    layer, problems = load_file(tmp_path / "job.yaml")
+    assert (list(layer), problems) == (["model"], [])
+
+
 def test_a_missing_file_and_a_folder_are_problems(tmp_path):
     assert load_file(tmp_path / "none.yaml")[1][0].found == "no such file"
     assert load_file(tmp_path)[1][0].found == "a folder"
@@ -271,7 +303,7 @@ def test_a_long_value_is_shortened_in_the_message():
     [
         ("training:\n  epochs: 1\n  epochs: 2\n", 3, "epochs is set twice (first in line 2) in 'epochs: 2'", "each key once"),
         ("training: {lr:0.1}\n", 1, "lr:0.1, with no space after the colon", "lr: 0.1"),
-        ("a:b", None, "'a:b', with no space after the colon", "a: b"),
+        ("a:b", 1, "'a:b', with no space after the colon", "a: b"),
         ("training:\n  lr:0.1\n  epochs: 3\n", 3, "'lr:0.1' above it, with no space after the colon", "lr: 0.1"),
         (
             "training:\n  epochs: 5\n   lr: 3\n",
@@ -288,7 +320,7 @@ def test_a_long_value_is_shortened_in_the_message():
         ),
         ("a: &x 1\nb: *x\n", 2, "aliases (*name) are not used here in 'b: *x'", "the values themselves, written out"),
         ("training:\n\tepochs: 1\n", 2, "a tab (YAML indents with spaces) in 'epochs: 1'", "spaces"),
-        ("a: 1\n---\nb: 2\n", 2, "another document in '---'", "one document: nothing after a line ---"),
+        ("a: 1\n---\nb: 2\n", 2, "another document in '---'", "one document: nothing after a line --- or ..."),
         ("a:\n  b:\u00a01\n  c: 2\n", 2, "a no-break space", "the ordinary character that it stands for"),
         (
             "\u201cmodel\u201d: nano_e_v3\n",

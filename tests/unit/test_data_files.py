@@ -373,6 +373,15 @@ def test_a_file_is_also_found_in_folders_below_the_data_root(tmp_path):
     assert data_path(config(f"hardware.data_root={tmp_path}")) == deep
 
 
+def test_a_file_that_may_not_be_looked_at_is_told_as_one_that_is_not_there(nobody_special):
+    """As a mistake among others, with its key, and what to do."""
+    (nobody_special / "locked").mkdir(mode=0)
+    for key, name in (("data.uri", "locked/a"), ("hardware.data_root", "locked/a")):
+        with pytest.raises(DataError, match=rf"Permission denied \({key}\); make it with .*--set data\.uri=") as caught:
+            data_path(config("dataset=ntu60", f"{key}={nobody_special / name}"))
+        assert caught.value.missing
+
+
 def test_two_files_of_the_same_name_are_not_chosen_between(tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()

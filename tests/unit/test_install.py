@@ -294,3 +294,21 @@ def pip_parts(tmp_path: Path) -> list[Path]:
     with zipfile.ZipFile(next((Path(ensurepip.origin).parent / "_bundled").glob("pip-*.whl"))) as archive:
         archive.extractall(tmp_path / "pip")
     return list((tmp_path / "pip").iterdir())
+
+
+def test_the_demo_names_the_job_that_it_has_trained_also_when_there_are_several(tmp_path: Path) -> None:
+    """``quickstart`` alone would be the beginning of two IDs after the second demo."""
+    fake = tmp_path / "bin" / "lastrun"
+    fake.parent.mkdir()
+    listed = '{\n "jobs": [\n  {\n   "id": "quickstart-2-b",\n   "name": "quickstart"\n  }\n ]\n}'
+    fake.write_text(f"#!/bin/sh\n[ \"$1\" = list ] && echo '{listed}' || echo trained\n")
+    (tmp_path / "bin" / "python").write_text("#!/bin/sh\nexit 1\n")
+    for path in fake.parent.iterdir():
+        path.chmod(0o755)
+    (tmp_path / ".train").touch()
+    done = subprocess.run(
+        ["make", "demo", f"VENV={tmp_path}"], cwd=SCRIPT.parents[1], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    for command in ("status", "logs", "pull"):
+        assert f"lastrun {command} quickstart-2-b" in done.stdout

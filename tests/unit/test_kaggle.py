@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -9,12 +10,18 @@ from types import ModuleType
 
 import pytest
 
+from last_e.config import TrainConfig
 from last_e.console import ConsoleSink
+from last_e.datafile import DataError, data_path
+from last_e.layers import resolve
 from last_e.problems import ConfigError
+from last_e.reading import set_layer
 from last_e.redact import NAMED, redact
 from runner import kaggle
 from runner.commands.app import main
+from runner.errors import StoreError
 from runner.resolve import resolve_spec
+from runner.store.directory import DirectoryStore
 from runner.store.open import default_store, open_store
 from runner.view.console import make_console
 
@@ -124,6 +131,32 @@ def test_a_service_that_fails_is_told_in_one_line_and_asked_once(
     assert (said.err.count("\n"), service.asked) == (1, ["LASTRUN_STORE"])
     open_store("s3://mine/jobs")
     assert service.asked == ["LASTRUN_STORE"]
+
+
+def test_data_that_are_not_there_are_to_be_attached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    layer, problems = set_layer(["model=nano", "dataset=ntu60", f"hardware.data_root={tmp_path}"])
+    config = resolve([layer], TrainConfig, problems).config
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
+    with pytest.raises(DataError, match=r"attach the data set that holds it to this notebook with Add Input") as error:
+        data_path(config)
+    assert "data prepare" not in str(error.value)
+    monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE")
+    with pytest.raises(DataError, match=r"make it with lastrun data prepare ntu60"):
+        data_path(config)
+
+
+def test_a_full_folder_of_a_session_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "working").mkdir()
+    monkeypatch.setattr(kaggle, "WORKING", tmp_path / "working")
+    monkeypatch.setattr(os, "replace", full)
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
+    with pytest.raises(StoreError, match=r"No space left on device; .*working holds 20 GB: .* bucket .*docs/kaggle.md"):
+        DirectoryStore(tmp_path / "working" / "lastrun").put("a", b"b")
+    with pytest.raises(StoreError, match=r"No space left on device; free some space there \(lastrun rm deletes a job\)"):
+        DirectoryStore(tmp_path / "elsewhere").put("a", b"b")
 
 
 def test_a_cell_of_a_notebook_is_no_terminal_whatever_it_says(monkeypatch: pytest.MonkeyPatch) -> None:

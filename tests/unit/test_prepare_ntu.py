@@ -143,7 +143,7 @@ def test_sightings_without_usable_coordinates_are_counted(tmp_path):
 
 def test_a_tree_without_one_whole_recording_is_refused(tmp_path):
     raw = write_tree(tmp_path / "raw", [(name_of(), b"0\n"), (name_of(2), b"what?")])
-    with pytest.raises(DataError, match=r"none of the 2 files could be read; S001C001P001R001A001: nobody is seen"):
+    with pytest.raises(DataError, match=r"of 2 files none could be read; S001C001P001R001A001: nobody is seen"):
         prepare(raw, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

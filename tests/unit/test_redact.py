@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import string
 from urllib.parse import unquote
 
 import pytest
@@ -163,7 +165,17 @@ def test_a_signed_address_shows_no_signature() -> None:
         "sha256 e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
         "file:///tmp/pytest-of-root/pytest-1/test_keys_0/store/tiny-20261128-185603-82fe",
         "attempt 0001-82fe0a1b on key-server (process 1234567890)",
+        "checkpoints/NTU60Base2026Nov/epoch120stp is 40 characters long",
+        "cannot read lastrunQuickstart2026/NTU60/prepared001x: no such file",
+        "TrainingRun2026Nov29Base64NanoEpoch120xy",
     ],
 )
 def test_what_is_no_secret_stays(text: str) -> None:
     assert redact(text) == text
+
+
+def test_forty_random_characters_are_a_key() -> None:
+    letters = string.ascii_letters + string.digits + "+/"
+    keys = ["".join(random.Random(seed).choices(letters, k=40)) for seed in range(2_000)]
+    shown = [key for key in keys if redact(f"key {key}.") != f"key {MASK}." and key[0] != "/" and key.count("/") < 3]
+    assert len(shown) < 10

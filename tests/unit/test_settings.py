@@ -28,6 +28,12 @@ def test_a_store_in_the_file_is_the_default_and_the_variable_comes_first(file: P
     assert default_store() == "/elsewhere"
 
 
+def test_a_home_that_is_no_folder_has_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """System's own users have /dev/null for one."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", "/dev/null")
+    assert read_settings().store is None
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

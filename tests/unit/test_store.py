@@ -16,7 +16,7 @@ import pytest
 
 from runner.errors import MissingKeyError, StoreError, UsageError
 from runner.store.directory import DirectoryStore
-from runner.store.open import open_store
+from runner.store.open import existing_store, open_store
 from runner.store.protocol import Store
 from runner.store.s3 import S3Store
 from runner.store.uri import StoreUri
@@ -222,6 +222,14 @@ def test_a_jobs_uri_is_made_and_taken_apart(uri: str) -> None:
         ("gcs://bucket", r"did you mean gs://bucket\?"),
         ("s3a://bucket/x?region=r", r"did you mean s3://bucket/x\?"),
         ("File:///x", r"did you mean file:///x\?"),
+        ("s3;//bucket/x", r"did you mean s3://bucket/x\?"),
+        ("s3\uff1a//bucket/x", r"did you mean s3://bucket/x\?"),
+        ("gs ://bucket", r"did you mean gs://bucket\?"),
+        ("s3:\\\\bucket\\x", r"did you mean s3://bucket/x\?"),
+        ("arn:aws:s3:::bucket/x", r"did you mean s3://bucket/x\?"),
+        ("C:\\runs", r"C: is no kind of store; a folder of that name is \./C:"),
+        ("s3://b/../x", r"a name in a bucket has no parts \. and \.\."),
+        ("s3://b?region=a&region=b", "region is given twice"),
         ("azure:/b", r"azure: is no kind of store; a folder of that name is ./azure:/b"),
         ("s3://", "allowed are a folder"),
         ("s3://b?endpoint_url=http://h:99999", "allowed is http://HOST"),
@@ -242,6 +250,9 @@ def test_variables_are_those_of_this_machine_and_an_unset_one_is_told(monkeypatc
     monkeypatch.setenv("MY_BUCKET", "b")
     monkeypatch.setenv("EMPTY", "")
     assert str(StoreUri.typed("s3://${MY_BUCKET}/$MY_BUCKET-x")) == "s3://b/b-x"
+    for odd in ("${HOME", "/data/$(whoami)/x", "s3://b/${MY BUCKET}"):
+        with pytest.raises(UsageError, match=r"\$\{NAME\} or \$NAME|the variable MY BUCKET is not set"):
+            StoreUri.typed(odd)
     for uri, name in (("${NO_SUCH}/jobs", "NO_SUCH"), ("s3://$EMPTY/x", "EMPTY"), ("~/${}", "${}")):
         with pytest.raises(UsageError, match=re.escape(f"the variable {name} is not set")):
             open_store(uri)
@@ -302,6 +313,26 @@ def test_above_what_lies_in_the_root_folder_is_the_root_folder() -> None:
     for uri, name in (("/", ""), ("/job-1", "job-1")):
         parent, found = StoreUri.parse(uri).parent()
         assert (open_store(parent).uri, found) == ("file:///", name)
+
+
+def test_a_link_to_what_is_not_there_is_no_folder_that_could_be_made(tmp_path: Path) -> None:
+    """``--dry-run`` took it for one, and a list said that the first job makes it."""
+    (tmp_path / "usb").symlink_to("/mnt/nothing/jobs")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(
+        StoreError, match=r"usb is a link to /mnt/nothing/jobs, which is not there; is its disk mounted\?; name a"
+    ):
+        DirectoryStore(tmp_path / "usb")
+    for name in ("usb/x/y", "loop", "loop/x"):
+        with pytest.raises(StoreError, match=r"is a link to .*, which is not there"):
+            existing_store(str(tmp_path / name))
+    assert DirectoryStore(tmp_path / "new" / "jobs").check() is None
+
+
+def test_a_file_where_the_folder_would_be_is_told_with_where_to_name_another(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match=r"make its folder .*/file: a file is in its place; name a folder .* LASTRUN_STORE"):
+        DirectoryStore(tmp_path / "file" / "jobs").put("a", b"")
 
 
 def test_a_folder_that_cannot_be_written_is_told_with_where_to_name_another() -> None:
