@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 
 from runner.attempt.again import CUT
@@ -45,6 +47,14 @@ def run_on(
         say(f"{cut}; continued by itself ({most - left + 1} of {most}, run.auto_continue)")
         arguments = [*first, *(word for key in ("", *known) for word in ("--heard", key))]
     return ended.code, ended.token
+
+
+def may_go_on(attempt: Attempt | None, seconds: float = math.inf) -> bool:
+    """Whether who follows this attempt, the last of its job, may just be about to begin another, by what the store tells: one
+    that has ended so few seconds ago."""
+    if attempt is None or not attempt.is_continued or time.time() - (attempt.ended_at or time.time()) > seconds:
+        return False
+    return attempt.phase == "lost" or attempt.reason in {reason.value for reason in CUT}
 
 
 def _how_it_was_cut(launcher: Launcher, job: Job, ended: Ended) -> str | None:

@@ -211,15 +211,21 @@ def running(jobs: Iterable[Job]) -> list[Job]:
 def states(jobs: Iterable[Job]) -> tuple[list[tuple[Job, State]], list[str]]:
     """Each of these that is there and can be read, with its state, and what keeps the others from being read; one that is
     deleted meanwhile is none of them."""
+    found, told = with_their_attempts(jobs)
+    return [(job, state) for job, state, _ in found], told
+
+
+def with_their_attempts(jobs: Iterable[Job]) -> tuple[list[tuple[Job, State, Attempt | None]], list[str]]:
+    """The same, with the attempt that decides each one's state."""
     some = list(jobs)
     found = some[0].store.in_parallel([partial(_state_or_problem, job) for job in some]) if some else []
     told = [str(state) for state in found if isinstance(state, LastrunError)]
-    return [(job, state) for job, state in zip(some, found) if isinstance(state, State)], told
+    return [(job, *stand) for job, stand in zip(some, found) if isinstance(stand, tuple)], told
 
 
-def _state_or_problem(job: Job) -> State | LastrunError | None:
+def _state_or_problem(job: Job) -> tuple[State, Attempt | None] | LastrunError | None:
     try:
-        return state_of(job)[0]
+        return state_of(job)[:2]
     except NoSuchJobError:
         return None
     except UNREADABLE as error:
@@ -232,7 +238,7 @@ def until_stopped(jobs: list[Job]) -> Iterator[tuple[Job, dict[str, Any]]]:
     while left:
         states = left[0].store.in_parallel([partial(_state_or_problem, job) for job in left])
         for job, state in zip(list(left), states):
-            if state is State.RUNNING or isinstance(state, LastrunError):  # what cannot be read now may be later
+            if isinstance(state, LastrunError) or (state and state[0] is State.RUNNING):  # what cannot be read now may be later
                 continue
             left.remove(job)
             with suppress(NoSuchJobError):  # somebody has deleted it, and the others are waited for all the same
