@@ -72,6 +72,8 @@ def _how_it_was_cut(launcher: Launcher, job: Job, ended: Ended) -> str | None:
         last = job.attempts.again(last)
     if last is None:
         return None
+    if last.phase == "lost" and ended.code in _TOLD:
+        return None
     if last.phase == "lost":
         return f"lost ({last.message or 'it ended without a word'})"
     if last.reason == Reason.TIME_LIMIT.value and not isinstance(launcher, Orders):

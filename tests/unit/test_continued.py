@@ -45,7 +45,7 @@ class Attempts:
         self.job.attempts.write(one)
         if step > one.resumed_step:
             store_checkpoint(self.job, step, one.id)
-        return Ended(Exit.DONE if reason == "completed" else Exit.PAUSED, token, asked)
+        return Ended(Exit.DONE if reason == "completed" else Exit.PAUSED if reason else Exit.FAILED, token, asked)
 
 
 @pytest.mark.parametrize(
@@ -157,8 +157,9 @@ def test_what_was_asked_between_two_attempts_is_not_old_to_a_queue(tmp_path: Pat
 
 
 @pytest.mark.parametrize(("code", "goes_on"), [(Exit.FAILED, True), (137, True), (Exit.STORE, False), (Exit.CLAIMED, False)])
+@pytest.mark.parametrize("by_its_launcher", [True, False])
 def test_one_elsewhere_that_was_heard_of_just_now_and_seen_to_end_is_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, goes_on: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, goes_on: bool, by_its_launcher: bool
 ) -> None:
     job = Job.create(DirectoryStore(tmp_path), "x", ITEMS, {}, "0")
     began, told = list[str](), list[str]()
@@ -171,6 +172,8 @@ def test_one_elsewhere_that_was_heard_of_just_now_and_seen_to_end_is_lost(
         job.attempts.write(one)
         job.attempts.write_heartbeat(one, {})
         store_checkpoint(job, 5, one.id)
+        if by_its_launcher:
+            job.attempts.write_lost(one, f"it ended with code {code}, and without a word")
         return Ended(code, began[0], asked=False)
 
     monkeypatch.setattr(continued, "run", run)

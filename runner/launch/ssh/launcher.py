@@ -17,6 +17,7 @@ from runner.launch.inside import ONLY
 from runner.launch.protocol import BeginsAtOnce
 from runner.launch.ssh import notes, relay
 from runner.launch.ssh.connection import CutError
+from runner.launch.ssh.runs import how_it_ended
 from runner.launch.ssh.send import send
 from runner.launch.ssh.sent import of_this_machine
 from runner.launch.ssh.setup import Host
@@ -111,9 +112,7 @@ class SshLauncher(BeginsAtOnce):
             return attempt
         current = job.attempts.again(attempt)
         if current is not None and current.open:
-            code = found["code"]
-            how = "is gone" if code is None else "was killed" if code == -9 else f"ended with code {code}"
-            job.attempts.write_lost(current, plain(f"its process on {note['host']} {how}"))
+            job.attempts.write_lost(current, plain(f"its process on {note['host']} {how_it_ended(found['code'])}"))
         notes.forget(token)
         return current
 
