@@ -294,9 +294,8 @@ def test_a_login_that_lingers_has_its_attempts_in_a_scope_of_systemd_or_in_a_ses
     programs, log = tmp_path / "programs", tmp_path / "calls"
     programs.mkdir()
     (programs / "systemd-run").write_text(SYSTEMD_RUN.format(calls=log, then=then))
-    (programs / "loginctl").write_text(
-        f'#!/bin/sh\n[ "$*" = "show-user {os.getuid()} --property=Linger --value" ] && echo {linger}\n'
-    )
+    asked = f"show-user {os.getuid()} --property=Linger --value"
+    (programs / "loginctl").write_text(f'#!/bin/sh\n[ "$*" = "{asked}" ] && echo {linger}\n')
     for path in programs.iterdir():
         path.chmod(0o755)
     far_shell_runs(far, f"export PATH={programs}:$PATH; unset XDG_RUNTIME_DIR\n")
