@@ -189,13 +189,17 @@ def sync(
 ) -> None:
     """Send what an ended attempt left on this machine, and fetch what a host keeps of the job."""
     from runner.attempt.leftovers import sync_job
+    from runner.errors import EngineError
     from runner.job.find import find_job
     from runner.launch.settle import scratch_places, settled
-    from runner.launch.ssh.relay import relays
+    from runner.launch.ssh.relay import GONE, relays
     from runner.view.console import print_json, show
 
     found = find_job(job, store)
-    fetched = sum(relay.pull() or 0 for relay in ([] if from_ is not None else relays(found)))
+    try:
+        fetched = sum(relay.pull() or 0 for relay in ([] if from_ is not None else relays(found)))
+    except EngineError as error:
+        raise EngineError(f"{error}. {GONE.format(job=found.reference)}") from None
     # Settled first: an attempt whose container has ended does not count as alive.
     sent = sync_job(found, from_, [] if from_ is not None else scratch_places(found, settled(found)))
     if json:

@@ -64,6 +64,10 @@ def job_status(job: Job) -> dict[str, Any]:
         relay=_relay(job, attempt),
         waits=None if state is State.RUNNING else waits(job),
     )
+    if facts["relay"] and facts["relay"]["why"]:
+        from runner.launch.ssh.relay import GONE
+
+        facts["next"] = GONE.format(job=job.reference)
     facts["step"] = max([stored.manifest.step for stored in checkpoints[-1:]] + [facts["progress"].get("step") or 0])
     facts["epoch"] = max(facts["epoch"], metrics[-1]["epoch"] if metrics else 0)
     return facts
@@ -80,10 +84,13 @@ def _relay(job: Job, attempt: Attempt | None) -> dict[str, Any] | None:
     """Of a job that is kept where it runs: where that is, and how long ago all of it was fetched."""
     if attempt is None or not attempt.is_relayed:
         return None
-    from runner.launch.ssh.relay import last_heard
+    from runner.launch.ssh.relay import last_heard, why_silent
 
     heard = last_heard(job, attempt)
-    return None if heard is None else {"host": (attempt.container or {}).get("name"), "seconds": heard}
+    if heard is None:
+        return None
+    why = why_silent(attempt) if heard > 3 * WAITS.heartbeat else ""
+    return {"host": (attempt.container or {}).get("name"), "seconds": heard, "why": why or None}
 
 
 def _place(attempt: Attempt) -> str:

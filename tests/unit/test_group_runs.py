@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -247,8 +248,23 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runner.job.attempts.EXPIRY_SECONDS", 0.5)
 
 
+class Bringer(Silent):
+    """Of attempts that need something there: it comes to two hosts at once, or to none."""
+
+    together = threading.Barrier(2, timeout=60)
+
+    def to_bring(self) -> tuple[str, str]:
+        return self.host, "data"
+
+    def bring(self) -> None:
+        self.together.wait()
+        if self.refusing and self.host == self.bad:
+            raise FarError(f"{self.host}: No space left on device")
+        self.begun.append(f"data on {self.host}")
+
+
 def dealt_out(
-    folder: Path, hosts: tuple[str, ...], bad: str, count: int, at_work: int = 0
+    folder: Path, hosts: tuple[str, ...], bad: str, count: int, at_work: int = 0, kind: type[Silent] = Silent
 ) -> tuple[SideBySide, list[str], list[str]]:
     """The group's command, what became of its points, and what was begun where."""
     store = DirectoryStore(folder / "store")
@@ -258,7 +274,7 @@ def dealt_out(
     prepare = preparing(how, lambda: Trust(store.uri))
 
     def prepared(task: Task, host: str) -> Ready:
-        return replace(prepare(task, host), launcher=cast(Launcher, Silent(host, begun, bad)))
+        return replace(prepare(task, host), launcher=cast(Launcher, kind(host, begun, bad)))
 
     for job in group.jobs()[:at_work]:
         Silent(bad, [], bad).start(job, [], "0123abcd", output=None)
@@ -305,6 +321,24 @@ def test_a_host_that_cannot_begin_points_does_not_go_through_all_of_them(
     one, ends, begun = dealt_out(tmp_path, ("a.invalid", "b.invalid"), "b.invalid", 6)
     assert sorted(begun) == [f"{number} on a.invalid" for number in range(1, 7)]
     assert sum("b.invalid: No space left on device" in end for end in ends) == 2
+    assert one.exit_code == Exit.DONE
+
+
+@pytest.mark.usefixtures("short_waits")
+def test_data_go_to_all_hosts_side_by_side_once_and_points_begin_where_they_are(tmp_path: Path) -> None:
+    one, ends, begun = dealt_out(tmp_path, ("a.invalid", "b.invalid"), "", 6, kind=Bringer)
+    assert sorted(word for word in begun if word.startswith("data")) == ["data on a.invalid", "data on b.invalid"]
+    assert [end for end in ends if "succeeded" not in end] == []
+    assert (len(begun), one.exit_code) == (8, Exit.DONE)
+
+
+@pytest.mark.usefixtures("short_waits")
+def test_a_host_that_has_no_room_for_the_data_keeps_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Silent, "refusing", True)
+    monkeypatch.setattr(Bringer, "together", threading.Barrier(1))
+    one, ends, begun = dealt_out(tmp_path, ("a.invalid", "b.invalid"), "b.invalid", 6, kind=Bringer)
+    assert sorted(begun) == [*(f"{number} on a.invalid" for number in range(1, 7)), "data on a.invalid"]
+    assert sum("b.invalid: No space left on device" in end for end in ends) <= 2
     assert one.exit_code == Exit.DONE
 
 

@@ -19,7 +19,7 @@ from runner.launch.ssh import notes, relay
 from runner.launch.ssh.connection import CutError
 from runner.launch.ssh.runs import how_it_ended
 from runner.launch.ssh.send import send
-from runner.launch.ssh.sent import of_this_machine
+from runner.launch.ssh.sent import of_this_machine, path_of
 from runner.launch.ssh.setup import Host
 from runner.launch.ssh.started import StartedThere
 from runner.launch.variables import authority, see_that_they_are_set, values_elsewhere, wants_cpu
@@ -96,6 +96,16 @@ class SshLauncher(BeginsAtOnce):
                     raise CutError(f"{error}; {told}") from None
             raise
         return StartedThere(job, host, token, output, relayed)
+
+    def to_bring(self) -> tuple[str | None, Path] | None:
+        """A data file that is here."""
+        path = path_of(self._config)
+        return None if path is None else (self._config.run.host, path)
+
+    def bring(self) -> None:
+        """Over a connection of its own."""
+        if (data := of_this_machine(self._config)) is not None:
+            send(self._host(), data, say_of_host)
 
     @staticmethod
     def settle(job: Job, attempt: Attempt) -> Attempt | None:
