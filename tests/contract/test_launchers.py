@@ -24,6 +24,7 @@ from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.launch import start
 from runner.launch.local import LocalLauncher
+from runner.launch.settle import settled
 from runner.launchers import LAUNCHERS
 from runner.resolve import resolve_spec
 from runner.store.directory import DirectoryStore
@@ -97,7 +98,7 @@ def relay(ssh: Case, far: Sshd, clean_env: dict[str, str], monkeypatch: pytest.M
         monkeypatch.setenv(name, clean_env[name])
     box = 'hostname gpubox; mount -t tmpfs none "$0"; exec /bin/sh -c "$1"'
     (far.folder / "home" / "rc").write_text(f"exec unshare -mu /bin/sh -c '{box}' {store} \"$BASH_EXECUTION_STRING\"\n")
-    return replace(ssh, settings=("run.relay=true",))
+    return replace(ssh, settings=("run.relay=true",), leaves=False)  # its host sends what is left when it tells of the end
 
 
 @pytest.fixture
@@ -208,7 +209,7 @@ def test_an_attempt_in_the_background_has_its_job_alone_and_is_found_dead_when_i
     assert re.fullmatch(r"\S+ is being run by (attempt 1 on|Slurm job|Hugging Face job) .*", blind.stdout.strip())
     assert [one.id for one in job.attempts.all()] == [attempt.id]
 
-    wait_until(lambda: job.checkpoints.all())
+    wait_until(lambda: settled(job) and job.checkpoints.all())  # what keeps a job elsewhere fetches for who asks
     case.kill(attempt)
     wait_until(lambda: "lost" in cli("status", job.id).stdout)
     [found] = job.attempts.all()

@@ -127,13 +127,15 @@ def test_what_a_prepared_machine_lacks_is_told_at_once(cli: Cli, far: Sshd, tiny
     store = Path(clean_env["LASTRUN_STORE"])
     store.mkdir()
     hidden = 'mount -t tmpfs none "$0" && exec /bin/sh -c "$1"'
-    far_shell_runs(far, f"exec unshare -m /bin/sh -c '{hidden}' {store} \"$BASH_EXECUTION_STRING\"")
+    calls = store.with_name("calls")
+    far_shell_runs(far, f"echo >>{calls}; exec unshare -m /bin/sh -c '{hidden}' {store} \"$BASH_EXECUTION_STRING\"")
     refused = cli("submit", tiny, *ON, "--set", "run.gpus=1", "dataset=ntu60", "data.uri=/nowhere/ntu60.safetensors")
     assert refused.returncode == 6, refused.stderr
     assert "finds no GPU" in refused.stderr
     assert "run.gpus=0 trains on its CPU" in refused.stderr
     assert "is a folder here, and not the same one there" in refused.stderr
     assert "no file /nowhere/ntu60.safetensors" in refused.stderr
+    assert calls.read_text() == "\n", "in one round trip"
     assert list(store.iterdir()) == []
 
 

@@ -68,12 +68,17 @@ class Mute(DirectoryStore):
         raise StoreError("it does not answer")
 
 
-def followed(there: There, folder: Path, kind: type[DirectoryStore] = DirectoryStore) -> tuple[int, Attempt]:
+def followed(
+    there: There, folder: Path, kind: type[DirectoryStore] = DirectoryStore, reason: str | None = None
+) -> tuple[int, Attempt]:
     """An attempt that has just been heard of, until its end."""
     job = Job(DirectoryStore(folder / "store"), "tiny-20261129-000000-abcd")
     one = Attempt(f"0001-{TOKEN}", "elsewhere", 1, "1", time.time(), phase="running", began=True)
     job.attempts.write(one)
     job.attempts.write_heartbeat(one, {})
+    if reason is not None:
+        one.phase, one.reason = "ended", reason
+        job.attempts.write(one)
     notes.write(TOKEN, "far", "x")
     started = StartedThere(Job(kind(folder / "store"), job.id), there, TOKEN, sys.stdout)  # type: ignore[arg-type]
     code = started.wait(60)
@@ -91,6 +96,15 @@ def test_the_end_of_one_that_was_killed_is_written_by_who_has_seen_it(tmp_path: 
     assert (ended, attempt.phase, attempt.message) == (Exit.FAILED, "lost", f"its process on far {how}")
     assert there.called == ["remove"]
     assert notes.hosts() == []
+
+
+@pytest.mark.usefixtures("own_place")
+def test_one_whose_code_was_lost_has_ended_as_the_store_says(tmp_path: Path) -> None:
+    """Its disk was full, or it ended just before its machine did."""
+    there = There(GONE, known=True, alive=False)
+    ended, attempt = followed(there, tmp_path, reason="completed")
+    assert (ended, attempt.reason) == (Exit.DONE, "completed")
+    assert (there.called, notes.hosts()) == (["remove"], [])
 
 
 @pytest.mark.usefixtures("own_place")

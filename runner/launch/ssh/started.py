@@ -14,7 +14,7 @@ from typing import IO, TextIO
 
 from last_e.process import pass_on
 from last_e.text import plain
-from runner.errors import EngineError, Exit, LastrunError, PausedError
+from runner.errors import EngineError, Exit, LastrunError, PausedError, Reason
 from runner.job.job import Job
 from runner.launch.ssh import notes
 from runner.launch.ssh.connection import BEGIN, CUT, environment
@@ -165,6 +165,8 @@ class _Watch(threading.Thread):
         """If it could not do that itself. As long as the store does not take it, the host knows, and who looks asks it."""
         job = Job(self._job.store, self._job.id)
         attempt = job.attempts.of(self._token)
+        if code is None and attempt is not None and attempt.reason is not None:
+            self.code = int(Reason(attempt.reason).ending.exit_code)
         if attempt is not None and attempt.open:
             where = self._host.connection.host
             job.attempts.write_lost(attempt, plain(f"its process on {where} {how_it_ended(code)}"))
