@@ -39,10 +39,7 @@ def test_what_is_at_work_is_not_removed(run: Path) -> None:
     ("words", "given"),
     [
         (("receive", "0" * 64, "x.safetensors", "0", str(8 << 20)), b"x" * (8 << 20)),
-        (
-            ("relay-take", "0" * 32, "tiny-20261129-000000-abcd"),
-            b'["tiny-20261129-000000-abcd/x", 8388608]\n' + b"x" * (8 << 20),
-        ),
+        (("relay-take", "0" * 32, "j-1"), b'["j-1/x", 8388608]\n' + b"x" * (8 << 20)),
     ],
     ids=["data", "a job"],
 )

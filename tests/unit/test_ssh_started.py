@@ -13,13 +13,16 @@ from typing import Any
 
 import pytest
 
-from runner.errors import EngineError, Exit, StoreError
+from runner.errors import EngineError, Exit, PausedError, StoreError
 from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.launch.ssh import notes
+from runner.launch.ssh.connection import CutError
+from runner.launch.ssh.launcher import SshLauncher, _gpus
 from runner.launch.ssh.runs import GONE
 from runner.launch.ssh.setup import Host
 from runner.launch.ssh.started import StartedThere
+from runner.resolve import resolve_spec
 from runner.store.directory import DirectoryStore
 
 TOKEN = "0123abcd"
@@ -121,3 +124,27 @@ def test_what_the_host_knows_nothing_of_is_not_dead_by_that(tmp_path: Path) -> N
     with pytest.raises(EngineError, match=r"far: the attempt is gone and has left no word\. lastrun status"):
         followed(there, tmp_path)
     assert notes.hosts() == ["far"]
+
+
+@pytest.mark.usefixtures("own_place")
+@pytest.mark.parametrize("answers", [True, False])
+def test_what_was_taken_back_before_it_began_is_noted_only_where_the_host_may_not_know(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: bool
+) -> None:
+    class Left(There):
+        folder = "x"
+
+        def call(self, verb: str, *words: str, **how: Any) -> None:
+            if verb == "start":
+                raise KeyboardInterrupt
+            if not answers:
+                raise CutError("far: it does not answer")
+
+    config = resolve_spec(Path(__file__).parents[2] / "jobs" / "quickstart.yaml", "local", ["run.host=far"]).config
+    launcher = SshLauncher(config)
+    monkeypatch.setattr(launcher, "_host", lambda: Left(0))
+    monkeypatch.setitem(_gpus, "far", False)
+    job = Job(DirectoryStore(tmp_path / "store"), "tiny-20261129-000000-abcd")
+    with pytest.raises(PausedError, match="interrupted before its attempt began; lastrun resume"):
+        launcher.start(job, [], TOKEN, output=None)
+    assert notes.hosts() == ([] if answers else ["far"])

@@ -90,6 +90,7 @@ class SshLauncher(BeginsAtOnce):
                     host.call("end", token, seconds=2 * WAITS.engine + 10)
                     if relayed is not None:
                         relayed.drop()
+                    notes.forget(token)
             except LastrunError:
                 if isinstance(error, EngineError):
                     told = f"lastrun status {job.reference} tells whether its attempt has begun all the same"
