@@ -139,6 +139,21 @@ def test_what_a_prepared_machine_lacks_is_told_at_once(cli: Cli, far: Sshd, tiny
     assert list(store.iterdir()) == []
 
 
+@pytest.mark.parametrize("words", [ON, ("--on", "far,closed", "--set", "sweep.seeds=2")], ids=["one job", "a sweep"])
+def test_who_leaves_before_there_is_a_job_leaves_nothing_in_the_stores_folder(
+    run: Any, far: Sshd, tiny: Path, tmp_path: Path, clean_env: dict[str, str], words: tuple[str, ...]
+) -> None:
+    far_shell_runs(far, f'case "$BASH_EXECUTION_STRING" in *" check"*) touch {tmp_path}/asked; exec sleep 60;; esac\n')
+    Path(clean_env["LASTRUN_STORE"]).mkdir()
+    current: Run = run("submit", tiny, *words)
+    wait_until(lambda: (tmp_path / "asked").exists() or current.process.poll() is not None)
+    assert list(tmp_path.glob("store/.lastrun-*"))
+    current.press_ctrl_c()
+    code, out = current.end()
+    assert (code, out) == (-signal.SIGINT, "")
+    assert list(tmp_path.glob("store/*")) + list(tmp_path.glob("store/.*")) == []
+
+
 def test_a_connection_that_is_cut_while_it_is_followed_is_made_anew(
     run: Any, far: Sshd, tiny: Path, clean_env: dict[str, str], uninterrupted: Any
 ) -> None:

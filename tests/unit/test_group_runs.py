@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,11 +17,12 @@ from typing import Any, TextIO, cast
 import pytest
 
 from runner import machine
-from runner.errors import DamagedObjectError, Exit, PausedError, StoreError
+from runner.errors import DamagedObjectError, Exit, LastrunError, PausedError, StoreError
 from runner.halving import Halving
 from runner.job.attempts import Attempt
 from runner.job.group import Group
 from runner.job.job import Job
+from runner.launch import background
 from runner.launch.away import Away
 from runner.launch.hosts import at_work as hosts_at_work
 from runner.launch.hosts import preparing, with_its_hosts
@@ -322,6 +324,20 @@ def test_a_host_that_cannot_begin_points_does_not_go_through_all_of_them(
     assert sorted(begun) == [f"{number} on a.invalid" for number in range(1, 7)]
     assert sum("b.invalid: No space left on device" in end for end in ends) == 2
     assert one.exit_code == Exit.DONE
+
+
+@pytest.mark.parametrize(("says", "told"), [("far: 3.0 of 9.0 MB", "^far: 3.0 of 9.0 MB"), ("", "no sign of a point within")])
+def test_who_begins_points_in_the_background_waits_as_long_as_something_is_said_to_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str, told: str
+) -> None:
+    """Data that are sent to hosts first take their time."""
+    code = f"import sys, time; [(sys.stderr.write({says!r}), sys.stderr.flush(), time.sleep(0.2)) for _ in range(10)]"
+    code += "; sys.exit(7)"
+    monkeypatch.setattr(background, "START_SECONDS", 1.0)
+    monkeypatch.setattr(background, "run_module", lambda name: [sys.executable, "-c", code])
+    group = make(DirectoryStore(tmp_path / "store"), tmp_path)
+    with pytest.raises(LastrunError, match=told):
+        background.run_in_background(group, [], [])
 
 
 @pytest.mark.usefixtures("short_waits")

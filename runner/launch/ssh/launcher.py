@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -24,7 +25,7 @@ from runner.launch.ssh.setup import Host
 from runner.launch.ssh.started import StartedThere
 from runner.launch.variables import authority, see_that_they_are_set, values_elsewhere, wants_cpu
 from runner.launchers import FEW_GPUS
-from runner.signals import handled, interruptible
+from runner.signals import handled, interruptible, tidied
 from runner.spec import JobSpec
 from runner.store.uri import StoreUri
 from runner.waits import VARIABLE, WAITS
@@ -32,6 +33,8 @@ from runner.waits import VARIABLE, WAITS
 _FREE_BYTES = 1 << 28
 _gpus: dict[str, bool] = {}
 """Whether a host has one, as preflight has seen it."""
+_markers: set[Path] = set()
+"""Those that are in folders of stores."""
 
 
 class SshLauncher(BeginsAtOnce):
@@ -175,11 +178,24 @@ def look(host: Host, store: str | None, config: JobSpec | None) -> dict[str, Any
         return host.check({**asked, "store": None, "relay": True}, say_of_host)
     if uri is None or uri.scheme != "file":
         return host.check(asked, say_of_host)
-    marker = _marker(Path(uri.prefix))
-    try:
-        return host.check({**asked, "marker": str(marker)}, say_of_host)
-    finally:
-        marker.rmdir()
+    with markers_removed():
+        marker = _marker(Path(uri.prefix))
+        try:
+            return host.check({**asked, "marker": str(marker)}, say_of_host)
+        finally:
+            marker.rmdir()
+            _markers.discard(marker)
+
+
+def markers_removed() -> AbstractContextManager[None]:
+    """Who leaves meanwhile leaves nothing in a store's folder; who looks at hosts on other threads says so on the main one."""
+
+    def tidy() -> None:
+        for marker in list(_markers):
+            with suppress(OSError):
+                marker.rmdir()
+
+    return tidied(tidy)
 
 
 def say_of_host(text: str) -> None:
@@ -191,6 +207,7 @@ def _marker(folder: Path) -> Path:
     """An empty folder in the store's, or above where that is not there yet: seen from a machine, it has the same store."""
     place = next(one for one in (folder, *folder.parents) if one.exists())
     marker = place / f".lastrun-{secrets.token_hex(8)}"
+    _markers.add(marker)
     try:
         marker.mkdir(mode=0o755)
     except OSError as error:
