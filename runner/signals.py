@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -31,6 +32,27 @@ def interrupt(signum: int) -> None:
         KeyboardInterrupt: always.
     """
     raise KeyboardInterrupt
+
+
+@contextmanager
+def tidied(tidy: Callable[[], None]) -> Iterator[None]:
+    """For a while, a signal that ends this command on the spot has something tidied up first. On another thread than the main
+    one, which alone hears signals, this does nothing."""
+    is_main = threading.current_thread() is threading.main_thread()
+    ends = [signum for signum in LEAVING if is_main and signal.getsignal(signum) is signal.SIG_DFL]
+
+    def leave(signum: int, _: object) -> None:
+        tidy()
+        signal.signal(signum, signal.SIG_DFL)
+        signal.raise_signal(signum)
+
+    for signum in ends:
+        signal.signal(signum, leave)
+    try:
+        yield
+    finally:
+        for signum in ends:
+            signal.signal(signum, signal.SIG_DFL)
 
 
 @contextmanager

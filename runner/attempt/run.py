@@ -104,7 +104,7 @@ def run_attempt(
     known_as = token or about.get("token")
     attempt = claim(job, takeover, known_as, known, stop=lambda: leaving.reason is not None)
     attempt.env, attempt.hardware, attempt.versions = detect_environment()[0], machine.describe(), machine.versions()
-    attempt.epochs = resolved.config.training.epochs
+    attempt.epochs, attempt.is_continued = resolved.config.training.epochs, resolved.config.run.auto_continue > 0
     attempt.changes = [asdict(change) for change in changed]
     # A checkpoint from before an earlier change is gone on from with that change.
     old = set(requests if heard is None else heard)

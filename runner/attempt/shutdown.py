@@ -6,9 +6,11 @@ work of this user would end with it. Not when somebody has stopped it: he wants 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -16,11 +18,14 @@ from typing import NamedTuple
 
 from runner.attempt.outbox import waiting
 from runner.attempt.scratch import OUTBOX
-from runner.errors import Reason, State
+from runner.errors import Reason, State, UsageError
+from runner.folders import cache_folder
+from runner.machine import HiddenProcessError, process_identity
 
 VARIABLE = "LASTRUN_SHUTDOWN"
 """Names a program of the user's that switches this machine off, where the system's own way does not."""
 MINUTES = 1
+_LEAVING_SECONDS = 3.0
 _AT_WORK = (b"\0runner\0attempt\0", b"\0runner\0points\0")
 _SYSTEM = "/usr/local/sbin:/usr/sbin:/sbin"
 _ALSO = (Reason.TIME_LIMIT, Reason.GPU_LOST)
@@ -42,12 +47,13 @@ def problem() -> str | None:
 
 def why_not(reason: Reason, scratch_root: Path) -> str | None:
     """Why the machine stays on after an attempt that has ended so, in words; None: nothing is against it."""
+    others = others_at_work()  # first: from then on this one counts for none of the others
     if reason.ending.state not in (State.SUCCEEDED, State.FAILED) and reason not in _ALSO:
         return f"the attempt has ended as {reason.value}"
     left = [path for path in scratch_root.glob("lastrun-*") if waiting(path / OUTBOX)]
     if left:
         return f"{left[0]} holds what the store does not have"
-    if others := at_work():
+    if others:
         return f"process {others[0]} of lastrun's is at work here"
     return None
 
@@ -71,6 +77,38 @@ def shut_down(say: Callable[[str], None]) -> None:
         process = subprocess.Popen(later, stdin=null, stdout=null, stderr=null, start_new_session=True)
         cancel = f"kill {process.pid}"
     say(f"run.after: this machine is switched off in {MINUTES} minute; {cancel} keeps it on")
+
+
+def others_at_work() -> list[int]:
+    """Other processes of this user that keep the machine on, for one that has ended. Those that have ended, too, and have asked
+    here before, do not: else none of several that end at once would switch it off. One that is about to leave is waited for."""
+    with suppress(OSError, UsageError):
+        path = cache_folder() / "ended"
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with path.open("a+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            ended = {line for line in file.read().splitlines() if _is_there(line)}
+            file.truncate(0)
+            file.write("".join(f"{line}\n" for line in [*ended, _named(os.getpid())]))
+            file.flush()
+            deadline = time.monotonic() + _LEAVING_SECONDS
+            while (found := [pid for pid in at_work() if _named(pid) not in ended]) and time.monotonic() < deadline:
+                time.sleep(0.1)
+            return found
+    return at_work()
+
+
+def _named(pid: int) -> str:
+    """A process, told from a later one with its number."""
+    with suppress(HiddenProcessError):
+        return f"{pid} {process_identity(pid)}"
+    return str(pid)
+
+
+def _is_there(line: str) -> bool:
+    pid = line.partition(" ")[0]
+    return pid.isdigit() and _named(int(pid)) == line
 
 
 def at_work() -> list[int]:

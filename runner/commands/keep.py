@@ -38,14 +38,22 @@ def stop(
         raise UsageError(f"{both}; lastrun list shows those there are")
     one = None if job is None else find(job, store)
     taken: dict[str, Job] = {}  # out of a queue
+    cut: list[Job] = []  # which whoever follows them would go on with
     unread: list[str] = []
     silent: list[str] = []
     if one is None:
-        found, taken, unread, silent = _stop_all(store_with_jobs(store), now)
+        found, taken, cut, unread, silent = _stop_all(store_with_jobs(store), now)
     elif isinstance(one, Group):
         found, taken, unread = _stop_group(one, now)
     else:
-        found, taken = _stop_job(one)
+        found, taken, cut = _stop_job(one)
+    for each in cut:
+        each.requests.ask_to_stop(now)
+        if not json:
+            show(
+                f"{each.id}: nothing of it runs; whoever follows it begins no other attempt by itself (run.auto_continue); "
+                f"lastrun resume {each.reference} goes on with it"
+            )
     for each in found:
         each.requests.ask_to_stop(now)
         silent += deliver(each)
@@ -56,7 +64,7 @@ def stop(
         show(f"{each.id}: {what} was taken out of the queue; lastrun resume {each.reference} goes on with it")
     for words in [*unread, *silent]:
         show(words, error=True)
-    if not found and not taken and not json:
+    if not found and not taken and not cut and not json:
         known = "no job runs" if not unread else "no job runs of those that can be read"
         show(known if one is None else f"no point of {one.id} runs; whoever runs its points begins no more")
     ended = {}
@@ -67,12 +75,13 @@ def stop(
     if json:
         asked = "now" if now else "save"
         jobs = [{"id": each.id, "asked": asked, "state": ended.get(each.id, "stopping")} for each in found]
+        jobs += [{"id": each.id, "asked": asked, "state": state_of(each)[0].value} for each in cut]
         jobs += [{"id": each.id, "asked": None, "state": state_of(each)[0].value} for each in taken.values()]
         print_json(
             "stop",
             {
                 "id": one.id if one else None,
-                "asked": asked if found or not taken else None,
+                "asked": asked if found or cut or not taken else None,
                 "jobs": jobs,
                 "problems": [*unread, *silent],
             },
@@ -81,32 +90,38 @@ def stop(
         raise typer.Exit(Exit.STORE)
 
 
-def _stop_job(job: Job) -> tuple[list[Job], dict[str, Job]]:
-    """The job, if it runs, and what of it was taken out of a queue."""
+def _stop_job(job: Job) -> tuple[list[Job], dict[str, Job], list[Job]]:
+    """The job, if it runs; what of it was taken out of a queue; the job, if who follows it may be about to go on with it."""
     from runner.errors import State, UsageError
+    from runner.launch.continued import may_go_on
     from runner.launch.settle import state_of, withdraw
 
     state, attempt, _ = state_of(job)
     if state is State.RUNNING and attempt is not None:
-        return [job], {}
+        return [job], {}, []
     taken, silent = withdraw(job) if state is not State.RUNNING else (None, [])
-    if taken is None:
-        raise UsageError(f"{job.id} is {state.value}: {'; '.join(['there is nothing to stop', *silent])}")
-    return [], {taken: job}
+    if taken is not None:
+        return [], {taken: job}, []
+    if may_go_on(attempt):
+        return [], {}, [job]
+    raise UsageError(f"{job.id} is {state.value}: {'; '.join(['there is nothing to stop', *silent])}")
 
 
-def _stop_all(store: Store, now: bool) -> tuple[list[Job], dict[str, Job], list[str], list[str]]:
-    """Jobs that run, and what was taken out of a queue; then which jobs cannot be read, and which launchers do not answer."""
+def _stop_all(store: Store, now: bool) -> tuple[list[Job], dict[str, Job], list[Job], list[str], list[str]]:
+    """Jobs that run, what was taken out of a queue, and jobs that whoever follows them may be about to go on with; then which
+    jobs cannot be read, and which launchers do not answer."""
     from runner.errors import State
     from runner.job.find import list_jobs
     from runner.job.group import Group
     from runner.job.paths import group_of
+    from runner.launch.continued import may_go_on
     from runner.launch.settle import waiting, withdraw
-    from runner.view.status import states
+    from runner.view.status import with_their_attempts
 
-    by_state, unread = states(list_jobs(store))
-    found = [job for job, state in by_state if state is State.RUNNING]
-    queued, silent = waiting([job for job, state in by_state if state is not State.RUNNING])
+    known, unread = with_their_attempts(list_jobs(store))
+    found = [job for job, state, _ in known if state is State.RUNNING]
+    queued, silent = waiting([job for job, state, _ in known if state is not State.RUNNING])
+    cut = [job for job, state, last in known if state is not State.RUNNING and may_go_on(last, 3600.0) and job not in queued]
     for group_id in dict.fromkeys(group_of(job.id) for job in [*found, *queued]):
         if group_id is not None:  # first: whoever runs its points begins no more of them
             Group(store, group_id).requests.ask_to_stop(now)
@@ -116,7 +131,7 @@ def _stop_all(store: Store, now: bool) -> tuple[list[Job], dict[str, Job], list[
             taken[what] = job
         else:
             found.append(job)  # it has begun meanwhile, or does so
-    return found, taken, unread, silent
+    return found, taken, cut, unread, silent
 
 
 def _stop_group(group: Group, now: bool) -> tuple[list[Job], dict[str, Job], list[str]]:
@@ -174,13 +189,17 @@ def sync(
 ) -> None:
     """Send what an ended attempt left on this machine, and fetch what a host keeps of the job."""
     from runner.attempt.leftovers import sync_job
+    from runner.errors import EngineError
     from runner.job.find import find_job
     from runner.launch.settle import scratch_places, settled
-    from runner.launch.ssh.relay import relays
+    from runner.launch.ssh.relay import GONE, relays
     from runner.view.console import print_json, show
 
     found = find_job(job, store)
-    fetched = sum(relay.pull() or 0 for relay in ([] if from_ is not None else relays(found)))
+    try:
+        fetched = sum(relay.pull() or 0 for relay in ([] if from_ is not None else relays(found)))
+    except EngineError as error:
+        raise EngineError(f"{error}. {GONE.format(job=found.reference)}") from None
     # Settled first: an attempt whose container has ended does not count as alive.
     sent = sync_job(found, from_, [] if from_ is not None else scratch_places(found, settled(found)))
     if json:

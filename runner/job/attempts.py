@@ -53,6 +53,8 @@ class Attempt:
     versions: dict[str, str] = field(default_factory=dict)
     hardware: dict[str, Any] = field(default_factory=dict)
     changes: list[dict[str, Any]] = field(default_factory=list)
+    is_continued: bool = False
+    """Whether who follows it begins another when it is cut (``run.auto_continue``)."""
     supersedes: list[str] = field(default_factory=list)
     """Attempts that had not ended when this one took the job: for people. What counts is that a later one has taken it."""
     began: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
 import time
@@ -20,7 +21,8 @@ _LOOK_SECONDS = 0.2
 
 
 def run_in_background(group: Group, tasks: Sequence[Task], arguments: list[str]) -> None:
-    """Start ``lastrun points``; returns once a point has begun.
+    """Start ``lastrun points``; returns once a point has begun. As long as it says something, such as how far the data are that
+    hosts get first, it is waited for.
 
     Raises:
         LastrunError: it ended before that.
@@ -30,7 +32,7 @@ def run_in_background(group: Group, tasks: Sequence[Task], arguments: list[str])
         command = [*run_module("runner"), "points", group.uri, *arguments]
         null = subprocess.DEVNULL
         process = subprocess.Popen(command, stdin=null, stdout=null, stderr=errors, start_new_session=True)
-        deadline = time.monotonic() + START_SECONDS
+        deadline, said = time.monotonic() + START_SECONDS, 0
         while time.monotonic() < deadline and not asked:
             code = process.poll()  # asked first: all may begin and end between two looks
             with suppress(StoreError):  # it may answer again
@@ -38,6 +40,8 @@ def run_in_background(group: Group, tasks: Sequence[Task], arguments: list[str])
                     return
             if code is not None:
                 raise _failed(_said(errors), code)
+            if (size := os.fstat(errors.fileno()).st_size) > said:
+                deadline, said = time.monotonic() + START_SECONDS, size
             time.sleep(_LOOK_SECONDS)
         process.terminate()
         process.wait()

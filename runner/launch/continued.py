@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 
 from runner.attempt.again import CUT
@@ -47,6 +49,14 @@ def run_on(
     return ended.code, ended.token
 
 
+def may_go_on(attempt: Attempt | None, seconds: float = math.inf) -> bool:
+    """Whether who follows this attempt, the last of its job, may just be about to begin another, by what the store tells: one
+    that has ended so few seconds ago."""
+    if attempt is None or not attempt.is_continued or time.time() - (attempt.ended_at or time.time()) > seconds:
+        return False
+    return attempt.phase == "lost" or attempt.reason in {reason.value for reason in CUT}
+
+
 def _how_it_was_cut(launcher: Launcher, job: Job, ended: Ended) -> str | None:
     """In words; None: it has ended for another reason, is still at work as far as is known, or somebody else has the job. At a
     time limit only who gets another machine goes on: the limit is that of this one."""
@@ -61,6 +71,8 @@ def _how_it_was_cut(launcher: Launcher, job: Job, ended: Ended) -> str | None:
         job.attempts.write_lost(last, f"it ended with code {ended.code}, and without a word")
         last = job.attempts.again(last)
     if last is None:
+        return None
+    if last.phase == "lost" and ended.code in _TOLD:
         return None
     if last.phase == "lost":
         return f"lost ({last.message or 'it ended without a word'})"

@@ -16,6 +16,7 @@ from runner.job.job import Job
 from runner.launch.points import Task, approve_all, raise_all
 from runner.launch.ready import How, Ready, ready
 from runner.launch.settle import settled
+from runner.launch.ssh.launcher import markers_removed
 from runner.launchers import HOST, HOST_MEANING
 from runner.spec import JobSpec
 from runner.store.parallel import in_parallel
@@ -74,7 +75,8 @@ def approve_on(
             return error
         return None
 
-    raise_all(filter(None, in_parallel([partial(look, some) for some in jobs.values()])))
+    with markers_removed():
+        raise_all(filter(None, in_parallel([partial(look, some) for some in jobs.values()])))
 
 
 def preparing(how: How, trust: Callable[[], Trust]) -> Callable[[Task, str], Ready]:

@@ -32,8 +32,8 @@ class Outcome:
 
     @property
     def is_without_a_word(self) -> bool:
-        """Whether the attempt is over and has not written its end."""
-        return self.kind == "failed" and self.attempt is not None and self.attempt.open
+        """Whether the attempt is over and has not written its end itself."""
+        return self.kind == "failed" and self.attempt is not None and (self.attempt.open or self.attempt.phase == "lost")
 
 
 class Watcher(Protocol):

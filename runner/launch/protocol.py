@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TextIO, runtime_checkable
@@ -145,6 +145,22 @@ class Queue(Launcher, Protocol):
 
         Raises:
             LastrunError: the queue takes it not.
+        """
+
+
+@runtime_checkable
+class Brings(Protocol):
+    """A launcher that may have to send something to a machine before an attempt can begin there. What it starts brings it, too:
+    this is for who does not want to wait for one machine after the other."""
+
+    def to_bring(self) -> Hashable | None:
+        """What is to be sent, and where to; None: nothing."""
+
+    def bring(self) -> None:
+        """Send it, unless it is there; any thread may do so.
+
+        Raises:
+            LastrunError: it does not get there.
         """
 
 

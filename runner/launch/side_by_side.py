@@ -65,10 +65,8 @@ class SideBySide:
     ) -> None:
         self._line, self._places, self._watcher, self._prepare = line, Places(slots), watcher, prepare
         self._running: list[Running] = []
-        self._row = Row(stop_after)
-        self._begin = time.monotonic()
-        self._signs = Signs(group, self._running, self._leave)
-        self._relay = Relay(self._running)
+        self._row, self._begin = Row(stop_after), time.monotonic()
+        self._signs, self._relay = Signs(group, self._running, self._leave), Relay(self._running)
         self._lost: Counter[int] = Counter()
         self._given_back: set[int] = set()
         self._signals_heard = 0
@@ -102,8 +100,8 @@ class SideBySide:
     @property
     def exit_code(self) -> Exit | int:
         """Of the whole command."""
-        stranded = self.stranded is not None
-        return exit_code(self.outcomes, leaving=self.leaving is not None, left=self.left, stranded=stranded)
+        leaving, stranded = self.leaving is not None, self.stranded is not None
+        return exit_code(self.outcomes, leaving=leaving, left=self.left, stranded=stranded)
 
     def run(self) -> None:
         """Until nothing is left that could be begun, and what has begun has ended."""
@@ -168,6 +166,10 @@ class SideBySide:
         token, arguments = secrets.token_hex(4), [*task.go.arguments, *slot.arguments, *limit, *words]
         output: Any = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 -- closed when it has ended
         try:
+            if not self._places.has_all(task.go.launcher, slot.host):
+                output.close()
+                self._line.put_back(task)
+                return
             with variables_set(slot.variables):
                 started = task.go.launcher.start(task.job, arguments, token, output=output)
         except PausedError:  # asked to leave while it was being started

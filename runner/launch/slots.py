@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from last_e.environment import usable_cores
-from runner.launch.protocol import Queue
+from runner.launch.bring import Bringing
+from runner.launch.protocol import Launcher, Queue
 from runner.launch.start import make_launcher
 from runner.machine import gpus_to_use
 from runner.spec import JobSpec
@@ -63,14 +64,24 @@ class Places:
         self._slots = list(slots)
         self._refused: Counter[str | None] = Counter()
         self._gone: dict[str, str] = {}
+        self._bringing = Bringing()
 
     def __bool__(self) -> bool:
         return bool(self._slots)
 
     def free(self, busy: Iterable[Slot], host: str | None = None) -> Slot | None:
         """One that is not busy, perhaps on a certain host."""
-        names = {slot.name for slot in busy}
-        return next((slot for slot in self._slots if slot.name not in names and host in (None, slot.host)), None)
+        names, waiting = {slot.name for slot in busy}, self._bringing.hosts()
+        fits = (slot for slot in self._slots if slot.name not in names and slot.host not in waiting)
+        return next((slot for slot in fits if host in (None, slot.host)), None)
+
+    def has_all(self, launcher: Launcher, host: str | None) -> bool:
+        """Whether a host has what an attempt needs to begin; if not, that is on its way, and meanwhile nothing there is free.
+
+        Raises:
+            LastrunError: why it did not get there.
+        """
+        return host is None or self._bringing.is_there(launcher, host)
 
     def begun(self, host: str | None) -> None:
         """A host has begun a point."""

@@ -111,7 +111,8 @@ def _status_text(status: dict[str, Any]) -> Text:
         rows.append(("attempt", f"{attempt['number']} on {attempt['place']} (env {attempt['env']})"))
     if relay := status["relay"]:
         late = relay["seconds"] > 3 * WAITS.heartbeat
-        hint = f"; lastrun sync {status['reference']} tells why" if late else ""
+        why = relay["why"] or f"lastrun sync {status['reference']} fetches the rest"
+        hint = f"; {why}" if late else ""
         ago = seconds_text(max(0.0, relay["seconds"]))
         rows.append(("relay", f"{relay['host']} keeps the job; what it had {ago} ago is here{hint}"))
     if status["waits"]:

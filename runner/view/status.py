@@ -64,6 +64,10 @@ def job_status(job: Job) -> dict[str, Any]:
         relay=_relay(job, attempt),
         waits=None if state is State.RUNNING else waits(job),
     )
+    if facts["relay"] and facts["relay"]["why"]:
+        from runner.launch.ssh.relay import GONE
+
+        facts["next"] = GONE.format(job=job.reference)
     facts["step"] = max([stored.manifest.step for stored in checkpoints[-1:]] + [facts["progress"].get("step") or 0])
     facts["epoch"] = max(facts["epoch"], metrics[-1]["epoch"] if metrics else 0)
     return facts
@@ -80,10 +84,13 @@ def _relay(job: Job, attempt: Attempt | None) -> dict[str, Any] | None:
     """Of a job that is kept where it runs: where that is, and how long ago all of it was fetched."""
     if attempt is None or not attempt.is_relayed:
         return None
-    from runner.launch.ssh.relay import last_heard
+    from runner.launch.ssh.relay import last_heard, why_silent
 
     heard = last_heard(job, attempt)
-    return None if heard is None else {"host": (attempt.container or {}).get("name"), "seconds": heard}
+    if heard is None:
+        return None
+    why = why_silent(attempt) if heard > 3 * WAITS.heartbeat else ""
+    return {"host": (attempt.container or {}).get("name"), "seconds": heard, "why": why or None}
 
 
 def _place(attempt: Attempt) -> str:
@@ -211,15 +218,21 @@ def running(jobs: Iterable[Job]) -> list[Job]:
 def states(jobs: Iterable[Job]) -> tuple[list[tuple[Job, State]], list[str]]:
     """Each of these that is there and can be read, with its state, and what keeps the others from being read; one that is
     deleted meanwhile is none of them."""
+    found, told = with_their_attempts(jobs)
+    return [(job, state) for job, state, _ in found], told
+
+
+def with_their_attempts(jobs: Iterable[Job]) -> tuple[list[tuple[Job, State, Attempt | None]], list[str]]:
+    """The same, with the attempt that decides each one's state."""
     some = list(jobs)
     found = some[0].store.in_parallel([partial(_state_or_problem, job) for job in some]) if some else []
     told = [str(state) for state in found if isinstance(state, LastrunError)]
-    return [(job, state) for job, state in zip(some, found) if isinstance(state, State)], told
+    return [(job, *stand) for job, stand in zip(some, found) if isinstance(stand, tuple)], told
 
 
-def _state_or_problem(job: Job) -> State | LastrunError | None:
+def _state_or_problem(job: Job) -> tuple[State, Attempt | None] | LastrunError | None:
     try:
-        return state_of(job)[0]
+        return state_of(job)[:2]
     except NoSuchJobError:
         return None
     except UNREADABLE as error:
@@ -232,7 +245,7 @@ def until_stopped(jobs: list[Job]) -> Iterator[tuple[Job, dict[str, Any]]]:
     while left:
         states = left[0].store.in_parallel([partial(_state_or_problem, job) for job in left])
         for job, state in zip(list(left), states):
-            if state is State.RUNNING or isinstance(state, LastrunError):  # what cannot be read now may be later
+            if isinstance(state, LastrunError) or (state and state[0] is State.RUNNING):  # what cannot be read now may be later
                 continue
             left.remove(job)
             with suppress(NoSuchJobError):  # somebody has deleted it, and the others are waited for all the same

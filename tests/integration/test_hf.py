@@ -93,6 +93,8 @@ def test_what_will_not_do_is_told_before_anything_costs_money(
     assert "there are, with USD an hour: t4-small (0.40), a10g-small (1.00), a100-large (2.50)" in refused(
         "--set", "run.hf.flavor=h100"
     )
+    inside = ("--set", "run.container=apptainer", "run.image=/x.sif")
+    assert "run.container: found apptainer; allowed with launcher hf: none" in refused(*inside)
     assert "hf auth login, or HF_TOKEN" in refused(HF_TOKEN="")
     assert "it does not take your token" in refused(HF_TOKEN="hf_" + "x" * 30)
     assert "Hugging Face does not answer" in refused(HF_ENDPOINT="http://127.0.0.1:1")

@@ -21,7 +21,7 @@ from runner.attempt import shutdown
 from runner.errors import Reason
 from runner.job.job import Job
 from runner.store.directory import DirectoryStore
-from tests.jobs import PATIENCE, jobs_in, some_step_is_stored, wait_until
+from tests.jobs import PATIENCE, command_lines, jobs_in, some_step_is_stored, wait_until
 from tests.sshd import Sshd
 
 YES = ("--set", "run.after=shutdown", "--yes-shut-down")
@@ -177,11 +177,58 @@ def test_a_host_is_switched_off_by_its_own_means(
     assert programs.calls == ["shutdown -h +1"]
 
 
+ENDS = """\
+import sys, time
+from pathlib import Path
+from runner.attempt import shutdown
+from runner.errors import Reason
+folder = Path(sys.argv[3])
+while not (folder / "go").exists():
+    time.sleep(0.01)
+why = shutdown.why_not(Reason.COMPLETED, folder)
+(folder / f"{sys.argv[4]}.told").write_text(str(why))
+while not (folder / "leave").exists():
+    time.sleep(0.01)
+"""
+WORKS = "import sys, time; time.sleep(float(sys.argv[3]))"
+
+
+@pytest.mark.parametrize(("works", "off"), [(0, 1), (2, 1), (60, 0)], ids=["alone", "beside one that leaves", "beside one"])
+def test_of_several_that_end_at_once_the_last_one_switches_off(
+    namespace: list[str], clean_env: dict[str, str], tmp_path: Path, works: int, off: int
+) -> None:
+    """None waits for another that has ended like itself and is but on its way out; for one that works, all do."""
+
+    def begin(*words: str) -> subprocess.Popen[bytes]:
+        code, *rest = words
+        return subprocess.Popen([*namespace, sys.executable, "-c", code, "runner", "attempt", *rest], env=clean_env)
+
+    def told() -> list[str]:
+        return [text for path in tmp_path.glob("*.told") if (text := path.read_text())]
+
+    begun = [begin(ENDS, str(tmp_path), str(number)) for number in range(3)]
+    other = begin(WORKS, str(works))
+    try:
+        wait_until(lambda: len([line for line in command_lines().values() if str(tmp_path).encode() in line]) >= 3)
+        if not works:
+            other.wait()
+        (tmp_path / "go").touch()
+        wait_until(lambda: len(told()) == 3)
+        assert told().count("None") == off, told()
+        assert all("is at work here" in one for one in told() if one != "None")
+    finally:
+        (tmp_path / "leave").touch()
+        other.kill()
+        for process in (*begun, other):
+            process.wait()
+
+
 @pytest.mark.parametrize("reason", Reason)
 def test_only_an_end_that_nobody_has_brought_about_switches_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: Reason
 ) -> None:
     monkeypatch.setattr(shutdown, "at_work", lambda: [])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     stays = ("preempted", "stop_requested", "interrupted", "store_unreachable", "lease_lost", "job_deleted", "epoch_reached")
     why = shutdown.why_not(reason, tmp_path)
     assert why == (f"the attempt has ended as {reason.value}" if reason.value in stays else None)

@@ -143,13 +143,33 @@ def test_it_goes_round_no_more_often_than_is_allowed(run: Any, cli: Cli, tiny: P
     assert slurm.jobs() == []
 
 
-def test_scancel_saves_and_pauses(run: Any, tiny: Path, slurm: Slurm) -> None:
-    current: Run = run("submit", tiny, *SLURM, *LONG[1:])
-    current.wait_for(some_step_is_stored)
-    slurm.call("scancel", slurm_id(current.job))
+def test_scancel_saves_and_pauses_and_the_job_goes_on_at_another_kind_of_node(
+    run: Any, cli: Cli, tiny: Path, slurm: Slurm, uninterrupted: Any
+) -> None:
+    """Also where the attempt is saving already."""
+    current: Run = run("submit", tiny, *SLURM, *LONGER[1:], "run.slurm.partition=gpu")
+    with current.held(some_step_is_stored) as trainer:
+        slurm.call("scancel", "--batch", "--signal=USR1", slurm_id(current.job))
+        wait_until(lambda: has_pending(trainer, signal.SIGTERM))
+        slurm.call("scancel", slurm_id(current.job))
     code, out = current.end()
     assert code == 75, out
     assert current.job.state()[0].value == "paused"
+    wait_until(lambda: slurm.jobs() == [])
+    done = cli("resume", current.job.id, "--set", "run.slurm.partition=cpu")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "going on from checkpoint" in done.stdout
+    assert_same(current.job, uninterrupted)
+
+
+def test_scancel_of_what_waits_is_a_pause_for_who_follows_it(run: Any, cli: Cli, tiny: Path, slurm: Slurm) -> None:
+    current: Run = run("submit", tiny, *SLURM, "run.slurm.extra=['--hold']", "run.auto_continue=3")
+    wait_until(lambda: slurm.jobs() or current.process.poll() is not None)
+    slurm.call("scancel", *slurm.jobs())
+    code, out = current.end()
+    assert code == 75, out
+    assert "waits: you hold it; scontrol release lets it go" in out
+    assert "left before its attempt began: the job is queued, and nothing was trained" in out
     assert slurm.jobs() == []
 
 

@@ -127,14 +127,31 @@ def test_what_a_prepared_machine_lacks_is_told_at_once(cli: Cli, far: Sshd, tiny
     store = Path(clean_env["LASTRUN_STORE"])
     store.mkdir()
     hidden = 'mount -t tmpfs none "$0" && exec /bin/sh -c "$1"'
-    far_shell_runs(far, f"exec unshare -m /bin/sh -c '{hidden}' {store} \"$BASH_EXECUTION_STRING\"")
+    calls = store.with_name("calls")
+    far_shell_runs(far, f"echo >>{calls}; exec unshare -m /bin/sh -c '{hidden}' {store} \"$BASH_EXECUTION_STRING\"")
     refused = cli("submit", tiny, *ON, "--set", "run.gpus=1", "dataset=ntu60", "data.uri=/nowhere/ntu60.safetensors")
     assert refused.returncode == 6, refused.stderr
     assert "finds no GPU" in refused.stderr
     assert "run.gpus=0 trains on its CPU" in refused.stderr
     assert "is a folder here, and not the same one there" in refused.stderr
     assert "no file /nowhere/ntu60.safetensors" in refused.stderr
+    assert calls.read_text() == "\n", "in one round trip"
     assert list(store.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [ON, ("--on", "far,closed", "--set", "sweep.seeds=2")], ids=["one job", "a sweep"])
+def test_who_leaves_before_there_is_a_job_leaves_nothing_in_the_stores_folder(
+    run: Any, far: Sshd, tiny: Path, tmp_path: Path, clean_env: dict[str, str], words: tuple[str, ...]
+) -> None:
+    far_shell_runs(far, f'case "$BASH_EXECUTION_STRING" in *" check"*) touch {tmp_path}/asked; exec sleep 60;; esac\n')
+    Path(clean_env["LASTRUN_STORE"]).mkdir()
+    current: Run = run("submit", tiny, *words)
+    wait_until(lambda: (tmp_path / "asked").exists() or current.process.poll() is not None)
+    assert list(tmp_path.glob("store/.lastrun-*"))
+    current.press_ctrl_c()
+    code, out = current.end()
+    assert (code, out) == (-signal.SIGINT, "")
+    assert list(tmp_path.glob("store/*")) + list(tmp_path.glob("store/.*")) == []
 
 
 def test_a_connection_that_is_cut_while_it_is_followed_is_made_anew(
@@ -158,6 +175,21 @@ def test_a_connection_that_is_cut_while_it_is_followed_is_made_anew(
     files = [path for top in (far.folder / "home", Path(clean_env["HOME"])) for path in top.rglob("*") if path.is_file()]
     assert not [path for path in files if secret.encode() in path.read_bytes()]
     assert left_there(far) == before
+
+
+def test_a_machine_that_is_restarted_is_told_of_and_its_job_goes_on_there(
+    run: Any, far: Sshd, tiny: Path, uninterrupted: Any
+) -> None:
+    """All that ran there is gone, what is on its disk is not."""
+    current: Run = run("submit", tiny, *ON, *LONGER, "run.auto_continue=1")
+    with current.held(some_step_is_stored):
+        far.end_all()
+        far.cut()
+    code, out = current.end()
+    assert code == 0, out
+    assert "lost (its process on far is gone); continued by itself (1 of 1, run.auto_continue)" in out
+    assert_same(current.job, uninterrupted)
+    assert [attempt.phase for attempt in current.job.attempts.all()] == ["lost", "ended"]
 
 
 def left_there(far: Sshd) -> set[Path]:
@@ -256,6 +288,40 @@ def test_what_was_taken_back_does_not_begin(here: Sshd) -> None:
     host.call("remove", "0123abcd")
     with pytest.raises(EngineError, match="eight hexadecimal digits"):
         host.call("remove", "../../x")
+
+
+SYSTEMD_RUN = """\
+#!/bin/sh
+echo "$*" >>{calls}
+[ "$1 $2 $3 $4 $5" = "--user --scope --collect --quiet --" ] || exit 9
+shift 5
+{then}
+"""
+
+
+@pytest.mark.parametrize(
+    ("linger", "then", "calls"),
+    [("yes", 'exec "$@"', 2), ("yes", 'echo "Failed to connect to bus" >&2; exit 1', 1), ("no", 'exec "$@"', 0)],
+    ids=["works", "fails", "does not linger"],
+)
+def test_a_login_that_lingers_has_its_attempts_in_a_scope_of_systemd_or_in_a_session(
+    cli: Cli, far: Sshd, tiny: Path, tmp_path: Path, linger: str, then: str, calls: int
+) -> None:
+    """Its two programs are made up: what they are called with, and what follows when they fail. No systemd runs here."""
+    programs, log = tmp_path / "programs", tmp_path / "calls"
+    programs.mkdir()
+    (programs / "systemd-run").write_text(SYSTEMD_RUN.format(calls=log, then=then))
+    asked = f"show-user {os.getuid()} --property=Linger --value"
+    (programs / "loginctl").write_text(f'#!/bin/sh\n[ "$*" = "{asked}" ] && echo {linger}\n')
+    for path in programs.iterdir():
+        path.chmod(0o755)
+    far_shell_runs(far, f"export PATH={programs}:$PATH; unset XDG_RUNTIME_DIR\n")
+    done = cli("submit", tiny, *ON)
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = log.read_text().splitlines() if log.exists() else []
+    assert len(said) == calls, said
+    assert [line.split(" -- ")[1].split()[0] for line in said][:1] == ["true"][:calls]
+    assert [" watch " in line for line in said] == [False, True][:calls]
 
 
 def test_a_host_is_listed_looked_at_and_cleaned(cli: Cli, far: Sshd, tiny: Path, clean_env: dict[str, str]) -> None:

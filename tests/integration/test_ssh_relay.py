@@ -185,8 +185,13 @@ def test_a_host_that_is_gone_keeps_its_job_unless_somebody_takes_it(cli: Cli, bo
         time.sleep(3.5)  # beats that are not heard
         told = " ".join(cli("status", job.id).stdout.split())
         assert "state running" in told
-        assert f"s ago is here; lastrun sync {job.id} tells why" in told, told
-        assert cli("sync", job.id).returncode == 6
+        assert "s ago is here; far: ssh does not get there" in told, told
+        takes = f"if it is gone for good, lastrun resume {job.id} --takeover goes on from what is here"
+        assert f"next lastrun sync {job.id} once it is back; {takes}" in told, told
+        synced = cli("sync", job.id)
+        assert (synced.returncode, takes in synced.stderr) == (6, True), synced.stderr
+        asked = cli("stop", job.id)
+        assert (asked.returncode, takes in asked.stderr) == (0, True), asked.stderr
         refused = cli("resume", job.id, *HERE)
         assert refused.returncode == 5, refused.stdout + refused.stderr
         assert "ago (far: ssh does not get there" in refused.stderr

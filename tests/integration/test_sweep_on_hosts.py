@@ -105,6 +105,24 @@ def test_a_host_that_dies_gives_its_point_back_and_another_goes_on_with_it(
     assert {row["jobs"][0]: row["best"] for row in rows} == pytest.approx(best)
 
 
+def test_data_of_this_machine_go_to_each_host_once(cli: Cli, far: Sshd, other: Sshd, tmp_path: Path) -> None:
+    """To one of them they take their time, and the other begins meanwhile."""
+    data = tmp_path / "made-up.safetensors"
+    assert cli("data", "synth", "--like", "ntu60", "--clips", "240", "--out", data).returncode == 0
+    slow = f'case "$BASH_EXECUTION_STRING" in *" receive "*) until [ -e {tmp_path}/other ]; do sleep 0.1; done;; esac\n'
+    (far.folder / "home" / "rc").write_text(slow)
+    hears = f'case "$BASH_EXECUTION_STRING" in *" start"*) touch {tmp_path}/other;; esac\n'
+    (other.folder / "home" / ".bashrc").write_text(hears)
+    given = ("dataset=ntu60", f"data.uri={data}")
+    done = cli("submit", sweep_of(4, tmp_path), "--on", "far,other", *SOME_STEPS, *given)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "of 4 points: 4 succeeded" in done.stdout
+    assert sorted(line.partition(",")[0] for line in done.stderr.splitlines() if ": sending" in line) == [
+        "far: sending made-up.safetensors",
+        "other: sending made-up.safetensors",
+    ]
+
+
 def test_without_any_host_left_the_group_ends_and_goes_on_elsewhere(
     run: Any, cli: Cli, other: Sshd, tmp_path: Path, clean_env: dict[str, str]
 ) -> None:

@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 
 from runner import machine
-from runner.errors import Exit
+from runner.commands.keep import stop
+from runner.errors import Exit, UsageError
 from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.launch import continued
 from runner.launch.hf.launcher import HfLauncher
 from runner.launch.local import LocalLauncher
 from runner.launch.slurm.either import EitherLauncher
+from runner.launch.slurm.launcher import SlurmLauncher
 from runner.launch.start import Ended
 from runner.resolve import resolve_spec
 from runner.store.directory import DirectoryStore
@@ -38,11 +40,12 @@ class Attempts:
         token = f"{len(self.began):08x}"
         before = [stored.manifest.step for stored in self.job.checkpoints.all()]
         one = Attempt(f"{len(self.began):04d}-{token}", machine.identity(), 10**9, "1", time.time(), phase="ended", began=True)
+        one.is_continued = True
         one.phase, one.reason, one.resumed_step = "ended" if reason else "lost", reason, before[-1] if before else 0
         self.job.attempts.write(one)
         if step > one.resumed_step:
             store_checkpoint(self.job, step, one.id)
-        return Ended(Exit.DONE if reason == "completed" else Exit.PAUSED, token, asked)
+        return Ended(Exit.DONE if reason == "completed" else Exit.PAUSED if reason else Exit.FAILED, token, asked)
 
 
 @pytest.mark.parametrize(
@@ -116,9 +119,47 @@ def test_who_asks_one_that_is_leaving_already_means_the_job(tmp_path: Path, monk
     assert (code, attempts.began) == (Exit.PAUSED, [[], ["--heard", "", "--heard", old]])
 
 
+@pytest.mark.usefixtures("own_place")
+@pytest.mark.parametrize("all_", [True, False])
+@pytest.mark.parametrize("reason", ["preempted", None])
+def test_who_stops_a_job_between_two_attempts_is_heard_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], all_: bool, reason: str | None
+) -> None:
+    job = Job.create(DirectoryStore(tmp_path / "store"), "x", ITEMS, {}, "0")
+    attempts = Attempts(job, (reason, 5, False), ("stop_requested", 9, False))
+    monkeypatch.setattr(continued, "run", attempts.run)
+
+    def say(text: str) -> None:
+        if "continued by itself" in text:
+            stop(None if all_ else job.id, all_=all_)
+
+    continued.run_on(LocalLauncher(CONFIG), job, [], 9, quiet=False, say=say)
+    told = capsys.readouterr().out
+    assert "nothing of it runs; whoever follows it begins no other attempt by itself (run.auto_continue)" in told
+    assert attempts.began == [[], ["--heard", ""]]
+    assert list(job.requests.new([]).values()) == ["save"]
+    with pytest.raises(UsageError, match="is stopped: there is nothing to stop"):
+        stop(job.id)
+
+
+def test_what_was_asked_between_two_attempts_is_not_old_to_a_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Job.create(DirectoryStore(tmp_path), "x", ITEMS, {}, "0")
+    job.requests.ask_to_stop(now=False)
+    [old] = job.requests.keys()
+    scripts = list[str]()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("runner.launch.slurm.queue.queued", lambda name: [])
+    monkeypatch.setattr("runner.launch.slurm.queue.submit", lambda script, *_: scripts.append(script) or "1")
+    launcher = SlurmLauncher(CONFIG.model_copy(update={"run": CONFIG.run.model_copy(update={"gpus": 0})}))
+    launcher.line_up(job, [], "0123abcd", None)
+    launcher.line_up(job, ["--heard", ""], "0123abcd", None)
+    assert [old in script for script in scripts] == [True, False]
+
+
 @pytest.mark.parametrize(("code", "goes_on"), [(Exit.FAILED, True), (137, True), (Exit.STORE, False), (Exit.CLAIMED, False)])
+@pytest.mark.parametrize("by_its_launcher", [True, False])
 def test_one_elsewhere_that_was_heard_of_just_now_and_seen_to_end_is_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, goes_on: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, goes_on: bool, by_its_launcher: bool
 ) -> None:
     job = Job.create(DirectoryStore(tmp_path), "x", ITEMS, {}, "0")
     began, told = list[str](), list[str]()
@@ -131,6 +172,8 @@ def test_one_elsewhere_that_was_heard_of_just_now_and_seen_to_end_is_lost(
         job.attempts.write(one)
         job.attempts.write_heartbeat(one, {})
         store_checkpoint(job, 5, one.id)
+        if by_its_launcher:
+            job.attempts.write_lost(one, f"it ended with code {code}, and without a word")
         return Ended(code, began[0], asked=False)
 
     monkeypatch.setattr(continued, "run", run)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from docker.errors import APIError
+from docker.errors import APIError, NotFound
 from docker.types import DeviceRequest
 
 from runner.errors import EngineError, UsageError
@@ -23,8 +23,8 @@ from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.job.lease import claim
 from runner.launch.docker import engine, gpus, look
-from runner.launch.docker.attached import Watch
-from runner.launch.docker.containers import Trial, _time, engine_id
+from runner.launch.docker.attached import StartedContainer, Watch
+from runner.launch.docker.containers import ATTEMPT_LABEL, Trial, _time, engine_id
 from runner.launch.docker.explain import as_engine_error, explain
 from runner.launch.docker.given import Given, look_around, marked, see_that_it_sees_them, see_that_nothing_is_covered
 from runner.launch.docker.handed import _inside, wants_cpu
@@ -334,6 +334,24 @@ def test_a_terminal_that_lacks_a_character_costs_neither_output_nor_exit_code() 
     watch.run()
     assert (watch.code, watch.error) == (5, None)
     assert out.getvalue() == "loss \\u2192 0.5\n"
+
+
+class Removed:
+    """A container that was there a moment ago."""
+
+    name, labels, status = "lastrun-j-0001", {ATTEMPT_LABEL: "0123abcd"}, "running"
+
+    def reload(self) -> None:
+        raise NotFound("No such container")
+
+
+def test_who_removes_a_container_wants_no_other_one(tmp_path: Path) -> None:
+    """So that ``run.auto_continue`` begins none."""
+    job = Job(DirectoryStore(tmp_path), "j")
+    job.attempts.write(Attempt("0001-0123abcd", "elsewhere", 1, "1", time.time(), phase="running", began=True))
+    started = StartedContainer(job, Removed(), None)
+    assert (started.wait(0), started.cancelled) == (1, True)
+    assert job.attempts.all()[0].phase == "lost"
 
 
 def test_a_watch_that_breaks_off_is_no_success() -> None:

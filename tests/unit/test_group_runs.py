@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,11 +17,12 @@ from typing import Any, TextIO, cast
 import pytest
 
 from runner import machine
-from runner.errors import DamagedObjectError, Exit, PausedError, StoreError
+from runner.errors import DamagedObjectError, Exit, LastrunError, PausedError, StoreError
 from runner.halving import Halving
 from runner.job.attempts import Attempt
 from runner.job.group import Group
 from runner.job.job import Job
+from runner.launch import background
 from runner.launch.away import Away
 from runner.launch.hosts import at_work as hosts_at_work
 from runner.launch.hosts import preparing, with_its_hosts
@@ -247,8 +250,23 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runner.job.attempts.EXPIRY_SECONDS", 0.5)
 
 
+class Bringer(Silent):
+    """Of attempts that need something there: it comes to two hosts at once, or to none."""
+
+    together = threading.Barrier(2, timeout=60)
+
+    def to_bring(self) -> tuple[str, str]:
+        return self.host, "data"
+
+    def bring(self) -> None:
+        self.together.wait()
+        if self.refusing and self.host == self.bad:
+            raise FarError(f"{self.host}: No space left on device")
+        self.begun.append(f"data on {self.host}")
+
+
 def dealt_out(
-    folder: Path, hosts: tuple[str, ...], bad: str, count: int, at_work: int = 0
+    folder: Path, hosts: tuple[str, ...], bad: str, count: int, at_work: int = 0, kind: type[Silent] = Silent
 ) -> tuple[SideBySide, list[str], list[str]]:
     """The group's command, what became of its points, and what was begun where."""
     store = DirectoryStore(folder / "store")
@@ -258,7 +276,7 @@ def dealt_out(
     prepare = preparing(how, lambda: Trust(store.uri))
 
     def prepared(task: Task, host: str) -> Ready:
-        return replace(prepare(task, host), launcher=cast(Launcher, Silent(host, begun, bad)))
+        return replace(prepare(task, host), launcher=cast(Launcher, kind(host, begun, bad)))
 
     for job in group.jobs()[:at_work]:
         Silent(bad, [], bad).start(job, [], "0123abcd", output=None)
@@ -305,6 +323,38 @@ def test_a_host_that_cannot_begin_points_does_not_go_through_all_of_them(
     one, ends, begun = dealt_out(tmp_path, ("a.invalid", "b.invalid"), "b.invalid", 6)
     assert sorted(begun) == [f"{number} on a.invalid" for number in range(1, 7)]
     assert sum("b.invalid: No space left on device" in end for end in ends) == 2
+    assert one.exit_code == Exit.DONE
+
+
+@pytest.mark.parametrize(("says", "told"), [("far: 3.0 of 9.0 MB", "^far: 3.0 of 9.0 MB"), ("", "no sign of a point within")])
+def test_who_begins_points_in_the_background_waits_as_long_as_something_is_said_to_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str, told: str
+) -> None:
+    """Data that are sent to hosts first take their time."""
+    code = f"import sys, time; [(sys.stderr.write({says!r}), sys.stderr.flush(), time.sleep(0.2)) for _ in range(10)]"
+    code += "; sys.exit(7)"
+    monkeypatch.setattr(background, "START_SECONDS", 1.0)
+    monkeypatch.setattr(background, "run_module", lambda name: [sys.executable, "-c", code])
+    group = make(DirectoryStore(tmp_path / "store"), tmp_path)
+    with pytest.raises(LastrunError, match=told):
+        background.run_in_background(group, [], [])
+
+
+@pytest.mark.usefixtures("short_waits")
+def test_data_go_to_all_hosts_side_by_side_once_and_points_begin_where_they_are(tmp_path: Path) -> None:
+    one, ends, begun = dealt_out(tmp_path, ("a.invalid", "b.invalid"), "", 6, kind=Bringer)
+    assert sorted(word for word in begun if word.startswith("data")) == ["data on a.invalid", "data on b.invalid"]
+    assert [end for end in ends if "succeeded" not in end] == []
+    assert (len(begun), one.exit_code) == (8, Exit.DONE)
+
+
+@pytest.mark.usefixtures("short_waits")
+def test_a_host_that_has_no_room_for_the_data_keeps_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Silent, "refusing", True)
+    monkeypatch.setattr(Bringer, "together", threading.Barrier(1))
+    one, ends, begun = dealt_out(tmp_path, ("a.invalid", "b.invalid"), "b.invalid", 6, kind=Bringer)
+    assert sorted(begun) == [*(f"{number} on a.invalid" for number in range(1, 7)), "data on a.invalid"]
+    assert sum("b.invalid: No space left on device" in end for end in ends) <= 2
     assert one.exit_code == Exit.DONE
 
 

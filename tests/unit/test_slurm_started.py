@@ -7,11 +7,49 @@ from pathlib import Path
 
 import pytest
 
-from runner.errors import EngineError
+from runner.errors import EngineError, Exit
 from runner.job.job import Job
 from runner.launch.slurm.login import StartedThere, ThereCluster
+from runner.launch.slurm.queue import Queued
+from runner.launch.slurm.started import StartedBatch
 from runner.launch.ssh.setup import Host
 from runner.store.directory import DirectoryStore
+
+
+class Cluster:
+    """Of which each look has the next answer."""
+
+    patience = 60.0
+
+    def __init__(self, *answers: Queued | None) -> None:
+        self._answers = iter(answers)
+
+    def follow(self, id: str, log: str) -> None: ...
+
+    def forget(self, id: str) -> None: ...
+
+    def look(self, id: str) -> Queued | None:
+        return next(self._answers)
+
+    def exit_code(self, id: str) -> int | None:
+        return 4
+
+    def read(self, id: str) -> bytes:
+        return b""
+
+
+def test_one_empty_answer_does_not_mean_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor do two; and in between it may have been seen again."""
+    monkeypatch.setattr("runner.launch.slurm.started.LOOK_SECONDS", 0.0)
+    runs, failed = (Queued("7", "lastrun-j", state, "None", "N/A") for state in ("RUNNING", "FAILED"))
+
+    def codes(*answers: Queued | None) -> list[int | None]:
+        started = StartedBatch(Cluster(*answers), "7", "x.log", None)  # type: ignore[arg-type]
+        return [started.wait(0) for _ in answers]
+
+    assert codes(None, None, runs, None, None, runs) == [None] * 6
+    assert codes(runs, None, None, None) == [None, None, None, Exit.FAILED]
+    assert codes(None, failed) == [None, 4]
 
 
 def test_a_login_node_that_is_not_reached_is_told_once_and_not_waited_for_for_ever(

@@ -135,6 +135,7 @@ class StartedContainer:
     def _code_of_a_removed_one(self, attempt: Attempt | None) -> int:
         """The job's record says what happened, for this command and for whoever looks at it."""
         name, job = self._container.name, self._job
+        self.cancelled = True
         if attempt is None:
             raise LastrunError(
                 f"container {name} was removed before its attempt had the job; lastrun resume {job.reference} begins it"

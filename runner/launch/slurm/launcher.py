@@ -83,7 +83,8 @@ class SlurmLauncher:
         log_folder().mkdir(parents=True, exist_ok=True, mode=0o700)
         uri, _ = StoreUri.parse(job.uri).parent()
         options = self._asked(uri, name, log_name(job.id, token), after)
-        heard = [word for key in ("", *job.requests.keys()) for word in ("--heard", key)]
+        # Who begins it after another knows himself what was asked of that one: what was asked since is meant for this one.
+        heard = [] if "--heard" in arguments else [word for key in ("", *job.requests.keys()) for word in ("--heard", key)]
         about = {"device": "cuda"} if any(option.startswith("--gres=") for option in options) else {}
         about |= {} if self._data is None else {"data": self._data}
         most = self._config.run.max_requeues

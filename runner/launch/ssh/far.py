@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -45,6 +46,11 @@ def main(**more: Callable[..., None]) -> None:
         verbs[sys.argv[1]](*sys.argv[2:])
     except LastrunError as error:
         sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(1) from None
+    except OSError as error:  # a disk that has filled since it was looked at; a folder that is not this user's
+        then = "free some room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "see to it there"
+        why = f"{error.filename or own_folder()}: {error.strerror or error}"
+        sys.stderr.write(f"error: {why}: {then}, then the same command again\n")
         raise SystemExit(1) from None
 
 

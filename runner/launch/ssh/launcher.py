@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -17,14 +18,15 @@ from runner.launch.inside import ONLY
 from runner.launch.protocol import BeginsAtOnce, Offer
 from runner.launch.ssh import notes, relay
 from runner.launch.ssh.connection import CutError
+from runner.launch.ssh.runs import how_it_ended
 from runner.launch.ssh.send import send
-from runner.launch.ssh.sent import of_this_machine
+from runner.launch.ssh.sent import of_this_machine, path_of
 from runner.launch.ssh.setup import Host
 from runner.launch.ssh.started import StartedThere
 from runner.launch.variables import authority, see_that_they_are_set, values_elsewhere, wants_cpu
 from runner.launchers import FEW_GPUS
 from runner.settings import read_settings
-from runner.signals import handled, interruptible
+from runner.signals import handled, interruptible, tidied
 from runner.spec import JobSpec
 from runner.store.uri import StoreUri
 from runner.waits import VARIABLE, WAITS
@@ -32,6 +34,8 @@ from runner.waits import VARIABLE, WAITS
 _FREE_BYTES = 1 << 28
 _gpus: dict[str, bool] = {}
 """Whether a host has one, as preflight has seen it."""
+_markers: set[Path] = set()
+"""Those that are in folders of stores."""
 
 
 class SshLauncher(BeginsAtOnce):
@@ -90,12 +94,23 @@ class SshLauncher(BeginsAtOnce):
                     host.call("end", token, seconds=2 * WAITS.engine + 10)
                     if relayed is not None:
                         relayed.drop()
+                    notes.forget(token)
             except LastrunError:
                 if isinstance(error, EngineError):
                     told = f"lastrun status {job.reference} tells whether its attempt has begun all the same"
                     raise CutError(f"{error}; {told}") from None
             raise
         return StartedThere(job, host, token, output, relayed)
+
+    def to_bring(self) -> tuple[str | None, Path] | None:
+        """A data file that is here."""
+        path = path_of(self._config)
+        return None if path is None else (self._config.run.host, path)
+
+    def bring(self) -> None:
+        """Over a connection of its own."""
+        if (data := of_this_machine(self._config)) is not None:
+            send(self._host(), data, say_of_host)
 
     @staticmethod
     def settle(job: Job, attempt: Attempt) -> Attempt | None:
@@ -112,9 +127,7 @@ class SshLauncher(BeginsAtOnce):
             return attempt
         current = job.attempts.again(attempt)
         if current is not None and current.open:
-            code = found["code"]
-            how = "is gone" if code is None else "was killed" if code == -9 else f"ended with code {code}"
-            job.attempts.write_lost(current, plain(f"its process on {note['host']} {how}"))
+            job.attempts.write_lost(current, plain(f"its process on {note['host']} {how_it_ended(found['code'])}"))
         notes.forget(token)
         return current
 
@@ -172,11 +185,24 @@ def look(host: Host, store: str | None, config: JobSpec | None) -> dict[str, Any
         return host.check({**asked, "store": None, "relay": True}, say_of_host)
     if uri is None or uri.scheme != "file":
         return host.check(asked, say_of_host)
-    marker = _marker(Path(uri.prefix))
-    try:
-        return host.check({**asked, "marker": str(marker)}, say_of_host)
-    finally:
-        marker.rmdir()
+    with markers_removed():
+        marker = _marker(Path(uri.prefix))
+        try:
+            return host.check({**asked, "marker": str(marker)}, say_of_host)
+        finally:
+            marker.rmdir()
+            _markers.discard(marker)
+
+
+def markers_removed() -> AbstractContextManager[None]:
+    """Who leaves meanwhile leaves nothing in a store's folder; who looks at hosts on other threads says so on the main one."""
+
+    def tidy() -> None:
+        for marker in list(_markers):
+            with suppress(OSError):
+                marker.rmdir()
+
+    return tidied(tidy)
 
 
 def say_of_host(text: str) -> None:
@@ -188,6 +214,7 @@ def _marker(folder: Path) -> Path:
     """An empty folder in the store's, or above where that is not there yet: seen from a machine, it has the same store."""
     place = next(one for one in (folder, *folder.parents) if one.exists())
     marker = place / f".lastrun-{secrets.token_hex(8)}"
+    _markers.add(marker)
     try:
         marker.mkdir(mode=0o755)
     except OSError as error:

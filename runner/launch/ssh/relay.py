@@ -44,6 +44,8 @@ _SLOWEST = 20_000
 """Bytes in a second: a network that brings less is given up, and what has come is kept."""
 _TRIES, _AGAIN_SECONDS = 5, 2.0
 _SILENT_SECONDS = 30.0
+GONE = "lastrun sync {job} once it is back; if it is gone for good, lastrun resume {job} --takeover goes on from what is here"
+"""What to do about a host that is not reached and keeps a job."""
 _silent: dict[str, tuple[float, str]] = {}
 """Hosts that were just not reached: until when they are not asked again by the way, and why."""
 
@@ -318,7 +320,7 @@ def deliver(job: Job) -> list[str]:
         try:
             relay.pull()
         except LastrunError as error:
-            told.append(f"{error}; it is told as soon as it is heard of again: lastrun sync {job.reference} asks it")
+            told.append(f"{error}; it is told once it is heard of again: {GONE.format(job=job.reference)}")
     return told
 
 
@@ -347,6 +349,12 @@ def last_heard(job: Job, attempt: Attempt) -> float | None:
     return None
 
 
+def why_silent(attempt: Attempt) -> str:
+    """Why nothing was heard just now of an attempt with a relay; empty: there is no reason."""
+    note = notes.read(str((attempt.container or {}).get("token")))
+    return _silent.get(note["host"], (0.0, ""))[1] if note else "it was not started from this machine"
+
+
 def words(job: Job, attempt: Attempt) -> str:
     """What to say of a job that is kept elsewhere to who would take it; empty where it is not."""
     heard = last_heard(job, attempt)
@@ -354,8 +362,7 @@ def words(job: Job, attempt: Attempt) -> str:
         return ""
     from last_e.text import seconds_text
 
-    note = notes.read(str((attempt.container or {}).get("token")))
-    _, why = _silent.get(note["host"], (0.0, "")) if note else (0.0, "it was not started from this machine")
+    why = why_silent(attempt)
     silent = f" ({why})" if why else ""
     return (
         f", which keeps it there and was last heard of {seconds_text(max(0.0, heard))} ago{silent}: what it has trained since "

@@ -115,9 +115,8 @@ def _settle(job: Job, attempt: Attempt, code: int | None) -> None:
     from runner.attempt.leftovers import sync_job
 
     if attempt.open:
-        how = "is gone" if code is None else "was killed" if code == -9 else f"ended with code {code}"
         where = (attempt.container or {}).get("name", "its host")
-        job.attempts.write_lost(attempt, f"its process on {where} {how}")
+        job.attempts.write_lost(attempt, f"its process on {where} {runs.how_it_ended(code)}")
     scratch = (attempt.container or {}).get("scratch")
     sync_job(job, None, [Path(scratch)] if scratch else [])
 

@@ -120,6 +120,11 @@ def about(token: str) -> dict[str, Any]:
     return {"alive": alive, "code": code, "known": run.exists()}
 
 
+def how_it_ended(code: int | None) -> str:
+    """In words, of an attempt that could not tell itself; None: nobody knows its code."""
+    return "is gone" if code is None else "was killed" if code in (_KILLED, 128 - _KILLED) else f"ended with code {code}"
+
+
 def send(token: str, signum: str) -> None:
     """A signal for the attempt."""
     pids = list(_pids(_run(token)).items())

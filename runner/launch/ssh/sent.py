@@ -39,13 +39,18 @@ class Local(NamedTuple):
 
 def of_this_machine(config: JobSpec) -> Local | None:
     """The job's data file, if it is here and in no bucket. What it holds is read once as long as it is not written to."""
+    path = path_of(config)
+    return None if path is None else Local(path, path.stat().st_size, _sha256(path))
+
+
+def path_of(config: JobSpec) -> Path | None:
+    """Where that is."""
     if is_remote(config.data.uri):
         return None
     try:
-        path = data_path(config)
+        return data_path(config)
     except DataError:  # it may be there
         return None
-    return None if path is None else Local(path, path.stat().st_size, _sha256(path))
 
 
 def _sha256(path: Path) -> str:

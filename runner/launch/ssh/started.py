@@ -13,12 +13,13 @@ from contextlib import suppress
 from typing import IO, TextIO
 
 from last_e.process import pass_on
-from runner.errors import EngineError, Exit, LastrunError, PausedError
+from last_e.text import plain
+from runner.errors import EngineError, Exit, LastrunError, PausedError, Reason
 from runner.job.job import Job
 from runner.launch.ssh import notes
 from runner.launch.ssh.connection import BEGIN, CUT, environment
 from runner.launch.ssh.relay import Fetching, Relay
-from runner.launch.ssh.runs import GONE
+from runner.launch.ssh.runs import GONE, how_it_ended
 from runner.launch.ssh.setup import Host
 from runner.signals import LEAVING, handled, interrupt
 
@@ -41,7 +42,7 @@ class StartedThere:
     def __init__(self, job: Job, host: Host, token: str, output: TextIO | None, relay: Relay | None = None) -> None:
         self._job, self._host, self._token, self._relay = job, host, token, relay
         self._next_look, self.cancelled = 0.0, False
-        self._watch = None if output is None else _Watch(host, token, output, relay)
+        self._watch = None if output is None else _Watch(job, host, token, output, relay)
         if self._watch is not None:
             self._watch.start()
 
@@ -109,9 +110,9 @@ class StartedThere:
 class _Watch(threading.Thread):
     """Copies what it says until it ends, over as many connections as that takes."""
 
-    def __init__(self, host: Host, token: str, out: TextIO, relay: Relay | None) -> None:
+    def __init__(self, job: Job, host: Host, token: str, out: TextIO, relay: Relay | None) -> None:
         super().__init__(name="ssh", daemon=True)
-        self._host, self._token, self._out, self._relay = host, token, out, relay
+        self._job, self._host, self._token, self._out, self._relay = job, host, token, out, relay
         self._offset = 0
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.code = int(Exit.FAILED)
@@ -136,15 +137,18 @@ class _Watch(threading.Thread):
                 errors.seek(0)
                 said = errors.read()
             if code == GONE:
-                raise EngineError(f"{self._host.connection.host}: the attempt is gone and has left no word")
+                found = self._host.ask("state", self._token)
+                if found["alive"] or not found["known"]:
+                    raise EngineError(f"{self._host.connection.host}: the attempt is gone and has left no word")
             if code != CUT and code >= 0:
-                self.code = code
+                self.code = int(Exit.FAILED) if code == GONE else code
                 if self._relay is not None and fetching is not None:
                     fetching.stop()
                     self._relay.to_the_end()
                 with suppress(LastrunError):
+                    self._write_its_end(None if code == GONE else code)
                     self._host.call("remove", self._token)
-                notes.forget(self._token)
+                    notes.forget(self._token)
                 return
             if self._offset > before:
                 deadline, told = time.monotonic() + _PATIENCE_SECONDS, False
@@ -156,6 +160,16 @@ class _Watch(threading.Thread):
             if time.monotonic() > deadline:
                 raise self._host.connection.explained(said)
             time.sleep(_AGAIN_SECONDS)
+
+    def _write_its_end(self, code: int | None) -> None:
+        """If it could not do that itself. As long as the store does not take it, the host knows, and who looks asks it."""
+        job = Job(self._job.store, self._job.id)
+        attempt = job.attempts.of(self._token)
+        if code is None and attempt is not None and attempt.reason is not None:
+            self.code = int(Reason(attempt.reason).ending.exit_code)
+        if attempt is not None and attempt.open:
+            where = self._host.connection.host
+            job.attempts.write_lost(attempt, plain(f"its process on {where} {how_it_ended(code)}"))
 
     def _one_connection(self, errors: IO[bytes]) -> int:
         command = self._host.connection.command(self._host.script("follow", self._token, str(self._offset)))
