@@ -35,13 +35,17 @@ def list_(json: JsonOption = False) -> None:
 def check(name: NameArgument, store: StoreOption = None, json: JsonOption = False) -> None:
     """Set a host up if it is not, and tell what it is and whether jobs of the store could run there."""
     from runner.errors import Exit
-    from runner.launch.ssh.launcher import look
+    from runner.launch.ssh.launcher import look, misfit
     from runner.launch.ssh.setup import named
+    from runner.settings import read_settings
     from runner.store.open import default_store, open_store
     from runner.view.console import print_json
     from runner.view.host import print_host
 
-    found = look(named(name), open_store(default_store() if store is None else store).uri, None)
+    env = read_settings().host(name).env
+    found = look(named(name), open_store(default_store() if store is None else store).uri, None, env)
+    if what := misfit(found):
+        found["problems"].append(f"its profile in config.toml is {env}, and it {what}: write the one that fits it, or none")
     if json:
         print_json("host check", {"name": name, **found["facts"], "problems": found["problems"]})
     else:

@@ -8,7 +8,7 @@ from functools import partial
 from last_e.layers import Resolved
 from runner.attempt.scratch import see_scratch
 from runner.errors import LastrunError, StoreError
-from runner.launch.protocol import Launcher
+from runner.launch.protocol import Elsewhere, Launcher
 from runner.machine import see_that_it_fits
 from runner.spec import JobSpec
 from runner.store.protocol import Store
@@ -17,7 +17,8 @@ from runner.store.protocol import Store
 def approve(
     launcher: Launcher, store: Store, resolved: Resolved[JobSpec], *, here: bool, prefix: str = "", only_look: bool = False
 ) -> None:
-    """See to all that an attempt needs. What runs elsewhere sees there for itself whether that machine fits.
+    """See to all that an attempt needs. Whether a machine fits that is not seen before, an attempt
+    there sees for itself.
 
     Args:
         launcher: what would start it.
@@ -33,6 +34,8 @@ def approve(
     looks: list[Callable[[], object]] = [partial(launcher.preflight, store.uri)]
     if launcher.runs_here:
         looks[:0] = [partial(see_that_it_fits, resolved.env, here), partial(see_scratch, resolved)]
+    if isinstance(launcher, Elsewhere):
+        looks.append(partial(launcher.see_that_it_fits, here))
     if store.is_read_only(prefix):
         looks.append(partial(_refuse, store))
     elif only_look:

@@ -165,6 +165,18 @@ class Brings(Protocol):
 
 
 @runtime_checkable
+class Elsewhere(Launcher, Protocol):
+    """A launcher whose preflight sees the very machine that an attempt will run on."""
+
+    def see_that_it_fits(self, here: bool) -> None:
+        """The machine that preflight has seen is one that the job's profile is for; with ``here`` it need not be.
+
+        Raises:
+            UsageError: it is another.
+        """
+
+
+@runtime_checkable
 class Orders(Launcher, Protocol):
     """A launcher that asks somebody else for a machine, or for a place on one."""
 

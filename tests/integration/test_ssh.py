@@ -336,6 +336,20 @@ def test_a_host_is_listed_looked_at_and_cleaned(cli: Cli, far: Sshd, tiny: Path,
     assert facts["folder"] == str(far.folder / "home/.cache/lastrun/ssh")
     assert facts["torch"]
 
+    settings.write_text('[hosts.mine]\nssh = "far"\nenv = "lambda"\n')
+    looked = cli("host", "check", "mine")
+    assert looked.returncode == 6
+    assert "its profile in config.toml is lambda, and it is local (no sign of" in looked.stdout
+    refused = cli("submit", tiny, "--on", "mine")
+    assert refused.returncode == 2, "and not there, once there is a job"
+    assert "error: env lambda: mine is local (no sign of" in refused.stderr
+    assert "say --here to train on mine with that profile all the same, or name the profile that fits it with --env" in (
+        refused.stderr
+    )
+    assert not Path(clean_env["LASTRUN_STORE"]).exists()
+    assert cli("submit", tiny, "--on", "mine", "--here", "--dry-run").returncode == 0
+    settings.write_text('[hosts.mine]\nssh = "far"\nenv = "local"\n')
+
     assert cli("submit", tiny, "--on", "mine", *LONG, "--detach").returncode == 0
     assert json.loads(cli("host", "list", "--json").stdout)["hosts"] == [
         {"name": "mine", "ssh": "far", "env": "local", "attempts": 1}

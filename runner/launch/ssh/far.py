@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from last_e.environment import fits
 from last_e.process import run_module
 from runner import machine
 from runner.errors import LastrunError
@@ -69,6 +70,7 @@ def check() -> None:
         "folder": str(own_folder()),
         "free": shutil.disk_usage(own_folder()).free,
         "runs": runs.count(),
+        "fits": fits(env) if (env := asked.get("env")) else None,
     }
     problems = [*_gpu_problems(asked, torch, facts), *store_problems(asked), *disk_problems(asked)]
     if asked.get("config", {}).get("run", {}).get("after") == "shutdown":

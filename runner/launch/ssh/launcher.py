@@ -45,6 +45,7 @@ class SshLauncher(BeginsAtOnce):
 
     def __init__(self, config: JobSpec) -> None:
         self._config = config
+        self._misfit: str | None = None
 
     def preflight(self, store: str) -> None:
         """The host says itself whether it has all that an attempt needs, the store and the data as well."""
@@ -58,6 +59,16 @@ class SshLauncher(BeginsAtOnce):
         if problems := found["problems"]:
             raise EngineError("\n".join(f"{host.connection.host}: {problem}" for problem in problems))
         _gpus[host.connection.host] = bool(found["facts"]["gpus"])
+        self._misfit = misfit(found)
+
+    def see_that_it_fits(self, here: bool) -> None:
+        """As the host has told."""
+        if self._misfit is not None and not here:
+            name = self._host().connection.host
+            raise UsageError(
+                f"env {self._config.env}: {name} {self._misfit}; take a host that fits, or say --here to train on {name} "
+                "with that profile all the same, or name the profile that fits it with --env"
+            )
 
     def start(self, job: Job, arguments: list[str], token: str, *, output: TextIO | None) -> StartedThere:
         """Detached there at once; what it is given goes over standard input, to memory alone."""
@@ -154,9 +165,9 @@ class SshLauncher(BeginsAtOnce):
         return Host(self._config.run.host)
 
 
-def look(host: Host, store: str | None, config: JobSpec | None) -> dict[str, Any]:
+def look(host: Host, store: str | None, config: JobSpec | None, env: str | None = None) -> dict[str, Any]:
     """What a host is (``facts``), and what keeps an attempt of a job from starting there (``problems``); without a job, and
-    perhaps a store, what can be told without. This version is put there if it is not.
+    perhaps a store, what can be told without, and whether it fits a profile. This version is put there if it is not.
 
     Raises:
         LastrunError: the host is not reached, or cannot be set up.
@@ -174,6 +185,7 @@ def look(host: Host, store: str | None, config: JobSpec | None) -> dict[str, Any
         "variables": values_elsewhere(uri, config),
         "device": wanted,
         "free": _FREE_BYTES,
+        "env": env if config is None else config.env,  # resolved, never auto
         **authority(uri),
     }
     if config is not None:
@@ -192,6 +204,12 @@ def look(host: Host, store: str | None, config: JobSpec | None) -> dict[str, Any
         finally:
             marker.rmdir()
             _markers.discard(marker)
+
+
+def misfit(found: dict[str, Any]) -> str | None:
+    """What a host that has been looked at is, where it is none that the profile is for."""
+    fitting, what = found["facts"].get("fits") or (True, "")
+    return plain(str(what)) if fitting is False else None
 
 
 def markers_removed() -> AbstractContextManager[None]:
