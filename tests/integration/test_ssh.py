@@ -22,7 +22,7 @@ import pytest
 
 from runner.errors import EngineError
 from runner.job.job import Job
-from runner.launch.ssh.connection import Connection, CutError
+from runner.launch.ssh.connection import Connection, CutError, FarError
 from runner.launch.ssh.setup import Host
 from runner.store.directory import DirectoryStore
 from runner.store.open import open_store
@@ -95,6 +95,19 @@ def test_keys_of_an_agent_and_jump_hosts_are_those_of_the_user(here: Sshd) -> No
 def test_one_connection_is_kept(here: Sshd) -> None:
     sockets = [Connection("far").call('echo "$SSH_CONNECTION"') for _ in range(2)]
     assert sockets[0] == sockets[1]
+
+
+def test_what_takes_minutes_there_is_told_as_it_is_done(here: Sshd) -> None:
+    heard: list[str] = []
+    Connection("far").follow("read x; echo $x; echo two", b"one\n", 30, heard.append)
+    assert heard == ["one", "two"]
+    with pytest.raises(FarError, match=r"^no room$"):
+        Connection("far").follow("echo three; echo error: no room >&2; exit 1", b"", 30, heard.append)
+    assert heard == ["one", "two", "three"]
+    with pytest.raises(CutError, match="far does not answer within 1 s"):
+        Connection("far").follow("sleep 30", b"x" * (1 << 20), 1, heard.append)
+    with pytest.raises(CutError, match="closed: nothing listens there"):
+        Connection("closed").follow("true", b"x" * (1 << 20), 30, heard.append)
 
 
 def test_all_that_a_bare_machine_lacks_is_told_at_once(
@@ -374,6 +387,11 @@ def test_a_host_is_listed_looked_at_and_cleaned(cli: Cli, far: Sshd, tiny: Path,
     assert f"{folder}/ssh was removed" in cli("host", "clean", "mine", "--force").stdout
     assert [path.name for path in folder.iterdir()] == ["objects"]
     assert "there was nothing of lastrun's" in cli("host", "clean", "mine").stdout
+    anew = cli("host", "check", "mine")
+    assert anew.returncode == 0, anew.stdout + anew.stderr
+    told = [line for line in anew.stderr.splitlines() if not line.startswith("mine: still being set up (")]
+    assert told[0].startswith("mine: setting lastrun up with ")
+    assert told[1:] == ["mine: installing what lastrun needs"]
     assert cli("host", "check", "-oProxyCommand=x").returncode == 2
     assert cli("submit", tiny, "--on", "mine", "--launcher", "local").returncode == 2
 

@@ -6,9 +6,12 @@ import hashlib
 import json
 import os
 import shlex
+import signal
 import stat
 import subprocess
 import tempfile
+import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -95,6 +98,44 @@ class Connection:
             raise FarError(last_error(done.stderr) or f"it ended with code {done.returncode}")
         return done.stdout.partition(BEGIN)[2]
 
+    def follow(self, script: str, data: bytes, seconds: float, heard: Callable[[str], None]) -> None:
+        """Run what takes minutes there; each line that it prints is handed on as it comes.
+
+        Raises:
+            CutError, FarError: see :meth:`call`.
+        """
+        with tempfile.TemporaryFile() as said:
+            pipe = subprocess.PIPE
+            process = subprocess.Popen(
+                self.command(script), stdin=pipe, stdout=pipe, stderr=said, start_new_session=True, env=environment()
+            )
+            limit = threading.Timer(seconds, process.kill)
+            feeder = threading.Thread(target=_feed, args=(process, data), name="ssh", daemon=True)
+            try:
+                limit.start()
+                feeder.start()
+                assert process.stdout is not None
+                begun = False
+                for line in process.stdout:
+                    if begun:
+                        heard(line.decode(errors="replace").strip())
+                    begun = begun or line == BEGIN
+                code = process.wait()
+            finally:
+                limit.cancel()
+                process.kill()
+                process.wait()
+                feeder.join()
+                process.stdout.close() if process.stdout else None
+            said.seek(0)
+            words = said.read()
+        if code == -signal.SIGKILL:
+            raise CutError(f"{self.host} does not answer within {seconds:.0f} s")
+        if code == CUT:
+            raise self.explained(words)
+        if code != 0:
+            raise FarError(last_error(words) or f"it ended with code {code}")
+
     def _options(self) -> list[str]:
         """Nothing asks; a connection that hangs is given up; one is kept for the next calls, where its socket has a place of
         this user's alone."""
@@ -112,6 +153,15 @@ class Connection:
         sign = next((sign for sign in _WORDS if any(sign in line for line in lines)), "")
         told = next((line for line in reversed(lines) if sign in line), "ssh does not say why")
         return CutError(f"{self.host}: {_WORDS.get(sign, 'ssh does not get there')} ({plain(told)})")
+
+
+def _feed(process: subprocess.Popen[bytes], data: bytes) -> None:
+    """All of it, unless the other side has gone."""
+    assert process.stdin is not None
+    with suppress(OSError, ValueError):
+        process.stdin.write(data)
+    with suppress(OSError):
+        process.stdin.close()
 
 
 def last_error(said: bytes) -> str:

@@ -5,6 +5,7 @@ Its source comes over standard input, and after it the folder's name, the versio
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import io
 import json
@@ -30,7 +31,11 @@ def main() -> None:
     folder = root / about["folder"]
     root.mkdir(parents=True, exist_ok=True)
     with (root / f"{about['folder']}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            say("another command is at it: waiting for that")
+            fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "ready").exists():
             make(folder, about["version"], wheel, about["for_gpus"])
 
@@ -56,6 +61,7 @@ def make(folder: Path, version: str, wheel: bytes, for_gpus: bool) -> None:
         (packages / "torch-of-this-machine.pth").write_text("\n".join(others) + "\n")
     elif not for_gpus:
         torch_for_cpus(pip)
+    say("installing what lastrun needs" + ("" if find_spec("torch") else ", torch among it, which is large"))
     call("what lastrun needs", [*pip, f"lastrun[train]=={version}"])
     tried = subprocess.run([python, "-I", "-m", "last_e.gpu"], capture_output=True, text=True, check=False)
     if not tried.stdout.strip():
@@ -93,7 +99,19 @@ def torch_for_cpus(pip: list[str]) -> None:
         return
     told = subprocess.run([*pip[: pip.index("install")], "config", "list"], capture_output=True, text=True, check=False)
     if "index" not in told.stdout and "find-links" not in told.stdout:
-        subprocess.run([*pip, "torch", "--index-url", _CPU_INDEX], capture_output=True, check=False)
+        say("installing torch's build for CPUs, for there is no GPU's driver")
+        done = subprocess.run([*pip, "torch", "--index-url", _CPU_INDEX], capture_output=True, check=False)
+        if done.returncode != 0:
+            say(
+                f"{_CPU_INDEX} does not give it: taking the build for GPUs, gigabytes more; an index of yours in pip.conf helps"
+            )
+
+
+def say(text: str) -> None:
+    """What is being done, for whoever has asked for it."""
+    with contextlib.suppress(OSError):  # who has left hears nothing, and the next command finds it made
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
 
 
 def call(what: str, command: list[str]) -> None:

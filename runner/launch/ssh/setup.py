@@ -7,10 +7,14 @@ import platform
 import re
 import shlex
 import shutil
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from last_e.text import seconds_text
 from runner.errors import EngineError, UsageError
 from runner.launch.ssh import install
 from runner.launch.ssh.connection import SECONDS, Connection, FarError, answer
@@ -22,6 +26,7 @@ from runner.settings import read_settings
 INSTALL_SECONDS = 3600.0
 _CHECK_SECONDS = 180.0
 """A store that does not answer is given up after less, and torch may have to be tried."""
+_STILL_SECONDS = 20.0
 _MIB = 1 << 20
 _NEEDED = {"torch": 300 * _MIB, "cpu": 2048 * _MIB, "gpu": 8192 * _MIB}
 """Where a torch is there; where one for CPUs comes; with CUDA's libraries."""
@@ -147,11 +152,19 @@ class Host:
         read = f"import sys; exec(compile(sys.stdin.buffer.read({len(source)}), 'install.py', 'exec'))"
         command = shlex.quote(python) if python is not None else _by_uv(str(uv))
         try:
-            self._called(f"exec {command} -I -c {shlex.quote(read)}", data, INSTALL_SECONDS)
-        except EngineError as error:
+            with _told_of(lambda seconds: say(f"{name}: still being set up ({seconds_text(seconds)})")):
+                self.connection.follow(
+                    f"exec {command} -I -c {shlex.quote(read)}", data, INSTALL_SECONDS, lambda line: say(f"{name}: {line}")
+                )
+        except KeyboardInterrupt:
+            say(f"{name}: left alone with it: what is there already is not done twice by the next command")
+            raise
+        except FarError as error:
             if python is not None:
-                raise
-            raise EngineError(f"{error}: where uv cannot fetch a Python, install one there (Debian: python3-venv)") from None
+                raise EngineError(f"{name}: {error}") from None
+            raise EngineError(
+                f"{name}: {error}: where uv cannot fetch a Python, install one there (Debian: python3-venv)"
+            ) from None
 
     def _send_uv(self, own: Path) -> str:
         """This machine's, for a machine of its kind."""
@@ -196,6 +209,24 @@ class _Facts:
         self.uv = found.get("uv")
         disk = found.get("free", "").split()
         self.free = int(disk[3]) << 10 if len(disk) > 3 and disk[3].isdigit() else None
+
+
+@contextmanager
+def _told_of(say: Callable[[float], None]) -> Iterator[None]:
+    """Meanwhile it is said now and then that something is still going on, and for how many seconds."""
+    over, began = threading.Event(), time.monotonic()
+
+    def tell() -> None:
+        while not over.wait(_STILL_SECONDS):
+            say(time.monotonic() - began)
+
+    teller = threading.Thread(target=tell, name="still", daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        over.set()
+        teller.join()
 
 
 def _by_uv(uv: str) -> str:
