@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.errors import UsageError
+from runner import machine
+from runner.errors import State, UsageError
 from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.launch.ssh import relayed
@@ -71,3 +72,16 @@ def test_objects_come_whole_or_not_at_all_and_only_those_of_the_job(copy: Job, m
     for name, job_id in (("../x", "j"), (NAME, "../j"), (NAME, "")):
         with pytest.raises(UsageError, match="can be kept here"):
             relayed.tell(name, job_id, "", "0")
+
+
+def test_a_host_that_is_this_very_machine_tells_of_an_end_all_the_same(tmp_path: Path) -> None:
+    """Its process is gone before what it has said last is here: until then the job was 'lost'."""
+    job = Job(DirectoryStore(tmp_path / "store"), "j")
+    job.store.put(job.paths.record, b"{}")
+    attempt = Attempt(f"0001-{TOKEN}", machine.identity(), 1, "another", time.time(), phase="running", began=True)
+    attempt.container = {"launcher": "ssh", "token": TOKEN, "relay": NAME}
+    job.attempts.write(attempt)
+    assert job.attempts.state(job.attempts.all())[0] is State.RUNNING
+    attempt.container = {"launcher": "ssh", "token": TOKEN}
+    job.attempts.write(attempt)
+    assert Job(job.store, "j").attempts.state([attempt])[0] is State.LOST
