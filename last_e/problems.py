@@ -101,7 +101,8 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     if meant in choices:
         return f"known keys only; did you mean {meant}?"
     last = {choice.rsplit(".", 1)[-1]: choice for choice in reversed(choices)}
-    match = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
+    sections = [] if "." in word else list(dict.fromkeys(choice.split(".")[0] for choice in choices))
+    match = difflib.get_close_matches(word, [*sections, *choices], n=1, cutoff=0.6)
     if not match:
         match = [last[m] for m in difflib.get_close_matches(word.rsplit(".", 1)[-1], last, n=1, cutoff=0.6)]
     if match:

@@ -259,7 +259,7 @@ def _run(
     if not todo:
         if others["running"]:
             raise ClaimedError(
-                f"{group.id}: all that is unfinished is being run; lastrun status {group.reference} follows it, "
+                f"{group.id}: all that is unfinished is being run; lastrun status -w {group.reference} follows it, "
                 "--takeover takes it over"
             )
         if others["failed"]:

@@ -112,7 +112,7 @@ def refuse_running(source: Job, attempts: list[Attempt]) -> None:
     """
     for attempt in attempts:
         if attempt.is_here and source.attempts.alive(attempt):
-            raise ClaimedError(f"{source.id} is being run by {attempt}; lastrun status {source.reference} follows it")
+            raise ClaimedError(f"{source.id} is being run by {attempt}; lastrun status -w {source.reference} follows it")
     refuse_beating(source, [attempt for attempt in attempts if attempt.open and not attempt.is_here])
 
 

@@ -126,7 +126,7 @@ def _look(job: Job, attempt: Attempt, known: list[Attempt]) -> tuple[list[Attemp
 
 
 def _taken(job: Job, owner: Attempt) -> ClaimedError:
-    return ClaimedError(f"{job.id} is being run by {owner}; lastrun status {job.reference} follows it")
+    return ClaimedError(f"{job.id} is being run by {owner}; lastrun status -w {job.reference} follows it")
 
 
 def _stopped(job: Job) -> PausedError:

@@ -110,7 +110,7 @@ def ready(
         refuse_running(job, attempts)
     elif state is State.RUNNING and attempt is not None and not how.takeover:
         raise ClaimedError(
-            f"{job.id} is being run by {attempt}{relay.words(job, attempt)}; lastrun status {job.reference} follows it, "
+            f"{job.id} is being run by {attempt}{relay.words(job, attempt)}; lastrun status -w {job.reference} follows it, "
             "--takeover takes it over"
         )
     values = see_that_it_is_taken(resolved, trust)

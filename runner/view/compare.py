@@ -13,7 +13,7 @@ from typing import Any
 
 from last_e.config import ENVIRONMENTS
 from last_e.problems import show as value_text
-from last_e.text import percent, seconds_text
+from last_e.text import counted, percent, seconds_text
 from runner.errors import UNREADABLE, NoSuchJobError, State
 from runner.job.attempts import Attempt
 from runner.job.cost import rented_cost
@@ -150,12 +150,14 @@ def _row(keys: list[str], group: list[Result]) -> dict[str, Any]:
         "values": {key: group[0].config.get(key) for key in keys},
         "jobs": [result.id for result in group],
         "finished": len(done),
+        "seeds": len({result.config.get(SEED) for result in done}),
         "unfinished": [_so_far(result) for result in group if not result.finished],
     }
     for name in ("last", "best"):
         values = [value for result in done if (value := getattr(result, name)) is not None]
         row[name] = statistics.fmean(values) if values else None
-        row[f"{name}_spread"] = statistics.stdev(values) if len(values) > 1 else None
+        several = len(values) > 1 and row["seeds"] > 1  # one seed twice gives the same numbers, and no spread of seeds
+        row[f"{name}_spread"] = statistics.stdev(values) if several else None
     row["seconds"] = sum(result.seconds for result in group)
     costs = [result.cost for result in group]
     row["cost"] = None if None in costs else sum(cost for cost in costs if cost is not None)
@@ -177,10 +179,11 @@ def _rank(row: dict[str, Any]) -> tuple[Any, ...]:
 
 def print_comparison(facts: dict[str, Any]) -> None:
     """The table."""
-    table = make_table(*facts["keys"], "seeds", "top-1 last", "top-1 best", "time", "cost", "unfinished")
+    table = make_table(*facts["keys"], "jobs", "top-1 last", "top-1 best", "time", "cost", "unfinished")
     for row in facts["rows"]:
         values = [value_text(value).strip("'") for value in row["values"].values()]
         count = f"{row['finished']}" + (f" of {len(row['jobs'])}" if row["unfinished"] else "")
+        count += f" ({counted(row['seeds'], 'seed')})" if row["seeds"] < row["finished"] else ""
         figures = [_figure(row["last"], row["last_spread"]), _figure(row["best"], row["best_spread"])]
         cost = "-" if row["cost"] is None else f"${row['cost']:.2f}"
         table.add_row(*values, count, *figures, seconds_text(row["seconds"]), cost, _unfinished(row))
@@ -204,7 +207,7 @@ def _unfinished(row: dict[str, Any]) -> str:
 
 def comparison_csv(facts: dict[str, Any]) -> str:
     """The same for a spreadsheet: a line a row, numbers as they are."""
-    figures = ("finished", "last", "last_spread", "best", "best_spread", "seconds", "cost")
+    figures = ("finished", "seeds", "last", "last_spread", "best", "best_spread", "seconds", "cost")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*facts["keys"], *figures, "unfinished", "jobs"])

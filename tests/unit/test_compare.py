@@ -39,6 +39,20 @@ def trained(
     job.store.put(job.paths.metrics(one.id), text.encode())
 
 
+def test_one_seed_twice_has_no_spread(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = DirectoryStore(tmp_path / "store")
+    groups_of_one = [group_of(store, tmp_path, "{points: [{}]}") for _ in range(2)]
+    for group in groups_of_one:
+        trained(group, 1, [0.5])
+    facts = compare([group.jobs()[0] for group in groups_of_one])
+    [row] = facts["rows"]
+    assert (row["finished"], row["seeds"], row["last"], row["last_spread"]) == (2, 1, 0.5, None)
+    print_comparison(facts)
+    out = capsys.readouterr().out
+    assert "2 (1 seed)" in out
+    assert "standard deviation" not in out
+
+
 def test_a_rented_machine_costs_what_its_attempt_was_told_from_when_it_is_paid_for(tmp_path: Path) -> None:
     group = group_of(DirectoryStore(tmp_path / "store"), tmp_path, "{seeds: 6}")
     told = [
@@ -107,7 +121,7 @@ def test_means_and_spreads_are_over_finished_seeds_and_the_best_comes_first(
     assert "paused 1/9, best 99.00%" in shown
     assert "what is unfinished is in no mean" in shown
     lines = comparison_csv(facts).splitlines()
-    assert lines[0].startswith("training.lr,finished,last,")
+    assert lines[0].startswith("training.lr,finished,seeds,last,")
     assert lines[1].startswith("0.05,2,")
     assert len(lines) == 4
 

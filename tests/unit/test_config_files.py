@@ -231,6 +231,11 @@ def test_a_name_that_the_system_refuses_is_a_problem(tmp_path):
         ("optim.nesterov", "training.nesterov"),
         ("hardware.workers", "hardware.num_workers"),
         ("datset", "dataset"),
+        ("modle", "model"),
+        ("modell", "model"),
+        ("models", "model"),
+        ("trainig", "training"),
+        ("hardwrae", "hardware"),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_nearest_name(wrong, right):

@@ -73,7 +73,7 @@ class HfLauncher:
         for one in there.find({JOB: job.id}, hub.WAITING, hub.RUNNING):
             if one.stage == hub.WAITING:
                 raise ClaimedError(f"{job.id}: {one}; lastrun stop {job.reference} takes it back")
-            raise ClaimedError(f"{job.id} is being run by {one}; lastrun status {job.reference} follows it")
+            raise ClaimedError(f"{job.id} is being run by {one}; lastrun status -w {job.reference} follows it")
         seconds = self._seconds(job)
         uri, _ = StoreUri.parse(job.uri).parent()
         wheel = Wheel()

@@ -79,7 +79,7 @@ class SlurmLauncher:
             if one.state in queue.WAITING:
                 raise ClaimedError(f"{job.id}: {one}; lastrun stop {job.reference} takes it out of the queue")
             if one.state != "COMPLETING":
-                raise ClaimedError(f"{job.id} is being run by {one}; lastrun status {job.reference} follows it")
+                raise ClaimedError(f"{job.id} is being run by {one}; lastrun status -w {job.reference} follows it")
         log_folder().mkdir(parents=True, exist_ok=True, mode=0o700)
         uri, _ = StoreUri.parse(job.uri).parent()
         options = self._asked(uri, name, log_name(job.id, token), after)
