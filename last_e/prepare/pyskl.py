@@ -132,7 +132,7 @@ def _who_trains(
     wanted = len(set(listed))
     absent = wanted - len(found if _numbers(listed) else {names[number] for number in found})
     told = (f"{called}: {absent} of its {wanted} names are none of a clip here",) if absent > 0 else ()
-    told += _of_those_that_test(key, lists, found, names)
+    told = (*told, *_of_those_that_test(key, lists, found, names))
     return found, split or key.removesuffix("train").rstrip("_") or None, told
 
 
