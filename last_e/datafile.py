@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -52,6 +53,15 @@ def output_path(out: Path, *inputs: Path, example: str = "ntu60.safetensors") ->
     return target
 
 
+def pointer(beginning: bytes) -> str | None:
+    """What a file that begins so stands for, where a clone has the names of large files alone."""
+    if beginning.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS, in place of the file; fetch it: git lfs pull"
+    if re.match(rb"/annex/objects/|(\.\./)*\.git/annex/", beginning):
+        return "a pointer of git-annex, in place of the file; fetch it: git annex get"
+    return None
+
+
 BUCKETS = ("s3://", "gs://")
 
 
@@ -61,7 +71,10 @@ def unreadable(path: Path, error: Exception) -> DataError:
         return DataError(f"{path}: {'a folder' if path.is_dir() else 'no file'}; name a prepared file", missing=True)
     try:
         with path.open("rb") as file:
-            other = file.read(9)[8:] not in (b"", b"{")  # a header is JSON after its length in eight bytes
+            beginning = file.read(64)
+        if told := pointer(beginning):
+            return DataError(f"{path}: {told}", missing=True)
+        other = beginning[8:9] not in (b"", b"{")  # a header is JSON after its length in eight bytes
     except OSError:
         other = False
     return DataError(f"{path}: cut short, damaged or not a prepared data file ({one_line(error)})", other=other)
@@ -209,7 +222,9 @@ def check_opened(config: TrainConfig, file: IO[bytes], size: int, path: Path | s
             mask = column(own) if own in tensors else None
             places = [column(name).astype(np.int64) for name in ("performer", "camera", "setup")] if mask is None else []
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, MemoryError):
-        raise DataError(f"{path}: not a prepared data file, or a damaged one; lastrun data makes them") from None
+        file.seek(0)
+        told = pointer(file.read(64)) or "not a prepared data file, or a damaged one; lastrun data makes them"
+        raise DataError(f"{path}: {told}") from None
     if metadata.get("format") != FORMAT:
         raise DataError(f"{path}: not a prepared data file: its format is {metadata.get('format')!r}, not {FORMAT!r}")
     if end > size:

@@ -105,7 +105,7 @@ def room_in(folder: Path) -> str | None:
     if not in_a_session() or not folder.resolve().is_relative_to(WORKING.resolve()):
         return None
     return (
-        f"{WORKING} holds 20 GB: delete what you do not need there (lastrun rm deletes a job), keep fewer checkpoints "
+        f"{WORKING} holds 20 GB: delete what you do not need there (jobs with rm), keep fewer checkpoints "
         "(checkpoint.keep_last), or take a bucket as the store (docs/kaggle.md)"
     )
 

@@ -174,6 +174,10 @@ def workplace(path: Path) -> Iterator[Path]:
         raise DataError(f"{path}: is being prepared by another process") from None
 
 
+class NoClipsError(DataError):
+    """There is nothing to write."""
+
+
 def write_streamed(parts: Iterable[Part], path: Path, metadata: Mapping[str, str], overwrite: bool = True) -> dict[str, Array]:
     """Write a file from parts that are made one after the other; returns its columns.
 
@@ -189,7 +193,7 @@ def write_streamed(parts: Iterable[Part], path: Path, metadata: Mapping[str, str
                     paths.append(folder / f"{number:06}.part")
                     part.write(paths[-1], {})
             if not paths:
-                raise DataError(f"{path}: not written: there is not one clip")
+                raise NoClipsError(f"{path}: not written: there is not one clip")
             return join(paths, path, metadata, overwrite)
         finally:  # nobody goes on with these
             shutil.rmtree(folder, ignore_errors=True)

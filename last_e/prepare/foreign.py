@@ -19,7 +19,7 @@ from pathlib import Path
 
 from last_e.datafile import DataError, output_path
 from last_e.prepare.account import count_splits, guess_dataset, versions
-from last_e.prepare.clipfile import About, Part, write_streamed
+from last_e.prepare.clipfile import About, NoClipsError, Part, write_streamed
 from last_e.prepare.ctrgcn import open_ctrgcn
 from last_e.prepare.kinds import see_that_it_is
 from last_e.prepare.names import read_name
@@ -28,6 +28,7 @@ from last_e.prepare.original import open_original
 from last_e.prepare.people import NobodyError, take_people
 from last_e.prepare.pyskl import open_pyskl
 from last_e.prepare.replace import see_that_it_may_be_made
+from last_e.text import counted, plain
 
 BATCH, BATCH_BYTES = 256, 32 * 2**20
 SPLITS = ("xsub", "xview", "xset")
@@ -110,7 +111,14 @@ def import_file(
             )
     report = Imported(kind, own_split=own, left_out=list(opened.passed_over))
     metadata = {**source, "versions": json.dumps(versions())}
-    columns = write_streamed(_parts(opened, own, report, progress), out, metadata, overwrite)
+    try:
+        columns = write_streamed(_parts(opened, own, report, progress), out, metadata, overwrite)
+    except NoClipsError:
+        why = report.left_out[len(opened.passed_over) :][:1] or ["it holds none"]
+        hint = "; allowed are numbers, in metres, of at most 32" if "usable coordinates" in why[0] else ""
+        raise DataError(
+            f"{path}: of {counted(opened.total, 'clip')} none can be used; {plain(why[0][:200])}{hint}", other=True
+        ) from None
     report.dataset = guess_dataset(columns)
     report.clips, report.frames = len(columns["label"]), int(columns["length"].sum())
     report.two_people = int((columns["bodies"] == 2).sum())

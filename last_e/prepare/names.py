@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from last_e.datafile import pointer
+
 LISTS = Path(__file__).parent / "ntu"
 _NAME = re.compile(r"S(\d{3})C(\d{3})P(\d{3})R(\d{3})A(\d{3})", re.ASCII | re.IGNORECASE)
 
@@ -65,4 +67,4 @@ def no_download(beginning: bytes) -> str | None:
         return "an empty file; copy or download it again"
     if beginning.lstrip()[:1] == b"<":
         return "a web page, perhaps one that asks to log in; download it in a browser"
-    return None
+    return pointer(beginning)

@@ -52,7 +52,8 @@ def read_pickle(path: Path) -> Any:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
     except Exception as error:  # a damaged pickle can fail anywhere; whatever it is, it is this file's fault
         other = beginning_of(path)[:1] not in (b"", b"\x80")  # Python has begun them so for twenty years
-        raise DataError(f"{path}: damaged or no pickle ({type(error).__name__}: {one_line(error)})", other=other) from None
+        why = f"it begins with {beginning_of(path)[:12]!r}" if other else f"{type(error).__name__}: {one_line(error)}"
+        raise DataError(f"{path}: damaged or no pickle ({why})", other=other) from None
 
 
 class _Bounded:

@@ -132,7 +132,28 @@ def _who_trains(
     wanted = len(set(listed))
     absent = wanted - len(found if _numbers(listed) else {names[number] for number in found})
     told = (f"{called}: {absent} of its {wanted} names are none of a clip here",) if absent > 0 else ()
+    told = (*told, *_of_those_that_test(key, lists, found, names))
     return found, split or key.removesuffix("train").rstrip("_") or None, told
+
+
+def _of_those_that_test(key: str, lists: Mapping[Any, Any], trains: set[int], names: list[str]) -> tuple[str, ...]:
+    """What to tell where a file's own list of those that test is not simply the rest."""
+    tests: set[int] = set()
+    for end in ("val", "test"):
+        listed = lists.get(f"{key.removesuffix('train')}{end}") if key.endswith("train") else None
+        if isinstance(listed, (list, tuple, set, frozenset, np.ndarray)) and are_names(list(listed)):
+            tests |= _listed(list(listed), names)
+    if not tests:
+        return ()
+    both, neither = len(tests & trains), len(names) - len(tests | trains)
+    told = [f"{both} of the clips to test with train as well, and do not test"] if both else []
+    are = (
+        "1 clip is in none of the file's own lists, and tests"
+        if neither == 1
+        else f"{neither} clips are in none of them, and test"
+    )
+    told += [are] if neither else []
+    return tuple(f"{shown(key)}: {words}; see whether its lists are what you mean" for words in told)
 
 
 def _listed(listed: Sequence[Any], names: list[str]) -> set[int]:
@@ -155,6 +176,10 @@ def _stem(name: str) -> str:
     return _ENDINGS.sub("", re.split(r"[/\\]", name)[-1])
 
 
+_MOST_AT_ONCE = 6
+"""A Kinect sees no more people; a file may tell of as many as there are frames, by all that were seen one after the other."""
+
+
 def _is_annotation(one: Any) -> bool:
     if not isinstance(one, dict) or not any(isinstance(one.get(key), str) for key in _NAME_KEYS):
         return False
@@ -166,6 +191,7 @@ def _is_annotation(one: Any) -> bool:
         and keypoint.dtype.kind == "f"
         and keypoint.ndim == 4
         and (keypoint.shape[2:] == (NUM_JOINTS, 3) or _is_channels_first(keypoint))
+        and keypoint.shape[0] <= max(keypoint.shape[1], _MOST_AT_ONCE)  # frames first: people and frames have changed places
         and keypoint.nbytes <= MOST_CLIP_BYTES
         and isinstance(label, (int, np.integer))
         and not isinstance(label, bool)

@@ -276,7 +276,7 @@ class DirectoryStore:
         why = "a file is in its place" if what == "make" and error.errno == errno.EEXIST else error.strerror or error
         hint = "; name a folder that you may write to, or a bucket, with --store or LASTRUN_STORE" if shut else ""
         if error.errno in _FULL:
-            hint = f"; {kaggle.room_in(self.root) or 'free some space there (lastrun rm deletes a job), or name another store'}"
+            hint = f"; {kaggle.room_in(self.root) or 'free some space there (delete jobs with rm), or name another store'}"
         failed = StoreError(f"{self.uri}: cannot {what} {key or 'the store'}: {why}{hint}")
         failed.lasting = error.errno in (*_FULL, errno.EACCES, errno.EPERM, errno.EROFS)
         return failed

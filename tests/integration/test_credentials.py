@@ -219,6 +219,16 @@ def test_what_has_handed_out_keys_may_go_away_too(tmp_path: Path, monkeypatch: p
         store.put_file("a", tmp_path / "gone")
 
 
+@pytest.mark.parametrize("text", ["\ufeff[default]\nregion = a\n".encode(), "[default]\n".encode("utf-16"), b"export A=b\n"])
+def test_a_file_of_keys_that_is_none_is_told_with_what_it_should_be(
+    text: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _look_for_keys_in(tmp_path, "", monkeypatch)
+    (tmp_path / "config").write_bytes(text)
+    with pytest.raises(StoreError, match=r"/config; allowed are a line \[default\] and lines of NAME = VALUE, in UTF-8"):
+        open_store(NOWHERE)
+
+
 NOWHERE = "s3://bucket/jobs?endpoint_url=http://127.0.0.1:9"
 
 

@@ -20,7 +20,7 @@ from last_e.data.datasets import data_path
 from last_e.data.files import FORMAT, IRDS, read_irds
 from last_e.data.splits import train_mask
 from last_e.data.synthetic import synthetic_clips
-from last_e.datafile import is_remote
+from last_e.datafile import check_file, is_remote
 from last_e.layers import resolve
 from last_e.reading import set_layer
 
@@ -371,6 +371,14 @@ def test_a_file_is_also_found_in_folders_below_the_data_root(tmp_path):
     deep.parent.mkdir(parents=True)
     deep.touch()
     assert data_path(config(f"hardware.data_root={tmp_path}")) == deep
+
+
+def test_what_git_keeps_in_place_of_a_large_file_is_told(tmp_path):
+    (tmp_path / "a").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 12\n")
+    with pytest.raises(DataError, match=r"a: a pointer of Git LFS, in place of the file; fetch it: git lfs pull"):
+        read_clips(tmp_path / "a", 60)
+    with pytest.raises(DataError, match=r"a: a pointer of Git LFS, in place of the file; fetch it: git lfs pull"):
+        check_file(config("dataset=ntu60"), tmp_path / "a")
 
 
 def test_a_file_that_may_not_be_looked_at_is_told_as_one_that_is_not_there(nobody_special):

@@ -44,7 +44,33 @@ def test_pyskl_whose_names_are_not_ntus_keeps_its_split(tmp_path):
     assert train_mask(read_clips(tmp_path / "out", 60), "ntu60", "xview").tolist() == [True, True] + [False] * 4
 
 
+def test_lists_of_a_split_that_are_not_each_others_rest_are_told(tmp_path):
+    """Else the clips that test are not those that the file names, and nobody hears of it."""
+    called = [f"clip{number}" for number in range(6)]
+
+    def told(**split) -> list[str]:
+        path = pyskl(tmp_path / "own.pkl", known=False, split=split)
+        (tmp_path / "out").unlink(missing_ok=True)
+        return import_file("pyskl", path, tmp_path / "out", split="xsub").left_out
+
+    assert told(xsub_train=called[:4], xsub_val=called[4:]) == []
+    assert told(xsub_train=called[:4], xsub_val=called[4:5], xsub_test=called[5:]) == []
+    assert told(xsub_train=called[:4]) == []
+    (both,) = told(xsub_train=called[:4], xsub_val=called[3:])
+    assert both.startswith("xsub_train: 1 of the clips to test with train as well, and do not test")
+    (neither,) = told(xsub_train=[0, 1, 2], xsub_val=[3, 4])
+    assert neither.startswith("xsub_train: 1 clip is in none of the file's own lists, and tests")
+
+
 BAD_PYSKL = {
+    "frames before people": (
+        {"annotations": [{"frame_dir": "a", "label": 1, "keypoint": np.zeros((30, 2, 25, 3))}]},
+        "keypoint (floats, (people, frames, 25, 3)); found frame_dir (str), label (int), keypoint (float64 (30, 2, 25, 3))",
+    ),
+    "millimetres": (
+        {"annotations": [{"frame_dir": n, "label": 1, "keypoint": np.full((1, 9, 25, 3), 2000.0)} for n in names()]},
+        "of 6 clips none can be used; S001C001P001R001A001: no sighting has usable coordinates; allowed are numbers, in metres",
+    ),
     "no annotations": ({"annotations": 3}, "no list of annotations"),
     "2-D keypoints": (
         {"annotations": [{"frame_dir": "a", "label": 1, "keypoint": np.zeros((1, 9, 17, 2))}]},

@@ -244,6 +244,7 @@ def test_folders_too_deep_to_be_named_are_told(files, tmp_path):
         (lambda path: path.write_bytes(b"PK\x03\x04 and no more"), "not a whole zip file"),
         (lambda path: path.write_bytes(b""), "an empty file; copy or download it again"),
         (lambda path: path.write_bytes(b"<html>Sign in</html>"), "a web page, perhaps one that asks to log in"),
+        (lambda path: path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n"), "a pointer of Git LFS"),
         (lambda path: path.write_bytes(b"7z\xbc\xaf\x27\x1c\0"), "a 7z archive: unpack it with 7z x raw, and name the folder"),
         (lambda path: path.write_bytes(b"Rar!\x1a\x07\0"), "a RAR archive: unpack it with unrar x raw"),
         (lambda path: path.write_bytes(b"\x28\xb5\x2f\xfd\0"), "packed by zstd: unpack it with zstd -d raw"),
