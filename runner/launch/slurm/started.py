@@ -33,7 +33,7 @@ class StartedBatch:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._code: int | None = None
         self.cancelled = False
-        self._unknown = 0
+        self._unknown, self._has_said_something = 0, False
         cluster.follow(id, log)
 
     @property
@@ -54,11 +54,14 @@ class StartedBatch:
         return self._code
 
     def hand_on(self, signum: int) -> None:
-        """To the batch script, which passes it on. What has not started yet leaves the queue."""
+        """To the batch script, which passes it on. What has not started leaves the queue, and what has not said a word yet is
+        ended: a job has its node a while before its script is there, and a signal is lost then."""
         found = self.cluster.look_now(self._id)
         if found is not None and found.state in queue.WAITING:
             self.cluster.cancel(self._id)
             self._code = Exit.PAUSED
+        elif not self._has_said_something:
+            self.cluster.cancel(self._id)
         else:
             self.cluster.send(self._id, "INT" if signum == signal.SIGINT else "TERM")
 
@@ -102,6 +105,7 @@ class StartedBatch:
     def _show(self) -> None:
         """What has come since."""
         while self._output is not None and (new := self.cluster.read(self._id)):
+            self._has_said_something = True
             self._write(self._decoder.decode(new))
 
     def _write(self, text: str) -> None:
