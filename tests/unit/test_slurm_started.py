@@ -26,6 +26,7 @@ class Cluster:
 
     def __init__(self, *answers: Queued | None) -> None:
         self._answers, self.log, self.done = iter(answers), list[bytes](), list[str]()
+        self.code = 4
 
     def follow(self, id: str, log: str) -> None: ...
 
@@ -35,7 +36,7 @@ class Cluster:
         return next(self._answers)
 
     def exit_code(self, id: str) -> int | None:
-        return 4
+        return self.code
 
     def read(self, id: str) -> bytes:
         return self.log.pop() if self.log else b""
@@ -62,6 +63,17 @@ def test_one_empty_answer_does_not_mean_gone(monkeypatch: pytest.MonkeyPatch) ->
     assert codes(None, None, runs, None, None, runs) == [None] * 6
     assert codes(runs, None, None, None) == [None, None, None, Exit.FAILED]
     assert codes(None, failed) == [None, 4]
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "meant"),
+    [("CANCELLED", 143, Exit.PAUSED), ("CANCELLED", 75, 75), ("FAILED", 143, Exit.PAUSED), ("FAILED", 9, Exit.FAILED)],
+)
+def test_an_exit_code_is_one_of_ours(monkeypatch: pytest.MonkeyPatch, state: str, code: int, meant: int) -> None:
+    """One that a signal ended had not claimed the job yet."""
+    cluster = Cluster(Queued("7", "lastrun-j", state, "None", "N/A"))
+    cluster.code = code
+    assert StartedBatch(cluster, "7", "x.log", None).wait(0) == meant  # type: ignore[arg-type]
 
 
 def test_who_leaves_before_the_attempt_has_said_a_word_ends_its_slurm_job(monkeypatch: pytest.MonkeyPatch) -> None:

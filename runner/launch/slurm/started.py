@@ -12,6 +12,7 @@ from last_e.text import plain
 from runner.errors import EngineError, Exit, LastrunError
 from runner.launch.slurm import queue
 from runner.launch.slurm.cluster import LOOK_SECONDS, Cluster
+from runner.signals import LEAVING
 
 _SHOW_SECONDS = 0.2
 _LAST_WORDS = 2000
@@ -97,10 +98,16 @@ class StartedBatch:
             self.cancelled = found is not None and found.state == "CANCELLED"
             self.cluster.forget(self._id)
             self._show()
-            self._code = 0 if ended_well else code or (Exit.PAUSED if self.cancelled else Exit.FAILED)
+            self._code = 0 if ended_well else self._meant(code or 0)
         elif found.state in queue.WAITING and str(found) != self._said:
             self._said = str(found)
             self._write(f"{found}\n")
+
+    def _meant(self, code: int) -> int:
+        """One that a signal ended had not claimed the job yet: else it would have saved and left by itself."""
+        if code in Exit._value2member_map_ and code:
+            return code
+        return Exit.PAUSED if self.cancelled or code - 128 in LEAVING else Exit.FAILED
 
     def _show(self) -> None:
         """What has come since."""
