@@ -83,6 +83,9 @@ def scratch_places(job: Job, attempts: list[Attempt]) -> set[Path]:
 
 def _settled(job: Job, attempt: Attempt) -> Attempt | None:
     if attempt.open and attempt.launcher in LAUNCHERS:  # else of a newer version: its heartbeat decides
-        with suppress(LastrunError):  # it cannot be seen from here, or the store only lets us read
+        try:
             return launcher_class(attempt.launcher).settle(job, attempt)
+        except LastrunError:  # it cannot be seen from here, or the store only lets us read
+            with suppress(LastrunError):  # to find that out may have taken long
+                return job.attempts.again(attempt)
     return attempt

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from runner import machine
 from runner.attempt.again import why_not_again
+from runner.errors import EngineError
 from runner.job.attempts import Attempt
 from runner.job.job import Job
-from runner.launch.settle import waits, withdraw
+from runner.launch.settle import state_of, waits, withdraw
 from runner.launch.slurm import queue
 from runner.launch.slurm.batch import asked, job_name, script
 from runner.launch.slurm.queue import Queued, minutes_of
@@ -217,3 +220,21 @@ def test_only_a_start_of_the_same_slurm_job_is_begun_anew() -> None:
     assert not later.began_anew(attempt(launcher="docker", name="7"))
     assert not later.began_anew(attempt())
     assert not attempt(name="7").began_anew(attempt(name="7"))
+
+
+def test_who_waits_for_an_answer_that_does_not_come_sees_the_end_that_was_written_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seconds go by until a controller that is away counts as silent: what was read before that is old."""
+    job = Job(DirectoryStore(tmp_path), "j")
+    one = Attempt("0001-0123abcd", machine.identity(), 10**9, "1", time.time(), phase="running", began=True)
+    one.container = {"launcher": "slurm", "what": "Slurm job", "name": "7", "restart": "0"}
+    job.attempts.write(one)
+
+    def is_silent(job: Job, attempt: Attempt) -> Attempt:
+        ended = replace(attempt, phase="ended", reason="stop_requested")
+        job.attempts.write(ended)
+        raise EngineError("squeue has not answered within 3 s")
+
+    monkeypatch.setattr("runner.launch.slurm.either.EitherLauncher.settle", is_silent)
+    assert state_of(Job(job.store, "j"))[0].value == "stopped"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from runner.launch.slurm.started import StartedBatch
 from runner.launch.ssh.setup import Host
 from runner.store.directory import DirectoryStore
 
+RUNS = Queued("7", "lastrun-j", "RUNNING", "None", "N/A")
+
 
 class Cluster:
     """Of which each look has the next answer."""
@@ -22,7 +25,8 @@ class Cluster:
     patience = 60.0
 
     def __init__(self, *answers: Queued | None) -> None:
-        self._answers = iter(answers)
+        self._answers, self.log, self.done = iter(answers), list[bytes](), list[str]()
+        self.code = 4
 
     def follow(self, id: str, log: str) -> None: ...
 
@@ -32,16 +36,25 @@ class Cluster:
         return next(self._answers)
 
     def exit_code(self, id: str) -> int | None:
-        return 4
+        return self.code
 
     def read(self, id: str) -> bytes:
-        return b""
+        return self.log.pop() if self.log else b""
+
+    def look_now(self, id: str) -> Queued | None:
+        return RUNS
+
+    def cancel(self, id: str) -> None:
+        self.done.append("cancel")
+
+    def send(self, id: str, signal: str) -> None:
+        self.done.append(signal)
 
 
 def test_one_empty_answer_does_not_mean_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor do two; and in between it may have been seen again."""
     monkeypatch.setattr("runner.launch.slurm.started.LOOK_SECONDS", 0.0)
-    runs, failed = (Queued("7", "lastrun-j", state, "None", "N/A") for state in ("RUNNING", "FAILED"))
+    runs, failed = RUNS, Queued("7", "lastrun-j", "FAILED", "None", "N/A")
 
     def codes(*answers: Queued | None) -> list[int | None]:
         started = StartedBatch(Cluster(*answers), "7", "x.log", None)  # type: ignore[arg-type]
@@ -50,6 +63,31 @@ def test_one_empty_answer_does_not_mean_gone(monkeypatch: pytest.MonkeyPatch) ->
     assert codes(None, None, runs, None, None, runs) == [None] * 6
     assert codes(runs, None, None, None) == [None, None, None, Exit.FAILED]
     assert codes(None, failed) == [None, 4]
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "meant"),
+    [("CANCELLED", 143, Exit.PAUSED), ("CANCELLED", 75, 75), ("FAILED", 143, Exit.PAUSED), ("FAILED", 9, Exit.FAILED)],
+)
+def test_an_exit_code_is_one_of_ours(monkeypatch: pytest.MonkeyPatch, state: str, code: int, meant: int) -> None:
+    """One that a signal ended had not claimed the job yet."""
+    cluster = Cluster(Queued("7", "lastrun-j", state, "None", "N/A"))
+    cluster.code = code
+    assert StartedBatch(cluster, "7", "x.log", None).wait(0) == meant  # type: ignore[arg-type]
+
+
+def test_who_leaves_before_the_attempt_has_said_a_word_ends_its_slurm_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job has its node a second before its batch script is there to hear a signal: until then one is lost."""
+    monkeypatch.setattr("runner.launch.slurm.started.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("runner.launch.slurm.started._SHOW_SECONDS", 0.0)
+    cluster = Cluster(*[RUNS] * 9)
+    started = StartedBatch(cluster, "7", "x.log", io.StringIO())  # type: ignore[arg-type]
+    started.wait(0)
+    started.hand_on(signal.SIGINT)
+    cluster.log.append(b"environment: local\n")
+    started.wait(0)
+    started.hand_on(signal.SIGINT)
+    assert cluster.done == ["cancel", "INT"]
 
 
 def test_a_login_node_that_is_not_reached_is_told_once_and_not_waited_for_for_ever(

@@ -12,6 +12,7 @@ from last_e.text import plain
 from runner.errors import EngineError, Exit, LastrunError
 from runner.launch.slurm import queue
 from runner.launch.slurm.cluster import LOOK_SECONDS, Cluster
+from runner.signals import LEAVING
 
 _SHOW_SECONDS = 0.2
 _LAST_WORDS = 2000
@@ -33,7 +34,7 @@ class StartedBatch:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._code: int | None = None
         self.cancelled = False
-        self._unknown = 0
+        self._unknown, self._has_said_something = 0, False
         cluster.follow(id, log)
 
     @property
@@ -54,11 +55,14 @@ class StartedBatch:
         return self._code
 
     def hand_on(self, signum: int) -> None:
-        """To the batch script, which passes it on. What has not started yet leaves the queue."""
+        """To the batch script, which passes it on. What has not started leaves the queue, and what has not said a word yet is
+        ended: a job has its node a while before its script is there, and a signal is lost then."""
         found = self.cluster.look_now(self._id)
         if found is not None and found.state in queue.WAITING:
             self.cluster.cancel(self._id)
             self._code = Exit.PAUSED
+        elif not self._has_said_something:
+            self.cluster.cancel(self._id)
         else:
             self.cluster.send(self._id, "INT" if signum == signal.SIGINT else "TERM")
 
@@ -94,14 +98,21 @@ class StartedBatch:
             self.cancelled = found is not None and found.state == "CANCELLED"
             self.cluster.forget(self._id)
             self._show()
-            self._code = 0 if ended_well else code or (Exit.PAUSED if self.cancelled else Exit.FAILED)
+            self._code = 0 if ended_well else self._meant(code or 0)
         elif found.state in queue.WAITING and str(found) != self._said:
             self._said = str(found)
             self._write(f"{found}\n")
 
+    def _meant(self, code: int) -> int:
+        """One that a signal ended had not claimed the job yet: else it would have saved and left by itself."""
+        if code in Exit._value2member_map_ and code:
+            return code
+        return Exit.PAUSED if self.cancelled or code - 128 in LEAVING else Exit.FAILED
+
     def _show(self) -> None:
         """What has come since."""
         while self._output is not None and (new := self.cluster.read(self._id)):
+            self._has_said_something = True
             self._write(self._decoder.decode(new))
 
     def _write(self, text: str) -> None:
