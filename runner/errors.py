@@ -150,7 +150,9 @@ _ENDINGS = {
     Reason.LEASE_LOST: Ending(State.PAUSED, Exit.CLAIMED, True, "lastrun status {job}"),
     Reason.JOB_DELETED: Ending(State.STOPPED, Exit.NO_SUCH_JOB, False, "lastrun list"),
     Reason.IMAGE_ERROR: Ending(State.FAILED, Exit.NO_ENGINE, True, "put the image right, then lastrun resume {job}"),
-    Reason.NO_GPU: Ending(State.FAILED, Exit.NO_ENGINE, True, "lastrun resume {job} on a machine with a GPU"),
+    Reason.NO_GPU: Ending(
+        State.FAILED, Exit.NO_ENGINE, True, "lastrun resume {job} on a machine with a GPU, or with --set run.gpus=0 on its CPU"
+    ),
     Reason.GPU_LOST: Ending(
         State.PAUSED, Exit.NO_ENGINE, True, "lastrun resume {job}; if it happens again, on another machine"
     ),

@@ -8,8 +8,10 @@ import platform
 import re
 import socket
 import subprocess
+import sys
 import time
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +105,13 @@ def see_that_it_fits(env: str, here: bool) -> list[str]:
         f"env {env}: this machine {found}; begin it on one that fits ({_WAYS.get(env, _WAYS[''])}), or say --here to train "
         "here with that profile all the same, or --env auto for the profile that fits here"
     )
+
+
+def lacks() -> str | None:
+    """What this Python has to get before it can train, and how; None: nothing."""
+    missing = [name for name in ("torch", "numpy", "safetensors") if find_spec(name) is None]
+    words = "training here needs {}, not installed in {}; from a clone of lastrun: pip install '.[train]'"
+    return words.format(", ".join(missing), sys.prefix) if missing else None
 
 
 _UUID = re.compile(r"^(\s*).*\(UUID: ((?:GPU|MIG)-[0-9A-Za-z/-]+)\)\s*$", re.MULTILINE)

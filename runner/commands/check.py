@@ -63,14 +63,16 @@ def _look_at_machine(job: Resolved[JobSpec], here: bool) -> list[str]:
     """A note where a job that would train here is for another kind of machine: it may be submitted on one."""
     from runner.errors import UsageError
     from runner.launchers import DEFAULT
-    from runner.machine import see_that_it_fits
+    from runner.machine import lacks, see_that_it_fits
 
     if job.config.run.launcher != DEFAULT:
         return []
+    missing = None if job.config.run.container is not None else lacks()
+    notes = [] if missing is None else [_NOT_HERE.format(missing)]
     try:
-        return see_that_it_fits(job.env, here)
+        return [*see_that_it_fits(job.env, here), *notes]
     except UsageError as error:
-        return [_NOT_HERE.format(error)]
+        return [_NOT_HERE.format(error), *notes]
 
 
 _NOT_HERE = "note: on this machine it could not start: {}"

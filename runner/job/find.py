@@ -12,7 +12,7 @@ from typing import Any
 
 from runner.errors import LastrunError, NoSuchJobError, UsageError
 from runner.job.group import Group
-from runner.job.job import Job
+from runner.job.job import Job, list_of
 from runner.job.paths import GROUP_ID, INDEX, JOB_ID, JOB_RECORD, group_of
 from runner.store.directory import DirectoryStore
 from runner.store.open import existing_store, open_store
@@ -143,7 +143,8 @@ def store_with_jobs(uri: str | None) -> Store:
     below = _stores_below(store)
     if len(below) > 1:
         names = " and ".join(each.uri for each in below[:5])
-        raise UsageError(f"{store.uri} holds no jobs itself, but {names} do: name one of them with --store")
+        commands = " or ".join(list_of(each) for each in below[:5])
+        raise UsageError(f"{store.uri} holds no jobs itself, but {names} do: {commands}")
     return below[0] if below else store
 
 

@@ -9,7 +9,6 @@ import sys
 import tempfile
 import threading
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, TextIO
 
@@ -28,8 +27,6 @@ from runner.signals import LEAVING, handled
 from runner.spec import JobSpec
 from runner.trust import Trust
 
-_NEEDED = ("torch", "numpy", "safetensors")
-
 
 class LocalLauncher(BeginsAtOnce):
     """Starts attempts with this Python. See :class:`~runner.launch.protocol.Launcher`."""
@@ -44,12 +41,8 @@ class LocalLauncher(BeginsAtOnce):
         if self._config.run.gpus not in (None, 0, 1, "all"):  # of a job that was in a container before
             raise UsageError(f"run.gpus: found {self._config.run.gpus}; allowed: {FEW_GPUS.format('local')}")
         inside.preflight(self._config)
-        missing = [name for name in _NEEDED if find_spec(name) is None]
-        if missing and self._config.run.container is None:
-            raise EngineError(
-                f"training here needs {', '.join(missing)}, not installed in {sys.prefix}; from a clone of lastrun: "
-                "pip install '.[train]'"
-            )
+        if self._config.run.container is None and (missing := machine.lacks()) is not None:
+            raise EngineError(missing)
         check_data(self._config)
         if self._config.run.after == "shutdown" and (wrong := shutdown.problem()) is not None:
             raise EngineError(wrong)

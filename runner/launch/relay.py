@@ -12,6 +12,9 @@ from runner.launch.signs import Running
 from runner.store.parallel import in_parallel
 
 
+_STOPPING = "stopping: no other point begins, and those that run save a checkpoint first (Ctrl-C again to leave without)"
+
+
 class Relay:
     """On threads of its own: while the main one waits for a store, attempts are to hear of a notice all the same, and none
     waits for a host that does not answer.
@@ -24,6 +27,7 @@ class Relay:
         self._running = running
         self._signals: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._told: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._heard = False
 
     def start(self) -> None:
         """Pass on what comes, until :meth:`end`."""
@@ -31,6 +35,9 @@ class Relay:
 
     def put(self, signum: int) -> None:
         """Pass this on; a signal handler may call it."""
+        if not self._heard:
+            self._told.put(_STOPPING)
+        self._heard = True
         self._signals.put(signum)
 
     def end(self) -> None:
@@ -38,7 +45,7 @@ class Relay:
         self._signals.put(None)
 
     def notes(self) -> Iterator[str]:
-        """Where it did not get to, in words, each once."""
+        """That there was one, and where it did not get to, in words, each once."""
         while not self._told.empty():
             yield self._told.get()
 

@@ -69,6 +69,8 @@ def test_without_torch_everything_but_training_works(light: Path, tmp_path: Path
         assert done.returncode == 0, (words, done.stderr)
         assert done.stdout
     assert call(light, tmp_path, lastrun, "status", "none").returncode == 3
+    told = call(light, tmp_path, lastrun, "validate", spec).stdout
+    assert "note: on this machine it could not start: training here needs torch, numpy, safetensors, not installed in" in told
 
     done = call(light, tmp_path, lastrun, "submit", spec)
     assert done.returncode == 6

@@ -113,6 +113,7 @@ def test_ctrl_c_pauses_all_that_run_and_stop_is_heard_by_a_group_in_the_backgrou
     code, out = current.end()
     assert code == 75, out
     assert "ended early: interrupted (SIGINT); 2 points were not begun" in out
+    assert "stopping: no other point begins, and those that run save a checkpoint first" in out
     assert [state for state, _ in states(current)] == ["paused", "paused", "queued", "queued"]
 
     group = find_group("tiny", current.store.uri)

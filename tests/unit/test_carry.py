@@ -308,7 +308,9 @@ def test_of_several_below_it_the_one_with_the_job_is_meant(made: Job, tmp_path: 
     other = Job.create(DirectoryStore(tmp_path / "above" / "b"), "near", CONFIG, {}, "0")
     shutil.copytree(tmp_path / "made", tmp_path / "above" / "a" / "lastrun")
     assert find_job("near", str(tmp_path / "above")).id == other.id
-    with pytest.raises(UsageError, match=r"holds no jobs itself, but .* and .* do"):
+    with pytest.raises(
+        UsageError, match=r"holds no jobs itself, but .* and .* do: lastrun list --store \S+ or lastrun list --store \S+"
+    ):
         store_with_jobs(str(tmp_path / "above"))
     shutil.copytree(tmp_path / "made", tmp_path / "above" / "c" / "lastrun")
     with pytest.raises(NoSuchJobError, match=rf"far-.* is in 2 stores; name one .*such as file://.*/a/lastrun/{made.id}:"):
