@@ -11,7 +11,6 @@ from runner.errors import LastrunError
 from runner.launch.signs import Running
 from runner.store.parallel import in_parallel
 
-
 _STOPPING = "stopping: no other point begins, and those that run save a checkpoint first (Ctrl-C again to leave without)"
 
 
