@@ -185,7 +185,7 @@ def look(host: Host, store: str | None, config: JobSpec | None, env: str | None 
         "variables": values_elsewhere(uri, config),
         "device": wanted,
         "free": _FREE_BYTES,
-        "env": env if config is None else config.env,  # resolved, never auto
+        "env": env if config is None else None if config.env == "auto" else config.env,  # it finds out itself what that is
         **authority(uri),
     }
     if config is not None:
