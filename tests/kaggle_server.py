@@ -46,6 +46,7 @@ from kagglesdk.kernels.types.kernels_api_service import (
     ApiSaveKernelResponse,
 )
 from kagglesdk.kernels.types.kernels_enums import KernelWorkerStatus
+from kagglesdk.security.types.oauth_service import IntrospectTokenResponse
 
 from tests.kaggle import Session
 
@@ -193,6 +194,7 @@ class KaggleServer:
             "CreateDataset": self._create,
             "GetDatasetStatus": self._data_status,
             "DeleteDataset": self._delete,
+            "IntrospectToken": self._whose,
         }
         if name not in answers:
             return 404, {"code": 404, "message": f"no {name}"}
@@ -284,6 +286,11 @@ class KaggleServer:
             return 404, {"code": 404, "message": "not found"}
         return 200, ApiDeleteDatasetResponse().to_dict()
 
+    def _whose(self, body: dict[str, Any]) -> tuple[int, Any]:
+        answer = IntrospectTokenResponse()
+        answer.active, answer.username = True, "me"
+        return 200, answer.to_dict()
+
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         server = self
 
@@ -292,14 +299,14 @@ class KaggleServer:
                 path = urlsplit(self.path).path
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 server.asked_for.append(f"{self.command} {path}")
-                own = base64.b64encode(f"me:{server.key}".encode()).decode()
+                own = [f"Basic {base64.b64encode(f'me:{server.key}'.encode()).decode()}", f"Bearer {server.key}"]
                 if path.startswith("/file/"):
                     self._file(Path(path.removeprefix("/file")))
                 elif path.startswith("/blob/"):
                     token = path.rpartition("/")[2]
                     server.blobs[token] = (server.blobs[token][0], body)
                     self._send(200, {})
-                elif self.headers.get("Authorization") != f"Basic {own}":
+                elif self.headers.get("Authorization") not in own:
                     self._send(401, {"code": 401, "message": "Unauthenticated"})
                 elif path.endswith("/GetKernelSessionLogsStream"):
                     self._log(json.loads(body))

@@ -13,17 +13,28 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from runner.job.find import list_jobs
 from runner.job.job import Job
 from runner.store.directory import DirectoryStore
 from runner.store.open import open_store
 from tests.conftest import Cli
-from tests.jobs import LONGER, assert_same, jobs_in, some_step_is_stored, stand_still, trainer_of, wait_until
+from tests.jobs import (
+    LONGER,
+    assert_same,
+    jobs_in,
+    python_without_lastrun,
+    some_step_is_stored,
+    stand_still,
+    trainer_of,
+    wait_until,
+)
 
 if TYPE_CHECKING:
     from tests.kaggle_server import KaggleServer, Pushed
 
 pytestmark = pytest.mark.slow
 CPU = ("--launcher", "kaggle", "--set", "run.gpus=0")
+REFERENCE = Path(__file__).parents[2] / "jobs" / "base_ntu60_kaggle.yaml"
 SHORT = ("--set", "training.epochs=1")
 
 
@@ -112,6 +123,45 @@ def test_what_runs_in_the_background_comes_here_when_somebody_looks(
     assert len(kaggle_server.datasets) == 1
 
 
+def test_a_session_without_lastrun_gets_this_very_one_and_one_without_a_gpu_does_not_train_on_something_else(
+    kaggle_server: KaggleServer, cli: Cli, tiny: Path, tmp_path: Path
+) -> None:
+    kaggle_server.python, packages = python_without_lastrun(tmp_path / "image")
+    done = cli("submit", tiny, *CPU, *SHORT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "bringing lastrun" in done.stdout
+    assert not (packages / "runner").is_symlink()
+    without = cli("submit", tiny, "--launcher", "kaggle", *SHORT)
+    assert without.returncode == 6, without.stdout + without.stderr
+    assert "no_gpu at step 0 of 0: hardware.device is cuda, but torch" in without.stdout
+    request = kaggle_server.sessions()[1].request
+    assert (request.machine_shape, request.enable_gpu, request.session_timeout_seconds) == ("NvidiaTeslaT4", True, 9 * 3600)
+    assert len(kaggle_server.datasets) == 1
+
+
+@pytest.mark.xdist_group("ceph")
+def test_what_waits_for_a_machine_is_told_and_where_it_is_taken_back(
+    bucket: str, kaggle_server: KaggleServer, cli: Cli, tiny: Path, clean_env: dict[str, str]
+) -> None:
+    kaggle_server.machines = False
+    done = cli("submit", tiny, *CPU, "--detach")
+    assert done.returncode == 0, done.stdout + done.stderr
+    [job] = list_jobs(open_store(clean_env["LASTRUN_STORE"]))
+    told = f"Kaggle session me/lastrun-{job.id} waits for a machine"
+    assert told in done.stdout
+    assert told in " ".join(cli("status", job.id).stdout.split())
+    again = cli("resume", job.id)
+    assert again.returncode == 5
+    page = f"only its page takes it back: https://www.kaggle.com/code/me/lastrun-{job.id}, Cancel Run"
+    assert f"{told}; {page}" in again.stderr
+    stopped = cli("stop", job.id)
+    assert stopped.returncode == 2
+    assert f"{told}, and only its page ends it: https://www.kaggle.com/code/me/lastrun-{job.id}, Cancel Run" in stopped.stderr
+    kaggle_server.asked_for.clear()
+    assert cli("list", HOME=str(tiny.parent / "another")).returncode == 0
+    assert kaggle_server.asked_for == []  # nothing was started from there
+
+
 @pytest.mark.xdist_group("ceph")
 def test_a_private_data_set_has_the_keys_as_long_as_the_session_runs_and_nothing_else_has(
     bucket: str, kaggle_server: KaggleServer, run: Any, cli: Cli, tiny: Path, clean_env: dict[str, str], uninterrupted: Any
@@ -167,20 +217,23 @@ def test_what_will_not_do_is_told_before_anything_is_used(
     assert "it does not take your key" in refused("--set", "run.gpus=1", KAGGLE_KEY="another")
     assert "Kaggle does not answer" in refused(HTTP_PROXY="http://127.0.0.1:1")
     assert "Kaggle ends a session after 12 h" in refused("--set", "hardware.session_limit=20h")
+    nothing = cli("submit", REFERENCE, "--launcher", "kaggle", "--dry-run").stdout
+    assert "it could not start here: data: no data set has ntu60: make a private data set" in " ".join(nothing.split())
     kaggle_server.hours = 6.04
     assert (
         "6.0 h of GPU left until 2026-12-05 00:00 UTC, and the session may take 9h00m; --set hardware.session_limit=6h"
         in refused()
     )
-    assert "would have to lie in a private data set" in refused("--set", "run.gpus=0", "run.pass_env=[HOME]")
     assert kaggle_server.sessions() == []
     kaggle_server.hours, kaggle_server.refusal = 30, "Phone verification is required"
     assert "your account has no verified phone" in refused()
     assert list(kaggle_server.datasets) == [ref for ref in kaggle_server.datasets if "code" in ref]
+    kaggle_server.refusal = None
     elsewhere = cli("submit", tiny, "--env", "kaggle")
     assert elsewhere.returncode == 2
     assert "(--launcher kaggle gets one; or in a notebook there, see docs/kaggle.md)" in " ".join(elsewhere.stderr.split())
-    shown = cli("submit", tiny, "--launcher", "kaggle", "--set", "run.kaggle.datasets=[me/ntu60]", "--dry-run", "--json")
+    words = ("--launcher", "kaggle", "--set", "run.kaggle.datasets=[me/ntu60]", "--dry-run", "--json")
+    shown = cli("submit", REFERENCE, *words, KAGGLE_KEY="", KAGGLE_API_TOKEN=kaggle_server.key)
     assert shown.returncode == 0, shown.stderr
     assert "two T4 for 9h00m at most; 30.0 h of GPU left until 2026-12-05 00:00 UTC" in shown.stderr
     told = json.loads(shown.stdout)["order"]

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from last_e.config import parse_duration
+from last_e.datafile import DataError, data_path, is_remote
 from last_e.layers import package_layer
 from last_e.redact import NAMED
 from last_e.text import plain, seconds_text
@@ -45,6 +46,11 @@ _LONGEST_SECONDS = 12 * 3600
 """Of a session, whoever asks for it."""
 _NO_SECRETS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
 """They say where something is, and stand in the script."""
+
+_HOW_DATA_GET_THERE = (
+    "make a private data set of the prepared file at kaggle.com, name that with --set run.kaggle.datasets=[USER/NAME], and "
+    "leave out data.uri; or put it into a bucket, and name it with its s3:// address"
+)
 
 
 class KaggleLauncher:
@@ -77,18 +83,16 @@ class KaggleLauncher:
                 f"Kaggle: the session looks for {', '.join(secrets)} among the secrets that you have attached to its script; "
                 "--yes-private-dataset puts them into a private data set, which is deleted when it ends (docs/kaggle.md)\n"
             )
-        check_data(self._config)
 
     def start(self, job: Job, arguments: list[str], token: str, *, output: TextIO | None) -> StartedThere:
         """The script holds no secret: what is one is attached to it there, or lies in a private data set of this attempt."""
         there, slug = self._account, slug_of(job.id)
         left = f"{job.id}: interrupted before its attempt began; lastrun resume {job.reference} begins it"
         with interruptible(left), _one_at_a_time():
-            if (seen := there.look(slug)) is not None and seen.active:
-                page = there.page(slug)
-                raise ClaimedError(f"{job.id} is being run by {seen}; lastrun status {job.reference} follows it: {page}")
             uri, _ = StoreUri.parse(job.uri).parent()
             folder = uri.scheme == "file"
+            if folder or "--takeover" not in arguments:  # with a bucket the claim decides which of both has the job
+                self._see_that_none_is_at_it(job, slug)
             wheel, code = self._see_that_the_code_is_there(), code_digest()
             note = {"job": job.id, "slug": slug, "user": there.name, "folder": str(int(folder)), "pid": str(os.getpid())}
             data = f"lastrun-{token}"
@@ -230,6 +234,13 @@ class KaggleLauncher:
             self._account.put_data(dataset, {name: wheel.data})
         return {"wheel": name, "dataset": dataset, "sha256": hashlib.sha256(wheel.data).hexdigest()}
 
+    def _see_that_none_is_at_it(self, job: Job, slug: str) -> None:
+        seen, page = self._account.look(slug), self._account.page(slug)
+        if seen is not None and seen.waits:
+            raise ClaimedError(f"{job.id}: {seen}; only its page takes it back: {page}, Cancel Run")
+        if seen is not None and seen.active:
+            raise ClaimedError(f"{job.id} is being run by {seen}; lastrun status {job.reference} follows it: {page}")
+
     def _see_what_is_asked(self) -> None:
         if self._config.run.gpus not in (None, 0, 1, "all"):
             raise UsageError(f"run.gpus: found {self._config.run.gpus}; allowed: {FEW_GPUS.format('kaggle')}")
@@ -248,16 +259,15 @@ class KaggleLauncher:
         if is_private(endpoint) and not is_on_this_network():
             raise UsageError(f"store {store}: {endpoint} is an address of this network alone, which is not reached from there")
         if (data := of_this_machine(self._config)) is not None:
-            raise UsageError(
-                f"data.uri: {data.path} is not there: make a private data set of it at kaggle.com, name that with "
-                "run.kaggle.datasets=[USER/NAME], and leave out data.uri; or put it into a bucket"
-            )
-        names = self._secrets(store)
-        if store.scheme == "file" and names and not self._config.run.kaggle.private_dataset:
-            raise UsageError(
-                f"run.pass_env: {', '.join(names)} would have to lie in a private data set until the session ends: "
-                "--yes-private-dataset says that they may"
-            )
+            raise UsageError(f"data.uri: {data.path} is not there: {_HOW_DATA_GET_THERE}")
+        if not is_remote(self._config.data.uri):
+            try:
+                data_path(self._config)
+            except DataError:  # it is looked for there, below /kaggle/input
+                if not self._config.run.kaggle.datasets:
+                    raise UsageError(f"data: no data set has {self._config.dataset}: {_HOW_DATA_GET_THERE}") from None
+                return
+        check_data(self._config)
 
     def _quota(self) -> str:
         """What is going to be used, and what there is of it.
