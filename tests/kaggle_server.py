@@ -138,6 +138,13 @@ class KaggleServer:
         if one.watch is not None:
             one.watch.join(30)
 
+    def give_machines(self) -> None:
+        """Those that wait begin."""
+        self.machines = True
+        for one in self.sessions():
+            if one.state == "QUEUED":
+                self._begin(one)
+
     def _begin(self, one: Pushed) -> None:
         inputs = {}
         for ref in one.request.dataset_data_sources:

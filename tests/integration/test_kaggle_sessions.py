@@ -156,10 +156,16 @@ def test_what_waits_for_a_machine_is_told_and_where_it_is_taken_back(
     assert f"{told}; {page}" in again.stderr
     stopped = cli("stop", job.id)
     assert stopped.returncode == 2
-    assert f"{told}, and only its page ends it: https://www.kaggle.com/code/me/lastrun-{job.id}, Cancel Run" in stopped.stderr
+    page = f"its page ends it now: https://www.kaggle.com/code/me/lastrun-{job.id}, Cancel Run"
+    assert f"{told}; it leaves as soon as it has begun, and {page}" in stopped.stderr
     kaggle_server.asked_for.clear()
     assert cli("list", HOME=str(tiny.parent / "another")).returncode == 0
     assert kaggle_server.asked_for == []  # nothing was started from there
+    kaggle_server.attached = {name: clean_env[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+    kaggle_server.give_machines()
+    [session] = kaggle_server.sessions()
+    wait_until(lambda: session.state != "RUNNING")
+    assert [attempt.reason for attempt in job.attempts.all()] == ["stop_requested"], session.log
 
 
 @pytest.mark.xdist_group("ceph")

@@ -93,6 +93,9 @@ class KaggleLauncher:
             folder = uri.scheme == "file"
             if folder or "--takeover" not in arguments:  # with a bucket the claim decides which of both has the job
                 self._see_that_none_is_at_it(job, slug)
+            if not folder and "--heard" not in arguments:  # who asks it while it waits, or is set up, means it
+                known = ("", *job.requests.keys())
+                arguments = [*arguments, *(word for key in known for word in ("--heard", key))]
             wheel, code = self._see_that_the_code_is_there(), code_digest()
             note = {"job": job.id, "slug": slug, "user": there.name, "folder": str(int(folder)), "pid": str(os.getpid())}
             data = f"lastrun-{token}"
@@ -161,9 +164,13 @@ class KaggleLauncher:
 
     @staticmethod
     def withdraw(job: Job) -> str | None:
-        """Kaggle has no call for it."""
+        """Kaggle has no call for it; with a bucket it is asked to leave as soon as it begins."""
         for _, seen in _waiting([job]):
-            raise EngineError(f"{seen}, and only its page ends it: {page_of(seen)}, Cancel Run")
+            if StoreUri.parse(job.uri).scheme != "file":
+                job.requests.ask_to_stop(now=False)
+            raise EngineError(
+                f"{seen}; it leaves as soon as it has begun, and its page ends it now: {page_of(seen)}, Cancel Run"
+            )
         return None
 
     @staticmethod
