@@ -85,7 +85,7 @@ def versions() -> dict[str, str]:
 
 _WAYS = {
     "": "--on HOST for one that ssh reaches, --launcher slurm for a cluster's, --launcher hf for one of Hugging Face's",
-    "kaggle": "a notebook of Kaggle's, see docs/kaggle.md",
+    "kaggle": "--launcher kaggle gets one; or in a notebook there, see docs/kaggle.md",
 }
 """What gets a profile's machine."""
 

@@ -96,6 +96,13 @@ class SlurmConfig(Section):
     )
 
 
+DatasetName = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9_-]{1,60}/[A-Za-z0-9_-]{3,60}$"),
+    Meaning("a data set as Kaggle has it: USER/NAME"),
+]
+
+
 class HfConfig(Section):
     """What is asked of Hugging Face, with launcher hf."""
 
@@ -106,6 +113,21 @@ class HfConfig(Section):
     )
     namespace: Annotated[HubName | None, SetBy("asks", "is the account that pays")] = Field(
         None, description="user or organization whose job it is; default: you"
+    )
+
+
+class KaggleConfig(Section):
+    """What is asked of Kaggle, with launcher kaggle."""
+
+    set_by: ClassVar[SetBy] = HERE
+
+    datasets: list[DatasetName] = Field([], description="data sets of Kaggle that the session can read, each USER/NAME")
+    private_dataset: Annotated[bool, SetBy("asks", "puts the keys that the session needs into a private data set of yours")] = (
+        Field(
+            False,
+            description="secrets may lie in a private data set of the attempt, which is deleted when it ends "
+            "(--yes-private-dataset); else you attach them to the script at Kaggle",
+        )
     )
 
 
@@ -169,7 +191,7 @@ class RunConfig(Section):
     auto_continue: Annotated[Annotated[int, Field(ge=0, le=10_000)], LEARNING] = Field(
         0,
         description="how often the command that follows an attempt begins another by itself when the machine was taken away "
-        "or, where the launcher gets another (slurm, hf), its time was over, while the job makes progress",
+        "or, where the launcher gets another (slurm, hf, kaggle), its time was over, while the job makes progress",
     )
     max_price: Annotated[Annotated[float, Field(gt=0, le=10_000)] | None, LEARNING] = Field(
         None, description="most that a machine which is paid for may cost, in USD an hour"
@@ -179,6 +201,7 @@ class RunConfig(Section):
     )
     slurm: SlurmConfig = Field(default_factory=SlurmConfig)
     hf: HfConfig = Field(default_factory=HfConfig)
+    kaggle: KaggleConfig = Field(default_factory=KaggleConfig)
     network: Annotated[NetworkName | None, SetBy("asks", "puts the container into that network; host is this machine's")] = (
         Field(None, description="network of a container: bridge, host, or one that the engine knows; default: bridge")
     )

@@ -36,6 +36,7 @@ from tests.docker_engine import IMAGE, CannotStart, Engine, SharedImage
 from tests.docker_engine import why_not as why_no_engine
 from tests.hub import Hub
 from tests.jobs import LONGER, PATIENCE, Run, jobs_in, result
+from tests.kaggle import why_not as why_no_session
 from tests.slurm import Slurm
 from tests.slurm import why_not as why_no_slurm
 from tests.sshd import Sshd
@@ -317,6 +318,19 @@ def close_connections(runtime: Path) -> None:
 def hub(bucket: str, clean_env: dict[str, str], tmp_path: Path) -> Iterator[Hub]:
     """A stand-in for Hugging Face's jobs that the commands of a test use, with their store in a bucket."""
     one = Hub(tmp_path / "machines")
+    clean_env.update(one.environment())
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def kaggle_server(clean_env: dict[str, str], tmp_path: Path) -> Iterator[Any]:
+    """A stand-in for Kaggle that the commands of a test use."""
+    if why := why_no_session():
+        pytest.skip(f"no mount namespace of one's own here: {why}")
+    from tests.kaggle_server import KaggleServer  # Kaggle's library is not there for every Python
+
+    one = KaggleServer(tmp_path / "sessions")
     clean_env.update(one.environment())
     yield one
     one.close()

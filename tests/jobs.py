@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import venv
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,6 +31,19 @@ if TYPE_CHECKING:
 PATIENCE = 300.0
 """Seconds that anything may take on a busy machine: what takes longer hangs."""
 LONGER = ("--set", "training.batch_size=10")  # 3 epochs of 24 steps: time enough to be hit
+
+
+def python_without_lastrun(folder: Path) -> tuple[str, Path]:
+    """A Python that has torch and all that is needed, as it would find it at an index, but no lastrun; and its packages."""
+    venv.create(folder, with_pip=True, symlinks=True)
+    python = str(folder / "bin" / "python")
+    asked = [python, "-c", "import site; print(site.getsitepackages()[0])"]
+    packages = Path(subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip())
+    own = next(Path(path) for path in sys.path if path.endswith("site-packages"))
+    for path in own.iterdir():
+        if not (packages / path.name).exists() and "lastrun" not in path.name and path.name not in ("last_e", "runner"):
+            (packages / path.name).symlink_to(path)
+    return python, packages
 
 
 def jobs_in(store: Store) -> list[Job]:

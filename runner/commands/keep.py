@@ -28,6 +28,7 @@ def stop(
     from runner.errors import Exit, UsageError
     from runner.job.find import find, store_with_jobs
     from runner.job.group import Group
+    from runner.launch.kaggle.kept import where_to_press
     from runner.launch.settle import state_of
     from runner.launch.ssh.relay import deliver
     from runner.view.console import print_json, show
@@ -56,7 +57,7 @@ def stop(
             )
     for each in found:
         each.requests.ask_to_stop(now)
-        silent += deliver(each)
+        silent += [*deliver(each), *where_to_press(each)]
         if not json:
             then = "waiting until it has stopped" if wait else f"lastrun status {each.reference} tells when it has stopped"
             show(f"{each.id} is stopping; {then}")

@@ -45,6 +45,13 @@ RelayOption = Annotated[
 ShutDownOption = Annotated[
     bool, typer.Option("--yes-shut-down", help="with run.after: shutdown: the machine is really switched off afterwards")
 ]
+PrivateOption = Annotated[
+    bool,
+    typer.Option(
+        "--yes-private-dataset",
+        help="launcher kaggle: keys may lie in a private data set of yours there until the session ends",
+    ),
+]
 StoreOption = Annotated[
     str | None, typer.Option("--store", metavar="URI", help="default: LASTRUN_STORE, config.toml, your data folder")
 ]

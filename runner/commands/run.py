@@ -20,6 +20,7 @@ from runner.commands.options import (
     LauncherOption,
     OnOption,
     ParallelOption,
+    PrivateOption,
     RelayOption,
     SetOption,
     ShutDownOption,
@@ -48,6 +49,7 @@ def submit(
     on: OnOption = None,
     relay: RelayOption = False,
     yes_shut_down: ShutDownOption = False,
+    yes_private_dataset: PrivateOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check everything and show what would run; write nothing")] = False,
     detach: DetachOption = False,
     here: HereOption = False,
@@ -71,7 +73,14 @@ def submit(
     from runner.view.console import print_json, show
 
     how = _to_its_queue(
-        How(env, _settings(set_, relay), launcher=launcher, here=here, on=_hosts(on, launcher), shut_down=yes_shut_down)
+        How(
+            env,
+            _settings(set_, relay, yes_private_dataset),
+            launcher=launcher,
+            here=here,
+            on=_hosts(on, launcher),
+            shut_down=yes_shut_down,
+        )
     )
     first = _on_first(how)
     points = resolve_points(spec, first.env, first.settings, first.launcher)
@@ -143,6 +152,7 @@ def resume(
     on: OnOption = None,
     relay: RelayOption = False,
     yes_shut_down: ShutDownOption = False,
+    yes_private_dataset: PrivateOption = False,
     detach: DetachOption = False,
     here: HereOption = False,
     trust: TrustOption = False,
@@ -165,7 +175,16 @@ def resume(
     hosts = _hosts(on, launcher)
     found = find(job, store)
     how = _to_its_queue(
-        How(env, _settings(set_, relay), tuple(allow_change or ()), takeover, launcher, here, hosts, yes_shut_down)
+        How(
+            env,
+            _settings(set_, relay, yes_private_dataset),
+            tuple(allow_change or ()),
+            takeover,
+            launcher,
+            here,
+            hosts,
+            yes_shut_down,
+        )
     )
     if isinstance(found, Group):
         from runner.commands.groups import resume_group
@@ -208,8 +227,9 @@ def resume(
     start(at_home, go.arguments, detach, json, "resume", go.launcher, go.changes, most)
 
 
-def _settings(set_: list[str] | None, relay: bool) -> tuple[str, ...]:
-    return (*(set_ or ()), *(["run.relay=true"] if relay else []))
+def _settings(set_: list[str] | None, relay: bool, private: bool) -> tuple[str, ...]:
+    said = {"run.relay=true": relay, "run.kaggle.private_dataset=true": private}
+    return (*(set_ or ()), *(word for word, meant in said.items() if meant))
 
 
 def _see_that_relay_fits(config: JobSpec, relay: bool) -> None:

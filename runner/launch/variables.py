@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
+from contextlib import suppress
+from urllib.parse import urlsplit
 
 from last_e.datafile import is_remote
 from last_e.redact import NAMED
@@ -71,6 +74,14 @@ def see_that_they_are_set(config: JobSpec) -> None:
     missing = [name for name in config.run.pass_env if name not in os.environ]
     if missing:
         raise UsageError(f"run.pass_env: {', '.join(missing)} is not set here")
+
+
+def is_private(address: str) -> bool:
+    """Whether a server's address is one of this network alone."""
+    host = urlsplit(address).hostname or ""
+    with suppress(ValueError):
+        return not ipaddress.ip_address(host).is_global
+    return host == "localhost" or host.endswith((".local", ".internal"))
 
 
 def authority(uri: StoreUri | None) -> dict[str, str]:

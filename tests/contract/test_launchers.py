@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -34,6 +34,9 @@ from tests.hub import Hub
 from tests.jobs import PATIENCE, command_lines, jobs_in, some_step_is_stored
 from tests.slurm import Slurm
 from tests.sshd import Sshd
+
+if TYPE_CHECKING:
+    from tests.kaggle_server import KaggleServer
 
 ROOT = Path(__file__).parents[2]
 LONG = ("--set", "training.epochs=5000")
@@ -125,6 +128,14 @@ def hf(hub: Hub) -> Case:
 
 
 @pytest.fixture
+def kaggle(bucket: str, kaggle_server: KaggleServer, clean_env: dict[str, str]) -> Case:
+    """With its store in a bucket, whose keys are attached there as secrets."""
+    kaggle_server.attached = {name: clean_env[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+    needed = ("run.gpus=0",)
+    return Case("kaggle", kill_process, "env=gcp", needed, at_once=False, asked="stop_requested", leaves=False)
+
+
+@pytest.fixture
 def dummy(tmp_path_factory: pytest.TempPathFactory, clean_env: dict[str, str]) -> Iterator[Case]:
     """In a copy of the code: one file, one line."""
     copy = tmp_path_factory.mktemp("copy")
@@ -146,6 +157,7 @@ CASES = [
     pytest.param("login", id="slurm by ssh", marks=[pytest.mark.xdist_group("ssh"), pytest.mark.slow]),
     pytest.param("hf", marks=[pytest.mark.xdist_group("ceph"), pytest.mark.slow]),
     pytest.param("relay", marks=[pytest.mark.xdist_group("ssh"), pytest.mark.slow]),
+    pytest.param("kaggle", marks=[pytest.mark.xdist_group("ceph"), pytest.mark.slow]),
     pytest.param("dummy"),
 ]
 each_launcher = pytest.mark.parametrize("case", CASES, indirect=True)
@@ -206,7 +218,8 @@ def test_an_attempt_in_the_background_has_its_job_alone_and_is_found_dead_when_i
     # As from a machine that knows nothing of the first: the claim in the store decides, and what was started says so.
     blind = started_blindly(job, clean_env)
     assert blind.returncode == 5, blind.stdout + blind.stderr
-    assert re.fullmatch(r"\S+ is being run by (attempt 1 on|Slurm job|Hugging Face job) .*", blind.stdout.strip())
+    who = "attempt 1 on|Slurm job|Hugging Face job|Kaggle session"
+    assert re.fullmatch(rf"\S+ is being run by ({who}) .*", blind.stdout.strip())
     assert [one.id for one in job.attempts.all()] == [attempt.id]
 
     wait_until(lambda: settled(job) and job.checkpoints.all())  # what keeps a job elsewhere fetches for who asks

@@ -7,9 +7,6 @@ import os
 import re
 import shlex
 import signal
-import subprocess
-import sys
-import venv
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +16,7 @@ from runner.job.find import list_jobs
 from runner.store.open import open_store
 from tests.conftest import Cli
 from tests.hub import Hub
-from tests.jobs import LONGER, assert_same, has_saved, some_step_is_stored, wait_until
+from tests.jobs import LONGER, assert_same, has_saved, python_without_lastrun, some_step_is_stored, wait_until
 
 pytestmark = [pytest.mark.xdist_group("ceph"), pytest.mark.slow]
 CPU = ("--launcher", "hf", "--set", "run.gpus=0")
@@ -210,15 +207,7 @@ def test_an_image_without_lastrun_gets_this_very_one(
     hub: Hub, cli: Cli, tiny: Path, tmp_path: Path, clean_env: dict[str, str]
 ) -> None:
     """A Python that has torch and all that is needed, as it would find it at an index, but no lastrun."""
-    image = tmp_path / "image"
-    venv.create(image, with_pip=True, symlinks=True)
-    hub.python = str(image / "bin" / "python")
-    asked = [hub.python, "-c", "import site; print(site.getsitepackages()[0])"]
-    packages = Path(subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip())
-    own = next(Path(path) for path in sys.path if path.endswith("site-packages"))
-    for path in own.iterdir():
-        if not (packages / path.name).exists() and "lastrun" not in path.name and path.name not in ("last_e", "runner"):
-            (packages / path.name).symlink_to(path)
+    hub.python, packages = python_without_lastrun(tmp_path / "image")
     done = cli("submit", tiny, *CPU, *SHORT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "bringing lastrun" in done.stdout

@@ -50,5 +50,5 @@ def test_who_cannot_tell_costs_the_others_nothing() -> None:
 def test_all_that_cost_money_say_what_runs() -> None:
     classes = {name: launcher_class(name) for name in LAUNCHERS}
     assert {name for name, one in classes.items() if isinstance(one, Cloud)} == {"hf"}
-    assert {name for name, one in classes.items() if isinstance(one, Market)} == {"local", "slurm", "ssh", "hf"}
+    assert {name for name, one in classes.items() if isinstance(one, Market)} == {"local", "slurm", "ssh", "hf", "kaggle"}
     assert "hf auth login" in str(market.rented()["hf"])

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import json
 import os
 import shlex
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TextIO
-from urllib.parse import urlsplit
 
 from last_e.text import plain
 from runner.attempt.data_check import check_data
@@ -30,7 +27,7 @@ from runner.launch.notes import Notes
 from runner.launch.protocol import Offer, Rented
 from runner.launch.ssh.sent import of_this_machine
 from runner.launch.ssh.wheel import Wheel
-from runner.launch.variables import authority, see_that_they_are_set, values_elsewhere, wants_cpu
+from runner.launch.variables import authority, is_private, see_that_they_are_set, values_elsewhere, wants_cpu
 from runner.launchers import FEW_GPUS
 from runner.signals import interruptible
 from runner.spec import JobSpec
@@ -235,7 +232,7 @@ class HfLauncher:
                 f"store {store}: a folder of this machine is not there: take a bucket (--store s3://BUCKET/PREFIX)"
             )
         endpoint = store.options.get("endpoint_url", "")
-        if _is_private(endpoint) and not _is_private(os.environ.get("HF_ENDPOINT", "")):
+        if is_private(endpoint) and not is_private(os.environ.get("HF_ENDPOINT", "")):
             raise UsageError(f"store {store}: {endpoint} is an address of this network alone, which is not reached from there")
         if (data := of_this_machine(self._config)) is not None:
             raise UsageError(f"data.uri: {data.path} is not there: put it into the bucket, and name it with its s3:// address")
@@ -284,10 +281,3 @@ def _waiting(jobs: Sequence[Job]) -> list[tuple[Job, hub.Namespace, hub.Seen]]:
     known = {note["id"]: by_id[note["job"]] for note in notes}
     places = [hub.Namespace(name) for name in sorted({note["namespace"] for note in notes})]
     return [(known[one.id], there, one) for there in places for one in there.find({}, hub.WAITING) if one.id in known]
-
-
-def _is_private(address: str) -> bool:
-    host = urlsplit(address).hostname or ""
-    with suppress(ValueError):
-        return not ipaddress.ip_address(host).is_global
-    return host == "localhost" or host.endswith((".local", ".internal"))

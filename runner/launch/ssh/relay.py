@@ -37,8 +37,8 @@ from runner.store.directory import DirectoryStore
 from runner.store.uri import StoreUri
 from runner.waits import WAITS
 
-_RECORDS = re.compile(r"[^/]+/attempts/[^/]+/((claim|attempt|end)\.json|metrics\.jsonl)")
-_OF_AN_ATTEMPT = re.compile(r"((claim|attempt|end)\.json|metrics\.jsonl|log/[0-9]{6}\.txt|events/[^/]+)")
+RECORDS = re.compile(r"[^/]+/attempts/[^/]+/((claim|attempt|end)\.json|metrics\.jsonl)")
+OF_AN_ATTEMPT = re.compile(r"((claim|attempt|end)\.json|metrics\.jsonl|log/[0-9]{6}\.txt|events/[^/]+)")
 _AT_ONCE = 8 << 20
 _SLOWEST = 20_000
 """Bytes in a second: a network that brings less is given up, and what has come is kept."""
@@ -74,7 +74,7 @@ class Relay:
         """
         store, paths = self.job.store, self.job.paths
         found = self._asked("")
-        keys = [entry.key for entry in store.scan(paths.attempts) if _RECORDS.fullmatch(entry.key)]
+        keys = [entry.key for entry in store.scan(paths.attempts) if RECORDS.fullmatch(entry.key)]
         for stored in self.job.checkpoints.all():
             keys += [paths.checkpoint(stored.name, file) for file in [*stored.manifest.files, MANIFEST]]
         self._send([paths.record, *keys, *self.job.requests.keys()], found)
@@ -148,7 +148,7 @@ class Relay:
         keys = self.job.requests.keys()
         if found["id"] is not None:
             for entry in self.job.store.scan(self.job.paths.attempts):
-                if _RECORDS.fullmatch(entry.key) and attempt_order(attempt_of(entry.key)) > attempt_order(found["id"]):
+                if RECORDS.fullmatch(entry.key) and attempt_order(attempt_of(entry.key)) > attempt_order(found["id"]):
                     keys.append(entry.key)
         self._send(keys, found)
 
@@ -182,7 +182,7 @@ class Relay:
         keys = []
         for key, size, told in found["objects"]:
             if key.startswith(paths.attempt(own, "")):
-                if not _OF_AN_ATTEMPT.fullmatch(key.removeprefix(paths.attempt(own, ""))):
+                if not OF_AN_ATTEMPT.fullmatch(key.removeprefix(paths.attempt(own, ""))):
                     continue
                 if found["alive"] and key.endswith(f"/{END_RECORD}"):  # it is told when it writes nothing more
                     continue
@@ -195,7 +195,7 @@ class Relay:
             keys.append(paths.heartbeat(own))
         came = self._stream(keys, sum(size for key, size, _ in found["objects"] if key in keys))
         if follows:
-            _prune(job, own, {key.split("/")[2] for key, _, _ in found["objects"] if key.endswith(f"/{MANIFEST}")})
+            prune(job, own, {key.split("/")[2] for key, _, _ in found["objects"] if key.endswith(f"/{MANIFEST}")})
         return came - int(bool(found["alive"]))
 
     def _stream(self, keys: list[str], size: int) -> int:
@@ -351,6 +351,8 @@ def last_heard(job: Job, attempt: Attempt) -> float | None:
 
 def why_silent(attempt: Attempt) -> str:
     """Why nothing was heard just now of an attempt with a relay; empty: there is no reason."""
+    if attempt.launcher != "ssh":
+        return ""
     note = notes.read(str((attempt.container or {}).get("token")))
     return _silent.get(note["host"], (0.0, ""))[1] if note else "it was not started from this machine"
 
@@ -387,7 +389,7 @@ def _alone(token: str, wait: bool) -> Iterator[bool]:
         yield notes.place(token).exists()  # who had it may have fetched all
 
 
-def _prune(job: Job, attempt_id: str, there: set[str]) -> None:
+def prune(job: Job, attempt_id: str, there: set[str]) -> None:
     """Delete what the attempt has deleted there: what it knows of, what is not there any more, and what no rule keeps here."""
     attempts = job.attempts.all()
     mine = next((attempt for attempt in attempts if attempt.id == attempt_id), None)

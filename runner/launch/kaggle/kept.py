@@ -1,0 +1,203 @@
+"""What is remembered here of sessions of Kaggle that were begun from here, and what is done when one has ended: what it has
+left is fetched, its data set deleted, its end written."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from io import BytesIO
+
+from last_e.text import plain
+from runner import machine
+from runner.errors import DamagedObjectError, EngineError, LastrunError, UsageError
+from runner.job.attempts import Attempt
+from runner.job.job import Job
+from runner.launch.kaggle import parcel
+from runner.launch.kaggle.account import Account, Seen, account
+from runner.launch.notes import Notes
+from runner.waits import WAITS
+
+NOTES = Notes("kaggle", "job", "slug", "user", "folder", "pid", "data", "version")
+_LOOK_SECONDS = 5 * WAITS.follow
+_seen: dict[str, tuple[float, Seen | None]] = {}
+"""What was just answered of a session: whoever shows a job again and again does not ask every time."""
+
+
+def claim(job: Job, token: str, about: dict[str, str]) -> None:
+    """Write into the folder here that an attempt has the job, which cannot do so itself. It chooses the same number there."""
+    inherited = [stored.name for stored in job.checkpoints.all()]
+    attempt = Attempt(
+        id=f"{job.attempts.next_number():04d}-{token}",
+        machine="",
+        pid=0,
+        process="",
+        started_at=time.time(),
+        host="Kaggle",
+        container=about,
+        phase="running",
+        began=True,
+        inherited=inherited,
+    )
+    job.attempts.write(attempt)
+
+
+def look(note: dict[str, str], *, anew: bool = False) -> Seen | None:
+    """The session of a note; None: there is none.
+
+    Raises:
+        EngineError: nobody answers.
+    """
+    key = f"{note['slug']} {note['version']}"
+    when, found = _seen.get(key, (0.0, None))
+    if anew or not when or time.monotonic() - when > _LOOK_SECONDS:
+        found = _owner(note).look(note["slug"], note["version"])
+        _seen[key] = (time.monotonic(), found)
+    return found
+
+
+def settle(job: Job, attempt: Attempt) -> Attempt | None:
+    """See :class:`~runner.launch.protocol.Launcher`."""
+    token = str((attempt.container or {}).get("token"))
+    note = NOTES.read(token)
+    if note is None or not note["version"]:
+        return attempt
+    if note["folder"] != "1" and job.attempts.alive(attempt) and job.attempts.gave_a_sign(attempt, 3 * WAITS.heartbeat):
+        return attempt
+    found = look(note)
+    if found is not None and found.active:
+        return attempt
+    over(job, token, note, found)
+    return job.attempts.again(attempt)
+
+
+def over(job: Job, token: str, note: dict[str, str], found: Seen | None) -> int | None:
+    """A session has ended: fetch what it has left, write the end that it could not write, remove what was made for it. Returns
+    the exit code of the attempt, where the session has told it.
+
+    Raises:
+        EngineError: what it has left does not come yet; the same call goes on.
+    """
+    code = None
+    with _alone(token) as there:
+        if not there:  # somebody else has done it
+            return None
+        if note["folder"] == "1":
+            code = _fetch(job, token, note, found)
+        attempt = Job(job.store, job.id).attempts.of(token)
+        if attempt is not None and attempt.open:
+            how = "is there no more" if found is None else f"ended as {found.state}"
+            why = f": {found.message}" if found is not None and found.message else ""
+            job.attempts.write_lost(attempt, plain(f"its Kaggle session {note['user']}/{note['slug']} {how}{why}"))
+        drop(token, note)
+    return code
+
+
+def drop(token: str, note: dict[str, str]) -> None:
+    """The data set of an attempt goes, and then the note of it; what cannot be deleted now is tried again by :func:`clean`."""
+    if note["data"]:
+        try:
+            _owner(note).drop_data(note["data"])
+        except LastrunError:
+            return
+    NOTES.place(token).with_suffix(".part").unlink(missing_ok=True)
+    NOTES.forget(token)
+
+
+def clean() -> None:
+    """Delete data sets whose session has ended, or was never begun."""
+    for note in NOTES.all():
+        if not note["data"]:
+            continue
+        token = note["token"]
+        with suppress(LastrunError):
+            if not note["version"]:
+                if _is_being_begun(note) or ((seen := _owner(note).look(note["slug"])) is not None and seen.active):
+                    continue
+            elif (found := look(note)) is not None and found.active:
+                continue
+            if note["folder"] == "1" and note["version"]:  # what it has left is yet to be fetched
+                _owner(note).drop_data(note["data"])
+                NOTES.write(token, **{**{name: value for name, value in note.items() if name != "token"}, "data": ""})
+                continue
+            drop(token, note)
+    NOTES.sweep(keep=lambda note: bool(note.get("data")))
+
+
+def where_to_press(job: Job) -> list[str]:
+    """What to say of attempts that hear of no request, since their job is not here but there."""
+    told = []
+    for attempt in job.attempts.all():
+        if attempt.open and attempt.launcher == "kaggle" and attempt.is_relayed:
+            user, _, slug = str((attempt.container or {}).get("name")).partition("/")
+            told.append(
+                f"Kaggle session {plain(f'{user}/{slug}')} does not hear of it, since its job is there, and Kaggle has no call "
+                f"that ends a session: {plain(Account(user).page(slug))}, Cancel Run, ends it without what it has trained; it "
+                "saves and ends by itself before its time is over"
+            )
+    return told
+
+
+def _fetch(job: Job, token: str, note: dict[str, str], found: Seen | None) -> int | None:
+    """What the session has left; None: nothing, and there will be nothing."""
+    if found is None:
+        return None
+    there = _owner(note)
+    name, record = parcel.names(token)
+    files = there.output(note["slug"], note["version"])
+    if name not in files or record not in files:
+        if found.state == "COMPLETE":  # it ends so only when it has written both
+            raise EngineError(f"{found} has ended, and Kaggle does not show yet what it has left: try again in a minute")
+        return None
+    text = BytesIO()
+    there.fetch(files[record], text)
+    try:
+        about = json.loads(text.getvalue())
+        code = int(about["code"])
+    except (ValueError, KeyError, TypeError):
+        raise EngineError(f"{found} has left a record that this version does not understand") from None
+    part = NOTES.place(token).with_suffix(".part")
+    with part.open("ab+") as file:
+        file.seek(0, 2)
+        there.fetch(files[name], file)
+        try:
+            parcel.join(job, token, about, file)
+        except DamagedObjectError as error:
+            file.truncate(0)
+            raise EngineError(f"{found}: {error}; the next look fetches it anew") from None
+    part.unlink(missing_ok=True)
+    return code
+
+
+def _owner(note: dict[str, str]) -> Account:
+    """Whose session it is.
+
+    Raises:
+        EngineError: the key here is somebody else's.
+    """
+    mine = account()
+    if mine.name != note["user"]:
+        raise EngineError(f"Kaggle: the key here is that of {mine.name}, and the session is {note['user']}'s")
+    return mine
+
+
+def _is_being_begun(note: dict[str, str]) -> bool:
+    """Whether the command that has written the note is still at it."""
+    with suppress(machine.HiddenProcessError, ValueError):
+        return machine.process_identity(int(note["pid"])) is not None
+    return True
+
+
+@contextmanager
+def _alone(token: str) -> Iterator[bool]:
+    """One process of this user at a time; False: it is over."""
+    try:
+        file = NOTES.place(token).open("rb")
+    except (UsageError, OSError):
+        yield False
+        return
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield NOTES.place(token).exists()

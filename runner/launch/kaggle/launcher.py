@@ -1,0 +1,363 @@
+"""An attempt as a session of Kaggle: a script that is pushed, with what it needs in data sets that nobody else sees."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import math
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TextIO
+
+from last_e.config import parse_duration
+from last_e.datafile import DataError, data_path, is_remote
+from last_e.layers import package_layer
+from last_e.redact import NAMED
+from last_e.text import plain, seconds_text
+from runner.attempt.data_check import check_data
+from runner.errors import ClaimedError, EngineError, LastrunError, UsageError
+from runner.job.attempts import Attempt
+from runner.job.job import Job
+from runner.launch.docker.image import code_digest
+from runner.launch.inside import ONLY
+from runner.launch.kaggle import kept, parcel
+from runner.launch.kaggle.account import SHAPE, Account, Seen, account, is_on_this_network
+from runner.launch.kaggle.kept import NOTES
+from runner.launch.kaggle.session import JOB, PRIVATE
+from runner.launch.kaggle.started import StartedThere
+from runner.launch.protocol import Offer
+from runner.launch.ssh.sent import of_this_machine
+from runner.launch.ssh.wheel import Wheel
+from runner.launch.variables import authority, is_private, see_that_they_are_set, values_elsewhere, wants_cpu
+from runner.launchers import FEW_GPUS
+from runner.signals import interruptible
+from runner.spec import JobSpec
+from runner.store.uri import StoreUri
+from runner.waits import VARIABLE
+
+_LONGEST_SECONDS = 12 * 3600
+"""Of a session, whoever asks for it."""
+_NO_SECRETS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
+"""They say where something is, and stand in the script."""
+
+_HOW_DATA_GET_THERE = (
+    "make a private data set of the prepared file at kaggle.com, name that with --set run.kaggle.datasets=[USER/NAME], and "
+    "leave out data.uri; or put it into a bucket, and name it with its s3:// address"
+)
+
+
+class KaggleLauncher:
+    """Starts sessions there. See :class:`~runner.launch.protocol.Launcher`."""
+
+    runs_here = False
+
+    def __init__(self, config: JobSpec) -> None:
+        self._config = config
+
+    def preflight(self, store: str) -> None:
+        """It lets us, has GPUs left for us, and can reach the store and the data."""
+        problems, told = [], ""
+        for look in (self._see_what_is_asked, lambda: self._see_the_places(StoreUri.parse(store))):
+            try:
+                look()
+            except LastrunError as error:
+                problems.append(error)
+        try:
+            told = self._quota()
+        except LastrunError as error:
+            problems.append(error)
+        if len(problems) > 1:
+            problems[0].args = ("\n".join(map(str, problems)),)
+        if problems:
+            raise problems[0]
+        sys.stderr.write(plain(f"Kaggle, {self._account.name}: {told}\n"))
+        if secrets := [] if self._config.run.kaggle.private_dataset else self._secrets(StoreUri.parse(store)):
+            sys.stderr.write(
+                f"Kaggle: the session looks for {', '.join(secrets)} among the secrets that you have attached to its script; "
+                "--yes-private-dataset puts them into a private data set, which is deleted when it ends (docs/kaggle.md)\n"
+            )
+
+    def start(self, job: Job, arguments: list[str], token: str, *, output: TextIO | None) -> StartedThere:
+        """The script holds no secret: what is one is attached to it there, or lies in a private data set of this attempt."""
+        there, slug = self._account, slug_of(job.id)
+        left = f"{job.id}: interrupted before its attempt began; lastrun resume {job.reference} begins it"
+        with interruptible(left), _one_at_a_time():
+            uri, _ = StoreUri.parse(job.uri).parent()
+            folder = uri.scheme == "file"
+            if folder or "--takeover" not in arguments:  # with a bucket the claim decides which of both has the job
+                self._see_that_none_is_at_it(job, slug)
+            if not folder and "--heard" not in arguments:  # who asks it while it waits, or is set up, means it
+                known = ("", *job.requests.keys())
+                arguments = [*arguments, *(word for key in known for word in ("--heard", key))]
+            wheel, code = self._see_that_the_code_is_there(), code_digest()
+            note = {"job": job.id, "slug": slug, "user": there.name, "folder": str(int(folder)), "pid": str(os.getpid())}
+            data = f"lastrun-{token}"
+            private = self._private(job, uri)
+            asked = self._asked(job.uri, arguments, token) | {
+                **wheel,
+                "code": code,
+                "job": job.id,
+                "authority": authority(uri).get("authority", ""),
+                "parcel": hashlib.sha256(private[JOB]).hexdigest() if folder else "",
+                "private": PRIVATE in private,
+            }
+            NOTES.write(token, **note, data=data if private else "", version="")  # first: it is never forgotten
+            try:
+                if private:
+                    there.put_data(data, private)
+                version = there.push(
+                    slug,
+                    script(asked),
+                    gpu=not wants_cpu(self._config),
+                    seconds=self._limit,
+                    datasets=[*self._datasets(wheel["dataset"], data if private else ""), *self._config.run.kaggle.datasets],
+                )
+            except BaseException as error:
+                self._take_back(slug, data if private else "", token, error)
+                raise
+            NOTES.write(token, **note, data=data if private else "", version=version)
+            if folder:
+                kept.claim(job, token, asked["about"])
+        sys.stderr.write(f"Kaggle session {there.name}/{slug}: {there.page(slug)}\n")
+        return StartedThere(job, there, slug, version, token, output)
+
+    def order(self, store: str, name: str) -> dict[str, str]:
+        """Its session there."""
+        uri, job_id = StoreUri.parse(store), f"{name}-DATE-CODE"
+        folder = uri.scheme == "file"
+        private = "lastrun-TOKEN" if folder or self._config.run.kaggle.private_dataset else ""
+        gpu = f"{SHAPE} (two T4)" if not wants_cpu(self._config) else "none"
+        names = self._secrets(uri)
+        where = "in the private data set" if private and (folder or names) else "attached to the script at Kaggle"
+        datasets = [*self._datasets(f"lastrun-code-{code_digest()[:12]}", private), *self._config.run.kaggle.datasets]
+        return {
+            "account": self._account.name,
+            "session": f"{slug_of(job_id)}, private, with Internet",
+            "accelerator": gpu,
+            "timeout": f"{self._limit} s",
+            "data sets": ", ".join(datasets),
+            "command": shlex.join(["lastrun", "attempt", str(uri.child(job_id)), *self._attempt("TOKEN")]),
+            "secrets": f"{', '.join(names)} ({where})" if names else "none",
+        }
+
+    @staticmethod
+    def settle(job: Job, attempt: Attempt) -> Attempt | None:
+        """Only if this user has started that very attempt from here; what a session has left is fetched."""
+        return kept.settle(job, attempt)
+
+    @staticmethod
+    def waits(job: Job) -> str | None:
+        """What waits for a machine there, of what was started from here."""
+        return next((str(seen) for _, seen in _waiting([job])), None)
+
+    @staticmethod
+    def waiting(jobs: Sequence[Job]) -> list[Job]:
+        """The same of several."""
+        return [job for job, _ in _waiting(jobs)]
+
+    @staticmethod
+    def withdraw(job: Job) -> str | None:
+        """Kaggle has no call for it; with a bucket it is asked to leave as soon as it begins."""
+        for _, seen in _waiting([job]):
+            if StoreUri.parse(job.uri).scheme != "file":
+                job.requests.ask_to_stop(now=False)
+            raise EngineError(
+                f"{seen}; it leaves as soon as it has begun, and its page ends it now: {page_of(seen)}, Cancel Run"
+            )
+        return None
+
+    @staticmethod
+    def clean() -> None:
+        """Data sets whose session has ended go, and notes of long ago."""
+        kept.clean()
+
+    @staticmethod
+    def places(job: Job, attempts: list[Attempt]) -> set[Path]:
+        """None: what was there went with the session."""
+        return set()
+
+    @staticmethod
+    def offers() -> list[Offer]:
+        """The one kind with a GPU, and the one without; neither is paid for."""
+        quota = account().quota()
+        left = f"2 x T4; {quota.left / 3600:.1f} h left{f' until {quota.until}' if quota.until else ' this week'}"
+        return [
+            Offer("session", left, 0.0, "--launcher kaggle"),
+            Offer("session without a GPU", "", 0.0, "--launcher kaggle --set run.gpus=0"),
+        ]
+
+    @cached_property
+    def _account(self) -> Account:
+        return account()
+
+    @property
+    def _limit(self) -> int:
+        """Seconds after which a session is ended there; the attempt leaves before. The profile's for jobs without one."""
+        config = self._config
+        usual = package_layer(config.model.variant, config.dataset, "kaggle")["hardware.session_limit"].value
+        return math.ceil(config.hardware.session_limit or parse_duration(usual))
+
+    def _attempt(self, token: str) -> list[str]:
+        return ["--token", token]
+
+    def _asked(self, job_uri: str, arguments: list[str], token: str) -> dict[str, Any]:
+        """What the script is told. Nothing of it is secret."""
+        uri, _ = StoreUri.parse(job_uri).parent()
+        folder = uri.scheme == "file"
+        about = {"launcher": "kaggle", "what": "Kaggle session", "token": token}
+        about["name"] = f"{self._account.name}/{slug_of(job_uri.rpartition('/')[2].partition('?')[0])}"
+        about |= {} if wants_cpu(self._config) else {"device": "cuda"}
+        about |= {"relay": "1"} if folder else {}
+        open_values = {name: os.environ[name] for name in (*_NO_SECRETS, VARIABLE, NAMED) if os.environ.get(name)}
+        return {
+            "about": about,
+            "uri": "" if folder else job_uri,
+            "arguments": [*self._attempt(token), *arguments],
+            "limit": self._limit,
+            "variables": open_values,
+            "secrets": self._secrets(uri),
+        }
+
+    def _secrets(self, uri: StoreUri) -> list[str]:
+        """Names of what the attempt needs and nobody else may see."""
+        names = [*values_elsewhere(uri, self._config), *self._config.run.pass_env]
+        return [name for name in dict.fromkeys(names) if name not in (*_NO_SECRETS, NAMED)]
+
+    def _private(self, job: Job, uri: StoreUri) -> dict[str, bytes]:
+        """The files of the attempt's own data set."""
+        found = {JOB: parcel.pack(job)} if uri.scheme == "file" else {}
+        if self._config.run.kaggle.private_dataset and self._secrets(uri):
+            values = values_elsewhere(uri, self._config)
+            found[PRIVATE] = json.dumps({name: value for name, value in values.items() if name not in _NO_SECRETS}).encode()
+        return found
+
+    def _datasets(self, code: str, own: str) -> list[str]:
+        return [f"{self._account.name}/{name}" for name in (code, own) if name]
+
+    def _see_that_the_code_is_there(self) -> dict[str, str]:
+        """This very lastrun as a private data set of this user's, made once; too large to stand in the script."""
+        wheel = Wheel()
+        name, dataset = f"lastrun-{wheel.version}-py3-none-any.whl", f"lastrun-code-{code_digest()[:12]}"
+        if not self._account.has_data(dataset):
+            where = f"data set {self._account.name}/{dataset}"
+            sys.stderr.write(plain(f"Kaggle: putting this version of lastrun into {where}, once\n"))
+            self._account.put_data(dataset, {name: wheel.data})
+        return {"wheel": name, "dataset": dataset, "sha256": hashlib.sha256(wheel.data).hexdigest()}
+
+    def _see_that_none_is_at_it(self, job: Job, slug: str) -> None:
+        seen, page = self._account.look(slug), self._account.page(slug)
+        if seen is not None and seen.waits:
+            raise ClaimedError(f"{job.id}: {seen}; only its page takes it back: {page}, Cancel Run")
+        if seen is not None and seen.active:
+            raise ClaimedError(f"{job.id} is being run by {seen}; lastrun status {job.reference} follows it: {page}")
+
+    def _see_what_is_asked(self) -> None:
+        if self._config.run.gpus not in (None, 0, 1, "all"):
+            raise UsageError(f"run.gpus: found {self._config.run.gpus}; allowed: {FEW_GPUS.format('kaggle')}")
+        if self._config.run.container is not None:
+            raise UsageError(ONLY.format(self._config.run.container, "kaggle"))
+        if self._config.env not in (None, "auto", "kaggle", "local"):
+            raise UsageError(f"env: found {self._config.env}; allowed with launcher kaggle: kaggle, auto")
+        if self._limit > _LONGEST_SECONDS:
+            found = seconds_text(self._limit)
+            raise UsageError(f"hardware.session_limit: found {found}; Kaggle ends a session after 12 h: at most 12h")
+        see_that_they_are_set(self._config)
+
+    def _see_the_places(self, store: StoreUri) -> None:
+        """What a session can reach."""
+        endpoint = store.options.get("endpoint_url", "")
+        if is_private(endpoint) and not is_on_this_network():
+            raise UsageError(f"store {store}: {endpoint} is an address of this network alone, which is not reached from there")
+        if (data := of_this_machine(self._config)) is not None:
+            raise UsageError(f"data.uri: {data.path} is not there: {_HOW_DATA_GET_THERE}")
+        if not is_remote(self._config.data.uri):
+            try:
+                data_path(self._config)
+            except DataError:  # it is looked for there, below /kaggle/input
+                if not self._config.run.kaggle.datasets:
+                    raise UsageError(f"data: no data set has {self._config.dataset}: {_HOW_DATA_GET_THERE}") from None
+                return
+        check_data(self._config)
+
+    def _quota(self) -> str:
+        """What is going to be used, and what there is of it.
+
+        Raises:
+            UsageError: less than that.
+        """
+        times, most = self._config.run.auto_continue + 1, seconds_text(self._limit)
+        each = f", each of up to {times} sessions" if times > 1 else ""
+        if wants_cpu(self._config):
+            return f"a session without a GPU, {most} at most{each}"
+        quota = self._account.quota()
+        left = f"{quota.left / 3600:.1f} h of GPU left{f' until {quota.until}' if quota.until else ' this week'}"
+        if quota.left < self._limit:
+            hours = math.floor(quota.left / 360) / 10
+            ways = f"; --set hardware.session_limit={hours:g}h takes what there is" if hours >= 0.5 else ""
+            raise UsageError(f"Kaggle, {self._account.name}: {left}, and the session may take {most}{ways}")
+        return f"two T4 for {most} at most{each}; {left}"
+
+    def _take_back(self, slug: str, data: str, token: str, error: BaseException) -> None:
+        """A push cannot be called back; what was made for it goes, where it has not begun."""
+        told, page = "", self._account.page(slug)
+        try:
+            if (seen := self._account.look(slug)) is None or not seen.active:
+                if data:
+                    self._account.drop_data(data)
+                NOTES.forget(token)
+            else:
+                told = f"{seen} has begun all the same, and only its page ends it: {page}, Cancel Run"
+        except LastrunError:
+            what = f", and data set {self._account.name}/{data} be there: the next lastrun submit removes it" if data else ""
+            told = f"it may have begun all the same: {page}{what}"
+        if told and isinstance(error, EngineError):
+            raise EngineError(f"{error}; {told}") from None
+        sys.stderr.write(plain(f"{told}\n") if told else "")
+
+
+def slug_of(job_id: str) -> str:
+    """What a job's sessions are called there; Kaggle takes fifty characters."""
+    return "lastrun-" + re.sub("-+", "-", job_id)[-42:].strip("-")
+
+
+def page_of(seen: Seen) -> str:
+    """Where people see a session."""
+    user, _, slug = seen.name.partition("/")
+    return Account(user).page(slug)
+
+
+def script(asked: dict[str, Any]) -> str:
+    """The one file that is pushed."""
+    source = files("runner.launch.kaggle").joinpath("begin.py").read_text("utf-8")
+    return f"{source}\n\nmain(json.loads({json.dumps(asked)!r}))\n"
+
+
+def _waiting(jobs: Sequence[Job]) -> list[tuple[Job, Seen]]:
+    """What waits of these jobs, of what this user has started from here; without such, nobody is asked."""
+    by_id = {job.id: job for job in jobs}
+    notes = [note for note in NOTES.all() if note["job"] in by_id and note["version"]]
+    looked = [(by_id[note["job"]], kept.look(note)) for note in notes]
+    return [(job, seen) for job, seen in looked if seen is not None and seen.waits]
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Two commands of this user begin no two sessions of one job."""
+    try:
+        place = NOTES.place("x").with_name("begin.lock")
+        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file = place.open("w")
+    except (UsageError, OSError):  # no home folder: the claim decides
+        yield
+        return
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,247 @@
+"""Sessions of Kaggle that are begun from here: its own client, a stand-in of its server, the pushed script run for real in a
+stand-in of its file system; with a real bucket, and with nothing but the account."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from runner.job.find import list_jobs
+from runner.job.job import Job
+from runner.store.directory import DirectoryStore
+from runner.store.open import open_store
+from tests.conftest import Cli
+from tests.jobs import (
+    LONGER,
+    assert_same,
+    jobs_in,
+    python_without_lastrun,
+    some_step_is_stored,
+    stand_still,
+    trainer_of,
+    wait_until,
+)
+
+if TYPE_CHECKING:
+    from tests.kaggle_server import KaggleServer, Pushed
+
+pytestmark = pytest.mark.slow
+CPU = ("--launcher", "kaggle", "--set", "run.gpus=0")
+REFERENCE = Path(__file__).parents[2] / "jobs" / "base_ntu60_kaggle.yaml"
+SHORT = ("--set", "training.epochs=1")
+
+
+def job_there(session: Pushed) -> Job | None:
+    """The job as a session has it, where it went along."""
+    jobs = jobs_in(DirectoryStore(session.working / "lastrun"))
+    return jobs[0] if jobs else None
+
+
+def has_saved_there(session: Pushed) -> bool:
+    """Whether its attempt has stored a checkpoint of its own in the middle of an epoch."""
+    job = job_there(session)
+    attempts = job.attempts.all() if job is not None else []
+    return job is not None and any(
+        stored.attempt == attempts[-1].id and stored.manifest.step % 24 for stored in job.checkpoints.all() if attempts
+    )
+
+
+@contextmanager
+def cut(session: Pushed) -> Iterator[None]:
+    """Its time is over while it trains: however slow this machine is, it has saved something of its own, and is not done."""
+    wait_until(lambda: has_saved_there(session))
+    job = job_there(session)
+    assert job is not None
+    trainer = trainer_of(job)
+    stand_still(trainer)
+    yield
+    wait_until(lambda: job.attempts.heartbeat(job.attempts.all()[-1]).get("stopping"))
+    os.kill(trainer, signal.SIGCONT)
+
+
+def test_nine_hours_after_nine_hours_with_nothing_but_an_account_come_to_the_same_bits(
+    kaggle_server: KaggleServer, run: Any, cli: Cli, tiny: Path, uninterrupted: Any
+) -> None:
+    kaggle_server.cuts = 2
+    settings = ("run.auto_continue=9", "hardware.session_limit=50", "hardware.stop_margin=20")
+    current = run("submit", tiny, *CPU, *LONGER, *settings)
+    wait_until(lambda: kaggle_server.sessions())
+    first = kaggle_server.sessions()[0]
+    with cut(first):
+        second = cli("resume", current.job.id, "--launcher", "local")
+    assert second.returncode == 5, second.stdout + second.stderr
+    assert "is being run by attempt 1 on Kaggle (Kaggle session me/lastrun-tiny-" in second.stderr
+    wait_until(lambda: len(kaggle_server.sessions()) == 2 or current.process.poll() is not None)
+    code, out = current.end()
+    assert code == 0, out
+    assert "time_limit; continued by itself (1 of 9, run.auto_continue)" in " ".join(out.split())
+    reasons = [attempt.reason for attempt in current.job.attempts.all()]
+    assert reasons == ["time_limit"] * (len(reasons) - 1) + ["completed"]  # a busy machine may take more of them
+    assert current.job.attempts.all()[1].resumed_step > 0
+    assert_same(current.job, uninterrupted)
+    [code_set] = kaggle_server.datasets  # that of the attempts are gone
+    assert code_set.startswith("me/lastrun-code-")
+    assert not list((tiny.parent / ".local/share/lastrun/kaggle").glob("????????.*"))  # notes, and halves
+    for session in kaggle_server.sessions():
+        assert session.request.session_timeout_seconds == 50
+        assert not session.request.enable_gpu
+
+
+def test_what_runs_in_the_background_comes_here_when_somebody_looks(
+    kaggle_server: KaggleServer, run: Any, cli: Cli, tiny: Path, clean_env: dict[str, str]
+) -> None:
+    done = cli("submit", tiny, *CPU, *SHORT, "--detach")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "what it trains is fetched when it has ended" in done.stdout
+    [job] = jobs_in(open_store(clean_env["LASTRUN_STORE"]))
+    [session] = kaggle_server.sessions()
+    wait_until(lambda: session.state == "COMPLETE")
+    kaggle_server.cuts = 1
+    wait_until(lambda: "completed" in cli("status", job.id).stdout)
+    assert len(kaggle_server.datasets) == 1
+
+    kaggle_server.machines = False
+    current = run("resume", job.id, *CPU, "training.epochs=2", "--allow-change", "training.epochs")
+    wait_until(lambda: len(kaggle_server.sessions()) == 2 and len(kaggle_server.datasets) == 2)
+    wait_until(lambda: len(job.attempts.all()) == 2)
+    asked = cli("stop", job.id)
+    assert "does not hear of it, since its job is there" in asked.stderr
+    assert "Cancel Run" in asked.stderr
+    current.press_ctrl_c()
+    code, out = current.end()
+    assert code == 6, out
+    assert "its Kaggle session goes on by itself, and lastrun status" in " ".join(out.split())
+    kaggle_server.cancel(kaggle_server.sessions()[1])
+    wait_until(lambda: "ended as CANCEL_ACKNOWLEDGED" in " ".join(cli("status", job.id).stdout.split()))
+    assert len(kaggle_server.datasets) == 1
+
+
+def test_a_session_without_lastrun_gets_this_very_one_and_one_without_a_gpu_does_not_train_on_something_else(
+    kaggle_server: KaggleServer, cli: Cli, tiny: Path, tmp_path: Path
+) -> None:
+    kaggle_server.python, packages = python_without_lastrun(tmp_path / "image")
+    done = cli("submit", tiny, *CPU, *SHORT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "bringing lastrun" in done.stdout
+    assert not (packages / "runner").is_symlink()
+    without = cli("submit", tiny, "--launcher", "kaggle", *SHORT)
+    assert without.returncode == 6, without.stdout + without.stderr
+    assert "no_gpu at step 0 of 0: hardware.device is cuda, but torch" in without.stdout
+    request = kaggle_server.sessions()[1].request
+    assert (request.machine_shape, request.enable_gpu, request.session_timeout_seconds) == ("NvidiaTeslaT4", True, 9 * 3600)
+    assert len(kaggle_server.datasets) == 1
+
+
+@pytest.mark.xdist_group("ceph")
+def test_what_waits_for_a_machine_is_told_and_where_it_is_taken_back(
+    bucket: str, kaggle_server: KaggleServer, cli: Cli, tiny: Path, clean_env: dict[str, str]
+) -> None:
+    kaggle_server.machines = False
+    done = cli("submit", tiny, *CPU, "--detach")
+    assert done.returncode == 0, done.stdout + done.stderr
+    [job] = list_jobs(open_store(clean_env["LASTRUN_STORE"]))
+    told = f"Kaggle session me/lastrun-{job.id} waits for a machine"
+    assert told in done.stdout
+    assert told in " ".join(cli("status", job.id).stdout.split())
+    again = cli("resume", job.id)
+    assert again.returncode == 5
+    page = f"only its page takes it back: https://www.kaggle.com/code/me/lastrun-{job.id}, Cancel Run"
+    assert f"{told}; {page}" in again.stderr
+    stopped = cli("stop", job.id)
+    assert stopped.returncode == 2
+    page = f"its page ends it now: https://www.kaggle.com/code/me/lastrun-{job.id}, Cancel Run"
+    assert f"{told}; it leaves as soon as it has begun, and {page}" in stopped.stderr
+    kaggle_server.asked_for.clear()
+    assert cli("list", HOME=str(tiny.parent / "another")).returncode == 0
+    assert kaggle_server.asked_for == []  # nothing was started from there
+    kaggle_server.attached = {name: clean_env[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+    kaggle_server.give_machines()
+    [session] = kaggle_server.sessions()
+    wait_until(lambda: session.state != "RUNNING")
+    assert [attempt.reason for attempt in job.attempts.all()] == ["stop_requested"], session.log
+
+
+@pytest.mark.xdist_group("ceph")
+def test_a_private_data_set_has_the_keys_as_long_as_the_session_runs_and_nothing_else_has(
+    bucket: str, kaggle_server: KaggleServer, run: Any, cli: Cli, tiny: Path, clean_env: dict[str, str], uninterrupted: Any
+) -> None:
+    clean_env["MY_TOKEN"] = "nobody-may-see-this"
+    current = run("submit", tiny, *CPU, *LONGER, "run.pass_env=[MY_TOKEN]", "--yes-private-dataset")
+    current.wait_for(some_step_is_stored)
+    [own] = [files for ref, files in kaggle_server.datasets.items() if "code" not in ref]
+    assert json.loads(own["lastrun-variables.json"])["MY_TOKEN"] == "nobody-may-see-this"
+    current.press_ctrl_c()
+    code, out = current.end()
+    assert code == 75, out
+    [attempt] = current.job.attempts.all()
+    assert attempt.reason == "stop_requested"
+    assert len(kaggle_server.datasets) == 1
+    shown = kaggle_server.everything + out + "".join(kaggle_server.sessions()[0].log)
+    here = [path.read_bytes().decode("latin-1") for path in (tiny.parent / ".local").rglob("*") if path.is_file()]
+    for secret in ("nobody-may-see-this", clean_env["AWS_SECRET_ACCESS_KEY"], kaggle_server.key):
+        assert [text for text in (shown, *here) if secret in text] == []
+    assert cli("resume", current.job.id, "--launcher", "local").returncode == 0
+    assert_same(current.job, uninterrupted)
+
+    # Who is killed after the data set was made, and before there is a session, has left a note of it.
+    kaggle_server.machines = False
+    killed = run("submit", tiny, *CPU, *SHORT, "run.pass_env=[MY_TOKEN]", "--yes-private-dataset")
+    wait_until(lambda: len(kaggle_server.sessions()) == 2)
+    os.killpg(killed.process.pid, signal.SIGKILL)
+    killed.process.communicate()
+    assert len(kaggle_server.datasets) == 2
+    kaggle_server.cancel(kaggle_server.sessions()[1])
+    kaggle_server.refusal = "Maximum batch CPU session count of 5 reached."
+    refused = cli("submit", tiny, *CPU, *SHORT, "run.pass_env=[MY_TOKEN]", "--yes-private-dataset")
+    assert refused.returncode == 6
+    assert "as many sessions of yours run as may" in refused.stderr
+    assert len(kaggle_server.datasets) == 1  # neither of both has left one
+
+    kaggle_server.refusal, kaggle_server.machines = None, True
+    without = cli("submit", tiny, *CPU, *SHORT)
+    assert without.returncode != 0
+    assert "are not attached to this script: open it at Kaggle (Edit)" in " ".join(without.stdout.split())
+
+
+def test_what_will_not_do_is_told_before_anything_is_used(
+    kaggle_server: KaggleServer, cli: Cli, tiny: Path, clean_env: dict[str, str]
+) -> None:
+    def refused(*words: str, **env: str) -> str:
+        done = cli("submit", tiny, "--launcher", "kaggle", *words, **env)
+        assert done.returncode in (2, 6), done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        return " ".join(done.stderr.split())
+
+    assert "kaggle auth login, or kaggle.com/settings" in refused(KAGGLE_KEY="")
+    assert "it does not take your key" in refused("--set", "run.gpus=1", KAGGLE_KEY="another")
+    assert "Kaggle does not answer" in refused(HTTP_PROXY="http://127.0.0.1:1")
+    assert "Kaggle ends a session after 12 h" in refused("--set", "hardware.session_limit=20h")
+    nothing = cli("submit", REFERENCE, "--launcher", "kaggle", "--dry-run").stdout
+    assert "it could not start here: data: no data set has ntu60: make a private data set" in " ".join(nothing.split())
+    kaggle_server.hours = 6.04
+    assert (
+        "6.0 h of GPU left until 2026-12-05 00:00 UTC, and the session may take 9h00m; --set hardware.session_limit=6h"
+        in refused()
+    )
+    assert kaggle_server.sessions() == []
+    kaggle_server.hours, kaggle_server.refusal = 30, "Phone verification is required"
+    assert "your account has no verified phone" in refused()
+    assert list(kaggle_server.datasets) == [ref for ref in kaggle_server.datasets if "code" in ref]
+    kaggle_server.refusal = None
+    elsewhere = cli("submit", tiny, "--env", "kaggle")
+    assert elsewhere.returncode == 2
+    assert "(--launcher kaggle gets one; or in a notebook there, see docs/kaggle.md)" in " ".join(elsewhere.stderr.split())
+    words = ("--launcher", "kaggle", "--set", "run.kaggle.datasets=[me/ntu60]", "--dry-run", "--json")
+    shown = cli("submit", REFERENCE, *words, KAGGLE_KEY="", KAGGLE_API_TOKEN=kaggle_server.key)
+    assert shown.returncode == 0, shown.stderr
+    assert "two T4 for 9h00m at most; 30.0 h of GPU left until 2026-12-05 00:00 UTC" in shown.stderr
+    told = json.loads(shown.stdout)["order"]
+    assert (told["account"], told["timeout"], told["secrets"]) == ("me", "32400 s", "none")
+    assert told["data sets"].endswith(", me/lastrun-TOKEN, me/ntu60")
