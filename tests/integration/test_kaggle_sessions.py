@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -219,6 +220,10 @@ def test_what_will_not_do_is_told_before_anything_is_used(
         assert "Traceback" not in done.stderr
         return " ".join(done.stderr.split())
 
+    told = json.loads(cli("gpus", "--json").stdout)
+    gpu = next(row for row in told["offers"] if row["machine"] == "session")
+    assert re.fullmatch(r"2 x T4; \d+\.\d h of GPU left( until .* UTC| this week)", gpu["gpus"])
+    assert (gpu["dollars"], gpu["words"]) == (0.0, "--launcher kaggle")
     assert "kaggle auth login, or kaggle.com/settings" in refused(KAGGLE_KEY="")
     assert "it does not take your key" in refused("--set", "run.gpus=1", KAGGLE_KEY="another")
     assert "Kaggle does not answer" in refused(HTTP_PROXY="http://127.0.0.1:1")

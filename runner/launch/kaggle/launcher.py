@@ -29,7 +29,7 @@ from runner.job.job import Job
 from runner.launch.docker.image import code_digest
 from runner.launch.inside import ONLY
 from runner.launch.kaggle import kept, parcel
-from runner.launch.kaggle.account import SHAPE, Account, Seen, account, is_on_this_network
+from runner.launch.kaggle.account import SHAPE, Account, Quota, Seen, account, is_on_this_network
 from runner.launch.kaggle.kept import NOTES
 from runner.launch.kaggle.session import JOB, PRIVATE
 from runner.launch.kaggle.started import StartedThere
@@ -187,12 +187,9 @@ class KaggleLauncher:
     @staticmethod
     def offers() -> list[Offer]:
         """The one kind with a GPU, and the one without; neither is paid for."""
-        quota = account().quota()
-        left = f"2 x T4; {quota.left / 3600:.1f} h left{f' until {quota.until}' if quota.until else ' this week'}"
-        return [
-            Offer("session", left, 0.0, "--launcher kaggle"),
-            Offer("session without a GPU", "", 0.0, "--launcher kaggle --set run.gpus=0"),
-        ]
+        gpus = f"2 x T4; {_left(account().quota())}"
+        without = Offer("session without a GPU", "", 0.0, "--launcher kaggle --set run.gpus=0")
+        return [Offer("session", gpus, 0.0, "--launcher kaggle"), without]
 
     @cached_property
     def _account(self) -> Account:
@@ -298,7 +295,7 @@ class KaggleLauncher:
         if wants_cpu(self._config):
             return f"a session without a GPU, {most} at most{each}"
         quota = self._account.quota()
-        left = f"{quota.left / 3600:.1f} h of GPU left{f' until {quota.until}' if quota.until else ' this week'}"
+        left = _left(quota)
         if quota.left < self._limit:
             hours = math.floor(quota.left / 360) / 10
             ways = f"; --set hardware.session_limit={hours:g}h takes what there is" if hours >= 0.5 else ""
@@ -321,6 +318,10 @@ class KaggleLauncher:
         if told and isinstance(error, EngineError):
             raise EngineError(f"{error}; {told}") from None
         sys.stderr.write(plain(f"{told}\n") if told else "")
+
+
+def _left(quota: Quota) -> str:
+    return f"{quota.left / 3600:.1f} h of GPU left{f' until {quota.until}' if quota.until else ' this week'}"
 
 
 def slug_of(job_id: str) -> str:
