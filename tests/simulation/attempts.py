@@ -284,6 +284,8 @@ def run(story: Story, job: Job, mine: Running, before: Running | None) -> bool:
         # A write that took effect once more, after its checkpoint was deleted, is passed over like anything damaged.
         whole = [one for one in found if job.paths.checkpoint(one.name, "state.pt") in world.objects]
         newest = whole[-1] if whole else None
+        for one in found[found.index(newest) + 1 :] if newest else found:
+            job.checkpoints.pass_over(one.name)  # as fetch_newest does: they are not what pruning keeps others for
     step = newest.manifest.step if newest else 0
     if step < acknowledged and story.has_the_job(attempt):
         story.violations.append(f"{attempt.id} goes on from {step}, {acknowledged} was acknowledged")
