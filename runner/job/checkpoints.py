@@ -16,6 +16,8 @@ from runner.job.paths import ATTEMPT_ID, Paths, attempt_of, attempt_order
 from runner.store.protocol import Store
 
 Say = Callable[[str], None]
+GIVEN_UP_SECONDS = 86400.0
+"""A checkpoint whose last object is so old, and has no manifest, will get none: far longer than a request is on its way."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class Checkpoints:
 
     def sweep(self, by: Attempt, say: Say = lambda _: None) -> list[Stored]:
         """Those that count, oldest first, for an attempt that has taken the job. What earlier attempts that are gone left to
-        nobody is deleted: checkpoints whose manifest never came, or which came too late to be followed, and objects
+        nobody is deleted: checkpoints whose manifest has not come for a day, or which came too late to be followed, and objects
         half-written. Nothing of attempts later than ``by``: it may have slept for long."""
         attempts, listed = self._store.in_parallel([partial(self._attempts.beside, by), self._listed])
         others = [attempt for attempt in attempts if attempt.open and attempt.id != by.id]
@@ -106,7 +108,7 @@ class Checkpoints:
 
         half_written = partial(self._store.sweep, self._paths.all, keep=lambda key: not gone(attempt_of(key)))
         stored, _ = self._store.in_parallel([partial(self._stored, _with_manifest(listed), say), half_written])
-        unfinished = [keys for name, keys in _without_manifest(listed).items() if gone(name.partition("-")[2])]
+        unfinished = self._given_up([keys for name, keys in _without_manifest(listed).items() if gone(name.partition("-")[2])])
         followed = _followed(attempts)
         try:
             self._store.in_parallel([partial(self._store.delete, keys) for keys in unfinished])
@@ -116,6 +118,20 @@ class Checkpoints:
                 raise
             say(f"what earlier attempts left cannot be deleted: {error}")
         return counted(stored, attempts)
+
+    def _given_up(self, unfinished: list[list[str]]) -> list[list[str]]:
+        """Those of which nothing has come for long. What a dead attempt has left on its machine another command may be sending
+        just now, and its manifest would come after its files are deleted."""
+
+        def age(key: str) -> float:
+            try:
+                return self._store.age(key)
+            except MissingKeyError:
+                return 0.0
+
+        ages = iter(self._store.in_parallel([partial(age, key) for keys in unfinished for key in keys]))
+        youngest = [min(next(ages) for _ in keys) for keys in unfinished]
+        return [keys for keys, seconds in zip(unfinished, youngest) if seconds > GIVEN_UP_SECONDS]
 
     def prune(self, keep_last: int, by: Attempt) -> None:
         """Of those that this process knows to be in the store, delete what the retention rule does not keep, manifests first.

@@ -243,7 +243,7 @@ def _look_for_keys_in(folder: Path, config: str, monkeypatch: pytest.MonkeyPatch
 
 def test_what_the_server_says_of_a_key_is_told_without_it() -> None:
     """A server may answer with all that it was asked."""
-    secret = "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY00"
+    secret = "kZ3vQ9xT1bLw7RfUe5NcYh2PjDs8GmAo4XiBtVqE"
     url = f"https://u:{secret}@host/b?X-Amz-Signature={64 * 'a'}"
     told = s3_calls._told("AccessDenied", f"explicit deny for aws_secret_access_key={secret} in {url}\x1b[31m")
     assert "explicit deny for" in told

@@ -156,6 +156,20 @@ def test_checkpoints_that_nobody_follows_are_swept_when_their_attempt_is_gone(tm
     assert late not in [stored.name for stored in job.checkpoints.all()]
 
 
+def test_what_has_no_manifest_may_be_on_its_way_from_the_machine_of_a_dead_attempt(tmp_path: Path) -> None:
+    """Who sleeps while another command sends it takes nothing from under its manifest."""
+    job = Job(DirectoryStore(tmp_path), "j")
+    dead, new = "0001-aaaaaaaa", Attempt("0002-bbbbbbbb", "here", 1, "1", time.time(), phase="running")
+    job.attempts.write(Attempt(dead, machine.identity(), 1, "gone", time.time(), phase="running", began=True))
+    job.attempts.write(new)
+    keys = [job.paths.checkpoint(f"{step:08d}-{dead}", "state.pt") for step in (10, 20)]
+    for key in keys:
+        job.store.put(key, b"x")
+    os.utime(tmp_path / keys[0], (time.time() - 90_000, time.time() - 90_000))
+    job.checkpoints.sweep(new)
+    assert [entry.key for entry in job.store.scan(job.paths.checkpoints)] == keys[1:]
+
+
 def test_an_attempt_that_chose_its_number_before_others_came_and_went_chooses_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
