@@ -43,6 +43,7 @@ _SHAPES = {
     "a token of a cloud": r"\b(?:do[opr]_v1_[0-9a-f]{40,}|dapi[0-9a-f]{32}|hv[sb]\.[\w-]{20,}|dp\.[a-z]{2}\.[A-Za-z0-9]{30,})",
     "a key of Azure": r"(?i:\b(?:AccountKey|SharedAccessKey|SharedAccessSignature)=[^;\s]{16,})",
     "a key for mail or messages": r"\bSG\.[\w-]{16,}\.[\w-]{16,}|\bkey-[0-9a-f]{32}\b|\b\d{8,10}:AA[A-Za-z0-9_-]{32,}",
+    "an AWS secret key by its name": r"(?i:secret_?(?:access_?)?key)[\"']?\s{0,3}[=:]\s{0,3}[\"']?[\w/+]{40}(?![\w/+])",
     "a web token": r"\beyJ[\w-]{8,1000}\.eyJ[\w-]{8,1000}\.[\w-]*",
 }
 """Keys of the usual services, by a beginning that nothing else has."""

@@ -34,6 +34,7 @@ IMAGE = "image.tar"
 BASE_PACKAGES = ("python3", "python3-venv", "ca-certificates", "libstdc++6")
 
 
+_BUILD_SECONDS = 1500.0
 _ANNOUNCED_SECONDS = 60.0
 """Within which who builds the image says so: workers begin at the same time."""
 
@@ -90,7 +91,7 @@ class Engine:
         self.download()
         command = [sys.executable, "-m", "runner", "image", "build", "--base", BASE, "--wheels", str(self.wheels)]
         env = {**os.environ, "NO_PROXY": ""}
-        built = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False, cwd=ROOT, env=env)
+        built = subprocess.run(command, capture_output=True, text=True, timeout=_BUILD_SECONDS, check=False, cwd=ROOT, env=env)
         assert built.returncode == 0, built.stdout + built.stderr
 
     def start_daemon(self, *words: str) -> None:
@@ -229,8 +230,9 @@ class SharedImage:
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.5)
+        deadline = time.monotonic() + _BUILD_SECONDS
         while not self._archive.exists():
-            if failed.exists():
+            if failed.exists() or time.monotonic() > deadline:
                 return False
             time.sleep(0.5)
         with self._archive.open("rb") as file:

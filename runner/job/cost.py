@@ -38,6 +38,8 @@ def _cost_so_far(job: Job, attempt: Attempt) -> float:
     if rented_cost(attempt, 0.0) is None:
         return 0.0
     end = attempt.ended_at
-    if end is None:
-        end = time.time() if job.attempts.alive(attempt) else float(job.attempts.heartbeat(attempt).get("time", 0.0))
+    if end is None and job.attempts.alive(attempt):
+        end = time.time()
+    elif end is None or attempt.phase == "lost":  # when that was noticed says nothing
+        end = float(job.attempts.heartbeat(attempt).get("time", 0.0))
     return rented_cost(attempt, max(0.0, end - attempt.started_at)) or 0.0

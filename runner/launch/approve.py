@@ -17,8 +17,7 @@ from runner.store.protocol import Store
 def approve(
     launcher: Launcher, store: Store, resolved: Resolved[JobSpec], *, here: bool, prefix: str = "", only_look: bool = False
 ) -> None:
-    """See to all that an attempt needs. Whether a machine fits that is not seen before, an attempt
-    there sees for itself.
+    """See to all that an attempt needs. Whether a machine fits that is not seen before, the attempt sees there for itself.
 
     Args:
         launcher: what would start it.

@@ -71,7 +71,12 @@ class DirectoryStore:
     def put_file(self, key: str, path: Path) -> None:
         """See :class:`~runner.store.protocol.Store`."""
         with path.open("rb") as source:
-            self._write(key, lambda file: shutil.copyfileobj(source, file, 1 << 20))
+
+            def fill(file: BinaryIO) -> None:
+                source.seek(0)  # it may be tried again
+                shutil.copyfileobj(source, file, 1 << 20)
+
+            self._write(key, fill)
 
     def get(self, key: str, most: int = MOST_BYTES) -> bytes:
         """See :class:`~runner.store.protocol.Store`."""

@@ -90,10 +90,10 @@ def _result(job: Job, prices: Prices) -> Result:
         [
             partial(job.attempts.state, attempts),
             partial(job.metrics, attempts),
-            *(partial(job.attempts.heartbeat, one) for one in attempts if one.ended_at is None),
+            *(partial(job.attempts.heartbeat, one) for one in attempts if _end_is_unknown(one)),
         ]
     )
-    unended = {one.id: beat for one, beat in zip([one for one in attempts if one.ended_at is None], beats)}
+    unended = {one.id: beat for one, beat in zip(filter(_end_is_unknown, attempts), beats)}
     spans = [(one, _seconds(one, unended.get(one.id, {}), state)) for one in attempts]
     costs = [_cost(one, seconds, prices) for one, seconds in spans]
     return Result(
@@ -110,10 +110,18 @@ def _result(job: Job, prices: Prices) -> Result:
     )
 
 
+def _end_is_unknown(attempt: Attempt) -> bool:
+    """When an attempt was found lost says nothing of when it ended."""
+    return attempt.ended_at is None or attempt.phase == "lost"
+
+
 def _seconds(attempt: Attempt, beat: dict[str, Any], state: State) -> float:
     """How long an attempt ran; of one without an end, until it was last heard of."""
     heard = beat.get("time") or attempt.started_at
-    end = attempt.ended_at if attempt.ended_at is not None else time.time() if state is State.RUNNING else heard
+    if attempt.ended_at is not None and attempt.phase != "lost":
+        end = attempt.ended_at
+    else:
+        end = time.time() if attempt.open and state is State.RUNNING else heard
     return max(0.0, end - attempt.started_at)
 
 

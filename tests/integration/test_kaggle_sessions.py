@@ -124,6 +124,18 @@ def test_what_runs_in_the_background_comes_here_when_somebody_looks(
     assert len(kaggle_server.datasets) == 1
 
 
+def test_a_session_that_ends_before_its_attempt_leaves_no_job_that_runs_for_ever(
+    kaggle_server: KaggleServer, cli: Cli, tiny: Path, clean_env: dict[str, str]
+) -> None:
+    done = cli("submit", tiny, *CPU, *SHORT, "run.pass_env=[MY_TOKEN]", MY_TOKEN="nobody-has-attached-it")
+    assert done.returncode not in (0, 75), done.stdout + done.stderr
+    assert "secrets MY_TOKEN are not attached to this script" in " ".join(done.stdout.split())
+    [job] = jobs_in(open_store(clean_env["LASTRUN_STORE"]))
+    assert "ended as ERROR" in " ".join(cli("status", job.id).stdout.split())
+    assert [attempt.phase for attempt in job.attempts.all()] == ["lost"]
+    assert len(kaggle_server.datasets) == 1
+
+
 def test_a_session_without_lastrun_gets_this_very_one_and_one_without_a_gpu_does_not_train_on_something_else(
     kaggle_server: KaggleServer, cli: Cli, tiny: Path, tmp_path: Path
 ) -> None:
@@ -206,6 +218,13 @@ def test_a_private_data_set_has_the_keys_as_long_as_the_session_runs_and_nothing
     assert len(kaggle_server.datasets) == 1  # neither of both has left one
 
     kaggle_server.refusal, kaggle_server.machines = None, True
+    alone = cli("submit", tiny, *CPU, *SHORT, "run.pass_env=[MY_TOKEN]", "--yes-private-dataset", "--detach")
+    assert alone.returncode == 0, alone.stdout + alone.stderr
+    wait_until(lambda: kaggle_server.sessions()[-1].state == "COMPLETE")
+    assert len(kaggle_server.datasets) == 2  # nobody has followed it
+    newest = next(iter(list_jobs(open_store(clean_env["LASTRUN_STORE"]))))
+    wait_until(lambda: "completed" in cli("status", newest.id).stdout)
+    assert len(kaggle_server.datasets) == 1
     without = cli("submit", tiny, *CPU, *SHORT)
     assert without.returncode != 0
     assert "are not attached to this script: open it at Kaggle (Edit)" in " ".join(without.stdout.split())

@@ -14,6 +14,7 @@ import pytest
 from runner.job.attempts import Attempt
 from runner.job.cost import spent
 from runner.job.group import Group
+from runner.job.job import Job
 from runner.store.directory import DirectoryStore
 from runner.view.compare import compare, comparison_csv, print_comparison
 from tests import groups
@@ -75,6 +76,8 @@ def test_a_rented_machine_costs_what_its_attempt_was_told_from_when_it_is_paid_f
     jobs[1].store.put(beat, json.dumps({"time": 1000.0 + 1800}).encode())
     os.utime(tmp_path / "store" / beat, (2800.0, 2800.0))
     assert spent(jobs[1]) == pytest.approx(2.5 + 1.25)
+    jobs[1].attempts.write(replace(lost, phase="lost", ended_at=1000.0 + 20 * 3600))  # noticed the next day
+    assert spent(Job(jobs[1].store, jobs[1].id)) == pytest.approx(2.5 + 1.25)
 
 
 @pytest.fixture(autouse=True)

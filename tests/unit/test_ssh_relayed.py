@@ -74,6 +74,15 @@ def test_objects_come_whole_or_not_at_all_and_only_those_of_the_job(copy: Job, m
             relayed.tell(name, job_id, "", "0")
 
 
+def test_of_an_attempt_whose_run_is_forgotten_there_the_end_is_written_all_the_same(
+    copy: Job, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As after a week, on a machine that was started anew meanwhile: else its job would be 'running' for ever."""
+    told(capsys, TOKEN, "3")
+    [attempt] = Job(copy.store, "j").attempts.all()
+    assert attempt.phase == "lost"
+
+
 def test_a_host_that_is_this_very_machine_tells_of_an_end_all_the_same(tmp_path: Path) -> None:
     """Its process is gone before what it has said last is here: until then the job was 'lost'."""
     job = Job(DirectoryStore(tmp_path / "store"), "j")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import tempfile
 import threading
 import uuid
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -338,3 +340,20 @@ def test_a_file_where_the_folder_would_be_is_told_with_where_to_name_another(tmp
 def test_a_folder_that_cannot_be_written_is_told_with_where_to_name_another() -> None:
     with pytest.raises(StoreError, match=r"name a folder that you may write to, or a bucket, with --store or LASTRUN_STORE"):
         DirectoryStore(Path("/proc/none")).put("a", b"")
+
+
+def test_a_file_that_is_swept_while_it_is_put_is_whole_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody who takes its writer for dead removes what is half-written: the next try began at the end of the file."""
+    store, source = DirectoryStore(tmp_path / "store"), tmp_path / "file"
+    source.write_bytes(b"x" * 1000)
+    copy, swept = shutil.copyfileobj, []
+
+    def copied(here: IO[bytes], there: IO[bytes], size: int) -> None:
+        copy(here, there, size)
+        if not swept:
+            swept.append(store.sweep("", keep=lambda key: False))
+
+    monkeypatch.setattr(shutil, "copyfileobj", copied)
+    store.put_file("j/a", source)
+    assert swept
+    assert store.get("j/a") == b"x" * 1000

@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -193,8 +194,12 @@ class HfLauncher:
     @staticmethod
     def rented() -> list[Rented]:
         """Jobs of this user, and of the organizations for which any was started from here."""
-        names = {hub.namespace(None).name, *(note["namespace"] for note in NOTES.all())}
-        return [one for name in sorted(names) for one in terms.rented(hub.Namespace(name), JOB)]
+        mine = hub.namespace(None).name
+        found = terms.rented(hub.Namespace(mine), JOB)
+        for name in sorted({note["namespace"] for note in NOTES.all()} - {mine}):
+            with suppress(EngineError):  # an organization that one has left shows nothing, and hides nothing
+                found += terms.rented(hub.Namespace(name), JOB)
+        return found
 
     @cached_property
     def _namespace(self) -> hub.Namespace:

@@ -124,7 +124,7 @@ class StartedThere:
         """Until it ends; without it the attempt goes on, and so does its log in the store."""
         try:
             for line in self._there.log(self._id, follow=True):
-                self._write(line if line.endswith("\n") else f"{line}\n")
+                self._write(plain(line if line.endswith("\n") else f"{line}\n"))
         except LastrunError as error:
             self._write(f"{error}: its log is not followed any more; lastrun logs {self._job.reference} has it\n")
 

@@ -52,7 +52,7 @@ def seconds_of(config: JobSpec, flavor: hub.Flavor, spent: float) -> int:
     if most is None or flavor.dollars == 0:
         return seconds
     paid_for = math.floor(round((most - spent) / flavor.dollars * 3600, 3))
-    least = SET_UP_SECONDS + _LEAST_SECONDS
+    least = min(seconds, SET_UP_SECONDS + _LEAST_SECONDS)
     if paid_for < least:
         before = f", of which {spent:.2f} are spent" if spent else ""
         raise UsageError(

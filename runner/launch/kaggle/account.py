@@ -10,10 +10,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import IO, Any
 
-from last_e.text import plain
+from last_e.text import expand, plain
 from runner.errors import EngineError, UsageError
 from runner.waits import WAITS
 
@@ -187,7 +186,11 @@ class Account:
                     out.seek(0)
                     out.truncate()
                 for piece in answer.iter_content(1 << 20):
-                    out.write(piece)
+                    try:
+                        out.write(piece)
+                    except OSError as error:
+                        then = "free some room, then look again"
+                        raise EngineError(f"what a session has left cannot be kept here: {error.strerror}: {then}") from None
 
     def quota(self) -> Quota:
         """What is left of GPUs.
@@ -361,7 +364,7 @@ def _key_of_old() -> tuple[str | None, str | None]:
     name, key = os.environ.get("KAGGLE_USERNAME"), os.environ.get("KAGGLE_KEY")
     if name and key:
         return name, key
-    path = Path(os.environ.get("KAGGLE_CONFIG_DIR") or "~/.kaggle").expanduser() / "kaggle.json"
+    path = expand(os.environ.get("KAGGLE_CONFIG_DIR") or "~/.kaggle") / "kaggle.json"
     try:
         found = json.loads(path.read_text())
         return str(found["username"]), str(found["key"])

@@ -12,7 +12,7 @@ from io import BytesIO
 
 from last_e.text import plain
 from runner import machine
-from runner.errors import DamagedObjectError, EngineError, LastrunError, UsageError
+from runner.errors import ClaimedError, DamagedObjectError, EngineError, LastrunError, UsageError
 from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.launch.kaggle import parcel
@@ -22,12 +22,19 @@ from runner.waits import WAITS
 
 NOTES = Notes("kaggle", "job", "slug", "user", "folder", "pid", "data", "version")
 _LOOK_SECONDS = 5 * WAITS.follow
+ABSENT_SECONDS = 12 * WAITS.heartbeat
+"""For how long it may say that there is no such session before that is believed."""
 _seen: dict[str, tuple[float, Seen | None]] = {}
 """What was just answered of a session: whoever shows a job again and again does not ask every time."""
 
 
-def claim(job: Job, token: str, about: dict[str, str]) -> None:
-    """Write into the folder here that an attempt has the job, which cannot do so itself. It chooses the same number there."""
+def claim(job: Job, token: str, about: dict[str, str], *, takeover: bool) -> None:
+    """Write into the folder here that an attempt has the job, which cannot do so itself. It chooses the same number there.
+
+    Raises:
+        ClaimedError: somebody else is at it, and it is not to be taken over.
+    """
+    job = Job(job.store, job.id)  # as it is now
     inherited = [stored.name for stored in job.checkpoints.all()]
     attempt = Attempt(
         id=f"{job.attempts.next_number():04d}-{token}",
@@ -42,6 +49,18 @@ def claim(job: Job, token: str, about: dict[str, str]) -> None:
         inherited=inherited,
     )
     job.attempts.write(attempt)
+    others = [one for one in Job(job.store, job.id).attempts.all() if one.id != attempt.id and job.attempts.alive(one)]
+    if others and not takeover:
+        withdraw(job, token)
+        raise ClaimedError(f"{job.id} is being run by {others[-1]}; lastrun status -w {job.reference} follows it")
+
+
+def withdraw(job: Job, token: str) -> None:
+    """Take a claim back: no session has begun with it."""
+    attempt = Job(job.store, job.id).attempts.of(token)
+    if attempt is not None and attempt.open:
+        attempt.phase, attempt.began, attempt.ended_at = "withdrawn", False, time.time()
+        job.attempts.write(attempt)
 
 
 def look(note: dict[str, str], *, anew: bool = False) -> Seen | None:
@@ -62,12 +81,12 @@ def settle(job: Job, attempt: Attempt) -> Attempt | None:
     """See :class:`~runner.launch.protocol.Launcher`."""
     token = str((attempt.container or {}).get("token"))
     note = NOTES.read(token)
-    if note is None or not note["version"]:
+    if note is None or (not note["version"] and _is_being_begun(note)):
         return attempt
     if note["folder"] != "1" and job.attempts.alive(attempt) and job.attempts.gave_a_sign(attempt, 3 * WAITS.heartbeat):
         return attempt
     found = look(note)
-    if found is not None and found.active:
+    if found.active if found is not None else _is_new(token):
         return attempt
     over(job, token, note, found)
     return job.attempts.again(attempt)
@@ -113,17 +132,18 @@ def clean() -> None:
             continue
         token = note["token"]
         with suppress(LastrunError):
-            if not note["version"]:
-                if _is_being_begun(note) or ((seen := _owner(note).look(note["slug"])) is not None and seen.active):
-                    continue
-            elif (found := look(note)) is not None and found.active:
+            if not note["version"] and _is_being_begun(note):
                 continue
-            if note["folder"] == "1" and note["version"]:  # what it has left is yet to be fetched
+            if found.active if (found := look(note)) is not None else _is_new(token):
+                continue
+            if note["folder"] == "1":  # what it has left is yet to be fetched, by who looks at its job
                 _owner(note).drop_data(note["data"])
-                NOTES.write(token, **{**{name: value for name, value in note.items() if name != "token"}, "data": ""})
+                with _alone(token) as there:
+                    if there:
+                        NOTES.write(token, **{**{name: value for name, value in note.items() if name != "token"}, "data": ""})
                 continue
             drop(token, note)
-    NOTES.sweep(keep=lambda note: bool(note.get("data")))
+    NOTES.sweep(keep=lambda note: bool(note.get("data")) or note.get("folder") == "1")
 
 
 def where_to_press(job: Job) -> list[str]:
@@ -148,7 +168,7 @@ def _fetch(job: Job, token: str, note: dict[str, str], found: Seen | None) -> in
     name, record = parcel.names(token)
     files = there.output(note["slug"], note["version"])
     if name not in files or record not in files:
-        if found.state == "COMPLETE":  # it ends so only when it has written both
+        if found.state == "COMPLETE" and note["version"]:  # it ends so only when it has written both
             raise EngineError(f"{found} has ended, and Kaggle does not show yet what it has left: try again in a minute")
         return None
     text = BytesIO()
@@ -169,6 +189,13 @@ def _fetch(job: Job, token: str, note: dict[str, str], found: Seen | None) -> in
             raise EngineError(f"{found}: {error}; the next look fetches it anew") from None
     part.unlink(missing_ok=True)
     return code
+
+
+def _is_new(token: str) -> bool:
+    """Whether a session was begun a moment ago: that Kaggle does not know it says nothing yet."""
+    with suppress(UsageError, OSError):
+        return time.time() - NOTES.place(token).stat().st_mtime < ABSENT_SECONDS
+    return False
 
 
 def _owner(note: dict[str, str]) -> Account:

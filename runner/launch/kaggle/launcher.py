@@ -11,7 +11,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -45,7 +45,10 @@ from runner.waits import VARIABLE
 
 _LONGEST_SECONDS = 12 * 3600
 """Of a session, whoever asks for it."""
-_NO_SECRETS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
+_NO_SECRETS = (
+    *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION"),
+    "AWS_EC2_METADATA_DISABLED",
+)
 """They say where something is, and stand in the script."""
 
 _HOW_DATA_GET_THERE = (
@@ -97,6 +100,7 @@ class KaggleLauncher:
             if not folder and "--heard" not in arguments:  # who asks it while it waits, or is set up, means it
                 known = ("", *job.requests.keys())
                 arguments = [*arguments, *(word for key in known for word in ("--heard", key))]
+            self._quota()  # of one that is gone on with some was used
             wheel, code = self._see_that_the_code_is_there(), code_digest()
             note = {"job": job.id, "slug": slug, "user": there.name, "folder": str(int(folder)), "pid": str(os.getpid())}
             data = f"lastrun-{token}"
@@ -110,6 +114,17 @@ class KaggleLauncher:
                 "private": PRIVATE in private,
             }
             NOTES.write(token, **note, data=data if private else "", version="")  # first: it is never forgotten
+            if private and NOTES.read(token) is None:
+                raise EngineError(
+                    "launcher kaggle: no note of its private data set can be kept in your data folder (no home, or no room): "
+                    "nothing was begun"
+                )
+            if folder:
+                try:  # nobody else begins it here while it is uploaded
+                    kept.claim(job, token, asked["about"], takeover="--takeover" in arguments)
+                except LastrunError:
+                    NOTES.forget(token)
+                    raise
             try:
                 if private:
                     there.put_data(data, private)
@@ -121,11 +136,9 @@ class KaggleLauncher:
                     datasets=[*self._datasets(wheel["dataset"], data if private else ""), *self._config.run.kaggle.datasets],
                 )
             except BaseException as error:
-                self._take_back(slug, data if private else "", token, error)
+                self._take_back(job, slug, data if private else "", token, error)
                 raise
             NOTES.write(token, **note, data=data if private else "", version=version)
-            if folder:
-                kept.claim(job, token, asked["about"])
         sys.stderr.write(f"Kaggle session {there.name}/{slug}: {there.page(slug)}\n")
         return StartedThere(job, there, slug, version, token, output)
 
@@ -137,7 +150,7 @@ class KaggleLauncher:
         gpu = f"{SHAPE} (two T4)" if not wants_cpu(self._config) else "none"
         names = self._secrets(uri)
         where = "in the private data set" if private and (folder or names) else "attached to the script at Kaggle"
-        datasets = [*self._datasets(f"lastrun-code-{code_digest()[:12]}", private), *self._config.run.kaggle.datasets]
+        datasets = [*self._datasets(_code_name(Wheel()), private), *self._config.run.kaggle.datasets]
         return {
             "account": self._account.name,
             "session": f"{slug_of(job_id)}, private, with Internet",
@@ -213,7 +226,8 @@ class KaggleLauncher:
         about["name"] = f"{self._account.name}/{slug_of(job_uri.rpartition('/')[2].partition('?')[0])}"
         about |= {} if wants_cpu(self._config) else {"device": "cuda"}
         about |= {"relay": "1"} if folder else {}
-        open_values = {name: os.environ[name] for name in (*_NO_SECRETS, VARIABLE, NAMED) if os.environ.get(name)}
+        values = {**values_elsewhere(uri, self._config), **os.environ}  # a region may stand in boto3's own file
+        open_values = {name: values[name] for name in (*_NO_SECRETS, VARIABLE, NAMED) if values.get(name)}
         return {
             "about": about,
             "uri": "" if folder else job_uri,
@@ -242,19 +256,20 @@ class KaggleLauncher:
     def _see_that_the_code_is_there(self) -> dict[str, str]:
         """This very lastrun as a private data set of this user's, made once; too large to stand in the script."""
         wheel = Wheel()
-        name, dataset = f"lastrun-{wheel.version}-py3-none-any.whl", f"lastrun-code-{code_digest()[:12]}"
+        digest = hashlib.sha256(wheel.data).hexdigest()
+        name, dataset = f"lastrun-{wheel.version}-py3-none-any.whl", _code_name(wheel)
         if not self._account.has_data(dataset):
             where = f"data set {self._account.name}/{dataset}"
             sys.stderr.write(plain(f"Kaggle: putting this version of lastrun into {where}, once\n"))
             self._account.put_data(dataset, {name: wheel.data})
-        return {"wheel": name, "dataset": dataset, "sha256": hashlib.sha256(wheel.data).hexdigest()}
+        return {"wheel": name, "dataset": dataset, "sha256": digest}
 
     def _see_that_none_is_at_it(self, job: Job, slug: str) -> None:
         seen, page = self._account.look(slug), self._account.page(slug)
         if seen is not None and seen.waits:
             raise ClaimedError(f"{job.id}: {seen}; only its page takes it back: {page}, Cancel Run")
         if seen is not None and seen.active:
-            raise ClaimedError(f"{job.id} is being run by {seen}; lastrun status {job.reference} follows it: {page}")
+            raise ClaimedError(f"{job.id} is being run by {seen}; lastrun status -w {job.reference} follows it: {page}")
 
     def _see_what_is_asked(self) -> None:
         if self._config.run.gpus not in (None, 0, 1, "all"):
@@ -302,11 +317,12 @@ class KaggleLauncher:
             raise UsageError(f"Kaggle, {self._account.name}: {left}, and the session may take {most}{ways}")
         return f"two T4 for {most} at most{each}; {left}"
 
-    def _take_back(self, slug: str, data: str, token: str, error: BaseException) -> None:
+    def _take_back(self, job: Job, slug: str, data: str, token: str, error: BaseException) -> None:
         """A push cannot be called back; what was made for it goes, where it has not begun."""
         told, page = "", self._account.page(slug)
         try:
             if (seen := self._account.look(slug)) is None or not seen.active:
+                kept.withdraw(job, token)
                 if data:
                     self._account.drop_data(data)
                 NOTES.forget(token)
@@ -322,6 +338,11 @@ class KaggleLauncher:
 
 def _left(quota: Quota) -> str:
     return f"{quota.left / 3600:.1f} h of GPU left{f' until {quota.until}' if quota.until else ' this week'}"
+
+
+def _code_name(wheel: Wheel) -> str:
+    """Of the data set that has this very wheel, to the byte."""
+    return f"lastrun-code-{hashlib.sha256(wheel.data).hexdigest()[:12]}"
 
 
 def slug_of(job_id: str) -> str:
@@ -345,8 +366,12 @@ def _waiting(jobs: Sequence[Job]) -> list[tuple[Job, Seen]]:
     """What waits of these jobs, of what this user has started from here; without such, nobody is asked."""
     by_id = {job.id: job for job in jobs}
     notes = [note for note in NOTES.all() if note["job"] in by_id and note["version"]]
-    looked = [(by_id[note["job"]], kept.look(note)) for note in notes]
-    return [(job, seen) for job, seen in looked if seen is not None and seen.waits]
+    looked = [(note, by_id[note["job"]], kept.look(note)) for note in notes]
+    for note, job, seen in looked:
+        if seen is not None and not seen.active:  # nobody has followed it to its end
+            with suppress(LastrunError):
+                kept.over(job, note["token"], note, seen)
+    return [(job, seen) for _, job, seen in looked if seen is not None and seen.waits]
 
 
 @contextmanager

@@ -32,7 +32,7 @@ def main() -> None:
         code = _run(asked)
     except LastrunError as error:
         sys.stderr.write(f"error: {error}\n")
-        code = int(error.exit_code)
+        code, asked["parcel"] = int(error.exit_code), ""  # nothing was left: it must not end as if it had been
     sys.stdout.write(f"{ENDED} {code}\n")
     # A job that came along goes back as the output, which a session that fails may not keep.
     raise SystemExit(0 if code in (Exit.DONE, Exit.PAUSED) or asked["parcel"] else 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 import threading
@@ -39,7 +40,8 @@ class StartedThere:
         self._job, self._there, self._slug, self._version = job, there, slug, version
         self._token, self._output = token, output
         self._next_look, self._said, self._silent_since = 0.0, "", 0.0
-        self._asked = self.cancelled = self._over = False
+        self._absent_until = 0.0
+        self._asked = self.cancelled = self._over = self._copied = False
         self._follow: threading.Thread | None = None
         self._note = kept.NOTES.read(token) or {}
 
@@ -65,8 +67,11 @@ class StartedThere:
         self._next_look = time.monotonic() + _LOOK_SECONDS
         try:
             found = self._there.look(self._slug, self._version)
+            if found is None and time.monotonic() < (self._absent_until or math.inf):
+                self._absent_until = self._absent_until or time.monotonic() + kept.ABSENT_SECONDS
+                return None
             if found is not None and found.active:
-                self._silent_since = 0.0
+                self._silent_since = self._absent_until = 0.0
                 self._show(found)
                 return None
             return self._end(found)
@@ -98,7 +103,7 @@ class StartedThere:
         return plain(lines[-1]) if lines else ""
 
     def kill(self) -> None:
-        """Kaggle has no call for it; what it has of secrets goes, and who is here is told where it is ended."""
+        """Kaggle has no call for it: who is here is told where it is ended."""
         with suppress(LastrunError):
             if self._over or (found := self._there.look(self._slug, self._version)) is None or not found.active:
                 return
@@ -106,7 +111,9 @@ class StartedThere:
 
     def _end(self, found: Seen | None) -> int:
         if self._follow is None and self._output is not None:  # it has come and gone between two looks
-            self._copy_log()
+            if not self._copied:
+                self._copy_log()
+            self._copied = True
         elif self._follow is not None:
             self._follow.join(30)
         self.cancelled = found is not None and found.state == CANCELLED
@@ -155,7 +162,7 @@ class StartedThere:
                 for number, piece in enumerate(self._there.log(self._slug, self._version)):
                     if number >= shown:
                         shown, tries = number + 1, 0
-                        self._write(_with_end(piece))
+                        self._write(_with_end(plain(piece)))
                 return
             except LastrunError as error:
                 tries += 1

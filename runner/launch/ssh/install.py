@@ -61,7 +61,8 @@ def make(folder: Path, version: str, wheel: bytes, for_gpus: bool) -> None:
         (packages / "torch-of-this-machine.pth").write_text("\n".join(others) + "\n")
     elif not for_gpus:
         torch_for_cpus(pip)
-    say("installing what lastrun needs" + ("" if find_spec("torch") else ", torch among it, which is large"))
+    there = any((packages / name).exists() for name in ("torch", "torch-of-this-machine.pth"))
+    say("installing what lastrun needs" + ("" if there else ", torch among it, which is large"))
     call("what lastrun needs", [*pip, f"lastrun[train]=={version}"])
     tried = subprocess.run([python, "-I", "-m", "last_e.gpu"], capture_output=True, text=True, check=False)
     if not tried.stdout.strip():

@@ -105,7 +105,8 @@ class SshLauncher(BeginsAtOnce):
                     host.call("end", token, seconds=2 * WAITS.engine + 10)
                     if relayed is not None:
                         relayed.drop()
-                    notes.forget(token)
+                    if job.attempts.of(token) is None:  # else who looks at it asks the host, which says that it was killed
+                        notes.forget(token)
             except LastrunError:
                 if isinstance(error, EngineError):
                     told = f"lastrun status {job.reference} tells whether its attempt has begun all the same"

@@ -42,7 +42,8 @@ def tell(name: str, job_id: str, token: str, logs: str) -> None:
         about |= runs.about(token)  # first: what has ended by then has written all that it ever will
         about["alive"] = about["alive"] and about["code"] is None
         attempt = job.attempts.of(token)
-        if attempt is not None and about["known"] and not about["alive"]:
+        if attempt is not None and not about["alive"]:
+            about["known"] = True  # it has claimed the job here, also if what was kept of its run is gone
             _settle(job, attempt, about["code"])
         if attempt is not None:
             about["id"] = attempt.id

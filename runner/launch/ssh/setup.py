@@ -22,6 +22,7 @@ from runner.launch.ssh.far import NOT_THERE
 from runner.launch.ssh.wheel import Wheel
 from runner.launchers import HOST, HOST_MEANING
 from runner.settings import read_settings
+from runner.signals import tidied
 
 INSTALL_SECONDS = 3600.0
 _CHECK_SECONDS = 180.0
@@ -152,13 +153,14 @@ class Host:
         read = f"import sys; exec(compile(sys.stdin.buffer.read({len(source)}), 'install.py', 'exec'))"
         command = shlex.quote(python) if python is not None else _by_uv(str(uv))
         try:
-            with _told_of(lambda seconds: say(f"{name}: still being set up ({seconds_text(seconds)})")):
+            leave = f"{name}: left alone with it: what is there already is not done twice by the next command"
+            with (
+                tidied(lambda: say(leave)),
+                _told_of(lambda seconds: say(f"{name}: still being set up ({seconds_text(seconds)})")),
+            ):
                 self.connection.follow(
                     f"exec {command} -I -c {shlex.quote(read)}", data, INSTALL_SECONDS, lambda line: say(f"{name}: {line}")
                 )
-        except KeyboardInterrupt:
-            say(f"{name}: left alone with it: what is there already is not done twice by the next command")
-            raise
         except FarError as error:
             if python is not None:
                 raise EngineError(f"{name}: {error}") from None
