@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import math
 import os
 import re
 import shlex
@@ -17,9 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, TextIO
 
-from last_e.config import parse_duration
 from last_e.datafile import DataError, data_path, is_remote
-from last_e.layers import package_layer
 from last_e.redact import NAMED
 from last_e.text import plain, seconds_text
 from runner.attempt.data_check import check_data
@@ -28,8 +25,8 @@ from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.launch.docker.image import code_digest
 from runner.launch.inside import ONLY
-from runner.launch.kaggle import kept, parcel
-from runner.launch.kaggle.account import SHAPE, Account, Quota, Seen, account, is_on_this_network
+from runner.launch.kaggle import kept, parcel, terms
+from runner.launch.kaggle.account import SHAPE, Account, Seen, account, is_on_this_network
 from runner.launch.kaggle.kept import NOTES
 from runner.launch.kaggle.session import JOB, PRIVATE
 from runner.launch.kaggle.started import StartedThere
@@ -199,10 +196,8 @@ class KaggleLauncher:
 
     @staticmethod
     def offers() -> list[Offer]:
-        """The one kind with a GPU, and the one without; neither is paid for."""
-        gpus = f"2 x T4; {_left(account().quota())}"
-        without = Offer("session without a GPU", "", 0.0, "--launcher kaggle --set run.gpus=0")
-        return [Offer("session", gpus, 0.0, "--launcher kaggle"), without]
+        """Its two kinds of session."""
+        return terms.offers()
 
     @cached_property
     def _account(self) -> Account:
@@ -210,10 +205,8 @@ class KaggleLauncher:
 
     @property
     def _limit(self) -> int:
-        """Seconds after which a session is ended there; the attempt leaves before. The profile's for jobs without one."""
-        config = self._config
-        usual = package_layer(config.model.variant, config.dataset, "kaggle")["hardware.session_limit"].value
-        return math.ceil(config.hardware.session_limit or parse_duration(usual))
+        """Seconds after which a session is ended there."""
+        return terms.limit_of(self._config)
 
     def _attempt(self, token: str) -> list[str]:
         return ["--token", token]
@@ -300,22 +293,7 @@ class KaggleLauncher:
         check_data(self._config)
 
     def _quota(self) -> str:
-        """What is going to be used, and what there is of it.
-
-        Raises:
-            UsageError: less than that.
-        """
-        times, most = self._config.run.auto_continue + 1, seconds_text(self._limit)
-        each = f", each of up to {times} sessions" if times > 1 else ""
-        if wants_cpu(self._config):
-            return f"a session without a GPU, {most} at most{each}"
-        quota = self._account.quota()
-        left = _left(quota)
-        if quota.left < self._limit:
-            hours = math.floor(quota.left / 360) / 10
-            ways = f"; --set hardware.session_limit={hours:g}h takes what there is" if hours >= 0.5 else ""
-            raise UsageError(f"Kaggle, {self._account.name}: {left}, and the session may take {most}{ways}")
-        return f"two T4 for {most} at most{each}; {left}"
+        return terms.quota_of(self._config, self._account)
 
     def _take_back(self, job: Job, slug: str, data: str, token: str, error: BaseException) -> None:
         """A push cannot be called back; what was made for it goes, where it has not begun."""
@@ -334,10 +312,6 @@ class KaggleLauncher:
         if told and isinstance(error, EngineError):
             raise EngineError(f"{error}; {told}") from None
         sys.stderr.write(plain(f"{told}\n") if told else "")
-
-
-def _left(quota: Quota) -> str:
-    return f"{quota.left / 3600:.1f} h of GPU left{f' until {quota.until}' if quota.until else ' this week'}"
 
 
 def _code_name(wheel: Wheel) -> str:
