@@ -48,23 +48,7 @@ from kagglesdk.kernels.types.kernels_api_service import (
 from kagglesdk.kernels.types.kernels_enums import KernelWorkerStatus
 from kagglesdk.security.types.oauth_service import IntrospectTokenResponse
 
-from tests.kaggle import Session
-
-SECRETS = """\
-import json
-from pathlib import Path
-
-class BackendError(Exception):
-    pass
-
-class UserSecretsClient:
-    def get_secret(self, name):
-        secrets = json.loads(Path(__file__).with_name("attached.json").read_text())
-        if name not in secrets:
-            raise BackendError(f"No user secrets exist for kernel id 7 and label {name}.")
-        return secrets[name]
-"""
-"""In place of Kaggle's module of that name, whose service is theirs alone."""
+from tests.kaggle import SECRETS, Session
 
 
 @dataclass

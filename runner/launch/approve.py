@@ -7,8 +7,9 @@ from functools import partial
 
 from last_e.layers import Resolved
 from runner.attempt.scratch import see_scratch
-from runner.errors import LastrunError, StoreError
+from runner.errors import StoreError
 from runner.launch.protocol import Elsewhere, Launcher
+from runner.launch.together import see_to_all
 from runner.machine import see_that_it_fits
 from runner.spec import JobSpec
 from runner.store.protocol import Store
@@ -39,16 +40,7 @@ def approve(
         looks.append(partial(_refuse, store))
     elif only_look:
         looks.append(store.check)
-    missing: list[LastrunError] = []
-    for look in looks:
-        try:
-            look()
-        except LastrunError as error:
-            missing.append(error)
-    if len(missing) > 1:
-        missing[0].args = ("\n".join(map(str, missing)),)
-    if missing:
-        raise missing[0]
+    see_to_all(looks)
 
 
 def _refuse(store: Store) -> None:

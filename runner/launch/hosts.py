@@ -13,10 +13,11 @@ from runner.errors import LastrunError, UsageError
 from runner.job.attempts import Attempt
 from runner.job.group import MOST_HOSTS, Group
 from runner.job.job import Job
-from runner.launch.points import Task, approve_all, raise_all
+from runner.launch.points import Task, approve_all
 from runner.launch.ready import How, Ready, ready
 from runner.launch.settle import settled
 from runner.launch.ssh.launcher import markers_removed
+from runner.launch.together import raise_all
 from runner.launchers import HOST, HOST_MEANING
 from runner.spec import JobSpec
 from runner.store.parallel import in_parallel

@@ -15,6 +15,7 @@ from runner.launch.approve import approve
 from runner.launch.ready import How, Ready, ready
 from runner.launch.settle import settle
 from runner.launch.start import make_launcher
+from runner.launch.together import raise_all
 from runner.resolve import unlike
 from runner.spec import JobSpec
 from runner.store.protocol import Store
@@ -92,17 +93,3 @@ def approve_all(
         except LastrunError as error:
             missing.append(error)
     raise_all(missing)
-
-
-def raise_all(errors: Iterable[LastrunError | ConfigError]) -> None:
-    """Raise one that says all, each once."""
-    told: dict[str, LastrunError | ConfigError] = {}
-    for error in errors:
-        told.setdefault(str(error), error)
-    if not told:
-        return
-    if wrong := [problem for error in told.values() if isinstance(error, ConfigError) for problem in error.problems]:
-        raise ConfigError(wrong)
-    first = next(iter(told.values()))
-    first.args = ("\n".join(dict.fromkeys(line for text in told for line in text.split("\n"))),)
-    raise first

@@ -23,6 +23,7 @@ from tests import kaggle
 from tests.ceph import ACCESS_KEY, SECRET_KEY, Ceph
 from tests.conftest import TINY
 from tests.jobs import PATIENCE, assert_same, jobs_in, some_step_is_stored, stand_still, trainer_of, wait_until
+from tests.kaggle import SECRETS
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = json.loads((ROOT / "jobs" / "kaggle.ipynb").read_text())
@@ -138,21 +139,6 @@ def test_the_notebook_has_the_job_of_the_reference(tmp_path: Path) -> None:
     assert f'"{NAME}"' in source("what")
 
 
-SECRETS = """\
-import json, os
-from pathlib import Path
-
-class BackendError(Exception):
-    pass
-
-class UserSecretsClient:
-    def get_secret(self, name):
-        secrets = json.loads(Path(__file__).with_name("attached.json").read_text())
-        if name not in secrets:
-            raise BackendError(f"No user secrets exist for kernel id 7 and label {name}.")
-        return secrets[name]
-"""
-"""In place of Kaggle's module of that name, whose service is theirs alone."""
 TALKATIVE = """\
 import os, sys
 if "last_e" in sys.orig_argv:

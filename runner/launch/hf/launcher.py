@@ -28,6 +28,7 @@ from runner.launch.notes import Notes
 from runner.launch.protocol import Offer, Rented
 from runner.launch.ssh.sent import of_this_machine
 from runner.launch.ssh.wheel import Wheel
+from runner.launch.together import see_to_all
 from runner.launch.variables import authority, is_private, see_that_they_are_set, values_elsewhere, wants_cpu
 from runner.launchers import FEW_GPUS
 from runner.signals import interruptible
@@ -53,16 +54,7 @@ class HfLauncher:
 
     def preflight(self, store: str) -> None:
         """It lets us, has such a machine at that price, and can reach the store and the data."""
-        problems = []
-        for look in (self._see_what_is_asked, lambda: self._see_the_places(StoreUri.parse(store)), self._see_the_price):
-            try:
-                look()
-            except LastrunError as error:
-                problems.append(error)
-        if len(problems) > 1:
-            problems[0].args = ("\n".join(map(str, problems)),)
-        if problems:
-            raise problems[0]
+        see_to_all([self._see_what_is_asked, lambda: self._see_the_places(StoreUri.parse(store)), self._see_the_price])
         check_data(self._config)
 
     def start(self, job: Job, arguments: list[str], token: str, *, output: TextIO | None) -> StartedThere:

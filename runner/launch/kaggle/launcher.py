@@ -33,6 +33,7 @@ from runner.launch.kaggle.started import StartedThere
 from runner.launch.protocol import Offer
 from runner.launch.ssh.sent import of_this_machine
 from runner.launch.ssh.wheel import Wheel
+from runner.launch.together import see_to_all
 from runner.launch.variables import authority, is_private, see_that_they_are_set, values_elsewhere, wants_cpu
 from runner.launchers import FEW_GPUS
 from runner.signals import interruptible
@@ -64,21 +65,15 @@ class KaggleLauncher:
 
     def preflight(self, store: str) -> None:
         """It lets us, has GPUs left for us, and can reach the store and the data."""
-        problems, told = [], ""
-        for look in (self._see_what_is_asked, lambda: self._see_the_places(StoreUri.parse(store))):
-            try:
-                look()
-            except LastrunError as error:
-                problems.append(error)
-        try:
-            told = self._quota()
-        except LastrunError as error:
-            problems.append(error)
-        if len(problems) > 1:
-            problems[0].args = ("\n".join(map(str, problems)),)
-        if problems:
-            raise problems[0]
-        sys.stderr.write(plain(f"Kaggle, {self._account.name}: {told}\n"))
+        told: list[str] = []
+        see_to_all(
+            [
+                self._see_what_is_asked,
+                lambda: self._see_the_places(StoreUri.parse(store)),
+                lambda: told.append(self._quota()),
+            ]
+        )
+        sys.stderr.write(plain(f"Kaggle, {self._account.name}: {told[0]}\n"))
         if secrets := [] if self._config.run.kaggle.private_dataset else self._secrets(StoreUri.parse(store)):
             sys.stderr.write(
                 f"Kaggle: the session looks for {', '.join(secrets)} among the secrets that you have attached to its script; "
