@@ -50,11 +50,11 @@ def why_not(reason: Reason, scratch_root: Path) -> str | None:
     others = others_at_work()  # first: from then on this one counts for none of the others
     if reason.ending.state not in (State.SUCCEEDED, State.FAILED) and reason not in _ALSO:
         return f"the attempt has ended as {reason.value}"
+    if others:  # said before what waits, which may be theirs and on its way
+        return f"process {others[0]} of lastrun's is at work here"
     left = [path for path in scratch_root.glob("lastrun-*") if waiting(path / OUTBOX)]
     if left:
         return f"{left[0]} holds what the store does not have"
-    if others:
-        return f"process {others[0]} of lastrun's is at work here"
     return None
 
 

@@ -72,7 +72,8 @@ def namespace() -> Iterator[list[str]]:
         inner = children.read_text().split()[0]
         wait_until(lambda: Path(f"/proc/{inner}/comm").read_text() == "sleep\n", seconds=10)
         yield ["nsenter", "-t", inner, "-p", "-m"]
-        os.kill(int(inner), 9)
+        with suppress(ProcessLookupError):  # a test that took as long as it sleeps has failed already
+            os.kill(int(inner), 9)
     finally:
         process.kill()
         process.wait()
@@ -139,7 +140,8 @@ def test_it_stays_on_for_whoever_stops_the_attempt_and_for_others_at_work(
     env = {**clean_env, "PATH": programs.path, "LASTRUN_SHUTDOWN": ""}
     words = ["submit", str(tiny), *YES, "--set", "training.epochs=5000"]
     command = [*namespace, sys.executable, "-m", "runner", *words]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env, start_new_session=True) as process:
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env, start_new_session=True)
+    try:
         wait_until(lambda: the_jobs(clean_env) and some_step_is_stored(the_jobs(clean_env)[0]))
         other = inside("submit", tiny, *YES)
         assert other.returncode == 0, other.stdout + other.stderr
@@ -148,6 +150,9 @@ def test_it_stays_on_for_whoever_stops_the_attempt_and_for_others_at_work(
         long = next(job for job in the_jobs(clean_env) if job.attempts.all()[-1].open)
         assert inside("stop", long.id, "--wait").returncode == 0
         out, _ = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()  # a failure need not wait for 5000 epochs
+        process.wait()
     assert "this machine stays on, though run.after says shutdown: the attempt has ended as stop_requested" in out
     assert programs.calls == []
 
@@ -235,6 +240,13 @@ def test_only_an_end_that_nobody_has_brought_about_switches_off(
     (tmp_path / "lastrun-j-0001-x" / "outbox").mkdir(parents=True)
     (tmp_path / "lastrun-j-0001-x" / "outbox" / "left").write_text("")
     assert shutdown.why_not(reason, tmp_path) is not None
+
+
+def test_what_another_at_work_is_still_sending_is_not_said_to_be_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutdown, "others_at_work", lambda: [7])
+    (tmp_path / "lastrun-j-0001-x" / "outbox").mkdir(parents=True)
+    (tmp_path / "lastrun-j-0001-x" / "outbox" / "on its way").write_text("")
+    assert shutdown.why_not(Reason.COMPLETED, tmp_path) == "process 7 of lastrun's is at work here"
 
 
 def test_who_is_not_root_asks_sudo_and_what_does_not_wait_is_begun_later(programs: Programs, clean_env: dict[str, str]) -> None:
