@@ -386,7 +386,8 @@ def beat(story: Story, job: Job, mine: Running, known: set[str], asked: list[str
             return
         there = {key for key in world.objects if key.startswith(job.paths.requests)} - known
         with suppress(StoreError):
-            if heart.beat(number) and there and not asked and "stop" not in heard:
+            # One that somebody has deleted meanwhile, with the job, is not passed over.
+            if heart.beat(number) and there & set(world.objects) and not asked and "stop" not in heard:
                 story.violations.append(f"{mine.attempt.id} has passed over a request")
         while heard:
             word = heard.pop()
