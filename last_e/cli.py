@@ -9,10 +9,10 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from last_e import manifest
-from last_e.config import PINNED_SECTIONS, TrainConfig
+from last_e.config import PINNED_SECTIONS, TrainConfig, micro_batches
 from last_e.console import ConsoleSink
 from last_e.datafile import DataError, data_path
 from last_e.environment import fits, share_cores
@@ -20,15 +20,18 @@ from last_e.events import Ended, JsonLines, Message, Sink
 from last_e.layers import Resolved, is_of_another_machine, package_layer, resolve
 from last_e.manifest import DamagedCheckpoint, newest_whole
 from last_e.problems import ConfigError, Origin, Problem, nearest, show
+from last_e.process import run_module
+from last_e.ranks.agent import GONE, Agent, OnlyItsEnd, end_with_its_parent
 from last_e.reading import Entry, Layer, flat_items, parse_value, set_layer
 from last_e.resume import changes, refuse_pinned
-from last_e.stop import INTERRUPTED_TWICE, Stop
-from last_e.text import expand, one_line, plain, seconds_text
+from last_e.stop import INTERRUPTED_TWICE, REASONS, Stop
+from last_e.text import counted, expand, one_line, plain, seconds_text
 from last_e.whole import read_bounded, whole_file
 
 DONE, FAILED, USAGE, PAUSED, NO_GPU = 0, 1, 2, 75, 6
 CONFIG = "config.json"
-PAUSING = ("interrupted", "preempted", "time_limit", "lease_lost")
+_CODES = {"bad_usage": USAGE, "data_missing": USAGE, "data_changed": USAGE, "no_gpu": NO_GPU, "gpu_lost": NO_GPU}
+_LESS_MEMORY = "lower hardware.micro_batch (it changes no result but batch statistics)"
 
 FLAGS = {
     "model": ("model.variant", "model variant: nano, small, base, large (default: base)"),
@@ -74,8 +77,12 @@ def _main(argv: list[str]) -> int:
     args, unknown = parser.parse_known_args(argv)
     stop = Stop()
     if args.supervised:
+        if args.rank is not None:
+            end_with_its_parent()
         stop.when_supervised()
         sink: Sink = JsonLines(lambda: stop.ask("lease_lost"))
+        if args.rank:
+            sink = OnlyItsEnd(sink)
         config, resume = TrainConfig.model_validate_json(Path(args.config).read_bytes()), args.resume and Path(args.resume)
         return _train(config, resume, args, sink, stop)
     resume = _find_checkpoint(args.resume) if args.resume else None
@@ -123,6 +130,8 @@ def _parser() -> _Parser:
     parser.add_argument("--out", metavar="DIR", help="folder of this run (default: a new one in hardware.output_root)")
     parser.add_argument("--config", metavar="FILE", help=argparse.SUPPRESS)  # the runner's: a resolved configuration
     parser.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)  # the runner's: events as JSON lines
+    for name, kind in (("--rank", int), ("--meeting", Path)):  # the agent's, for each rank
+        parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
     return parser
 
 
@@ -208,55 +217,120 @@ def _refuse_newer(resume: Path) -> None:
 
 
 def _train(config: TrainConfig, resume: Path | None, args: argparse.Namespace, sink: Sink, stop: Stop) -> int:
+    from filelock import FileLock, Timeout
+
+    out = Path(args.out) if args.out else _run_folder(config, resume)
+    try:
+        data_path(config)  # what is missing is told before a folder is made
+        if args.rank is not None:
+            ended = _train_here(config, out, resume, args, sink, stop)
+        else:
+            out.mkdir(parents=not args.supervised, exist_ok=True)  # an attempt makes its own
+            with FileLock(out / ".lock", timeout=0):
+                if not args.supervised:
+                    sink.emit(Message(f"run: {out}"))
+                    _write_config(out, config)
+                _tell_ranks(config, sink)
+                train = _lead if _ranks(config) > 1 else _train_here
+                ended = train(config, out, resume, args, sink, stop)
+    except Timeout:
+        ended = Failed("bad_usage", f"{out}: another training is writing there")
+    except DataError as error:
+        ended = Failed("data_missing" if error.missing else "data_damaged", str(error))
+    except DamagedCheckpoint as error:
+        ended = Failed("checkpoint_damaged", _damaged(resume or out, error))
+    except ConfigError as error:
+        ended = Failed("bad_usage", "; ".join(map(str, error.problems)))
+    except MemoryError as error:
+        ended = Failed("out_of_memory", f"{one_line(error)}; {_LESS_MEMORY}")
+    except OSError as error:
+        ended = Failed("trainer_error", f"{error.filename or out}: {error.strerror or error}")
+    if isinstance(ended, Failed):
+        return _fail(sink, ended)
+    sink.emit(ended)
+    if ended.reason in REASONS:
+        if not args.supervised:
+            sink.emit(Message(f"go on with: python -m last_e --resume {out}"))
+        return PAUSED
+    return DONE if ended.reason == "completed" else FAILED
+
+
+class Failed(NamedTuple):
+    """A run that could not begin, or go on."""
+
+    reason: str
+    message: str
+
+
+def _train_here(
+    config: TrainConfig, out: Path, resume: Path | None, args: argparse.Namespace, sink: Sink, stop: Stop
+) -> Ended | Failed:
+    """In this process, alone or as one of several ranks."""
     share_cores()
     try:
         import torch
 
         from last_e import train
         from last_e.gpu import NoGpu, is_lost
+        from last_e.ranks.group import PeerGone, RanksDiffer, Seat
     except ModuleNotFoundError as error:
-        print(f"error: {error.name} is not installed; from a clone of lastrun: pip install '.[train]'", file=sys.stderr)
-        return NO_GPU
-    from filelock import FileLock, Timeout
-
-    out = Path(args.out) if args.out else _run_folder(config, resume)
+        return Failed("no_gpu", f"{error.name} is not installed; from a clone of lastrun: pip install '.[train]'")
+    seat = None if args.rank is None else Seat(args.rank, _ranks(config), args.meeting)
     try:
-        data_path(config)  # what is missing is told before a folder is made
-        out.mkdir(parents=not args.supervised, exist_ok=True)  # an attempt makes its own
-        with FileLock(out / ".lock", timeout=0):
-            if not args.supervised:
-                sink.emit(Message(f"run: {out}"))
-                _write_config(out, config)
-            ended = train.run(config, out, resume, sink, stop, new_data="data" in args.allow_change)
-    except Timeout:
-        return _fail(sink, "bad_usage", f"{out}: another training is writing there", USAGE)
-    except DataError as error:
-        return _fail(sink, "data_missing" if error.missing else "data_damaged", str(error), USAGE if error.missing else FAILED)
-    except DamagedCheckpoint as error:
-        return _fail(sink, "checkpoint_damaged", _damaged(resume or out, error), FAILED)
-    except ConfigError as error:
-        return _fail(sink, "bad_usage", "; ".join(map(str, error.problems)), USAGE)
+        return train.run(config, out, resume, sink, stop, new_data="data" in args.allow_change, seat=seat)
     except train.DataChanged as error:
-        return _fail(sink, "data_changed", f"{error}; or add --allow-change data", USAGE)
-    except (MemoryError, torch.cuda.OutOfMemoryError) as error:
-        hint = "lower hardware.micro_batch (it changes no result but batch statistics)"
-        return _fail(sink, "out_of_memory", f"{one_line(error)}; {hint}", FAILED)
+        return Failed("data_changed", f"{error}; or add --allow-change data")
+    except torch.cuda.OutOfMemoryError as error:
+        return Failed("out_of_memory", f"{one_line(error)}; {_LESS_MEMORY}")
     except NoGpu as error:
-        return _fail(sink, "no_gpu", str(error), NO_GPU)
+        return Failed("no_gpu", str(error))
+    except PeerGone as error:
+        return Failed(GONE, one_line(error))
+    except RanksDiffer as error:
+        return Failed("trainer_error", str(error))
     except RuntimeError as error:
         if not is_lost(error):
             raise
-        saved = resume is not None or manifest.listed(out / "checkpoints", lambda _: None)
-        hint = manifest.STANDS if saved else manifest.NO_CHECKPOINT
-        return _fail(sink, "gpu_lost", f"the GPU or its driver failed ({one_line(error)}); {hint}", NO_GPU)
-    except OSError as error:
-        return _fail(sink, "trainer_error", f"{error.filename or out}: {error.strerror or error}", FAILED)
-    sink.emit(ended)
-    if ended.reason in PAUSING:
-        if not args.supervised:
-            sink.emit(Message(f"go on with: python -m last_e --resume {out}"))
-        return PAUSED
-    return DONE if ended.reason == "completed" else FAILED
+        hint = manifest.STANDS if _is_saved(out, resume) else manifest.NO_CHECKPOINT
+        return Failed("gpu_lost", f"the GPU or its driver failed ({one_line(error)}); {hint}")
+
+
+def _ranks(config: TrainConfig) -> int:
+    """How many processes train: no more than a step has micro-batches."""
+    return min(config.hardware.ranks or 1, micro_batches(config))
+
+
+def _tell_ranks(config: TrainConfig, sink: Sink) -> None:
+    ranks, parts, wanted = _ranks(config), micro_batches(config), config.hardware.ranks or 1
+    share, uneven = divmod(parts, ranks)
+    if ranks > 1:
+        each = f"{share} or {share + 1}" if uneven else f"{share}"
+        sink.emit(Message(f"ranks: {ranks}, each with {each} of the {parts} micro-batches of a step"))
+    if wanted > ranks:
+        smaller = max(2, config.training.batch_size // wanted)
+        way = f"hardware.micro_batch={smaller} makes more, each with batch statistics of its own fewer clips"
+        has = counted(parts, "micro-batch", "micro-batches")
+        sink.emit(Message(f"ranks: {ranks} instead of {wanted}, for a step has {has}; {way}", "warning"))
+
+
+def _lead(
+    config: TrainConfig, out: Path, resume: Path | None, args: argparse.Namespace, sink: Sink, stop: Stop
+) -> Ended | Failed:
+    """As several processes, each a rank."""
+
+    def commands(folder: Path) -> list[list[str]]:
+        (folder / CONFIG).write_text(json.dumps(config.model_dump(mode="json")))
+        words = ["--supervised", "--config", str(folder / CONFIG), "--out", str(out), "--meeting", str(folder / "meeting")]
+        words += [] if resume is None else ["--resume", str(resume)]
+        words += ["--allow-change", *args.allow_change] if args.allow_change else []
+        return [[*run_module("last_e"), "--rank", str(rank), *words] for rank in range(_ranks(config))]
+
+    ended = Agent(commands, sink, stop, lambda: _is_saved(out, resume)).run()
+    return ended if ended.total_steps else Failed(ended.reason, ended.message)
+
+
+def _is_saved(out: Path, resume: Path | None) -> bool:
+    return resume is not None or bool(manifest.listed(out / "checkpoints", lambda _: None))
 
 
 def _write_config(out: Path, config: TrainConfig) -> None:
@@ -285,10 +359,10 @@ def _damaged(path: Path, error: DamagedCheckpoint) -> str:
     return f"{path}: damaged checkpoint: {error}{hint}"
 
 
-def _fail(sink: Sink, reason: str, message: str, code: int) -> int:
+def _fail(sink: Sink, failed: Failed) -> int:
     """One line for people, an event for the runner."""
-    if isinstance(sink, JsonLines):
-        sink.emit(Ended(reason, message, 0, 0))
+    if isinstance(sink, (JsonLines, OnlyItsEnd)):
+        sink.emit(Ended(failed.reason, failed.message, 0, 0))
     else:
-        _say(f"error: {message}")
-    return code
+        _say(f"error: {failed.message}")
+    return _CODES.get(failed.reason, FAILED)

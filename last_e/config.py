@@ -148,9 +148,12 @@ class HardwareConfig(Section):
     micro_batch: Annotated[Annotated[int, Field(ge=2, le=1_000_000)] | None, LEARNING] = Field(
         None, description="most clips in one forward pass; default: batch_size"
     )
+    ranks: Annotated[Annotated[int, Field(ge=1, le=64)] | None, LEARNING] = Field(
+        None, description="processes that share each step's micro-batches, to the same bits; default: 1"
+    )
     device: Annotated[Literal["auto", "cpu", "cuda"], LEARNING] = Field("auto", description="where to train")
     cpu_threads: Annotated[Annotated[int, Field(ge=1, le=1024)] | None, LEARNING] = Field(
-        None, description="default: the cores allowed"
+        None, description="threads of each rank; default: the cores allowed, shared by the ranks"
     )
     data_root: Annotated[PathText, SetBy("here", "is searched for data")] = Field(description="folder of prepared data files")
     scratch_root: Annotated[PathText | None, SetBy("here", "is where an attempt makes and deletes its files")] = Field(
@@ -191,6 +194,17 @@ def is_pinned(key: str) -> bool:
 def effective_batch(training: TrainingConfig) -> int:
     """Clips per optimizer step. This product is pinned, not its factors."""
     return training.batch_size * training.gradient_accumulation_steps
+
+
+def cuts(batch_size: int, micro_batch: int | None) -> int:
+    """Parts that a batch is cut into: even ones, none of a single clip, since batch norm needs two."""
+    return max(1, min(-(-batch_size // (micro_batch or batch_size)), batch_size // 2))
+
+
+def micro_batches(config: TrainConfig) -> int:
+    """Forward passes of an optimizer step: the list that ranks share."""
+    training = config.training
+    return training.gradient_accumulation_steps * cuts(training.batch_size, config.hardware.micro_batch)
 
 
 def number_format(config: TrainConfig, capability: tuple[int, int] | None) -> Literal["float32", "bf16", "fp16"]:

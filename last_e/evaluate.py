@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from last_e.data.batches import TestBatches, average_bodies
 from last_e.model.network import LastE
 from last_e.precision import Precision
+from last_e.ranks.group import ALONE, Group
 
 
 class Scores(NamedTuple):
@@ -23,26 +24,35 @@ class Scores(NamedTuple):
 
 @torch.no_grad()
 def evaluate(
-    model: LastE, batches: TestBatches, device: torch.device, precision: Precision, going_on: Callable[[int], bool]
+    model: LastE,
+    batches: TestBatches,
+    device: torch.device,
+    precision: Precision,
+    going_on: Callable[[int], bool],
+    group: Group = ALONE,
 ) -> Scores | None:
     """Score a model on the test clips; the logits of a clip are the mean over its bodies.
 
-    ``going_on`` is told the clips done after each batch; when it answers False, the result is None.
+    Of a ``group`` each rank does its share of the batches, and all get the same scores. ``going_on`` is told the clips done
+    here after each batch; when it answers False, to one of them, the result is None.
     """
     model.eval()
-    loss = torch.zeros((), dtype=torch.float64, device=device)
-    hits = torch.zeros(2, dtype=torch.int64, device=device)
-    done = 0
-    for batch in batches:
+    rows = torch.zeros(len(batches), 4, dtype=torch.float64, device=device)  # of each batch: loss, hits, hits among 5, clips
+    done, stopped = 0, False
+    for number, batch in zip(batches.share, batches):
         batch = batch.to(device)
         with torch.autocast(device.type, precision.dtype, enabled=precision.dtype is not None):
             logits = model(batch.streams)
         assert isinstance(logits, torch.Tensor)
         logits = average_bodies(logits.float(), batch)
-        loss += F.cross_entropy(logits, batch.label, reduction="sum").double()
+        loss = F.cross_entropy(logits, batch.label, reduction="sum").double()
         ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == batch.label[:, None]
-        hits += torch.stack([ranked[:, 0].sum(), ranked.sum()])
+        rows[number] = torch.stack([loss, ranked[:, 0].sum(), ranked.sum(), torch.full_like(loss, len(ranked))])
         done += len(batch.label)
-        if not going_on(done):
-            return None
-    return Scores(float(loss) / done, int(hits[0]) / done, int(hits[1]) / done)
+        if stopped := not going_on(done):
+            break
+    if group.agree(stopped):
+        return None
+    group.fill(rows)
+    loss_sum, hits, among_5, clips = (sum(column) for column in rows.T.tolist())
+    return Scores(loss_sum / clips, hits / clips, among_5 / clips)

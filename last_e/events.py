@@ -112,6 +112,15 @@ class CheckpointSaved(Event):
 
 
 @dataclass(frozen=True)
+class Beat(Event):
+    """One of several ranks lives. Only for whoever has started them."""
+
+    kind: ClassVar[str] = "beat"
+    entered: int
+    """How often it has met the others, or is waiting to."""
+
+
+@dataclass(frozen=True)
 class Ended(Event):
     """The trainer is done. ``reason`` is one of the runner's reasons (completed, interrupted, diverged, ...)."""
 
@@ -127,7 +136,7 @@ class Ended(Event):
 
 
 _KINDS: dict[str, type[Event]] = {
-    event.kind: event for event in (Message, Started, Progress, EpochDone, CheckpointSaved, Ended)
+    event.kind: event for event in (Message, Started, Progress, EpochDone, CheckpointSaved, Beat, Ended)
 }
 
 

@@ -24,8 +24,8 @@ class Precision:
     reason: str
 
 
-def choose_device(config: HardwareConfig) -> tuple[torch.device, str]:
-    """The device and the reason for it.
+def choose_device(config: HardwareConfig, rank: int = 0) -> tuple[torch.device, str]:
+    """The device of a rank and the reason for it. Where there are fewer GPUs than ranks, some share one.
 
     Raises:
         NoGpu: ``hardware.device`` is ``cuda`` and torch finds no GPU, or the GPU that it finds cannot be used.
@@ -33,9 +33,9 @@ def choose_device(config: HardwareConfig) -> tuple[torch.device, str]:
     if config.device == "cpu":
         return torch.device("cpu"), "asked for"
     if torch.cuda.is_available():
-        device = torch.device("cuda", 0)
+        device = torch.device("cuda", rank % torch.cuda.device_count())
         gpu.check(device)
-        return device, torch.cuda.get_device_name(0)
+        return device, torch.cuda.get_device_name(device)
     if config.device == "cuda":
         raise gpu.NoGpu(f"hardware.device is cuda, but {gpu.why_none()}")
     # Where there is one all the same, the reason is worth a word.
@@ -65,10 +65,10 @@ def amp_format(wanted: str, capability: tuple[int, int], name: str) -> Precision
     return Precision(torch.float16, True, f"fp16 with loss scaling ({has}: bf16 needs 8.0)")
 
 
-def cpu_threads(config: HardwareConfig) -> int:
-    """Threads that compute on the CPU: as many as asked for, but no more than there are cores."""
+def cpu_threads(config: HardwareConfig, ranks: int = 1) -> int:
+    """Threads of a rank that compute on the CPU: as many as asked for, else its part of the cores, never more than all."""
     cores = usable_cores()
-    return min(config.cpu_threads or cores, cores)
+    return min(config.cpu_threads or max(1, cores // ranks), cores)
 
 
 def keep_memory() -> None:

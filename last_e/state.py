@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from last_e.model.blocks import full
 from last_e.model.network import LastE
 from last_e.optim import add_momentum
 from last_e.precision import Precision
+from last_e.ranks.fold import Fold, shares
+from last_e.ranks.group import ALONE, Group
 from last_e.text import one_line
 
 _ALIGNED = 64
@@ -100,12 +103,21 @@ class State:
         self.device = self.parameters[0].device
         self.counters = Counters(self.device)
         self.statistics = pack_statistics(self.model)
+        self.moving = [statistics for statistics in self.statistics if statistics.is_floating_point()]
+        (self.momentum,) = {norm.momentum for norm in _norms(self.model)}
         # Once: they are changed in place, and listing some 300 takes longer than copying them.
         self._weights = dict(self.model.state_dict())
 
     def new_epoch(self) -> None:
         """Begin the sums of an epoch."""
         self.counters.set(Totals(), self.counters.read().bad_in_a_row)
+
+    def digest(self) -> bytes:
+        """The sha256 of weights, statistics and step."""
+        found = hashlib.sha256(str(self.step).encode())
+        for tensor in self._weights.values():
+            found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return found.digest()
 
     def nbytes(self) -> int:
         """About how large a checkpoint of it is, also before the optimizer has made its averages."""
@@ -165,6 +177,10 @@ class State:
         return warning
 
 
+def _norms(model: torch.nn.Module) -> list[Any]:
+    return [module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
+
+
 def pack_statistics(model: LastE) -> list[Tensor]:
     """Make all running statistics views of one tensor for each kind of number, and return those.
 
@@ -172,11 +188,10 @@ def pack_statistics(model: LastE) -> list[Tensor]:
     own might: kernels of GPUs read 16 bytes at a time.
     """
     found: dict[torch.dtype, list[tuple[dict[str, Any], str]]] = {}
-    for module in model.modules():
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-            for name, buffer in module._buffers.items():
-                if buffer is not None:
-                    found.setdefault(buffer.dtype, []).append((module._buffers, name))
+    for norm in _norms(model):
+        for name, buffer in norm._buffers.items():
+            if buffer is not None:
+                found.setdefault(buffer.dtype, []).append((norm._buffers, name))
     packed = []
     for places in found.values():
         begins, end = [], 0
@@ -192,8 +207,20 @@ def pack_statistics(model: LastE) -> list[Tensor]:
     return packed
 
 
-def train_step(state: State, batches: Iterable[Batch], lr: float, config: TrainConfig, precision: Precision) -> None:
+def train_step(
+    state: State,
+    batches: Iterable[Batch],
+    lr: float,
+    config: TrainConfig,
+    precision: Precision,
+    group: Group = ALONE,
+    parts: int | None = None,
+) -> None:
     """One optimizer step over the micro-batches of an effective batch; what came out is in ``state.counters``.
+
+    ``batches`` are this rank's share of the ``parts`` that the step has, all of them without a ``group``. Each part gives a
+    gradient and moves the running statistics; both are added up in an order that follows from ``parts`` alone, so that the
+    result does not depend on the ranks.
 
     A step whose loss or gradient is not finite changes nothing: neither weights nor momentum nor running statistics. That is
     decided on the device, which the host never waits for.
@@ -202,24 +229,32 @@ def train_step(state: State, batches: Iterable[Batch], lr: float, config: TrainC
     training = config.training
     if not model.training:
         model.train()
-    for group in optimizer.param_groups:
-        group["lr"] = lr
+    for options in optimizer.param_groups:
+        options["lr"] = lr
+    if parts is None:
+        batches = list(batches)
+        parts = len(batches)
     before = [statistics.clone() for statistics in state.statistics]
     size = effective_batch(training)
-    ce_sum, ib_sum, hits = torch.zeros(3, dtype=torch.float64, device=device)
-    for batch in batches:
+    rows = torch.zeros(parts, 3, dtype=torch.float64, device=device)  # of each part: cross-entropy, IB loss, hits
+    sums = _Sums(state, parts, before) if parts > 1 else None
+    for part, batch in zip(shares(parts, group.size)[group.rank], batches):
         batch = batch.to(device, pin=config.hardware.pin_memory and device.type == "cuda")
         with torch.autocast(device.type, precision.dtype, enabled=precision.dtype is not None):
             output = model(batch.streams, batch.noise, batch.row_weight)
-        rows, ib_loss = output if isinstance(output, tuple) else (output, torch.zeros((), device=device))
-        logits = average_bodies(full(rows), batch)
+        logits, ib_loss = output if isinstance(output, tuple) else (output, torch.zeros((), device=device))
+        logits = average_bodies(full(logits), batch)
         ce = F.cross_entropy(logits, batch.label, reduction="sum", label_smoothing=training.label_smoothing)
         ib = ib_loss * len(batch.label)
         loss: Tensor = (ce + training.ib_loss_weight * ib) / size
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        ce_sum += ce.detach()
-        ib_sum += ib.detach()
-        hits += (logits.argmax(dim=1) == batch.label).sum()
+        rows[part] = torch.stack([ce.detach().double(), ib.detach().double(), (logits.argmax(1) == batch.label).sum().double()])
+        if sums is not None:
+            sums.take(part)
+    if sums is not None:
+        sums.give_back(group)
+        group.fill(rows)
+    ce_sum, ib_sum, hits = _in_order(rows)
     scaler.unscale_(optimizer)
     norm = torch.nn.utils.clip_grad_norm_(state.parameters, training.gradient_clip or math.inf)
     total = (ce_sum + training.ib_loss_weight * ib_sum) / size
@@ -233,3 +268,56 @@ def train_step(state: State, batches: Iterable[Batch], lr: float, config: TrainC
         scaler.update()
     optimizer.zero_grad(set_to_none=True)
     state.counters.add(good, total, torch.stack([ce_sum, ib_sum, hits, torch.full_like(hits, size)]))
+
+
+def _in_order(rows: Tensor) -> Tensor:
+    """The sum of rows, one after the other: torch's own sums are in an order of their own."""
+    total = rows[0]
+    for row in rows[1:]:
+        total = total + row
+    return total
+
+
+class _Sums:
+    """Gradients and moves of the running statistics, of several parts of a step.
+
+    A part moves a statistic s with momentum m by m b to (1 - m) s + m b, b the batch's own. After all of them that is
+    (1 - m)^parts s plus the sum of (1 - m)^(parts - 1 - part) m b: a sum like that of the gradients, in which the order of the
+    parts stands in the factors. So each part moves the statistics as they were ``before`` the step.
+    """
+
+    def __init__(self, state: State, parts: int, before: list[Tensor]) -> None:
+        self._state, self._parts, self._before = state, parts, before
+        self._rest = [old for old in before if old.is_floating_point()]
+        self._fold: Fold[Tensor] = Fold(parts, Tensor.add_)
+        self._trained: list[torch.nn.Parameter] = []
+        self._taken = 0
+
+    def take(self, part: int) -> None:
+        """What a backward pass has left."""
+        state = self._state
+        self._trained = self._trained or [parameter for parameter in state.parameters if parameter.grad is not None]
+        kept = 1 - state.momentum
+        flat = [parameter.grad.reshape(-1) for parameter in self._trained if parameter.grad is not None]
+        for statistics, old in zip(state.moving, self._rest):
+            flat.append(torch.sub(statistics, old, alpha=kept).mul_(kept ** (self._parts - 1 - part)))
+            statistics.copy_(old)
+        self._fold.add((0, part), torch.cat(flat))
+        self._taken += 1
+        for parameter in self._trained:
+            parameter.grad = None
+
+    def give_back(self, group: Group) -> None:
+        """The sums of all, to the gradients and the statistics."""
+        state = self._state
+        total = self._fold.total if group.size == 1 else group.complete(self._fold, self._parts)
+        sizes = [parameter.numel() for parameter in self._trained] + [statistics.numel() for statistics in state.moving]
+        pieces = torch.split(total, sizes)
+        for parameter, piece in zip(self._trained, pieces):
+            parameter.grad = piece.view_as(parameter)
+        moved = iter(pieces[len(self._trained) :])
+        for statistics, old in zip(state.statistics, self._before):
+            if statistics.is_floating_point():
+                torch.add(next(moved), old, alpha=(1 - state.momentum) ** self._parts, out=statistics)
+            else:  # how many batches each norm has seen: as many here as anywhere
+                statistics.copy_(old + (statistics - old) // self._taken * self._parts)

@@ -13,6 +13,7 @@ from types import FrameType
 from last_e.process import on_notices
 
 INTERRUPTED_TWICE = 130
+REASONS = ("interrupted", "preempted", "time_limit", "lease_lost")
 
 
 class Stop:
@@ -24,7 +25,7 @@ class Stop:
 
     @property
     def reason(self) -> str | None:
-        """``interrupted``, ``preempted``, ``time_limit``, ``lease_lost``, or None to go on."""
+        """One of :data:`REASONS`, or None to go on."""
         if self._reason is None and self._deadline is not None and time.monotonic() >= self._deadline:
             self._reason = "time_limit"
         return self._reason

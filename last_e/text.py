@@ -28,9 +28,9 @@ def seconds_text(seconds: float | None) -> str:
     return f"{whole // 60}m{whole % 60:02d}s" if whole >= 60 else f"{whole}s"
 
 
-def counted(count: int, word: str) -> str:
+def counted(count: int, word: str, several: str | None = None) -> str:
     """``1 epoch``, ``5 epochs``."""
-    return f"{count:,} {word}" if count == 1 else f"{count:,} {word}s"
+    return f"{count:,} {word}" if count == 1 else f"{count:,} {several or word + 's'}"
 
 
 def percent(value: float | None) -> str:

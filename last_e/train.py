@@ -33,13 +33,17 @@ from last_e.model import fused
 from last_e.model.network import LastE
 from last_e.optim import build_optimizer
 from last_e.precision import Precision, choose_device, choose_precision, cpu_threads, keep_memory
+from last_e.ranks.agent import beat
+from last_e.ranks.group import ALONE, Group, Joined, Seat
 from last_e.schedule import learning_rate
 from last_e.state import State, train_step
-from last_e.stop import Stop
+from last_e.stop import REASONS, Stop
 from last_e.text import percent
 
 TEST_BATCH = {"cpu": 64, "cuda": 256}
 """Clips in a batch when testing."""
+_LOOK_EVERY = 16
+"""Steps after which all ranks look at what a GPU has counted, so that all see at the same one that training diverges."""
 GPU_SHARE = 0.5
 """Most of a GPU's free memory that the clips may take."""
 
@@ -48,23 +52,38 @@ class DataChanged(RuntimeError):
     """The data set is not the one that the run began with."""
 
 
-def run(config: TrainConfig, out: Path, resume: Path | None, sink: Sink, stop: Stop, new_data: bool = False) -> Ended:
+def run(
+    config: TrainConfig,
+    out: Path,
+    resume: Path | None,
+    sink: Sink,
+    stop: Stop,
+    new_data: bool = False,
+    seat: Seat | None = None,
+) -> Ended:
     """Train as ``config`` says, writing below ``out``; go on from the checkpoint ``resume`` where one is given.
 
-    ``new_data`` lets a run go on with other clips than it began with.
+    ``new_data`` lets a run go on with other clips than it began with. With a ``seat`` this process is one of several ranks; the
+    first one writes.
 
     Raises:
         DataError, DamagedCheckpoint, DataChanged, NoGpu: before anything was written.
+        PeerGone, RanksDiffer: of a rank.
     """
-    device, why = choose_device(config.hardware)
+    device, why = choose_device(config.hardware, seat.rank if seat else 0)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    group: Group = Joined(seat, device) if seat else ALONE
+    if seat:
+        beat(sink, lambda: group.entered)
     precision = choose_precision(config, device)
-    workers = set_up_torch(config, device, sink)
+    workers = set_up_torch(config, device, sink, group.size)
     load_loops(config, device, sink)
     sink.emit(Message(f"device: {device.type} ({why}); precision: {precision.reason}"))
 
     clips = load_clips(config)
     fingerprint = clips.fingerprint()
-    train, test = _batches(clips, config, device, workers, sink)
+    train, test = _batches(clips, config, device, workers, sink, group)
 
     torch.manual_seed(config.training.seed)
     model = LastE(config.model, config.data.num_classes).to(device)
@@ -85,9 +104,14 @@ def run(config: TrainConfig, out: Path, resume: Path | None, sink: Sink, stop: S
                 )
             )
 
+    if isinstance(group, Joined):
+        group.see_that_all_have(state.digest() + fingerprint.encode())
+
     def saved(path: Path, about: Manifest) -> None:
         sink.emit(CheckpointSaved(str(path), about.step, about.epoch))
 
+    if group.rank:
+        return Session(config, state, train, test, device, precision, sink, stop, None, None, fingerprint, group).run()
     writer = checkpoint.Writer(out / "checkpoints", config.checkpoint.keep_last, saved)
     try:
         out.mkdir(exist_ok=True)
@@ -114,7 +138,7 @@ def run(config: TrainConfig, out: Path, resume: Path | None, sink: Sink, stop: S
                 data_fingerprint=fingerprint,
             )
         )
-        session = Session(config, state, train, test, device, precision, sink, stop, history, writer, fingerprint)
+        session = Session(config, state, train, test, device, precision, sink, stop, history, writer, fingerprint, group)
         try:
             return session.run()
         finally:
@@ -141,9 +165,11 @@ class Session:
     precision: Precision
     sink: Sink
     stop: Stop
-    history: History
-    writer: checkpoint.Writer
+    history: History | None
+    """None, like the writer: another rank keeps it."""
+    writer: checkpoint.Writer | None
     fingerprint: str
+    group: Group = ALONE
 
     def __post_init__(self) -> None:
         self.saved_at: tuple[int, bool] | None = None
@@ -163,7 +189,7 @@ class Session:
             ended = self._train_epoch(epoch) or self._finish_epoch(epoch, epoch_began)
             if ended is not None:
                 return ended
-        self.writer.wait()
+        self._written()
         last = state.last or Scores(math.nan, 0.0, 0.0)
         best = f"best {percent(state.best_top1)} in epoch {state.best_epoch}"
         return self._end("completed", f"test top-1 {percent(last.top1)}, top-5 {percent(last.top5)} ({best})")
@@ -175,17 +201,18 @@ class Session:
             state.new_epoch()
         self.skipped = 0 if first == 0 else state.counters.read().totals.skipped
         for batches in self.train.epoch(epoch, first):
-            if self.stop.reason is not None:
-                return self._stopped()
-            train_step(state, batches, self._rate(), self.config, self.precision)
+            if (reason := self._asked()) is not None:
+                return self._stopped(reason)
+            train_step(state, batches, self._rate(), self.config, self.precision, self.group, self.train.parts)
             state.step += 1
             state.evaluated = state.step % self.train.steps != 0
             due = time.monotonic() - self.saved_time >= 60 * self.config.checkpoint.every_minutes
             # Looking means waiting for the device, so a GPU is asked once a second only.
-            if due or not state.evaluated or self.device.type == "cpu" or self._may_tell():
+            together = not state.evaluated or self.device.type == "cpu" or state.step % _LOOK_EVERY == 0
+            if due or together or self._may_tell():
                 counted = state.counters.read()
-                if counted.worst >= training.max_bad_steps:
-                    self.writer.wait()
+                if counted.worst >= training.max_bad_steps and (together or self.group.size == 1):
+                    self._written()
                     return self._end(
                         "diverged",
                         f"{counted.worst} steps in a row gave a loss or gradient that is not finite; the last good checkpoint "
@@ -205,9 +232,9 @@ class Session:
 
     def _finish_epoch(self, epoch: int, began: float) -> Ended | None:
         state, totals, training = self.state, self.state.counters.read().totals, self.config.training
-        scores = evaluate(state.model, self.test, self.device, self.precision, self._testing(epoch))
+        scores = evaluate(state.model, self.test, self.device, self.precision, self._testing(epoch), self.group)
         if scores is None:
-            return self._stopped()
+            return self._stopped(self._asked() or "interrupted")
         best = scores.top1 > state.best_top1
         if best:
             state.best_top1, state.best_epoch = scores.top1, epoch + 1
@@ -228,7 +255,8 @@ class Session:
             best=best,
             seconds=time.monotonic() - began,
         )
-        self.history.add(done)
+        if self.history is not None:
+            self.history.add(done)
         self.sink.emit(done)
         milestone = (epoch + 1) % training.save_interval == 0 or epoch + 1 == training.epochs
         if best or milestone or (epoch + 1) % self.config.checkpoint.every_epochs == 0:
@@ -245,14 +273,26 @@ class Session:
             milestone=milestone,
             test_top1=state.last.top1 if at_end and state.last is not None else None,
         )
-        self.writer.submit({**state.to_dict(self.fingerprint), "steps_per_epoch": self.train.steps}, self.config_json, about)
         self.saved_at, self.saved_time = (state.step, state.evaluated), time.monotonic()
+        if self.writer is None:
+            return
+        self.writer.submit({**state.to_dict(self.fingerprint), "steps_per_epoch": self.train.steps}, self.config_json, about)
 
-    def _stopped(self) -> Ended:
+    def _written(self) -> None:
+        if self.writer is not None:
+            self.writer.wait()
+
+    def _asked(self) -> str | None:
+        """Why to stop now, if any rank was asked to: all of them leave at the same step."""
+        own = REASONS.index(self.stop.reason) + 1 if self.stop.reason is not None else 0
+        agreed = self.group.agree(own)
+        return REASONS[agreed - 1] if agreed else None
+
+    def _stopped(self, reason: str) -> Ended:
         if self.saved_at != (self.state.step, self.state.evaluated):
             self._save()
-        self.writer.wait()
-        return self._end(self.stop.reason or "interrupted", f"saved at step {self.state.step}, can go on from there")
+        self._written()
+        return self._end(reason, f"saved at step {self.state.step}, can go on from there")
 
     def _end(self, reason: str, message: str) -> Ended:
         return session_end(self.state, reason, message, self.config, self.train.steps)
@@ -314,18 +354,25 @@ def session_end(state: State, reason: str, message: str, config: TrainConfig, st
 
 
 def _batches(
-    clips: Clips, config: TrainConfig, device: torch.device, workers: int, sink: Sink
+    clips: Clips, config: TrainConfig, device: torch.device, workers: int, sink: Sink, group: Group
 ) -> tuple[TrainBatches, TestBatches]:
     mask = train_mask(clips, config.dataset, config.split_type)
     if not mask.any() or mask.all():
         raise DataError(
             f"{config.dataset} {config.split_type}: {int(mask.sum())} of {len(clips)} clips train: nothing to compare"
         )
-    return make_batches(clips, mask.nonzero()[:, 0], (~mask).nonzero()[:, 0], config, device, workers, sink)
+    return make_batches(clips, mask.nonzero()[:, 0], (~mask).nonzero()[:, 0], config, device, workers, sink, group)
 
 
 def make_batches(
-    clips: Clips, train_index: Tensor, test_index: Tensor, config: TrainConfig, device: torch.device, workers: int, sink: Sink
+    clips: Clips,
+    train_index: Tensor,
+    test_index: Tensor,
+    config: TrainConfig,
+    device: torch.device,
+    workers: int,
+    sink: Sink,
+    group: Group = ALONE,
 ) -> tuple[TrainBatches, TestBatches]:
     """Batches of the clips that train and of those that test, made on the device where it has room for the data set."""
     if device.type == "cuda":
@@ -338,14 +385,15 @@ def make_batches(
             sink.emit(Message(f"data: {room}: batches are made by the host, with {workers} workers"))
     channels, blocks = config.model.channels[-1], sum(config.model.num_blocks)
     micro_batch = config.hardware.micro_batch
-    train = TrainBatches(clips, train_index, config.training, micro_batch, (channels, blocks), workers)
-    test = TestBatches(clips, test_index, config.training.input_frames, micro_batch or TEST_BATCH[device.type], workers)
+    seat = group.rank, group.size
+    train = TrainBatches(clips, train_index, config.training, micro_batch, (channels, blocks), workers, *seat)
+    test = TestBatches(clips, test_index, config.training.input_frames, micro_batch or TEST_BATCH[device.type], workers, *seat)
     return train, test
 
 
-def set_up_torch(config: TrainConfig, device: torch.device, sink: Sink) -> int:
+def set_up_torch(config: TrainConfig, device: torch.device, sink: Sink, ranks: int = 1) -> int:
     """Threads and determinism. Returns how many worker threads prepare batches."""
-    threads = cpu_threads(config.hardware)
+    threads = cpu_threads(config.hardware, ranks)
     torch.set_num_threads(threads)
     # The same as torch.use_deterministic_algorithms, without inductor, which that imports: as long as importing torch.
     torch.set_deterministic_debug_mode("error" if device.type == "cpu" else "default")
@@ -358,7 +406,7 @@ def set_up_torch(config: TrainConfig, device: torch.device, sink: Sink) -> int:
         keep_memory()
         sink.emit(Message(f"threads: {threads}; workers: 0 (training on the CPU itself, they would compete for its cores)"))
         return 0
-    cores = usable_cores()
+    cores = max(1, usable_cores() // ranks)
     workers = min(config.hardware.num_workers, cores)
     capped = (
         f" (of {config.hardware.num_workers}: the machine has {cores} cores)" if workers < config.hardware.num_workers else ""

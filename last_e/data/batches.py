@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from last_e import rng
-from last_e.config import TrainingConfig, effective_batch
+from last_e.config import TrainingConfig, cuts, effective_batch
 from last_e.data import transform
 from last_e.data.clips import Clips
 from last_e.model.network import Noise
 from last_e.problems import ConfigError, Problem
+from last_e.ranks.fold import shares
 
 AHEAD_PER_WORKER = 2
 T = TypeVar("T")
@@ -113,6 +114,7 @@ class TrainBatches:
         micro_batch: most clips in one forward pass.
         noise_shape: columns of dropout and drop-path noise (:attr:`LastE.noise_shape`).
         workers: threads that prepare steps ahead; 0 prepares each when it is asked for.
+        rank, ranks: which share of each step's micro-batches is made (:attr:`share`, of :attr:`parts`).
 
     Raises:
         ConfigError: fewer clips than one effective batch.
@@ -126,12 +128,14 @@ class TrainBatches:
         micro_batch: int | None,
         noise_shape: tuple[int, int],
         workers: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         self.clips, self.index, self.config = clips, index, config
         self.noise_shape, self.workers = noise_shape, workers
-        # Even parts, none of a single clip: batch norm needs two.
-        size = config.batch_size
-        self.cuts = max(1, min(-(-size // (micro_batch or size)), size // 2))
+        self.cuts = cuts(config.batch_size, micro_batch)
+        self.parts = config.gradient_accumulation_steps * self.cuts
+        self.share = shares(self.parts, ranks)[rank]
         self.batch = effective_batch(config)
         self.steps = len(index) // self.batch
         self.placement = transform.place(clips)
@@ -140,21 +144,19 @@ class TrainBatches:
             raise ConfigError([Problem("configuration", "training.batch_size", f"{self.batch} clips a step", allowed)])
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[Batch]]:
-        """The steps of an epoch from ``first_step`` on, each as its micro-batches."""
+        """The steps of an epoch from ``first_step`` on, each as the micro-batches of this share."""
         permutation = rng.permutation(rng.key(self.config.seed, rng.ORDER, epoch), len(self.index))
         order = Order(self.clips, self.index[permutation])
         return prefetch(lambda step: self._step(epoch, order, step), range(first_step, self.steps), self.workers)
 
     def _step(self, epoch: int, order: Order, step: int) -> list[Batch]:
-        first = step * self.batch
-        batches = []
         # Micro-batches never straddle two of the recipe's batches, so accumulation cuts at the same places everywhere.
-        for begin in range(first, first + self.batch, self.config.batch_size):
-            size, larger = divmod(self.config.batch_size, self.cuts)
-            for cut in range(self.cuts):
-                end = begin + size + (cut < larger)
-                batches.append(self._micro(epoch, order.piece(begin, end)))
-                begin = end
+        size, larger = divmod(self.config.batch_size, self.cuts)
+        batches = []
+        for part in self.share:
+            batch, cut = divmod(part, self.cuts)
+            begin = step * self.batch + batch * self.config.batch_size + cut * size + min(cut, larger)
+            batches.append(self._micro(epoch, order.piece(begin, begin + size + (cut < larger))))
         return batches
 
     def _micro(self, epoch: int, piece: Piece) -> Batch:
@@ -179,12 +181,15 @@ class TrainBatches:
 
 
 class TestBatches:
-    """The test clips, the middle of each, in the order of the file."""
+    """The test clips, the middle of each, in the order of the file. Of several ranks each makes every so manieth batch."""
 
     __test__ = False  # not a test class, whatever pytest thinks of its name
 
-    def __init__(self, clips: Clips, index: Tensor, frames: int, batch_size: int, workers: int = 0) -> None:
+    def __init__(
+        self, clips: Clips, index: Tensor, frames: int, batch_size: int, workers: int = 0, rank: int = 0, ranks: int = 1
+    ) -> None:
         self.clips, self.index, self.frames = clips, index, frames
+        self.rank, self.ranks = rank, ranks
         self.batch_size, self.workers = batch_size, workers
         self.placement = transform.place(clips)
         self._order = Order(clips, index)
@@ -192,8 +197,13 @@ class TestBatches:
     def __len__(self) -> int:
         return -(-len(self.index) // self.batch_size)
 
+    @property
+    def share(self) -> range:
+        """The numbers of the batches that are made here, of ``len(self)``."""
+        return range(self.rank, len(self), self.ranks)
+
     def __iter__(self) -> Iterator[Batch]:
-        return prefetch(self._batch, range(len(self)), self.workers)
+        return prefetch(self._batch, self.share, self.workers)
 
     def _batch(self, number: int) -> Batch:
         begin = number * self.batch_size

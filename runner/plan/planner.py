@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from last_e.config import ENVIRONMENTS, effective_batch, number_format
+from last_e.config import ENVIRONMENTS, cuts, effective_batch, number_format
 from last_e.layers import Resolved
 from last_e.problems import ConfigError, Problem
 from runner.plan.clips import Data, data_of
@@ -151,8 +151,8 @@ def row_of(
     """What a job takes on a machine, as far as that is known."""
     training, hardware = config.training, config.hardware
     size = training.batch_size
-    cuts = max(1, min(-(-size // (hardware.micro_batch or size)), size // 2))  # as last_e.data.batches
-    micro_batch = -(-size // cuts)
+    parts = cuts(size, hardware.micro_batch)
+    micro_batch = -(-size // parts)
     candidates = [found for found in measurements if place.is_of(found.measurement.machine)]
     precision = _precision(place, config, candidates)
     work = work_of(config.model, training.input_frames)
@@ -170,7 +170,7 @@ def row_of(
     tests = -(-counts.test // (hardware.micro_batch or TEST_BATCH[place.device]))
     epoch = (
         steps * effective_batch(training) * counts.train_bodies * per_row.train_row
-        + steps * training.gradient_accumulation_steps * cuts * per_row.train_batch
+        + steps * training.gradient_accumulation_steps * parts * per_row.train_batch
         + counts.test * counts.test_bodies * per_row.forward_row
         + tests * per_row.forward_batch
     )

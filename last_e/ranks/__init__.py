@@ -1,0 +1,1 @@
+"""One training run as several processes, a rank each, with the result of one."""

@@ -1,0 +1,247 @@
+"""Starts the ranks of a run on this machine, hears them, and ends them all when one fails. Torch-free.
+
+What the first rank tells is told on; why one failed is its own word, not what the others then say of a closed connection.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO
+
+from last_e.events import Beat, Ended, Event, Sink, parse_event
+from last_e.manifest import NO_CHECKPOINT, STANDS
+from last_e.process import notices_held
+from last_e.stop import REASONS, Stop
+
+BEAT_SECONDS = 1.0
+SILENT_SECONDS = 15.0
+"""A rank that lives says so every second, whatever it computes."""
+BEHIND_SECONDS = 20.0
+"""Others have waited for a rank so long, and ten times as long as they ever have before in this run, since its first step."""
+FIRST_SECONDS = 900.0
+"""Until there has been a step: data are read, code is compiled."""
+_PR_SET_PDEATHSIG = 1
+_IN_A_STEP = 4
+"""So often they have met once the first step is done."""
+LAST_WORD_SECONDS = 3.0
+GONE = "peer_gone"
+"""The reason of a rank that another has left alone."""
+_QUIET = "completed", *REASONS
+
+
+@dataclass
+class _Rank:
+    """A process that trains a share."""
+
+    number: int
+    process: subprocess.Popen[str]
+    heard: float
+    entered: int | None = None
+    """How often it has met the others, or waits to; None: it has not said so yet."""
+    since: float = 0.0
+    """When it came there."""
+    ended: Ended | None = None
+    code: int | None = None
+    last_error: str = ""
+    open_pipes: set[str] = field(default_factory=lambda: {"event", "text"})
+
+
+class Agent:
+    """All ranks of one run.
+
+    Args:
+        commands: what starts each, given a folder of this user's in which they may meet.
+        sink: told what rank 0 tells.
+        stop: asked by whoever wants the run to end; then all ranks are asked to save and leave.
+        saved: whether there is a checkpoint that a new start would go on from.
+    """
+
+    def __init__(self, commands: Callable[[Path], list[list[str]]], sink: Sink, stop: Stop, saved: Callable[[], bool]) -> None:
+        self._commands, self._sink, self._stop, self._saved = commands, sink, stop, saved
+        self._inbox: queue.Queue[tuple[int, str, str | None]] = queue.Queue()
+        self._ranks: list[_Rank] = []
+        self._first: Ended | None = None
+        """Why the first one that failed did."""
+        self._longest = 0.0
+        """For how long any of them has been in one place."""
+
+    def run(self) -> Ended:
+        """Start them; how the run ended."""
+        with tempfile.TemporaryDirectory(prefix="lastrun-ranks-") as folder:
+            try:
+                for number, command in enumerate(self._commands(Path(folder))):
+                    self._ranks.append(self._start(number, command))
+                return self._follow()
+            finally:
+                for rank in self._ranks:
+                    rank.process.kill()
+                    rank.process.wait()
+
+    def _start(self, number: int, command: list[str]) -> _Rank:
+        with notices_held():
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                env={**os.environ, "GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"},
+            )
+        for kind, pipe in (("event", process.stdout), ("text", process.stderr)):
+            assert pipe is not None
+            threading.Thread(target=self._read, args=(number, kind, pipe), name=f"rank {number}", daemon=True).start()
+        return _Rank(number, process, heard=time.monotonic())
+
+    def _read(self, number: int, kind: str, pipe: IO[str]) -> None:
+        for line in pipe:
+            self._inbox.put((number, kind, line.rstrip("\n")))
+        self._inbox.put((number, kind, None))
+
+    def _follow(self) -> Ended:
+        asked = False
+        give_up = float("inf")
+        last_look = time.monotonic()
+        while any(rank.open_pipes for rank in self._ranks):
+            with suppress(queue.Empty):  # all that has come, before anybody counts as silent
+                self._hear(*self._inbox.get(timeout=0.2))
+                while True:
+                    self._hear(*self._inbox.get_nowait())
+            now = time.monotonic()
+            if now - last_look > 5 * BEAT_SECONDS:  # it was this process that slept, perhaps with all of them
+                for rank in self._ranks:
+                    rank.heard, rank.since = now, now
+            last_look = now
+            if self._stop.reason is not None and not asked:
+                asked = True
+                for rank in self._ranks:
+                    if rank.process.poll() is None:
+                        rank.process.send_signal(signal.SIGTERM)
+            self._look_for_dead()
+            self._look_for_silent(now)
+            if self._first is not None:
+                if give_up == float("inf"):
+                    give_up = now + LAST_WORD_SECONDS
+                if now > give_up:  # of whoever waits for one that is gone
+                    for rank in self._ranks:
+                        rank.process.kill()
+        return self._verdict()
+
+    def _hear(self, number: int, kind: str, line: str | None) -> None:
+        rank = self._ranks[number]
+        rank.heard = time.monotonic()
+        if line is None:
+            rank.open_pipes.discard(kind)
+            return
+        if kind == "text":
+            rank.last_error = line.strip() or rank.last_error
+            print(line if number == 0 else f"rank {number}: {line}", file=sys.stderr, flush=True)
+            return
+        event = parse_event(line)
+        if isinstance(event, Beat):
+            if event.entered != rank.entered:
+                if rank.entered:
+                    self._longest = max(self._longest, rank.heard - rank.since)
+                rank.entered, rank.since = event.entered, rank.heard
+        elif isinstance(event, Ended):
+            rank.ended = event
+            if event.reason not in (*_QUIET, GONE):
+                self._fail(replace(event, message=self._of(number, event.message)))
+        elif event is not None:
+            self._sink.emit(event)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def _look_for_dead(self) -> None:
+        for rank in self._ranks:
+            if rank.code is None and not rank.open_pipes:
+                rank.code = rank.process.wait()
+                if rank.ended is None:
+                    stands = STANDS if self._saved() else NO_CHECKPOINT
+                    if rank.code < 0:
+                        name = signal.Signals(-rank.code).name if -rank.code in set(signal.Signals) else f"signal {-rank.code}"
+                        hint = " (by the system, when memory runs out, or by hand)" if rank.code == -signal.SIGKILL else ""
+                        what = f"was ended by {name}{hint}"
+                    else:
+                        what = rank.last_error or f"ended with code {rank.code} and no word"
+                    self._fail(Ended("trainer_error", f"rank {rank.number} {what}; {stands}", 0, 0))
+
+    def _look_for_silent(self, now: float) -> None:
+        alive = [rank for rank in self._ranks if rank.open_pipes]
+        if self._first is not None or len(alive) < len(self._ranks):
+            return
+        stands = STANDS if self._saved() else NO_CHECKPOINT
+        for rank in alive:
+            if rank.entered is not None and now - rank.heard > SILENT_SECONDS:
+                self._fail(
+                    Ended("trainer_error", f"rank {rank.number} did not answer for {SILENT_SECONDS:.0f} s; {stands}", 0, 0)
+                )
+                rank.process.kill()
+                return
+        places = [rank.entered or 0 for rank in alive]
+        waiting = [rank for rank, place in zip(alive, places) if place > min(places)]
+        if waiting:
+            limit = max(BEHIND_SECONDS, 10 * self._longest) if min(places) > _IN_A_STEP else FIRST_SECONDS
+            waited = now - max(rank.since for rank in waiting)
+            if waited > limit:
+                late = alive[places.index(min(places))]
+                text = f"rank {late.number} did not come on for {waited:.0f} s while others waited for it; {stands}"
+                self._fail(Ended("trainer_error", text, 0, 0))
+                late.process.kill()
+
+    def _fail(self, ended: Ended) -> None:
+        self._first = self._first or ended
+
+    def _of(self, number: int, message: str) -> str:
+        return message if number == 0 else f"rank {number}: {message}"
+
+    def _verdict(self) -> Ended:
+        if self._first is not None:
+            return self._first
+        ended = self._ranks[0].ended
+        if ended is None or ended.reason == GONE:  # all say that another has gone
+            return Ended("trainer_error", f"the ranks lost each other; {STANDS if self._saved() else NO_CHECKPOINT}", 0, 0)
+        if ended.reason in REASONS and self._stop.reason is not None:
+            return replace(ended, reason=self._stop.reason)
+        return ended
+
+
+def beat(sink: Sink, entered: Callable[[], int]) -> None:
+    """Of a rank: say every second that it lives, from a thread."""
+
+    def run() -> None:
+        while True:
+            sink.emit(Beat(entered()))
+            time.sleep(BEAT_SECONDS)
+
+    threading.Thread(target=run, name="beat", daemon=True).start()
+
+
+def end_with_its_parent() -> None:
+    """Of a rank: when the agent is killed, nobody ends it but the system (Linux; elsewhere the end of its input does)."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class OnlyItsEnd:
+    """What a rank tells that is not the first: others would say the same again."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+
+    def emit(self, event: Event) -> None:
+        """Tell how it ended, and that it lives."""
+        if isinstance(event, (Beat, Ended)):
+            self._sink.emit(event)

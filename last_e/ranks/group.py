@@ -1,0 +1,156 @@
+"""The ranks of a run as one of them sees them: what they agree on, what they add up."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from last_e.ranks.fold import Fold, nodes_of, shares
+
+PATIENCE = timedelta(hours=6)
+"""How long a rank waits for others. Whoever has started them all ends them much sooner: it sees who is missing."""
+
+
+class PeerGone(RuntimeError):
+    """Another rank has gone, and tells why itself."""
+
+
+class RanksDiffer(RuntimeError):
+    """The ranks did not begin with the same."""
+
+
+class Seat(NamedTuple):
+    """What a process is told that is one of several ranks."""
+
+    rank: int
+    """From 0 on."""
+    size: int
+    """How many there are."""
+    meeting: Path
+    """A file that is not there yet, in a folder of this user's that all of them know."""
+
+
+class Group(Protocol):
+    """All ranks, of which this process is one."""
+
+    rank: int
+    size: int
+    entered: int
+    """How often it has met the others, or is waiting to."""
+
+    def agree(self, wish: int) -> int:
+        """The largest number that one of them has; all wait for each other. Needs no device."""
+
+    def complete(self, fold: Fold[Tensor], parts: int) -> Tensor:
+        """The sum of all parts, each rank having added its share of them: the same bits on each."""
+
+    def fill(self, rows: Tensor) -> None:
+        """Rows that were zero here and are not on another rank become what they are there."""
+
+
+class Alone:
+    """A run of one process."""
+
+    rank, size, entered = 0, 1, 0
+
+    def agree(self, wish: int) -> int:
+        """Its own."""
+        return wish
+
+    def complete(self, fold: Fold[Tensor], parts: int) -> Tensor:
+        """All of it is here."""
+        return fold.total
+
+    def fill(self, rows: Tensor) -> None:
+        """All are here."""
+
+
+ALONE = Alone()
+
+
+class Joined:
+    """Several processes of one machine.
+
+    Numbers that decide go through gloo, so that nobody waits for a GPU; tensors through nccl, if each has a GPU of its own.
+
+    Raises:
+        PeerGone: of every method: another rank has gone.
+    """
+
+    def __init__(self, seat: Seat, device: torch.device) -> None:
+        self.rank, self.size, self.entered = seat.rank, seat.size, 0
+        own_gpu = device.type == "cuda" and seat.size <= torch.cuda.device_count()
+        with _gone():
+            dist.init_process_group(
+                "gloo", init_method=f"file://{seat.meeting}", rank=seat.rank, world_size=seat.size, timeout=PATIENCE
+            )
+            self._tensors = dist.new_group(backend="nccl", timeout=PATIENCE) if own_gpu else None
+
+    def agree(self, wish: int) -> int:
+        """See :class:`Group`."""
+        number = torch.tensor([wish], dtype=torch.int64)
+        self.entered += 1
+        with _gone():
+            dist.all_reduce(number, dist.ReduceOp.MAX)
+        return int(number)
+
+    def complete(self, fold: Fold[Tensor], parts: int) -> Tensor:
+        """See :class:`Group`. Only sums travel: a rank adds up what it can of its own share before."""
+        nodes = [nodes_of(parts, share) for share in shares(parts, self.size)]
+        own = [fold.nodes[node] for node in nodes[self.rank]]
+        most = max(map(len, nodes))
+        sent = torch.stack([*own, *[own[0]] * (most - len(own))])
+        for rank, received in enumerate(self._gather(sent)):
+            if rank != self.rank:
+                for node, value in zip(nodes[rank], received):
+                    fold.add(node, value)
+        return fold.total
+
+    def fill(self, rows: Tensor) -> None:
+        """See :class:`Group`."""
+        self.entered += 1
+        with _gone():
+            if self._tensors is not None:
+                dist.all_reduce(rows, group=self._tensors)
+            else:
+                on_host = rows.cpu()
+                dist.all_reduce(on_host)
+                rows.copy_(on_host)
+
+    def see_that_all_have(self, digest: bytes) -> None:
+        """See that every rank has this digest of what it begins with.
+
+        Raises:
+            RanksDiffer: one has another.
+        """
+        own = torch.frombuffer(bytearray(digest), dtype=torch.uint8).to(torch.int64)
+        lowest, highest = own.clone(), own.clone()
+        with _gone():
+            dist.all_reduce(lowest, dist.ReduceOp.MIN)
+            dist.all_reduce(highest, dist.ReduceOp.MAX)
+        if not torch.equal(lowest, highest):
+            raise RanksDiffer("the ranks do not begin with the same weights, step and clips")
+
+    def _gather(self, sent: Tensor) -> list[Tensor]:
+        self.entered += 1
+        there = sent if self._tensors is not None else sent.cpu()
+        received = [torch.empty_like(there) for _ in range(self.size)]
+        with _gone():
+            dist.all_gather(received, there, group=self._tensors)
+        return [one.to(sent.device) for one in received]
+
+
+class _gone:  # reads as a word where it is used
+    """What torch raises when a connection to another rank breaks, by its own name."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, RuntimeError) and not isinstance(error, torch.cuda.OutOfMemoryError):
+            raise PeerGone(str(error)) from error

@@ -1,0 +1,217 @@
+"""Several processes train one run, and it comes out as that of one; and what happens when one of them does not."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from last_e.checkpoint import load
+from last_e.data import write_clips
+from last_e.data.synthetic import synthetic_clips
+from last_e.manifest import newest_whole
+from tests.jobs import PATIENCE, command_lines, wait_until
+
+STEPS, EPOCHS = 2, 3  # an epoch: 48 training clips, 22 a step
+NANO = (
+    "model.variant=nano_e_v3",
+    "model.stem_channels=8",
+    "model.channels=[8,8]",
+    "model.num_blocks=[1,1]",
+    "model.depths=[1,1]",
+    "model.strides=[1,2]",
+)
+BASE = ("model.variant=base_e_v3", "model.use_ib_loss=true", "model.drop_path_rate=0.2", "training.gradient_clip=0.5")
+RECIPE = (
+    "dataset=synthetic",
+    "env=local",
+    f"training.epochs={EPOCHS}",
+    "training.input_frames=16",
+    "training.warmup_epochs=1",
+    "hardware.cpu_threads=1",
+    "checkpoint.every_minutes=0.0005",
+    "checkpoint.keep_last=20",
+)
+PARTS = ("training.batch_size=11", "training.gradient_accumulation_steps=2", "hardware.micro_batch=4")
+"""Six micro-batches a step: 4, 4 and 3 clips, twice."""
+
+
+def words(run: Path, ranks: int, *settings: str, model: tuple[str, ...] = NANO) -> list[str]:
+    return [
+        sys.executable,
+        "-m",
+        "last_e",
+        "--out",
+        str(run),
+        "--set",
+        *RECIPE,
+        *PARTS,
+        *model,
+        f"hardware.ranks={ranks}",
+        *settings,
+    ]
+
+
+def again(run: Path, ranks: int) -> list[str]:
+    kept = [one for one in (*RECIPE, *PARTS) if one.startswith(("hardware", "checkpoint"))]
+    return [sys.executable, "-m", "last_e", "--resume", str(run), "--env", "local", "--set", *kept, f"hardware.ranks={ranks}"]
+
+
+def finished(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    return done.stdout
+
+
+def result(run: Path, steps: int = STEPS * EPOCHS) -> tuple[str, str]:
+    """The metric history and everything that training changes, by their sha256."""
+    newest = newest_whole(run / "checkpoints", lambda word: None)
+    assert newest is not None
+    assert load(newest)[1].step == steps
+    metrics, state = (hashlib.sha256(path.read_bytes()).hexdigest() for path in (run / "metrics.jsonl", newest / "state.pt"))
+    return metrics, state
+
+
+@pytest.fixture(scope="module")
+def of_one(data: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    run = tmp_path_factory.mktemp("ranks") / "one"
+    finished(words(run, 1))
+    return result(run)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Few clips, where a job looks for them."""
+    file = tmp_path_factory.mktemp("data") / "synthetic.safetensors"
+    write_clips(synthetic_clips(6, 72), file)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tests.integration.test_ranks.RECIPE", (*RECIPE, f"data.uri={file}"))
+        yield
+
+
+@contextmanager
+def begun(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """A run in a session of its own, of which nothing is left."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def ranks_of(run: Path) -> dict[int, int]:
+    """Process numbers of the ranks of a run."""
+    found = {}
+    for pid, line in command_lines().items():
+        parts = line.split(b"\0")
+        if b"--rank" in parts and str(run).encode() in parts:
+            found[int(parts[parts.index(b"--rank") + 1])] = pid
+    return found
+
+
+def steps_saved(run: Path) -> list[int]:
+    return sorted(int(path.name[5:]) for path in (run / "checkpoints").glob("step-*") if path.name[5:].isdigit())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_the_result_does_not_depend_on_how_many_train(ranks: int, of_one: tuple[str, str], tmp_path: Path) -> None:
+    """Weights, statistics, momentum, counters and scores: the very same files. Four share six parts unevenly."""
+    out = finished(words(tmp_path / "run", ranks))
+    each = {2: "3", 3: "2", 4: "1 or 2"}[ranks]
+    assert f"ranks: {ranks}, each with {each} of the 6 micro-batches of a step" in out
+    assert result(tmp_path / "run") == of_one
+
+
+@pytest.mark.slow
+def test_of_a_large_network_with_all_that_is_random_too(tmp_path: Path) -> None:
+    """Base, with dropout, drop path, IB loss and clipping."""
+    for ranks in (1, 3):
+        finished(words(tmp_path / f"{ranks}", ranks, "training.epochs=1", model=BASE))
+    assert result(tmp_path / "1", STEPS) == result(tmp_path / "3", STEPS)
+
+
+@pytest.mark.slow
+def test_cut_on_two_and_gone_on_with_on_four_and_on_one(of_one: tuple[str, str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for number, ranks in enumerate((2, 4)):
+        with begun(words(run, 2) if number == 0 else again(run, ranks)) as process:
+            before = steps_saved(run)[-1] if number else 0
+            wait_until(lambda before=before: (steps_saved(run) or [0])[-1] > before or process.poll() is not None)
+            process.send_signal(signal.SIGTERM)
+            out, err = process.communicate(timeout=PATIENCE)
+        assert (process.returncode, err) == (75, ""), out + err
+        assert "preempted at step" in out
+        assert ranks_of(run) == {}
+    assert steps_saved(run)[-1] < STEPS * EPOCHS
+    finished(again(run, 1))
+    assert result(run) == of_one
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_a_rank_that_is_killed_ends_all_with_its_reason(rank: int, of_one: tuple[str, str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with begun(words(run, 3)) as process:
+        wait_until(lambda: steps_saved(run) or process.poll() is not None)
+        os.kill(ranks_of(run)[rank], signal.SIGKILL)
+        out, err = process.communicate(timeout=20)
+    assert process.returncode == 1, out + err
+    assert f"error: rank {rank} was ended by SIGKILL (by the system, when memory runs out, or by hand); the last" in err
+    assert ranks_of(run) == {}
+    if rank == 1:
+        finished(again(run, 2))
+        assert result(run) == of_one
+
+
+@pytest.mark.slow
+def test_nothing_trains_on_when_the_one_that_started_them_is_killed(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with begun(words(run, 2, "training.epochs=1000")) as process:
+        wait_until(lambda: steps_saved(run) or process.poll() is not None)
+        process.kill()
+        wait_until(lambda: ranks_of(run) == {}, seconds=20)
+
+
+@pytest.mark.slow
+def test_a_rank_that_hangs_ends_all(tmp_path: Path) -> None:
+    """Stopped, it keeps its connections open, and the others wait for it."""
+    run = tmp_path / "run"
+    with begun(words(run, 2, "training.epochs=1000")) as process:
+        wait_until(lambda: steps_saved(run) or process.poll() is not None)
+        os.kill(ranks_of(run)[1], signal.SIGSTOP)
+        _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1
+    assert "error: rank 1 did not answer for 15 s; the last checkpoint stands" in err
+
+
+@pytest.mark.slow
+def test_why_a_rank_failed_is_its_own_word(tmp_path: Path) -> None:
+    """Not what the others say then, whose connections it has closed: here all find the same, and it is told once."""
+    clips = tmp_path / "clips.safetensors"
+    clips.write_bytes(b"no data")
+    done = subprocess.run(words(tmp_path / "run", 2, f"data.uri={clips}"), capture_output=True, text=True, check=False)
+    assert done.returncode in (1, 2)
+    assert done.stderr.count("error:") == 1
+    assert "clips.safetensors" in done.stderr
+
+
+def test_more_ranks_than_micro_batches_are_told(tmp_path: Path) -> None:
+    """A batch in one part cannot be shared."""
+    settings = (
+        "training.batch_size=24",
+        "training.gradient_accumulation_steps=1",
+        "hardware.micro_batch=24",
+        "training.epochs=1",
+    )
+    out = finished(words(tmp_path / "run", 2, *settings))
+    assert "warning: ranks: 1 instead of 2, for a step has 1 micro-batch; hardware.micro_batch=12 makes more" in out
