@@ -123,6 +123,7 @@ class Reason(Enum):
     NO_GPU = "no_gpu"
     GPU_LOST = "gpu_lost"
     EPOCH_REACHED = "epoch_reached"
+    RANK_LOST = "rank_lost"
 
     @property
     def ending(self) -> Ending:
@@ -157,4 +158,5 @@ _ENDINGS = {
         State.PAUSED, Exit.NO_ENGINE, True, "lastrun resume {job}; if it happens again, on another machine"
     ),
     Reason.EPOCH_REACHED: Ending(State.PAUSED, Exit.PAUSED, True, _RESUME),
+    Reason.RANK_LOST: Ending(State.FAILED, Exit.FAILED, True, "lastrun logs {job}, then lastrun resume {job}"),
 }

@@ -188,6 +188,11 @@ class RunConfig(Section):
     max_requeues: Annotated[Annotated[int, Field(ge=0, le=10_000)], LEARNING] = Field(
         100, description="how often a batch system may begin the job anew, while it makes progress"
     )
+    max_restarts: Annotated[Annotated[int, Field(ge=0, le=10_000)], LEARNING] = Field(
+        3,
+        description="how often an attempt goes on from its last checkpoint by itself when a rank was killed or hangs, "
+        "while it makes progress",
+    )
     auto_continue: Annotated[Annotated[int, Field(ge=0, le=10_000)], LEARNING] = Field(
         0,
         description="how often the command that follows an attempt begins another by itself when the machine was taken away "

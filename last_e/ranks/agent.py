@@ -36,6 +36,8 @@ _PR_SET_PDEATHSIG = 1
 _IN_A_STEP = 4
 """So often they have met once the first step is done."""
 LAST_WORD_SECONDS = 3.0
+LOST = "rank_lost"
+"""The reason of a run of which a rank has died, or hangs."""
 GONE = "peer_gone"
 """The reason of a rank that another has left alone."""
 _QUIET = "completed", *REASONS
@@ -170,13 +172,14 @@ class Agent:
                 rank.code = rank.process.wait()
                 if rank.ended is None:
                     stands = STANDS if self._saved() else NO_CHECKPOINT
+                    reason = LOST if rank.code < 0 else "trainer_error"  # what ends by a mistake of its own would do so again
                     if rank.code < 0:
                         name = signal.Signals(-rank.code).name if -rank.code in set(signal.Signals) else f"signal {-rank.code}"
                         hint = " (by the system, when memory runs out, or by hand)" if rank.code == -signal.SIGKILL else ""
                         what = f"was ended by {name}{hint}"
                     else:
                         what = rank.last_error or f"ended with code {rank.code} and no word"
-                    self._fail(Ended("trainer_error", f"rank {rank.number} {what}; {stands}", 0, 0))
+                    self._fail(Ended(reason, f"rank {rank.number} {what}; {stands}", 0, 0))
 
     def _look_for_silent(self, now: float) -> None:
         alive = [rank for rank in self._ranks if rank.open_pipes]
@@ -185,9 +188,7 @@ class Agent:
         stands = STANDS if self._saved() else NO_CHECKPOINT
         for rank in alive:
             if rank.entered is not None and now - rank.heard > SILENT_SECONDS:
-                self._fail(
-                    Ended("trainer_error", f"rank {rank.number} did not answer for {SILENT_SECONDS:.0f} s; {stands}", 0, 0)
-                )
+                self._fail(Ended(LOST, f"rank {rank.number} did not answer for {SILENT_SECONDS:.0f} s; {stands}", 0, 0))
                 rank.process.kill()
                 return
         places = [rank.entered or 0 for rank in alive]
@@ -198,7 +199,7 @@ class Agent:
             if waited > limit:
                 late = alive[places.index(min(places))]
                 text = f"rank {late.number} did not come on for {waited:.0f} s while others waited for it; {stands}"
-                self._fail(Ended("trainer_error", text, 0, 0))
+                self._fail(Ended(LOST, text, 0, 0))
                 late.process.kill()
 
     def _fail(self, ended: Ended) -> None:
@@ -212,7 +213,7 @@ class Agent:
             return self._first
         ended = self._ranks[0].ended
         if ended is None or ended.reason == GONE:  # all say that another has gone
-            return Ended("trainer_error", f"the ranks lost each other; {STANDS if self._saved() else NO_CHECKPOINT}", 0, 0)
+            return Ended(LOST, f"the ranks lost each other; {STANDS if self._saved() else NO_CHECKPOINT}", 0, 0)
         if ended.reason in REASONS and self._stop.reason is not None:
             return replace(ended, reason=self._stop.reason)
         return ended

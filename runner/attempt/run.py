@@ -19,6 +19,7 @@ from last_e.datafile import is_remote
 from last_e.environment import detect_environment
 from last_e.events import Message, parse_event
 from last_e.layers import Resolved
+from last_e.manifest import newest_whole, read_manifest
 from runner import machine
 from runner.attempt import shutdown
 from runner.attempt.data_cache import fetch_data
@@ -220,11 +221,22 @@ class _Run:
         found = self.job.checkpoints.sweep(self.attempt, partial(self.voice.say, level="warning"))
         self.attempt.inherited = [stored.name for stored in found]
         bad: set[str] = set()
+        own: Path | None = None
+        restarts, reached = 0, 0
         while True:
             self.trainer.ended = None
             usable = [stored for stored in found if stored.name not in bad]
-            reason, message = self._train_once(scratch, publisher, usable)
+            reason, message = self._train_once(scratch, publisher, usable, own)
             ended = self.trainer.ended
+            most = self.config.run.max_restarts
+            if reason is Reason.RANK_LOST and self.leaving.reason is None and restarts < most:
+                newest = newest_whole(scratch / "run" / "checkpoints", lambda _: None)
+                step = 0 if newest is None else read_manifest(newest).step
+                if step > max(reached, self.attempt.resumed_step):
+                    own, reached, restarts = newest, step, restarts + 1
+                    self.voice.say(f"{message}; going on from step {step} ({restarts} of run.max_restarts {most})", "warning")
+                    continue
+                message += "; not gone on with by itself, for nothing was saved since it began"
             if ended is None or ended.reason != "checkpoint_damaged" or self.attempt.resumed_from is None:
                 return reason, message
             bad.add(self.attempt.resumed_from)
@@ -239,9 +251,10 @@ class _Run:
         self.leaving.look_at_limit()
         return self.leaving.reason is not None
 
-    def _train_once(self, scratch: Path, publisher: Publisher, usable: list[Stored]) -> tuple[Reason, str]:
+    def _train_once(self, scratch: Path, publisher: Publisher, usable: list[Stored], own: Path | None) -> tuple[Reason, str]:
+        """From the newest checkpoint of the store, or from one of this attempt's ``own``."""
         warn = partial(self.voice.say, level="warning")
-        fetched = self.job.checkpoints.fetch_newest(usable, scratch / "from", warn)
+        fetched = None if own is not None else self.job.checkpoints.fetch_newest(usable, scratch / "from", warn)
         if fetched is not None:
             _, stored = fetched
             self.attempt.resumed_from = stored.name
@@ -249,14 +262,14 @@ class _Run:
             where = f"epoch {stored.manifest.epoch}, step {stored.manifest.step}"
             self.voice.say(f"going on from checkpoint {stored.name} ({where})")
             self._look_at_epoch(stored.manifest.epoch)
-        elif self.attempt.number > 1:
+        elif own is None and self.attempt.number > 1:
             self.voice.say("no whole checkpoint yet: beginning at step 0")
         self.job.attempts.write(self.attempt)
         config = scratch / "config.json"
         config.write_text(json.dumps(trainer_config(self.config, self.attempt, self.data)))
         if self.leaving.reason is not None:  # stopped before there was anything to stop
             return self.leaving.reason, "nothing was trained"
-        resume = None if fetched is None else fetched[0]
+        resume = own if fetched is None else fetched[0]
         self.trainer.start(trainer_command(config, scratch / "run", resume, self.allow_change))
         if self.leaving.reason is not None:  # asked while it was being started
             self.trainer.ask_to_save()

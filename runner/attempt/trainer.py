@@ -93,6 +93,9 @@ class Trainer:
         """Why it ended, with a message: from what it was ``asked``, what it said and how its process ended. ``saved``: there is
         a checkpoint, of it or of an earlier one."""
         code = self.wait()
+        out_of_memory = machine.memory_kills() > self._memory_kills
+        if self.ended is not None and self.ended.reason == Reason.RANK_LOST.value and out_of_memory:
+            return Reason.OUT_OF_MEMORY, f"the memory that the ranks may take ran out: {self.ended.message}"
         if self.ended is not None:
             name = _REASONS.get(self.ended.reason, self.ended.reason)
             reason = Reason(name) if name in Reason._value2member_map_ else Reason.TRAINER_ERROR
@@ -103,7 +106,7 @@ class Trainer:
         if asked is not None and code < 0:
             stands = STANDS if saved else NO_CHECKPOINT
             return asked, f"the trainer was ended before it could save; {stands}"
-        if code == -signal.SIGKILL and machine.memory_kills() > self._memory_kills:
+        if code == -signal.SIGKILL and out_of_memory:
             return Reason.OUT_OF_MEMORY, "the system ended the trainer: the memory that it may take ran out"
         if code < 0:
             name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +19,9 @@ from last_e.checkpoint import load
 from last_e.data import write_clips
 from last_e.data.synthetic import synthetic_clips
 from last_e.manifest import newest_whole
-from tests.jobs import PATIENCE, command_lines, wait_until
+from runner.job.job import Job
+from tests.jobs import PATIENCE, assert_same, command_lines, has_saved, jobs_in, wait_until
+from tests.jobs import result as result_of
 
 STEPS, EPOCHS = 2, 3  # an epoch: 48 training clips, 22 a step
 NANO = (
@@ -108,14 +112,18 @@ def begun(command: list[str]) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-def ranks_of(run: Path) -> dict[int, int]:
-    """Process numbers of the ranks of a run."""
+def ranks_of(run: Path | str) -> dict[int, int]:
+    """Process numbers of the ranks of a run, or of a job."""
     found = {}
     for pid, line in command_lines().items():
         parts = line.split(b"\0")
-        if b"--rank" in parts and str(run).encode() in parts:
+        if b"--rank" in parts and str(run).encode() in line:
             found[int(parts[parts.index(b"--rank") + 1])] = pid
     return found
+
+
+def saves(job: Job) -> bool:
+    return bool(job.attempts.all()) and has_saved(job)
 
 
 def steps_saved(run: Path) -> list[int]:
@@ -171,6 +179,42 @@ def test_a_rank_that_is_killed_ends_all_with_its_reason(rank: int, of_one: tuple
     if rank == 1:
         finished(again(run, 2))
         assert result(run) == of_one
+
+
+@pytest.mark.slow
+def test_an_attempt_goes_on_by_itself_as_often_as_the_job_says_and_a_stop_reaches_all(run: Any, tiny: Path) -> None:
+    """While it makes progress: not when nothing was saved since."""
+    shared = ("training.batch_size=20", "training.gradient_accumulation_steps=2", "hardware.micro_batch=10")
+    settings = ("--set", *shared, "training.epochs=2", "checkpoint.every_minutes=0.0005")
+    assert run("submit", tiny, *settings).end()[0] == 0
+    current = run("submit", tiny, *settings, "hardware.ranks=2", "run.max_restarts=1")
+    reference = result_of(jobs_in(current.store)[-1])
+    current.wait_for(lambda job: len(jobs_in(current.store)) == 2 and saves(job))
+    os.kill(ranks_of(current.job.id)[1], signal.SIGKILL)
+    code, out = current.end()
+    assert code == 0, out
+    assert re.search(r"warning: rank 1 was ended by SIGKILL .*; going on from step \d+ \(1 of run.max_restarts 1\)", out), out
+    assert [one.reason for one in current.job.attempts.all()] == ["completed"]
+    assert_same(current.job, reference)
+
+    first = current.job.id
+    current = run("submit", tiny, *settings, "hardware.ranks=2", "training.epochs=5000", "run.max_restarts=1")
+    for rank in (0, 1):
+        current.wait_for(lambda job, rank=rank: job.id != first and len(ranks_of(job.id)) == 2 and saves(job))
+        before = current.job.checkpoints.all()[-1].manifest.step
+        current.wait_for(lambda job, before=before: job.checkpoints.all()[-1].manifest.step > before)
+        os.kill(ranks_of(current.job.id)[rank], signal.SIGKILL)
+        wait_until(lambda: len(ranks_of(current.job.id)) < 2)
+    code, out = current.end()
+    assert code == 1, out
+    assert current.job.attempts.all()[-1].reason == "rank_lost"
+    current = run("resume", current.job.id)
+    current.wait_for(lambda job: len(job.attempts.all()) == 2 and has_saved(job))
+    assert len(ranks_of(current.job.id)) == 2
+    current.job.requests.ask_to_stop(now=False)
+    code, out = current.end()
+    assert code == 75, out
+    assert ranks_of(current.job.id) == {}
 
 
 @pytest.mark.slow
