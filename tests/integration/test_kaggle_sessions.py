@@ -315,8 +315,10 @@ def test_what_will_not_do_is_told_before_anything_is_used(
 
     told = json.loads(cli("gpus", "--json").stdout)
     gpu = next(row for row in told["offers"] if row["machine"] == "session")
-    assert re.fullmatch(r"2 x T4; \d+\.\d h of GPU left( until .* UTC| this week)", gpu["gpus"])
-    assert (gpu["dollars"], gpu["words"]) == (0.0, "--launcher kaggle")
+    assert re.fullmatch(r"\d+\.\d h of GPU left( until .* UTC| this week)", gpu["left"])
+    assert (gpu["gpus"], gpu["dollars"], gpu["words"]) == ("2 x T4", 0.0, "--launcher kaggle")
+    assert f"2 x T4; {gpu['left']}" in " ".join(cli("gpus", COLUMNS="200").stdout.split())
+    assert re.search(r"kaggle T4: on kaggle session free: .* \(kaggle tells it\)", cli("plan", tiny, "--live").stdout)
     assert "kaggle auth login, or kaggle.com/settings" in refused(KAGGLE_KEY="")
     assert "it does not take your key" in refused("--set", "run.gpus=1", KAGGLE_KEY="another")
     assert "Kaggle does not answer" in refused(HTTP_PROXY="http://127.0.0.1:1")

@@ -41,7 +41,7 @@ _WORDS = {
 _REFUSALS = (
     ("phone|verif", "your account has no verified phone, and so neither GPU nor Internet: kaggle.com/settings"),
     ("session count|concurrent", "as many sessions of yours run as may: end one, or wait for it"),
-    ("quota", "your quota of this week is used up"),
+    ("quota", "your quota of this week is used up: lastrun gpus tells until when, --set run.gpus=0 trains without a GPU"),
     ("title|slug|already", "that name is taken: something of another kind has it in your account; remove or rename that"),
 )
 _NO_KEY = (
