@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from collections.abc import Iterator
@@ -12,9 +13,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from runner.errors import EngineError, UsageError
+from runner.job.job import Job
 from runner.launch import again
 from runner.launch.kaggle import account as kaggle
+from runner.launch.kaggle import started
 from runner.launch.kaggle.account import Account, account
+from runner.launch.kaggle.started import StartedThere
+from runner.store.directory import DirectoryStore
 
 if TYPE_CHECKING:
     from tests.kaggle_server import KaggleServer
@@ -134,3 +139,24 @@ def test_a_data_set_that_is_being_made_is_waited_for(
     monkeypatch.setattr(kaggle, "_READY_SECONDS", 0.3)
     with pytest.raises(EngineError, match=f"has not made data set {name} within 0 minutes: the same command waits for it"):
         me.has_data("lastrun-code-1")
+
+
+def test_who_follows_a_session_bears_with_a_kaggle_that_is_away(
+    here: None, kaggle_server: KaggleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(started, "_LOOK_SECONDS", 0.0)
+    kaggle_server.machines, said, me = False, io.StringIO(), Account("me")
+    version = me.push("lastrun-tiny", "pass", gpu=False, seconds=60, datasets=[])
+    job = Job(DirectoryStore(tmp_path / "store"), "tiny-20261130-000000-abcd")
+    one = StartedThere(job, me, "lastrun-tiny", version, "0123abcd", said)
+    kaggle_server.busy = [503] * 3
+    began = time.monotonic()
+    assert one.wait(0.1) is None
+    assert one.wait(0.1) is None
+    assert time.monotonic() - began < 2  # it is the next look that asks again
+    assert said.getvalue().count("try again in some minutes (made up for tests); the attempt is not touched by that") == 1
+    monkeypatch.setattr(started, "_PATIENCE_SECONDS", 0.0)
+    with pytest.raises(EngineError, match=r"lastrun status \S+ tells what becomes of it: https://www\.kaggle\.com/code/me/"):
+        one.wait(0.1)
+    assert one.wait(0.1) is None
+    assert said.getvalue().endswith("Kaggle session me/lastrun-tiny waits for a machine\n")
