@@ -100,6 +100,17 @@ def _keeping(store_uri: str) -> str | None:
     )
 
 
+def where_earlier_jobs_are() -> str:
+    """What to do in a session for a job that is not there, where no earlier session's output is; else empty."""
+    places = ("*/lastrun/*/job.json", "notebooks/*/*/lastrun/*/job.json")
+    if not in_a_session() or any(any(INPUT.glob(place)) for place in places):
+        return ""
+    return (
+        "; what an earlier session has left is there once its output is attached (Add Input, Notebook Output): then add "
+        f"--store {INPUT}"
+    )
+
+
 def room_in(folder: Path) -> str | None:
     """How to have room again in a folder of a session that is full; None elsewhere."""
     if not in_a_session() or not folder.resolve().is_relative_to(WORKING.resolve()):

@@ -65,6 +65,10 @@ class Hub:
         """Whether there are machines for new jobs."""
         self.refusal: tuple[int, str] | None = None
         """What is said to whoever wants to begin one."""
+        self.busy: list[int] = []
+        """What the next calls are answered with, instead of what they ask for."""
+        self.away = False
+        """Whether nobody answers as he should."""
         self.asked_for: list[str] = []
         self.python = sys.executable
         self._lock = threading.Lock()
@@ -141,6 +145,8 @@ class Hub:
             os.killpg(job.process.pid, 9)
 
     def _answer(self, method: str, path: str, query: dict[str, list[str]], body: bytes) -> tuple[int, Any]:
+        if self.away or self.busy:
+            return 503 if self.away else self.busy.pop(0), {"error": "made up for tests"}
         parts = path.strip("/").split("/")[1:]
         if parts == ["whoami-v2"]:
             return 200, {"name": "me", "type": "user"}

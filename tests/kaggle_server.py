@@ -47,6 +47,7 @@ from kagglesdk.kernels.types.kernels_api_service import (
 )
 from kagglesdk.kernels.types.kernels_enums import KernelWorkerStatus
 from kagglesdk.security.types.oauth_service import IntrospectTokenResponse
+from kagglesdk.users.types.account_service import GenerateAccessTokenRequest, GenerateAccessTokenResponse
 
 from tests.kaggle import SECRETS, Session
 
@@ -77,14 +78,27 @@ class KaggleServer:
         self.pushed: dict[str, list[Pushed]] = {}
         self.datasets: dict[str, dict[str, bytes]] = {}
         self.blobs: dict[str, tuple[str, bytes]] = {}
-        self.attached: dict[str, str] = {}
-        """The user's secrets, attached to every script."""
+        self.attached: dict[str, dict[str, str]] = {}
+        """The user's secrets by the script they are attached to, in its page alone: each push detaches them."""
         self.machines = True
         """Whether there are machines for new sessions."""
         self.hours = 30.0
         """Of GPU, that are left in this week."""
         self.refusal: str | None = None
         """What is said to whoever pushes."""
+        self.busy: list[int] = []
+        """What the next calls are answered with, instead of what they ask for."""
+        self.retry_after: int | None = None
+        """After how many seconds it wants to be asked again then."""
+        self.unready: dict[str, int] = {}
+        """How many more looks say of a data set that it is still being made."""
+        self.slow = 0
+        """The same of those that are made from now on."""
+        self.answers_pushes = threading.Event()
+        """Until it is set, who has pushed hears nothing."""
+        self.answers_pushes.set()
+        self.oauth: str | None = None
+        """The token of who has logged in, which can be renewed; no other is taken then."""
         self.cuts = 0
         """How many downloads break in the middle."""
         self.python = sys.executable
@@ -98,6 +112,7 @@ class KaggleServer:
 
     def close(self) -> None:
         """End it and what runs there."""
+        self.answers_pushes.set()
         for one in self.sessions():
             self.cancel(one)
         self._server.shutdown()
@@ -129,6 +144,21 @@ class KaggleServer:
             if one.state == "QUEUED":
                 self._begin(one)
 
+    def save_version(self, slug: str, secrets: dict[str, str]) -> Pushed:
+        """What a user does in a script's page: attach secrets, *Save Version*, *Save & Run All*."""
+        self.attached[slug] = secrets
+        return self._add(self.pushed[slug][-1].request)
+
+    def _add(self, request: ApiSaveKernelRequest) -> Pushed:
+        with self._lock:
+            versions = self.pushed.setdefault(request.slug, [])
+            one = Pushed(request, self.folder / f"{len(self.sessions()) + 1}")
+            one.folder.mkdir(parents=True)
+            versions.append(one)
+        if self.machines:
+            self._begin(one)
+        return one
+
     def _begin(self, one: Pushed) -> None:
         inputs = {}
         for ref in one.request.dataset_data_sources:
@@ -142,7 +172,7 @@ class KaggleServer:
         for path in (site, home):
             path.mkdir()
         (site / "kaggle_secrets.py").write_text(SECRETS)
-        (site / "attached.json").write_text(json.dumps(self.attached))
+        (site / "attached.json").write_text(json.dumps(self.attached.get(one.request.slug, {})))
         (one.folder / "script.py").write_text(one.request.text)
         path = f"{Path(self.python).parent}:{os.environ['PATH']}"
         env = {"PATH": path, "HOME": str(home), "PYTHONPATH": str(site), "KAGGLE_KERNEL_RUN_TYPE": "Batch"}
@@ -186,7 +216,10 @@ class KaggleServer:
             "GetDatasetStatus": self._data_status,
             "DeleteDataset": self._delete,
             "IntrospectToken": self._whose,
+            "GenerateAccessToken": self._renew,
         }
+        if self.busy:
+            return (code := self.busy.pop(0)), {"code": code, "message": "made up for tests"}
         if name not in answers:
             return 404, {"code": 404, "message": f"no {name}"}
         return answers[name](body)
@@ -199,15 +232,11 @@ class KaggleServer:
             return 200, answer.to_dict()
         assert request.slug == f"me/{request.new_title}"
         assert request.is_private
-        with self._lock:
-            versions = self.pushed.setdefault(request.slug, [])
-            one = Pushed(request, self.folder / f"{len(self.sessions()) + 1}")
-            one.folder.mkdir(parents=True)
-            versions.append(one)
-        answer.ref, answer.version_number = request.slug, len(versions)
+        self.attached.pop(request.slug, None)
+        self._add(request)
+        answer.ref, answer.version_number = request.slug, len(self.pushed[request.slug])
         answer.invalid_dataset_sources = [ref for ref in request.dataset_data_sources if ref not in self.datasets]
-        if self.machines:
-            self._begin(one)
+        self.answers_pushes.wait()
         return 200, answer.to_dict()
 
     def _find(self, request: Any) -> Pushed | None:
@@ -260,15 +289,18 @@ class KaggleServer:
         if ref in self.datasets:
             answer.status, answer.error = "error", f"The requested slug {request.slug} is already in use"
             return 200, answer.to_dict()
+        self.unready[ref] = self.slow
         self.datasets[ref] = dict(self.blobs.pop(one.token) for one in request.files)
         answer.status = "ok"
         return 200, answer.to_dict()
 
     def _data_status(self, body: dict[str, Any]) -> tuple[int, Any]:
         request, answer = ApiGetDatasetStatusRequest.from_dict(body), ApiGetDatasetStatusResponse()
-        if f"{request.owner_slug}/{request.dataset_slug}" not in self.datasets:
+        ref = f"{request.owner_slug}/{request.dataset_slug}"
+        if ref not in self.datasets:
             return 403, {"code": 403, "message": "Permission 'datasets.get' was denied"}
-        answer.status = DatabundleVersionStatus.READY
+        answer.status = DatabundleVersionStatus.BLOBS_RECEIVED if self.unready[ref] else DatabundleVersionStatus.READY
+        self.unready[ref] -= self.unready[ref] > 0
         return 200, answer.to_dict(ignore_defaults=False)
 
     def _delete(self, body: dict[str, Any]) -> tuple[int, Any]:
@@ -282,6 +314,14 @@ class KaggleServer:
         answer.active, answer.username = True, "me"
         return 200, answer.to_dict()
 
+    def _renew(self, body: dict[str, Any]) -> tuple[int, Any]:
+        answer = GenerateAccessTokenResponse()
+        if GenerateAccessTokenRequest.from_dict(body).refresh_token != f"renews {self.key}":
+            return 401, {"code": 401, "message": "Unauthenticated"}
+        self.oauth = f"{self.oauth}+"
+        answer.token, answer.expires_in = self.oauth, 12 * 3600
+        return 200, answer.to_dict()
+
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         server = self
 
@@ -291,13 +331,14 @@ class KaggleServer:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 server.asked_for.append(f"{self.command} {path}")
                 own = [f"Basic {base64.b64encode(f'me:{server.key}'.encode()).decode()}", f"Bearer {server.key}"]
+                own = own if server.oauth is None else [f"Bearer {server.oauth}"]
                 if path.startswith("/file/"):
                     self._file(Path(path.removeprefix("/file")))
                 elif path.startswith("/blob/"):
                     token = path.rpartition("/")[2]
                     server.blobs[token] = (server.blobs[token][0], body)
                     self._send(200, {})
-                elif self.headers.get("Authorization") not in own:
+                elif self.headers.get("Authorization") not in own and not path.endswith("/GenerateAccessToken"):
                     self._send(401, {"code": 401, "message": "Unauthenticated"})
                 elif path.endswith("/GetKernelSessionLogsStream"):
                     self._log(json.loads(body))
@@ -311,8 +352,11 @@ class KaggleServer:
                 self.send_response(code)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
+                if code == 429 and server.retry_after is not None:
+                    self.send_header("Retry-After", str(server.retry_after))
+                with suppress(ConnectionError):  # who has asked may be gone
+                    self.end_headers()
+                    self.wfile.write(data)
 
             def _file(self, path: Path) -> None:
                 """From a byte on, and once in a while not to its end."""

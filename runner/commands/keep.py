@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -38,120 +39,155 @@ def stop(
         both = "name a job or say --all, not both" if all_ else "name a job, or say --all"
         raise UsageError(f"{both}; lastrun list shows those there are")
     one = None if job is None else find(job, store)
-    taken: dict[str, Job] = {}  # out of a queue
-    cut: list[Job] = []  # which whoever follows them would go on with
-    unread: list[str] = []
-    silent: list[str] = []
     if one is None:
-        found, taken, cut, unread, silent = _stop_all(store_with_jobs(store), now)
+        found = _stop_all(store_with_jobs(store), now)
     elif isinstance(one, Group):
-        found, taken, unread = _stop_group(one, now)
+        found = _stop_group(one, now)
     else:
-        found, taken, cut = _stop_job(one)
-    for each in cut:
+        found = _stop_job(one)
+    for each in found.cut:
         each.requests.ask_to_stop(now)
         if not json:
             show(
                 f"{each.id}: nothing of it runs; whoever follows it begins no other attempt by itself (run.auto_continue); "
                 f"lastrun resume {each.reference} goes on with it"
             )
-    for each in found:
+    for what, each in found.later.items():
         each.requests.ask_to_stop(now)
-        silent += [*deliver(each), *where_to_press(each)]
+        if not json:
+            show(f"{each.id}: {what}; it leaves as soon as it has begun, which lastrun status {each.reference} tells")
+    deaf: dict[str, list[str]] = {}
+    for each in found.runs:
+        each.requests.ask_to_stop(now)
+        if told := where_to_press(each):
+            deaf[each.id] = told
+            continue
+        found.silent += deliver(each)
         if not json:
             then = "waiting until it has stopped" if wait else f"lastrun status {each.reference} tells when it has stopped"
             show(f"{each.id} is stopping; {then}")
-    for what, each in [] if json else taken.items():
+    found.silent += [words for told in deaf.values() for words in told]
+    hearing = [each for each in found.runs if each.id not in deaf]
+    for what, each in [] if json else found.taken.items():
         show(f"{each.id}: {what} was taken out of the queue; lastrun resume {each.reference} goes on with it")
-    for words in [*unread, *silent]:
+    for words in [*found.unread, *found.silent]:
         show(words, error=True)
-    if not found and not taken and not cut and not json:
-        known = "no job runs" if not unread else "no job runs of those that can be read"
+    if found.is_empty and not json:
+        known = "no job runs" if not found.unread else "no job runs of those that can be read"
         show(known if one is None else f"no point of {one.id} runs; whoever runs its points begins no more")
     ended = {}
-    for each, facts in until_stopped(found) if wait else ():
+    for each, facts in until_stopped(hearing) if wait else ():
         ended[each.id] = facts["state"]
         if not json:
             show(f"{each.id}: {facts['state']} at step {facts['step']:,}; {facts['next']}")
     if json:
         asked = "now" if now else "save"
-        jobs = [{"id": each.id, "asked": asked, "state": ended.get(each.id, "stopping")} for each in found]
-        jobs += [{"id": each.id, "asked": asked, "state": state_of(each)[0].value} for each in cut]
-        jobs += [{"id": each.id, "asked": None, "state": state_of(each)[0].value} for each in taken.values()]
+        jobs = [{"id": each.id, "asked": asked, "state": ended.get(each.id, "stopping")} for each in hearing]
+        not_running: list[tuple[Job, str | None]] = [(each, asked) for each in (*found.cut, *found.later.values())]
+        not_running += [(each, None) for each in found.taken.values()]
+        jobs += [{"id": each.id, "asked": what, "state": state_of(each)[0].value} for each, what in not_running]
+        jobs += [{"id": each, "asked": None, "state": "running"} for each in deaf]
         print_json(
             "stop",
             {
                 "id": one.id if one else None,
-                "asked": asked if found or cut or not taken else None,
+                "asked": asked if hearing or found.cut or found.later or not (found.taken or deaf) else None,
                 "jobs": jobs,
-                "problems": [*unread, *silent],
+                "problems": [*found.unread, *found.silent],
             },
         )
-    if unread:
-        raise typer.Exit(Exit.STORE)
+    if found.unread or deaf:
+        raise typer.Exit(Exit.STORE if found.unread else Exit.NO_ENGINE)
 
 
-def _stop_job(job: Job) -> tuple[list[Job], dict[str, Job], list[Job]]:
-    """The job, if it runs; what of it was taken out of a queue; the job, if who follows it may be about to go on with it."""
+@dataclass
+class _Found:
+    """What there is to stop."""
+
+    runs: list[Job] = field(default_factory=list)
+    taken: dict[str, Job] = field(default_factory=dict)
+    """What was taken out of a queue."""
+    later: dict[str, Job] = field(default_factory=dict)
+    """What waits where nobody can take it back."""
+    cut: list[Job] = field(default_factory=list)
+    """Jobs that whoever follows them may be about to go on with."""
+    unread: list[str] = field(default_factory=list)
+    """Which jobs cannot be read."""
+    silent: list[str] = field(default_factory=list)
+    """What does not answer, or does not hear."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is asked, or taken back."""
+        return not (self.runs or self.taken or self.later or self.cut)
+
+
+def _stop_job(job: Job) -> _Found:
     from runner.errors import State, UsageError
     from runner.launch.continued import may_go_on
-    from runner.launch.settle import state_of, withdraw
+    from runner.launch.settle import state_of, waits, withdraw
 
     state, attempt, _ = state_of(job)
     if state is State.RUNNING and attempt is not None:
-        return [job], {}, []
+        return _Found(runs=[job])
     taken, silent = withdraw(job) if state is not State.RUNNING else (None, [])
     if taken is not None:
-        return [], {taken: job}, []
+        return _Found(taken={taken: job})
+    if state is not State.RUNNING and (later := waits(job)) is not None:
+        return _Found(later={later: job})
     if may_go_on(attempt):
-        return [], {}, [job]
+        return _Found(cut=[job])
     raise UsageError(f"{job.id} is {state.value}: {'; '.join(['there is nothing to stop', *silent])}")
 
 
-def _stop_all(store: Store, now: bool) -> tuple[list[Job], dict[str, Job], list[Job], list[str], list[str]]:
-    """Jobs that run, what was taken out of a queue, and jobs that whoever follows them may be about to go on with; then which
-    jobs cannot be read, and which launchers do not answer."""
+def _stop_all(store: Store, now: bool) -> _Found:
+    """Of a whole store; groups of which something waits begin no more."""
     from runner.errors import State
     from runner.job.find import list_jobs
     from runner.job.group import Group
     from runner.job.paths import group_of
     from runner.launch.continued import may_go_on
-    from runner.launch.settle import waiting, withdraw
+    from runner.launch.settle import waiting, waits, withdraw
     from runner.view.status import with_their_attempts
 
     known, unread = with_their_attempts(list_jobs(store))
-    found = [job for job, state, _ in known if state is State.RUNNING]
     queued, silent = waiting([job for job, state, _ in known if state is not State.RUNNING])
-    cut = [job for job, state, last in known if state is not State.RUNNING and may_go_on(last, 3600.0) and job not in queued]
-    for group_id in dict.fromkeys(group_of(job.id) for job in [*found, *queued]):
+    found = _Found([job for job, state, _ in known if state is State.RUNNING], unread=unread, silent=silent)
+    idle = [(job, last) for job, state, last in known if state is not State.RUNNING and job not in queued]
+    found.cut = [job for job, last in idle if may_go_on(last, 3600.0)]
+    for group_id in dict.fromkeys(group_of(job.id) for job in [*found.runs, *queued]):
         if group_id is not None:  # first: whoever runs its points begins no more of them
             Group(store, group_id).requests.ask_to_stop(now)
-    taken = {}
     for job in queued:
         if what := withdraw(job)[0]:
-            taken[what] = job
+            found.taken[what] = job
+        elif later := waits(job):
+            found.later[later] = job
         else:
-            found.append(job)  # it has begun meanwhile, or does so
-    return found, taken, cut, unread, silent
+            found.runs.append(job)  # it has begun meanwhile, or does so
+    return found
 
 
-def _stop_group(group: Group, now: bool) -> tuple[list[Job], dict[str, Job], list[str]]:
-    """Points that run, what was taken out of a queue, and which points cannot be read. Whoever runs the group begins no more,
-    and what waits in a queue that is not seen from here leaves when it begins."""
+def _stop_group(group: Group, now: bool) -> _Found:
+    """Whoever runs the group begins no more, and what waits in a queue that is not seen from here leaves when it begins."""
     from runner.errors import State
-    from runner.launch.settle import withdraw
+    from runner.launch.settle import waiting, waits, withdraw
     from runner.view.status import states
 
     group.requests.ask_to_stop(now)
     by_state, unread = states(group.jobs())
-    waiting = [job for job, state in by_state if state not in (State.RUNNING, State.SUCCEEDED)]
-    taken = {}
-    for job in reversed(waiting):  # one may wait for another's end
+    found = _Found([job for job, state in by_state if state is State.RUNNING], unread=unread)
+    idle = [job for job, state in by_state if state not in (State.RUNNING, State.SUCCEEDED)]
+    for job in reversed(idle):  # one may wait for another's end
         if what := withdraw(job)[0]:
-            taken[what] = job
-    left = [job for job in waiting if job not in taken.values()]
-    group.store.in_parallel([partial(job.requests.ask_to_stop, now) for job in left])
-    return [job for job, state in by_state if state is State.RUNNING], taken, unread
+            found.taken[what] = job
+    left = [job for job in idle if job not in found.taken.values()]
+    for job in waiting(left)[0]:
+        if later := waits(job):
+            found.later[later] = job
+    unseen = [job for job in left if job not in found.later.values()]
+    group.store.in_parallel([partial(job.requests.ask_to_stop, now) for job in unseen])
+    return found
 
 
 def pull(

@@ -162,7 +162,7 @@ def resume(
 ) -> None:
     """Go on with a job from its newest whole checkpoint, here; of a group, with all that is unfinished."""
     from runner import kaggle
-    from runner.errors import UsageError
+    from runner.errors import NoSuchJobError, UsageError
     from runner.job.carry import carry, home_of, newer
     from runner.job.find import find
     from runner.job.group import Group
@@ -173,7 +173,10 @@ def resume(
     from runner.view.console import show
 
     hosts = _hosts(on, launcher)
-    found = find(job, store)
+    try:
+        found = find(job, store)
+    except NoSuchJobError as error:
+        raise NoSuchJobError(f"{error}{kaggle.where_earlier_jobs_are()}") from None
     how = _to_its_queue(
         How(
             env,

@@ -201,6 +201,8 @@ class Offer:
     """For an hour; None: it is paid otherwise, or not at all."""
     words: str
     """What is added to ``lastrun submit`` to get it."""
+    left: str = ""
+    """How much of it may still be used, in words; empty: nobody counts."""
 
 
 @dataclass(frozen=True)

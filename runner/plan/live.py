@@ -26,9 +26,9 @@ def add_offers(plan: Plan) -> None:
 
 
 def _fits(offer: Offer, row: Row) -> bool:
-    """One GPU of that model, with as much memory or more."""
+    """One GPU of that model, with as much memory or more; of what costs nothing the others may idle."""
     number, _, name = offer.gpus.partition(" x ")
-    known = known_gpu(name) if number == "1" else None
+    known = known_gpu(name) if number == "1" or not offer.dollars else None
     if known is None or row.gpu is None:
         return False
     wanted = gpus()[row.gpu]

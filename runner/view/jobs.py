@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from last_e.text import number, percent, plain, seconds_text
 from runner.view.console import make_console, make_table, show, styled
-from runner.waits import WAITS
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -110,9 +109,8 @@ def _status_text(status: dict[str, Any]) -> Text:
     if attempt := status["attempt"]:
         rows.append(("attempt", f"{attempt['number']} on {attempt['place']} (env {attempt['env']})"))
     if relay := status["relay"]:
-        late = relay["seconds"] > 3 * WAITS.heartbeat
-        why = relay["why"] or f"lastrun sync {status['reference']} fetches the rest"
-        hint = f"; {why}" if late else ""
+        hint = relay["why"] or relay["rest"]
+        hint = f"; {hint}" if hint else ""
         ago = seconds_text(max(0.0, relay["seconds"]))
         rows.append(("relay", f"{relay['host']} keeps the job; what it had {ago} ago is here{hint}"))
     if status["waits"]:

@@ -25,7 +25,8 @@ def print_offers(facts: dict[str, Any]) -> None:
     """A line for each machine."""
     table = make_table("launcher", "machine", "GPUs", "USD an hour", "lastrun submit JOB.YAML ...")
     for row in facts["offers"]:
-        table.add_row(row["launcher"], row["machine"], row["gpus"] or "none", _dollars(row["dollars"]), row["words"])
+        gpus = "; ".join(filter(None, (row["gpus"] or "none", row["left"])))
+        table.add_row(row["launcher"], row["machine"], gpus, _dollars(row["dollars"]), row["words"])
     make_console().print(table)
     for name, why in facts["missing"].items():
         show(f"not {name}: {why}")

@@ -89,8 +89,16 @@ def _relay(job: Job, attempt: Attempt | None) -> dict[str, Any] | None:
     heard = last_heard(job, attempt)
     if heard is None:
         return None
-    why = why_silent(attempt) if heard > 3 * WAITS.heartbeat else ""
-    return {"host": (attempt.container or {}).get("name"), "seconds": heard, "why": why or None}
+    late = heard > 3 * WAITS.heartbeat
+    why = why_silent(attempt) if late else ""
+    name = str((attempt.container or {}).get("name"))
+    if attempt.launcher == "kaggle":
+        from runner.launch.kaggle.kept import page_of
+
+        rest: str | None = f"the rest is fetched once it has ended; {page_of(attempt)}, Cancel Run, ends it without that"
+    else:
+        rest = f"lastrun sync {job.reference} fetches the rest" if late else None
+    return {"host": name, "seconds": heard, "why": why or None, "rest": rest}
 
 
 def _place(attempt: Attempt) -> str:

@@ -128,10 +128,9 @@ def hf(hub: Hub) -> Case:
 
 
 @pytest.fixture
-def kaggle(bucket: str, kaggle_server: KaggleServer, clean_env: dict[str, str]) -> Case:
-    """With its store in a bucket, whose keys are attached there as secrets."""
-    kaggle_server.attached = {name: clean_env[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
-    needed = ("run.gpus=0",)
+def kaggle(bucket: str, kaggle_server: KaggleServer) -> Case:
+    """With its store in a bucket, whose keys lie in a private data set."""
+    needed = ("run.gpus=0", "run.kaggle.private_dataset=true")
     return Case("kaggle", kill_process, "env=gcp", needed, at_once=False, asked="stop_requested", leaves=False)
 
 

@@ -199,3 +199,12 @@ def test_jobs_live_beside_the_outputs_unless_somebody_says_otherwise(env: dict[s
     assert [len(each) for each in notes] == [0, 1, 1, 0]
     assert notes[1][0].startswith("note: /kaggle/working/lastrun is kept only if you save this notebook with its output")
     assert notes[2] == ["note: /kaggle/tmp/jobs is gone when this session ends"]
+
+
+def test_an_output_that_is_not_attached_is_asked_for(env: dict[str, str], tmp_path: Path) -> None:
+    for where in ((), ("--store", "/kaggle/input")):
+        session = kaggle.Session(tmp_path / f"session-{len(where)}")
+        command = session.command(sys.executable, "-m", "runner", "resume", "x", *where)
+        done = subprocess.run(command, env={**env, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+        assert done.returncode == 3, done.stderr
+        assert "attached (Add Input, Notebook Output): then add --store /kaggle/input" in " ".join(done.stderr.split())

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,8 +114,11 @@ def test_what_runs_in_the_background_comes_here_when_somebody_looks(
     wait_until(lambda: len(kaggle_server.sessions()) == 2 and len(kaggle_server.datasets) == 2)
     wait_until(lambda: len(job.attempts.all()) == 2)
     asked = cli("stop", job.id)
-    assert "does not hear of it, since its job is there" in asked.stderr
-    assert "Cancel Run" in asked.stderr
+    assert (asked.returncode, asked.stdout) == (6, "")
+    assert f"{job.id} goes on: its Kaggle session me/lastrun-{job.id} hears of no request, since its job is" in asked.stderr
+    assert f"https://www.kaggle.com/code/me/lastrun-{job.id}, Cancel Run, ends it without what it has trained" in asked.stderr
+    [told] = json.loads(cli("stop", job.id, "--json").stdout)["jobs"]
+    assert told == {"id": job.id, "asked": None, "state": "running"}
     current.press_ctrl_c()
     code, out = current.end()
     assert code == 6, out
@@ -129,7 +133,7 @@ def test_a_session_that_ends_before_its_attempt_leaves_no_job_that_runs_for_ever
 ) -> None:
     done = cli("submit", tiny, *CPU, *SHORT, "run.pass_env=[MY_TOKEN]", MY_TOKEN="nobody-has-attached-it")
     assert done.returncode not in (0, 75), done.stdout + done.stderr
-    assert "secrets MY_TOKEN are not attached to this script" in " ".join(done.stdout.split())
+    assert "secrets MY_TOKEN are not attached to this script: nothing was trained" in " ".join(done.stdout.split())
     [job] = jobs_in(open_store(clean_env["LASTRUN_STORE"]))
     assert "ended as ERROR" in " ".join(cli("status", job.id).stdout.split())
     assert [attempt.phase for attempt in job.attempts.all()] == ["lost"]
@@ -157,24 +161,26 @@ def test_what_waits_for_a_machine_is_told_and_where_it_is_taken_back(
     bucket: str, kaggle_server: KaggleServer, cli: Cli, tiny: Path, clean_env: dict[str, str]
 ) -> None:
     kaggle_server.machines = False
-    done = cli("submit", tiny, *CPU, "--detach")
+    done = cli("submit", tiny, *CPU, "--detach", "--yes-private-dataset")
     assert done.returncode == 0, done.stdout + done.stderr
     [job] = list_jobs(open_store(clean_env["LASTRUN_STORE"]))
     told = f"Kaggle session me/lastrun-{job.id} waits for a machine"
     assert told in done.stdout
-    assert told in " ".join(cli("status", job.id).stdout.split())
+    page = f"(https://www.kaggle.com/code/me/lastrun-{job.id}, Cancel Run, takes it back)"
+    assert f"{told} {page}" in " ".join(cli("status", job.id).stdout.split())
     again = cli("resume", job.id)
     assert again.returncode == 5
-    page = f"only its page takes it back: https://www.kaggle.com/code/me/lastrun-{job.id}, Cancel Run"
-    assert f"{told}; {page}" in again.stderr
+    only = f"only its page takes it back: https://www.kaggle.com/code/me/lastrun-{job.id}, Cancel Run"
+    assert f"{told}; {only}" in again.stderr
     stopped = cli("stop", job.id)
-    assert stopped.returncode == 2
-    page = f"its page ends it now: https://www.kaggle.com/code/me/lastrun-{job.id}, Cancel Run"
-    assert f"{told}; it leaves as soon as it has begun, and {page}" in stopped.stderr
+    assert (stopped.returncode, stopped.stderr) == (0, "")
+    assert f"{job.id}: {told} {page}; it leaves as soon as it has begun, which lastrun status {job.id} tells" in stopped.stdout
+    for everything in ("--all", job.id):
+        [asked] = json.loads(cli("stop", everything, "--json").stdout)["jobs"]
+        assert asked == {"id": job.id, "asked": "save", "state": "queued"}
     kaggle_server.asked_for.clear()
     assert cli("list", HOME=str(tiny.parent / "another")).returncode == 0
     assert kaggle_server.asked_for == []  # nothing was started from there
-    kaggle_server.attached = {name: clean_env[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
     kaggle_server.give_machines()
     [session] = kaggle_server.sessions()
     wait_until(lambda: session.state != "RUNNING")
@@ -200,17 +206,19 @@ def test_a_private_data_set_has_the_keys_as_long_as_the_session_runs_and_nothing
     here = [path.read_bytes().decode("latin-1") for path in (tiny.parent / ".local").rglob("*") if path.is_file()]
     for secret in ("nobody-may-see-this", clean_env["AWS_SECRET_ACCESS_KEY"], kaggle_server.key):
         assert [text for text in (shown, *here) if secret in text] == []
-    assert cli("resume", current.job.id, "--launcher", "local").returncode == 0
+    more = cli("resume", current.job.id)  # another session
+    assert more.returncode == 0, more.stdout + more.stderr
+    assert [one.reason for one in current.job.attempts.all()] == ["stop_requested", "completed"]
     assert_same(current.job, uninterrupted)
 
     # Who is killed after the data set was made, and before there is a session, has left a note of it.
     kaggle_server.machines = False
     killed = run("submit", tiny, *CPU, *SHORT, "run.pass_env=[MY_TOKEN]", "--yes-private-dataset")
-    wait_until(lambda: len(kaggle_server.sessions()) == 2)
+    wait_until(lambda: len(kaggle_server.sessions()) == 3)
     os.killpg(killed.process.pid, signal.SIGKILL)
     killed.process.communicate()
     assert len(kaggle_server.datasets) == 2
-    kaggle_server.cancel(kaggle_server.sessions()[1])
+    kaggle_server.cancel(kaggle_server.sessions()[2])
     kaggle_server.refusal = "Maximum batch CPU session count of 5 reached."
     refused = cli("submit", tiny, *CPU, *SHORT, "run.pass_env=[MY_TOKEN]", "--yes-private-dataset")
     assert refused.returncode == 6
@@ -225,9 +233,75 @@ def test_a_private_data_set_has_the_keys_as_long_as_the_session_runs_and_nothing
     newest = next(iter(list_jobs(open_store(clean_env["LASTRUN_STORE"]))))
     wait_until(lambda: "completed" in cli("status", newest.id).stdout)
     assert len(kaggle_server.datasets) == 1
-    without = cli("submit", tiny, *CPU, *SHORT)
-    assert without.returncode != 0
-    assert "are not attached to this script: open it at Kaggle (Edit)" in " ".join(without.stdout.split())
+
+
+@pytest.mark.xdist_group("ceph")
+def test_secrets_are_attached_in_the_page_of_each_session(
+    bucket: str, kaggle_server: KaggleServer, cli: Cli, tiny: Path, clean_env: dict[str, str]
+) -> None:
+    refused = cli("submit", tiny, *CPU, *SHORT, "run.auto_continue=3")
+    assert refused.returncode == 2
+    needed = "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"
+    assert f"run.auto_continue: found 3; a session finds {needed} only once you have attached them" in refused.stderr
+    done = cli("submit", tiny, *CPU, *SHORT)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert f"a push attaches no secrets, so the session ends at once for want of {needed}; attach them then" in done.stderr
+    [job] = list_jobs(open_store(clean_env["LASTRUN_STORE"]))
+    page = f"https://www.kaggle.com/code/me/lastrun-{job.id}"
+    told = f"secrets {needed} are not attached to this script: nothing was trained. A push attaches none: open {page}, Edit, "
+    assert told in " ".join(done.stdout.split())
+    slug = kaggle_server.sessions()[0].request.slug
+    begun = kaggle_server.save_version(slug, {name: clean_env[name] for name in needed.split(", ")})
+    wait_until(lambda: begun.state != "RUNNING")
+    assert [attempt.reason for attempt in job.attempts.all()] == ["completed"], begun.log
+
+
+def test_who_is_cut_off_while_it_begins_a_session_has_forgotten_nothing(
+    kaggle_server: KaggleServer, run: Any, cli: Cli, tiny: Path, clean_env: dict[str, str]
+) -> None:
+    """With a folder here, where the job goes along."""
+
+    def told(*words: str) -> str:
+        done = cli(*words)
+        return " ".join((done.stdout + done.stderr).split())
+
+    kaggle_server.machines = False
+    kaggle_server.answers_pushes.clear()
+    pressed = run("submit", tiny, *CPU, *SHORT)
+    wait_until(lambda: kaggle_server.sessions())
+    pressed.press_ctrl_c()
+    code, out = pressed.end()
+    assert code == 75, out
+    job = pressed.job
+    where = f"https://www.kaggle.com/code/me/lastrun-{job.id}, Cancel Run"
+    assert f"waits for a machine has begun all the same, and only its page ends it: {where}" in out
+    assert f"the rest is fetched once it has ended; {where}, ends it without that" in told("status", job.id)
+    assert where in told("resume", job.id, "--takeover")
+    kaggle_server.cancel(kaggle_server.sessions()[0])
+    wait_until(lambda: "ended as CANCEL_ACKNOWLEDGED" in told("status", job.id))
+    assert len(kaggle_server.datasets) == 1  # the code
+
+    killed = run("resume", job.id)
+    wait_until(lambda: len(kaggle_server.sessions()) == 2)
+    os.killpg(killed.process.pid, signal.SIGKILL)
+    killed.process.communicate()
+    kaggle_server.answers_pushes.set()
+    assert f"is being run by attempt 2 on Kaggle (Kaggle session me/lastrun-{job.id})" in told("resume", job.id)
+    kaggle_server.give_machines()
+    wait_until(lambda: kaggle_server.sessions()[1].state == "COMPLETE")
+    wait_until(lambda: "completed" in told("status", job.id))
+    assert len(kaggle_server.datasets) == 1
+
+    kaggle_server.slow = 10**6
+    again = run("submit", tiny, *CPU, *SHORT)  # killed before there is a session
+    wait_until(lambda: len(kaggle_server.datasets) == 2)
+    os.killpg(again.process.pid, signal.SIGKILL)
+    again.process.communicate()
+    [note] = (tiny.parent / ".local/share/lastrun/kaggle").glob("????????.json")
+    os.utime(note, (0, time.time() - 60))  # for a moment Kaggle may not know of one that has begun
+    assert "is there no more" in told("status", again.job.id)
+    assert len(kaggle_server.datasets) == 1
+    assert not note.exists()
 
 
 def test_what_will_not_do_is_told_before_anything_is_used(
@@ -241,8 +315,10 @@ def test_what_will_not_do_is_told_before_anything_is_used(
 
     told = json.loads(cli("gpus", "--json").stdout)
     gpu = next(row for row in told["offers"] if row["machine"] == "session")
-    assert re.fullmatch(r"2 x T4; \d+\.\d h of GPU left( until .* UTC| this week)", gpu["gpus"])
-    assert (gpu["dollars"], gpu["words"]) == (0.0, "--launcher kaggle")
+    assert re.fullmatch(r"\d+\.\d h of GPU left( until .* UTC| this week)", gpu["left"])
+    assert (gpu["gpus"], gpu["dollars"], gpu["words"]) == ("2 x T4", 0.0, "--launcher kaggle")
+    assert f"2 x T4; {gpu['left']}" in " ".join(cli("gpus", COLUMNS="200").stdout.split())
+    assert re.search(r"kaggle T4: on kaggle session free: .* \(kaggle tells it\)", cli("plan", tiny, "--live").stdout)
     assert "kaggle auth login, or kaggle.com/settings" in refused(KAGGLE_KEY="")
     assert "it does not take your key" in refused("--set", "run.gpus=1", KAGGLE_KEY="another")
     assert "Kaggle does not answer" in refused(HTTP_PROXY="http://127.0.0.1:1")

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,8 +16,8 @@ import requests
 from runner.errors import DamagedObjectError, EngineError, UsageError
 from runner.job.attempts import Attempt
 from runner.job.job import Job
-from runner.launch.kaggle import parcel
-from runner.launch.kaggle.account import explained
+from runner.launch.kaggle import begin, launcher, parcel
+from runner.launch.kaggle.account import Account, explained
 from runner.launch.kaggle.launcher import slug_of
 from runner.launch.ssh.relayed import write_object
 from runner.resolve import resolve_spec
@@ -127,6 +129,50 @@ def test_kaggle_answers_not_or_nonsense() -> None:
         with pytest.raises(EngineError) as found, explained():
             raise error
         assert str(found.value).startswith(told)
+
+
+def test_a_session_without_its_secrets_ends_before_anything_is_installed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class BackendError(Exception):
+        pass
+
+    class UserSecretsClient:
+        def get_secret(self, name: str) -> str:
+            if name != "ONE":
+                raise BackendError(name)
+            return "1"
+
+    monkeypatch.setitem(sys.modules, "kaggle_secrets", SimpleNamespace(UserSecretsClient=UserSecretsClient))
+    asked = {"private": False, "secrets": ["ONE", "TWO"], "about": {"name": "me/lastrun-x"}, "code": "another"}
+    with pytest.raises(SystemExit):
+        begin.main({**asked, "wheel": "no.whl"})
+    said = capsys.readouterr()
+    assert said.err.startswith(
+        "error: secrets TWO are not attached to this script: nothing was trained. A push attaches none: "
+    )
+    assert "open https://www.kaggle.com/code/me/lastrun-x, Edit" in said.err
+    assert said.err.endswith("\nthe attempt ended with code 2\n")
+    assert "bringing" not in said.out
+
+
+def test_what_a_session_needs_attached_is_what_lives_as_long_as_it_is_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.setenv(name, "made-up")
+    monkeypatch.setattr(launcher, "account", lambda: Account("me"))
+    uri = f"s3://bucket/jobs/{ID}?endpoint_url=https://host:1/"
+    asked = {}
+    for private in ("false", "true"):
+        spec = resolve_spec(ROOT / "jobs" / "quickstart.yaml", "local", [f"run.kaggle.private_dataset={private}"])
+        asked[private] = launcher.KaggleLauncher(spec.config)._asked(uri, [], TOKEN)
+    assert (asked["false"]["secrets"], asked["false"]["if_attached"]) == (
+        ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"],
+        ["AWS_SESSION_TOKEN"],
+    )
+    assert asked["true"]["secrets"][-1] == "AWS_SESSION_TOKEN"
+    assert asked["false"]["about"]["name"] == f"me/lastrun-{ID}"
 
 
 def test_what_a_session_is_called_fits_what_kaggle_takes() -> None:

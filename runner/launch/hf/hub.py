@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from last_e.text import plain
 from runner.errors import EngineError, UsageError
+from runner.launch.again import BUSY, REFUSED, Busy, again, seconds_after
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+
+T = TypeVar("T")
 
 WAITING, RUNNING = "SCHEDULING", "RUNNING"
 CANCELLED = "CANCELED"
 ENDED = ("COMPLETED", CANCELLED, "ERROR", "DELETED")
 _SECONDS = {"minute": 60, "hour": 3600, "second": 1}
+_NO_ROOM = "it has no room now, or is down: try again in some minutes, or take another machine: lastrun gpus"
 _WORDS = {
     401: "it does not take your token: hf auth login, or HF_TOKEN",
-    402: "your account has no credit for jobs: huggingface.co/settings/billing",
+    402: "your account has no credit for jobs: huggingface.co/settings/billing has more, lastrun gpus shows other machines",
     403: "your token may not start jobs in that namespace: it needs the permission to write jobs there, and the account credit",
     404: "it knows of no such job, namespace or machine",
     429: "it has been asked too often: try again in some minutes",
+    **dict.fromkeys((502, 503, 504), _NO_ROOM),
 }
 
 
@@ -74,10 +79,10 @@ class Namespace:
             EngineError: it is not taken.
         """
         with explained():
-            return str(_api().run_job(**asked, namespace=self.name).id)
+            return str(_again(lambda: _api().run_job(**asked, namespace=self.name), REFUSED).id)
 
-    def look(self, id: str) -> Seen | None:
-        """One of them; None: there is none of that ID.
+    def look(self, id: str, *, at_once: bool = False) -> Seen | None:
+        """One of them; None: there is none of that ID. ``at_once``: Hugging Face is not asked again where it is busy.
 
         Raises:
             EngineError: nobody answers.
@@ -86,20 +91,22 @@ class Namespace:
 
         with explained():
             try:
-                return _seen(_api().inspect_job(job_id=id, namespace=self.name))
+                codes = () if at_once else BUSY
+                return _seen(_again(lambda: _api().inspect_job(job_id=id, namespace=self.name), codes))
             except HfHubHTTPError as error:
                 if error.response is not None and error.response.status_code == 404:
                     return None
                 raise
 
-    def find(self, labels: dict[str, str], *stages: str) -> list[Seen]:
-        """Those of these labels, and stages.
+    def find(self, labels: dict[str, str], *stages: str, at_once: bool = False) -> list[Seen]:
+        """Those of these labels, and stages; ``at_once`` as of :meth:`look`.
 
         Raises:
             EngineError: nobody answers.
         """
         with explained():
-            found = _api().list_jobs(labels=labels, status=list(stages) or None, namespace=self.name, timeout=30)
+            asked: dict[str, Any] = {"labels": labels, "status": list(stages) or None, "namespace": self.name, "timeout": 30}
+            found = _again(lambda: list(_api().list_jobs(**asked)), () if at_once else BUSY)
             return [_seen(one) for one in found]
 
     def cancel(self, id: str) -> None:
@@ -109,7 +116,7 @@ class Namespace:
             EngineError: it is not done.
         """
         with explained():
-            _api().cancel_job(job_id=id, namespace=self.name)
+            _again(lambda: _api().cancel_job(job_id=id, namespace=self.name))
 
     def log(self, id: str, *, follow: bool) -> Iterator[str]:
         """What it says, line by line; with ``follow`` until it ends, over broken connections.
@@ -137,7 +144,7 @@ def flavors() -> list[Flavor]:
         EngineError: nobody answers.
     """
     with explained():
-        found = _api().list_jobs_hardware()
+        found = _again(lambda: _api().list_jobs_hardware())
     known = [one for one in found if one.unit_label in _SECONDS]
     return sorted((_flavor(one) for one in known), key=lambda one: (one.dollars, one.name))
 
@@ -160,6 +167,17 @@ def explained() -> Iterator[None]:
         raise EngineError(f"Hugging Face does not answer ({type(error).__name__}): is this machine online?") from None
 
 
+def _again(call: Callable[[], T], codes: Collection[int] = BUSY) -> T:
+    from huggingface_hub.errors import HfHubHTTPError
+
+    def busy(error: Exception) -> Busy | None:
+        if not isinstance(error, HfHubHTTPError) or error.response is None or error.response.status_code not in codes:
+            return None
+        return Busy("Hugging Face", error.response.status_code, seconds_after(error.response.headers.get("Retry-After")))
+
+    return again(call, busy)
+
+
 @cache
 def _api() -> HfApi:
     """With the token of this user, which stays here."""
@@ -177,7 +195,7 @@ def _api() -> HfApi:
 @cache
 def _own_name() -> str:
     with explained():
-        return str(_api().whoami()["name"])
+        return str(_again(lambda: _api().whoami())["name"])
 
 
 def _seen(found: Any) -> Seen:

@@ -59,32 +59,32 @@ class HfLauncher:
 
     def start(self, job: Job, arguments: list[str], token: str, *, output: TextIO | None) -> StartedThere:
         """With all that is secret as its secrets; the wheel lies in the store."""
-        there = self._namespace
-        for one in there.find({JOB: job.id}, hub.WAITING, hub.RUNNING):
-            if one.stage == hub.WAITING:
-                raise ClaimedError(f"{job.id}: {one}; lastrun stop {job.reference} takes it back")
-            raise ClaimedError(f"{job.id} is being run by {one}; lastrun status -w {job.reference} follows it")
-        seconds = self._seconds(job)
-        uri, _ = StoreUri.parse(job.uri).parent()
-        wheel = Wheel()
-        name = f"lastrun-{wheel.version}-py3-none-any.whl"
-        about = {"launcher": "hf", "what": "Hugging Face job", "token": token, "namespace": there.name}
-        about[DOLLARS] = f"{self._flavor.dollars:g}"
-        asked = {
-            "code": code_digest(),
-            "wheel": name,
-            "sha256": hashlib.sha256(wheel.data).hexdigest(),
-            "authority": authority(uri).get("authority", ""),
-            "about": {**about, **({} if wants_cpu(self._config) else {"device": "cuda"})},
-            "arguments": [*self._attempt(job.uri, token, seconds), *arguments],
-        }
-        environment = {
-            "LASTRUN_BEGIN": files("runner.launch.hf").joinpath("begin.py").read_text("utf-8"),
-            "LASTRUN_BEGIN_WITH": json.dumps(asked),
-            "PYTHONUNBUFFERED": "1",
-            **({VARIABLE: os.environ[VARIABLE]} if os.environ.get(VARIABLE) else {}),
-        }
         with interruptible(f"{job.id}: interrupted before its attempt began; lastrun resume {job.reference} begins it"):
+            there = self._namespace
+            for one in there.find({JOB: job.id}, hub.WAITING, hub.RUNNING):
+                if one.stage == hub.WAITING:
+                    raise ClaimedError(f"{job.id}: {one}; lastrun stop {job.reference} takes it back")
+                raise ClaimedError(f"{job.id} is being run by {one}; lastrun status -w {job.reference} follows it")
+            seconds = self._seconds(job)
+            uri, _ = StoreUri.parse(job.uri).parent()
+            wheel = Wheel()
+            name = f"lastrun-{wheel.version}-py3-none-any.whl"
+            about = {"launcher": "hf", "what": "Hugging Face job", "token": token, "namespace": there.name}
+            about[DOLLARS] = f"{self._flavor.dollars:g}"
+            asked = {
+                "code": code_digest(),
+                "wheel": name,
+                "sha256": hashlib.sha256(wheel.data).hexdigest(),
+                "authority": authority(uri).get("authority", ""),
+                "about": {**about, **({} if wants_cpu(self._config) else {"device": "cuda"})},
+                "arguments": [*self._attempt(job.uri, token, seconds), *arguments],
+            }
+            environment = {
+                "LASTRUN_BEGIN": files("runner.launch.hf").joinpath("begin.py").read_text("utf-8"),
+                "LASTRUN_BEGIN_WITH": json.dumps(asked),
+                "PYTHONUNBUFFERED": "1",
+                **({VARIABLE: os.environ[VARIABLE]} if os.environ.get(VARIABLE) else {}),
+            }
             address = put_wheel(job, wheel, name)
             try:
                 id = there.run(
@@ -137,7 +137,7 @@ class HfLauncher:
         note = NOTES.read(token)
         if note is None or (job.attempts.alive(attempt) and job.attempts.gave_a_sign(attempt, 3 * WAITS.heartbeat)):
             return attempt
-        found = hub.Namespace(note["namespace"]).look(note["id"])
+        found = hub.Namespace(note["namespace"]).look(note["id"], at_once=True)
         if found is not None and found.stage not in hub.ENDED:
             return attempt
         current = job.attempts.again(attempt)
@@ -277,4 +277,6 @@ def _waiting(jobs: Sequence[Job]) -> list[tuple[Job, hub.Namespace, hub.Seen]]:
     notes = [note for note in NOTES.all() if note["job"] in by_id]
     known = {note["id"]: by_id[note["job"]] for note in notes}
     places = [hub.Namespace(name) for name in sorted({note["namespace"] for note in notes})]
-    return [(known[one.id], there, one) for there in places for one in there.find({}, hub.WAITING) if one.id in known]
+    return [
+        (known[one.id], there, one) for there in places for one in there.find({}, hub.WAITING, at_once=True) if one.id in known
+    ]

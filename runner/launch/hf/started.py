@@ -50,7 +50,7 @@ class StartedThere:
             return None
         self._next_look = time.monotonic() + _LOOK_SECONDS
         try:
-            found = self._there.look(self._id)
+            found = self._there.look(self._id, at_once=True)  # the next look asks again
         except EngineError as error:
             self._bear(error)
             return None
@@ -104,6 +104,8 @@ class StartedThere:
                 return Reason(attempt.reason).ending.exit_code
         if found is not None and found.stage == "COMPLETED":
             return Exit.DONE
+        if found is not None and found.message:  # no record of an attempt tells it
+            self._write(f"{found}: {found.message}\n")
         told = re.search(r"exit code:?\s*(\d+)", found.message) if found is not None else None
         return int(told[1]) if told and int(told[1]) in Exit._value2member_map_ else Exit.FAILED
 

@@ -5,19 +5,25 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from last_e.text import expand, plain
 from runner.errors import EngineError, UsageError
+from runner.launch.again import BUSY, REFUSED, Busy, again, seconds_after
 from runner.waits import WAITS
+
+T = TypeVar("T")
 
 WAITING, RUNNING = ("QUEUED", "NEW_SCRIPT"), ("RUNNING", "CANCEL_REQUESTED")
 CANCELLED = "CANCEL_ACKNOWLEDGED"
+_MADE = ("READY", "")
+"""States of a data set of which nothing is to be waited for."""
 SHAPE = "NvidiaTeslaT4"
 """Always two of them; there is no single one."""
 _PATIENCE_SECONDS = 60.0
@@ -29,12 +35,13 @@ _WORDS = {
     403: "your account may not do that",
     404: "it knows of no such thing",
     413: "that is too large for it",
+    **dict.fromkeys((502, 503, 504), "it is busy, or down: try again in some minutes"),
     429: "it has been asked too often: try again in some minutes",
 }
 _REFUSALS = (
     ("phone|verif", "your account has no verified phone, and so neither GPU nor Internet: kaggle.com/settings"),
     ("session count|concurrent", "as many sessions of yours run as may: end one, or wait for it"),
-    ("quota", "your quota of this week is used up"),
+    ("quota", "your quota of this week is used up: lastrun gpus tells until when, --set run.gpus=0 trains without a GPU"),
     ("title|slug|already", "that name is taken: something of another kind has it in your account; remove or rename that"),
 )
 _NO_KEY = (
@@ -104,7 +111,7 @@ class Account:
         if gpu:
             request.machine_shape = SHAPE
         with explained():
-            answer = _client().kernels.kernels_api_client.save_kernel(request)
+            answer = _again(lambda: _client().kernels.kernels_api_client.save_kernel(request), REFUSED)
             if answer.error:
                 raise EngineError(_refusal(answer.error))
             version = str(answer.version_number or "")
@@ -112,8 +119,9 @@ class Account:
             raise EngineError(f"Kaggle: no such data set, or none that you may read: {plain(', '.join(map(str, bad)))}")
         return version
 
-    def look(self, slug: str, version: str = "") -> Seen | None:
-        """A session, the last one or that of a version; None: there is none.
+    def look(self, slug: str, version: str = "", *, at_once: bool = False) -> Seen | None:
+        """A session, the last one or that of a version; None: there is none. ``at_once``: Kaggle is not asked again where it is
+        busy.
 
         Raises:
             EngineError: nobody answers.
@@ -122,7 +130,8 @@ class Account:
 
         request = self._of(ApiGetKernelSessionStatusRequest(), slug, version)
         with explained(), _nothing_there() as found:
-            found.append(_client().kernels.kernels_api_client.get_kernel_session_status(request))
+            codes = () if at_once else BUSY
+            found.append(_again(lambda: _client().kernels.kernels_api_client.get_kernel_session_status(request), codes))
         if not found:
             return None
         return Seen(plain(f"{self.name}/{slug}"), plain(found[0].status.name), plain(found[0].failure_message or ""))
@@ -162,7 +171,7 @@ class Account:
         request.page_size = 100
         with explained():
             while True:
-                answer = _client().kernels.kernels_api_client.list_kernel_session_output(request)
+                answer = _again(lambda: _client().kernels.kernels_api_client.list_kernel_session_output(request))
                 files |= {str(one.file_name): str(one.url) for one in answer.files or []}
                 if not answer.next_page_token or answer.next_page_token == request.page_token:
                     return files
@@ -199,7 +208,7 @@ class Account:
             EngineError: nobody answers.
         """
         with explained():
-            answer = _client().kernels.kernels_api_client.get_accelerator_quota_statistics()
+            answer = _again(lambda: _client().kernels.kernels_api_client.get_accelerator_quota_statistics())
             gpu = answer.gpu_quota
             if gpu is None or gpu.total_time_allowed is None:
                 raise EngineError(f"Kaggle: {_REFUSALS[0][1]}")
@@ -209,21 +218,40 @@ class Account:
             return Quota(left, until.strftime("%Y-%m-%d %H:%M UTC") if until is not None else "")
 
     def has_data(self, slug: str) -> bool:
-        """Whether there is such a data set of theirs, ready to be read.
+        """Whether there is such a data set of theirs. One that is still being made there is waited for.
 
         Raises:
             EngineError: nobody answers, or it could not be made.
         """
+        if (state := self._state_of_data(slug)) in _MADE:
+            return bool(state)
+        sys.stderr.write(plain(f"Kaggle: data set {self.name}/{slug} is still being made there; it is waited for\n"))
+        self._await_data(slug)
+        return True
+
+    def _await_data(self, slug: str) -> None:
+        deadline = time.monotonic() + _READY_SECONDS
+        while self._state_of_data(slug) != "READY":
+            if time.monotonic() > deadline:
+                most = f"{_READY_SECONDS / 60:.0f} minutes"
+                raise EngineError(
+                    f"Kaggle has not made data set {self.name}/{slug} within {most}: the same command waits for it again; or "
+                    "remove it at kaggle.com, and it is made anew"
+                )
+            time.sleep(WAITS.follow)
+
+    def _state_of_data(self, slug: str) -> str:
+        """As Kaggle calls it; empty: there is none."""
         from kagglesdk.datasets.types.dataset_api_service import ApiGetDatasetStatusRequest
 
         request = ApiGetDatasetStatusRequest()
         request.owner_slug, request.dataset_slug = self.name, slug
         with explained(), _nothing_there() as found:
-            found.append(_client().datasets.dataset_api_client.get_dataset_status(request))
+            found.append(_again(lambda: _client().datasets.dataset_api_client.get_dataset_status(request)))
         state = found[0].status.name if found else ""
         if state == "FAILED":
             raise EngineError(f"Kaggle could not make data set {self.name}/{slug}; remove it at kaggle.com, and try again")
-        return state == "READY"
+        return "" if state == "DELETED" else str(state)
 
     def put_data(self, slug: str, files: dict[str, bytes]) -> None:
         """Make a private data set, and wait until it can be read. Nothing of it comes to lie on this machine's disk.
@@ -241,14 +269,10 @@ class Account:
             one.token = _uploaded(name, data)
             request.files = [*request.files, one]
         with explained():
-            answer = _client().datasets.dataset_api_client.create_dataset(request)
-            if answer.error or (answer.status or "ok").lower() != "ok":
-                raise EngineError(_refusal(answer.error or answer.status))
-        deadline = time.monotonic() + _READY_SECONDS
-        while not self.has_data(slug):
-            if time.monotonic() > deadline:
-                raise EngineError(f"Kaggle has not made data set {self.name}/{slug} within {_READY_SECONDS / 60:.0f} minutes")
-            time.sleep(WAITS.follow)
+            answer = _again(lambda: _client().datasets.dataset_api_client.create_dataset(request), REFUSED)
+        if (answer.error or (answer.status or "ok").lower() != "ok") and not self._state_of_data(slug):
+            raise EngineError(_refusal(answer.error or answer.status))  # else somebody else has just begun to make the same
+        self._await_data(slug)
 
     def drop_data(self, slug: str) -> None:
         """Delete a data set, if it is there.
@@ -261,7 +285,7 @@ class Account:
         request = ApiDeleteDatasetRequest()
         request.owner_slug, request.dataset_slug = self.name, slug
         with explained(), _nothing_there():
-            answer = _client().datasets.dataset_api_client.delete_dataset(request)
+            answer = _again(lambda: _client().datasets.dataset_api_client.delete_dataset(request))
             if answer is not None and answer.error:
                 raise EngineError(_refusal(answer.error))
 
@@ -310,6 +334,17 @@ def explained() -> Iterator[None]:
         raise EngineError(f"Kaggle answers what its library does not understand ({type(error).__name__})") from None
 
 
+def _again(call: Callable[[], T], codes: Collection[int] = BUSY) -> T:
+    from requests.exceptions import HTTPError
+
+    def busy(error: Exception) -> Busy | None:
+        if not isinstance(error, HTTPError) or error.response is None or error.response.status_code not in codes:
+            return None
+        return Busy("Kaggle", error.response.status_code, seconds_after(error.response.headers.get("Retry-After")))
+
+    return again(call, busy)
+
+
 @contextmanager
 def _nothing_there() -> Iterator[list[Any]]:
     """What is found comes into the list; that there is nothing is no error. Kaggle says the same of what is somebody else's."""
@@ -343,11 +378,9 @@ def _own() -> tuple[Any, str]:
     if token is None and (name is None or key is None):
         with explained():
             kept = KaggleCredentials.load(_patient(KaggleClient()))
-            if kept is not None:
-                token, name = kept.get_access_token(), kept.get_username()
-        if token is None:
-            raise UsageError(_NO_KEY)
-        return _patient(KaggleClient(api_token=token)), str(name)
+            if kept is None:
+                raise UsageError(_NO_KEY)
+            return _patient(KaggleClient(api_token=kept.get_access_token()), kept), str(kept.get_username())
     if token is None:
         return _patient(KaggleClient(username=name, password=key)), str(name)
     client, request = _patient(KaggleClient(api_token=token)), IntrospectTokenRequest()
@@ -374,13 +407,21 @@ def _key_of_old() -> tuple[str | None, str | None]:
         raise UsageError(f"launcher kaggle: {path} is no key as kaggle.com/settings gives it") from None
 
 
-def _patient(client: Any) -> Any:
-    """Its library would wait for ever."""
+def _patient(client: Any, login: Any = None) -> Any:
+    """Its library would wait for ever, and knows of no end of what a ``login`` is good for, which is half a day."""
     from requests.adapters import HTTPAdapter
 
     class Patient(HTTPAdapter):
         def send(self, request: Any, *args: Any, **more: Any) -> Any:
             more["timeout"] = more.get("timeout") or _PATIENCE_SECONDS
+            answer = super().send(request, *args, **more)
+            if answer.status_code != 401 or login is None:
+                return answer
+            if request.headers.get("Authorization") == f"Bearer {login.get_access_token()}":
+                login.refresh_access_token()
+            if session is not None:
+                session.auth.token = login.get_access_token()
+            request.headers["Authorization"] = f"Bearer {login.get_access_token()}"
             return super().send(request, *args, **more)
 
     client.__enter__()
@@ -402,7 +443,7 @@ def _uploaded(name: str, data: bytes) -> str:
     for left in reversed(range(_TRIES)):
         try:
             with explained():
-                place = _client().blobs.blob_api_client.start_blob_upload(request)
+                place = _again(lambda: _client().blobs.blob_api_client.start_blob_upload(request))
                 requests.put(place.create_url, data=data, timeout=_UPLOAD_SECONDS).raise_for_status()
                 return str(place.token)
         except EngineError:

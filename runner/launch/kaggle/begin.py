@@ -12,15 +12,21 @@ import os
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 _DIGEST = "from runner.launch.docker.image import code_digest; print(code_digest())"
 
 
-def main(asked: dict[str, str]) -> None:
+ENDED = "the attempt ended with code"
+
+
+def main(asked: dict[str, Any]) -> None:
     """Go on by this version of lastrun."""
     begun = time.time()
     os.umask(0o077)
+    see_that_secrets_are_there(asked)
     if digest_of(sys.executable) != asked["code"]:
         bring(asked)
     done = subprocess.run(
@@ -33,7 +39,39 @@ def main(asked: dict[str, str]) -> None:
         raise SystemExit(1)
 
 
-def bring(asked: dict[str, str]) -> None:
+def see_that_secrets_are_there(asked: dict[str, Any]) -> None:
+    """Before anything is installed: the minutes are the user's. What cannot be asked now is told later."""
+    if asked["private"] or not asked["secrets"]:
+        return
+    missing = []
+    try:
+        client = import_module("kaggle_secrets").UserSecretsClient
+
+        for name in asked["secrets"]:
+            try:
+                client().get_secret(name)
+            except Exception as error:
+                if type(error).__name__ != "BackendError":
+                    raise
+                missing.append(name)
+    except Exception:  # it names no common base
+        return
+    if missing:
+        sys.stderr.write(f"error: {not_attached(asked, missing)}\n{ENDED} 2\n")
+        raise SystemExit(1)
+
+
+def not_attached(asked: dict[str, Any], missing: list[str], why: str = "") -> str:
+    """What to do for a session that lacks secrets."""
+    page = f"https://www.kaggle.com/code/{asked['about']['name']}"
+    return (
+        f"secrets {', '.join(missing)} are not attached to this script{why and f' ({why})'}: nothing was trained. A push "
+        f"attaches none: open {page}, Edit, attach them under Add-ons, Secrets, and Save Version there, Save & Run All; or "
+        "lastrun resume with --yes-private-dataset"
+    )
+
+
+def bring(asked: dict[str, Any]) -> None:
     """Install the wheel; what is here of torch stays as it is."""
     sys.stdout.write("bringing lastrun\n")
     sys.stdout.flush()

@@ -72,7 +72,7 @@ def look(note: dict[str, str], *, anew: bool = False) -> Seen | None:
     key = f"{note['slug']} {note['version']}"
     when, found = _seen.get(key, (0.0, None))
     if anew or not when or time.monotonic() - when > _LOOK_SECONDS:
-        found = _owner(note).look(note["slug"], note["version"])
+        found = _owner(note).look(note["slug"], note["version"], at_once=True)
         _seen[key] = (time.monotonic(), found)
     return found
 
@@ -151,13 +151,19 @@ def where_to_press(job: Job) -> list[str]:
     told = []
     for attempt in job.attempts.all():
         if attempt.open and attempt.launcher == "kaggle" and attempt.is_relayed:
-            user, _, slug = str((attempt.container or {}).get("name")).partition("/")
+            name = plain(str((attempt.container or {}).get("name")))
             told.append(
-                f"Kaggle session {plain(f'{user}/{slug}')} does not hear of it, since its job is there, and Kaggle has no call "
-                f"that ends a session: {plain(Account(user).page(slug))}, Cancel Run, ends it without what it has trained; it "
-                "saves and ends by itself before its time is over"
+                f"{job.id} goes on: its Kaggle session {name} hears of no request, since its job is there, and Kaggle has no "
+                f"call that ends one. {page_of(attempt)}, Cancel Run, ends it without what it has trained; else it saves and "
+                "ends before its time is over, and whoever follows it begins no other"
             )
     return told
+
+
+def page_of(attempt: Attempt) -> str:
+    """Where people see its session, and end it."""
+    user, _, slug = str((attempt.container or {}).get("name")).partition("/")
+    return plain(Account(user).page(slug))
 
 
 def _fetch(job: Job, token: str, note: dict[str, str], found: Seen | None) -> int | None:

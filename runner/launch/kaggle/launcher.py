@@ -34,7 +34,7 @@ from runner.launch.protocol import Offer
 from runner.launch.ssh.sent import of_this_machine
 from runner.launch.ssh.wheel import Wheel
 from runner.launch.together import see_to_all
-from runner.launch.variables import authority, is_private, see_that_they_are_set, values_elsewhere, wants_cpu
+from runner.launch.variables import authority, is_private, see_that_they_are_set, uses_buckets, values_elsewhere, wants_cpu
 from runner.launchers import FEW_GPUS
 from runner.signals import interruptible
 from runner.spec import JobSpec
@@ -48,6 +48,8 @@ _NO_SECRETS = (
     "AWS_EC2_METADATA_DISABLED",
 )
 """They say where something is, and stand in the script."""
+_SHORT_LIVED = "AWS_SESSION_TOKEN"
+"""Keys that live long have none."""
 
 _HOW_DATA_GET_THERE = (
     "make a private data set of the prepared file at kaggle.com, name that with --set run.kaggle.datasets=[USER/NAME], and "
@@ -70,13 +72,15 @@ class KaggleLauncher:
             [
                 self._see_what_is_asked,
                 lambda: self._see_the_places(StoreUri.parse(store)),
+                lambda: self._see_that_they_get_secrets(StoreUri.parse(store)),
                 lambda: told.append(self._quota()),
             ]
         )
         sys.stderr.write(plain(f"Kaggle, {self._account.name}: {told[0]}\n"))
         if secrets := [] if self._config.run.kaggle.private_dataset else self._secrets(StoreUri.parse(store)):
             sys.stderr.write(
-                f"Kaggle: the session looks for {', '.join(secrets)} among the secrets that you have attached to its script; "
+                f"Kaggle: a push attaches no secrets, so the session ends at once for want of {', '.join(secrets)}; attach "
+                "them then in its page (Edit, Add-ons, Secrets), and Save Version, Save & Run All there begins it. "
                 "--yes-private-dataset puts them into a private data set, which is deleted when it ends (docs/kaggle.md)\n"
             )
 
@@ -160,8 +164,8 @@ class KaggleLauncher:
 
     @staticmethod
     def waits(job: Job) -> str | None:
-        """What waits for a machine there, of what was started from here."""
-        return next((str(seen) for _, seen in _waiting([job])), None)
+        """What waits for a machine there, of what was started from here, and where it is taken back."""
+        return next((f"{seen} ({page_of(seen)}, Cancel Run, takes it back)" for _, seen in _waiting([job])), None)
 
     @staticmethod
     def waiting(jobs: Sequence[Job]) -> list[Job]:
@@ -170,13 +174,7 @@ class KaggleLauncher:
 
     @staticmethod
     def withdraw(job: Job) -> str | None:
-        """Kaggle has no call for it; with a bucket it is asked to leave as soon as it begins."""
-        for _, seen in _waiting([job]):
-            if StoreUri.parse(job.uri).scheme != "file":
-                job.requests.ask_to_stop(now=False)
-            raise EngineError(
-                f"{seen}; it leaves as soon as it has begun, and its page ends it now: {page_of(seen)}, Cancel Run"
-            )
+        """Kaggle has no call for it: who stops a job has what waits leave as soon as it begins."""
         return None
 
     @staticmethod
@@ -208,10 +206,10 @@ class KaggleLauncher:
 
     def _asked(self, job_uri: str, arguments: list[str], token: str) -> dict[str, Any]:
         """What the script is told. Nothing of it is secret."""
-        uri, _ = StoreUri.parse(job_uri).parent()
+        uri, job_id = StoreUri.parse(job_uri).parent()
         folder = uri.scheme == "file"
         about = {"launcher": "kaggle", "what": "Kaggle session", "token": token}
-        about["name"] = f"{self._account.name}/{slug_of(job_uri.rpartition('/')[2].partition('?')[0])}"
+        about["name"] = f"{self._account.name}/{slug_of(job_id)}"
         about |= {} if wants_cpu(self._config) else {"device": "cuda"}
         about |= {"relay": "1"} if folder else {}
         values = {**values_elsewhere(uri, self._config), **os.environ}  # a region may stand in boto3's own file
@@ -223,12 +221,14 @@ class KaggleLauncher:
             "limit": self._limit,
             "variables": open_values,
             "secrets": self._secrets(uri),
+            "if_attached": [_SHORT_LIVED] if uses_buckets(self._config, uri) else [],
         }
 
     def _secrets(self, uri: StoreUri) -> list[str]:
-        """Names of what the attempt needs and nobody else may see."""
+        """Names of what the attempt needs and nobody else may see. Keys that are attached may be others than those here."""
         names = [*values_elsewhere(uri, self._config), *self._config.run.pass_env]
-        return [name for name in dict.fromkeys(names) if name not in (*_NO_SECRETS, NAMED)]
+        open_ = _NO_SECRETS if self._config.run.kaggle.private_dataset else (*_NO_SECRETS, _SHORT_LIVED)
+        return [name for name in dict.fromkeys(names) if name not in (*open_, NAMED)]
 
     def _private(self, job: Job, uri: StoreUri) -> dict[str, bytes]:
         """The files of the attempt's own data set."""
@@ -286,6 +286,16 @@ class KaggleLauncher:
                     raise UsageError(f"data: no data set has {self._config.dataset}: {_HOW_DATA_GET_THERE}") from None
                 return
         check_data(self._config)
+
+    def _see_that_they_get_secrets(self, store: StoreUri) -> None:
+        """Those that are begun by themselves, when the one before has ended."""
+        most = self._config.run.auto_continue
+        if most and not self._config.run.kaggle.private_dataset and (secrets := self._secrets(store)):
+            raise UsageError(
+                f"run.auto_continue: found {most}; a session finds {', '.join(secrets)} only once you have attached them to it "
+                "in its page, so none goes on by itself: --yes-private-dataset hands them over, --set run.auto_continue=0 "
+                "does without others"
+            )
 
     def _quota(self) -> str:
         return terms.quota_of(self._config, self._account)

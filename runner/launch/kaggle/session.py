@@ -17,12 +17,12 @@ from runner import kaggle
 from runner.errors import Exit, LastrunError, UsageError
 from runner.job.job import Job
 from runner.launch.kaggle import parcel
+from runner.launch.kaggle.begin import ENDED, not_attached
 from runner.machine import CONTAINER_VARIABLE
 from runner.store.directory import DirectoryStore
 
 PRIVATE, JOB = "lastrun-variables.json", "lastrun-job.parcel"
 """Files of the private data set of an attempt."""
-ENDED = "the attempt ended with code"
 
 
 def main() -> None:
@@ -69,13 +69,9 @@ def _take_secrets(asked: dict[str, Any]) -> None:
     if asked["private"]:
         os.environ.update(json.loads(_input(PRIVATE).read_text()))
         return
-    kaggle.take_secrets(asked["secrets"])
+    kaggle.take_secrets([*asked["secrets"], *asked["if_attached"]])
     if missing := [name for name in asked["secrets"] if name not in os.environ]:
-        why = (kaggle.trouble() or "").removeprefix("note: ")
-        raise UsageError(
-            f"secrets {', '.join(missing)} are not attached to this script{why and f' ({why})'}: open it at Kaggle (Edit), "
-            "attach them under Add-ons, Secrets, and Save Version there, Save & Run All; or submit with --yes-private-dataset"
-        )
+        raise UsageError(not_attached(asked, missing, (kaggle.trouble() or "").removeprefix("note: ")))
 
 
 def _input(name: str) -> Path:

@@ -16,7 +16,7 @@ from runner.errors import EngineError, Exit, LastrunError, Reason, StoreError
 from runner.job.job import Job
 from runner.launch.kaggle import kept
 from runner.launch.kaggle.account import CANCELLED, Account, Seen
-from runner.launch.kaggle.session import ENDED
+from runner.launch.kaggle.begin import ENDED
 from runner.waits import WAITS
 
 _LOOK_SECONDS = 10 * WAITS.follow
@@ -66,7 +66,7 @@ class StartedThere:
             return None
         self._next_look = time.monotonic() + _LOOK_SECONDS
         try:
-            found = self._there.look(self._slug, self._version)
+            found = self._there.look(self._slug, self._version, at_once=True)  # the next look asks again
             if found is None and time.monotonic() < (self._absent_until or math.inf):
                 self._absent_until = self._absent_until or time.monotonic() + kept.ABSENT_SECONDS
                 return None

@@ -41,9 +41,9 @@ def quota_of(config: JobSpec, there: Account) -> str:
 
 def offers() -> list[Offer]:
     """The one kind with a GPU, and the one without; neither is paid for."""
-    gpus = f"2 x T4; {_left(account().quota())}"
+    left = _left(account().quota())
     without = Offer("session without a GPU", "", 0.0, "--launcher kaggle --set run.gpus=0")
-    return [Offer("session", gpus, 0.0, "--launcher kaggle"), without]
+    return [Offer("session", "2 x T4", 0.0, "--launcher kaggle", left), without]
 
 
 def _left(quota: Quota) -> str:

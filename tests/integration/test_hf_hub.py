@@ -1,0 +1,81 @@
+"""What Hugging Face is asked again, and what is told while it does not answer: its own client against a stand-in."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runner.errors import EngineError
+from runner.job.job import Job
+from runner.launch import again
+from runner.launch.hf import hub as client
+from runner.launch.hf import started
+from runner.launch.hf.hub import Namespace
+from runner.launch.hf.started import StartedThere
+from runner.store.directory import DirectoryStore
+from tests.hub import Hub
+
+ME = Namespace("me")
+TINY = {"image": "x", "command": ["true"], "flavor": "cpu-basic", "timeout": 60, "env": {}, "secrets": {}}
+
+
+@pytest.fixture
+def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """This process is a user of it; nothing begins there by itself."""
+    one = Hub(tmp_path / "machines")
+    one.machines = False
+    for name, value in one.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", one.url)
+    monkeypatch.setattr(again, "_FIRST_SECONDS", 0.01)
+    client._api.cache_clear()
+    yield one
+    client._api.cache_clear()
+    one.close()
+
+
+def test_a_busy_hub_is_asked_again_for_a_while_but_not_what_it_may_have_heard(
+    there: Hub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there.busy = [429, 503]
+    id = ME.run(**TINY)
+    assert "Hugging Face is busy (error 429): asked again for" in capsys.readouterr().err
+    there.busy = [504]
+    with pytest.raises(EngineError, match="it has no room now, or is down: try again in some minutes, or take another"):
+        ME.run(**TINY)
+    assert list(there.jobs) == [id]
+    there.busy = [502, 503, 504]
+    assert [one.id for one in ME.find({}, client.WAITING)] == [id]
+    monkeypatch.setattr(again, "MOST_SECONDS", 0.1)
+    there.busy = [429] * 20
+    with pytest.raises(EngineError, match="it has been asked too often: try again in some minutes"):
+        client.flavors()
+    assert len(there.busy) > 10
+
+
+def test_who_follows_one_bears_with_a_hub_that_is_away_and_hears_why_it_ended(
+    there: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(started, "_LOOK_SECONDS", 0.0)
+    said = io.StringIO()
+    job = Job(DirectoryStore(tmp_path / "store"), "tiny-20261130-000000-abcd")
+    one = StartedThere(job, ME, ME.run(**TINY), "0123abcd", said)
+    there.away = True
+    began = time.monotonic()
+    assert one.wait(0.1) is None
+    assert one.wait(0.1) is None
+    assert time.monotonic() - began < 2  # it is the next look that asks again
+    assert said.getvalue().count("lastrun gpus (made up for tests); the attempt goes on") == 1
+    monkeypatch.setattr(started, "_PATIENCE_SECONDS", 0.0)
+    with pytest.raises(EngineError, match=r"lastrun stop \S+ has it save and end; hf jobs cancel \w+ ends the machine"):
+        one.wait(0.1)
+    there.away = False
+    assert one.wait(0.1) is None
+    [machine] = there.jobs.values()
+    machine.stage, machine.message = "ERROR", "no capacity for this flavor"
+    assert one.wait(0.1) == 1
+    assert f"Hugging Face job {machine.id} (error): no capacity for this flavor\n" in said.getvalue()
