@@ -125,7 +125,8 @@ def test_all_that_a_bare_machine_lacks_is_told_at_once(
         far,
         f"export HOME={small_disk}; exec unshare -m /bin/sh -c '{hidden}' {store} {programs} \"$BASH_EXECUTION_STRING\"",
     )
-    refused = cli("submit", tiny, *ON)
+    own = ":".join(place for place in clean_env["PATH"].split(":") if not Path(place, "uv").exists())
+    refused = cli("submit", tiny, *ON, PATH=own)
     assert refused.returncode == 6, refused.stderr
     lines = refused.stderr.splitlines()
     assert [line.removeprefix("error: ")[:4] for line in lines] == ["far:"] * len(lines)
