@@ -39,22 +39,19 @@ def stop(
         raise UsageError(f"{both}; lastrun list shows those there are")
     one = None if job is None else find(job, store)
     taken: dict[str, Job] = {}  # out of a queue
-    cut: list[Job] = []  # which whoever follows them would go on with
+    told: list[tuple[Job, str]] = []  # of which nothing runs that is known, but may be about to: what the request is for
     unread: list[str] = []
     silent: list[str] = []
     if one is None:
-        found, taken, cut, unread, silent = _stop_all(store_with_jobs(store), now)
+        found, taken, told, unread, silent = _stop_all(store_with_jobs(store), now)
     elif isinstance(one, Group):
         found, taken, unread = _stop_group(one, now)
     else:
-        found, taken, cut = _stop_job(one)
-    for each in cut:
+        found, taken, told = _stop_job(one)
+    for each, words in told:
         each.requests.ask_to_stop(now)
         if not json:
-            show(
-                f"{each.id}: nothing of it runs; whoever follows it begins no other attempt by itself (run.auto_continue); "
-                f"lastrun resume {each.reference} goes on with it"
-            )
+            show(f"{each.id}: {words}")
     for each in found:
         each.requests.ask_to_stop(now)
         silent += [*deliver(each), *where_to_press(each)]
@@ -65,7 +62,7 @@ def stop(
         show(f"{each.id}: {what} was taken out of the queue; lastrun resume {each.reference} goes on with it")
     for words in [*unread, *silent]:
         show(words, error=True)
-    if not found and not taken and not cut and not json:
+    if not found and not taken and not told and not json:
         known = "no job runs" if not unread else "no job runs of those that can be read"
         show(known if one is None else f"no point of {one.id} runs; whoever runs its points begins no more")
     ended = {}
@@ -76,13 +73,13 @@ def stop(
     if json:
         asked = "now" if now else "save"
         jobs = [{"id": each.id, "asked": asked, "state": ended.get(each.id, "stopping")} for each in found]
-        jobs += [{"id": each.id, "asked": asked, "state": state_of(each)[0].value} for each in cut]
+        jobs += [{"id": each.id, "asked": asked, "state": state_of(each)[0].value} for each, _ in told]
         jobs += [{"id": each.id, "asked": None, "state": state_of(each)[0].value} for each in taken.values()]
         print_json(
             "stop",
             {
                 "id": one.id if one else None,
-                "asked": asked if found or cut or not taken else None,
+                "asked": asked if found or told or not taken else None,
                 "jobs": jobs,
                 "problems": [*unread, *silent],
             },
@@ -91,8 +88,8 @@ def stop(
         raise typer.Exit(Exit.STORE)
 
 
-def _stop_job(job: Job) -> tuple[list[Job], dict[str, Job], list[Job]]:
-    """The job, if it runs; what of it was taken out of a queue; the job, if who follows it may be about to go on with it."""
+def _stop_job(job: Job) -> tuple[list[Job], dict[str, Job], list[tuple[Job, str]]]:
+    """The job, if it runs; what of it was taken out of a queue; the job, if something of it may be about to begin."""
     from runner.errors import State, UsageError
     from runner.launch.continued import may_go_on
     from runner.launch.settle import state_of, withdraw
@@ -104,11 +101,24 @@ def _stop_job(job: Job) -> tuple[list[Job], dict[str, Job], list[Job]]:
     if taken is not None:
         return [], {taken: job}, []
     if may_go_on(attempt):
-        return [], {}, [job]
+        return [], {}, [(job, _followed(job))]
+    if silent and state is not State.SUCCEEDED:
+        return (
+            [],
+            {},
+            [(job, f"{'; '.join(silent)}; the request is in the store: what waits there leaves as soon as it begins")],
+        )
     raise UsageError(f"{job.id} is {state.value}: {'; '.join(['there is nothing to stop', *silent])}")
 
 
-def _stop_all(store: Store, now: bool) -> tuple[list[Job], dict[str, Job], list[Job], list[str], list[str]]:
+def _followed(job: Job) -> str:
+    return (
+        "nothing of it runs; whoever follows it begins no other attempt by itself (run.auto_continue); "
+        f"lastrun resume {job.reference} goes on with it"
+    )
+
+
+def _stop_all(store: Store, now: bool) -> tuple[list[Job], dict[str, Job], list[tuple[Job, str]], list[str], list[str]]:
     """Jobs that run, what was taken out of a queue, and jobs that whoever follows them may be about to go on with; then which
     jobs cannot be read, and which launchers do not answer."""
     from runner.errors import State
@@ -132,7 +142,7 @@ def _stop_all(store: Store, now: bool) -> tuple[list[Job], dict[str, Job], list[
             taken[what] = job
         else:
             found.append(job)  # it has begun meanwhile, or does so
-    return found, taken, cut, unread, silent
+    return found, taken, [(job, _followed(job)) for job in cut], unread, silent
 
 
 def _stop_group(group: Group, now: bool) -> tuple[list[Job], dict[str, Job], list[str]]:

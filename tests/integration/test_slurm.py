@@ -29,6 +29,13 @@ def only_job(env: dict[str, str]) -> Job:
     return job
 
 
+def let_go(slurm: Slurm) -> bool:
+    """What is held, for whatever reason: a controller that has just come back may hold again what a node did not take."""
+    slurm.call("scontrol", "release", *slurm.jobs())
+    time.sleep(0.5)
+    return False
+
+
 def slurm_id(job: Job) -> str:
     return str((job.attempts.all()[-1].container or {})["name"])
 
@@ -106,13 +113,23 @@ def test_what_waits_says_why_and_is_taken_out_of_the_queue(
     assert slurm.jobs() == []
 
 
-def test_a_request_from_elsewhere_reaches_what_waited(cli: Cli, tiny: Path, slurm: Slurm, clean_env: dict[str, str]) -> None:
-    """From a machine that does not see the queue: the request waits in the store, and so does what begins after it."""
+@pytest.mark.parametrize("controller_is_away", [False, True])
+def test_a_request_from_elsewhere_reaches_what_waited(
+    cli: Cli, tiny: Path, slurm: Slurm, clean_env: dict[str, str], controller_is_away: bool
+) -> None:
+    """From where nobody sees the queue: the request waits in the store for what begins after it."""
     assert cli("submit", tiny, *SLURM, "run.slurm.extra=['--hold']", "training.epochs=5000", "--detach").returncode == 0
     job = only_job(clean_env)
-    job.requests.ask_to_stop(now=False)
-    slurm.call("scontrol", "release", slurm.jobs()[0])
-    wait_until(lambda: job.attempts.all() and job.attempts.all()[-1].phase == "ended")
+    if controller_is_away:
+        slurm.kill("slurmctld")
+        told = cli("stop", job.id)
+        assert (told.returncode, "the request is in the store" in told.stdout) == (0, True), told.stdout + told.stderr
+        slurm.start_controller()
+        wait_until(slurm.jobs)
+    else:
+        job.requests.ask_to_stop(now=False)
+    wait_until(lambda: job.attempts.all() or let_go(slurm))
+    wait_until(lambda: job.attempts.all()[-1].phase == "ended")
     assert job.attempts.all()[-1].reason == "stop_requested"
 
 

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,20 @@ def test_keys_of_an_agent_and_jump_hosts_are_those_of_the_user(here: Sshd) -> No
 def test_one_connection_is_kept(here: Sshd) -> None:
     sockets = [Connection("far").call('echo "$SSH_CONNECTION"') for _ in range(2)]
     assert sockets[0] == sockets[1]
+
+
+def test_a_kept_connection_that_holds_on_to_what_ssh_says_keeps_nobody_waiting(
+    here: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it does of older versions of OpenSSH: until it is closed, a minute after its last use."""
+    (tmp_path / "ssh").write_text(f'#!/bin/sh\nsleep 30 </dev/null >/dev/null &\nexec {here.bin}/ssh "$@"\n')
+    (tmp_path / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    began = time.monotonic()
+    assert Connection("far").call("echo there") == b"there\n"
+    with pytest.raises(FarError, match=r"^no room$"):
+        Connection("far").call("echo error: no room >&2; exit 1")
+    assert time.monotonic() - began < 25
 
 
 def test_what_takes_minutes_there_is_told_as_it_is_done(here: Sshd) -> None:
