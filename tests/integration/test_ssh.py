@@ -27,6 +27,7 @@ from runner.launch.ssh.connection import Connection, CutError, FarError
 from runner.launch.ssh.setup import Host
 from runner.store.directory import DirectoryStore
 from runner.store.open import open_store
+from tests import debian
 from tests.conftest import Cli
 from tests.jobs import LONGER, PATIENCE, Run, assert_same, command_lines, jobs_in, some_step_is_stored, wait_until
 from tests.sshd import Sshd
@@ -410,6 +411,20 @@ def test_a_host_is_listed_looked_at_and_cleaned(cli: Cli, far: Sshd, tiny: Path,
     assert told[1:] == ["mine: installing what lastrun needs"]
     assert cli("host", "check", "-oProxyCommand=x").returncode == 2
     assert cli("submit", tiny, "--on", "mine", "--launcher", "local").returncode == 2
+
+
+@pytest.mark.parametrize("shell", ["tcsh", pytest.param("fish", marks=pytest.mark.full)])
+def test_a_login_shell_that_is_none_of_posix_sets_up_and_runs_as_well(
+    cli: Cli, far: Sshd, tiny: Path, tmp_path: Path, shell: str
+) -> None:
+    debian.need(shell, lambda: debian.why_not([shell], [shell]))
+    (tmp_path / "home").mkdir()
+    far_shell_runs(far, f'export HOME={tmp_path}/home; exec {shell} -c "$BASH_EXECUTION_STRING"\n')
+    done = cli("submit", tiny, *ON)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "far: setting lastrun up with" in done.stderr
+    assert "there was nothing" not in cli("host", "clean", "far").stdout
+    assert "there was nothing" in cli("host", "clean", "far").stdout
 
 
 CUT_ONCE = """\
