@@ -92,17 +92,17 @@ def _stop_job(job: Job) -> tuple[list[Job], dict[str, Job], list[tuple[Job, str]
     """The job, if it runs; what of it was taken out of a queue; the job, if something of it may be about to begin."""
     from runner.errors import State, UsageError
     from runner.launch.continued import may_go_on
-    from runner.launch.settle import state_of, withdraw
+    from runner.launch.settle import Withdrawn, state_of, withdraw
 
     state, attempt, _ = state_of(job)
     if state is State.RUNNING and attempt is not None:
         return [job], {}, []
-    taken, silent = withdraw(job) if state is not State.RUNNING else (None, [])
+    taken, silent, is_away = withdraw(job) if state is not State.RUNNING else Withdrawn(None, [])
     if taken is not None:
         return [], {taken: job}, []
     if may_go_on(attempt):
         return [], {}, [(job, _followed(job))]
-    if silent and state is not State.SUCCEEDED:
+    if is_away and state is not State.SUCCEEDED:
         return (
             [],
             {},

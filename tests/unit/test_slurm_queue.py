@@ -159,7 +159,7 @@ def test_what_waits_is_seen_whatever_the_job_was_submitted_with(tmp_path: Path, 
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     assert waits(job) == "Slurm job 7 waits: no node with what it asks for is free"
-    assert withdraw(job) == ("Slurm job 7", [])
+    assert withdraw(job).what == "Slurm job 7"
     assert (tmp_path / "scancel.log").read_text().split() == ["7"]
 
 
@@ -220,10 +220,10 @@ def test_slurm_without_its_cluster_spoils_no_stop(tmp_path: Path, monkeypatch: p
     )
     (tmp_path / "squeue").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    assert withdraw(job) == (None, [])
+    assert withdraw(job) == (None, [], False)
     assert waits(job) is None
     (tmp_path / "squeue").write_text("#!/bin/sh\necho 'squeue: error: Unable to contact slurm controller' >&2; exit 1\n")
-    assert withdraw(job) == (None, ["launcher slurm cannot tell: Slurm: Unable to contact slurm controller"])
+    assert withdraw(job) == (None, ["launcher slurm cannot tell: Slurm: Unable to contact slurm controller"], True)
     assert waits(job) is None
 
 
