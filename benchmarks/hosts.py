@@ -1,11 +1,13 @@
-"""What a host and many jobs cost: seconds from ``lastrun submit`` to the first step, there and here, and what following takes.
+"""What a host and many jobs cost: seconds until an attempt has begun on a prepared host, from ``lastrun submit`` to the first
+step there and here, and what following takes.
 
     python benchmarks/hosts.py                 # as root, with OpenSSH's server; some minutes
     python benchmarks/hosts.py --rounds 0      # without a host
 
-The host is this machine by a real sshd, prepared before, with another home folder. Both launchers begin the same small job in
-turns; the first step is the first checkpoint in the store, which is saved after it. Then 100 jobs of a group, all of which
-seem to train elsewhere, are followed by ``lastrun status GROUP -w``.
+The host is this machine by a real sshd, prepared before, with another home folder. First what its launcher does until an
+attempt has begun there, by the clock and in calls of ssh: the preflight and the start, without what every command does. Then
+all launchers begin the same small job in turns; the first step is the first checkpoint in the store, which is saved after it.
+Then 100 jobs of a group, all of which seem to train elsewhere, are followed by ``lastrun status GROUP -w``.
 """
 
 from __future__ import annotations
@@ -77,6 +79,7 @@ def start(folder: Path, rounds: int) -> None:
     seconds: dict[str, list[float]] = {name: [] for name in kinds}
     try:
         subprocess.run([*_lastrun(), "host", "check", "far"], env=env, check=True, stdout=subprocess.DEVNULL)
+        again(folder, env, rounds)
         for number in range(rounds):
             for name, words in kinds.items():
                 seconds[name].append(_to_the_first_step(folder, f"{number}-{len(words)}", words, env))
@@ -89,6 +92,47 @@ def start(folder: Path, rounds: int) -> None:
     for name, found in seconds.items():
         ratio = statistics.median(one / base for one, base in zip(found, seconds["local"]))
         print(f"| {name} | {statistics.median(found):.1f} | {min(found):.1f} - {max(found):.1f} | {ratio:.2f} |")
+
+
+_AGAIN = """\
+import sys, time
+from pathlib import Path
+from runner.job.job import Job
+from runner.launch.start import make_launcher
+from runner.resolve import resolve_spec
+from runner.store.open import open_store
+job = resolve_spec(Path(sys.argv[1]), None, ["run.launcher=ssh", "run.host=far"])
+store = open_store(sys.argv[2])
+made = Job.create(store, "again", job.items(), {key: str(origin) for key, origin in job.origins.items()}, "0")
+launcher = make_launcher(job.config)
+began = time.monotonic()
+launcher.preflight(sys.argv[2])
+looked = time.monotonic()
+started = launcher.start(made, [], "0123abcd", output=None)
+print(looked - began, time.monotonic() - looked)
+started.kill()
+"""
+
+
+def again(folder: Path, env: dict[str, str], rounds: int) -> None:
+    """Seconds and calls until an attempt has begun on a host that has been used before."""
+    rc, calls = folder / "home" / ".bashrc", folder / "calls"
+    rc.write_text(f"echo >>{calls}\n")
+    found = []
+    for number in range(rounds + 1):
+        command = [sys.executable, "-c", _AGAIN, str(folder / "job.yaml"), f"file://{folder}/store-again-{number}"]
+        done = subprocess.run(
+            command, env={**env, "PYTHONPATH": str(Path(__file__).parents[1])}, check=True, capture_output=True, text=True
+        )
+        found.append([float(word) for word in done.stdout.split()])
+    rc.unlink()
+    count = len(calls.read_text()) / len(found) - 2  # less the two by which it was ended
+    found = found[1:]  # the first one made the connection, which is kept
+    print("\n| on a prepared host, over a kept connection | seconds, median | from - to |")
+    print("|---|---|---|")
+    for name, values in zip(("preflight", "start", "both"), (*zip(*found), [sum(one) for one in found])):
+        print(f"| {name} | {statistics.median(values):.2f} | {min(values):.2f} - {max(values):.2f} |")
+    print(f"calls of ssh until it has begun: {count:g}")
 
 
 def _to_the_first_step(folder: Path, name: str, words: list[str], env: dict[str, str]) -> float:

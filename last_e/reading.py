@@ -95,6 +95,9 @@ def load_file(path: Path, name: str | None = None) -> tuple[Layer, list[Problem]
     try:
         if path.is_dir():
             return {}, [Problem(name, "-", "a folder", "the path of a YAML file")]
+        if path.is_fifo() and not path.resolve().is_relative_to("/proc") and not path.is_relative_to("/dev"):
+            # Of one that a shell gives (<(...), /dev/stdin) the other end is at work; at this one nobody may ever write.
+            return {}, [Problem(name, "-", "a pipe", "the path of a YAML file")]
         with path.open("rb") as file:
             data = file.read(MAX_YAML_BYTES + 1)
         if len(data) > MAX_YAML_BYTES:

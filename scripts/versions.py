@@ -2,8 +2,9 @@
 """Tries lastrun on every Python that pyproject.toml names, and with the lowest versions that it admits.
 
 On the lowest Python: the unit tests. On the others, but for the one that runs this script (it is the one of ``make test``):
-install, check a job, train a short one. All of them get what constraints-lowest.txt pins, from wheels alone. The runner without
-its trainer is tried with the newest versions, those of constraints.txt.
+install, check a job, train a short one. Each of these is also the Python of a machine that ssh reaches. All of them get what
+constraints-lowest.txt pins, from wheels alone. The runner without its trainer is tried with the newest versions, those of
+constraints.txt.
 
 ``prepare`` and ``check`` do one half each: the downloads (2 GB, and as much again for every Python, where only PyPI is at
 hand), and what takes the processor.
@@ -183,20 +184,26 @@ def check(folder: Path) -> None:
             try:
                 commands(place, calls)
                 if kind == "unit":
-                    unit_tests(place)
+                    tests(place, *UNIT_TESTS, "-n", "2")
                 say(f"{place.name}: works ({time.monotonic() - began:.0f} s)")
             except Failed as why:
                 failures.append(place.name)
                 say(f"{place.name}: FAILED\n{why}")
+    if with_torch := [place for kind in ("unit", "trainer") for place in sorted(folder.glob(f"*-{kind}"))]:
+        try:
+            pythons = os.pathsep.join(str(place / "bin/python") for place in with_torch)
+            tests(with_torch[0], "tests/integration/test_ssh_pythons.py", "-k", "another", "--full", LASTRUN_PYTHONS=pythons)
+        except Failed:
+            failures.append("one of them as a host's")
     if failures:
         raise Failed(f"does not work: {', '.join(failures)}")
 
 
-def unit_tests(place: Path) -> None:
-    """Runs them, with their output."""
-    command = [place / "bin/python", "-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider", *UNIT_TESTS]
-    if subprocess.run(command, cwd=ROOT, check=False).returncode != 0:
-        raise Failed("the unit tests fail with the lowest versions")
+def tests(place: Path, *words: str | Path, **env: str) -> None:
+    """Runs some, with their output."""
+    command = [place / "bin/python", "-m", "pytest", "-q", "-p", "no:cacheprovider", *words]
+    if subprocess.run(command, cwd=ROOT, check=False, env={**os.environ, **env}).returncode != 0:
+        raise Failed("tests fail with the lowest versions")
 
 
 def commands(place: Path, calls: list[tuple[list[str], str]]) -> None:

@@ -6,7 +6,7 @@ import errno
 import json
 import queue
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
@@ -201,23 +201,10 @@ class _Run:
 
     def _train(self, scratch: Path, publisher: Publisher) -> tuple[Reason, str]:
         """Train from the newest checkpoint that the trainer can make something of."""
-        if mounted := (self.attempt.container or {}).get("data"):
-            self.data = Path(mounted)
-        elif is_remote(self.config.data.uri):
-            # What the job says of the server of its store holds for its data, too; the data's own URI wins.
-            options = self.config.store.model_dump(exclude={"uri"})
-            try:
-                uri = str(self.config.data.uri)
-                self.data = fetch_data(uri, options=options, say=self.voice.say, stop=self._stop_while_waiting)
-            except PausedError as error:
-                assert self.leaving.reason is not None
-                return self.leaving.reason, str(error)
-            except (MissingKeyError, DamagedObjectError, UsageError) as error:
-                return Reason.DATA_ERROR, str(error)
-            except StoreError:
-                raise
-            except LastrunError as error:  # no room in the cache
-                return Reason.OUT_OF_DISK, str(error)
+        self.data, wrong = find_data(self.config, self.attempt, self.voice.say, self._stop_while_waiting)
+        if wrong is not None:
+            reason, message = wrong
+            return (self.leaving.reason or reason) if reason is Reason.INTERRUPTED else reason, message
         found = self.job.checkpoints.sweep(self.attempt, partial(self.voice.say, level="warning"))
         self.attempt.inherited = [stored.name for stored in found]
         bad: set[str] = set()
@@ -230,10 +217,9 @@ class _Run:
             ended = self.trainer.ended
             most = self.config.run.max_restarts
             if reason is Reason.RANK_LOST and self.leaving.reason is None and restarts < most:
-                newest = newest_whole(scratch / "run" / "checkpoints", lambda _: None)
-                step = 0 if newest is None else read_manifest(newest).step
+                own, step = newest_of(scratch)
                 if step > max(reached, self.attempt.resumed_step):
-                    own, reached, restarts = newest, step, restarts + 1
+                    reached, restarts = step, restarts + 1
                     self.voice.say(f"{message}; going on from step {step} ({restarts} of run.max_restarts {most})", "warning")
                     continue
                 message += "; not gone on with by itself, for nothing was saved since it began"
@@ -388,6 +374,34 @@ class _Run:
             return reason
         self.voice.show(left, "warning")
         return Reason.STORE_UNREACHABLE
+
+
+def find_data(
+    config: JobSpec, attempt: Attempt, say: Callable[[str], None], stop: Callable[[], bool]
+) -> tuple[Path | None, tuple[Reason, str] | None]:
+    """The data file, where it is not where the configuration says; or why there is none. ``stop`` ends the waiting for it."""
+    if mounted := (attempt.container or {}).get("data"):
+        return Path(mounted), None
+    if not is_remote(config.data.uri):
+        return None, None
+    # What the job says of the server of its store holds for its data, too; the data's own URI wins.
+    options = config.store.model_dump(exclude={"uri"})
+    try:
+        return fetch_data(str(config.data.uri), options=options, say=say, stop=stop), None
+    except PausedError as error:
+        return None, (Reason.INTERRUPTED, str(error))
+    except (MissingKeyError, DamagedObjectError, UsageError) as error:
+        return None, (Reason.DATA_ERROR, str(error))
+    except StoreError:
+        raise
+    except LastrunError as error:  # no room in the cache
+        return None, (Reason.OUT_OF_DISK, str(error))
+
+
+def newest_of(scratch: Path) -> tuple[Path | None, int]:
+    """An attempt's own newest whole checkpoint, and its step; None and 0 without one."""
+    newest = newest_whole(scratch / "run" / "checkpoints", lambda _: None)
+    return newest, 0 if newest is None else read_manifest(newest).step
 
 
 def scores_at_the_end(ended: events.Ended | None, progress: dict[str, Any], resumed_epoch: int) -> dict[str, float | None]:

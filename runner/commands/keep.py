@@ -55,7 +55,8 @@ def stop(
     for what, each in found.later.items():
         each.requests.ask_to_stop(now)
         if not json:
-            show(f"{each.id}: {what}; it leaves as soon as it has begun, which lastrun status {each.reference} tells")
+            tells = f"lastrun status {each.reference} tells"
+            show(f"{each.id}: {what}; what waits there leaves as soon as it has begun, which {tells}")
     deaf: dict[str, list[str]] = {}
     for each in found.runs:
         each.requests.ask_to_stop(now)
@@ -108,7 +109,7 @@ class _Found:
     taken: dict[str, Job] = field(default_factory=dict)
     """What was taken out of a queue."""
     later: dict[str, Job] = field(default_factory=dict)
-    """What waits where nobody can take it back."""
+    """What waits, or may wait, where nobody can take it back."""
     cut: list[Job] = field(default_factory=list)
     """Jobs that whoever follows them may be about to go on with."""
     unread: list[str] = field(default_factory=list)
@@ -125,18 +126,20 @@ class _Found:
 def _stop_job(job: Job) -> _Found:
     from runner.errors import State, UsageError
     from runner.launch.continued import may_go_on
-    from runner.launch.settle import state_of, waits, withdraw
+    from runner.launch.settle import Withdrawn, state_of, waits, withdraw
 
     state, attempt, _ = state_of(job)
     if state is State.RUNNING and attempt is not None:
         return _Found(runs=[job])
-    taken, silent = withdraw(job) if state is not State.RUNNING else (None, [])
+    taken, silent, is_away = withdraw(job) if state is not State.RUNNING else Withdrawn(None, [])
     if taken is not None:
         return _Found(taken={taken: job})
     if state is not State.RUNNING and (later := waits(job)) is not None:
         return _Found(later={later: job})
     if may_go_on(attempt):
         return _Found(cut=[job])
+    if is_away and state is not State.SUCCEEDED:
+        return _Found(later={f"{'; '.join(silent)}; the request is in the store": job})
     raise UsageError(f"{job.id} is {state.value}: {'; '.join(['there is nothing to stop', *silent])}")
 
 

@@ -174,7 +174,10 @@ def test_what_waits_for_a_machine_is_told_and_where_it_is_taken_back(
     assert f"{told}; {only}" in again.stderr
     stopped = cli("stop", job.id)
     assert (stopped.returncode, stopped.stderr) == (0, "")
-    assert f"{job.id}: {told} {page}; it leaves as soon as it has begun, which lastrun status {job.id} tells" in stopped.stdout
+    assert (
+        f"{job.id}: {told} {page}; what waits there leaves as soon as it has begun, which lastrun status {job.id} tells"
+        in stopped.stdout
+    )
     for everything in ("--all", job.id):
         [asked] = json.loads(cli("stop", everything, "--json").stdout)["jobs"]
         assert asked == {"id": job.id, "asked": "save", "state": "queued"}

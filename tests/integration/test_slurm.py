@@ -106,12 +106,23 @@ def test_what_waits_says_why_and_is_taken_out_of_the_queue(
     assert slurm.jobs() == []
 
 
-def test_a_request_from_elsewhere_reaches_what_waited(cli: Cli, tiny: Path, slurm: Slurm, clean_env: dict[str, str]) -> None:
-    """From a machine that does not see the queue: the request waits in the store, and so does what begins after it."""
+@pytest.mark.parametrize("controller_is_away", [False, True])
+def test_a_request_from_elsewhere_reaches_what_waited(
+    cli: Cli, tiny: Path, slurm: Slurm, clean_env: dict[str, str], controller_is_away: bool
+) -> None:
+    """From where nobody sees the queue: the request waits in the store for what begins after it."""
     assert cli("submit", tiny, *SLURM, "run.slurm.extra=['--hold']", "training.epochs=5000", "--detach").returncode == 0
     job = only_job(clean_env)
-    job.requests.ask_to_stop(now=False)
-    slurm.call("scontrol", "release", slurm.jobs()[0])
+    if controller_is_away:
+        wait_until(lambda: job.id.encode() in (slurm.folder / "state" / "job_state").read_bytes())  # else it forgets it
+        slurm.kill("slurmctld")
+        told = cli("stop", job.id)
+        assert (told.returncode, "the request is in the store" in told.stdout) == (0, True), told.stdout + told.stderr
+        slurm.start_controller()
+        wait_until(slurm.jobs)
+    else:
+        job.requests.ask_to_stop(now=False)
+    slurm.call("scontrol", "release", *slurm.jobs())
     wait_until(lambda: job.attempts.all() and job.attempts.all()[-1].phase == "ended")
     assert job.attempts.all()[-1].reason == "stop_requested"
 
@@ -131,6 +142,22 @@ def test_cut_by_its_limit_it_goes_back_into_the_queue_and_on_to_the_same_bits(
     assert [(one.container or {})["restart"] for one in attempts] == ["0", "1"]
     assert len({slurm_id(current.job)}) == 1
     assert_same(current.job, uninterrupted)
+
+
+@pytest.mark.full
+def test_slurms_own_notice_before_the_limit_comes_in_time(
+    cli: Cli, tiny: Path, slurm: Slurm, clean_env: dict[str, str]
+) -> None:
+    """Other tests send the signal themselves; Slurm looks at limits once a minute, and may be as much too early."""
+    words = ("training.epochs=5000", "run.time_limit=2m", "hardware.stop_margin=60")
+    assert cli("submit", tiny, *SLURM, *words, "--detach").returncode == 0
+    job = only_job(clean_env)
+    wait_until(lambda: [one.resumed_step > 0 for one in job.attempts.all()] == [False, True])
+    first = job.attempts.all()[0]
+    assert (first.phase, first.reason) == ("ended", "preempted")
+    assert (first.ended_at or 0) - first.started_at < 120
+    assert cli("stop", job.id, "--wait").returncode == 0
+    assert job.attempts.all()[-1].reason == "stop_requested"
 
 
 def test_it_goes_round_no_more_often_than_is_allowed(run: Any, cli: Cli, tiny: Path, slurm: Slurm) -> None:
@@ -171,6 +198,22 @@ def test_scancel_of_what_waits_is_a_pause_for_who_follows_it(run: Any, cli: Cli,
     assert "waits: you hold it; scontrol release lets it go" in out
     assert "left before its attempt began: the job is queued, and nothing was trained" in out
     assert slurm.jobs() == []
+
+
+def test_scancel_of_what_has_just_begun_leaves_a_job_that_can_go_on(
+    run: Any, cli: Cli, tiny: Path, slurm: Slurm, clean_env: dict[str, str]
+) -> None:
+    """It has its node, and has not taken the job: a Python needs longer to start than Slurm to tell of it."""
+    current: Run = run("submit", tiny, *SLURM, "training.epochs=1", "training.warmup_epochs=0")
+    wait_until(lambda: "RUNNING" in slurm.call("squeue", "-h", "-o", "%T") or current.process.poll() is not None)
+    slurm.call("scancel", *slurm.jobs())
+    code, out = current.end()
+    assert code == 75, out
+    wait_until(lambda: slurm.jobs() == [])
+    job = only_job(clean_env)
+    assert job.state()[0].value in ("queued", "paused"), job.attempts.all()
+    done = cli("resume", job.id)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_what_others_have_displaced_saves_and_comes_back(run: Any, tiny: Path, slurm: Slurm, uninterrupted: Any) -> None:

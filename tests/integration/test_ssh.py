@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from runner.launch.ssh.connection import Connection, CutError, FarError
 from runner.launch.ssh.setup import Host
 from runner.store.directory import DirectoryStore
 from runner.store.open import open_store
+from tests import debian
 from tests.conftest import Cli
 from tests.jobs import LONGER, PATIENCE, Run, assert_same, command_lines, jobs_in, some_step_is_stored, wait_until
 from tests.sshd import Sshd
@@ -97,6 +99,20 @@ def test_one_connection_is_kept(here: Sshd) -> None:
     assert sockets[0] == sockets[1]
 
 
+def test_a_kept_connection_that_holds_on_to_what_ssh_says_keeps_nobody_waiting(
+    here: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it does of older versions of OpenSSH: until it is closed, a minute after its last use."""
+    (tmp_path / "ssh").write_text(f'#!/bin/sh\nsleep 30 </dev/null >/dev/null &\nexec {here.bin}/ssh "$@"\n')
+    (tmp_path / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    began = time.monotonic()
+    assert Connection("far").call("echo there") == b"there\n"
+    with pytest.raises(FarError, match=r"^no room$"):
+        Connection("far").call("echo error: no room >&2; exit 1")
+    assert time.monotonic() - began < 25
+
+
 def test_what_takes_minutes_there_is_told_as_it_is_done(here: Sshd) -> None:
     heard: list[str] = []
     Connection("far").follow("read x; echo $x; echo two", b"one\n", 30, heard.append)
@@ -125,7 +141,8 @@ def test_all_that_a_bare_machine_lacks_is_told_at_once(
         far,
         f"export HOME={small_disk}; exec unshare -m /bin/sh -c '{hidden}' {store} {programs} \"$BASH_EXECUTION_STRING\"",
     )
-    refused = cli("submit", tiny, *ON)
+    own = ":".join(place for place in clean_env["PATH"].split(":") if not Path(place, "uv").exists())
+    refused = cli("submit", tiny, *ON, PATH=own)
     assert refused.returncode == 6, refused.stderr
     lines = refused.stderr.splitlines()
     assert [line.removeprefix("error: ")[:4] for line in lines] == ["far:"] * len(lines)
@@ -394,6 +411,20 @@ def test_a_host_is_listed_looked_at_and_cleaned(cli: Cli, far: Sshd, tiny: Path,
     assert told[1:] == ["mine: installing what lastrun needs"]
     assert cli("host", "check", "-oProxyCommand=x").returncode == 2
     assert cli("submit", tiny, "--on", "mine", "--launcher", "local").returncode == 2
+
+
+@pytest.mark.parametrize("shell", ["tcsh", pytest.param("fish", marks=pytest.mark.full)])
+def test_a_login_shell_that_is_none_of_posix_sets_up_and_runs_as_well(
+    cli: Cli, far: Sshd, tiny: Path, tmp_path: Path, shell: str
+) -> None:
+    debian.need(shell, lambda: debian.why_not([shell], [shell]))
+    (tmp_path / "home").mkdir()
+    far_shell_runs(far, f'export HOME={tmp_path}/home; exec {shell} -c "$BASH_EXECUTION_STRING"\n')
+    done = cli("submit", tiny, *ON)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "far: setting lastrun up with" in done.stderr
+    assert "there was nothing" not in cli("host", "clean", "far").stdout
+    assert "there was nothing" in cli("host", "clean", "far").stdout
 
 
 CUT_ONCE = """\

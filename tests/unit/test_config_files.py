@@ -1,5 +1,6 @@
 """Reading what users write: YAML as people mean it, and every mistake told at once with its place."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -212,6 +213,16 @@ def test_marks_of_byte_order_are_no_text(tmp_path):
 def test_a_missing_file_and_a_folder_are_problems(tmp_path):
     assert load_file(tmp_path / "none.yaml")[1][0].found == "no such file"
     assert load_file(tmp_path)[1][0].found == "a folder"
+
+
+def test_a_pipe_is_read_where_a_shell_gives_it_and_not_waited_for_elsewhere(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    assert load_file(tmp_path / "pipe.yaml")[1][0].found == "a pipe"
+    read, write = os.pipe()
+    os.write(write, b"model: nano_e_v3\n")
+    os.close(write)
+    assert load_file(Path(f"/dev/fd/{read}"))[0]["model"].value == "nano_e_v3"
+    os.close(read)
 
 
 def test_a_name_that_the_system_refuses_is_a_problem(tmp_path):

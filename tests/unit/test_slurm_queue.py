@@ -159,7 +159,7 @@ def test_what_waits_is_seen_whatever_the_job_was_submitted_with(tmp_path: Path, 
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     assert waits(job) == "Slurm job 7 waits: no node with what it asks for is free"
-    assert withdraw(job) == ("Slurm job 7", [])
+    assert withdraw(job).what == "Slurm job 7"
     assert (tmp_path / "scancel.log").read_text().split() == ["7"]
 
 
@@ -196,6 +196,23 @@ def test_all_that_waits_in_the_queue_is_taken_out_with_all_that_runs(
     assert f"{runs.id} is stopping" in done.stdout
 
 
+def test_a_stop_that_the_queue_does_not_hear_of_waits_in_the_store(cli: Cli, clean_env: dict[str, str], tmp_path: Path) -> None:
+    """While the controller is away nobody knows what waits; what begins later finds the request."""
+    config = {"model.variant": "nano_e_v3", "dataset": "synthetic", "split_type": "xsub", "env": "local", "training.epochs": 5}
+    job = Job.create(DirectoryStore(Path(clean_env["LASTRUN_STORE"])), "x", config, {}, "0")
+    (tmp_path / "squeue").write_text("#!/bin/sh\necho 'its controller is away' >&2; exit 1\n")
+    (tmp_path / "squeue").chmod(0o755)
+    done = cli("stop", job.id, PATH=f"{tmp_path}:{os.environ['PATH']}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (
+        f"{job.id}: launcher slurm cannot tell: Slurm: its controller is away; the request is in the store; "
+        f"what waits there leaves as soon as it has begun, which lastrun status {job.reference} tells\n"
+    )
+    assert len(job.requests.keys()) == 1
+    done = cli("stop", job.id, "--json", PATH=f"{tmp_path}:{os.environ['PATH']}")
+    assert json.loads(done.stdout)["jobs"] == [{"id": job.id, "asked": "save", "state": "queued"}]
+
+
 def test_slurm_without_its_cluster_spoils_no_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = Job.create(DirectoryStore(tmp_path / "store"), "x", {"run.launcher": "local"}, {}, "0")
     (tmp_path / "squeue").write_text(
@@ -203,10 +220,10 @@ def test_slurm_without_its_cluster_spoils_no_stop(tmp_path: Path, monkeypatch: p
     )
     (tmp_path / "squeue").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    assert withdraw(job) == (None, [])
+    assert withdraw(job) == (None, [], False)
     assert waits(job) is None
     (tmp_path / "squeue").write_text("#!/bin/sh\necho 'squeue: error: Unable to contact slurm controller' >&2; exit 1\n")
-    assert withdraw(job) == (None, ["launcher slurm cannot tell: Slurm: Unable to contact slurm controller"])
+    assert withdraw(job) == (None, ["launcher slurm cannot tell: Slurm: Unable to contact slurm controller"], True)
     assert waits(job) is None
 
 

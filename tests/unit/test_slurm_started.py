@@ -90,6 +90,15 @@ def test_who_leaves_before_the_attempt_has_said_a_word_ends_its_slurm_job(monkey
     assert cluster.done == ["cancel", "INT"]
 
 
+def test_what_the_last_look_brings_of_its_log_is_a_word_too() -> None:
+    """At a login node's cluster a look asks for both: the attempt is there, and saves."""
+    cluster = Cluster()
+    cluster.log.append(b"environment: local\n")
+    said = io.StringIO()
+    StartedBatch(cluster, "7", "x.log", said).hand_on(signal.SIGINT)  # type: ignore[arg-type]
+    assert (cluster.done, said.getvalue()) == (["INT"], "environment: local\n")
+
+
 def test_a_login_node_that_is_not_reached_is_told_once_and_not_waited_for_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from runner import machine
 from runner.launch.ssh import runs
+from runner.launch.ssh.setup import Host
 
 
 @pytest.fixture
@@ -54,3 +55,12 @@ def test_a_disk_that_is_full_is_told_in_one_line(
     [line] = done.stderr.decode().splitlines()
     assert line.startswith("error: ")
     assert "No space left on device" in line, line
+
+
+def test_a_command_calls_the_version_that_it_has_put_there_whatever_becomes_of_the_clone_meanwhile(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    put = Host("far").folder
+    monkeypatch.setattr("runner.launch.ssh.wheel._digest", lambda data: "of other code")
+    assert Host("far").folder == put

@@ -56,6 +56,19 @@ def test_nothing_is_imported_that_is_not_needed(words: list[str], too: set[str],
     assert (NEVER | too) & set(modules) == set()
 
 
+@pytest.mark.parametrize(
+    "words", [["state", "0123abcd"], ["end", "0123abcd"], ["have", "0" * 64, "data"]], ids=lambda words: words[0]
+)
+def test_what_ssh_calls_on_a_host_does_not_wait_for_what_it_does_not_need(words: list[str], tmp_path: Path) -> None:
+    """Each call starts a Python there: of those that a submit waits for, only the check reads a job's configuration."""
+    command = [sys.executable, "-X", "importtime", "-m", "runner.launch.ssh.far", *words]
+    env = {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env, check=True)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "runner.launch.ssh.install" in imported
+    assert imported & (NEVER | {"pydantic", "yaml", "runner.spec", "runner.job.job", "runner.store.open"}) == set()
+
+
 STARTS_NOTHING = """\
 import sys
 def forbid(event, args):

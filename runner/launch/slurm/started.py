@@ -58,6 +58,7 @@ class StartedBatch:
         """To the batch script, which passes it on. What has not started leaves the queue, and what has not said a word yet is
         ended: a job has its node a while before its script is there, and a signal is lost then."""
         found = self.cluster.look_now(self._id)
+        self._show()  # of a login node's cluster a look brings the log along
         if found is not None and found.state in queue.WAITING:
             self.cluster.cancel(self._id)
             self._code = Exit.PAUSED

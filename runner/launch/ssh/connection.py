@@ -79,23 +79,27 @@ class Connection:
             FarError: it ended with a code; with the last that it said.
         """
         try:
-            done = subprocess.run(
-                self.command(script),
-                input=data,
-                capture_output=True,
-                timeout=seconds,
-                start_new_session=True,  # Ctrl-C is for us alone, and there is no terminal to ask at
-                env=environment(),
-                check=False,
-            )
+            with tempfile.TemporaryFile() as said:  # no pipe: older versions' kept connection holds on to its end
+                done = subprocess.run(
+                    self.command(script),
+                    input=data,
+                    stdout=subprocess.PIPE,
+                    stderr=said,
+                    timeout=seconds,
+                    start_new_session=True,  # Ctrl-C is for us alone, and there is no terminal to ask at
+                    env=environment(),
+                    check=False,
+                )
+                said.seek(0)
+                words = said.read()
         except FileNotFoundError:
             raise UsageError("there is no ssh here: install OpenSSH's client") from None
         except subprocess.TimeoutExpired:
             raise CutError(f"{self.host} does not answer within {seconds:.0f} s") from None
         if done.returncode == CUT:
-            raise self.explained(done.stderr)
+            raise self.explained(words)
         if done.returncode != 0:
-            raise FarError(last_error(done.stderr) or f"it ended with code {done.returncode}")
+            raise FarError(last_error(words) or f"it ended with code {done.returncode}")
         return done.stdout.partition(BEGIN)[2]
 
     def follow(self, script: str, data: bytes, seconds: float, heard: Callable[[str], None]) -> None:

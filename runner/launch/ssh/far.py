@@ -1,4 +1,7 @@
-"""The other side: what is called there by this very version, over ssh. ``python -m runner.launch.ssh.far VERB ...``."""
+"""The other side: what is called there by this very version, over ssh. ``python -m runner.launch.ssh.far VERB ...``.
+
+Each call is a start of Python, for which somebody waits: what a verb does not need is not imported.
+"""
 
 from __future__ import annotations
 
@@ -11,40 +14,32 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from last_e.environment import fits
-from last_e.process import run_module
-from runner import machine
 from runner.errors import LastrunError
-from runner.launch.ssh import relayed, runs, sent
 from runner.launch.ssh.install import machine as this_machine
 from runner.launch.ssh.install import own_folder
+
+_ELSEWHERE = {
+    **{verb: ("runs", verb) for verb in ("start", "watch", "follow", "state", "end", "remove", "clean")},
+    "signal": ("runs", "send"),
+    "have": ("sent", "tell"),
+    "receive": ("sent", "receive"),
+    **{f"relay-{verb}": ("relayed", verb) for verb in ("tell", "give", "take", "drop")},
+}
+"""Verbs that other modules of this folder have, with their names there."""
 
 
 def main(**more: Callable[..., None]) -> None:
     """Call what the first word names, of these and ``more``; errors of ours are one line."""
-    verbs: dict[str, Callable[..., None]] = {
-        "check": check,
-        "start": runs.start,
-        "watch": runs.watch,
-        "follow": runs.follow,
-        "state": runs.state,
-        "signal": runs.send,
-        "end": runs.end,
-        "remove": runs.remove,
-        "clean": runs.clean,
-        "have": sent.tell,
-        "receive": sent.receive,
-        "relay-tell": relayed.tell,
-        "relay-give": relayed.give,
-        "relay-take": relayed.take,
-        "relay-drop": relayed.drop,
-        **more,
-    }
+    name = sys.argv[1]
+    verbs: dict[str, Callable[..., None]] = {"check": check, **more}
     try:
-        verbs[sys.argv[1]](*sys.argv[2:])
+        module, verb = _ELSEWHERE.get(name, ("", ""))
+        call: Callable[..., None] = verbs[name] if not module else getattr(import_module(f"runner.launch.ssh.{module}"), verb)
+        call(*sys.argv[2:])
     except LastrunError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(1) from None
@@ -57,6 +52,10 @@ def main(**more: Callable[..., None]) -> None:
 
 def check() -> None:
     """What this machine is, and all that keeps an attempt from starting here, looked at with what that will be given."""
+    from last_e.environment import fits
+    from runner import machine
+    from runner.launch.ssh import runs
+
     asked = json.loads(sys.stdin.readline())
     os.environ.update(asked["variables"])
     runs.take_authority(asked, os.environ)
@@ -82,6 +81,9 @@ def check() -> None:
 
 def _torch() -> dict[str, Any]:
     """What torch has found, tried once after each start of the machine: that takes seconds."""
+    from last_e.process import run_module
+    from runner.launch.ssh.runs import write_whole
+
     ready = Path(sys.prefix) / "ready"
     with suppress(OSError, ValueError, KeyError):
         known = json.loads(ready.read_text())
@@ -95,7 +97,7 @@ def _torch() -> dict[str, Any]:
         return {"torch": None, "gpus": [], "problem": f"torch does not compute there any more ({why})"}
     found = json.loads(lines[-1])
     with suppress(OSError):
-        runs.write_whole(ready, json.dumps({"seen_on": this_machine(), "torch": found}))
+        write_whole(ready, json.dumps({"seen_on": this_machine(), "torch": found}))
     return found
 
 
@@ -114,6 +116,8 @@ def _gpu_problems(asked: dict[str, Any], torch: dict[str, Any], facts: dict[str,
 
 def disk_problems(asked: dict[str, Any]) -> list[str]:
     """Of the room that there is for an attempt, and for the data that would be sent."""
+    from runner.launch.ssh import sent
+
     free, needed = shutil.disk_usage(own_folder()).free, asked["free"]
     if data := asked.get("data"):
         known = sent.have(data["sha256"], data["name"])
@@ -134,7 +138,9 @@ def store_problems(asked: dict[str, Any]) -> list[str]:
     if "marker" in asked and not Path(asked["marker"]).is_dir():
         problems.append(NOT_THERE.format(store=asked["store"]))
     elif asked.get("relay"):
-        problems += problem(DirectoryStore(relayed.root()).check)
+        from runner.launch.ssh.relayed import root
+
+        problems += problem(DirectoryStore(root()).check)
     elif asked["store"] is not None:
         problems += problem(open_store(asked["store"]).check)
     if "config" in asked and "data" not in asked:

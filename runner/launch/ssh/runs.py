@@ -22,10 +22,7 @@ from typing import Any
 
 from last_e.process import run_module
 from runner import machine
-from runner.attempt.scratch import is_going
 from runner.errors import UsageError
-from runner.launch.slurm import queue
-from runner.launch.slurm.batch import job_name
 from runner.launch.ssh.install import own_folder
 
 GONE = 254
@@ -170,6 +167,8 @@ def clean(force: str) -> None:
     Raises:
         UsageError: something would be lost.
     """
+    from runner.attempt.scratch import is_going
+
     root = own_folder()
     scratch = root.parent / "scratch"
     if running := count():
@@ -192,6 +191,9 @@ def clean(force: str) -> None:
 
 def _in_the_queue() -> str | None:
     """A Slurm job of this user's, where this is a login node."""
+    from runner.launch.slurm import queue
+    from runner.launch.slurm.batch import job_name
+
     there = queue.queued() if shutil.which("squeue") else []
     return next((f"Slurm job {one.id}" for one in there if one.name.startswith(job_name(""))), None)
 

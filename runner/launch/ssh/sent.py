@@ -14,13 +14,14 @@ import select
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from last_e.datafile import DataError, data_path, is_remote
 from runner.errors import DamagedObjectError, UsageError
 from runner.folders import cache_folder
 from runner.launch.ssh.install import own_folder
-from runner.spec import JobSpec
+
+if TYPE_CHECKING:
+    from runner.spec import JobSpec
 
 AGAIN = 253
 """Exit code of ``receive``: it is to be asked anew how much has come."""
@@ -45,6 +46,8 @@ def of_this_machine(config: JobSpec) -> Local | None:
 
 def path_of(config: JobSpec) -> Path | None:
     """Where that is."""
+    from last_e.datafile import DataError, data_path, is_remote  # what is called there needs none of it
+
     if is_remote(config.data.uri):
         return None
     try:

@@ -19,7 +19,7 @@ from runner.errors import EngineError, UsageError
 from runner.launch.ssh import install
 from runner.launch.ssh.connection import SECONDS, Connection, FarError, answer
 from runner.launch.ssh.far import NOT_THERE
-from runner.launch.ssh.wheel import Wheel
+from runner.launch.ssh.wheel import this_version
 from runner.launchers import HOST, HOST_MEANING
 from runner.settings import read_settings
 from runner.signals import tidied
@@ -67,7 +67,7 @@ class Host:
         self, name: str, folder: str | None = None, far: str = "runner.launch.ssh.far", *, for_gpus: bool = False
     ) -> None:
         self.connection = Connection(name, read_settings().host(name).ssh)
-        self._wheel = Wheel() if folder is None else None
+        self._wheel = this_version() if folder is None else None
         self._far, self._for_gpus = far, for_gpus
         self.folder = str(folder) if self._wheel is None else self._wheel.folder + ("-gpu" if for_gpus else "")
         self._path = f"{_ROOT}/{shlex.quote(self.folder)}"
