@@ -206,7 +206,7 @@ def test_a_stop_that_the_queue_does_not_hear_of_waits_in_the_store(cli: Cli, cle
     assert done.returncode == 0, done.stderr
     assert done.stdout == (
         f"{job.id}: launcher slurm cannot tell: Slurm: its controller is away; the request is in the store; "
-        f"what waits there leaves as soon as it has begun, which lastrun status {job.reference} tells\n"
+        f"what waits there leaves as soon as it has begun, which lastrun status {job.id} tells\n"
     )
     assert len(job.requests.keys()) == 1
     done = cli("stop", job.id, "--json", PATH=f"{tmp_path}:{os.environ['PATH']}")
