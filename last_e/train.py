@@ -333,7 +333,7 @@ class Session:
         since = time.monotonic()
 
         def going_on(done: int) -> bool:
-            self._tell(epoch, math.nan, done, since)
+            self._tell(epoch, math.nan, done * self.group.size, since)  # others are about as far
             return self.stop.reason is None
 
         return going_on

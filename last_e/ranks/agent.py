@@ -33,6 +33,8 @@ BEHIND_SECONDS = 20.0
 FIRST_SECONDS = 900.0
 """Until there has been a step: data are read, code is compiled."""
 _PR_SET_PDEATHSIG = 1
+_ALONE = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
+"""Ranks of one machine meet where no other machine gets to."""
 _IN_A_STEP = 4
 """So often they have met once the first step is done."""
 LAST_WORD_SECONDS = 3.0
@@ -100,7 +102,7 @@ class Agent:
                 stderr=subprocess.PIPE,
                 text=True,
                 errors="replace",
-                env={**os.environ, "GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"},
+                env={**os.environ, **_ALONE},
             )
         for kind, pipe in (("event", process.stdout), ("text", process.stderr)):
             assert pipe is not None

@@ -138,5 +138,6 @@ def trainer_config(config: JobSpec, attempt: Attempt, data: Path | None) -> dict
     elif attempt.container and "device" in attempt.container:
         values["hardware"]["device"] = attempt.container["device"]
     if attempt.container and config.run.cpus and values["hardware"]["cpu_threads"] is None:
-        values["hardware"]["cpu_threads"] = math.ceil(config.run.cpus)  # a limit that no system call tells
+        # A limit that no system call tells.
+        values["hardware"]["cpu_threads"] = max(1, math.ceil(config.run.cpus) // (config.hardware.ranks or 1))
     return values
