@@ -18,10 +18,25 @@ from sky.backends import backend_utils
 from sky.backends.cloud_vm_ray_backend import CloudVmRayBackend, CloudVmRayResourceHandle
 from sky.clouds import GCP
 from sky.clouds.cloud import CloudCapability
-from sky.server import plugins
+from sky.server import config as server_config
+from sky.server import daemons, plugins
 from sky.skylet.job_lib import JobStatus
 
 from tests.sky_server import end_machine
+
+
+def _few(compute: Any) -> Any:
+    """Processes that answer are kept: by default each is begun when it is needed, which takes seconds, and ended soon after."""
+
+    def config(*words: Any, **more: Any) -> Any:
+        found = compute(*words, **more)
+        found.short_worker_config.garanteed_parallelism = 3
+        found.long_worker_config.garanteed_parallelism = 1
+        for one in (found.short_worker_config, found.long_worker_config):
+            one.burstable_parallelism = 1
+        return found
+
+    return config
 
 
 class Plugin(plugins.BasePlugin):
@@ -38,6 +53,8 @@ class Plugin(plugins.BasePlugin):
             global_user_state.set_enabled_clouds(["gcp", "lambda"], CloudCapability.COMPUTE, "default")
             allowed = check._get_workspace_allowed_clouds("default")
             global_user_state.set_allowed_clouds(allowed, "default")
+            server_config.compute_server_config = _few(server_config.compute_server_config)
+        daemons.INTERNAL_REQUEST_DAEMONS.clear()  # what they look after now and then is not there
         global_user_state.set_enabled_clouds = lambda *words, **more: None  # it looks for keys of clouds now and then
         for name in ("get_user_identities", "get_active_user_identity"):
             setattr(GCP, name, classmethod(lambda *words: None))  # they start gcloud

@@ -104,7 +104,7 @@ def test_a_dry_run_tells_what_would_be_asked_for_and_gpus_what_can_be_had(
     assert (shown["resources.infra"], shown["resources.instance_type"]) == ("lambda", "gpu_1x_a100")
     assert shown["else"] == "gcp a2-highgpu-1g (1 x A100, 40 GB), 3.64 USD an hour"
     assert sky_server.tried() == []
-    done = cli("submit", tiny, *CPU, *SHORT, "--env", "gcp", "--here")
+    done = cli("submit", tiny, *CPU, *SHORT, "--env", "gcp")
     assert done.returncode == 0, done.stdout + done.stderr
     [job] = list_jobs(open_store(clean_env["LASTRUN_STORE"]))
     [attempt] = job.attempts.all()
@@ -134,9 +134,16 @@ def test_a_dry_run_tells_what_would_be_asked_for_and_gpus_what_can_be_had(
 def test_where_there_is_none_the_next_is_asked_for_and_at_last_it_is_given_up(
     sky_server: SkyServer, cli: Cli, tiny: Path
 ) -> None:
+    """By the profile alone: this machine is not one."""
     sky_server.set("full", "n1-standard-8")
-    words = ("--launcher", "sky", "--env", "gcp", "--here", *SHORT, "run.gpus=null", "hardware.device=cpu")
-    done = cli("submit", tiny, *words)
+    words = ("--env", "gcp", *SHORT, "hardware.device=cpu")
+    asked = cli("submit", tiny, *words)
+    assert asked.returncode == 2, asked.stdout + asked.stderr
+    assert "SkyPilot: gcp n1-standard-8 (1 x T4, 16 GB, spot), 0.19 USD an hour" in asked.stderr
+    assert "env gcp: this machine" in asked.stderr
+    assert "SkyPilot would rent that one: --yes rents it, --here trains on this machine" in asked.stderr
+    assert sky_server.tried() == []
+    done = cli("submit", tiny, *words, "--yes")
     assert done.returncode == 0, done.stdout + done.stderr
     assert (
         "there is no gcp n1-standard-8 (1 x T4, 16 GB, spot), 0.19 USD an hour now (RuntimeError: QUOTA_EXCEEDED" in done.stderr

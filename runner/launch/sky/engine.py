@@ -7,12 +7,13 @@ import os
 import re
 import select
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -21,7 +22,9 @@ from typing import IO, Any
 
 from last_e.text import plain
 from runner.errors import EngineError, UsageError
+from runner.launch.notes import Notes
 
+NOTES = Notes("sky", "job", "cluster")
 PREFIX = "lastrun-"
 """Of its clusters there: by that they are found again."""
 ACTIVE = ("INIT", "PENDING", "SETTING_UP", "RUNNING")
@@ -118,6 +121,24 @@ def python() -> str | None:
         first = Path(program).resolve().read_text("utf-8").splitlines()[0]
         return first[2:].strip() if first.startswith("#!/") and "python" in first else None
     return None
+
+
+def is_set_up() -> bool:
+    """Whether SkyPilot is here, and has a cloud that it may use, by its own records: nothing is started, and nobody asked. Of a
+    server elsewhere it keeps none."""
+    if python() is None:
+        return False
+    home = Path("~/.sky").expanduser()
+    with suppress(OSError, UnicodeDecodeError):
+        if os.environ.get("SKYPILOT_API_SERVER_ENDPOINT") or "api_server:" in (home / "config.yaml").read_text("utf-8"):
+            return True
+    with (
+        suppress(sqlite3.Error, OSError, ValueError),
+        closing(sqlite3.connect(f"{(home / 'state.db').as_uri()}?mode=ro", uri=True)) as db,
+    ):
+        rows = db.execute("SELECT value FROM config WHERE key LIKE 'enabled_clouds_%compute'").fetchall()
+        return any(json.loads(value) for (value,) in rows)
+    return False
 
 
 class Sky:

@@ -21,10 +21,9 @@ from runner.job.job import Job
 from runner.launch import bill
 from runner.launch.brought.sent import ADDRESS, CODE, Parcel
 from runner.launch.inside import ONLY
-from runner.launch.notes import Notes
 from runner.launch.protocol import Offer, Rented
 from runner.launch.sky import terms
-from runner.launch.sky.engine import PREFIX, FullError, InfeasibleError, Seen, ended_by, python, sky
+from runner.launch.sky.engine import NOTES, PREFIX, FullError, InfeasibleError, Seen, ended_by, python, sky
 from runner.launch.sky.started import StartedThere
 from runner.launch.ssh.sent import of_this_machine
 from runner.launch.together import see_to_all
@@ -35,7 +34,6 @@ from runner.spec import JobSpec
 from runner.store.uri import StoreUri
 from runner.waits import WAITS
 
-NOTES = Notes("sky", "job", "cluster")
 IDLE_MINUTES = 2
 """After which a machine that does nothing is given back by itself: also when nobody is there to take it down."""
 _ROUNDS = 6
@@ -63,7 +61,7 @@ class SkyLauncher:
     def start(self, job: Job, arguments: list[str], token: str, *, output: TextIO | None) -> StartedThere:
         """Ask for one kind of machine after the other, until there is one."""
         for one in sky().clusters():
-            if one.job == job.id:
+            if one.job == job.id and "--takeover" not in arguments:  # then the claim decides which of both has the job
                 seen = sky().look(one.name)
                 if seen.runs:
                     more = f"lastrun stop {job.reference} takes it back" if seen.waits else f"lastrun status -w {job.reference}"
@@ -95,9 +93,7 @@ class SkyLauncher:
             **({"else": dearer} if dearer else {}),
             "autostop": f"down after {IDLE_MINUTES} idle minutes",
             "run": _script(seconds),
-            "command": shlex.join(
-                ["lastrun", "attempt", *bill.arguments(self._config, str(uri.child(job_id)), "TOKEN", seconds)]
-            ),
+            "command": shlex.join(["lastrun", "attempt", *self._attempt(str(uri.child(job_id)), "TOKEN", seconds)]),
             "secrets": ", ".join([*values_elsewhere(uri, self._config), ADDRESS]),
         }
 
@@ -143,10 +139,12 @@ class SkyLauncher:
 
     @staticmethod
     def clean() -> None:
-        """Machines whose attempt is over are given back, wherever they were started from; what is being made is left alone."""
+        """Machines whose attempt is over are given back, wherever they were started from, and those that have been made for so
+        long that nothing will come of it. One of which something is missing may still run its attempt."""
         for one in sky().clusters():
             found = sky().look(one.name)
-            if found.state == "STOPPED" or (found.state == "UP" and found.job is not None and not found.runs):
+            over = found.state == "STOPPED" or (found.state == "UP" and found.job is not None and not found.runs)
+            if over or (found.state == "INIT" and time.time() - one.since > bill.SET_UP_SECONDS):
                 sky().down(one.name)
                 NOTES.forget(one.token)
         NOTES.sweep()
@@ -209,13 +207,18 @@ class SkyLauncher:
             "run.resources.gpu=NAME asks for another (lastrun gpus lists them)"
         )
 
+    def _attempt(self, job_uri: str, token: str, seconds: int) -> list[str]:
+        """What it is told; its machine was chosen for its profile, whatever it looks like from within."""
+        return [*bill.arguments(self._config, job_uri, token, seconds), "--here"]
+
     def _task(self, job: Job, arguments: list[str], token: str, machine: terms.Machine, began: float) -> dict[str, Any]:
         """As SkyPilot's YAML has it. All is done by ``run``: a machine whose ``setup`` fails is not given back."""
         seconds = bill.seconds_left(self._config, machine, job, "SkyPilot")
         uri, _ = StoreUri.parse(job.uri).parent()
         about = {"launcher": "sky", "what": "SkyPilot cluster", "name": f"{PREFIX}{job.id}-{token}", "token": token}
         about |= {DOLLARS: f"{machine.dollars:g}", PAID_SINCE: f"{began:.0f}"}
-        parcel = Parcel(job, self._config, about, [*bill.arguments(self._config, job.uri, token, seconds), *arguments])
+        told = [*self._attempt(job.uri, token, seconds), *(word for word in arguments if word != "--here")]
+        parcel = Parcel(job, self._config, about, told)
         return {
             "name": "lastrun",
             "resources": machine.resources(self._config),
@@ -295,15 +298,9 @@ def _given_back(name: str, token: str) -> Iterator[None]:
 def _waiting(jobs: Sequence[Job]) -> list[tuple[Job, Seen]]:
     """What is being set up of these jobs, of what this user has started from here; without such, nobody is asked."""
     by_id = {job.id: job for job in jobs}
-    notes = [note for note in NOTES.all() if note["job"] in by_id]
+    notes = [note for note in NOTES.all() if note["job"] in by_id and by_id[note["job"]].attempts.of(note["token"]) is None]
     if not notes or python() is None:
         return []
     there = {one.name for one in sky().clusters()}
-    found = []
-    for note in notes:
-        job = by_id[note["job"]]
-        if note["cluster"] in there and job.attempts.of(note["token"]) is None:
-            seen = sky().look(note["cluster"])
-            if seen.runs:
-                found.append((job, Seen(seen.name, "INIT", None, False)))
-    return found
+    seen = [(by_id[note["job"]], sky().look(note["cluster"])) for note in notes if note["cluster"] in there]
+    return [(job, Seen(one.name, "INIT", None, False)) for job, one in seen if one.runs]

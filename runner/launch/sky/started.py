@@ -12,7 +12,7 @@ from typing import TextIO
 from last_e.process import pass_on
 from runner.errors import EngineError, Exit, LastrunError, Reason, StoreError
 from runner.job.job import Job
-from runner.launch.sky.engine import CANCELLED, Seen, clean, ended_by, sky
+from runner.launch.sky.engine import CANCELLED, NOTES, Seen, clean, ended_by, sky
 from runner.waits import WAITS
 
 _LOOK_SECONDS = 10 * WAITS.follow
@@ -120,7 +120,11 @@ class StartedThere:
         return Exit.DONE if found.job == "SUCCEEDED" else Exit.FAILED
 
     def _give_back(self, found: Seen) -> None:
-        """At once, not after some idle minutes."""
+        """At once, not after some idle minutes. An attempt whose end is not known is asked about once more, by its note."""
+        with suppress(LastrunError):
+            attempt = self._job.attempts.of(self._token)
+            if attempt is None or not attempt.open:
+                NOTES.forget(self._token)
         if found.state == "gone":
             return
         self._last = self.last_words()
