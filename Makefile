@@ -90,5 +90,6 @@ $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
 $(VENV)/.sky: $(VENV)/bin/python constraints-sky.txt
 	@echo "installing SkyPilot for tests in $(VENV)/sky ..."
 	@rm -rf $(VENV)/sky && $(BIN)/python -m venv $(VENV)/sky
-	@$(VENV)/sky/bin/python -m pip install --quiet --no-input --disable-pip-version-check --constraint constraints-sky.txt skypilot
+	@$(VENV)/sky/bin/python -m pip install --no-input --disable-pip-version-check --progress-bar off --no-compile \
+		--constraint constraints-sky.txt skypilot >$(VENV)/install-sky.log 2>&1 || { tail -5 $(VENV)/install-sky.log; exit 2; }
 	@touch $@

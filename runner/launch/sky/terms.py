@@ -81,14 +81,17 @@ class Machine:
 
 
 def wanted(config: JobSpec) -> Wanted:
-    """What the job names, else what comes next to its profile; without a limit to what is taken away and begun again, nothing
-    that may be taken away unless it was meant."""
+    """What the job names, else what comes next to its profile. Nothing that may be taken away, where nobody begins another
+    (``run.auto_continue``), unless that is what the profile or the job is about."""
     own, usual = config.run.resources, _FITTING.get(config.env or "", Wanted(None, _KNOWN, None))
-    cloud = own.cloud or (usual.cloud if own.gpu is None else None)
-    gpus = (own.gpu,) if own.gpu else usual.gpus if cloud in (None, usual.cloud) or usual.cloud is None else _KNOWN
+    cloud = own.cloud or usual.cloud
+    of_the_profile = usual.cloud in (None, cloud)
+    gpus = (own.gpu,) if own.gpu else usual.gpus if of_the_profile else _KNOWN
     spot = own.spot
-    if spot is None:
-        spot = usual.spot if cloud == usual.cloud and usual.spot is not None else None if config.run.auto_continue else False
+    if spot is None and of_the_profile and usual.spot is not None:
+        spot = usual.spot
+    elif spot is None and not config.run.auto_continue:
+        spot = False
     return Wanted(cloud, gpus, spot, own.region)
 
 
