@@ -20,6 +20,7 @@ from sky.clouds import GCP
 from sky.clouds.cloud import CloudCapability
 from sky.server import config as server_config
 from sky.server import daemons, plugins
+from sky.server.requests import requests
 from sky.skylet.job_lib import JobStatus
 
 from tests.sky_server import end_machine
@@ -148,6 +149,7 @@ class Plugin(plugins.BasePlugin):
     def teardown(self, handle: Any, terminate: bool, purge: bool = False) -> None:
         if (self.folder / "stuck").exists():
             raise RuntimeError("the cloud does not take it back")
+        requests.kill_cluster_requests(handle.cluster_name, "sky.down")  # as SkyPilot's own does
         self._end(handle.cluster_name)
 
     def _end(self, name: str) -> None:

@@ -57,15 +57,11 @@ def test_a_profile_gets_what_comes_next_to_it_the_cheapest_first(
 
 
 def test_what_is_not_there_is_told_with_the_nearest(job: Path) -> None:
-    with pytest.raises(
-        UsageError, match=r"spot machine with A10 or A100 on lambda; .* nearest are lambda a10 .*, lambda a100"
-    ):
+    with pytest.raises(UsageError, match=r"spot machine with A10 or A100 on lambda; .* nearest are lambda a10 .*, lambda a100"):
         machines(config(job, "lambda", "run.resources.spot=true"))
     with pytest.raises(UsageError, match=r"with A10 on gcp; .* nearest are lambda a10 \(1 x A10, 24 GB\), 0\.75 USD an hour$"):
         machines(config(job, "gcp", "run.resources.gpu=A10"))
-    with pytest.raises(
-        UsageError, match=r"max_price: found 0\.5 USD an hour, and lambda a10 .*; for that there is gcp n1"
-    ):
+    with pytest.raises(UsageError, match=r"max_price: found 0\.5 USD an hour, and lambda a10 .*; for that there is gcp n1"):
         machines(config(job, "lambda", "run.max_price=0.5"))
 
 

@@ -112,7 +112,10 @@ def clusters(prefix: str) -> list[dict[str, Any]]:
 def look(cluster: str) -> dict[str, Any]:
     """What has become of one: ``state`` of the cluster (``gone``: there is none; ``UNHEALTHY``: something of it is missing),
     ``job`` of what runs there, and whether somebody has given it back."""
-    found = sdk.get(sdk.status([cluster], refresh=common.StatusRefreshMode.AUTO))
+    found = sdk.get(sdk.status([cluster]))
+    if found and found[0].status.value == "INIT" and found[0].init_kind != "unhealthy":
+        return {"state": "INIT", "job": None, "given_back": False}  # while it is made its cloud is not asked: that would wait
+    found = sdk.get(sdk.status([cluster], refresh=common.StatusRefreshMode.AUTO)) if found else []
     if not found:
         asked = sdk.api_status(all_status=True, cluster_name=cluster, fields=["request_id", "name", "cluster_name"])
         return {"state": "gone", "job": None, "given_back": any(one.name.endswith("sky.down") for one in asked)}
