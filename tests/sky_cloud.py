@@ -32,7 +32,7 @@ def _few(compute: Any) -> Any:
     def config(*words: Any, **more: Any) -> Any:
         found = compute(*words, **more)
         found.short_worker_config.garanteed_parallelism = 3
-        found.long_worker_config.garanteed_parallelism = 1
+        found.long_worker_config.garanteed_parallelism = 3
         for one in (found.short_worker_config, found.long_worker_config):
             one.burstable_parallelism = 1
         return found
