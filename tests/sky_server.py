@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -122,6 +123,9 @@ class SkyServer:
         """They behave, and nothing runs there any more."""
         for name in ("full", "slow", "broken", "stuck", "asked"):
             (self.machines / name).unlink(missing_ok=True)
+        for name in self.running():
+            end_machine(self.machines / name)
+            shutil.rmtree(self.machines / name, ignore_errors=True)
 
     def running(self) -> list[str]:
         """Names of machines that there are."""
