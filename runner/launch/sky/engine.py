@@ -278,6 +278,9 @@ class Sky:
             self._process.kill()
             self._process.communicate()
             self._process = None
+        if self._said is not None:
+            self._said.close()
+            self._said = None
 
 
 @cache

@@ -120,11 +120,12 @@ class StartedThere:
         return Exit.DONE if found.job == "SUCCEEDED" else Exit.FAILED
 
     def _give_back(self, found: Seen) -> None:
-        """At once, not after some idle minutes. An attempt whose end is not known is asked about once more, by its note."""
+        """At once, not after some idle minutes. How it ended is written first: afterwards it was we who have taken it down."""
         with suppress(LastrunError):
             attempt = self._job.attempts.of(self._token)
-            if attempt is None or not attempt.open:
-                NOTES.forget(self._token)
+            if attempt is not None and attempt.open:
+                self._job.attempts.write_lost(attempt, clean(f"its SkyPilot cluster {self._name} {found.end}"))
+            NOTES.forget(self._token)
         if found.state == "gone":
             return
         self._last = self.last_words()
