@@ -22,14 +22,15 @@ from typing import IO
 
 from last_e.events import Beat, Ended, Event, Sink, parse_event
 from last_e.manifest import NO_CHECKPOINT, STANDS
-from last_e.process import notices_held
+from last_e.process import ended_by, notices_held
 from last_e.stop import REASONS, Stop
 
 BEAT_SECONDS = 1.0
-SILENT_SECONDS = 15.0
-"""A rank that lives says so every second, whatever it computes."""
-BEHIND_SECONDS = 20.0
-"""Others have waited for a rank so long, and ten times as long as they ever have before in this run, since its first step."""
+SILENT_SECONDS, SILENT_AT_FIRST_SECONDS = 15.0, 60.0
+"""A rank that lives says so every second, whatever it computes; before the first step it may read much from a slow disk."""
+BEHIND_SECONDS = 300.0
+"""A rank that lives lets others wait for so long, and for ten times as long as any has been in one place before: the first one
+also waits for its disk."""
 FIRST_SECONDS = 900.0
 """Until there has been a step: data are read, code is compiled."""
 _PR_SET_PDEATHSIG = 1
@@ -103,6 +104,7 @@ class Agent:
                 text=True,
                 errors="replace",
                 env={**os.environ, **_ALONE},
+                start_new_session=True,  # Ctrl-C reaches it only through us
             )
         for kind, pipe in (("event", process.stdout), ("text", process.stderr)):
             assert pipe is not None
@@ -175,12 +177,8 @@ class Agent:
                 if rank.ended is None:
                     stands = STANDS if self._saved() else NO_CHECKPOINT
                     reason = LOST if rank.code < 0 else "trainer_error"  # what ends by a mistake of its own would do so again
-                    if rank.code < 0:
-                        name = signal.Signals(-rank.code).name if -rank.code in set(signal.Signals) else f"signal {-rank.code}"
-                        hint = " (by the system, when memory runs out, or by hand)" if rank.code == -signal.SIGKILL else ""
-                        what = f"was ended by {name}{hint}"
-                    else:
-                        what = rank.last_error or f"ended with code {rank.code} and no word"
+                    said = rank.last_error or f"ended with code {rank.code} and no word"
+                    what = f"was ended by {ended_by(rank.code)}" if rank.code < 0 else said
                     self._fail(Ended(reason, f"rank {rank.number} {what}; {stands}", 0, 0))
 
     def _look_for_silent(self, now: float) -> None:
@@ -189,8 +187,9 @@ class Agent:
             return
         stands = STANDS if self._saved() else NO_CHECKPOINT
         for rank in alive:
-            if rank.entered is not None and now - rank.heard > SILENT_SECONDS:
-                self._fail(Ended(LOST, f"rank {rank.number} did not answer for {SILENT_SECONDS:.0f} s; {stands}", 0, 0))
+            limit = SILENT_SECONDS if (rank.entered or 0) > _IN_A_STEP else SILENT_AT_FIRST_SECONDS
+            if rank.entered is not None and now - rank.heard > limit:
+                self._fail(Ended(LOST, f"rank {rank.number} did not answer for {limit:.0f} s; {stands}", 0, 0))
                 rank.process.kill()
                 return
         places = [rank.entered or 0 for rank in alive]

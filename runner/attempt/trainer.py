@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from last_e import events
 from last_e.manifest import NO_CHECKPOINT, STANDS
-from last_e.process import notices_held, run_module
+from last_e.process import ended_by, notices_held, run_module
 from last_e.redact import redact
 from runner import machine
 from runner.errors import LOST, Reason
@@ -109,10 +109,7 @@ class Trainer:
         if code == -signal.SIGKILL and out_of_memory:
             return Reason.OUT_OF_MEMORY, "the system ended the trainer: the memory that it may take ran out"
         if code < 0:
-            name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-            hint = " (by the system, when memory runs out, or by hand)" if code == -signal.SIGKILL else ""
-            hint = " (shared memory ran out? raise run.shm_size)" if code == -signal.SIGBUS else hint
-            return Reason.TRAINER_ERROR, f"the trainer was ended by {name}{hint}"
+            return Reason.TRAINER_ERROR, f"the trainer was ended by {ended_by(code)}"
         return Reason.TRAINER_ERROR, self.last_error or f"the trainer ended with code {code} and no word"
 
     def _read(self, kind: str, pipe: IO[str]) -> None:
