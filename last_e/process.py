@@ -80,8 +80,8 @@ def ended_by(code: int) -> str:
     """What ended a process, whose exit code is negative."""
     name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
     hints = {
-        signal.SIGKILL: " (by the system, when memory runs out, or by hand)",
-        signal.SIGBUS: " (shared memory ran out? raise run.shm_size)",
+        int(signal.SIGKILL): " (by the system, when memory runs out, or by hand)",
+        int(signal.SIGBUS): " (shared memory ran out? raise run.shm_size)",
     }
     return name + hints.get(-code, "")
 
