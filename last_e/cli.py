@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from last_e import manifest
-from last_e.config import PINNED_SECTIONS, TrainConfig, micro_batches
+from last_e.config import PINNED_SECTIONS, TrainConfig, cuts, micro_batches
 from last_e.console import ConsoleSink
 from last_e.datafile import DataError, data_path
 from last_e.environment import fits, share_cores
@@ -78,7 +80,7 @@ def _main(argv: list[str]) -> int:
     stop = Stop()
     if args.supervised:
         if args.rank is not None:
-            end_with_its_parent()
+            end_with_its_parent(args.parent)
         stop.when_supervised()
         sink: Sink = JsonLines(lambda: stop.ask("lease_lost"))
         if args.rank:
@@ -130,7 +132,7 @@ def _parser() -> _Parser:
     parser.add_argument("--out", metavar="DIR", help="folder of this run (default: a new one in hardware.output_root)")
     parser.add_argument("--config", metavar="FILE", help=argparse.SUPPRESS)  # the runner's: a resolved configuration
     parser.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)  # the runner's: events as JSON lines
-    for name, kind in (("--rank", int), ("--meeting", Path)):  # the agent's, for each rank
+    for name, kind in (("--rank", int), ("--meeting", Path), ("--parent", int)):  # the agent's, for each rank
         parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
     return parser
 
@@ -290,9 +292,23 @@ def _train_here(
         return Failed("trainer_error", str(error))
     except RuntimeError as error:
         if not is_lost(error):
-            raise
+            if seat is None:
+                raise
+            return _crashed(error)
         hint = manifest.STANDS if _is_saved(out, resume) else manifest.NO_CHECKPOINT
         return Failed("gpu_lost", f"the GPU or its driver failed ({one_line(error)}); {hint}")
+    except (DataError, DamagedCheckpoint, ConfigError, MemoryError, OSError):
+        raise
+    except Exception as error:
+        if seat is None:
+            raise
+        return _crashed(error)
+
+
+def _crashed(error: Exception) -> Failed:
+    """Of a rank: told at once, for others say soon that it has gone; its process may take long to be taken apart."""
+    traceback.print_exc()
+    return Failed("trainer_error", f"{type(error).__name__}: {one_line(error)}")
 
 
 def _ranks(config: TrainConfig) -> int:
@@ -307,8 +323,10 @@ def _tell_ranks(config: TrainConfig, sink: Sink) -> None:
         each = f"{share} or {share + 1}" if uneven else f"{share}"
         sink.emit(Message(f"ranks: {ranks}, each with {each} of the {parts} micro-batches of a step"))
     if wanted > ranks:
-        smaller = max(2, config.training.batch_size // wanted)
-        way = f"hardware.micro_batch={smaller} makes more, each with batch statistics of its own fewer clips"
+        size, batches = config.training.batch_size, config.training.gradient_accumulation_steps
+        enough = next((most for most in range(size, 1, -1) if batches * cuts(size, most) >= wanted), None)
+        way = f"hardware.micro_batch={enough} makes enough, each with batch statistics of its own fewer clips"
+        way = way if enough is not None else "no hardware.micro_batch makes enough of such batches"
         has = counted(parts, "micro-batch", "micro-batches")
         sink.emit(Message(f"ranks: {ranks} instead of {wanted}, for a step has {has}; {way}", "warning"))
 
@@ -321,6 +339,7 @@ def _lead(
     def commands(folder: Path) -> list[list[str]]:
         (folder / CONFIG).write_text(json.dumps(config.model_dump(mode="json")))
         words = ["--supervised", "--config", str(folder / CONFIG), "--out", str(out), "--meeting", str(folder / "meeting")]
+        words += ["--parent", str(os.getpid())]
         words += [] if resume is None else ["--resume", str(resume)]
         words += ["--allow-change", *args.allow_change] if args.allow_change else []
         return [[*run_module("last_e"), "--rank", str(rank), *words] for rank in range(_ranks(config))]

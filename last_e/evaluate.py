@@ -54,5 +54,7 @@ def evaluate(
     if group.agree(stopped):
         return None
     group.fill(rows)
-    loss_sum, hits, among_5, clips = (sum(column) for column in rows.T.tolist())
+    loss_sum = hits = among_5 = clips = 0.0
+    for row in rows.tolist():  # one after the other: from Python 3.12 on sum() rounds otherwise
+        loss_sum, hits, among_5, clips = loss_sum + row[0], hits + row[1], among_5 + row[2], clips + row[3]
     return Scores(loss_sum / clips, hits / clips, among_5 / clips)

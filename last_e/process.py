@@ -76,6 +76,16 @@ def discard_output(stream: TextIO | None = None) -> None:
     os.close(nowhere)
 
 
+def ended_by(code: int) -> str:
+    """What ended a process, whose exit code is negative."""
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+    hints = {
+        int(signal.SIGKILL): " (by the system, when memory runs out, or by hand)",
+        int(signal.SIGBUS): " (shared memory ran out? raise run.shm_size)",
+    }
+    return name + hints.get(-code, "")
+
+
 def run_module(name: str) -> list[str]:
     """The beginning of a command that runs a module."""
     return [sys.executable, "-P", "-m", name] if _SAFE else [sys.executable, "-c", _BOOT, name]

@@ -73,9 +73,11 @@ def run(
     device, why = choose_device(config.hardware, seat.rank if seat else 0)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    group: Group = Joined(seat, device) if seat else ALONE
+    group: Group = ALONE
     if seat:
-        beat(sink, lambda: group.entered)
+        group = joined = Joined(seat)
+        beat(sink, lambda: joined.entered)
+        joined.meet(device)
     precision = choose_precision(config, device)
     workers = set_up_torch(config, device, sink, group.size)
     load_loops(config, device, sink)
@@ -105,7 +107,9 @@ def run(
             )
 
     if isinstance(group, Joined):
-        group.see_that_all_have(state.digest() + fingerprint.encode())
+        kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        same = (fingerprint, precision.reason, kind, torch.__version__)
+        group.see_that_all_have(state.digest(*same))
 
     def saved(path: Path, about: Manifest) -> None:
         sink.emit(CheckpointSaved(str(path), about.step, about.epoch))
@@ -377,11 +381,12 @@ def make_batches(
     """Batches of the clips that train and of those that test, made on the device where it has room for the data set."""
     if device.type == "cuda":
         size, (free, _) = clips.nbytes, torch.cuda.mem_get_info(device)
-        if size <= GPU_SHARE * free:
+        share = GPU_SHARE / -(-group.size // max(1, torch.cuda.device_count()))  # where there are fewer GPUs, ranks share one
+        if not group.agree(int(size > share * free)):  # made elsewhere, a batch may differ in its last digits
             clips, workers = clips.to(device), 0
             sink.emit(Message(f"data: {size / 2**20:,.0f} MiB, held by the GPU, which makes the batches itself"))
         else:
-            room = f"{size / 2**20:,.0f} MiB, more than {GPU_SHARE:.0%} of the GPU's {free / 2**20:,.0f} MiB that are free"
+            room = f"{size / 2**20:,.0f} MiB, more than {share:.0%} of the GPU's {free / 2**20:,.0f} MiB that are free"
             sink.emit(Message(f"data: {room}: batches are made by the host, with {workers} workers"))
     channels, blocks = config.model.channels[-1], sum(config.model.num_blocks)
     micro_batch = config.hardware.micro_batch

@@ -17,27 +17,32 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 from last_e.events import Beat, Ended, Event, Sink, parse_event
 from last_e.manifest import NO_CHECKPOINT, STANDS
-from last_e.process import notices_held
+from last_e.process import ended_by, notices_held, pass_on
 from last_e.stop import REASONS, Stop
 
 BEAT_SECONDS = 1.0
-SILENT_SECONDS = 15.0
-"""A rank that lives says so every second, whatever it computes."""
-BEHIND_SECONDS = 20.0
-"""Others have waited for a rank so long, and ten times as long as they ever have before in this run, since its first step."""
+SILENT_SECONDS, SILENT_AT_FIRST_SECONDS = 15.0, 60.0
+"""A rank that lives says so every second, whatever it computes; before the first step it may read much from a slow disk."""
+BEHIND_SECONDS = 300.0
+"""A rank that lives lets others wait for so long, and for ten times as long as any has been in one place before: the first one
+also waits for its disk."""
 FIRST_SECONDS = 900.0
 """Until there has been a step: data are read, code is compiled."""
 _PR_SET_PDEATHSIG = 1
-_ALONE = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
+_LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
 """Ranks of one machine meet where no other machine gets to."""
-_IN_A_STEP = 4
-"""So often they have met once the first step is done."""
-LAST_WORD_SECONDS = 3.0
+_IN_A_STEP = 6
+"""So often, or less often, they have met when the first step begins to end."""
+LAST_WORD_SECONDS, ALONE_SECONDS = 5.0, 10.0
+"""When one has failed, for the others to say so and to write what they are writing; when one says that another has gone, until
+somebody knows better."""
+LONGEST_LINE = 1 << 20
 LOST = "rank_lost"
 """The reason of a run of which a rank has died, or hangs."""
 GONE = "peer_gone"
@@ -76,10 +81,13 @@ class Agent:
         self._commands, self._sink, self._stop, self._saved = commands, sink, stop, saved
         self._inbox: queue.Queue[tuple[int, str, str | None]] = queue.Queue()
         self._ranks: list[_Rank] = []
+        self._readers: list[threading.Thread] = []
         self._first: Ended | None = None
         """Why the first one that failed did."""
         self._longest = 0.0
         """For how long any of them has been in one place."""
+        self._first_word = float("inf")
+        """When the first of them said how it ended."""
 
     def run(self) -> Ended:
         """Start them; how the run ended."""
@@ -92,6 +100,10 @@ class Agent:
                 for rank in self._ranks:
                     rank.process.kill()
                     rank.process.wait()
+                    if rank.process.stdin is not None:
+                        rank.process.stdin.close()
+                for reader in self._readers:
+                    reader.join(1.0)
 
     def _start(self, number: int, command: list[str]) -> _Rank:
         with notices_held():
@@ -102,16 +114,20 @@ class Agent:
                 stderr=subprocess.PIPE,
                 text=True,
                 errors="replace",
-                env={**os.environ, **_ALONE},
+                env={**os.environ, **_LOOPBACK},
+                start_new_session=True,  # Ctrl-C reaches it only through us
             )
         for kind, pipe in (("event", process.stdout), ("text", process.stderr)):
             assert pipe is not None
-            threading.Thread(target=self._read, args=(number, kind, pipe), name=f"rank {number}", daemon=True).start()
+            reader = threading.Thread(target=self._read, args=(number, kind, pipe), name=f"rank {number}", daemon=True)
+            reader.start()
+            self._readers.append(reader)
         return _Rank(number, process, heard=time.monotonic())
 
     def _read(self, number: int, kind: str, pipe: IO[str]) -> None:
-        for line in pipe:
-            self._inbox.put((number, kind, line.rstrip("\n")))
+        with pipe:
+            for line in iter(partial(pipe.readline, LONGEST_LINE), ""):
+                self._inbox.put((number, kind, line.rstrip("\n")))
         self._inbox.put((number, kind, None))
 
     def _follow(self) -> Ended:
@@ -133,7 +149,7 @@ class Agent:
                 for rank in self._ranks:
                     if rank.process.poll() is None:
                         rank.process.send_signal(signal.SIGTERM)
-            self._look_for_dead()
+            self._look_for_dead(now)
             self._look_for_silent(now)
             if self._first is not None:
                 if give_up == float("inf"):
@@ -151,7 +167,7 @@ class Agent:
             return
         if kind == "text":
             rank.last_error = line.strip() or rank.last_error
-            print(line if number == 0 else f"rank {number}: {line}", file=sys.stderr, flush=True)
+            pass_on(f"{line}\n" if number == 0 else f"rank {number}: {line}\n", sys.stderr)
             return
         event = parse_event(line)
         if isinstance(event, Beat):
@@ -161,38 +177,49 @@ class Agent:
                 rank.entered, rank.since = event.entered, rank.heard
         elif isinstance(event, Ended):
             rank.ended = event
+            self._first_word = min(self._first_word, rank.heard)
             if event.reason not in (*_QUIET, GONE):
                 self._fail(replace(event, message=self._of(number, event.message)))
         elif event is not None:
             self._sink.emit(event)
         else:
-            print(line, file=sys.stderr, flush=True)
+            pass_on(f"{line}\n", sys.stderr)
 
-    def _look_for_dead(self) -> None:
+    def _look_for_dead(self, now: float) -> None:
         for rank in self._ranks:
+            if rank.open_pipes and rank.process.poll() is not None and now - rank.heard > LAST_WORD_SECONDS:
+                rank.open_pipes.clear()  # a process that it has started holds them
             if rank.code is None and not rank.open_pipes:
                 rank.code = rank.process.wait()
-                if rank.ended is None:
-                    stands = STANDS if self._saved() else NO_CHECKPOINT
-                    reason = LOST if rank.code < 0 else "trainer_error"  # what ends by a mistake of its own would do so again
-                    if rank.code < 0:
-                        name = signal.Signals(-rank.code).name if -rank.code in set(signal.Signals) else f"signal {-rank.code}"
-                        hint = " (by the system, when memory runs out, or by hand)" if rank.code == -signal.SIGKILL else ""
-                        what = f"was ended by {name}{hint}"
-                    else:
-                        what = rank.last_error or f"ended with code {rank.code} and no word"
-                    self._fail(Ended(reason, f"rank {rank.number} {what}; {stands}", 0, 0))
+                if rank.ended is None and rank.code < 0:
+                    self._lose(f"rank {rank.number} was ended by {ended_by(rank.code)}")
+                elif rank.ended is None:  # what ends by a mistake of its own would do so again
+                    said = rank.last_error or f"ended with code {rank.code} and no word"
+                    self._fail(Ended("trainer_error", f"rank {rank.number}: {said}", 0, 0))
 
     def _look_for_silent(self, now: float) -> None:
+        """A rank that hangs is killed; others then end by themselves."""
         alive = [rank for rank in self._ranks if rank.open_pipes]
-        if self._first is not None or len(alive) < len(self._ranks):
+        if self._first is not None or not alive:
             return
-        stands = STANDS if self._saved() else NO_CHECKPOINT
         for rank in alive:
-            if rank.entered is not None and now - rank.heard > SILENT_SECONDS:
-                self._fail(Ended(LOST, f"rank {rank.number} did not answer for {SILENT_SECONDS:.0f} s; {stands}", 0, 0))
-                rank.process.kill()
+            limit = SILENT_SECONDS if (rank.entered or 0) > _IN_A_STEP else SILENT_AT_FIRST_SECONDS
+            if rank.entered is None:
+                limit = FIRST_SECONDS
+            if now - rank.heard > limit:
+                self._lose(f"rank {rank.number} did not answer for {limit:.0f} s", rank)
                 return
+        told = [rank.ended for rank in self._ranks if rank.ended is not None]
+        if gone := [ended for ended in told if ended.reason == GONE]:
+            if now - self._first_word > ALONE_SECONDS:
+                self._lose(f"the ranks lost each other ({gone[0].message})", *alive)
+        elif told:
+            if now - self._first_word > BEHIND_SECONDS:
+                self._lose(f"rank {alive[0].number} did not end with the others", *alive)
+        else:
+            self._look_for_late(now, alive)
+
+    def _look_for_late(self, now: float, alive: list[_Rank]) -> None:
         places = [rank.entered or 0 for rank in alive]
         waiting = [rank for rank, place in zip(alive, places) if place > min(places)]
         if waiting:
@@ -200,9 +227,13 @@ class Agent:
             waited = now - max(rank.since for rank in waiting)
             if waited > limit:
                 late = alive[places.index(min(places))]
-                text = f"rank {late.number} did not come on for {waited:.0f} s while others waited for it; {stands}"
-                self._fail(Ended(LOST, text, 0, 0))
-                late.process.kill()
+                self._lose(f"rank {late.number} did not come on for {waited:.0f} s while others waited for it", late)
+
+    def _lose(self, what: str, *killed: _Rank) -> None:
+        stands = STANDS if self._saved() else NO_CHECKPOINT
+        self._fail(Ended(LOST, f"{what}; {stands}", 0, 0))
+        for rank in killed:
+            rank.process.kill()
 
     def _fail(self, ended: Ended) -> None:
         self._first = self._first or ended
@@ -215,7 +246,8 @@ class Agent:
             return self._first
         ended = self._ranks[0].ended
         if ended is None or ended.reason == GONE:  # all say that another has gone
-            return Ended(LOST, f"the ranks lost each other; {STANDS if self._saved() else NO_CHECKPOINT}", 0, 0)
+            told = "no word" if ended is None else ended.message
+            return Ended(LOST, f"the ranks lost each other ({told}); {STANDS if self._saved() else NO_CHECKPOINT}", 0, 0)
         if ended.reason in REASONS and self._stop.reason is not None:
             return replace(ended, reason=self._stop.reason)
         return ended
@@ -232,10 +264,12 @@ def beat(sink: Sink, entered: Callable[[], int]) -> None:
     threading.Thread(target=run, name="beat", daemon=True).start()
 
 
-def end_with_its_parent() -> None:
+def end_with_its_parent(parent: int) -> None:
     """Of a rank: when the agent is killed, nobody ends it but the system (Linux; elsewhere the end of its input does)."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it was killed before
+        os._exit(1)
 
 
 class OnlyItsEnd:

@@ -9,11 +9,15 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch._C._distributed_c10d import FileStore  # where torch.distributed has it from, and mypy finds it
 
+from last_e.gpu import is_lost
 from last_e.ranks.fold import Fold, nodes_of, shares
 
 PATIENCE = timedelta(hours=6)
 """How long a rank waits for others. Whoever has started them all ends them much sooner: it sees who is missing."""
+GPU_PATIENCE = timedelta(minutes=30)
+"""On GPUs all may wait for each other without anybody seeing who is missing."""
 
 
 class PeerGone(RuntimeError):
@@ -74,7 +78,7 @@ ALONE = Alone()
 
 
 class Joined:
-    """Several processes of one machine.
+    """Several processes of one machine, once they have met (:meth:`meet`).
 
     Numbers that decide go through gloo, so that nobody waits for a GPU; tensors through nccl, if each has a GPU of its own.
 
@@ -82,14 +86,19 @@ class Joined:
         PeerGone: of every method: another rank has gone.
     """
 
-    def __init__(self, seat: Seat, device: torch.device) -> None:
+    def __init__(self, seat: Seat) -> None:
         self.rank, self.size, self.entered = seat.rank, seat.size, 0
+        self._seat = seat
+        self._tensors: dist.ProcessGroup | None = None
+
+    def meet(self, device: torch.device) -> None:
+        """Wait for all to be there; this one trains on ``device``."""
+        seat, self.entered = self._seat, self.entered + 1
         own_gpu = device.type == "cuda" and seat.size <= torch.cuda.device_count()
         with _gone():
-            dist.init_process_group(
-                "gloo", init_method=f"file://{seat.meeting}", rank=seat.rank, world_size=seat.size, timeout=PATIENCE
-            )
-            self._tensors = dist.new_group(backend="nccl", timeout=PATIENCE) if own_gpu else None
+            store = FileStore(str(seat.meeting), seat.size)
+            dist.init_process_group("gloo", store=store, rank=seat.rank, world_size=seat.size, timeout=PATIENCE)
+            self._tensors = dist.new_group(backend="nccl", timeout=GPU_PATIENCE) if own_gpu else None
 
     def agree(self, wish: int) -> int:
         """See :class:`Group`."""
@@ -114,13 +123,10 @@ class Joined:
     def fill(self, rows: Tensor) -> None:
         """See :class:`Group`."""
         self.entered += 1
+        there = rows if self._tensors is not None else rows.cpu()
         with _gone():
-            if self._tensors is not None:
-                dist.all_reduce(rows, group=self._tensors)
-            else:
-                on_host = rows.cpu()
-                dist.all_reduce(on_host)
-                rows.copy_(on_host)
+            dist.all_reduce(there, group=self._tensors)
+        rows.copy_(there)
 
     def see_that_all_have(self, digest: bytes) -> None:
         """See that every rank has this digest of what it begins with.
@@ -130,11 +136,12 @@ class Joined:
         """
         own = torch.frombuffer(bytearray(digest), dtype=torch.uint8).to(torch.int64)
         lowest, highest = own.clone(), own.clone()
+        self.entered += 1
         with _gone():
             dist.all_reduce(lowest, dist.ReduceOp.MIN)
             dist.all_reduce(highest, dist.ReduceOp.MAX)
         if not torch.equal(lowest, highest):
-            raise RanksDiffer("the ranks do not begin with the same weights, step and clips")
+            raise RanksDiffer("not all ranks have the same weights, step, clips, number format, kind of device and torch")
 
     def _gather(self, sent: Tensor) -> list[Tensor]:
         self.entered += 1
@@ -152,5 +159,5 @@ class _gone:  # reads as a word where it is used
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, RuntimeError) and not isinstance(error, torch.cuda.OutOfMemoryError):
+        if isinstance(error, RuntimeError) and not (isinstance(error, torch.cuda.OutOfMemoryError) or is_lost(error)):
             raise PeerGone(str(error)) from error

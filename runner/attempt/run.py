@@ -209,21 +209,23 @@ class _Run:
         self.attempt.inherited = [stored.name for stored in found]
         bad: set[str] = set()
         own: Path | None = None
-        restarts, reached = 0, 0
+        restarts, reached = 0, (0, 0)
         while True:
-            self.trainer.ended = None
+            self.trainer.ended = self._look = None
             usable = [stored for stored in found if stored.name not in bad]
             reason, message = self._train_once(scratch, publisher, usable, own)
             ended = self.trainer.ended
             most = self.config.run.max_restarts
             if reason is Reason.RANK_LOST and self.leaving.reason is None and restarts < most:
-                own, step = newest_of(scratch)
-                if step > max(reached, self.attempt.resumed_step):
-                    reached, restarts = step, restarts + 1
-                    self.voice.say(f"{message}; going on from step {step} ({restarts} of run.max_restarts {most})", "warning")
+                own, done = newest_of(scratch)
+                if done > max(reached, (self.attempt.resumed_epoch, self.attempt.resumed_step)):
+                    reached, restarts = done, restarts + 1
+                    self.voice.say(
+                        f"{message}; going on from step {done[1]} ({restarts} of run.max_restarts {most})", "warning"
+                    )
                     continue
                 message += "; not gone on with by itself, for nothing was saved since it began"
-            if ended is None or ended.reason != "checkpoint_damaged" or self.attempt.resumed_from is None:
+            if ended is None or ended.reason != "checkpoint_damaged" or self.attempt.resumed_from is None or own is not None:
                 return reason, message
             bad.add(self.attempt.resumed_from)
             self.job.checkpoints.pass_over(self.attempt.resumed_from)
@@ -250,11 +252,12 @@ class _Run:
             self._look_at_epoch(stored.manifest.epoch)
         elif own is None and self.attempt.number > 1:
             self.voice.say("no whole checkpoint yet: beginning at step 0")
-        self.job.attempts.write(self.attempt)
+        if own is None:
+            self.job.attempts.write(self.attempt)
         config = scratch / "config.json"
         config.write_text(json.dumps(trainer_config(self.config, self.attempt, self.data)))
         if self.leaving.reason is not None:  # stopped before there was anything to stop
-            return self.leaving.reason, "nothing was trained"
+            return self.leaving.reason, "nothing was trained" if own is None else f"saved at step {read_manifest(own).step}"
         resume = own if fetched is None else fetched[0]
         self.trainer.start(trainer_command(config, scratch / "run", resume, self.allow_change))
         if self.leaving.reason is not None:  # asked while it was being started
@@ -398,17 +401,20 @@ def find_data(
         return None, (Reason.OUT_OF_DISK, str(error))
 
 
-def newest_of(scratch: Path) -> tuple[Path | None, int]:
-    """An attempt's own newest whole checkpoint, and its step; None and 0 without one."""
+def newest_of(scratch: Path) -> tuple[Path | None, tuple[int, int]]:
+    """An attempt's own newest whole checkpoint, and its epoch and step; None and zeros without one."""
     newest = newest_whole(scratch / "run" / "checkpoints", lambda _: None)
-    return newest, 0 if newest is None else read_manifest(newest).step
+    if newest is None:
+        return None, (0, 0)
+    about = read_manifest(newest)
+    return newest, (about.epoch, about.step)
 
 
 def scores_at_the_end(ended: events.Ended | None, progress: dict[str, Any], resumed_epoch: int) -> dict[str, float | None]:
     """What the record of an attempt's end says of how far it came: the trainer's last word, else what was heard of it before.
     That knows only this attempt's own epochs, and so no ``best_epoch`` of the job."""
     last, best = progress.get("last_epoch", {}), progress.get("best", {})
-    if ended is not None:
+    if ended is not None and ended.total_steps:  # else it ended without knowing, as when a rank was killed
         return {**{name: getattr(ended, name) for name in _RESULT_FIELDS}, "epoch": last.get("epoch", resumed_epoch)}
     heard = {
         "test_top1": last.get("test_top1"),

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from last_e import events
+from last_e.config import micro_batches
 from last_e.manifest import NO_CHECKPOINT, STANDS
-from last_e.process import notices_held, run_module
+from last_e.process import ended_by, notices_held, run_module
 from last_e.redact import redact
 from runner import machine
 from runner.errors import LOST, Reason
@@ -94,8 +95,8 @@ class Trainer:
         a checkpoint, of it or of an earlier one."""
         code = self.wait()
         out_of_memory = machine.memory_kills() > self._memory_kills
-        if self.ended is not None and self.ended.reason == Reason.RANK_LOST.value and out_of_memory:
-            return Reason.OUT_OF_MEMORY, f"the memory that the ranks may take ran out: {self.ended.message}"
+        if self.ended is not None and self.ended.reason == Reason.RANK_LOST.value and (asked is not None or out_of_memory):
+            return asked or Reason.OUT_OF_MEMORY, self.ended.message
         if self.ended is not None:
             name = _REASONS.get(self.ended.reason, self.ended.reason)
             reason = Reason(name) if name in Reason._value2member_map_ else Reason.TRAINER_ERROR
@@ -109,10 +110,7 @@ class Trainer:
         if code == -signal.SIGKILL and out_of_memory:
             return Reason.OUT_OF_MEMORY, "the system ended the trainer: the memory that it may take ran out"
         if code < 0:
-            name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-            hint = " (by the system, when memory runs out, or by hand)" if code == -signal.SIGKILL else ""
-            hint = " (shared memory ran out? raise run.shm_size)" if code == -signal.SIGBUS else hint
-            return Reason.TRAINER_ERROR, f"the trainer was ended by {name}{hint}"
+            return Reason.TRAINER_ERROR, f"the trainer was ended by {ended_by(code)}"
         return Reason.TRAINER_ERROR, self.last_error or f"the trainer ended with code {code} and no word"
 
     def _read(self, kind: str, pipe: IO[str]) -> None:
@@ -138,6 +136,7 @@ def trainer_config(config: JobSpec, attempt: Attempt, data: Path | None) -> dict
     elif attempt.container and "device" in attempt.container:
         values["hardware"]["device"] = attempt.container["device"]
     if attempt.container and config.run.cpus and values["hardware"]["cpu_threads"] is None:
-        # A limit that no system call tells.
-        values["hardware"]["cpu_threads"] = max(1, math.ceil(config.run.cpus) // (config.hardware.ranks or 1))
+        # A limit that no system call tells, shared by the ranks.
+        ranks = min(config.hardware.ranks or 1, micro_batches(config))
+        values["hardware"]["cpu_threads"] = max(1, math.ceil(config.run.cpus) // ranks)
     return values

@@ -52,7 +52,7 @@ def again(call: Callable[[], T], busy: Callable[[Exception], Busy | None]) -> T:
             found = busy(error)
             if found is None:
                 raise
-            wait = pause * random.uniform(0.8, 1.2) if found.after is None else found.after  # noqa: S311
+            wait = max(found.after or 0.0, pause * random.uniform(0.8, 1.2))  # noqa: S311
             if time.monotonic() + wait > deadline:
                 if found.after is not None:
                     later = seconds_text(wait)
@@ -70,4 +70,4 @@ def again(call: Callable[[], T], busy: Callable[[Exception], Busy | None]) -> T:
 
 def seconds_after(header: str | None) -> float | None:
     """What ``Retry-After`` says; a date there is as nothing said."""
-    return float(header) if header is not None and header.strip().isdigit() else None
+    return float(header) if header is not None and header.strip().isdecimal() else None

@@ -23,7 +23,7 @@ PLACES = {
     "kaggle": ("--yes-private-dataset", "--set", "run.gpus=0"),
 }
 
-LONG = ("--set", "training.batch_size=4")  # 3 epochs of 60 steps: some for each
+LONG = ("--set", "training.batch_size=4", "training.epochs=8")  # 480 steps: some for each, also where the store is slow
 
 
 @pytest.mark.slow

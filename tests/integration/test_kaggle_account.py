@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -110,10 +109,8 @@ def test_a_busy_kaggle_is_asked_again_for_a_while_but_not_what_it_may_have_heard
     assert me.quota().left == 30 * 3600
     monkeypatch.setattr(again, "MOST_SECONDS", 0.1)
     kaggle_server.busy = [429] * 20
-    began = time.monotonic()
     with pytest.raises(EngineError, match="it has been asked too often: try again in some minutes"):
         me.quota()
-    assert time.monotonic() - began < 1
     assert len(kaggle_server.busy) > 10
     kaggle_server.busy = [429]
     kaggle_server.retry_after = 900
@@ -150,10 +147,8 @@ def test_who_follows_a_session_bears_with_a_kaggle_that_is_away(
     job = Job(DirectoryStore(tmp_path / "store"), "tiny-20261130-000000-abcd")
     one = StartedThere(job, me, "lastrun-tiny", version, "0123abcd", said)
     kaggle_server.busy = [503] * 3
-    began = time.monotonic()
+    assert one.wait(0.1) is None  # it is the next look that asks again
     assert one.wait(0.1) is None
-    assert one.wait(0.1) is None
-    assert time.monotonic() - began < 2  # it is the next look that asks again
     assert said.getvalue().count("try again in some minutes (made up for tests); the attempt is not touched by that") == 1
     monkeypatch.setattr(started, "_PATIENCE_SECONDS", 0.0)
     with pytest.raises(EngineError, match=r"lastrun status \S+ tells what becomes of it: https://www\.kaggle\.com/code/me/"):

@@ -23,7 +23,7 @@ from runner.job.job import Job
 from tests.jobs import PATIENCE, assert_same, command_lines, has_saved, jobs_in, wait_until
 from tests.jobs import result as result_of
 
-STEPS, EPOCHS = 2, 3  # an epoch: 48 training clips, 22 a step
+STEPS, EPOCHS = 2, 8  # an epoch: 48 training clips, 22 a step
 NANO = (
     "model.variant=nano_e_v3",
     "model.stem_channels=8",

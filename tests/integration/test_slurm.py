@@ -204,7 +204,7 @@ def test_scancel_of_what_has_just_begun_leaves_a_job_that_can_go_on(
     run: Any, cli: Cli, tiny: Path, slurm: Slurm, clean_env: dict[str, str]
 ) -> None:
     """It has its node, and has not taken the job: a Python needs longer to start than Slurm to tell of it."""
-    current: Run = run("submit", tiny, *SLURM, "training.epochs=1", "training.warmup_epochs=0")
+    current: Run = run("submit", tiny, *SLURM, "training.epochs=30")
     wait_until(lambda: "RUNNING" in slurm.call("squeue", "-h", "-o", "%T") or current.process.poll() is not None)
     slurm.call("scancel", *slurm.jobs())
     code, out = current.end()

@@ -147,9 +147,10 @@ def clean() -> None:
 
 
 def where_to_press(job: Job) -> list[str]:
-    """What to say of attempts that hear of no request, since their job is not here but there."""
+    """What to say of an attempt that hears of no request, since its job is not here but there. Who has taken the job from it
+    does hear."""
     told = []
-    for attempt in job.attempts.all():
+    for attempt in job.attempts.all()[-1:]:
         if attempt.open and attempt.launcher == "kaggle" and attempt.is_relayed:
             name = plain(str((attempt.container or {}).get("name")))
             told.append(

@@ -78,8 +78,8 @@ class Connection:
             CutError: there is no connection; why, and what to do.
             FarError: it ended with a code; with the last that it said.
         """
-        try:
-            with tempfile.TemporaryFile() as said:  # no pipe: older versions' kept connection holds on to its end
+        with tempfile.TemporaryFile() as said:  # no pipe: older versions' kept connection holds on to its end
+            try:
                 done = subprocess.run(
                     self.command(script),
                     input=data,
@@ -90,12 +90,12 @@ class Connection:
                     env=environment(),
                     check=False,
                 )
-                said.seek(0)
-                words = said.read()
-        except FileNotFoundError:
-            raise UsageError("there is no ssh here: install OpenSSH's client") from None
-        except subprocess.TimeoutExpired:
-            raise CutError(f"{self.host} does not answer within {seconds:.0f} s") from None
+            except FileNotFoundError:
+                raise UsageError("there is no ssh here: install OpenSSH's client") from None
+            except subprocess.TimeoutExpired:
+                raise CutError(f"{self.host} does not answer within {seconds:.0f} s") from None
+            said.seek(0)
+            words = said.read()
         if done.returncode == CUT:
             raise self.explained(words)
         if done.returncode != 0:

@@ -1,0 +1,74 @@
+"""What an agent makes of ranks that fail in every way; they are stubs here, which only say what ranks say."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from last_e.events import Discard, Ended
+from last_e.ranks import agent
+from last_e.ranks.agent import Agent
+from last_e.stop import Stop
+
+SAYS = """\
+import json, sys, threading, time
+def say(**values): print(json.dumps(values), flush=True)
+def beat(entered): say(event="beat", entered=entered)
+def end(reason, message="so"): say(event="ended", reason=reason, message=message, step=6, total_steps=6)
+def beat_on(entered):
+    while True: beat(entered); time.sleep(0.05)
+"""
+
+
+def verdict(*ranks: str) -> Ended:
+    """Of ranks that do so."""
+
+    def commands(folder: Path) -> list[list[str]]:
+        return [[sys.executable, "-c", SAYS + rank] for rank in ranks]
+
+    return Agent(commands, Discard(), Stop(), lambda: True).run()
+
+
+def test_the_first_ones_word_is_that_of_all() -> None:
+    assert verdict("beat(9); end('completed')", "beat(9); end('completed')").reason == "completed"
+
+
+@pytest.mark.parametrize("late", [0, 1])
+def test_why_one_failed_is_told_and_not_that_the_others_are_alone(late: int) -> None:
+    """Whichever of them is heard first."""
+    alone = f"beat(9); time.sleep({1 - late}); end('peer_gone', 'Connection closed by peer')"
+    failed = f"beat(9); time.sleep({late}); end('out_of_memory', 'no memory')"
+    ended = verdict(alone, failed)
+    assert (ended.reason, ended.message) == ("out_of_memory", "rank 1: no memory")
+
+
+def test_where_all_are_alone_their_word_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent, "ALONE_SECONDS", 0.5)
+    ended = verdict("beat(9); end('peer_gone', 'no loopback')", "beat(9); beat_on(9)")
+    assert (ended.reason, ended.message) == ("rank_lost", "the ranks lost each other (no loopback); the last checkpoint stands")
+
+
+def test_a_mistake_of_its_own_is_no_rank_that_was_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent, "LAST_WORD_SECONDS", 0.5)
+    ended = verdict("beat(9); beat_on(9)", "beat(9); sys.exit('boom')")
+    assert (ended.reason, ended.message) == ("trainer_error", "rank 1: boom")
+
+
+@pytest.mark.parametrize(
+    ("constant", "first", "second", "told"),
+    [
+        ("SILENT_SECONDS", "beat_on(9)", "beat(9); time.sleep(60)", "rank 1 did not answer for 2 s"),
+        ("SILENT_AT_FIRST_SECONDS", "beat_on(2)", "beat(2); time.sleep(60)", "rank 1 did not answer for 2 s"),
+        ("FIRST_SECONDS", "beat_on(0)", "time.sleep(60)", "rank 1 did not answer for 2 s"),
+        ("FIRST_SECONDS", "beat_on(2)", "beat_on(1)", "rank 1 did not come on for 2 s while others waited for it"),
+        ("BEHIND_SECONDS", "beat_on(9)", "beat_on(8)", "rank 1 did not come on for 2 s while others waited for it"),
+        ("BEHIND_SECONDS", "end('completed')", "beat_on(9)", "rank 1 did not end with the others"),
+    ],
+)
+def test_one_that_hangs_is_named(constant: str, first: str, second: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent, constant, 2.0)
+    monkeypatch.setattr(agent, "LAST_WORD_SECONDS", 0.5)
+    ended = verdict(first, second)
+    assert (ended.reason, ended.message) == ("rank_lost", f"{told}; the last checkpoint stands")
