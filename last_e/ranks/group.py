@@ -9,7 +9,6 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 from torch import distributed as dist
-from torch._C._distributed_c10d import FileStore  # where torch.distributed has it from, and mypy finds it
 
 from last_e.gpu import is_lost
 from last_e.ranks.fold import Fold, nodes_of, shares
@@ -96,7 +95,7 @@ class Joined:
         seat, self.entered = self._seat, self.entered + 1
         own_gpu = device.type == "cuda" and seat.size <= torch.cuda.device_count()
         with _gone():
-            store = FileStore(str(seat.meeting), seat.size)
+            store = dist.FileStore(str(seat.meeting), seat.size)  # type: ignore[attr-defined]  # it is there, unlisted
             dist.init_process_group("gloo", store=store, rank=seat.rank, world_size=seat.size, timeout=PATIENCE)
             self._tensors = dist.new_group(backend="nccl", timeout=GPU_PATIENCE) if own_gpu else None
 
