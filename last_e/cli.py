@@ -324,9 +324,11 @@ def _tell_ranks(config: TrainConfig, sink: Sink) -> None:
         sink.emit(Message(f"ranks: {ranks}, each with {each} of the {parts} micro-batches of a step"))
     if wanted > ranks:
         size, batches = config.training.batch_size, config.training.gradient_accumulation_steps
-        enough = next((most for most in range(size, 1, -1) if batches * cuts(size, most) >= wanted), None)
-        way = f"hardware.micro_batch={enough} makes enough, each with batch statistics of its own fewer clips"
-        way = way if enough is not None else "no hardware.micro_batch makes enough of such batches"
+        enough = next((pieces for most in range(size, 1, -1) if batches * (pieces := cuts(size, most)) >= wanted), 0)
+        way = (
+            f"hardware.micro_batch={-(-size // max(1, enough))} makes enough, each with batch statistics of its own fewer clips"
+        )
+        way = way if enough else "no hardware.micro_batch makes enough of such batches"
         has = counted(parts, "micro-batch", "micro-batches")
         sink.emit(Message(f"ranks: {ranks} instead of {wanted}, for a step has {has}; {way}", "warning"))
 

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ from last_e.checkpoint import load
 from last_e.data import write_clips
 from last_e.data.synthetic import synthetic_clips
 from last_e.manifest import newest_whole
+from last_e.ranks.agent import BEAT_SECONDS
 from runner.job.job import Job
 from tests.jobs import PATIENCE, assert_same, command_lines, has_saved, jobs_in, wait_until
 from tests.jobs import result as result_of
@@ -228,10 +230,11 @@ def test_nothing_trains_on_when_the_one_that_started_them_is_killed(tmp_path: Pa
 
 @pytest.mark.slow
 def test_a_rank_that_hangs_ends_all(tmp_path: Path) -> None:
-    """Stopped, it keeps its connections open, and the others wait for it."""
+    """Stopped, it keeps its connections open, and the others wait for it. In its first step it would have more time."""
     run = tmp_path / "run"
     with begun(words(run, 2, "training.epochs=1000")) as process:
         wait_until(lambda: steps_saved(run) or process.poll() is not None)
+        time.sleep(3 * BEAT_SECONDS)  # until that has been heard
         os.kill(ranks_of(run)[1], signal.SIGSTOP)
         _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
@@ -258,4 +261,4 @@ def test_more_ranks_than_micro_batches_are_told(tmp_path: Path) -> None:
         "training.epochs=1",
     )
     out = finished(words(tmp_path / "run", 2, *settings))
-    assert "warning: ranks: 1 instead of 2, for a step has 1 micro-batch; hardware.micro_batch=12 makes more" in out
+    assert "warning: ranks: 1 instead of 2, for a step has 1 micro-batch; hardware.micro_batch=12 makes enough" in out
