@@ -12,7 +12,10 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    import subprocess
 
 _ROOT = str(Path(__file__).resolve().parents[1])
 _SAFE = sys.version_info >= (3, 11)
@@ -74,6 +77,18 @@ def discard_output(stream: TextIO | None = None) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, (stream or sys.stdout).fileno())
     os.close(nowhere)
+
+
+def start_with_pipes(command: list[str], env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    """Start what is spoken with by its three streams, in a session of its own: Ctrl-C reaches it only through us. Notices are
+    held until it can hear of one, which takes seconds."""
+    import subprocess  # commands that start nothing are quicker without
+
+    with notices_held():
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, errors="replace", start_new_session=True, env=env
+        )
 
 
 def ended_by(code: int) -> str:

@@ -181,7 +181,7 @@ class TrainBatches:
 
 
 class TestBatches:
-    """The test clips, the middle of each, in the order of the file. Of several ranks each makes every so manieth batch."""
+    """The test clips, the middle of each, in the order of the file. Of n ranks each makes every n-th batch."""
 
     __test__ = False  # not a test class, whatever pytest thinks of its name
 

@@ -23,7 +23,7 @@ from typing import IO
 
 from last_e.events import Beat, Ended, Event, Sink, parse_event
 from last_e.manifest import NO_CHECKPOINT, STANDS
-from last_e.process import ended_by, notices_held, pass_on
+from last_e.process import ended_by, pass_on, start_with_pipes
 from last_e.stop import REASONS, Stop
 
 BEAT_SECONDS = 1.0
@@ -43,7 +43,7 @@ LAST_WORD_SECONDS, ALONE_SECONDS = 5.0, 10.0
 """When one has failed, for the others to say so and to write what they are writing; when one says that another has gone, until
 somebody knows better."""
 LONGEST_LINE = 1 << 20
-LOST = "rank_lost"
+RANK_LOST = "rank_lost"
 """The reason of a run of which a rank has died, or hangs."""
 GONE = "peer_gone"
 """The reason of a rank that another has left alone."""
@@ -106,17 +106,7 @@ class Agent:
                     reader.join(1.0)
 
     def _start(self, number: int, command: list[str]) -> _Rank:
-        with notices_held():
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                errors="replace",
-                env={**os.environ, **_LOOPBACK},
-                start_new_session=True,  # Ctrl-C reaches it only through us
-            )
+        process = start_with_pipes(command, {**os.environ, **_LOOPBACK})
         for kind, pipe in (("event", process.stdout), ("text", process.stderr)):
             assert pipe is not None
             reader = threading.Thread(target=self._read, args=(number, kind, pipe), name=f"rank {number}", daemon=True)
@@ -231,7 +221,7 @@ class Agent:
 
     def _lose(self, what: str, *killed: _Rank) -> None:
         stands = STANDS if self._saved() else NO_CHECKPOINT
-        self._fail(Ended(LOST, f"{what}; {stands}", 0, 0))
+        self._fail(Ended(RANK_LOST, f"{what}; {stands}", 0, 0))
         for rank in killed:
             rank.process.kill()
 
@@ -247,7 +237,7 @@ class Agent:
         ended = self._ranks[0].ended
         if ended is None or ended.reason == GONE:  # all say that another has gone
             told = "no word" if ended is None else ended.message
-            return Ended(LOST, f"the ranks lost each other ({told}); {STANDS if self._saved() else NO_CHECKPOINT}", 0, 0)
+            return Ended(RANK_LOST, f"the ranks lost each other ({told}); {STANDS if self._saved() else NO_CHECKPOINT}", 0, 0)
         if ended.reason in REASONS and self._stop.reason is not None:
             return replace(ended, reason=self._stop.reason)
         return ended

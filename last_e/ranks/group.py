@@ -43,8 +43,6 @@ class Group(Protocol):
 
     rank: int
     size: int
-    entered: int
-    """How often it has met the others, or is waiting to."""
 
     def agree(self, wish: int) -> int:
         """The largest number that one of them has; all wait for each other. Needs no device."""
@@ -59,7 +57,7 @@ class Group(Protocol):
 class Alone:
     """A run of one process."""
 
-    rank, size, entered = 0, 1, 0
+    rank, size = 0, 1
 
     def agree(self, wish: int) -> int:
         """Its own."""
@@ -86,7 +84,9 @@ class Joined:
     """
 
     def __init__(self, seat: Seat) -> None:
-        self.rank, self.size, self.entered = seat.rank, seat.size, 0
+        self.rank, self.size = seat.rank, seat.size
+        self.entered = 0
+        """How often it has met the others, or is waiting to."""
         self._seat = seat
         self._tensors: dist.ProcessGroup | None = None
 

@@ -14,7 +14,7 @@ from typing import IO, Any
 from last_e import events
 from last_e.config import micro_batches
 from last_e.manifest import NO_CHECKPOINT, STANDS
-from last_e.process import ended_by, notices_held, run_module
+from last_e.process import ended_by, run_module, start_with_pipes
 from last_e.redact import redact
 from runner import machine
 from runner.errors import LOST, Reason
@@ -49,16 +49,7 @@ class Trainer:
     def start(self, command: list[str]) -> None:
         """Start it; what it says goes to the inbox. It has a session of its own, so that Ctrl-C reaches it only
         through us, and its standard input ends when we do."""
-        with notices_held():  # it takes seconds until it can hear of one
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                errors="replace",
-                start_new_session=True,
-            )
+        self._process = start_with_pipes(command)
         assert self._process.stdout is not None
         assert self._process.stderr is not None
         for kind, pipe in zip(PIPES, (self._process.stdout, self._process.stderr)):
