@@ -42,7 +42,7 @@ demo: $(VENV)/.train
 quick: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(JOBS) -m "not server and not slow" $(or $(TESTS),tests/unit)
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev $(VENV)/.sky
 	$(BIN)/python -m pytest -n $(JOBS) $(TESTS)
 
 bench: $(VENV)/.train
@@ -85,3 +85,11 @@ $(VENV)/.train: $(VENV)/bin/python pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	@$(BIN)/python scripts/install.py '.[dev]'
 	@touch $@ $(VENV)/.train
+
+# SkyPilot wants an older click than huggingface_hub, so it gets an environment of its own, as its users may give it one.
+$(VENV)/.sky: $(VENV)/bin/python constraints-sky.txt
+	@echo "installing SkyPilot for tests in $(VENV)/sky ..."
+	@rm -rf $(VENV)/sky && $(BIN)/python -m venv $(VENV)/sky
+	@$(VENV)/sky/bin/python -m pip install --no-input --disable-pip-version-check --progress-bar off --no-compile \
+		--constraint constraints-sky.txt skypilot >$(VENV)/install-sky.log 2>&1 || { tail -5 $(VENV)/install-sky.log; exit 2; }
+	@touch $@

@@ -21,6 +21,7 @@ LAUNCHERS = {
     "slurm": Kind("runner.launch.slurm.either:EitherLauncher", chooses_gpus=True),
     "ssh": Kind("runner.launch.ssh.launcher:SshLauncher", chooses_gpus=False),
     "hf": Kind("runner.launch.hf.launcher:HfLauncher", chooses_gpus=False),
+    "sky": Kind("runner.launch.sky.launcher:SkyLauncher", chooses_gpus=False),
     "kaggle": Kind("runner.launch.kaggle.launcher:KaggleLauncher", chooses_gpus=False),
 }
 DEFAULT = "local"

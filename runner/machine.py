@@ -84,7 +84,8 @@ def versions() -> dict[str, str]:
 
 
 _WAYS = {
-    "": "--on HOST for one that ssh reaches, --launcher slurm for a cluster's, --launcher hf for one of Hugging Face's",
+    "": "--on HOST for one that ssh reaches, --launcher slurm for a cluster's, --launcher hf for one of Hugging Face's, "
+    "--launcher sky for one of a cloud, once SkyPilot is set up: see docs/clouds.md",
     "kaggle": "--launcher kaggle gets one; or in a notebook there, see docs/kaggle.md",
 }
 """What gets a profile's machine."""

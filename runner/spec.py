@@ -116,6 +116,35 @@ class HfConfig(Section):
     )
 
 
+CloudName = Annotated[
+    str,
+    Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$"),
+    Meaning("a cloud or a region as SkyPilot calls it, such as gcp or us-central1"),
+]
+GpuName = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,39}$"),
+    Meaning("a GPU as SkyPilot calls it, such as A100-80GB, without a number"),
+]
+
+
+class ResourcesConfig(Section):
+    """What is asked of SkyPilot, with launcher sky."""
+
+    set_by: ClassVar[SetBy] = HERE
+
+    cloud: CloudName | None = Field(None, description="whose machine it is; default: the profile's, else any that is set up")
+    gpu: GpuName | None = Field(
+        None, description="kind of GPU; default: the profile's, else the cheapest that is fit for training"
+    )
+    spot: bool | None = Field(
+        None,
+        description="a machine that may be taken away at any moment; default: with profile gcp yes, else no, and with "
+        "run.auto_continue whatever is cheaper",
+    )
+    region: CloudName | None = Field(None, description="where it is; default: where it is cheapest")
+
+
 class KaggleConfig(Section):
     """What is asked of Kaggle, with launcher kaggle."""
 
@@ -196,7 +225,7 @@ class RunConfig(Section):
     auto_continue: Annotated[Annotated[int, Field(ge=0, le=10_000)], LEARNING] = Field(
         0,
         description="how often the command that follows an attempt begins another by itself when the machine was taken away "
-        "or, where the launcher gets another (slurm, hf, kaggle), its time was over, while the job makes progress",
+        "or, where the launcher gets another (slurm, hf, sky, kaggle), its time was over, while the job makes progress",
     )
     max_price: Annotated[Annotated[float, Field(gt=0, le=10_000)] | None, LEARNING] = Field(
         None, description="most that a machine which is paid for may cost, in USD an hour"
@@ -206,6 +235,7 @@ class RunConfig(Section):
     )
     slurm: SlurmConfig = Field(default_factory=SlurmConfig)
     hf: HfConfig = Field(default_factory=HfConfig)
+    resources: ResourcesConfig = Field(default_factory=ResourcesConfig)
     kaggle: KaggleConfig = Field(default_factory=KaggleConfig)
     network: Annotated[NetworkName | None, SetBy("asks", "puts the container into that network; host is this machine's")] = (
         Field(None, description="network of a container: bridge, host, or one that the engine knows; default: bridge")

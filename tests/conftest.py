@@ -37,6 +37,7 @@ from tests.docker_engine import why_not as why_no_engine
 from tests.hub import Hub
 from tests.jobs import LONGER, PATIENCE, Run, jobs_in, result
 from tests.kaggle import why_not as why_no_session
+from tests.sky_server import SkyServer, why_no_sky
 from tests.slurm import Slurm
 from tests.slurm import why_not as why_no_slurm
 from tests.sshd import Sshd
@@ -321,6 +322,32 @@ def hub(bucket: str, clean_env: dict[str, str], tmp_path: Path) -> Iterator[Hub]
     clean_env.update(one.environment())
     yield one
     one.close()
+
+
+@pytest.fixture(scope="session")
+def sky_api(ceph: Ceph) -> Iterator[SkyServer]:
+    """SkyPilot's own server, which takes a quarter of a minute to begin."""
+    if why := why_no_sky():
+        pytest.skip(why)
+    folder = Path(tempfile.mkdtemp(prefix="sky-", dir="/tmp"))
+    one = SkyServer(folder)
+    try:
+        one.start()
+        yield one
+    finally:
+        one.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def sky_server(sky_api: SkyServer, bucket: str, clean_env: dict[str, str]) -> Iterator[SkyServer]:
+    """The same, for the commands of a test, whose user has nothing there yet; the catalogue is in the user's home as well."""
+    clean_env.update(sky_api.environment())
+    own = Path(clean_env["HOME"]) / ".sky"
+    own.mkdir()
+    (own / "catalogs").symlink_to(sky_api.folder / "home" / ".sky" / "catalogs")
+    yield sky_api
+    sky_api.clear()
 
 
 @pytest.fixture

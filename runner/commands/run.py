@@ -55,7 +55,10 @@ def submit(
     here: HereOption = False,
     parallel: ParallelOption = None,
     stop_after: StopAfterOption = None,
-    yes: Annotated[bool, typer.Option("--yes", help="begin a sweep of more than 20 points without being asked")] = False,
+    yes: Annotated[
+        bool,
+        typer.Option("--yes", help="do not ask: before a sweep of more than 20 points, before a machine is rented for --env"),
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Check a job, keep it in the store, and run it; of a sweep, a job for each point."""
@@ -65,6 +68,7 @@ def submit(
     from runner.launch.approve import approve
     from runner.launch.protocol import Orders
     from runner.launch.ready import How
+    from runner.launch.rent import LAUNCHER, agree, why_rent
     from runner.launch.start import make_launcher
     from runner.resolve import name_of, resolve_points
     from runner.store.open import store_of
@@ -92,6 +96,8 @@ def submit(
     if parallel is not None or stop_after is not None:
         raise UsageError(f"{spec} is one job: --parallel and --stop-after are for a sweep")
     resolved = points.points[0].job
+    if (instead := why_rent(resolved, here)) is not None:
+        resolved = resolve_points(spec, first.env, first.settings, LAUNCHER).points[0].job
     config, told = resolved.config, notes_of_file(resolved, spec)
     _see_that_relay_fits(config, relay)
     _see_that_it_may_be_shut_down(config, yes_shut_down)
@@ -118,6 +124,8 @@ def submit(
         if obstacle is not None:
             show(f"it could not start here: {obstacle}")
         else:
+            if instead is not None:
+                show(f"env {resolved.env}: this machine {instead}; it would be asked whether to rent one, unless --yes says so")
             for what, value in asked.items():
                 show(f"would ask for {what}: {value}")
             show(f"would submit {name} to {target.uri} with launcher {config.run.launcher}; nothing was written")
@@ -125,6 +133,8 @@ def submit(
     for note in told:
         show(note, error=True)
     approve(starter, target, resolved, here=here)
+    if instead is not None:
+        agree(resolved.env, instead, yes, may_ask=not json and sys.stdin.isatty())
     # What was asked for is kept, not what auto found here: the attempt may run elsewhere.
     origins = {key: str(origin) for key, origin in resolved.origins.items()}
     trust, values = Trust(target.uri), brought(resolved)

@@ -32,6 +32,7 @@ from runner.store.open import open_store
 from tests.conftest import Cli
 from tests.hub import Hub
 from tests.jobs import PATIENCE, command_lines, jobs_in, some_step_is_stored
+from tests.sky_server import SkyServer
 from tests.slurm import Slurm
 from tests.sshd import Sshd
 
@@ -128,6 +129,14 @@ def hf(hub: Hub) -> Case:
 
 
 @pytest.fixture
+def sky(sky_server: SkyServer) -> Case:
+    """Each machine has a T4, and trains on its CPU."""
+    needed = ("run.gpus=0", "run.resources.gpu=T4")
+    impossible = "run.resources.cloud=aws"
+    return Case("sky", kill_process, impossible, needed, at_once=False, asked="stop_requested", leaves=False)
+
+
+@pytest.fixture
 def kaggle(bucket: str, kaggle_server: KaggleServer) -> Case:
     """With its store in a bucket, whose keys lie in a private data set."""
     needed = ("run.gpus=0", "run.kaggle.private_dataset=true")
@@ -155,6 +164,7 @@ CASES = [
     pytest.param("ssh", marks=[pytest.mark.xdist_group("ssh"), pytest.mark.slow]),
     pytest.param("login", id="slurm by ssh", marks=[pytest.mark.xdist_group("ssh"), pytest.mark.slow]),
     pytest.param("hf", marks=[pytest.mark.xdist_group("ceph"), pytest.mark.slow]),
+    pytest.param("sky", marks=[pytest.mark.xdist_group("ceph"), pytest.mark.slow]),
     pytest.param("relay", marks=[pytest.mark.xdist_group("ssh"), pytest.mark.slow]),
     pytest.param("kaggle", marks=[pytest.mark.xdist_group("ceph"), pytest.mark.slow]),
     pytest.param("dummy"),
@@ -217,7 +227,7 @@ def test_an_attempt_in_the_background_has_its_job_alone_and_is_found_dead_when_i
     # As from a machine that knows nothing of the first: the claim in the store decides, and what was started says so.
     blind = started_blindly(job, clean_env)
     assert blind.returncode == 5, blind.stdout + blind.stderr
-    who = "attempt 1 on|Slurm job|Hugging Face job|Kaggle session"
+    who = "attempt 1 on|Slurm job|Hugging Face job|Kaggle session|SkyPilot cluster"
     assert re.fullmatch(rf"\S+ is being run by ({who}) .*", blind.stdout.strip())
     assert [one.id for one in job.attempts.all()] == [attempt.id]
 

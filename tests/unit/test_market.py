@@ -49,6 +49,14 @@ def test_who_cannot_tell_costs_the_others_nothing() -> None:
 
 def test_all_that_cost_money_say_what_runs() -> None:
     classes = {name: launcher_class(name) for name in LAUNCHERS}
-    assert {name for name, one in classes.items() if isinstance(one, Cloud)} == {"hf"}
-    assert {name for name, one in classes.items() if isinstance(one, Market)} == {"local", "slurm", "ssh", "hf", "kaggle"}
+    assert {name for name, one in classes.items() if isinstance(one, Cloud)} == {"hf", "sky"}
+    assert {name for name, one in classes.items() if isinstance(one, Market)} == {
+        "local",
+        "slurm",
+        "ssh",
+        "hf",
+        "sky",
+        "kaggle",
+    }
     assert "hf auth login" in str(market.rented()["hf"])
+    assert "pip install 'lastrun[sky]'; or, beside lastrun[hf], in an environment of its own" in str(market.rented()["sky"])

@@ -42,7 +42,7 @@ def test_the_lowest_versions_that_are_tried_are_the_lower_bounds(python: str) ->
     tried = {pin.name: str(pin.specifier).removeprefix("==") for pin in pins if pin.marker is None or pin.marker.evaluate(env)}
 
     bounds: dict[str, list[Version]] = {}
-    extras = PROJECT["project"]["optional-dependencies"]
+    extras = {name: one for name, one in PROJECT["project"]["optional-dependencies"].items() if name != "sky"}
     for one in map(Requirement, [*PROJECT["project"]["dependencies"], *(text for group in extras.values() for text in group)]):
         if one.name == "lastrun" or (one.marker is not None and not one.marker.evaluate(env)):
             continue
@@ -53,6 +53,15 @@ def test_the_lowest_versions_that_are_tried_are_the_lower_bounds(python: str) ->
     for name, lower in bounds.items():
         said = max(lower)
         assert Version(tried[name]).release[: len(said.release)] == said.release, f"{name} {said}: make lowest"
+
+
+def test_skypilot_which_lies_beside_nothing_else_is_tried_as_its_bound_says() -> None:
+    (bound,) = map(Requirement, PROJECT["project"]["optional-dependencies"]["sky"])
+    pins = [line for line in (ROOT / "constraints-sky.txt").read_text().splitlines() if not line.startswith("#")]
+    tried = {pin.name: str(pin.specifier).removeprefix("==") for pin in map(Requirement, pins)}
+    assert str(bound.specifier) == f">={tried['skypilot']}"
+    with_all_else = next(one for one in PROJECT["project"]["optional-dependencies"]["dev"] if one.startswith("lastrun["))
+    assert "sky" not in with_all_else
 
 
 def test_readme_names_the_lowest_torch() -> None:

@@ -2,46 +2,43 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, TextIO
 
 from last_e.text import plain
 from runner.attempt.data_check import check_data
-from runner.errors import ClaimedError, EngineError, LastrunError, MissingKeyError, UsageError
+from runner.errors import ClaimedError, EngineError, LastrunError, UsageError
 from runner.job.attempts import Attempt
-from runner.job.cost import DOLLARS, spent
+from runner.job.cost import DOLLARS
 from runner.job.job import Job
-from runner.launch.docker.image import code_digest
+from runner.launch import bill
+from runner.launch.brought.sent import ADDRESS, CODE, Parcel
 from runner.launch.hf import hub, terms
 from runner.launch.hf.started import StartedThere
 from runner.launch.inside import ONLY
 from runner.launch.notes import Notes
 from runner.launch.protocol import Offer, Rented
 from runner.launch.ssh.sent import of_this_machine
-from runner.launch.ssh.wheel import Wheel
 from runner.launch.together import see_to_all
-from runner.launch.variables import authority, is_private, see_that_they_are_set, values_elsewhere, wants_cpu
+from runner.launch.variables import is_private, see_that_they_are_set, values_elsewhere
 from runner.launchers import FEW_GPUS
 from runner.signals import interruptible
 from runner.spec import JobSpec
 from runner.store.uri import StoreUri
-from runner.waits import VARIABLE, WAITS
+from runner.waits import WAITS
 
 JOB, TOKEN = "lastrun-job", "lastrun-token"
 """Labels of its jobs there."""
 IMAGE = "pytorch/pytorch:2.8.0-cuda12.8-cudnn9-runtime"
 """A public one that has torch; what else is needed is brought."""
 NOTES = Notes("hf", "job", "id", "namespace")
-_LINE = """exec "$(command -v python || command -v python3)" -I -c "import os; exec(os.environ['LASTRUN_BEGIN'])\""""
+_LINE = f'exec "$(command -v python || command -v python3)" -I -c "{CODE}"'
 
 
 class HfLauncher:
@@ -65,33 +62,19 @@ class HfLauncher:
                 if one.stage == hub.WAITING:
                     raise ClaimedError(f"{job.id}: {one}; lastrun stop {job.reference} takes it back")
                 raise ClaimedError(f"{job.id} is being run by {one}; lastrun status -w {job.reference} follows it")
-            seconds = self._seconds(job)
+            seconds = bill.seconds_left(self._config, self._flavor, job, "Hugging Face")
             uri, _ = StoreUri.parse(job.uri).parent()
-            wheel = Wheel()
-            name = f"lastrun-{wheel.version}-py3-none-any.whl"
             about = {"launcher": "hf", "what": "Hugging Face job", "token": token, "namespace": there.name}
             about[DOLLARS] = f"{self._flavor.dollars:g}"
-            asked = {
-                "code": code_digest(),
-                "wheel": name,
-                "sha256": hashlib.sha256(wheel.data).hexdigest(),
-                "authority": authority(uri).get("authority", ""),
-                "about": {**about, **({} if wants_cpu(self._config) else {"device": "cuda"})},
-                "arguments": [*self._attempt(job.uri, token, seconds), *arguments],
-            }
-            environment = {
-                "LASTRUN_BEGIN": files("runner.launch.hf").joinpath("begin.py").read_text("utf-8"),
-                "LASTRUN_BEGIN_WITH": json.dumps(asked),
-                "PYTHONUNBUFFERED": "1",
-                **({VARIABLE: os.environ[VARIABLE]} if os.environ.get(VARIABLE) else {}),
-            }
-            address = put_wheel(job, wheel, name)
+            told = [*bill.arguments(self._config, job.uri, token, seconds), *arguments]
+            parcel = Parcel(job, self._config, about, told)
+            address = parcel.address()
             try:
                 id = there.run(
                     **self._asked(job.id, token, seconds),
                     command=["/bin/sh", "-c", _LINE],
-                    env=environment,
-                    secrets={**values_elsewhere(uri, self._config), "LASTRUN_WHEEL": address},
+                    env=parcel.variables(),
+                    secrets={**values_elsewhere(uri, self._config), ADDRESS: address},
                 )
             except BaseException as error:  # it may have begun all the same
                 self._take_back(job, token, error)
@@ -102,24 +85,20 @@ class HfLauncher:
     def order(self, store: str, name: str) -> dict[str, str]:
         """Its job there; what it costs is told with the machine."""
         uri, job_id = StoreUri.parse(store), f"{name}-DATE-CODE"
-        seconds = self._timeout()
+        seconds = bill.seconds_of(self._config, self._flavor, 0.0)
         asked = self._asked(job_id, "TOKEN", seconds)
-        secrets = [*values_elsewhere(uri, self._config), "LASTRUN_WHEEL"]
+        secrets = [*values_elsewhere(uri, self._config), ADDRESS]
         return {
             "namespace": self._namespace.name,
             "flavor": str(self._flavor),
             "image": asked["image"],
             "timeout": f"{seconds} s, {self._flavor.dollars * seconds / 3600:.2f} USD at most",
-            "command": shlex.join(["lastrun", "attempt", *self._attempt(str(uri.child(job_id)), "TOKEN", seconds)]),
+            "command": shlex.join(
+                ["lastrun", "attempt", *bill.arguments(self._config, str(uri.child(job_id)), "TOKEN", seconds)]
+            ),
             "secrets": ", ".join(secrets),
             "labels": ", ".join(f"{key}={value}" for key, value in asked["labels"].items()),
         }
-
-    def _attempt(self, job_uri: str, token: str, seconds: int) -> list[str]:
-        """What its attempt is told beside what whoever starts it wants; the machine is there for so many ``seconds``."""
-        limit, own = seconds - terms.SET_UP_SECONDS, self._config.hardware.session_limit
-        more = [] if own is not None and own <= limit else ["--set", f"hardware.session_limit={limit}"]
-        return [job_uri, "--token", token, *more]
 
     def _asked(self, job_id: str, token: str, seconds: int) -> dict[str, Any]:
         return {
@@ -201,20 +180,6 @@ class HfLauncher:
     def _flavor(self) -> hub.Flavor:
         return terms.flavor_of(self._config)
 
-    def _timeout(self, paid: float = 0.0) -> int:
-        return terms.seconds_of(self._config, self._flavor, paid)
-
-    def _seconds(self, job: Job) -> int:
-        """For how many a machine is asked for, when this job's turn comes."""
-        most = self._config.run.max_cost
-        if most is None:
-            return self._timeout()
-        seconds = self._timeout(paid := spent(job))
-        if seconds < self._timeout():
-            told = f"{paid:.2f} of {most:g} USD are spent: this machine is asked for {seconds / 3600:.2g} h at most"
-            sys.stderr.write(f"Hugging Face: {told}\n")
-        return seconds
-
     def _see_what_is_asked(self) -> None:
         if self._config.run.gpus not in (None, 0, 1, "all"):
             raise UsageError(f"run.gpus: found {self._config.run.gpus}; allowed: {FEW_GPUS.format('hf')}")
@@ -250,25 +215,6 @@ class HfLauncher:
                     f"{error}; it may have begun all the same: hf jobs ps shows a job with the label {TOKEN}={token}, "
                     "hf jobs cancel ends it"
                 ) from None
-
-
-def put_wheel(job: Job, wheel: Wheel, name: str) -> str:
-    """This very lastrun in the job's store, once; returns an address from which it can be fetched for a week, or as long as our
-    keys are good for.
-
-    Raises:
-        StoreError: it cannot be written.
-    """
-    key = f".wheels/{wheel.folder}/{name}"
-    from runner.store.s3 import S3Store  # slow to import
-
-    store = job.store
-    assert isinstance(store, S3Store)
-    try:
-        store.age(key)
-    except MissingKeyError:
-        store.put(key, wheel.data)
-    return store.address(key)
 
 
 def _waiting(jobs: Sequence[Job]) -> list[tuple[Job, hub.Namespace, hub.Seen]]:

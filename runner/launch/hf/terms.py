@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 from runner.errors import UsageError
+from runner.launch import bill
 from runner.launch.hf import hub
 from runner.launch.protocol import Offer, Rented
 from runner.launch.variables import wants_cpu
 from runner.spec import JobSpec
 
-SET_UP_SECONDS = 1800
-"""What comes before an attempt: the image, what pip installs."""
-_LIMIT_SECONDS = 12 * 3600
-"""For jobs without a limit: it would end them after half an hour, and without a word."""
-_LEAST_SECONDS = 600
-"""Of training, below which no machine is worth its set-up."""
 _FITTING = {"gcp": "t4-small", "kaggle": "t4-small", "lambda": "a10g-small", "a100": "a100-large"}
 """What comes next to a profile's machine."""
 
@@ -40,44 +33,18 @@ def flavor_of(config: JobSpec) -> hub.Flavor:
     raise UsageError(f"run.hf.flavor: found {wanted or 'nothing'}; there are, with USD an hour: {names}")
 
 
-def seconds_of(config: JobSpec, flavor: hub.Flavor, spent: float) -> int:
-    """After how many it is ended there: what the attempt may take, and what comes before; no more than can be paid for, where
-    so many USD are ``spent``.
-
-    Raises:
-        UsageError: that is not worth a machine.
-    """
-    seconds = math.ceil(config.hardware.session_limit or _LIMIT_SECONDS) + SET_UP_SECONDS
-    most = config.run.max_cost
-    if most is None or flavor.dollars == 0:
-        return seconds
-    paid_for = math.floor(round((most - spent) / flavor.dollars * 3600, 3))
-    least = min(seconds, SET_UP_SECONDS + _LEAST_SECONDS)
-    if paid_for < least:
-        before = f", of which {spent:.2f} are spent" if spent else ""
-        raise UsageError(
-            f"run.max_cost: found {most:g} USD{before}; {flavor} costs {flavor.dollars * least / 3600:.2f} USD for the "
-            f"{least // 60} minutes that setting it up and a little training may take: allow more with --set "
-            "run.max_cost=USD, or name a cheaper machine"
-        )
-    return min(seconds, paid_for)
-
-
 def price_of(config: JobSpec, flavor: hub.Flavor) -> str:
     """What will be paid, in words.
 
     Raises:
         UsageError: it is more than the job allows.
     """
-    most, run = config.run.max_price, config.run
+    most = config.run.max_price
     if most is not None and flavor.dollars > most:
         cheaper = [one for one in hub.flavors() if one.gpu is not None and one.dollars <= most]
         ways = f"; for that there is {', '.join(map(str, cheaper))}" if cheaper else "; no GPU is to be had there for that"
         raise UsageError(f"run.max_price: found {most:g} USD an hour, and {flavor}{ways}")
-    hours, times = seconds_of(config, flavor, 0.0) / 3600, run.auto_continue + 1
-    each = f", each of up to {times} jobs" if times > 1 else ""
-    in_all = f", {run.max_cost:g} USD in all" if times > 1 and run.max_cost is not None else ""
-    return f"{flavor}, for {hours:g} h at most {hours * flavor.dollars:.2f} USD{each}{in_all}"
+    return bill.words(config, flavor, "jobs")
 
 
 def offers() -> list[Offer]:

@@ -34,9 +34,19 @@ def main() -> None:
     if asked["authority"]:
         (folder / "authority.pem").write_text(asked["authority"])
         os.environ["AWS_CA_BUNDLE"] = str(folder / "authority.pem")
-    about = {**asked["about"], "name": os.environ.get("JOB_ID", "?"), "paid_since": began}
+    about = {"name": os.environ.get("JOB_ID", "?"), **asked["about"]}
+    asked_for = about.get("paid_since")
+    about["paid_since"] = began if asked_for is None else max(float(asked_for), up_since())
     os.environ["LASTRUN_CONTAINER"] = json.dumps(about)
     os.execv(python, [python, "-m", "runner", "attempt", *asked["arguments"]])  # noqa: S606
+
+
+def up_since() -> float:
+    """When this machine began; 0: nobody tells. It is paid for since then, or since it was asked for (``paid_since``)."""
+    try:
+        return time.time() - float(Path("/proc/uptime").read_text().split()[0])
+    except (OSError, ValueError):
+        return 0.0
 
 
 def brought(folder: Path, address: str, asked: dict[str, str]) -> str:

@@ -1,0 +1,1 @@
+"""What runs by the Python that has SkyPilot."""

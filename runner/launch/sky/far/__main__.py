@@ -1,0 +1,169 @@
+"""Runs by the Python that has SkyPilot, which need not be ours: its library cannot lie beside that of Hugging Face.
+
+A line of JSON in, a line of JSON out, each with one word of :data:`WORDS`; with ``logs CLUSTER`` it copies a log instead. Only
+SkyPilot and Python's own library.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from typing import Any
+
+sys.path.pop(0)  # this folder is no place for modules
+os.environ.setdefault("SKYPILOT_DISABLE_USAGE_COLLECTION", "1")  # what lastrun asks is nobody's business
+_OUT = sys.stdout
+sys.stdout = sys.stderr  # it talks to people there
+
+import sky  # noqa: E402
+from sky import exceptions  # noqa: E402
+from sky.client import sdk  # noqa: E402
+from sky.utils import common  # noqa: E402
+
+_DONE = ("SUCCEEDED", "CANCELLED", "FAILED")
+
+
+def clouds() -> list[str]:
+    """Those that it may use, by its own records; asked again where there are none."""
+    found = sdk.get(sdk.enabled_clouds())
+    if not found:
+        sdk.get(sdk.check(infra_list=None, verbose=False))
+        found = sdk.get(sdk.enabled_clouds())
+    return sorted(str(one).lower() for one in found)
+
+
+def offers() -> list[dict[str, Any]] | None:
+    """Machines with one GPU, on each cloud that it may use; None: there is no such cloud."""
+    there = clouds()
+    if not there:
+        return None
+    found = sdk.get(sdk.list_accelerators(gpus_only=True, clouds=there, quantity_filter=1))
+    rows = []
+    for row in (row for rows_of_gpu in found.values() for row in rows_of_gpu):
+        for spot, dollars in ((False, row.price), (True, row.spot_price)):
+            if row.instance_type and dollars is not None and math.isfinite(dollars):
+                about = {"cloud": row.cloud.lower(), "instance": row.instance_type, "gpu": row.accelerator_name}
+                memory = row.device_memory if row.device_memory and math.isfinite(row.device_memory) else 0
+                rows.append({**about, "memory": memory, "spot": spot, "dollars": float(dollars)})
+    return rows
+
+
+def feasible(task: dict[str, Any]) -> str | None:
+    """Why its optimizer finds no machine for a task; None: it finds one."""
+    made = sky.Task.from_yaml_config(task)
+    with sky.Dag() as dag:
+        dag.add(made)
+    try:
+        sdk.get(sdk.optimize(dag))
+    except exceptions.ResourcesUnavailableError as error:
+        return str(error)
+    return None
+
+
+def launch(task: dict[str, Any], cluster: str, idle: int) -> str:
+    """Ask for a machine that runs a task, and is given back when it has done nothing for so many minutes."""
+    made = sky.Task.from_yaml_config(task)
+    return str(sdk.launch(made, cluster_name=cluster, down=True, idle_minutes_to_autostop=idle, retry_until_up=False))
+
+
+def dry_run(task: dict[str, Any], cluster: str) -> None:
+    """The same without asking for one."""
+    made = sky.Task.from_yaml_config(task)
+    sdk.get(sdk.launch(made, cluster_name=cluster, down=True, idle_minutes_to_autostop=1, dryrun=True))
+
+
+def result(request: str) -> bool:
+    """Whether a request has been carried out; raises what came of it."""
+    [found] = sdk.api_status([request], fields=["request_id", "status"])
+    if found.status not in ("SUCCEEDED", "FAILED", "CANCELLED"):
+        return False
+    sdk.get(request)
+    return True
+
+
+def cancel(request: str) -> None:
+    """Ask for nothing any more."""
+    sdk.get(sdk.api_cancel([request], silent=True))
+
+
+def down(cluster: str) -> None:
+    """Give it back."""
+    try:
+        sdk.get(sdk.down(cluster))
+    except exceptions.ClusterDoesNotExist:
+        return
+
+
+def clusters(prefix: str) -> list[dict[str, Any]]:
+    """This user's of that name."""
+    found = []
+    for one in sdk.get(sdk.status()):
+        if not one.name.startswith(prefix):
+            continue
+        made = getattr(one.handle, "launched_resources", None)
+        about = {"name": one.name, "state": one.status.value, "since": one.launched_at, "cloud": (one.cloud or "").lower()}
+        about |= {"instance": getattr(made, "instance_type", None), "spot": bool(getattr(made, "use_spot", False))}
+        found.append(about)
+    return found
+
+
+def look(cluster: str) -> dict[str, Any]:
+    """What has become of one: ``state`` of the cluster (``gone``: there is none; ``UNHEALTHY``: something of it is missing),
+    ``job`` of what runs there, and whether somebody has given it back."""
+    found = sdk.get(sdk.status([cluster]))
+    if found and found[0].status.value == "INIT" and found[0].init_kind != "unhealthy":
+        return {"state": "INIT", "job": None, "given_back": False}  # while it is made its cloud is not asked: that would wait
+    found = sdk.get(sdk.status([cluster], refresh=common.StatusRefreshMode.AUTO)) if found else []
+    if not found:
+        asked = sdk.api_status(all_status=True, cluster_name=cluster, fields=["request_id", "name", "cluster_name"])
+        return {"state": "gone", "job": None, "given_back": any(one.name.endswith("sky.down") for one in asked)}
+    state, job = found[0].status.value, None
+    if state == "INIT" and found[0].init_kind == "unhealthy":
+        state = "UNHEALTHY"
+    if state == "UP":
+        try:
+            job = next(iter(sdk.get(sdk.job_status(cluster)).values()), None)
+        except (exceptions.ClusterNotUpError, exceptions.ClusterDoesNotExist):  # since a moment ago
+            state = "UNHEALTHY"
+    return {"state": state, "job": None if job is None else job.value, "given_back": False}
+
+
+def last_lines(cluster: str) -> list[str]:
+    """Of its log."""
+    lines = sdk.tail_logs(cluster, None, follow=False, tail=20, preload_content=False)
+    return [line for line in lines if line and line.strip()]
+
+
+WORDS = {one.__name__: one for one in (offers, feasible, launch, dry_run, result, cancel, down, clusters, look, last_lines)}
+
+
+def _kind(error: BaseException) -> str:
+    if isinstance(error, exceptions.ResourcesUnavailableError):
+        return "full" if error.failover_history else "infeasible"
+    if isinstance(error, exceptions.NoCloudAccessError):
+        return "closed"
+    if isinstance(error, exceptions.ApiServerConnectionError):
+        return "silent"
+    return "other"
+
+
+def main() -> None:
+    """Until nobody asks any more."""
+    if sys.argv[1:2] == ["logs"]:
+        sdk.tail_logs(sys.argv[2], None, follow=True, output_stream=_OUT)
+        return
+    for line in sys.stdin:
+        word, about = json.loads(line)
+        try:
+            answer = {"answer": WORDS[word](**about)}
+        except (Exception, SystemExit) as error:
+            history = [f"{type(one).__name__}: {one}" for one in getattr(error, "failover_history", None) or []]
+            answer = {"error": _kind(error), "says": str(error), "kind": type(error).__name__, "history": history}
+        _OUT.write(json.dumps(answer) + "\n")
+        _OUT.flush()
+
+
+if __name__ == "__main__":
+    main()

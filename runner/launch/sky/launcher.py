@@ -1,0 +1,306 @@
+"""An attempt on a machine of a cloud that is asked of SkyPilot: there for it alone, and given back when it is over."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TextIO
+
+from last_e.text import plain
+from runner.attempt.data_check import check_data
+from runner.errors import ClaimedError, EngineError, LastrunError, UsageError
+from runner.job.attempts import Attempt
+from runner.job.cost import DOLLARS, PAID_SINCE
+from runner.job.job import Job
+from runner.launch import bill
+from runner.launch.brought.sent import ADDRESS, CODE, Parcel
+from runner.launch.inside import ONLY
+from runner.launch.protocol import Offer, Rented
+from runner.launch.sky import terms
+from runner.launch.sky.engine import NOTES, PREFIX, FullError, InfeasibleError, Seen, ended_by, python, sky
+from runner.launch.sky.started import StartedThere
+from runner.launch.ssh.sent import of_this_machine
+from runner.launch.together import see_to_all
+from runner.launch.variables import is_private, see_that_they_are_set, values_elsewhere
+from runner.launchers import FEW_GPUS
+from runner.signals import interruptible
+from runner.spec import JobSpec
+from runner.store.uri import StoreUri
+from runner.waits import WAITS
+
+IDLE_MINUTES = 2
+"""After which a machine that does nothing is given back by itself: also when nobody is there to take it down."""
+_ROUNDS = 6
+"""How often all kinds of machines are asked for, where there is none of any."""
+_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 15 * WAITS.follow, 300 * WAITS.follow
+"""Between two of these: at first, and at most. Each is twice the one before."""
+_LOOK_SECONDS = WAITS.follow / 2
+_GRACE_SECONDS = 300
+"""What an attempt may take to save when its time is over, before its machine ends it."""
+
+
+class SkyLauncher:
+    """Starts machines there. See :class:`~runner.launch.protocol.Launcher`."""
+
+    runs_here = False
+
+    def __init__(self, config: JobSpec) -> None:
+        self._config = config
+
+    def preflight(self, store: str) -> None:
+        """There is such a machine at that price, and it can reach the store and the data."""
+        see_to_all([self._see_what_is_asked, lambda: self._see_the_places(StoreUri.parse(store)), self._see_the_price])
+        check_data(self._config)
+
+    def start(self, job: Job, arguments: list[str], token: str, *, output: TextIO | None) -> StartedThere:
+        """Ask for one kind of machine after the other, until there is one."""
+        for one in sky().clusters():
+            if one.job == job.id and "--takeover" not in arguments:  # then the claim decides which of both has the job
+                seen = sky().look(one.name)
+                if seen.runs:
+                    more = f"lastrun stop {job.reference} takes it back" if seen.waits else f"lastrun status -w {job.reference}"
+                    told = f"{seen}; {more}" if seen.waits else f"is being run by {seen}; {more} follows it"
+                    raise ClaimedError(f"{job.id}{':' if seen.waits else ''} {told}")
+        name, began = f"{PREFIX}{job.id}-{token}", time.time()
+        left = f"{job.id}: interrupted before its attempt began; lastrun resume {job.reference} begins it"
+        with interruptible(left):
+            NOTES.write(token, job=job.id, cluster=name)  # first: it is never forgotten
+            with _given_back(name, token):
+                machine = self._get_one(job, name, lambda one: self._task(job, arguments, token, one, began))
+        sys.stderr.write(plain(f"SkyPilot cluster {name}: {machine}; {ended_by(name)} ends it\n"))
+        return StartedThere(job, name, token, output)
+
+    def order(self, store: str, name: str) -> dict[str, str]:
+        """The task's own values, and what its first machine costs."""
+        uri, job_id = StoreUri.parse(store), f"{name}-DATE-CODE"
+        machine = self._machines[0]
+        seconds = bill.seconds_of(self._config, machine, 0.0)
+        asked = {
+            key: str(value).lower() if isinstance(value, bool) else str(value)
+            for key, value in machine.resources(self._config).items()
+        }
+        dearer = ", ".join(map(str, self._machines[1:]))
+        return {
+            "cluster": f"{PREFIX}{job_id}-TOKEN",
+            **{f"resources.{key}": value for key, value in asked.items()},
+            "price": f"{machine.dollars:.2f} USD an hour, {machine.dollars * seconds / 3600:.2f} USD at most",
+            **({"else": dearer} if dearer else {}),
+            "autostop": f"down after {IDLE_MINUTES} idle minutes",
+            "run": _script(seconds),
+            "command": shlex.join(["lastrun", "attempt", *self._attempt(str(uri.child(job_id)), "TOKEN", seconds)]),
+            "secrets": ", ".join([*values_elsewhere(uri, self._config), ADDRESS]),
+        }
+
+    @staticmethod
+    def settle(job: Job, attempt: Attempt) -> Attempt | None:
+        """Only of one that gives no sign SkyPilot is asked, and only if this user has started that very attempt from here. What
+        is left of its machine is given back."""
+        token = str((attempt.container or {}).get("token"))
+        note = NOTES.read(token)
+        if note is None or (job.attempts.alive(attempt) and job.attempts.gave_a_sign(attempt, 3 * WAITS.heartbeat)):
+            return attempt
+        found = sky().look(note["cluster"])
+        if found.runs:
+            return attempt
+        current = job.attempts.again(attempt)
+        if current is not None and current.open:
+            job.attempts.write_lost(current, plain(f"its SkyPilot cluster {found.name} {found.end}"))
+        if found.state != "gone":
+            sky().down(found.name)
+        NOTES.forget(token)
+        return current
+
+    @staticmethod
+    def waits(job: Job) -> str | None:
+        """What is being set up of what was started from here."""
+        found = _waiting([job])
+        return str(found[0][1]) if found else None
+
+    @staticmethod
+    def waiting(jobs: Sequence[Job]) -> list[Job]:
+        """The same of several."""
+        return [job for job, _ in _waiting(jobs)]
+
+    @staticmethod
+    def withdraw(job: Job) -> str | None:
+        """Give back what is being set up."""
+        taken = None
+        for _, found in _waiting([job]):
+            sky().down(found.name)
+            NOTES.forget(found.name[-8:])
+            taken = f"SkyPilot cluster {found.name}"
+        return taken
+
+    @staticmethod
+    def clean() -> None:
+        """Machines whose attempt is over are given back, wherever they were started from, and those that have been made for so
+        long that nothing will come of it. One of which something is missing may still run its attempt."""
+        for one in sky().clusters():
+            found = sky().look(one.name)
+            over = found.state == "STOPPED" or (found.state == "UP" and found.job is not None and not found.runs)
+            if over or (found.state == "INIT" and time.time() - one.since > bill.SET_UP_SECONDS):
+                sky().down(one.name)
+                NOTES.forget(one.token)
+        NOTES.sweep()
+
+    @staticmethod
+    def places(job: Job, attempts: list[Attempt]) -> set[Path]:
+        """None: what was there went with the machine."""
+        return set()
+
+    @staticmethod
+    def offers() -> list[Offer]:
+        """Of all clouds that are set up."""
+        return terms.offers()
+
+    @staticmethod
+    def rented() -> list[Rented]:
+        """By the names that lastrun's clusters have."""
+        return terms.rented()
+
+    @cached_property
+    def _machines(self) -> list[terms.Machine]:
+        """Those that will do and that SkyPilot's optimizer finds, too: a catalogue may list what a cloud does not take."""
+        found, why = terms.machines(self._config), ""
+        for number, machine in enumerate(found):
+            try:
+                sky().see_that_it_is_feasible({"run": "true", "resources": machine.resources(self._config)})
+                return found[number:]
+            except InfeasibleError as error:
+                why = why or str(error)
+        near = ", ".join(map(str, [one for one in terms.everything() if one not in found][:3]))
+        raise UsageError(
+            f"run.resources: SkyPilot finds no machine for {terms.wanted(self._config)} ({why})"
+            + (f"; the nearest are {near}" if near else "")
+        )
+
+    def _get_one(self, job: Job, name: str, task: Any) -> terms.Machine:
+        """The first kind of which there is one; after all kinds a pause, and so on for a while.
+
+        Raises:
+            EngineError: there is none.
+        """
+        pause, why = _PAUSE_SECONDS, ""
+        for number in range(_ROUNDS):
+            for machine in self._machines:
+                try:
+                    request = sky().launch(task(machine), name, IDLE_MINUTES)
+                    _wait_for(request)
+                except (FullError, InfeasibleError) as error:
+                    why = str(error)
+                    sys.stderr.write(plain(f"SkyPilot: there is no {machine} now ({why})\n"))
+                    sky().down(name)
+                    continue
+                return machine
+            if number + 1 < _ROUNDS:
+                sys.stderr.write(f"SkyPilot: none of them is to be had; asked again in {pause:.0f} s\n")
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+        raise EngineError(
+            f"no machine is to be had: {why}. lastrun resume {job.reference} asks again; --set run.resources.cloud=NAME or "
+            "run.resources.gpu=NAME asks for another (lastrun gpus lists them)"
+        )
+
+    def _attempt(self, job_uri: str, token: str, seconds: int) -> list[str]:
+        """What it is told; its machine was chosen for its profile, whatever it looks like from within."""
+        return [*bill.arguments(self._config, job_uri, token, seconds), "--here"]
+
+    def _task(self, job: Job, arguments: list[str], token: str, machine: terms.Machine, began: float) -> dict[str, Any]:
+        """As SkyPilot's YAML has it. All is done by ``run``: a machine whose ``setup`` fails is not given back."""
+        seconds = bill.seconds_left(self._config, machine, job, "SkyPilot")
+        uri, _ = StoreUri.parse(job.uri).parent()
+        about = {"launcher": "sky", "what": "SkyPilot cluster", "name": f"{PREFIX}{job.id}-{token}", "token": token}
+        about |= {DOLLARS: f"{machine.dollars:g}", PAID_SINCE: f"{began:.0f}"}
+        told = [*self._attempt(job.uri, token, seconds), *(word for word in arguments if word != "--here")]
+        parcel = Parcel(job, self._config, about, told)
+        return {
+            "name": "lastrun",
+            "resources": machine.resources(self._config),
+            "envs": parcel.variables(),
+            "secrets": {**values_elsewhere(uri, self._config), ADDRESS: parcel.address()},
+            "run": _script(seconds),
+        }
+
+    def _see_what_is_asked(self) -> None:
+        run = self._config.run
+        if run.gpus not in (None, 0, 1, "all"):
+            raise UsageError(f"run.gpus: found {run.gpus}; allowed: {FEW_GPUS.format('sky')}")
+        if run.gpus == 0 and run.resources.gpu is None:
+            raise UsageError(
+                "run.gpus: found 0; launcher sky rents machines for their GPU: leave it out, or say which with "
+                "--set run.resources.gpu=NAME, whose CPU is used then"
+            )
+        if run.container is not None:
+            raise UsageError(ONLY.format(run.container, "sky"))
+        see_that_they_are_set(self._config)
+
+    def _see_the_places(self, store: StoreUri) -> None:
+        """What a machine of a cloud can reach."""
+        if store.scheme == "file":
+            raise UsageError(
+                f"store {store}: a folder of this machine is not there: take a bucket (--store s3://BUCKET/PREFIX)"
+            )
+        endpoint = store.options.get("endpoint_url", "")
+        if is_private(endpoint) and not is_private(os.environ.get("SKYPILOT_API_SERVER_ENDPOINT", "")):
+            raise UsageError(f"store {store}: {endpoint} is an address of this network alone, which is not reached from there")
+        if (data := of_this_machine(self._config)) is not None:
+            raise UsageError(f"data.uri: {data.path} is not there: put it into the bucket, and name it with its s3:// address")
+
+    def _see_the_price(self) -> None:
+        """Told before it is paid."""
+        sys.stderr.write(plain(f"SkyPilot: {terms.price_of(self._config, self._machines)}\n"))
+
+
+def _script(seconds: int) -> str:
+    """What the machine runs: no longer than it is paid for, whatever becomes of the attempt."""
+    limit = f"timeout --kill-after={_GRACE_SECONDS} {seconds}"
+    return f'exec {limit} "$(command -v python || command -v python3)" -I -c "{CODE}"'
+
+
+def _wait_for(request: str) -> None:
+    """Until SkyPilot has carried it out.
+
+    Raises:
+        LastrunError: it cannot be.
+    """
+    try:
+        while not sky().is_done(request):
+            time.sleep(_LOOK_SECONDS)
+    except (FullError, InfeasibleError):
+        raise
+    except BaseException:
+        with suppress(LastrunError):
+            sky().cancel(request)
+        raise
+
+
+@contextmanager
+def _given_back(name: str, token: str) -> Iterator[None]:
+    """Where it comes to nothing, no machine is left to cost money; where that cannot be seen to, what ends it is told."""
+    try:
+        yield
+    except BaseException as error:
+        sys.stderr.write(f"SkyPilot: cluster {name} is taken down; if this is interrupted, {ended_by(name)} does it\n")
+        try:
+            sky().down(name)
+        except LastrunError as another:
+            raise EngineError(f"{error or 'interrupted'}; its machine may be left ({another}): {ended_by(name)}") from None
+        NOTES.forget(token)
+        raise
+
+
+def _waiting(jobs: Sequence[Job]) -> list[tuple[Job, Seen]]:
+    """What is being set up of these jobs, of what this user has started from here; without such, nobody is asked."""
+    by_id = {job.id: job for job in jobs}
+    notes = [note for note in NOTES.all() if note["job"] in by_id and by_id[note["job"]].attempts.of(note["token"]) is None]
+    if not notes or python() is None:
+        return []
+    there = {one.name for one in sky().clusters()}
+    seen = [(by_id[note["job"]], sky().look(note["cluster"])) for note in notes if note["cluster"] in there]
+    return [(job, Seen(one.name, "INIT", None, False)) for job, one in seen if one.runs]

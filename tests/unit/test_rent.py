@@ -1,0 +1,87 @@
+"""A profile for another kind of machine, and what is said of renting one."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from runner.errors import UsageError
+from runner.launch import rent
+from runner.launch.sky import engine
+from runner.resolve import resolve_spec
+from tests.conftest import TINY, Cli
+
+
+@pytest.fixture
+def with_sky(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A SkyPilot that nobody starts, and its records."""
+    program = tmp_path / "bin" / "sky"
+    program.parent.mkdir()
+    program.write_text("#!/nowhere/bin/python3\nraise SystemExit(1)\n")
+    program.chmod(0o755)
+    (tmp_path / ".sky").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", str(program.parent))
+    monkeypatch.delenv("SKYPILOT_API_SERVER_ENDPOINT", raising=False)
+    return tmp_path / ".sky" / "state.db"
+
+
+def records(place: Path, *clouds: str) -> None:
+    with closing(sqlite3.connect(place)) as db:
+        db.execute("CREATE TABLE IF NOT EXISTS config (key TEXT PRIMARY KEY, value TEXT)")
+        db.execute("REPLACE INTO config VALUES ('enabled_clouds_default_compute', ?)", (json.dumps(clouds),))
+        db.commit()
+
+
+def test_sky_is_set_up_when_its_records_name_a_cloud(with_sky: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert engine.python() == "/nowhere/bin/python3"
+    assert not engine.is_set_up()
+    records(with_sky)
+    assert not engine.is_set_up()
+    with_sky.write_bytes(b"no database")
+    assert not engine.is_set_up()
+    with_sky.unlink()
+    records(with_sky, "gcp")
+    assert engine.is_set_up()
+    with_sky.unlink()
+    (with_sky.parent / "config.yaml").write_text("api_server:\n  endpoint: https://sky.example\n")
+    assert engine.is_set_up()
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert not engine.is_set_up()
+
+
+def test_one_is_rented_only_for_a_profile_of_a_cloud_that_this_machine_is_not(
+    with_sky: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records(with_sky, "gcp")
+    monkeypatch.setattr(rent, "fits", lambda env: (env == "lambda", "has no GPU"))
+    path = tmp_path / "job.yaml"
+    path.write_text(TINY)
+    assert rent.why_rent(resolve_spec(path, "gcp", []), here=False) == "has no GPU"
+    assert rent.why_rent(resolve_spec(path, "gcp", []), here=True) is None
+    assert rent.why_rent(resolve_spec(path, "lambda", []), here=False) is None
+    assert rent.why_rent(resolve_spec(path, "kaggle", []), here=False) is None
+    assert rent.why_rent(resolve_spec(path, "gcp", [], "local"), here=False) is None
+    with_sky.unlink()
+    assert rent.why_rent(resolve_spec(path, "gcp", []), here=False) is None
+
+
+def test_nothing_is_rented_without_a_yes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(
+        UsageError, match="this machine has no GPU; SkyPilot would rent that one: --yes rents it, --here trains"
+    ):
+        rent.agree("gcp", "has no GPU", False, may_ask=False)
+    rent.agree("gcp", "has no GPU", True, may_ask=False)
+    assert "SkyPilot would rent that one: --yes" in capsys.readouterr().err
+
+
+def test_without_sky_one_message_names_the_ways_on(cli: Cli, tiny: Path) -> None:
+    refused = cli("submit", tiny, "--env", "gcp", PATH="/usr/bin:/bin")
+    assert refused.returncode == 2
+    assert len(refused.stderr.splitlines()) == 1
+    assert "--launcher sky for one of a cloud, once SkyPilot is set up: see docs/clouds.md" in refused.stderr
+    assert "say --here to train" in refused.stderr
