@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from last_e import manifest
-from last_e.config import PINNED_SECTIONS, TrainConfig, cuts, micro_batches
+from last_e.config import MOST_CLIPS, PINNED_SECTIONS, TrainConfig, cuts, micro_batches
 from last_e.console import ConsoleSink
 from last_e.datafile import DataError, data_path
 from last_e.environment import fits, share_cores
@@ -231,8 +231,9 @@ def _train(config: TrainConfig, resume: Path | None, args: argparse.Namespace, s
             with FileLock(out / ".lock", timeout=0):
                 if not args.supervised:
                     sink.emit(Message(f"run: {out}"))
+                config = _with_shares(config, resume, sink)
+                if not args.supervised:
                     _write_config(out, config)
-                _tell_ranks(config, sink)
                 train = _lead if _ranks(config) > 1 else _train_here
                 ended = train(config, out, resume, args, sink, stop)
     except Timeout:
@@ -316,21 +317,53 @@ def _ranks(config: TrainConfig) -> int:
     return min(config.hardware.ranks or 1, micro_batches(config))
 
 
-def _tell_ranks(config: TrainConfig, sink: Sink) -> None:
-    ranks, parts, wanted = _ranks(config), micro_batches(config), config.hardware.ranks or 1
+def _with_shares(config: TrainConfig, resume: Path | None, sink: Sink) -> TrainConfig:
+    """The batch cut as the run cut it that is gone on from; one that begins has a share for each rank, unless somebody has said
+    how to cut it. What ranks there are, and what each has, is told."""
+    wanted, size = config.hardware.ranks or 1, config.training.batch_size
+    if config.hardware.micro_batch is None and (most := _most_before(resume)) is not None:
+        config = _with_micro_batch(config, most)
+        if wanted > 1 or micro_batches(config) > config.training.gradient_accumulation_steps:
+            sink.emit(Message(f"micro-batches of at most {most} clips, as the run began"))
+    enough = _most_for(config, wanted)
+    if wanted > micro_batches(config) and enough is not None and resume is None and config.hardware.micro_batch is None:
+        config = _with_micro_batch(config, enough)
+        sink.emit(
+            Message(f"micro-batches of at most {enough} clips, not {size}, so that each rank has some; the run keeps to that")
+        )
+    ranks, parts = _ranks(config), micro_batches(config)
     share, uneven = divmod(parts, ranks)
     if ranks > 1:
         each = f"{share} or {share + 1}" if uneven else f"{share}"
         sink.emit(Message(f"ranks: {ranks}, each with {each} of the {parts} micro-batches of a step"))
     if wanted > ranks:
-        size, batches = config.training.batch_size, config.training.gradient_accumulation_steps
-        enough = next((pieces for most in range(size, 1, -1) if batches * (pieces := cuts(size, most)) >= wanted), 0)
-        way = (
-            f"hardware.micro_batch={-(-size // max(1, enough))} makes enough, each with batch statistics of its own fewer clips"
-        )
-        way = way if enough else "no hardware.micro_batch makes enough of such batches"
+        way = f"hardware.micro_batch={enough} makes enough, each with batch statistics of its own fewer clips"
+        way = way if enough is not None else "no hardware.micro_batch makes enough of such batches"
         has = counted(parts, "micro-batch", "micro-batches")
         sink.emit(Message(f"ranks: {ranks} instead of {wanted}, for a step has {has}; {way}", "warning"))
+    return config
+
+
+def _most_for(config: TrainConfig, ranks: int) -> int | None:
+    """The largest micro-batch of which a step has one for each rank; None: there is none."""
+    size, batches = config.training.batch_size, config.training.gradient_accumulation_steps
+    enough = next((pieces for most in range(size, 1, -1) if batches * (pieces := cuts(size, most)) >= ranks), None)
+    return None if enough is None else -(-size // enough)
+
+
+def _most_before(resume: Path | None) -> int | None:
+    """``hardware.micro_batch`` of the run that is gone on from."""
+    if resume is None:
+        return None
+    try:
+        most = json.loads(read_bounded(resume / CONFIG, manifest.MOST_CONFIG_BYTES))["hardware"]["micro_batch"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):  # a damaged checkpoint is told when it is loaded
+        return None
+    return most if isinstance(most, int) and 2 <= most <= MOST_CLIPS else None
+
+
+def _with_micro_batch(config: TrainConfig, most: int) -> TrainConfig:
+    return config.model_copy(update={"hardware": config.hardware.model_copy(update={"micro_batch": most})})
 
 
 def _lead(

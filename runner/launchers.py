@@ -16,10 +16,10 @@ class Kind:
 
 
 LAUNCHERS = {
-    "local": Kind("runner.launch.local:LocalLauncher", chooses_gpus=False),
+    "local": Kind("runner.launch.local:LocalLauncher", chooses_gpus=True),
     "docker": Kind("runner.launch.docker.launcher:DockerLauncher", chooses_gpus=True),
     "slurm": Kind("runner.launch.slurm.either:EitherLauncher", chooses_gpus=True),
-    "ssh": Kind("runner.launch.ssh.launcher:SshLauncher", chooses_gpus=False),
+    "ssh": Kind("runner.launch.ssh.launcher:SshLauncher", chooses_gpus=True),
     "hf": Kind("runner.launch.hf.launcher:HfLauncher", chooses_gpus=False),
     "sky": Kind("runner.launch.sky.launcher:SkyLauncher", chooses_gpus=False),
     "kaggle": Kind("runner.launch.kaggle.launcher:KaggleLauncher", chooses_gpus=False),

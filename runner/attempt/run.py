@@ -41,6 +41,7 @@ from runner.errors import (
     StoreError,
     UsageError,
 )
+from runner.gpus import taken
 from runner.job.attempts import Attempt
 from runner.job.checkpoints import Stored
 from runner.job.job import Job
@@ -98,19 +99,22 @@ def run_attempt(
             "run.after: this machine is switched off a minute after the attempt has ended, unless somebody stops it, something "
             "is left here to be sent, or another attempt of yours is at work here"
         )
-    inbox: Inbox = queue.Queue()
-    trainer = Trainer(inbox)
-    leaving = Leaving(resolved.config.hardware, trainer, inbox)
-    leaving.take_signals()  # before the claim: who is killed over that would be lost
-    known_as = token or about.get("token")
-    attempt = claim(job, takeover, known_as, known, stop=lambda: leaving.reason is not None)
-    attempt.env, attempt.hardware, attempt.versions = detect_environment()[0], machine.describe(), machine.versions()
-    attempt.epochs, attempt.is_continued = resolved.config.training.epochs, resolved.config.run.auto_continue > 0
-    attempt.changes = [asdict(change) for change in changed]
-    # A checkpoint from before an earlier change is gone on from with that change.
-    old = set(requests if heard is None else heard)
-    run = _Run(job, attempt, resolved, [*allow_change, *changed_before], sink, root, old, inbox, trainer, leaving, until)
-    reason = run.to_its_end()
+    with taken(resolved.config, job.id) as gpus:
+        inbox: Inbox = queue.Queue()
+        trainer = Trainer(inbox, gpus)
+        leaving = Leaving(resolved.config.hardware, trainer, inbox)
+        leaving.take_signals()  # before the claim: who is killed over that would be lost
+        known_as = token or about.get("token")
+        attempt = claim(job, takeover, known_as, known, stop=lambda: leaving.reason is not None)
+        attempt.env, attempt.hardware, attempt.versions = detect_environment()[0], machine.describe(), machine.versions()
+        attempt.epochs, attempt.is_continued = resolved.config.training.epochs, resolved.config.run.auto_continue > 0
+        if gpus:
+            attempt.hardware["used_gpus"] = gpus
+        attempt.changes = [asdict(change) for change in changed]
+        # A checkpoint from before an earlier change is gone on from with that change.
+        old = set(requests if heard is None else heard)
+        run = _Run(job, attempt, resolved, [*allow_change, *changed_before], sink, root, old, inbox, trainer, leaving, until)
+        reason = run.to_its_end()
     if shuts_down:
         if (why := shutdown.why_not(reason, root)) is None:
             shutdown.shut_down(run.voice.show)

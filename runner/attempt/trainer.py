@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 import queue
 import signal
 import subprocess
 import threading
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -37,10 +39,11 @@ _REASONS = {
 
 
 class Trainer:
-    """One child after another, if a checkpoint turns out to be damaged."""
+    """One child after another, if a checkpoint turns out to be damaged, on the attempt's own GPUs."""
 
-    def __init__(self, inbox: Inbox) -> None:
+    def __init__(self, inbox: Inbox, gpus: Sequence[str] = ()) -> None:
         self._inbox = inbox
+        self._variables = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
         self._process: subprocess.Popen[str] | None = None
         self._memory_kills = machine.memory_kills()
         self.ended: events.Ended | None = None
@@ -49,7 +52,7 @@ class Trainer:
     def start(self, command: list[str]) -> None:
         """Start it; what it says goes to the inbox. It has a session of its own, so that Ctrl-C reaches it only
         through us, and its standard input ends when we do."""
-        self._process = start_with_pipes(command)
+        self._process = start_with_pipes(command, {**os.environ, **self._variables})
         assert self._process.stdout is not None
         assert self._process.stderr is not None
         for kind, pipe in zip(PIPES, (self._process.stdout, self._process.stderr)):
@@ -126,8 +129,8 @@ def trainer_config(config: JobSpec, attempt: Attempt, data: Path | None) -> dict
         values["hardware"]["device"] = "cuda" if config.run.gpus else "cpu"
     elif attempt.container and "device" in attempt.container:
         values["hardware"]["device"] = attempt.container["device"]
+    ranks = values["hardware"]["ranks"] = config.hardware.ranks or len(attempt.hardware.get("used_gpus", ())) or None
     if attempt.container and config.run.cpus and values["hardware"]["cpu_threads"] is None:
         # A limit that no system call tells, shared by the ranks.
-        ranks = min(config.hardware.ranks or 1, micro_batches(config))
-        values["hardware"]["cpu_threads"] = max(1, math.ceil(config.run.cpus) // ranks)
+        values["hardware"]["cpu_threads"] = max(1, math.ceil(config.run.cpus) // min(ranks or 1, micro_batches(config)))
     return values
