@@ -24,6 +24,7 @@ from last_e.manifest import DamagedCheckpoint, newest_whole
 from last_e.problems import ConfigError, Origin, Problem, nearest, show
 from last_e.process import run_module
 from last_e.ranks.agent import GONE, Agent, OnlyItsEnd, end_with_its_parent
+from last_e.ranks.fold import shares
 from last_e.reading import Entry, Layer, flat_items, parse_value, set_layer
 from last_e.resume import changes, refuse_pinned
 from last_e.stop import INTERRUPTED_TWICE, REASONS, Stop
@@ -132,7 +133,8 @@ def _parser() -> _Parser:
     parser.add_argument("--out", metavar="DIR", help="folder of this run (default: a new one in hardware.output_root)")
     parser.add_argument("--config", metavar="FILE", help=argparse.SUPPRESS)  # the runner's: a resolved configuration
     parser.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)  # the runner's: events as JSON lines
-    for name, kind in (("--rank", int), ("--meeting", Path), ("--parent", int)):  # the agent's, for each rank
+    # The agent's, for each rank; and the runner's for it: what, put before a command, has it run on each further machine.
+    for name, kind in (("--rank", int), ("--meeting", Path), ("--parent", int), ("--here", int), ("--nodes", json.loads)):
         parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
     return parser
 
@@ -278,7 +280,7 @@ def _train_here(
         from last_e.ranks.group import PeerGone, RanksDiffer, Seat
     except ModuleNotFoundError as error:
         return Failed("no_gpu", f"{error.name} is not installed; from a clone of lastrun: pip install '.[train]'")
-    seat = None if args.rank is None else Seat(args.rank, _ranks(config), args.meeting)
+    seat = None if args.rank is None else Seat(args.rank, _ranks(config), args.meeting, args.here)
     try:
         return train.run(config, out, resume, sink, stop, new_data="data" in args.allow_change, seat=seat)
     except train.DataChanged as error:
@@ -369,17 +371,23 @@ def _with_micro_batch(config: TrainConfig, most: int) -> TrainConfig:
 def _lead(
     config: TrainConfig, out: Path, resume: Path | None, args: argparse.Namespace, sink: Sink, stop: Stop
 ) -> Ended | Failed:
-    """As several processes, each a rank."""
+    """As several processes, each a rank, on this machine or on several, where the folders of the run are those of all."""
+    nodes = [[], *(args.nodes or [])]
+    machines = shares(_ranks(config), len(nodes))
 
     def commands(folder: Path) -> list[list[str]]:
         (folder / CONFIG).write_text(json.dumps(config.model_dump(mode="json")))
         words = ["--supervised", "--config", str(folder / CONFIG), "--out", str(out), "--meeting", str(folder / "meeting")]
-        words += ["--parent", str(os.getpid())]
         words += [] if resume is None else ["--resume", str(resume)]
         words += ["--allow-change", *args.allow_change] if args.allow_change else []
-        return [[*run_module("last_e"), "--rank", str(rank), *words] for rank in range(_ranks(config))]
+        found = []
+        for before, ranks in zip(nodes, machines):
+            place = ["--parent", "0" if before else str(os.getpid()), "--here", str(len(ranks))]
+            found += [[*before, *run_module("last_e"), "--rank", str(rank), *place, *words] for rank in ranks]
+        return found
 
-    ended = Agent(commands, sink, stop, lambda: _is_saved(out, resume)).run()
+    several = (len(machines[0]), out) if args.nodes else ()
+    ended = Agent(commands, sink, stop, lambda: _is_saved(out, resume), *several).run()
     return ended if ended.total_steps else Failed(ended.reason, ended.message)
 
 

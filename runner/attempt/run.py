@@ -25,6 +25,7 @@ from runner.attempt import shutdown
 from runner.attempt.data_cache import fetch_data
 from runner.attempt.leaving import STOP_PATIENCE_SECONDS, Leaving
 from runner.attempt.leftovers import clear_leftovers
+from runner.attempt.nodes import further_nodes
 from runner.attempt.outbox import waiting
 from runner.attempt.publish import Publisher
 from runner.attempt.scratch import OUTBOX, make_scratch, remove_scratch, scratch_root
@@ -99,6 +100,7 @@ def run_attempt(
             "run.after: this machine is switched off a minute after the attempt has ended, unless somebody stops it, something "
             "is left here to be sent, or another attempt of yours is at work here"
         )
+    nodes = further_nodes(resolved.config)
     with taken(resolved.config, job.id) as gpus:
         inbox: Inbox = queue.Queue()
         trainer = Trainer(inbox, gpus)
@@ -110,6 +112,8 @@ def run_attempt(
         attempt.epochs, attempt.is_continued = resolved.config.training.epochs, resolved.config.run.auto_continue > 0
         if gpus:
             attempt.hardware["used_gpus"] = gpus
+        if nodes:
+            attempt.hardware["further_nodes"] = nodes
         attempt.changes = [asdict(change) for change in changed]
         # A checkpoint from before an earlier change is gone on from with that change.
         old = set(requests if heard is None else heard)
@@ -263,7 +267,8 @@ class _Run:
         if self.leaving.reason is not None:  # stopped before there was anything to stop
             return self.leaving.reason, "nothing was trained" if own is None else f"saved at step {read_manifest(own).step}"
         resume = own if fetched is None else fetched[0]
-        self.trainer.start(trainer_command(config, scratch / "run", resume, self.allow_change))
+        nodes = self.attempt.hardware.get("further_nodes", [])
+        self.trainer.start(trainer_command(config, scratch / "run", resume, self.allow_change, nodes))
         if self.leaving.reason is not None:  # asked while it was being started
             self.trainer.ask_to_save()
         open_pipes = len(PIPES)

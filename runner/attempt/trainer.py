@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import queue
@@ -19,6 +20,7 @@ from last_e.manifest import NO_CHECKPOINT, STANDS
 from last_e.process import ended_by, run_module, start_with_pipes
 from last_e.redact import redact
 from runner import machine
+from runner.attempt.nodes import on_node
 from runner.errors import LOST, Reason
 from runner.job.attempts import Attempt
 from runner.spec import JobSpec
@@ -113,10 +115,11 @@ class Trainer:
         self._inbox.put((kind, None))
 
 
-def trainer_command(config: Path, out: Path, resume: Path | None, allow_change: list[str]) -> list[str]:
-    """Train as a file says, in ``out``, perhaps from a checkpoint's folder on."""
+def trainer_command(config: Path, out: Path, resume: Path | None, allow_change: list[str], nodes: list[str]) -> list[str]:
+    """Train as a file says, in ``out``, perhaps from a checkpoint's folder on, and on further ``nodes``."""
     command = [*run_module("last_e"), "--config", str(config), "--out", str(out), "--supervised"]
     command += [] if resume is None else ["--resume", str(resume)]
+    command += ["--nodes", json.dumps([on_node(name) for name in nodes])] if nodes else []
     return command + (["--allow-change", *allow_change] if allow_change else [])
 
 
@@ -129,8 +132,9 @@ def trainer_config(config: JobSpec, attempt: Attempt, data: Path | None) -> dict
         values["hardware"]["device"] = "cuda" if config.run.gpus else "cpu"
     elif attempt.container and "device" in attempt.container:
         values["hardware"]["device"] = attempt.container["device"]
-    ranks = values["hardware"]["ranks"] = config.hardware.ranks or len(attempt.hardware.get("used_gpus", ())) or None
+    gpus, nodes = len(attempt.hardware.get("used_gpus", ())), 1 + len(attempt.hardware.get("further_nodes", ()))
+    ranks = values["hardware"]["ranks"] = config.hardware.ranks or max(1, gpus) * nodes
     if attempt.container and config.run.cpus and values["hardware"]["cpu_threads"] is None:
         # A limit that no system call tells, shared by the ranks.
-        values["hardware"]["cpu_threads"] = max(1, math.ceil(config.run.cpus) // min(ranks or 1, micro_batches(config)))
+        values["hardware"]["cpu_threads"] = max(1, math.ceil(config.run.cpus) // -(-min(ranks, micro_batches(config)) // nodes))
     return values

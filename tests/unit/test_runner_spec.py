@@ -65,7 +65,8 @@ def test_every_job_that_is_shipped_is_valid(job: Path) -> None:
 
 
 def test_all_mistakes_are_told_at_once_with_file_line_key_and_what_is_allowed(path: Path) -> None:
-    text = "model: bass\ntraining:\n  epochs: 0\n  lr: fast\n  epoch: 3\nrun: {launcher: hf, gpus: 2}\nname: Not Good\ndataset: irds\n"
+    text = "model: bass\ntraining:\n  epochs: 0\n  lr: fast\n  epoch: 3\nrun: {launcher: hf, gpus: 2}\nname: Not Good\n"
+    text += "dataset: irds\n"
     found = problems_of(text, path, "training.seed=-1", env="moon")
     assert found == [
         "--env: env: found 'moon'; allowed: one of auto, local, kaggle, gcp, lambda, a100",
