@@ -52,11 +52,12 @@ def stop(
                 f"{each.id}: nothing of it runs; whoever follows it begins no other attempt by itself (run.auto_continue); "
                 f"lastrun resume {each.reference} goes on with it"
             )
-    for what, each in found.later.items():
+    for each, what in found.later:
         each.requests.ask_to_stop(now)
         if not json:
-            tells = f"lastrun status {each.reference} tells"
-            show(f"{each.id}: {what}; what waits there leaves as soon as it has begun, which {tells}")
+            which = "which is not waited for: " if wait else "which "
+            tells = f"{which}lastrun status {each.reference} tells"
+            show(f"{each.id}: {what}; what waits there leaves as soon as it has begun, {tells}")
     deaf: dict[str, list[str]] = {}
     for each in found.runs:
         each.requests.ask_to_stop(now)
@@ -69,7 +70,7 @@ def stop(
             show(f"{each.id} is stopping; {then}")
     found.silent += [words for told in deaf.values() for words in told]
     hearing = [each for each in found.runs if each.id not in deaf]
-    for what, each in [] if json else found.taken.items():
+    for each, what in [] if json else found.taken:
         show(f"{each.id}: {what} was taken out of the queue; lastrun resume {each.reference} goes on with it")
     for words in [*found.unread, *found.silent]:
         show(words, error=True)
@@ -84,8 +85,8 @@ def stop(
     if json:
         asked = "now" if now else "save"
         jobs = [{"id": each.id, "asked": asked, "state": ended.get(each.id, "stopping")} for each in hearing]
-        not_running: list[tuple[Job, str | None]] = [(each, asked) for each in (*found.cut, *found.later.values())]
-        not_running += [(each, None) for each in found.taken.values()]
+        not_running: list[tuple[Job, str | None]] = [(each, asked) for each in found.cut]
+        not_running += [(each, asked) for each, _ in found.later] + [(each, None) for each, _ in found.taken]
         jobs += [{"id": each.id, "asked": what, "state": state_of(each)[0].value} for each, what in not_running]
         jobs += [{"id": each, "asked": None, "state": "running"} for each in deaf]
         print_json(
@@ -106,9 +107,9 @@ class _Found:
     """What there is to stop."""
 
     runs: list[Job] = field(default_factory=list)
-    taken: dict[str, Job] = field(default_factory=dict)
+    taken: list[tuple[Job, str]] = field(default_factory=list)
     """What was taken out of a queue."""
-    later: dict[str, Job] = field(default_factory=dict)
+    later: list[tuple[Job, str]] = field(default_factory=list)
     """What waits, or may wait, where nobody can take it back."""
     cut: list[Job] = field(default_factory=list)
     """Jobs that whoever follows them may be about to go on with."""
@@ -133,13 +134,13 @@ def _stop_job(job: Job) -> _Found:
         return _Found(runs=[job])
     taken, silent, is_away = withdraw(job) if state is not State.RUNNING else Withdrawn(None, [])
     if taken is not None:
-        return _Found(taken={taken: job})
+        return _Found(taken=[(job, taken)])
+    if is_away and state is not State.SUCCEEDED:  # it would not say either what waits
+        return _Found(later=[(job, "the request is in the store")], silent=silent)
     if state is not State.RUNNING and (later := waits(job)) is not None:
-        return _Found(later={later: job})
+        return _Found(later=[(job, later)], silent=silent)
     if may_go_on(attempt):
-        return _Found(cut=[job])
-    if is_away and state is not State.SUCCEEDED:
-        return _Found(later={f"{'; '.join(silent)}; the request is in the store": job})
+        return _Found(cut=[job], silent=silent)
     raise UsageError(f"{job.id} is {state.value}: {'; '.join(['there is nothing to stop', *silent])}")
 
 
@@ -163,9 +164,9 @@ def _stop_all(store: Store, now: bool) -> _Found:
             Group(store, group_id).requests.ask_to_stop(now)
     for job in queued:
         if what := withdraw(job)[0]:
-            found.taken[what] = job
+            found.taken.append((job, what))
         elif later := waits(job):
-            found.later[later] = job
+            found.later.append((job, later))
         else:
             found.runs.append(job)  # it has begun meanwhile, or does so
     return found
@@ -183,12 +184,13 @@ def _stop_group(group: Group, now: bool) -> _Found:
     idle = [job for job, state in by_state if state not in (State.RUNNING, State.SUCCEEDED)]
     for job in reversed(idle):  # one may wait for another's end
         if what := withdraw(job)[0]:
-            found.taken[what] = job
-    left = [job for job in idle if job not in found.taken.values()]
-    for job in waiting(left)[0]:
-        if later := waits(job):
-            found.later[later] = job
-    unseen = [job for job in left if job not in found.later.values()]
+            found.taken.append((job, what))
+    taken = [job for job, _ in found.taken]
+    left = [job for job in idle if job not in taken]
+    queued, found.silent = waiting(left)
+    found.later = [(job, later) for job in queued if (later := waits(job))]
+    asked = [job for job, _ in found.later]
+    unseen = [job for job in left if job not in asked]
     group.store.in_parallel([partial(job.requests.ask_to_stop, now) for job in unseen])
     return found
 
