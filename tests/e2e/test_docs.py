@@ -15,7 +15,6 @@ from last_e.config import TrainConfig
 from last_e.layers import known_keys
 from runner.commands.app import _spread_set, app
 from runner.errors import Exit, Reason, State
-from tests.conftest import Cli
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -101,11 +100,12 @@ def test_links_between_the_pages_lead_somewhere() -> None:
                 assert (page.parent / target).exists(), (page.name, target)
 
 
-def test_the_example_in_the_data_page_writes_a_file_that_can_be_read(tmp_path: Path, cli: Cli) -> None:
-    code = re.search(r"```python\n(.*?)```", (ROOT / "docs/data.md").read_text(), re.DOTALL)
+@pytest.mark.parametrize(("page", "name", "clips"), [("data", "ntu60", 2), ("own-data", "my", 60)], ids=["data", "own"])
+def test_the_example_in_a_page_writes_a_file_that_can_be_read(page: str, name: str, clips: int, tmp_path: Path) -> None:
+    code = re.search(r"```python\n(.*?)```", (ROOT / f"docs/{page}.md").read_text(), re.DOTALL)
     assert code is not None
     (tmp_path / "example.py").write_text(code[1])
     subprocess.run([sys.executable, "example.py"], check=True, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)})
     from last_e.data import read_clips
 
-    assert len(read_clips(tmp_path / "ntu60.safetensors", 60)) == 2
+    assert len(read_clips(tmp_path / f"{name}.safetensors", 60)) == clips

@@ -1,0 +1,82 @@
+"""An own data set from its file to a trained network, as a user has it: ``dataset: my.safetensors`` is all a job says of it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from last_e.data import OwnClip, Split, write_dataset
+from last_e.skeletons import COCO17
+from tests.conftest import Cli
+
+JOB = """\
+model: nano
+dataset: my.safetensors
+training: {epochs: 2, batch_size: 8, input_frames: 16, warmup_epochs: 0}
+store: {uri: ./jobs}
+"""
+STANDING = {"nose": (0, 0), "eye": (8, -8), "ear": (14, -4), "shoulder": (35, 40), "elbow": (45, 95), "wrist": (48, 145),
+            "hip": (22, 150), "knee": (24, 230), "ankle": (25, 310)}  # fmt: skip
+
+
+def person(label: int, seed: int) -> np.ndarray:
+    """(T, 17, 2) pixels of somebody who stands, or waves with both arms."""
+    random = np.random.default_rng(seed)
+    frames, at, size = int(random.integers(20, 40)), random.uniform(200, 400, 2), random.uniform(0.6, 1.2)
+    joints = np.zeros((frames, 17, 2))
+    for number, name in enumerate(COCO17.joints):
+        side, _, part = name.rpartition("_")
+        x, y = STANDING[part]
+        joints[:, number] = (x if side == "left" else -x, y)
+    if label:
+        swing = np.sin(np.arange(frames) / 3 + random.uniform(0, 6))
+        for number in (7, 8, 9, 10):  # elbows and wrists
+            joints[:, number, 1] -= (90 if number < 9 else 180) * (1 + 0.3 * swing)
+    return at + size * joints + random.normal(0, 1.5, joints.shape)
+
+
+def people() -> Iterator[OwnClip]:
+    for number in range(48):
+        yield OwnClip(person(number % 2, number), ("still", "waving")[number % 2], f"c{number}", f"person {number // 6}")
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    split = Split(test=["person 6", "person 7"])
+    write_dataset(tmp_path / "my.safetensors", people(), classes=["still", "waving"], skeleton="coco17", units="pixels",
+                  splits={"people": split}, source="made up")  # fmt: skip
+    (tmp_path / "job.yaml").write_text(JOB)
+    return tmp_path / "my.safetensors"
+
+
+def test_a_job_trains_on_a_file_alone_and_holds_to_it(own: Path, cli: Cli, tmp_path: Path) -> None:
+    assert "nano_e_v3 on my.safetensors people, 2 epochs" in cli("validate", "job.yaml").stdout
+    done = cli("submit", "job.yaml")
+    assert done.returncode == 0, done.stderr
+    assert "nano_e_v3 (69,810 parameters) on my.safetensors people: 36 clips to train, 12 to test" in done.stdout + done.stderr
+    (job,) = (tmp_path / "jobs").glob("nano-*")
+    assert job.name.startswith("nano-e-v3-my-people-")
+    config = json.loads((job / "job.json").read_text())["config"]
+    assert (config["dataset"], config["data.num_classes"], config["data.joints"]) == ("my.safetensors", 2, 17)
+    # Another set under the same name is another run.
+    write_dataset(own, people(), classes=["still", "waving", "lying"], skeleton="coco17", units="pixels",
+                  splits={"people": Split(test=["person 6", "person 7"])}, overwrite=True)  # fmt: skip
+    more = ("--set", "training.epochs=3", "--allow-change", "training.epochs")
+    refused = cli("resume", job.name, "--store", "jobs", *more)
+    assert refused.returncode != 0
+    assert "it is not the set that the job was made with" in refused.stderr
+    own.unlink()
+    assert "docs/own-data.md" in cli("validate", "job.yaml").stderr
+
+
+def test_plan_counts_a_sets_clips_and_joints(own: Path, cli: Cli) -> None:
+    done = cli("plan", "job.yaml", "--env", "local", "--json")
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert (plan["dataset"], plan["clips"]["train"], plan["clips"]["test"]) == ("my.safetensors", 36, 12)
+    assert math.isfinite(plan["steps_per_epoch"])
