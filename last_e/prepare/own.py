@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,8 @@ MOST_FRAMES = 1_000_000
 MISSING = "missing"
 """Column and key of the metadata."""
 _MOST_TOLD = 10
+_UNKNOWN = ("0", "1")
+"""Classes that stand in until the labels' names are known."""
 
 Progress = Callable[[int, int], None]
 
@@ -37,7 +39,8 @@ class OwnClip:
     """One clip of an own set."""
 
     joints: npt.ArrayLike
-    """(T, V, D) of one body, or (M, T, V, D) of several, the main one first; D is 2 or 3. NaN where a joint is not seen."""
+    """(T, V, D) of one body, or (M, T, V, D) of several, the main one first. NaN where a joint is not seen. D is 3; of two
+    dimensions it may be 2, and a third number is how well a joint is seen: 0 means not at all."""
     label: int | str
     """A class by its number, or its name."""
     name: str = ""
@@ -52,7 +55,8 @@ class Split:
     """How clips are shared out: by their subjects, or one by one (``by="clip"``).
 
     Either ``train`` or ``test`` says who: a list (of subjects, or of clips' names), or for ``test`` a fraction, drawn by the
-    ``seed``, of clips from each class alike. ``validation`` is cut off from what trains, as a list or a fraction of all.
+    ``seed``, of clips from each class alike. ``validation`` is a list, too, or a fraction of all, cut off from
+    what trains.
     """
 
     by: Literal["subject", "clip"] = "subject"
@@ -83,12 +87,16 @@ class Written:
     """Clips that show nobody, each with the reason."""
     warnings: list[str] = field(default_factory=list)
 
+    def to_dict(self) -> dict[str, Any]:
+        """All of it in plain values."""
+        return {**vars(self), "description": self.description.model_dump(mode="json")}
+
 
 def write_dataset(
     path: Path | str,
     clips: Iterable[OwnClip],
     *,
-    classes: Sequence[str],
+    classes: Sequence[str] | None = None,
     skeleton: Skeleton | str,
     splits: Mapping[str, Split],
     name: str | None = None,
@@ -106,7 +114,7 @@ def write_dataset(
     Args:
         path: the file, NAME.safetensors.
         clips: what it holds.
-        classes: names of the classes, in the order of their numbers.
+        classes: names of the classes, in the order of their numbers; default: the labels as they come, sorted.
         skeleton: one, or a name of :data:`last_e.skeletons.LAYOUTS`.
         splits: by name; a job takes the first unless it says otherwise.
         name: what people call the set; default: the file's name.
@@ -127,14 +135,14 @@ def write_dataset(
     metadata = {"dataset": description.name, "source": source or "written by last_e.data.write_dataset"}
     if not overwrite:
         see_that_it_may_be_made(path, metadata)
-    writer = _Writer(description, splits, metadata, str(path))
+    writer = _Writer(description, splits, metadata, str(path), names_come=classes is None)
     write_streamed(writer.parts(clips, progress), path, {}, overwrite, writer.finish)
     return writer.written
 
 
 def _description(
     path: Path,
-    classes: Sequence[str],
+    classes: Sequence[str] | None,
     skeleton: Skeleton | str,
     splits: Mapping[str, Split],
     name: str | None,
@@ -156,7 +164,7 @@ def _description(
         return Description.model_validate(
             {
                 "name": path.stem if name is None else name,
-                "classes": tuple(classes),
+                "classes": _UNKNOWN if classes is None else tuple(classes),
                 "skeleton": skeleton,
                 "people": MOST_PEOPLE,  # until it is known
                 "units": units,
@@ -172,10 +180,19 @@ def _description(
 class _Writer:
     """Clips on their way to a file, and what is found out about them."""
 
-    def __init__(self, description: Description, splits: Mapping[str, Split], metadata: Mapping[str, str], where: str) -> None:
+    def __init__(
+        self,
+        description: Description,
+        splits: Mapping[str, Split],
+        metadata: Mapping[str, str],
+        where: str,
+        *,
+        names_come: bool,
+    ) -> None:
         self.written = Written(description)
         self._splits, self._metadata, self._where = splits, metadata, where
-        self._numbers = {name: number for number, name in enumerate(description.classes)}
+        self._names_come = names_come
+        self._numbers = {} if names_come else {name: number for number, name in enumerate(description.classes)}
         self._subjects: dict[int | str, int] = {}
         self._names: set[str] = set()
         self._unseen = np.zeros(len(description.skeleton.joints), dtype=np.int64)
@@ -227,6 +244,8 @@ class _Writer:
         part.add(joints, About(label, subject, int(clip.camera)), name)
 
     def _label(self, label: int | str) -> int:
+        if self._names_come:
+            return self._numbers.setdefault(str(label), len(self._numbers))
         classes = self.written.description.classes
         if isinstance(label, str) and label in self._numbers:
             return self._numbers[label]
@@ -253,10 +272,11 @@ class _Writer:
         if not 1 <= joints.shape[0] <= MOST_PEOPLE:
             raise DataError(f"{joints.shape[0]} people; allowed are 1 to {MOST_PEOPLE}")
         if flat:
-            joints = joints[..., :2] * (1.0, -1.0)  # y goes down in an image
+            is_seen = joints[..., 2:3] != 0 if joints.shape[3] == 3 else True
+            joints = np.where(is_seen, joints[..., :2] * (1.0, -1.0), np.nan)  # y goes down in an image
             joints = np.concatenate([joints, np.zeros_like(joints[..., :1])], axis=3)
-        seen: npt.NDArray[np.bool_] = np.isfinite(joints).all(axis=3)
-        there: npt.NDArray[np.bool_] = np.any(seen, axis=2)
+        seen = np.asarray(np.isfinite(joints).all(axis=3))
+        there = np.asarray(seen.any(axis=2))
         bodies, frames = np.any(there, axis=1), np.any(there, axis=0)
         joints, seen = joints[bodies][:, frames], seen[bodies][:, frames]
         if not joints.size:
@@ -279,8 +299,14 @@ class _Writer:
         masks: dict[str, Array] = {}
         for split, how in self._splits.items():
             masks.update(shared_out(split, how, names_of(columns), subjects, columns["label"]))
+        if self._names_come:
+            names = sorted(self._numbers, key=lambda name: (int(name) if name.isdecimal() else -1, name))
+            place = np.array([names.index(name) for name in self._numbers], dtype=np.int64)
+            columns["label"] = place[columns["label"]]
+            written.description = self._renamed(names)
         people = int(columns["bodies"].max())
-        written.description = written.description.model_copy(update={"people": people})
+        words = {split: str(how) for split, how in self._splits.items()}  # whose lists may have come with the clips
+        written.description = written.description.model_copy(update={"people": people, "splits": words})
         mistakes = mistakes_in(OwnSet(written.description, "", {**columns, **masks}))
         mistakes += self._doubtful(columns)
         if fatal := [mistake.text for mistake in mistakes if mistake.fatal]:
@@ -298,6 +324,13 @@ class _Writer:
         told |= {MISSING: json.dumps(written.missing)} if written.missing else {}
         told |= {"subjects": json.dumps({str(number): str(subject) for number, subject in named.items()})} if named else {}
         return masks, {**self._metadata, **told}
+
+    def _renamed(self, classes: Sequence[str]) -> Description:
+        """The description with the names that the labels turned out to have."""
+        try:
+            return Description.model_validate({**dict(self.written.description), "classes": tuple(classes)})
+        except ValidationError as error:
+            raise DataError(f"{self._where}: {in_a_line(error)}", missing=True) from None
 
     def _doubtful(self, columns: Mapping[str, Array]) -> list[Mistake]:
         if self.written.description.is_flat or self._is_deep:
@@ -324,18 +357,21 @@ def shared_out(split: str, how: Split, names: Sequence[str], subjects: Sequence[
     if unknown:
         told = ", ".join(map(shown, unknown[:6])) + (f" and {len(unknown) - 6} more" if len(unknown) > 6 else "")
         raise DataError(f"split {split}: no {how.by} is called {told}", missing=True)
+    everything = np.ones(len(keys), dtype=np.bool_)
     if how.train is not None:
-        trains = {str(one) for one in how.train}
-        chosen = np.array([key in trains for key in keys])
-        rest = ~chosen
+        trains = _chosen(how.train, how, keys, everything, label, "train")
+        tests = ~trains
     else:
         assert how.test is not None
-        rest = _chosen(how.test, how, keys, np.ones(len(keys), dtype=bool), label, "test")
-        chosen = ~rest
-    masks = {OWN_SPLIT + split: chosen}
+        tests = _chosen(how.test, how, keys, everything, label, "test")
+        trains = ~tests
+    masks = {OWN_SPLIT + split: trains}
     if how.validation:
-        validation = _chosen(how.validation, how, keys, chosen, label, "validation")
-        masks = {OWN_SPLIT + split: chosen & ~validation, VALIDATION + split: validation}
+        of = trains if isinstance(how.validation, float) else everything
+        validation = _chosen(how.validation, how, keys, of, label, "validation")
+        if how.train is None and (validation & tests).any():
+            raise DataError(f"split {split}: the same {how.by} both to test and to validate", missing=True)
+        masks = {OWN_SPLIT + split: trains & ~validation, VALIDATION + split: validation}
     return masks
 
 

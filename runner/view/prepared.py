@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from last_e.text import counted, plain
+from last_e.text import counted, plain, shown
 
 if TYPE_CHECKING:
     from last_e.prepare.foreign import Imported
     from last_e.prepare.inspect import Summary
     from last_e.prepare.ntu import Report
+    from last_e.prepare.own import Written
 
 MOST_FILES_SHOWN = 10
+MOST_JOINTS_SHOWN = 6
+_TO = {"train": "train", "test": "test", "validation": "validate"}
 
 
 def report_text(report: Report, out: Path) -> str:
@@ -61,6 +64,30 @@ def imported_text(report: Imported, out: Path) -> str:
         lines.append(f"sightings of a body left out, a coordinate is no number: {report.unusable:,}")
     lines.append(f"joints are whole millimetres; largest error of rounding {report.error_mm:.2f} mm")
     lines.append(f"next: lastrun data inspect {out}")
+    return "".join(plain(line) + "\n" for line in lines)
+
+
+def written_text(written: Written, out: Path) -> str:
+    """How an own set was written."""
+    about = written.description
+    people = counted(about.people, "person", "people")
+    lines = [
+        f"{out}: {counted(written.clips, 'clip')}, {counted(written.frames, 'frame')}, up to {people}",
+        f"{counted(len(about.classes), 'class', 'classes')}: {shown(', '.join(about.classes))}",
+        f"{len(about.skeleton.joints)} joints, in {about.units}, {about.fps:g} frames a second",
+    ]
+    for name, parts in written.splits.items():
+        lines.append(
+            f"{name}: {', '.join(f'{count:,} to {_TO[part]}' for part, count in parts.items())} ({about.splits[name]})"
+        )
+    if written.missing:
+        most = sorted(written.missing.items(), key=lambda item: -item[1])[:MOST_JOINTS_SHOWN]
+        lines.append(f"not always seen: {', '.join(f'{joint} in {part:.1%} of the frames' for joint, part in most)}")
+    if written.left_out:
+        lines.append(f"left out: {len(written.left_out):,}")
+        lines += [f"  {one}" for one in written.left_out[:MOST_FILES_SHOWN]]
+    lines += [f"warning: {text}" for text in written.warnings]
+    lines.append(f"next: lastrun data inspect {out}; dataset: {out} is all that a job says of it")
     return "".join(plain(line) + "\n" for line in lines)
 
 

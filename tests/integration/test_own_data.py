@@ -80,3 +80,33 @@ def test_plan_counts_a_sets_clips_and_joints(own: Path, cli: Cli) -> None:
     plan = json.loads(done.stdout)
     assert (plan["dataset"], plan["clips"]["train"], plan["clips"]["test"]) == ("my.safetensors", 36, 12)
     assert math.isfinite(plan["steps_per_epoch"])
+
+
+def test_keypoints_come_in_by_the_command(cli: Cli, tmp_path: Path) -> None:
+    names = [f"{joint}_{axis}" for joint in COCO17.joints for axis in "xy"]
+    rows = [",".join(["clip", "frame", "label", "subject", *names])]
+    for clip in people():
+        rows += [
+            ",".join([clip.name, str(frame), str(clip.label), str(clip.subject), *(f"{value:.2f}" for value in at.ravel())])
+            for frame, at in enumerate(np.asarray(clip.joints))
+        ]
+    (tmp_path / "all.csv").write_text("\n".join(rows))
+    words = ("data", "import", "csv", "all.csv", "--out", "my.safetensors", "--test", "person 6,person 7")
+    done = cli(*words)
+    assert done.returncode == 0, done.stderr
+    assert "my.safetensors: 48 clips" in done.stdout
+    assert "2 classes: still, waving\n17 joints, in pixels, 30 frames a second\nsubject: 36 to train, 12 to test" in done.stdout
+    facts = json.loads(cli(*words, "--json").stdout)  # the same once more
+    assert (facts["kind"], facts["clips"], facts["splits"]) == ("csv", 48, {"subject": {"train": 36, "test": 12}})
+    other = cli(*words[:-1], "person 5")
+    assert other.returncode == 2
+    assert "add --overwrite" in other.stderr
+    for wrong, told in (
+        (("csv", "all.csv", "--out", "b.safetensors", "--by", "room"), "--by 'room': allowed are subject, clip"),
+        (("ctrgcn", "a.npz", "--out", "b.safetensors", "--fps", "20", "--layout", "coco17"), "--layout: ctrgcn is of NTU's"),
+        (("xlsx", "a.xlsx", "--out", "b.safetensors"), "allowed are ctrgcn, pyskl, npy, csv, npz, json"),
+        (("csv", "all.csv", "--out", "b.csv"), "a set's file is called NAME.safetensors"),
+    ):
+        done = cli("data", "import", *wrong)
+        assert (done.returncode, told in done.stderr) == (2, True), done.stderr
+    assert not list(tmp_path.glob("*b.*"))
