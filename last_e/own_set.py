@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from last_e.config import TrainConfig
 from last_e.datafile import FORMAT, OWN_SPLIT, VALIDATION, DataError, read_header, see_that_the_batch_fits
-from last_e.described import Description, content, described
+from last_e.described import UNITS, Description, content, described
 from last_e.text import counted, shown
 
 if TYPE_CHECKING:
@@ -21,6 +22,11 @@ MOST_SHARE = 0.9
 _FEWEST = 20
 """Clips of which shares are worth a word."""
 _MOST_TOLD = 6
+_SAMPLE_BYTES = 1 << 18
+SMALLEST, LARGEST = 0.02, 5.0
+"""Metres of a torso, from a hand's to more than any body's."""
+FLAT = 0.01
+"""A depth of so much of the width is none."""
 
 
 class OwnSet(NamedTuple):
@@ -31,6 +37,8 @@ class OwnSet(NamedTuple):
     """What stands for all of it in a job."""
     columns: dict[str, Column]
     """``label``, ``performer``, and its splits, (N,) each."""
+    sample: Column | None = None
+    """The first of its joints, (rows, V, 3)."""
 
     @property
     def splits(self) -> list[str]:
@@ -80,8 +88,13 @@ def read_own(file: IO[bytes], size: int, where: Any) -> OwnSet:
                 first, last = about["data_offsets"]
                 file.seek(begin + first)
                 columns[name] = np.frombuffer(file.read(last - first), "?" if about["dtype"] == "BOOL" else "<i8")
-        shape = list(tensors["joints"]["shape"][1:])
-        one = OwnSet(description, content(description, metadata[DATA_HASH]), columns)
+        shape = [int(side) for side in tensors["joints"]["shape"][1:]]
+        first, last = tensors["joints"]["data_offsets"]
+        row = 2 * math.prod(shape)
+        file.seek(begin + first)
+        some = file.read(min(last - first, max(1, _SAMPLE_BYTES // row) * row))
+        sample = np.frombuffer(some, "<i2").reshape(-1, *shape)
+        one = OwnSet(description, content(description, metadata[DATA_HASH]), columns, sample)
         sound = len({len(column) for column in columns.values()}) == 1 and {"label", "performer"} <= set(columns)
     except (KeyError, TypeError, AttributeError, IndexError, MemoryError):
         raise DataError(f"{where}: not a prepared data file, or a damaged one; lastrun data makes them") from None
@@ -104,7 +117,8 @@ class Mistake(NamedTuple):
 def mistakes_in(one: OwnSet, *splits: str) -> list[Mistake]:
     """All that is wrong with a set's labels and splits; where some ``splits`` are named, with those alone."""
     names = [split for split in one.splits if not splits or split in splits]
-    return [*_wrong_labels(one), *(mistake for name in names for mistake in _wrong_split(one, name))]
+    splits_too = [mistake for name in names for mistake in _wrong_split(one, name)]
+    return [*_wrong_labels(one), *splits_too, *_doubtful_sample(one)]
 
 
 def _wrong_labels(one: OwnSet) -> Iterator[Mistake]:
@@ -155,6 +169,37 @@ def _wrong_split(one: OwnSet, name: str) -> Iterator[Mistake]:
         for part in list(parts)[1:]:
             if both := sorted(people["train"] & people[part]):
                 yield Mistake(f"split {name}: {counted(len(both), 'subject')} both to train and to {part}: {_some(both)}")
+
+
+def doubtful_units(description: Description, torso: Column, low: Column, high: Column) -> list[str]:
+    """What makes one doubt that a set's coordinates are what they are said to be: clips' torsos (N,), and the least and largest
+    x, y and z, in the file's whole numbers."""
+    import numpy as np
+
+    if description.is_flat:
+        return []
+    units, found = description.units, []
+    x, y, z = (high - low).tolist()
+    if z <= FLAT * max(x, y):
+        found.append(f"z hardly changes: coordinates of an image, which are pixels or image, not {units} (units)?")
+    elif low[0] >= 0 and low[1] >= 0 and max(high[0], high[1]) <= UNITS["metres"]:
+        found.append(f"x and y all lie between 0 and 1 m: parts of an image's width, which are image, not {units} (units)?")
+    typical = float(np.median(torso)) / UNITS["metres"] if len(torso) else 0.0
+    if not SMALLEST <= typical <= LARGEST:
+        found.append(f"a torso is {typical:.3g} m long: pixels, or another unit, in place of {units} (units)?")
+    return found
+
+
+def _doubtful_sample(one: OwnSet) -> Iterator[Mistake]:
+    import numpy as np
+
+    if one.sample is None or not len(one.sample):
+        return
+    joints = one.sample.astype(np.float64)
+    low, high = one.description.skeleton.measure
+    torso = np.linalg.norm(joints[:, high] - joints[:, low], axis=1)
+    for text in doubtful_units(one.description, torso, joints.min(axis=(0, 1)), joints.max(axis=(0, 1))):
+        yield Mistake(text)
 
 
 def _some(words: Sequence[Any]) -> str:

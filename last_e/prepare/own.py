@@ -15,9 +15,10 @@ from pydantic import ValidationError
 
 from last_e.datafile import OWN_SPLIT, VALIDATION, DataError, output_path
 from last_e.described import DESCRIPTION, MOST_PEOPLE, UNITS, Description, in_a_line
-from last_e.own_set import Mistake, OwnSet, mistakes_in
+from last_e.own_set import OwnSet, doubtful_units, mistakes_in
 from last_e.prepare.account import versions
 from last_e.prepare.clipfile import About, Array, Part, names_of, write_streamed
+from last_e.prepare.own_look import MISSING, torso_of
 from last_e.prepare.replace import see_that_it_may_be_made
 from last_e.skeletons import LAYOUTS, Skeleton
 from last_e.text import one_line, shown
@@ -25,8 +26,6 @@ from last_e.text import one_line, shown
 BATCH, BATCH_BYTES = 256, 32 * 2**20
 FARTHEST = 32_767
 MOST_FRAMES = 1_000_000
-MISSING = "missing"
-"""Column and key of the metadata."""
 _MOST_TOLD = 10
 _UNKNOWN = ("0", "1")
 """Classes that stand in until the labels' names are known."""
@@ -197,7 +196,8 @@ class _Writer:
         self._names: set[str] = set()
         self._unseen = np.zeros(len(description.skeleton.joints), dtype=np.int64)
         self._sightings = 0
-        self._is_deep = False
+        self._torso: list[float] = []
+        self._low, self._high = np.full(3, np.inf), np.full(3, -np.inf)
         self._wrong: list[str] = []
         self._more_wrong = 0
 
@@ -237,7 +237,9 @@ class _Writer:
         self._names.add(name)
         self._unseen += unseen
         self._sightings += joints.shape[0] * joints.shape[1]
-        self._is_deep |= bool((joints[..., 2] != joints.flat[2]).any())
+        self._torso.append(torso_of(joints, self.written.description.skeleton.measure))
+        self._low = np.minimum(self._low, joints.min(axis=(0, 1, 2)))
+        self._high = np.maximum(self._high, joints.max(axis=(0, 1, 2)))
         # One that is no number gets one, beyond those that are.
         subject = self._subjects.setdefault(clip.subject, 1 + len(self._subjects))
         part.more.setdefault(MISSING, []).append(int(unseen.sum()))
@@ -308,10 +310,10 @@ class _Writer:
         words = {split: str(how) for split, how in self._splits.items()}  # whose lists may have come with the clips
         written.description = written.description.model_copy(update={"people": people, "splits": words})
         mistakes = mistakes_in(OwnSet(written.description, "", {**columns, **masks}))
-        mistakes += self._doubtful(columns)
         if fatal := [mistake.text for mistake in mistakes if mistake.fatal]:
             raise DataError("\n".join(f"{self._where}: {text}" for text in fatal), missing=True)
         written.warnings = [mistake.text for mistake in mistakes]
+        written.warnings += doubtful_units(written.description, np.array(self._torso), self._low, self._high)
         written.clips, written.frames = len(columns["label"]), int(columns["length"].sum())
         for split in self._splits:
             train, validation = masks[OWN_SPLIT + split], masks.get(VALIDATION + split)
@@ -331,12 +333,6 @@ class _Writer:
             return Description.model_validate({**dict(self.written.description), "classes": tuple(classes)})
         except ValidationError as error:
             raise DataError(f"{self._where}: {in_a_line(error)}", missing=True) from None
-
-    def _doubtful(self, columns: Mapping[str, Array]) -> list[Mistake]:
-        if self.written.description.is_flat or self._is_deep:
-            return []
-        units = self.written.description.units
-        return [Mistake(f"z never changes: coordinates of an image, which are pixels or image, not {units} (units)?")]
 
 
 def shared_out(split: str, how: Split, names: Sequence[str], subjects: Sequence[str], label: Array) -> dict[str, Array]:

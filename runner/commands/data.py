@@ -201,11 +201,13 @@ def inspect(
         drawn = None if animate is None else write_page(file, clip, animate)
     if json:
         page = None if animate is None else str(animate)
-        print_json("data inspect", {"file": str(file), **vars(summary), "animated": drawn, "page": page})
+        print_json("data inspect", {"file": str(file), **summary.to_dict(), "animated": drawn, "page": page})
     else:
         show(summary_text(summary, file), end="")
         if drawn is not None:
             show(f"{animate}: {drawn}; open it in a browser")
+    if summary.own is not None and summary.own.fatal:
+        raise LastrunError(f"{file}: nothing can be trained with it: {'; '.join(summary.own.fatal)}")
     if summary.whole is False:
         raise LastrunError(f"{file}: damaged: its bytes are not those that its header says; make or fetch it again")
 

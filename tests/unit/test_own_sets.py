@@ -308,7 +308,7 @@ def test_what_is_doubtful_is_told_and_written_all_the_same(tmp_path: Path) -> No
         "classes without a clip: c",
         "split it: classes without a clip to train: b",
         "split it: 3 subjects both to train and to test: 0, 1, 2",
-        "z never changes: coordinates of an image, which are pixels or image, not metres (units)?",
+        "z hardly changes: coordinates of an image, which are pixels or image, not metres (units)?",
     ]
 
 
