@@ -23,6 +23,7 @@ from last_e.problems import ConfigError, Origin, Problem, allowed_values, meant,
 from last_e.reading import Entry, Layer, load_file, no_mapping, parse_value
 from last_e.redact import secret_in
 from last_e.set_by import SetBy
+from last_e.text import expand
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -257,14 +258,14 @@ def _of_its_file(
     from last_e.datafile import DataError, find_file, is_remote
     from last_e.own_set import mistakes_in, notes_of, read_own
 
-    uri, root = chosen.get("data.uri"), chosen.get("hardware.data_root", base["hardware.data_root"].value)
+    uri = chosen.get("data.uri")
     where = uri or own.name
     try:
         if is_remote(uri) and opened is not None:
             with opened(str(uri), chosen) as (file, size):
                 whole = read_own(file, size, where)
         else:
-            where = find_file(own.name, uri, str(root))
+            where = find_file(own.name, uri, _root_here(chosen, base))
             with where.open("rb") as file:
                 whole = read_own(file, where.stat().st_size, where)
     except (DataError, OSError, ModuleNotFoundError) as error:
@@ -277,6 +278,12 @@ def _of_its_file(
     told = {key: Entry(value, origin) for key, value in whole.values.items()}
     # Where the name itself is wrong, as that of any key, something valid has to be in its place.
     return {"dataset": _packaged("data/ntu60")["dataset"], **told}, problems, notes_of(mistakes, where)
+
+
+def _root_here(chosen: Mapping[str, Any], base: Layer) -> str:
+    """Where data lie on this machine, though the profile may be of another."""
+    root = str(chosen.get("hardware.data_root", base["hardware.data_root"].value))
+    return root if expand(root).is_dir() else str(_packaged("env/local")["hardware.data_root"].value)
 
 
 @cache

@@ -118,7 +118,7 @@ def import_keypoints(
     split = (
         Split("clip", train=parts.setdefault("train", []), validation=parts.setdefault("validation", []))
         if own
-        else _split(wanted, known=first.clip.subject != 0)
+        else _split(wanted, known=first.knows_subject)
     )
     return write_dataset(
         out,

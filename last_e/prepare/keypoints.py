@@ -51,6 +51,7 @@ class Found(NamedTuple):
 
     clip: OwnClip
     part: str | None = None
+    knows_subject: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Told:
             clip = OwnClip(joints, _number(label), name, _number(told.get("subject", 0)), int(told.get("camera", 0)))
         except (TypeError, ValueError):
             raise DataError(f"clip {shown(name)}: its label, subject or camera is no text and no whole number") from None
-        return Found(clip, part)
+        return Found(clip, part, "subject" in told)
 
 
 def _number(value: Any) -> int | str:

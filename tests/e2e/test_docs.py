@@ -15,6 +15,7 @@ from last_e.config import TrainConfig
 from last_e.layers import known_keys
 from runner.commands.app import _spread_set, app
 from runner.errors import Exit, Reason, State
+from tests.conftest import Cli
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -100,12 +101,32 @@ def test_links_between_the_pages_lead_somewhere() -> None:
                 assert (page.parent / target).exists(), (page.name, target)
 
 
-@pytest.mark.parametrize(("page", "name", "clips"), [("data", "ntu60", 2), ("own-data", "my", 60)], ids=["data", "own"])
-def test_the_example_in_a_page_writes_a_file_that_can_be_read(page: str, name: str, clips: int, tmp_path: Path) -> None:
-    code = re.search(r"```python\n(.*?)```", (ROOT / f"docs/{page}.md").read_text(), re.DOTALL)
+def test_the_example_in_the_data_page_writes_a_file_that_can_be_read(tmp_path: Path, cli: Cli) -> None:
+    code = re.search(r"```python\n(.*?)```", (ROOT / "docs/data.md").read_text(), re.DOTALL)
     assert code is not None
     (tmp_path / "example.py").write_text(code[1])
     subprocess.run([sys.executable, "example.py"], check=True, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)})
     from last_e.data import read_clips
 
-    assert len(read_clips(tmp_path / f"{name}.safetensors", 60)) == clips
+    assert len(read_clips(tmp_path / "ntu60.safetensors", 60)) == 2
+
+
+def test_the_tour_of_own_data_runs_as_it_is_written(tmp_path: Path, cli: Cli) -> None:
+    page = (ROOT / "docs/own-data.md").read_text()
+    tour = re.search(r"\n## A tour\n(.*?)\n## ", page, re.DOTALL)
+    assert tour is not None
+    blocks = dict(re.findall(r"```(\w+)\n(.*?)```", tour[1], re.DOTALL))
+    (tmp_path / "make.py").write_text(blocks["python"])
+    (tmp_path / "job.yaml").write_text(blocks["yaml"])
+    for line in blocks["bash"].splitlines():
+        program, *words = shlex.split(line)
+        if program == "python":
+            command = [sys.executable, *words]
+            subprocess.run(command, check=True, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL)
+        else:
+            done = cli(*words)
+            assert done.returncode == 0, (line, done.stderr)
+            assert "warning" not in done.stdout + done.stderr, line
+    assert "take-3: class 1 (waving)" in (tmp_path / "clip.html").read_text()
+    assert len(list((tmp_path / "jobs").glob("nano-*"))) == 1
+    assert "2 classes" in cli("data", "inspect", "again.safetensors").stdout

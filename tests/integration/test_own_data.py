@@ -12,6 +12,7 @@ import pytest
 
 from last_e.data import OwnClip, Split, write_dataset
 from last_e.skeletons import COCO17
+from runner.store.open import open_store
 from tests.conftest import Cli
 
 JOB = """\
@@ -72,6 +73,37 @@ def test_a_job_trains_on_a_file_alone_and_holds_to_it(own: Path, cli: Cli, tmp_p
     assert "it is not the set that the job was made with" in refused.stderr
     own.unlink()
     assert "docs/own-data.md" in cli("validate", "job.yaml").stderr
+
+
+@pytest.mark.xdist_group("ceph")
+def test_a_set_in_a_bucket_is_read_before_there_is_a_job(
+    own: Path, bucket: str, clean_env: dict[str, str], cli: Cli, tmp_path: Path
+) -> None:
+    store = open_store(clean_env["LASTRUN_STORE"])
+    store.put_file("data/my.safetensors", own)
+    store.put_file("data/other.safetensors", tmp_path / "job.yaml")
+    here = json.loads(cli("validate", "job.yaml", "--json").stdout)["config"]
+    own.unlink()
+    place, _, options = clean_env["LASTRUN_STORE"].partition("?")
+
+    def there(name: str) -> str:
+        (tmp_path / "job.yaml").write_text(JOB.replace("my.safetensors", f"{place}/data/{name}?{options}"))
+        return f"{place}/data/{name}"
+
+    uri = there("my.safetensors")
+    done = cli("validate", "job.yaml", "--json")
+    assert done.returncode == 0, done.stderr
+    config = json.loads(done.stdout)["config"]
+    assert config["data.uri"].startswith(uri)
+    for key in ("dataset", "data.content", "data.num_classes", "data.splits", "data.joints", "split_type"):
+        assert config[key] == here[key], key
+    for name, told in (
+        ("none.safetensors", "there is no such object"),
+        ("other.safetensors", "no header of a safetensors file"),
+    ):
+        there(name)
+        done = cli("validate", "job.yaml")
+        assert (done.returncode, told in done.stderr) == (2, True), done.stderr
 
 
 def test_plan_counts_a_sets_clips_and_joints(own: Path, cli: Cli) -> None:

@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from last_e.config import TrainConfig
-from last_e.data import DataError, OwnClip, Skeleton, Split, read_clips, write_clips, write_dataset
+from last_e.data import DataError, OwnClip, Skeleton, Split, load_clips, read_clips, write_clips, write_dataset
 from last_e.data import transform as tf
+from last_e.data.batches import TrainBatches
 from last_e.data.splits import held_out, train_mask
 from last_e.layers import resolve
 from last_e.model import build_model, receptive_field
@@ -344,6 +345,53 @@ def test_a_job_takes_all_from_the_file(tmp_path: Path) -> None:
     assert named.items()["data.content"] == flat["data.content"]
     with pytest.raises(ConfigError, match=r"split_type: found 'xsub'; allowed: one of people, some"):
         resolved(f"dataset={path}", "split_type=xsub")
+
+
+def test_the_trainer_takes_no_other_set_of_the_same_name(tmp_path: Path) -> None:
+    path = written(tmp_path / "own.safetensors")
+    config = resolved(f"dataset={path}", "training.batch_size=4").config
+    assert len(load_clips(config)) == 16
+    written(path, clips(joints=walk()), overwrite=True)
+    with pytest.raises(DataError, match="it is not the set that the job was made with: other clips"):
+        load_clips(config)
+
+
+def test_a_set_is_looked_for_here_though_the_profile_is_of_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    root = tmp_path / "lastrun" / "data"
+    root.mkdir(parents=True)
+    path = written(root / "own.safetensors")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".cache").symlink_to(tmp_path)
+    found = resolved("dataset=own.safetensors", "env=kaggle")
+    assert str(found.origins["data.content"]) == str(tmp_path / ".cache/lastrun/data" / path.name)
+    assert found.config.data.uri is None  # there it is looked for by its name
+
+
+@pytest.mark.parametrize("units", ["metres", "pixels"])
+def test_batches_of_a_set_of_several_people(units: str, tmp_path: Path) -> None:
+    some = [
+        OwnClip(np.stack([walk(seed=4 * n + m, frames=30) for m in range(1 + n % 4)]), n % 2, subject=n % 4) for n in range(16)
+    ]
+    found = read_clips(written(tmp_path / "own.safetensors", some, units=units), 2)
+    words = ("model=nano", f"dataset={tmp_path / 'own.safetensors'}", "training.batch_size=8", "training.input_frames=16")
+    config = resolved(*words).config.training
+    index = torch.arange(16)
+    whole = next(TrainBatches(found, index, config, None, (4, 3)).epoch(0))[0]
+    rows = int(whole.owner.bincount().sum())
+    assert {name: tuple(stream.shape) for name, stream in whole.streams.items()} == dict.fromkeys(
+        ("joint", "velocity", "bone"), (rows, 3, 16, 17)
+    )
+    assert whole.row_weight is not None
+    assert torch.allclose(torch.zeros(8).index_add_(0, whole.owner, whole.row_weight), torch.ones(8))
+    assert (whole.streams["bone"][..., 0] == 0).all()  # COCO's nose is its root
+    flat = bool((whole.streams["joint"][:, 2] == 0).all())
+    assert flat is (units == "pixels")
+    parts = next(TrainBatches(found, index, config, 3, (4, 3)).epoch(0))
+    assert torch.equal(torch.cat([part.streams["joint"] for part in parts]), whole.streams["joint"])
+    # Nobody's noise is another's: what is drawn for each person of each clip differs.
+    noise = tf.jitter(7, index.repeat_interleave(4), torch.arange(4).repeat(16), 2, joints=17, people=4)
+    assert len({tuple(one.flatten().tolist()) for one in noise}) == 64
 
 
 @pytest.mark.parametrize("change", ["clip", "class", "joint", "split"])

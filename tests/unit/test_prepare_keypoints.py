@@ -15,8 +15,10 @@ from last_e.data import read_clips
 from last_e.data.clips import Clips
 from last_e.data.splits import held_out, train_mask
 from last_e.datafile import DataError
+from last_e.prepare.import_own import KINDS as READERS
 from last_e.prepare.import_own import Wanted, import_keypoints
 from last_e.skeletons import COCO17, KINECT20, LAYOUTS, MEDIAPIPE33, Skeleton
+from runner.commands.data import OWN_KINDS
 
 LABELS = ("wave", "sit", "wave", "sit")
 FRAMES = (5, 6, 7, 8)
@@ -272,6 +274,11 @@ def test_what_cannot_be_read_is_told_with_its_place_and_nothing_is_written(case:
     with pytest.raises(DataError, match=words):
         imported(kind, made(tmp_path), **wanted)
     assert not list(tmp_path.glob("*own.safetensors*"))
+
+
+def test_the_command_knows_every_kind() -> None:
+    assert tuple(READERS) == OWN_KINDS
+    assert set(READERS) == {of for of, *_ in KINDS.values()}
 
 
 def test_layouts_are_recognised_by_the_names_of_their_joints(tmp_path: Path) -> None:
