@@ -167,9 +167,12 @@ class TrainBatches:
             crop = transform.train_crop(rng.key(seed, rng.CROP, epoch), position)
             joints = transform.sample(self.clips, index, owner, body, crop, self.config.input_frames)
             joints -= self.placement.origin[index][owner][:, None, None]
-            joints += transform.jitter(rng.key(seed, rng.JITTER, epoch), position[owner], body, self.config.input_frames)
+            shape = self.config.input_frames, len(self.clips.skeleton.joints), self.clips.people
+            joints += transform.jitter(rng.key(seed, rng.JITTER, epoch), position[owner], body, *shape)
             matrix = transform.warp(rng.key(seed, rng.WARP, epoch), position) @ self.placement.turn[index]
             joints = apply(matrix[owner], joints)
+            if self.clips.is_flat:  # what is seen of the turned body, as in testing
+                joints[..., 2] = 0
         else:
             joints = still(self.clips, self.placement, index, owner, body, self.config.input_frames)
         width, blocks = self.noise_shape
@@ -177,7 +180,7 @@ class TrainBatches:
             rng.uniform(rng.key(seed, rng.DROPOUT, epoch), position, width)[owner],
             rng.uniform(rng.key(seed, rng.DROP_PATH, epoch), position, blocks)[owner],
         )
-        return Batch(transform.to_streams(joints), owner, self.clips.label[index], weight, noise)
+        return Batch(transform.to_streams(joints, self.clips.skeleton), owner, self.clips.label[index], weight, noise)
 
 
 class TestBatches:
@@ -218,7 +221,7 @@ class TestBatches:
         begin = number * self.batch_size
         _, index, owner, body, weight = self._order.piece(begin, min(begin + self.batch_size, len(self.index)))
         joints = still(self.clips, self.placement, index, owner, body, self.frames, self.begin)
-        return Batch(transform.to_streams(joints), owner, self.clips.label[index], weight)
+        return Batch(transform.to_streams(joints, self.clips.skeleton), owner, self.clips.label[index], weight)
 
 
 def still(

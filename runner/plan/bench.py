@@ -13,6 +13,7 @@ from typing import Any
 
 from last_e.config import TrainConfig
 from last_e.datafile import DataError, output_path, read_header
+from last_e.described import DESCRIPTION
 from last_e.layers import resolve
 from last_e.problems import Origin
 from last_e.reading import Entry, set_layer
@@ -108,7 +109,10 @@ def _dataset(data: Path | None) -> str:
     told = None
     if data is not None:
         with suppress(OSError, ValueError), data.open("rb") as file:
-            told = read_header(file)[0]["__metadata__"].get("dataset")
+            metadata = read_header(file)[0]["__metadata__"]
+            told = metadata.get("dataset")
+            if DESCRIPTION in metadata:
+                raise UsageError(f"--data {data}: a set of your own, and what is measured has NTU's joints: leave out --data")
     return told if told in ("ntu60", "ntu120") else "ntu60"
 
 
