@@ -17,7 +17,7 @@ from last_e import manifest
 from last_e.config import MOST_CLIPS, PINNED_SECTIONS, TrainConfig, cuts, micro_batches
 from last_e.console import ConsoleSink
 from last_e.datafile import DataError, data_path
-from last_e.environment import fits, share_cores
+from last_e.environment import fits, share_cores, usable_cores
 from last_e.events import Ended, JsonLines, Message, Sink
 from last_e.layers import Resolved, is_of_another_machine, package_layer, resolve
 from last_e.manifest import DamagedCheckpoint, newest_whole
@@ -374,6 +374,8 @@ def _lead(
     """As several processes, each a rank, on this machine or on several, where the folders of the run are those of all."""
     nodes = [[], *(args.nodes or [])]
     machines = shares(_ranks(config), len(nodes))
+    if (ranks_here := len(machines[0])) > (cores := usable_cores()):
+        sink.emit(Message(f"ranks: {ranks_here} share {counted(cores, 'core')}, and hold each other up", "warning"))
 
     def commands(folder: Path) -> list[list[str]]:
         (folder / CONFIG).write_text(json.dumps(config.model_dump(mode="json")))

@@ -153,7 +153,7 @@ class HardwareConfig(Section):
         description="most clips in one forward pass; default: as the run has it that is gone on from, else batch_size, with "
         "several ranks what gives each a share",
     )
-    ranks: Annotated[Annotated[int, Field(ge=1, le=64)] | None, LEARNING] = Field(
+    ranks: Annotated[Annotated[int, Field(ge=1, le=64)] | None, HERE] = Field(
         None,
         description="processes that share each step's micro-batches, to the same bits; default: one for each GPU of an "
         "attempt, else 1",

@@ -11,7 +11,6 @@ import queue
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from typing import IO
 from last_e.events import Beat, Ended, Event, Sink, parse_event
 from last_e.manifest import NO_CHECKPOINT, STANDS
 from last_e.process import ended_by, pass_on, start_with_pipes
+from last_e.ranks.meeting import meeting_folder
 from last_e.stop import REASONS, Stop
 
 BEAT_SECONDS = 1.0
@@ -102,9 +102,9 @@ class Agent:
 
     def run(self) -> Ended:
         """Start them; how the run ended."""
-        with tempfile.TemporaryDirectory(prefix="lastrun-ranks-", dir=self._shared) as folder:
+        with meeting_folder(self._shared) as folder:
             try:
-                for number, command in enumerate(self._commands(Path(folder))):
+                for number, command in enumerate(self._commands(folder)):
                     self._ranks.append(self._start(number, command))
                 return self._follow()
             finally:

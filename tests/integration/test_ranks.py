@@ -303,3 +303,11 @@ def test_more_ranks_than_micro_batches_are_told(tmp_path: Path) -> None:
     )
     out = finished(words(tmp_path / "run", 2, *settings))
     assert "warning: ranks: 1 instead of 2, for a step has 1 micro-batch; hardware.micro_batch=12 makes enough" in out
+
+
+@pytest.mark.slow
+def test_more_ranks_than_cores_are_told(tmp_path: Path) -> None:
+    """They train all the same: so several ranks are tried on a small machine."""
+    one = str(min(os.sched_getaffinity(0)))
+    out = finished(["taskset", "-c", one, *words(tmp_path / "run", 2, "training.epochs=1")])
+    assert "warning: ranks: 2 share 1 core, and hold each other up" in out
