@@ -34,7 +34,7 @@ from last_e.reading import set_layer
 from last_e.state import train_step
 from last_e.stop import Stop
 from runner.store.directory import DirectoryStore
-from tests.integration.test_ranks import again, begun, data, finished, of_one, ranks_of, result, steps_saved, words  # noqa: F401
+from tests.integration.test_ranks import again, begun, data, finished, ranks_of, result, steps_saved, words  # noqa: F401
 from tests.jobs import PATIENCE, Run, assert_same, assert_whole, command_lines, jobs_in, processes_of, wait_until
 from tests.jobs import result as result_of
 from tests.unit.test_trainer_step import CPU, PLAIN, config, everything, fresh, spoiled, steps, totals
@@ -137,21 +137,21 @@ def train_until(rank: int, told: int, look: int, settings: str, out: Path) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("told", [0, 1])
-def test_a_stop_that_one_rank_hears_in_the_middle_of_a_test_is_that_of_all(
-    told: int, of_one: tuple[str, str], tmp_path: Path
-) -> None:
+def test_a_stop_that_one_rank_hears_in_the_middle_of_a_test_is_that_of_all(tmp_path: Path) -> None:
     """Of the six batches of the test each has three; the epoch was two steps."""
-    run = tmp_path / "run"
-    line = words(run, 2)
-    layer, problems = set_layer(line[line.index("--set") + 1 :])
-    settings = resolve([layer], TrainConfig, problems).config.model_dump_json()
-    together(train_until, told, 2 + 2, settings, run)
-    newest = newest_whole(run / "checkpoints", lambda _: None)
-    assert newest is not None
-    assert (read_manifest(newest).step, read_manifest(newest).evaluated) == (2, False)
-    finished(again(run, 3))
-    assert result(run) == of_one
+    finished(words(tmp_path / "one", 1))
+    for told in (0, 1):
+        run = tmp_path / str(told) / "run"
+        run.parent.mkdir()
+        line = words(run, 2)
+        layer, problems = set_layer(line[line.index("--set") + 1 :])
+        settings = resolve([layer], TrainConfig, problems).config.model_dump_json()
+        together(train_until, told, 2 + 2, settings, run)
+        newest = newest_whole(run / "checkpoints", lambda _: None)
+        assert newest is not None
+        assert (read_manifest(newest).step, read_manifest(newest).evaluated) == (2, False)
+        finished(again(run, 3))
+        assert result(run) == result(tmp_path / "one")
 
 
 # --- at a terminal -------------------------------------------------------------------------------------------------------
