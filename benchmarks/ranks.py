@@ -80,7 +80,7 @@ def sums(number: int, parts: int, size: int) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         pairs, processes = [context.Pipe() for _ in range(number)], []
         for rank, (_, there) in enumerate(pairs):
-            seat = Seat(rank, number, Path(folder) / "meeting")
+            seat = Seat(rank, number, Path(folder) / "meeting", number)
             processes.append(context.Process(target=add_up, args=(seat, parts, size, there)))
             processes[-1].start()
         took: list[list[tuple[float, float]]] = [here.recv() for here, _ in pairs]

@@ -46,7 +46,7 @@ class Own:
     """lastrun's trainer."""
 
     def __init__(self, config: TrainConfig, clips: Clips, device: torch.device, group: Group = ALONE) -> None:
-        workers = set_up_torch(config, device, Discard(), group.size)
+        workers = set_up_torch(config, device, Discard(), group.here)
         everything = torch.arange(len(clips))
         self.config, self.device, self.group = config, device, group
         self.precision = choose_precision(config, device)

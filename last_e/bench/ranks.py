@@ -99,7 +99,7 @@ def _ranks(config: TrainConfig, data: Path | None, number: int, meeting: Path) -
     try:
         for rank in range(number):
             here, there = context.Pipe()
-            arguments = (config.model_dump_json(), data, Seat(rank, number, meeting), there)
+            arguments = (config.model_dump_json(), data, Seat(rank, number, meeting, number), there)
             process = context.Process(target=_work, args=arguments, daemon=True)
             with elsewhere():
                 process.start()

@@ -16,8 +16,8 @@ PREFIX = "lastrun-ranks-"
 @contextmanager
 def meeting_folder(shared: Path | None = None) -> Iterator[Path]:
     """A new folder of this user's that lasts as long as the block; in a ``shared`` one where several machines meet, which goes
-    as a whole when the run is over. Meanwhile its lock is held, which the system takes back from whoever is killed: of those for
-    temporary files the ones whose lock nobody holds are removed first."""
+    as a whole when the run is over. Meanwhile its lock is held, which the system takes back from whoever is killed: of folders
+    on this machine those whose lock nobody holds are removed first."""
     for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         with suppress(OSError):  # in use, another's, a link, or gone by now
             _remove_if_left(left)

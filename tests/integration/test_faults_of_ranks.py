@@ -61,7 +61,7 @@ def train_three_steps(rank: int, size: int, folder: Path) -> None:
     settings = config("training.batch_size=4", "training.gradient_accumulation_steps=2")
     group: Group = ALONE
     if size > 1:
-        group = joined = Joined(Seat(rank, size, folder / "meeting"))
+        group = joined = Joined(Seat(rank, size, folder / "meeting", size))
         joined.meet(CPU)
     state = fresh(settings)
     for number, batches in enumerate(steps(settings)[:3]):
@@ -131,7 +131,7 @@ def train_until(rank: int, told: int, look: int, settings: str, out: Path) -> No
     stop = StopsItself(look) if rank == told else Stop()
     on_notices(lambda _: stop.ask("preempted"))
     ended = train.run(
-        TrainConfig.model_validate_json(settings), out, None, Discard(), stop, seat=Seat(rank, 2, out.parent / "meeting")
+        TrainConfig.model_validate_json(settings), out, None, Discard(), stop, seat=Seat(rank, 2, out.parent / "meeting", 2)
     )
     assert ended.reason == "preempted", ended
 
