@@ -114,7 +114,7 @@ class TrainBatches:
         micro_batch: most clips in one forward pass.
         noise_shape: columns of dropout and drop-path noise (:attr:`LastE.noise_shape`).
         workers: threads that prepare steps ahead; 0 prepares each when it is asked for.
-        rank, ranks: which share of each step's micro-batches is made (:attr:`share`, of :attr:`parts`).
+        rank, ranks: which share of each step's micro-batches is made (:attr:`share`, of :attr:`parts`; :attr:`own` clips).
 
     Raises:
         ConfigError: fewer clips than one effective batch.
@@ -137,6 +137,7 @@ class TrainBatches:
         self.parts = config.gradient_accumulation_steps * self.cuts
         self.share = shares(self.parts, ranks)[rank]
         self.batch = effective_batch(config)
+        self.own = sum(self._size(part) for part in self.share)
         self.steps = len(index) // self.batch
         self.placement = transform.place(clips)
         if self.steps == 0:
@@ -156,8 +157,12 @@ class TrainBatches:
         for part in self.share:
             batch, cut = divmod(part, self.cuts)
             begin = step * self.batch + batch * self.config.batch_size + cut * size + min(cut, larger)
-            batches.append(self._micro(epoch, order.piece(begin, begin + size + (cut < larger))))
+            batches.append(self._micro(epoch, order.piece(begin, begin + self._size(part))))
         return batches
+
+    def _size(self, part: int) -> int:
+        size, larger = divmod(self.config.batch_size, self.cuts)
+        return size + (part % self.cuts < larger)
 
     def _micro(self, epoch: int, piece: Piece) -> Batch:
         """All random numbers hang on the clips' positions in the epoch."""

@@ -11,12 +11,13 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from last_e.config import TrainConfig
+from last_e.config import MOST_RANKS, TrainConfig, effective_batch, micro_batches, most_for
 from last_e.datafile import DataError, output_path, read_header
 from last_e.described import DESCRIPTION
 from last_e.layers import resolve
 from last_e.problems import Origin
 from last_e.reading import Entry, set_layer
+from last_e.text import counted
 from last_e.whole import whole_file
 from runner.child import result_of
 from runner.errors import UsageError
@@ -45,6 +46,7 @@ def measure(
     settings: list[str],
     out: Path | None,
     progress: Callable[[int, int, str], None],
+    ranks: str | None = None,
 ) -> tuple[dict[str, Any], Path | None]:
     """Measure, and keep the result as a file; returns both. No file: plan can do nothing with these parts, and none was named.
 
@@ -56,6 +58,7 @@ def measure(
         alone: without the plain trainer.
         out: where the result goes; None: where plan finds it.
         progress: told what is done, of how much, and what comes next.
+        ranks: numbers of ranks, such as ``1,2,4``, that training steps are measured with as well.
 
     Raises:
         ConfigError, UsageError: mistakes in what was asked.
@@ -67,6 +70,7 @@ def measure(
         raise UsageError(f"--part {', '.join(unknown)}: allowed are {', '.join(PARTS)}")
     parts = [name for name in PARTS if name in parts] if parts else list(PARTS)
     config = _config(model, env, settings, data)
+    numbers = _numbers(ranks, config)
     if out is not None:
         out = _checked(out, data)
     asked = {
@@ -76,6 +80,7 @@ def measure(
         "kinds": ["lastrun"] if alone else ["lastrun", "plain"],
         "rounds": rounds,
         "seconds": seconds,
+        "ranks": numbers,
     }
     now = datetime.now(timezone.utc)
     result = {
@@ -92,6 +97,26 @@ def measure(
     if out is not None:
         _write(out, result)
     return result, out
+
+
+def _numbers(text: str | None, config: TrainConfig) -> list[int]:
+    """Numbers of ranks, the first of them one, with which the others are compared; none where none was asked for.
+
+    Raises:
+        UsageError: that is no list of them, or a step cannot be shared by so many.
+    """
+    if text is None:
+        return []
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and 1 <= int(word) <= MOST_RANKS for word in words):
+        raise UsageError(f"--ranks {text}: allowed are numbers from 1 to {MOST_RANKS} with commas between them, such as 1,2,4")
+    numbers = sorted({1, *map(int, words)})
+    if config.hardware.micro_batch is not None and micro_batches(config) < numbers[-1]:
+        has = counted(micro_batches(config), "micro-batch", "micro-batches")
+        raise UsageError(f"--ranks {text}: a step has {has}; a smaller hardware.micro_batch makes more")
+    if most_for(config, numbers[-1]) is None:
+        raise UsageError(f"--ranks {text}: a step of {effective_batch(config.training)} clips cannot be shared by so many")
+    return numbers
 
 
 def _config(model: str, env: str, settings: list[str], data: Path | None) -> TrainConfig:
