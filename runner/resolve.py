@@ -32,6 +32,8 @@ _PACKAGE_ORIGINS = ("configs/", "default")
 _MOST_TOLD = 3
 FROM_JOB = "job ("
 """How the origin begins of a value that a stored job brings along."""
+_LONGEST_NAME = 48
+"""Of a job; as of one that its user names."""
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -50,7 +52,12 @@ def resolve_spec(path: Path, env: str | None, settings: Iterable[str], launcher:
 
 def name_of(config: JobSpec) -> str:
     """What a job is called."""
-    return config.name or f"{config.model.variant}-{config.dataset.removesuffix(SUFFIX)}-{config.split_type}".replace("_", "-")
+    return config.name or as_name(f"{config.model.variant}-{config.dataset.removesuffix(SUFFIX)}-{config.split_type}")
+
+
+def as_name(text: str) -> str:
+    """A text as a job's name, by which the job is found again, whatever the file of its data is called."""
+    return re.sub("[^a-z0-9]+", "-", text.lower())[:_LONGEST_NAME].strip("-") or "job"
 
 
 @dataclass(frozen=True)
