@@ -411,6 +411,29 @@ def test_what_stands_for_a_set_changes_with_all_that_is_learned(change: str, tmp
     assert resolved(f"dataset={path}").config.data.content == before
 
 
+def test_the_same_bytes_under_other_names_are_another_set(tmp_path: Path) -> None:
+    path = tmp_path / "own.safetensors"
+    one, other = Split("clip", test=0.25), Split("clip", test=0.5)
+    before = resolved(f"dataset={written(path, splits={'a': one, 'b': other})}").config.data.content
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["train.a"], header["train.b"] = header["train.b"], header["train.a"]
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+    assert resolved(f"dataset={path}").config.data.content != before
+
+
+def test_the_trainer_takes_no_other_clips_under_the_same_header(tmp_path: Path) -> None:
+    path = written(tmp_path / "own.safetensors")
+    config = resolved(f"dataset={path}", "training.batch_size=4").config
+    data = bytearray(path.read_bytes())
+    data[-1000] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="damaged, or changed since"):
+        load_clips(config)
+
+
 @pytest.mark.parametrize(
     ("made", "told"),
     [
