@@ -225,6 +225,23 @@ def test_several_people_of_a_csv_file_and_columns_in_any_order(tmp_path: Path) -
     ]
 
 
+def test_frames_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    def marks(number: int, joints: int) -> list[float]:
+        return [value for joint in range(joints) for value in (10 * number + 1, 10 * joint + 1, 1)]
+
+    images, annotations = [], []
+    for label in ("a", "b"):
+        for number in range(12):
+            file = tmp_path / "openpose" / label / f"of {label}" / f"{number}_keypoints.json"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps({"people": [{"pose_keypoints_2d": marks(number, 25)}]}))
+            images.append({"id": len(images), "file_name": f"{label}/of {label}/{number}.jpg"})
+            annotations.append({"image_id": len(images) - 1, "keypoints": marks(number, 17)})
+    (tmp_path / "coco.json").write_text(json.dumps({"images": images, "annotations": annotations}))
+    for kind, path in (("openpose", tmp_path / "openpose"), ("coco", tmp_path / "coco.json")):
+        assert imported(kind, path, test="of b").joints[:12, 0, 0].tolist() == [40 * number + 4 for number in range(12)], kind
+
+
 def ragged(path: Path) -> Path:
     path.write_text("clip,frame,label,x0,y0,x1,y1\na,0,x,1,2,3\n")
     return path
