@@ -25,6 +25,7 @@ from last_e.own_set import mistakes_in, read_own
 from last_e.problems import ConfigError
 from last_e.reading import set_layer
 from last_e.skeletons import COCO17, LAYOUTS, NTU25
+from runner.resolve import resolve_points, resolve_spec
 
 VARIANTS = ("nano", "small", "base", "large")
 PEOPLE = {"people": Split(test=[3])}
@@ -345,6 +346,30 @@ def test_a_job_takes_all_from_the_file(tmp_path: Path) -> None:
     assert named.items()["data.content"] == flat["data.content"]
     with pytest.raises(ConfigError, match=r"split_type: found 'xsub'; allowed: one of people, some"):
         resolved(f"dataset={path}", "split_type=xsub")
+
+
+def test_a_set_that_is_named_later_is_not_looked_for_where_an_earlier_one_was(tmp_path: Path) -> None:
+    one, other = written(tmp_path / "one.safetensors"), written(tmp_path / "other.safetensors", clips(20))
+    lower = set_layer([f"data.uri={one}", "dataset=one.safetensors"])[0]
+
+    def with_more(*words: str) -> dict[str, Any]:
+        return resolve([lower, set_layer(words)[0]], TrainConfig, [], detect=lambda: ("local", "")).items()
+
+    found = with_more(f"dataset={other}")
+    assert (found["dataset"], found["data.uri"]) == ("other.safetensors", str(other))
+    assert found["data.content"] == resolved(f"dataset={other}").items()["data.content"]
+    found = with_more("dataset=other.safetensors", f"hardware.data_root={tmp_path}")
+    assert (found["data.uri"], found["data.content"]) == (None, resolved(f"dataset={other}").items()["data.content"])
+    assert with_more("dataset=irds", "split_type=xsub")["data.uri"] is None
+    assert with_more("dataset=other.safetensors", f"data.uri={other}")["data.uri"] == str(other)
+    assert with_more(f"data.uri={other}")["data.uri"] == str(other)
+    job = tmp_path / "job.yaml"
+    job.write_text("model: nano\ndataset: one.safetensors\ndata: {uri: one.safetensors}\ntraining: {batch_size: 4}\n"
+                   "sweep: {grid: {dataset: [one.safetensors, other.safetensors]}}\n")  # fmt: skip
+    points = [point.job.items() for point in resolve_points(job, None, []).points]
+    assert [point["data.uri"] for point in points] == [str(one), str(other)]
+    job.write_text("model: nano\ndataset: ntu60\ndata: {uri: one.safetensors}\n")
+    assert resolve_spec(job, None, ["dataset=ntu120"]).items()["data.uri"] == str(one)  # as ever of those known here
 
 
 def test_the_trainer_takes_no_other_set_of_the_same_name(tmp_path: Path) -> None:
