@@ -87,6 +87,8 @@ def read_own(file: IO[bytes], size: int, where: Any) -> OwnSet:
         columns = {}
         for name, about in tensors.items():
             if name in ("label", "performer") or name.startswith((OWN_SPLIT, VALIDATION)):
+                if about["dtype"] != ("I64" if name in ("label", "performer") else "BOOL"):
+                    raise TypeError(name)
                 first, last = about["data_offsets"]
                 file.seek(begin + first)
                 columns[name] = np.frombuffer(file.read(last - first), "?" if about["dtype"] == "BOOL" else "<i8")
@@ -98,7 +100,7 @@ def read_own(file: IO[bytes], size: int, where: Any) -> OwnSet:
         sample = np.frombuffer(some, "<i2").reshape(-1, *shape)
         one = OwnSet(description, content(description, metadata[DATA_HASH], tensors), columns, sample)
         sound = len({len(column) for column in columns.values()}) == 1 and {"label", "performer"} <= set(columns)
-    except (KeyError, TypeError, AttributeError, IndexError, MemoryError):
+    except (KeyError, TypeError, AttributeError, IndexError, ArithmeticError, MemoryError):
         raise DataError(f"{where}: not a prepared data file, or a damaged one; lastrun data makes them") from None
     except ValueError as error:
         raise DataError(f"{where}: {error}", other=True) from None

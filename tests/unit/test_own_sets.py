@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -220,6 +221,68 @@ def test_mistakes_are_told_together_and_nothing_is_left(changes: dict[str, Any],
         written(tmp_path / "own.safetensors", **changes)
     assert [part for part in told if part not in str(error.value)] == [], str(error.value)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"label": float("nan")}, "label nan"),
+        ({"label": float("inf")}, "label inf"),
+        ({"label": None}, "label None"),
+        ({"subject": 10**30}, "subject 1000000000000000000000000000000 is no text"),
+        ({"subject": None}, "subject None is no text"),
+        ({"camera": float("inf")}, "camera inf is no whole number"),
+        ({"camera": 10**30}, "camera 1000000000000000000000000000000 is no whole number"),
+        ({"name": 7}, "its name is 7, no text"),
+    ],
+)
+@pytest.mark.parametrize("classes", [None, ["sit", "stand"]])
+def test_a_clip_that_says_what_cannot_be_is_a_mistake_like_any(
+    changes: dict[str, Any], told: str, classes: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=re.escape(told)):
+        written(tmp_path / "own.safetensors", [*clips(), OwnClip(**{"joints": walk(), "label": 1} | changes)], classes=classes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"splits": {"a": Split(test=1)}}, "split a: test is 1; it is a list, or a fraction"),  # type: ignore[arg-type]
+        ({"splits": {"a": Split(test=[1], validation=1)}}, "split a: validation is 1;"),  # type: ignore[arg-type]
+        ({"splits": {"a": Split(test="anna")}}, "split a: test is 'anna';"),
+        ({"splits": {"a": Split(train="anna")}}, "split a: train is 'anna';"),
+        ({"splits": {"a": Split(test=np.array([1, 2]))}}, "split a: test is array"),  # type: ignore[arg-type]
+        ({"splits": {"a": Split("room", test=[1])}}, "split a: by 'room'"),  # type: ignore[arg-type]
+        ({"classes": "sit"}, "classes is 'sit'; it is a list of names"),
+        ({"classes": 2}, "classes is 2; it is a list of names"),
+    ],
+)
+def test_a_description_that_says_what_cannot_be_is_refused(changes: dict[str, Any], told: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=re.escape(told)):
+        written(tmp_path / "own.safetensors", **changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("joints", "shape", [5, 0, 3]),
+        ("joints", "shape", [5, float("inf"), 3]),
+        ("joints", "data_offsets", [0, float("inf")]),
+        ("label", "dtype", "F64"),
+        ("performer", "dtype", "BOOL"),
+        ("train.people", "dtype", "U8"),
+    ],
+)
+def test_a_header_that_says_what_cannot_be_is_told(name: str, key: str, value: Any, tmp_path: Path) -> None:
+    path = written(tmp_path / "own.safetensors")
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header[name][key] = value
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+    with pytest.raises(ConfigError, match=r"not a prepared data file, or a damaged one|cut short"):
+        resolved(f"dataset={path}")
 
 
 def test_a_half_written_set_never_has_the_files_name_and_another_is_not_replaced(tmp_path: Path) -> None:

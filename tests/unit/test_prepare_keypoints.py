@@ -262,6 +262,15 @@ def other(path: Path, text: str) -> Path:
     return path
 
 
+def said(path: Path, more: str) -> Path:
+    return other(path, f'{{"joints": {json.dumps(points(0, 25)[2:].tolist())}, "label": "sit", {more}}}')
+
+
+def length_of(path: Path, length: float) -> Path:
+    np.savez(path, joints=np.ones((2, 3, 25, 3)), label=np.array([0, 1]), length=np.array([length, 3]))
+    return path
+
+
 PAIR = {"joints": ["a", "b"], "bones": [[0, 1]]}
 WRONG: dict[str, tuple[str, Callable[[Path], Path], dict[str, Any], str]] = {
     "ragged": ("csv", lambda p: ragged(p / "a.csv"), {"layout": "PAIR"}, r"a.csv:2: 6 values in 7 columns"),
@@ -279,6 +288,11 @@ WRONG: dict[str, tuple[str, Callable[[Path], Path], dict[str, Any], str]] = {
     "no openpose": ("openpose", lambda p: other(p / "a.json", "{}"), {}, "openpose is one with a folder for each clip"),
     "classes": ("csv", lambda p: csv_of(p / "a.csv", COCO17), {"classes": "sit,run"}, "label 'wave' has no name"),
     "test": ("csv", lambda p: csv_of(p / "a.csv", COCO17), {"test": "anna"}, "no clip is called anna"),
+    "camera": ("json", lambda p: said(p / "a.json", '"camera": 1e400'), {"layout": "ntu25"}, "camera is no text and no whole"),
+    "far camera": ("json", lambda p: said(p / "a.json", f'"camera": {10**30}'), {"layout": "ntu25"}, "or camera is no text"),
+    "subject": ("json", lambda p: said(p / "a.json", f'"subject": {10**30}'), {"layout": "ntu25"}, "subject or camera is no"),
+    "length": ("npz", lambda p: length_of(p / "a.npz", np.nan), {"layout": "ntu25"}, "clip a-000000: length nan: no whole"),
+    "endless": ("npz", lambda p: length_of(p / "a.npz", np.inf), {"layout": "ntu25"}, "clip a-000000: length inf"),
     "missing": ("csv", lambda p: p / "none.csv", {}, "none.csv: no such file or folder"),
 }  # fmt: skip
 
