@@ -39,7 +39,7 @@ from last_e.whole import read_bounded
 MOST_JSON_BYTES = 1 << 29
 """Of one file that has to be read as a whole."""
 MOST_LINE_BYTES = 1 << 26
-MOST_ROWS = 1_000_000
+MOST_ROWS = 100_000
 """Of one clip in a csv file."""
 PARTS = ("train", "test", "validation")
 TOLD = ("label", "subject", "camera", "part")

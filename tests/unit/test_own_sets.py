@@ -267,6 +267,12 @@ def test_the_writer_needs_no_torch(tmp_path: Path) -> None:
     assert done.stdout == "set()\n"
 
 
+@pytest.mark.parametrize("name", ["own", "own.npz", "-own.safetensors", "größe.safetensors"])
+def test_a_set_has_a_name_by_which_jobs_know_it(name: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a set's file is called NAME\.safetensors"):
+        written(tmp_path / name)
+
+
 # --- splits ----------------------------------------------------------------------------------------------------------
 
 
