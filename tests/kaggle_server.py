@@ -236,6 +236,7 @@ class KaggleServer:
             return 200, answer.to_dict()
         assert request.slug == f"me/{request.new_title}"
         assert request.is_private
+        assert request.enable_internet
         self.attached.pop(request.slug, None)
         self._add(request)
         answer.ref, answer.version_number = request.slug, len(self.pushed[request.slug])

@@ -279,6 +279,29 @@ def test_secrets_are_attached_in_the_page_of_each_session(
     assert [attempt.reason for attempt in job.attempts.all()] == ["completed"], begun.log
 
 
+def test_its_profile_alone_begins_a_session_where_this_is_no_kaggle(
+    kaggle_server: KaggleServer, run: Any, cli: Cli, tiny: Path
+) -> None:
+    """Which is fetched by who has slept meanwhile, too."""
+    words = ("--env", "kaggle", "--set", "run.gpus=0", "training.epochs=1")
+    shown = cli("submit", tiny, *words, "--dry-run")
+    assert "with launcher kaggle; nothing was written" in shown.stdout, shown.stdout + shown.stderr
+    assert kaggle_server.sessions() == []
+    current = run("submit", tiny, *words)
+    wait_until(lambda: kaggle_server.sessions())
+    [session] = kaggle_server.sessions()
+    os.killpg(current.process.pid, signal.SIGSTOP)  # as long as a laptop sleeps
+    wait_until(lambda: session.state == "COMPLETE")
+    os.killpg(current.process.pid, signal.SIGCONT)
+    code, out = current.end()
+    assert code == 0, out
+    assert "a session of Kaggle is begun instead (--here trains on this machine with that profile)" in " ".join(out.split())
+    [attempt] = current.job.attempts.all()
+    assert (attempt.launcher, attempt.env, attempt.reason) == ("kaggle", "kaggle", "completed")
+    alone = cli("submit", tiny, *words, "--here", "--dry-run")
+    assert "with launcher local; nothing was written" in alone.stdout
+
+
 def test_who_is_cut_off_while_it_begins_a_session_has_forgotten_nothing(
     kaggle_server: KaggleServer, run: Any, cli: Cli, tiny: Path, clean_env: dict[str, str]
 ) -> None:
@@ -384,7 +407,7 @@ def test_what_will_not_do_is_told_before_anything_is_used(
     assert "your account has no verified phone" in refused()
     assert list(kaggle_server.datasets) == [ref for ref in kaggle_server.datasets if "code" in ref]
     kaggle_server.refusal = None
-    elsewhere = cli("submit", tiny, "--env", "kaggle")
+    elsewhere = cli("submit", tiny, "--env", "kaggle", KAGGLE_KEY="")
     assert elsewhere.returncode == 2
     assert "(--launcher kaggle gets one; or in a notebook there, see docs/kaggle.md)" in " ".join(elsewhere.stderr.split())
     words = ("--launcher", "kaggle", "--set", "run.kaggle.datasets=[me/ntu60]", "--dry-run", "--json")

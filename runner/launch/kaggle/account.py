@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from typing import IO, Any, TypeVar
 
 from last_e.text import expand, plain
@@ -306,6 +307,16 @@ def account() -> Account:
         EngineError, UsageError: it is not known.
     """
     return Account(plain(_own()[1]))
+
+
+def is_set_up() -> bool:
+    """Whether its library is here, and a key, a token or a login of this user, which is not tried."""
+    if find_spec("kagglesdk") is None:
+        return False
+    named = any(os.environ.get(name) for name in ("KAGGLE_API_TOKEN", "KAGGLE_KEY"))
+    own = expand(os.environ.get("KAGGLE_CONFIG_DIR") or "~/.kaggle")
+    kept = [own / "kaggle.json", *(expand("~/.kaggle") / name for name in ("access_token", "credentials.json"))]
+    return named or any(path.is_file() for path in kept)
 
 
 def is_on_this_network() -> bool:
