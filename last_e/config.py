@@ -137,6 +137,9 @@ class CheckpointConfig(Section):
     every_minutes: float = Field(gt=0, le=1e6, description="and at the latest after so many minutes")
 
 
+MOST_CLIPS = 1_000_000
+
+
 class HardwareConfig(Section):
     """What fits the machine (``configs/env/``). Changes nothing that is learned but rounding."""
 
@@ -145,11 +148,15 @@ class HardwareConfig(Section):
     precision: Annotated[Literal["auto", "bf16", "fp16", "fp32"], LEARNING] = Field(
         "auto", description="number format of mixed precision"
     )
-    micro_batch: Annotated[Annotated[int, Field(ge=2, le=1_000_000)] | None, LEARNING] = Field(
-        None, description="most clips in one forward pass; default: batch_size"
+    micro_batch: Annotated[Annotated[int, Field(ge=2, le=MOST_CLIPS)] | None, LEARNING] = Field(
+        None,
+        description="most clips in one forward pass; default: as the run has it that is gone on from, else batch_size, with "
+        "several ranks what gives each a share",
     )
     ranks: Annotated[Annotated[int, Field(ge=1, le=64)] | None, LEARNING] = Field(
-        None, description="processes that share each step's micro-batches, to the same bits; default: 1"
+        None,
+        description="processes that share each step's micro-batches, to the same bits; default: one for each GPU of an "
+        "attempt, else 1",
     )
     device: Annotated[Literal["auto", "cpu", "cuda"], LEARNING] = Field("auto", description="where to train")
     cpu_threads: Annotated[Annotated[int, Field(ge=1, le=1024)] | None, LEARNING] = Field(

@@ -79,7 +79,7 @@ def run(
         beat(sink, lambda: joined.entered)
         joined.meet(device)
     precision = choose_precision(config, device)
-    workers = set_up_torch(config, device, sink, group.size)
+    workers = set_up_torch(config, device, sink, group.here)
     load_loops(config, device, sink)
     sink.emit(Message(f"device: {device.type} ({why}); precision: {precision.reason}"))
 
@@ -381,7 +381,7 @@ def make_batches(
     """Batches of the clips that train and of those that test, made on the device where it has room for the data set."""
     if device.type == "cuda":
         size, (free, _) = clips.nbytes, torch.cuda.mem_get_info(device)
-        share = GPU_SHARE / -(-group.size // max(1, torch.cuda.device_count()))  # where there are fewer GPUs, ranks share one
+        share = GPU_SHARE / -(-group.here // max(1, torch.cuda.device_count()))  # where there are fewer GPUs, ranks share one
         if not group.agree(int(size > share * free)):  # made elsewhere, a batch may differ in its last digits
             clips, workers = clips.to(device), 0
             sink.emit(Message(f"data: {size / 2**20:,.0f} MiB, held by the GPU, which makes the batches itself"))

@@ -75,10 +75,21 @@ class Agent:
         sink: told what rank 0 tells.
         stop: asked by whoever wants the run to end; then all ranks are asked to save and leave.
         saved: whether there is a checkpoint that a new start would go on from.
+        here: how many of them run on this machine, the first ones; None: all.
+        shared: where the folder is made; all machines have it.
     """
 
-    def __init__(self, commands: Callable[[Path], list[list[str]]], sink: Sink, stop: Stop, saved: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        commands: Callable[[Path], list[list[str]]],
+        sink: Sink,
+        stop: Stop,
+        saved: Callable[[], bool],
+        here: int | None = None,
+        shared: Path | None = None,
+    ) -> None:
         self._commands, self._sink, self._stop, self._saved = commands, sink, stop, saved
+        self._here, self._shared = here, shared
         self._inbox: queue.Queue[tuple[int, str, str | None]] = queue.Queue()
         self._ranks: list[_Rank] = []
         self._readers: list[threading.Thread] = []
@@ -91,7 +102,7 @@ class Agent:
 
     def run(self) -> Ended:
         """Start them; how the run ended."""
-        with tempfile.TemporaryDirectory(prefix="lastrun-ranks-") as folder:
+        with tempfile.TemporaryDirectory(prefix="lastrun-ranks-", dir=self._shared) as folder:
             try:
                 for number, command in enumerate(self._commands(Path(folder))):
                     self._ranks.append(self._start(number, command))
@@ -106,7 +117,7 @@ class Agent:
                     reader.join(1.0)
 
     def _start(self, number: int, command: list[str]) -> _Rank:
-        process = start_with_pipes(command, {**os.environ, **_LOOPBACK})
+        process = start_with_pipes(command, {**os.environ, **(_LOOPBACK if self._here is None else {})})
         for kind, pipe in (("event", process.stdout), ("text", process.stderr)):
             assert pipe is not None
             reader = threading.Thread(target=self._read, args=(number, kind, pipe), name=f"rank {number}", daemon=True)
@@ -136,7 +147,7 @@ class Agent:
             last_look = now
             if self._stop.reason is not None and not asked:
                 asked = True
-                for rank in self._ranks:
+                for rank in self._ranks[: self._here]:  # others hear it from them; what has started those might end them
                     if rank.process.poll() is None:
                         rank.process.send_signal(signal.SIGTERM)
             self._look_for_dead(now)
@@ -181,7 +192,9 @@ class Agent:
                 rank.open_pipes.clear()  # a process that it has started holds them
             if rank.code is None and not rank.open_pipes:
                 rank.code = rank.process.wait()
-                if rank.ended is None and rank.code < 0:
+                if rank.ended is None and self._is_elsewhere(rank):  # that machine may have gone
+                    self._lose(f"rank {rank.number} has gone ({rank.last_error or f'code {rank.code}'})")
+                elif rank.ended is None and rank.code < 0:
                     self._lose(f"rank {rank.number} was ended by {ended_by(rank.code)}")
                 elif rank.ended is None:  # what ends by a mistake of its own would do so again
                     said = rank.last_error or f"ended with code {rank.code} and no word"
@@ -219,6 +232,9 @@ class Agent:
                 late = alive[places.index(min(places))]
                 self._lose(f"rank {late.number} did not come on for {waited:.0f} s while others waited for it", late)
 
+    def _is_elsewhere(self, rank: _Rank) -> bool:
+        return self._here is not None and rank.number >= self._here
+
     def _lose(self, what: str, *killed: _Rank) -> None:
         stands = STANDS if self._saved() else NO_CHECKPOINT
         self._fail(Ended(RANK_LOST, f"{what}; {stands}", 0, 0))
@@ -255,10 +271,11 @@ def beat(sink: Sink, entered: Callable[[], int]) -> None:
 
 
 def end_with_its_parent(parent: int) -> None:
-    """Of a rank: when the agent is killed, nobody ends it but the system (Linux; elsewhere the end of its input does)."""
+    """Of a rank: when the agent is killed, nobody ends it but the system (Linux; elsewhere, and on another machine than the
+    agent's, which is parent 0, the end of its input does)."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it was killed before
+    if parent and os.getppid() != parent:  # it was killed before
         os._exit(1)
 
 

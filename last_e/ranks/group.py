@@ -35,7 +35,9 @@ class Seat(NamedTuple):
     size: int
     """How many there are."""
     meeting: Path
-    """A file that is not there yet, in a folder of this user's that all of them know."""
+    """A file that is not there yet, in a folder of this user's that all of them have."""
+    here: int
+    """How many of them are on this machine."""
 
 
 class Group(Protocol):
@@ -43,6 +45,8 @@ class Group(Protocol):
 
     rank: int
     size: int
+    here: int
+    """Those on this machine."""
 
     def agree(self, wish: int) -> int:
         """The largest number that one of them has; all wait for each other. Needs no device."""
@@ -57,7 +61,7 @@ class Group(Protocol):
 class Alone:
     """A run of one process."""
 
-    rank, size = 0, 1
+    rank, size, here = 0, 1, 1
 
     def agree(self, wish: int) -> int:
         """Its own."""
@@ -75,7 +79,7 @@ ALONE = Alone()
 
 
 class Joined:
-    """Several processes of one machine, once they have met (:meth:`meet`).
+    """Several processes, mostly of one machine, once they have met (:meth:`meet`).
 
     Numbers that decide go through gloo, so that nobody waits for a GPU; tensors through nccl, if each has a GPU of its own.
 
@@ -84,7 +88,7 @@ class Joined:
     """
 
     def __init__(self, seat: Seat) -> None:
-        self.rank, self.size = seat.rank, seat.size
+        self.rank, self.size, self.here = seat.rank, seat.size, seat.here
         self.entered = 0
         """How often it has met the others, or is waiting to."""
         self._seat = seat
@@ -93,7 +97,7 @@ class Joined:
     def meet(self, device: torch.device) -> None:
         """Wait for all to be there; this one trains on ``device``."""
         seat, self.entered = self._seat, self.entered + 1
-        own_gpu = device.type == "cuda" and seat.size <= torch.cuda.device_count()
+        own_gpu = device.type == "cuda" and seat.here <= torch.cuda.device_count()
         with _gone():
             store = dist.FileStore(str(seat.meeting), seat.size)  # type: ignore[attr-defined]  # it is there, unlisted
             dist.init_process_group("gloo", store=store, rank=seat.rank, world_size=seat.size, timeout=PATIENCE)

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from last_e.environment import usable_cores
+from runner.gpus import gpus_to_use
 from runner.launch.bring import Bringing
 from runner.launch.protocol import Launcher, Queue
 from runner.launch.start import make_launcher
-from runner.machine import gpus_to_use
 from runner.spec import JobSpec
 
 
@@ -42,7 +42,8 @@ def make_slots(number: int | None, config: JobSpec, count: int) -> list[Slot]:
     if not is_local or (number == 1 and len(gpus) < 2):
         return [Slot(str(place)) for place in range(number)]
     if gpus:
-        return [Slot(f"GPU {place}", {"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]}) for place in range(number)]
+        shared = ("--set", "run.share_gpus=true") if number > len(gpus) else ()
+        return [Slot(f"GPU {place}", {"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]}, shared) for place in range(number)]
     threads = max(1, usable_cores() // number)
     words = () if hardware.cpu_threads is not None else ("--set", f"hardware.cpu_threads={threads}")
     return [Slot(str(place), arguments=words) for place in range(number)]

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,7 +23,8 @@ from last_e.data.synthetic import synthetic_clips
 from last_e.manifest import newest_whole
 from last_e.ranks.agent import BEAT_SECONDS
 from runner.job.job import Job
-from tests.jobs import PATIENCE, assert_same, command_lines, has_saved, jobs_in, wait_until
+from tests.conftest import Cli
+from tests.jobs import PATIENCE, Run, assert_same, command_lines, has_saved, jobs_in, wait_until
 from tests.jobs import result as result_of
 
 STEPS, EPOCHS = 2, 8  # an epoch: 48 training clips, 22 a step
@@ -217,6 +219,45 @@ def test_an_attempt_goes_on_by_itself_as_often_as_the_job_says_and_a_stop_reache
     code, out = current.end()
     assert code == 75, out
     assert ranks_of(current.job.id) == {}
+
+
+TWO_GPUS = """
+import runner.gpus
+runner.gpus.gpu_names = lambda: ["Tesla T4", "Tesla T4"]
+runner.gpus.detect_environment = lambda: ("kaggle", "a session there")
+"""
+
+
+@pytest.mark.slow
+def test_an_attempt_trains_on_each_gpu_that_it_has_alone_and_goes_on_with_the_same_parts(
+    cli: Cli, clean_env: dict[str, str], tiny: Path, tmp_path: Path
+) -> None:
+    """It takes the two of a session of Kaggle, which are not there: torch trains on the CPU, as where it finds none."""
+    (tmp_path / "said").mkdir()
+    (tmp_path / "said" / "sitecustomize.py").write_text(TWO_GPUS)
+    names = [f"GPU-{uuid.uuid4()}" for _ in range(2)]
+    path = os.pathsep.join(filter(None, [str(tmp_path / "said"), os.environ.get("PYTHONPATH")]))
+    there = {"PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ",".join(names)}
+    length = ("--set", "training.epochs=6")
+    words = ("submit", tiny, "--env", "local", "--here", *length)
+    current = Run({**clean_env, **there}, *words)
+    current.wait_for(saves)
+    refused = cli(*words, **there)
+    assert refused.returncode == 6, refused.stdout + refused.stderr
+    assert f"2 GPUs wanted, none of 2 GPUs ({', '.join(names)}) is free: {names[0]} is used by job tiny-" in refused.stderr
+    current.job.requests.ask_to_stop(now=False)
+    code, out = current.end()
+    assert code == 75, out
+    assert "micro-batches of at most 20 clips, not 40, so that each rank has some; the run keeps to that" in out
+    assert "ranks: 2, each with 1 of the 2 micro-batches of a step" in out
+    (job,) = jobs_in(current.store)
+    assert job.attempts.all()[0].hardware["used_gpus"] == names
+
+    done = cli("resume", job.id)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "micro-batches of at most 20 clips, as the run began" in done.stdout
+    assert cli("submit", tiny, *length, "hardware.micro_batch=20").returncode == 0
+    assert_same(job, result_of(jobs_in(current.store)[-1]))
 
 
 @pytest.mark.slow

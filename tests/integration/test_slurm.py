@@ -72,6 +72,9 @@ def test_what_slurm_would_not_take_is_told_before_there_is_a_job(cli: Cli, tiny:
         (["run.slurm.gpu_type=h100", "run.gpus=1"], "partition gpu has no GPU of type h100; it has a100"),
         (["run.time_limit=90m"], "run.time_limit: found 5400 s; partition gpu gives 3600 s at most"),
         (["run.memory=900g"], "Slurm: "),
+        (["run.nodes=2"], "run.nodes: 2 machines need hardware.scratch_root, a folder that all of them have"),
+        (["run.nodes=3", "run.slurm.partition=all", "hardware.scratch_root=shared"], "Slurm: "),
+        (["run.nodes=2", "run.launcher=local"], "run.nodes: found 2; allowed: 1 with launcher local; slurm has several"),
         (["run.slurm.extra=['--export=ALL']"], "an option of sbatch such as --exclude=n1"),
         (["run.slurm.extra=['--wrap=reboot']"], "an option of sbatch such as --exclude=n1"),
     ):

@@ -61,6 +61,7 @@ class SlurmLauncher:
         Raises:
             EngineError, UsageError: why not, and what to ask for.
         """
+        self._see_to_the_nodes()
         self._see_to_the_partition()
         options = self._asked(StoreUri.parse(store), "lastrun", "test")
         if refused := queue.refusal(script(options, store, [], 0)):
@@ -137,6 +138,15 @@ class SlurmLauncher:
     def places(job: Job, attempts: list[Attempt]) -> set[Path]:
         """The folder that the job names, where all machines of the cluster have it."""
         return LocalLauncher.places(job, attempts)
+
+    def _see_to_the_nodes(self) -> None:
+        run = self._config.run
+        if run.nodes == 1:
+            return
+        if self._config.hardware.scratch_root is None:
+            raise UsageError(f"run.nodes: {run.nodes} machines need hardware.scratch_root, a folder that all of them have")
+        if run.container is not None:
+            raise UsageError(f"run.nodes: {run.nodes} machines train without run.container alone; found {run.container}")
 
     def _asked(self, store: StoreUri, name: str, log: str, after: str | None = None) -> list[str]:
         return asked(self._config, self._gpus(), name, log_folder() / log, self._variables(store), after)
