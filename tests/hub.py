@@ -63,6 +63,10 @@ class Hub:
         self.jobs: dict[str, HubJob] = {}
         self.machines = True
         """Whether there are machines for new jobs."""
+        self.not_to_be_pulled = ""
+        """An image that it does not get."""
+        self.together: threading.Barrier | None = None
+        """Where those meet who begin a job, before any is begun."""
         self.refusal: tuple[int, str] | None = None
         """What is said to whoever wants to begin one."""
         self.busy: list[int] = []
@@ -112,7 +116,9 @@ class Hub:
         with self._lock:
             job = HubJob(f"{len(self.jobs) + 1:024x}", asked)
             self.jobs[job.id] = job
-        if self.machines:
+        if asked["dockerImage"] == self.not_to_be_pulled:
+            job.stage, job.message = "ERROR", f"image {self.not_to_be_pulled} cannot be pulled"
+        elif self.machines:
             self._begin(job)
         return job
 
@@ -151,6 +157,11 @@ class Hub:
             job.stage = "COMPLETED" if code == 0 else "ERROR"
             job.message = None if code == 0 else f"Job failed with exit code: {code}. Reason: Error"
 
+    def lose(self, job: HubJob) -> None:
+        """Its machine is gone."""
+        assert job.process is not None
+        os.killpg(job.process.pid, 9)
+
     def _end(self, job: HubJob) -> None:
         job.stage = job.stage if job.stage in ("COMPLETED", "ERROR") else "CANCELED"
         if job.process is not None and job.process.poll() is None:
@@ -167,6 +178,8 @@ class Hub:
         if parts[:2] != ["jobs", "me"]:
             return 403, {"error": "forbidden"}
         if method == "POST" and len(parts) == 2:
+            if self.together is not None:
+                self.together.wait(60)
             if self.refusal is not None:
                 return self.refusal[0], {"error": self.refusal[1]}
             return self._asked(json.loads(body))

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -314,3 +315,50 @@ def test_a_job_whose_begin_nobody_has_heard_of_is_ended_or_its_label_is_told(
     one = hub.arrive()
     assert f"{job.id}: Hugging Face job {one.id} waits for a machine; lastrun stop" in cli("resume", job.id).stderr
     assert f"Hugging Face job {one.id} was taken out of the queue" in cli("stop", job.id).stdout
+
+
+def test_what_ends_before_its_attempt_says_why_and_what_begins_another(
+    hub: Hub, run: Any, cli: Cli, tiny: Path, clean_env: dict[str, str], tmp_path: Path
+) -> None:
+    hub.not_to_be_pulled = "nowhere/nothing:1"
+    unknown = cli("submit", tiny, *CPU, *SHORT, "run.image=nowhere/nothing:1")
+    assert unknown.returncode == 1, unknown.stdout + unknown.stderr
+    [there] = hub.jobs.values()
+    assert f"Hugging Face job {there.id} (error): image nowhere/nothing:1 cannot be pulled\n" in unknown.stdout
+    [job] = list_jobs(open_store(clean_env["LASTRUN_STORE"]))
+    assert f"next: lastrun resume {job.id}" in unknown.stdout
+
+    hub.python, go_on = slow_python(tmp_path / "slow")
+    current = run("resume", job.id, "--set", "run.image=any:1")
+    wait_until(lambda: [job.stage for job in hub.jobs.values()] == ["ERROR", "RUNNING"])
+    there = list(hub.jobs.values())[1]
+    hub.lose(there)
+    code, out = current.end()
+    assert code == 1, out
+    assert f"Hugging Face job {there.id} (error): Job failed with exit code: -9" in out
+    assert f"next: lastrun resume {job.id}" in out
+    assert "no machine that is paid for" in cli("list", "--clouds").stdout
+    go_on()
+
+    current = run("resume", job.id, "--set", "run.image=any:1")
+    wait_until(lambda: len(hub.jobs) == 3)
+    os.killpg(current.process.pid, signal.SIGSTOP)  # as long as a laptop sleeps
+    wait_until(lambda: list(hub.jobs.values())[2].stage == "COMPLETED")
+    os.killpg(current.process.pid, signal.SIGCONT)
+    code, out = current.end()
+    assert code == 0, out
+    assert [attempt.reason for attempt in job.attempts.all()] == ["completed"]
+
+
+def test_of_two_that_begin_a_job_at_once_one_trains_and_the_machine_of_the_other_goes(
+    hub: Hub, run: Any, cli: Cli, tiny: Path, clean_env: dict[str, str]
+) -> None:
+    hub.machines = False
+    assert cli("submit", tiny, *CPU, *LONGER, "--detach").returncode == 0
+    [job] = list_jobs(open_store(clean_env["LASTRUN_STORE"]))
+    assert cli("stop", job.id).returncode == 0
+    hub.machines, hub.together = True, threading.Barrier(2)
+    ends = [one.end() for one in [run("resume", job.id) for _ in range(2)]]
+    assert sorted(code for code, _ in ends) == [0, 5], ends
+    assert [attempt.reason for attempt in job.attempts.all()] == ["completed"]
+    assert "no machine that is paid for" in cli("list", "--clouds").stdout

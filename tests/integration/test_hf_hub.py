@@ -15,7 +15,9 @@ from runner.job.job import Job
 from runner.launch import again, followed
 from runner.launch.hf import hub as client
 from runner.launch.hf.hub import Namespace
+from runner.launch.hf.launcher import HfLauncher
 from runner.launch.hf.started import StartedThere
+from runner.resolve import resolve_spec
 from runner.store.directory import DirectoryStore
 from tests.hub import Hub
 
@@ -97,3 +99,27 @@ def test_who_leaves_while_the_hub_does_not_answer_asks_through_the_store_at_once
     one.hand_on(signal.SIGINT)
     assert (machine.stage, len(job.requests.keys())) == ("CANCELED", 2)  # what has no machine yet is taken back
     assert one.wait(0.1) == 75
+
+
+@pytest.mark.parametrize(
+    ("env", "gpus", "flavor"),
+    [
+        ("gcp", None, "t4-small"),
+        ("kaggle", None, "t4-small"),
+        ("lambda", None, "a10g-small"),
+        ("a100", None, "a100-large"),
+        ("local", None, "t4-small"),
+        ("local", 0, "cpu-basic"),
+    ],
+)
+def test_a_machine_is_what_comes_next_to_the_profile_and_its_image_what_the_job_names(
+    there: Hub, env: str, gpus: int | None, flavor: str
+) -> None:
+    job = Path(__file__).parents[2] / "jobs" / "quickstart.yaml"
+    settings = [] if gpus is None else [f"run.gpus={gpus}"]
+    order = HfLauncher(resolve_spec(job, env, settings).config).order("s3://bucket/jobs", "x")
+    assert order["flavor"].startswith(f"{flavor} (")
+    assert order["flavor"].endswith(" USD an hour")
+    assert order["image"].startswith("pytorch/pytorch:")
+    ours = resolve_spec(job, env, [*settings, "run.image=ghcr.io/me/lastrun:1"]).config
+    assert HfLauncher(ours).order("s3://bucket/jobs", "x")["image"] == "ghcr.io/me/lastrun:1"

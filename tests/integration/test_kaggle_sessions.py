@@ -259,6 +259,27 @@ def test_a_private_data_set_has_the_keys_as_long_as_the_session_runs_and_nothing
 
 
 @pytest.mark.xdist_group("ceph")
+def test_another_push_ends_no_session_but_who_has_lost_the_job_leaves(
+    bucket: str, kaggle_server: KaggleServer, run: Any, cli: Cli, tiny: Path, uninterrupted: Any
+) -> None:
+    old = run("submit", tiny, *CPU, *LONGER, "--yes-private-dataset")
+    old.wait_for(some_step_is_stored)
+    job = old.job
+    trainer = trainer_of(job)
+    stand_still(trainer)
+    new = cli("resume", job.id, "--takeover")
+    assert new.returncode == 0, new.stdout + new.stderr
+    code, out = old.end()
+    assert code == 5, out
+    first, second = kaggle_server.sessions()
+    wait_until(lambda: first.state != "RUNNING")
+    assert "lease_lost" in "".join(first.log)
+    assert (first.state, second.state) == ("ERROR", "COMPLETE")
+    assert_same(job, uninterrupted)
+    assert len(kaggle_server.datasets) == 1  # the keys of both are gone
+
+
+@pytest.mark.xdist_group("ceph")
 def test_secrets_are_attached_in_the_page_of_each_session(
     bucket: str, kaggle_server: KaggleServer, cli: Cli, tiny: Path, clean_env: dict[str, str]
 ) -> None:
@@ -277,6 +298,22 @@ def test_secrets_are_attached_in_the_page_of_each_session(
     begun = kaggle_server.save_version(slug, {name: clean_env[name] for name in needed.split(", ")})
     wait_until(lambda: begun.state != "RUNNING")
     assert [attempt.reason for attempt in job.attempts.all()] == ["completed"], begun.log
+
+
+def test_of_two_that_begin_a_job_at_once_one_has_a_session(kaggle_server: KaggleServer, run: Any, tiny: Path, cli: Cli) -> None:
+    kaggle_server.machines = False
+    kaggle_server.answers_pushes.clear()
+    first = run("submit", tiny, *CPU, *SHORT)
+    wait_until(lambda: kaggle_server.sessions())
+    kaggle_server.cancel(kaggle_server.sessions()[0])
+    kaggle_server.answers_pushes.set()
+    assert first.end()[0] == 1
+    both = [run("resume", first.job.id) for _ in range(2)]
+    wait_until(lambda: any(one.process.poll() == 5 for one in both))
+    kaggle_server.give_machines()
+    assert sorted(one.end()[0] for one in both) == [0, 5]
+    assert len(kaggle_server.sessions()) == 2
+    assert [attempt.phase for attempt in first.job.attempts.all()] == ["lost", "ended"]
 
 
 def test_its_profile_alone_begins_a_session_where_this_is_no_kaggle(
