@@ -31,6 +31,7 @@ _WORDS = {
     404: "it knows of no such job, namespace or machine",
     429: ASKED_TOO_OFTEN,
 }
+_NO_LIBRARY = "launcher hf needs Hugging Face's library: pip install 'lastrun[hf]'"
 _NO_ROOM = "it has no room now, or is down: in some minutes it may have, or another machine has: lastrun gpus"
 
 
@@ -90,9 +91,9 @@ class Namespace:
         Raises:
             EngineError: nobody answers.
         """
-        from huggingface_hub.errors import HfHubHTTPError
-
         with explained():
+            from huggingface_hub.errors import HfHubHTTPError
+
             try:
                 codes = () if at_once else BUSY
                 return _seen(_again(lambda: _api().inspect_job(job_id=id, namespace=self.name), codes))
@@ -155,9 +156,11 @@ def flavors() -> list[Flavor]:
 @contextmanager
 def explained(busy: str = AWAY) -> Iterator[None]:
     """Errors of its library in words that tell what to do; ``busy``: what it means for the call that it has no time."""
-    from httpx2 import HTTPError
-    from huggingface_hub.errors import HfHubHTTPError
-
+    try:
+        from httpx2 import HTTPError
+        from huggingface_hub.errors import HfHubHTTPError
+    except ImportError:
+        raise UsageError(_NO_LIBRARY) from None
     try:
         yield
     except HfHubHTTPError as error:
@@ -184,7 +187,7 @@ def _api() -> HfApi:
         from huggingface_hub import HfApi, get_token
         from huggingface_hub.utils import logging
     except ImportError:
-        raise UsageError("launcher hf needs Hugging Face's library: pip install 'lastrun[hf]'") from None
+        raise UsageError(_NO_LIBRARY) from None
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     if get_token() is None:
         raise UsageError("launcher hf: there is no token of yours here: hf auth login, or HF_TOKEN")
