@@ -105,6 +105,8 @@ class KaggleServer:
         """The token of who has logged in, which can be renewed; no other is taken then."""
         self.cuts = 0
         """How many downloads break in the middle."""
+        self.cut_logs = 0
+        """How many connections with a log end after some lines."""
         self.python = sys.executable
         self.asked_for: list[str] = []
         self.everything = ""
@@ -395,6 +397,9 @@ class KaggleServer:
                     while told < len(one.log):
                         self.wfile.write(f"data: {json.dumps({'data': one.log[told]})}\n\n".encode())
                         told += 1
+                        if server.cut_logs and told == 2:
+                            server.cut_logs -= 1
+                            return
                     if over:
                         self.wfile.write(b"data: END_OF_LOG\n\n")
                         return

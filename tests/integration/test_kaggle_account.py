@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -20,6 +21,7 @@ from runner.launch.kaggle import kept
 from runner.launch.kaggle.account import Account, account
 from runner.launch.kaggle.started import StartedThere
 from runner.store.directory import DirectoryStore
+from tests.jobs import PATIENCE
 
 if TYPE_CHECKING:
     from tests.kaggle_server import KaggleServer
@@ -168,6 +170,26 @@ def test_who_follows_a_session_bears_with_a_kaggle_that_is_away(
         one.wait(0.1)
     assert one.wait(0.1) is None
     assert said.getvalue().endswith("Kaggle session me/lastrun-tiny waits for a machine\n")
+
+
+def test_a_log_goes_on_over_connections_that_end(
+    here: None, kaggle_server: KaggleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(followed, "LOOK_SECONDS", 0.1)
+    kaggle_server.cut_logs, said, me, gate = 3, io.StringIO(), Account("me"), tmp_path / "gate"
+    wait = f"while not os.path.exists({str(gate)!r}): time.sleep(0.1)"
+    text = f"import os, time\nfor n in range(4): print('line', n)\n{wait}\n"
+    version = me.push("lastrun-log", text, gpu=False, seconds=60, datasets=[])
+    job = Job(DirectoryStore(tmp_path / "store"), "tiny-20261130-000000-abcd")
+    one = StartedThere(job, me, "lastrun-log", version, "0123abcd", said)
+    deadline = time.monotonic() + PATIENCE
+    while kaggle_server.cut_logs:
+        assert one.wait(0.1) is None
+        assert time.monotonic() < deadline, said.getvalue()
+    gate.touch()
+    while one.wait(0.1) is None:
+        assert time.monotonic() < deadline
+    assert [line for line in said.getvalue().splitlines() if "line" in line] == [f"line {n}" for n in range(4)]
 
 
 def test_a_data_set_that_may_only_be_being_made_is_not_forgotten_before_it_is_deleted(

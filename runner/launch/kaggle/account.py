@@ -157,7 +157,7 @@ class Account:
                             if said == _END_OF_LOG:
                                 return
                             yield _said(json.loads(said))
-                    return
+                    raise EngineError("Kaggle: the connection with the log has ended before it")
                 yield from map(_said, json.loads(answer.text or "[]"))
 
     def output(self, slug: str, version: str) -> dict[str, str]:
