@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from last_e import manifest
-from last_e.config import MOST_CLIPS, PINNED_SECTIONS, TrainConfig, cuts, micro_batches
+from last_e.config import MOST_CLIPS, PINNED_SECTIONS, TrainConfig, micro_batches, most_for
 from last_e.console import ConsoleSink
 from last_e.datafile import DataError, data_path
-from last_e.environment import fits, share_cores
+from last_e.described import SUFFIX
+from last_e.environment import fits, share_cores, usable_cores
 from last_e.events import Ended, JsonLines, Message, Sink
 from last_e.layers import Resolved, is_of_another_machine, package_layer, resolve
 from last_e.manifest import DamagedCheckpoint, newest_whole
@@ -38,7 +39,7 @@ _LESS_MEMORY = "lower hardware.micro_batch (it changes no result but batch stati
 
 FLAGS = {
     "model": ("model.variant", "model variant: nano, small, base, large (default: base)"),
-    "dataset": ("dataset", "irds, ntu60, ntu120, synthetic (default: ntu60)"),
+    "dataset": ("dataset", "irds, ntu60, ntu120, synthetic, or an own set's file (default: ntu60)"),
     "split_type": ("split_type", "train/test split: xsub, xview, xset (default: xsub)"),
     "epochs": ("training.epochs", "number of epochs"),
     "batch_size": ("training.batch_size", "batch size"),
@@ -97,7 +98,7 @@ def _main(argv: list[str]) -> int:
         fitting, found = fits(resolved.env)
         if not fitting:
             console.emit(Message(f"env {resolved.env} is used on a machine that {found}", "warning"))
-        for note in resolved.notes:
+        for note in [*resolved.notes, *resolved.of_data]:
             console.emit(Message(note))
         hardware = resolved.config.hardware
         if hardware.session_limit is not None:
@@ -327,7 +328,7 @@ def _with_shares(config: TrainConfig, resume: Path | None, sink: Sink) -> TrainC
         config = _with_micro_batch(config, most)
         if wanted > 1 or micro_batches(config) > config.training.gradient_accumulation_steps:
             sink.emit(Message(f"micro-batches of at most {most} clips, as the run began"))
-    enough = _most_for(config, wanted)
+    enough = most_for(config, wanted)
     if wanted > micro_batches(config) and enough is not None and resume is None and config.hardware.micro_batch is None:
         config = _with_micro_batch(config, enough)
         sink.emit(
@@ -344,13 +345,6 @@ def _with_shares(config: TrainConfig, resume: Path | None, sink: Sink) -> TrainC
         has = counted(parts, "micro-batch", "micro-batches")
         sink.emit(Message(f"ranks: {ranks} instead of {wanted}, for a step has {has}; {way}", "warning"))
     return config
-
-
-def _most_for(config: TrainConfig, ranks: int) -> int | None:
-    """The largest micro-batch of which a step has one for each rank; None: there is none."""
-    size, batches = config.training.batch_size, config.training.gradient_accumulation_steps
-    enough = next((pieces for most in range(size, 1, -1) if batches * (pieces := cuts(size, most)) >= ranks), None)
-    return None if enough is None else -(-size // enough)
 
 
 def _most_before(resume: Path | None) -> int | None:
@@ -374,6 +368,8 @@ def _lead(
     """As several processes, each a rank, on this machine or on several, where the folders of the run are those of all."""
     nodes = [[], *(args.nodes or [])]
     machines = shares(_ranks(config), len(nodes))
+    if (ranks_here := len(machines[0])) > (cores := usable_cores()):
+        sink.emit(Message(f"ranks: {ranks_here} share {counted(cores, 'core')}, and hold each other up", "warning"))
 
     def commands(folder: Path) -> list[list[str]]:
         (folder / CONFIG).write_text(json.dumps(config.model_dump(mode="json")))
@@ -406,7 +402,7 @@ def _run_folder(config: TrainConfig, resume: Path | None) -> Path:
         return resume.resolve().parent.parent
     stamp = time.strftime("%Y%m%d-%H%M%S")
     root = expand(config.hardware.output_root)
-    return root / f"{config.model.variant}-{config.dataset}-{config.split_type}-{stamp}"
+    return root / f"{config.model.variant}-{config.dataset.removesuffix(SUFFIX)}-{config.split_type}-{stamp}"
 
 
 def _say(text: str) -> None:

@@ -51,6 +51,14 @@ FileName = Annotated[
 ]
 
 
+DataFile = Annotated[
+    str,
+    Field(max_length=200, pattern=r"^[A-Za-z0-9_][A-Za-z0-9 ._+=-]*\.safetensors$"),
+    Meaning("a prepared file that says itself what it holds, NAME.safetensors"),
+]
+"""The name of an own set: that of its file, without the folder, which is a matter of the machine."""
+
+
 class Section(BaseModel):
     """Base of every section: unknown keys, loose types, NaN and infinity are refused; values never change."""
 
@@ -122,6 +130,12 @@ class DataConfig(Section):
     )
     num_classes: Annotated[int, Field(ge=2, le=100_000), LEARNING] = Field(description="number of action classes")
     splits: Annotated[list[str], LEARNING] = Field(description="splits that this data set knows")
+    joints: Annotated[Annotated[int, Field(ge=2, le=512)] | None, LEARNING] = Field(
+        None, description="number of joints, as an own set's file says; default: 25, as of NTU"
+    )
+    content: Annotated[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None, LEARNING] = Field(
+        None, description="sha256 of an own set's clips, classes, skeleton and splits, as its file says"
+    )
     file: Annotated[FileName | None, SetBy("asks", "trains on the file of this name in your folder of data")] = Field(
         None, description="file name looked for when data.uri is not set"
     )
@@ -137,7 +151,7 @@ class CheckpointConfig(Section):
     every_minutes: float = Field(gt=0, le=1e6, description="and at the latest after so many minutes")
 
 
-MOST_CLIPS = 1_000_000
+MOST_CLIPS, MOST_RANKS = 1_000_000, 64
 
 
 class HardwareConfig(Section):
@@ -153,7 +167,7 @@ class HardwareConfig(Section):
         description="most clips in one forward pass; default: as the run has it that is gone on from, else batch_size, with "
         "several ranks what gives each a share",
     )
-    ranks: Annotated[Annotated[int, Field(ge=1, le=64)] | None, LEARNING] = Field(
+    ranks: Annotated[Annotated[int, Field(ge=1, le=MOST_RANKS)] | None, HERE] = Field(
         None,
         description="processes that share each step's micro-batches, to the same bits; default: one for each GPU of an "
         "attempt, else 1",
@@ -174,7 +188,9 @@ class HardwareConfig(Section):
 class TrainConfig(Section):
     """A whole run of the trainer."""
 
-    dataset: Annotated[Literal["irds", "ntu60", "ntu120", "synthetic"], LEARNING] = Field(description="data set")
+    dataset: Annotated[Literal["irds", "ntu60", "ntu120", "synthetic"] | DataFile, LEARNING] = Field(
+        description="data set, or the prepared file of an own one"
+    )
     split_type: Annotated[str, LEARNING] = Field(description="which clips train and which test")
     env: Annotated[Literal["auto", "local", "kaggle", "gcp", "lambda", "a100"], LEARNING] = Field(
         "auto", description="hardware profile"
@@ -212,6 +228,13 @@ def micro_batches(config: TrainConfig) -> int:
     """Forward passes of an optimizer step: the list that ranks share."""
     training = config.training
     return training.gradient_accumulation_steps * cuts(training.batch_size, config.hardware.micro_batch)
+
+
+def most_for(config: TrainConfig, ranks: int) -> int | None:
+    """The largest micro-batch of which a step has one for each rank; None: there is none."""
+    size, batches = config.training.batch_size, config.training.gradient_accumulation_steps
+    enough = next((pieces for most in range(size, 1, -1) if batches * (pieces := cuts(size, most)) >= ranks), None)
+    return None if enough is None else -(-size // enough)
 
 
 def number_format(config: TrainConfig, capability: tuple[int, int] | None) -> Literal["float32", "bf16", "fp16"]:

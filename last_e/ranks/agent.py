@@ -11,7 +11,6 @@ import queue
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -24,6 +23,8 @@ from typing import IO
 from last_e.events import Beat, Ended, Event, Sink, parse_event
 from last_e.manifest import NO_CHECKPOINT, STANDS
 from last_e.process import ended_by, pass_on, start_with_pipes
+from last_e.ranks.meeting import meeting_folder
+from last_e.ranks.pace import Pace
 from last_e.stop import REASONS, Stop
 
 BEAT_SECONDS = 1.0
@@ -102,10 +103,11 @@ class Agent:
 
     def run(self) -> Ended:
         """Start them; how the run ended."""
-        with tempfile.TemporaryDirectory(prefix="lastrun-ranks-", dir=self._shared) as folder:
+        with meeting_folder(self._shared) as folder:
             try:
-                for number, command in enumerate(self._commands(Path(folder))):
+                for number, command in enumerate(self._commands(folder)):
                     self._ranks.append(self._start(number, command))
+                self._pace = Pace(len(self._ranks))
                 return self._follow()
             finally:
                 for rank in self._ranks:
@@ -136,15 +138,18 @@ class Agent:
         give_up = float("inf")
         last_look = time.monotonic()
         while any(rank.open_pipes for rank in self._ranks):
-            with suppress(queue.Empty):  # all that has come, before anybody counts as silent
-                self._hear(*self._inbox.get(timeout=0.2))
+            came = []
+            with suppress(queue.Empty):  # all of it, before anybody counts as silent
+                came.append(self._inbox.get(timeout=0.2))
                 while True:
-                    self._hear(*self._inbox.get_nowait())
+                    came.append(self._inbox.get_nowait())
             now = time.monotonic()
             if now - last_look > 5 * BEAT_SECONDS:  # it was this process that slept, perhaps with all of them
                 for rank in self._ranks:
                     rank.heard, rank.since = now, now
             last_look = now
+            for line in came:
+                self._hear(*line)
             if self._stop.reason is not None and not asked:
                 asked = True
                 for rank in self._ranks[: self._here]:  # others hear it from them; what has started those might end them
@@ -176,13 +181,14 @@ class Agent:
                 if rank.entered:
                     self._longest = max(self._longest, rank.heard - rank.since)
                 rank.entered, rank.since = event.entered, rank.heard
+            self._pace.hear(number, event)
         elif isinstance(event, Ended):
             rank.ended = event
             self._first_word = min(self._first_word, rank.heard)
             if event.reason not in (*_QUIET, GONE):
                 self._fail(replace(event, message=self._of(number, event.message)))
         elif event is not None:
-            self._sink.emit(event)
+            self._sink.emit(self._pace.told(event))
         else:
             pass_on(f"{line}\n", sys.stderr)
 
@@ -259,12 +265,12 @@ class Agent:
         return ended
 
 
-def beat(sink: Sink, entered: Callable[[], int]) -> None:
+def beat(sink: Sink, now: Callable[[], Beat]) -> None:
     """Of a rank: say every second that it lives, from a thread."""
 
     def run() -> None:
         while True:
-            sink.emit(Beat(entered()))
+            sink.emit(now())
             time.sleep(BEAT_SECONDS)
 
     threading.Thread(target=run, name="beat", daemon=True).start()

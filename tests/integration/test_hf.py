@@ -68,6 +68,13 @@ def test_what_waits_for_a_machine_or_is_set_up_is_told_and_taken_back_or_asked(
     again = cli("resume", job.id)
     assert again.returncode == 5
     assert f"Hugging Face job {waiting.id} waits for a machine; lastrun stop" in again.stderr
+    hub.away = True
+    for what in (job.id, "--all"):  # nobody takes it back just now: it hears of it once it begins
+        told = json.loads(cli("stop", what, "--json").stdout)
+        assert told["jobs"] == [{"id": job.id, "asked": "save", "state": "queued"}]
+        assert "launcher hf cannot tell what waits: " in " ".join(told["problems"])
+    assert len(job.requests.keys()) == 2
+    hub.away = False
     stopped = cli("stop", job.id)
     assert stopped.returncode == 0, stopped.stderr
     assert f"Hugging Face job {waiting.id} was taken out of the queue" in stopped.stdout
@@ -77,7 +84,7 @@ def test_what_waits_for_a_machine_or_is_set_up_is_told_and_taken_back_or_asked(
     away = cli("stop", job.id, HF_ENDPOINT="http://127.0.0.1:1")
     assert away.returncode == 0, away.stderr
     assert f"{job.id}: the request is in the store; what waits there leaves as soon as it has begun" in away.stdout
-    assert "launcher hf cannot tell: Hugging Face does not answer" in away.stderr
+    assert "launcher hf cannot tell what waits: Hugging Face does not answer" in away.stderr
     hub.give_machines()
     wait_until(lambda: list(hub.jobs.values())[-1].stage != "RUNNING")
     assert [attempt.reason for attempt in job.attempts.all()] == ["stop_requested"]

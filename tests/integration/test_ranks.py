@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -303,3 +305,47 @@ def test_more_ranks_than_micro_batches_are_told(tmp_path: Path) -> None:
     )
     out = finished(words(tmp_path / "run", 2, *settings))
     assert "warning: ranks: 1 instead of 2, for a step has 1 micro-batch; hardware.micro_batch=12 makes enough" in out
+
+
+@pytest.mark.slow
+def test_more_ranks_than_cores_are_told(tmp_path: Path) -> None:
+    """They train all the same: so several ranks are tried on a small machine."""
+    one = str(min(os.sched_getaffinity(0)))
+    out = finished(["taskset", "-c", one, *words(tmp_path / "run", 2, "training.epochs=1")])
+    assert "warning: ranks: 2 share 1 core, and hold each other up" in out
+
+
+@pytest.mark.slow
+def test_a_rank_that_holds_the_others_up_is_named_while_it_runs(run: Any, cli: Any, tiny: Path) -> None:
+    """One is made to stand still now and then, most often while it computes: it is what the other waits for."""
+    settings = ("training.batch_size=10", "training.epochs=50000", "checkpoint.every_minutes=60", "hardware.ranks=2")
+    current = run("submit", tiny, "--set", *settings)
+    current.wait_for(lambda job: len(ranks_of(job.id)) == 2 and job.metrics())
+    slow, shown = ranks_of(current.job.id)[1], ""
+
+    def hold_up(over: threading.Event) -> None:
+        while not over.wait(0.1):
+            os.kill(slow, signal.SIGSTOP)
+            over.wait(0.2)
+            os.kill(slow, signal.SIGCONT)
+
+    def named() -> bool:
+        nonlocal shown
+        shown = cli("status", current.job.id).stdout
+        return "; rank 1 is" in shown
+
+    over = threading.Event()
+    holds_up = threading.Thread(target=hold_up, args=(over,))
+    holds_up.start()
+    try:
+        wait_until(named)
+        first, second = json.loads(cli("status", current.job.id, "--json").stdout)["progress"]["ranks"]
+    finally:
+        over.set()
+        holds_up.join()
+    assert re.search(r"speed +[\d,]+ clips/s by 2 ranks \([\d,]+ - [\d,]+ each; rank 1 is \d+% behind\)\n", shown), shown
+    assert second < 0.9 * first
+    current.job.requests.ask_to_stop(now=False)
+    code, out = current.end()
+    assert code == 75, out
+    assert re.search(r"epoch \d+/50000  lr .* by 2 ranks \([\d,]+ - [\d,]+ each; rank 1 is \d+% behind\)", out), out[-3000:]

@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TextIO
 
 from last_e.text import plain
 from runner.attempt.data_check import check_data
-from runner.errors import AwayError, ClaimedError, EngineError, LastrunError, PausedError, UsageError
+from runner.errors import ClaimedError, EngineError, LastrunError, PausedError, UsageError
 from runner.job.attempts import Attempt
 from runner.job.cost import DOLLARS
 from runner.job.job import Job
@@ -140,14 +140,11 @@ class HfLauncher:
 
     @staticmethod
     def withdraw(job: Job) -> str | None:
-        """End what waits or is being set up, before it costs more; where that cannot be done now, it hears once it begins."""
+        """End what waits or is being set up, before it costs more."""
         taken = None
-        try:
-            for _, there, one, _ in _waiting([job]):
-                there.cancel(one.id)
-                taken = f"Hugging Face job {one.id}"
-        except LastrunError as error:
-            raise AwayError(str(error)) from None
+        for _, there, one, _ in _waiting([job]):
+            there.cancel(one.id)
+            taken = f"Hugging Face job {one.id}"
         return taken
 
     @staticmethod

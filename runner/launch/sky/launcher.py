@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 from last_e.text import plain
 from runner.attempt.data_check import check_data
-from runner.errors import AwayError, ClaimedError, EngineError, LastrunError, UsageError
+from runner.errors import ClaimedError, EngineError, LastrunError, UsageError
 from runner.job.attempts import Attempt
 from runner.job.cost import DOLLARS, PAID_SINCE
 from runner.job.job import Job
@@ -130,15 +130,12 @@ class SkyLauncher:
 
     @staticmethod
     def withdraw(job: Job) -> str | None:
-        """Give back what is being set up; where that cannot be done now, it hears once it begins."""
+        """Give back what is being set up."""
         taken = None
-        try:
-            for _, found in _waiting([job]):
-                sky().down(found.name)
-                NOTES.forget(found.name[-8:])
-                taken = f"SkyPilot cluster {found.name}"
-        except LastrunError as error:
-            raise AwayError(str(error)) from None
+        for _, found in _waiting([job]):
+            sky().down(found.name)
+            NOTES.forget(found.name[-8:])
+            taken = f"SkyPilot cluster {found.name}"
         return taken
 
     @staticmethod
