@@ -68,7 +68,7 @@ def submit(
     from runner.launch.approve import approve
     from runner.launch.protocol import Orders
     from runner.launch.ready import How
-    from runner.launch.rent import LAUNCHER, agree, why_rent
+    from runner.launch.rent import agree, instead
     from runner.launch.start import make_launcher
     from runner.resolve import name_of, resolve_points
     from runner.store.open import store_of
@@ -96,8 +96,8 @@ def submit(
     if parallel is not None or stop_after is not None:
         raise UsageError(f"{spec} is one job: --parallel and --stop-after are for a sweep")
     resolved = points.points[0].job
-    if (instead := why_rent(resolved, here)) is not None:
-        resolved = resolve_points(spec, first.env, first.settings, LAUNCHER).points[0].job
+    if (other := instead(resolved, here)) is not None:
+        resolved = resolve_points(spec, first.env, first.settings, other.launcher).points[0].job
     config, told = resolved.config, [*notes_of_file(resolved, spec), *resolved.of_data]
     _see_that_relay_fits(config, relay)
     _see_that_it_may_be_shut_down(config, yes_shut_down)
@@ -124,8 +124,9 @@ def submit(
         if obstacle is not None:
             show(f"it could not start here: {obstacle}")
         else:
-            if instead is not None:
-                show(f"env {resolved.env}: this machine {instead}; it would be asked whether to rent one, unless --yes says so")
+            if other is not None and other.is_paid:
+                asked_for = "it would be asked whether to rent one, unless --yes says so"
+                show(f"env {resolved.env}: this machine {other.found}; {asked_for}")
             for what, value in asked.items():
                 show(f"would ask for {what}: {value}")
             show(f"would submit {name} to {target.uri} with launcher {config.run.launcher}; nothing was written")
@@ -133,8 +134,8 @@ def submit(
     for note in told:
         show(note, error=True)
     approve(starter, target, resolved, here=here)
-    if instead is not None:
-        agree(resolved.env, instead, yes, may_ask=not json and sys.stdin.isatty())
+    if other is not None:
+        agree(resolved.env, other, yes, may_ask=not json and sys.stdin.isatty())
     # What was asked for is kept, not what auto found here: the attempt may run elsewhere.
     origins = {key: str(origin) for key, origin in resolved.origins.items()}
     trust, values = Trust(target.uri), brought(resolved)

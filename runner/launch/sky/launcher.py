@@ -20,6 +20,7 @@ from runner.job.cost import DOLLARS, PAID_SINCE
 from runner.job.job import Job
 from runner.launch import bill
 from runner.launch.brought.sent import ADDRESS, CODE, Parcel
+from runner.launch.heard import with_heard
 from runner.launch.inside import ONLY
 from runner.launch.protocol import Offer, Rented
 from runner.launch.sky import terms
@@ -67,7 +68,7 @@ class SkyLauncher:
                     more = f"lastrun stop {job.reference} takes it back" if seen.waits else f"lastrun status -w {job.reference}"
                     told = f"{seen}; {more}" if seen.waits else f"is being run by {seen}; {more} follows it"
                     raise ClaimedError(f"{job.id}{':' if seen.waits else ''} {told}")
-        name, began = f"{PREFIX}{job.id}-{token}", time.time()
+        name, began, arguments = f"{PREFIX}{job.id}-{token}", time.time(), with_heard(job, arguments)
         left = f"{job.id}: interrupted before its attempt began; lastrun resume {job.reference} begins it"
         with interruptible(left):
             NOTES.write(token, job=job.id, cluster=name)  # first: it is never forgotten

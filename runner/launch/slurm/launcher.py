@@ -18,6 +18,7 @@ from runner.errors import ClaimedError, EngineError, UsageError
 from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.launch import inside
+from runner.launch.heard import with_heard
 from runner.launch.local import LocalLauncher
 from runner.launch.slurm import queue
 from runner.launch.slurm.batch import asked, job_name, script
@@ -85,12 +86,10 @@ class SlurmLauncher:
         log_folder().mkdir(parents=True, exist_ok=True, mode=0o700)
         uri, _ = StoreUri.parse(job.uri).parent()
         options = self._asked(uri, name, log_name(job.id, token), after)
-        # Who begins it after another knows himself what was asked of that one: what was asked since is meant for this one.
-        heard = [] if "--heard" in arguments else [word for key in ("", *job.requests.keys()) for word in ("--heard", key)]
         about = {"device": "cuda"} if any(option.startswith("--gres=") for option in options) else {}
         about |= {} if self._data is None else {"data": self._data}
         most = self._config.run.max_requeues
-        command = inside.attempt_command(self._config, job.uri, ["--token", token, *heard, *arguments], self._data)
+        command = inside.attempt_command(self._config, job.uri, ["--token", token, *with_heard(job, arguments)], self._data)
         return queue.submit(script(options, job.uri, command, most, about))
 
     def order(self, store: str, name: str) -> dict[str, str]:
