@@ -7,17 +7,16 @@ import subprocess
 import threading
 import time
 from contextlib import suppress
+from itertools import islice
 from typing import TextIO
 
 from last_e.process import pass_on
 from runner.errors import EngineError, Exit, LastrunError, Reason, StoreError
 from runner.job.job import Job
-from runner.launch.sky.engine import CANCELLED, NOTES, Seen, clean, ended_by, sky
+from runner.launch.sky.engine import CANCELLED, NOTES, SILENCE_SECONDS, Seen, clean, ended_by, sky
 from runner.waits import WAITS
 
 _LOOK_SECONDS = 10 * WAITS.follow
-_PATIENCE_SECONDS = 600.0
-"""For how long nobody may answer."""
 
 
 def own_words(line: str) -> str:
@@ -41,7 +40,7 @@ class StartedThere:
         self._withdrawn = self._asked = self.cancelled = False
         self._follow: threading.Thread | None = None
         self._log: subprocess.Popen[str] | None = None
-        self._last = ""
+        self._told, self._last = 0, ""
 
     @property
     def queued(self) -> str | None:
@@ -63,7 +62,8 @@ class StartedThere:
             self._bear(error)
             return None
         self._silent_since = 0.0
-        if found.runs or (found.state == "UNHEALTHY" and self._gave_a_sign()):
+        in_doubt = found.state in ("UNHEALTHY", "gone") and not found.given_back
+        if found.runs or (in_doubt and self._gave_a_sign()):
             self._follow_log(found)
             return None
         if self._follow is None and found.state == "UP":  # it has come and gone between two looks
@@ -103,7 +103,7 @@ class StartedThere:
             self._log.kill()
 
     def _gave_a_sign(self) -> bool:
-        """SkyPilot's own programs there may be gone while the attempt is not."""
+        """SkyPilot's own programs there, or what its server knows of the machine, may be gone while the attempt is not."""
         with suppress(LastrunError):
             attempt = self._job.attempts.of(self._token)
             return attempt is not None and self._job.attempts.gave_a_sign(attempt, 3 * WAITS.heartbeat)
@@ -117,6 +117,9 @@ class StartedThere:
             attempt = self._job.attempts.of(self._token)
             if attempt is not None and attempt.reason in Reason._value2member_map_:
                 return Reason(attempt.reason).ending.exit_code
+            if attempt is None and found.job != "SUCCEEDED":  # no record tells it
+                self._last = f"SkyPilot cluster {self._name} {found.end}"
+                self._write(f"{self._last}\n")
         return Exit.DONE if found.job == "SUCCEEDED" else Exit.FAILED
 
     def _give_back(self, found: Seen) -> None:
@@ -140,7 +143,7 @@ class StartedThere:
         if str(error) != self._said:
             self._said = str(error)
             self._write(f"{error}; the attempt goes on\n")
-        if now - self._silent_since > _PATIENCE_SECONDS:
+        if now - self._silent_since > SILENCE_SECONDS:
             job = self._job.reference
             raise EngineError(
                 f"{error}. lastrun status {job} tells what becomes of it, lastrun stop {job} has it save and end; "
@@ -148,18 +151,19 @@ class StartedThere:
             )
 
     def _follow_log(self, found: Seen) -> None:
-        if self._output is None or self._follow is not None or found.job in (None, "INIT", "PENDING"):
+        if self._output is None or found.job in (None, "INIT", "PENDING") or (self._follow and self._follow.is_alive()):
             return
         self._follow = threading.Thread(target=self._copy_log, name="sky", daemon=True)
         self._follow.start()
 
     def _copy_log(self) -> None:
-        """Until it ends; without it the attempt goes on, and so does its log in the store."""
+        """Until it ends, or breaks off: then the next look goes on with it. The attempt and its log in the store need none."""
         with suppress(LastrunError):
             self._log = sky().log(self._name)
             assert self._log.stdout is not None
             with self._log.stdout as lines:
-                for line in lines:
+                for line in islice(lines, self._told, None):
+                    self._told += 1
                     self._write(own_words(line if line.endswith("\n") else f"{line}\n"))
             self._log.wait()
 
