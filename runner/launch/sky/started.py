@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from contextlib import suppress
+from itertools import islice
 from typing import TextIO
 
 from runner.errors import EngineError, Exit, LastrunError
@@ -33,7 +34,7 @@ class StartedThere(Followed):
         super().__init__(job, token, output)
         self._name = name
         self._tail: subprocess.Popen[str] | None = None
-        self._last = ""
+        self._told, self._last = 0, ""
 
     @property
     def queued(self) -> str | None:
@@ -72,7 +73,8 @@ class StartedThere(Followed):
 
     def _look(self) -> int | None:
         found = sky().look(self._name)
-        if found.runs or (found.state == "UNHEALTHY" and self._gave_a_sign()):
+        in_doubt = found.state in ("UNHEALTHY", "gone") and not found.given_back
+        if found.runs or (in_doubt and self._gave_a_sign()):
             if found.job not in (None, "INIT", "PENDING"):
                 self._follow_log()
             return None
@@ -84,7 +86,7 @@ class StartedThere(Followed):
         return code
 
     def _gave_a_sign(self) -> bool:
-        """SkyPilot's own programs there may be gone while the attempt is not."""
+        """SkyPilot's own programs there, or what its server knows of the machine, may be gone while the attempt is not."""
         with suppress(LastrunError):
             attempt = self._job.attempts.of(self._token)
             return attempt is not None and self._job.attempts.gave_a_sign(attempt, 3 * WAITS.heartbeat)
@@ -96,6 +98,10 @@ class StartedThere(Followed):
             return Exit.PAUSED
         if (kept := self._kept_code()) is not None:
             return kept
+        with suppress(LastrunError):
+            if found.job != "SUCCEEDED" and self._job.attempts.of(self._token) is None:  # no record tells it
+                self._last = f"SkyPilot cluster {self._name} {found.end}"
+                self._write(f"{self._last}\n")
         return Exit.DONE if found.job == "SUCCEEDED" else Exit.FAILED
 
     def _give_back(self, found: Seen) -> None:
@@ -113,11 +119,18 @@ class StartedThere(Followed):
         except EngineError as error:
             self._write(f"{error}: SkyPilot gives {self._name} back by itself; {ended_by(self._name)} does it now\n")
 
+    def _follow_log(self) -> None:
+        """Also anew, where it broke off: it goes on with the line that comes next."""
+        if self._log is not None and not self._log.is_alive():
+            self._log = None
+        super()._follow_log()
+
     def _copy_log(self) -> None:
         with suppress(LastrunError):
             self._tail = sky().log(self._name)
             assert self._tail.stdout is not None
             with self._tail.stdout as lines:
-                for line in lines:
+                for line in islice(lines, self._told, None):
+                    self._told += 1
                     self._write(own_words(line if line.endswith("\n") else f"{line}\n"))
             self._tail.wait()
