@@ -14,17 +14,18 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from last_e import manifest
-from last_e.config import PINNED_SECTIONS, TrainConfig, cuts, micro_batches
+from last_e.config import MOST_CLIPS, PINNED_SECTIONS, TrainConfig, micro_batches, most_for
 from last_e.console import ConsoleSink
 from last_e.datafile import DataError, data_path
 from last_e.described import SUFFIX, is_own
-from last_e.environment import fits, share_cores
+from last_e.environment import fits, share_cores, usable_cores
 from last_e.events import Ended, JsonLines, Message, Sink
 from last_e.layers import Resolved, is_of_another_machine, package_layer, resolve
 from last_e.manifest import DamagedCheckpoint, newest_whole
 from last_e.problems import ConfigError, Origin, Problem, nearest, show
 from last_e.process import run_module
 from last_e.ranks.agent import GONE, Agent, OnlyItsEnd, end_with_its_parent
+from last_e.ranks.fold import shares
 from last_e.reading import Entry, Layer, flat_items, parse_value, set_layer
 from last_e.resume import changes, refuse_pinned
 from last_e.stop import INTERRUPTED_TWICE, REASONS, Stop
@@ -133,7 +134,8 @@ def _parser() -> _Parser:
     parser.add_argument("--out", metavar="DIR", help="folder of this run (default: a new one in hardware.output_root)")
     parser.add_argument("--config", metavar="FILE", help=argparse.SUPPRESS)  # the runner's: a resolved configuration
     parser.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)  # the runner's: events as JSON lines
-    for name, kind in (("--rank", int), ("--meeting", Path), ("--parent", int)):  # the agent's, for each rank
+    # The agent's, for each rank; and the runner's for it: what, put before a command, has it run on each further machine.
+    for name, kind in (("--rank", int), ("--meeting", Path), ("--parent", int), ("--here", int), ("--nodes", json.loads)):
         parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
     return parser
 
@@ -235,8 +237,9 @@ def _train(config: TrainConfig, resume: Path | None, args: argparse.Namespace, s
             with FileLock(out / ".lock", timeout=0):
                 if not args.supervised:
                     sink.emit(Message(f"run: {out}"))
+                config = _with_shares(config, resume, sink)
+                if not args.supervised:
                     _write_config(out, config)
-                _tell_ranks(config, sink)
                 train = _lead if _ranks(config) > 1 else _train_here
                 ended = train(config, out, resume, args, sink, stop)
     except Timeout:
@@ -281,7 +284,7 @@ def _train_here(
         from last_e.ranks.group import PeerGone, RanksDiffer, Seat
     except ModuleNotFoundError as error:
         return Failed("no_gpu", f"{error.name} is not installed; from a clone of lastrun: pip install '.[train]'")
-    seat = None if args.rank is None else Seat(args.rank, _ranks(config), args.meeting)
+    seat = None if args.rank is None else Seat(args.rank, _ranks(config), args.meeting, args.here)
     try:
         return train.run(config, out, resume, sink, stop, new_data="data" in args.allow_change, seat=seat)
     except train.DataChanged as error:
@@ -320,37 +323,70 @@ def _ranks(config: TrainConfig) -> int:
     return min(config.hardware.ranks or 1, micro_batches(config))
 
 
-def _tell_ranks(config: TrainConfig, sink: Sink) -> None:
-    ranks, parts, wanted = _ranks(config), micro_batches(config), config.hardware.ranks or 1
+def _with_shares(config: TrainConfig, resume: Path | None, sink: Sink) -> TrainConfig:
+    """The batch cut as the run cut it that is gone on from; one that begins has a share for each rank, unless somebody has said
+    how to cut it. What ranks there are, and what each has, is told."""
+    wanted, size = config.hardware.ranks or 1, config.training.batch_size
+    if config.hardware.micro_batch is None and (most := _most_before(resume)) is not None:
+        config = _with_micro_batch(config, most)
+        if wanted > 1 or micro_batches(config) > config.training.gradient_accumulation_steps:
+            sink.emit(Message(f"micro-batches of at most {most} clips, as the run began"))
+    enough = most_for(config, wanted)
+    if wanted > micro_batches(config) and enough is not None and resume is None and config.hardware.micro_batch is None:
+        config = _with_micro_batch(config, enough)
+        sink.emit(
+            Message(f"micro-batches of at most {enough} clips, not {size}, so that each rank has some; the run keeps to that")
+        )
+    ranks, parts = _ranks(config), micro_batches(config)
     share, uneven = divmod(parts, ranks)
     if ranks > 1:
         each = f"{share} or {share + 1}" if uneven else f"{share}"
         sink.emit(Message(f"ranks: {ranks}, each with {each} of the {parts} micro-batches of a step"))
     if wanted > ranks:
-        size, batches = config.training.batch_size, config.training.gradient_accumulation_steps
-        enough = next((pieces for most in range(size, 1, -1) if batches * (pieces := cuts(size, most)) >= wanted), 0)
-        way = (
-            f"hardware.micro_batch={-(-size // max(1, enough))} makes enough, each with batch statistics of its own fewer clips"
-        )
-        way = way if enough else "no hardware.micro_batch makes enough of such batches"
+        way = f"hardware.micro_batch={enough} makes enough, each with batch statistics of its own fewer clips"
+        way = way if enough is not None else "no hardware.micro_batch makes enough of such batches"
         has = counted(parts, "micro-batch", "micro-batches")
         sink.emit(Message(f"ranks: {ranks} instead of {wanted}, for a step has {has}; {way}", "warning"))
+    return config
+
+
+def _most_before(resume: Path | None) -> int | None:
+    """``hardware.micro_batch`` of the run that is gone on from."""
+    if resume is None:
+        return None
+    try:
+        most = json.loads(read_bounded(resume / CONFIG, manifest.MOST_CONFIG_BYTES))["hardware"]["micro_batch"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):  # a damaged checkpoint is told when it is loaded
+        return None
+    return most if isinstance(most, int) and 2 <= most <= MOST_CLIPS else None
+
+
+def _with_micro_batch(config: TrainConfig, most: int) -> TrainConfig:
+    return config.model_copy(update={"hardware": config.hardware.model_copy(update={"micro_batch": most})})
 
 
 def _lead(
     config: TrainConfig, out: Path, resume: Path | None, args: argparse.Namespace, sink: Sink, stop: Stop
 ) -> Ended | Failed:
-    """As several processes, each a rank."""
+    """As several processes, each a rank, on this machine or on several, where the folders of the run are those of all."""
+    nodes = [[], *(args.nodes or [])]
+    machines = shares(_ranks(config), len(nodes))
+    if (ranks_here := len(machines[0])) > (cores := usable_cores()):
+        sink.emit(Message(f"ranks: {ranks_here} share {counted(cores, 'core')}, and hold each other up", "warning"))
 
     def commands(folder: Path) -> list[list[str]]:
         (folder / CONFIG).write_text(json.dumps(config.model_dump(mode="json")))
         words = ["--supervised", "--config", str(folder / CONFIG), "--out", str(out), "--meeting", str(folder / "meeting")]
-        words += ["--parent", str(os.getpid())]
         words += [] if resume is None else ["--resume", str(resume)]
         words += ["--allow-change", *args.allow_change] if args.allow_change else []
-        return [[*run_module("last_e"), "--rank", str(rank), *words] for rank in range(_ranks(config))]
+        found = []
+        for before, ranks in zip(nodes, machines):
+            place = ["--parent", "0" if before else str(os.getpid()), "--here", str(len(ranks))]
+            found += [[*before, *run_module("last_e"), "--rank", str(rank), *place, *words] for rank in ranks]
+        return found
 
-    ended = Agent(commands, sink, stop, lambda: _is_saved(out, resume)).run()
+    several = (len(machines[0]), out) if args.nodes else ()
+    ended = Agent(commands, sink, stop, lambda: _is_saved(out, resume), *several).run()
     return ended if ended.total_steps else Failed(ended.reason, ended.message)
 
 

@@ -152,6 +152,9 @@ class CheckpointConfig(Section):
     every_minutes: float = Field(gt=0, le=1e6, description="and at the latest after so many minutes")
 
 
+MOST_CLIPS, MOST_RANKS = 1_000_000, 64
+
+
 class HardwareConfig(Section):
     """What fits the machine (``configs/env/``). Changes nothing that is learned but rounding."""
 
@@ -160,11 +163,15 @@ class HardwareConfig(Section):
     precision: Annotated[Literal["auto", "bf16", "fp16", "fp32"], LEARNING] = Field(
         "auto", description="number format of mixed precision"
     )
-    micro_batch: Annotated[Annotated[int, Field(ge=2, le=1_000_000)] | None, LEARNING] = Field(
-        None, description="most clips in one forward pass; default: batch_size"
+    micro_batch: Annotated[Annotated[int, Field(ge=2, le=MOST_CLIPS)] | None, LEARNING] = Field(
+        None,
+        description="most clips in one forward pass; default: as the run has it that is gone on from, else batch_size, with "
+        "several ranks what gives each a share",
     )
-    ranks: Annotated[Annotated[int, Field(ge=1, le=64)] | None, LEARNING] = Field(
-        None, description="processes that share each step's micro-batches, to the same bits; default: 1"
+    ranks: Annotated[Annotated[int, Field(ge=1, le=MOST_RANKS)] | None, HERE] = Field(
+        None,
+        description="processes that share each step's micro-batches, to the same bits; default: one for each GPU of an "
+        "attempt, else 1",
     )
     device: Annotated[Literal["auto", "cpu", "cuda"], LEARNING] = Field("auto", description="where to train")
     cpu_threads: Annotated[Annotated[int, Field(ge=1, le=1024)] | None, LEARNING] = Field(
@@ -222,6 +229,13 @@ def micro_batches(config: TrainConfig) -> int:
     """Forward passes of an optimizer step: the list that ranks share."""
     training = config.training
     return training.gradient_accumulation_steps * cuts(training.batch_size, config.hardware.micro_batch)
+
+
+def most_for(config: TrainConfig, ranks: int) -> int | None:
+    """The largest micro-batch of which a step has one for each rank; None: there is none."""
+    size, batches = config.training.batch_size, config.training.gradient_accumulation_steps
+    enough = next((pieces for most in range(size, 1, -1) if batches * (pieces := cuts(size, most)) >= ranks), None)
+    return None if enough is None else -(-size // enough)
 
 
 def number_format(config: TrainConfig, capability: tuple[int, int] | None) -> Literal["float32", "bf16", "fp16"]:

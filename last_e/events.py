@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol
 
-from last_e.text import counted, number, percent, seconds_text
+from last_e.text import by_ranks, counted, number, percent, seconds_text
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,13 @@ class Progress(Event):
     seconds_left: float | None
     phase: str = "train"
     """``train`` or ``test``."""
+    ranks: list[float] | None = None
+    """Of several ranks: clips per second of each, without what it waits for others."""
 
 
 @dataclass(frozen=True)
 class EpochDone(Event):
-    """An epoch has been trained and tested. Everything here but ``seconds`` is the same wherever the run was cut."""
+    """An epoch has been trained and tested. All but ``seconds`` and ``ranks`` is the same wherever the run was cut."""
 
     kind: ClassVar[str] = "epoch"
     epoch: int
@@ -92,11 +94,13 @@ class EpochDone(Event):
     skipped_steps: int
     best: bool
     seconds: float
+    ranks: list[float] | None = None
+    """As of :class:`Progress`."""
 
     def metrics(self) -> dict[str, Any]:
         """The line for ``metrics.jsonl``: what is reproducible."""
         values = json.loads(self.to_json())
-        for name in ("event", "epochs", "seconds", "best"):
+        for name in ("event", "epochs", "seconds", "best", "ranks"):
             del values[name]
         return dict(values)
 
@@ -118,6 +122,10 @@ class Beat(Event):
     kind: ClassVar[str] = "beat"
     entered: int
     """How often it has met the others, or is waiting to."""
+    clips: int = 0
+    """Of its own that it has trained,"""
+    seconds: float = 0.0
+    """and in how much time, without what it waited for others."""
 
 
 @dataclass(frozen=True)
@@ -196,14 +204,15 @@ def describe(event: Event) -> str | None:
         return (
             f"epoch {event.epoch + 1}/{event.epochs}  step {event.step:,}/{event.total_steps:,}  "
             f"{'testing' if event.phase == 'test' else 'loss ' + number(event.loss)}  "
-            f"{event.clips_per_second:,.0f} clips/s  {seconds_text(event.seconds_left)} left"
+            f"{event.clips_per_second:,.0f} clips/s{by_ranks(event.ranks)}  {seconds_text(event.seconds_left)} left"
         )
     if isinstance(event, EpochDone):
         skipped = f"  {event.skipped_steps} steps skipped" if event.skipped_steps else ""
         return (
             f"epoch {event.epoch}/{event.epochs}  lr {event.lr:.5f}  train loss {number(event.train_loss)} top-1 "
             f"{percent(event.train_top1)}  test loss {number(event.test_loss)} top-1 {percent(event.test_top1)} top-5 "
-            f"{percent(event.test_top5)}  {seconds_text(event.seconds)}{'  best' if event.best else ''}{skipped}"
+            f"{percent(event.test_top5)}  {seconds_text(event.seconds)}{by_ranks(event.ranks)}"
+            f"{'  best' if event.best else ''}{skipped}"
         )
     if isinstance(event, Ended):
         return f"{event.reason} at step {event.step:,} of {event.total_steps:,}: {event.message}"

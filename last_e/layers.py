@@ -307,16 +307,20 @@ def known_only(layer: Layer, schema: type[BaseModel]) -> tuple[Layer, list[Probl
     keys = known_keys(schema)
     sections = {key.rsplit(".", 1)[0] for key in keys if "." in key}
     clean: Layer = {}
+    names: dict[str, str] = {}
     problems = []
-    for key, entry in layer.items():
-        key = KEY_ALIASES.get(key, key)
+    for name, entry in layer.items():
+        key = KEY_ALIASES.get(name, name)
         if key == "model" and isinstance(entry.value, str):
             key = "model.variant"
         value = entry.value
         if key == "model.variant" and isinstance(value, str):
             value = ALIASES.get(value, value)
         if key in keys:
-            clean[key] = Entry(value, entry.origin)
+            if key in clean and entry.origin.line is not None:  # of words, the last counts
+                found = f"what {names[key]} in line {clean[key].origin.line} sets, too"
+                problems.append(Problem(str(entry.origin), name, found, "each key once, by one of its names"))
+            clean[key], names[key] = Entry(value, entry.origin), name
         elif key in sections:
             if value not in (None, {}):
                 problems.append(Problem(str(entry.origin), key, *no_mapping(value)))

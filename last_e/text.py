@@ -10,6 +10,8 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes, urlsplit
 
 LONGEST_LINE = 500
+BEHIND = 0.1
+"""A rank is named when it is so much slower than the others."""
 MOST_SHOWN = 60
 """Of a name, in a message."""
 _MISTYPED = re.compile(r"(?i)(s3|gs|file)(?::/?(?!/)|//+|(?:[^\w/:.]:?|:[^\w/:])//+)")
@@ -41,6 +43,18 @@ def percent(value: float | None) -> str:
 def number(value: float | None, spec: str = ".4f") -> str:
     """A number in a format; ``-`` when not known."""
     return "-" if value is None else format(value, spec)
+
+
+def by_ranks(rates: list[float] | None) -> str:
+    """What is said of several ranks: how fast each is by itself, and which of them holds the others up."""
+    if not rates or len(rates) < 2:
+        return ""
+    slowest = rates.index(min(rates))
+    others = sorted(rates[:slowest] + rates[slowest + 1 :])[(len(rates) - 2) // 2]
+    behind = 1 - rates[slowest] / others if others > 0 else 0.0
+    named = f"; rank {slowest} is {behind:.0%} behind" if behind >= BEHIND else ""
+    span = f"{min(rates):,.0f} - {max(rates):,.0f}" if f"{min(rates):,.0f}" != f"{max(rates):,.0f}" else f"{rates[0]:,.0f}"
+    return f" by {len(rates)} ranks ({span} each{named})"
 
 
 def plain(text: str) -> str:

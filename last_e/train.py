@@ -25,7 +25,7 @@ from last_e.data.splits import held_out, train_mask
 from last_e.datafile import DataError
 from last_e.environment import usable_cores
 from last_e.evaluate import Scores, evaluate
-from last_e.events import CheckpointSaved, Ended, EpochDone, Message, Progress, Sink, Started
+from last_e.events import Beat, CheckpointSaved, Ended, EpochDone, Message, Progress, Sink, Started
 from last_e.manifest import Manifest
 from last_e.metrics import History
 from last_e.model import fused
@@ -76,10 +76,10 @@ def run(
     group: Group = ALONE
     if seat:
         group = joined = Joined(seat)
-        beat(sink, lambda: joined.entered)
+        beat(sink, lambda: Beat(joined.entered, *joined.done))
         joined.meet(device)
     precision = choose_precision(config, device)
-    workers = set_up_torch(config, device, sink, group.size)
+    workers = set_up_torch(config, device, sink, group.here)
     load_loops(config, device, sink)
     sink.emit(Message(f"device: {device.type} ({why}); precision: {precision.reason}"))
 
@@ -207,7 +207,8 @@ class Session:
         for batches in self.train.epoch(epoch, first):
             if (reason := self._asked()) is not None:
                 return self._stopped(reason)
-            train_step(state, batches, self._rate(), self.config, self.precision, self.group, self.train.parts)
+            with self.group.work(self.train.own):
+                train_step(state, batches, self._rate(), self.config, self.precision, self.group, self.train.parts)
             state.step += 1
             state.evaluated = state.step % self.train.steps != 0
             due = time.monotonic() - self.saved_time >= 60 * self.config.checkpoint.every_minutes
@@ -382,7 +383,7 @@ def make_batches(
     """Batches of the clips that train and of those that test, made on the device where it has room for the data set."""
     if device.type == "cuda":
         size, (free, _) = clips.nbytes, torch.cuda.mem_get_info(device)
-        share = GPU_SHARE / -(-group.size // max(1, torch.cuda.device_count()))  # where there are fewer GPUs, ranks share one
+        share = GPU_SHARE / -(-group.here // max(1, torch.cuda.device_count()))  # where there are fewer GPUs, ranks share one
         if not group.agree(int(size > share * free)):  # made elsewhere, a batch may differ in its last digits
             clips, workers = clips.to(device), 0
             sink.emit(Message(f"data: {size / 2**20:,.0f} MiB, held by the GPU, which makes the batches itself"))

@@ -13,13 +13,15 @@ class Kind:
     """``MODULE:CLASS``; see :class:`runner.launch.protocol.Launcher`."""
     chooses_gpus: bool
     """Whether ``run.gpus`` may be several GPUs, or certain ones; else it is 0, 1 or all."""
+    has_nodes: bool = False
+    """Whether an attempt may have several machines."""
 
 
 LAUNCHERS = {
-    "local": Kind("runner.launch.local:LocalLauncher", chooses_gpus=False),
+    "local": Kind("runner.launch.local:LocalLauncher", chooses_gpus=True),
     "docker": Kind("runner.launch.docker.launcher:DockerLauncher", chooses_gpus=True),
-    "slurm": Kind("runner.launch.slurm.either:EitherLauncher", chooses_gpus=True),
-    "ssh": Kind("runner.launch.ssh.launcher:SshLauncher", chooses_gpus=False),
+    "slurm": Kind("runner.launch.slurm.either:EitherLauncher", chooses_gpus=True, has_nodes=True),
+    "ssh": Kind("runner.launch.ssh.launcher:SshLauncher", chooses_gpus=True),
     "hf": Kind("runner.launch.hf.launcher:HfLauncher", chooses_gpus=False),
     "sky": Kind("runner.launch.sky.launcher:SkyLauncher", chooses_gpus=False),
     "kaggle": Kind("runner.launch.kaggle.launcher:KaggleLauncher", chooses_gpus=False),

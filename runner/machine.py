@@ -7,7 +7,6 @@ import os
 import platform
 import re
 import socket
-import subprocess
 import sys
 import time
 from functools import lru_cache
@@ -113,36 +112,6 @@ def lacks() -> str | None:
     missing = [name for name in ("torch", "numpy", "safetensors") if find_spec(name) is None]
     words = "training here needs {}, not installed in {}; from a clone of lastrun: pip install '.[train]'"
     return words.format(", ".join(missing), sys.prefix) if missing else None
-
-
-_UUID = re.compile(r"^(\s*).*\(UUID: ((?:GPU|MIG)-[0-9A-Za-z/-]+)\)\s*$", re.MULTILINE)
-
-
-def gpus_to_use() -> list[str]:
-    """The GPUs that processes of ours may use, each as CUDA_VISIBLE_DEVICES names it: those that are in it now, else all."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        names = [name.strip() for name in given.split(",")]
-        return names[: next((n for n, name in enumerate(names) if name in ("", "-1", "NoDevFiles")), len(names))]
-    number = len(gpu_names())
-    if number < 2:
-        return [str(index) for index in range(number)]
-    try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return [str(index) for index in range(number)]
-    return gpus_listed(listed) or [str(index) for index in range(number)]
-
-
-def gpus_listed(text: str) -> list[str]:
-    """The UUIDs in what ``nvidia-smi -L`` prints; of a GPU that is cut in parts, the parts."""
-    found: list[list[str]] = []
-    for indent, uuid in _UUID.findall(text):
-        if not indent:
-            found.append([uuid])
-        elif found:
-            found[-1].append(uuid)
-    return [uuid for gpu in found for uuid in (gpu[1:] or gpu)]
 
 
 CONTAINER_VARIABLE = "LASTRUN_CONTAINER"

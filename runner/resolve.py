@@ -171,6 +171,12 @@ def _wrong_together(path: Path, layers: list[Layer]) -> list[Problem]:
     few = isinstance(name, str) and name in LAUNCHERS and not LAUNCHERS[name].chooses_gpus
     if gpus and few and (isinstance(gpus.value, list) or (isinstance(gpus.value, int) and gpus.value > 1)):
         problems.append(Problem(str(gpus.origin), "run.gpus", show(gpus.value), FEW_GPUS.format(name)))
+    nodes = chosen.get("run.nodes")
+    alone = isinstance(name, str) and name in LAUNCHERS and not LAUNCHERS[name].has_nodes
+    if nodes and alone and isinstance(nodes.value, int) and nodes.value > 1:
+        problems.append(
+            Problem(str(nodes.origin), "run.nodes", show(nodes.value), f"1 with launcher {name}; slurm has several")
+        )
     return problems
 
 

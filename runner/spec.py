@@ -170,8 +170,14 @@ class RunConfig(Section):
         Annotated[int, Field(ge=0, le=64)] | Literal["all"] | Annotated[list[GpuId], Field(min_length=1)] | None, LEARNING
     ] = Field(
         None,
-        description="GPUs that an attempt gets: how many (0 trains on the CPU), all, or a container's by index or UUID; "
-        "training uses the first; default: one where there is one",
+        description="GPUs that an attempt trains on, one rank on each: how many (0 trains on the CPU), all, or certain ones by "
+        "index or UUID; default: one where there is one, on Kaggle all",
+    )
+    nodes: Annotated[Annotated[int, Field(ge=1, le=64)], SetBy("asks", "asks for so many machines on your account")] = Field(
+        1, description="machines that train one run together, with launcher slurm; run.gpus are those of each"
+    )
+    share_gpus: Annotated[bool, HERE] = Field(
+        False, description="other attempts that say so, too, may train on the same GPUs at the same time"
     )
     gpu_request: Annotated[Literal["auto", "cdi", "runtime", "device"], LEARNING] = Field(
         "auto",

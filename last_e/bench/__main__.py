@@ -26,7 +26,8 @@ def main() -> int:
     try:
         from last_e.bench.measure import measure
 
-        result = measure(config, data, asked["parts"], asked["kinds"], asked["rounds"], asked["seconds"], tell)
+        how_long = asked["rounds"], asked["seconds"]
+        result = measure(config, data, asked["parts"], asked["kinds"], *how_long, tell, ranks=asked["ranks"])
     except (DataError, NoGpu) as error:
         print(json.dumps({"error": str(error), "no_gpu": isinstance(error, NoGpu)}), flush=True)
         return 1

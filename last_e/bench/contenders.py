@@ -22,25 +22,35 @@ from last_e.bench.plain import PlainLastE
 from last_e.config import TrainConfig
 from last_e.data.batches import Batch, TestBatches, TrainBatches
 from last_e.data.clips import Clips
+from last_e.data.files import read_clips
+from last_e.data.synthetic import synthetic_clips
 from last_e.environment import usable_cores
 from last_e.events import Discard
 from last_e.manifest import Manifest
 from last_e.model.network import LastE
 from last_e.optim import build_optimizer, parameter_groups
 from last_e.precision import Precision, choose_precision, cpu_threads
+from last_e.ranks.group import ALONE, Group
 from last_e.state import State, train_step
 from last_e.train import TEST_BATCH, make_batches, set_up_torch
+
+CLIPS = 1024
+
+
+def bench_clips(config: TrainConfig, data: Path | None) -> Clips:
+    """Those of a prepared file, or made-up ones."""
+    return synthetic_clips(config.data.num_classes, CLIPS) if data is None else read_clips(data, config.data.num_classes)
 
 
 class Own:
     """lastrun's trainer."""
 
-    def __init__(self, config: TrainConfig, clips: Clips, device: torch.device) -> None:
-        workers = set_up_torch(config, device, Discard())
+    def __init__(self, config: TrainConfig, clips: Clips, device: torch.device, group: Group = ALONE) -> None:
+        workers = set_up_torch(config, device, Discard(), group.here)
         everything = torch.arange(len(clips))
-        self.config, self.device = config, device
+        self.config, self.device, self.group = config, device, group
         self.precision = choose_precision(config, device)
-        self.batches, self.tests = make_batches(clips, everything, everything, config, device, workers, Discard())
+        self.batches, self.tests = make_batches(clips, everything, everything, config, device, workers, Discard(), group)
         torch.manual_seed(config.training.seed)
         model = LastE(config.model, config.data.num_classes).to(device)
         scaler = torch.amp.GradScaler(device.type, enabled=self.precision.scaled)
@@ -72,12 +82,15 @@ class Own:
     def train(self) -> Iterator[int]:
         """Training steps on batches that are there."""
         index = typical(self.batches.clips, self.batches.batch)
+        noise, group = self.state.model.noise_shape, self.group
+        micro_batch = self.config.hardware.micro_batch
         there = TrainBatches(
-            self.batches.clips, index, self.config.training, self.config.hardware.micro_batch, self.state.model.noise_shape
+            self.batches.clips, index, self.config.training, micro_batch, noise, rank=group.rank, ranks=group.size
         )
         step = [batch.to(self.device) for batch in next(there.epoch(0))]
         while True:
-            train_step(self.state, step, 0.01, self.config, self.precision)
+            with group.work(there.own):
+                train_step(self.state, step, 0.01, self.config, self.precision, group, there.parts)
             yield self.batches.batch
 
     def epoch(self) -> Iterator[int]:

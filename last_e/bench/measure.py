@@ -8,8 +8,9 @@ import re
 import resource
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,11 +18,9 @@ from typing import Any
 
 import torch
 
-from last_e.bench.contenders import Own, Plain, synchronize, write_joints
+from last_e.bench.contenders import Own, Plain, bench_clips, synchronize, write_joints
+from last_e.bench.ranks import measure_ranks
 from last_e.config import TrainConfig
-from last_e.data.clips import Clips
-from last_e.data.files import read_clips
-from last_e.data.synthetic import synthetic_clips
 from last_e.environment import cpu_name, share_cores, usable_cores
 from last_e.precision import choose_device, choose_precision, cpu_threads
 from last_e.process import elsewhere
@@ -29,7 +28,6 @@ from last_e.process import elsewhere
 Tell = Callable[[int, int, str], None]
 """Told how many of how many measurements are done, and what is measured next."""
 
-CLIPS = 1024
 STALLS = 9
 FORMATS = {None: "float32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
@@ -43,12 +41,14 @@ def measure(
     seconds: float,
     tell: Tell,
     edge: int | None = None,
+    ranks: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Measure ``parts`` for each of ``kinds``, ``rounds`` times for so many ``seconds`` each.
 
     Args:
         data: a prepared file; without one, clips are made up.
         edge: see :func:`machine_rates`.
+        ranks: numbers of ranks that training steps are measured with as well, the first of them one.
 
     Returns:
         What ``lastrun bench --json`` prints, but for the date and the versions.
@@ -60,10 +60,10 @@ def measure(
     precision = choose_precision(config, device)
     load = os.getloadavg()[0]
     rates: dict[str, dict[str, list[float]]] = {part: {kind: [] for kind in kinds} for part in parts}
-    total, done = 2 + rounds * len(parts) * len(kinds), 0
+    total, done = 2 + rounds * len(parts) * len(kinds) + (1 + rounds) * len(ranks), 0
     memory: dict[str, int] = {}
     with TemporaryDirectory() as folder:
-        clips = _clips(config, data)
+        clips = bench_clips(config, data)
         write_joints(clips, Path(folder))
         tell(done, total, "ceilings")
         ceilings = _in_process(machine_rates, device.type, FORMATS[precision.dtype], edge)
@@ -84,6 +84,10 @@ def measure(
                         rates[part][kind].append(rate)
                         done += 1
             stalls = asks["lastrun"]("stalls", STALLS)[0] if "lastrun" in kinds else []
+    told = count(done)
+    by_ranks = (
+        measure_ranks(config, data, ranks, rounds, seconds, lambda what: tell(next(told), total, what)) if ranks else None
+    )
     tell(total, total, "done")
     training = config.training
     return {
@@ -110,6 +114,7 @@ def measure(
         "memory": memory,
         "checkpoint_stall_ms": [round(1000 * stall, 3) for stall in sorted(stalls)],
         "ceilings": ceilings,
+        "ranks": by_ranks,
     }
 
 
@@ -122,10 +127,6 @@ def _summary(rates: dict[str, list[float]]) -> dict[str, Any]:
     if len(rates) == 2:
         summary["ratio"] = statistics.median(own / other for own, other in zip(rates["lastrun"], rates["plain"]))
     return summary
-
-
-def _clips(config: TrainConfig, data: Path | None) -> Clips:
-    return synthetic_clips(config.data.num_classes, CLIPS) if data is None else read_clips(data, config.data.num_classes)
 
 
 # --- the processes -----------------------------------------------------------------------------------------------------
@@ -202,7 +203,7 @@ def _work(kind: str, config_json: str, data: Path | None, folder: Path, device_t
                 return
             try:
                 if contender is None:
-                    clips = _clips(config, data)
+                    clips = bench_clips(config, data)
                     file = folder / "joints.npy"
                     contender = Own(config, clips, device) if kind == "lastrun" else Plain(config, clips, device, file)
                 if part == "stalls":

@@ -114,7 +114,7 @@ class TrainBatches:
         micro_batch: most clips in one forward pass.
         noise_shape: columns of dropout and drop-path noise (:attr:`LastE.noise_shape`).
         workers: threads that prepare steps ahead; 0 prepares each when it is asked for.
-        rank, ranks: which share of each step's micro-batches is made (:attr:`share`, of :attr:`parts`).
+        rank, ranks: which share of each step's micro-batches is made (:attr:`share`, of :attr:`parts`; :attr:`own` clips).
 
     Raises:
         ConfigError: fewer clips than one effective batch.
@@ -137,6 +137,7 @@ class TrainBatches:
         self.parts = config.gradient_accumulation_steps * self.cuts
         self.share = shares(self.parts, ranks)[rank]
         self.batch = effective_batch(config)
+        self.own = sum(self._size(part) for part in self.share)
         self.steps = len(index) // self.batch
         self.placement = transform.place(clips)
         if self.steps == 0:
@@ -156,8 +157,12 @@ class TrainBatches:
         for part in self.share:
             batch, cut = divmod(part, self.cuts)
             begin = step * self.batch + batch * self.config.batch_size + cut * size + min(cut, larger)
-            batches.append(self._micro(epoch, order.piece(begin, begin + size + (cut < larger))))
+            batches.append(self._micro(epoch, order.piece(begin, begin + self._size(part))))
         return batches
+
+    def _size(self, part: int) -> int:
+        size, larger = divmod(self.config.batch_size, self.cuts)
+        return size + (part % self.cuts < larger)
 
     def _micro(self, epoch: int, piece: Piece) -> Batch:
         """All random numbers hang on the clips' positions in the epoch."""
@@ -184,14 +189,23 @@ class TrainBatches:
 
 
 class TestBatches:
-    """The test clips, the middle of each, in the order of the file. Of n ranks each makes every n-th batch."""
+    """The test clips, the middle of each (or what ``begin``s elsewhere, a fraction of it), in the order of the file. Of n ranks
+    each makes every n-th batch."""
 
     __test__ = False  # not a test class, whatever pytest thinks of its name
 
     def __init__(
-        self, clips: Clips, index: Tensor, frames: int, batch_size: int, workers: int = 0, rank: int = 0, ranks: int = 1
+        self,
+        clips: Clips,
+        index: Tensor,
+        frames: int,
+        batch_size: int,
+        workers: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
+        begin: float | None = None,
     ) -> None:
-        self.clips, self.index, self.frames = clips, index, frames
+        self.clips, self.index, self.frames, self.begin = clips, index, frames, begin
         self.rank, self.ranks = rank, ranks
         self.batch_size, self.workers = batch_size, workers
         self.placement = transform.place(clips)
@@ -211,13 +225,21 @@ class TestBatches:
     def _batch(self, number: int) -> Batch:
         begin = number * self.batch_size
         _, index, owner, body, weight = self._order.piece(begin, min(begin + self.batch_size, len(self.index)))
-        joints = still(self.clips, self.placement, index, owner, body, self.frames)
+        joints = still(self.clips, self.placement, index, owner, body, self.frames, self.begin)
         return Batch(transform.to_streams(joints, self.clips.skeleton), owner, self.clips.label[index], weight)
 
 
-def still(clips: Clips, placement: transform.Placement, index: Tensor, owner: Tensor, body: Tensor, frames: int) -> Tensor:
-    """Clips without augmentation, (r, T, V, 3): the middle of each, centred, turned and scaled."""
-    joints = transform.sample(clips, index, owner, body, transform.test_crop(index), frames)
+def still(
+    clips: Clips,
+    placement: transform.Placement,
+    index: Tensor,
+    owner: Tensor,
+    body: Tensor,
+    frames: int,
+    begin: float | None = None,
+) -> Tensor:
+    """Clips without augmentation, (r, T, V, 3): the middle of each, or what ``begin``s elsewhere; centred, turned, scaled."""
+    joints = transform.sample(clips, index, owner, body, transform.test_crop(index, begin), frames)
     joints -= placement.origin[index][owner][:, None, None]
     return apply(placement.turn[index][owner], joints)
 

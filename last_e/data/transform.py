@@ -70,10 +70,10 @@ def train_crop(key: int, position: Tensor) -> Tensor:
     return torch.stack([(1 - span) * numbers[:, 1], span], dim=1)
 
 
-def test_crop(index: Tensor) -> Tensor:
-    """The middle 95% of each of the clips ``index`` (n,): (n, 2) begin and span as fractions."""
-    begin = torch.full_like(index, (1 - TEST_CROP) / 2, dtype=torch.float32)
-    return torch.stack([begin, torch.full_like(begin, TEST_CROP)], dim=1)
+def test_crop(index: Tensor, begin: float | None = None) -> Tensor:  # noqa: PT028 -- no test function
+    """The middle 95% of each of the clips ``index`` (n,), or what ``begin``s elsewhere: (n, 2) begin and span as fractions."""
+    begins = torch.full_like(index, (1 - TEST_CROP) / 2 if begin is None else begin, dtype=torch.float32)
+    return torch.stack([begins, torch.full_like(begins, TEST_CROP)], dim=1)
 
 
 def warp(key: int, position: Tensor) -> Tensor:

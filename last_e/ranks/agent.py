@@ -11,7 +11,6 @@ import queue
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -24,6 +23,8 @@ from typing import IO
 from last_e.events import Beat, Ended, Event, Sink, parse_event
 from last_e.manifest import NO_CHECKPOINT, STANDS
 from last_e.process import ended_by, pass_on, start_with_pipes
+from last_e.ranks.meeting import meeting_folder
+from last_e.ranks.pace import Pace
 from last_e.stop import REASONS, Stop
 
 BEAT_SECONDS = 1.0
@@ -75,10 +76,21 @@ class Agent:
         sink: told what rank 0 tells.
         stop: asked by whoever wants the run to end; then all ranks are asked to save and leave.
         saved: whether there is a checkpoint that a new start would go on from.
+        here: how many of them run on this machine, the first ones; None: all.
+        shared: where the folder is made; all machines have it.
     """
 
-    def __init__(self, commands: Callable[[Path], list[list[str]]], sink: Sink, stop: Stop, saved: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        commands: Callable[[Path], list[list[str]]],
+        sink: Sink,
+        stop: Stop,
+        saved: Callable[[], bool],
+        here: int | None = None,
+        shared: Path | None = None,
+    ) -> None:
         self._commands, self._sink, self._stop, self._saved = commands, sink, stop, saved
+        self._here, self._shared = here, shared
         self._inbox: queue.Queue[tuple[int, str, str | None]] = queue.Queue()
         self._ranks: list[_Rank] = []
         self._readers: list[threading.Thread] = []
@@ -91,10 +103,11 @@ class Agent:
 
     def run(self) -> Ended:
         """Start them; how the run ended."""
-        with tempfile.TemporaryDirectory(prefix="lastrun-ranks-") as folder:
+        with meeting_folder(self._shared) as folder:
             try:
-                for number, command in enumerate(self._commands(Path(folder))):
+                for number, command in enumerate(self._commands(folder)):
                     self._ranks.append(self._start(number, command))
+                self._pace = Pace(len(self._ranks))
                 return self._follow()
             finally:
                 for rank in self._ranks:
@@ -106,7 +119,7 @@ class Agent:
                     reader.join(1.0)
 
     def _start(self, number: int, command: list[str]) -> _Rank:
-        process = start_with_pipes(command, {**os.environ, **_LOOPBACK})
+        process = start_with_pipes(command, {**os.environ, **(_LOOPBACK if self._here is None else {})})
         for kind, pipe in (("event", process.stdout), ("text", process.stderr)):
             assert pipe is not None
             reader = threading.Thread(target=self._read, args=(number, kind, pipe), name=f"rank {number}", daemon=True)
@@ -125,18 +138,21 @@ class Agent:
         give_up = float("inf")
         last_look = time.monotonic()
         while any(rank.open_pipes for rank in self._ranks):
-            with suppress(queue.Empty):  # all that has come, before anybody counts as silent
-                self._hear(*self._inbox.get(timeout=0.2))
+            came = []
+            with suppress(queue.Empty):  # all of it, before anybody counts as silent
+                came.append(self._inbox.get(timeout=0.2))
                 while True:
-                    self._hear(*self._inbox.get_nowait())
+                    came.append(self._inbox.get_nowait())
             now = time.monotonic()
             if now - last_look > 5 * BEAT_SECONDS:  # it was this process that slept, perhaps with all of them
                 for rank in self._ranks:
                     rank.heard, rank.since = now, now
             last_look = now
+            for line in came:
+                self._hear(*line)
             if self._stop.reason is not None and not asked:
                 asked = True
-                for rank in self._ranks:
+                for rank in self._ranks[: self._here]:  # others hear it from them; what has started those might end them
                     if rank.process.poll() is None:
                         rank.process.send_signal(signal.SIGTERM)
             self._look_for_dead(now)
@@ -165,13 +181,14 @@ class Agent:
                 if rank.entered:
                     self._longest = max(self._longest, rank.heard - rank.since)
                 rank.entered, rank.since = event.entered, rank.heard
+            self._pace.hear(number, event)
         elif isinstance(event, Ended):
             rank.ended = event
             self._first_word = min(self._first_word, rank.heard)
             if event.reason not in (*_QUIET, GONE):
                 self._fail(replace(event, message=self._of(number, event.message)))
         elif event is not None:
-            self._sink.emit(event)
+            self._sink.emit(self._pace.told(event))
         else:
             pass_on(f"{line}\n", sys.stderr)
 
@@ -181,7 +198,9 @@ class Agent:
                 rank.open_pipes.clear()  # a process that it has started holds them
             if rank.code is None and not rank.open_pipes:
                 rank.code = rank.process.wait()
-                if rank.ended is None and rank.code < 0:
+                if rank.ended is None and self._is_elsewhere(rank):  # that machine may have gone
+                    self._lose(f"rank {rank.number} has gone ({rank.last_error or f'code {rank.code}'})")
+                elif rank.ended is None and rank.code < 0:
                     self._lose(f"rank {rank.number} was ended by {ended_by(rank.code)}")
                 elif rank.ended is None:  # what ends by a mistake of its own would do so again
                     said = rank.last_error or f"ended with code {rank.code} and no word"
@@ -219,6 +238,9 @@ class Agent:
                 late = alive[places.index(min(places))]
                 self._lose(f"rank {late.number} did not come on for {waited:.0f} s while others waited for it", late)
 
+    def _is_elsewhere(self, rank: _Rank) -> bool:
+        return self._here is not None and rank.number >= self._here
+
     def _lose(self, what: str, *killed: _Rank) -> None:
         stands = STANDS if self._saved() else NO_CHECKPOINT
         self._fail(Ended(RANK_LOST, f"{what}; {stands}", 0, 0))
@@ -243,22 +265,23 @@ class Agent:
         return ended
 
 
-def beat(sink: Sink, entered: Callable[[], int]) -> None:
+def beat(sink: Sink, now: Callable[[], Beat]) -> None:
     """Of a rank: say every second that it lives, from a thread."""
 
     def run() -> None:
         while True:
-            sink.emit(Beat(entered()))
+            sink.emit(now())
             time.sleep(BEAT_SECONDS)
 
     threading.Thread(target=run, name="beat", daemon=True).start()
 
 
 def end_with_its_parent(parent: int) -> None:
-    """Of a rank: when the agent is killed, nobody ends it but the system (Linux; elsewhere the end of its input does)."""
+    """Of a rank: when the agent is killed, nobody ends it but the system (Linux; elsewhere, and on another machine than the
+    agent's, which is parent 0, the end of its input does)."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it was killed before
+    if parent and os.getppid() != parent:  # it was killed before
         os._exit(1)
 
 

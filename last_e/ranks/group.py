@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -35,7 +38,9 @@ class Seat(NamedTuple):
     size: int
     """How many there are."""
     meeting: Path
-    """A file that is not there yet, in a folder of this user's that all of them know."""
+    """A file that is not there yet, in a folder of this user's that all of them have."""
+    here: int
+    """How many of them are on this machine."""
 
 
 class Group(Protocol):
@@ -43,6 +48,13 @@ class Group(Protocol):
 
     rank: int
     size: int
+    here: int
+    """Those on this machine."""
+    done: tuple[int, float]
+    """Clips of its own that it has trained, and in how many seconds without what it waited for others: see :meth:`work`."""
+
+    def work(self, clips: int) -> AbstractContextManager[None]:
+        """A step with so many clips of this rank's own."""
 
     def agree(self, wish: int) -> int:
         """The largest number that one of them has; all wait for each other. Needs no device."""
@@ -57,7 +69,11 @@ class Group(Protocol):
 class Alone:
     """A run of one process."""
 
-    rank, size = 0, 1
+    rank, size, here, done = 0, 1, 1, (0, 0.0)
+
+    def work(self, clips: int) -> AbstractContextManager[None]:
+        """Nobody asks."""
+        return nullcontext()
 
     def agree(self, wish: int) -> int:
         """Its own."""
@@ -75,7 +91,7 @@ ALONE = Alone()
 
 
 class Joined:
-    """Several processes of one machine, once they have met (:meth:`meet`).
+    """Several processes, mostly of one machine, once they have met (:meth:`meet`).
 
     Numbers that decide go through gloo, so that nobody waits for a GPU; tensors through nccl, if each has a GPU of its own.
 
@@ -84,26 +100,37 @@ class Joined:
     """
 
     def __init__(self, seat: Seat) -> None:
-        self.rank, self.size = seat.rank, seat.size
+        self.rank, self.size, self.here = seat.rank, seat.size, seat.here
         self.entered = 0
         """How often it has met the others, or is waiting to."""
+        self.done = 0, 0.0
+        self._waited = 0.0
         self._seat = seat
         self._tensors: dist.ProcessGroup | None = None
 
     def meet(self, device: torch.device) -> None:
         """Wait for all to be there; this one trains on ``device``."""
         seat, self.entered = self._seat, self.entered + 1
-        own_gpu = device.type == "cuda" and seat.size <= torch.cuda.device_count()
+        own_gpu = device.type == "cuda" and seat.here <= torch.cuda.device_count()
         with _gone():
             store = dist.FileStore(str(seat.meeting), seat.size)  # type: ignore[attr-defined]  # it is there, unlisted
             dist.init_process_group("gloo", store=store, rank=seat.rank, world_size=seat.size, timeout=PATIENCE)
-            self._tensors = dist.new_group(backend="nccl", timeout=GPU_PATIENCE) if own_gpu else None
+            all_have = torch.tensor([int(own_gpu)])
+            dist.all_reduce(all_have, dist.ReduceOp.MIN)  # a group of nccl's is made by all of them or by none
+            self._tensors = dist.new_group(backend="nccl", timeout=GPU_PATIENCE) if bool(all_have) else None
+
+    @contextmanager
+    def work(self, clips: int) -> Iterator[None]:
+        """See :class:`Group`. Through nccl a rank waits for others on its GPU, which is not seen here."""
+        began, waited = time.perf_counter(), self._waited
+        yield
+        seconds = time.perf_counter() - began - (self._waited - waited)
+        self.done = self.done[0] + clips, self.done[1] + seconds  # at once: another thread reads both
 
     def agree(self, wish: int) -> int:
         """See :class:`Group`."""
         number = torch.tensor([wish], dtype=torch.int64)
-        self.entered += 1
-        with _gone():
+        with self._all_together():
             dist.all_reduce(number, dist.ReduceOp.MAX)
         return int(number)
 
@@ -121,9 +148,8 @@ class Joined:
 
     def fill(self, rows: Tensor) -> None:
         """See :class:`Group`."""
-        self.entered += 1
         there = rows if self._tensors is not None else rows.cpu()
-        with _gone():
+        with self._all_together():
             dist.all_reduce(there, group=self._tensors)
         rows.copy_(there)
 
@@ -135,20 +161,26 @@ class Joined:
         """
         own = torch.frombuffer(bytearray(digest), dtype=torch.uint8).to(torch.int64)
         lowest, highest = own.clone(), own.clone()
-        self.entered += 1
-        with _gone():
+        with self._all_together():
             dist.all_reduce(lowest, dist.ReduceOp.MIN)
             dist.all_reduce(highest, dist.ReduceOp.MAX)
         if not torch.equal(lowest, highest):
             raise RanksDiffer("not all ranks have the same weights, step, clips, number format, kind of device and torch")
 
     def _gather(self, sent: Tensor) -> list[Tensor]:
-        self.entered += 1
         there = sent if self._tensors is not None else sent.cpu()
         received = [torch.empty_like(there) for _ in range(self.size)]
-        with _gone():
+        with self._all_together():
             dist.all_gather(received, there, group=self._tensors)
         return [one.to(sent.device) for one in received]
+
+    @contextmanager
+    def _all_together(self) -> Iterator[None]:
+        self.entered += 1
+        began = time.perf_counter()
+        with _gone():
+            yield
+        self._waited += time.perf_counter() - began
 
 
 class _gone:  # reads as a word where it is used

@@ -25,6 +25,7 @@ from runner.attempt import shutdown
 from runner.attempt.data_cache import fetch_data
 from runner.attempt.leaving import STOP_PATIENCE_SECONDS, Leaving
 from runner.attempt.leftovers import clear_leftovers
+from runner.attempt.nodes import further_nodes
 from runner.attempt.outbox import waiting
 from runner.attempt.publish import Publisher
 from runner.attempt.scratch import OUTBOX, make_scratch, remove_scratch, scratch_root
@@ -41,6 +42,7 @@ from runner.errors import (
     StoreError,
     UsageError,
 )
+from runner.gpus import taken
 from runner.job.attempts import Attempt
 from runner.job.checkpoints import Stored
 from runner.job.job import Job
@@ -98,19 +100,25 @@ def run_attempt(
             "run.after: this machine is switched off a minute after the attempt has ended, unless somebody stops it, something "
             "is left here to be sent, or another attempt of yours is at work here"
         )
-    inbox: Inbox = queue.Queue()
-    trainer = Trainer(inbox)
-    leaving = Leaving(resolved.config.hardware, trainer, inbox)
-    leaving.take_signals()  # before the claim: who is killed over that would be lost
-    known_as = token or about.get("token")
-    attempt = claim(job, takeover, known_as, known, stop=lambda: leaving.reason is not None)
-    attempt.env, attempt.hardware, attempt.versions = detect_environment()[0], machine.describe(), machine.versions()
-    attempt.epochs, attempt.is_continued = resolved.config.training.epochs, resolved.config.run.auto_continue > 0
-    attempt.changes = [asdict(change) for change in changed]
-    # A checkpoint from before an earlier change is gone on from with that change.
-    old = set(requests if heard is None else heard)
-    run = _Run(job, attempt, resolved, [*allow_change, *changed_before], sink, root, old, inbox, trainer, leaving, until)
-    reason = run.to_its_end()
+    nodes = further_nodes(resolved.config)
+    with taken(resolved.config, job.id) as gpus:
+        inbox: Inbox = queue.Queue()
+        trainer = Trainer(inbox, gpus)
+        leaving = Leaving(resolved.config.hardware, trainer, inbox)
+        leaving.take_signals()  # before the claim: who is killed over that would be lost
+        known_as = token or about.get("token")
+        attempt = claim(job, takeover, known_as, known, stop=lambda: leaving.reason is not None)
+        attempt.env, attempt.hardware, attempt.versions = detect_environment()[0], machine.describe(), machine.versions()
+        attempt.epochs, attempt.is_continued = resolved.config.training.epochs, resolved.config.run.auto_continue > 0
+        if gpus:
+            attempt.hardware["used_gpus"] = gpus
+        if nodes:
+            attempt.hardware["further_nodes"] = nodes
+        attempt.changes = [asdict(change) for change in changed]
+        # A checkpoint from before an earlier change is gone on from with that change.
+        old = set(requests if heard is None else heard)
+        run = _Run(job, attempt, resolved, [*allow_change, *changed_before], sink, root, old, inbox, trainer, leaving, until)
+        reason = run.to_its_end()
     if shuts_down:
         if (why := shutdown.why_not(reason, root)) is None:
             shutdown.shut_down(run.voice.show)
@@ -259,7 +267,8 @@ class _Run:
         if self.leaving.reason is not None:  # stopped before there was anything to stop
             return self.leaving.reason, "nothing was trained" if own is None else f"saved at step {read_manifest(own).step}"
         resume = own if fetched is None else fetched[0]
-        self.trainer.start(trainer_command(config, scratch / "run", resume, self.allow_change))
+        nodes = self.attempt.hardware.get("further_nodes", [])
+        self.trainer.start(trainer_command(config, scratch / "run", resume, self.allow_change, nodes))
         if self.leaving.reason is not None:  # asked while it was being started
             self.trainer.ask_to_save()
         open_pipes = len(PIPES)

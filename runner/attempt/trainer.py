@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
 import queue
 import signal
 import subprocess
 import threading
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from last_e import events
-from last_e.config import micro_batches
+from last_e.config import MOST_RANKS, micro_batches
 from last_e.manifest import NO_CHECKPOINT, STANDS
 from last_e.process import ended_by, run_module, start_with_pipes
 from last_e.redact import redact
 from runner import machine
+from runner.attempt.nodes import on_node
 from runner.errors import LOST, Reason
 from runner.job.attempts import Attempt
 from runner.spec import JobSpec
@@ -37,10 +41,11 @@ _REASONS = {
 
 
 class Trainer:
-    """One child after another, if a checkpoint turns out to be damaged."""
+    """One child after another, if a checkpoint turns out to be damaged, on the attempt's own GPUs."""
 
-    def __init__(self, inbox: Inbox) -> None:
+    def __init__(self, inbox: Inbox, gpus: Sequence[str] = ()) -> None:
         self._inbox = inbox
+        self._variables = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
         self._process: subprocess.Popen[str] | None = None
         self._memory_kills = machine.memory_kills()
         self.ended: events.Ended | None = None
@@ -49,7 +54,7 @@ class Trainer:
     def start(self, command: list[str]) -> None:
         """Start it; what it says goes to the inbox. It has a session of its own, so that Ctrl-C reaches it only
         through us, and its standard input ends when we do."""
-        self._process = start_with_pipes(command)
+        self._process = start_with_pipes(command, {**os.environ, **self._variables})
         assert self._process.stdout is not None
         assert self._process.stderr is not None
         for kind, pipe in zip(PIPES, (self._process.stdout, self._process.stderr)):
@@ -110,10 +115,11 @@ class Trainer:
         self._inbox.put((kind, None))
 
 
-def trainer_command(config: Path, out: Path, resume: Path | None, allow_change: list[str]) -> list[str]:
-    """Train as a file says, in ``out``, perhaps from a checkpoint's folder on."""
+def trainer_command(config: Path, out: Path, resume: Path | None, allow_change: list[str], nodes: list[str]) -> list[str]:
+    """Train as a file says, in ``out``, perhaps from a checkpoint's folder on, and on further ``nodes``."""
     command = [*run_module("last_e"), "--config", str(config), "--out", str(out), "--supervised"]
     command += [] if resume is None else ["--resume", str(resume)]
+    command += ["--nodes", json.dumps([on_node(name) for name in nodes])] if nodes else []
     return command + (["--allow-change", *allow_change] if allow_change else [])
 
 
@@ -126,8 +132,10 @@ def trainer_config(config: JobSpec, attempt: Attempt, data: Path | None) -> dict
         values["hardware"]["device"] = "cuda" if config.run.gpus else "cpu"
     elif attempt.container and "device" in attempt.container:
         values["hardware"]["device"] = attempt.container["device"]
+    gpus, nodes = len(attempt.hardware.get("used_gpus", ())), 1 + len(attempt.hardware.get("further_nodes", ()))
+    ranks = values["hardware"]["ranks"] = config.hardware.ranks or min(max(1, gpus) * nodes, MOST_RANKS)
     if attempt.container and config.run.cpus and values["hardware"]["cpu_threads"] is None:
-        # A limit that no system call tells, shared by the ranks.
-        ranks = min(config.hardware.ranks or 1, micro_batches(config))
-        values["hardware"]["cpu_threads"] = max(1, math.ceil(config.run.cpus) // ranks)
+        # A limit that no system call tells, shared by the ranks; a batch is cut for all of them if nobody has said how.
+        ranks = ranks if config.hardware.micro_batch is None else min(ranks, micro_batches(config))
+        values["hardware"]["cpu_threads"] = max(1, math.ceil(config.run.cpus) // -(-ranks // nodes))
     return values

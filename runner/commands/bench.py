@@ -22,6 +22,9 @@ def bench(
     rounds: Annotated[int, typer.Option("--rounds", min=1, max=100, help="how often each is measured")] = 3,
     seconds: Annotated[float, typer.Option("--seconds", min=0.1, max=600, help="how long each time")] = 3.0,
     alone: Annotated[bool, typer.Option("--alone", help="leave out the plain trainer that this one is compared with")] = False,
+    ranks: Annotated[
+        str | None, typer.Option("--ranks", metavar="N,N,...", help="training steps with so many ranks as well, such as 1,2,4")
+    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE ...", help="set any keys; values read as YAML")
     ] = None,
@@ -49,6 +52,7 @@ def bench(
             settings=set_ or [],
             out=out,
             progress=bar.update,
+            ranks=ranks,
         )
     if json:
         print_json("bench", {"file": None if file is None else str(file), **result})

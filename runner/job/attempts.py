@@ -137,6 +137,7 @@ class _Beat(BaseModel):
     total_steps: int = 0
     seconds_left: float | None = None
     clips_per_second: float | None = None
+    ranks: list[FiniteFloat] | None = None
     loss: float | None = None
     synced_step: int = 0
     local_step: int = 0

@@ -17,12 +17,12 @@ from last_e.text import counted, expand
 from runner import machine
 from runner.attempt import shutdown
 from runner.attempt.data_check import check_data
-from runner.errors import EngineError, Exit, UsageError
+from runner.errors import EngineError, Exit
+from runner.gpus import see_that_there_are
 from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.launch import inside
 from runner.launch.protocol import BeginsAtOnce, Offer
-from runner.launchers import FEW_GPUS
 from runner.signals import LEAVING, handled
 from runner.spec import JobSpec
 from runner.trust import Trust
@@ -38,11 +38,11 @@ class LocalLauncher(BeginsAtOnce):
 
     def preflight(self, store: str) -> None:
         """Torch is installed, and the data file is there, or in its bucket."""
-        if self._config.run.gpus not in (None, 0, 1, "all"):  # of a job that was in a container before
-            raise UsageError(f"run.gpus: found {self._config.run.gpus}; allowed: {FEW_GPUS.format('local')}")
         inside.preflight(self._config)
         if self._config.run.container is None and (missing := machine.lacks()) is not None:
             raise EngineError(missing)
+        if self._config.run.container is None:
+            see_that_there_are(self._config)
         check_data(self._config)
         if self._config.run.after == "shutdown" and (wrong := shutdown.problem()) is not None:
             raise EngineError(wrong)

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from last_e.environment import usable_cores
+from runner.gpus import gpus_to_use
 from runner.launch.bring import Bringing
 from runner.launch.protocol import Launcher, Queue
 from runner.launch.start import make_launcher
-from runner.machine import gpus_to_use
 from runner.spec import JobSpec
 
 
@@ -36,13 +36,14 @@ def make_slots(number: int | None, config: JobSpec, count: int) -> list[Slot]:
     machines, else one. GPUs are dealt out in turn, the processor's cores evenly."""
     run, hardware = config.run, config.hardware
     is_local = run.launcher == "local"
-    gpus = gpus_to_use() if is_local and run.gpus != 0 and hardware.device != "cpu" else []
+    gpus = _gpus_of_each(config) if is_local else []
     queues = isinstance(make_launcher(config), Queue)
     number = min(number or (count if queues else max(1, len(gpus))), max(1, count))
     if not is_local or (number == 1 and len(gpus) < 2):
         return [Slot(str(place)) for place in range(number)]
     if gpus:
-        return [Slot(f"GPU {place}", {"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]}) for place in range(number)]
+        shared = ("--set", "run.share_gpus=true") if number > len(gpus) else ()
+        return [Slot(f"GPU {place}", {"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]}, shared) for place in range(number)]
     threads = max(1, usable_cores() // number)
     words = () if hardware.cpu_threads is not None else ("--set", f"hardware.cpu_threads={threads}")
     return [Slot(str(place), arguments=words) for place in range(number)]
@@ -50,8 +51,9 @@ def make_slots(number: int | None, config: JobSpec, count: int) -> list[Slot]:
 
 def host_slots(hosts: Sequence[str], number: int | None) -> list[Slot]:
     """So many on each of several hosts, by default one; the first of each come first."""
+    shared = ("--set", "run.share_gpus=true") if number not in (None, 1) else ()
     return [
-        Slot(host if number in (None, 1) else f"{host} {place + 1}", host=host)
+        Slot(host if number in (None, 1) else f"{host} {place + 1}", arguments=shared, host=host)
         for place in range(number or 1)
         for host in hosts
     ]
@@ -102,6 +104,15 @@ class Places:
     def why_none(self) -> str | None:
         """Why there is no host left; None: there is."""
         return None if self._slots else "no host is left: " + "; ".join(f"{host}: {why}" for host, why in self._gone.items())
+
+
+def _gpus_of_each(config: JobSpec) -> list[str]:
+    """The GPUs of this machine, as many together as a point asks for; none where all of it is for one point."""
+    run = config.run
+    if run.gpus in (0, "all") or isinstance(run.gpus, list) or config.hardware.device == "cpu":
+        return []
+    there, each = gpus_to_use(), run.gpus if isinstance(run.gpus, int) else config.hardware.ranks or 1
+    return [",".join(there[first : first + each]) for first in range(0, len(there) - each + 1, each)]
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timezone
@@ -12,20 +11,20 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from last_e.config import TrainConfig
+from last_e.config import MOST_RANKS, TrainConfig, effective_batch, micro_batches, most_for
 from last_e.datafile import DataError, output_path, read_header
 from last_e.described import DESCRIPTION
 from last_e.layers import resolve
 from last_e.problems import Origin
-from last_e.process import run_module
 from last_e.reading import Entry, set_layer
+from last_e.text import counted
 from last_e.whole import whole_file
-from runner.errors import EngineError, LastrunError, UsageError
+from runner.child import result_of
+from runner.errors import UsageError
 from runner.machine import versions
 from runner.plan.hardware import BYTES
 from runner.plan.measurements import cpu, user_folder
 from runner.plan.work import work_of
-from runner.signals import handled, interrupt
 
 PARTS = ("data", "forward", "train", "epoch")
 PASSES = {"forward": 1.0, "train": 3.0, "epoch": 3.0}
@@ -47,6 +46,7 @@ def measure(
     settings: list[str],
     out: Path | None,
     progress: Callable[[int, int, str], None],
+    ranks: str | None = None,
 ) -> tuple[dict[str, Any], Path | None]:
     """Measure, and keep the result as a file; returns both. No file: plan can do nothing with these parts, and none was named.
 
@@ -58,6 +58,7 @@ def measure(
         alone: without the plain trainer.
         out: where the result goes; None: where plan finds it.
         progress: told what is done, of how much, and what comes next.
+        ranks: numbers of ranks, such as ``1,2,4``, that training steps are measured with as well.
 
     Raises:
         ConfigError, UsageError: mistakes in what was asked.
@@ -69,6 +70,7 @@ def measure(
         raise UsageError(f"--part {', '.join(unknown)}: allowed are {', '.join(PARTS)}")
     parts = [name for name in PARTS if name in parts] if parts else list(PARTS)
     config = _config(model, env, settings, data)
+    numbers = _numbers(ranks, config)
     if out is not None:
         out = _checked(out, data)
     asked = {
@@ -78,9 +80,14 @@ def measure(
         "kinds": ["lastrun"] if alone else ["lastrun", "plain"],
         "rounds": rounds,
         "seconds": seconds,
+        "ranks": numbers,
     }
     now = datetime.now(timezone.utc)
-    result = {"date": f"{now:%Y-%m-%d}", "versions": versions(), **_measured(asked, progress)}
+    result = {
+        "date": f"{now:%Y-%m-%d}",
+        "versions": versions(),
+        **result_of("last_e.bench", asked, progress, "the measurement"),
+    }
     if result["machine"]["device"] == "cpu":
         result["machine"]["name"] = cpu(result["machine"]["name"], result["machine"]["cores"]).name
     add_shares(result, config)
@@ -90,6 +97,26 @@ def measure(
     if out is not None:
         _write(out, result)
     return result, out
+
+
+def _numbers(text: str | None, config: TrainConfig) -> list[int]:
+    """Numbers of ranks, the first of them one, with which the others are compared; none where none was asked for.
+
+    Raises:
+        UsageError: that is no list of them, or a step cannot be shared by so many.
+    """
+    if text is None:
+        return []
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and 1 <= int(word) <= MOST_RANKS for word in words):
+        raise UsageError(f"--ranks {text}: allowed are numbers from 1 to {MOST_RANKS} with commas between them, such as 1,2,4")
+    numbers = sorted({1, *map(int, words)})
+    if config.hardware.micro_batch is not None and micro_batches(config) < numbers[-1]:
+        has = counted(micro_batches(config), "micro-batch", "micro-batches")
+        raise UsageError(f"--ranks {text}: a step has {has}; a smaller hardware.micro_batch makes more")
+    if most_for(config, numbers[-1]) is None:
+        raise UsageError(f"--ranks {text}: a step of {effective_batch(config.training)} clips cannot be shared by so many")
+    return numbers
 
 
 def _config(model: str, env: str, settings: list[str], data: Path | None) -> TrainConfig:
@@ -112,43 +139,6 @@ def _dataset(data: Path | None) -> str:
             if DESCRIPTION in metadata:
                 raise UsageError(f"--data {data}: a set of your own, and what is measured has NTU's joints: leave out --data")
     return told if told in ("ntu60", "ntu120") else "ntu60"
-
-
-def _measured(asked: dict[str, Any], progress: Callable[[int, int, str], None]) -> dict[str, Any]:
-    """What the child that measures says at the end.
-
-    Raises:
-        EngineError: no torch, or no GPU that was asked for.
-        LastrunError: it could not measure, with the reason.
-    """
-    command = run_module("last_e.bench")
-    with (
-        handled(interrupt),
-        TemporaryFile("w+") as said,  # no pipe: nobody reads it before the end, and a full one would stop the child
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True) as child,
-    ):
-        assert child.stdin is not None
-        assert child.stdout is not None
-        try:
-            child.stdin.write(json.dumps(asked))
-            child.stdin.close()
-            for line in child.stdout:
-                told = json.loads(line)
-                if "result" in told:
-                    result: dict[str, Any] = told["result"]
-                    return result
-                if "error" in told:
-                    raise (EngineError if told["no_gpu"] else LastrunError)(told["error"])
-                progress(told["done"], told["total"], told["what"])
-            child.wait()
-            said.seek(0)
-            errors = said.read().strip().splitlines()
-        except BaseException:
-            child.terminate()
-            raise
-    if any("No module named 'torch'" in line for line in errors):
-        raise EngineError("torch is not installed here; from a clone of lastrun: pip install '.[train]'")
-    raise LastrunError(f"the measurement broke off: {errors[-1] if errors else f'exit code {child.wait()}'}")
 
 
 def add_shares(result: dict[str, Any], config: TrainConfig) -> None:

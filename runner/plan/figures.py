@@ -63,6 +63,9 @@ class Row:
     precision: str
     source: str
     """What the times rest on, or why there are none."""
+    ranks: int = 1
+    machines: int = 1
+    """GPUs, or machines without one, that the ranks train on."""
     seconds_per_epoch: Figure | None = None
     training_seconds: Figure | None = None
     """All epochs."""

@@ -118,6 +118,10 @@ class Times:
     forward_row: float
     forward_batch: float
 
+    def faster(self, gain: float) -> Times:
+        """So many times as fast."""
+        return Times(*(seconds / gain for seconds in vars(self).values()))
+
 
 def estimate(gpu: Gpu, work: Work, precision: str) -> Times:
     """How long the work takes if nothing but arithmetic, memory and the starts of kernels takes time."""

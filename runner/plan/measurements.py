@@ -56,6 +56,24 @@ def _speed_or_none(value: Any) -> Any:
     return value if isinstance(value, dict) and isinstance(value.get("clips_per_second"), dict) else None
 
 
+class Gain(Part):
+    """Of several ranks."""
+
+    of_one: Rate
+    """How many times as fast as one they took training steps."""
+
+
+class Ranks(Part):
+    """Training steps of several ranks, by how many they were."""
+
+    by: dict[str, Gain]
+
+
+def _ranks_or_none(value: Any) -> Any:
+    """The same for ranks."""
+    return value if isinstance(value, dict) and isinstance(value.get("by"), dict) else None
+
+
 class Measurement(Part):
     """One file."""
 
@@ -80,6 +98,8 @@ class Measurement(Part):
     """Training with the batches being made, as an epoch does it, where that was measured as well."""
     memory_bytes: Annotated[int, Field(ge=0)] | None = None
     """Most memory that training took: a GPU's, or the process's."""
+
+    ranks: Annotated[Ranks | None, BeforeValidator(_ranks_or_none)] = None
 
     @property
     def tables(self) -> ModelConfig:

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from last_e.config import ENVIRONMENTS, cuts, effective_batch, number_format
+from last_e.config import ENVIRONMENTS, cuts, effective_batch, most_for, number_format
 from last_e.joints import NUM_JOINTS
 from last_e.layers import Resolved
 from last_e.problems import ConfigError, Problem
 from runner.plan.clips import Data, data_of
 from runner.plan.figures import Figure, Kind, Plan, Row
 from runner.plan.hardware import Gpu, Times, asked_gpu, assumptions, estimate, gpus, known_gpu, memory_bytes, most_rows
-from runner.plan.measurements import Found, Machine, cpu, find, this_machine
+from runner.plan.measurements import Found, Machine, Measurement, cpu, find, this_machine
 from runner.plan.prices import Prices, load_prices, price_of
 from runner.plan.work import Work, work_of
 from runner.resolve import resolve_spec
@@ -152,12 +152,15 @@ def row_of(
     """What a job takes on a machine, as far as that is known."""
     training, hardware = config.training, config.hardware
     size = training.batch_size
-    parts = cuts(size, hardware.micro_batch)
+    machines = config.run.nodes * (_gpus(config, profile) if place.device == "cuda" else 1)
+    ranks = hardware.ranks or machines
+    parts = cuts(size, hardware.micro_batch or (most_for(config, ranks) if ranks > 1 else None))
     micro_batch = -(-size // parts)
     candidates = [found for found in measurements if place.is_of(found.measurement.machine)]
     precision = _precision(place, config, candidates)
     work = work_of(config.model, training.input_frames, config.data.joints)
     row = Row(profile, place.name, place.device, place.gpu.name if place.gpu else None, micro_batch, precision, "")
+    row.ranks, row.machines = min(ranks, training.gradient_accumulation_steps * parts), machines
     row.session_limit = hardware.session_limit
     row.price = price_of(prices, profile, row.gpu, "per_hour")
     row.spot_price = price_of(prices, profile, row.gpu, "spot_per_hour")
@@ -195,9 +198,9 @@ def row_of(
         price = getattr(row, f"{market}price")
         if price is not None:
             firm = price.own or price.amount == 0
-            figure = Figure(
-                total / 3600 * price.amount, kind if firm else Kind.ESTIMATED, f"{row.total_seconds.source}; {price}"
-            )
+            of_all = f"{price}" if machines == 1 else f"{machines} times {price}"
+            amount = total / 3600 * price.amount * machines
+            figure = Figure(amount, kind if firm else Kind.ESTIMATED, f"{row.total_seconds.source}; {of_all}")
             setattr(row, f"{market}cost", figure)
     return row
 
@@ -220,14 +223,36 @@ def _times(
         found = max(candidates, key=lambda one: _nearness(one, row, config, work, data))
         return _converted(row, found, config, work, data)
     if place.gpu is not None:
-        row.source = f"estimated from the {place.gpu.source}; nobody has measured one: lastrun bench does"
-        return estimate(place.gpu, work, row.precision), Kind.ESTIMATED
+        gain, words = _gain(row, None)
+        row.source = (
+            f"estimated from the {place.gpu.source}{words and f', {words}'}; nobody has measured one: lastrun bench does"
+        )
+        return estimate(place.gpu, work, row.precision).faster(gain), Kind.ESTIMATED
     if place.name == NO_GPU:
         row.source = "the job needs a GPU, and this machine has none of NVIDIA's"
         return None
     here = f"{place.machine.name}: " if place.machine else ""
     row.source = f"{here}nothing is known of its speed; lastrun bench, run there, measures it"
     return None
+
+
+def _gpus(config: JobSpec, profile: str) -> int:
+    """How many a machine trains on, as far as the job says; a session of Kaggle has two."""
+    asked = config.run.gpus
+    if profile == "kaggle" and asked in (None, "all"):
+        return 2
+    return max(1, len(asked) if isinstance(asked, list) else asked if isinstance(asked, int) else 1)
+
+
+def _gain(row: Row, measured: Measurement | None) -> tuple[float, str]:
+    """How many times as fast as one the ranks are, and what that rests on, in words: on one machine they share what one has."""
+    if row.ranks == 1:
+        return 1.0, ""
+    found = measured.ranks.by.get(str(row.ranks)) if measured is not None and measured.ranks is not None else None
+    if found is not None and row.machines == 1:
+        return found.of_one, f"{row.ranks} ranks {found.of_one:.2g} times as fast as one"
+    gain = min(row.ranks, row.machines)
+    return float(gain), f"{row.ranks} ranks taken to be {'as' if gain == 1 else f'{gain} times as'} fast as one"
 
 
 def _differences(found: Found, row: Row, config: JobSpec, work: Work, data: Data) -> dict[str, str]:
@@ -251,6 +276,8 @@ def _differences(found: Found, row: Row, config: JobSpec, work: Work, data: Data
         words["batch"] = f"batches of {row.micro_batch} taken to be as fast"
     if abs(data.counts.train_bodies / m.rows_per_clip - 1) > SAME_BODIES:
         words["bodies"] = f"for {data.counts.train_bodies:.3g} bodies a clip, not {m.rows_per_clip:.3g}"
+    if row.ranks > 1:
+        words["ranks"] = _gain(row, m)[1]
     return words
 
 
@@ -258,7 +285,8 @@ def _nearness(found: Found, row: Row, config: JobSpec, work: Work, data: Data) -
     """Of two measurements the one of the more similar work counts, of equals the newer one."""
     other = _differences(found, row, config, work, data)
     parts = ("model", "joints", "precision", "frames", "threads", "batch", "bodies")
-    return (*(part not in other for part in parts), found.measurement.date, str(found.path))
+    ranks = found.measurement.ranks is not None and row.ranks > 1
+    return (*(part not in other for part in parts), ranks, found.measurement.date, str(found.path))
 
 
 def _converted(row: Row, found: Found, config: JobSpec, work: Work, data: Data) -> tuple[Times, Kind]:
@@ -273,7 +301,7 @@ def _converted(row: Row, found: Found, config: JobSpec, work: Work, data: Data) 
         times = f" (x{factor:.3g} time)" if {"model", "joints", "frames"} & other.keys() else ""
         row.source = f"scaled from {found} ({found.path}): {', '.join(other.values())}{times}"
     kind = Kind.SCALED if other else Kind.MEASURED
-    return Times(factor / m.training_rows, 0.0, factor / m.forward_rows, 0.0), kind
+    return Times(factor / m.training_rows, 0.0, factor / m.forward_rows, 0.0).faster(_gain(row, m)[0]), kind
 
 
 def _judge_memory(row: Row, gpu: Gpu, work: Work, data: Data) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from last_e.text import counted
 from runner.plan.bench import PARTS
 from runner.view.console import make_console, show
 
@@ -51,6 +52,8 @@ def print_result(result: dict[str, Any], out: Path | None) -> None:
             *(f"{shares[kind]:.0%}" if shares else "-" for kind in ("matrix", "copy")),
         )
     console.print(table)
+    if result.get("ranks"):
+        _print_ranks(result["ranks"])
     stalls = result["checkpoint_stall_ms"]
     show(f"a checkpoint holds training up for {stalls[len(stalls) // 2]:.1f} ms (up to {stalls[-1]:.1f})")
     show(
@@ -58,3 +61,26 @@ def print_result(result: dict[str, Any], out: Path | None) -> None:
         f"memory: {result['memory']['lastrun'] / 2**20:,.0f} MiB"
     )
     show(f"kept in {out}" if out is not None else "not kept: plan needs training steps and forward passes; --out FILE keeps it")
+
+
+def _print_ranks(found: dict[str, Any]) -> None:
+    """Training steps of several ranks, against one."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
+    table.add_column("training steps, clips per second")
+    for name in ("together", "from - to", "of one", "each by itself", "waiting"):
+        table.add_column(name, justify="right")
+    for number, of in found["by"].items():
+        table.add_row(
+            counted(int(number), "rank"),
+            f"{of['clips_per_second']:,.1f}",
+            f"{min(of['rounds']):,.1f} - {max(of['rounds']):,.1f}",
+            f"{of['of_one']:.2f}",
+            f"{min(of['each']):,.1f} - {max(of['each']):,.1f}",
+            f"{of['waiting']:.0%}",
+        )
+    show("")
+    make_console().print(table)
+    show(f"a step has {counted(found['micro_batches'], 'micro-batch', 'micro-batches')}, whoever does them")

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from last_e.text import number, percent, plain, seconds_text
+from last_e.text import by_ranks, number, percent, plain, seconds_text
 from runner.view.console import make_console, make_table, show, styled
 
 if TYPE_CHECKING:
@@ -90,6 +90,8 @@ def _status_text(status: dict[str, Any]) -> Text:
     if running.get("total_steps"):
         progress += f", {seconds_text(running['seconds_left'])} left"
     rows.append(("progress", progress))
+    if running.get("clips_per_second") is not None:
+        rows.append(("speed", f"{running['clips_per_second']:,.0f} clips/s{by_ranks(running.get('ranks'))}"))
     if running:
         rows.append(("uploads", _uploads(status["synced_step"], running.get("lag_seconds") or 0.0)))
     if status["metrics"]:

@@ -97,6 +97,8 @@ def _table(rows: list[Row]) -> Table:
 def _lines(plan: Plan) -> list[str]:
     lines = [LEGEND, f"clips: {plan.clips['source']}"]
     lines += [f"{', '.join(names)}: {source}" for source, names in _grouped({row.name: row.source for row in plan.rows})]
+    ranks = {row.name: f"{row.ranks} ranks share each step" for row in plan.rows if row.ranks > 1}
+    lines += [f"{', '.join(names)}: {shared}" for shared, names in _grouped(ranks)]
     lines += plan.assumptions
     limits = {row.profile: row.session_limit for row in plan.rows if row.session_limit is not None}
     lines += [f"{profile}: a session ends after {seconds_text(limit)}" for profile, limit in limits.items()]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,7 +25,8 @@ from last_e.data.synthetic import synthetic_clips
 from last_e.manifest import newest_whole
 from last_e.ranks.agent import BEAT_SECONDS
 from runner.job.job import Job
-from tests.jobs import PATIENCE, assert_same, command_lines, has_saved, jobs_in, wait_until
+from tests.conftest import Cli
+from tests.jobs import PATIENCE, Run, assert_same, command_lines, has_saved, jobs_in, wait_until
 from tests.jobs import result as result_of
 
 STEPS, EPOCHS = 2, 8  # an epoch: 48 training clips, 22 a step
@@ -219,6 +223,45 @@ def test_an_attempt_goes_on_by_itself_as_often_as_the_job_says_and_a_stop_reache
     assert ranks_of(current.job.id) == {}
 
 
+TWO_GPUS = """
+import runner.gpus
+runner.gpus.gpu_names = lambda: ["Tesla T4", "Tesla T4"]
+runner.gpus.detect_environment = lambda: ("kaggle", "a session there")
+"""
+
+
+@pytest.mark.slow
+def test_an_attempt_trains_on_each_gpu_that_it_has_alone_and_goes_on_with_the_same_parts(
+    cli: Cli, clean_env: dict[str, str], tiny: Path, tmp_path: Path
+) -> None:
+    """It takes the two of a session of Kaggle, which are not there: torch trains on the CPU, as where it finds none."""
+    (tmp_path / "said").mkdir()
+    (tmp_path / "said" / "sitecustomize.py").write_text(TWO_GPUS)
+    names = [f"GPU-{uuid.uuid4()}" for _ in range(2)]
+    path = os.pathsep.join(filter(None, [str(tmp_path / "said"), os.environ.get("PYTHONPATH")]))
+    there = {"PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ",".join(names)}
+    length = ("--set", "training.epochs=6")
+    words = ("submit", tiny, "--env", "local", "--here", *length)
+    current = Run({**clean_env, **there}, *words)
+    current.wait_for(saves)
+    refused = cli(*words, **there)
+    assert refused.returncode == 6, refused.stdout + refused.stderr
+    assert f"2 GPUs wanted, none of 2 GPUs ({', '.join(names)}) is free: {names[0]} is used by job tiny-" in refused.stderr
+    current.job.requests.ask_to_stop(now=False)
+    code, out = current.end()
+    assert code == 75, out
+    assert "micro-batches of at most 20 clips, not 40, so that each rank has some; the run keeps to that" in out
+    assert "ranks: 2, each with 1 of the 2 micro-batches of a step" in out
+    (job,) = jobs_in(current.store)
+    assert job.attempts.all()[0].hardware["used_gpus"] == names
+
+    done = cli("resume", job.id)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "micro-batches of at most 20 clips, as the run began" in done.stdout
+    assert cli("submit", tiny, *length, "hardware.micro_batch=20").returncode == 0
+    assert_same(job, result_of(jobs_in(current.store)[-1]))
+
+
 @pytest.mark.slow
 def test_nothing_trains_on_when_the_one_that_started_them_is_killed(tmp_path: Path) -> None:
     run = tmp_path / "run"
@@ -262,3 +305,47 @@ def test_more_ranks_than_micro_batches_are_told(tmp_path: Path) -> None:
     )
     out = finished(words(tmp_path / "run", 2, *settings))
     assert "warning: ranks: 1 instead of 2, for a step has 1 micro-batch; hardware.micro_batch=12 makes enough" in out
+
+
+@pytest.mark.slow
+def test_more_ranks_than_cores_are_told(tmp_path: Path) -> None:
+    """They train all the same: so several ranks are tried on a small machine."""
+    one = str(min(os.sched_getaffinity(0)))
+    out = finished(["taskset", "-c", one, *words(tmp_path / "run", 2, "training.epochs=1")])
+    assert "warning: ranks: 2 share 1 core, and hold each other up" in out
+
+
+@pytest.mark.slow
+def test_a_rank_that_holds_the_others_up_is_named_while_it_runs(run: Any, cli: Any, tiny: Path) -> None:
+    """One is made to stand still now and then, most often while it computes: it is what the other waits for."""
+    settings = ("training.batch_size=10", "training.epochs=50000", "checkpoint.every_minutes=60", "hardware.ranks=2")
+    current = run("submit", tiny, "--set", *settings)
+    current.wait_for(lambda job: len(ranks_of(job.id)) == 2 and job.metrics())
+    slow, shown = ranks_of(current.job.id)[1], ""
+
+    def hold_up(over: threading.Event) -> None:
+        while not over.wait(0.1):
+            os.kill(slow, signal.SIGSTOP)
+            over.wait(0.2)
+            os.kill(slow, signal.SIGCONT)
+
+    def named() -> bool:
+        nonlocal shown
+        shown = cli("status", current.job.id).stdout
+        return "; rank 1 is" in shown
+
+    over = threading.Event()
+    holds_up = threading.Thread(target=hold_up, args=(over,))
+    holds_up.start()
+    try:
+        wait_until(named)
+        first, second = json.loads(cli("status", current.job.id, "--json").stdout)["progress"]["ranks"]
+    finally:
+        over.set()
+        holds_up.join()
+    assert re.search(r"speed +[\d,]+ clips/s by 2 ranks \([\d,]+ - [\d,]+ each; rank 1 is \d+% behind\)\n", shown), shown
+    assert second < 0.9 * first
+    current.job.requests.ask_to_stop(now=False)
+    code, out = current.end()
+    assert code == 75, out
+    assert re.search(r"epoch \d+/50000  lr .* by 2 ranks \([\d,]+ - [\d,]+ each; rank 1 is \d+% behind\)", out), out[-3000:]

@@ -171,10 +171,17 @@ def test_bench_of_one_part_alone_is_readable_and_nothing_is_left_behind(cli: Cli
     out = tmp_path / "mine" / "bench.json"
     out.parent.mkdir()
     words = ["--model", "nano", "--rounds", "1", "--seconds", "0.1", "--part", "forward", "--alone", "--out", str(out)]
-    done = cli("bench", *words, *shape)
+    done = cli("bench", *words, "--ranks", "2", *shape)
     assert done.returncode == 0, done.stderr
     assert "forward passes" in done.stdout
-    assert "training steps" not in done.stdout
+    assert "training steps  " not in done.stdout
+    assert "a step has 2 micro-batches, whoever does them" in done.stdout
+    ranks = json.loads(out.read_text())["ranks"]
+    assert (ranks["micro_batch"], ranks["micro_batches"], list(ranks["by"])) == (4, 2, ["1", "2"])
+    assert ranks["by"]["1"]["of_one"] == 1.0
+    assert [len(of["each"]) for of in ranks["by"].values()] == [1, 2]
+    assert all(rate > 0 for of in ranks["by"].values() for rate in (of["clips_per_second"], of["of_one"], *of["each"]))
+    assert 0 <= ranks["by"]["2"]["waiting"] < 1
     assert str(out) in done.stdout
     machine = json.loads(out.read_text())["machine"]
     assert ("others used it as this began" in done.stdout) is (machine["load"] > machine["cores"] / 2)
@@ -192,6 +199,12 @@ def test_bench_of_one_part_alone_is_readable_and_nothing_is_left_behind(cli: Cli
         (["--out", "."], "a folder; name a file in it"),
         (["--data", "nowhere.safetensors"], "nowhere.safetensors: no such file"),
         (["--set", "hardware.device=cuda"], "torch"),
+        (["--ranks", "2,x"], "--ranks 2,x: allowed are numbers from 1 to 64 with commas between them, such as 1,2,4"),
+        (["--ranks", "17"], "--ranks 17: a step of 32 clips cannot be shared by so many"),
+        (
+            ["--ranks", "3", "--set", "hardware.micro_batch=16"],
+            "--ranks 3: a step has 2 micro-batches; a smaller hardware.micro_batch makes more",
+        ),
         (
             ["--out", "/dev/null/x/y.json", "--alone", "--part", "data", "--seconds", "0.1", "--rounds", "1"],
             "/dev/null/x/y.json",

@@ -16,7 +16,7 @@ from typing import Any, TextIO, cast
 
 import pytest
 
-from runner import machine
+from runner import gpus, machine
 from runner.errors import DamagedObjectError, Exit, LastrunError, PausedError, StoreError
 from runner.halving import Halving
 from runner.job.attempts import Attempt
@@ -199,14 +199,19 @@ def test_each_gpu_gets_a_point_by_its_uuid_and_what_is_set_already_is_respected(
 ) -> None:
     (tmp_path / "job.yaml").write_text(SPEC)
     config = resolve_points(tmp_path / "job.yaml", "local", []).points[0].job.config
-    assert machine.gpus_listed(LISTED) == ["MIG-bbbb-1", "MIG-bbbb-2", "GPU-cccc-1"]
-    for given, gpus in (("", []), ("GPU-1,GPU-2", ["GPU-1", "GPU-2"]), ("0,-1,2", ["0"])):
+    assert gpus.gpus_listed(LISTED) == ["MIG-bbbb-1", "MIG-bbbb-2", "GPU-cccc-1"]
+    for given, named in (("", []), ("GPU-1,GPU-2", ["GPU-1", "GPU-2"]), ("0,-1,2", ["0"])):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
-        assert machine.gpus_to_use() == gpus
+        assert gpus.gpus_to_use() == named
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-1,GPU-2")
     dealt = [slot.variables["CUDA_VISIBLE_DEVICES"] for slot in make_slots(3, config, 9)]
     assert dealt == ["GPU-1", "GPU-2", "GPU-1"]
-    assert len(make_slots(None, config, 9)) == 2
+    assert [slot.arguments for slot in make_slots(3, config, 9)] == [("--set", "run.share_gpus=true")] * 3
+    assert [slot.arguments for slot in make_slots(None, config, 9)] == [()] * 2
+    for asked, each in ((2, []), ("all", []), ([1], []), (1, ["GPU-1", "GPU-2"])):
+        of_each = config.model_copy(update={"run": config.run.model_copy(update={"gpus": asked})})
+        found = [slot.variables.get("CUDA_VISIBLE_DEVICES") for slot in make_slots(None, of_each, 9)]
+        assert found == (each or [None])
     on_cpu = config.model_copy(update={"hardware": config.hardware.model_copy(update={"device": "cpu"})})
     monkeypatch.setattr("runner.launch.slots.usable_cores", lambda: 8)
     assert [slot.arguments for slot in make_slots(3, on_cpu, 9)] == [("--set", "hardware.cpu_threads=2")] * 3

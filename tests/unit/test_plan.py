@@ -212,6 +212,39 @@ def test_other_work_is_scaled_and_says_from_what(keep: Keep, settings: list[str]
     assert row.source.startswith("scaled from nano_e_v3, 64 frames, batches of 16, float32, on Some CPU, 4 cores, 2026-11-23")
 
 
+@pytest.mark.parametrize(
+    ("settings", "gain", "micro_batch", "words"),
+    [
+        (["hardware.ranks=2"], 1.0, 8, "2 ranks taken to be as fast as one"),
+        (["run.launcher=slurm", "run.nodes=2"], 2.0, 8, "2 ranks taken to be 2 times as fast as one"),
+        (["hardware.ranks=3", "hardware.micro_batch=8"], 1.0, 8, "2 ranks taken to be as fast as one"),
+        (["hardware.ranks=4"], 1.5, 4, "4 ranks 1.5 times as fast as one"),
+    ],
+)
+def test_ranks_of_one_machine_share_it_unless_they_were_measured(
+    keep: Keep, settings: list[str], gain: float, micro_batch: int, words: str
+) -> None:
+    keep(ranks={"micro_batch": 4, "micro_batches": 4, "by": {"1": {"of_one": 1.0}, "4": {"of_one": 1.5}}})
+    row = row_of(make_plan(QUICK, "local", settings), "local")
+    assert value(row.seconds_per_epoch, Kind.SCALED) == pytest.approx((53 * 16 / 100 + 548 / 400) / gain)
+    assert words in row.source
+    assert row.micro_batch == micro_batch
+
+
+def test_a_second_gpu_is_taken_to_be_worth_one_and_is_paid_for() -> None:
+    one, two = (row_of(make_plan(BASE, "gcp", ["run.launcher=local", f"run.gpus={number}"]), "gcp") for number in (1, 2))
+    assert (one.ranks, two.ranks, two.micro_batch) == (1, 2, one.micro_batch // 2)
+    assert 0.5 < value(two.seconds_per_epoch) / value(one.seconds_per_epoch) < 0.7, "smaller micro-batches cost more"
+    assert "2 ranks taken to be 2 times as fast as one" in two.source
+    assert value(two.cost) > value(one.cost)
+
+
+@pytest.mark.parametrize("ranks", [None, 3, {"by": None}], ids=str)
+def test_what_is_no_measurement_of_ranks_does_no_harm(keep: Keep, ranks: Any) -> None:
+    keep(ranks=ranks)
+    assert value(make_plan(QUICK, "local", []).rows[0].seconds_per_epoch, Kind.MEASURED) == pytest.approx(9.85)
+
+
 def test_dropout_costs_nothing(keep: Keep) -> None:
     keep()
     row = row_of(make_plan(QUICK, "local", ["model.dropout=0.5", "training.lr=0.01"]), "local")

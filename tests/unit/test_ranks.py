@@ -6,7 +6,9 @@ import random
 import pytest
 
 from last_e.config import cuts
+from last_e.events import Beat
 from last_e.ranks.fold import Fold, nodes_of, shares
+from last_e.ranks.pace import Pace
 
 
 def tree(parts: int) -> str:
@@ -71,3 +73,30 @@ def test_few_sums_are_kept_while_a_step_goes_on() -> None:
 def test_a_batch_is_cut_into_even_parts_of_two_clips_at_least() -> None:
     assert [cuts(32, micro) for micro in (None, 32, 31, 16, 5, 1)] == [1, 1, 2, 2, 7, 16]
     assert cuts(3, 2) == 1
+
+
+# --- how fast each is ----------------------------------------------------------------------------------------------------
+
+
+def pace(*ranks: list[tuple[int, float]]) -> list[float] | None:
+    """Of ranks of which each has said so many clips, in so many seconds of its own, one after the other."""
+    found = Pace(len(ranks))
+    for rank, said in enumerate(ranks):
+        for clips, seconds in said:
+            found.hear(rank, Beat(9, clips, seconds))
+    return found.rates
+
+
+def test_a_rank_is_as_fast_as_it_computes_whatever_it_waits() -> None:
+    """Its first steps, during which it warms up, do not count, nor looks that found it where it was."""
+    assert pace([(0, 0.0), (8, 30.0), (8, 30.0), (48, 34.0)], [(4, 1.0), (44, 9.0)]) == [10.0, 5.0]
+
+
+def test_a_rank_is_judged_by_what_it_did_of_late() -> None:
+    slow = [(step, 1.0 * step) for step in range(1, 100)]
+    assert pace([*slow, *((99 + 10 * step, 99.0 + step) for step in range(1, 31))], slow) == [10.0, 1.0]
+
+
+@pytest.mark.parametrize("short", [[], [(8, 1.0)], [(8, 1.0), (16, 3.9)]], ids=str)
+def test_of_a_rank_that_has_hardly_begun_nobody_knows(short: list[tuple[int, float]]) -> None:
+    assert pace([(8, 1.0), (80, 9.0)], short) is None

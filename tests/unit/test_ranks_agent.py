@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,6 +16,7 @@ import pytest
 from last_e.events import Discard, Ended
 from last_e.ranks import agent
 from last_e.ranks.agent import Agent
+from last_e.ranks.meeting import PREFIX, meeting_folder
 from last_e.stop import Stop
 
 SAYS = """\
@@ -72,3 +79,71 @@ def test_one_that_hangs_is_named(constant: str, first: str, second: str, told: s
     monkeypatch.setattr(agent, "LAST_WORD_SECONDS", 0.5)
     ended = verdict(first, second)
     assert (ended.reason, ended.message) == ("rank_lost", f"{told}; the last checkpoint stands")
+
+
+@pytest.mark.slow
+def test_a_sleep_of_the_agent_is_held_against_nobody_and_is_no_measure() -> None:
+    """Ctrl-Z and ``fg``, or a closed lid: a rank that said nothing meanwhile is not lost; one that keeps others waiting later
+    is not given ten times as long as the sleep."""
+    stops = "os.kill(os.getppid(), signal.SIGSTOP); time.sleep(4); os.kill(os.getppid(), signal.SIGCONT)"
+    program = f"""\
+from last_e.ranks import agent
+from tests.unit.test_ranks_agent import verdict
+agent.BEAT_SECONDS, agent.SILENT_SECONDS, agent.BEHIND_SECONDS, agent.LAST_WORD_SECONDS = 0.1, 3.0, 1.0, 0.5
+print(verdict("import os, signal; beat(8); time.sleep(0.5); {stops}; beat_on(9)", "beat(8); time.sleep(5); beat_on(8)").message)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    found = re.fullmatch(
+        r"rank 1 did not come on for (\d+) s while others waited for it; the last checkpoint stands\n", done.stdout
+    )
+    assert found, done.stdout
+    assert int(found[1]) < 30
+
+
+# --- where they meet ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The system's folder for temporary files."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+@contextmanager
+def another(temporary: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
+    """A process that has a folder to meet in."""
+    program = "from last_e.ranks.meeting import meeting_folder\nwith meeting_folder() as one: print(one, flush=True); input()"
+    env = {**os.environ, "TMPDIR": str(temporary)}
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as process:
+        assert process.stdout is not None
+        yield Path(process.stdout.readline().rstrip()), process
+        process.kill()
+
+
+def test_what_a_killed_agent_left_the_next_one_removes(temporary: Path) -> None:
+    with another(temporary) as (left, process):
+        (left / "meeting").write_text("")
+        with meeting_folder() as own:
+            assert {left, own} == set(temporary.iterdir()), "that one is in use"
+        process.kill()
+        process.wait()
+        assert list(temporary.iterdir()) == [left]
+        with meeting_folder() as own:
+            assert list(temporary.iterdir()) == [own]
+    assert list(temporary.iterdir()) == []
+
+
+def test_nothing_but_a_folder_of_ones_own_is_removed(temporary: Path) -> None:
+    kept = temporary / "kept"
+    kept.mkdir()
+    (temporary / f"{PREFIX}link").symlink_to(kept)
+    (temporary / f"{PREFIX}file").write_text("")
+    if os.geteuid() == 0:
+        (temporary / f"{PREFIX}another").mkdir()
+        os.chown(temporary / f"{PREFIX}another", 65534, 65534)
+    before = set(temporary.iterdir())
+    with meeting_folder():
+        pass
+    assert set(temporary.iterdir()) == before

@@ -1,5 +1,6 @@
 """What a run tells: events as lines, on a screen, into the metric history; and how it is asked to stop."""
 
+import dataclasses
 import io
 import json
 import math
@@ -97,6 +98,25 @@ def test_durations_are_short(seconds, text):
     assert events.seconds_text(seconds) == text
 
 
+@pytest.mark.parametrize(
+    ("rates", "told"),
+    [
+        (None, "100 clips/s  "),
+        ([100.0], "100 clips/s  "),
+        ([60.0, 58.0], "100 clips/s by 2 ranks (58 - 60 each)  "),
+        ([60.0, 60.4], "100 clips/s by 2 ranks (60 each)  "),
+        ([60.0, 53.0], "100 clips/s by 2 ranks (53 - 60 each; rank 1 is 12% behind)  "),
+        ([40.0, 60.0, 50.0, 52.0], "100 clips/s by 4 ranks (40 - 60 each; rank 0 is 23% behind)  "),
+        ([0.0, 0.0], "100 clips/s by 2 ranks (0 each)  "),
+    ],
+    ids=str,
+)
+def test_ranks_are_told_each_by_itself_and_who_holds_the_others_up(rates, told):
+    """It is compared with the median of the others."""
+    assert told in events.describe(dataclasses.replace(ALL[2], ranks=rates))
+    assert told.removeprefix("100 clips/s").strip() in events.describe(epoch(1, ranks=rates))
+
+
 # --- the metric history ------------------------------------------------------------------------------------------------
 
 
@@ -123,7 +143,7 @@ def test_the_history_holds_only_what_is_reproducible(tmp_path):
     history.close()
     first = (tmp_path / "metrics.jsonl").read_bytes()
     history = History(tmp_path, 0, 0, Silent())
-    history.add(epoch(1, seconds=99.0))
+    history.add(epoch(1, seconds=99.0, ranks=[10.0, 12.0]))
     history.close()
     assert (tmp_path / "metrics.jsonl").read_bytes() == first
 

@@ -201,6 +201,15 @@ def test_places_of_another_machine_are_left_out(tmp_path: Path) -> None:
     assert Path("~/projects").expanduser() in LocalLauncher.places(job, [])
 
 
+def test_how_many_processes_train_is_not_anothers_word(tmp_path: Path) -> None:
+    """Sixty-four of them would take this machine's memory; the result is the same with one."""
+    job = stored(tmp_path / "job.yaml", tmp_path / "shared", **{"hardware.ranks": 64})
+    assert taken(job, Trust(job.store.uri))[0].config.hardware.ranks is None
+    assert taken(job, Trust(job.store.uri), "hardware.ranks=2")[0].config.hardware.ranks == 2
+    Trust(job.store.uri).remember({"hardware.ranks": 64})
+    assert taken(job, Trust(job.store.uri))[0].config.hardware.ranks == 64
+
+
 def test_a_bucket_is_reached_as_its_user_says(tmp_path: Path) -> None:
     job = stored(tmp_path / "job.yaml", tmp_path / "shared", **{"store.endpoint_url": "http://evil", "store.region": "x"})
     config, origins, _ = job.settings()

@@ -12,11 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TextIO
 
+from last_e.config import MOST_RANKS
 from runner.attempt.data_check import check_data
 from runner.errors import ClaimedError, EngineError, UsageError
 from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.launch import inside
+from runner.launch.heard import with_heard
 from runner.launch.local import LocalLauncher
 from runner.launch.slurm import queue
 from runner.launch.slurm.batch import asked, job_name, script
@@ -60,6 +62,7 @@ class SlurmLauncher:
         Raises:
             EngineError, UsageError: why not, and what to ask for.
         """
+        self._see_to_the_nodes()
         self._see_to_the_partition()
         options = self._asked(StoreUri.parse(store), "lastrun", "test")
         if refused := queue.refusal(script(options, store, [], 0)):
@@ -83,12 +86,10 @@ class SlurmLauncher:
         log_folder().mkdir(parents=True, exist_ok=True, mode=0o700)
         uri, _ = StoreUri.parse(job.uri).parent()
         options = self._asked(uri, name, log_name(job.id, token), after)
-        # Who begins it after another knows himself what was asked of that one: what was asked since is meant for this one.
-        heard = [] if "--heard" in arguments else [word for key in ("", *job.requests.keys()) for word in ("--heard", key)]
         about = {"device": "cuda"} if any(option.startswith("--gres=") for option in options) else {}
         about |= {} if self._data is None else {"data": self._data}
         most = self._config.run.max_requeues
-        command = inside.attempt_command(self._config, job.uri, ["--token", token, *heard, *arguments], self._data)
+        command = inside.attempt_command(self._config, job.uri, ["--token", token, *with_heard(job, arguments)], self._data)
         return queue.submit(script(options, job.uri, command, most, about))
 
     def order(self, store: str, name: str) -> dict[str, str]:
@@ -138,6 +139,19 @@ class SlurmLauncher:
     def places(job: Job, attempts: list[Attempt]) -> set[Path]:
         """The folder that the job names, where all machines of the cluster have it."""
         return LocalLauncher.places(job, attempts)
+
+    def _see_to_the_nodes(self) -> None:
+        run = self._config.run
+        if run.nodes == 1:
+            return
+        if (ranks := run.nodes * (run.gpus if isinstance(run.gpus, int) else 1)) > MOST_RANKS:
+            raise UsageError(
+                f"run.nodes: {run.nodes} machines with run.gpus={run.gpus} are {ranks} ranks; allowed: {MOST_RANKS}"
+            )
+        if self._config.hardware.scratch_root is None:
+            raise UsageError(f"run.nodes: {run.nodes} machines need hardware.scratch_root, a folder that all of them have")
+        if run.container is not None:
+            raise UsageError(f"run.nodes: {run.nodes} machines train without run.container alone; found {run.container}")
 
     def _asked(self, store: StoreUri, name: str, log: str, after: str | None = None) -> list[str]:
         return asked(self._config, self._gpus(), name, log_folder() / log, self._variables(store), after)

@@ -24,7 +24,6 @@ from runner.launch.ssh.sent import of_this_machine, path_of
 from runner.launch.ssh.setup import Host
 from runner.launch.ssh.started import StartedThere
 from runner.launch.variables import authority, see_that_they_are_set, values_elsewhere, wants_cpu
-from runner.launchers import FEW_GPUS
 from runner.settings import read_settings
 from runner.signals import handled, interruptible, tidied
 from runner.spec import JobSpec
@@ -49,8 +48,6 @@ class SshLauncher(BeginsAtOnce):
 
     def preflight(self, store: str) -> None:
         """The host says itself whether it has all that an attempt needs, the store and the data as well."""
-        if self._config.run.gpus not in (None, 0, 1, "all"):
-            raise UsageError(f"run.gpus: found {self._config.run.gpus}; allowed: {FEW_GPUS.format('ssh')}")
         if self._config.run.container is not None:
             raise UsageError(ONLY.format(self._config.run.container, "ssh"))
         see_that_they_are_set(self._config)
