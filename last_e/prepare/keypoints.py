@@ -66,6 +66,8 @@ class Told:
     """Most that are followed where a file does not tell who is who."""
     train_list: str | None = None
     """Which of a pickle's lists names who trains."""
+    is_flat: bool = False
+    """Whether the set's units are those of an image."""
 
     def found(self, name: str, joints: Any, said: Mapping[str, Any], folder: str = "") -> Found:
         """A clip, of whom the table's word counts before the file's own, and that before its folder's name.
@@ -277,29 +279,33 @@ def read_json(path: Path, told: Told) -> Iterator[Found]:
 
 def read_mediapipe(path: Path, told: Told) -> Iterator[Found]:
     """The same, with MediaPipe's landmarks."""
-    return _records(path, told, landmarks)
+    return _records(path, told, lambda frames: landmarks(frames, told.is_flat))
 
 
-def landmarks(frames: Any) -> Any:
+def landmarks(frames: Any, is_flat: bool) -> Any:
     """(T, V, 3) of a list of frames, each a list of landmarks, or a mapping that holds one, or null where nobody is seen.
 
-    World landmarks, in metres, are turned upright; of those in the image the third number is whether a joint is visible.
+    In space they are world landmarks, turned upright; of those in the image the third number is whether a joint is visible.
+
+    Raises:
+        DataError: a frame has those of the other kind alone.
     """
     found: list[Any] = []
-    world = False
+    meant, other = ("pose_landmarks", "pose_world_landmarks")[:: 1 if is_flat else -1]
     for frame in frames:
         if isinstance(frame, dict):
-            world |= "pose_world_landmarks" in frame
-            keys = ("pose_world_landmarks", "pose_landmarks", "landmarks")
-            frame = next((frame[key] for key in keys if frame.get(key)), None)
+            if frame.get(other) and not frame.get(meant):
+                hint = "lie in space: --units metres" if is_flat else "lie in the image: --units image"
+                raise DataError(f"frame {len(found)} has {other} alone, which {hint}, and all frames of that kind")
+            frame = next((frame[key] for key in (meant, "landmarks") if frame.get(key)), None)
         if frame and isinstance(frame[0], list):  # a list for each person: the first
             frame = frame[0]
         found.append(frame)
     count = max((len(frame) for frame in found if frame), default=0)
     nobody = [[np.nan] * 3] * count
-    if world:
-        return [[[p["x"], -p["y"], -p["z"]] for p in frame] if frame else nobody for frame in found]
-    return [[[p["x"], p["y"], p.get("visibility", 1.0)] for p in frame] if frame else nobody for frame in found]
+    if is_flat:
+        return [[[p["x"], p["y"], p.get("visibility", 1.0)] for p in frame] if frame else nobody for frame in found]
+    return [[[p["x"], -p["y"], -p["z"]] for p in frame] if frame else nobody for frame in found]
 
 
 def _records(path: Path, told: Told, points: Any) -> Iterator[Found]:
@@ -313,6 +319,8 @@ def _records(path: Path, told: Told, points: Any) -> Iterator[Found]:
             own = record.get("name", record.get("clip", name if number == 0 else f"{name}-{number:06}"))
             try:
                 joints = points(_with_gaps(joints))
+            except DataError as error:
+                raise DataError(f"{where}: {error}") from None
             except (KeyError, TypeError, AttributeError, IndexError) as error:
                 raise DataError(f"{where}: its joints are not what they should be ({one_line(error)})") from None
             yield told.found(str(own), joints, record, folder)

@@ -187,6 +187,28 @@ def test_landmarks_of_the_world_are_metres_and_upright(tmp_path: Path) -> None:
     assert np.abs(found.joints[0].numpy() - expected).max() <= 0.5
 
 
+def test_units_say_which_of_two_kinds_of_landmarks_are_meant(tmp_path: Path) -> None:
+    def frames_of(**kinds: float) -> list[Any]:
+        return [
+            {f"pose_{kind}": [{"x": at + joint / 99, "y": 0.25, "z": 0.5} for joint in range(33)] for kind, at in kinds.items()}
+        ] * 3
+
+    def found(frames: list[Any], units: str | None) -> list[int]:
+        lines = [json.dumps({"label": label, "name": label, "frames": frames}) for label in ("a", "b")]
+        (tmp_path / "a.jsonl").write_text("\n".join(lines))
+        return list(imported("mediapipe", tmp_path / "a.jsonl", units=units, test="b").joints[0, 0].tolist())
+
+    both = frames_of(landmarks=0.25, world_landmarks=0.125)
+    assert found(both, None) == [500, -500, 0]  # parts of the image: y goes down, and there is no z
+    assert found(both, "metres") == [125, -250, -500]
+    bare = [frame["pose_landmarks"] for frame in both]
+    assert found(bare, "metres") == [250, -250, -500]
+    image, world = frames_of(landmarks=0.25), frames_of(world_landmarks=0.25)
+    for frames, units in ((world, None), ([*image, *world], None), (image, "metres"), ([*world, *image], "metres")):
+        with pytest.raises(DataError, match=r"a.jsonl:1: .*pose_(world_)?landmarks alone.*--units"):
+            found(frames, units)
+
+
 def test_a_table_tells_what_the_files_do_not(tmp_path: Path) -> None:
     openpose_of(tmp_path / "a")
     rows = ["name,label,subject,part", "take0,run,a,train", "take1,rest,b,train", "take2,run,c,validation", "take3,rest,d,test"]
