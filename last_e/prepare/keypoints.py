@@ -141,7 +141,7 @@ def read_csv(path: Path, told: Told) -> Iterator[Found]:
 
 def _of_rows(file: Path, name: str, rows: list[tuple[int, dict[str, str]]], told: Told, folder: str) -> Found:
     line, first = rows[0]
-    columns = joint_columns(list(first), told.skeleton, f"{file}:1")
+    columns = joint_columns(list(first), told, f"{file}:1")
     frames: dict[float, int] = {}
     people: dict[str, int] = {}
     points: list[tuple[str, float, list[list[float]]]] = []
@@ -164,12 +164,13 @@ def _of_rows(file: Path, name: str, rows: list[tuple[int, dict[str, str]]], told
     return told.found(name, joints, first, folder)
 
 
-def joint_columns(names: list[str], skeleton: Skeleton | None, where: str) -> list[list[str]]:
+def joint_columns(names: list[str], told: Told, where: str) -> list[list[str]]:
     """For each joint the columns of its coordinates, in the order of the skeleton where names tell which is which.
 
     Raises:
         DataError: there are none, or not those of the skeleton.
     """
+    skeleton = told.skeleton
     found: dict[str, dict[str, str]] = {}
     for name in names:
         if match := _AXIS.fullmatch(name.strip()):
@@ -190,8 +191,11 @@ def joint_columns(names: list[str], skeleton: Skeleton | None, where: str) -> li
             raise DataError(f"{where}: joints that the layout does not have: {shown(', '.join(unknown[:6]))}")
     if all(joint.isdecimal() for joint in order):
         order.sort(key=int)
-    third = "z" if all("z" in axes for axes in found.values()) else "score"
-    sides = ["x", "y", third] if any(third in axes for axes in found.values()) else ["x", "y"]
+    has = {axis for axes in found.values() for axis in axes}
+    if told.is_flat and "z" in has and "score" not in has:
+        raise DataError(f"{where}: columns of z, and units of an image: --units metres, or leave these columns out")
+    third = "score" if told.is_flat else "z"
+    sides = ["x", "y", third] if third in has else ["x", "y"]
     return [[found[joint].get(axis, "") for axis in sides] for joint in order]
 
 

@@ -28,6 +28,8 @@ from last_e.text import one_line, shown
 
 BATCH, BATCH_BYTES = 256, 32 * 2**20
 FARTHEST = 32_767
+BEST_SCORE = 1.25
+"""Of a joint in an image; detectors exceed 1 by a little."""
 MOST_FRAMES = 1_000_000
 _MOST_TOLD = 10
 _UNKNOWN = ("0", "1")
@@ -305,6 +307,8 @@ class _Writer:
         if not 1 <= joints.shape[0] <= MOST_PEOPLE:
             raise DataError(f"{joints.shape[0]} people; allowed are 1 to {MOST_PEOPLE}")
         if flat:
+            if joints.shape[3] == 3:
+                _see_that_it_is_a_score(joints[..., 2], description.units)
             is_seen = joints[..., 2:3] != 0 if joints.shape[3] == 3 else True
             joints = np.where(is_seen, joints[..., :2] * (1.0, -1.0), np.nan)  # y goes down in an image
             joints = np.concatenate([joints, np.zeros_like(joints[..., :1])], axis=3)
@@ -364,6 +368,15 @@ class _Writer:
             return Description.model_validate({**dict(self.written.description), "classes": tuple(classes)})
         except ValidationError as error:
             raise DataError(f"{self._where}: {in_a_line(error)}", missing=True) from None
+
+
+def _see_that_it_is_a_score(third: npt.NDArray[np.float64], units: str) -> None:
+    """See that a third number beside x and y is how well a joint is seen, or one of the flags 0, 1, 2, and no z."""
+    if ((third < 0) | ((third > BEST_SCORE) & (third != 2))).any():
+        found = f"goes from {np.nanmin(third):.3g} to {np.nanmax(third):.3g}"
+        raise DataError(
+            f"its third number {found}, and is how well a joint is seen, 0 to 1; is it a z? Then {units} are wrong (units)"
+        )
 
 
 def shared_out(split: str, how: Split, names: Sequence[str], subjects: Sequence[str], label: Array) -> dict[str, Array]:

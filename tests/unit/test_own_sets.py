@@ -491,8 +491,10 @@ def test_a_set_is_looked_for_here_though_the_profile_is_of_elsewhere(tmp_path: P
 
 @pytest.mark.parametrize("units", ["metres", "pixels"])
 def test_batches_of_a_set_of_several_people(units: str, tmp_path: Path) -> None:
+    sides = 3 if units == "metres" else 2
     some = [
-        OwnClip(np.stack([walk(seed=4 * n + m, frames=30) for m in range(1 + n % 4)]), n % 2, subject=n % 4) for n in range(16)
+        OwnClip(np.stack([walk(30, seed=4 * n + m, sides=sides) for m in range(1 + n % 4)]), n % 2, subject=n % 4)
+        for n in range(16)
     ]
     found = read_clips(written(tmp_path / "own.safetensors", some, units=units), 2)
     words = ("model=nano", f"dataset={tmp_path / 'own.safetensors'}", "training.batch_size=8", "training.input_frames=16")

@@ -209,6 +209,22 @@ def test_units_say_which_of_two_kinds_of_landmarks_are_meant(tmp_path: Path) -> 
             found(frames, units)
 
 
+def test_sets_in_space_are_not_taken_for_those_of_an_image(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a.csv:1: columns of z, and units of an image: --units metres"):
+        imported("csv", csv_of(tmp_path / "a.csv", COCO17))
+    with pytest.raises(DataError, match=r"its third number goes from 1.\d+ to 8.\d+, and is how well a joint is seen"):
+        imported("json", json_of(tmp_path / "a.json", 17), layout="coco17")
+    # Beside a score z is not wanted, and in space the score is not.
+    head, *rows = csv_of(tmp_path / "a.csv", COCO17, "xyz").read_text().splitlines()
+    scores = ",".join(f"{joint}_score" for joint in COCO17.joints)
+    (tmp_path / "a.csv").write_text("\n".join([f"{head},{scores}", *(row + ",0.5" * 17 for row in rows)]))
+    assert (imported("csv", tmp_path / "a.csv").joints[..., 2] == 0).all()
+    found = imported("csv", tmp_path / "a.csv", units="metres").joints
+    assert np.abs(found[0].numpy() - points(0, 17)[0] * 1000).max() <= 0.5
+    with pytest.raises(DataError, match=r"allowed is .*, 3"):
+        imported("csv", csv_of(tmp_path / "a.csv", COCO17, "xyc"), units="metres")
+
+
 def test_a_table_tells_what_the_files_do_not(tmp_path: Path) -> None:
     openpose_of(tmp_path / "a")
     rows = ["name,label,subject,part", "take0,run,a,train", "take1,rest,b,train", "take2,run,c,validation", "take3,rest,d,test"]
@@ -235,7 +251,7 @@ def test_a_table_tells_what_the_files_do_not(tmp_path: Path) -> None:
 def test_splits_by_subject_and_by_list(wanted: dict[str, Any], split: str, trains: list[bool], tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("take0\ntake3\n")
     wanted = {key: f"@{tmp_path / 'names.txt'}" if value == "@LIST" else value for key, value in wanted.items()}
-    found = imported("csv", csv_of(tmp_path / "a.csv", COCO17), **wanted)
+    found = imported("csv", csv_of(tmp_path / "a.csv", COCO17, "xy"), **wanted)
     assert train_mask(found, "own", split).tolist() == trains
 
 
@@ -339,8 +355,8 @@ WRONG: dict[str, tuple[str, Callable[[Path], Path], dict[str, Any], str]] = {
                "part dev: allowed are train, test, validation"),
     "no coco": ("coco", lambda p: other(p / "a.json", '{"images": 3}'), {}, "not what COCO's keypoints are"),
     "no openpose": ("openpose", lambda p: other(p / "a.json", "{}"), {}, "openpose is one with a folder for each clip"),
-    "classes": ("csv", lambda p: csv_of(p / "a.csv", COCO17), {"classes": "sit,run"}, "label 'wave' has no name"),
-    "test": ("csv", lambda p: csv_of(p / "a.csv", COCO17), {"test": "anna"}, "no clip is called anna"),
+    "classes": ("csv", lambda p: csv_of(p / "a.csv", COCO17, "xy"), {"classes": "sit,run"}, "label 'wave' has no name"),
+    "test": ("csv", lambda p: csv_of(p / "a.csv", COCO17, "xy"), {"test": "anna"}, "no clip is called anna"),
     "camera": ("json", lambda p: said(p / "a.json", '"camera": 1e400'), {"layout": "ntu25"}, "camera is no text and no whole"),
     "far camera": ("json", lambda p: said(p / "a.json", f'"camera": {10**30}'), {"layout": "ntu25"}, "or camera is no text"),
     "subject": ("json", lambda p: said(p / "a.json", f'"subject": {10**30}'), {"layout": "ntu25"}, "subject or camera is no"),
