@@ -142,26 +142,36 @@ def read_csv(path: Path, told: Told) -> Iterator[Found]:
 def _of_rows(file: Path, name: str, rows: list[tuple[int, dict[str, str]]], told: Told, folder: str) -> Found:
     line, first = rows[0]
     columns = joint_columns(list(first), told, f"{file}:1")
-    frames: dict[float, int] = {}
+    said: dict[str, str] = {}
+    clip = f"clip {shown(name)}"
     people: dict[str, int] = {}
-    points: list[tuple[str, float, list[list[float]]]] = []
+    points: dict[tuple[float, str], list[list[float]]] = {}
     for line, row in rows:
+        where = f"{file}:{line}: {clip}"
+        for key in TOLD:
+            if row.get(key) and said.setdefault(key, row[key]) != row[key]:
+                raise DataError(f"{where}: {key} {shown(row[key])}, which was {shown(said[key])} before")
         try:
-            frame = float(row.get("frame") or len(frames))
+            frame = float(row.get("frame") or len(points))
             at = [[float(row[column] or "nan") if column else np.nan for column in joint] for joint in columns]
         except (ValueError, TypeError) as error:
             raise DataError(f"{file}:{line}: {one_line(error)}") from None
         person = row.get("person") or "0"
         people.setdefault(person, len(people))
-        frames.setdefault(frame, 0)
-        points.append((person, frame, at))
+        if not np.isfinite(frame):
+            raise DataError(f"{where}: frame {frame}: a number is needed")
+        if len(people) > 1 and not row.get("frame"):
+            raise DataError(f"{where}: several people, and no frame to tell who is there at the same time")
+        if (frame, person) in points:
+            raise DataError(f"{where}: frame {frame:g} of person {shown(person)} is there already")
+        points[frame, person] = at
+    frames = {frame: number for number, frame in enumerate(sorted({frame for frame, _ in points}))}
     if len(people) * len(frames) > MOST_ROWS:
-        raise DataError(f"{file}:{line}: clip {shown(name)} has {len(people):,} people in {len(frames):,} frames")
-    frames = {frame: number for number, frame in enumerate(sorted(frames))}
+        raise DataError(f"{file}:{line}: {clip} has {len(people):,} people in {len(frames):,} frames")
     joints = np.full((len(people), len(frames), len(columns), len(columns[0])), np.nan)
-    for person, frame, at in points:
+    for (frame, person), at in points.items():
         joints[people[person], frames[frame]] = at
-    return told.found(name, joints, first, folder)
+    return told.found(name, joints, said, folder)
 
 
 def joint_columns(names: list[str], told: Told, where: str) -> list[list[str]]:
@@ -176,7 +186,9 @@ def joint_columns(names: list[str], told: Told, where: str) -> list[list[str]]:
         if match := _AXIS.fullmatch(name.strip()):
             joint = match["name"] or match["n"]
             axis = (match["axis"] or match["a"]).lower()
-            found.setdefault(joint, {})[axis if axis in "xyz" else "score"] = name
+            before = found.setdefault(joint, {}).setdefault(axis if axis in "xyz" else "score", name)
+            if before != name:
+                raise DataError(f"{where}: two columns of the same: {shown(before)} and {shown(name)}")
     found = {joint: axes for joint, axes in found.items() if {"x", "y"} <= set(axes)}
     if not found:
         raise DataError(f"{where}: no columns of joints: NAME_x, NAME_y, perhaps NAME_z, or x0, y0, ...")

@@ -340,6 +340,13 @@ def code(path: Path) -> Path:
     return path
 
 
+def rows(folder: Path, *lines: str) -> Path:
+    return other(
+        folder / "a.csv", "\n".join(["frame,label,subject,person,x0,y0,x1,y1", *(f"{line},1,2,3,4" for line in lines)])
+    )
+
+
+CSV = {"layout": "PAIR", "units": "pixels"}
 PAIR = {"joints": ["a", "b"], "bones": [[0, 1]]}
 WRONG: dict[str, tuple[str, Callable[[Path], Path], dict[str, Any], str]] = {
     "ragged": ("csv", lambda p: ragged(p / "a.csv"), {"layout": "PAIR"}, r"a.csv:2: 6 values in 7 columns"),
@@ -365,6 +372,12 @@ WRONG: dict[str, tuple[str, Callable[[Path], Path], dict[str, Any], str]] = {
     "no list": ("pyskl", lambda p: pyskl_of(p / "a.pkl"), {"layout": "coco17", "train_list": "x"}, "no list 'x'; its lists"),
     "not of theirs": ("pyskl", lambda p: pickled(p / "a.pkl"), {"layout": "coco17"}, "annotation 0: needs frame_dir"),
     "code": ("pyskl", lambda p: code(p / "a.pkl"), {"layout": "coco17"}, "os.system|posix.system"),
+    "two labels": ("csv", lambda p: rows(p, "0,x,,", "1,y,,"), CSV, "a.csv:3: clip a: label y, which was x before"),
+    "two subjects": ("csv", lambda p: rows(p, "0,x,s,", "1,x,t,"), CSV, "a.csv:3: clip a: subject t"),
+    "twice": ("csv", lambda p: rows(p, "0,x,,", "1,x,,", "0.0,x,,"), CSV, "a.csv:4: .*frame 0 .*there"),
+    "no frame": ("csv", lambda p: rows(p, ",x,,0", ",x,,1"), CSV, "a.csv:3: clip a: several people, and no frame"),
+    "no number": ("csv", lambda p: rows(p, "nan,x,,0"), CSV, "a.csv:2: clip a: frame nan"),
+    "two columns": ("csv", lambda p: other(p / "a.csv", "label,x0,x_0,y0,x1,y1\na,1,1,2,3,4\n"), CSV, "a.csv:1: .*x0 and x_0"),
     "missing": ("csv", lambda p: p / "none.csv", {}, "none.csv: no such file or folder"),
 }  # fmt: skip
 
