@@ -20,7 +20,7 @@ from last_e.datafile import OWN_SPLIT, VALIDATION, DataError, output_path
 from last_e.described import DESCRIPTION, FILE_NAME, MOST_PEOPLE, UNITS, Description, in_a_line
 from last_e.own_set import OwnSet, doubtful_units, mistakes_in
 from last_e.prepare.account import versions
-from last_e.prepare.clipfile import About, Array, Part, names_of, write_streamed
+from last_e.prepare.clipfile import About, Array, Part, write_streamed
 from last_e.prepare.own_look import MISSING, torso_of
 from last_e.prepare.replace import see_that_it_may_be_made
 from last_e.skeletons import LAYOUTS, Skeleton
@@ -216,7 +216,7 @@ class _Writer:
         self._names_come = names_come
         self._numbers = {} if names_come else {name: number for number, name in enumerate(description.classes)}
         self._subjects: dict[int | str, int] = {}
-        self._names: set[str] = set()
+        self._names: dict[str, None] = {}  # whole and in order, as a file does not keep them
         self._unseen = np.zeros(len(description.skeleton.joints), dtype=np.int64)
         self._sightings = 0
         self._torso: list[float] = []
@@ -264,7 +264,7 @@ class _Writer:
         if joints is None:
             self.written.left_out.append(f"{name}: nobody is seen in any frame")
             return
-        self._names.add(name)
+        self._names[name] = None
         self._unseen += unseen
         self._sightings += joints.shape[0] * joints.shape[1]
         self._torso.append(torso_of(joints, self.written.description.skeleton.measure))
@@ -335,7 +335,7 @@ class _Writer:
         subjects = [str(named.get(one, one)) for one in columns["performer"].tolist()]
         masks: dict[str, Array] = {}
         for split, how in self._splits.items():
-            masks.update(shared_out(split, how, names_of(columns), subjects, columns["label"]))
+            masks.update(shared_out(split, how, list(self._names), subjects, columns["label"]))
         if self._names_come:
             names = sorted(self._numbers, key=lambda name: (int(name) if name.isdecimal() else -1, name))
             place = np.array([names.index(name) for name in self._numbers], dtype=np.int64)
