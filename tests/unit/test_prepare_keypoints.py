@@ -279,6 +279,18 @@ def test_several_people_of_a_csv_file_and_columns_in_any_order(tmp_path: Path) -
     ]
 
 
+def test_a_clip_that_shows_nobody_ends_no_import_with_parts(tmp_path: Path) -> None:
+    records = [
+        {"label": "ab"[n % 2], "name": f"c{n}", "part": ("train", "test")[n > 3], "joints": points(n % 4, 17)[2:].tolist()}
+        for n in range(8)
+    ]
+    dark = [{"label": "a", "name": f"dark {part}", "part": part, "joints": [[[None] * 3] * 17] * 3}
+            for part in ("train", "test", "validation")]  # fmt: skip
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, [*dark, *records])))
+    found = imported("json", tmp_path / "a.jsonl", layout="coco17", units="metres", test=None, by=None)
+    assert train_mask(found, "own", "part").tolist() == [n < 4 for n in range(8)]
+
+
 def test_frames_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     def marks(number: int, joints: int) -> list[float]:
         return [value for joint in range(joints) for value in (10 * number + 1, 10 * joint + 1, 1)]
