@@ -291,6 +291,21 @@ def test_a_clip_that_shows_nobody_ends_no_import_with_parts(tmp_path: Path) -> N
     assert train_mask(found, "own", "part").tolist() == [n < 4 for n in range(8)]
 
 
+@pytest.mark.parametrize(
+    ("wanted", "flag"), [({"validation": "0.2"}, "--validation"), ({"by": "subject"}, "--by"), ({"seed": 3}, "--seed")]
+)
+def test_how_to_draw_is_not_said_of_clips_that_are_shared_out_already(
+    wanted: dict[str, Any], flag: str, tmp_path: Path
+) -> None:
+    lines = [{**told(n), "part": ("train", "test")[n // 2], "joints": plain(points(n, 17))} for n in range(4)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(DataError, match=f"{flag}: the clips say themselves .* --test or --train"):
+        imported("json", tmp_path / "a.jsonl", layout="coco17", units="metres", **{"test": None} | wanted)
+    found = imported("json", tmp_path / "a.jsonl", layout="coco17", units="metres", **{"test": "0.5"} | wanted)
+    assert found.description is not None
+    assert "part" not in found.description.splits
+
+
 def test_frames_and_people_may_be_null(tmp_path: Path) -> None:
     whole = points(0, 17)[2:].tolist()
     nobody = [None] * 17
