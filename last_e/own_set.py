@@ -25,9 +25,9 @@ _FEWEST = 20
 """Clips of which shares are worth a word."""
 _MOST_TOLD = 6
 _SAMPLE_BYTES = 1 << 18
-SMALLEST, LARGEST = 0.02, 5.0
-"""Metres of a torso, from a hand's to more than any body's."""
-SMALLEST_IN_PIXELS = 10
+SMALLEST, LARGEST = 50, 5000
+"""A torso in the file's whole numbers: of a smaller one a clip is scaled as if it had so much
+(:func:`last_e.data.transform.place`), and no body has a larger one."""
 FLAT = 0.01
 """A depth of so much of the width is none."""
 
@@ -181,19 +181,21 @@ def doubtful_units(description: Description, torso: Column, low: Column, high: C
     x, y and z, in the file's whole numbers."""
     import numpy as np
 
-    if description.is_flat:
-        typical = float(np.median(torso)) / UNITS["pixels"] if len(torso) else SMALLEST_IN_PIXELS
-        small = description.units == "pixels" and typical < SMALLEST_IN_PIXELS
-        return [f"a torso is {typical:.3g} pixels long: metres, or another unit, in place of pixels (units)?"] if small else []
     units, found = description.units, []
+    number = float(np.median(torso)) if len(torso) else float(SMALLEST)
+    one = UNITS[units if description.is_flat else "metres"]
+    floor = f" A clip is scaled as if it were at least {SMALLEST / one:g}" if number < SMALLEST else ""
+    if description.is_flat:
+        unit = "pixels" if units == "pixels" else "of the image"
+        told = f"a torso is {number / one:.3g} {unit} long: metres, or another unit, in place of {units} (units)?{floor}"
+        return [told] if number < SMALLEST else []
     x, y, z = (high - low).tolist()
     if z <= FLAT * max(x, y):
         found.append(f"z hardly changes: coordinates of an image, which are pixels or image, not {units} (units)?")
     elif low[0] >= 0 and low[1] >= 0 and max(high[0], high[1]) <= UNITS["metres"]:
         found.append(f"x and y all lie between 0 and 1 m: parts of an image's width, which are image, not {units} (units)?")
-    typical = float(np.median(torso)) / UNITS["metres"] if len(torso) else 0.0
-    if not SMALLEST <= typical <= LARGEST:
-        found.append(f"a torso is {typical:.3g} m long: pixels, or another unit, in place of {units} (units)?")
+    if not SMALLEST <= number <= LARGEST:
+        found.append(f"a torso is {number / one:.3g} m long: pixels, or another unit, in place of {units} (units)?{floor}")
     return found
 
 

@@ -99,10 +99,17 @@ def test_a_clip_of_an_own_set_is_played_on_its_own_skeleton(tmp_path: Path) -> N
         ((200, 200, 0.1), "millimetres", "z hardly changes"),  # x, y and a score
         ((8, 8, 8), "metres", None),
         ((30, 30, 30), "millimetres", "a torso is 0.015 m long: pixels, or another unit, in place of millimetres"),
+        (
+            (70, 70, 70),
+            "millimetres",
+            "a torso is 0.035 m long: pixels, or another unit, in place of millimetres (units)? A clip is "
+            "scaled as if it were at least 0.05",
+        ),
+        ((120, 120, 120), "millimetres", None),
         ((14, 14, 14), "metres", "a torso is 7 m long: pixels"),
         ((1, 1, 1), "metres", None),
     ],
-    ids=["flat", "score", "large", "small", "pixels", "metres"],
+    ids=["flat", "score", "large", "small", "a hand's", "larger", "pixels", "metres"],
 )
 def test_coordinates_that_are_not_what_they_are_said_to_be(scale: Any, units: str, told: str | None, tmp_path: Path) -> None:
     path = tmp_path / "own.safetensors"
@@ -131,4 +138,11 @@ def test_metres_are_no_pixels(tmp_path: Path) -> None:
         tmp_path / "own.safetensors", some, skeleton="coco17", units="pixels", splits={"people": Split(test=[3])}
     )
     [told] = report.warnings
-    assert re.fullmatch(r"a torso is [\d.]+ pixels long: metres, or another unit, in place of pixels \(units\)\?", told)
+    assert re.match(r"a torso is [\d.]+ pixels long: metres, or another unit, in place of pixels \(units\)\?", told)
+    assert told.endswith("at least 12.5")
+    some = [OwnClip(0.5 + walk(n)[..., :2] * 0.03, n % 2, subject=n // 4) for n in range(16)]
+    split = {"people": Split(test=[3])}
+    report = write_dataset(tmp_path / "b.safetensors", some, skeleton="coco17", units="image", splits=split)
+    [told] = report.warnings
+    assert told.startswith("a torso is 0.01")
+    assert told.endswith("at least 0.025")
