@@ -85,6 +85,8 @@ def read_own(file: IO[bytes], size: int, where: Any) -> OwnSet:
         end = begin + max(about["data_offsets"][1] for about in tensors.values())
         if end > size:
             raise DataError(f"{where}: cut short: {size:,} bytes are there, {end:,} belong to it; copy it again")
+        if not isinstance(metadata.get(DATA_HASH), str):
+            raise DataError(f"{where}: no {DATA_HASH}, the sha256 of all behind its header (docs/own-data.md)", other=True)
         columns = {}
         for name, about in tensors.items():
             if name in ("label", "performer") or name.startswith((OWN_SPLIT, VALIDATION)):
@@ -254,8 +256,14 @@ def see_that_it_is_whole(path: Path) -> None:
     """
     with path.open("rb") as file:
         promised = read_header(file)[0]["__metadata__"].get(DATA_HASH)
-        digest = hashlib.sha256()
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    if digest.hexdigest() != promised:
+        found = rest_of(file)
+    if found != promised:
         raise DataError(f"{path}: damaged, or changed since it was written (data_sha256); make it anew, or copy it again")
+
+
+def rest_of(file: IO[bytes]) -> str:
+    """The sha256 of what is left of a file; behind its header that is what a set's metadata say under ``data_sha256``."""
+    digest = hashlib.sha256()
+    while piece := file.read(1 << 20):
+        digest.update(piece)
+    return digest.hexdigest()
