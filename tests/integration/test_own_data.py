@@ -91,6 +91,16 @@ def test_a_job_is_found_again_whatever_its_sets_file_is_called(own: Path, cli: C
     assert done.returncode == 0, done.stderr
 
 
+def test_who_takes_no_file_says_what_to_do_with_the_key_that_names_it(own: Path, cli: Cli) -> None:
+    words = ("--store", "s3://bucket/jobs", "--dry-run")
+    refused = cli("submit", "job.yaml", "--launcher", "kaggle", *words, KAGGLE_API_TOKEN="none")
+    assert "dataset: " in refused.stdout + refused.stderr
+    told = " ".join((refused.stdout + refused.stderr).split())
+    assert "is not there" in told
+    assert "name it without a folder (dataset: my.safetensors" in told
+    assert "leave out data.uri" not in told
+
+
 @pytest.mark.xdist_group("ceph")
 def test_a_set_in_a_bucket_is_read_before_there_is_a_job(
     own: Path, bucket: str, clean_env: dict[str, str], cli: Cli, tmp_path: Path

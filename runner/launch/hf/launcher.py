@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
+from last_e.described import is_own
 from last_e.text import plain
 from runner.attempt.data_check import check_data
 from runner.errors import ClaimedError, EngineError, LastrunError, PausedError, UsageError
@@ -197,7 +198,8 @@ class HfLauncher:
         if is_private(endpoint) and not is_private(os.environ.get("HF_ENDPOINT", "")):
             raise UsageError(f"store {store}: {endpoint} is an address of this network alone, which is not reached from there")
         if (data := of_this_machine(self._config)) is not None:
-            raise UsageError(f"data.uri: {data.path} is not there: put it into the bucket, and name it with its s3:// address")
+            key = "dataset" if is_own(self._config.dataset) else "data.uri"
+            raise UsageError(f"{key}: {data.path} is not there: put it into the bucket, and name it with its s3:// address")
 
     def _see_the_price(self) -> None:
         """Told before it is paid."""

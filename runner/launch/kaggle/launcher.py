@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from last_e.datafile import DataError, data_path, is_remote
+from last_e.described import is_own
 from last_e.redact import NAMED
 from last_e.text import plain, seconds_text
 from runner.attempt.data_check import check_data
@@ -277,6 +278,11 @@ class KaggleLauncher:
         if is_private(endpoint) and not is_on_this_network():
             raise UsageError(f"store {store}: {endpoint} is an address of this network alone, which is not reached from there")
         if (data := of_this_machine(self._config)) is not None:
+            if is_own(self._config.dataset):
+                name = f"name it without a folder (dataset: {self._config.dataset}, with a copy here in hardware.data_root)"
+                raise UsageError(
+                    f"dataset: {data.path} is not there: {_HOW_DATA_GET_THERE.replace('leave out data.uri', name)}"
+                )
             raise UsageError(f"data.uri: {data.path} is not there: {_HOW_DATA_GET_THERE}")
         if not is_remote(self._config.data.uri):
             try:
