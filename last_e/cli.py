@@ -17,6 +17,7 @@ from last_e import manifest
 from last_e.config import MOST_CLIPS, PINNED_SECTIONS, TrainConfig, micro_batches, most_for
 from last_e.console import ConsoleSink
 from last_e.datafile import DataError, data_path
+from last_e.described import SUFFIX
 from last_e.environment import fits, share_cores, usable_cores
 from last_e.events import Ended, JsonLines, Message, Sink
 from last_e.layers import Resolved, is_of_another_machine, package_layer, resolve
@@ -38,7 +39,7 @@ _LESS_MEMORY = "lower hardware.micro_batch (it changes no result but batch stati
 
 FLAGS = {
     "model": ("model.variant", "model variant: nano, small, base, large (default: base)"),
-    "dataset": ("dataset", "irds, ntu60, ntu120, synthetic (default: ntu60)"),
+    "dataset": ("dataset", "irds, ntu60, ntu120, synthetic, or an own set's file (default: ntu60)"),
     "split_type": ("split_type", "train/test split: xsub, xview, xset (default: xsub)"),
     "epochs": ("training.epochs", "number of epochs"),
     "batch_size": ("training.batch_size", "batch size"),
@@ -97,7 +98,7 @@ def _main(argv: list[str]) -> int:
         fitting, found = fits(resolved.env)
         if not fitting:
             console.emit(Message(f"env {resolved.env} is used on a machine that {found}", "warning"))
-        for note in resolved.notes:
+        for note in [*resolved.notes, *resolved.of_data]:
             console.emit(Message(note))
         hardware = resolved.config.hardware
         if hardware.session_limit is not None:
@@ -401,7 +402,7 @@ def _run_folder(config: TrainConfig, resume: Path | None) -> Path:
         return resume.resolve().parent.parent
     stamp = time.strftime("%Y%m%d-%H%M%S")
     root = expand(config.hardware.output_root)
-    return root / f"{config.model.variant}-{config.dataset}-{config.split_type}-{stamp}"
+    return root / f"{config.model.variant}-{config.dataset.removesuffix(SUFFIX)}-{config.split_type}-{stamp}"
 
 
 def _say(text: str) -> None:

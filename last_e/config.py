@@ -51,6 +51,14 @@ FileName = Annotated[
 ]
 
 
+DataFile = Annotated[
+    str,
+    Field(max_length=200, pattern=r"^[A-Za-z0-9_][A-Za-z0-9 ._+=-]*\.safetensors$"),
+    Meaning("a prepared file that says itself what it holds, NAME.safetensors"),
+]
+"""The name of an own set: that of its file, without the folder, which is a matter of the machine."""
+
+
 class Section(BaseModel):
     """Base of every section: unknown keys, loose types, NaN and infinity are refused; values never change."""
 
@@ -122,6 +130,12 @@ class DataConfig(Section):
     )
     num_classes: Annotated[int, Field(ge=2, le=100_000), LEARNING] = Field(description="number of action classes")
     splits: Annotated[list[str], LEARNING] = Field(description="splits that this data set knows")
+    joints: Annotated[Annotated[int, Field(ge=2, le=512)] | None, LEARNING] = Field(
+        None, description="number of joints, as an own set's file says; default: 25, as of NTU"
+    )
+    content: Annotated[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None, LEARNING] = Field(
+        None, description="sha256 of an own set's clips, classes, skeleton and splits, as its file says"
+    )
     file: Annotated[FileName | None, SetBy("asks", "trains on the file of this name in your folder of data")] = Field(
         None, description="file name looked for when data.uri is not set"
     )
@@ -174,7 +188,9 @@ class HardwareConfig(Section):
 class TrainConfig(Section):
     """A whole run of the trainer."""
 
-    dataset: Annotated[Literal["irds", "ntu60", "ntu120", "synthetic"], LEARNING] = Field(description="data set")
+    dataset: Annotated[Literal["irds", "ntu60", "ntu120", "synthetic"] | DataFile, LEARNING] = Field(
+        description="data set, or the prepared file of an own one"
+    )
     split_type: Annotated[str, LEARNING] = Field(description="which clips train and which test")
     env: Annotated[Literal["auto", "local", "kaggle", "gcp", "lambda", "a100"], LEARNING] = Field(
         "auto", description="hardware profile"

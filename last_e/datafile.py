@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 from last_e.config import TrainConfig, effective_batch
+from last_e.described import DESCRIPTION, SUFFIX
 from last_e.environment import kaggle_sign
 from last_e.redact import redact
 from last_e.text import expand, one_line, unknown_user, unquoted
@@ -19,6 +21,8 @@ FORMAT = "lastrun-clips-1"
 MOST_HEADER_BYTES = 100 << 20
 OWN_SPLIT = "train."
 """Beginning of the names of tensors that hold a split of the file's own."""
+VALIDATION = "validation."
+"""Beginning of the names of tensors that hold the part of such a split that neither trains nor tests."""
 
 
 class DataError(RuntimeError):
@@ -63,6 +67,8 @@ def pointer(beginning: bytes) -> str | None:
 
 
 BUCKETS = ("s3://", "gs://")
+Check = Callable[[TrainConfig, IO[bytes], int, Any], None]
+"""Sees that a file which is open, of so many bytes, fits a job; told what to call it."""
 
 
 def unreadable(path: Path, error: Exception) -> DataError:
@@ -122,18 +128,26 @@ def data_path(config: TrainConfig) -> Path | None:
     Raises:
         DataError: it is not there, or there are several, or only the job runner could read it.
     """
-    uri = config.data.uri
-    if uri is None and config.dataset in ("irds", "synthetic"):
+    if config.data.uri is None and config.dataset in ("irds", "synthetic"):
         return None
-    hint = _how_to_have_it(config)
+    return find_file(config.dataset, config.data.uri, config.hardware.data_root, config.data.file)
+
+
+def find_file(dataset: str, uri: str | None, data_root: str, file: str | None = None) -> Path:
+    """A data set's prepared file: at ``uri``, else by its name in ``data_root`` or up to three folders below.
+
+    Raises:
+        DataError: it is not there, or there are several, or only the job runner could read it.
+    """
+    hint = _how_to_have_it(dataset)
     try:
-        return _found(config, uri, hint)
+        return _found(dataset, uri, data_root, file or (dataset if dataset.endswith(SUFFIX) else dataset + SUFFIX), hint)
     except OSError as error:  # a folder that may not be looked into
         key = "hardware.data_root" if uri is None else "data.uri"
-        raise DataError(f"{config.dataset}: {error.filename}: {error.strerror} ({key}); {hint}", missing=True) from None
+        raise DataError(f"{dataset}: {error.filename}: {error.strerror} ({key}); {hint}", missing=True) from None
 
 
-def _found(config: TrainConfig, uri: str | None, hint: str) -> Path:
+def _found(dataset: str, uri: str | None, data_root: str, name: str, hint: str) -> Path:
     if uri is not None:
         if is_remote(uri):
             raise DataError(f"data.uri: {uri}: lastrun submit fetches it; here a local path is needed", missing=True)
@@ -143,24 +157,26 @@ def _found(config: TrainConfig, uri: str | None, hint: str) -> Path:
             raise DataError(f"data.uri: {uri}: {wrong}; {hint}", missing=True)
         path = Path(unquoted(uri.removeprefix("file://"))) if uri.startswith("file://") else expand(uri)
         if not path.is_file():
-            raise DataError(f"{config.dataset}: no file {path} (data.uri); {hint}", missing=True)
+            raise DataError(f"{dataset}: no file {path} (data.uri); {hint}", missing=True)
         return path
-    if wrong := unknown_user(config.hardware.data_root):
-        raise DataError(f"hardware.data_root: {config.hardware.data_root}: {wrong}; {hint}", missing=True)
-    name, root = config.data.file or f"{config.dataset}.safetensors", expand(config.hardware.data_root)
+    if wrong := unknown_user(data_root):
+        raise DataError(f"hardware.data_root: {data_root}: {wrong}; {hint}", missing=True)
+    root = expand(data_root)
     found = [path for depth in range(4) for path in sorted(root.glob("*/" * depth + name))]
     if len(found) > 1:
-        raise DataError(f"{config.dataset}: {found[0]} or {found[1]}? Choose with --set data.uri=PATH", missing=True)
+        raise DataError(f"{dataset}: {found[0]} or {found[1]}? Choose with --set data.uri=PATH", missing=True)
     if not found:
-        raise DataError(f"{config.dataset}: no file {name} in {root} (hardware.data_root) or its folders; {hint}", missing=True)
+        raise DataError(f"{dataset}: no file {name} in {root} (hardware.data_root) or its folders; {hint}", missing=True)
     return found[0]
 
 
-def _how_to_have_it(config: TrainConfig) -> str:
-    tell = f"tell where it is with --set data.uri=/path/to/{config.dataset}.safetensors"
+def _how_to_have_it(dataset: str) -> str:
+    own = dataset.endswith(SUFFIX)
+    tell = f"tell where it is with --set data.uri=/path/to/{dataset if own else dataset + SUFFIX}"
     if kaggle_sign() is not None:
         return f"attach the data set that holds it to this notebook with Add Input (docs/kaggle.md), or {tell}"
-    how = f"with lastrun data prepare {config.dataset}" if config.dataset.startswith("ntu") else "as docs/data.md says"
+    how = f"with lastrun data prepare {dataset}" if dataset in ("ntu60", "ntu120") else "as docs/data.md says"
+    how = "as docs/own-data.md says" if own else how
     return f"make it {how}, or {tell}"
 
 
@@ -182,7 +198,7 @@ def read_header(file: IO[bytes]) -> tuple[dict[str, Any], int]:
     return header, 8 + length
 
 
-def check_file(config: TrainConfig, path: Path) -> None:
+def check_file(config: TrainConfig, path: Path, check: Check | None = None) -> None:
     """See that a prepared file is whole and fits a job, before there is a job: its header, its labels, its split. Reads some
     hundred kilobytes, and needs numpy, but not torch.
 
@@ -191,7 +207,7 @@ def check_file(config: TrainConfig, path: Path) -> None:
     """
     try:
         with path.open("rb") as file:
-            check_opened(config, file, path.stat().st_size, path)
+            (check or check_opened)(config, file, path.stat().st_size, path)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from None
 
@@ -230,6 +246,8 @@ def check_opened(config: TrainConfig, file: IO[bytes], size: int, path: Path | s
     if end > size:
         raise DataError(f"{path}: cut short: {size:,} bytes are there, {end:,} belong to it; copy it again")
     wrong = []
+    if DESCRIPTION in metadata:
+        raise DataError(f"{path}: an own set, and the job says {config.dataset}: set dataset to the file", missing=True)
     told, classes = metadata.get("dataset"), config.data.num_classes
     if told in SPLITS and told != config.dataset:
         wrong.append(f"it holds {told}, and the job says {config.dataset}: set dataset to {told}, or name another file")

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
-from last_e.data.batches import TestBatches, average_bodies
+from last_e.data.batches import Batch, TestBatches, average_bodies
 from last_e.model.network import LastE
 from last_e.precision import Precision
 from last_e.ranks.group import ALONE, Group
@@ -20,6 +21,14 @@ class Scores(NamedTuple):
     loss: float
     top1: float
     top5: float
+
+
+def logits_of(model: LastE, batch: Batch, precision: Precision) -> Tensor:
+    """(n, C) float32 for the clips of a batch on the model's device: of each the mean over its bodies."""
+    with torch.autocast(batch.label.device.type, precision.dtype, enabled=precision.dtype is not None):
+        logits = model(batch.streams)
+    assert isinstance(logits, Tensor)
+    return average_bodies(logits.float(), batch)
 
 
 @torch.no_grad()
@@ -41,10 +50,7 @@ def evaluate(
     done, stopped = 0, False
     for number, batch in zip(batches.share, batches):
         batch = batch.to(device)
-        with torch.autocast(device.type, precision.dtype, enabled=precision.dtype is not None):
-            logits = model(batch.streams)
-        assert isinstance(logits, torch.Tensor)
-        logits = average_bodies(logits.float(), batch)
+        logits = logits_of(model, batch, precision)
         loss = F.cross_entropy(logits, batch.label, reduction="sum").double()
         ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == batch.label[:, None]
         rows[number] = torch.stack([loss, ranked[:, 0].sum(), ranked.sum(), torch.full_like(loss, len(ranked))])

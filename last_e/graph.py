@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from last_e.joints import BONES, NUM_JOINTS, PARENTS
+from last_e.skeletons import NTU25, Skeleton
 
 __all__ = ["BONES", "NUM_JOINTS", "PARENTS", "hop_adjacency", "hop_distance"]
 
@@ -21,12 +22,12 @@ def hop_distance(bones: tuple[tuple[int, int], ...] = BONES, num_joints: int = N
     return distance
 
 
-def hop_adjacency(max_hop: int) -> Tensor:
+def hop_adjacency(max_hop: int, skeleton: Skeleton = NTU25) -> Tensor:
     """Graph subsets (K, V, V) float32, K = max_hop + 1: subset k joins the joints exactly k bones apart.
 
     Each subset is normalised on its own as D^-1/2 A D^-1/2; a joint without neighbours in it stays 0.
     """
-    distance = hop_distance()
+    distance = hop_distance(skeleton.bones, len(skeleton.joints))
     subsets = torch.stack([(distance == hop).float() for hop in range(max_hop + 1)])
     degree = subsets.sum(dim=2)
     scale = torch.where(degree > 0, degree.clamp(min=1).rsqrt(), torch.zeros(()))

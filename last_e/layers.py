@@ -7,21 +7,23 @@ what the user wrote: a file, direct flags, ``--set``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from types import UnionType
-from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin
+from typing import IO, Any, Generic, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from last_e.config import ALIASES, DATASETS, ENVIRONMENTS, RULES, VARIANTS, TrainConfig
+from last_e.described import is_own, name_of
 from last_e.environment import detect_environment, fits
 from last_e.problems import ConfigError, Origin, Problem, allowed_values, meant, nearest, show
 from last_e.reading import Entry, Layer, load_file, no_mapping, parse_value
 from last_e.redact import secret_in
 from last_e.set_by import SetBy
+from last_e.text import expand
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -40,6 +42,8 @@ _MOST_GUESSES = 20
 """What an unknown key may have meant takes a while to find out; a file with more of them is no job."""
 
 ConfigT = TypeVar("ConfigT", bound=TrainConfig)
+Opened = Callable[[str, Mapping[str, Any]], AbstractContextManager[tuple[IO[bytes], int]]]
+"""Opens a file in a bucket, by its URI and what else is set; gives it with its size."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class Resolved(Generic[ConfigT]):
     env: str
     """The profile in force: what ``auto`` was found to be."""
     notes: list[str] = field(default_factory=list)
+    of_data: list[str] = field(default_factory=list)
+    """What seems wrong with an own data set, and is no reason to refuse it."""
 
     def items(self) -> dict[str, Any]:
         """Every dotted key with its value, in the order of the schema."""
@@ -130,6 +136,7 @@ def resolve(
     schema: type[ConfigT],
     problems: Iterable[Problem] = (),
     detect: Callable[[], tuple[str, str]] = detect_environment,
+    opened: Opened | None = None,
 ) -> Resolved[ConfigT]:
     """Put the user's layers on the packaged ones and check the whole.
 
@@ -138,6 +145,7 @@ def resolve(
         schema: :class:`~last_e.config.TrainConfig` or a subclass with more sections.
         problems: mistakes already found while reading the layers, to be told with the others.
         detect: finds the profile that ``env: auto`` stands for.
+        opened: opens an own set's file that lies in a bucket; None: it cannot be read here.
 
     Raises:
         ConfigError: all the mistakes, in every layer, also where a higher layer overrides them.
@@ -149,9 +157,10 @@ def resolve(
         clean, layer_problems = known_only(open_values, schema)
         layers.append(clean)
         found += secret_problems + layer_problems
+    own = _take_own(layers)
     chosen = {key: entry.value for layer in layers for key, entry in layer.items()}
     variant = _choice(chosen.get("model.variant"), VARIANTS, "base_e_v3")
-    dataset = _choice(chosen.get("dataset"), DATASETS, "ntu60")
+    dataset = _choice(chosen.get("dataset"), DATASETS, "ntu60") if own is None else own.name
     env = _choice(chosen.get("env"), (*ENVIRONMENTS, "auto"), "auto")
     notes = [f"environment: {env}"]
     if env == "auto":
@@ -159,6 +168,11 @@ def resolve(
         notes = [f"environment: {env} ({reason})"]
 
     base = package_layer(variant, dataset, env)
+    warnings: list[str] = []
+    if own is not None and not own.is_told:
+        told, own_problems, warnings = _of_its_file(own, chosen, base, opened)
+        base = {**base, **told}
+        found += own_problems
     for layer in layers:
         found += field_problems(schema, base, layer)
     bad_keys = {problem.key for problem in found}
@@ -184,7 +198,7 @@ def resolve(
         rises = f"the warm-up ({long}) lasts the whole run: the learning rate only rises"
         notes.append(f"warning: {rises}; set training.warmup_epochs")
     origins = {key: merged[key].origin if key in merged else Origin("default") for key in known_keys(schema)}
-    return Resolved(config, origins, env, notes)
+    return Resolved(config, origins, env, notes, warnings)
 
 
 def _lower_to_peak(merged: Layer, chosen: Mapping[str, Any]) -> None:
@@ -201,11 +215,75 @@ def is_of_another_machine(resolved: Resolved[Any], key: str) -> bool:
 
 
 def package_layer(variant: str, dataset: str, env: str) -> Layer:
-    """The four packaged files that lie under everything the user says."""
+    """The four packaged files that lie under everything the user says; of an own set the file itself stands for the third."""
     layer: Layer = {}
-    for name in ("training/cosine_v3", f"model/{variant}", f"data/{dataset}", f"env/{env}"):
+    for name in ("training/cosine_v3", f"model/{variant}", *([] if is_own(dataset) else [f"data/{dataset}"]), f"env/{env}"):
         layer.update(_packaged(name))
     return layer
+
+
+_OWN = "a whole prepared file that says itself what it holds (docs/own-data.md)"
+
+
+class _Own(NamedTuple):
+    """An own set that a job names."""
+
+    name: str
+    origin: Origin
+    is_told: bool
+    """Whether what its file says is there already, as of a job that was made with it."""
+
+
+def _take_own(layers: list[Layer]) -> _Own | None:
+    """The own set that is chosen, its path or URI taken apart: a name for ``dataset``, and ``data.uri``."""
+    places = [place for place, layer in enumerate(layers) if "dataset" in layer]
+    for place in places:
+        key = layers[place]["dataset"]
+        if not is_own(key.value):
+            continue
+        name = name_of(key.value)
+        if place == places[-1] and name != key.value and not any("data.uri" in layer for layer in layers[place:]):
+            layers[place]["data.uri"] = key
+        layers[place]["dataset"] = Entry(name, key.origin)
+    if not places or not is_own(layers[places[-1]]["dataset"].value):
+        return None
+    chosen = layers[places[-1]]["dataset"]
+    return _Own(chosen.value, chosen.origin, any("data.content" in layer for layer in layers[places[-1] :]))
+
+
+def _of_its_file(
+    own: _Own, chosen: Mapping[str, Any], base: Layer, opened: Opened | None
+) -> tuple[Layer, list[Problem], list[str]]:
+    """What an own set's file says, as a layer; what is wrong with the file; and what is no reason to refuse a job."""
+    from last_e.datafile import DataError, find_file, is_remote
+    from last_e.own_set import mistakes_in, notes_of, read_own
+
+    uri = chosen.get("data.uri")
+    where = uri or own.name
+    try:
+        if is_remote(uri) and opened is not None:
+            with opened(str(uri), chosen) as (file, size):
+                whole = read_own(file, size, where)
+        else:
+            where = find_file(own.name, uri, _root_here(chosen, base))
+            with where.open("rb") as file:
+                whole = read_own(file, where.stat().st_size, where)
+    except (DataError, OSError, ModuleNotFoundError) as error:
+        instead = {key: entry for key, entry in _packaged("data/ntu60").items() if key != "data.file"}
+        wrong = [Problem(str(own.origin), "dataset", str(error), _OWN)]
+        return instead, wrong, []
+    mistakes = mistakes_in(whole, str(chosen.get("split_type", whole.splits[0])))
+    problems = [Problem(str(own.origin), "dataset", f"{own.name}: {one.text}", _OWN) for one in mistakes if one.fatal]
+    origin = Origin(str(where))
+    told = {key: Entry(value, origin) for key, value in whole.values.items()}
+    # Where the name itself is wrong, as that of any key, something valid has to be in its place.
+    return {"dataset": _packaged("data/ntu60")["dataset"], **told}, problems, notes_of(mistakes, where)
+
+
+def _root_here(chosen: Mapping[str, Any], base: Layer) -> str:
+    """Where data lie on this machine, though the profile may be of another."""
+    root = str(chosen.get("hardware.data_root", base["hardware.data_root"].value))
+    return root if expand(root).is_dir() else str(_packaged("env/local")["hardware.data_root"].value)
 
 
 @cache
@@ -229,16 +307,20 @@ def known_only(layer: Layer, schema: type[BaseModel]) -> tuple[Layer, list[Probl
     keys = known_keys(schema)
     sections = {key.rsplit(".", 1)[0] for key in keys if "." in key}
     clean: Layer = {}
+    names: dict[str, str] = {}
     problems = []
-    for key, entry in layer.items():
-        key = KEY_ALIASES.get(key, key)
+    for name, entry in layer.items():
+        key = KEY_ALIASES.get(name, name)
         if key == "model" and isinstance(entry.value, str):
             key = "model.variant"
         value = entry.value
         if key == "model.variant" and isinstance(value, str):
             value = ALIASES.get(value, value)
         if key in keys:
-            clean[key] = Entry(value, entry.origin)
+            if key in clean and entry.origin.line is not None:  # of words, the last counts
+                found = f"what {names[key]} in line {clean[key].origin.line} sets, too"
+                problems.append(Problem(str(entry.origin), name, found, "each key once, by one of its names"))
+            clean[key], names[key] = Entry(value, entry.origin), name
         elif key in sections:
             if value not in (None, {}):
                 problems.append(Problem(str(entry.origin), key, *no_mapping(value)))
@@ -252,14 +334,14 @@ def field_problems(schema: type[BaseModel], base: Layer, layer: Layer) -> list[P
     """Mistakes in single values of one layer."""
     fields = known_keys(schema)
     flat = {key: entry.value for key, entry in {**base, **layer}.items()}
-    problems = []
+    problems: list[Problem] = []
     try:
         schema.model_validate(nest(flat))
     except ValidationError as error:
         for item in error.errors():
             parts = [str(part) for part in item["loc"]]
             key = next((".".join(parts[:n]) for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in fields), "")
-            if key not in layer:
+            if key not in layer or any(problem.key == key for problem in problems):  # of a union each side tells its own
                 continue
             info = fields[key]
             allowed = allowed_values(info.annotation, info.metadata)

@@ -96,7 +96,7 @@ _SYNONYMS = {
 
 def nearest(word: str, choices: Iterable[str]) -> str:
     """``did you mean X?`` with the most similar choice, else the choices themselves where they are few."""
-    choices = list(choices)
+    choices, word = list(choices), word.lower()
     meant = _SYNONYMS.get(word.rsplit(".", 1)[-1])
     if meant in choices:
         return f"known keys only; did you mean {meant}?"

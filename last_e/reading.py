@@ -168,6 +168,7 @@ def set_layer(assignments: Iterable[str], name: str = "--set") -> tuple[Layer, l
             )
             continue
         for full, leaf in flat_items({key.strip(): value}):
+            layer.pop(full, None)  # a key may have several names, of which the last counts
             layer[full] = Entry(leaf, Origin(name))
     return layer, problems
 
@@ -230,42 +231,62 @@ _ODD = {"\u00a0": "a no-break space", "\u201c": "a typographic quote", "\u201d":
 _ODD |= {"\u2018": "a typographic quote", "\u2019": "a typographic quote", "\u2013": "a dash", "\uff1a": "a full-width colon"}
 """What word processors and web pages put where YAML wants an ordinary character."""
 _ORDINARY = "the ordinary character that it stands for"
+_QUOTES = "quotes around a text that begins with such a character"
+_ALIKE = "keys of one mapping below each other, indented alike"
 _ONE = "one document: nothing after a line --- or ..."
-_INSTEAD = (
-    ("set twice", "each key once"),
-    ("thousands of digits", "a number of a few digits"),
-    ("no character", r"a character up to \U0010FFFF, or single quotes around a text with \ in it"),
-    ("aliases", "the values themselves, written out"),
-    ("tags", "the value without its tag"),
-    ("a tab", "spaces"),
-    ("document start", _ONE),
-    ("another document", _ONE),
-    ("unknown escape", r"single quotes around a text with \ in it"),
-    ("could not find expected ':'", "lines of KEY: VALUE, with a space after the colon"),
-    ("mapping values are not allowed", "one KEY: VALUE a line, and quotes around a text that holds ': '"),
-    ("expected <block end>", "keys of one mapping that stand below each other, indented alike"),
-    ("unexpected end of stream", "a quote or bracket for each that was opened"),
-    ("cannot start any token", "quotes around a text that begins with such a character"),
-    ("expected ',' or", "a comma between entries, and a bracket for each that was opened"),
+_IN_OUR_WORDS = (
+    ("set twice", None, "each key once"),
+    ("thousands of digits", None, "a number of a few digits"),
+    ("no character", None, r"a character up to \U0010FFFF, or single quotes around a text with \ in it"),
+    ("aliases", None, "the values themselves, written out"),
+    ("tags", None, "the value without its tag"),
+    ("a tab", None, "spaces"),
+    ("document start", "more after the end of what stands above it", _ONE),
+    ("another document", None, _ONE),
+    ("unknown escape", None, r"single quotes around a text with \ in it"),
+    ("could not find expected ':'", "no colon", "lines of KEY: VALUE, with a space after the colon"),
+    ("mapping values are not", "': ' a second time", "one KEY: VALUE a line, and quotes around a text that holds ': '"),
+    ("but found '-'", "an entry of a list among keys", "either KEY: VALUE or - VALUE in each line of one mapping"),
+    ("but found '<scalar>'", "more after the end of a value", "quotes around the whole of a text"),
+    ("expected <block end>", "a key that is indented like none before it", _ALIKE),
+    ("end of stream", "a quote that is not closed", "a second quote like the first"),
+    ("cannot start any token", None, _QUOTES),
+    (
+        "expected ',' or",
+        "a bracket that is not closed, or no comma after an entry,",
+        "a comma between entries, and a bracket for each that was opened",
+    ),
+    ("expected the node", "a bracket or comma where a value should be", "a value, or quotes around a text of such characters"),
+    ("expected chomping", "> or | before a text", _QUOTES),
+    ("expected alphabetic", "* or & before a text", _QUOTES),
 )
+"""What the parser says, what people are told of it where that is something else, and what to write instead."""
+_BEGAN_BEFORE = ("could not find expected ':'", "end of stream", "expected ',' or")
+"""The parser notices these only further on."""
 
 
 def _told(error: BaseException, name: str, text: str) -> Problem:
     """What was found in a text that is no YAML, and what to write instead."""
+    said = _said(error)
     mark = getattr(error, "problem_mark", None)
+    if any(part in said for part in _BEGAN_BEFORE):
+        mark = getattr(error, "context_mark", None) or mark
     lines = text.splitlines()
     found = _message(error)
-    allowed = next((words for part, words in _INSTEAD if part in found), None)
+    allowed = next((instead for part, _, instead in _IN_OUR_WORDS if part in said), "YAML: lines of KEY: VALUE")
     if mark is None or not lines:
-        return Problem(name, "-", found, allowed or "YAML: lines of KEY: VALUE")
+        return Problem(name, "-", found, allowed)
     at = min(mark.line, len(lines) - 1)
     for number in (at, max(at - 1, 0)):  # an odd character is often seen only in what follows it
-        if odd := next((words for character, words in _ODD.items() if character in lines[number]), None):
-            return Problem(f"{name}:{number + 1}", "-", f"{odd} in {show(lines[number].strip())}", _ORDINARY)
-    if "mapping values are not allowed" in str(getattr(error, "problem", "")) and (told := _misplaced(lines, at)):
-        return Problem(f"{name}:{at + 1}", "-", *told)
+        line = lines[number].strip()
+        if odd := next((words for character, words in _ODD.items() if character in line), None):
+            return Problem(f"{name}:{number + 1}", "-", f"{odd} in {show(line)}", _ORDINARY)
+        if section := re.fullmatch(r"\[([A-Za-z_][\w.]*)\]\s*", lines[number]):
+            told = f"{show(line)}, as INI and TOML files have it"
+            return Problem(f"{name}:{number + 1}", "-", told, f"{section[1]}: and its keys below it, indented")
+    if "mapping values are not allowed" in said and (misplaced := _misplaced(lines, at)):
+        return Problem(f"{name}:{at + 1}", "-", *misplaced)
     line = lines[at].strip()
-    allowed = allowed or "YAML: lines of KEY: VALUE"
     return Problem(f"{name}:{mark.line + 1}", "-", f"{found} in {show(line)}" if line else found, allowed)
 
 
@@ -279,10 +300,17 @@ def _misplaced(lines: list[str], at: int) -> tuple[str, str] | None:
     own, other = (len(line) - len(line.lstrip()) for line in (lines[at], above))
     if own <= other:
         return None
-    return f"{own} spaces before {show(lines[at].strip())}, and {other} in the line above", "keys of one mapping indented alike"
+    return f"{own} spaces before {show(lines[at].strip())}, and {other} in the line above", _ALIKE
 
 
 def _message(error: BaseException) -> str:
+    said = _said(error)
+    return next((words or said for part, words, _ in _IN_OUR_WORDS if part in said), said).replace(
+        " that cannot start any token", " before a text"
+    )
+
+
+def _said(error: BaseException) -> str:
     if isinstance(error, RecursionError):
         return "nested too deep"
     if "integer string conversion" in str(error):

@@ -21,12 +21,11 @@ from last_e.config import TrainConfig, effective_batch
 from last_e.data.batches import TestBatches, TrainBatches
 from last_e.data.clips import Clips
 from last_e.data.datasets import load_clips
-from last_e.data.splits import train_mask
+from last_e.data.splits import held_out, train_mask
 from last_e.datafile import DataError
 from last_e.environment import usable_cores
 from last_e.evaluate import Scores, evaluate
 from last_e.events import Beat, CheckpointSaved, Ended, EpochDone, Message, Progress, Sink, Started
-from last_e.joints import NUM_JOINTS
 from last_e.manifest import Manifest
 from last_e.metrics import History
 from last_e.model import fused
@@ -36,6 +35,7 @@ from last_e.precision import Precision, choose_device, choose_precision, cpu_thr
 from last_e.ranks.agent import beat
 from last_e.ranks.group import ALONE, Group, Joined, Seat
 from last_e.schedule import learning_rate
+from last_e.skeletons import NTU25
 from last_e.state import State, train_step
 from last_e.stop import REASONS, Stop
 from last_e.text import percent
@@ -88,7 +88,7 @@ def run(
     train, test = _batches(clips, config, device, workers, sink, group)
 
     torch.manual_seed(config.training.seed)
-    model = LastE(config.model, config.data.num_classes).to(device)
+    model = LastE(config.model, config.data.num_classes, clips.skeleton).to(device)
     state = State(model, build_optimizer(model, config.training), torch.amp.GradScaler(device.type, enabled=precision.scaled))
     if resume is not None:
         stored, about = checkpoint.load(resume)
@@ -361,12 +361,13 @@ def session_end(state: State, reason: str, message: str, config: TrainConfig, st
 def _batches(
     clips: Clips, config: TrainConfig, device: torch.device, workers: int, sink: Sink, group: Group
 ) -> tuple[TrainBatches, TestBatches]:
-    mask = train_mask(clips, config.dataset, config.split_type)
-    if not mask.any() or mask.all():
+    train = train_mask(clips, config.dataset, config.split_type)
+    test = held_out(clips, train, config.split_type)
+    if not train.any() or not test.any():
         raise DataError(
-            f"{config.dataset} {config.split_type}: {int(mask.sum())} of {len(clips)} clips train: nothing to compare"
+            f"{config.dataset} {config.split_type}: {int(train.sum())} of {len(clips)} clips train: nothing to compare"
         )
-    return make_batches(clips, mask.nonzero()[:, 0], (~mask).nonzero()[:, 0], config, device, workers, sink, group)
+    return make_batches(clips, train.nonzero()[:, 0], test.nonzero()[:, 0], config, device, workers, sink, group)
 
 
 def make_batches(
@@ -425,7 +426,8 @@ def load_loops(config: TrainConfig, device: torch.device, sink: Sink) -> None:
     """Load the compiled loops now, where this run's activations are large enough for them, and not in its first step."""
     rows = config.hardware.micro_batch or config.training.batch_size
     channels = max(config.model.stem_channels, config.model.channels[0] * config.model.expand_ratio)
-    if device.type != "cpu" or rows * config.training.input_frames * NUM_JOINTS * channels < fused.LARGE:
+    joints = config.data.joints or len(NTU25.joints)
+    if device.type != "cpu" or rows * config.training.input_frames * joints * channels < fused.LARGE:
         return
     slow = threading.Timer(5.0, sink.emit, [Message("numba compiles loops for this CPU (some seconds; they are kept) ...")])
     slow.start()

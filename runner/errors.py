@@ -74,10 +74,6 @@ class EngineError(LastrunError):
     exit_code = Exit.NO_ENGINE
 
 
-class AwayError(EngineError):
-    """A queue does not answer; what waits in it hears, once it begins, what is asked in the store."""
-
-
 class PausedError(LastrunError):
     """A command was interrupted, and the same command goes on where it was."""
 

@@ -6,11 +6,13 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from last_e.config import effective_batch, is_pinned
+from last_e.described import SUFFIX, is_own
 from last_e.layers import Resolved, resolve, set_by
 from last_e.problems import ConfigError, Origin, Problem, show
 from last_e.reading import Entry, Layer, load_file, set_layer
@@ -48,7 +50,7 @@ def resolve_spec(path: Path, env: str | None, settings: Iterable[str], launcher:
 
 def name_of(config: JobSpec) -> str:
     """What a job is called."""
-    return config.name or f"{config.model.variant}-{config.dataset}-{config.split_type}".replace("_", "-")
+    return config.name or f"{config.model.variant}-{config.dataset.removesuffix(SUFFIX)}-{config.split_type}".replace("_", "-")
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def resolve_points(path: Path, env: str | None, settings: Iterable[str], launche
             layers = [spec, flags, sets, top]
             wrong = _wrong_together(path, layers) if not file_problems else []
             try:
-                job = resolve(layers, JobSpec, wrong)
+                job = resolve(layers, JobSpec, wrong, opened=_opened)
             except ConfigError as error:
                 problems += error.problems
                 break
@@ -126,6 +128,12 @@ def resolve_points(path: Path, env: str | None, settings: Iterable[str], launche
     if problems:
         raise ConfigError(problems)
     return Points(list(found.values()), sweep.given, sweep.halving)
+
+
+def _opened(uri: str, chosen: Mapping[str, Any]) -> AbstractContextManager[tuple[IO[bytes], int]]:
+    from runner.own_data import opened  # most jobs have nothing in a bucket that is read now
+
+    return opened(uri, chosen)
 
 
 def _same(points: dict[int, Point], origin: Origin) -> list[Problem]:
@@ -177,7 +185,7 @@ def _flags(env: str | None, launcher: str | None) -> Layer:
     return {key: Entry(value, Origin(flag)) for key, (value, flag) in given.items() if value is not None}
 
 
-_PATHS = ("data.uri", "hardware.data_root", "hardware.scratch_root", "store.ca_bundle")
+_PATHS = ("dataset", "data.uri", "hardware.data_root", "hardware.scratch_root", "store.ca_bundle")
 _PLACES = (*_PATHS, "store.uri", "store.endpoint_url", "hardware.output_root")
 
 
@@ -187,7 +195,7 @@ def _read_places(layer: Layer, folder: Path) -> list[Problem]:
     problems = []
     for key in _PLACES:
         entry = layer.get(key)
-        if entry is None or not isinstance(entry.value, str):
+        if entry is None or not isinstance(entry.value, str) or (key == "dataset" and not is_own(entry.value)):
             continue
         try:
             text = with_variables(entry.value)
@@ -195,15 +203,17 @@ def _read_places(layer: Layer, folder: Path) -> list[Problem]:
             allowed = "variables that are set here, or what they stand for"
             problems.append(Problem(str(entry.origin), key, f"{show(entry.value)}; {error}", allowed))
             continue
-        if key in ("data.uri", "store.uri") and (wrong := misspelt(text)):
+        if key in ("dataset", "data.uri", "store.uri") and (wrong := misspelt(text)):
             problems.append(Problem(str(entry.origin), key, show(entry.value), wrong))
             continue
-        if key == "data.uri" and "://" in text:
+        if key in ("dataset", "data.uri") and "://" in text:
             from last_e.datafile import PLACES, is_of_no_known_kind  # most jobs have none of these
 
             if is_of_no_known_kind(text):
                 problems.append(Problem(str(entry.origin), key, show(redact(text)), PLACES))
                 continue
+        if key == "dataset" and "/" not in text and not (folder / text).is_file():
+            continue  # a name alone that is not beside the job: it is looked for where data are
         if key in _PATHS and "://" not in text and text[:1] not in ("/", "~", ""):
             text = str(folder / text)
         layer[key] = Entry(text, entry.origin)
@@ -266,7 +276,7 @@ def resolve_attempt(
     named = {key for word in allow_change for key in word.split(",")} - {"data"}
     for key in sorted(key for key in named if is_pinned(key) and key not in sets):
         problems.append(Problem("--allow-change", key, "no other value for it", f"with --set {key}=VALUE beside it"))
-    resolved = resolve([job, flags, sets], JobSpec, problems)
+    resolved = resolve([job, flags, sets], JobSpec, problems, opened=_opened)
     after = resolved.items()
     found = [change for change in changes(config, after) if change.key in after and not change.key.startswith("store.")]
     refuse_pinned(found, allow_change, resolved.origins)

@@ -172,9 +172,12 @@ class TrainBatches:
             crop = transform.train_crop(rng.key(seed, rng.CROP, epoch), position)
             joints = transform.sample(self.clips, index, owner, body, crop, self.config.input_frames)
             joints -= self.placement.origin[index][owner][:, None, None]
-            joints += transform.jitter(rng.key(seed, rng.JITTER, epoch), position[owner], body, self.config.input_frames)
+            shape = self.config.input_frames, len(self.clips.skeleton.joints), self.clips.people
+            joints += transform.jitter(rng.key(seed, rng.JITTER, epoch), position[owner], body, *shape)
             matrix = transform.warp(rng.key(seed, rng.WARP, epoch), position) @ self.placement.turn[index]
             joints = apply(matrix[owner], joints)
+            if self.clips.is_flat:  # what is seen of the turned body, as in testing
+                joints[..., 2] = 0
         else:
             joints = still(self.clips, self.placement, index, owner, body, self.config.input_frames)
         width, blocks = self.noise_shape
@@ -182,18 +185,27 @@ class TrainBatches:
             rng.uniform(rng.key(seed, rng.DROPOUT, epoch), position, width)[owner],
             rng.uniform(rng.key(seed, rng.DROP_PATH, epoch), position, blocks)[owner],
         )
-        return Batch(transform.to_streams(joints), owner, self.clips.label[index], weight, noise)
+        return Batch(transform.to_streams(joints, self.clips.skeleton), owner, self.clips.label[index], weight, noise)
 
 
 class TestBatches:
-    """The test clips, the middle of each, in the order of the file. Of n ranks each makes every n-th batch."""
+    """The test clips, the middle of each (or what ``begin``s elsewhere, a fraction of it), in the order of the file. Of n ranks
+    each makes every n-th batch."""
 
     __test__ = False  # not a test class, whatever pytest thinks of its name
 
     def __init__(
-        self, clips: Clips, index: Tensor, frames: int, batch_size: int, workers: int = 0, rank: int = 0, ranks: int = 1
+        self,
+        clips: Clips,
+        index: Tensor,
+        frames: int,
+        batch_size: int,
+        workers: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
+        begin: float | None = None,
     ) -> None:
-        self.clips, self.index, self.frames = clips, index, frames
+        self.clips, self.index, self.frames, self.begin = clips, index, frames, begin
         self.rank, self.ranks = rank, ranks
         self.batch_size, self.workers = batch_size, workers
         self.placement = transform.place(clips)
@@ -213,13 +225,21 @@ class TestBatches:
     def _batch(self, number: int) -> Batch:
         begin = number * self.batch_size
         _, index, owner, body, weight = self._order.piece(begin, min(begin + self.batch_size, len(self.index)))
-        joints = still(self.clips, self.placement, index, owner, body, self.frames)
-        return Batch(transform.to_streams(joints), owner, self.clips.label[index], weight)
+        joints = still(self.clips, self.placement, index, owner, body, self.frames, self.begin)
+        return Batch(transform.to_streams(joints, self.clips.skeleton), owner, self.clips.label[index], weight)
 
 
-def still(clips: Clips, placement: transform.Placement, index: Tensor, owner: Tensor, body: Tensor, frames: int) -> Tensor:
-    """Clips without augmentation, (r, T, V, 3): the middle of each, centred, turned and scaled."""
-    joints = transform.sample(clips, index, owner, body, transform.test_crop(index), frames)
+def still(
+    clips: Clips,
+    placement: transform.Placement,
+    index: Tensor,
+    owner: Tensor,
+    body: Tensor,
+    frames: int,
+    begin: float | None = None,
+) -> Tensor:
+    """Clips without augmentation, (r, T, V, 3): the middle of each, or what ``begin``s elsewhere; centred, turned, scaled."""
+    joints = transform.sample(clips, index, owner, body, transform.test_crop(index, begin), frames)
     joints -= placement.origin[index][owner][:, None, None]
     return apply(placement.turn[index][owner], joints)
 

@@ -16,7 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from last_e.data.clips import TENSORS, Clips
-from last_e.datafile import FORMAT, OWN_SPLIT, DataError, unreadable
+from last_e.datafile import FORMAT, OWN_SPLIT, VALIDATION, DataError, unreadable
+from last_e.described import DESCRIPTION, described
 from last_e.text import one_line
 from last_e.whole import whole_file
 
@@ -31,15 +32,22 @@ def read_clips(path: Path, num_classes: int) -> Clips:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            kind = (file.metadata() or {}).get("format")
+            metadata = file.metadata() or {}
+            kind = metadata.get("format")
             if kind != FORMAT:
                 raise DataError(f"{path}: not a prepared data file: its format is {kind!r}, not {FORMAT!r}", other=True)
-            own = {name[len(OWN_SPLIT) :]: file.get_tensor(name) for name in file.keys() if name.startswith(OWN_SPLIT)}  # noqa: SIM118
-            clips = Clips(**{name: file.get_tensor(name) for name in TENSORS}, own_splits=own)
+            own, validation = (
+                {name[len(begin) :]: file.get_tensor(name) for name in file.keys() if name.startswith(begin)}  # noqa: SIM118
+                for begin in (OWN_SPLIT, VALIDATION)
+            )
+            tensors = {name: file.get_tensor(name) for name in TENSORS}
+            clips = Clips(**tensors, own_splits=own, validation=validation, description=described(metadata))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file", missing=True) from None
     except (SafetensorError, OSError) as error:
         raise unreadable(path, error) from None
+    except ValueError as error:
+        raise DataError(f"{path}: {error}", other=True) from None
     clips.check(num_classes, str(path))
     return clips
 
@@ -55,8 +63,12 @@ def write_clips(clips: Clips, path: Path, metadata: dict[str, str] | None = None
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: getattr(clips, name).clone().contiguous() for name in TENSORS}  # none may share memory
     tensors.update({OWN_SPLIT + name: mask.clone() for name, mask in clips.own_splits.items()})
+    tensors.update({VALIDATION + name: mask.clone() for name, mask in clips.validation.items()})
+    told = dict(metadata or {})
+    if clips.description is not None:
+        told[DESCRIPTION] = clips.description.to_json()
     with whole_file(path) as part:
-        save_file(tensors, part, {**(metadata or {}), "format": FORMAT})
+        save_file(tensors, part, {**told, "format": FORMAT})
 
 
 def read_irds(path: Path = IRDS) -> Clips:

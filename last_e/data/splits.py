@@ -13,7 +13,7 @@ from last_e.splits import trains
 def train_mask(clips: Clips, dataset: str, split_type: str) -> Tensor:
     """(N,) bool: True where a clip trains; everything else tests (see :func:`last_e.splits.trains`).
 
-    A file that brings its own split, because it does not know the people, is followed.
+    A file that brings its own splits is followed: it is an own set, or does not know the people.
 
     Raises:
         DataError: it brings a split, but not this one.
@@ -22,9 +22,17 @@ def train_mask(clips: Clips, dataset: str, split_type: str) -> Tensor:
         return torch.from_numpy(trains(dataset, split_type, clips.performer.numpy(), clips.camera.numpy(), clips.setup.numpy()))
     if split_type not in clips.own_splits:
         known = ", ".join(sorted(clips.own_splits))
+        if clips.description is not None:
+            raise DataError(f"split_type {split_type}: {dataset} has {known}", missing=True)
         raise DataError(
             f"split_type {split_type}: this file was imported without the people's numbers and knows only {known}; "
             f"choose with --set split_type={known.split(',')[0]}, or prepare the data from NTU's own files",
             missing=True,
         )
     return clips.own_splits[split_type]
+
+
+def held_out(clips: Clips, train: Tensor, split_type: str) -> Tensor:
+    """(N,) bool: True where a clip tests, of those that do not ``train``: all but a split's validation part."""
+    validation = clips.validation.get(split_type)
+    return ~train if validation is None else ~(train | validation)

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from last_e import rng
 from last_e.data.clips import Clips
-from last_e.graph import PARENTS
+from last_e.skeletons import NTU25, Skeleton
 
-SPINE_BASE, NECK, LEFT_SHOULDER, RIGHT_SHOULDER = 0, 2, 4, 8
 MAX_ANGLE = torch.pi / 12  # 15 degrees
 MAX_SHEAR = 0.1
 MAX_SCALING = 0.1
@@ -25,14 +24,15 @@ TEST_CROP = 0.95
 
 @dataclass(frozen=True)
 class Placement:
-    """Per clip: what centres, turns and scales it. Both bodies of a clip share it."""
+    """Per clip: what centres, turns and scales it. All bodies of a clip share it."""
 
     origin: Tensor
-    """(N, 3) metres: the spine base of the main body's first frame."""
+    """(N, 3) metres: the centre joint (NTU: the spine base) of the main body's first frame."""
     turn: Tensor
-    """(N, 3, 3): rotation about y that lays that frame's line from left to right shoulder along x, over the torso length."""
+    """(N, 3, 3): rotation about y that lays that frame's line from left to right shoulder along x, over the torso length; no
+    rotation where nothing has sides, or a set has two dimensions."""
     torso: Tensor
-    """(N,) metres: mean distance from spine base to neck of the main body."""
+    """(N,) metres: mean length of the main body's torso (NTU: from spine base to neck)."""
 
 
 def place(clips: Clips) -> Placement:
@@ -43,19 +43,24 @@ def place(clips: Clips) -> Placement:
     device = clips.joints.device
     clips = clips.to(torch.device("cpu"))
     first = clips.joints[clips.start].double() / 1000
-    across = first[:, RIGHT_SHOULDER] - first[:, LEFT_SHOULDER]
-    angle = torch.atan2(across[:, 2], across[:, 0])
+    skeleton = clips.skeleton
+    angle = torch.zeros(len(clips), dtype=torch.float64)
+    if skeleton.pairs and not clips.is_flat:
+        left, right = skeleton.pairs[0]
+        across = first[:, right] - first[:, left]
+        angle = torch.atan2(across[:, 2], across[:, 0])
     cos, sin, zero, one = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)
     turn = torch.stack([cos, zero, sin, zero, one, zero, -sin, zero, cos], dim=1).view(-1, 3, 3)
 
     owner = torch.repeat_interleave(torch.arange(len(clips)), clips.length * clips.bodies)
     row = torch.arange(len(owner)) - clips.start[owner]
     main = row < clips.length[owner]
-    spine = (clips.joints[:, NECK].double() - clips.joints[:, SPINE_BASE].double()).norm(dim=1) / 1000
+    low, high = skeleton.measure
+    spine = (clips.joints[:, high].double() - clips.joints[:, low].double()).norm(dim=1) / 1000
     total = torch.zeros(len(clips), dtype=torch.float64).index_add_(0, owner[main], spine[main])
     torso = (total / clips.length).clamp(min=0.05)  # a body without extent must not become infinite
     turn = turn / torso[:, None, None]
-    return Placement(*(tensor.float().to(device) for tensor in (first[:, SPINE_BASE], turn, torso)))
+    return Placement(*(tensor.float().to(device) for tensor in (first[:, skeleton.centre], turn, torso)))
 
 
 def train_crop(key: int, position: Tensor) -> Tensor:
@@ -65,10 +70,10 @@ def train_crop(key: int, position: Tensor) -> Tensor:
     return torch.stack([(1 - span) * numbers[:, 1], span], dim=1)
 
 
-def test_crop(index: Tensor) -> Tensor:
-    """The middle 95% of each of the clips ``index`` (n,): (n, 2) begin and span as fractions."""
-    begin = torch.full_like(index, (1 - TEST_CROP) / 2, dtype=torch.float32)
-    return torch.stack([begin, torch.full_like(begin, TEST_CROP)], dim=1)
+def test_crop(index: Tensor, begin: float | None = None) -> Tensor:  # noqa: PT028 -- no test function
+    """The middle 95% of each of the clips ``index`` (n,), or what ``begin``s elsewhere: (n, 2) begin and span as fractions."""
+    begins = torch.full_like(index, (1 - TEST_CROP) / 2 if begin is None else begin, dtype=torch.float32)
+    return torch.stack([begins, torch.full_like(begins, TEST_CROP)], dim=1)
 
 
 def warp(key: int, position: Tensor) -> Tensor:
@@ -84,10 +89,10 @@ def warp(key: int, position: Tensor) -> Tensor:
     return (shear.view(-1, 3, 3) @ about_x.view(-1, 3, 3) @ about_y.view(-1, 3, 3)) * scale[:, None, None]
 
 
-def jitter(key: int, position: Tensor, body: Tensor, frames: int) -> Tensor:
-    """Sensor noise of 1 cm: (r, T, V, 3) metres, anew for every joint and frame."""
-    noise = rng.normal(key, position * 2 + body, frames * len(PARENTS) * 3)
-    return JITTER_METRES * noise.view(-1, frames, len(PARENTS), 3)
+def jitter(key: int, position: Tensor, body: Tensor, frames: int, joints: int = 25, people: int = 2) -> Tensor:
+    """Sensor noise of 1 cm: (r, T, V, 3) metres, anew for every joint and frame of each of a clip's ``people``."""
+    noise = rng.normal(key, position * max(2, people) + body, frames * joints * 3)
+    return JITTER_METRES * noise.view(-1, frames, joints, 3)
 
 
 def sample(clips: Clips, index: Tensor, owner: Tensor, body: Tensor, crop: Tensor, frames: int) -> Tensor:
@@ -107,12 +112,12 @@ def sample(clips: Clips, index: Tensor, owner: Tensor, body: Tensor, crop: Tenso
 
 
 @lru_cache
-def parents(device: torch.device) -> Tensor:
+def parents(device: torch.device, of: tuple[int, ...]) -> Tensor:
     """(V,) int64: each joint's parent; kept, because a list of indices would be copied to the device each time."""
-    return torch.tensor(PARENTS, device=device)
+    return torch.tensor(of, device=device)
 
 
-def to_streams(joints: Tensor) -> dict[str, Tensor]:
+def to_streams(joints: Tensor, skeleton: Skeleton = NTU25) -> dict[str, Tensor]:
     """(r, T, V, 3) -> joint, velocity and bone, each (r, 3, T, V) contiguous.
 
     Velocity is the step to the next frame, 0 at the last; a bone is its joint minus the parent, 0 at the root.
@@ -120,5 +125,5 @@ def to_streams(joints: Tensor) -> dict[str, Tensor]:
     joint = joints.permute(0, 3, 1, 2).contiguous()
     velocity = torch.zeros_like(joint)
     torch.sub(joint[:, :, 1:], joint[:, :, :-1], out=velocity[:, :, :-1])
-    bone = joint - joint.index_select(3, parents(joint.device))
+    bone = joint - joint.index_select(3, parents(joint.device, skeleton.parents))
     return {"joint": joint, "velocity": velocity, "bone": bone}

@@ -9,14 +9,16 @@ from last_e.layers import resolve
 from last_e.model.network import LastE
 from last_e.problems import Origin
 from last_e.reading import Entry, Layer
+from last_e.skeletons import NTU25, Skeleton
 
 
-def build_model(variant: str = "base_e_v3", num_classes: int = 60, **overrides: Any) -> LastE:
+def build_model(variant: str = "base_e_v3", num_classes: int = 60, skeleton: Skeleton = NTU25, **overrides: Any) -> LastE:
     """Build a variant (``base_e_v3`` or its alias ``base``), with single keys of its configuration overridden.
 
     Args:
         variant: ``nano``, ``small``, ``base`` or ``large``, with or without ``_e_v3``.
         num_classes: width of the classifier.
+        skeleton: whose joints and bones, such as ``last_e.skeletons.COCO17``.
         overrides: keys of :class:`~last_e.config.ModelConfig`, for example ``dropout=0.4``.
 
     Raises:
@@ -28,4 +30,4 @@ def build_model(variant: str = "base_e_v3", num_classes: int = 60, **overrides: 
     }
     layer.update({f"model.{key}": Entry(value, Origin("build_model")) for key, value in overrides.items()})
     config = resolve([layer], TrainConfig, detect=lambda: ("local", "")).config
-    return LastE(config.model, config.data.num_classes)
+    return LastE(config.model, config.data.num_classes, skeleton)

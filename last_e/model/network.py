@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from last_e.config import ModelConfig
 from last_e.graph import hop_adjacency, hop_distance
 from last_e.model.blocks import Block, SpatialGraphConv, StreamFusion, full
+from last_e.skeletons import NTU25, Skeleton
 
 
 class Noise(NamedTuple):
@@ -28,16 +29,18 @@ class LastE(nn.Module):
     Args:
         config: the variant's tables.
         num_classes: width of the classifier.
+        skeleton: whose joints and bones; default: NTU's.
     """
 
     make_fusion: type[nn.Module] = StreamFusion
     make_block: type[nn.Module] = Block
 
-    def __init__(self, config: ModelConfig, num_classes: int) -> None:
+    def __init__(self, config: ModelConfig, num_classes: int, skeleton: Skeleton = NTU25) -> None:
         super().__init__()
         self.config = config
         self.num_classes = num_classes
-        adjacency = hop_adjacency(config.max_hop)
+        self.skeleton = skeleton
+        adjacency = hop_adjacency(config.max_hop, skeleton)
         self.fusion = self.make_fusion(config.stem_channels)
         num_blocks = sum(config.num_blocks)
         channels, index = config.stem_channels, 0
@@ -105,7 +108,7 @@ class LastE(nn.Module):
 
 def receptive_field(model: LastE) -> int:
     """How many bones away a joint can still influence another: the reach of each graph convolution, added up."""
-    distance = hop_distance().to(model.pool_gate.device)
+    distance = hop_distance(model.skeleton.bones, len(model.skeleton.joints)).to(model.pool_gate.device)
     layers = [module for module in model.modules() if isinstance(module, SpatialGraphConv)]
     return sum(int(distance[(layer.A * layer.edge != 0).any(dim=0)].max()) for layer in layers)
 

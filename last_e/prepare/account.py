@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from last_e.datafile import OWN_SPLIT
+from last_e.datafile import OWN_SPLIT, VALIDATION
 from last_e.splits import OFFICIAL, SPLITS, Bools, trains
 
 Array = npt.NDArray[Any]
@@ -30,17 +30,24 @@ def split_masks(dataset: str, columns: Mapping[str, Array]) -> dict[str, Bools]:
     return own_splits(columns) or {split: trains(dataset, split, *people) for split in SPLITS.get(dataset, ())}
 
 
+def held_out(columns: Mapping[str, Array], train: Bools, split: str) -> Bools:
+    """Which clips test, (N,), of those that do not ``train``: all but a split's validation part."""
+    validation = columns.get(VALIDATION + split)
+    return ~train if validation is None else ~(train | validation)
+
+
 def count_splits(dataset: str, columns: Mapping[str, Array]) -> dict[str, dict[str, int | None]]:
     """Per split: clips to train and to test with, and how many there are officially (None: nobody says)."""
     counts: dict[str, dict[str, int | None]] = {}
     for split, mask in split_masks(dataset, columns).items():
-        train = int(mask.sum())
+        train, test = int(mask.sum()), int(held_out(columns, mask, split).sum())
         official = OFFICIAL.get((dataset, split), (None, None))
         counts[split] = {
             "train": train,
-            "test": len(mask) - train,
+            "test": test,
             "official_train": official[0],
             "official_test": official[1],
+            **({"validation": len(mask) - train - test} if VALIDATION + split in columns else {}),
         }
     return counts
 

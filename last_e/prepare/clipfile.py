@@ -6,7 +6,9 @@ The format is the one that :mod:`last_e.data.files` reads; beside what training 
 ``offset``     (N,) int64  row of each clip's first frame
 ``replication``  (N,) int64  as in NTU's file names; 0 where it is not known
 ``name``       (N, W) uint8  the recording's name in ASCII, filled up with zeros
-``train.xsub`` (N,) bool   a split of the file's own, where the people are not known
+``train.xsub`` (N,) bool   a split of the file's own
+``validation.xsub`` (N,) bool  the part of it that neither trains nor tests
+``missing``    (N,) int64  joints that were not seen in a frame, and are guessed from others; of own sets
 =============  ==========  ============================================================
 """
 
@@ -15,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +28,9 @@ import numpy.typing as npt
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
-from last_e.datafile import FORMAT, OWN_SPLIT, DataError, unreadable
+from last_e.datafile import FORMAT, OWN_SPLIT, VALIDATION, DataError, unreadable
+from last_e.described import MOST_PEOPLE as MOST_OF_OWN
+from last_e.described import described
 from last_e.joints import NUM_JOINTS
 from last_e.prepare.replace import CONTENT_HASH, as_text, see_that_it_is_the_same
 from last_e.whole import see_that_it_is_ours, whole_file
@@ -38,10 +42,19 @@ MOST_CLASSES = 100_000
 MOST_PEOPLE = 2
 
 _KINDS = {"int64": "I64", "int16": "I16", "uint8": "U8", "bool": "BOOL"}
-_ROW = NUM_JOINTS * 3
 _TEXT_LIMIT = 255
 
 Array = npt.NDArray[Any]
+Finish = Callable[[dict[str, Array]], tuple[dict[str, Array], dict[str, str]]]
+"""From a file's columns to further ones and its metadata."""
+
+
+class Form(NamedTuple):
+    """What all clips of a file have in common."""
+
+    joints: int = NUM_JOINTS
+    people: int = MOST_PEOPLE
+    """At most."""
 
 
 class About(NamedTuple):
@@ -62,9 +75,11 @@ class Part:
     about: list[About] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     splits: dict[str, list[bool]] = field(default_factory=dict)
+    more: dict[str, list[int]] = field(default_factory=dict)
+    """Further columns, a number for each clip."""
 
     def add(self, joints: npt.NDArray[np.int16], about: About, name: str, splits: Mapping[str, bool] | None = None) -> None:
-        """Add a clip: joints (M, T, 25, 3) in millimetres; ``splits`` says where it trains if its people are not known."""
+        """Add a clip: joints (M, T, V, 3) in millimetres; ``splits`` says where it trains if its people are not known."""
         self.joints.append(joints)
         self.about.append(about)
         self.names.append(name)
@@ -72,14 +87,16 @@ class Part:
             self.splits.setdefault(split, []).append(trains)
 
     def write(self, path: Path, metadata: Mapping[str, str]) -> None:
-        """Write the clips to a file of their own."""
+        """Write the clips, of which there is at least one, to a file of their own."""
         about = np.array(self.about, dtype=np.int64).reshape(-1, len(NUMBERS))
         columns: dict[str, Array] = dict(zip(NUMBERS, about.T))
         columns["length"] = np.array([joints.shape[1] for joints in self.joints], dtype=np.int64)
         columns["bodies"] = np.array([joints.shape[0] for joints in self.joints], dtype=np.int64)
         columns["name"] = _text_column(self.names)
         columns.update({OWN_SPLIT + split: np.array(trains, dtype=np.bool_) for split, trains in self.splits.items()})
-        write_clip_file(path, columns, self.joints, metadata)
+        columns.update({name: np.array(values, dtype=np.int64) for name, values in self.more.items()})
+        joints = self.joints[0].shape[2] if self.joints else NUM_JOINTS
+        write_clip_file(path, columns, self.joints, metadata, num_joints=joints)
 
 
 def write_clip_file(
@@ -89,8 +106,9 @@ def write_clip_file(
     metadata: Mapping[str, str],
     scratch: Path | None = None,
     overwrite: bool = True,
+    num_joints: int = NUM_JOINTS,
 ) -> None:
-    """Write a prepared file, whole or not at all. ``joints`` may come in pieces, of any shape that ends in (25, 3).
+    """Write a prepared file, whole or not at all. ``joints`` may come in pieces, of any shape that ends in (V, 3).
 
     While it is written it lies in the folder ``scratch``, on the same disk; default: beside ``path``.
 
@@ -107,7 +125,7 @@ def write_clip_file(
     header: dict[str, Any] = {"__metadata__": {**told, "format": FORMAT, CONTENT_HASH: "0" * 64}}
     end = 0
     for name in [*wide, "joints", *order[len(wide) :]]:
-        kind, shape = ("I16", (int(frames.sum()), NUM_JOINTS, 3)) if name == "joints" else _describe(columns[name])
+        kind, shape = ("I16", (int(frames.sum()), num_joints, 3)) if name == "joints" else _describe(columns[name])
         begin, end = end, end + int(np.prod(shape)) * {"I64": 8, "I16": 2, "U8": 1, "BOOL": 1}[kind]
         header[name] = {"dtype": kind, "shape": shape, "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
@@ -136,11 +154,18 @@ def write_clip_file(
             see_that_it_is_the_same(path, header.keys() - {"__metadata__"}, digest.hexdigest())
 
 
-def join(parts: Sequence[Path], path: Path, metadata: Mapping[str, str], overwrite: bool = True) -> dict[str, Array]:
+def join(
+    parts: Sequence[Path], path: Path, metadata: Mapping[str, str], overwrite: bool = True, finish: Finish | None = None
+) -> dict[str, Array]:
     """Join files of one folder to one, a part's joints in memory at a time; returns the columns of the whole."""
-    pieces = [read_columns(part)[0] for part in parts]
+    form = Form() if finish is None else Form(shape_of(parts[0])[1], MOST_OF_OWN)  # parts do not say what they are of
+    pieces = [read_columns(part, form)[0] for part in parts]
     columns = {name: _stack([piece[name] for piece in pieces]) for name in pieces[0] if name != "offset"}
-    write_clip_file(path, columns, (read_joints(part) for part in parts), metadata, parts[0].parent, overwrite)
+    if finish is not None:
+        more, metadata = finish(columns)
+        columns.update(more)
+    joints = (read_joints(part) for part in parts)
+    write_clip_file(path, columns, joints, metadata, parts[0].parent, overwrite, form.joints)
     return columns
 
 
@@ -178,8 +203,16 @@ class NoClipsError(DataError):
     """There is nothing to write."""
 
 
-def write_streamed(parts: Iterable[Part], path: Path, metadata: Mapping[str, str], overwrite: bool = True) -> dict[str, Array]:
+def write_streamed(
+    parts: Iterable[Part],
+    path: Path,
+    metadata: Mapping[str, str],
+    overwrite: bool = True,
+    finish: Finish | None = None,
+) -> dict[str, Array]:
     """Write a file from parts that are made one after the other; returns its columns.
+
+    ``finish`` is asked when all clips are there, for further columns and the metadata in place of those given.
 
     Raises:
         DataError: there is no clip in any of them, or ``path`` is there with others, and is not to be overwritten.
@@ -194,7 +227,7 @@ def write_streamed(parts: Iterable[Part], path: Path, metadata: Mapping[str, str
                     part.write(paths[-1], {})
             if not paths:
                 raise NoClipsError(f"{path}: not written: there is not one clip")
-            return join(paths, path, metadata, overwrite)
+            return join(paths, path, metadata, overwrite, finish)
         finally:  # nobody goes on with these
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -206,8 +239,9 @@ def _clear(folder: Path) -> None:
             path.unlink()
 
 
-def read_columns(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
-    """Everything of a prepared file but its joints, and its metadata.
+def read_columns(path: Path, form: Form | None = None) -> tuple[dict[str, Array], dict[str, str]]:
+    """Everything of a prepared file but its joints, and its metadata. ``form`` is what its clips must have; default: what it
+    says of itself, or NTU's.
 
     Raises:
         DataError: missing, damaged, or another kind of file.
@@ -222,26 +256,30 @@ def read_columns(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
             columns = {name: file.get_tensor(name) for name in names}
             joints = file.get_slice("joints")
             kind, shape = joints.get_dtype(), joints.get_shape()
+            description = described(metadata)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file", missing=True) from None
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise unreadable(path, error) from None
-    _check_columns(path, columns, kind, shape)
+    if form is None:
+        form = Form() if description is None else Form(len(description.skeleton.joints), description.people)
+    _check_columns(path, columns, kind, shape, form)
     return columns, metadata
 
 
-def _check_columns(path: Path, columns: Mapping[str, Array], kind: str, shape: list[int]) -> None:
+def _check_columns(path: Path, columns: Mapping[str, Array], kind: str, shape: list[int], form: Form) -> None:
     """See that everything has the type and the shape that the format says, so that nobody behind this has to ask."""
     wrong = []
-    if kind != "I16" or len(shape) != 3 or shape[1:] != [NUM_JOINTS, 3]:
-        wrong.append(f"joints are {kind} {tuple(shape)}, not int16 (rows, {NUM_JOINTS}, 3)")
+    joints, people = form
+    if kind != "I16" or len(shape) != 3 or shape[1:] != [joints, 3]:
+        wrong.append(f"joints are {kind} {tuple(shape)}, not int16 (rows, {joints}, 3)")
     missing = [name for name in REQUIRED if name not in columns]
     if missing:
         wrong.append(f"it has no {', '.join(missing)}")
     for name, column in columns.items():
         if name == "name":
             fits, meant = column.dtype == np.uint8 and column.ndim == 2, "uint8 (clips, width)"
-        elif name.startswith(OWN_SPLIT):
+        elif name.startswith((OWN_SPLIT, VALIDATION)):
             fits, meant = column.dtype == np.bool_ and column.ndim == 1, "bool (clips,)"
         else:
             fits, meant = column.dtype == np.int64 and column.ndim == 1, "int64 (clips,)"
@@ -255,7 +293,7 @@ def _check_columns(path: Path, columns: Mapping[str, Array], kind: str, shape: l
     if not len(length):
         return
     # Before anything is multiplied or counted: numbers of 64 bits overflow, and a count for each label may be any size.
-    if not (1 <= length.min() <= length.max() <= max(shape[0], 1) and 1 <= bodies.min() <= bodies.max() <= MOST_PEOPLE):
+    if not (1 <= length.min() <= length.max() <= max(shape[0], 1) and 1 <= bodies.min() <= bodies.max() <= people):
         raise DataError(f"{path}: damaged: a length or a number of people is out of range")
     if not 0 <= label.min() <= label.max() < MOST_CLASSES:
         raise DataError(f"{path}: damaged: a label is out of range: allowed are 0 to {MOST_CLASSES - 1:,}")
@@ -265,17 +303,23 @@ def _check_columns(path: Path, columns: Mapping[str, Array], kind: str, shape: l
 
 def _belongs_to_clips(name: str) -> bool:
     """Whether it is a column that is known here; others may stand beside them."""
-    return name in (*REQUIRED, "replication", "offset", "name") or name.startswith(OWN_SPLIT)
+    return name in (*REQUIRED, "replication", "offset", "missing", "name") or name.startswith((OWN_SPLIT, VALIDATION))
 
 
 def read_joints(path: Path, begin: int = 0, end: int | None = None) -> npt.NDArray[np.int16]:
-    """Rows ``begin`` to ``end`` of the joints, (rows, 25, 3), without reading the others."""
+    """Rows ``begin`` to ``end`` of the joints, (rows, V, 3), without reading the others."""
     with safe_open(path, framework="np") as file:
         stored = file.get_slice("joints")
         if not stored.get_shape()[0]:  # safetensors does not slice what is empty
-            return np.empty((0, NUM_JOINTS, 3), np.int16)
+            return np.empty((0, *stored.get_shape()[1:]), np.int16)
         joints: npt.NDArray[np.int16] = stored[begin:end]
     return joints
+
+
+def shape_of(path: Path) -> tuple[int, ...]:
+    """The shape of a file's joints, (rows, V, 3)."""
+    with safe_open(path, framework="np") as file:
+        return tuple(file.get_slice("joints").get_shape())
 
 
 def content_hash(path: Path) -> str:

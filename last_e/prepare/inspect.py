@@ -12,10 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from last_e.datafile import DataError, output_path
-from last_e.joints import BONES
+from last_e.described import Description, described
 from last_e.prepare.account import count_splits, guess_dataset
 from last_e.prepare.clipfile import content_hash, names_of, read_columns, read_joints
+from last_e.prepare.own_look import OwnLook, look_at
 from last_e.prepare.replace import CONTENT_HASH
+from last_e.skeletons import NTU25, Skeleton
 from last_e.text import plain
 from last_e.whole import whole_file
 
@@ -47,6 +49,12 @@ class Summary:
     whole: bool | None
     """Whether the bytes are those that the header says; None where it does not say."""
     provenance: dict[str, Any]
+    own: OwnLook | None = None
+    """What is found in a set of one's own, compared with itself."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it in plain values."""
+        return {**vars(self), "own": None if self.own is None else self.own.to_dict()}
 
 
 def summarize(path: Path) -> Summary:
@@ -59,7 +67,8 @@ def summarize(path: Path) -> Summary:
     length, label = columns["length"], columns["label"]
     if not len(length):
         raise DataError(f"{path}: holds no clips")
-    dataset = metadata.get("dataset") or guess_dataset(columns)
+    own = described(metadata)
+    dataset = own.name if own else metadata.get("dataset") or guess_dataset(columns)
     edges = np.unique(np.linspace(length.min(), length.max() + 1, BINS + 1).astype(int))
     counts, _ = np.histogram(length, edges)
     told = metadata.get(CONTENT_HASH)
@@ -72,13 +81,14 @@ def summarize(path: Path) -> Summary:
         shortest=int(length.min()),
         mean=float(length.mean()),
         longest=int(length.max()),
-        classes=dict(enumerate(np.bincount(label).tolist())),
+        classes=dict(enumerate(np.bincount(label, minlength=len(own.classes) if own else 0).tolist())),
         people=len(np.unique(columns["performer"])),
         cameras=len(np.unique(columns["camera"])),
         setups=len(np.unique(columns["setup"])),
-        splits=count_splits(dataset, columns),
+        splits=count_splits("" if own else dataset, columns),  # a set of one's own may be called as it likes
         whole=None if told is None else content_hash(path) == told,
         provenance={key: _value(text) for key, text in metadata.items()},
+        own=look_at(path, own, columns, metadata) if own else None,
     )
 
 
@@ -94,7 +104,8 @@ def animate(path: Path, clip: str, out: Path) -> str:
         DataError: there is no such clip, or the file is damaged.
     """
     out = output_path(out, path, example="clip.html")
-    columns, _ = read_columns(path)
+    columns, metadata = read_columns(path)
+    own = described(metadata)
     names = names_of(columns)
     if clip in names:
         number = names.index(clip)
@@ -110,16 +121,25 @@ def animate(path: Path, clip: str, out: Path) -> str:
     joints = read_joints(path, begin, begin + length * bodies).reshape(bodies, length, -1, 3)
     label = int(columns["label"][number])
     people = "1 person" if bodies == 1 else f"{bodies} people"
-    title = f"{names[number]}: class {label} (A{label + 1:03}), {length} frames, {people}"
+    known = own.classes[label : label + 1] if own else (f"A{label + 1:03}",)
+    title = f"{names[number]}: class {label} ({', '.join(known)}), {length} frames, {people}"
     out.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(out) as part:
-        part.write_text(render(joints, plain(title)), encoding="utf-8")
+        part.write_text(render(joints, plain(title), own), encoding="utf-8")
     return names[number]
 
 
-def render(joints: npt.NDArray[np.int16], title: str) -> str:
-    """The page for joints (M, T, 25, 3) in millimetres."""
-    data = {"joints": joints.tolist(), "bones": BONES, "fps": FRAMES_PER_SECOND}
+def render(joints: npt.NDArray[np.int16], title: str, own: Description | None = None) -> str:
+    """The page for joints (M, T, V, 3) in millimetres, NTU's but in an own set."""
+    skeleton: Skeleton = own.skeleton if own else NTU25
+    data = {
+        "joints": joints.tolist(),
+        "bones": skeleton.bones,
+        "right": [right for _, right in skeleton.pairs],
+        "head": next((n for n, name in enumerate(skeleton.joints) if name in ("head", "nose")), None),
+        "turn": 0 if own and own.is_flat else 0.4,
+        "fps": own.fps if own else FRAMES_PER_SECOND,
+    }
     page = TEMPLATE.read_text(encoding="utf-8")
     return page.replace("__TITLE__", html.escape(title)).replace("__DATA__", json.dumps(data, separators=(",", ":")))
 

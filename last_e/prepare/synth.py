@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from last_e.datafile import DataError, output_path
+from last_e.described import DESCRIPTION
 from last_e.joints import FROM_ROOT, NUM_JOINTS, PARENTS, STANDING
 from last_e.prepare.account import own_splits, versions
 from last_e.prepare.clipfile import NUMBERS, About, Array, Part, names_of, read_columns, write_streamed
@@ -104,7 +105,9 @@ def _plan(like: str, seed: int) -> Plan:
     if like not in ("ntu60", "ntu120"):
         if not Path(like).exists():
             raise DataError(f"{like}: no such file; allowed: ntu60, ntu120 or a prepared file", missing=True)
-        columns, _ = read_columns(Path(like))
+        columns, metadata = read_columns(Path(like))
+        if DESCRIPTION in metadata:
+            raise DataError(f"{like}: a set of your own; what is made up has NTU's joints", other=True)
         zeros: Array = np.zeros_like(columns["label"])
         about = np.stack([columns.get(name, zeros) for name in NUMBERS], axis=1)
         return Plan(columns["length"], columns["bodies"], about, names_of(columns), own_splits(columns))

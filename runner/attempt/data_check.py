@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import io
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
 
 from last_e.counts import WITHOUT_FILE
-from last_e.datafile import DataError, check_file, check_opened, data_path, is_remote, see_that_the_batch_fits
+from last_e.datafile import Check, DataError, check_file, check_opened, data_path, is_remote, see_that_the_batch_fits
+from last_e.described import is_own
+from last_e.own_set import check_own
 from runner.attempt.data_cache import parse
 from runner.errors import DamagedObjectError, MissingKeyError, UsageError
 from runner.spec import JobSpec
+from runner.store.remote_file import PIECE_BYTES, RemoteFile
 
-if TYPE_CHECKING:
-    from runner.store.s3 import S3Store
-
-_PIECE_BYTES = 1 << 18
 _can_look = find_spec("numpy") is not None
 
 
@@ -32,9 +30,13 @@ def check_data(config: JobSpec) -> None:
         elif (path := data_path(config)) is None:
             see_that_the_batch_fits(config, WITHOUT_FILE[config.dataset, config.split_type].train)
         elif _can_look:
-            check_file(config, path)
+            check_file(config, path, _check_of(config))
     except DataError as error:
         raise UsageError(str(error)) from None
+
+
+def _check_of(config: JobSpec) -> Check:
+    return check_own if is_own(config.dataset) else check_opened
 
 
 def _check_remote(config: JobSpec, uri: str) -> None:
@@ -45,40 +47,9 @@ def _check_remote(config: JobSpec, uri: str) -> None:
     try:
         about = store.head(key)
         if _can_look:
-            raw = _RemoteFile(store, key, about["ContentLength"], about["ETag"])
-            check_opened(config, io.BufferedReader(raw, _PIECE_BYTES), raw.size, uri)
+            raw = RemoteFile(store, key, about["ContentLength"], about["ETag"])
+            _check_of(config)(config, io.BufferedReader(raw, PIECE_BYTES), raw.size, uri)
     except MissingKeyError:
         raise UsageError(f"data.uri {uri}: there is no such object in the bucket {bucket.bucket}") from None
     except DamagedObjectError as error:
         raise UsageError(f"data.uri {uri}: {error}; try again") from None
-
-
-class _RemoteFile(io.RawIOBase):
-    """An object of a bucket to be read here and there, of which nothing is kept."""
-
-    def __init__(self, store: S3Store, key: str, size: int, tag: str) -> None:
-        self.size = size
-        self._store, self._key, self._tag, self._at = store, key, tag, 0
-
-    def readable(self) -> bool:
-        """It is."""
-        return True
-
-    def seekable(self) -> bool:
-        """It is."""
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """As of any file."""
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence]
-        return self._at
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """One request; the server sends no more than is taken."""
-        count = min(len(buffer), self.size - self._at)
-        if count <= 0:
-            return 0
-        data = self._store.get_part(self._key, self._at, count, self._tag)
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)

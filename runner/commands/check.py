@@ -45,7 +45,7 @@ def validate(
     else:
         some = unlike(jobs)
         resolved.notes.extend(note for job in some for note in [*_look_at_machine(job, here), *_look_at_data(job.config)])
-    notes = list(dict.fromkeys(note for job in jobs for note in job.notes))
+    notes = list(dict.fromkeys(note for job in jobs for note in [*job.notes, *job.of_data]))
     if json:
         points = {"points": [point.values for point in found.points]} if found.is_sweep else {}
         print_json("validate", {"valid": True, "config": resolved.items(), "notes": notes, **points})

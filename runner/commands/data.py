@@ -7,7 +7,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,6 +19,7 @@ data_app = typer.Typer(
 
 DATASETS = ("ntu60", "ntu120")
 KINDS = ("ctrgcn", "pyskl", "npy")
+OWN_KINDS = ("csv", "npz", "json", "mediapipe", "openpose", "coco")
 SPLITS = ("xsub", "xview", "xset")
 
 OutOption = Annotated[Path, typer.Option("--out", metavar="FILE", help="the prepared file to write", callback=at_home)]
@@ -65,27 +66,83 @@ def prepare(
 
 @data_app.command(name="import")
 def import_(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="ctrgcn, pyskl or npy")],
+    kind: Annotated[
+        str, typer.Argument(metavar="KIND", help="ctrgcn, pyskl, npy; of your own: csv, npz, json, mediapipe, openpose, coco")
+    ],
     path: Annotated[
-        Path, typer.Argument(metavar="PATH", help="the .npz or .pkl file, or the folder of .npy files", callback=at_home)
+        Path, typer.Argument(metavar="PATH", help="the file, or the folder of files, as the kind is", callback=at_home)
     ],
     out: OutOption,
-    split: Annotated[str | None, typer.Option("--split", metavar="NAME", help="what the file's own split is called")] = None,
+    split: Annotated[str | None, typer.Option("--split", metavar="NAME", help="what the split is called")] = None,
     train_list: Annotated[
         str | None,
         typer.Option("--train-list", metavar="NAME", help="which of a pyskl file's lists names who trains"),
     ] = None,
+    layout: Annotated[
+        str | None, typer.Option("--layout", metavar="NAME|JSON", help="which joint is which: coco17, openpose25, ...")
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option("--classes", metavar="A,B,...|FILE", help="names of the classes, in their order")
+    ] = None,
+    clips: Annotated[
+        Path | None,
+        typer.Option("--clips", metavar="CSV", help="a table: name, label, subject, camera, part", callback=at_home),
+    ] = None,
+    units: Annotated[
+        str | None, typer.Option("--units", metavar="UNIT", help="metres, centimetres, millimetres, pixels or image")
+    ] = None,
+    fps: Annotated[float, typer.Option("--fps", min=0.001, max=1000, metavar="N", help="frames a second")] = 30.0,
+    people: Annotated[
+        int, typer.Option("--people", min=1, max=16, metavar="N", help="most people that are followed (openpose, coco)")
+    ] = 1,
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="what the set is called")] = None,
+    source: Annotated[str | None, typer.Option("--source", metavar="TEXT", help="where it comes from")] = None,
+    by: Annotated[str | None, typer.Option("--by", metavar="WHAT", help="share out by subject or by clip")] = None,
+    train: Annotated[str | None, typer.Option("--train", metavar="A,B|@FILE", help="who trains")] = None,
+    test: Annotated[str | None, typer.Option("--test", metavar="A,B|@FILE|0.2", help="who tests, or a fraction")] = None,
+    validation: Annotated[
+        str | None, typer.Option("--validation", metavar="A,B|@FILE|0.1", help="who neither trains nor tests")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="decides fractions (default: 0)")] = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Import what another project has prepared."""
+    """Import what another project has prepared, or keypoints of any program's as a data set of your own."""
     from runner.errors import UsageError
     from runner.view.bar import Bar
     from runner.view.console import print_json, show
-    from runner.view.prepared import imported_text
+    from runner.view.prepared import imported_text, written_text
 
+    own: dict[str, Any] = {
+        "layout": layout,
+        "classes": classes,
+        "clips": clips,
+        "units": units,
+        "name": name,
+        "source": source,
+        "by": by,
+    }
+    own |= {"train": train, "test": test, "validation": validation, "seed": seed}
+    own = {key: value for key, value in own.items() if value is not None}
+    if kind in OWN_KINDS:
+        if train_list is not None:
+            raise UsageError("--train-list: only pyskl's files have lists to choose from; --train says who trains")
+        if by not in (None, "subject", "clip"):
+            raise UsageError(f"--by {by!r}: allowed are subject, clip")
+        with _errors(out, goes_on=False), Bar("clips") as bar:
+            from last_e.prepare.import_own import Wanted, import_keypoints
+
+            wanted = Wanted(fps=fps, people=people, split=split, **own)
+            written = import_keypoints(kind, path, out, wanted, overwrite=overwrite, progress=bar.update)
+        if json:
+            print_json("data import", {"out": str(out), "kind": kind, **written.to_dict()})
+        else:
+            show(written_text(written, out), end="")
+        return
     if kind not in KINDS:
-        raise UsageError(f"kind {kind!r}: allowed are {', '.join(KINDS)}")
+        raise UsageError(f"kind {kind!r}: allowed are {', '.join((*KINDS, *OWN_KINDS))}")
+    if own:
+        raise UsageError(f"--{next(iter(own))}: {kind} is of NTU's; that is said of {', '.join(OWN_KINDS)}")
     if split not in (None, *SPLITS):
         raise UsageError(f"--split {split!r}: allowed are {', '.join(SPLITS)}")
     with _errors(out, goes_on=False), Bar("clips") as bar:
@@ -144,11 +201,13 @@ def inspect(
         drawn = None if animate is None else write_page(file, clip, animate)
     if json:
         page = None if animate is None else str(animate)
-        print_json("data inspect", {"file": str(file), **vars(summary), "animated": drawn, "page": page})
+        print_json("data inspect", {"file": str(file), **summary.to_dict(), "animated": drawn, "page": page})
     else:
         show(summary_text(summary, file), end="")
         if drawn is not None:
             show(f"{animate}: {drawn}; open it in a browser")
+    if summary.own is not None and summary.own.fatal:
+        raise LastrunError(f"{file}: nothing can be trained with it: {'; '.join(summary.own.fatal)}")
     if summary.whole is False:
         raise LastrunError(f"{file}: damaged: its bytes are not those that its header says; make or fetch it again")
 

@@ -84,7 +84,7 @@ def submit_sweep(
         raise UsageError(_NO_CONTINUING.format(what=spec, most=config.run.auto_continue))
     see_that_somebody_decides(found.halving, config, detach=detach)
     target = store_of(config.store, store)
-    told = list(dict.fromkeys(note for job in jobs for note in notes_of_file(job, spec)))
+    told = list(dict.fromkeys(note for job in jobs for note in [*notes_of_file(job, spec), *job.of_data]))
     told += kaggle.notes(target.uri)
     slots = host_slots(how.on, parallel) if how.on else make_slots(parallel, config, len(jobs))
     cost = estimate(jobs, min(len(slots), len(jobs)))

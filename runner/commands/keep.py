@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from runner.job.job import Job
     from runner.store.protocol import Store
 
+_ASKED = "the request is in the store"
+
 
 def stop(
     job: Annotated[str | None, typer.Argument(metavar="JOB|GROUP", help=GROUP_HELP, show_default=False)] = None,
@@ -52,11 +54,12 @@ def stop(
                 f"{each.id}: nothing of it runs; whoever follows it begins no other attempt by itself (run.auto_continue); "
                 f"lastrun resume {each.reference} goes on with it"
             )
-    for what, each in found.later.items():
-        each.requests.ask_to_stop(now)
-        if not json:
-            tells = f"lastrun status {each.reference} tells"
-            show(f"{each.id}: {what}; what waits there leaves as soon as it has begun, which {tells}")
+    if found.later:
+        found.later[0][0].store.in_parallel([partial(each.requests.ask_to_stop, now) for each, _ in found.later])
+    for each, what in [] if json else found.later:
+        which = "which is not waited for: " if wait else "which "
+        tells = f"{which}lastrun status {each.reference} tells"
+        show(f"{each.id}: {what}; what waits there leaves as soon as it has begun, {tells}")
     deaf: dict[str, list[str]] = {}
     for each in found.runs:
         each.requests.ask_to_stop(now)
@@ -69,7 +72,7 @@ def stop(
             show(f"{each.id} is stopping; {then}")
     found.silent += [words for told in deaf.values() for words in told]
     hearing = [each for each in found.runs if each.id not in deaf]
-    for what, each in [] if json else found.taken.items():
+    for each, what in [] if json else found.taken:
         show(f"{each.id}: {what} was taken out of the queue; lastrun resume {each.reference} goes on with it")
     for words in [*found.unread, *found.silent]:
         show(words, error=True)
@@ -84,8 +87,8 @@ def stop(
     if json:
         asked = "now" if now else "save"
         jobs = [{"id": each.id, "asked": asked, "state": ended.get(each.id, "stopping")} for each in hearing]
-        not_running: list[tuple[Job, str | None]] = [(each, asked) for each in (*found.cut, *found.later.values())]
-        not_running += [(each, None) for each in found.taken.values()]
+        not_running: list[tuple[Job, str | None]] = [(each, asked) for each in found.cut]
+        not_running += [(each, asked) for each, _ in found.later] + [(each, None) for each, _ in found.taken]
         jobs += [{"id": each.id, "asked": what, "state": state_of(each)[0].value} for each, what in not_running]
         jobs += [{"id": each, "asked": None, "state": "running"} for each in deaf]
         print_json(
@@ -106,9 +109,9 @@ class _Found:
     """What there is to stop."""
 
     runs: list[Job] = field(default_factory=list)
-    taken: dict[str, Job] = field(default_factory=dict)
+    taken: list[tuple[Job, str]] = field(default_factory=list)
     """What was taken out of a queue."""
-    later: dict[str, Job] = field(default_factory=dict)
+    later: list[tuple[Job, str]] = field(default_factory=list)
     """What waits, or may wait, where nobody can take it back."""
     cut: list[Job] = field(default_factory=list)
     """Jobs that whoever follows them may be about to go on with."""
@@ -126,71 +129,85 @@ class _Found:
 def _stop_job(job: Job) -> _Found:
     from runner.errors import State, UsageError
     from runner.launch.continued import may_go_on
-    from runner.launch.settle import Withdrawn, state_of, waits, withdraw
+    from runner.launch.settle import state_of, waiting
 
     state, attempt, _ = state_of(job)
     if state is State.RUNNING and attempt is not None:
         return _Found(runs=[job])
-    taken, silent, is_away = withdraw(job) if state is not State.RUNNING else Withdrawn(None, [])
-    if taken is not None:
-        return _Found(taken={taken: job})
-    if state is not State.RUNNING and (later := waits(job)) is not None:
-        return _Found(later={later: job})
-    if may_go_on(attempt):
-        return _Found(cut=[job])
-    if is_away and state is not State.SUCCEEDED:
-        return _Found(later={f"{'; '.join(silent)}; the request is in the store": job})
-    raise UsageError(f"{job.id} is {state.value}: {'; '.join(['there is nothing to stop', *silent])}")
+    queued, silent = waiting([job])
+    found = _Found(silent=silent)
+    if queued:
+        _take_back(found, queued)
+    elif may_go_on(attempt):
+        found.cut = [job]
+    elif silent and state is not State.SUCCEEDED:
+        found.later = [(job, _ASKED)]
+    else:
+        raise UsageError(f"{job.id} is {state.value}: {'; '.join(['there is nothing to stop', *silent])}")
+    return found
 
 
 def _stop_all(store: Store, now: bool) -> _Found:
-    """Of a whole store; groups of which something waits begin no more."""
+    """Of a whole store; groups of which something waits begin no more. Where a launcher does not tell what waits, any job may
+    that has not reached its end."""
     from runner.errors import State
     from runner.job.find import list_jobs
     from runner.job.group import Group
     from runner.job.paths import group_of
     from runner.launch.continued import may_go_on
-    from runner.launch.settle import waiting, waits, withdraw
+    from runner.launch.settle import waiting
     from runner.view.status import with_their_attempts
 
     known, unread = with_their_attempts(list_jobs(store))
     queued, silent = waiting([job for job, state, _ in known if state is not State.RUNNING])
     found = _Found([job for job, state, _ in known if state is State.RUNNING], unread=unread, silent=silent)
-    idle = [(job, last) for job, state, last in known if state is not State.RUNNING and job not in queued]
-    found.cut = [job for job, last in idle if may_go_on(last, 3600.0)]
-    for group_id in dict.fromkeys(group_of(job.id) for job in [*found.runs, *queued]):
+    idle = [one for one in known if one[1] is not State.RUNNING and one[0] not in queued]
+    found.cut = [job for job, _, last in idle if may_go_on(last, 3600.0)]
+    if silent:
+        found.later = [(job, _ASKED) for job, state, _ in idle if state is not State.SUCCEEDED and job not in found.cut]
+    for group_id in dict.fromkeys(group_of(job.id) for job in [*found.runs, *queued, *(job for job, _ in found.later)]):
         if group_id is not None:  # first: whoever runs its points begins no more of them
             Group(store, group_id).requests.ask_to_stop(now)
-    for job in queued:
-        if what := withdraw(job)[0]:
-            found.taken[what] = job
-        elif later := waits(job):
-            found.later[later] = job
-        else:
-            found.runs.append(job)  # it has begun meanwhile, or does so
+    _take_back(found, queued)
     return found
 
 
 def _stop_group(group: Group, now: bool) -> _Found:
     """Whoever runs the group begins no more, and what waits in a queue that is not seen from here leaves when it begins."""
     from runner.errors import State
-    from runner.launch.settle import waiting, waits, withdraw
+    from runner.launch.settle import waiting
     from runner.view.status import states
 
     group.requests.ask_to_stop(now)
     by_state, unread = states(group.jobs())
-    found = _Found([job for job, state in by_state if state is State.RUNNING], unread=unread)
     idle = [job for job, state in by_state if state not in (State.RUNNING, State.SUCCEEDED)]
-    for job in reversed(idle):  # one may wait for another's end
-        if what := withdraw(job)[0]:
-            found.taken[what] = job
-    left = [job for job in idle if job not in found.taken.values()]
-    for job in waiting(left)[0]:
-        if later := waits(job):
-            found.later[later] = job
-    unseen = [job for job in left if job not in found.later.values()]
-    group.store.in_parallel([partial(job.requests.ask_to_stop, now) for job in unseen])
+    queued, silent = waiting(idle)
+    found = _Found([job for job, state in by_state if state is State.RUNNING], unread=unread, silent=silent)
+    unseen = [job for job in idle if job not in queued]
+    if silent:
+        found.later = [(job, _ASKED) for job in unseen]
+    else:
+        group.store.in_parallel([partial(job.requests.ask_to_stop, now) for job in unseen])
+    _take_back(found, queued)
     return found
+
+
+def _take_back(found: _Found, queued: list[Job]) -> None:
+    """Of these jobs something waits: it is taken back, or asked where nobody can do that."""
+    from runner.launch.settle import waits, withdraw
+
+    for job in sorted(queued, key=lambda job: job.id, reverse=True):  # one may wait for another's end
+        what, silent = withdraw(job)
+        if what is not None:
+            found.taken.append((job, what))
+            continue
+        found.silent += [f"{job.id}: {words}" for words in silent]
+        if (later := waits(job)) is not None:
+            found.later.append((job, later))
+        elif silent:
+            found.later.append((job, _ASKED))
+        else:
+            found.runs.append(job)  # it has begun meanwhile, or does so
 
 
 def pull(

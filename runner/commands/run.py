@@ -98,7 +98,7 @@ def submit(
     resolved = points.points[0].job
     if (instead := why_rent(resolved, here)) is not None:
         resolved = resolve_points(spec, first.env, first.settings, LAUNCHER).points[0].job
-    config, told = resolved.config, notes_of_file(resolved, spec)
+    config, told = resolved.config, [*notes_of_file(resolved, spec), *resolved.of_data]
     _see_that_relay_fits(config, relay)
     _see_that_it_may_be_shut_down(config, yes_shut_down)
     target = store_of(config.store, store)

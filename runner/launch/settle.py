@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
-from runner.errors import AwayError, LastrunError, Reason, State, UsageError
+from runner.errors import LastrunError, Reason, State, UsageError
 from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.launch.protocol import Launcher
@@ -60,28 +59,17 @@ def waiting(jobs: Sequence[Job]) -> tuple[list[Job], list[str]]:
     return found, silent
 
 
-class Withdrawn(NamedTuple):
-    """What came of taking back what has not begun of a job."""
-
-    what: str | None
-    """What was taken back, if there was something."""
-    silent: list[str]
-    """Else what could not be asked: a cluster's programs may be here without their cluster, for a job that never went there."""
-    is_away: bool = False
-    """Whether a queue that does not answer may hold something that would hear of a request in the store."""
-
-
-def withdraw(job: Job) -> Withdrawn:
-    """Take back what of the job has not begun."""
-    silent, is_away = [], False
+def withdraw(job: Job) -> tuple[str | None, list[str]]:
+    """Take back what has not begun of a job. Returns what that was, if there was something, and else why it may wait all the
+    same: who does not answer."""
+    silent = []
     for name in LAUNCHERS:
         try:
             if told := launcher_class(name).withdraw(job):
-                return Withdrawn(told, [])
+                return told, []
         except LastrunError as error:
-            silent.append(f"launcher {name} cannot tell: {error}")
-            is_away = is_away or isinstance(error, AwayError)
-    return Withdrawn(None, silent, is_away)
+            silent.append(f"launcher {name} does not take it back: {error}")
+    return None, silent
 
 
 def scratch_places(job: Job, attempts: list[Attempt]) -> set[Path]:

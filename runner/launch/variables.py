@@ -17,14 +17,15 @@ from runner.store.uri import StoreUri
 _OF_A_BUCKET = (
     *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION"),
     *("AWS_CA_BUNDLE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_EC2_METADATA_DISABLED"),
-    *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "REQUESTS_CA_BUNDLE"),
+    *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "REQUESTS_CA_BUNDLE", "LASTRUN_ENV_FILE"),
+    *("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION"),
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
 )
 
 
 _OF_THIS_MACHINE = (
     *("AWS_PROFILE", "AWS_CA_BUNDLE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "REQUESTS_CA_BUNDLE"),
-    *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
+    *("LASTRUN_ENV_FILE", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
 )
 """Files that are here, and ways out of this network."""
 
@@ -46,20 +47,21 @@ def to_hand_over(config: JobSpec, store: StoreUri) -> list[str]:
 
 
 def values_elsewhere(store: StoreUri | None, config: JobSpec | None) -> dict[str, str]:
-    """The same with their values, for a machine that has none of this one's files. Keys that boto3 has from a file or a service
+    """The same with their values, for a machine that has none of this one's files. Keys that come from a file or a service
     here are handed over as they are now. Without a job, what the store needs."""
     bucket = (store is not None and store.scheme != "file") or (config is not None and is_remote(config.data.uri))
     usual = [name for name in _OF_A_BUCKET if bucket and name not in _OF_THIS_MACHINE]
     names = [NAMED, *(config.run.pass_env if config is not None else ()), *usual]
     found = {name: os.environ[name] for name in names if name in os.environ}
-    if bucket and "AWS_ACCESS_KEY_ID" not in found:
-        import boto3  # slow to import
+    if bucket and ("AWS_ACCESS_KEY_ID" not in found or os.environ.get("LASTRUN_ENV_FILE")):
+        from runner.store import keys  # slow to import
 
-        session = boto3.Session()
-        if keys := session.get_credentials():
-            frozen = keys.get_frozen_credentials()
-            found |= {"AWS_ACCESS_KEY_ID": frozen.access_key, "AWS_SECRET_ACCESS_KEY": frozen.secret_key}
-            found |= {"AWS_SESSION_TOKEN": frozen.token} if frozen.token else {}
+        session = keys.session()
+        if credentials := session.get_credentials():
+            frozen = credentials.get_frozen_credentials()
+            values = zip(keys.NAMES, (frozen.access_key, frozen.secret_key, frozen.token))
+            found = {name: value for name, value in found.items() if name not in keys.NAMES}
+            found |= {name: value for name, value in values if value}
         if session.region_name and "AWS_REGION" not in found:
             found.setdefault("AWS_DEFAULT_REGION", session.region_name)
     return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timezone
@@ -14,18 +13,18 @@ from typing import Any
 
 from last_e.config import MOST_RANKS, TrainConfig, effective_batch, micro_batches, most_for
 from last_e.datafile import DataError, output_path, read_header
+from last_e.described import DESCRIPTION
 from last_e.layers import resolve
 from last_e.problems import Origin
-from last_e.process import run_module
 from last_e.reading import Entry, set_layer
 from last_e.text import counted
 from last_e.whole import whole_file
-from runner.errors import EngineError, LastrunError, UsageError
+from runner.child import result_of
+from runner.errors import UsageError
 from runner.machine import versions
 from runner.plan.hardware import BYTES
 from runner.plan.measurements import cpu, user_folder
 from runner.plan.work import work_of
-from runner.signals import handled, interrupt
 
 PARTS = ("data", "forward", "train", "epoch")
 PASSES = {"forward": 1.0, "train": 3.0, "epoch": 3.0}
@@ -84,7 +83,11 @@ def measure(
         "ranks": numbers,
     }
     now = datetime.now(timezone.utc)
-    result = {"date": f"{now:%Y-%m-%d}", "versions": versions(), **_measured(asked, progress)}
+    result = {
+        "date": f"{now:%Y-%m-%d}",
+        "versions": versions(),
+        **result_of("last_e.bench", asked, progress, "the measurement"),
+    }
     if result["machine"]["device"] == "cpu":
         result["machine"]["name"] = cpu(result["machine"]["name"], result["machine"]["cores"]).name
     add_shares(result, config)
@@ -131,45 +134,11 @@ def _dataset(data: Path | None) -> str:
     told = None
     if data is not None:
         with suppress(OSError, ValueError), data.open("rb") as file:
-            told = read_header(file)[0]["__metadata__"].get("dataset")
+            metadata = read_header(file)[0]["__metadata__"]
+            told = metadata.get("dataset")
+            if DESCRIPTION in metadata:
+                raise UsageError(f"--data {data}: a set of your own, and what is measured has NTU's joints: leave out --data")
     return told if told in ("ntu60", "ntu120") else "ntu60"
-
-
-def _measured(asked: dict[str, Any], progress: Callable[[int, int, str], None]) -> dict[str, Any]:
-    """What the child that measures says at the end.
-
-    Raises:
-        EngineError: no torch, or no GPU that was asked for.
-        LastrunError: it could not measure, with the reason.
-    """
-    command = run_module("last_e.bench")
-    with (
-        handled(interrupt),
-        TemporaryFile("w+") as said,  # no pipe: nobody reads it before the end, and a full one would stop the child
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True) as child,
-    ):
-        assert child.stdin is not None
-        assert child.stdout is not None
-        try:
-            child.stdin.write(json.dumps(asked))
-            child.stdin.close()
-            for line in child.stdout:
-                told = json.loads(line)
-                if "result" in told:
-                    result: dict[str, Any] = told["result"]
-                    return result
-                if "error" in told:
-                    raise (EngineError if told["no_gpu"] else LastrunError)(told["error"])
-                progress(told["done"], told["total"], told["what"])
-            child.wait()
-            said.seek(0)
-            errors = said.read().strip().splitlines()
-        except BaseException:
-            child.terminate()
-            raise
-    if any("No module named 'torch'" in line for line in errors):
-        raise EngineError("torch is not installed here; from a clone of lastrun: pip install '.[train]'")
-    raise LastrunError(f"the measurement broke off: {errors[-1] if errors else f'exit code {child.wait()}'}")
 
 
 def add_shares(result: dict[str, Any], config: TrainConfig) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 from last_e.config import TrainConfig
 from last_e.counts import OFFICIAL, TWO_PEOPLE, WITHOUT_FILE, Counts
 from last_e.datafile import DataError, data_path
+from last_e.described import is_own
+from runner.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,10 @@ def data_of(configs: Sequence[TrainConfig]) -> Data:
             bodies = f"{counts.train_bodies:.3g} bodies a clip to train and {counts.test_bodies:.3g} to test"
             return Data(counts, True, f"{path}: {_clips(counts)}, {bodies}")
     dataset, split = configs[0].dataset, configs[0].split_type
+    if is_own(dataset):
+        raise UsageError(
+            f"{dataset}: how many clips it has only its file tells; {note or 'name a copy with --set data.uri=PATH'}"
+        )
     if (dataset, split) not in OFFICIAL:
         counts = WITHOUT_FILE[dataset, split]
         return Data(
@@ -68,7 +74,7 @@ def _count(path: Path, dataset: str, split_type: str) -> Counts:
         DataError: it is damaged, or has no such split.
         ModuleNotFoundError: what reads it is not installed.
     """
-    from last_e.prepare.account import split_masks
+    from last_e.prepare.account import held_out, split_masks
     from last_e.prepare.clipfile import read_columns
 
     columns, _ = read_columns(path)
@@ -76,7 +82,8 @@ def _count(path: Path, dataset: str, split_type: str) -> Counts:
     if split_type not in masks:
         raise DataError(f"{path}: has no split {split_type}, only {', '.join(sorted(masks))}", missing=True)
     mask, bodies = masks[split_type], columns["bodies"]
-    train, test = int(mask.sum()), int((~mask).sum())
+    rest = held_out(columns, mask, split_type)
+    train, test = int(mask.sum()), int(rest.sum())
     if not train or not test:
         raise DataError(f"{path}: {split_type}: {train} clips to train and {test} to test")
-    return Counts(train, test, float(bodies[mask].mean()), float(bodies[~mask].mean()))
+    return Counts(train, test, float(bodies[mask].mean()), float(bodies[rest].mean()))

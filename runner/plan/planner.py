@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from last_e.config import ENVIRONMENTS, cuts, effective_batch, most_for, number_format
+from last_e.joints import NUM_JOINTS
 from last_e.layers import Resolved
 from last_e.problems import ConfigError, Problem
 from runner.plan.clips import Data, data_of
@@ -157,7 +158,7 @@ def row_of(
     micro_batch = -(-size // parts)
     candidates = [found for found in measurements if place.is_of(found.measurement.machine)]
     precision = _precision(place, config, candidates)
-    work = work_of(config.model, training.input_frames)
+    work = work_of(config.model, training.input_frames, config.data.joints)
     row = Row(profile, place.name, place.device, place.gpu.name if place.gpu else None, micro_batch, precision, "")
     row.ranks, row.machines = min(ranks, training.gradient_accumulation_steps * parts), machines
     row.session_limit = hardware.session_limit
@@ -256,9 +257,11 @@ def _differences(found: Found, row: Row, config: JobSpec, work: Work, data: Data
     """How the work that was measured differs from the job's, each in words."""
     m, frames = found.measurement, config.training.input_frames
     words = {}
-    if work_of(m.tables, frames) != work:
+    if work_of(m.tables, frames, config.data.joints) != work:
         of = config.model.variant if m.model != config.model.variant else "this job's model"
         words["model"] = f"for the arithmetic of {of}"
+    if (joints := config.data.joints or NUM_JOINTS) != NUM_JOINTS:
+        words["joints"] = f"for {joints} joints, not {NUM_JOINTS}"
     if m.frames != frames:
         words["frames"] = f"for {frames} frames"
     if m.precision != row.precision:
@@ -279,7 +282,7 @@ def _differences(found: Found, row: Row, config: JobSpec, work: Work, data: Data
 def _nearness(found: Found, row: Row, config: JobSpec, work: Work, data: Data) -> tuple[object, ...]:
     """Of two measurements the one of the more similar work counts, of equals the newer one."""
     other = _differences(found, row, config, work, data)
-    parts = ("model", "precision", "frames", "threads", "batch", "bodies")
+    parts = ("model", "joints", "precision", "frames", "threads", "batch", "bodies")
     ranks = found.measurement.ranks is not None and row.ranks > 1
     return (*(part not in other for part in parts), ranks, found.measurement.date, str(found.path))
 
@@ -293,7 +296,7 @@ def _converted(row: Row, found: Found, config: JobSpec, work: Work, data: Data) 
     if not other:
         row.source = f"measured: {found} ({found.path})"
     else:
-        times = f" (x{factor:.3g} time)" if {"model", "frames"} & other.keys() else ""
+        times = f" (x{factor:.3g} time)" if {"model", "joints", "frames"} & other.keys() else ""
         row.source = f"scaled from {found} ({found.path}): {', '.join(other.values())}{times}"
     kind = Kind.SCALED if other else Kind.MEASURED
     return Times(factor / m.training_rows, 0.0, factor / m.forward_rows, 0.0).faster(_gain(row, m)[0]), kind

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import cache
 
 from last_e.config import ModelConfig
+from last_e.joints import NUM_JOINTS
 from last_e.layers import nest, package_layer
 
-JOINTS = 25
 STREAM_CHANNELS = 9  # joint, velocity and bone, x y z each
 KERNEL = 5
 
@@ -27,10 +27,11 @@ class Work:
     blocks: int
 
 
-def work_of(model: ModelConfig, frames: int) -> Work:
-    """The work for clips of so many frames."""
+def work_of(model: ModelConfig, frames: int, joints: int | None = None) -> Work:
+    """The work for clips of so many frames and joints (default: NTU's)."""
+    joints = joints or NUM_JOINTS
     subsets = model.max_hop + 1
-    places = frames * JOINTS
+    places = frames * joints
     macs = STREAM_CHANNELS * model.stem_channels * places
     kept = (STREAM_CHANNELS + 2 * model.stem_channels) * places
     before = model.stem_channels
@@ -38,12 +39,12 @@ def work_of(model: ModelConfig, frames: int) -> Work:
         for position in range(model.num_blocks[stage]):
             stride = model.strides[stage] if position == 0 else 1
             after = -(-frames // stride)
-            a, b = frames * JOINTS, after * JOINTS
+            a, b = frames * joints, after * joints
             wide = width * model.expand_ratio
             # graph convolution: mix channels for each subset, then joints; sum, norm, activation
-            macs += before * subsets * width * a + subsets * width * a * JOINTS
+            macs += before * subsets * width * a + subsets * width * a * joints
             kept += (
-                subsets * (before + (JOINTS if model.use_subset_att else 0)) + 3 * width
+                subsets * (before + (joints if model.use_subset_att else 0)) + 3 * width
             ) * a  # what each joint gathers, by what adjacency; the output
             # temporal convolutions: expand, over frames, contract
             for depth in range(model.depths[stage]):

@@ -13,14 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import boto3
 import botocore.exceptions
 from boto3.exceptions import Boto3Error
 from botocore.config import Config
 
 from last_e.text import expand
 from runner.errors import StoreError
-from runner.store import parallel
+from runner.store import keys, parallel
 from runner.store.s3_calls import ODD, READ_TIMEOUT_SECONDS, Calls, keys_are_away
 from runner.store.uri import StoreUri
 
@@ -32,7 +31,7 @@ T = TypeVar("T")
 
 
 class Client(Calls):
-    """boto3's client for one bucket, as :attr:`now`, with credentials from its own chain alone."""
+    """boto3's client for one bucket, as :attr:`now`, with the credentials that :mod:`runner.store.keys` finds."""
 
     def __init__(self, uri: StoreUri) -> None:
         super().__init__(str(uri), self._connect)
@@ -99,7 +98,7 @@ class Client(Calls):
         options = uri.options
         endpoint = options.get("endpoint_url") or (GOOGLE_ENDPOINT if uri.scheme == "gs" else None)
         try:
-            session = boto3.session.Session()
+            session = keys.session()
             # Virtual addressing needs a name per bucket, which private servers seldom have.
             own_endpoint = endpoint or session.client("s3", region_name="us-east-1").meta.endpoint_url
             at_aws = own_endpoint.rstrip("/").endswith("amazonaws.com")

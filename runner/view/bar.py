@@ -32,7 +32,7 @@ class Bar:
             self._progress.stop()
 
     def update(self, done: int, total: int, now_at: str = "") -> None:
-        """So many are done; ``now_at`` is what comes next."""
+        """So many are done, of a ``total`` that is 0 where nobody knows it; ``now_at`` is what comes next."""
         self._update(self.unit, done, total, now_at)
 
     def update_bytes(self, of: str, done: int, total: int) -> None:
@@ -47,7 +47,8 @@ class Bar:
         seconds, fresh = now - self._begin[1], done - self._begin[2]
         left = seconds_text(seconds * (total - done) / fresh if fresh else None)
         pace = f"{fresh / seconds:,.0f}/s, " if fresh and fresh >= seconds > 0 else ""
-        text = f"{done:,} of {total:,} {unit}, {pace}{left} left{f'; now: {now_at}' if now_at else ''}"
+        what = f"{done:,} of {total:,} {unit}" if total else f"{done:,} {unit}"
+        text = f"{what}, {pace}{left} left{f'; now: {now_at}' if now_at else ''}"
         if self.console.is_terminal:
             self._draw(done, total, text)
         elif now - self._last >= self.between:
@@ -60,6 +61,6 @@ class Bar:
         if self._progress is None:
             columns = (BarColumn(bar_width=24), TextColumn("{task.description}", markup=False))
             self._progress = Progress(*columns, console=self.console, transient=True)
-            self._progress.add_task("", total=total)
+            self._progress.add_task("", total=total or None)
             self._progress.start()
-        self._progress.update(self._progress.task_ids[0], completed=done, total=total, description=plain(text))
+        self._progress.update(self._progress.task_ids[0], completed=done, total=total or None, description=plain(text))

@@ -109,3 +109,24 @@ def test_the_example_in_the_data_page_writes_a_file_that_can_be_read(tmp_path: P
     from last_e.data import read_clips
 
     assert len(read_clips(tmp_path / "ntu60.safetensors", 60)) == 2
+
+
+def test_the_tour_of_own_data_runs_as_it_is_written(tmp_path: Path, cli: Cli) -> None:
+    page = (ROOT / "docs/own-data.md").read_text()
+    tour = re.search(r"\n## A tour\n(.*?)\n## ", page, re.DOTALL)
+    assert tour is not None
+    blocks = dict(re.findall(r"```(\w+)\n(.*?)```", tour[1], re.DOTALL))
+    (tmp_path / "make.py").write_text(blocks["python"])
+    (tmp_path / "job.yaml").write_text(blocks["yaml"])
+    for line in blocks["bash"].splitlines():
+        program, *words = shlex.split(line)
+        if program == "python":
+            command = [sys.executable, *words]
+            subprocess.run(command, check=True, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL)
+        else:
+            done = cli(*words)
+            assert done.returncode == 0, (line, done.stderr)
+            assert "warning" not in done.stdout + done.stderr, line
+    assert "take-3: class 1 (waving)" in (tmp_path / "clip.html").read_text()
+    assert len(list((tmp_path / "jobs").glob("nano-*"))) == 1
+    assert "2 classes" in cli("data", "inspect", "again.safetensors").stdout

@@ -35,6 +35,11 @@ def write_key(file: Path, key: str) -> None:
     file.write_text(f"[default]\naws_access_key_id = {key}\naws_secret_access_key = {2 * key}\n")
 
 
+def write_environment(file: Path, key: str) -> None:
+    """As systemd's EnvironmentFile, ``docker run --env-file`` and a shell read it."""
+    file.write_text(f"# trainer\nAWS_ACCESS_KEY_ID={key}\nexport AWS_SECRET_ACCESS_KEY='{2 * key}'\nAWS_REGION=us-east-1\n")
+
+
 @pytest.fixture
 def rotating(ceph: Ceph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, str, str, str]:
     """The file with a user's key, the user, the key, and the URI of a store of the user's own."""
@@ -62,6 +67,29 @@ def test_a_key_that_is_rotated_is_read_again(ceph: Ceph, rotating: tuple[Path, s
     with pytest.raises(StoreError, match="the server does not know this access key") as caught:
         stranger.get("a")
     assert caught.value.lasting  # it has never worked: nothing will come of waiting
+
+
+def test_an_environment_file_is_read_again_though_the_process_has_its_old_key(
+    ceph: Ceph, rotating: tuple[Path, str, str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process was started with what the file held then."""
+    _, user, key, uri = rotating
+    file = tmp_path / "keys.env"
+    told = {"AWS_SHARED_CREDENTIALS_FILE": "/dev/null", "AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": 2 * key}
+    for name, value in {**told, "LASTRUN_ENV_FILE": str(file)}.items():
+        monkeypatch.setenv(name, value)
+    write_environment(file, key)
+    store = open_store(uri)
+    store.put("a", b"1")
+    ceph.rotate_key(user, key, f"{user}new")
+    file.write_text("")  # it is just being written
+    with pytest.raises(StoreError, match=r"keys\.env has no line AWS_ACCESS_KEY_ID=\.\.\. and no line") as caught:
+        store.put("a", b"2")
+    assert not caught.value.lasting
+    write_environment(file, f"{user}new")
+    time.sleep(2)  # so long it is not looked for again
+    store.put("a", b"2")
+    assert store.get("a") == b"2"
 
 
 @pytest.fixture

@@ -65,6 +65,13 @@ def test_what_waits_for_a_machine_is_told_and_taken_back(hub: Hub, cli: Cli, tin
     again = cli("resume", job.id)
     assert again.returncode == 5
     assert f"Hugging Face job {waiting.id} waits for a machine; lastrun stop" in again.stderr
+    hub.away = True
+    for what in (job.id, "--all"):  # nobody takes it back just now: it hears of it once it begins
+        told = json.loads(cli("stop", what, "--json").stdout)
+        assert told["jobs"] == [{"id": job.id, "asked": "save", "state": "queued"}]
+        assert "launcher hf cannot tell what waits: " in " ".join(told["problems"])
+    assert len(job.requests.keys()) == 2
+    hub.away = False
     stopped = cli("stop", job.id)
     assert stopped.returncode == 0, stopped.stderr
     assert f"Hugging Face job {waiting.id} was taken out of the queue" in stopped.stdout

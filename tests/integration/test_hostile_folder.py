@@ -33,12 +33,12 @@ def lastrun(here: Path, env: dict[str, str], *words: str) -> subprocess.Complete
     return subprocess.run(command, cwd=here, env=env, capture_output=True, text=True, timeout=300, check=False)
 
 
-@pytest.mark.parametrize("detached", [[], ["--detach"]])
-def test_a_job_is_trained_by_our_code_alone(here: Path, clean_env: dict[str, str], tmp_path: Path, detached: list[str]) -> None:
+@pytest.mark.parametrize("how", [["--detach"], ["--set", "hardware.ranks=2", "hardware.micro_batch=20"]])
+def test_a_job_is_trained_by_our_code_alone(here: Path, clean_env: dict[str, str], tmp_path: Path, how: list[str]) -> None:
     (here / "tiny.yaml").write_text(TINY.replace("epochs: 3", "epochs: 1"))
-    done = lastrun(here, clean_env, "submit", "tiny.yaml", *detached)
+    done = lastrun(here, clean_env, "submit", "tiny.yaml", *how)
     assert done.returncode == 0, done.stdout + done.stderr
-    if detached:
+    if how == ["--detach"]:
         while '"state": "running"' in (status := lastrun(here, clean_env, "status", "tiny", "--json").stdout):
             pass
         assert '"state": "succeeded"' in status

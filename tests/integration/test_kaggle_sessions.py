@@ -181,6 +181,11 @@ def test_what_waits_for_a_machine_is_told_and_where_it_is_taken_back(
     for everything in ("--all", job.id):
         [asked] = json.loads(cli("stop", everything, "--json").stdout)["jobs"]
         assert asked == {"id": job.id, "asked": "save", "state": "queued"}
+    kaggle_server.busy = [503]
+    told = json.loads(cli("stop", job.id, "--json").stdout)
+    assert told["jobs"] == [{"id": job.id, "asked": "save", "state": "queued"}]
+    assert "launcher kaggle cannot tell what waits: " in " ".join(told["problems"])
+    kaggle_server.busy = []
     kaggle_server.asked_for.clear()
     assert cli("list", HOME=str(tiny.parent / "another")).returncode == 0
     assert kaggle_server.asked_for == []  # nothing was started from there

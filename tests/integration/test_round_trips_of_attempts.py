@@ -12,7 +12,7 @@ from tests.conftest import Cli
 from tests.counting.store import CALLS, CountingStore
 from tests.docker_engine import ROOT
 from tests.jobs import jobs_in
-from tests.unit.test_round_trips import make_past, vanish
+from tests.unit.test_round_trips import make_job, make_past, vanish
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,19 @@ def after_the_last_step(made: list[Call]) -> list[Call]:
     """From the upload of the newest checkpoint on."""
     newest = max(call.what.split("/")[2] for call in made if "/checkpoints/" in call.what and call.what.startswith("put"))
     return made[next(number for number, call in enumerate(made) if call.what.startswith("put") and newest in call.what) :]
+
+
+@pytest.mark.parametrize("attempts", [1, 20])
+def test_six_round_trips_show_a_job_to_who_calls_the_commands(
+    cli: Cli, tmp_path: Path, clean_env: dict[str, str], attempts: int
+) -> None:
+    """With all that a command does beside."""
+    job = make_job(CountingStore(Path(clean_env["LASTRUN_STORE"])), attempts)
+    for number, words in enumerate((["status", "far"], ["status", job.id, "--json"], ["logs", "far"], ["list"])):
+        path = tmp_path / f"calls{number}"
+        done = cli(*words, PYTHONPATH=f"{ROOT / 'tests' / 'counting'}:{ROOT}", **{CALLS: str(path)})
+        assert done.returncode == 0, done.stderr
+        assert 3 <= sum(depths(calls(path)).values()) <= 6, words
 
 
 @pytest.mark.parametrize("attempts", [0, 1, 20])

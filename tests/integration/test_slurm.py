@@ -109,18 +109,21 @@ def test_what_waits_says_why_and_is_taken_out_of_the_queue(
     assert slurm.jobs() == []
 
 
-@pytest.mark.parametrize("controller_is_away", [False, True])
+@pytest.mark.parametrize("asked_while_the_controller_is_away", [None, "tiny", "--all"])
 def test_a_request_from_elsewhere_reaches_what_waited(
-    cli: Cli, tiny: Path, slurm: Slurm, clean_env: dict[str, str], controller_is_away: bool
+    cli: Cli, tiny: Path, slurm: Slurm, clean_env: dict[str, str], asked_while_the_controller_is_away: str | None
 ) -> None:
     """From where nobody sees the queue: the request waits in the store for what begins after it."""
     assert cli("submit", tiny, *SLURM, "run.slurm.extra=['--hold']", "training.epochs=5000", "--detach").returncode == 0
     job = only_job(clean_env)
-    if controller_is_away:
+    if asked_while_the_controller_is_away:
         wait_until(lambda: job.id.encode() in (slurm.folder / "state" / "job_state").read_bytes())  # else it forgets it
         slurm.kill("slurmctld")
-        told = cli("stop", job.id)
-        assert (told.returncode, "the request is in the store" in told.stdout) == (0, True), told.stdout + told.stderr
+        told = cli("stop", asked_while_the_controller_is_away)
+        assert (told.returncode, f"{job.id}: the request is in the store" in told.stdout) == (0, True), (
+            told.stdout + told.stderr
+        )
+        assert "launcher slurm cannot tell what waits: " in told.stderr
         slurm.start_controller()
         wait_until(slurm.jobs)
     else:

@@ -161,7 +161,7 @@ def test_an_empty_file_says_nothing(tmp_path):
         ("training:\n  lr: 1\n  lr: 2\n", "job.yaml:3", "lr is set twice"),
         ("a: &x 1\nb: *x\n", "job.yaml:2", "aliases"),
         ("a: 1\n\tb: 2\n", "job.yaml:2", ""),
-        ("a: [1, 2\n", "job.yaml:2", ""),
+        ("a: [1, 2\n", "job.yaml:1", ""),
         ("a: " + "[" * 5000, "job.yaml", "nested too deep"),
         (b"a: \xff\xfe\n", "job.yaml", "not UTF-8"),
         ("- 1\n- 2\n", "job.yaml", "[1, 2]"),
@@ -187,7 +187,12 @@ def test_a_file_that_cannot_be_used_is_one_problem_with_its_place(tmp_path, text
             "unknown escape character 'd'",
             "single quotes around a text with \\ in it",
         ),
-        ("a: 1\n...\nb: 2\n", "job.yaml:3", "document start", "one document: nothing after a line --- or ..."),
+        (
+            "a: 1\n...\nb: 2\n",
+            "job.yaml:3",
+            "more after the end of what stands above it",
+            "one document: nothing after a line --- or ...",
+        ),
         ("# mine\nmodel:nano\ndataset:irds\n", "job.yaml:2", "'model:nano', with no space after the colon", "model: nano"),
         ("\nmodel = nano\n[training]\n", "job.yaml:2", "'model = nano', with = for a colon", "model: nano"),
         ("model\uff1anano\n", "job.yaml:1", "a full-width colon in 'model\uff1anano'", "the ordinary character"),
@@ -247,6 +252,9 @@ def test_a_name_that_the_system_refuses_is_a_problem(tmp_path):
         ("models", "model"),
         ("trainig", "training"),
         ("hardwrae", "hardware"),
+        ("MODEL", "model"),
+        ("Training.LR", "training.lr"),
+        ("EPOCHS", "training.epochs"),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_nearest_name(wrong, right):
@@ -281,6 +289,34 @@ def test_all_mistakes_in_all_layers_are_told_at_once_each_with_origin_and_line(t
         ("job.yaml:6", "model.strides"),
     ]
     assert len(str(caught.value).splitlines()) == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key", "before"),
+    [
+        ("model.dropout: 0.3\ntraining: {dropout: 0.4}\n", 2, "training.dropout", "model.dropout in line 1"),
+        (
+            "training:\n  num_workers: 1\nhardware:\n  num_workers: 1\n",
+            4,
+            "hardware.num_workers",
+            "training.num_workers in line 2",
+        ),
+        ("model: nano\n\nmodel.variant: base\n", 3, "model.variant", "model in line 1"),
+    ],
+)
+def test_a_key_set_twice_by_two_of_its_names_is_a_mistake(tmp_path, text, line, key, before):
+    (tmp_path / "job.yaml").write_text(text)
+    layer, problems = load_file(tmp_path / "job.yaml", "job.yaml")
+    assert not problems
+    with pytest.raises(ConfigError) as caught:
+        resolve([layer], TrainConfig, detect=lambda: ("local", ""))
+    (problem,) = caught.value.problems
+    assert str(problem) == f"job.yaml:{line}: {key}: found what {before} sets, too; allowed: each key once, by one of its names"
+
+
+def test_of_several_names_of_a_key_after_set_the_last_one_counts():
+    layer, _ = set_layer(["model.dropout=0.1", "training.dropout=0.2", "model.dropout=0.3"])
+    assert resolve([layer], TrainConfig, detect=lambda: ("local", "")).config.model.dropout == 0.3
 
 
 def test_a_section_that_is_no_mapping_is_refused():
@@ -325,7 +361,7 @@ def test_a_long_value_is_shortened_in_the_message():
             "training:\n  epochs: 5\n   lr: 3\n",
             3,
             "3 spaces before 'lr: 3', and 2 in the line above",
-            "keys of one mapping indented alike",
+            "keys of one mapping below each other, indented alike",
         ),
         (f"a: {'1' * 5000}\n", None, "a whole number of thousands of digits", "a number of a few digits"),
         (
@@ -347,10 +383,45 @@ def test_a_long_value_is_shortened_in_the_message():
         (
             "a: b: c\n",
             1,
-            "mapping values are not allowed here",
+            "': ' a second time in 'a: b: c'",
             "one KEY: VALUE a line, and quotes around a text that holds ': '",
         ),
-        ("a: [1, 2\n", 2, "", "a comma between entries, and a bracket for each that was opened"),
+        (
+            "a: [1, 2\nb: 3\n",
+            1,
+            "a bracket that is not closed, or no comma after an entry, in 'a: [1, 2'",
+            "a comma between entries, and a bracket for each that was opened",
+        ),
+        ("\na: 'x\nb: y\n", 2, 'a quote that is not closed in "a: \'x"', "a second quote like the first"),
+        (
+            "a: 1\ndataset irds\nb: 2\n",
+            2,
+            "no colon in 'dataset irds'",
+            "lines of KEY: VALUE, with a space after the colon",
+        ),
+        (
+            "a: 1\n- x\n",
+            2,
+            "an entry of a list among keys in '- x'",
+            "either KEY: VALUE or - VALUE in each line of one mapping",
+        ),
+        (
+            "a:\n    b: 5\n  c: 3\n",
+            3,
+            "a key that is indented like none before it in 'c: 3'",
+            "keys of one mapping below each other, indented alike",
+        ),
+        ('a: "b" c\n', 1, "more after the end of a value in 'a: \"b\" c'", "quotes around the whole of a text"),
+        (
+            "a: }\n",
+            1,
+            "a bracket or comma where a value should be in 'a: }'",
+            "a value, or quotes around a text of such characters",
+        ),
+        ("a: >b\n", 1, "> or | before a text in 'a: >b'", "quotes around a text that begins with such a character"),
+        ("a: **b**\n", 1, "* or & before a text in 'a: **b**'", "quotes around a text that begins with such a character"),
+        ("a: @b\n", 1, "character '@' before a text in 'a: @b'", "quotes around a text that begins with such a character"),
+        ('\n[model]\nname = "nano"\n', 2, "'[model]', as INI and TOML files have it", "model: and its keys below it, indented"),
         ("training: {epochs: 1}\ntraining.epochs: 2\n", 2, "the key twice, nested and with dots", "each key once"),
     ],
 )

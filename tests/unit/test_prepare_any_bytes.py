@@ -38,7 +38,7 @@ def test_the_seeds_are_good(kind: str, tmp_path: Path) -> None:
         folder.mkdir()
         CHECKS[kind](seed, folder)
     if kind == "prepared":
-        assert len(list(tmp_path.glob("*/a.html"))) == 2, "those that are meant to be whole"
+        assert len(list(tmp_path.glob("*/a.html"))) == 3, "those that are meant to be whole"
 
 
 @pytest.mark.parametrize("path", FOUND, ids=lambda path: f"{path.parent.name}/{path.name[:12]}")

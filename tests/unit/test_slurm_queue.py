@@ -159,7 +159,7 @@ def test_what_waits_is_seen_whatever_the_job_was_submitted_with(tmp_path: Path, 
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     assert waits(job) == "Slurm job 7 waits: no node with what it asks for is free"
-    assert withdraw(job).what == "Slurm job 7"
+    assert withdraw(job) == ("Slurm job 7", [])
     assert (tmp_path / "scancel.log").read_text().split() == ["7"]
 
 
@@ -192,7 +192,7 @@ def test_all_that_waits_in_the_queue_is_taken_out_with_all_that_runs(
     runs.attempts.write_heartbeat(attempt, {})  # a busy machine may have been at it for longer than a heart may be silent
     done = cli("stop", "--all", PATH=f"{tmp_path}:{os.environ['PATH']}")
     assert done.returncode == 0
-    assert "launcher slurm cannot tell what waits: Slurm: its controller is away" in done.stderr
+    assert done.stderr == "launcher slurm cannot tell what waits: Slurm: its controller is away\n"
     assert f"{runs.id} is stopping" in done.stdout
 
 
@@ -205,9 +205,10 @@ def test_a_stop_that_the_queue_does_not_hear_of_waits_in_the_store(cli: Cli, cle
     done = cli("stop", job.id, PATH=f"{tmp_path}:{os.environ['PATH']}")
     assert done.returncode == 0, done.stderr
     assert done.stdout == (
-        f"{job.id}: launcher slurm cannot tell: Slurm: its controller is away; the request is in the store; "
-        f"what waits there leaves as soon as it has begun, which lastrun status {job.id} tells\n"
+        f"{job.id}: the request is in the store; what waits there leaves as soon as it has begun, which lastrun status "
+        f"{job.id} tells\n"
     )
+    assert "launcher slurm cannot tell what waits: Slurm: its controller is away" in done.stderr
     assert len(job.requests.keys()) == 1
     done = cli("stop", job.id, "--json", PATH=f"{tmp_path}:{os.environ['PATH']}")
     assert json.loads(done.stdout)["jobs"] == [{"id": job.id, "asked": "save", "state": "queued"}]
@@ -220,10 +221,10 @@ def test_slurm_without_its_cluster_spoils_no_stop(tmp_path: Path, monkeypatch: p
     )
     (tmp_path / "squeue").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    assert withdraw(job) == (None, [], False)
+    assert withdraw(job) == (None, [])
     assert waits(job) is None
     (tmp_path / "squeue").write_text("#!/bin/sh\necho 'squeue: error: Unable to contact slurm controller' >&2; exit 1\n")
-    assert withdraw(job) == (None, ["launcher slurm cannot tell: Slurm: Unable to contact slurm controller"], True)
+    assert withdraw(job) == (None, ["launcher slurm does not take it back: Slurm: Unable to contact slurm controller"])
     assert waits(job) is None
 
 

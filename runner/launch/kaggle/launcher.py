@@ -45,9 +45,9 @@ _LONGEST_SECONDS = 12 * 3600
 """Of a session, whoever asks for it."""
 _NO_SECRETS = (
     *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION"),
-    "AWS_EC2_METADATA_DISABLED",
+    *("AWS_EC2_METADATA_DISABLED", "AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION"),
 )
-"""They say where something is, and stand in the script."""
+"""They say where something is, and how it is asked, and stand in the script."""
 _SHORT_LIVED = "AWS_SESSION_TOKEN"
 """Keys that live long have none."""
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from runner.errors import AwayError, EngineError
 from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.launch.protocol import Offer, Started
@@ -60,10 +59,7 @@ class EitherLauncher:
     @staticmethod
     def withdraw(job: Job) -> str | None:
         """Take what has not started out of the queue."""
-        try:
-            return login.withdraw(job) or SlurmLauncher.withdraw(job)
-        except EngineError as error:
-            raise AwayError(str(error)) from None
+        return login.withdraw(job) or SlurmLauncher.withdraw(job)
 
     @staticmethod
     def offers() -> list[Offer]:

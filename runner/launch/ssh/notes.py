@@ -27,6 +27,11 @@ def of_batches(jobs: Collection[str]) -> list[dict[str, str]]:
     return [{"batch": "", **note} for note in _NOTES.all() if note.get("job") in jobs]
 
 
+def has_relays() -> bool:
+    """Whether any keeps its job where it runs."""
+    return any(note.get("relay") for note in _NOTES.all())
+
+
 def hosts() -> list[str]:
     """The host of each attempt that is noted."""
     return [note["host"] for note in _NOTES.all()]

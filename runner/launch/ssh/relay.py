@@ -299,7 +299,7 @@ def settle(job: Job, attempt: Attempt) -> Attempt | None:
 
 def relays(job: Job) -> list[Relay]:
     """Of all open attempts of a job that have one and were started from here."""
-    if not isinstance(job.store, DirectoryStore):
+    if not isinstance(job.store, DirectoryStore) or not notes.has_relays():
         return []
     return [relay for attempt in job.attempts.all() if attempt.open and (relay := of(job, attempt)) is not None]
 

@@ -1,0 +1,114 @@
+"""What a prepared file says of itself: its classes, skeleton, people and splits, so that a job needs nothing but the file.
+
+It stands as JSON under ``description`` in the file's metadata. Torch-free, and free of numpy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from last_e.skeletons import Skeleton
+
+DESCRIPTION = "description"
+"""Key of the metadata."""
+MOST_PEOPLE = 16
+SUFFIX = ".safetensors"
+"""How a data set's name ends that is a file."""
+
+UNITS = {"metres": 1000.0, "centimetres": 10.0, "millimetres": 1.0, "pixels": 4.0, "image": 2000.0}
+"""How many of a file's whole numbers are one of a unit. ``image``: its width, or height, is 1."""
+IN_THE_IMAGE = ("pixels", "image")
+"""Units of two dimensions: y goes down, and the third number is always 0."""
+
+ClassName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+SetName = Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9_][A-Za-z0-9 ._+=-]*$")]
+SplitName = Annotated[str, Field(max_length=40, pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+
+
+def is_own(dataset: Any) -> bool:
+    """Whether a data set's name is that of a file, wherever it lies."""
+    return isinstance(dataset, str) and dataset.partition("?")[0].endswith(SUFFIX)
+
+
+def name_of(place: str) -> str:
+    """An own set's name in a job, from its path or URI."""
+    return place.partition("?")[0].rpartition("/")[2]
+
+
+class Description(BaseModel):
+    """An own data set."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: Literal[1] = 1
+    name: SetName
+    """What people call it."""
+    classes: Annotated[tuple[ClassName, ...], Field(min_length=2, max_length=100_000)]
+    """Names of the classes, in the order of their numbers."""
+    skeleton: Skeleton
+    people: Annotated[int, Field(ge=1, le=MOST_PEOPLE)] = 1
+    """Most people of a clip."""
+    fps: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] = 30.0
+    """Frames a second."""
+    units: Literal["metres", "centimetres", "millimetres", "pixels", "image"] = "metres"
+    splits: Annotated[dict[SplitName, str], Field(min_length=1, max_length=100)]
+    """What each split is made by, in words; the first is used where a job names none."""
+    source: Annotated[str, Field(max_length=2000)] = ""
+    """Where it comes from."""
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Description:
+        if len(set(self.classes)) < len(self.classes):
+            twice = sorted(name for name, times in Counter(self.classes).items() if times > 1)
+            raise ValueError(f"classes named twice: {', '.join(twice[:5])}")
+        return self
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether it has two dimensions."""
+        return self.units in IN_THE_IMAGE
+
+    def to_json(self) -> str:
+        """As it stands in a file."""
+        return json.dumps(self.model_dump(mode="json"), ensure_ascii=False, separators=(",", ":"))
+
+    def learned(self) -> str:
+        """What of it decides what is learned; the rest is for people."""
+        return json.dumps(self.model_dump(mode="json", include={"classes", "skeleton", "people", "units"}), sort_keys=True)
+
+
+def described(metadata: Mapping[str, Any]) -> Description | None:
+    """What a file's metadata say of it; None where they say nothing, as of NTU's.
+
+    Raises:
+        ValueError: they say what cannot be, in one line.
+    """
+    text = metadata.get(DESCRIPTION)
+    if text is None:
+        return None
+    try:
+        return Description.model_validate_json(text)
+    except ValidationError as error:
+        raise ValueError(f"its description is no such thing: {in_a_line(error)}") from None
+
+
+def in_a_line(error: ValidationError) -> str:
+    """All that a description has wrong."""
+    told = []
+    for item in error.errors(include_url=False, include_input=False)[:10]:
+        place = ".".join(map(str, item["loc"]))
+        what = re.sub(r"^Value error, ", "", item["msg"])
+        told.append(f"{place}: {what}" if place else what)
+    return "; ".join(told)
+
+
+def content(description: Description, data_sha256: str) -> str:
+    """What stands for a set in a job: another clip, class, joint or split, and it is another text."""
+    return hashlib.sha256(f"{data_sha256}\n{description.learned()}".encode()).hexdigest()

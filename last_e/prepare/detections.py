@@ -1,0 +1,104 @@
+"""Keypoints of detectors, frame after frame, that know nobody from the frame before: OpenPose's folders and COCO's lists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from last_e.datafile import DataError
+from last_e.prepare.keypoints import Found, Told, json_of
+from last_e.text import one_line, shown
+
+ENDING = "_keypoints.json"
+Points = npt.NDArray[np.float64]
+
+
+def read_openpose(path: Path, told: Told) -> Iterator[Found]:
+    """A clip for each folder that has OpenPose's files, one a frame, in the order of their names; the folder around it may name
+    the class."""
+    if not path.is_dir():
+        raise DataError(f"{path}: no folder; openpose is one with a folder for each clip", other=True)
+    folders = sorted({file.parent for file in path.rglob(f"*{ENDING}")})
+    if not folders:
+        raise DataError(f"{path}: no {ENDING} file in it", missing=True)
+    for folder in folders:
+        frames = []
+        for file in sorted(folder.glob(f"*{ENDING}")):
+            try:
+                people = json_of(file)["people"]
+                frames.append([_triples(person["pose_keypoints_2d"]) for person in people])
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
+                raise DataError(f"{file}: not what OpenPose writes ({one_line(error)})") from None
+        inside = folder.parent != path and folder != path
+        yield told.found(folder.name, followed(frames, told, folder), {}, folder.parent.name if inside else "")
+
+
+def read_coco(path: Path, told: Told) -> Iterator[Found]:
+    """A clip for each folder of the images that COCO's ``annotations`` are of; the folder around it may name the class."""
+    whole = json_of(path)
+    try:
+        images = {one["id"]: Path(str(one["file_name"])) for one in whole["images"]}
+        people: dict[Any, list[Points]] = {}
+        for one in whole["annotations"]:
+            if one["image_id"] not in images:
+                raise DataError(f"{path}: an annotation of image {shown(one['image_id'])}, which is not there")
+            people.setdefault(one["image_id"], []).append(_triples(one["keypoints"]))
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"{path}: not what COCO's keypoints are: images and annotations ({one_line(error)})") from None
+    clips: dict[Path, list[tuple[Path, Any]]] = {}
+    for number, file in images.items():
+        clips.setdefault(file.parent, []).append((file, number))
+    for folder, frames in sorted(clips.items()):
+        if not folder.name:
+            raise DataError(f"{path}: the images lie in no folder, which would name their clip: CLIP/FRAME.jpg")
+        seen = [people.get(number, []) for _, number in sorted(frames, key=lambda frame: frame[0])]
+        yield told.found(folder.name, followed(seen, told, path), {}, folder.parent.name)
+
+
+def _triples(numbers: Any) -> Points:
+    """(V, 3) of x, y and score, one after the other; no numbers where the score is 0."""
+    points = np.asarray(numbers, dtype=np.float64).reshape(-1, 3)
+    return np.where(points[:, 2:] > 0, points, np.nan)
+
+
+def followed(frames: list[list[Points]], told: Told, where: Any) -> Points:
+    """(M, T, V, 3) of detections, each frame's in any order: who is nearest to where somebody was is taken for the same.
+
+    Of more people than are followed those count that are seen best, over all frames.
+    """
+    widths = {len(points) for frame in frames for points in frame}
+    if len(widths) > 1:
+        raise DataError(f"{where}: people of {' and '.join(map(str, sorted(widths)))} joints")
+    width = next(iter(widths), 0 if told.skeleton is None else len(told.skeleton.joints))
+    nobody = np.full((width, 3), np.nan)
+    tracks: list[list[Points]] = []
+    last: list[Points] = []
+    for number, frame in enumerate(frames):
+        free = list(range(len(tracks)))
+        rest = [points for points in frame if np.isfinite(points).any()]
+        for track in tracks:
+            track.append(nobody)
+        while rest and free:
+            apart = np.array([[_apart(points, last[track]) for track in free] for points in rest])
+            one, other = np.unravel_index(int(np.argmin(apart)), apart.shape)
+            who, points = free.pop(int(other)), rest.pop(int(one))
+            tracks[who][number] = last[who] = points
+        for points in rest:
+            if len(tracks) < 4 * told.people:
+                tracks.append([nobody] * number + [points])
+                last.append(points)
+    scores = [float(np.nansum([points[:, 2] for points in track])) for track in tracks]
+    best = sorted(range(len(tracks)), key=lambda track: -scores[track])[: told.people]
+    return np.stack([np.stack(tracks[track]) for track in best]) if best else np.full((1, len(frames), width, 3), np.nan)
+
+
+def _apart(points: Points, others: Points) -> float:
+    """How far two people are apart: the mean distance of the joints that both show."""
+    both = np.isfinite(points).all(axis=1) & np.isfinite(others).all(axis=1)
+    if not both.any():
+        return 1e9
+    return float(np.linalg.norm(points[both, :2] - others[both, :2], axis=1).mean())

@@ -1,0 +1,415 @@
+"""An own data set from arrays to a prepared file that says itself what it holds: :func:`write_dataset`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ValidationError
+
+from last_e.datafile import OWN_SPLIT, VALIDATION, DataError, output_path
+from last_e.described import DESCRIPTION, MOST_PEOPLE, UNITS, Description, in_a_line
+from last_e.own_set import OwnSet, doubtful_units, mistakes_in
+from last_e.prepare.account import versions
+from last_e.prepare.clipfile import About, Array, Part, names_of, write_streamed
+from last_e.prepare.own_look import MISSING, torso_of
+from last_e.prepare.replace import see_that_it_may_be_made
+from last_e.skeletons import LAYOUTS, Skeleton
+from last_e.text import one_line, shown
+
+BATCH, BATCH_BYTES = 256, 32 * 2**20
+FARTHEST = 32_767
+MOST_FRAMES = 1_000_000
+_MOST_TOLD = 10
+_UNKNOWN = ("0", "1")
+"""Classes that stand in until the labels' names are known."""
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class OwnClip:
+    """One clip of an own set."""
+
+    joints: npt.ArrayLike
+    """(T, V, D) of one body, or (M, T, V, D) of several, the main one first. NaN where a joint is not seen. D is 3; of two
+    dimensions it may be 2, and a third number is how well a joint is seen: 0 means not at all."""
+    label: int | str
+    """A class by its number, or its name."""
+    name: str = ""
+    """Its own; default: its number."""
+    subject: int | str = 0
+    """Who moves."""
+    camera: int = 0
+
+
+@dataclass(frozen=True)
+class Split:
+    """How clips are shared out: by their subjects, or one by one (``by="clip"``).
+
+    Either ``train`` or ``test`` says who: a list (of subjects, or of clips' names), or for ``test`` a fraction, drawn by the
+    ``seed``, of clips from each class alike. ``validation`` is a list, too, or a fraction of all, cut off from
+    what trains.
+    """
+
+    by: Literal["subject", "clip"] = "subject"
+    train: Sequence[int | str] | None = None
+    test: Sequence[int | str] | float | None = None
+    validation: Sequence[int | str] | float = ()
+    seed: int = 0
+
+    def __str__(self) -> str:
+        parts = {"train": self.train, "test": self.test, "validation": self.validation or None}
+        told = [f"{name} {value if isinstance(value, float) else ' '.join(map(str, value))}"
+                for name, value in parts.items() if value is not None]  # fmt: skip
+        seed = f", seed {self.seed}" if any(isinstance(value, float) for value in parts.values()) else ""
+        return f"by {self.by}: {', '.join(told)}"[:500] + seed
+
+
+@dataclass
+class Written:
+    """How a set was written."""
+
+    description: Description
+    clips: int = 0
+    frames: int = 0
+    splits: dict[str, dict[str, int]] = field(default_factory=dict)
+    missing: dict[str, float] = field(default_factory=dict)
+    """By joint, where it was not always seen: in which part of the frames it was not."""
+    left_out: list[str] = field(default_factory=list)
+    """Clips that show nobody, each with the reason."""
+    warnings: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it in plain values."""
+        return {**vars(self), "description": self.description.model_dump(mode="json")}
+
+
+def write_dataset(
+    path: Path | str,
+    clips: Iterable[OwnClip],
+    *,
+    classes: Sequence[str] | None = None,
+    skeleton: Skeleton | str,
+    splits: Mapping[str, Split],
+    name: str | None = None,
+    units: str = "metres",
+    fps: float = 30.0,
+    source: str = "",
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Written:
+    """Write a prepared file that is all a job needs (``dataset: FILE``). Clips are taken one by one, and never all in memory.
+
+    A joint that is not seen for some frames moves on a straight line between two sightings, and stands before the first and
+    after the last; one that is never seen in a clip lies where its parent is. Frames in which nobody is seen are cut.
+
+    Args:
+        path: the file, NAME.safetensors.
+        clips: what it holds.
+        classes: names of the classes, in the order of their numbers; default: the labels as they come, sorted.
+        skeleton: one, or a name of :data:`last_e.skeletons.LAYOUTS`.
+        splits: by name; a job takes the first unless it says otherwise.
+        name: what people call the set; default: the file's name.
+        units: ``metres``, ``centimetres``, ``millimetres``, or of two dimensions ``pixels`` or ``image`` (parts of its width).
+        fps: frames a second.
+        source: where it comes from.
+        overwrite: replace a file with other clips.
+        progress: told how many clips are done, and 0 for how many are to come.
+
+    Raises:
+        DataError: with every mistake at once: in the description, in labels and coordinates, in the splits.
+        OSError: the disk is full.
+    """
+    path = output_path(Path(path), example="my.safetensors")
+    if path.suffix != ".safetensors":
+        raise DataError(f"{path}: a set's file is called NAME.safetensors, by which jobs know it", missing=True)
+    description = _description(path, classes, skeleton, splits, name, units, fps, source)
+    metadata = {"dataset": description.name, "source": source or "written by last_e.data.write_dataset"}
+    if not overwrite:
+        see_that_it_may_be_made(path, metadata)
+    writer = _Writer(description, splits, metadata, str(path), names_come=classes is None)
+    write_streamed(writer.parts(clips, progress), path, {}, overwrite, writer.finish)
+    return writer.written
+
+
+def _description(
+    path: Path,
+    classes: Sequence[str] | None,
+    skeleton: Skeleton | str,
+    splits: Mapping[str, Split],
+    name: str | None,
+    units: str,
+    fps: float,
+    source: str,
+) -> Description:
+    if isinstance(skeleton, str):
+        if skeleton not in LAYOUTS:
+            raise DataError(f"skeleton {skeleton!r}: allowed are {', '.join(LAYOUTS)}, or a Skeleton of your own", missing=True)
+        skeleton = LAYOUTS[skeleton]
+    for split, how in splits.items():
+        if (how.train is None) == (how.test is None):
+            raise DataError(f"split {split}: say who trains, or who tests", missing=True)
+        for part in (how.test, how.validation):
+            if isinstance(part, float) and not 0 < part < 1:
+                raise DataError(f"split {split}: {part} is no fraction between 0 and 1", missing=True)
+    try:
+        return Description.model_validate(
+            {
+                "name": path.stem if name is None else name,
+                "classes": _UNKNOWN if classes is None else tuple(classes),
+                "skeleton": skeleton,
+                "people": MOST_PEOPLE,  # until it is known
+                "units": units,
+                "fps": fps,
+                "splits": {split: str(how) for split, how in splits.items()},
+                "source": source,
+            }
+        )
+    except ValidationError as error:
+        raise DataError(f"{path}: {in_a_line(error)}", missing=True) from None
+
+
+class _Writer:
+    """Clips on their way to a file, and what is found out about them."""
+
+    def __init__(
+        self,
+        description: Description,
+        splits: Mapping[str, Split],
+        metadata: Mapping[str, str],
+        where: str,
+        *,
+        names_come: bool,
+    ) -> None:
+        self.written = Written(description)
+        self._splits, self._metadata, self._where = splits, metadata, where
+        self._names_come = names_come
+        self._numbers = {} if names_come else {name: number for number, name in enumerate(description.classes)}
+        self._subjects: dict[int | str, int] = {}
+        self._names: set[str] = set()
+        self._unseen = np.zeros(len(description.skeleton.joints), dtype=np.int64)
+        self._sightings = 0
+        self._torso: list[float] = []
+        self._low, self._high = np.full(3, np.inf), np.full(3, -np.inf)
+        self._wrong: list[str] = []
+        self._more_wrong = 0
+
+    def parts(self, clips: Iterable[OwnClip], progress: Progress | None) -> Iterator[Part]:
+        """Parts of few clips and few bytes."""
+        part, size, number = Part(), 0, -1
+        for number, clip in enumerate(clips):
+            self._add(part, clip, clip.name or f"clip-{number:06}")
+            size += part.joints[-1].nbytes if part.joints else 0
+            if len(part.joints) == BATCH or size >= BATCH_BYTES:
+                yield part
+                part, size = Part(), 0
+            if progress and number % BATCH == 0:
+                progress(number + 1, 0)
+        if self._wrong:
+            more = [f"and {self._more_wrong:,} more"] if self._more_wrong else []
+            raise DataError("\n".join(f"{self._where}: {text}" for text in [*self._wrong, *more]), missing=True)
+        yield part
+        if progress:
+            progress(number + 1, number + 1)
+
+    def _add(self, part: Part, clip: OwnClip, name: str) -> None:
+        try:
+            label = self._label(clip.label)
+            if name in self._names:
+                raise DataError("there already under the same name")
+            joints, unseen = self._prepared(clip.joints)
+        except DataError as error:
+            if len(self._wrong) < _MOST_TOLD:
+                self._wrong.append(f"clip {shown(name)}: {error}")
+            else:
+                self._more_wrong += 1
+            return
+        if joints is None:
+            self.written.left_out.append(f"{name}: nobody is seen in any frame")
+            return
+        self._names.add(name)
+        self._unseen += unseen
+        self._sightings += joints.shape[0] * joints.shape[1]
+        self._torso.append(torso_of(joints, self.written.description.skeleton.measure))
+        self._low = np.minimum(self._low, joints.min(axis=(0, 1, 2)))
+        self._high = np.maximum(self._high, joints.max(axis=(0, 1, 2)))
+        # One that is no number gets one, beyond those that are.
+        subject = self._subjects.setdefault(clip.subject, 1 + len(self._subjects))
+        part.more.setdefault(MISSING, []).append(int(unseen.sum()))
+        part.add(joints, About(label, subject, int(clip.camera)), name)
+
+    def _label(self, label: int | str) -> int:
+        if self._names_come:
+            return self._numbers.setdefault(str(label), len(self._numbers))
+        classes = self.written.description.classes
+        if isinstance(label, str) and label in self._numbers:
+            return self._numbers[label]
+        if isinstance(label, str) or not 0 <= int(label) < len(classes) or int(label) != label:
+            raise DataError(
+                f"label {label!r} has no name: the classes are 0 to {len(classes) - 1}, {shown(', '.join(classes))}"
+            )
+        return int(label)
+
+    def _prepared(self, given: npt.ArrayLike) -> tuple[npt.NDArray[np.int16] | None, Array]:
+        """(M, T, V, 3) whole numbers, None where nobody is seen; and how often each joint was not, (V,)."""
+        description = self.written.description
+        count, flat = len(description.skeleton.joints), description.is_flat
+        try:
+            joints = np.asarray(given, dtype=np.float64)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise DataError(f"its joints are no numbers ({one_line(error)})") from None
+        if joints.ndim == 3:
+            joints = joints[None]
+        sides = (2, 3) if flat else (3,)
+        if joints.ndim != 4 or joints.shape[2] != count or joints.shape[3] not in sides or joints.shape[1] > MOST_FRAMES:
+            allowed = f"(people, frames, {count}, {' or '.join(map(str, sides))})"
+            raise DataError(f"its joints are {joints.shape}; allowed is {allowed}, in {description.units}")
+        if not 1 <= joints.shape[0] <= MOST_PEOPLE:
+            raise DataError(f"{joints.shape[0]} people; allowed are 1 to {MOST_PEOPLE}")
+        if flat:
+            is_seen = joints[..., 2:3] != 0 if joints.shape[3] == 3 else True
+            joints = np.where(is_seen, joints[..., :2] * (1.0, -1.0), np.nan)  # y goes down in an image
+            joints = np.concatenate([joints, np.zeros_like(joints[..., :1])], axis=3)
+        seen = np.asarray(np.isfinite(joints).all(axis=3))
+        there = np.asarray(seen.any(axis=2))
+        bodies, frames = np.any(there, axis=1), np.any(there, axis=0)
+        joints, seen = joints[bodies][:, frames], seen[bodies][:, frames]
+        if not joints.size:
+            return None, np.zeros(count, dtype=np.int64)
+        joints = np.rint(_filled(joints, seen, description.skeleton) * UNITS[description.units])
+        if (most := float(np.abs(joints).max())) > FARTHEST:
+            at, unit = most / UNITS[description.units], description.units
+            hint = "" if flat else "; are they pixels? Then say so (units)"
+            raise DataError(f"a coordinate of {at:,.0f} {unit}; allowed are at most {FARTHEST / UNITS[unit]:,.0f}{hint}")
+        return joints.astype(np.int16), (~seen).sum(axis=(0, 1))
+
+    def finish(self, columns: dict[str, Array]) -> tuple[dict[str, Array], dict[str, str]]:
+        """The splits of all clips, and what the file says of itself."""
+        written = self.written
+        named = {number: subject for subject, number in self._subjects.items()}
+        if all(isinstance(subject, (int, np.integer)) for subject in self._subjects):
+            columns["performer"] = np.array([named[one] for one in columns["performer"].tolist()], dtype=np.int64)
+            named = {}
+        subjects = [str(named.get(one, one)) for one in columns["performer"].tolist()]
+        masks: dict[str, Array] = {}
+        for split, how in self._splits.items():
+            masks.update(shared_out(split, how, names_of(columns), subjects, columns["label"]))
+        if self._names_come:
+            names = sorted(self._numbers, key=lambda name: (int(name) if name.isdecimal() else -1, name))
+            place = np.array([names.index(name) for name in self._numbers], dtype=np.int64)
+            columns["label"] = place[columns["label"]]
+            written.description = self._renamed(names)
+        people = int(columns["bodies"].max())
+        words = {split: str(how) for split, how in self._splits.items()}  # whose lists may have come with the clips
+        written.description = written.description.model_copy(update={"people": people, "splits": words})
+        mistakes = mistakes_in(OwnSet(written.description, "", {**columns, **masks}))
+        if fatal := [mistake.text for mistake in mistakes if mistake.fatal]:
+            raise DataError("\n".join(f"{self._where}: {text}" for text in fatal), missing=True)
+        written.warnings = [mistake.text for mistake in mistakes]
+        written.warnings += doubtful_units(written.description, np.array(self._torso), self._low, self._high)
+        written.clips, written.frames = len(columns["label"]), int(columns["length"].sum())
+        for split in self._splits:
+            train, validation = masks[OWN_SPLIT + split], masks.get(VALIDATION + split)
+            written.splits[split] = {"train": int(train.sum())}
+            written.splits[split] |= {} if validation is None else {"validation": int(validation.sum())}
+            written.splits[split]["test"] = written.clips - sum(written.splits[split].values())
+        joints = written.description.skeleton.joints
+        written.missing = {joint: count / self._sightings for joint, count in zip(joints, self._unseen.tolist()) if count}
+        told = {DESCRIPTION: written.description.to_json(), "versions": json.dumps(versions())}
+        told |= {MISSING: json.dumps(written.missing)} if written.missing else {}
+        told |= {"subjects": json.dumps({str(number): str(subject) for number, subject in named.items()})} if named else {}
+        return masks, {**self._metadata, **told}
+
+    def _renamed(self, classes: Sequence[str]) -> Description:
+        """The description with the names that the labels turned out to have."""
+        try:
+            return Description.model_validate({**dict(self.written.description), "classes": tuple(classes)})
+        except ValidationError as error:
+            raise DataError(f"{self._where}: {in_a_line(error)}", missing=True) from None
+
+
+def shared_out(split: str, how: Split, names: Sequence[str], subjects: Sequence[str], label: Array) -> dict[str, Array]:
+    """The columns of a split, (N,) bool each.
+
+    Raises:
+        DataError: it names what is not there.
+    """
+    keys = list(subjects if how.by == "subject" else names)
+    everyone = set(keys)
+    unknown = [
+        str(one)
+        for part in (how.train, how.test, how.validation)
+        if part is not None and not isinstance(part, float)
+        for one in part
+        if str(one) not in everyone
+    ]
+    if unknown:
+        told = ", ".join(map(shown, unknown[:6])) + (f" and {len(unknown) - 6} more" if len(unknown) > 6 else "")
+        raise DataError(f"split {split}: no {how.by} is called {told}", missing=True)
+    everything = np.ones(len(keys), dtype=np.bool_)
+    if how.train is not None:
+        trains = _chosen(how.train, how, keys, everything, label, "train")
+        tests = ~trains
+    else:
+        assert how.test is not None
+        tests = _chosen(how.test, how, keys, everything, label, "test")
+        trains = ~tests
+    masks = {OWN_SPLIT + split: trains}
+    if how.validation:
+        of = trains if isinstance(how.validation, float) else everything
+        validation = _chosen(how.validation, how, keys, of, label, "validation")
+        if how.train is None and (validation & tests).any():
+            raise DataError(f"split {split}: the same {how.by} both to test and to validate", missing=True)
+        masks = {OWN_SPLIT + split: trains & ~validation, VALIDATION + split: validation}
+    return masks
+
+
+def _chosen(part: Sequence[int | str] | float, how: Split, keys: list[str], of: Array, label: Array, what: str) -> Array:
+    """Which of the clips ``of`` (N,) a part of a split has."""
+    if not isinstance(part, float):
+        wanted = {str(one) for one in part}
+        return np.asarray(of & np.array([key in wanted for key in keys]))
+    order = {key: sha256(f"{how.seed} {what} {key}".encode()).digest() for key in set(keys)}
+    groups = [of] if how.by == "subject" else [of & (label == one) for one in np.unique(label)]
+    total = [np.ones_like(of)] if how.by == "subject" else [label == one for one in np.unique(label)]
+    wanted = set()
+    for group, whole in zip(groups, total):
+        among = sorted({keys[n] for n in np.flatnonzero(group)}, key=order.__getitem__)
+        count = len({keys[n] for n in np.flatnonzero(whole)})
+        wanted |= set(among[: min(len(among) - 1, max(1, round(part * count)))])
+    return np.asarray(of & np.array([key in wanted for key in keys]))
+
+
+def _filled(joints: npt.NDArray[np.float64], seen: npt.NDArray[np.bool_], skeleton: Skeleton) -> npt.NDArray[np.float64]:
+    """Joints (M, T, V, 3) with a place for those that are not ``seen`` (M, T, V)."""
+    if seen.all():
+        return joints
+    joints = np.where(seen[..., None], joints, 0.0)
+    time = np.arange(joints.shape[1])
+    order = sorted(range(len(skeleton.parents)), key=lambda joint: _depth(skeleton, joint))
+    for body in range(len(joints)):
+        nowhere = [joint for joint in order if not seen[body, :, joint].any()]
+        for joint in order:
+            at = np.flatnonzero(seen[body, :, joint])
+            if 0 < len(at) < len(time):
+                for axis in range(3):
+                    joints[body, :, joint, axis] = np.interp(time, at, joints[body, at, joint, axis])
+        for joint in nowhere:  # parents first, so that a whole limb lies where it begins
+            parent = skeleton.parents[joint]
+            if parent != joint:
+                joints[body, :, joint] = joints[body, :, parent]
+            else:  # the centre: the middle of what is there
+                there = [other for other in order if other not in nowhere]
+                joints[body, :, joint] = joints[body][:, there].mean(axis=1)
+    return joints
+
+
+def _depth(skeleton: Skeleton, joint: int) -> int:
+    return 0 if skeleton.parents[joint] == joint else 1 + _depth(skeleton, skeleton.parents[joint])

@@ -1,0 +1,40 @@
+"""``python -m last_e.score``: what to score comes as JSON on standard input; progress and the result go out as JSON lines."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+
+from last_e.config import TrainConfig
+from last_e.datafile import DataError
+from last_e.gpu import NoGpu
+from last_e.manifest import DamagedCheckpoint
+from last_e.text import one_line
+
+
+def main() -> int:
+    """Score and print."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    asked = json.load(sys.stdin)
+
+    def tell(done: int, total: int, what: str) -> None:
+        print(json.dumps({"done": done, "total": total, "what": what}), flush=True)
+
+    try:
+        from last_e.score.models import Asked, score
+
+        models = [
+            Asked(Path(one["folder"]), TrainConfig.model_validate(one["config"]), one["weight"]) for one in asked["models"]
+        ]
+        result, said = score(models, asked["part"], asked["crops"], tell)
+    except (DataError, NoGpu, DamagedCheckpoint, RuntimeError, MemoryError, OSError) as error:
+        print(json.dumps({"error": one_line(error), "no_gpu": isinstance(error, NoGpu)}), flush=True)
+        return 1
+    print(json.dumps({"result": {**result, "said": said}}), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""``lastrun evaluate``: what a model is right and wrong in. ``last_e.score`` computes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from runner.commands.options import JsonOption, SetOption, StoreOption, at_home
+
+if TYPE_CHECKING:
+    from runner.evaluate import Model
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="JOB|FOLDER", help="a job, or the folder of a checkpoint")],
+    data: Annotated[
+        Path | None, typer.Option("--data", metavar="FILE", help="a prepared file instead of its own", callback=at_home)
+    ] = None,
+    split: Annotated[str | None, typer.Option("--split", metavar="NAME", help="split_type instead of its own")] = None,
+    part: Annotated[str, typer.Option("--part", metavar="PART", help="the clips that test, or those that train")] = "test",
+    crops: Annotated[
+        int, typer.Option("--crops", min=1, max=50, help="pieces of each clip, whose probabilities are averaged")
+    ] = 1,
+    with_: Annotated[
+        list[str] | None,
+        typer.Option("--with", metavar="JOB[:WEIGHT]", help="another model, whose probabilities are added; several times"),
+    ] = None,
+    last: Annotated[bool, typer.Option("--last", help="the newest checkpoint instead of the best by test top-1")] = False,
+    step: Annotated[int | None, typer.Option("--step", metavar="N", help="the checkpoint of step N")] = None,
+    csv: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="what is said of each clip, a line each", callback=at_home)
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the file of --csv")] = False,
+    set_: SetOption = None,
+    store: StoreOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Score a checkpoint anew: accuracy and how sure it is, per class, what is taken for what, calibration."""
+    from runner.errors import UsageError
+    from runner.evaluate import Model
+    from runner.evaluate import evaluate as score
+    from runner.view.bar import Bar
+    from runner.view.console import print_json, show
+    from runner.view.evaluate import print_figures, write_csv
+
+    if part not in ("test", "train"):
+        raise UsageError(f"--part {part}: allowed are test and train")
+    if last and step is not None:
+        raise UsageError("--last and --step name one checkpoint each: give one of them")
+    if csv is not None and csv.exists() and not overwrite:
+        raise UsageError(f"{csv} is there already: name another file, or say --overwrite")
+    models = [Model(model), *map(_weighed, with_ or [])]
+    with Bar("clips") as bar:
+        result = score(
+            models,
+            store=store,
+            last=last,
+            step=step,
+            data=data,
+            split=split,
+            part=part,
+            crops=crops,
+            settings=set_ or [],
+            say=lambda text: show(text, error=True),
+            progress=bar.update,
+        )
+    said = result.pop("said")
+    if csv is not None:
+        write_csv(csv, said)
+    if json:
+        print_json("evaluate", {"models": [one.name for one in models], "part": part, "crops": crops, **result})
+    else:
+        print_figures(result, part)
+        if csv is not None:
+            show(f"{csv}: what is said of each of {result['clips']:,} clips")
+
+
+def _weighed(word: str) -> Model:
+    from runner.errors import UsageError
+    from runner.evaluate import Model
+
+    name, colon, weight = word.rpartition(":")
+    try:
+        number = float(weight) if colon else 1.0
+    except ValueError:  # STORE/JOB has colons of its own
+        return Model(word)
+    if not 0 < number <= 1000:
+        raise UsageError(f"--with {word}: a weight is above 0, and 1000 at most")
+    return Model(name if colon else word, number)

@@ -1,0 +1,63 @@
+"""What ``lastrun evaluate`` found."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from last_e.text import percent
+from last_e.whole import whole_file
+from runner.errors import UsageError
+from runner.view.console import make_console, make_table, show
+
+MOST_TOLD = 5
+
+
+def print_figures(result: dict[str, Any], part: str) -> None:
+    """The figures for people: the whole, the classes that it knows worst, and what it takes for what."""
+    interval = result["interval"]
+    what = "that test" if part == "test" else "that train"
+    show(f"{result['clips']:,} clips {what}, {result['classes']} classes")
+    around = (
+        f"{percent(interval['low'])} to {percent(interval['high'])} in 95% of {interval['draws']:,} draws of {interval['of']}"
+    )
+    show(f"top-1 {percent(result['top1'])} ({around}), top-5 {percent(result['top5'])}")
+    show(
+        f"balanced accuracy {percent(result['balanced_accuracy'])}, loss {result['loss']:.4f}, "
+        f"confidence off by {percent(result['calibration_error'])} (calibration error)"
+    )
+    there = [row for row in result["per_class"] if row["clips"]]
+    if len(there) < result["classes"]:
+        show(f"of {result['classes'] - len(there)} classes there are no clips")
+    worst = sorted(there, key=lambda row: row["recall"])[:MOST_TOLD]
+    table = make_table("class", "clips", "found", "right when said")
+    for row in worst:
+        right = "never said" if row["precision"] is None else percent(row["precision"])
+        table.add_row(str(row["class"]), f"{row['clips']:,}", percent(row["recall"]), right)
+    show("found least:")
+    make_console().print(table)
+    pairs = [
+        (count, true, said)
+        for true, row in enumerate(result["confusion"])
+        for said, count in enumerate(row)
+        if count and true != said
+    ]
+    for count, true, said in sorted(pairs, key=lambda pair: (-pair[0], pair[1:]))[:MOST_TOLD]:
+        show(f"class {true} taken for {said}: {count:,} of {sum(result['confusion'][true]):,}")
+    show("--json has every class and the whole table of what is taken for what")
+
+
+def write_csv(path: Path, said: list[dict[str, Any]]) -> None:
+    """A line for each clip: its number in the file, its class, what is said, and how sure.
+
+    Raises:
+        UsageError: it cannot be written there.
+    """
+    try:
+        with whole_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, ["clip", "label", "said", "probability"])
+            writer.writeheader()
+            writer.writerows(said)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written there: {error.strerror}") from None

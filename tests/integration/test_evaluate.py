@@ -1,0 +1,81 @@
+"""``lastrun evaluate``: the trainer's own numbers, what is more to tell, and what does not fit."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.store.open import open_store
+from tests.conftest import Cli
+from tests.jobs import jobs_in, result
+
+pytestmark = pytest.mark.slow
+
+
+def evaluated(cli: Cli, *words: str | Path) -> dict[str, Any]:
+    done = cli("evaluate", *words, "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def refused(cli: Cli, *words: str | Path) -> str:
+    done = cli("evaluate", *words)
+    assert done.returncode in (1, 2, 3), done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def test_what_the_trainer_found_is_found_again_and_more(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+    assert cli("submit", tiny, "--set", "checkpoint.keep_last=10").returncode == 0
+    (job,) = jobs_in(open_store(str(tmp_path / "store")))
+    epochs = result(job)[1]
+    last = evaluated(cli, job.id, "--last")
+    assert {name: last[name] for name in ("top1", "top5", "loss")} == {
+        name: epochs[-1][f"test_{name}"] for name in ("top1", "top5", "loss")
+    }
+    best = evaluated(cli, job.id)
+    assert best["top1"] == max(one["test_top1"] for one in epochs)
+    assert sum(map(sum, best["confusion"])) == best["clips"] == 120
+    assert sum(best["confusion"][one][one] for one in range(6)) == round(best["top1"] * 120)
+
+    # The same from a folder; said of each clip; with itself it says the same, and with more crops nearly so.
+    assert cli("pull", job.id, tmp_path / "best", "--best").returncode == 0
+    told = cli("evaluate", tmp_path / "best", "--csv", tmp_path / "said.csv")
+    assert told.returncode == 0, told.stderr
+    assert "120 clips that test, 6 classes" in told.stdout
+    with (tmp_path / "said.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 120
+    assert sum(row["label"] == row["said"] for row in rows) == round(best["top1"] * 120)
+    assert "is there already: name another file, or say --overwrite" in refused(cli, job.id, "--csv", tmp_path / "said.csv")
+    both = evaluated(cli, job.id, "--with", f"{tmp_path / 'best'}:0.5")
+    assert both["confusion"] == best["confusion"]
+    assert evaluated(cli, job.id, "--crops", "3", "--part", "train")["clips"] == 240
+
+    # What does not fit.
+    assert "damaged checkpoint" in refused(cli, damaged(tmp_path))
+    assert "split_type: found 'nowhere'" in refused(cli, job.id, "--split", "nowhere")
+    assert "--part both: allowed are test and train" in refused(cli, job.id, "--part", "both")
+    assert "a weight is above 0" in refused(cli, job.id, "--with", f"{job.id}:-1")
+    assert "no job nobody" in refused(cli, job.id, "--with", "nobody")
+    assert "is one checkpoint: --last and --step choose among those of a job" in refused(cli, tmp_path / "best", "--last")
+    other = cli("submit", tiny, "--set", "data.num_classes=5", "training.epochs=1")
+    assert other.returncode == 0, other.stderr
+    (another,) = (one for one in jobs_in(open_store(str(tmp_path / "store"))) if one.id != job.id)
+    assert "its clips are not those of the first" in refused(cli, job.id, "--with", another.id)
+
+
+def damaged(tmp_path: Path) -> Path:
+    """A copy of which a byte has flipped."""
+    folder = tmp_path / "damaged"
+    folder.mkdir()
+    for file in (tmp_path / "best").iterdir():
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1 if file.name == "state.pt" else 0
+        (folder / file.name).write_bytes(data)
+    return folder

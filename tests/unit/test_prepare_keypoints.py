@@ -1,0 +1,287 @@
+"""Keypoints of other programs' files, imported as own sets: every kind shows the same people doing the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from last_e.data import read_clips
+from last_e.data.clips import Clips
+from last_e.data.splits import held_out, train_mask
+from last_e.datafile import DataError
+from last_e.prepare.import_own import KINDS as READERS
+from last_e.prepare.import_own import Wanted, import_keypoints
+from last_e.skeletons import COCO17, KINECT20, LAYOUTS, MEDIAPIPE33, Skeleton
+from runner.commands.data import OWN_KINDS
+
+LABELS = ("wave", "sit", "wave", "sit")
+FRAMES = (5, 6, 7, 8)
+
+
+def points(number: int, joints: int, sides: int = 3) -> np.ndarray[Any, Any]:
+    """(T, V, D) of a clip, with a joint that is not seen in the second frame."""
+    found = np.random.default_rng(number).uniform(1, 9, (FRAMES[number], joints, sides)).round(3)
+    found[1, 3] = np.nan
+    return found
+
+
+def told(number: int) -> dict[str, Any]:
+    return {"name": f"take{number}", "label": LABELS[number], "subject": f"s{number // 2}"}
+
+
+def csv_of(path: Path, skeleton: Skeleton, sides: str = "xyz", numbered: bool = False) -> Path:
+    names = [f"{side}{n}" if numbered else f"{joint}_{side}" for n, joint in enumerate(skeleton.joints) for side in sides]
+    lines = [",".join(["clip", "frame", "label", "subject", *names])]
+    for number in range(4):
+        about = told(number)
+        for frame, at in enumerate(points(number, len(skeleton.joints), len(sides))):
+            values = ["" if np.isnan(value) else f"{value}" for value in at.ravel()]
+            lines.append(",".join([about["name"], str(frame), about["label"], about["subject"], *values]))
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def npz_of(path: Path, joints: int) -> Path:
+    found = np.zeros((4, max(FRAMES), joints, 3))
+    for number in range(4):
+        found[number, : FRAMES[number]] = points(number, joints)
+    about = [told(number) for number in range(4)]
+    np.savez(path, joints=found, length=np.array(FRAMES), **{key: np.array([one[key] for one in about]) for key in about[0]})
+    return path
+
+
+def plain(array: np.ndarray[Any, Any]) -> Any:
+    """Lists with null for a joint that is not seen."""
+    return [[None if np.isnan(joint).any() else joint.tolist() for joint in frame] for frame in array]
+
+
+def json_of(path: Path, joints: int) -> Path:
+    records = [{**told(number), "joints": plain(points(number, joints))} for number in range(4)]
+    if path.suffix == ".jsonl":
+        path.write_text("\n".join(map(json.dumps, records)) + "\n")
+    elif path.suffix:
+        path.write_text(json.dumps({"clips": records}))
+    else:
+        for record in records:
+            folder = path / record.pop("label")
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{record['name']}.json").write_text(json.dumps(record))
+    return path
+
+
+def mediapipe_of(path: Path, *, world: bool = False) -> Path:
+    key = "pose_world_landmarks" if world else "pose_landmarks"
+    path.mkdir()
+    for number in range(4):
+        frames = []
+        for frame in points(number, 33):
+            marks = [
+                dict(zip("xyz", np.nan_to_num(at).tolist())) | {"visibility": float(not np.isnan(at).any())} for at in frame
+            ]
+            frames.append({key: [marks]})
+        frames.append({key: []})  # nobody is there any more
+        (path / f"take{number}.json").write_text(json.dumps({**told(number), "frames": frames}))
+    return path
+
+
+def openpose_of(path: Path, *, stranger: bool = False) -> Path:
+    for number in range(4):
+        folder = path / LABELS[number] / f"take{number}"
+        folder.mkdir(parents=True)
+        for frame, at in enumerate(points(number, 25, 2)):
+            keypoints = np.nan_to_num(np.concatenate([at, np.where(np.isnan(at[:, :1]), 0, 0.9)], axis=1))
+            people = [{"pose_keypoints_2d": keypoints.ravel().tolist()}]
+            if stranger:  # seen worse, and listed first now and then
+                other = np.where(keypoints > 0, keypoints + np.array([500, 0, -0.5]), 0)
+                people.insert(frame % 2, {"pose_keypoints_2d": other.ravel().tolist()})
+            (folder / f"take_{frame:012}_keypoints.json").write_text(json.dumps({"version": 1.3, "people": people}))
+    return path
+
+
+def coco_of(path: Path) -> Path:
+    images, annotations = [], []
+    for number in range(4):
+        for frame, at in enumerate(points(number, 17, 2)):
+            images.append({"id": len(images), "file_name": f"{LABELS[number]}/take{number}/{frame:06}.jpg"})
+            keypoints = np.nan_to_num(np.concatenate([at, np.where(np.isnan(at[:, :1]), 0, 2)], axis=1))
+            annotations.append({"image_id": len(images) - 1, "category_id": 1, "keypoints": keypoints.ravel().tolist()})
+    path.write_text(json.dumps({"images": images[::-1], "annotations": annotations, "categories": []}))
+    return path
+
+
+def imported(kind: str, path: Path, **wanted: Any) -> Clips:
+    out = path.parent / "own.safetensors"
+    import_keypoints(kind, path, out, Wanted(**{"test": "0.5", "by": "clip"} | wanted), overwrite=True)
+    return read_clips(out, 2)
+
+
+KINDS: dict[str, tuple[str, Callable[[Path], Path], dict[str, Any], int, tuple[float, ...]]] = {
+    "csv": ("csv", lambda p: csv_of(p / "a.csv", COCO17), {"units": "metres"}, 17, (1000, 1000, 1000)),
+    "csv flat": ("csv", lambda p: csv_of(p / "a.csv", COCO17, "xy"), {}, 17, (4, -4)),
+    "csv Kinect": (
+        "csv",
+        lambda p: csv_of(p / "a.csv", KINECT20, numbered=True),
+        {"layout": "kinect20"},
+        20,
+        (1000, 1000, 1000),
+    ),
+    "npz": ("npz", lambda p: npz_of(p / "a.npz", 25), {"layout": "kinect25"}, 25, (1000, 1000, 1000)),
+    "json": ("json", lambda p: json_of(p / "a.json", 25), {"layout": "ntu25"}, 25, (1000, 1000, 1000)),
+    "json lines": ("json", lambda p: json_of(p / "a.jsonl", 25), {"layout": "ntu25"}, 25, (1000, 1000, 1000)),
+    "json folder": ("json", lambda p: json_of(p / "a", 25), {"layout": "ntu25"}, 25, (1000, 1000, 1000)),
+    "mediapipe": ("mediapipe", lambda p: mediapipe_of(p / "a"), {}, 33, (2000, -2000)),
+    "openpose": ("openpose", lambda p: openpose_of(p / "a"), {}, 25, (4, -4)),
+    "openpose of two": ("openpose", lambda p: openpose_of(p / "a", stranger=True), {}, 25, (4, -4)),
+    "coco": ("coco", lambda p: coco_of(p / "a.json"), {}, 17, (4, -4)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_gives_the_same_clips(kind: str, tmp_path: Path) -> None:
+    of, made, wanted, joints, scale = KINDS[kind]
+    found = imported(of, made(tmp_path), **wanted)
+    about = found.description
+    assert about is not None
+    assert about.classes == ("sit", "wave")
+    order = np.argsort(found.length.numpy(), kind="stable")
+    assert found.length[order].tolist() == list(FRAMES)
+    assert [about.classes[label] for label in found.label[order].tolist()] == list(LABELS)
+    sides = 2 if kind == "csv flat" or of in ("openpose", "coco") else 3
+    for number in range(4):
+        begin = int(found.start[order[number]])
+        expected = points(number, joints, sides)[..., : len(scale)] * scale
+        seen = ~np.isnan(expected)
+        ours = found.joints[begin : begin + FRAMES[number], :, : len(scale)].numpy()
+        assert np.abs(ours - expected)[seen].max() <= 0.5
+        between = (expected[0, 3] + expected[2, 3]) / 2
+        assert np.abs(ours[1, 3] - between).max() <= 1  # where it was not seen
+
+
+def test_landmarks_of_the_world_are_metres_and_upright(tmp_path: Path) -> None:
+    found = imported("mediapipe", mediapipe_of(tmp_path / "a", world=True), units="metres")
+    assert found.description is not None
+    assert found.description.skeleton == MEDIAPIPE33
+    expected = points(0, 33)[0] * (1000, -1000, -1000)
+    assert np.abs(found.joints[0].numpy() - expected).max() <= 0.5
+
+
+def test_a_table_tells_what_the_files_do_not(tmp_path: Path) -> None:
+    openpose_of(tmp_path / "a")
+    rows = ["name,label,subject,part", "take0,run,a,train", "take1,rest,b,train", "take2,run,c,validation", "take3,rest,d,test"]
+    (tmp_path / "clips.csv").write_text("\n".join(rows))
+    found = imported("openpose", tmp_path / "a", clips=tmp_path / "clips.csv", test=None, classes="run,rest")
+    order = torch.argsort(found.length)
+    assert found.description is not None
+    assert found.description.splits == {"part": "by clip: train take1 take0, validation take2"}
+    assert found.label[order].tolist() == [0, 1, 0, 1]
+    train = train_mask(found, "own", "part")
+    assert train[order].tolist() == [True, True, False, False]
+    assert held_out(found, train, "part")[order].tolist() == [False, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "split", "trains"),
+    [
+        ({"by": None, "test": "s1"}, "subject", [True, True, False, False]),
+        ({"by": None, "test": None, "train": "s1"}, "subject", [False, False, True, True]),
+        ({"test": "@LIST", "split": "mine"}, "mine", [False, True, True, False]),
+    ],
+    ids=["subject", "train", "file"],
+)
+def test_splits_by_subject_and_by_list(wanted: dict[str, Any], split: str, trains: list[bool], tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("take0\ntake3\n")
+    wanted = {key: f"@{tmp_path / 'names.txt'}" if value == "@LIST" else value for key, value in wanted.items()}
+    found = imported("csv", csv_of(tmp_path / "a.csv", COCO17), **wanted)
+    assert train_mask(found, "own", split).tolist() == trains
+
+
+def test_several_people_of_a_csv_file_and_columns_in_any_order(tmp_path: Path) -> None:
+    skeleton = tmp_path / "stick.json"
+    skeleton.write_text(json.dumps({"joints": ["low", "high"], "bones": [[1, 0]]}))
+    rows = [
+        "high_y,high_x,low_x,low_y,high_z,low_z,frame,person,label",
+        "2,1,3,4,0,1,0,a,x",
+        "2,1,3,4,0,1,0,b,x",
+        "2,1,3,5,0,1,2,a,x",
+    ]
+    folder = tmp_path / "csv"
+    folder.mkdir()
+    (folder / "one.csv").write_text("\n".join(rows))
+    (folder / "two.csv").write_text("\n".join(rows).replace(",x", ",y"))
+    found = imported("csv", folder, layout=str(skeleton), test="two")
+    assert found.bodies.tolist() == [2, 2]
+    assert found.length.tolist() == [2, 2]
+    assert found.joints[:4].tolist() == [
+        [[3000, 4000, 1000], [1000, 2000, 0]],
+        [[3000, 5000, 1000], [1000, 2000, 0]],
+        [[3000, 4000, 1000], [1000, 2000, 0]],
+        [[3000, 4000, 1000], [1000, 2000, 0]],
+    ]
+
+
+def ragged(path: Path) -> Path:
+    path.write_text("clip,frame,label,x0,y0,x1,y1\na,0,x,1,2,3\n")
+    return path
+
+
+def text_in_numbers(path: Path) -> Path:
+    path.write_text("clip,frame,label,x0,y0,x1,y1\na,0,x,1,2,3,4\na,1,x,1,2,tall,4\n")
+    return path
+
+
+def objects(path: Path) -> Path:
+    np.savez(path, joints=np.array([{"a": 1}], dtype=object), label=np.array([0]))
+    return path
+
+
+def other(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+PAIR = {"joints": ["a", "b"], "bones": [[0, 1]]}
+WRONG: dict[str, tuple[str, Callable[[Path], Path], dict[str, Any], str]] = {
+    "ragged": ("csv", lambda p: ragged(p / "a.csv"), {"layout": "PAIR"}, r"a.csv:2: 6 values in 7 columns"),
+    "text": ("csv", lambda p: text_in_numbers(p / "a.csv"), {"layout": "PAIR"}, r"a.csv:3: .*tall"),
+    "joints": ("csv", lambda p: csv_of(p / "a.csv", COCO17), {"layout": "kinect20"}, "columns of 17 joints; the layout has 20"),
+    "no layout": ("npz", lambda p: npz_of(p / "a.npz", 25), {}, "nothing says which joint is which: --layout ntu25"),
+    "layout": ("npz", lambda p: npz_of(p / "a.npz", 25), {"layout": "kinekt"}, "--layout kinekt: allowed are ntu25"),
+    "pickle": ("npz", lambda p: objects(p / "a.npz"), {"layout": "ntu25"}, r"joints is object \(1,\); allowed are numbers"),
+    "no label": ("json", lambda p: other(p / "a.json", '{"joints": []}'), {"layout": "ntu25"}, "nothing says of which class"),
+    "no JSON": ("json", lambda p: other(p / "a.json", "{"), {"layout": "ntu25"}, "a.json: no JSON"),
+    "deep": ("json", lambda p: other(p / "a.json", "[" * 100_000), {"layout": "ntu25"}, "a.json: no JSON"),
+    "a part": ("json", lambda p: other(p / "a.json", '{"joints": [], "label": "a", "part": "dev"}'), {"layout": "ntu25"},
+               "part dev: allowed are train, test, validation"),
+    "no coco": ("coco", lambda p: other(p / "a.json", '{"images": 3}'), {}, "not what COCO's keypoints are"),
+    "no openpose": ("openpose", lambda p: other(p / "a.json", "{}"), {}, "openpose is one with a folder for each clip"),
+    "classes": ("csv", lambda p: csv_of(p / "a.csv", COCO17), {"classes": "sit,run"}, "label 'wave' has no name"),
+    "test": ("csv", lambda p: csv_of(p / "a.csv", COCO17), {"test": "anna"}, "no clip is called anna"),
+    "missing": ("csv", lambda p: p / "none.csv", {}, "none.csv: no such file or folder"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_cannot_be_read_is_told_with_its_place_and_nothing_is_written(case: str, tmp_path: Path) -> None:
+    kind, made, wanted, words = WRONG[case]
+    (tmp_path / "pair.json").write_text(json.dumps(PAIR))
+    wanted = {key: str(tmp_path / "pair.json") if value == "PAIR" else value for key, value in wanted.items()}
+    with pytest.raises(DataError, match=words):
+        imported(kind, made(tmp_path), **wanted)
+    assert not list(tmp_path.glob("*own.safetensors*"))
+
+
+def test_the_command_knows_every_kind() -> None:
+    assert tuple(READERS) == OWN_KINDS
+    assert set(READERS) == {of for of, *_ in KINDS.values()}
+
+
+def test_layouts_are_recognised_by_the_names_of_their_joints(tmp_path: Path) -> None:
+    for name, skeleton in LAYOUTS.items():
+        found = imported("csv", csv_of(tmp_path / "a.csv", skeleton), units="metres")
+        assert found.skeleton == skeleton, name

@@ -1,0 +1,50 @@
+"""The figures of an evaluation, against what one counts by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from last_e.score.figures import calibration_error, figures
+
+THREE = np.array([[0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.2, 0.5, 0.3], [0.1, 0.8, 0.1], [0.3, 0.4, 0.3]])
+LABEL = np.array([0, 0, 1, 0, 0])
+NOBODY = np.zeros(5, np.int64)
+
+
+def test_what_is_taken_for_what_and_how_each_class_is_found() -> None:
+    found = figures(THREE, LABEL, NOBODY)
+    assert found["confusion"] == [[2, 2, 0], [0, 1, 0], [0, 0, 0]]
+    assert [(row["recall"], row["precision"]) for row in found["per_class"]] == [(0.5, 1.0), (1.0, 1 / 3), (None, None)]
+    assert found["balanced_accuracy"] == 0.75  # of the classes that are there
+    assert found["clips"] == 5
+
+
+def test_confidence_that_is_as_good_as_it_says_is_off_by_nothing() -> None:
+    sure = np.tile([0.75, 0.25], (400, 1))
+    label = np.array([0, 0, 0, 1] * 100)
+    assert calibration_error(sure, label) == pytest.approx(0.0, abs=1e-12)
+    assert calibration_error(sure, np.ones(400, np.int64)) == pytest.approx(0.75)
+    # Two bins: 0.9 right half of the time, 0.6 always right.
+    two = np.array([[0.9, 0.1]] * 100 + [[0.6, 0.4]] * 300)
+    right = np.array([0, 1] * 50 + [0] * 300)
+    assert calibration_error(two, right) == pytest.approx(0.25 * 0.4 + 0.75 * 0.4)
+    assert calibration_error(np.array([[1.0, 0.0]]), np.array([0])) == 0.0
+
+
+def test_an_interval_is_that_of_people_where_there_are_enough() -> None:
+    """Of ten people, of whom five are always right, anything may come; ten times as many clips of the same say no more."""
+    people = np.arange(1000) % 10
+    label = np.zeros(1000, np.int64)
+    said = np.where((people < 5)[:, None], [0.9, 0.1], [0.1, 0.9])
+    of_people = figures(said, label, people)["interval"]
+    of_clips = figures(said, label, np.zeros(1000, np.int64))["interval"]
+    assert (of_people["of"], of_clips["of"]) == ("people", "clips")
+    assert of_people["low"] == pytest.approx(0.2, abs=0.101)
+    assert of_people["high"] == pytest.approx(0.8, abs=0.101)
+    width = 1.96 * math.sqrt(0.25 / 1000)
+    assert of_clips["low"] == pytest.approx(0.5 - width, abs=0.01)
+    assert of_clips["high"] == pytest.approx(0.5 + width, abs=0.01)
+    assert figures(said, label, people)["interval"] == of_people  # the same each time
