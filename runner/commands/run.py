@@ -169,9 +169,12 @@ def resume(
     trust: TrustOption = False,
     parallel: ParallelOption = None,
     stop_after: StopAfterOption = None,
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask before a machine is rented for --env")] = False,
     json: JsonOption = False,
 ) -> None:
     """Go on with a job from its newest whole checkpoint, here; of a group, with all that is unfinished."""
+    from dataclasses import replace
+
     from runner import kaggle
     from runner.errors import NoSuchJobError, UsageError
     from runner.job.carry import carry, home_of, newer
@@ -179,6 +182,7 @@ def resume(
     from runner.job.group import Group
     from runner.launch.approve import approve
     from runner.launch.ready import How, ready
+    from runner.launch.rent import agree, instead
     from runner.launch.settle import settled
     from runner.trust import Trust, see_that_nothing_is_gained
     from runner.view.console import show
@@ -215,7 +219,10 @@ def resume(
         if found is home:
             show(f"going on with the job in {home.store.uri}, which has all of it that {read.uri} has", error=True)
     trusted = Trust(found.store.uri, all_of_it=trust)
-    go = ready(found, settled(found), how, trusted, copied=found is not home)
+    attempts = settled(found)
+    go = ready(found, attempts, how, trusted, copied=found is not home)
+    if (other := instead(go.resolved, here)) is not None:
+        go = ready(found, attempts, replace(how, launcher=other.launcher), trusted, copied=found is not home)
     _see_that_relay_fits(go.resolved.config, relay)
     _see_that_it_may_be_shut_down(go.resolved.config, yes_shut_down)
     if found is not home:
@@ -228,6 +235,8 @@ def resume(
     for note in kaggle.notes(home.store.uri):
         show(note, error=True)
     approve(go.launcher, home.store, go.resolved, here=here, prefix=home.paths.all)
+    if other is not None:
+        agree(go.resolved.env, other, yes, may_ask=not json and sys.stdin.isatty())
     if takeover:
         from runner.launch.ssh.relay import end_all
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.errors import UsageError
+from runner.errors import EngineError, UsageError
 from runner.launch import rent
 from runner.launch.sky import engine
 from runner.resolve import resolve_spec
@@ -85,6 +85,12 @@ def test_nothing_is_rented_without_a_yes(capsys: pytest.CaptureFixture[str]) -> 
         rent.agree("gcp", no_gpu, False, may_ask=False)
     rent.agree("gcp", no_gpu, True, may_ask=False)
     assert "SkyPilot would rent that one: --yes" in capsys.readouterr().err
+
+
+def test_a_python_that_is_gone_is_named(with_sky: Path) -> None:
+    """As of an environment of pipx, whose Python was replaced."""
+    with pytest.raises(EngineError, match=r"has SkyPilot does not start .*/nowhere/bin/python3.*: pipx reinstall skypilot"):
+        engine.Sky().offers()
 
 
 def test_without_sky_one_message_names_the_ways_on(cli: Cli, tiny: Path) -> None:

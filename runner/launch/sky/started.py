@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import TextIO
 
@@ -72,19 +73,19 @@ class StartedThere(Followed):
 
     def _look(self) -> int | None:
         found = sky().look(self._name)
-        if found.runs or (found.state == "UNHEALTHY" and self._gave_a_sign()):
+        in_doubt = found.state in ("UNHEALTHY", "gone") and not found.given_back
+        if found.runs or (in_doubt and self._gave_a_sign()):
             if found.job not in (None, "INIT", "PENDING"):
                 self._follow_log()
             return None
-        if found.state == "UP" or self._log is not None:
-            self._read_log_to_its_end()
+        self._read_log_to_its_end(is_there=found.state == "UP")
         self.cancelled = self._withdrawn or found.given_back or found.job == CANCELLED
         code = self._code(found)
         self._give_back(found)
         return code
 
     def _gave_a_sign(self) -> bool:
-        """SkyPilot's own programs there may be gone while the attempt is not."""
+        """SkyPilot's own programs there, or what its server knows of the machine, may be gone while the attempt is not."""
         with suppress(LastrunError):
             attempt = self._job.attempts.of(self._token)
             return attempt is not None and self._job.attempts.gave_a_sign(attempt, 3 * WAITS.heartbeat)
@@ -96,6 +97,10 @@ class StartedThere(Followed):
             return Exit.PAUSED
         if (kept := self._kept_code()) is not None:
             return kept
+        with suppress(LastrunError):
+            if found.job != "SUCCEEDED" and self._job.attempts.of(self._token) is None:  # no record tells it
+                self._last = f"SkyPilot cluster {self._name} {found.end}"
+                self._write(f"{self._last}\n")
         return Exit.DONE if found.job == "SUCCEEDED" else Exit.FAILED
 
     def _give_back(self, found: Seen) -> None:
@@ -113,11 +118,9 @@ class StartedThere(Followed):
         except EngineError as error:
             self._write(f"{error}: SkyPilot gives {self._name} back by itself; {ended_by(self._name)} does it now\n")
 
-    def _copy_log(self) -> None:
-        with suppress(LastrunError):
-            self._tail = sky().log(self._name)
-            assert self._tail.stdout is not None
-            with self._tail.stdout as lines:
-                for line in lines:
-                    self._write(own_words(line if line.endswith("\n") else f"{line}\n"))
-            self._tail.wait()
+    def _lines(self) -> Iterator[str]:
+        self._tail = sky().log(self._name)
+        assert self._tail.stdout is not None
+        with self._tail.stdout as lines:
+            yield from map(own_words, lines)
+        self._tail.wait()
