@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TextIO
 
+from last_e.config import MOST_RANKS
 from runner.attempt.data_check import check_data
 from runner.errors import ClaimedError, EngineError, UsageError
 from runner.job.attempts import Attempt
@@ -143,6 +144,10 @@ class SlurmLauncher:
         run = self._config.run
         if run.nodes == 1:
             return
+        if (ranks := run.nodes * (run.gpus if isinstance(run.gpus, int) else 1)) > MOST_RANKS:
+            raise UsageError(
+                f"run.nodes: {run.nodes} machines with run.gpus={run.gpus} are {ranks} ranks; allowed: {MOST_RANKS}"
+            )
         if self._config.hardware.scratch_root is None:
             raise UsageError(f"run.nodes: {run.nodes} machines need hardware.scratch_root, a folder that all of them have")
         if run.container is not None:
