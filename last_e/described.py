@@ -21,6 +21,8 @@ DESCRIPTION = "description"
 MOST_PEOPLE = 16
 SUFFIX = ".safetensors"
 """How a data set's name ends that is a file."""
+FILE_NAME = r"^[A-Za-z0-9_][A-Za-z0-9 ._+=-]*\.safetensors$"
+"""What such a file may be called."""
 
 UNITS = {"metres": 1000.0, "centimetres": 10.0, "millimetres": 1.0, "pixels": 4.0, "image": 2000.0}
 """How many of a file's whole numbers are one of a unit. ``image``: its width, or height, is 1."""

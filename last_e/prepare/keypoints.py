@@ -7,6 +7,7 @@ json        records with ``joints`` (T, V, D) or (M, T, V, D), ``label``, ...: a
 mediapipe   the same with landmarks ``{"x": ..., "y": ..., "z": ..., "visibility": ...}``, a list of them for each frame
 openpose    a folder for each clip with a ``*_keypoints.json`` for each frame
 coco        COCO's keypoints: ``images`` whose ``file_name`` is CLIP/FRAME, and ``annotations``
+pyskl       pyskl's ``.pkl`` with keypoints in any layout; see :mod:`last_e.prepare.pyskl_own`
 ==========  ===============================================================================================================
 
 What a file does not say of a clip comes from a table of clips (``--clips``), its label also from the folder that it lies in.
@@ -38,7 +39,7 @@ from last_e.whole import read_bounded
 MOST_JSON_BYTES = 1 << 29
 """Of one file that has to be read as a whole."""
 MOST_LINE_BYTES = 1 << 26
-MOST_ROWS = 1_000_000
+MOST_ROWS = 100_000
 """Of one clip in a csv file."""
 PARTS = ("train", "test", "validation")
 TOLD = ("label", "subject", "camera", "part")
@@ -63,6 +64,8 @@ class Told:
     skeleton: Skeleton | None
     people: int
     """Most that are followed where a file does not tell who is who."""
+    train_list: str | None = None
+    """Which of a pickle's lists names who trains."""
 
     def found(self, name: str, joints: Any, said: Mapping[str, Any], folder: str = "") -> Found:
         """A clip, of whom the table's word counts before the file's own, and that before its folder's name.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from last_e.datafile import OWN_SPLIT, VALIDATION, DataError, output_path
-from last_e.described import DESCRIPTION, MOST_PEOPLE, UNITS, Description, in_a_line
+from last_e.described import DESCRIPTION, FILE_NAME, MOST_PEOPLE, UNITS, Description, in_a_line
 from last_e.own_set import OwnSet, doubtful_units, mistakes_in
 from last_e.prepare.account import versions
 from last_e.prepare.clipfile import About, Array, Part, names_of, write_streamed
@@ -128,8 +129,9 @@ def write_dataset(
         OSError: the disk is full.
     """
     path = output_path(Path(path), example="my.safetensors")
-    if path.suffix != ".safetensors":
-        raise DataError(f"{path}: a set's file is called NAME.safetensors, by which jobs know it", missing=True)
+    if not re.fullmatch(FILE_NAME, path.name):
+        allowed = "NAME.safetensors, of letters, digits and ._+=-"
+        raise DataError(f"{path}: a set's file is called {allowed}: jobs know it by that", missing=True)
     description = _description(path, classes, skeleton, splits, name, units, fps, source)
     metadata = {"dataset": description.name, "source": source or "written by last_e.data.write_dataset"}
     if not overwrite:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from last_e.data import OwnClip, Split, write_dataset
+from last_e.data import OwnClip, Split, read_clips, write_clips, write_dataset
 from last_e.skeletons import COCO17
 from runner.store.open import open_store
 from tests.conftest import Cli
@@ -104,6 +105,18 @@ def test_a_set_in_a_bucket_is_read_before_there_is_a_job(
         there(name)
         done = cli("validate", "job.yaml")
         assert (done.returncode, told in done.stderr) == (2, True), done.stderr
+
+
+def test_a_set_that_cannot_be_trained_with_is_inspected_and_refused(own: Path, cli: Cli) -> None:
+    good = read_clips(own, 2)
+    write_clips(replace(good, label=good.label + 1), own, {"data_sha256": "0" * 64})
+    shown = cli("data", "inspect", own)
+    assert shown.returncode == 1
+    assert "warning: 24 labels without a name: 2, and the classes are 0 to 1" in shown.stdout
+    assert "nothing can be trained with it" in shown.stderr
+    refused = cli("submit", "job.yaml")
+    assert refused.returncode == 2
+    assert "job.yaml:2: dataset: found my.safetensors: 24 labels without a name: 2" in refused.stderr
 
 
 def test_plan_counts_a_sets_clips_and_joints(own: Path, cli: Cli) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from last_e import cli
 from last_e.config import TrainConfig
 from last_e.data import DataError, OwnClip, Skeleton, Split, load_clips, read_clips, write_clips, write_dataset
 from last_e.data import transform as tf
@@ -22,9 +23,12 @@ from last_e.data.splits import held_out, train_mask
 from last_e.layers import resolve
 from last_e.model import build_model, receptive_field
 from last_e.own_set import mistakes_in, read_own
+from last_e.prepare.synth import synthesize
 from last_e.problems import ConfigError
 from last_e.reading import set_layer
 from last_e.skeletons import COCO17, LAYOUTS, NTU25
+from runner.errors import UsageError
+from runner.plan.bench import _config
 
 VARIANTS = ("nano", "small", "base", "large")
 PEOPLE = {"people": Split(test=[3])}
@@ -243,14 +247,15 @@ def test_a_half_written_set_never_has_the_files_name_and_another_is_not_replaced
 
 def test_memory_does_not_grow_with_the_clips(tmp_path: Path) -> None:
     joints = walk(120)
+    joints = walk(120)
     tracemalloc.start()
     try:
-        written(tmp_path / "own.safetensors", (OwnClip(joints, n % 2, subject=n % 4) for n in range(3000)))
+        written(tmp_path / "own.safetensors", (OwnClip(joints, n % 2, subject=n % 4) for n in range(2000)))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     size = (tmp_path / "own.safetensors").stat().st_size
-    assert size > 36_000_000
+    assert size > 24_000_000
     assert peak < size / 2
 
 
@@ -260,6 +265,12 @@ def test_the_writer_needs_no_torch(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("name", ["own", "own.npz", "-own.safetensors", "größe.safetensors"])
+def test_a_set_has_a_name_by_which_jobs_know_it(name: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a set's file is called NAME\.safetensors"):
+        written(tmp_path / name)
 
 
 # --- splits ----------------------------------------------------------------------------------------------------------
@@ -354,6 +365,28 @@ def test_the_trainer_takes_no_other_set_of_the_same_name(tmp_path: Path) -> None
     written(path, clips(joints=walk()), overwrite=True)
     with pytest.raises(DataError, match="it is not the set that the job was made with: other clips"):
         load_clips(config)
+
+
+def test_the_trainer_alone_takes_a_set_that_is_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written(tmp_path / "own.safetensors")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["--dataset", "own.safetensors", "--split_type", "xsub", "--epochs", "0"]) == cli.USAGE
+    told = capsys.readouterr().err.splitlines()
+    assert [line.split(": found")[0] for line in told] == [
+        "error: --epochs: training.epochs",
+        "error: --split_type: split_type",
+    ]
+    assert "one of people (for dataset own.safetensors)" in told[1]
+
+
+def test_what_is_made_up_has_the_joints_of_ntu_alone(tmp_path: Path) -> None:
+    path = written(tmp_path / "own.safetensors")
+    with pytest.raises(DataError, match="a set of your own; what is made up has NTU's joints"):
+        synthesize(str(path), tmp_path / "out")
+    with pytest.raises(UsageError, match="a set of your own, and what is measured has NTU's joints"):
+        _config("nano", "local", [], path)
 
 
 def test_a_set_is_looked_for_here_though_the_profile_is_of_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

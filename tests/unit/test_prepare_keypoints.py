@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,6 +117,17 @@ def coco_of(path: Path) -> Path:
     return path
 
 
+def pyskl_of(path: Path) -> Path:
+    annotations = []
+    for number in range(4):
+        at = points(number, 17, 2)[None]
+        one = {"frame_dir": f"take{number}", "label": int(LABELS[number] == "wave"), "img_shape": (1080, 1920)}
+        annotations.append(one | {"keypoint": np.nan_to_num(at), "keypoint_score": (~np.isnan(at[..., 0])).astype(np.float16)})
+    lists = {"sub_train": ["take0", "take3"], "sub_val": ["take1", "take2"]}
+    path.write_bytes(pickle.dumps({"split": lists, "annotations": annotations}))
+    return path
+
+
 def imported(kind: str, path: Path, **wanted: Any) -> Clips:
     out = path.parent / "own.safetensors"
     import_keypoints(kind, path, out, Wanted(**{"test": "0.5", "by": "clip"} | wanted), overwrite=True)
@@ -139,6 +152,7 @@ KINDS: dict[str, tuple[str, Callable[[Path], Path], dict[str, Any], int, tuple[f
     "openpose": ("openpose", lambda p: openpose_of(p / "a"), {}, 25, (4, -4)),
     "openpose of two": ("openpose", lambda p: openpose_of(p / "a", stranger=True), {}, 25, (4, -4)),
     "coco": ("coco", lambda p: coco_of(p / "a.json"), {}, 17, (4, -4)),
+    "pyskl": ("pyskl", lambda p: pyskl_of(p / "a.pkl"), {"layout": "coco17", "classes": "sit,wave", "test": None}, 17, (4, -4)),
 }
 
 
@@ -152,7 +166,9 @@ def test_every_kind_gives_the_same_clips(kind: str, tmp_path: Path) -> None:
     order = np.argsort(found.length.numpy(), kind="stable")
     assert found.length[order].tolist() == list(FRAMES)
     assert [about.classes[label] for label in found.label[order].tolist()] == list(LABELS)
-    sides = 2 if kind == "csv flat" or of in ("openpose", "coco") else 3
+    sides = 2 if kind == "csv flat" or of in ("openpose", "coco", "pyskl") else 3
+    if of == "pyskl":  # by its own list
+        assert train_mask(found, "own", "part")[order].tolist() == [True, False, False, True]
     for number in range(4):
         begin = int(found.start[order[number]])
         expected = points(number, joints, sides)[..., : len(scale)] * scale
@@ -245,6 +261,21 @@ def other(path: Path, text: str) -> Path:
     return path
 
 
+def pickled(path: Path) -> Path:
+    path.write_bytes(pickle.dumps({"annotations": [{"frame_dir": "a", "label": 0}]}))
+    return path
+
+
+class Attack:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("touch attacked",)
+
+
+def code(path: Path) -> Path:
+    path.write_bytes(pickle.dumps({"annotations": [Attack()]}))
+    return path
+
+
 PAIR = {"joints": ["a", "b"], "bones": [[0, 1]]}
 WRONG: dict[str, tuple[str, Callable[[Path], Path], dict[str, Any], str]] = {
     "ragged": ("csv", lambda p: ragged(p / "a.csv"), {"layout": "PAIR"}, r"a.csv:2: 6 values in 7 columns"),
@@ -262,6 +293,9 @@ WRONG: dict[str, tuple[str, Callable[[Path], Path], dict[str, Any], str]] = {
     "no openpose": ("openpose", lambda p: other(p / "a.json", "{}"), {}, "openpose is one with a folder for each clip"),
     "classes": ("csv", lambda p: csv_of(p / "a.csv", COCO17), {"classes": "sit,run"}, "label 'wave' has no name"),
     "test": ("csv", lambda p: csv_of(p / "a.csv", COCO17), {"test": "anna"}, "no clip is called anna"),
+    "no list": ("pyskl", lambda p: pyskl_of(p / "a.pkl"), {"layout": "coco17", "train_list": "x"}, "no list 'x'; its lists"),
+    "not of theirs": ("pyskl", lambda p: pickled(p / "a.pkl"), {"layout": "coco17"}, "annotation 0: needs frame_dir"),
+    "code": ("pyskl", lambda p: code(p / "a.pkl"), {"layout": "coco17"}, "os.system|posix.system"),
     "missing": ("csv", lambda p: p / "none.csv", {}, "none.csv: no such file or folder"),
 }  # fmt: skip
 
@@ -277,7 +311,7 @@ def test_what_cannot_be_read_is_told_with_its_place_and_nothing_is_written(case:
 
 
 def test_the_command_knows_every_kind() -> None:
-    assert tuple(READERS) == OWN_KINDS
+    assert tuple(READERS) == (*OWN_KINDS, "pyskl")  # of NTU's unless a layout is said
     assert set(READERS) == {of for of, *_ in KINDS.values()}
 
 
