@@ -111,6 +111,8 @@ def in_a_line(error: ValidationError) -> str:
     return "; ".join(told)
 
 
-def content(description: Description, data_sha256: str) -> str:
-    """What stands for a set in a job: another clip, class, joint or split, and it is another text."""
-    return hashlib.sha256(f"{data_sha256}\n{description.learned()}".encode()).hexdigest()
+def content(description: Description, data_sha256: str, tensors: Mapping[str, Any]) -> str:
+    """What stands for a set in a job: another clip, class, joint or split, and it is another text. ``tensors`` is what the
+    file's header says of each: the sha256 is of bytes alone, which under other names are another set."""
+    named = json.dumps(tensors, sort_keys=True)
+    return hashlib.sha256(f"{data_sha256}\n{description.learned()}\n{named}".encode()).hexdigest()

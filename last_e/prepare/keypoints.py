@@ -31,7 +31,7 @@ from last_e.datafile import DataError
 from last_e.prepare.archives import NOT_WHOLE
 from last_e.prepare.arrays import array_in_zip
 from last_e.prepare.clipfile import Array
-from last_e.prepare.own import OwnClip
+from last_e.prepare.own import OwnClip, as_whole
 from last_e.skeletons import LAYOUTS, Skeleton
 from last_e.text import one_line, shown
 from last_e.whole import read_bounded
@@ -83,7 +83,8 @@ class Told:
         if part is not None and part not in PARTS:
             raise DataError(f"clip {shown(name)}: part {shown(part)}: allowed are {', '.join(PARTS)}")
         try:
-            clip = OwnClip(joints, _number(label), name, _number(told.get("subject", 0)), int(told.get("camera", 0)))
+            camera = int(_number(told.get("camera", 0)))
+            clip = OwnClip(joints, _number(label), name, _number(told.get("subject", 0)), camera)
         except (TypeError, ValueError):
             raise DataError(f"clip {shown(name)}: its label, subject or camera is no text and no whole number") from None
         return Found(clip, part, "subject" in told)
@@ -91,10 +92,8 @@ class Told:
 
 def _number(value: Any) -> int | str:
     """A whole number where it is one, also as a text; else the text."""
-    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
-        return int(value)
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
+    if (number := as_whole(value)) is not None:
+        return number
     if not isinstance(value, str):
         raise TypeError(value)
     return int(value) if re.fullmatch(r"[0-9]{1,9}", value) and str(int(value)) == value else value
@@ -252,10 +251,12 @@ def read_npz(path: Path, told: Told) -> Iterator[Found]:
             for number in range(count):
                 one = {name: next(rows[name].each) for name in rows}
                 said = {name: one[name].item() for name in small}
-                points = one[joints]
+                points, name = one[joints], str(said.get("name", f"{path.stem}-{number:06}"))
                 if "length" in said:
-                    points = points[..., : max(0, int(said["length"])), :, :]
-                yield told.found(str(said.get("name", f"{path.stem}-{number:06}")), _without_padding(points), said)
+                    if (length := as_whole(said["length"])) is None:
+                        raise DataError(f"{path}: clip {shown(name)}: length {said['length']!r}: no whole number")
+                    points = points[..., : max(0, length), :, :]
+                yield told.found(name, _without_padding(points), said)
     except NOT_WHOLE as error:
         raise DataError(f"{path}: not a whole .npz file ({one_line(error)})") from None
 

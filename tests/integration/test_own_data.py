@@ -79,6 +79,21 @@ def test_a_job_trains_on_a_file_alone_and_holds_to_it(own: Path, cli: Cli, tmp_p
     assert "docs/own-data.md" in cli("validate", "job.yaml").stderr
 
 
+def test_a_job_is_found_again_whatever_its_sets_file_is_called(own: Path, cli: Cli, tmp_path: Path) -> None:
+    name = "My Set_v2.1.safetensors"
+    own.rename(tmp_path / name)
+    (tmp_path / "job.yaml").write_text(JOB.replace("my.safetensors", name).replace("epochs: 2", "epochs: 1"))
+    done = cli("submit", "job.yaml")
+    assert done.returncode == 0, done.stderr
+    (job,) = (tmp_path / "jobs").glob("nano-*")
+    assert job.name.startswith("nano-e-v3-my-set-v2-1-people-")
+    assert job.name in cli("list", "--store", "jobs").stdout
+    assert cli("status", job.name, "--store", "jobs").returncode == 0
+    more = ("--set", "training.epochs=2", "--allow-change", "training.epochs")
+    done = cli("resume", job.name, "--store", "jobs", *more)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.xdist_group("ceph")
 def test_a_set_in_a_bucket_is_read_before_there_is_a_job(
     own: Path, bucket: str, clean_env: dict[str, str], cli: Cli, tmp_path: Path

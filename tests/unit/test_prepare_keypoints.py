@@ -241,6 +241,23 @@ def test_several_people_of_a_csv_file_and_columns_in_any_order(tmp_path: Path) -
     ]
 
 
+def test_frames_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    def marks(number: int, joints: int) -> list[float]:
+        return [value for joint in range(joints) for value in (10 * number + 1, 10 * joint + 1, 1)]
+
+    images, annotations = [], []
+    for label in ("a", "b"):
+        for number in range(12):
+            file = tmp_path / "openpose" / label / f"of {label}" / f"{number}_keypoints.json"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps({"people": [{"pose_keypoints_2d": marks(number, 25)}]}))
+            images.append({"id": len(images), "file_name": f"{label}/of {label}/{number}.jpg"})
+            annotations.append({"image_id": len(images) - 1, "keypoints": marks(number, 17)})
+    (tmp_path / "coco.json").write_text(json.dumps({"images": images, "annotations": annotations}))
+    for kind, path in (("openpose", tmp_path / "openpose"), ("coco", tmp_path / "coco.json")):
+        assert imported(kind, path, test="of b").joints[:12, 0, 0].tolist() == [40 * number + 4 for number in range(12)], kind
+
+
 def ragged(path: Path) -> Path:
     path.write_text("clip,frame,label,x0,y0,x1,y1\na,0,x,1,2,3\n")
     return path
@@ -276,6 +293,15 @@ def code(path: Path) -> Path:
     return path
 
 
+def said(path: Path, more: str) -> Path:
+    return other(path, f'{{"joints": {json.dumps(points(0, 25)[2:].tolist())}, "label": "sit", {more}}}')
+
+
+def length_of(path: Path, length: float) -> Path:
+    np.savez(path, joints=np.ones((2, 3, 25, 3)), label=np.array([0, 1]), length=np.array([length, 3]))
+    return path
+
+
 PAIR = {"joints": ["a", "b"], "bones": [[0, 1]]}
 WRONG: dict[str, tuple[str, Callable[[Path], Path], dict[str, Any], str]] = {
     "ragged": ("csv", lambda p: ragged(p / "a.csv"), {"layout": "PAIR"}, r"a.csv:2: 6 values in 7 columns"),
@@ -296,6 +322,11 @@ WRONG: dict[str, tuple[str, Callable[[Path], Path], dict[str, Any], str]] = {
     "no list": ("pyskl", lambda p: pyskl_of(p / "a.pkl"), {"layout": "coco17", "train_list": "x"}, "no list 'x'; its lists"),
     "not of theirs": ("pyskl", lambda p: pickled(p / "a.pkl"), {"layout": "coco17"}, "annotation 0: needs frame_dir"),
     "code": ("pyskl", lambda p: code(p / "a.pkl"), {"layout": "coco17"}, "os.system|posix.system"),
+    "camera": ("json", lambda p: said(p / "a.json", '"camera": 1e400'), {"layout": "ntu25"}, "camera is no text and no whole"),
+    "far camera": ("json", lambda p: said(p / "a.json", f'"camera": {10**30}'), {"layout": "ntu25"}, "or camera is no text"),
+    "subject": ("json", lambda p: said(p / "a.json", f'"subject": {10**30}'), {"layout": "ntu25"}, "subject or camera is no"),
+    "length": ("npz", lambda p: length_of(p / "a.npz", np.nan), {"layout": "ntu25"}, "clip a-000000: length nan: no whole"),
+    "endless": ("npz", lambda p: length_of(p / "a.npz", np.inf), {"layout": "ntu25"}, "clip a-000000: length inf"),
     "missing": ("csv", lambda p: p / "none.csv", {}, "none.csv: no such file or folder"),
 }  # fmt: skip
 
