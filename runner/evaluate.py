@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,18 @@ from last_e.datafile import is_remote
 from last_e.layers import resolve
 from last_e.problems import Origin
 from last_e.reading import Entry, flat_items, set_layer
-from last_e.text import one_line
+from last_e.text import expand, one_line
 from last_e.whole import read_bounded
 from runner.attempt.data_cache import fetch_data
 from runner.child import result_of
 from runner.errors import UsageError
 from runner.job.find import find_job
+from runner.job.job import Job
 from runner.job.pull import pull_checkpoint
 from runner.resolve import resolve_attempt
 from runner.trust import Trust, see_that_it_is_taken
+
+PARTS = ("test", "train", "validation")
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ def evaluate(
     models: list[Model],
     *,
     store: str | None,
+    trust: bool,
     last: bool,
     step: int | None,
     data: Path | None,
@@ -55,10 +59,11 @@ def evaluate(
     Args:
         models: jobs and folders.
         store: where the jobs are.
+        trust: take what they bring along (``--trust``).
         last, step: which checkpoint of a job; by default the best.
         data: a prepared file instead of theirs.
         split: instead of theirs.
-        part: ``test`` or ``train``.
+        part: ``test``, ``train`` or ``validation``.
         crops: pieces of each clip.
         settings: ``KEY=VALUE`` words.
         say: told which checkpoints are taken.
@@ -72,25 +77,30 @@ def evaluate(
     with ExitStack() as held:
         asked = []
         for model in models:
-            path = Path(model.name).expanduser()
-            if (path / manifest.MANIFEST).is_file():
+            path = expand(model.name)
+            if _is_checkpoint(path):
                 if last or step is not None:
                     raise UsageError(f"{path} is one checkpoint: --last and --step choose among those of a job")
                 folder, config = path.absolute(), _of_folder(path, words)
             else:
                 folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="lastrun-evaluate-"))) / "checkpoint"
-                config = _of_job(model.name, store, folder, last, step, words, say)
+                config = _of_job(find_job(model.name, store), trust, folder, last, step, words, say)
             asked.append({"folder": str(folder), "config": config, "weight": model.weight})
         return result_of("last_e.score", {"models": asked, "part": part, "crops": crops}, progress, "the evaluation")
 
 
+def _is_checkpoint(path: Path) -> bool:
+    with suppress(OSError):  # a name too long for a folder is no folder's
+        return (path / manifest.MANIFEST).is_file()
+    return False
+
+
 def _of_job(
-    name: str, store: str | None, folder: Path, last: bool, step: int | None, words: list[str], say: Callable[[str], None]
+    job: Job, trusts: bool, folder: Path, last: bool, step: int | None, words: list[str], say: Callable[[str], None]
 ) -> dict[str, Any]:
     """Bring a job's checkpoint into a folder; its configuration, as this machine has it."""
-    job = find_job(name, store)
     config, origins, _ = job.settings(job.attempts.all())
-    trust = Trust(job.store.uri)
+    trust = Trust(job.store.uri, all_of_it=trusts)
     resolved, _ = resolve_attempt(
         config,
         origins,
@@ -100,10 +110,19 @@ def _of_job(
         takes=trust.takes,
         options=trust.options,
     )
-    see_that_it_is_taken(resolved, trust)
-    say(f"{job.id}: checkpoint {pull_checkpoint(job, folder, best=not last and step is None, step=step)}")
+    values = see_that_it_is_taken(resolved, trust)
+    if trusts:
+        trust.remember(values)
+    best = not last and step is None
+    if best and not any(stored.manifest.test_top1 is not None for stored in job.checkpoints.all()):
+        raise UsageError(f"{job.id} has no checkpoint that was tested: --last takes the newest")
+    say(f"{job.id}: checkpoint {pull_checkpoint(job, folder, best=best, step=step)}")
     spec = resolved.config
     values = spec.model_dump(mode="json", exclude={"name", "run", "store"})
+    if spec.run.gpus == 0:
+        values["hardware"]["device"] = "cpu"
+    if values["hardware"]["micro_batch"] is None:
+        values["hardware"]["micro_batch"] = _kept(folder).get("hardware.micro_batch")
     if is_remote(spec.data.uri):
         values["data"]["uri"] = str(fetch_data(str(spec.data.uri), options=spec.store.model_dump(exclude={"uri"}), say=say))
     return values
@@ -113,12 +132,21 @@ def _of_folder(path: Path, words: list[str]) -> dict[str, Any]:
     """The configuration that a checkpoint was trained with, as this machine has it."""
     try:
         manifest.verify(path)
-        kept = dict(flat_items(json.loads(read_bounded(path / "config.json", manifest.MOST_CONFIG_BYTES))))
     except manifest.DamagedCheckpoint as error:
         raise UsageError(f"{path}: damaged checkpoint: {error}") from None
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise UsageError(f"{path}: config.json cannot be read ({one_line(error)})") from None
     origin = Origin(str(path / "config.json"))
-    pinned = {key: Entry(value, origin) for key, value in kept.items() if key.split(".")[0] in PINNED_SECTIONS}
+    pinned = {
+        key: Entry(value, origin)
+        for key, value in _kept(path).items()
+        if key.split(".")[0] in PINNED_SECTIONS or key == "hardware.micro_batch"  # which tests are rounded by, too
+    }
     sets, problems = set_layer(words)
     return resolve([pinned, sets], TrainConfig, problems).config.model_dump(mode="json")
+
+
+def _kept(folder: Path) -> dict[str, Any]:
+    """What a checkpoint was trained with, by dotted key."""
+    try:
+        return dict(flat_items(json.loads(read_bounded(folder / "config.json", manifest.MOST_CONFIG_BYTES))))
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise UsageError(f"{folder}: config.json cannot be read ({one_line(error)})") from None

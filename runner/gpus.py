@@ -71,34 +71,53 @@ def taken(config: JobSpec, job: str) -> Iterator[list[str]]:
             os.close(lock)
 
 
-def _take(config: JobSpec, job: str, locks: list[int]) -> list[str]:
-    asked = config.run.gpus
+def see_that_there_are(config: JobSpec) -> None:
+    """See that this machine has as many GPUs as are asked for, whoever is at work on them.
+
+    Raises:
+        EngineError: what there is.
+    """
+    _wanted(config)
+
+
+def _wanted(config: JobSpec) -> tuple[int, dict[str, str]]:
+    """How many are wanted, of which: each with what everybody calls it."""
+    asked, ranks = config.run.gpus, config.hardware.ranks
     if asked == 0 or config.hardware.device == "cpu" or not gpu_names():
-        return []
+        return 0, {}
     there = gpus_to_use()
     keys = dict(zip(there, _keys(there)))
-    if isinstance(asked, list) and container() is None:  # a container was handed those alone
-        there = [_certain(wanted, keys) for wanted in asked]
+    if isinstance(asked, list) and "engine" not in (container() or {}):  # an engine has handed in those alone
+        certain = [_certain(wanted, keys) for wanted in asked]
+        if len(set(certain)) < len(certain):
+            raise EngineError(f"run.gpus names a GPU twice: {', '.join(map(str, asked))} are {', '.join(certain)}")
+        return len(certain), {name: keys[name] for name in certain}
     if asked is None:
-        number = len(there) if detect_environment()[0] in _HAS_ALL else min(1, len(there))
+        number = len(there) if detect_environment()[0] in _HAS_ALL else min(ranks or 1, len(there))
     else:
         number = asked if isinstance(asked, int) else len(there)
     if number > len(there):
         raise EngineError(f"run.gpus asks for {number}; this machine has {_named(there)}")
+    return number, keys
+
+
+def _take(config: JobSpec, job: str, locks: list[int]) -> list[str]:
+    number, there = _wanted(config)
     chosen: list[str] = []
     busy: dict[str, str] = {}
-    for name in there:
-        if len(chosen) == number:
-            break
-        lock, holder = _lock(keys[name], job, config.run.share_gpus)
-        if holder is not None:
-            busy[name] = holder
-            continue
-        chosen.append(name)
-        locks.extend([] if lock is None else [lock])
+    for alone in (True, False) if config.run.share_gpus else (True,):  # who shares takes one that nobody has, if there is one
+        for name, key in there.items():
+            if len(chosen) == number or name in chosen:
+                continue
+            lock, holder = _lock(key, job, alone=alone, shared=config.run.share_gpus)
+            if holder is not None:
+                busy[name] = holder
+                continue
+            chosen.append(name)
+            locks.extend([] if lock is None else [lock])
     if len(chosen) < number:
         used = "; ".join(f"{name} is used by {holder}" for name, holder in busy.items())
-        free = f"{len(chosen)} of {_named(there)}" if chosen else f"none of {_named(there)}"
+        free = f"{len(chosen)} of {_named(list(there))}" if chosen else f"none of {_named(list(there))}"
         raise EngineError(
             f"{counted(number, 'GPU')} wanted, {free} is free: {used}; wait for that, or --set run.share_gpus=true for "
             "attempts that share one, or --set run.gpus=0 to train on the CPU"
@@ -132,21 +151,24 @@ def _keys(names: list[str]) -> list[str]:
     return keys
 
 
-def _lock(key: str, job: str, shared: bool) -> tuple[int | None, str | None]:
-    """Its lock, or who has it. Who may not open the file, another user's or a strange one, has to do without."""
+def _lock(key: str, job: str, *, alone: bool, shared: bool) -> tuple[int | None, str | None]:
+    """Its lock, to be had ``alone`` now, ``shared`` then; or who has it. Who may not open the file, another user's or a strange
+    one, does without; so does who comes to take over from an attempt at the same job, which leaves once the job is taken."""
     path = FOLDER / f"lastrun-gpu-{re.sub('[^A-Za-z0-9-]', '_', key)}.lock"
     lock = _open(path)
     if lock is None:
         return None, None
     for patience in range(_TRIES, 0, -1):
         try:
-            fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            fcntl.flock(lock, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+            if shared and alone:
+                fcntl.flock(lock, fcntl.LOCK_SH)
             break
         except OSError:
             if patience == 1:
-                holder = _holder(lock)
+                holder, of_job = _holder(lock)
                 os.close(lock)
-                return None, holder
+                return None, None if job and of_job == job else holder
             time.sleep(0.1)
     with suppress(OSError):  # of another user's file it may read alone
         own = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -171,13 +193,13 @@ def _open(path: Path) -> int | None:
     return None
 
 
-def _holder(lock: int) -> str:
-    """Who has a lock, as far as its file tells."""
+def _holder(lock: int) -> tuple[str, str]:
+    """Who has a lock, as far as its file tells, in words; and the job."""
     with suppress(ValueError, KeyError, TypeError, AttributeError, HiddenProcessError):
         said = json.loads(os.pread(lock, 4096, 0))
         if process_identity(int(said["pid"])) == said["process"]:
-            return f"job {said['job']!s:.200} (process {int(said['pid'])})"
-    return "another attempt on this machine"
+            return f"job {said['job']!s:.200} (process {int(said['pid'])})", str(said["job"])
+    return "another attempt on this machine", ""
 
 
 def _listing() -> str:

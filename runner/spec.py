@@ -173,10 +173,10 @@ class RunConfig(Section):
         description="GPUs that an attempt trains on, one rank on each: how many (0 trains on the CPU), all, or certain ones by "
         "index or UUID; default: one where there is one, on Kaggle all",
     )
-    nodes: Annotated[Annotated[int, Field(ge=1, le=64)], LEARNING] = Field(
+    nodes: Annotated[Annotated[int, Field(ge=1, le=64)], SetBy("asks", "asks for so many machines on your account")] = Field(
         1, description="machines that train one run together, with launcher slurm; run.gpus are those of each"
     )
-    share_gpus: Annotated[bool, LEARNING] = Field(
+    share_gpus: Annotated[bool, HERE] = Field(
         False, description="other attempts that say so, too, may train on the same GPUs at the same time"
     )
     gpu_request: Annotated[Literal["auto", "cdi", "runtime", "device"], LEARNING] = Field(

@@ -46,6 +46,15 @@ def python_without_lastrun(folder: Path) -> tuple[str, Path]:
     return python, packages
 
 
+def slow_python(folder: Path) -> tuple[str, Callable[[], None]]:
+    """This Python on a machine that takes long to be set up, and what ends that."""
+    folder.mkdir()
+    python, gate = folder / "python", folder / "gate"
+    python.write_text(f'#!/bin/sh\nwhile [ ! -e {gate} ]; do sleep 0.1; done\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    return str(python), gate.touch
+
+
 def jobs_in(store: Store) -> list[Job]:
     """Every job of a store, the newest first; one that is just being made does not count."""
     return [job for job in list_jobs(store) if list(store.scan(job.paths.record))]

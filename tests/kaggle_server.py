@@ -94,6 +94,10 @@ class KaggleServer:
         """How many more looks say of a data set that it is still being made."""
         self.slow = 0
         """The same of those that are made from now on."""
+        self.busy_at: dict[str, list[int]] = {}
+        """The same of calls of a name."""
+        self.after_push: list[int] = []
+        """What the calls after the next push are answered with."""
         self.answers_pushes = threading.Event()
         """Until it is set, who has pushed hears nothing."""
         self.answers_pushes.set()
@@ -101,6 +105,8 @@ class KaggleServer:
         """The token of who has logged in, which can be renewed; no other is taken then."""
         self.cuts = 0
         """How many downloads break in the middle."""
+        self.cut_logs = 0
+        """How many connections with a log end after some lines."""
         self.python = sys.executable
         self.asked_for: list[str] = []
         self.everything = ""
@@ -218,8 +224,8 @@ class KaggleServer:
             "IntrospectToken": self._whose,
             "GenerateAccessToken": self._renew,
         }
-        if self.busy:
-            return (code := self.busy.pop(0)), {"code": code, "message": "made up for tests"}
+        if busy := self.busy_at.get(name) or self.busy:
+            return (code := busy.pop(0)), {"code": code, "message": "made up for tests"}
         if name not in answers:
             return 404, {"code": 404, "message": f"no {name}"}
         return answers[name](body)
@@ -232,11 +238,13 @@ class KaggleServer:
             return 200, answer.to_dict()
         assert request.slug == f"me/{request.new_title}"
         assert request.is_private
+        assert request.enable_internet
         self.attached.pop(request.slug, None)
         self._add(request)
         answer.ref, answer.version_number = request.slug, len(self.pushed[request.slug])
         answer.invalid_dataset_sources = [ref for ref in request.dataset_data_sources if ref not in self.datasets]
         self.answers_pushes.wait()
+        self.busy, self.after_push = self.busy + self.after_push, []
         return 200, answer.to_dict()
 
     def _find(self, request: Any) -> Pushed | None:
@@ -389,6 +397,9 @@ class KaggleServer:
                     while told < len(one.log):
                         self.wfile.write(f"data: {json.dumps({'data': one.log[told]})}\n\n".encode())
                         told += 1
+                        if server.cut_logs and told == 2:
+                            server.cut_logs -= 1
+                            return
                     if over:
                         self.wfile.write(b"data: END_OF_LOG\n\n")
                         return

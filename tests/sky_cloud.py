@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sky import exceptions, global_user_state
-from sky.backends import backend_utils
+from sky.backends import backend_utils, wheel_utils
 from sky.backends.cloud_vm_ray_backend import CloudVmRayBackend, CloudVmRayResourceHandle
 from sky.clouds import GCP
 from sky.clouds.cloud import CloudCapability
@@ -57,14 +57,35 @@ class Plugin(plugins.BasePlugin):
             server_config.compute_server_config = _few(server_config.compute_server_config)
         daemons.INTERNAL_REQUEST_DAEMONS.clear()  # what they look after now and then is not there
         global_user_state.set_enabled_clouds = lambda *words, **more: None  # it looks for keys of clouds now and then
+        enabled = global_user_state.get_cached_enabled_clouds
+        global_user_state.get_cached_enabled_clouds = lambda *words, **more: (
+            [] if self._set("closed") else enabled(*words, **more)
+        )
         for name in ("get_user_identities", "get_active_user_identity"):
             setattr(GCP, name, classmethod(lambda *words: None))  # they start gcloud
         backend_utils._must_refresh_cluster_status = lambda *words, **more: True
         backend_utils._update_cluster_status = self._seen
-        for name in ("provision", "execute", "get_job_status", "tail_logs", "teardown"):
+        wheel_utils.build_sky_wheel = lambda: (self.folder, "0")  # what goes to a machine
+        backend_utils.check_rsync_installed = lambda: None  # and how
+        real = CloudVmRayBackend.provision
+
+        def provision(backend: Any, task: Any, to_provision: Any, dryrun: bool, *words: Any, **more: Any) -> Any:
+            """A dry run reaches no cloud: it is SkyPilot's own."""
+            with (self.folder / ("dry" if dryrun else "asked")).open("a") as file:
+                file.write(f"{more['cluster_name']} {to_provision.instance_type}\n")
+            how = real if dryrun else self.provision
+            return how(backend, task, to_provision, dryrun, *words, **more)
+
+        CloudVmRayBackend.provision = provision
+        for name in ("execute", "get_job_status", "tail_logs", "teardown"):
             setattr(CloudVmRayBackend, name, getattr(self, name))
         for name in ("sync_workdir", "sync_file_mounts", "setup", "set_autostop", "post_execute"):
             setattr(CloudVmRayBackend, name, self._note)
+
+    def _set(self, name: str) -> list[str]:
+        """How clouds behave, by :meth:`tests.sky_server.SkyServer.set`; empty: as they should."""
+        path = self.folder / name
+        return (path.read_text().split() or [name]) if path.exists() else []
 
     # --- what would be the cloud's ---------------------------------------------------------------------------------------
 
@@ -75,13 +96,13 @@ class Plugin(plugins.BasePlugin):
             return None
         return record
 
-    def provision(self, task: Any, to_provision: Any, dryrun: bool, *words: Any, cluster_name: str = "", **more: Any) -> Any:
-        if dryrun:
-            return None, False
-        full = (self.folder / "full").read_text().split() if (self.folder / "full").exists() else []
-        with (self.folder / "asked").open("a") as file:
-            file.write(f"{cluster_name} {to_provision.instance_type}\n")
-        if str(to_provision.cloud).lower() in full or to_provision.instance_type in full:
+    def provision(self, backend: Any, task: Any, to_provision: Any, *words: Any, cluster_name: str = "", **more: Any) -> Any:
+        cloud = str(to_provision.cloud).lower()
+        if cloud in self._set("wrong_key"):  # as SkyPilot's own failover tells it
+            keys = exceptions.InvalidCloudCredentials("InvalidCloudCredentials: Failed to find credentials.")
+            history = [exceptions.ResourcesUnavailableError(f"Failed to provision on cloud {to_provision.cloud} due to {keys}")]
+            raise exceptions.ResourcesUnavailableError("Failed to acquire resources", failover_history=history)
+        if {cloud, to_provision.instance_type} & set(self._set("full")):
             history = [RuntimeError(f"QUOTA_EXCEEDED: no {to_provision.instance_type} in any zone")]
             raise exceptions.ResourcesUnavailableError("Failed to acquire resources", failover_history=history)
         home = self.folder / cluster_name
@@ -95,10 +116,13 @@ class Plugin(plugins.BasePlugin):
             stable_internal_external_ips=[("127.0.0.1", "127.0.0.1")],
         )
         global_user_state.add_or_update_cluster(cluster_name, handle, set(task.resources), ready=False)
-        while (self.folder / "slow").exists():
+        while self._set("slow"):
+            if (home / "taken").exists():
+                raise RuntimeError("Failed to SSH to 203.0.113.7 after timeout 600s, with Error: Connection refused")
             time.sleep(0.1)
-        if (self.folder / "broken").exists():
-            raise RuntimeError("Failed to set up SkyPilot runtime on cluster.")
+        if self._set("broken"):
+            image = next(iter(task.resources)).extract_docker_image()
+            raise exceptions.CommandError(1, f"sudo docker pull {image}", "Failed to run docker setup commands.", None)
         global_user_state.add_or_update_cluster(cluster_name, handle, set(task.resources), ready=True)
         return handle, False
 
@@ -147,7 +171,7 @@ class Plugin(plugins.BasePlugin):
             time.sleep(0.1)
 
     def teardown(self, handle: Any, terminate: bool, purge: bool = False) -> None:
-        if (self.folder / "stuck").exists():
+        if self._set("stuck"):
             raise RuntimeError("the cloud does not take it back")
         requests.kill_cluster_requests(handle.cluster_name, "sky.down")  # as SkyPilot's own does
         self._end(handle.cluster_name)

@@ -52,11 +52,10 @@ class SkyServer:
             for machine, gpu, price, spot in _GCP
         ]
         (catalog / "gcp" / "vms.csv").write_text("\n".join([_HEAD, *rows]) + "\n")
+        images = [f"skypilot:custom-{kind}" for kind in ("cpu-ubuntu-2204", "gpu-ubuntu-2204", "gpu-ubuntu-2204-cuda13")]
         (catalog / "gcp" / "images.csv").write_text(
             "Tag,Region,OS,OSVersion,ImageId,CreationDate\n"
-            + "".join(
-                f"skypilot:{kind}-debian-11,,debian,11,projects/x/global/images/{kind},20260101\n" for kind in ("cpu", "gpu")
-            )
+            + "".join(f"{tag},,ubuntu,22.04,projects/x/global/images/{tag[9:]},20260101\n" for tag in images)
         )
         (catalog / "gcp" / "accelerator_quota_mapping.csv").write_text("Accelerator,UnpreemptibleCode,PreemptibleCode\n")
         head = "InstanceType,AcceleratorName,AcceleratorCount,vCPUs,MemoryGiB,Price,Region,GpuInfo,SpotPrice\n"
@@ -70,8 +69,8 @@ class SkyServer:
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         plugin = {"class": "tests.sky_cloud.Plugin", "parameters": {"folder": str(self.machines), "path": path}}
         (folder / "home" / ".sky" / "plugins.yaml").write_text(json.dumps({"plugins": [plugin]}))
-        self._port = _free_port()
-        self.url = f"http://127.0.0.1:{self._port}"
+        self.port = _free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
         self._log = (folder / "log").open("wb")
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -81,9 +80,9 @@ class SkyServer:
         kept = {
             name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "LASTRUN_", "KAGGLE_", "HF_"))
         }
-        port = {"SKYPILOT_API_SERVER_LOCAL_PORT": str(self._port)}
+        port = {"SKYPILOT_API_SERVER_LOCAL_PORT": str(self.port)}
         self._process = subprocess.Popen(
-            [str(PYTHON), "-m", "sky.server.server", "--host", "127.0.0.1", "--port", str(self._port)],
+            [str(PYTHON), "-m", "sky.server.server", "--host", "127.0.0.1", "--port", str(self.port)],
             env={**kept, **own, **port, "PATH": f"{PYTHON.parent}:{os.environ['PATH']}"},
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
@@ -116,12 +115,13 @@ class SkyServer:
         return own | {"PATH": f"{os.environ['PATH']}:{PYTHON.parent}"}
 
     def set(self, name: str, text: str = "") -> None:
-        """How clouds behave: ``full`` (of which clouds or machines there are none), ``slow``, ``broken``, ``stuck``."""
+        """How clouds behave: ``closed`` (none may be used), ``wrong_key`` (which clouds do not take it), ``full`` (of which
+        clouds or machines there are none), ``slow``, ``broken`` (an image cannot be pulled), ``stuck``."""
         (self.machines / name).write_text(text)
 
     def clear(self) -> None:
         """They behave, and nothing runs there any more."""
-        for name in ("full", "slow", "broken", "stuck", "asked"):
+        for name in ("closed", "wrong_key", "full", "slow", "broken", "stuck", "asked", "dry"):
             (self.machines / name).unlink(missing_ok=True)
         for name in self.running():
             end_machine(self.machines / name)
@@ -131,9 +131,9 @@ class SkyServer:
         """Names of machines that there are."""
         return sorted(path.name for path in self.machines.iterdir() if path.is_dir())
 
-    def tried(self) -> list[str]:
-        """Kinds of machines that were asked of a cloud, in their order."""
-        path = self.machines / "asked"
+    def tried(self, how: str = "asked") -> list[str]:
+        """Kinds of machines that were asked of a cloud, in their order, or (``dry``) looked at without that."""
+        path = self.machines / how
         return [line.split()[1] for line in path.read_text().splitlines()] if path.exists() else []
 
     def asked(self, name: str) -> dict[str, Any]:

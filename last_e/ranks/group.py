@@ -115,7 +115,9 @@ class Joined:
         with _gone():
             store = dist.FileStore(str(seat.meeting), seat.size)  # type: ignore[attr-defined]  # it is there, unlisted
             dist.init_process_group("gloo", store=store, rank=seat.rank, world_size=seat.size, timeout=PATIENCE)
-            self._tensors = dist.new_group(backend="nccl", timeout=GPU_PATIENCE) if own_gpu else None
+            all_have = torch.tensor([int(own_gpu)])
+            dist.all_reduce(all_have, dist.ReduceOp.MIN)  # a group of nccl's is made by all of them or by none
+            self._tensors = dist.new_group(backend="nccl", timeout=GPU_PATIENCE) if bool(all_have) else None
 
     def leave(self) -> None:
         """Of a process that does not end at once (:mod:`last_e.__main__` does): torn down by Python while threads of gloo still

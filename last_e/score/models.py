@@ -16,7 +16,7 @@ from last_e.config import TrainConfig
 from last_e.data.batches import TestBatches
 from last_e.data.clips import Clips
 from last_e.data.datasets import load_clips
-from last_e.data.splits import train_mask
+from last_e.data.splits import held_out, train_mask
 from last_e.data.transform import TEST_CROP
 from last_e.datafile import DataError
 from last_e.evaluate import logits_of
@@ -56,7 +56,7 @@ def score(
 
     Args:
         asked: all of them on the same clips.
-        part: ``test`` or ``train``.
+        part: ``test``, ``train``, or ``validation`` where the split has one.
         crops: how many pieces of each clip, spread evenly over it; 1 is the middle, as in training.
         progress: told clips done, of how many, and what comes next.
 
@@ -69,10 +69,9 @@ def score(
     loss = 0.0
     for number, one in enumerate(asked):
         clips = load_clips(one.config)
-        mask = train_mask(clips, one.config.dataset, one.config.split_type)
-        index = (mask if part == "train" else ~mask).nonzero()[:, 0]
+        index = _chosen(clips, one.config, part)
         if not len(index):
-            raise DataError(f"{one.config.dataset}: split {one.config.split_type} has no clips to {part}", missing=True)
+            raise DataError(f"{one.config.dataset}: split {one.config.split_type} has no clips for {part}", missing=True)
         this = clips.fingerprint(), index.tolist()
         if same is not None and this != same:
             found = f"{len(index)} and {len(same[1])} of them"
@@ -96,6 +95,7 @@ def score(
     result = {
         "top1": float(hits[:, 0].double().mean()),
         "top5": float(hits.any(1).double().mean()),
+        "names": None if clips.description is None else list(clips.description.classes),
         "loss": loss if len(asked) == crops == 1 else float(F.nll_loss(total.clamp_min(1e-300).log(), label)),
         **figures(total.numpy(), label.numpy(), people.numpy()),
     }
@@ -104,6 +104,14 @@ def score(
         for row, clip in enumerate(index.tolist())
     ]
     return result, said
+
+
+def _chosen(clips: Clips, config: TrainConfig, part: str) -> Tensor:
+    """The clips of a part, by their numbers."""
+    train = train_mask(clips, config.dataset, config.split_type)
+    validation = clips.validation.get(config.split_type, torch.zeros_like(train))
+    parts = {"train": train, "validation": validation, "test": held_out(clips, train, config.split_type)}
+    return parts[part].nonzero()[:, 0]
 
 
 def _told(progress: Callable[[int, int, str], None], whose: str, done: int, total: int) -> None:
@@ -118,7 +126,7 @@ def _logits(one: Asked, clips: Clips, index: Tensor, crops: int, progress: Calla
     precision = choose_precision(config, device)
     workers = set_up_torch(config, device, _SILENT)
     load_loops(config, device, _SILENT)
-    model = LastE(config.model, config.data.num_classes)
+    model = LastE(config.model, config.data.num_classes, clips.skeleton)
     state, _ = checkpoint.load(one.folder)
     try:
         model.load_state_dict(state["model"])

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from last_e import events
-from last_e.config import micro_batches
+from last_e.config import MOST_RANKS, micro_batches
 from last_e.manifest import NO_CHECKPOINT, STANDS
 from last_e.process import ended_by, run_module, start_with_pipes
 from last_e.redact import redact
@@ -133,8 +133,9 @@ def trainer_config(config: JobSpec, attempt: Attempt, data: Path | None) -> dict
     elif attempt.container and "device" in attempt.container:
         values["hardware"]["device"] = attempt.container["device"]
     gpus, nodes = len(attempt.hardware.get("used_gpus", ())), 1 + len(attempt.hardware.get("further_nodes", ()))
-    ranks = values["hardware"]["ranks"] = config.hardware.ranks or max(1, gpus) * nodes
+    ranks = values["hardware"]["ranks"] = config.hardware.ranks or min(max(1, gpus) * nodes, MOST_RANKS)
     if attempt.container and config.run.cpus and values["hardware"]["cpu_threads"] is None:
-        # A limit that no system call tells, shared by the ranks.
-        values["hardware"]["cpu_threads"] = max(1, math.ceil(config.run.cpus) // -(-min(ranks, micro_batches(config)) // nodes))
+        # A limit that no system call tells, shared by the ranks; a batch is cut for all of them if nobody has said how.
+        ranks = ranks if config.hardware.micro_batch is None else min(ranks, micro_batches(config))
+        values["hardware"]["cpu_threads"] = max(1, math.ceil(config.run.cpus) // -(-ranks // nodes))
     return values

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from runner.commands.options import JsonOption, SetOption, StoreOption, at_home
+from runner.commands.options import JsonOption, SetOption, StoreOption, TrustOption, at_home
 
 if TYPE_CHECKING:
     from runner.evaluate import Model
@@ -19,7 +19,7 @@ def evaluate(
         Path | None, typer.Option("--data", metavar="FILE", help="a prepared file instead of its own", callback=at_home)
     ] = None,
     split: Annotated[str | None, typer.Option("--split", metavar="NAME", help="split_type instead of its own")] = None,
-    part: Annotated[str, typer.Option("--part", metavar="PART", help="the clips that test, or those that train")] = "test",
+    part: Annotated[str, typer.Option("--part", metavar="PART", help="test, train, or validation")] = "test",
     crops: Annotated[
         int, typer.Option("--crops", min=1, max=50, help="pieces of each clip, whose probabilities are averaged")
     ] = 1,
@@ -35,27 +35,29 @@ def evaluate(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the file of --csv")] = False,
     set_: SetOption = None,
     store: StoreOption = None,
+    trust: TrustOption = False,
     json: JsonOption = False,
 ) -> None:
     """Score a checkpoint anew: accuracy and how sure it is, per class, what is taken for what, calibration."""
     from runner.errors import UsageError
-    from runner.evaluate import Model
+    from runner.evaluate import PARTS, Model
     from runner.evaluate import evaluate as score
     from runner.view.bar import Bar
     from runner.view.console import print_json, show
-    from runner.view.evaluate import print_figures, write_csv
+    from runner.view.evaluate import print_figures, see_that_it_can_be_written, write_csv
 
-    if part not in ("test", "train"):
-        raise UsageError(f"--part {part}: allowed are test and train")
+    if part not in PARTS:
+        raise UsageError(f"--part {part}: allowed are {', '.join(PARTS)}")
     if last and step is not None:
         raise UsageError("--last and --step name one checkpoint each: give one of them")
-    if csv is not None and csv.exists() and not overwrite:
-        raise UsageError(f"{csv} is there already: name another file, or say --overwrite")
+    if csv is not None:
+        see_that_it_can_be_written(csv, overwrite)
     models = [Model(model), *map(_weighed, with_ or [])]
     with Bar("clips") as bar:
         result = score(
             models,
             store=store,
+            trust=trust,
             last=last,
             step=step,
             data=data,
@@ -67,14 +69,13 @@ def evaluate(
             progress=bar.update,
         )
     said = result.pop("said")
-    if csv is not None:
-        write_csv(csv, said)
     if json:
         print_json("evaluate", {"models": [one.name for one in models], "part": part, "crops": crops, **result})
     else:
         print_figures(result, part)
-        if csv is not None:
-            show(f"{csv}: what is said of each of {result['clips']:,} clips")
+    if csv is not None:
+        write_csv(csv, said)
+        show(f"{csv}: what is said of each of {result['clips']:,} clips", error=json)
 
 
 def _weighed(word: str) -> Model:

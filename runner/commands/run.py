@@ -68,7 +68,7 @@ def submit(
     from runner.launch.approve import approve
     from runner.launch.protocol import Orders
     from runner.launch.ready import How
-    from runner.launch.rent import LAUNCHER, agree, why_rent
+    from runner.launch.rent import agree, instead
     from runner.launch.start import make_launcher
     from runner.resolve import name_of, resolve_points
     from runner.store.open import store_of
@@ -96,8 +96,8 @@ def submit(
     if parallel is not None or stop_after is not None:
         raise UsageError(f"{spec} is one job: --parallel and --stop-after are for a sweep")
     resolved = points.points[0].job
-    if (instead := why_rent(resolved, here)) is not None:
-        resolved = resolve_points(spec, first.env, first.settings, LAUNCHER).points[0].job
+    if (other := instead(resolved, here)) is not None:
+        resolved = resolve_points(spec, first.env, first.settings, other.launcher).points[0].job
     config, told = resolved.config, [*notes_of_file(resolved, spec), *resolved.of_data]
     _see_that_relay_fits(config, relay)
     _see_that_it_may_be_shut_down(config, yes_shut_down)
@@ -124,8 +124,9 @@ def submit(
         if obstacle is not None:
             show(f"it could not start here: {obstacle}")
         else:
-            if instead is not None:
-                show(f"env {resolved.env}: this machine {instead}; it would be asked whether to rent one, unless --yes says so")
+            if other is not None and other.is_paid:
+                asked_for = "it would be asked whether to rent one, unless --yes says so"
+                show(f"env {resolved.env}: this machine {other.found}; {asked_for}")
             for what, value in asked.items():
                 show(f"would ask for {what}: {value}")
             show(f"would submit {name} to {target.uri} with launcher {config.run.launcher}; nothing was written")
@@ -133,8 +134,8 @@ def submit(
     for note in told:
         show(note, error=True)
     approve(starter, target, resolved, here=here)
-    if instead is not None:
-        agree(resolved.env, instead, yes, may_ask=not json and sys.stdin.isatty())
+    if other is not None:
+        agree(resolved.env, other, yes, may_ask=not json and sys.stdin.isatty())
     # What was asked for is kept, not what auto found here: the attempt may run elsewhere.
     origins = {key: str(origin) for key, origin in resolved.origins.items()}
     trust, values = Trust(target.uri), brought(resolved)
@@ -168,9 +169,12 @@ def resume(
     trust: TrustOption = False,
     parallel: ParallelOption = None,
     stop_after: StopAfterOption = None,
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask before a machine is rented for --env")] = False,
     json: JsonOption = False,
 ) -> None:
     """Go on with a job from its newest whole checkpoint, here; of a group, with all that is unfinished."""
+    from dataclasses import replace
+
     from runner import kaggle
     from runner.errors import NoSuchJobError, UsageError
     from runner.job.carry import carry, home_of, newer
@@ -178,6 +182,7 @@ def resume(
     from runner.job.group import Group
     from runner.launch.approve import approve
     from runner.launch.ready import How, ready
+    from runner.launch.rent import agree, instead
     from runner.launch.settle import settled
     from runner.trust import Trust, see_that_nothing_is_gained
     from runner.view.console import show
@@ -214,7 +219,10 @@ def resume(
         if found is home:
             show(f"going on with the job in {home.store.uri}, which has all of it that {read.uri} has", error=True)
     trusted = Trust(found.store.uri, all_of_it=trust)
-    go = ready(found, settled(found), how, trusted, copied=found is not home)
+    attempts = settled(found)
+    go = ready(found, attempts, how, trusted, copied=found is not home)
+    if (other := instead(go.resolved, here)) is not None:
+        go = ready(found, attempts, replace(how, launcher=other.launcher), trusted, copied=found is not home)
     _see_that_relay_fits(go.resolved.config, relay)
     _see_that_it_may_be_shut_down(go.resolved.config, yes_shut_down)
     if found is not home:
@@ -227,6 +235,8 @@ def resume(
     for note in kaggle.notes(home.store.uri):
         show(note, error=True)
     approve(go.launcher, home.store, go.resolved, here=here, prefix=home.paths.all)
+    if other is not None:
+        agree(go.resolved.env, other, yes, may_ask=not json and sys.stdin.isatty())
     if takeover:
         from runner.launch.ssh.relay import end_all
 

@@ -50,6 +50,15 @@ def seconds_of(config: JobSpec, machine: Priced, paid: float) -> int:
     return min(seconds, paid_for)
 
 
+def pays_for(config: JobSpec, machine: Priced, paid: float) -> bool:
+    """Whether what is left is worth a machine."""
+    try:
+        seconds_of(config, machine, paid)
+    except UsageError:
+        return False
+    return True
+
+
 def seconds_left(config: JobSpec, machine: Priced, job: Job, who: str) -> int:
     """The same when this job's turn comes, told where what it has cost so far makes it less.
 

@@ -10,6 +10,7 @@ from runner.attempt.again import CUT
 from runner.errors import Exit, Reason
 from runner.job.attempts import Attempt
 from runner.job.job import Job
+from runner.launch.heard import heard
 from runner.launch.protocol import Launcher, Orders
 from runner.launch.settle import settled
 from runner.launch.start import Ended, run
@@ -45,7 +46,7 @@ def run_on(
             say(f"{cut}; it is not continued: it has made no progress, and would only be cut again")
             break
         say(f"{cut}; continued by itself ({most - left + 1} of {most}, run.auto_continue)")
-        arguments = [*first, *(word for key in ("", *known) for word in ("--heard", key))]
+        arguments = [*first, *heard(known)]
     return ended.code, ended.token
 
 

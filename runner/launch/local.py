@@ -18,7 +18,7 @@ from runner import machine
 from runner.attempt import shutdown
 from runner.attempt.data_check import check_data
 from runner.errors import EngineError, Exit
-from runner.gpus import taken
+from runner.gpus import see_that_there_are
 from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.launch import inside
@@ -42,8 +42,7 @@ class LocalLauncher(BeginsAtOnce):
         if self._config.run.container is None and (missing := machine.lacks()) is not None:
             raise EngineError(missing)
         if self._config.run.container is None:
-            with taken(self._config, ""):  # only to see that they are to be had
-                pass
+            see_that_there_are(self._config)
         check_data(self._config)
         if self._config.run.after == "shutdown" and (wrong := shutdown.problem()) is not None:
             raise EngineError(wrong)

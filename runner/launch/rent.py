@@ -1,38 +1,58 @@
-"""A machine that is rented because this one is not what the profile is for: what is said of it, and asked."""
+"""A machine that is got elsewhere because this one is not what the profile is for: what is said of it, and asked where it costs
+money."""
 
 from __future__ import annotations
 
 import sys
+from typing import NamedTuple
 
 from last_e.environment import fits
 from last_e.layers import Resolved
 from runner.errors import UsageError
-from runner.launch.sky.engine import is_set_up
+from runner.launch.kaggle import account as kaggle
+from runner.launch.sky import engine as sky
 from runner.launchers import DEFAULT
 from runner.spec import JobSpec
 
-LAUNCHER = "sky"
-_CLOUDS = ("gcp", "lambda", "a100")
-"""Profiles for machines that can be rented."""
+_GETS = {"gcp": "sky", "lambda": "sky", "a100": "sky", "kaggle": "kaggle"}
+"""Which launcher gets a machine that a profile is for."""
 
 
-def why_rent(resolved: Resolved[JobSpec], here: bool) -> str | None:
-    """What was found here instead of what the profile is for, where a machine of a cloud could be rented; None: it is not for
-    such a machine, this is one, somebody has said where to begin, or nothing to rent one with is set up."""
-    named = resolved.origins["run.launcher"].name
-    if here or resolved.env not in _CLOUDS or resolved.config.run.launcher != DEFAULT or named.startswith("--"):
+class Instead(NamedTuple):
+    """Of this machine."""
+
+    launcher: str
+    found: str
+    """What this one is."""
+
+    @property
+    def is_paid(self) -> bool:
+        """Whether whoever pays has to say so."""
+        return self.launcher == "sky"
+
+
+def instead(resolved: Resolved[JobSpec], here: bool) -> Instead | None:
+    """What gets a machine that the profile is for; None: there is no such launcher, this is one, somebody has said where to
+    begin, or nothing to get one with is set up."""
+    launcher, named = _GETS.get(resolved.env), resolved.origins["run.launcher"].name
+    if here or launcher is None or resolved.config.run.launcher != DEFAULT or named.startswith("--"):
         return None
     fitting, found = fits(resolved.env)
-    return found if fitting is False and is_set_up() else None
+    is_set_up = sky.is_set_up() if launcher == "sky" else kaggle.is_set_up()
+    return Instead(launcher, found) if fitting is False and is_set_up else None
 
 
-def agree(env: str, found: str, yes: bool, *, may_ask: bool) -> None:
+def agree(env: str, other: Instead, yes: bool, *, may_ask: bool) -> None:
     """Whoever pays has said so: machine and price have just been told.
 
     Raises:
         UsageError: not so.
     """
-    told = f"env {env}: this machine {found}; SkyPilot would rent that one"
+    told = f"env {env}: this machine {other.found}"
+    if not other.is_paid:
+        sys.stderr.write(f"{told}; a session of Kaggle is begun instead (--here trains on this machine with that profile)\n")
+        return
+    told = f"{told}; SkyPilot would rent that one"
     if yes:
         sys.stderr.write(f"{told}: --yes\n")
         return

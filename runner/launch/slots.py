@@ -36,7 +36,7 @@ def make_slots(number: int | None, config: JobSpec, count: int) -> list[Slot]:
     machines, else one. GPUs are dealt out in turn, the processor's cores evenly."""
     run, hardware = config.run, config.hardware
     is_local = run.launcher == "local"
-    gpus = gpus_to_use() if is_local and run.gpus != 0 and hardware.device != "cpu" else []
+    gpus = _gpus_of_each(config) if is_local else []
     queues = isinstance(make_launcher(config), Queue)
     number = min(number or (count if queues else max(1, len(gpus))), max(1, count))
     if not is_local or (number == 1 and len(gpus) < 2):
@@ -51,8 +51,9 @@ def make_slots(number: int | None, config: JobSpec, count: int) -> list[Slot]:
 
 def host_slots(hosts: Sequence[str], number: int | None) -> list[Slot]:
     """So many on each of several hosts, by default one; the first of each come first."""
+    shared = ("--set", "run.share_gpus=true") if number not in (None, 1) else ()
     return [
-        Slot(host if number in (None, 1) else f"{host} {place + 1}", host=host)
+        Slot(host if number in (None, 1) else f"{host} {place + 1}", arguments=shared, host=host)
         for place in range(number or 1)
         for host in hosts
     ]
@@ -103,6 +104,15 @@ class Places:
     def why_none(self) -> str | None:
         """Why there is no host left; None: there is."""
         return None if self._slots else "no host is left: " + "; ".join(f"{host}: {why}" for host, why in self._gone.items())
+
+
+def _gpus_of_each(config: JobSpec) -> list[str]:
+    """The GPUs of this machine, as many together as a point asks for; none where all of it is for one point."""
+    run = config.run
+    if run.gpus in (0, "all") or isinstance(run.gpus, list) or config.hardware.device == "cpu":
+        return []
+    there, each = gpus_to_use(), run.gpus if isinstance(run.gpus, int) else config.hardware.ranks or 1
+    return [",".join(there[first : first + each]) for first in range(0, len(there) - each + 1, each)]
 
 
 @contextmanager

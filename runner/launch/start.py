@@ -70,8 +70,11 @@ def detach(launcher: Launcher, job: Job, arguments: list[str]) -> str | None:
     if asked:
         started.kill()
         raise KeyboardInterrupt
-    if waiting := started.queued:
-        return waiting
+    try:
+        if waiting := started.queued:
+            return waiting
+    except LastrunError as error:  # it has been started all the same
+        return f"started; nobody tells now whether it waits or runs ({error})"
     deadline, words = time.monotonic() + START_SECONDS, ""
     while time.monotonic() < deadline:
         code = started.wait(0)  # asked first: it may claim, run and end between two looks

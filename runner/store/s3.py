@@ -33,7 +33,7 @@ _UPLOADS_PAGING = {"KeyMarker": "NextKeyMarker", "UploadIdMarker": "NextUploadId
 
 
 class S3Store:
-    """A prefix of a bucket as a store. Credentials come from boto3's own chain alone."""
+    """A prefix of a bucket as a store. Credentials are those that :mod:`runner.store.keys` finds."""
 
     has_a_clock = True
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from last_e.text import percent
@@ -17,8 +18,8 @@ MOST_TOLD = 5
 def print_figures(result: dict[str, Any], part: str) -> None:
     """The figures for people: the whole, the classes that it knows worst, and what it takes for what."""
     interval = result["interval"]
-    what = "that test" if part == "test" else "that train"
-    show(f"{result['clips']:,} clips {what}, {result['classes']} classes")
+    names = result["names"] or range(result["classes"])
+    show(f"{result['clips']:,} clips of {part}, {result['classes']} classes")
     around = (
         f"{percent(interval['low'])} to {percent(interval['high'])} in 95% of {interval['draws']:,} draws of {interval['of']}"
     )
@@ -34,7 +35,7 @@ def print_figures(result: dict[str, Any], part: str) -> None:
     table = make_table("class", "clips", "found", "right when said")
     for row in worst:
         right = "never said" if row["precision"] is None else percent(row["precision"])
-        table.add_row(str(row["class"]), f"{row['clips']:,}", percent(row["recall"]), right)
+        table.add_row(str(names[row["class"]]), f"{row['clips']:,}", percent(row["recall"]), right)
     show("found least:")
     make_console().print(table)
     pairs = [
@@ -44,8 +45,23 @@ def print_figures(result: dict[str, Any], part: str) -> None:
         if count and true != said
     ]
     for count, true, said in sorted(pairs, key=lambda pair: (-pair[0], pair[1:]))[:MOST_TOLD]:
-        show(f"class {true} taken for {said}: {count:,} of {sum(result['confusion'][true]):,}")
+        show(f"{names[true]} taken for {names[said]}: {count:,} of {sum(result['confusion'][true]):,}")
     show("--json has every class and the whole table of what is taken for what")
+
+
+def see_that_it_can_be_written(path: Path, overwrite: bool) -> None:
+    """See to it before anything is scored.
+
+    Raises:
+        UsageError: it cannot, or is there already.
+    """
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path} is there already: name another file, or say --overwrite")
+    try:
+        with TemporaryFile(dir=path.absolute().parent):
+            pass
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written there: {error.strerror}") from None
 
 
 def write_csv(path: Path, said: list[dict[str, Any]]) -> None:

@@ -9,11 +9,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from runner.store import parallel
 from runner.store.directory import DirectoryStore
 from runner.store.protocol import MOST_BYTES, Entry
 
 CALLS = "LASTRUN_TEST_CALLS"
 """A file that gets a line for every call: time, process, thread, how many calls this one had to wait for, what it was."""
+
+DELAY = "LASTRUN_TEST_DELAY"
+"""For how many seconds each answer is to take."""
 
 
 class CountingStore(DirectoryStore):
@@ -45,7 +49,8 @@ class CountingStore(DirectoryStore):
         self.calls.append(call)
         if path := os.environ.get(CALLS):
             with Path(path).open("a") as file:
-                file.write(f"{time.time()} {os.getpid()} {threading.current_thread().name} {self.depth} {call}\n")
+                thread = threading.current_thread().name.replace(" ", "")
+                file.write(f"{time.time()} {os.getpid()} {thread} {self.depth} {call}\n")
 
     def put(self, key: str, data: bytes) -> None:
         self._wait(f"put {key}")
@@ -83,3 +88,18 @@ class CountingStore(DirectoryStore):
     def sweep(self, prefix: str, keep: Callable[[str], bool]) -> None:
         self._wait(f"uploads {prefix}")
         super().sweep(prefix, keep)
+
+
+class FarStore(CountingStore):
+    """Each answer takes a while, however many are asked for at once."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.delay = float(os.environ.get(DELAY, "0"))
+
+    def in_parallel(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:
+        return parallel.in_parallel(calls)
+
+    def _wait(self, call: str) -> None:
+        time.sleep(self.delay)
+        super()._wait(call)

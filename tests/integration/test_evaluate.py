@@ -47,7 +47,7 @@ def test_what_the_trainer_found_is_found_again_and_more(cli: Cli, tiny: Path, tm
     assert cli("pull", job.id, tmp_path / "best", "--best").returncode == 0
     told = cli("evaluate", tmp_path / "best", "--csv", tmp_path / "said.csv")
     assert told.returncode == 0, told.stderr
-    assert "120 clips that test, 6 classes" in told.stdout
+    assert "120 clips of test, 6 classes" in told.stdout
     with (tmp_path / "said.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 120
@@ -60,7 +60,8 @@ def test_what_the_trainer_found_is_found_again_and_more(cli: Cli, tiny: Path, tm
     # What does not fit.
     assert "damaged checkpoint" in refused(cli, damaged(tmp_path))
     assert "split_type: found 'nowhere'" in refused(cli, job.id, "--split", "nowhere")
-    assert "--part both: allowed are test and train" in refused(cli, job.id, "--part", "both")
+    assert "--part both: allowed are test, train, validation" in refused(cli, job.id, "--part", "both")
+    assert "split xsub has no clips for validation" in refused(cli, job.id, "--part", "validation")
     assert "a weight is above 0" in refused(cli, job.id, "--with", f"{job.id}:-1")
     assert "no job nobody" in refused(cli, job.id, "--with", "nobody")
     assert "is one checkpoint: --last and --step choose among those of a job" in refused(cli, tmp_path / "best", "--last")

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from runner.job.find import list_jobs
 from runner.store.open import open_store
 from tests.conftest import Cli
 from tests.hub import Hub
-from tests.jobs import LONGER, assert_same, has_saved, python_without_lastrun, some_step_is_stored, wait_until
+from tests.jobs import LONGER, assert_same, has_saved, python_without_lastrun, slow_python, some_step_is_stored, wait_until
 
 pytestmark = [pytest.mark.xdist_group("ceph"), pytest.mark.slow]
 CPU = ("--launcher", "hf", "--set", "run.gpus=0")
@@ -54,7 +55,9 @@ def test_secrets_go_there_as_secrets_alone(hub: Hub, cli: Cli, tiny: Path, clean
     assert hub.token not in json.dumps(job.asked["secrets"])
 
 
-def test_what_waits_for_a_machine_is_told_and_taken_back(hub: Hub, cli: Cli, tiny: Path, clean_env: dict[str, str]) -> None:
+def test_what_waits_for_a_machine_or_is_set_up_is_told_and_taken_back_or_asked(
+    hub: Hub, cli: Cli, tiny: Path, clean_env: dict[str, str], tmp_path: Path
+) -> None:
     hub.machines = False
     done = cli("submit", tiny, *CPU, "--detach")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -76,6 +79,27 @@ def test_what_waits_for_a_machine_is_told_and_taken_back(hub: Hub, cli: Cli, tin
     assert stopped.returncode == 0, stopped.stderr
     assert f"Hugging Face job {waiting.id} was taken out of the queue" in stopped.stdout
     assert waiting.stage == "CANCELED"
+
+    assert cli("resume", job.id, "--detach").returncode == 0
+    away = cli("stop", job.id, HF_ENDPOINT="http://127.0.0.1:1")
+    assert away.returncode == 0, away.stderr
+    assert f"{job.id}: the request is in the store; what waits there leaves as soon as it has begun" in away.stdout
+    assert "launcher hf cannot tell what waits: Hugging Face does not answer" in away.stderr
+    hub.give_machines()
+    wait_until(lambda: list(hub.jobs.values())[-1].stage != "RUNNING")
+    assert [attempt.reason for attempt in job.attempts.all()] == ["stop_requested"]
+
+    hub.python, go_on = slow_python(tmp_path / "slow")
+    done = cli("resume", job.id, "--detach")
+    assert done.returncode == 0, done.stdout + done.stderr
+    set_up = list(hub.jobs.values())[-1]
+    assert f"Hugging Face job {set_up.id} is being set up" in done.stdout
+    assert f"Hugging Face job {set_up.id} is being set up" in " ".join(cli("status", job.id).stdout.split())
+    stopped = cli("stop", job.id)
+    assert f"Hugging Face job {set_up.id} was taken out of the queue" in stopped.stdout
+    assert set_up.stage == "CANCELED"
+    go_on()
+    assert len(job.attempts.all()) == 1
     hub.asked_for.clear()
     assert cli("list", HOME=str(tiny.parent / "another")).returncode == 0
     assert hub.asked_for == []  # nothing was started from there
@@ -150,7 +174,7 @@ def test_no_more_is_paid_for_than_the_job_may_cost_in_all(
     [there] = hub.jobs.values()
     assert (machine["id"], machine["job"], machine["state"], machine["dollars"]) == (there.id, current.job.id, "runs", 0.4)
     assert 0 < machine["cost"] < 0.4
-    assert listed["missing"] == {}
+    assert "hf" not in listed["missing"]
     assert f"hf jobs cancel {there.id} --namespace me" in cli("list", "--clouds").stdout
     assert there.asked["timeoutSeconds"] == 5 * 3600  # 2 USD
     current.press_ctrl_c()
@@ -258,3 +282,90 @@ def test_who_is_killed_while_it_begins_one_leaves_none_that_nobody_knows_of(
     assert again.returncode == 5, again.stdout + again.stderr
     assert len(hub.jobs) == 1
     assert "waits for a machine" in again.stderr
+
+
+def test_a_job_whose_begin_nobody_has_heard_of_is_ended_or_its_label_is_told(
+    hub: Hub, run: Any, cli: Cli, tiny: Path, clean_env: dict[str, str]
+) -> None:
+    hub.machines, hub.lost = False, [True]
+    lost = cli("submit", tiny, *CPU)
+    assert lost.returncode == 6
+    assert "it has no room now, or is down: in some minutes it may have, or another machine has" in lost.stderr
+    assert "may have begun" not in lost.stderr
+    assert [job.stage for job in hub.jobs.values()] == ["CANCELED"]
+
+    hub.lost = [False]
+    [job] = list_jobs(open_store(clean_env["LASTRUN_STORE"]))
+    late = cli("resume", job.id)
+    assert late.returncode == 6
+    found = re.search(
+        r"; it may have begun all the same: .* it has the label (lastrun-token=\w{8}), by which hf jobs ps", late.stderr
+    )
+    assert found is not None, late.stderr
+    label = found[1].partition("=")
+    one = hub.arrive()
+    assert one.asked["labels"][label[0]] == label[2]
+    assert f"Hugging Face job {one.id} was taken out of the queue" in cli("stop", job.id).stdout
+    assert one.stage == "CANCELED"
+
+    hub.lost = [False]
+    hub.answers_runs.clear()
+    pressed = run("resume", job.id)
+    wait_until(lambda: hub.late)
+    pressed.press_ctrl_c()
+    code, out = pressed.end()
+    assert code == 75, out
+    assert (
+        f"{job.id}: interrupted while its machine was asked for; it may have begun all the same: lastrun stop {job.id}" in out
+    )
+    assert f"label lastrun-token={hub.late[0]['labels']['lastrun-token']}" in out
+    one = hub.arrive()
+    assert f"{job.id}: Hugging Face job {one.id} waits for a machine; lastrun stop" in cli("resume", job.id).stderr
+    assert f"Hugging Face job {one.id} was taken out of the queue" in cli("stop", job.id).stdout
+
+
+def test_what_ends_before_its_attempt_says_why_and_what_begins_another(
+    hub: Hub, run: Any, cli: Cli, tiny: Path, clean_env: dict[str, str], tmp_path: Path
+) -> None:
+    hub.not_to_be_pulled = "nowhere/nothing:1"
+    unknown = cli("submit", tiny, *CPU, *SHORT, "run.image=nowhere/nothing:1")
+    assert unknown.returncode == 1, unknown.stdout + unknown.stderr
+    [there] = hub.jobs.values()
+    assert f"Hugging Face job {there.id} (error): image nowhere/nothing:1 cannot be pulled\n" in unknown.stdout
+    [job] = list_jobs(open_store(clean_env["LASTRUN_STORE"]))
+    assert f"next: lastrun resume {job.id}" in unknown.stdout
+
+    hub.python, go_on = slow_python(tmp_path / "slow")
+    current = run("resume", job.id, "--set", "run.image=any:1")
+    wait_until(lambda: [job.stage for job in hub.jobs.values()] == ["ERROR", "RUNNING"])
+    there = list(hub.jobs.values())[1]
+    hub.lose(there)
+    code, out = current.end()
+    assert code == 1, out
+    assert f"Hugging Face job {there.id} (error): Job failed with exit code: -9" in out
+    assert f"next: lastrun resume {job.id}" in out
+    assert "no machine that is paid for" in cli("list", "--clouds").stdout
+    go_on()
+
+    current = run("resume", job.id, "--set", "run.image=any:1")
+    wait_until(lambda: len(hub.jobs) == 3)
+    os.killpg(current.process.pid, signal.SIGSTOP)  # as long as a laptop sleeps
+    wait_until(lambda: list(hub.jobs.values())[2].stage == "COMPLETED")
+    os.killpg(current.process.pid, signal.SIGCONT)
+    code, out = current.end()
+    assert code == 0, out
+    assert [attempt.reason for attempt in job.attempts.all()] == ["completed"]
+
+
+def test_of_two_that_begin_a_job_at_once_one_trains_and_the_machine_of_the_other_goes(
+    hub: Hub, run: Any, cli: Cli, tiny: Path, clean_env: dict[str, str]
+) -> None:
+    hub.machines = False
+    assert cli("submit", tiny, *CPU, *LONGER, "--detach").returncode == 0
+    [job] = list_jobs(open_store(clean_env["LASTRUN_STORE"]))
+    assert cli("stop", job.id).returncode == 0
+    hub.machines, hub.together = True, threading.Barrier(2)
+    ends = [one.end() for one in [run("resume", job.id) for _ in range(2)]]
+    assert sorted(code for code, _ in ends) == [0, 5], ends
+    assert [attempt.reason for attempt in job.attempts.all()] == ["completed"]
+    assert "no machine that is paid for" in cli("list", "--clouds").stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +12,12 @@ import pytest
 
 from runner.errors import EngineError
 from runner.job.job import Job
-from runner.launch import again
+from runner.launch import again, followed
 from runner.launch.hf import hub as client
-from runner.launch.hf import started
 from runner.launch.hf.hub import Namespace
+from runner.launch.hf.launcher import HfLauncher
 from runner.launch.hf.started import StartedThere
+from runner.resolve import resolve_spec
 from runner.store.directory import DirectoryStore
 from tests.hub import Hub
 
@@ -45,14 +47,16 @@ def test_a_busy_hub_is_asked_again_for_a_while_but_not_what_it_may_have_heard(
     id = ME.run(**TINY)
     assert "Hugging Face is busy (error 429): asked again for" in capsys.readouterr().err
     there.busy = [504]
-    with pytest.raises(EngineError, match="it has no room now, or is down: try again in some minutes, or take another"):
+    with pytest.raises(
+        EngineError, match="it has no room now, or is down: in some minutes it may have, or another machine has: lastrun gpus"
+    ):
         ME.run(**TINY)
     assert list(there.jobs) == [id]
     there.busy = [502, 503, 504]
     assert [one.id for one in ME.find({}, client.WAITING)] == [id]
     monkeypatch.setattr(again, "MOST_SECONDS", 0.1)
     there.busy = [429] * 20
-    with pytest.raises(EngineError, match="it has been asked too often: try again in some minutes"):
+    with pytest.raises(EngineError, match="it has been asked too often; it may answer again in some minutes"):
         client.flavors()
     assert len(there.busy) > 10
 
@@ -60,7 +64,7 @@ def test_a_busy_hub_is_asked_again_for_a_while_but_not_what_it_may_have_heard(
 def test_who_follows_one_bears_with_a_hub_that_is_away_and_hears_why_it_ended(
     there: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(started, "_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(followed, "LOOK_SECONDS", 0.0)
     said = io.StringIO()
     job = Job(DirectoryStore(tmp_path / "store"), "tiny-20261130-000000-abcd")
     one = StartedThere(job, ME, ME.run(**TINY), "0123abcd", said)
@@ -69,9 +73,10 @@ def test_who_follows_one_bears_with_a_hub_that_is_away_and_hears_why_it_ended(
     assert one.wait(0.1) is None
     assert one.wait(0.1) is None
     assert time.monotonic() - began < 2  # it is the next look that asks again
-    assert said.getvalue().count("lastrun gpus (made up for tests); the attempt goes on") == 1
-    monkeypatch.setattr(started, "_PATIENCE_SECONDS", 0.0)
-    with pytest.raises(EngineError, match=r"lastrun stop \S+ has it save and end; hf jobs cancel \w+ ends the machine"):
+    away = "it is busy, or down; it may answer again in some minutes (made up for tests); the attempt is not touched by that"
+    assert said.getvalue().count(away) == 1
+    monkeypatch.setattr(followed, "SILENCE_SECONDS", 0.0)
+    with pytest.raises(EngineError, match=r"lastrun stop \S+ has it save and end; hf jobs cancel \w+ ends it without"):
         one.wait(0.1)
     there.away = False
     assert one.wait(0.1) is None
@@ -79,3 +84,42 @@ def test_who_follows_one_bears_with_a_hub_that_is_away_and_hears_why_it_ended(
     machine.stage, machine.message = "ERROR", "no capacity for this flavor"
     assert one.wait(0.1) == 1
     assert f"Hugging Face job {machine.id} (error): no capacity for this flavor\n" in said.getvalue()
+
+
+def test_who_leaves_while_the_hub_does_not_answer_asks_through_the_store_at_once(there: Hub, tmp_path: Path) -> None:
+    job = Job(DirectoryStore(tmp_path / "store"), "tiny-20261130-000000-abcd")
+    one = StartedThere(job, ME, ME.run(**TINY), "0123abcd", None)
+    [machine] = there.jobs.values()
+    there.away, began = True, time.monotonic()
+    for _ in range(2):
+        one.hand_on(signal.SIGINT)
+    assert time.monotonic() - began < 2
+    assert sorted(job.requests.new([]).values()) == ["now", "save"]
+    there.away = False
+    one.hand_on(signal.SIGINT)
+    assert (machine.stage, len(job.requests.keys())) == ("CANCELED", 2)  # what has no machine yet is taken back
+    assert one.wait(0.1) == 75
+
+
+@pytest.mark.parametrize(
+    ("env", "gpus", "flavor"),
+    [
+        ("gcp", None, "t4-small"),
+        ("kaggle", None, "t4-small"),
+        ("lambda", None, "a10g-small"),
+        ("a100", None, "a100-large"),
+        ("local", None, "t4-small"),
+        ("local", 0, "cpu-basic"),
+    ],
+)
+def test_a_machine_is_what_comes_next_to_the_profile_and_its_image_what_the_job_names(
+    there: Hub, env: str, gpus: int | None, flavor: str
+) -> None:
+    job = Path(__file__).parents[2] / "jobs" / "quickstart.yaml"
+    settings = [] if gpus is None else [f"run.gpus={gpus}"]
+    order = HfLauncher(resolve_spec(job, env, settings).config).order("s3://bucket/jobs", "x")
+    assert order["flavor"].startswith(f"{flavor} (")
+    assert order["flavor"].endswith(" USD an hour")
+    assert order["image"].startswith("pytorch/pytorch:")
+    ours = resolve_spec(job, env, [*settings, "run.image=ghcr.io/me/lastrun:1"]).config
+    assert HfLauncher(ours).order("s3://bucket/jobs", "x")["image"] == "ghcr.io/me/lastrun:1"

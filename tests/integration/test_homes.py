@@ -14,7 +14,11 @@ from tests.jobs import PATIENCE
 
 USER = 54321
 """Of nobody's."""
-COMMANDS = (["validate", "JOB"], ["submit", "JOB", "--dry-run"], ["submit", "JOB"], ["list"], ["status", "tiny"], ["rm", "ID"])
+COMMANDS = (
+    *(["validate", "JOB"], ["explain", "JOB"], ["plan", "JOB"], ["submit", "JOB", "--dry-run"], ["submit", "JOB"], ["list"]),
+    *(["status", "tiny"], ["logs", "tiny"], ["pull", "tiny", "OUT"], ["sync", "tiny"], ["stop", "--all"], ["rm", "ID"]),
+)
+WITHOUT_A_STORE = ("validate", "explain", "plan")
 
 
 def call(env: dict[str, str], folder: Path, words: list[str], before: list[str], umask: int = -1) -> tuple[int, str]:
@@ -30,8 +34,8 @@ def all_work(env: dict[str, str], tiny: Path, store: Path, before: list[str], um
     """With ``--store`` nothing else is needed."""
     for words in COMMANDS:
         ids = [path.name for path in store.glob("tiny-*")]
-        given = [{"JOB": str(tiny), "ID": "".join(ids)}.get(word, word) for word in words]
-        more = [] if words[0] == "validate" else ["--store", str(store)]
+        given = [{"JOB": str(tiny), "ID": "".join(ids), "OUT": f"{store}-out"}.get(word, word) for word in words]
+        more = [] if words[0] in WITHOUT_A_STORE else ["--store", str(store)]
         code, said = call(env, tiny.parent, [*given, *more], before, umask)
         assert code == 0, (words, said)
     assert not list(store.glob("tiny-*"))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -13,12 +15,13 @@ import pytest
 
 from runner.errors import EngineError, UsageError
 from runner.job.job import Job
-from runner.launch import again
+from runner.launch import again, followed
 from runner.launch.kaggle import account as kaggle
-from runner.launch.kaggle import started
+from runner.launch.kaggle import kept
 from runner.launch.kaggle.account import Account, account
 from runner.launch.kaggle.started import StartedThere
 from runner.store.directory import DirectoryStore
+from tests.jobs import PATIENCE
 
 if TYPE_CHECKING:
     from tests.kaggle_server import KaggleServer
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 @pytest.fixture
 def here(kaggle_server: KaggleServer, clean_env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """This process is a user of it."""
+    for name in [name for name in os.environ if name.startswith("KAGGLE_")]:  # whoever runs the tests may be somebody there
+        monkeypatch.delenv(name)
     for name in ("HOME", *kaggle_server.environment()):
         monkeypatch.setenv(name, clean_env[name])
     monkeypatch.setattr(again, "_FIRST_SECONDS", 0.01)
@@ -70,6 +75,8 @@ def test_whoever_has_a_key_a_token_or_a_login_is_known(
     (folder / "access_token").unlink()
     monkeypatch.setenv("KAGGLE_API_TOKEN", kaggle_server.key)
     assert is_me()
+    kaggle_server.busy = [503, 429]
+    assert is_me()
     monkeypatch.delenv("KAGGLE_API_TOKEN")
 
     kaggle_server.oauth = "good-for-half-a-day"
@@ -78,15 +85,19 @@ def test_whoever_has_a_key_a_token_or_a_login_is_known(
     (folder / "credentials.json").write_text(json.dumps({**login, "access_token_expiration": until.isoformat()}))
     assert is_me()
     kaggle_server.oauth = "another"  # a session lasts longer than it was good for
+    kaggle_server.busy_at["GenerateAccessToken"] = [503]
     assert account().quota().left == 30 * 3600
     assert (kaggle_server.oauth, json.loads((folder / "credentials.json").read_text())["access_token"]) == ("another+",) * 2
     kaggle_server.asked_for.clear()
     assert account().quota().left == 30 * 3600
     assert len(kaggle_server.asked_for) == 1
     kaggle_server.oauth = "another one"
-    (folder / "credentials.json").write_text(json.dumps({**login, "refresh_token": "renews nothing"}))
-    with pytest.raises(EngineError, match="it does not take your key"):
-        is_me()
+    over = {**login, "refresh_token": "renews nothing"}
+    for hours in (1, -1):  # it is renewed when it is not taken, or before
+        until = datetime.now(timezone.utc) + timedelta(hours=hours)
+        (folder / "credentials.json").write_text(json.dumps({**over, "access_token_expiration": until.isoformat()}))
+        with pytest.raises(EngineError, match=r"^Kaggle: your login there is over: kaggle auth login$"):
+            is_me()
 
 
 def test_a_busy_kaggle_is_asked_again_for_a_while_but_not_what_it_may_have_heard(
@@ -102,14 +113,14 @@ def test_a_busy_kaggle_is_asked_again_for_a_while_but_not_what_it_may_have_heard
     assert push() == "1"
     assert "Kaggle is busy (error 429): asked again for" in capsys.readouterr().err
     kaggle_server.busy = [504]
-    with pytest.raises(EngineError, match="it is busy, or down: try again in some minutes"):
+    with pytest.raises(EngineError, match="it is busy, or down; it may answer again in some minutes"):
         push()
     assert len(kaggle_server.sessions()) == 1
     kaggle_server.busy = [502, 503, 504]
     assert me.quota().left == 30 * 3600
     monkeypatch.setattr(again, "MOST_SECONDS", 0.1)
     kaggle_server.busy = [429] * 20
-    with pytest.raises(EngineError, match="it has been asked too often: try again in some minutes"):
+    with pytest.raises(EngineError, match="it has been asked too often; it may answer again in some minutes"):
         me.quota()
     assert len(kaggle_server.busy) > 10
     kaggle_server.busy = [429]
@@ -141,7 +152,7 @@ def test_a_data_set_that_is_being_made_is_waited_for(
 def test_who_follows_a_session_bears_with_a_kaggle_that_is_away(
     here: None, kaggle_server: KaggleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(started, "_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(followed, "LOOK_SECONDS", 0.0)
     kaggle_server.machines, said, me = False, io.StringIO(), Account("me")
     version = me.push("lastrun-tiny", "pass", gpu=False, seconds=60, datasets=[])
     job = Job(DirectoryStore(tmp_path / "store"), "tiny-20261130-000000-abcd")
@@ -149,9 +160,55 @@ def test_who_follows_a_session_bears_with_a_kaggle_that_is_away(
     kaggle_server.busy = [503] * 3
     assert one.wait(0.1) is None  # it is the next look that asks again
     assert one.wait(0.1) is None
-    assert said.getvalue().count("try again in some minutes (made up for tests); the attempt is not touched by that") == 1
-    monkeypatch.setattr(started, "_PATIENCE_SECONDS", 0.0)
-    with pytest.raises(EngineError, match=r"lastrun status \S+ tells what becomes of it: https://www\.kaggle\.com/code/me/"):
+    assert (
+        said.getvalue().count("it may answer again in some minutes (made up for tests); the attempt is not touched by that")
+        == 1
+    )
+    monkeypatch.setattr(followed, "SILENCE_SECONDS", 0.0)
+    ended = r"https://www\.kaggle\.com/code/me/lastrun-tiny, Cancel Run, ends it without saving"
+    with pytest.raises(EngineError, match=rf"lastrun stop \S+/{job.id} has it save and end; {ended}$"):
         one.wait(0.1)
     assert one.wait(0.1) is None
     assert said.getvalue().endswith("Kaggle session me/lastrun-tiny waits for a machine\n")
+
+
+def test_a_log_goes_on_over_connections_that_end(
+    here: None, kaggle_server: KaggleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(followed, "LOOK_SECONDS", 0.1)
+    kaggle_server.cut_logs, said, me, gate = 3, io.StringIO(), Account("me"), tmp_path / "gate"
+    wait = f"while not os.path.exists({str(gate)!r}): time.sleep(0.1)"
+    text = f"import os, time\nfor n in range(4): print('line', n)\n{wait}\n"
+    version = me.push("lastrun-log", text, gpu=False, seconds=60, datasets=[])
+    job = Job(DirectoryStore(tmp_path / "store"), "tiny-20261130-000000-abcd")
+    one = StartedThere(job, me, "lastrun-log", version, "0123abcd", said)
+    deadline = time.monotonic() + PATIENCE
+    while kaggle_server.cut_logs:
+        assert one.wait(0.1) is None
+        assert time.monotonic() < deadline, said.getvalue()
+    gate.touch()
+    while one.wait(0.1) is None:
+        assert time.monotonic() < deadline
+    assert [line for line in said.getvalue().splitlines() if "line" in line] == [f"line {n}" for n in range(4)]
+
+
+def test_a_data_set_that_may_only_be_being_made_is_not_forgotten_before_it_is_deleted(
+    here: None, kaggle_server: KaggleServer
+) -> None:
+    """Who was interrupted while it was made may hear that there is none, and a moment later there is."""
+    me, token, kaggle_server.machines = Account("me"), "0123abcd", False
+    note = {"job": "x", "slug": "lastrun-late", "user": "me", "folder": "0", "pid": "999999999", "version": "", "before": "1"}
+    me.push("lastrun-late", "pass", gpu=False, seconds=60, datasets=[])
+    kaggle_server.cancel(kaggle_server.sessions()[0])  # the session before
+    kept.NOTES.write(token, **note, data="lastrun-data")
+    kept.drop(token, {**note, "data": "lastrun-data"})
+    kept.clean()
+    assert kept.NOTES.read(token) is not None
+    me.put_data("lastrun-data", {"lastrun-variables.json": b"{}"})
+    os.utime(kept.NOTES.place(token), (0, kept.NOTES.place(token).stat().st_mtime - kept.ABSENT_SECONDS))
+    kept.clean()
+    assert (kaggle_server.datasets, kept.NOTES.read(token)) == ({}, None)
+    kept.NOTES.write(token, **note, data="lastrun-data")
+    os.utime(kept.NOTES.place(token), (0, kept.NOTES.place(token).stat().st_mtime - kept.ABSENT_SECONDS))
+    kept.clean()  # it has never come
+    assert kept.NOTES.read(token) is None

@@ -21,6 +21,7 @@ from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.store.directory import DirectoryStore
 from tests.conftest import TINY, Cli
+from tests.integration.test_ranks import ranks_of
 from tests.jobs import (
     LONGER,
     PATIENCE,
@@ -95,6 +96,22 @@ def test_a_notice_saves_and_pauses_whichever_process_gets_it(run: Any, tiny: Pat
     assert [state.value, reason.value] == ["paused", "preempted"]
     assert current.job.checkpoints.all()[-1].manifest.step > before
     assert attempt.message != "nothing was trained"
+
+
+@pytest.mark.parametrize("whom", ["group", "rank 1"])
+def test_a_notice_saves_and_pauses_all_ranks_whichever_gets_it(run: Any, tiny: Path, whom: str) -> None:
+    current = run("submit", tiny, *LONG, "hardware.ranks=2", "hardware.micro_batch=20")
+    current.wait_for(some_step_is_stored)
+    before = max(stored.manifest.step for stored in current.job.checkpoints.all())
+    if whom == "group":
+        os.killpg(current.process.pid, signal.SIGUSR1)
+    else:
+        os.kill(ranks_of(current.job.id)[1], signal.SIGUSR1)
+    code, out = current.end()
+    assert code == 75, out
+    assert "Traceback" not in out
+    assert [one.reason for one in current.job.attempts.all()] == ["preempted"], out
+    assert current.job.checkpoints.all()[-1].manifest.step > before
 
 
 def test_a_notice_while_the_trainer_starts_waits_until_it_can_be_heard(run: Any, tiny: Path) -> None:

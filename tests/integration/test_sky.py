@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runner.errors import LastrunError
+from runner.errors import EngineError, LastrunError
 from runner.job.find import list_jobs
+from runner.job.job import Job
+from runner.launch import bill
 from runner.launch.sky import terms
 from runner.launch.sky.engine import sky
+from runner.launch.sky.launcher import SkyLauncher
 from runner.launch.start import make_launcher
 from runner.resolve import resolve_spec
 from runner.store.open import open_store
 from tests.conftest import Cli
-from tests.jobs import LONGER, assert_same, has_saved, some_step_is_stored, wait_until
+from tests.faultproxy import Faults, fault_proxy
+from tests.jobs import LONGER, assert_same, has_saved, jobs_in, some_step_is_stored, stand_still, wait_until
 from tests.sky_server import SkyServer
 
 pytestmark = [pytest.mark.xdist_group("ceph"), pytest.mark.slow]
@@ -31,15 +37,23 @@ def test_a_spot_machine_that_is_taken_away_is_followed_by_another_to_the_same_bi
 ) -> None:
     words = ("run.auto_continue=2", "run.pass_env=[MY_TOKEN]", "run.max_price=0.5")
     clean_env["MY_TOKEN"] = "nobody-may-see-this"
-    current = run("submit", tiny, *CPU, *LONGER, *words)
-    with current.held(some_step_is_stored):
-        [name] = sky_server.running()
-        machines = json.loads(cli("list", "--clouds", "--json").stdout)["machines"]
-        sky_server.take_away(name)
-    current.wait_for(lambda job: len(job.attempts.all()) == 2 and has_saved(job))
-    current.press_ctrl_c()
-    code, out = current.end()
+    with fault_proxy(sky_server.port) as network:
+        clean_env["SKYPILOT_API_SERVER_ENDPOINT"] = f"http://127.0.0.1:{network.port}"
+        current = run("submit", tiny, *CPU, *LONGER, *words)
+        clean_env["SKYPILOT_API_SERVER_ENDPOINT"] = sky_server.url
+        with current.held(some_step_is_stored):
+            [name] = sky_server.running()
+            network.set(Faults("refuse"))  # SkyPilot's server is gone for a while
+            machines = json.loads(cli("list", "--clouds", "--json").stdout)["machines"]
+            wait_until(lambda: network.seen["refused"] > 1)
+            network.set(Faults())
+            sky_server.take_away(name)
+        with current.held(lambda job: len(job.attempts.all()) == 2 and has_saved(job)):
+            current.press_ctrl_c()
+            wait_until(current.job.requests.keys)
+        code, out = current.end()
     assert code == 75, out
+    assert "SkyPilot's server does not answer (ConnectionError): sky api status; the attempt goes on" in out
     assert "SkyPilot: gcp n1-standard-8 (1 x T4, 16 GB, spot), 0.19 USD an hour, for 12.5 h at most 2.38 USD, each of up" in out
     how = r"(is gone: its machine was taken away, or given back|ended as FAILED)"  # whichever is seen first
     told = rf"lost \(its SkyPilot cluster {name} {how}\); continued by itself \(1 of 2"
@@ -99,6 +113,28 @@ def test_what_will_not_do_is_told_before_anything_costs_money(
     assert "SkyPilot" in refused("run.resources.gpu=T4", "run.resources.region=mars-1")
     assert "run.max_cost: found 0.1 USD; gcp g2-standard-4" in refused("run.max_cost=0.1")
     assert "run.gpus: found 0; launcher sky rents machines for their GPU" in refused("run.gpus=0")
+    store = open_store(clean_env["LASTRUN_STORE"])
+    assert (list(list_jobs(store)), sky_server.tried()) == ([], [])
+    sky_server.set("wrong_key", "lambda")
+    resolved = resolve_spec(tiny, None, ["run.resources.gpu=A10"], "sky")
+    job = Job.create(store, "tiny", resolved.items(), {}, "0")
+    told = r"no machine is to be had: lambda does not take its keys \(.*\): sky check lambda tells more\. lastrun resume"
+    with pytest.raises(EngineError, match=told):
+        make_launcher(resolved.config).start(job, [], "00000000", output=None)
+    assert sky_server.tried() == ["gpu_1x_a10"]  # once
+    sky_server.clear()
+    sky_server.set("slow")  # whoever has begun this is gone
+    sky().launch({"resources": {"infra": "lambda", "accelerators": "A10:1"}, "run": "true"}, "lastrun-gone-00000000", 2)
+    wait_until(sky_server.running)
+    SkyLauncher.clean()
+    assert sky_server.running() == ["lastrun-gone-00000000"]  # it may still come to something
+    monkeypatch.setattr(bill, "SET_UP_SECONDS", 0)
+    SkyLauncher.clean()
+    assert sky_server.running() == []
+    sky_server.set("closed")
+    terms.everything.cache_clear()
+    assert "no cloud is set up for SkyPilot: sky check tells what is missing for each" in refused()
+    sky_server.clear()
     sky()._end()
     monkeypatch.setenv("SKYPILOT_API_SERVER_ENDPOINT", "http://127.0.0.1:1")
     terms.everything.cache_clear()
@@ -108,21 +144,37 @@ def test_what_will_not_do_is_told_before_anything_costs_money(
     without = cli("submit", tiny, "--launcher", "sky", PATH="/usr/bin:/bin")
     assert without.returncode == 2
     assert "pip install 'lastrun[sky]'" in without.stderr
-    assert list(list_jobs(open_store(clean_env["LASTRUN_STORE"]))) == []
-    assert sky_server.tried() == []
+    assert [one.id for one in list_jobs(store)] == [job.id]
 
 
 def test_a_dry_run_tells_what_would_be_asked_for_and_gpus_what_can_be_had(
-    sky_server: SkyServer, cli: Cli, tiny: Path, clean_env: dict[str, str]
+    sky_server: SkyServer, cli: Cli, run: Any, tiny: Path, clean_env: dict[str, str]
 ) -> None:
-    shown = json.loads(cli("submit", tiny, "--launcher", "sky", "--env", "a100", "--dry-run", "--json").stdout)["order"]
+    """Two are submitted side by side, one from a laptop that falls asleep."""
+    login = dict.fromkeys(("SKYPILOT_DOCKER_USERNAME", "SKYPILOT_DOCKER_PASSWORD", "SKYPILOT_DOCKER_SERVER"), "me")
+    words = ("--launcher", "sky", "--env", "a100", "--set", "run.image=nowhere/nothing:1", f"run.pass_env=[{','.join(login)}]")
+    shown = json.loads(cli("submit", tiny, *words, "--dry-run", "--json", **login).stdout)["order"]
+    assert set(login) < set(shown["secrets"].split(", "))
     assert shown["price"] == "1.29 USD an hour, 16.12 USD at most"  # the cheapest of any cloud that is not taken away
     assert (shown["resources.infra"], shown["resources.instance_type"]) == ("lambda", "gpu_1x_a100")
     assert shown["else"] == "gcp a2-highgpu-1g (1 x A100, 40 GB), 3.64 USD an hour"
-    assert sky_server.tried() == []
+    assert shown["resources.image_id"] == "docker:nowhere/nothing:1"
+    assert (sky_server.tried(), sky_server.tried("dry")) == ([], ["gpu_1x_a100"])  # the second is SkyPilot's own dry run
+    asleep = run("submit", tiny, *CPU, *SHORT, "--env", "gcp")
+    asleep.wait_for(lambda job: job.attempts.all())
+    first = asleep.job
+    stand_still(asleep.process.pid)
     done = cli("submit", tiny, *CPU, *SHORT, "--env", "gcp")
     assert done.returncode == 0, done.stdout + done.stderr
-    [job] = list_jobs(open_store(clean_env["LASTRUN_STORE"]))
+    wait_until(lambda: not first.attempts.all()[0].open)
+    for name in sky_server.running():  # unless the other has given it back
+        sky_server.take_away(name)  # as SkyPilot's programs there do, when nothing runs any more
+    os.kill(asleep.process.pid, signal.SIGCONT)
+    code, out = asleep.end()
+    assert code == 0, out
+    assert f"next: lastrun pull {first.id} FOLDER --best" in out
+    assert sky_server.running() == []
+    job = jobs_in(first.store)[0]
     [attempt] = job.attempts.all()
     assert attempt.container is not None
     asked = sky_server.asked(attempt.container["name"])
@@ -158,6 +210,11 @@ def test_where_there_is_none_the_next_is_asked_for_and_at_last_it_is_given_up(
     assert "SkyPilot: gcp n1-standard-8 (1 x T4, 16 GB, spot), 0.19 USD an hour" in asked.stderr
     assert "env gcp: this machine" in asked.stderr
     assert "SkyPilot would rent that one: --yes rents it, --here trains on this machine" in asked.stderr
+    resolved = resolve_spec(tiny, None, [])
+    job = Job.create(open_store(clean_env["LASTRUN_STORE"]), "tiny", resolved.items(), {}, "0")
+    asked = cli("resume", job.id, "--env", "gcp")
+    assert asked.returncode == 2, asked.stdout + asked.stderr
+    assert "SkyPilot would rent that one: --yes rents it, --here trains on this machine" in asked.stderr
     assert sky_server.tried() == []
     done = cli("submit", tiny, *words, "--yes")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -167,9 +224,14 @@ def test_where_there_is_none_the_next_is_asked_for_and_at_last_it_is_given_up(
     assert sky_server.tried() == ["n1-standard-8", "g2-standard-4"]
     sky_server.clear()
     sky_server.set("full", "gcp")
-    done = cli("submit", tiny, *CPU, LASTRUN_WAITS=f"{clean_env['LASTRUN_WAITS']} follow=0.02")
+    sky_server.set("wrong_key", "lambda")
+    words = ("--launcher", "sky", "--env", "a100", "--set", "run.gpus=0", "run.resources.gpu=A100")
+    done = cli("submit", tiny, *words, LASTRUN_WAITS=f"{clean_env['LASTRUN_WAITS']} follow=0.02")
     assert done.returncode == 6, done.stdout + done.stderr
-    assert "no machine is to be had: RuntimeError: QUOTA_EXCEEDED: no n1-standard-8 in any zone. lastrun resume" in done.stderr
+    wrong = "lambda does not take its keys (ResourcesUnavailableError: Failed to provision on cloud Lambda due to InvalidCloud"
+    assert done.stderr.count(f"SkyPilot: {wrong}") == 1
+    assert "no machine is to be had: RuntimeError: QUOTA_EXCEEDED: no a2-highgpu-1g in any zone. lastrun resume" in done.stderr
+    assert sky_server.tried() == ["gpu_1x_a100", *6 * ["a2-highgpu-1g"]]
     assert done.stderr.count("asked again in") == 5
     assert sky_server.running() == []
 
@@ -201,13 +263,24 @@ def test_what_does_not_come_to_an_attempt_leaves_no_machine_without_a_word(
     wait_until(lambda: sky_server.running() == [])
     sky_server.clear()
 
-    sky_server.set("broken")  # its machine is there, and cannot be set up
-    done = cli("resume", job.id)
-    assert done.returncode == 6, done.stdout + done.stderr
-    assert "Failed to set up SkyPilot runtime" in done.stderr
+    sky_server.set("slow")  # one that is taken away meanwhile
+    current = run("resume", job.id)
+    wait_until(sky_server.running)
+    sky_server.take_away(sky_server.running()[0])
+    code, out = current.end()
+    assert code == 6, out
+    assert re.search(r"Failed to SSH to .*\. lastrun resume \S+ asks for another machine\n", out)
     assert sky_server.running() == []
+    sky_server.clear()
+
+    sky_server.set("broken")  # its machine is there, and its image is not, and it is not taken back
     sky_server.set("stuck")
-    done = cli("resume", job.id)
+    done = cli("resume", job.id, "--set", "run.image=nowhere/nothing:1")
+    assert done.returncode == 6, done.stdout + done.stderr
+    assert "SkyPilot: Command sudo docker pull nowhere/nothing:1 failed" in done.stderr
+    assert (
+        "asks for another machine (nowhere/nothing:1 is the image that it was to run: can it be pulled there?)" in done.stderr
+    )
     assert re.search(
         r"its machine may be left \(SkyPilot: the cloud does not take it back .*\): sky down -y lastrun-", done.stderr
     )

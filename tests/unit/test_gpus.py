@@ -40,6 +40,7 @@ def asks(tmp_path: Path, **run: Any) -> JobSpec:
 
 
 HOLD = """
+import os
 import sys
 from pathlib import Path
 from runner import gpus
@@ -49,7 +50,7 @@ from runner.resolve import resolve_points
 config = resolve_points(Path(sys.argv[1]) / "job.yaml", "local", []).points[0].job.config
 sys.stdin.readline()
 try:
-    with gpus.taken(config, "job-of-another") as got:
+    with gpus.taken(config, f"job-of-{os.getpid()}") as got:
         print(*got, flush=True)
         sys.stdin.read()
 except EngineError as error:
@@ -125,7 +126,7 @@ def test_four_that_begin_at_once_get_one_each_and_a_kill_gives_it_back(tmp_path:
         said = [one.stdout.readline().strip() for one in all_of_them if one.stdout is not None]
         got = sorted(word for word in said if not word.startswith("none:"))
         assert got == sorted([A, B])
-        assert sum("is used by job job-of-another" in word for word in said) == 2
+        assert sum("is used by" in word for word in said) == 2
         killed = all_of_them[said.index(A)]
         killed.send_signal(signal.SIGKILL)
         killed.wait()
@@ -151,3 +152,37 @@ def test_a_session_of_kaggle_is_the_attempts_alone(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(gpus, "detect_environment", lambda: ("kaggle", "it is one"))
     with taken(asks(tmp_path), "one") as both:
         assert both == [A, B]
+
+
+def test_a_list_chooses_on_a_machine_that_ssh_reaches_and_is_all_that_an_engine_has_handed_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LASTRUN_CONTAINER", '{"launcher": "ssh", "name": "there"}')
+    with taken(asks(tmp_path, gpus=[1]), "one") as chosen:
+        assert chosen == [B]
+    monkeypatch.setenv("LASTRUN_CONTAINER", '{"launcher": "docker", "engine": "here"}')
+    with taken(asks(tmp_path, gpus=[7, 8]), "one") as handed:
+        assert handed == [A, B]
+
+
+def test_who_takes_over_from_the_same_job_does_not_wait_for_it(tmp_path: Path) -> None:
+    """That attempt leaves once the job is taken; who only resumes is told by the claim."""
+    with taken(asks(tmp_path, gpus="all"), "one"), taken(asks(tmp_path), "one") as same:
+        assert same == [A]
+        with pytest.raises(EngineError, match="is used by job one"):
+            taken(asks(tmp_path), "").__enter__()
+
+
+def test_as_many_as_ranks_and_none_twice(tmp_path: Path) -> None:
+    config = asks(tmp_path)
+    two = config.model_copy(update={"hardware": config.hardware.model_copy(update={"ranks": 2})})
+    with taken(two, "one") as both:
+        assert both == [A, B]
+    with pytest.raises(EngineError, match=f"run.gpus names a GPU twice: 1, {B[:9]} are {B}, {B}"):
+        taken(asks(tmp_path, gpus=[1, B[:9]]), "one").__enter__()
+
+
+def test_those_that_share_spread_over_what_is_free(tmp_path: Path) -> None:
+    shared = asks(tmp_path, share_gpus=True)
+    with taken(shared, "one") as one, taken(shared, "two") as two, taken(shared, "three") as three:
+        assert (one, two, three) == ([A], [B], [A])

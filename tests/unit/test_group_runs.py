@@ -208,6 +208,10 @@ def test_each_gpu_gets_a_point_by_its_uuid_and_what_is_set_already_is_respected(
     assert dealt == ["GPU-1", "GPU-2", "GPU-1"]
     assert [slot.arguments for slot in make_slots(3, config, 9)] == [("--set", "run.share_gpus=true")] * 3
     assert [slot.arguments for slot in make_slots(None, config, 9)] == [()] * 2
+    for asked, each in ((2, []), ("all", []), ([1], []), (1, ["GPU-1", "GPU-2"])):
+        of_each = config.model_copy(update={"run": config.run.model_copy(update={"gpus": asked})})
+        found = [slot.variables.get("CUDA_VISIBLE_DEVICES") for slot in make_slots(None, of_each, 9)]
+        assert found == (each or [None])
     on_cpu = config.model_copy(update={"hardware": config.hardware.model_copy(update={"device": "cpu"})})
     monkeypatch.setattr("runner.launch.slots.usable_cores", lambda: 8)
     assert [slot.arguments for slot in make_slots(3, on_cpu, 9)] == [("--set", "hardware.cpu_threads=2")] * 3

@@ -16,10 +16,12 @@ import requests
 from runner.errors import DamagedObjectError, EngineError, UsageError
 from runner.job.attempts import Attempt
 from runner.job.job import Job
+from runner.launch.docker.image import code_digest
 from runner.launch.kaggle import begin, launcher, parcel
 from runner.launch.kaggle.account import Account, explained
 from runner.launch.kaggle.launcher import slug_of
 from runner.launch.ssh.relayed import write_object
+from runner.launch.ssh.wheel import this_version
 from runner.resolve import resolve_spec
 from runner.store.directory import DirectoryStore
 
@@ -102,7 +104,11 @@ def test_what_is_not_whole_or_not_its_own_is_not_taken(tmp_path: Path) -> None:
     ("code", "said", "told"),
     [
         (401, "Unauthenticated", "Kaggle: it does not take your key: make another one at kaggle.com/settings"),
-        (429, "Too many requests", "Kaggle: it has been asked too often: try again in some minutes (Too many requests)"),
+        (
+            429,
+            "Too many requests",
+            "Kaggle: it has been asked too often; it may answer again in some minutes (Too many requests)",
+        ),
         (403, "You must verify your phone number", "Kaggle: your account has no verified phone"),
         (400, "Maximum weekly GPU quota of 30.00 hours reached", "Kaggle: your quota of this week is used up"),
         (500, "evil\x1b[2J", r"Kaggle: it answers with error 500 (evil\x1b[2J)"),
@@ -181,3 +187,8 @@ def test_what_a_session_is_called_fits_what_kaggle_takes() -> None:
     assert len(long) <= 50
     assert long.endswith("-x-20261129-091500-3f2a")
     assert "--" not in long
+
+
+def test_a_wheel_says_what_its_own_code_comes_to() -> None:
+    """Read once: who edits a clone while it is uploaded gets a session of what was uploaded."""
+    assert this_version().code == code_digest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from runner.launch.local import LocalLauncher
 from runner.launch.protocol import Cloud, Market, Offer
 from runner.launch.settle import launcher_class
 from runner.launchers import LAUNCHERS
+from tests.conftest import TINY, Cli
 
 
 @pytest.fixture(autouse=True)
@@ -60,3 +62,19 @@ def test_all_that_cost_money_say_what_runs() -> None:
     }
     assert "hf auth login" in str(market.rented()["hf"])
     assert "pip install 'lastrun[sky]'; or, beside lastrun[hf], in an environment of its own" in str(market.rented()["sky"])
+
+
+def test_a_library_that_is_not_installed_is_named_with_what_installs_it(cli: Cli, tmp_path: Path) -> None:
+    for name in ("huggingface_hub", "httpx2", "kagglesdk", "requests"):
+        (tmp_path / "without" / name).mkdir(parents=True)
+        (tmp_path / "without" / name / "__init__.py").write_text(f"raise ImportError('no {name}')\n")
+    path = os.pathsep.join([str(tmp_path / "without"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    told = cli("gpus", PYTHONPATH=path, COLUMNS="200", HF_TOKEN="x", KAGGLE_USERNAME="me", KAGGLE_KEY="x")
+    assert told.returncode == 0, told.stderr
+    assert "not hf: launcher hf needs Hugging Face's library: pip install 'lastrun[hf]'" in told.stdout
+    assert "not kaggle: launcher kaggle needs Kaggle's library: pip install 'lastrun[kaggle]'" in told.stdout
+    for launcher in ("hf", "kaggle"):
+        (tmp_path / "job.yaml").write_text(TINY)
+        refused = cli("submit", tmp_path / "job.yaml", "--launcher", launcher, PYTHONPATH=path)
+        assert refused.returncode == 2
+        assert f"pip install 'lastrun[{launcher}]'" in refused.stderr

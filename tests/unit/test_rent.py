@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from runner.errors import UsageError
+from runner.errors import EngineError, UsageError
 from runner.launch import rent
 from runner.launch.sky import engine
 from runner.resolve import resolve_spec
@@ -61,22 +62,35 @@ def test_one_is_rented_only_for_a_profile_of_a_cloud_that_this_machine_is_not(
     monkeypatch.setattr(rent, "fits", lambda env: (env == "lambda", "has no GPU"))
     path = tmp_path / "job.yaml"
     path.write_text(TINY)
-    assert rent.why_rent(resolve_spec(path, "gcp", []), here=False) == "has no GPU"
-    assert rent.why_rent(resolve_spec(path, "gcp", []), here=True) is None
-    assert rent.why_rent(resolve_spec(path, "lambda", []), here=False) is None
-    assert rent.why_rent(resolve_spec(path, "kaggle", []), here=False) is None
-    assert rent.why_rent(resolve_spec(path, "gcp", [], "local"), here=False) is None
+    assert rent.instead(resolve_spec(path, "gcp", []), here=False) == ("sky", "has no GPU")
+    assert rent.instead(resolve_spec(path, "gcp", []), here=True) is None
+    assert rent.instead(resolve_spec(path, "lambda", []), here=False) is None
+    for name in [name for name in os.environ if name.startswith("KAGGLE_")]:
+        monkeypatch.delenv(name)
+    assert rent.instead(resolve_spec(path, "kaggle", []), here=False) is None
+    (tmp_path / ".kaggle").mkdir()
+    (tmp_path / ".kaggle" / "kaggle.json").write_text("{}")
+    assert rent.instead(resolve_spec(path, "kaggle", []), here=False) == ("kaggle", "has no GPU")
+    assert rent.instead(resolve_spec(path, "kaggle", []), here=True) is None
+    assert rent.instead(resolve_spec(path, "gcp", [], "local"), here=False) is None
     with_sky.unlink()
-    assert rent.why_rent(resolve_spec(path, "gcp", []), here=False) is None
+    assert rent.instead(resolve_spec(path, "gcp", []), here=False) is None
 
 
 def test_nothing_is_rented_without_a_yes(capsys: pytest.CaptureFixture[str]) -> None:
+    no_gpu = rent.Instead("sky", "has no GPU")
     with pytest.raises(
         UsageError, match="this machine has no GPU; SkyPilot would rent that one: --yes rents it, --here trains"
     ):
-        rent.agree("gcp", "has no GPU", False, may_ask=False)
-    rent.agree("gcp", "has no GPU", True, may_ask=False)
+        rent.agree("gcp", no_gpu, False, may_ask=False)
+    rent.agree("gcp", no_gpu, True, may_ask=False)
     assert "SkyPilot would rent that one: --yes" in capsys.readouterr().err
+
+
+def test_a_python_that_is_gone_is_named(with_sky: Path) -> None:
+    """As of an environment of pipx, whose Python was replaced."""
+    with pytest.raises(EngineError, match=r"has SkyPilot does not start .*/nowhere/bin/python3.*: pipx reinstall skypilot"):
+        engine.Sky().offers()
 
 
 def test_without_sky_one_message_names_the_ways_on(cli: Cli, tiny: Path) -> None:

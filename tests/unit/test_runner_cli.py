@@ -156,6 +156,33 @@ def test_a_store_that_somebody_names_is_there(cli: Cli, tmp_path: Path) -> None:
     assert not (tmp_path / "typo").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["--store", "LASTRUN_STORE", "config.toml", "store.uri", "data.uri"])
+def test_a_variable_is_replaced_wherever_a_name_stands_and_an_unset_one_told_before_anything_is_written(
+    cli: Cli, tiny: Path, clean_env: dict[str, str], place: str
+) -> None:
+    words = ["submit", str(tiny), "--dry-run"]
+    named = "${MY_PLACE}/jobs"
+    if place == "--store":
+        words += [place, named]
+    elif place == "LASTRUN_STORE":
+        clean_env[place] = named
+    elif place == "config.toml":
+        del clean_env["LASTRUN_STORE"]
+        folder = Path(clean_env["HOME"]) / ".config" / "lastrun"
+        folder.mkdir(parents=True)
+        (folder / place).write_text(f'store = "{named}"\n')
+    else:
+        tiny.write_text(f"{tiny.read_text()}{place}: {named}\n".replace("dataset: synthetic", "dataset: irds"))
+    there = cli(*words, MY_PLACE=str(tiny.parent / "mine"))
+    assert f"{tiny.parent}/mine/jobs" in there.stdout + there.stderr, there
+    before = sorted(tiny.parent.rglob("*"))
+    for way in (words, words[:2] + words[3:]):
+        done = cli(*way)
+        assert (done.returncode, done.stderr.count("the variable MY_PLACE is not set")) == (2, 1), done.stdout + done.stderr
+    assert sorted(tiny.parent.rglob("*")) == before
+
+
 def test_a_store_that_is_named_by_nothing_is_not_the_default_one(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     for words in (("submit", tiny), ("submit", tiny, "--dry-run"), ("validate", tiny), ("list",), ("status", "j")):
         done = cli(*words, "--store", "")

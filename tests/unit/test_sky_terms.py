@@ -47,6 +47,7 @@ def config(job: Path, env: str | None, *settings: str) -> JobSpec:
         ("a100", (), [THERE[5], THERE[6]]),
         ("a100", ("run.auto_continue=3",), [THERE[4], THERE[5], THERE[6]]),
         ("a100", ("run.auto_continue=3", "run.max_price=1.2"), [THERE[4]]),
+        ("a100", ("run.max_cost=1",), [THERE[5]]),
         ("local", ("run.resources.gpu=t4",), [THERE[1]]),
     ],
 )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,8 @@ except ImportError:  # Python 3.10
 
 ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
-SUPPORTED: list[str] = runpy.run_path(str(ROOT / "scripts" / "versions.py"))["supported"]()
+SCRIPT = runpy.run_path(str(ROOT / "scripts" / "versions.py"))
+SUPPORTED: list[str] = SCRIPT["supported"]()
 
 
 def test_the_classifiers_name_every_python_from_the_lowest_on() -> None:
@@ -68,3 +71,9 @@ def test_readme_names_the_lowest_torch() -> None:
     (torch,) = (one for one in PROJECT["project"]["optional-dependencies"]["train"] if one.startswith("torch"))
     (said,) = re.findall(r"a torch of (\S+) or newer", (ROOT / "README.md").read_text())
     assert torch == f"torch>={said}"
+
+
+def test_what_was_skipped_is_not_counted_as_tried(tmp_path: Path) -> None:
+    path = tmp_path / "test_two.py"
+    path.write_text("import pytest\n\ndef test_one(): pass\n\ndef test_other(): pytest.skip('no sshd here')\n")
+    assert SCRIPT["tests"](Path(sys.prefix), path, "-c", os.devnull, "--rootdir", tmp_path, LASTRUN_NO_SKIPS="") == 1

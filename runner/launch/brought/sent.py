@@ -10,8 +10,7 @@ from importlib.resources import files
 
 from runner.errors import MissingKeyError
 from runner.job.job import Job
-from runner.launch.docker.image import code_digest
-from runner.launch.ssh.wheel import Wheel
+from runner.launch.ssh.wheel import this_version
 from runner.launch.variables import authority, wants_cpu
 from runner.spec import JobSpec
 from runner.store.uri import StoreUri
@@ -35,11 +34,10 @@ class Parcel:
 
     def __init__(self, job: Job, config: JobSpec, about: Mapping[str, str], arguments: list[str]) -> None:
         uri, _ = StoreUri.parse(job.uri).parent()
-        self._job, self._wheel = job, Wheel()
-        self._name = f"lastrun-{self._wheel.version}-py3-none-any.whl"
+        self._job, self._wheel = job, this_version()
         self._asked = {
-            "code": code_digest(),
-            "wheel": self._name,
+            "code": self._wheel.code,
+            "wheel": self._wheel.name,
             "sha256": hashlib.sha256(self._wheel.data).hexdigest(),
             "authority": authority(uri).get("authority", ""),
             "about": {**about, **({} if wants_cpu(config) else {"device": "cuda"})},
@@ -64,7 +62,7 @@ class Parcel:
         """
         from runner.store.s3 import S3Store  # slow to import
 
-        key = f".wheels/{self._wheel.folder}/{self._name}"
+        key = f".wheels/{self._wheel.folder}/{self._wheel.name}"
         store = self._job.store
         assert isinstance(store, S3Store)
         try:

@@ -8,7 +8,7 @@ import re
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -38,9 +38,14 @@ def default_image() -> str:
 
 def code_digest(root: Path = _ROOT) -> str:
     """What the code of both packages comes to: the same in a clone, in an installation and in an image of it."""
+    return digest_of((name, path.read_bytes()) for name, path in _files(root, PACKAGES))
+
+
+def digest_of(files: Iterable[tuple[str, bytes]]) -> str:
+    """The same of files that have been read, with their names below that root, in order."""
     digest = hashlib.sha256()
-    for name, path in _files(root, PACKAGES):
-        digest.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    for name, data in files:
+        digest.update(f"{name}\0{hashlib.sha256(data).hexdigest()}\n".encode())
     return digest.hexdigest()
 
 

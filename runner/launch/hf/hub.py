@@ -9,8 +9,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from last_e.text import plain
-from runner.errors import EngineError, UsageError
-from runner.launch.again import BUSY, REFUSED, Busy, again, seconds_after
+from runner.errors import UsageError
+from runner.launch.again import ASKED_TOO_OFTEN, AWAY, BUSY, REFUSED, UnsureError, again, refusal
+from runner.launch.notes import Notes
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -21,15 +22,17 @@ WAITING, RUNNING = "SCHEDULING", "RUNNING"
 CANCELLED = "CANCELED"
 ENDED = ("COMPLETED", CANCELLED, "ERROR", "DELETED")
 _SECONDS = {"minute": 60, "hour": 3600, "second": 1}
-_NO_ROOM = "it has no room now, or is down: try again in some minutes, or take another machine: lastrun gpus"
+NOTES = Notes("hf", "job", "id", "namespace")
+"""Of each attempt; ``id`` is empty until it is known."""
 _WORDS = {
     401: "it does not take your token: hf auth login, or HF_TOKEN",
     402: "your account has no credit for jobs: huggingface.co/settings/billing has more, lastrun gpus shows other machines",
     403: "your token may not start jobs in that namespace: it needs the permission to write jobs there, and the account credit",
     404: "it knows of no such job, namespace or machine",
-    429: "it has been asked too often: try again in some minutes",
-    **dict.fromkeys((502, 503, 504), _NO_ROOM),
+    429: ASKED_TOO_OFTEN,
 }
+_NO_LIBRARY = "launcher hf needs Hugging Face's library: pip install 'lastrun[hf]'"
+_NO_ROOM = "it has no room now, or is down: in some minutes it may have, or another machine has: lastrun gpus"
 
 
 @dataclass(frozen=True)
@@ -76,9 +79,10 @@ class Namespace:
         """Begin a job; returns its ID.
 
         Raises:
+            UnsureError: it may have begun all the same.
             EngineError: it is not taken.
         """
-        with explained():
+        with explained(busy=_NO_ROOM):
             return str(_again(lambda: _api().run_job(**asked, namespace=self.name), REFUSED).id)
 
     def look(self, id: str, *, at_once: bool = False) -> Seen | None:
@@ -87,9 +91,9 @@ class Namespace:
         Raises:
             EngineError: nobody answers.
         """
-        from huggingface_hub.errors import HfHubHTTPError
-
         with explained():
+            from huggingface_hub.errors import HfHubHTTPError
+
             try:
                 codes = () if at_once else BUSY
                 return _seen(_again(lambda: _api().inspect_job(job_id=id, namespace=self.name), codes))
@@ -109,14 +113,14 @@ class Namespace:
             found = _again(lambda: list(_api().list_jobs(**asked)), () if at_once else BUSY)
             return [_seen(one) for one in found]
 
-    def cancel(self, id: str) -> None:
-        """End one at once.
+    def cancel(self, id: str, *, at_once: bool = False) -> None:
+        """End one without saving; ``at_once`` as of :meth:`look`.
 
         Raises:
             EngineError: it is not done.
         """
         with explained():
-            _again(lambda: _api().cancel_job(job_id=id, namespace=self.name))
+            _again(lambda: _api().cancel_job(job_id=id, namespace=self.name), () if at_once else BUSY)
 
     def log(self, id: str, *, follow: bool) -> Iterator[str]:
         """What it says, line by line; with ``follow`` until it ends, over broken connections.
@@ -150,32 +154,30 @@ def flavors() -> list[Flavor]:
 
 
 @contextmanager
-def explained() -> Iterator[None]:
-    """Errors of its library in words that tell what to do."""
-    from httpx2 import HTTPError
-    from huggingface_hub.errors import HfHubHTTPError
-
+def explained(busy: str = AWAY) -> Iterator[None]:
+    """Errors of its library in words that tell what to do; ``busy``: what it means for the call that it has no time."""
+    try:
+        from httpx2 import HTTPError
+        from huggingface_hub.errors import HfHubHTTPError
+    except ImportError:
+        raise UsageError(_NO_LIBRARY) from None
     try:
         yield
     except HfHubHTTPError as error:
         code = error.response.status_code if error.response is not None else 0
         said = plain(str(error.server_message or "").strip().splitlines()[0]) if error.server_message else ""
-        raise EngineError(f"Hugging Face: {_WORDS.get(code, f'it answers with error {code}')}{said and f' ({said})'}") from None
+        known = busy if code in (502, 503, 504) else _WORDS.get(code, f"it answers with error {code}")
+        raise refusal(code)(f"Hugging Face: {known}{said and f' ({said})'}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise EngineError(f"Hugging Face answers what its library does not understand ({type(error).__name__})") from None
+        raise UnsureError(f"Hugging Face answers what its library does not understand ({type(error).__name__})") from None
     except (HTTPError, OSError) as error:
-        raise EngineError(f"Hugging Face does not answer ({type(error).__name__}): is this machine online?") from None
+        raise UnsureError(f"Hugging Face does not answer ({type(error).__name__}): is this machine online?") from None
 
 
 def _again(call: Callable[[], T], codes: Collection[int] = BUSY) -> T:
     from huggingface_hub.errors import HfHubHTTPError
 
-    def busy(error: Exception) -> Busy | None:
-        if not isinstance(error, HfHubHTTPError) or error.response is None or error.response.status_code not in codes:
-            return None
-        return Busy("Hugging Face", error.response.status_code, seconds_after(error.response.headers.get("Retry-After")))
-
-    return again(call, busy)
+    return again(call, "Hugging Face", HfHubHTTPError, codes)
 
 
 @cache
@@ -185,7 +187,7 @@ def _api() -> HfApi:
         from huggingface_hub import HfApi, get_token
         from huggingface_hub.utils import logging
     except ImportError:
-        raise UsageError("launcher hf needs Hugging Face's library: pip install 'lastrun[hf]'") from None
+        raise UsageError(_NO_LIBRARY) from None
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     if get_token() is None:
         raise UsageError("launcher hf: there is no token of yours here: hf auth login, or HF_TOKEN")

@@ -9,20 +9,22 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from last_e.text import plain
 from runner.attempt.data_check import check_data
-from runner.errors import ClaimedError, EngineError, LastrunError, UsageError
+from runner.errors import ClaimedError, EngineError, LastrunError, PausedError, UsageError
 from runner.job.attempts import Attempt
 from runner.job.cost import DOLLARS
 from runner.job.job import Job
 from runner.launch import bill
+from runner.launch.again import UnsureError
 from runner.launch.brought.sent import ADDRESS, CODE, Parcel
+from runner.launch.heard import with_heard
 from runner.launch.hf import hub, terms
-from runner.launch.hf.started import StartedThere
+from runner.launch.hf.hub import NOTES
+from runner.launch.hf.started import StartedThere, held
 from runner.launch.inside import ONLY
-from runner.launch.notes import Notes
 from runner.launch.protocol import Offer, Rented
 from runner.launch.ssh.sent import of_this_machine
 from runner.launch.together import see_to_all
@@ -37,7 +39,6 @@ JOB, TOKEN = "lastrun-job", "lastrun-token"
 """Labels of its jobs there."""
 IMAGE = "pytorch/pytorch:2.8.0-cuda12.8-cudnn9-runtime"
 """A public one that has torch; what else is needed is brought."""
-NOTES = Notes("hf", "job", "id", "namespace")
 _LINE = f'exec "$(command -v python || command -v python3)" -I -c "{CODE}"'
 
 
@@ -66,9 +67,10 @@ class HfLauncher:
             uri, _ = StoreUri.parse(job.uri).parent()
             about = {"launcher": "hf", "what": "Hugging Face job", "token": token, "namespace": there.name}
             about[DOLLARS] = f"{self._flavor.dollars:g}"
-            told = [*bill.arguments(self._config, job.uri, token, seconds), *arguments]
+            told = [*bill.arguments(self._config, job.uri, token, seconds), *with_heard(job, arguments)]
             parcel = Parcel(job, self._config, about, told)
             address = parcel.address()
+            NOTES.write(token, job=job.id, id="", namespace=there.name)  # first: it is never forgotten
             try:
                 id = there.run(
                     **self._asked(job.id, token, seconds),
@@ -76,9 +78,8 @@ class HfLauncher:
                     env=parcel.variables(),
                     secrets={**values_elsewhere(uri, self._config), ADDRESS: address},
                 )
-            except BaseException as error:  # it may have begun all the same
+            except BaseException as error:
                 self._take_back(job, token, error)
-                raise
         NOTES.write(token, job=job.id, id=id, namespace=there.name)
         return StartedThere(job, there, id, token, output)
 
@@ -116,33 +117,32 @@ class HfLauncher:
         note = NOTES.read(token)
         if note is None or (job.attempts.alive(attempt) and job.attempts.gave_a_sign(attempt, 3 * WAITS.heartbeat)):
             return attempt
-        found = hub.Namespace(note["namespace"]).look(note["id"], at_once=True)
+        found = _look(note, token)
         if found is not None and found.stage not in hub.ENDED:
             return attempt
         current = job.attempts.again(attempt)
         if current is not None and current.open:
             how = "is there no more" if found is None else f"ended as {found.stage}"
             why = f": {found.message}" if found is not None and found.message else ""
-            job.attempts.write_lost(current, plain(f"its Hugging Face job {note['id']} {how}{why}"))
+            job.attempts.write_lost(current, plain(f"its Hugging Face job {note['id'] or token} {how}{why}"))
         NOTES.forget(token)
         return current
 
     @staticmethod
     def waits(job: Job) -> str | None:
-        """What waits for a machine there, of what was started from here."""
-        waiting = _waiting([job])
-        return str(waiting[0][2]) if waiting else None
+        """What waits for a machine there or is being set up, of what was started from here."""
+        return next((words for *_, words in _waiting([job])), None)
 
     @staticmethod
     def waiting(jobs: Sequence[Job]) -> list[Job]:
         """The same of several."""
-        return [job for job, _, _ in _waiting(jobs)]
+        return [job for job, *_ in _waiting(jobs)]
 
     @staticmethod
     def withdraw(job: Job) -> str | None:
-        """End what waits, before it costs anything."""
+        """End what waits or is being set up, before it costs more."""
         taken = None
-        for _, there, one in _waiting([job]):
+        for _, there, one, _ in _waiting([job]):
             there.cancel(one.id)
             taken = f"Hugging Face job {one.id}"
         return taken
@@ -204,25 +204,48 @@ class HfLauncher:
         told = terms.price_of(self._config, self._flavor)
         sys.stderr.write(plain(f"Hugging Face, {self._namespace.name}: {told}\n"))
 
-    def _take_back(self, job: Job, token: str, error: BaseException) -> None:
-        """Nothing is left to run that nobody knows of; where that cannot be seen to, what to look for is told."""
-        try:
-            for one in self._namespace.find({TOKEN: token}, hub.WAITING, hub.RUNNING):
+    def _take_back(self, job: Job, token: str, error: BaseException) -> NoReturn:
+        """Nothing is left to run that nobody knows of: what may have begun is looked for and ended. What is not found may come
+        yet, so it is told by what to look for it.
+
+        Raises:
+            BaseException: the error.
+        """
+        if isinstance(error, LastrunError) and not isinstance(error, UnsureError):  # it has not begun
+            NOTES.forget(token)
+            raise error
+        interrupted, is_ended = not isinstance(error, LastrunError), False
+        with suppress(LastrunError, KeyboardInterrupt):
+            found = self._namespace.find({TOKEN: token}, hub.WAITING, hub.RUNNING, at_once=interrupted)
+            for one in found:
                 self._namespace.cancel(one.id)
-        except LastrunError:
-            if isinstance(error, EngineError):
-                raise EngineError(
-                    f"{error}; it may have begun all the same: hf jobs ps shows a job with the label {TOKEN}={token}, "
-                    "hf jobs cancel ends it"
-                ) from None
+            is_ended = bool(found)
+        if is_ended:
+            NOTES.forget(token)
+            raise error
+        why = f"{job.id}: interrupted while its machine was asked for" if interrupted else str(error)
+        raise (PausedError if interrupted else EngineError)(
+            f"{why}; it may have begun all the same: lastrun stop {job.reference} ends it then; it has the label "
+            f"{TOKEN}={token}, by which hf jobs ps shows it and hf jobs cancel ends it"
+        ) from None
 
 
-def _waiting(jobs: Sequence[Job]) -> list[tuple[Job, hub.Namespace, hub.Seen]]:
-    """What waits of these jobs, of what this user has started from here; without such, nobody is asked."""
+def _look(note: dict[str, str], token: str) -> hub.Seen | None:
+    """The job of a note; None: there is none."""
+    there = hub.Namespace(note["namespace"])
+    return there.look(note["id"], at_once=True) if note["id"] else next(iter(there.find({TOKEN: token}, at_once=True)), None)
+
+
+def _waiting(jobs: Sequence[Job]) -> list[tuple[Job, hub.Namespace, hub.Seen, str]]:
+    """What waits of these jobs, or is set up and has not claimed its job yet, of what this user has started from here, and how
+    that is told; without such, nobody is asked."""
     by_id = {job.id: job for job in jobs}
     notes = [note for note in NOTES.all() if note["job"] in by_id]
-    known = {note["id"]: by_id[note["job"]] for note in notes}
-    places = [hub.Namespace(name) for name in sorted({note["namespace"] for note in notes})]
-    return [
-        (known[one.id], there, one) for there in places for one in there.find({}, hub.WAITING, at_once=True) if one.id in known
-    ]
+    known = {note["token"]: by_id[note["job"]] for note in notes}
+    waiting = []
+    for there in [hub.Namespace(name) for name in sorted({note["namespace"] for note in notes})]:
+        for one in there.find({}, hub.WAITING, hub.RUNNING, at_once=True):
+            job = known.get(token := one.labels.get(TOKEN, ""))
+            if job is not None and (words := held(job, token, one)):
+                waiting.append((job, there, one, words))
+    return waiting

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import re
-import threading
-import time
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import TextIO
 
-from last_e.process import pass_on
 from last_e.text import plain
-from runner.errors import EngineError, Exit, LastrunError, Reason, StoreError
+from runner.errors import EngineError, Exit, LastrunError
 from runner.job.job import Job
+from runner.launch.followed import Followed
 from runner.launch.hf import hub
-from runner.waits import WAITS
-
-_LOOK_SECONDS = 10 * WAITS.follow
-_PATIENCE_SECONDS = 600.0
-"""For how long nobody may answer."""
 
 
-class StartedThere:
-    """See :class:`~runner.launch.protocol.Started`.
+def held(job: Job, token: str, found: hub.Seen) -> str | None:
+    """What keeps an attempt from its job, in words; None: it has it, or has ended.
+
+    Raises:
+        StoreError: that cannot be read.
+    """
+    if found.stage == hub.WAITING:
+        return str(found)
+    return None if found.stage in hub.ENDED or job.attempts.of(token) is not None else f"{found} is being set up"
+
+
+class StartedThere(Followed):
+    """See :class:`~runner.launch.followed.Followed`.
 
     Args:
         job: whose attempt it is.
@@ -32,55 +37,25 @@ class StartedThere:
     """
 
     def __init__(self, job: Job, there: hub.Namespace, id: str, token: str, output: TextIO | None) -> None:
-        self._job, self._there, self._id, self._token, self._output = job, there, id, token, output
-        self._next_look, self._said, self._silent_since = 0.0, "", 0.0
-        self._withdrawn = self._asked = self.cancelled = False
-        self._follow: threading.Thread | None = None
+        super().__init__(job, token, output)
+        self._there, self._id = there, id
 
     @property
     def queued(self) -> str | None:
-        """It begins when there is a machine."""
+        """It begins when there is a machine, and is set up for minutes."""
         found = self._there.look(self._id)
-        return str(found) if found is not None and found.stage == hub.WAITING else None
-
-    def wait(self, seconds: float) -> int | None:
-        """Its log is copied meanwhile, from another thread."""
-        time.sleep(min(seconds, max(0.0, self._next_look - time.monotonic())))
-        if time.monotonic() < self._next_look:
-            return None
-        self._next_look = time.monotonic() + _LOOK_SECONDS
-        try:
-            found = self._there.look(self._id, at_once=True)  # the next look asks again
-        except EngineError as error:
-            self._bear(error)
-            return None
-        self._silent_since = 0.0
-        if found is not None and found.stage not in hub.ENDED:
-            if str(found) != self._said:
-                self._said = str(found)
-                self._write(f"{found}\n")
-            if found.stage == hub.RUNNING and self._follow is None and self._output is not None:
-                self._follow = threading.Thread(target=self._copy_log, name="hf", daemon=True)
-                self._follow.start()
-            return None
-        if self._follow is None and self._output is not None:  # it has come and gone between two looks
-            self._copy_log()
-        elif self._follow is not None:
-            self._follow.join(30)
-        self.cancelled = found is not None and found.stage == hub.CANCELLED
-        return self._code(found)
+        return None if found is None else held(self._job, self._token, found)
 
     def hand_on(self, signum: int) -> None:
-        """There is no way to send a signal there, so it is asked through the store; what has no machine yet is taken back."""
-        if self.queued is not None:
-            self._there.cancel(self._id)
-            self._withdrawn = True
-            return
-        try:
-            self._job.requests.ask_to_stop(now=self._asked)
-        except StoreError as error:
-            raise EngineError(f"{error}; hf jobs cancel {self._id} ends it without saving") from None
-        self._asked = True
+        """What has no machine yet is taken back; else, and where that does not succeed at once, it is asked through the store,
+        which one that has not begun hears, too."""
+        with suppress(EngineError):
+            found = self._there.look(self._id, at_once=True)
+            if found is not None and found.stage == hub.WAITING:
+                self._there.cancel(self._id, at_once=True)
+                self._withdrawn = True
+                return
+        super().hand_on(signum)
 
     def last_words(self) -> str:
         """The last line of its log."""
@@ -94,14 +69,28 @@ class StartedThere:
         with suppress(LastrunError):
             self._there.cancel(self._id)
 
+    @property
+    def _ended_by(self) -> str:
+        return f"hf jobs cancel {self._id}"
+
+    def _look(self) -> int | None:
+        found = self._there.look(self._id, at_once=True)
+        if found is not None and found.stage not in hub.ENDED:
+            self._show(found)
+            if found.stage == hub.RUNNING:
+                self._follow_log()
+            return None
+        self._read_log_to_its_end()
+        self.cancelled = found is not None and found.stage == hub.CANCELLED
+        return self._code(found)
+
     def _code(self, found: hub.Seen | None) -> int:
-        """The store knows best; an attempt that never had the job has its exit code in what is said of the job's end."""
+        """An attempt that never had the job has its exit code in what is said of the job's end."""
         if self._withdrawn:
             return Exit.PAUSED
-        with suppress(LastrunError):
-            attempt = self._job.attempts.of(self._token)
-            if attempt is not None and attempt.reason in Reason._value2member_map_:
-                return Reason(attempt.reason).ending.exit_code
+        if (kept := self._kept_code()) is not None:
+            hub.NOTES.forget(self._token)  # else there is an end to be written
+            return kept
         if found is not None and found.stage == "COMPLETED":
             return Exit.DONE
         if found is not None and found.message:  # no record of an attempt tells it
@@ -109,27 +98,5 @@ class StartedThere:
         told = re.search(r"exit code:?\s*(\d+)", found.message) if found is not None else None
         return int(told[1]) if told and int(told[1]) in Exit._value2member_map_ else Exit.FAILED
 
-    def _bear(self, error: EngineError) -> None:
-        now = time.monotonic()
-        self._silent_since = self._silent_since or now
-        if str(error) != self._said:
-            self._said = str(error)
-            self._write(f"{error}; the attempt goes on\n")
-        if now - self._silent_since > _PATIENCE_SECONDS:
-            job = self._job.reference
-            raise EngineError(
-                f"{error}. lastrun status {job} tells what becomes of it, lastrun stop {job} has it save and end; "
-                f"hf jobs cancel {self._id} ends the machine"
-            )
-
-    def _copy_log(self) -> None:
-        """Until it ends; without it the attempt goes on, and so does its log in the store."""
-        try:
-            for line in self._there.log(self._id, follow=True):
-                self._write(plain(line if line.endswith("\n") else f"{line}\n"))
-        except LastrunError as error:
-            self._write(f"{error}: its log is not followed any more; lastrun logs {self._job.reference} has it\n")
-
-    def _write(self, text: str) -> None:
-        if self._output is not None:
-            pass_on(text, self._output)
+    def _lines(self) -> Iterator[str]:
+        yield from map(plain, self._there.log(self._id, follow=True))

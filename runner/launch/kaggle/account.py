@@ -11,11 +11,12 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from typing import IO, Any, TypeVar
 
 from last_e.text import expand, plain
 from runner.errors import EngineError, UsageError
-from runner.launch.again import BUSY, REFUSED, Busy, again, seconds_after
+from runner.launch.again import ASKED_TOO_OFTEN, AWAY, BUSY, REFUSED, UnsureError, again, refusal
 from runner.waits import WAITS
 
 T = TypeVar("T")
@@ -35,8 +36,8 @@ _WORDS = {
     403: "your account may not do that",
     404: "it knows of no such thing",
     413: "that is too large for it",
-    **dict.fromkeys((502, 503, 504), "it is busy, or down: try again in some minutes"),
-    429: "it has been asked too often: try again in some minutes",
+    **dict.fromkeys((502, 503, 504), AWAY),
+    429: ASKED_TOO_OFTEN,
 }
 _REFUSALS = (
     ("phone|verif", "your account has no verified phone, and so neither GPU nor Internet: kaggle.com/settings"),
@@ -44,6 +45,7 @@ _REFUSALS = (
     ("quota", "your quota of this week is used up: lastrun gpus tells until when, --set run.gpus=0 trains without a GPU"),
     ("title|slug|already", "that name is taken: something of another kind has it in your account; remove or rename that"),
 )
+_LOGIN_IS_OVER = "Kaggle: your login there is over: kaggle auth login"
 _NO_KEY = (
     "launcher kaggle: there is no key of yours here: kaggle auth login, or kaggle.com/settings, Create New Token, into "
     "~/.kaggle/kaggle.json; or KAGGLE_USERNAME and KAGGLE_KEY"
@@ -155,7 +157,7 @@ class Account:
                             if said == _END_OF_LOG:
                                 return
                             yield _said(json.loads(said))
-                    return
+                    raise EngineError("Kaggle: the connection with the log has ended before it")
                 yield from map(_said, json.loads(answer.text or "[]"))
 
     def output(self, slug: str, version: str) -> dict[str, str]:
@@ -274,8 +276,8 @@ class Account:
             raise EngineError(_refusal(answer.error or answer.status))  # else somebody else has just begun to make the same
         self._await_data(slug)
 
-    def drop_data(self, slug: str) -> None:
-        """Delete a data set, if it is there.
+    def drop_data(self, slug: str) -> bool:
+        """Delete a data set, if it is there; returns whether it was.
 
         Raises:
             EngineError: it may still be there.
@@ -284,10 +286,11 @@ class Account:
 
         request = ApiDeleteDatasetRequest()
         request.owner_slug, request.dataset_slug = self.name, slug
-        with explained(), _nothing_there():
-            answer = _again(lambda: _client().datasets.dataset_api_client.delete_dataset(request))
-            if answer is not None and answer.error:
-                raise EngineError(_refusal(answer.error))
+        with explained(), _nothing_there() as found:
+            found.append(_again(lambda: _client().datasets.dataset_api_client.delete_dataset(request)))
+        if found and found[0] is not None and found[0].error:
+            raise EngineError(_refusal(found[0].error))
+        return bool(found)
 
     def _of(self, request: Any, slug: str, version: str) -> Any:
         request.user_name, request.kernel_slug = self.name, slug
@@ -306,10 +309,22 @@ def account() -> Account:
     return Account(plain(_own()[1]))
 
 
+def is_set_up() -> bool:
+    """Whether its library is here, and a key, a token or a login of this user, which is not tried."""
+    if find_spec("kagglesdk") is None:
+        return False
+    named = any(os.environ.get(name) for name in ("KAGGLE_API_TOKEN", "KAGGLE_KEY"))
+    own = expand(os.environ.get("KAGGLE_CONFIG_DIR") or "~/.kaggle")
+    kept = [own / "kaggle.json", *(expand("~/.kaggle") / name for name in ("access_token", "credentials.json"))]
+    return named or any(path.is_file() for path in kept)
+
+
 def is_on_this_network() -> bool:
     """Whether the Kaggle that its library asks is a server of this network, as for tests of that."""
-    from kagglesdk.kaggle_env import get_endpoint, get_env
-
+    try:
+        from kagglesdk.kaggle_env import get_endpoint, get_env
+    except ImportError:  # which is told by whom it is asked of
+        return False
     return bool(re.match(r"https?://(localhost|127\.)", get_endpoint(get_env())))
 
 
@@ -325,24 +340,19 @@ def explained() -> Iterator[None]:
         lines = plain(str(error)).strip().splitlines()
         said = "" if not lines or " for url: " in lines[0] else f" ({lines[0][:300]})"
         known = next((words for found, words in _REFUSALS[:3] if re.search(found, said, re.IGNORECASE)), None)
-        raise EngineError(f"Kaggle: {known or _WORDS.get(code, f'it answers with error {code}')}{said}") from None
+        raise refusal(code)(f"Kaggle: {known or _WORDS.get(code, f'it answers with error {code}')}{said}") from None
     except (RequestException, OSError) as error:
         if isinstance(error, ValueError):
-            raise EngineError(f"Kaggle answers what its library does not understand ({type(error).__name__})") from None
-        raise EngineError(f"Kaggle does not answer ({type(error).__name__}): is this machine online?") from None
+            raise UnsureError(f"Kaggle answers what its library does not understand ({type(error).__name__})") from None
+        raise UnsureError(f"Kaggle does not answer ({type(error).__name__}): is this machine online?") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise EngineError(f"Kaggle answers what its library does not understand ({type(error).__name__})") from None
+        raise UnsureError(f"Kaggle answers what its library does not understand ({type(error).__name__})") from None
 
 
 def _again(call: Callable[[], T], codes: Collection[int] = BUSY) -> T:
     from requests.exceptions import HTTPError
 
-    def busy(error: Exception) -> Busy | None:
-        if not isinstance(error, HTTPError) or error.response is None or error.response.status_code not in codes:
-            return None
-        return Busy("Kaggle", error.response.status_code, seconds_after(error.response.headers.get("Retry-After")))
-
-    return again(call, busy)
+    return again(call, "Kaggle", HTTPError, codes)
 
 
 @contextmanager
@@ -380,13 +390,13 @@ def _own() -> tuple[Any, str]:
             kept = KaggleCredentials.load(_patient(KaggleClient()))
             if kept is None:
                 raise UsageError(_NO_KEY)
-            return _patient(KaggleClient(api_token=kept.get_access_token()), kept), str(kept.get_username())
+            return _patient(KaggleClient(api_token=_renewed(kept.get_access_token)), kept), str(kept.get_username())
     if token is None:
         return _patient(KaggleClient(username=name, password=key)), str(name)
     client, request = _patient(KaggleClient(api_token=token)), IntrospectTokenRequest()
     request.token = token
     with explained():
-        answer = client.security.oauth_client.introspect_token(request)
+        answer = _again(lambda: client.security.oauth_client.introspect_token(request))
         if not answer.active or not answer.username:
             raise UsageError(f"Kaggle: {_WORDS[401]}")
         return client, str(answer.username)
@@ -417,12 +427,15 @@ def _patient(client: Any, login: Any = None) -> Any:
             answer = super().send(request, *args, **more)
             if answer.status_code != 401 or login is None:
                 return answer
-            if request.headers.get("Authorization") == f"Bearer {login.get_access_token()}":
-                login.refresh_access_token()
+            if request.headers.get("Authorization") == f"Bearer {_renewed(login.get_access_token)}":
+                _renewed(login.refresh_access_token)
             if session is not None:
                 session.auth.token = login.get_access_token()
             request.headers["Authorization"] = f"Bearer {login.get_access_token()}"
-            return super().send(request, *args, **more)
+            answer = super().send(request, *args, **more)
+            if answer.status_code == 401:
+                raise EngineError(_LOGIN_IS_OVER)
+            return answer
 
     client.__enter__()
     session = getattr(client.http_client(), "_session", None)
@@ -430,6 +443,22 @@ def _patient(client: Any, login: Any = None) -> Any:
         session.mount("https://", Patient())
         session.mount("http://", Patient())
     return client
+
+
+def _renewed(call: Callable[[], T]) -> T:
+    """What a call of a login's returns, which may renew it.
+
+    Raises:
+        EngineError: it is over.
+    """
+    from requests.exceptions import HTTPError
+
+    try:
+        return _again(call)
+    except HTTPError as error:
+        if error.response is None or error.response.status_code not in (400, 401, 403):
+            raise
+        raise EngineError(_LOGIN_IS_OVER) from None
 
 
 def _uploaded(name: str, data: bytes) -> str:

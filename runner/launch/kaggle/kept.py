@@ -21,6 +21,8 @@ from runner.launch.notes import Notes
 from runner.waits import WAITS
 
 NOTES = Notes("kaggle", "job", "slug", "user", "folder", "pid", "data", "version")
+"""Of each attempt: ``folder`` and ``before`` are ``1`` where its job went along, and where its script had been pushed before;
+``version`` is empty until it is known."""
 _LOOK_SECONDS = 5 * WAITS.follow
 ABSENT_SECONDS = 12 * WAITS.heartbeat
 """For how long it may say that there is no such session before that is believed."""
@@ -63,6 +65,17 @@ def withdraw(job: Job, token: str) -> None:
         job.attempts.write(attempt)
 
 
+def take_back(job: Job, token: str) -> str:
+    """No session has begun: what was made for it goes. Returns the data set that may be left, if one may."""
+    with suppress(LastrunError):
+        withdraw(job, token)
+    if (note := NOTES.read(token)) is None:
+        return ""
+    NOTES.write(token, **(note := {**note, "folder": "0"}))  # there is nothing to be fetched
+    drop(token, note)
+    return note["data"] if NOTES.read(token) is not None else ""
+
+
 def look(note: dict[str, str], *, anew: bool = False) -> Seen | None:
     """The session of a note; None: there is none.
 
@@ -81,15 +94,33 @@ def settle(job: Job, attempt: Attempt) -> Attempt | None:
     """See :class:`~runner.launch.protocol.Launcher`."""
     token = str((attempt.container or {}).get("token"))
     note = NOTES.read(token)
-    if note is None or (not note["version"] and _is_being_begun(note)):
+    if note is None or is_being_begun(note):
         return attempt
     if note["folder"] != "1" and job.attempts.alive(attempt) and job.attempts.gave_a_sign(attempt, 3 * WAITS.heartbeat):
         return attempt
-    found = look(note)
-    if found.active if found is not None else _is_new(token):
+    if not is_over(token, note, found := look(note)):
         return attempt
     over(job, token, note, found)
     return job.attempts.again(attempt)
+
+
+def is_over(token: str, note: dict[str, str], found: Seen | None) -> bool:
+    """Whether the session of a note has ended, or was never begun. For a moment Kaggle may not know one that has begun: then it
+    tells of none, or, where nobody has heard which version it is, of the one before."""
+    if found is None or (not found.active and not note["version"] and note.get("before")):
+        return not _is_new(token)
+    return not found.active
+
+
+def held(job: Job, token: str, found: Seen) -> str | None:
+    """What keeps an attempt from its job whose session has not ended, in words; None: it has it.
+
+    Raises:
+        StoreError: that cannot be read.
+    """
+    if found.waits:
+        return str(found)
+    return None if job.attempts.of(token) is not None else f"{found} is being set up"
 
 
 def over(job: Job, token: str, note: dict[str, str], found: Seen | None) -> int | None:
@@ -115,11 +146,14 @@ def over(job: Job, token: str, note: dict[str, str], found: Seen | None) -> int 
 
 
 def drop(token: str, note: dict[str, str]) -> None:
-    """The data set of an attempt goes, and then the note of it; what cannot be deleted now is tried again by :func:`clean`."""
+    """The data set of an attempt goes, and then the note of it. What cannot be deleted now, or may only just be being made, is
+    tried again by :func:`clean`."""
     if note["data"]:
         try:
-            _owner(note).drop_data(note["data"])
+            was_there = _owner(note).drop_data(note["data"])
         except LastrunError:
+            return
+        if not was_there and not note["version"] and _is_new(token):
             return
     NOTES.place(token).with_suffix(".part").unlink(missing_ok=True)
     NOTES.forget(token)
@@ -132,9 +166,7 @@ def clean() -> None:
             continue
         token = note["token"]
         with suppress(LastrunError):
-            if not note["version"] and _is_being_begun(note):
-                continue
-            if found.active if (found := look(note)) is not None else _is_new(token):
+            if is_being_begun(note) or not is_over(token, note, look(note)):
                 continue
             if note["folder"] == "1":  # what it has left is yet to be fetched, by who looks at its job
                 _owner(note).drop_data(note["data"])
@@ -217,8 +249,10 @@ def _owner(note: dict[str, str]) -> Account:
     return mine
 
 
-def _is_being_begun(note: dict[str, str]) -> bool:
+def is_being_begun(note: dict[str, str]) -> bool:
     """Whether the command that has written the note is still at it."""
+    if note["version"]:
+        return False
     with suppress(machine.HiddenProcessError, ValueError):
         return machine.process_identity(int(note["pid"])) is not None
     return True

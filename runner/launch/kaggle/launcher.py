@@ -14,16 +14,17 @@ from contextlib import contextmanager, suppress
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from last_e.datafile import DataError, data_path, is_remote
 from last_e.redact import NAMED
 from last_e.text import plain, seconds_text
 from runner.attempt.data_check import check_data
-from runner.errors import ClaimedError, EngineError, LastrunError, UsageError
+from runner.errors import ClaimedError, EngineError, LastrunError, PausedError, UsageError
 from runner.job.attempts import Attempt
 from runner.job.job import Job
-from runner.launch.docker.image import code_digest
+from runner.launch.again import UnsureError
+from runner.launch.heard import with_heard
 from runner.launch.inside import ONLY
 from runner.launch.kaggle import kept, parcel, terms
 from runner.launch.kaggle.account import SHAPE, Account, Seen, account, is_on_this_network
@@ -32,7 +33,7 @@ from runner.launch.kaggle.session import JOB, PRIVATE
 from runner.launch.kaggle.started import StartedThere
 from runner.launch.protocol import Offer
 from runner.launch.ssh.sent import of_this_machine
-from runner.launch.ssh.wheel import Wheel
+from runner.launch.ssh.wheel import Wheel, this_version
 from runner.launch.together import see_to_all
 from runner.launch.variables import authority, is_private, see_that_they_are_set, uses_buckets, values_elsewhere, wants_cpu
 from runner.launchers import FEW_GPUS
@@ -91,25 +92,22 @@ class KaggleLauncher:
         with interruptible(left), _one_at_a_time():
             uri, _ = StoreUri.parse(job.uri).parent()
             folder = uri.scheme == "file"
+            seen = there.look(slug)
             if folder or "--takeover" not in arguments:  # with a bucket the claim decides which of both has the job
-                self._see_that_none_is_at_it(job, slug)
-            if not folder and "--heard" not in arguments:  # who asks it while it waits, or is set up, means it
-                known = ("", *job.requests.keys())
-                arguments = [*arguments, *(word for key in known for word in ("--heard", key))]
+                self._see_that_none_is_at_it(job, seen)
             self._quota()  # of one that is gone on with some was used
-            wheel, code = self._see_that_the_code_is_there(), code_digest()
-            note = {"job": job.id, "slug": slug, "user": there.name, "folder": str(int(folder)), "pid": str(os.getpid())}
-            data = f"lastrun-{token}"
             private = self._private(job, uri)
-            asked = self._asked(job.uri, arguments, token) | {
-                **wheel,
-                "code": code,
+            data = f"lastrun-{token}" if private else ""
+            note = {"job": job.id, "slug": slug, "user": there.name, "folder": str(int(folder)), "pid": str(os.getpid())}
+            note |= {"data": data, "before": "" if seen is None else "1"}
+            asked = self._asked(job.uri, arguments if folder else with_heard(job, arguments), token) | {
+                **self._see_that_the_code_is_there(),
                 "job": job.id,
                 "authority": authority(uri).get("authority", ""),
                 "parcel": hashlib.sha256(private[JOB]).hexdigest() if folder else "",
                 "private": PRIVATE in private,
             }
-            NOTES.write(token, **note, data=data if private else "", version="")  # first: it is never forgotten
+            NOTES.write(token, **note, version="")  # first: it is never forgotten
             if private and NOTES.read(token) is None:
                 raise EngineError(
                     "launcher kaggle: no note of its private data set can be kept in your data folder (no home, or no room): "
@@ -121,20 +119,21 @@ class KaggleLauncher:
                 except LastrunError:
                     NOTES.forget(token)
                     raise
+            is_pushed = False
             try:
                 if private:
                     there.put_data(data, private)
+                is_pushed = True
                 version = there.push(
                     slug,
                     script(asked),
                     gpu=not wants_cpu(self._config),
                     seconds=self._limit,
-                    datasets=[*self._datasets(wheel["dataset"], data if private else ""), *self._config.run.kaggle.datasets],
+                    datasets=[*self._datasets(asked["dataset"], data), *self._config.run.kaggle.datasets],
                 )
             except BaseException as error:
-                self._take_back(job, slug, data if private else "", token, error)
-                raise
-            NOTES.write(token, **note, data=data if private else "", version=version)
+                _take_back(there, slug, job, token, error, is_pushed=is_pushed)
+            NOTES.write(token, **note, version=version)
         sys.stderr.write(f"Kaggle session {there.name}/{slug}: {there.page(slug)}\n")
         return StartedThere(job, there, slug, version, token, output)
 
@@ -146,7 +145,7 @@ class KaggleLauncher:
         gpu = f"{SHAPE} (two T4)" if not wants_cpu(self._config) else "none"
         names = self._secrets(uri)
         where = "in the private data set" if private and (folder or names) else "attached to the script at Kaggle"
-        datasets = [*self._datasets(_code_name(Wheel()), private), *self._config.run.kaggle.datasets]
+        datasets = [*self._datasets(_code_name(this_version()), private), *self._config.run.kaggle.datasets]
         return {
             "account": self._account.name,
             "session": f"{slug_of(job_id)}, private, with Internet",
@@ -165,7 +164,7 @@ class KaggleLauncher:
     @staticmethod
     def waits(job: Job) -> str | None:
         """What waits for a machine there, of what was started from here, and where it is taken back."""
-        return next((f"{seen} ({page_of(seen)}, Cancel Run, takes it back)" for _, seen in _waiting([job])), None)
+        return next((words for _, words in _waiting([job])), None)
 
     @staticmethod
     def waiting(jobs: Sequence[Job]) -> list[Job]:
@@ -243,21 +242,22 @@ class KaggleLauncher:
 
     def _see_that_the_code_is_there(self) -> dict[str, str]:
         """This very lastrun as a private data set of this user's, made once; too large to stand in the script."""
-        wheel = Wheel()
-        digest = hashlib.sha256(wheel.data).hexdigest()
-        name, dataset = f"lastrun-{wheel.version}-py3-none-any.whl", _code_name(wheel)
+        wheel = this_version()
+        dataset = _code_name(wheel)
         if not self._account.has_data(dataset):
             where = f"data set {self._account.name}/{dataset}"
             sys.stderr.write(plain(f"Kaggle: putting this version of lastrun into {where}, once\n"))
-            self._account.put_data(dataset, {name: wheel.data})
-        return {"wheel": name, "dataset": dataset, "sha256": digest}
+            self._account.put_data(dataset, {wheel.name: wheel.data})
+        digest = hashlib.sha256(wheel.data).hexdigest()
+        return {"wheel": wheel.name, "dataset": dataset, "sha256": digest, "code": wheel.code}
 
-    def _see_that_none_is_at_it(self, job: Job, slug: str) -> None:
-        seen, page = self._account.look(slug), self._account.page(slug)
+    def _see_that_none_is_at_it(self, job: Job, seen: Seen | None) -> None:
         if seen is not None and seen.waits:
-            raise ClaimedError(f"{job.id}: {seen}; only its page takes it back: {page}, Cancel Run")
+            raise ClaimedError(f"{job.id}: {seen}; only its page takes it back: {page_of(seen)}, Cancel Run")
         if seen is not None and seen.active:
-            raise ClaimedError(f"{job.id} is being run by {seen}; lastrun status -w {job.reference} follows it: {page}")
+            raise ClaimedError(
+                f"{job.id} is being run by {seen}; lastrun status -w {job.reference} follows it: {page_of(seen)}"
+            )
 
     def _see_what_is_asked(self) -> None:
         if self._config.run.gpus not in (None, 0, 1, "all"):
@@ -288,35 +288,24 @@ class KaggleLauncher:
         check_data(self._config)
 
     def _see_that_they_get_secrets(self, store: StoreUri) -> None:
-        """Those that are begun by themselves, when the one before has ended."""
-        most = self._config.run.auto_continue
-        if most and not self._config.run.kaggle.private_dataset and (secrets := self._secrets(store)):
+        """What has to be attached in a session's page cannot be where the job goes along, or where sessions begin by
+        themselves, when the one before has ended."""
+        if self._config.run.kaggle.private_dataset or not (secrets := self._secrets(store)):
+            return
+        most, hands = self._config.run.auto_continue, "--yes-private-dataset hands them over"
+        if store.scheme == "file":
+            raise UsageError(
+                f"store {store}: a session needs {', '.join(secrets)}, which nobody can attach in its page where the store "
+                f"is a folder here and the job goes along: {hands}, or take a bucket (--store s3://BUCKET/PREFIX)"
+            )
+        if most:
             raise UsageError(
                 f"run.auto_continue: found {most}; a session finds {', '.join(secrets)} only once you have attached them to it "
-                "in its page, so none goes on by itself: --yes-private-dataset hands them over, --set run.auto_continue=0 "
-                "does without others"
+                f"in its page, so none goes on by itself: {hands}, --set run.auto_continue=0 does without others"
             )
 
     def _quota(self) -> str:
         return terms.quota_of(self._config, self._account)
-
-    def _take_back(self, job: Job, slug: str, data: str, token: str, error: BaseException) -> None:
-        """A push cannot be called back; what was made for it goes, where it has not begun."""
-        told, page = "", self._account.page(slug)
-        try:
-            if (seen := self._account.look(slug)) is None or not seen.active:
-                kept.withdraw(job, token)
-                if data:
-                    self._account.drop_data(data)
-                NOTES.forget(token)
-            else:
-                told = f"{seen} has begun all the same, and only its page ends it: {page}, Cancel Run"
-        except LastrunError:
-            what = f", and data set {self._account.name}/{data} be there: the next lastrun submit removes it" if data else ""
-            told = f"it may have begun all the same: {page}{what}"
-        if told and isinstance(error, EngineError):
-            raise EngineError(f"{error}; {told}") from None
-        sys.stderr.write(plain(f"{told}\n") if told else "")
 
 
 def _code_name(wheel: Wheel) -> str:
@@ -341,16 +330,45 @@ def script(asked: dict[str, Any]) -> str:
     return f"{source}\n\nmain(json.loads({json.dumps(asked)!r}))\n"
 
 
-def _waiting(jobs: Sequence[Job]) -> list[tuple[Job, Seen]]:
-    """What waits of these jobs, of what this user has started from here; without such, nobody is asked."""
-    by_id = {job.id: job for job in jobs}
-    notes = [note for note in NOTES.all() if note["job"] in by_id and note["version"]]
-    looked = [(note, by_id[note["job"]], kept.look(note)) for note in notes]
-    for note, job, seen in looked:
-        if seen is not None and not seen.active:  # nobody has followed it to its end
+def _take_back(there: Account, slug: str, job: Job, token: str, error: BaseException, *, is_pushed: bool) -> NoReturn:
+    """A push cannot be called back; what was made for it goes, where it has not begun.
+
+    Raises:
+        BaseException: the error, and what is left, if something is.
+    """
+    interrupted, page = not isinstance(error, LastrunError), there.page(slug)
+    seen, told = None, ""
+    if is_pushed and (interrupted or isinstance(error, UnsureError)):
+        try:
+            seen = there.look(slug)
+        except LastrunError:
+            told = f"it may have been pushed all the same: {page}; what was made for it goes with the next start"
+    if seen is not None and seen.active:
+        told = f"it was pushed all the same, and only its page ends it: {page}, Cancel Run ({seen})"
+    elif not told and (left := kept.take_back(job, token)):
+        told = f"data set {there.name}/{left}, should Kaggle have it, goes with the next start"
+    if not told:
+        raise error
+    if interrupted:
+        raise PausedError(
+            f"{job.id}: interrupted while its session was begun; {told}; lastrun status {job.reference} tells the rest"
+        ) from None
+    raise EngineError(f"{error}; {told}") from None
+
+
+def _waiting(jobs: Sequence[Job]) -> list[tuple[Job, str]]:
+    """What waits of these jobs, or is set up and has not claimed its job yet, of what this user has started from here, and
+    where it is taken back; without such, nobody is asked."""
+    by_id, held = {job.id: job for job in jobs}, []
+    notes = [note for note in NOTES.all() if note["job"] in by_id and not kept.is_being_begun(note)]
+    for note, seen in [(note, kept.look(note)) for note in notes]:
+        job, token = by_id[note["job"]], note["token"]
+        if seen is not None and kept.is_over(token, note, seen):  # nobody has followed it to its end
             with suppress(LastrunError):
-                kept.over(job, note["token"], note, seen)
-    return [(job, seen) for _, job, seen in looked if seen is not None and seen.waits]
+                kept.over(job, token, note, seen)
+        elif seen is not None and seen.active and (words := kept.held(job, token, seen)):
+            held.append((job, f"{words} ({page_of(seen)}, Cancel Run, takes it back)"))
+    return held
 
 
 @contextmanager

@@ -50,6 +50,14 @@ class InfeasibleError(EngineError):
     """There never is such a machine."""
 
 
+class KeysError(EngineError):
+    """A cloud does not take the keys that SkyPilot has for it."""
+
+
+class SilentError(EngineError):
+    """SkyPilot's server does not answer, as far as can be told from here."""
+
+
 @dataclass(frozen=True)
 class Cluster:
     """One that runs an attempt, or is to."""
@@ -171,6 +179,14 @@ class Sky:
         if why is not None:
             raise InfeasibleError(_first(why))
 
+    def dry_run(self, task: dict[str, Any], name: str, idle: int) -> None:
+        """See that all of a task is taken; no machine is asked for.
+
+        Raises:
+            EngineError: it is not.
+        """
+        self._ask("dry_run", task=task, cluster=name, idle=idle)
+
     def launch(self, task: dict[str, Any], name: str, idle: int) -> str:
         """Ask for a machine; returns the request's ID."""
         return str(self._ask("launch", task=task, cluster=name, idle=idle))
@@ -179,7 +195,9 @@ class Sky:
         """Whether a request has been carried out.
 
         Raises:
-            FullError, EngineError: it cannot be.
+            FullError, InfeasibleError, KeysError: it cannot be.
+            SilentError: that cannot be seen.
+            EngineError: it has come to nothing.
         """
         return bool(self._ask("result", request=request))
 
@@ -209,15 +227,7 @@ class Sky:
 
     def log(self, name: str) -> subprocess.Popen[str]:
         """A process that copies what it says to its own standard output, until it ends."""
-        return subprocess.Popen(
-            [_python(), str(_FAR), "logs", name],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
+        return _begin("logs", name, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True, errors="replace")
 
     def _ask(self, word: str, **about: Any) -> Any:
         with self._lock:
@@ -229,26 +239,21 @@ class Sky:
         if "error" not in answer:
             return answer["answer"]
         says, kind = _first(answer["says"]), answer["error"]
-        if kind == "full":
-            raise FullError("; ".join(dict.fromkeys(_first(one) for one in answer["history"])) or says)
+        if kind in ("full", "keys"):
+            told = "; ".join(dict.fromkeys(_first(one) for one in answer["history"])) or says
+            raise FullError(told) if kind == "full" else KeysError(told)
         if kind == "infeasible":
             raise InfeasibleError(says)
         if kind == "closed":
             raise UsageError(_CLOSED)
         if kind == "silent":
-            raise EngineError(_SILENT.format(says))
+            raise SilentError(_SILENT.format(says))
         raise EngineError(f"SkyPilot: {says} ({answer['kind']})")
 
     def _answer(self, word: str, about: dict[str, Any]) -> dict[str, Any]:
         if self._process is None:
             self._said, self._rest = tempfile.TemporaryFile(), b""  # noqa: SIM115 - as long as the process
-            self._process = subprocess.Popen(
-                [_python(), str(_FAR)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._said,
-                start_new_session=True,  # what a terminal sends is for us
-            )
+            self._process = _begin(stdin=subprocess.PIPE, stderr=self._said)
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
@@ -258,7 +263,7 @@ class Sky:
             stdin.flush()
         while b"\n" not in self._rest:
             if not select.select([stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
-                raise EngineError(_SILENT.format(f"not within {_PATIENCE_SECONDS:.0f} s"))
+                raise SilentError(_SILENT.format(f"not within {_PATIENCE_SECONDS:.0f} s"))
             got = os.read(stdout.fileno(), 1 << 16)
             if not got:
                 raise EngineError(f"SkyPilot's Python has ended: {self._last_words()}")
@@ -298,6 +303,19 @@ def _python() -> str:
     if (found := python()) is None:
         raise UsageError(_HOW)
     return found
+
+
+def _begin(*words: str, **how: Any) -> subprocess.Popen[Any]:
+    """The other side; what a terminal sends is for us alone.
+
+    Raises:
+        UsageError, EngineError: it is not here.
+    """
+    program = _python()
+    try:
+        return subprocess.Popen([program, str(_FAR), *words], stdout=subprocess.PIPE, start_new_session=True, **how)
+    except OSError as error:  # the environment of pipx outlives the Python that it was made with
+        raise EngineError(f"the Python that has SkyPilot does not start ({error}): pipx reinstall skypilot") from None
 
 
 def clean(text: str) -> str:

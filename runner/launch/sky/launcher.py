@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -16,14 +16,27 @@ from last_e.text import plain
 from runner.attempt.data_check import check_data
 from runner.errors import ClaimedError, EngineError, LastrunError, UsageError
 from runner.job.attempts import Attempt
-from runner.job.cost import DOLLARS, PAID_SINCE
+from runner.job.cost import DOLLARS, PAID_SINCE, spent
 from runner.job.job import Job
 from runner.launch import bill
 from runner.launch.brought.sent import ADDRESS, CODE, Parcel
+from runner.launch.followed import SILENCE_SECONDS
+from runner.launch.heard import with_heard
 from runner.launch.inside import ONLY
 from runner.launch.protocol import Offer, Rented
 from runner.launch.sky import terms
-from runner.launch.sky.engine import NOTES, PREFIX, FullError, InfeasibleError, Seen, ended_by, python, sky
+from runner.launch.sky.engine import (
+    NOTES,
+    PREFIX,
+    FullError,
+    InfeasibleError,
+    KeysError,
+    Seen,
+    SilentError,
+    ended_by,
+    python,
+    sky,
+)
 from runner.launch.sky.started import StartedThere
 from runner.launch.ssh.sent import of_this_machine
 from runner.launch.together import see_to_all
@@ -67,7 +80,7 @@ class SkyLauncher:
                     more = f"lastrun stop {job.reference} takes it back" if seen.waits else f"lastrun status -w {job.reference}"
                     told = f"{seen}; {more}" if seen.waits else f"is being run by {seen}; {more} follows it"
                     raise ClaimedError(f"{job.id}{':' if seen.waits else ''} {told}")
-        name, began = f"{PREFIX}{job.id}-{token}", time.time()
+        name, began, arguments = f"{PREFIX}{job.id}-{token}", time.time(), with_heard(job, arguments)
         left = f"{job.id}: interrupted before its attempt began; lastrun resume {job.reference} begins it"
         with interruptible(left):
             NOTES.write(token, job=job.id, cluster=name)  # first: it is never forgotten
@@ -77,24 +90,24 @@ class SkyLauncher:
         return StartedThere(job, name, token, output)
 
     def order(self, store: str, name: str) -> dict[str, str]:
-        """The task's own values, and what its first machine costs."""
+        """The task's own values, and what its first machine costs, once SkyPilot has taken it in a dry run of its own."""
         uri, job_id = StoreUri.parse(store), f"{name}-DATE-CODE"
-        machine = self._machines[0]
+        cluster, machine = f"{PREFIX}{job_id}-TOKEN", self._machines[0]
         seconds = bill.seconds_of(self._config, machine, 0.0)
-        asked = {
-            key: str(value).lower() if isinstance(value, bool) else str(value)
-            for key, value in machine.resources(self._config).items()
-        }
+        secrets = [*values_elsewhere(uri, self._config), ADDRESS]
+        task = self._asked(machine, seconds, {}, dict.fromkeys(secrets, "-"))  # it takes them, and need not know them
+        sky().dry_run(task, cluster, IDLE_MINUTES)
+        asked = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in task["resources"].items()}
         dearer = ", ".join(map(str, self._machines[1:]))
         return {
-            "cluster": f"{PREFIX}{job_id}-TOKEN",
+            "cluster": cluster,
             **{f"resources.{key}": value for key, value in asked.items()},
             "price": f"{machine.dollars:.2f} USD an hour, {machine.dollars * seconds / 3600:.2f} USD at most",
             **({"else": dearer} if dearer else {}),
             "autostop": f"down after {IDLE_MINUTES} idle minutes",
-            "run": _script(seconds),
+            "run": task["run"],
             "command": shlex.join(["lastrun", "attempt", *self._attempt(str(uri.child(job_id)), "TOKEN", seconds)]),
-            "secrets": ", ".join([*values_elsewhere(uri, self._config), ADDRESS]),
+            "secrets": ", ".join(secrets),
         }
 
     @staticmethod
@@ -144,7 +157,7 @@ class SkyLauncher:
         for one in sky().clusters():
             found = sky().look(one.name)
             over = found.state == "STOPPED" or (found.state == "UP" and found.job is not None and not found.runs)
-            if over or (found.state == "INIT" and time.time() - one.since > bill.SET_UP_SECONDS):
+            if over or (found.waits and time.time() - one.since > bill.SET_UP_SECONDS):
                 sky().down(one.name)
                 NOTES.forget(one.token)
         NOTES.sweep()
@@ -180,24 +193,35 @@ class SkyLauncher:
             + (f"; the nearest are {near}" if near else "")
         )
 
-    def _get_one(self, job: Job, name: str, task: Any) -> terms.Machine:
-        """The first kind of which there is one; after all kinds a pause, and so on for a while.
+    def _get_one(self, job: Job, name: str, task: Callable[[terms.Machine], dict[str, Any]]) -> terms.Machine:
+        """The first kind of which there is one; after all kinds a pause, and so on for a while. A cloud that does not take our
+        keys is not asked again.
 
         Raises:
-            EngineError: there is none.
+            EngineError: there is none, or it cannot be set up.
         """
-        pause, why = _PAUSE_SECONDS, ""
+        paid = 0.0 if self._config.run.max_cost is None else spent(job)
+        there = [one for one in self._machines if bill.pays_for(self._config, one, paid)] or self._machines[:1]
+        pause, why, closed = _PAUSE_SECONDS, "", set[str]()
         for number in range(_ROUNDS):
-            for machine in self._machines:
+            for machine in there:
+                if machine.cloud in closed:
+                    continue
                 try:
-                    request = sky().launch(task(machine), name, IDLE_MINUTES)
-                    _wait_for(request)
+                    _wait_for(sky().launch(task(machine), name, IDLE_MINUTES))
+                    return machine
                 except (FullError, InfeasibleError) as error:
                     why = str(error)
-                    sys.stderr.write(plain(f"SkyPilot: there is no {machine} now ({why})\n"))
-                    sky().down(name)
-                    continue
-                return machine
+                    told = f"there is no {machine} now ({why})"
+                except KeysError as error:
+                    closed.add(machine.cloud)
+                    told = why = f"{machine.cloud} does not take its keys ({error}): sky check {machine.cloud} tells more"
+                except EngineError as error:
+                    raise EngineError(f"{error}. {self._what_then(job)}") from None
+                sys.stderr.write(plain(f"SkyPilot: {told}\n"))
+                sky().down(name)
+            if all(one.cloud in closed for one in there):
+                break
             if number + 1 < _ROUNDS:
                 sys.stderr.write(f"SkyPilot: none of them is to be had; asked again in {pause:.0f} s\n")
                 time.sleep(pause)
@@ -207,25 +231,31 @@ class SkyLauncher:
             "run.resources.gpu=NAME asks for another (lastrun gpus lists them)"
         )
 
+    def _what_then(self, job: Job) -> str:
+        """After a machine that could not be set up."""
+        image = self._config.run.image
+        other = f" ({image} is the image that it was to run: can it be pulled there?)" if image else ""
+        return f"lastrun resume {job.reference} asks for another machine{other}"
+
     def _attempt(self, job_uri: str, token: str, seconds: int) -> list[str]:
         """What it is told; its machine was chosen for its profile, whatever it looks like from within."""
         return [*bill.arguments(self._config, job_uri, token, seconds), "--here"]
 
     def _task(self, job: Job, arguments: list[str], token: str, machine: terms.Machine, began: float) -> dict[str, Any]:
-        """As SkyPilot's YAML has it. All is done by ``run``: a machine whose ``setup`` fails is not given back."""
+        """For one attempt of a job."""
         seconds = bill.seconds_left(self._config, machine, job, "SkyPilot")
         uri, _ = StoreUri.parse(job.uri).parent()
         about = {"launcher": "sky", "what": "SkyPilot cluster", "name": f"{PREFIX}{job.id}-{token}", "token": token}
         about |= {DOLLARS: f"{machine.dollars:g}", PAID_SINCE: f"{began:.0f}"}
         told = [*self._attempt(job.uri, token, seconds), *(word for word in arguments if word != "--here")]
         parcel = Parcel(job, self._config, about, told)
-        return {
-            "name": "lastrun",
-            "resources": machine.resources(self._config),
-            "envs": parcel.variables(),
-            "secrets": {**values_elsewhere(uri, self._config), ADDRESS: parcel.address()},
-            "run": _script(seconds),
-        }
+        secrets = {**values_elsewhere(uri, self._config), ADDRESS: parcel.address()}
+        return self._asked(machine, seconds, parcel.variables(), secrets)
+
+    def _asked(self, machine: terms.Machine, seconds: int, envs: dict[str, str], secrets: dict[str, str]) -> dict[str, Any]:
+        """As SkyPilot's YAML has it. All is done by ``run``: a machine whose ``setup`` fails is not given back."""
+        resources = machine.resources(self._config)
+        return {"name": "lastrun", "resources": resources, "envs": envs, "secrets": secrets, "run": _script(seconds)}
 
     def _see_what_is_asked(self) -> None:
         run = self._config.run
@@ -264,15 +294,26 @@ def _script(seconds: int) -> str:
 
 
 def _wait_for(request: str) -> None:
-    """Until SkyPilot has carried it out.
+    """Until SkyPilot has carried it out; its server goes on with it while it cannot be reached from here.
 
     Raises:
         LastrunError: it cannot be.
     """
+    silent_since: float | None = None
     try:
-        while not sky().is_done(request):
+        while True:
+            try:
+                if sky().is_done(request):
+                    return
+                silent_since = None
+            except SilentError as error:
+                if silent_since is None:
+                    silent_since = time.monotonic()
+                    sys.stderr.write(f"{error}; the machine is made all the same\n")
+                if time.monotonic() - silent_since > SILENCE_SECONDS:
+                    raise
             time.sleep(_LOOK_SECONDS)
-    except (FullError, InfeasibleError):
+    except (FullError, InfeasibleError, KeysError):
         raise
     except BaseException:
         with suppress(LastrunError):

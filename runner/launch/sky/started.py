@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import re
 import subprocess
-import threading
-import time
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import TextIO
 
-from last_e.process import pass_on
-from runner.errors import EngineError, Exit, LastrunError, Reason, StoreError
+from runner.errors import EngineError, Exit, LastrunError
 from runner.job.job import Job
+from runner.launch.followed import Followed
 from runner.launch.sky.engine import CANCELLED, NOTES, Seen, clean, ended_by, sky
 from runner.waits import WAITS
-
-_LOOK_SECONDS = 10 * WAITS.follow
-_PATIENCE_SECONDS = 600.0
-"""For how long nobody may answer."""
 
 
 def own_words(line: str) -> str:
@@ -25,8 +20,8 @@ def own_words(line: str) -> str:
     return re.sub(r"^\(lastrun, pid=\d+[^)]*\) ", "", clean(line))
 
 
-class StartedThere:
-    """See :class:`~runner.launch.protocol.Started`.
+class StartedThere(Followed):
+    """See :class:`~runner.launch.followed.Followed`.
 
     Args:
         job: whose attempt it is.
@@ -36,11 +31,9 @@ class StartedThere:
     """
 
     def __init__(self, job: Job, name: str, token: str, output: TextIO | None) -> None:
-        self._job, self._name, self._token, self._output = job, name, token, output
-        self._next_look, self._said, self._silent_since = 0.0, "", 0.0
-        self._withdrawn = self._asked = self.cancelled = False
-        self._follow: threading.Thread | None = None
-        self._log: subprocess.Popen[str] | None = None
+        super().__init__(job, token, output)
+        self._name = name
+        self._tail: subprocess.Popen[str] | None = None
         self._last = ""
 
     @property
@@ -51,41 +44,13 @@ class StartedThere:
         found = sky().look(self._name)
         return f"SkyPilot cluster {self._name} is being set up" if found.runs else None
 
-    def wait(self, seconds: float) -> int | None:
-        """Its log is copied meanwhile, from another thread."""
-        time.sleep(min(seconds, max(0.0, self._next_look - time.monotonic())))
-        if time.monotonic() < self._next_look:
-            return None
-        self._next_look = time.monotonic() + _LOOK_SECONDS
-        try:
-            found = sky().look(self._name)
-        except EngineError as error:
-            self._bear(error)
-            return None
-        self._silent_since = 0.0
-        if found.runs or (found.state == "UNHEALTHY" and self._gave_a_sign()):
-            self._follow_log(found)
-            return None
-        if self._follow is None and found.state == "UP":  # it has come and gone between two looks
-            self._follow_log(found)
-        if self._follow is not None:
-            self._follow.join(30)
-        self.cancelled = self._withdrawn or found.given_back or found.job == CANCELLED
-        code = self._code(found)
-        self._give_back(found)
-        return code
-
     def hand_on(self, signum: int) -> None:
-        """There is no way to send a signal there, so it is asked through the store; what has not begun is taken down."""
+        """What has not begun is taken down, anything else asked through the store."""
         if self._job.attempts.of(self._token) is None:
             sky().down(self._name)
             self._withdrawn = True
             return
-        try:
-            self._job.requests.ask_to_stop(now=self._asked)
-        except StoreError as error:
-            raise EngineError(f"{error}; {ended_by(self._name)} ends it without saving") from None
-        self._asked = True
+        super().hand_on(signum)
 
     def last_words(self) -> str:
         """The last line of its log."""
@@ -99,11 +64,28 @@ class StartedThere:
         """Its machine goes at once."""
         with suppress(LastrunError):
             sky().down(self._name)
-        if self._log is not None:
-            self._log.kill()
+        if self._tail is not None:
+            self._tail.kill()
+
+    @property
+    def _ended_by(self) -> str:
+        return ended_by(self._name)
+
+    def _look(self) -> int | None:
+        found = sky().look(self._name)
+        in_doubt = found.state in ("UNHEALTHY", "gone") and not found.given_back
+        if found.runs or (in_doubt and self._gave_a_sign()):
+            if found.job not in (None, "INIT", "PENDING"):
+                self._follow_log()
+            return None
+        self._read_log_to_its_end(is_there=found.state == "UP")
+        self.cancelled = self._withdrawn or found.given_back or found.job == CANCELLED
+        code = self._code(found)
+        self._give_back(found)
+        return code
 
     def _gave_a_sign(self) -> bool:
-        """SkyPilot's own programs there may be gone while the attempt is not."""
+        """SkyPilot's own programs there, or what its server knows of the machine, may be gone while the attempt is not."""
         with suppress(LastrunError):
             attempt = self._job.attempts.of(self._token)
             return attempt is not None and self._job.attempts.gave_a_sign(attempt, 3 * WAITS.heartbeat)
@@ -113,10 +95,12 @@ class StartedThere:
         """The store knows best; what SkyPilot tells of a job has no exit code."""
         if self._withdrawn:
             return Exit.PAUSED
+        if (kept := self._kept_code()) is not None:
+            return kept
         with suppress(LastrunError):
-            attempt = self._job.attempts.of(self._token)
-            if attempt is not None and attempt.reason in Reason._value2member_map_:
-                return Reason(attempt.reason).ending.exit_code
+            if found.job != "SUCCEEDED" and self._job.attempts.of(self._token) is None:  # no record tells it
+                self._last = f"SkyPilot cluster {self._name} {found.end}"
+                self._write(f"{self._last}\n")
         return Exit.DONE if found.job == "SUCCEEDED" else Exit.FAILED
 
     def _give_back(self, found: Seen) -> None:
@@ -134,35 +118,9 @@ class StartedThere:
         except EngineError as error:
             self._write(f"{error}: SkyPilot gives {self._name} back by itself; {ended_by(self._name)} does it now\n")
 
-    def _bear(self, error: EngineError) -> None:
-        now = time.monotonic()
-        self._silent_since = self._silent_since or now
-        if str(error) != self._said:
-            self._said = str(error)
-            self._write(f"{error}; the attempt goes on\n")
-        if now - self._silent_since > _PATIENCE_SECONDS:
-            job = self._job.reference
-            raise EngineError(
-                f"{error}. lastrun status {job} tells what becomes of it, lastrun stop {job} has it save and end; "
-                f"{ended_by(self._name)} ends the machine"
-            )
-
-    def _follow_log(self, found: Seen) -> None:
-        if self._output is None or self._follow is not None or found.job in (None, "INIT", "PENDING"):
-            return
-        self._follow = threading.Thread(target=self._copy_log, name="sky", daemon=True)
-        self._follow.start()
-
-    def _copy_log(self) -> None:
-        """Until it ends; without it the attempt goes on, and so does its log in the store."""
-        with suppress(LastrunError):
-            self._log = sky().log(self._name)
-            assert self._log.stdout is not None
-            with self._log.stdout as lines:
-                for line in lines:
-                    self._write(own_words(line if line.endswith("\n") else f"{line}\n"))
-            self._log.wait()
-
-    def _write(self, text: str) -> None:
-        if self._output is not None:
-            pass_on(text, self._output)
+    def _lines(self) -> Iterator[str]:
+        self._tail = sky().log(self._name)
+        assert self._tail.stdout is not None
+        with self._tail.stdout as lines:
+            yield from map(own_words, lines)
+        self._tail.wait()

@@ -112,7 +112,7 @@ def machines(config: JobSpec) -> list[Machine]:
         others = [one for one in there if most is not None and one.dollars <= most][:3]
         ways = f"; for that there is {', '.join(map(str, others))}" if others else "; no GPU is to be had there for that"
         raise UsageError(f"run.max_price: found {most:g} USD an hour, and {found[0]}{ways}")
-    return cheap
+    return [one for one in cheap if bill.pays_for(config, one, 0.0)] or cheap[:1]  # of which is told what is missing
 
 
 @cache

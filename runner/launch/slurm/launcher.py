@@ -12,11 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TextIO
 
+from last_e.config import MOST_RANKS
 from runner.attempt.data_check import check_data
 from runner.errors import ClaimedError, EngineError, UsageError
 from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.launch import inside
+from runner.launch.heard import with_heard
 from runner.launch.local import LocalLauncher
 from runner.launch.slurm import queue
 from runner.launch.slurm.batch import asked, job_name, script
@@ -84,12 +86,10 @@ class SlurmLauncher:
         log_folder().mkdir(parents=True, exist_ok=True, mode=0o700)
         uri, _ = StoreUri.parse(job.uri).parent()
         options = self._asked(uri, name, log_name(job.id, token), after)
-        # Who begins it after another knows himself what was asked of that one: what was asked since is meant for this one.
-        heard = [] if "--heard" in arguments else [word for key in ("", *job.requests.keys()) for word in ("--heard", key)]
         about = {"device": "cuda"} if any(option.startswith("--gres=") for option in options) else {}
         about |= {} if self._data is None else {"data": self._data}
         most = self._config.run.max_requeues
-        command = inside.attempt_command(self._config, job.uri, ["--token", token, *heard, *arguments], self._data)
+        command = inside.attempt_command(self._config, job.uri, ["--token", token, *with_heard(job, arguments)], self._data)
         return queue.submit(script(options, job.uri, command, most, about))
 
     def order(self, store: str, name: str) -> dict[str, str]:
@@ -144,6 +144,10 @@ class SlurmLauncher:
         run = self._config.run
         if run.nodes == 1:
             return
+        if (ranks := run.nodes * (run.gpus if isinstance(run.gpus, int) else 1)) > MOST_RANKS:
+            raise UsageError(
+                f"run.nodes: {run.nodes} machines with run.gpus={run.gpus} are {ranks} ranks; allowed: {MOST_RANKS}"
+            )
         if self._config.hardware.scratch_root is None:
             raise UsageError(f"run.nodes: {run.nodes} machines need hardware.scratch_root, a folder that all of them have")
         if run.container is not None:

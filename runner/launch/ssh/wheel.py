@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from runner.errors import EngineError
+from runner.launch.docker.image import digest_of
 
 _FIRST_DAY = (1980, 1, 1, 0, 0, 0)
 _WHEEL = "Wheel-Version: 1.0\nGenerator: lastrun\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
@@ -34,6 +35,8 @@ class Wheel:
             for path in sorted(root.rglob("*")):
                 if path.is_file() and "__pycache__" not in path.parts:
                     self._files[f"{root.name}/{path.relative_to(root).as_posix()}"] = path.read_bytes()
+        self.code = digest_of(self._files.items())
+        """What its code comes to, wherever it is installed."""
         self._info = f"lastrun-{about.version}.dist-info"
         for name in ("METADATA", "entry_points.txt"):
             self._files[f"{self._info}/{name}"] = (about.read_text(name) or "").encode()
@@ -43,6 +46,7 @@ class Wheel:
         self.version = about.version
         self.folder = f"{about.version}-{hashlib.sha256(self._record).hexdigest()[:12]}"
         """The name of the folder there that holds it, and nothing else."""
+        self.name = f"lastrun-{about.version}-py3-none-any.whl"
 
     @cached_property
     def data(self) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sys
 from typing import Any
 
@@ -18,6 +19,7 @@ _OUT = sys.stdout
 sys.stdout = sys.stderr  # it talks to people there
 
 import sky  # noqa: E402
+from requests import exceptions as transport  # noqa: E402
 from sky import exceptions  # noqa: E402
 from sky.client import sdk  # noqa: E402
 from sky.utils import common  # noqa: E402
@@ -62,16 +64,16 @@ def feasible(task: dict[str, Any]) -> str | None:
     return None
 
 
-def launch(task: dict[str, Any], cluster: str, idle: int) -> str:
+def launch(task: dict[str, Any], cluster: str, idle: int, dryrun: bool = False) -> str:
     """Ask for a machine that runs a task, and is given back when it has done nothing for so many minutes."""
     made = sky.Task.from_yaml_config(task)
-    return str(sdk.launch(made, cluster_name=cluster, down=True, idle_minutes_to_autostop=idle, retry_until_up=False))
+    how: dict[str, Any] = {"down": True, "idle_minutes_to_autostop": idle, "retry_until_up": False, "dryrun": dryrun}
+    return str(sdk.launch(made, cluster_name=cluster, **how))
 
 
-def dry_run(task: dict[str, Any], cluster: str) -> None:
-    """The same without asking for one."""
-    made = sky.Task.from_yaml_config(task)
-    sdk.get(sdk.launch(made, cluster_name=cluster, down=True, idle_minutes_to_autostop=1, dryrun=True))
+def dry_run(task: dict[str, Any], cluster: str, idle: int) -> None:
+    """The same without asking for one: its server does all that comes before."""
+    sdk.get(launch(task, cluster, idle, dryrun=True))
 
 
 def result(request: str) -> bool:
@@ -139,14 +141,26 @@ def last_lines(cluster: str) -> list[str]:
 WORDS = {one.__name__: one for one in (offers, feasible, launch, dry_run, result, cancel, down, clusters, look, last_lines)}
 
 
-def _kind(error: BaseException) -> str:
+_KEYS = re.compile(
+    r"credential|CloudUserIdentity|unauthorized|forbidden|permission.denied|invalid.api.key|invalid_grant|reauthenticat", re.I
+)
+"""In what clouds say of keys that they do not take; each has errors of its own."""
+
+
+_SILENT = (
+    exceptions.ApiServerConnectionError,
+    exceptions.ServerTemporarilyUnavailableError,
+    *(transport.ConnectionError, transport.Timeout, transport.ChunkedEncodingError),
+)
+"""What comes of a server that cannot be reached, or not now."""
+
+
+def _kind(error: BaseException, history: list[str]) -> str:
     if isinstance(error, exceptions.ResourcesUnavailableError):
-        return "full" if error.failover_history else "infeasible"
+        return "infeasible" if not history else "keys" if all(_KEYS.search(one) for one in history) else "full"
     if isinstance(error, exceptions.NoCloudAccessError):
         return "closed"
-    if isinstance(error, exceptions.ApiServerConnectionError):
-        return "silent"
-    return "other"
+    return "silent" if isinstance(error, _SILENT) else "other"
 
 
 def main() -> None:
@@ -160,7 +174,9 @@ def main() -> None:
             answer = {"answer": WORDS[word](**about)}
         except (Exception, SystemExit) as error:
             history = [f"{type(one).__name__}: {one}" for one in getattr(error, "failover_history", None) or []]
-            answer = {"error": _kind(error), "says": str(error), "kind": type(error).__name__, "history": history}
+            name = type(error).__name__
+            says = name if isinstance(error, transport.RequestException) else str(error)  # which is an address, and long
+            answer = {"error": _kind(error, history), "says": says, "kind": name, "history": history}
         _OUT.write(json.dumps(answer) + "\n")
         _OUT.flush()
 
