@@ -17,7 +17,7 @@ from last_e import manifest
 from last_e.config import MOST_CLIPS, PINNED_SECTIONS, TrainConfig, micro_batches, most_for
 from last_e.console import ConsoleSink
 from last_e.datafile import DataError, data_path
-from last_e.described import SUFFIX
+from last_e.described import SUFFIX, is_own
 from last_e.environment import fits, share_cores, usable_cores
 from last_e.events import Ended, JsonLines, Message, Sink
 from last_e.layers import Resolved, is_of_another_machine, package_layer, resolve
@@ -160,6 +160,9 @@ def _resolve(args: argparse.Namespace, unknown: list[str], resume: Path | None) 
         flags["training.use_amp"] = Entry(args.amp, Origin("--amp" if args.amp else "--no-amp"))
     settings, set_problems = set_layer(args.set)
     layers = [flags, settings]
+    for layer in layers:  # a name alone is looked for where data are, unless it is here
+        if (named := layer.get("dataset")) and is_own(named.value) and Path(named.value).is_file():
+            layer["dataset"] = Entry(str(Path(named.value).absolute()), named.origin)
     before: dict[str, Any] = {}
     if resume is not None:
         try:

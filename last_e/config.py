@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from last_e.described import FILE_NAME
 from last_e.problems import Meaning, meant
 from last_e.set_by import HERE, LEARNING, SetBy
 
@@ -53,7 +54,7 @@ FileName = Annotated[
 
 DataFile = Annotated[
     str,
-    Field(max_length=200, pattern=r"^[A-Za-z0-9_][A-Za-z0-9 ._+=-]*\.safetensors$"),
+    Field(max_length=200, pattern=FILE_NAME),
     Meaning("a prepared file that says itself what it holds, NAME.safetensors"),
 ]
 """The name of an own set: that of its file, without the folder, which is a matter of the machine."""

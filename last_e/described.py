@@ -21,6 +21,8 @@ DESCRIPTION = "description"
 MOST_PEOPLE = 16
 SUFFIX = ".safetensors"
 """How a data set's name ends that is a file."""
+FILE_NAME = r"^[A-Za-z0-9_][A-Za-z0-9 ._+=-]*\.safetensors$"
+"""What such a file may be called."""
 
 UNITS = {"metres": 1000.0, "centimetres": 10.0, "millimetres": 1.0, "pixels": 4.0, "image": 2000.0}
 """How many of a file's whole numbers are one of a unit. ``image``: its width, or height, is 1."""
@@ -109,6 +111,8 @@ def in_a_line(error: ValidationError) -> str:
     return "; ".join(told)
 
 
-def content(description: Description, data_sha256: str) -> str:
-    """What stands for a set in a job: another clip, class, joint or split, and it is another text."""
-    return hashlib.sha256(f"{data_sha256}\n{description.learned()}".encode()).hexdigest()
+def content(description: Description, data_sha256: str, tensors: Mapping[str, Any]) -> str:
+    """What stands for a set in a job: another clip, class, joint or split, and it is another text. ``tensors`` is what the
+    file's header says of each: the sha256 is of bytes alone, which under other names are another set."""
+    named = json.dumps(tensors, sort_keys=True)
+    return hashlib.sha256(f"{data_sha256}\n{description.learned()}\n{named}".encode()).hexdigest()

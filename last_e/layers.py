@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
+from itertools import pairwise
 from pathlib import Path
 from types import UnionType
 from typing import IO, Any, Generic, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
@@ -245,6 +246,10 @@ def _take_own(layers: list[Layer]) -> _Own | None:
         if place == places[-1] and name != key.value and not any("data.uri" in layer for layer in layers[place:]):
             layers[place]["data.uri"] = key
         layers[place]["dataset"] = Entry(name, key.origin)
+    for below, place in pairwise(places):  # a file's place is that of no other set
+        if is_own(layers[place]["dataset"].value) or is_own(layers[below]["dataset"].value):
+            for layer in layers[:place]:
+                layer.pop("data.uri", None)
     if not places or not is_own(layers[places[-1]]["dataset"].value):
         return None
     chosen = layers[places[-1]]["dataset"]

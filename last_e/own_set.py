@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from last_e.config import TrainConfig
@@ -85,6 +87,8 @@ def read_own(file: IO[bytes], size: int, where: Any) -> OwnSet:
         columns = {}
         for name, about in tensors.items():
             if name in ("label", "performer") or name.startswith((OWN_SPLIT, VALIDATION)):
+                if about["dtype"] != ("I64" if name in ("label", "performer") else "BOOL"):
+                    raise TypeError(name)
                 first, last = about["data_offsets"]
                 file.seek(begin + first)
                 columns[name] = np.frombuffer(file.read(last - first), "?" if about["dtype"] == "BOOL" else "<i8")
@@ -94,9 +98,9 @@ def read_own(file: IO[bytes], size: int, where: Any) -> OwnSet:
         file.seek(begin + first)
         some = file.read(min(last - first, max(1, _SAMPLE_BYTES // row) * row))
         sample = np.frombuffer(some, "<i2").reshape(-1, *shape)
-        one = OwnSet(description, content(description, metadata[DATA_HASH]), columns, sample)
+        one = OwnSet(description, content(description, metadata[DATA_HASH], tensors), columns, sample)
         sound = len({len(column) for column in columns.values()}) == 1 and {"label", "performer"} <= set(columns)
-    except (KeyError, TypeError, AttributeError, IndexError, MemoryError):
+    except (KeyError, TypeError, AttributeError, IndexError, ArithmeticError, MemoryError):
         raise DataError(f"{where}: not a prepared data file, or a damaged one; lastrun data makes them") from None
     except ValueError as error:
         raise DataError(f"{where}: {error}", other=True) from None
@@ -235,3 +239,18 @@ def check_own(config: TrainConfig, file: IO[bytes], size: int, where: Any) -> No
     if wrong:
         raise DataError(f"{where}: {'; '.join(wrong)}", missing=True)
     see_that_the_batch_fits(config, int(one.columns[OWN_SPLIT + split].sum()))
+
+
+def see_that_it_is_whole(path: Path) -> None:
+    """See that a set's bytes are those that its header promises: a job is known by that promise. Reads all of the file.
+
+    Raises:
+        DataError: they are others.
+    """
+    with path.open("rb") as file:
+        promised = read_header(file)[0]["__metadata__"].get(DATA_HASH)
+        digest = hashlib.sha256()
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    if digest.hexdigest() != promised:
+        raise DataError(f"{path}: damaged, or changed since it was written (data_sha256); make it anew, or copy it again")

@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from last_e.config import effective_batch, is_pinned
 from last_e.described import SUFFIX, is_own
+from last_e.described import name_of as name_of_set
 from last_e.layers import Resolved, resolve, set_by
 from last_e.problems import ConfigError, Origin, Problem, show
 from last_e.reading import Entry, Layer, load_file, set_layer
@@ -32,6 +33,8 @@ _PACKAGE_ORIGINS = ("configs/", "default")
 _MOST_TOLD = 3
 FROM_JOB = "job ("
 """How the origin begins of a value that a stored job brings along."""
+_LONGEST_NAME = 48
+"""Of a job; as of one that its user names."""
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -50,7 +53,12 @@ def resolve_spec(path: Path, env: str | None, settings: Iterable[str], launcher:
 
 def name_of(config: JobSpec) -> str:
     """What a job is called."""
-    return config.name or f"{config.model.variant}-{config.dataset.removesuffix(SUFFIX)}-{config.split_type}".replace("_", "-")
+    return config.name or as_name(f"{config.model.variant}-{config.dataset.removesuffix(SUFFIX)}-{config.split_type}")
+
+
+def as_name(text: str) -> str:
+    """A text as a job's name, by which the job is found again, whatever the file of its data is called."""
+    return re.sub("[^a-z0-9]+", "-", text.lower())[:_LONGEST_NAME].strip("-") or "job"
 
 
 @dataclass(frozen=True)
@@ -270,6 +278,7 @@ def resolve_attempt(
             continue
         if key not in who or who[key].who != "here" or takes(key, value):
             job[key] = Entry(value, Origin(f"{FROM_JOB}{origins.get(key, 'default')})"))
+    _see_that_its_set_is_told(job)
     allow_change, flags = list(allow_change), _flags(env, launcher)
     sets, problems = set_layer(settings)
     problems = [*problems, *_read_places(sets, Path.cwd())]
@@ -284,3 +293,23 @@ def resolve_attempt(
         values = {**options, "requester_pays": options.get("requester_pays") == "true"}
         resolved = replace(resolved, config=resolved.config.model_copy(update={"store": StoreConfig.model_validate(values)}))
     return resolved, found
+
+
+_OF_ITS_FILE = ("split_type", "data.num_classes", "data.splits", "data.joints", "data.content")
+
+
+def _see_that_its_set_is_told(job: Layer) -> None:
+    """See that a stored job says all of an own set that its file said when it was made: else that would be read here, from
+    wherever the job says, before anybody has been asked.
+
+    Raises:
+        ConfigError: it does not, or says where the file is in place of its name.
+    """
+    chosen = job.get("dataset")
+    if chosen is None or not is_own(chosen.value):
+        return
+    lacking = [key for key in _OF_ITS_FILE if key not in job or job[key].value is None]
+    if lacking or name_of_set(chosen.value) != chosen.value:
+        found = f"{show(redact(chosen.value))}, and no {', '.join(lacking)}" if lacking else show(redact(chosen.value))
+        allowed = "a stored job names its own set's file without a place, and all that this said: submit it anew"
+        raise ConfigError([Problem(str(chosen.origin), "dataset", found, allowed)])

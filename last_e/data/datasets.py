@@ -8,7 +8,7 @@ from last_e.data.files import read_clips, read_irds
 from last_e.data.synthetic import synthetic_clips
 from last_e.datafile import check_file, data_path
 from last_e.described import is_own
-from last_e.own_set import check_own
+from last_e.own_set import check_own, see_that_it_is_whole
 
 
 def load_clips(config: TrainConfig) -> Clips:
@@ -21,6 +21,7 @@ def load_clips(config: TrainConfig) -> Clips:
     path = data_path(config)
     if path is not None and is_own(config.dataset):
         check_file(config, path, check_own)
+        see_that_it_is_whole(path)
     if path is not None:
         return read_clips(path, config.data.num_classes)
     return read_irds() if config.dataset == "irds" else synthetic_clips(config.data.num_classes)

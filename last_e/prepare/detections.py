@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ Points = npt.NDArray[np.float64]
 
 
 def read_openpose(path: Path, told: Told) -> Iterator[Found]:
-    """A clip for each folder that has OpenPose's files, one a frame, in the order of their names; the folder around it may name
-    the class."""
+    """A clip for each folder that has OpenPose's files, one a frame, in the order of their numbers; the folder around it may
+    name the class."""
     if not path.is_dir():
         raise DataError(f"{path}: no folder; openpose is one with a folder for each clip", other=True)
     folders = sorted({file.parent for file in path.rglob(f"*{ENDING}")})
@@ -27,7 +28,7 @@ def read_openpose(path: Path, told: Told) -> Iterator[Found]:
         raise DataError(f"{path}: no {ENDING} file in it", missing=True)
     for folder in folders:
         frames = []
-        for file in sorted(folder.glob(f"*{ENDING}")):
+        for file in sorted(folder.glob(f"*{ENDING}"), key=_in_order):
             try:
                 people = json_of(file)["people"]
                 frames.append([_triples(person["pose_keypoints_2d"]) for person in people])
@@ -55,8 +56,14 @@ def read_coco(path: Path, told: Told) -> Iterator[Found]:
     for folder, frames in sorted(clips.items()):
         if not folder.name:
             raise DataError(f"{path}: the images lie in no folder, which would name their clip: CLIP/FRAME.jpg")
-        seen = [people.get(number, []) for _, number in sorted(frames, key=lambda frame: frame[0])]
+        seen = [people.get(number, []) for _, number in sorted(frames, key=lambda frame: _in_order(frame[0]))]
         yield told.found(folder.name, followed(seen, told, path), {}, folder.parent.name)
+
+
+def _in_order(file: Path) -> list[Any]:
+    """What frames are sorted by: numbers in their names by their size, so that frame 10 comes after frame 2."""
+    pieces = re.split("([0-9]+)", file.name)  # a number at every second place
+    return [(len(piece.lstrip("0")), piece.lstrip("0")) if at % 2 else piece for at, piece in enumerate(pieces)]
 
 
 def _triples(numbers: Any) -> Points:

@@ -25,6 +25,7 @@ from last_e.prepare.keypoints import (
     read_table,
 )
 from last_e.prepare.own import OwnClip, Progress, Split, Written, write_dataset
+from last_e.prepare.pyskl_own import read_pyskl
 from last_e.skeletons import COCO17, LAYOUTS, MEDIAPIPE33, OPENPOSE25, Skeleton
 
 KINDS: dict[str, Callable[[Path, Told], Iterator[Found]]] = {
@@ -34,6 +35,7 @@ KINDS: dict[str, Callable[[Path, Told], Iterator[Found]]] = {
     "mediapipe": read_mediapipe,
     "openpose": read_openpose,
     "coco": read_coco,
+    "pyskl": read_pyskl,
 }
 _USUAL = {"mediapipe": MEDIAPIPE33, "openpose": OPENPOSE25, "coco": COCO17}
 _IN_PIXELS = ("coco17", "openpose18", "openpose25")
@@ -59,6 +61,8 @@ class Wanted:
     source: str | None = None
     split: str | None = None
     """What the split is called."""
+    train_list: str | None = None
+    """Which of a pickle's lists names who trains."""
     by: Literal["subject", "clip"] | None = None
     """Default: by subject, where subjects are known."""
     train: str | None = None
@@ -95,7 +99,7 @@ def import_keypoints(
     if skeleton is None:
         hint = f"--layout {', '.join(LAYOUTS)}, or a JSON file with joints, bones and centre"
         raise DataError(f"{path}: nothing says which joint is which: {hint}", missing=True)
-    reader = KINDS[kind](path, Told(table, skeleton, wanted.people))
+    reader = KINDS[kind](path, Told(table, skeleton, wanted.people, wanted.train_list))
     first = next(reader, None)
     if first is None:
         raise DataError(f"{path}: not one clip in it", other=True)

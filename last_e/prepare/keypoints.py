@@ -7,6 +7,7 @@ json        records with ``joints`` (T, V, D) or (M, T, V, D), ``label``, ...: a
 mediapipe   the same with landmarks ``{"x": ..., "y": ..., "z": ..., "visibility": ...}``, a list of them for each frame
 openpose    a folder for each clip with a ``*_keypoints.json`` for each frame
 coco        COCO's keypoints: ``images`` whose ``file_name`` is CLIP/FRAME, and ``annotations``
+pyskl       pyskl's ``.pkl`` with keypoints in any layout; see :mod:`last_e.prepare.pyskl_own`
 ==========  ===============================================================================================================
 
 What a file does not say of a clip comes from a table of clips (``--clips``), its label also from the folder that it lies in.
@@ -30,7 +31,7 @@ from last_e.datafile import DataError
 from last_e.prepare.archives import NOT_WHOLE
 from last_e.prepare.arrays import array_in_zip
 from last_e.prepare.clipfile import Array
-from last_e.prepare.own import OwnClip
+from last_e.prepare.own import OwnClip, as_whole
 from last_e.skeletons import LAYOUTS, Skeleton
 from last_e.text import one_line, shown
 from last_e.whole import read_bounded
@@ -38,7 +39,7 @@ from last_e.whole import read_bounded
 MOST_JSON_BYTES = 1 << 29
 """Of one file that has to be read as a whole."""
 MOST_LINE_BYTES = 1 << 26
-MOST_ROWS = 1_000_000
+MOST_ROWS = 100_000
 """Of one clip in a csv file."""
 PARTS = ("train", "test", "validation")
 TOLD = ("label", "subject", "camera", "part")
@@ -63,6 +64,8 @@ class Told:
     skeleton: Skeleton | None
     people: int
     """Most that are followed where a file does not tell who is who."""
+    train_list: str | None = None
+    """Which of a pickle's lists names who trains."""
 
     def found(self, name: str, joints: Any, said: Mapping[str, Any], folder: str = "") -> Found:
         """A clip, of whom the table's word counts before the file's own, and that before its folder's name.
@@ -80,7 +83,8 @@ class Told:
         if part is not None and part not in PARTS:
             raise DataError(f"clip {shown(name)}: part {shown(part)}: allowed are {', '.join(PARTS)}")
         try:
-            clip = OwnClip(joints, _number(label), name, _number(told.get("subject", 0)), int(told.get("camera", 0)))
+            camera = int(_number(told.get("camera", 0)))
+            clip = OwnClip(joints, _number(label), name, _number(told.get("subject", 0)), camera)
         except (TypeError, ValueError):
             raise DataError(f"clip {shown(name)}: its label, subject or camera is no text and no whole number") from None
         return Found(clip, part, "subject" in told)
@@ -88,10 +92,8 @@ class Told:
 
 def _number(value: Any) -> int | str:
     """A whole number where it is one, also as a text; else the text."""
-    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
-        return int(value)
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
+    if (number := as_whole(value)) is not None:
+        return number
     if not isinstance(value, str):
         raise TypeError(value)
     return int(value) if re.fullmatch(r"[0-9]{1,9}", value) and str(int(value)) == value else value
@@ -249,10 +251,12 @@ def read_npz(path: Path, told: Told) -> Iterator[Found]:
             for number in range(count):
                 one = {name: next(rows[name].each) for name in rows}
                 said = {name: one[name].item() for name in small}
-                points = one[joints]
+                points, name = one[joints], str(said.get("name", f"{path.stem}-{number:06}"))
                 if "length" in said:
-                    points = points[..., : max(0, int(said["length"])), :, :]
-                yield told.found(str(said.get("name", f"{path.stem}-{number:06}")), _without_padding(points), said)
+                    if (length := as_whole(said["length"])) is None:
+                        raise DataError(f"{path}: clip {shown(name)}: length {said['length']!r}: no whole number")
+                    points = points[..., : max(0, length), :, :]
+                yield told.found(name, _without_padding(points), said)
     except NOT_WHOLE as error:
         raise DataError(f"{path}: not a whole .npz file ({one_line(error)})") from None
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import operator
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +17,7 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from last_e.datafile import OWN_SPLIT, VALIDATION, DataError, output_path
-from last_e.described import DESCRIPTION, MOST_PEOPLE, UNITS, Description, in_a_line
+from last_e.described import DESCRIPTION, FILE_NAME, MOST_PEOPLE, UNITS, Description, in_a_line
 from last_e.own_set import OwnSet, doubtful_units, mistakes_in
 from last_e.prepare.account import versions
 from last_e.prepare.clipfile import About, Array, Part, names_of, write_streamed
@@ -128,8 +131,9 @@ def write_dataset(
         OSError: the disk is full.
     """
     path = output_path(Path(path), example="my.safetensors")
-    if path.suffix != ".safetensors":
-        raise DataError(f"{path}: a set's file is called NAME.safetensors, by which jobs know it", missing=True)
+    if not re.fullmatch(FILE_NAME, path.name):
+        allowed = "NAME.safetensors, of letters, digits and ._+=-"
+        raise DataError(f"{path}: a set's file is called {allowed}: jobs know it by that", missing=True)
     description = _description(path, classes, skeleton, splits, name, units, fps, source)
     metadata = {"dataset": description.name, "source": source or "written by last_e.data.write_dataset"}
     if not overwrite:
@@ -153,10 +157,18 @@ def _description(
         if skeleton not in LAYOUTS:
             raise DataError(f"skeleton {skeleton!r}: allowed are {', '.join(LAYOUTS)}, or a Skeleton of your own", missing=True)
         skeleton = LAYOUTS[skeleton]
+    if classes is not None and (isinstance(classes, str) or not isinstance(classes, Iterable)):
+        raise DataError(f"{path}: classes is {shown(repr(classes))}; it is a list of names", missing=True)
     for split, how in splits.items():
+        if how.by not in ("subject", "clip"):
+            raise DataError(f"split {split}: by {shown(repr(how.by))}: allowed are subject, clip", missing=True)
+        for name_of_part, part in (("train", how.train), ("test", how.test), ("validation", how.validation)):
+            if isinstance(part, str) or not isinstance(part, (float, Sequence, Set, NoneType)):
+                told = f"{name_of_part} is {shown(repr(part))}; it is a list, or a fraction between 0 and 1"
+                raise DataError(f"split {split}: {told}", missing=True)
         if (how.train is None) == (how.test is None):
             raise DataError(f"split {split}: say who trains, or who tests", missing=True)
-        for part in (how.test, how.validation):
+        for part in (how.train, how.test, how.validation):
             if isinstance(part, float) and not 0 < part < 1:
                 raise DataError(f"split {split}: {part} is no fraction between 0 and 1", missing=True)
     try:
@@ -174,6 +186,15 @@ def _description(
         )
     except ValidationError as error:
         raise DataError(f"{path}: {in_a_line(error)}", missing=True) from None
+
+
+def as_whole(value: Any) -> int | None:
+    """A whole number of 64 bits, also one that is written with a point; None of anything else."""
+    try:
+        number = int(value) if isinstance(value, (float, np.floating)) and value.is_integer() else operator.index(value)
+    except TypeError:
+        return None
+    return None if isinstance(value, bool) or not -(2**63) <= number < 2**63 else number
 
 
 class _Writer:
@@ -205,7 +226,7 @@ class _Writer:
         """Parts of few clips and few bytes."""
         part, size, number = Part(), 0, -1
         for number, clip in enumerate(clips):
-            self._add(part, clip, clip.name or f"clip-{number:06}")
+            self._add(part, clip, f"clip-{number:06}" if clip.name == "" else clip.name)
             size += part.joints[-1].nbytes if part.joints else 0
             if len(part.joints) == BATCH or size >= BATCH_BYTES:
                 yield part
@@ -221,13 +242,20 @@ class _Writer:
 
     def _add(self, part: Part, clip: OwnClip, name: str) -> None:
         try:
-            label = self._label(clip.label)
+            if not isinstance(name, str):
+                raise DataError(f"its name is {name!r}, no text")
+            label, camera = self._label(clip.label), as_whole(clip.camera)
+            subject = clip.subject if isinstance(clip.subject, str) else as_whole(clip.subject)
+            if subject is None:
+                raise DataError(f"subject {clip.subject!r} is no text and no whole number of 64 bits")
+            if camera is None:
+                raise DataError(f"camera {clip.camera!r} is no whole number of 64 bits")
             if name in self._names:
                 raise DataError("there already under the same name")
             joints, unseen = self._prepared(clip.joints)
         except DataError as error:
             if len(self._wrong) < _MOST_TOLD:
-                self._wrong.append(f"clip {shown(name)}: {error}")
+                self._wrong.append(f"clip {shown(str(name))}: {error}")
             else:
                 self._more_wrong += 1
             return
@@ -241,21 +269,24 @@ class _Writer:
         self._low = np.minimum(self._low, joints.min(axis=(0, 1, 2)))
         self._high = np.maximum(self._high, joints.max(axis=(0, 1, 2)))
         # One that is no number gets one, beyond those that are.
-        subject = self._subjects.setdefault(clip.subject, 1 + len(self._subjects))
+        person = self._subjects.setdefault(subject, 1 + len(self._subjects))
         part.more.setdefault(MISSING, []).append(int(unseen.sum()))
-        part.add(joints, About(label, subject, int(clip.camera)), name)
+        part.add(joints, About(label, person, camera), name)
 
     def _label(self, label: int | str) -> int:
+        number = None if isinstance(label, str) else as_whole(label)
         if self._names_come:
-            return self._numbers.setdefault(str(label), len(self._numbers))
+            if not isinstance(label, str) and number is None:
+                raise DataError(f"label {label!r} is no text and no whole number of 64 bits")
+            return self._numbers.setdefault(str(label if number is None else number), len(self._numbers))
         classes = self.written.description.classes
         if isinstance(label, str) and label in self._numbers:
             return self._numbers[label]
-        if isinstance(label, str) or not 0 <= int(label) < len(classes) or int(label) != label:
+        if number is None or not 0 <= number < len(classes):
             raise DataError(
                 f"label {label!r} has no name: the classes are 0 to {len(classes) - 1}, {shown(', '.join(classes))}"
             )
-        return int(label)
+        return number
 
     def _prepared(self, given: npt.ArrayLike) -> tuple[npt.NDArray[np.int16] | None, Array]:
         """(M, T, V, 3) whole numbers, None where nobody is seen; and how often each joint was not, (V,)."""

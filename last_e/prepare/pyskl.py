@@ -53,7 +53,7 @@ def open_pyskl(path: Path, split: str | None, train_list: str | None = None) -> 
     if trains is None and names_known:
         trains = set()  # the names tell
     elif trains is None:
-        trains, split, missing = _who_trains(path, lists if isinstance(lists, dict) else {}, split, train_list, names)
+        trains, split, missing = who_trains(path, lists if isinstance(lists, dict) else {}, split, train_list, names)
 
     def clips() -> Iterator[Foreign]:
         for number, (name, one) in enumerate(zip(names, annotations)):
@@ -95,7 +95,7 @@ def _other_half(path: Path, half: re.Match[str]) -> Path:
     return there
 
 
-def _who_trains(
+def who_trains(
     path: Path, lists: Mapping[Any, Any], split: str | None, train_list: str | None, names: list[str]
 ) -> tuple[set[int], str | None, tuple[str, ...]]:
     """The numbers of the clips that train, by a file's own list of names or numbers; what their split is called; what to tell

@@ -124,15 +124,15 @@ def import_(
     }
     own |= {"train": train, "test": test, "validation": validation, "seed": seed}
     own = {key: value for key, value in own.items() if value is not None}
-    if kind in OWN_KINDS:
-        if train_list is not None:
+    if kind in OWN_KINDS or (kind == "pyskl" and layout is not None):
+        if train_list is not None and kind != "pyskl":
             raise UsageError("--train-list: only pyskl's files have lists to choose from; --train says who trains")
         if by not in (None, "subject", "clip"):
             raise UsageError(f"--by {by!r}: allowed are subject, clip")
         with _errors(out, goes_on=False), Bar("clips") as bar:
             from last_e.prepare.import_own import Wanted, import_keypoints
 
-            wanted = Wanted(fps=fps, people=people, split=split, **own)
+            wanted = Wanted(fps=fps, people=people, split=split, train_list=train_list, **own)
             written = import_keypoints(kind, path, out, wanted, overwrite=overwrite, progress=bar.update)
         if json:
             print_json("data import", {"out": str(out), "kind": kind, **written.to_dict()})
@@ -142,7 +142,8 @@ def import_(
     if kind not in KINDS:
         raise UsageError(f"kind {kind!r}: allowed are {', '.join((*KINDS, *OWN_KINDS))}")
     if own:
-        raise UsageError(f"--{next(iter(own))}: {kind} is of NTU's; that is said of {', '.join(OWN_KINDS)}")
+        also = " and, with --layout, of pyskl" if kind == "pyskl" else ""
+        raise UsageError(f"--{next(iter(own))}: {kind} is of NTU's; that is said of {', '.join(OWN_KINDS)}{also}")
     if split not in (None, *SPLITS):
         raise UsageError(f"--split {split!r}: allowed are {', '.join(SPLITS)}")
     with _errors(out, goes_on=False), Bar("clips") as bar:

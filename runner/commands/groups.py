@@ -134,11 +134,12 @@ def submit_sweep(
 
 
 def _make(target: Any, found: Points, hosts: Sequence[str]) -> Group:
+    from last_e.described import SUFFIX
     from runner.job.group import Group, PointRecord
-    from runner.resolve import name_of
+    from runner.resolve import as_name, name_of
 
     names = {name_of(point.job.config) for point in found.points}
-    name = names.pop() if len(names) == 1 else f"sweep-{found.points[0].job.config.dataset}"
+    name = names.pop() if len(names) == 1 else as_name(f"sweep-{found.points[0].job.config.dataset.removesuffix(SUFFIX)}")
     # What was asked for is kept, not what auto found here: the attempts may run elsewhere.
     records = [
         PointRecord(

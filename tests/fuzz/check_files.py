@@ -130,6 +130,7 @@ KEYPOINTS = [
     ("mediapipe", "a.json"),
     ("openpose", "0_keypoints.json"),
     ("coco", "a.json"),
+    ("pyskl", "a.pkl"),
 ]
 CHECKS = {"pickle": check_pickle, "npz": check_npz, "prepared": check_prepared, "keypoints": check_keypoints}
 
@@ -185,6 +186,8 @@ def _keypoints() -> list[bytes]:
     people = {"people": [{"pose_keypoints_2d": points[0].ravel().tolist()}]}
     images = [{"id": n, "file_name": f"{n % 2}/c{n % 2}/{n}.jpg"} for n in range(4)]
     marked = [{"image_id": n, "keypoints": (points[0] + 1).ravel().tolist()} for n in range(4)]
+    score = np.ones((1, 2, 17), dtype=np.float16)
+    seen = [{"frame_dir": f"c{n}", "label": n, "keypoint": points[None, ..., :2], "keypoint_score": score} for n in range(2)]
     contents = [
         "\n".join(rows).encode(),
         packed.getvalue(),
@@ -192,6 +195,7 @@ def _keypoints() -> list[bytes]:
         json.dumps(frames).encode(),
         json.dumps(people).encode(),
         json.dumps({"images": images, "annotations": marked}).encode(),
+        pickle.dumps({"split": {"a_train": ["c0"]}, "annotations": seen}),
     ]
     return [bytes([number]) + content for number, content in enumerate(contents)]
 

@@ -143,7 +143,7 @@ MISTAKES = [
     (["prepare", "ntu61", "--raw", ".", "--out", "x"], 2, "data set 'ntu61': allowed are ntu60, ntu120"),
     (["prepare", "ntu60", "--raw", "none", "--out", "x"], 2, "none: no such folder or archive"),
     (["prepare", "ntu60", "--raw", ".", "--out", "x"], 2, "no .skeleton file in there"),
-    (["import", "csv", ".", "--out", "x"], 2, "kind 'csv': allowed are ctrgcn, pyskl, npy"),
+    (["import", "xlsx", ".", "--out", "x"], 2, "kind 'xlsx': allowed are ctrgcn, pyskl, npy, csv"),
     (["import", "pyskl", "none.pkl", "--out", "x"], 2, "none.pkl: no such file"),
     (["import", "ctrgcn", "none.npz", "--split", "xtest", "--out", "x"], 2, "--split 'xtest': allowed are xsub, xview, xset"),
     (["synth", "--like", "ntu30", "--out", "x"], 2, "ntu30: no such file"),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from last_e.data import OwnClip, Split, write_dataset
+from last_e.data import OwnClip, Split, read_clips, write_clips, write_dataset
 from last_e.skeletons import COCO17
 from runner.store.open import open_store
 from tests.conftest import Cli
@@ -64,6 +65,9 @@ def test_a_job_trains_on_a_file_alone_and_holds_to_it(own: Path, cli: Cli, tmp_p
     assert job.name.startswith("nano-e-v3-my-people-")
     config = json.loads((job / "job.json").read_text())["config"]
     assert (config["dataset"], config["data.num_classes"], config["data.joints"]) == ("my.safetensors", 2, 17)
+    done = cli("evaluate", job.name, "--store", "jobs", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["names"] == ["still", "waving"]
     # Another set under the same name is another run.
     write_dataset(own, people(), classes=["still", "waving", "lying"], skeleton="coco17", units="pixels",
                   splits={"people": Split(test=["person 6", "person 7"])}, overwrite=True)  # fmt: skip
@@ -73,6 +77,21 @@ def test_a_job_trains_on_a_file_alone_and_holds_to_it(own: Path, cli: Cli, tmp_p
     assert "it is not the set that the job was made with" in refused.stderr
     own.unlink()
     assert "docs/own-data.md" in cli("validate", "job.yaml").stderr
+
+
+def test_a_job_is_found_again_whatever_its_sets_file_is_called(own: Path, cli: Cli, tmp_path: Path) -> None:
+    name = "My Set_v2.1.safetensors"
+    own.rename(tmp_path / name)
+    (tmp_path / "job.yaml").write_text(JOB.replace("my.safetensors", name).replace("epochs: 2", "epochs: 1"))
+    done = cli("submit", "job.yaml")
+    assert done.returncode == 0, done.stderr
+    (job,) = (tmp_path / "jobs").glob("nano-*")
+    assert job.name.startswith("nano-e-v3-my-set-v2-1-people-")
+    assert job.name in cli("list", "--store", "jobs").stdout
+    assert cli("status", job.name, "--store", "jobs").returncode == 0
+    more = ("--set", "training.epochs=2", "--allow-change", "training.epochs")
+    done = cli("resume", job.name, "--store", "jobs", *more)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.xdist_group("ceph")
@@ -104,6 +123,18 @@ def test_a_set_in_a_bucket_is_read_before_there_is_a_job(
         there(name)
         done = cli("validate", "job.yaml")
         assert (done.returncode, told in done.stderr) == (2, True), done.stderr
+
+
+def test_a_set_that_cannot_be_trained_with_is_inspected_and_refused(own: Path, cli: Cli) -> None:
+    good = read_clips(own, 2)
+    write_clips(replace(good, label=good.label + 1), own, {"data_sha256": "0" * 64})
+    shown = cli("data", "inspect", own)
+    assert shown.returncode == 1
+    assert "warning: 24 labels without a name: 2, and the classes are 0 to 1" in shown.stdout
+    assert "nothing can be trained with it" in shown.stderr
+    refused = cli("submit", "job.yaml")
+    assert refused.returncode == 2
+    assert "job.yaml:2: dataset: found my.safetensors: 24 labels without a name: 2" in refused.stderr
 
 
 def test_plan_counts_a_sets_clips_and_joints(own: Path, cli: Cli) -> None:

@@ -16,6 +16,7 @@ from last_e.graph import hop_adjacency
 from last_e.model import LastE, build_model, fused, loops
 from last_e.model.blocks import STREAMS
 from last_e.model.functions import Pool, ScaleAndAdd, batch_norm, mix_joints, norm_and_depthwise
+from last_e.skeletons import LAYOUTS, NTU25, Skeleton
 from last_e.state import State
 from tests.rounding import compare, is_clear_of_bends
 
@@ -211,7 +212,8 @@ def outcome(model: LastE, mode: str, seed: int, enter: Callable[[Tensor], Tensor
     for module in model.modules():
         if mode == "frozen norms" and isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             module.eval()
-    streams = {name: enter(random(5, 3, 16, 25, seed=seed + i).to(dtype)) for i, name in enumerate(STREAMS)}
+    joints = len(model.skeleton.joints)
+    streams = {name: enter(random(5, 3, 16, joints, seed=seed + i).to(dtype)) for i, name in enumerate(STREAMS)}
     out = model(streams)
     logits, ib = out if isinstance(out, tuple) else (out, torch.zeros((), dtype=dtype))
     (logits.sin().sum() + ib).backward()
@@ -228,10 +230,19 @@ TELLING = [("nano", "train"), ("large", "train"), ("base", "frozen norms"), ("na
     ("variant", "mode"),
     [pytest.param(*case, marks=[] if case in TELLING else [pytest.mark.slow, pytest.mark.full]) for case in ALL],
 )
-def test_a_network_gives_with_them_what_it_gives_in_float64(variant, mode, monkeypatch):
+def test_a_network_gives_with_them_what_it_gives_in_float64(variant, mode):
+    see_that_it_gives_what_it_gives_in_float64(variant, mode)
+
+
+@pytest.mark.parametrize("layout", ["coco17", pytest.param("mediapipe33", marks=[pytest.mark.slow, pytest.mark.full])])
+def test_they_take_any_number_of_joints(layout):
+    see_that_it_gives_what_it_gives_in_float64("nano", "train", LAYOUTS[layout])
+
+
+def see_that_it_gives_what_it_gives_in_float64(variant: str, mode: str, skeleton: Skeleton = NTU25) -> None:
     """Of few channels, so that there are inputs for which rounding takes nothing to the other side of a bend."""
     torch.manual_seed(0)
-    model = build_model(variant, 5, dropout=0.0, drop_path_rate=0.0, stem_channels=4, channels=[4, 6, 8])
+    model = build_model(variant, 5, skeleton, dropout=0.0, drop_path_rate=0.0, stem_channels=4, channels=[4, 6, 8])
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn_like(parameter)

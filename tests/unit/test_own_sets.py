@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from last_e import cli
 from last_e.config import TrainConfig
 from last_e.data import DataError, OwnClip, Skeleton, Split, load_clips, read_clips, write_clips, write_dataset
 from last_e.data import transform as tf
@@ -22,9 +24,13 @@ from last_e.data.splits import held_out, train_mask
 from last_e.layers import resolve
 from last_e.model import build_model, receptive_field
 from last_e.own_set import mistakes_in, read_own
+from last_e.prepare.synth import synthesize
 from last_e.problems import ConfigError
 from last_e.reading import set_layer
 from last_e.skeletons import COCO17, LAYOUTS, NTU25
+from runner.errors import UsageError
+from runner.plan.bench import _config
+from runner.resolve import resolve_points, resolve_spec
 
 VARIANTS = ("nano", "small", "base", "large")
 PEOPLE = {"people": Split(test=[3])}
@@ -221,6 +227,68 @@ def test_mistakes_are_told_together_and_nothing_is_left(changes: dict[str, Any],
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"label": float("nan")}, "label nan"),
+        ({"label": float("inf")}, "label inf"),
+        ({"label": None}, "label None"),
+        ({"subject": 10**30}, "subject 1000000000000000000000000000000 is no text"),
+        ({"subject": None}, "subject None is no text"),
+        ({"camera": float("inf")}, "camera inf is no whole number"),
+        ({"camera": 10**30}, "camera 1000000000000000000000000000000 is no whole number"),
+        ({"name": 7}, "its name is 7, no text"),
+    ],
+)
+@pytest.mark.parametrize("classes", [None, ["sit", "stand"]])
+def test_a_clip_that_says_what_cannot_be_is_a_mistake_like_any(
+    changes: dict[str, Any], told: str, classes: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=re.escape(told)):
+        written(tmp_path / "own.safetensors", [*clips(), OwnClip(**{"joints": walk(), "label": 1} | changes)], classes=classes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"splits": {"a": Split(test=1)}}, "split a: test is 1; it is a list, or a fraction"),  # type: ignore[arg-type]
+        ({"splits": {"a": Split(test=[1], validation=1)}}, "split a: validation is 1;"),  # type: ignore[arg-type]
+        ({"splits": {"a": Split(test="anna")}}, "split a: test is 'anna';"),
+        ({"splits": {"a": Split(train="anna")}}, "split a: train is 'anna';"),
+        ({"splits": {"a": Split(test=np.array([1, 2]))}}, "split a: test is array"),  # type: ignore[arg-type]
+        ({"splits": {"a": Split("room", test=[1])}}, "split a: by 'room'"),  # type: ignore[arg-type]
+        ({"classes": "sit"}, "classes is 'sit'; it is a list of names"),
+        ({"classes": 2}, "classes is 2; it is a list of names"),
+    ],
+)
+def test_a_description_that_says_what_cannot_be_is_refused(changes: dict[str, Any], told: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=re.escape(told)):
+        written(tmp_path / "own.safetensors", **changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("joints", "shape", [5, 0, 3]),
+        ("joints", "shape", [5, float("inf"), 3]),
+        ("joints", "data_offsets", [0, float("inf")]),
+        ("label", "dtype", "F64"),
+        ("performer", "dtype", "BOOL"),
+        ("train.people", "dtype", "U8"),
+    ],
+)
+def test_a_header_that_says_what_cannot_be_is_told(name: str, key: str, value: Any, tmp_path: Path) -> None:
+    path = written(tmp_path / "own.safetensors")
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header[name][key] = value
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+    with pytest.raises(ConfigError, match=r"not a prepared data file, or a damaged one|cut short"):
+        resolved(f"dataset={path}")
+
+
 def test_a_half_written_set_never_has_the_files_name_and_another_is_not_replaced(tmp_path: Path) -> None:
     def breaks() -> Iterator[OwnClip]:
         yield from clips(300)
@@ -243,14 +311,15 @@ def test_a_half_written_set_never_has_the_files_name_and_another_is_not_replaced
 
 def test_memory_does_not_grow_with_the_clips(tmp_path: Path) -> None:
     joints = walk(120)
+    joints = walk(120)
     tracemalloc.start()
     try:
-        written(tmp_path / "own.safetensors", (OwnClip(joints, n % 2, subject=n % 4) for n in range(3000)))
+        written(tmp_path / "own.safetensors", (OwnClip(joints, n % 2, subject=n % 4) for n in range(2000)))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     size = (tmp_path / "own.safetensors").stat().st_size
-    assert size > 36_000_000
+    assert size > 24_000_000
     assert peak < size / 2
 
 
@@ -260,6 +329,12 @@ def test_the_writer_needs_no_torch(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("name", ["own", "own.npz", "-own.safetensors", "größe.safetensors"])
+def test_a_set_has_a_name_by_which_jobs_know_it(name: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a set's file is called NAME\.safetensors"):
+        written(tmp_path / name)
 
 
 # --- splits ----------------------------------------------------------------------------------------------------------
@@ -347,6 +422,30 @@ def test_a_job_takes_all_from_the_file(tmp_path: Path) -> None:
         resolved(f"dataset={path}", "split_type=xsub")
 
 
+def test_a_set_that_is_named_later_is_not_looked_for_where_an_earlier_one_was(tmp_path: Path) -> None:
+    one, other = written(tmp_path / "one.safetensors"), written(tmp_path / "other.safetensors", clips(20))
+    lower = set_layer([f"data.uri={one}", "dataset=one.safetensors"])[0]
+
+    def with_more(*words: str) -> dict[str, Any]:
+        return resolve([lower, set_layer(words)[0]], TrainConfig, [], detect=lambda: ("local", "")).items()
+
+    found = with_more(f"dataset={other}")
+    assert (found["dataset"], found["data.uri"]) == ("other.safetensors", str(other))
+    assert found["data.content"] == resolved(f"dataset={other}").items()["data.content"]
+    found = with_more("dataset=other.safetensors", f"hardware.data_root={tmp_path}")
+    assert (found["data.uri"], found["data.content"]) == (None, resolved(f"dataset={other}").items()["data.content"])
+    assert with_more("dataset=irds", "split_type=xsub")["data.uri"] is None
+    assert with_more("dataset=other.safetensors", f"data.uri={other}")["data.uri"] == str(other)
+    assert with_more(f"data.uri={other}")["data.uri"] == str(other)
+    job = tmp_path / "job.yaml"
+    job.write_text("model: nano\ndataset: one.safetensors\ndata: {uri: one.safetensors}\ntraining: {batch_size: 4}\n"
+                   "sweep: {grid: {dataset: [one.safetensors, other.safetensors]}}\n")  # fmt: skip
+    points = [point.job.items() for point in resolve_points(job, None, []).points]
+    assert [point["data.uri"] for point in points] == [str(one), str(other)]
+    job.write_text("model: nano\ndataset: ntu60\ndata: {uri: one.safetensors}\n")
+    assert resolve_spec(job, None, ["dataset=ntu120"]).items()["data.uri"] == str(one)  # as ever of those known here
+
+
 def test_the_trainer_takes_no_other_set_of_the_same_name(tmp_path: Path) -> None:
     path = written(tmp_path / "own.safetensors")
     config = resolved(f"dataset={path}", "training.batch_size=4").config
@@ -354,6 +453,28 @@ def test_the_trainer_takes_no_other_set_of_the_same_name(tmp_path: Path) -> None
     written(path, clips(joints=walk()), overwrite=True)
     with pytest.raises(DataError, match="it is not the set that the job was made with: other clips"):
         load_clips(config)
+
+
+def test_the_trainer_alone_takes_a_set_that_is_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written(tmp_path / "own.safetensors")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["--dataset", "own.safetensors", "--split_type", "xsub", "--epochs", "0"]) == cli.USAGE
+    told = capsys.readouterr().err.splitlines()
+    assert [line.split(": found")[0] for line in told] == [
+        "error: --epochs: training.epochs",
+        "error: --split_type: split_type",
+    ]
+    assert "one of people (for dataset own.safetensors)" in told[1]
+
+
+def test_what_is_made_up_has_the_joints_of_ntu_alone(tmp_path: Path) -> None:
+    path = written(tmp_path / "own.safetensors")
+    with pytest.raises(DataError, match="a set of your own; what is made up has NTU's joints"):
+        synthesize(str(path), tmp_path / "out")
+    with pytest.raises(UsageError, match="a set of your own, and what is measured has NTU's joints"):
+        _config("nano", "local", [], path)
 
 
 def test_a_set_is_looked_for_here_though_the_profile_is_of_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -409,6 +530,29 @@ def test_what_stands_for_a_set_changes_with_all_that_is_learned(change: str, tmp
     assert resolved(f"dataset={path}").config.data.content != before
     written(path, overwrite=True, source="elsewhere", fps=50)
     assert resolved(f"dataset={path}").config.data.content == before
+
+
+def test_the_same_bytes_under_other_names_are_another_set(tmp_path: Path) -> None:
+    path = tmp_path / "own.safetensors"
+    one, other = Split("clip", test=0.25), Split("clip", test=0.5)
+    before = resolved(f"dataset={written(path, splits={'a': one, 'b': other})}").config.data.content
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["train.a"], header["train.b"] = header["train.b"], header["train.a"]
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+    assert resolved(f"dataset={path}").config.data.content != before
+
+
+def test_the_trainer_takes_no_other_clips_under_the_same_header(tmp_path: Path) -> None:
+    path = written(tmp_path / "own.safetensors")
+    config = resolved(f"dataset={path}", "training.batch_size=4").config
+    data = bytearray(path.read_bytes())
+    data[-1000] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="damaged, or changed since"):
+        load_clips(config)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,6 +117,17 @@ def coco_of(path: Path) -> Path:
     return path
 
 
+def pyskl_of(path: Path) -> Path:
+    annotations = []
+    for number in range(4):
+        at = points(number, 17, 2)[None]
+        one = {"frame_dir": f"take{number}", "label": int(LABELS[number] == "wave"), "img_shape": (1080, 1920)}
+        annotations.append(one | {"keypoint": np.nan_to_num(at), "keypoint_score": (~np.isnan(at[..., 0])).astype(np.float16)})
+    lists = {"sub_train": ["take0", "take3"], "sub_val": ["take1", "take2"]}
+    path.write_bytes(pickle.dumps({"split": lists, "annotations": annotations}))
+    return path
+
+
 def imported(kind: str, path: Path, **wanted: Any) -> Clips:
     out = path.parent / "own.safetensors"
     import_keypoints(kind, path, out, Wanted(**{"test": "0.5", "by": "clip"} | wanted), overwrite=True)
@@ -139,6 +152,7 @@ KINDS: dict[str, tuple[str, Callable[[Path], Path], dict[str, Any], int, tuple[f
     "openpose": ("openpose", lambda p: openpose_of(p / "a"), {}, 25, (4, -4)),
     "openpose of two": ("openpose", lambda p: openpose_of(p / "a", stranger=True), {}, 25, (4, -4)),
     "coco": ("coco", lambda p: coco_of(p / "a.json"), {}, 17, (4, -4)),
+    "pyskl": ("pyskl", lambda p: pyskl_of(p / "a.pkl"), {"layout": "coco17", "classes": "sit,wave", "test": None}, 17, (4, -4)),
 }
 
 
@@ -152,7 +166,9 @@ def test_every_kind_gives_the_same_clips(kind: str, tmp_path: Path) -> None:
     order = np.argsort(found.length.numpy(), kind="stable")
     assert found.length[order].tolist() == list(FRAMES)
     assert [about.classes[label] for label in found.label[order].tolist()] == list(LABELS)
-    sides = 2 if kind == "csv flat" or of in ("openpose", "coco") else 3
+    sides = 2 if kind == "csv flat" or of in ("openpose", "coco", "pyskl") else 3
+    if of == "pyskl":  # by its own list
+        assert train_mask(found, "own", "part")[order].tolist() == [True, False, False, True]
     for number in range(4):
         begin = int(found.start[order[number]])
         expected = points(number, joints, sides)[..., : len(scale)] * scale
@@ -225,6 +241,23 @@ def test_several_people_of_a_csv_file_and_columns_in_any_order(tmp_path: Path) -
     ]
 
 
+def test_frames_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    def marks(number: int, joints: int) -> list[float]:
+        return [value for joint in range(joints) for value in (10 * number + 1, 10 * joint + 1, 1)]
+
+    images, annotations = [], []
+    for label in ("a", "b"):
+        for number in range(12):
+            file = tmp_path / "openpose" / label / f"of {label}" / f"{number}_keypoints.json"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps({"people": [{"pose_keypoints_2d": marks(number, 25)}]}))
+            images.append({"id": len(images), "file_name": f"{label}/of {label}/{number}.jpg"})
+            annotations.append({"image_id": len(images) - 1, "keypoints": marks(number, 17)})
+    (tmp_path / "coco.json").write_text(json.dumps({"images": images, "annotations": annotations}))
+    for kind, path in (("openpose", tmp_path / "openpose"), ("coco", tmp_path / "coco.json")):
+        assert imported(kind, path, test="of b").joints[:12, 0, 0].tolist() == [40 * number + 4 for number in range(12)], kind
+
+
 def ragged(path: Path) -> Path:
     path.write_text("clip,frame,label,x0,y0,x1,y1\na,0,x,1,2,3\n")
     return path
@@ -245,6 +278,30 @@ def other(path: Path, text: str) -> Path:
     return path
 
 
+def pickled(path: Path) -> Path:
+    path.write_bytes(pickle.dumps({"annotations": [{"frame_dir": "a", "label": 0}]}))
+    return path
+
+
+class Attack:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("touch attacked",)
+
+
+def code(path: Path) -> Path:
+    path.write_bytes(pickle.dumps({"annotations": [Attack()]}))
+    return path
+
+
+def said(path: Path, more: str) -> Path:
+    return other(path, f'{{"joints": {json.dumps(points(0, 25)[2:].tolist())}, "label": "sit", {more}}}')
+
+
+def length_of(path: Path, length: float) -> Path:
+    np.savez(path, joints=np.ones((2, 3, 25, 3)), label=np.array([0, 1]), length=np.array([length, 3]))
+    return path
+
+
 PAIR = {"joints": ["a", "b"], "bones": [[0, 1]]}
 WRONG: dict[str, tuple[str, Callable[[Path], Path], dict[str, Any], str]] = {
     "ragged": ("csv", lambda p: ragged(p / "a.csv"), {"layout": "PAIR"}, r"a.csv:2: 6 values in 7 columns"),
@@ -262,6 +319,14 @@ WRONG: dict[str, tuple[str, Callable[[Path], Path], dict[str, Any], str]] = {
     "no openpose": ("openpose", lambda p: other(p / "a.json", "{}"), {}, "openpose is one with a folder for each clip"),
     "classes": ("csv", lambda p: csv_of(p / "a.csv", COCO17), {"classes": "sit,run"}, "label 'wave' has no name"),
     "test": ("csv", lambda p: csv_of(p / "a.csv", COCO17), {"test": "anna"}, "no clip is called anna"),
+    "no list": ("pyskl", lambda p: pyskl_of(p / "a.pkl"), {"layout": "coco17", "train_list": "x"}, "no list 'x'; its lists"),
+    "not of theirs": ("pyskl", lambda p: pickled(p / "a.pkl"), {"layout": "coco17"}, "annotation 0: needs frame_dir"),
+    "code": ("pyskl", lambda p: code(p / "a.pkl"), {"layout": "coco17"}, "os.system|posix.system"),
+    "camera": ("json", lambda p: said(p / "a.json", '"camera": 1e400'), {"layout": "ntu25"}, "camera is no text and no whole"),
+    "far camera": ("json", lambda p: said(p / "a.json", f'"camera": {10**30}'), {"layout": "ntu25"}, "or camera is no text"),
+    "subject": ("json", lambda p: said(p / "a.json", f'"subject": {10**30}'), {"layout": "ntu25"}, "subject or camera is no"),
+    "length": ("npz", lambda p: length_of(p / "a.npz", np.nan), {"layout": "ntu25"}, "clip a-000000: length nan: no whole"),
+    "endless": ("npz", lambda p: length_of(p / "a.npz", np.inf), {"layout": "ntu25"}, "clip a-000000: length inf"),
     "missing": ("csv", lambda p: p / "none.csv", {}, "none.csv: no such file or folder"),
 }  # fmt: skip
 
@@ -277,7 +342,7 @@ def test_what_cannot_be_read_is_told_with_its_place_and_nothing_is_written(case:
 
 
 def test_the_command_knows_every_kind() -> None:
-    assert tuple(READERS) == OWN_KINDS
+    assert tuple(READERS) == (*OWN_KINDS, "pyskl")  # of NTU's unless a layout is said
     assert set(READERS) == {of for of, *_ in KINDS.values()}
 
 

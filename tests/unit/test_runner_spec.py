@@ -10,15 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 from rich.console import Console
 
 from last_e.problems import ConfigError
 from runner.attempt.scratch import see_scratch
 from runner.errors import UsageError
+from runner.job.job import new_id
+from runner.job.paths import GROUP_ID, JOB_ID
 from runner.launch.approve import approve
 from runner.launch.start import make_launcher
 from runner.launchers import NAMES
-from runner.resolve import absolute_settings, resolve_attempt, resolve_spec
+from runner.resolve import absolute_settings, as_name, resolve_attempt, resolve_spec
+from runner.spec import JobName
 from runner.store.directory import DirectoryStore
 from runner.view import jobs
 from tests.conftest import Cli
@@ -34,6 +38,14 @@ def problems_of(text: str, path: Path, *settings: str, env: str | None = None) -
     with pytest.raises(ConfigError) as caught:
         resolve_spec(path, env, settings)
     return [str(problem) for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize("text", ["nano_e_v3-My Set_v2.1-xsub", "-" * 9, "ÄÖ", f"nano_e_v3-{'x' * 37}-{'y' * 99}", ""])
+def test_any_text_becomes_a_name_by_which_a_job_is_found(text: str) -> None:
+    name = as_name(text)
+    TypeAdapter(JobName).validate_python(name)
+    assert JOB_ID.fullmatch(new_id(name))
+    assert GROUP_ID.fullmatch(new_id(name))
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -79,7 +80,7 @@ def test_every_key_says_who_may_set_it() -> None:
     assert {key for key in who if key.startswith("store.") and who[key] != "here"} == set()
     assert {key for key, one in who.items() if one == "asks"} == {
         *("data.uri", "data.file", "run.launcher", "run.host", "run.pass_env", "run.image", "run.network", "run.slurm.extra"),
-        *("run.after", "run.hf.namespace", "run.kaggle.private_dataset"),
+        *("run.after", "run.nodes", "run.hf.namespace", "run.kaggle.private_dataset"),
     }
     assert all(mark.does for mark in set_by(JobSpec).values() if mark.who == "asks"), "what it would do is said"
 
@@ -113,6 +114,7 @@ ASKS: dict[str, Any] = {
     "run.pass_env": ["HF_TOKEN"],
     "run.host": "root@evil.example.org",
     "run.image": "evil/image",
+    "run.nodes": 64,
     "run.network": "host",
     "run.after": "shutdown",
 }
@@ -260,6 +262,38 @@ def test_no_request_is_signed_for_a_server_that_a_stored_job_names(
     asked = cli("resume", job.id, "--trust", **keys)
     assert asked.returncode == 4, asked.stderr
     assert b"AKIDEXAMPLE" in b"".join(got)  # so it would have been
+
+
+def test_a_stored_jobs_own_set_is_neither_asked_for_nor_opened(
+    cli: Cli, tmp_path: Path, relay: tuple[str, list[bytes]]
+) -> None:
+    server, got = relay
+    keys = {"AWS_ACCESS_KEY_ID": "AKIDEXAMPLE", "AWS_SECRET_ACCESS_KEY": "mine", "AWS_DEFAULT_REGION": "us-east-1"}
+    uri, local = f"s3://evil/x.safetensors?endpoint_url={server}", tmp_path / "own.safetensors"
+    os.mkfifo(local)  # whoever opens it waits for ever
+    told = {"data.content": "0" * 64, "data.num_classes": 2, "data.splits": ["a"], "split_type": "a", "data.joints": 17}
+    for values, words in (
+        ({"dataset": "evil.safetensors", "data.uri": uri}, []),
+        ({"dataset": "evil.safetensors", "data.uri": uri}, ["--trust"]),
+        ({"dataset": "evil.safetensors", "data.uri": uri, **told, "data.content": None}, []),
+        ({"dataset": uri}, ["--set", "training.epochs=4"]),
+        ({"dataset": uri, **told}, []),
+        ({"dataset": str(local)}, []),
+        ({"dataset": "own.safetensors", "data.uri": str(local)}, []),
+    ):
+        job = stored(tmp_path / "job.yaml", tmp_path / "store", **values)
+        if "data.content" not in values:
+            record = json.loads((tmp_path / "store" / job.id / "job.json").read_text())
+            del record["config"]["data.content"]
+            (tmp_path / "store" / job.id / "job.json").write_text(json.dumps(record))
+        refused = cli("resume", job.id, *words, **keys)
+        assert refused.returncode == 2, refused.stdout + refused.stderr
+        assert "a stored job names its own set's file without a place" in refused.stderr
+        assert got == []
+    # One that says all is as any other: its user decides where its file is.
+    job = stored(tmp_path / "job.yaml", tmp_path / "store", **{"dataset": "evil.safetensors", "data.uri": uri, **told})
+    refused = cli("resume", job.id, **keys)
+    assert (refused.returncode, "signed with your credentials" in refused.stderr, got) == (2, True, []), refused.stderr
 
 
 def test_trust_is_remembered_and_submitting_from_here_is_enough(cli: Cli, tmp_path: Path) -> None:
