@@ -112,6 +112,7 @@ def add_up(seat: Seat, parts: int, size: int, connection: Connection) -> None:
         dist.all_reduce(flat)
         took.append((ordered, time.perf_counter() - began))
     connection.send(took)
+    group.leave()
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ _MOST_TOLD = 6
 _SAMPLE_BYTES = 1 << 18
 SMALLEST, LARGEST = 0.02, 5.0
 """Metres of a torso, from a hand's to more than any body's."""
+SMALLEST_IN_PIXELS = 10
 FLAT = 0.01
 """A depth of so much of the width is none."""
 
@@ -181,7 +182,9 @@ def doubtful_units(description: Description, torso: Column, low: Column, high: C
     import numpy as np
 
     if description.is_flat:
-        return []
+        typical = float(np.median(torso)) / UNITS["pixels"] if len(torso) else SMALLEST_IN_PIXELS
+        small = description.units == "pixels" and typical < SMALLEST_IN_PIXELS
+        return [f"a torso is {typical:.3g} pixels long: metres, or another unit, in place of pixels (units)?"] if small else []
     units, found = description.units, []
     x, y, z = (high - low).tolist()
     if z <= FLAT * max(x, y):

@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from last_e.datafile import DataError, output_path
-from last_e.described import in_a_line
+from last_e.described import IN_THE_IMAGE, in_a_line
 from last_e.prepare.detections import read_coco, read_openpose
 from last_e.prepare.keypoints import (
     Found,
@@ -99,7 +99,8 @@ def import_keypoints(
     if skeleton is None:
         hint = f"--layout {', '.join(LAYOUTS)}, or a JSON file with joints, bones and centre"
         raise DataError(f"{path}: nothing says which joint is which: {hint}", missing=True)
-    reader = KINDS[kind](path, Told(table, skeleton, wanted.people, wanted.train_list))
+    units = wanted.units or _usual_units(kind, skeleton)
+    reader = KINDS[kind](path, Told(table, skeleton, wanted.people, wanted.train_list, units in IN_THE_IMAGE))
     first = next(reader, None)
     if first is None:
         raise DataError(f"{path}: not one clip in it", other=True)
@@ -131,7 +132,7 @@ def import_keypoints(
         skeleton=skeleton,
         splits={wanted.split or (PART if own else split.by): split},
         name=wanted.name,
-        units=wanted.units or _usual_units(kind, skeleton),
+        units=units,
         fps=wanted.fps,
         source=f"imported from {kind}: {path.name}" if wanted.source is None else wanted.source,
         overwrite=overwrite,

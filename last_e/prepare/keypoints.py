@@ -66,6 +66,8 @@ class Told:
     """Most that are followed where a file does not tell who is who."""
     train_list: str | None = None
     """Which of a pickle's lists names who trains."""
+    is_flat: bool = False
+    """Whether the set's units are those of an image."""
 
     def found(self, name: str, joints: Any, said: Mapping[str, Any], folder: str = "") -> Found:
         """A clip, of whom the table's word counts before the file's own, and that before its folder's name.
@@ -139,41 +141,54 @@ def read_csv(path: Path, told: Told) -> Iterator[Found]:
 
 def _of_rows(file: Path, name: str, rows: list[tuple[int, dict[str, str]]], told: Told, folder: str) -> Found:
     line, first = rows[0]
-    columns = joint_columns(list(first), told.skeleton, f"{file}:1")
-    frames: dict[float, int] = {}
+    columns = joint_columns(list(first), told, f"{file}:1")
+    said: dict[str, str] = {}
+    clip = f"clip {shown(name)}"
     people: dict[str, int] = {}
-    points: list[tuple[str, float, list[list[float]]]] = []
+    points: dict[tuple[float, str], list[list[float]]] = {}
     for line, row in rows:
+        where = f"{file}:{line}: {clip}"
+        for key in TOLD:
+            if row.get(key) and said.setdefault(key, row[key]) != row[key]:
+                raise DataError(f"{where}: {key} {shown(row[key])}, which was {shown(said[key])} before")
         try:
-            frame = float(row.get("frame") or len(frames))
+            frame = float(row.get("frame") or len(points))
             at = [[float(row[column] or "nan") if column else np.nan for column in joint] for joint in columns]
         except (ValueError, TypeError) as error:
             raise DataError(f"{file}:{line}: {one_line(error)}") from None
         person = row.get("person") or "0"
         people.setdefault(person, len(people))
-        frames.setdefault(frame, 0)
-        points.append((person, frame, at))
+        if not np.isfinite(frame):
+            raise DataError(f"{where}: frame {frame}: a number is needed")
+        if len(people) > 1 and not row.get("frame"):
+            raise DataError(f"{where}: several people, and no frame to tell who is there at the same time")
+        if (frame, person) in points:
+            raise DataError(f"{where}: frame {frame:g} of person {shown(person)} is there already")
+        points[frame, person] = at
+    frames = {frame: number for number, frame in enumerate(sorted({frame for frame, _ in points}))}
     if len(people) * len(frames) > MOST_ROWS:
-        raise DataError(f"{file}:{line}: clip {shown(name)} has {len(people):,} people in {len(frames):,} frames")
-    frames = {frame: number for number, frame in enumerate(sorted(frames))}
+        raise DataError(f"{file}:{line}: {clip} has {len(people):,} people in {len(frames):,} frames")
     joints = np.full((len(people), len(frames), len(columns), len(columns[0])), np.nan)
-    for person, frame, at in points:
+    for (frame, person), at in points.items():
         joints[people[person], frames[frame]] = at
-    return told.found(name, joints, first, folder)
+    return told.found(name, joints, said, folder)
 
 
-def joint_columns(names: list[str], skeleton: Skeleton | None, where: str) -> list[list[str]]:
+def joint_columns(names: list[str], told: Told, where: str) -> list[list[str]]:
     """For each joint the columns of its coordinates, in the order of the skeleton where names tell which is which.
 
     Raises:
         DataError: there are none, or not those of the skeleton.
     """
+    skeleton = told.skeleton
     found: dict[str, dict[str, str]] = {}
     for name in names:
         if match := _AXIS.fullmatch(name.strip()):
             joint = match["name"] or match["n"]
             axis = (match["axis"] or match["a"]).lower()
-            found.setdefault(joint, {})[axis if axis in "xyz" else "score"] = name
+            before = found.setdefault(joint, {}).setdefault(axis if axis in "xyz" else "score", name)
+            if before != name:
+                raise DataError(f"{where}: two columns of the same: {shown(before)} and {shown(name)}")
     found = {joint: axes for joint, axes in found.items() if {"x", "y"} <= set(axes)}
     if not found:
         raise DataError(f"{where}: no columns of joints: NAME_x, NAME_y, perhaps NAME_z, or x0, y0, ...")
@@ -188,8 +203,11 @@ def joint_columns(names: list[str], skeleton: Skeleton | None, where: str) -> li
             raise DataError(f"{where}: joints that the layout does not have: {shown(', '.join(unknown[:6]))}")
     if all(joint.isdecimal() for joint in order):
         order.sort(key=int)
-    third = "z" if all("z" in axes for axes in found.values()) else "score"
-    sides = ["x", "y", third] if any(third in axes for axes in found.values()) else ["x", "y"]
+    has = {axis for axes in found.values() for axis in axes}
+    if told.is_flat and "z" in has and "score" not in has:
+        raise DataError(f"{where}: columns of z, and units of an image: --units metres, or leave these columns out")
+    third = "score" if told.is_flat else "z"
+    sides = ["x", "y", third] if third in has else ["x", "y"]
     return [[found[joint].get(axis, "") for axis in sides] for joint in order]
 
 
@@ -277,29 +295,33 @@ def read_json(path: Path, told: Told) -> Iterator[Found]:
 
 def read_mediapipe(path: Path, told: Told) -> Iterator[Found]:
     """The same, with MediaPipe's landmarks."""
-    return _records(path, told, landmarks)
+    return _records(path, told, lambda frames: landmarks(frames, told.is_flat))
 
 
-def landmarks(frames: Any) -> Any:
+def landmarks(frames: Any, is_flat: bool) -> Any:
     """(T, V, 3) of a list of frames, each a list of landmarks, or a mapping that holds one, or null where nobody is seen.
 
-    World landmarks, in metres, are turned upright; of those in the image the third number is whether a joint is visible.
+    In space they are world landmarks, turned upright; of those in the image the third number is whether a joint is visible.
+
+    Raises:
+        DataError: a frame has those of the other kind alone.
     """
     found: list[Any] = []
-    world = False
+    meant, other = ("pose_landmarks", "pose_world_landmarks")[:: 1 if is_flat else -1]
     for frame in frames:
         if isinstance(frame, dict):
-            world |= "pose_world_landmarks" in frame
-            keys = ("pose_world_landmarks", "pose_landmarks", "landmarks")
-            frame = next((frame[key] for key in keys if frame.get(key)), None)
+            if frame.get(other) and not frame.get(meant):
+                hint = "lie in space: --units metres" if is_flat else "lie in the image: --units image"
+                raise DataError(f"frame {len(found)} has {other} alone, which {hint}, and all frames of that kind")
+            frame = next((frame[key] for key in (meant, "landmarks") if frame.get(key)), None)
         if frame and isinstance(frame[0], list):  # a list for each person: the first
             frame = frame[0]
         found.append(frame)
     count = max((len(frame) for frame in found if frame), default=0)
     nobody = [[np.nan] * 3] * count
-    if world:
-        return [[[p["x"], -p["y"], -p["z"]] for p in frame] if frame else nobody for frame in found]
-    return [[[p["x"], p["y"], p.get("visibility", 1.0)] for p in frame] if frame else nobody for frame in found]
+    if is_flat:
+        return [[[p["x"], p["y"], p.get("visibility", 1.0)] for p in frame] if frame else nobody for frame in found]
+    return [[[p["x"], -p["y"], -p["z"]] for p in frame] if frame else nobody for frame in found]
 
 
 def _records(path: Path, told: Told, points: Any) -> Iterator[Found]:
@@ -313,6 +335,8 @@ def _records(path: Path, told: Told, points: Any) -> Iterator[Found]:
             own = record.get("name", record.get("clip", name if number == 0 else f"{name}-{number:06}"))
             try:
                 joints = points(_with_gaps(joints))
+            except DataError as error:
+                raise DataError(f"{where}: {error}") from None
             except (KeyError, TypeError, AttributeError, IndexError) as error:
                 raise DataError(f"{where}: its joints are not what they should be ({one_line(error)})") from None
             yield told.found(str(own), joints, record, folder)

@@ -20,7 +20,7 @@ from last_e.datafile import OWN_SPLIT, VALIDATION, DataError, output_path
 from last_e.described import DESCRIPTION, FILE_NAME, MOST_PEOPLE, UNITS, Description, in_a_line
 from last_e.own_set import OwnSet, doubtful_units, mistakes_in
 from last_e.prepare.account import versions
-from last_e.prepare.clipfile import About, Array, Part, names_of, write_streamed
+from last_e.prepare.clipfile import About, Array, Part, write_streamed
 from last_e.prepare.own_look import MISSING, torso_of
 from last_e.prepare.replace import see_that_it_may_be_made
 from last_e.skeletons import LAYOUTS, Skeleton
@@ -28,6 +28,8 @@ from last_e.text import one_line, shown
 
 BATCH, BATCH_BYTES = 256, 32 * 2**20
 FARTHEST = 32_767
+BEST_SCORE = 1.25
+"""Of a joint in an image; detectors exceed 1 by a little."""
 MOST_FRAMES = 1_000_000
 _MOST_TOLD = 10
 _UNKNOWN = ("0", "1")
@@ -214,7 +216,7 @@ class _Writer:
         self._names_come = names_come
         self._numbers = {} if names_come else {name: number for number, name in enumerate(description.classes)}
         self._subjects: dict[int | str, int] = {}
-        self._names: set[str] = set()
+        self._names: dict[str, None] = {}  # whole and in order, as a file does not keep them
         self._unseen = np.zeros(len(description.skeleton.joints), dtype=np.int64)
         self._sightings = 0
         self._torso: list[float] = []
@@ -262,7 +264,7 @@ class _Writer:
         if joints is None:
             self.written.left_out.append(f"{name}: nobody is seen in any frame")
             return
-        self._names.add(name)
+        self._names[name] = None
         self._unseen += unseen
         self._sightings += joints.shape[0] * joints.shape[1]
         self._torso.append(torso_of(joints, self.written.description.skeleton.measure))
@@ -305,6 +307,8 @@ class _Writer:
         if not 1 <= joints.shape[0] <= MOST_PEOPLE:
             raise DataError(f"{joints.shape[0]} people; allowed are 1 to {MOST_PEOPLE}")
         if flat:
+            if joints.shape[3] == 3:
+                _see_that_it_is_a_score(joints[..., 2], description.units)
             is_seen = joints[..., 2:3] != 0 if joints.shape[3] == 3 else True
             joints = np.where(is_seen, joints[..., :2] * (1.0, -1.0), np.nan)  # y goes down in an image
             joints = np.concatenate([joints, np.zeros_like(joints[..., :1])], axis=3)
@@ -331,7 +335,7 @@ class _Writer:
         subjects = [str(named.get(one, one)) for one in columns["performer"].tolist()]
         masks: dict[str, Array] = {}
         for split, how in self._splits.items():
-            masks.update(shared_out(split, how, names_of(columns), subjects, columns["label"]))
+            masks.update(shared_out(split, how, list(self._names), subjects, columns["label"]))
         if self._names_come:
             names = sorted(self._numbers, key=lambda name: (int(name) if name.isdecimal() else -1, name))
             place = np.array([names.index(name) for name in self._numbers], dtype=np.int64)
@@ -364,6 +368,15 @@ class _Writer:
             return Description.model_validate({**dict(self.written.description), "classes": tuple(classes)})
         except ValidationError as error:
             raise DataError(f"{self._where}: {in_a_line(error)}", missing=True) from None
+
+
+def _see_that_it_is_a_score(third: npt.NDArray[np.float64], units: str) -> None:
+    """See that a third number beside x and y is how well a joint is seen, or one of the flags 0, 1, 2, and no z."""
+    if ((third < 0) | ((third > BEST_SCORE) & (third != 2))).any():
+        found = f"goes from {np.nanmin(third):.3g} to {np.nanmax(third):.3g}"
+        raise DataError(
+            f"its third number {found}, and is how well a joint is seen, 0 to 1; is it a z? Then {units} are wrong (units)"
+        )
 
 
 def shared_out(split: str, how: Split, names: Sequence[str], subjects: Sequence[str], label: Array) -> dict[str, Array]:

@@ -123,3 +123,12 @@ def test_parts_of_an_image_are_no_metres(tmp_path: Path) -> None:
         "x and y all lie between 0 and 1 m: parts of an image's width, which are image, not metres (units)?"
     ]
     assert report.description.classes == ("0", "1")
+
+
+def test_metres_are_no_pixels(tmp_path: Path) -> None:
+    some = [OwnClip(walk(n)[..., :2], n % 2, subject=n // 4) for n in range(16)]
+    report = write_dataset(
+        tmp_path / "own.safetensors", some, skeleton="coco17", units="pixels", splits={"people": Split(test=[3])}
+    )
+    [told] = report.warnings
+    assert re.fullmatch(r"a torso is [\d.]+ pixels long: metres, or another unit, in place of pixels \(units\)\?", told)

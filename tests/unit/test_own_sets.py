@@ -374,6 +374,13 @@ def test_a_split_by_lists(tmp_path: Path) -> None:
 # --- mistakes --------------------------------------------------------------------------------------------------------
 
 
+def test_clips_are_chosen_by_names_of_any_kind_and_length(tmp_path: Path) -> None:
+    names = ["gehen-ü", "歩く", *("x" * 300 + end for end in "abcdef")]
+    some = [OwnClip(walk(seed=number), number % 2, name) for number, name in enumerate(names)]
+    _, _, tests = masks(tmp_path / "own.safetensors", some, Split("clip", test=[names[0], names[1], names[3]]))
+    assert tests == [True, True, False, True, False, False, False, False]
+
+
 def test_what_is_doubtful_is_told_and_written_all_the_same(tmp_path: Path) -> None:
     flat = walk(sides=3) * (1, 1, 0)
     some = [OwnClip(flat, int(n > 36), subject=n % 3) for n in range(40)]
@@ -491,8 +498,10 @@ def test_a_set_is_looked_for_here_though_the_profile_is_of_elsewhere(tmp_path: P
 
 @pytest.mark.parametrize("units", ["metres", "pixels"])
 def test_batches_of_a_set_of_several_people(units: str, tmp_path: Path) -> None:
+    sides = 3 if units == "metres" else 2
     some = [
-        OwnClip(np.stack([walk(seed=4 * n + m, frames=30) for m in range(1 + n % 4)]), n % 2, subject=n % 4) for n in range(16)
+        OwnClip(np.stack([walk(30, seed=4 * n + m, sides=sides) for m in range(1 + n % 4)]), n % 2, subject=n % 4)
+        for n in range(16)
     ]
     found = read_clips(written(tmp_path / "own.safetensors", some, units=units), 2)
     words = ("model=nano", f"dataset={tmp_path / 'own.safetensors'}", "training.batch_size=8", "training.input_frames=16")

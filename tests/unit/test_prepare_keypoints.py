@@ -187,6 +187,44 @@ def test_landmarks_of_the_world_are_metres_and_upright(tmp_path: Path) -> None:
     assert np.abs(found.joints[0].numpy() - expected).max() <= 0.5
 
 
+def test_units_say_which_of_two_kinds_of_landmarks_are_meant(tmp_path: Path) -> None:
+    def frames_of(**kinds: float) -> list[Any]:
+        return [
+            {f"pose_{kind}": [{"x": at + joint / 99, "y": 0.25, "z": 0.5} for joint in range(33)] for kind, at in kinds.items()}
+        ] * 3
+
+    def found(frames: list[Any], units: str | None) -> list[int]:
+        lines = [json.dumps({"label": label, "name": label, "frames": frames}) for label in ("a", "b")]
+        (tmp_path / "a.jsonl").write_text("\n".join(lines))
+        return list(imported("mediapipe", tmp_path / "a.jsonl", units=units, test="b").joints[0, 0].tolist())
+
+    both = frames_of(landmarks=0.25, world_landmarks=0.125)
+    assert found(both, None) == [500, -500, 0]  # parts of the image: y goes down, and there is no z
+    assert found(both, "metres") == [125, -250, -500]
+    bare = [frame["pose_landmarks"] for frame in both]
+    assert found(bare, "metres") == [250, -250, -500]
+    image, world = frames_of(landmarks=0.25), frames_of(world_landmarks=0.25)
+    for frames, units in ((world, None), ([*image, *world], None), (image, "metres"), ([*world, *image], "metres")):
+        with pytest.raises(DataError, match=r"a.jsonl:1: .*pose_(world_)?landmarks alone.*--units"):
+            found(frames, units)
+
+
+def test_sets_in_space_are_not_taken_for_those_of_an_image(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a.csv:1: columns of z, and units of an image: --units metres"):
+        imported("csv", csv_of(tmp_path / "a.csv", COCO17))
+    with pytest.raises(DataError, match=r"its third number goes from 1.\d+ to 8.\d+, and is how well a joint is seen"):
+        imported("json", json_of(tmp_path / "a.json", 17), layout="coco17")
+    # Beside a score z is not wanted, and in space the score is not.
+    head, *rows = csv_of(tmp_path / "a.csv", COCO17, "xyz").read_text().splitlines()
+    scores = ",".join(f"{joint}_score" for joint in COCO17.joints)
+    (tmp_path / "a.csv").write_text("\n".join([f"{head},{scores}", *(row + ",0.5" * 17 for row in rows)]))
+    assert (imported("csv", tmp_path / "a.csv").joints[..., 2] == 0).all()
+    found = imported("csv", tmp_path / "a.csv", units="metres").joints
+    assert np.abs(found[0].numpy() - points(0, 17)[0] * 1000).max() <= 0.5
+    with pytest.raises(DataError, match=r"allowed is .*, 3"):
+        imported("csv", csv_of(tmp_path / "a.csv", COCO17, "xyc"), units="metres")
+
+
 def test_a_table_tells_what_the_files_do_not(tmp_path: Path) -> None:
     openpose_of(tmp_path / "a")
     rows = ["name,label,subject,part", "take0,run,a,train", "take1,rest,b,train", "take2,run,c,validation", "take3,rest,d,test"]
@@ -213,7 +251,7 @@ def test_a_table_tells_what_the_files_do_not(tmp_path: Path) -> None:
 def test_splits_by_subject_and_by_list(wanted: dict[str, Any], split: str, trains: list[bool], tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("take0\ntake3\n")
     wanted = {key: f"@{tmp_path / 'names.txt'}" if value == "@LIST" else value for key, value in wanted.items()}
-    found = imported("csv", csv_of(tmp_path / "a.csv", COCO17), **wanted)
+    found = imported("csv", csv_of(tmp_path / "a.csv", COCO17, "xy"), **wanted)
     assert train_mask(found, "own", split).tolist() == trains
 
 
@@ -278,6 +316,15 @@ def other(path: Path, text: str) -> Path:
     return path
 
 
+def said(path: Path, more: str) -> Path:
+    return other(path, f'{{"joints": {json.dumps(points(0, 25)[2:].tolist())}, "label": "sit", {more}}}')
+
+
+def length_of(path: Path, length: float) -> Path:
+    np.savez(path, joints=np.ones((2, 3, 25, 3)), label=np.array([0, 1]), length=np.array([length, 3]))
+    return path
+
+
 def pickled(path: Path) -> Path:
     path.write_bytes(pickle.dumps({"annotations": [{"frame_dir": "a", "label": 0}]}))
     return path
@@ -293,15 +340,13 @@ def code(path: Path) -> Path:
     return path
 
 
-def said(path: Path, more: str) -> Path:
-    return other(path, f'{{"joints": {json.dumps(points(0, 25)[2:].tolist())}, "label": "sit", {more}}}')
+def rows(folder: Path, *lines: str) -> Path:
+    return other(
+        folder / "a.csv", "\n".join(["frame,label,subject,person,x0,y0,x1,y1", *(f"{line},1,2,3,4" for line in lines)])
+    )
 
 
-def length_of(path: Path, length: float) -> Path:
-    np.savez(path, joints=np.ones((2, 3, 25, 3)), label=np.array([0, 1]), length=np.array([length, 3]))
-    return path
-
-
+CSV = {"layout": "PAIR", "units": "pixels"}
 PAIR = {"joints": ["a", "b"], "bones": [[0, 1]]}
 WRONG: dict[str, tuple[str, Callable[[Path], Path], dict[str, Any], str]] = {
     "ragged": ("csv", lambda p: ragged(p / "a.csv"), {"layout": "PAIR"}, r"a.csv:2: 6 values in 7 columns"),
@@ -317,16 +362,22 @@ WRONG: dict[str, tuple[str, Callable[[Path], Path], dict[str, Any], str]] = {
                "part dev: allowed are train, test, validation"),
     "no coco": ("coco", lambda p: other(p / "a.json", '{"images": 3}'), {}, "not what COCO's keypoints are"),
     "no openpose": ("openpose", lambda p: other(p / "a.json", "{}"), {}, "openpose is one with a folder for each clip"),
-    "classes": ("csv", lambda p: csv_of(p / "a.csv", COCO17), {"classes": "sit,run"}, "label 'wave' has no name"),
-    "test": ("csv", lambda p: csv_of(p / "a.csv", COCO17), {"test": "anna"}, "no clip is called anna"),
-    "no list": ("pyskl", lambda p: pyskl_of(p / "a.pkl"), {"layout": "coco17", "train_list": "x"}, "no list 'x'; its lists"),
-    "not of theirs": ("pyskl", lambda p: pickled(p / "a.pkl"), {"layout": "coco17"}, "annotation 0: needs frame_dir"),
-    "code": ("pyskl", lambda p: code(p / "a.pkl"), {"layout": "coco17"}, "os.system|posix.system"),
+    "classes": ("csv", lambda p: csv_of(p / "a.csv", COCO17, "xy"), {"classes": "sit,run"}, "label 'wave' has no name"),
+    "test": ("csv", lambda p: csv_of(p / "a.csv", COCO17, "xy"), {"test": "anna"}, "no clip is called anna"),
     "camera": ("json", lambda p: said(p / "a.json", '"camera": 1e400'), {"layout": "ntu25"}, "camera is no text and no whole"),
     "far camera": ("json", lambda p: said(p / "a.json", f'"camera": {10**30}'), {"layout": "ntu25"}, "or camera is no text"),
     "subject": ("json", lambda p: said(p / "a.json", f'"subject": {10**30}'), {"layout": "ntu25"}, "subject or camera is no"),
     "length": ("npz", lambda p: length_of(p / "a.npz", np.nan), {"layout": "ntu25"}, "clip a-000000: length nan: no whole"),
     "endless": ("npz", lambda p: length_of(p / "a.npz", np.inf), {"layout": "ntu25"}, "clip a-000000: length inf"),
+    "no list": ("pyskl", lambda p: pyskl_of(p / "a.pkl"), {"layout": "coco17", "train_list": "x"}, "no list 'x'; its lists"),
+    "not of theirs": ("pyskl", lambda p: pickled(p / "a.pkl"), {"layout": "coco17"}, "annotation 0: needs frame_dir"),
+    "code": ("pyskl", lambda p: code(p / "a.pkl"), {"layout": "coco17"}, "os.system|posix.system"),
+    "two labels": ("csv", lambda p: rows(p, "0,x,,", "1,y,,"), CSV, "a.csv:3: clip a: label y, which was x before"),
+    "two subjects": ("csv", lambda p: rows(p, "0,x,s,", "1,x,t,"), CSV, "a.csv:3: clip a: subject t"),
+    "twice": ("csv", lambda p: rows(p, "0,x,,", "1,x,,", "0.0,x,,"), CSV, "a.csv:4: .*frame 0 .*there"),
+    "no frame": ("csv", lambda p: rows(p, ",x,,0", ",x,,1"), CSV, "a.csv:3: clip a: several people, and no frame"),
+    "no number": ("csv", lambda p: rows(p, "nan,x,,0"), CSV, "a.csv:2: clip a: frame nan"),
+    "two columns": ("csv", lambda p: other(p / "a.csv", "label,x0,x_0,y0,x1,y1\na,1,1,2,3,4\n"), CSV, "a.csv:1: .*x0 and x_0"),
     "missing": ("csv", lambda p: p / "none.csv", {}, "none.csv: no such file or folder"),
 }  # fmt: skip
 
