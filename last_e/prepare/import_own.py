@@ -120,6 +120,10 @@ def import_keypoints(
             raise DataError(f"{path}: only some clips say in which part they are", missing=True)
 
     own = first.part is not None and wanted.train is None and wanted.test is None
+    drawn = {"--by": wanted.by == "subject", "--validation": wanted.validation is not None, "--seed": wanted.seed != 0}
+    if own and (flags := [flag for flag, given in drawn.items() if given]):
+        hint = "the clips say themselves in which part they are; another split needs --test or --train"
+        raise DataError(f"{', '.join(flags)}: {hint}", missing=True)
     split = (
         Split("clip", train=parts.setdefault("train", []), validation=parts.setdefault("validation", []))
         if own

@@ -44,6 +44,7 @@ MOST_ROWS = 100_000
 PARTS = ("train", "test", "validation")
 TOLD = ("label", "subject", "camera", "part")
 """What a table of clips may say, beside their names."""
+_DEEPEST = 4
 _AXIS = re.compile(r"(?i)(?:(?P<name>.+)[_.](?P<axis>x|y|z|score|c|confidence|visibility|v)|(?P<a>[xyzvc])_?(?P<n>\d{1,3}))")
 
 
@@ -290,15 +291,20 @@ def _without_padding(points: Array) -> Array:
 
 def read_json(path: Path, told: Told) -> Iterator[Found]:
     """The records of a JSON file, of one with a record a line, or of each in a folder."""
-    return _records(path, told, lambda joints: joints)
+    return _records(path, told, lambda joints: _with_gaps(joints, _count(told)))
 
 
 def read_mediapipe(path: Path, told: Told) -> Iterator[Found]:
     """The same, with MediaPipe's landmarks."""
-    return _records(path, told, lambda frames: landmarks(frames, told.is_flat))
+    return _records(path, told, lambda frames: landmarks(frames, told.is_flat, _count(told)))
 
 
-def landmarks(frames: Any, is_flat: bool) -> Any:
+def _count(told: Told) -> int:
+    """How many joints a clip has that shows nobody."""
+    return 0 if told.skeleton is None else len(told.skeleton.joints)
+
+
+def landmarks(frames: Any, is_flat: bool, usual: int) -> Any:
     """(T, V, 3) of a list of frames, each a list of landmarks, or a mapping that holds one, or null where nobody is seen.
 
     In space they are world landmarks, turned upright; of those in the image the third number is whether a joint is visible.
@@ -317,7 +323,7 @@ def landmarks(frames: Any, is_flat: bool) -> Any:
         if frame and isinstance(frame[0], list):  # a list for each person: the first
             frame = frame[0]
         found.append(frame)
-    count = max((len(frame) for frame in found if frame), default=0)
+    count = max((len(frame) for frame in found if frame), default=usual)
     nobody = [[np.nan] * 3] * count
     if is_flat:
         return [[[p["x"], p["y"], p.get("visibility", 1.0)] for p in frame] if frame else nobody for frame in found]
@@ -334,7 +340,7 @@ def _records(path: Path, told: Told, points: Any) -> Iterator[Found]:
                 raise DataError(f"{where}: no joints in it, but {shown(', '.join(map(str, record)) or 'nothing')}")
             own = record.get("name", record.get("clip", name if number == 0 else f"{name}-{number:06}"))
             try:
-                joints = points(_with_gaps(joints))
+                joints = points(joints)
             except DataError as error:
                 raise DataError(f"{where}: {error}") from None
             except (KeyError, TypeError, AttributeError, IndexError) as error:
@@ -342,12 +348,36 @@ def _records(path: Path, told: Told, points: Any) -> Iterator[Found]:
             yield told.found(str(own), joints, record, folder)
 
 
-def _with_gaps(value: Any) -> Any:
-    """Lists whose ``null`` joints are no numbers, of the width of others."""
-    if not isinstance(value, list) or not value or not isinstance(value[0], (list, type(None))):
-        return value
-    width = next((len(one) for one in value if isinstance(one, list) and one and not isinstance(one[0], (list, dict))), None)
-    return [_with_gaps(one) if one is not None or width is None else [np.nan] * width for one in value]
+def _with_gaps(value: Any, joints: int) -> Any:
+    """Lists in which ``null``, for a joint, a frame or a person, is as many numbers that are none as others have."""
+    sides = _sides(value)
+    if not sides:
+        return [[[np.nan] * 3] * joints] if _is_void(value) else value
+    gaps = [np.full(sides[deep:], np.nan).tolist() for deep in range(1, len(sides))]
+
+    def filled(one: Any, deep: int) -> Any:
+        if deep >= len(gaps) or not isinstance(one, list):
+            return one
+        return [gaps[deep] if inner is None else filled(inner, deep + 1) for inner in one]
+
+    return filled(value, 0)
+
+
+def _sides(value: Any, deep: int = 0) -> tuple[int, ...]:
+    """How many people, frames, joints and numbers nested lists have, by the first number in them; none where there is none."""
+    if not isinstance(value, list) or deep > _DEEPEST:
+        return ()
+    if any(isinstance(one, (int, float)) for one in value):
+        return (len(value),)
+    inner = next((found for one in value if (found := _sides(one, deep + 1))), ())
+    return (len(value), *inner) if inner else ()
+
+
+def _is_void(value: Any, deep: int = 0) -> bool:
+    """Whether there is nothing in nested lists."""
+    if deep > _DEEPEST or not isinstance(value, list):
+        return value is None
+    return all(_is_void(one, deep + 1) for one in value)
 
 
 def _objects(file: Path) -> Iterator[tuple[str, Any]]:

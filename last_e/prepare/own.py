@@ -216,6 +216,7 @@ class _Writer:
         self._names_come = names_come
         self._numbers = {} if names_come else {name: number for number, name in enumerate(description.classes)}
         self._subjects: dict[int | str, int] = {}
+        self._unused: dict[str, set[str]] = {"clip": set(), "subject": set()}  # of clips that are left out
         self._names: dict[str, None] = {}  # whole and in order, as a file does not keep them
         self._unseen = np.zeros(len(description.skeleton.joints), dtype=np.int64)
         self._sightings = 0
@@ -263,6 +264,8 @@ class _Writer:
             return
         if joints is None:
             self.written.left_out.append(f"{name}: nobody is seen in any frame")
+            self._unused["clip"].add(name)
+            self._unused["subject"].add(str(subject))
             return
         self._names[name] = None
         self._unseen += unseen
@@ -335,7 +338,7 @@ class _Writer:
         subjects = [str(named.get(one, one)) for one in columns["performer"].tolist()]
         masks: dict[str, Array] = {}
         for split, how in self._splits.items():
-            masks.update(shared_out(split, how, list(self._names), subjects, columns["label"]))
+            masks.update(shared_out(split, how, list(self._names), subjects, columns["label"], self._unused[how.by]))
         if self._names_come:
             names = sorted(self._numbers, key=lambda name: (int(name) if name.isdecimal() else -1, name))
             place = np.array([names.index(name) for name in self._numbers], dtype=np.int64)
@@ -379,14 +382,16 @@ def _see_that_it_is_a_score(third: npt.NDArray[np.float64], units: str) -> None:
         )
 
 
-def shared_out(split: str, how: Split, names: Sequence[str], subjects: Sequence[str], label: Array) -> dict[str, Array]:
-    """The columns of a split, (N,) bool each.
+def shared_out(
+    split: str, how: Split, names: Sequence[str], subjects: Sequence[str], label: Array, unused: Set[str]
+) -> dict[str, Array]:
+    """The columns of a split, (N,) bool each. It may name what is ``unused``, too: of clips that are left out.
 
     Raises:
         DataError: it names what is not there.
     """
     keys = list(subjects if how.by == "subject" else names)
-    everyone = set(keys)
+    everyone = {*keys, *unused}
     unknown = [
         str(one)
         for part in (how.train, how.test, how.validation)

@@ -381,6 +381,21 @@ def test_clips_are_chosen_by_names_of_any_kind_and_length(tmp_path: Path) -> Non
     assert tests == [True, True, False, True, False, False, False, False]
 
 
+def test_a_clip_that_shows_nobody_may_be_named_by_a_split(tmp_path: Path) -> None:
+    def some() -> Iterator[OwnClip]:
+        yield from clips()
+        yield OwnClip(np.full((9, 17, 3), np.nan), 0, "dark", subject="nobody")
+
+    _, validation, tests = masks(
+        tmp_path / "own.safetensors", some(), Split("clip", test=["c1", "c2", "dark"], validation=["c3"])
+    )
+    assert (np.flatnonzero(tests).tolist(), np.flatnonzero(validation).tolist()) == ([1, 2], [3])
+    _, _, tests = masks(tmp_path / "own.safetensors", some(), Split(test=[1, "nobody"]))
+    assert np.flatnonzero(tests).tolist() == [4, 5, 6, 7]
+    with pytest.raises(DataError, match="no subject is called dark"):
+        masks(tmp_path / "own.safetensors", some(), Split(test=[1, "dark"]))
+
+
 def test_what_is_doubtful_is_told_and_written_all_the_same(tmp_path: Path) -> None:
     flat = walk(sides=3) * (1, 1, 0)
     some = [OwnClip(flat, int(n > 36), subject=n % 3) for n in range(40)]

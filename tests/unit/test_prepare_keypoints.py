@@ -279,6 +279,50 @@ def test_several_people_of_a_csv_file_and_columns_in_any_order(tmp_path: Path) -
     ]
 
 
+def test_a_clip_that_shows_nobody_ends_no_import_with_parts(tmp_path: Path) -> None:
+    records = [
+        {"label": "ab"[n % 2], "name": f"c{n}", "part": ("train", "test")[n > 3], "joints": points(n % 4, 17)[2:].tolist()}
+        for n in range(8)
+    ]
+    dark = [{"label": "a", "name": f"dark {part}", "part": part, "joints": [[[None] * 3] * 17] * 3}
+            for part in ("train", "test", "validation")]  # fmt: skip
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, [*dark, *records])))
+    found = imported("json", tmp_path / "a.jsonl", layout="coco17", units="metres", test=None, by=None)
+    assert train_mask(found, "own", "part").tolist() == [n < 4 for n in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "flag"), [({"validation": "0.2"}, "--validation"), ({"by": "subject"}, "--by"), ({"seed": 3}, "--seed")]
+)
+def test_how_to_draw_is_not_said_of_clips_that_are_shared_out_already(
+    wanted: dict[str, Any], flag: str, tmp_path: Path
+) -> None:
+    lines = [{**told(n), "part": ("train", "test")[n // 2], "joints": plain(points(n, 17))} for n in range(4)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(DataError, match=f"{flag}: the clips say themselves .* --test or --train"):
+        imported("json", tmp_path / "a.jsonl", layout="coco17", units="metres", **{"test": None} | wanted)
+    found = imported("json", tmp_path / "a.jsonl", layout="coco17", units="metres", **{"test": "0.5"} | wanted)
+    assert found.description is not None
+    assert "part" not in found.description.splits
+
+
+def test_frames_and_people_may_be_null(tmp_path: Path) -> None:
+    whole = points(0, 17)[2:].tolist()
+    nobody = [None] * 17
+    cases = [[*whole, None], [None, *whole], [nobody, *whole], [whole, [None, *whole[1:]]], [None, whole], whole]
+    dark: list[Any] = [[None, None], [nobody] * 2, [[nobody]] * 2, []]
+    lines = [{"label": "ab"[n % 2], "name": f"c{n}", "joints": one} for n, one in enumerate([*cases, *dark])]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    found = imported("json", tmp_path / "a.jsonl", layout="coco17", units="metres", test="c0,c1")
+    assert found.length.tolist() == [3] * 6
+    assert found.bodies.tolist() == [1, 1, 1, 2, 1, 1]
+    rows = found.joints.reshape(-1, 3, 17, 3)
+    assert all(torch.equal(rows[number], rows[0]) for number in (1, 2, 3, 5, 6))
+    marks = mediapipe_of(tmp_path / "landmarks")
+    (marks / "dark.json").write_text(json.dumps({"label": "sit", "frames": [None, {"pose_landmarks": []}]}))
+    assert len(imported("mediapipe", marks)) == 4
+
+
 def test_frames_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     def marks(number: int, joints: int) -> list[float]:
         return [value for joint in range(joints) for value in (10 * number + 1, 10 * joint + 1, 1)]
