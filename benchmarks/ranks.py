@@ -45,10 +45,11 @@ def main() -> None:
     parser.add_argument("--ranks", default="1,2,4", help="how many there are (default: 1,2,4)")
     parser.add_argument("--rounds", type=int, default=5, help="how often steps are measured (default: 5)")
     parser.add_argument("--seconds", type=float, default=10, help="and how long (default: 10)")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="of the configuration")
     options = parser.parse_args()
     numbers = [int(number) for number in options.ranks.split(",")]
     share_cores()
-    config = with_shares(settings(options.model), max(numbers))
+    config = with_shares(settings(options.model, options.set), max(numbers))
     model = LastE(config.model, config.data.num_classes)
     size = sum(p.numel() for p in model.parameters()) + sum(s.numel() for s in pack_statistics(model) if s.is_floating_point())
     parts = micro_batches(config)
@@ -68,9 +69,9 @@ def main() -> None:
         print(words, flush=True)
 
 
-def settings(model: str) -> TrainConfig:
+def settings(model: str, more: list[str]) -> TrainConfig:
     """The recipe of ntu60, on made-up clips."""
-    layer, problems = set_layer([f"model.variant={model}", "dataset=ntu60", "hardware.device=cpu"])
+    layer, problems = set_layer([f"model.variant={model}", "dataset=ntu60", "hardware.device=cpu", *more])
     return resolve([layer], TrainConfig, problems).config
 
 
@@ -111,6 +112,7 @@ def add_up(seat: Seat, parts: int, size: int, connection: Connection) -> None:
         dist.all_reduce(flat)
         took.append((ordered, time.perf_counter() - began))
     connection.send(took)
+    group.leave()
 
 
 if __name__ == "__main__":

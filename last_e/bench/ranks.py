@@ -132,13 +132,13 @@ def _answer(connection: Connection) -> _Found:
 
 def _work(config_json: str, data: Path | None, seat: Seat, connection: Connection) -> None:
     """What a rank does: build the trainer, then take steps with the others whenever it is asked to."""
+    group: Group = ALONE
     with connection:
         try:
             config = TrainConfig.model_validate_json(config_json)
             device, _ = choose_device(config.hardware, seat.rank)
             if device.type == "cuda":
                 torch.cuda.set_device(device)
-            group: Group = ALONE
             if seat.size > 1:
                 group = joined = Joined(seat)
                 joined.meet(device)
@@ -150,6 +150,9 @@ def _work(config_json: str, data: Path | None, seat: Seat, connection: Connectio
             return
         except Exception as error:  # whatever it is, the process that asked has to hear of it
             connection.send(f"rank {seat.rank}: {type(error).__name__}: {error}")
+        finally:
+            if isinstance(group, Joined):
+                group.leave()
 
 
 def _steps(steps: Iterator[int], seconds: float, group: Group, device: torch.device) -> _Found:

@@ -119,6 +119,12 @@ class Joined:
             dist.all_reduce(all_have, dist.ReduceOp.MIN)  # a group of nccl's is made by all of them or by none
             self._tensors = dist.new_group(backend="nccl", timeout=GPU_PATIENCE) if bool(all_have) else None
 
+    def leave(self) -> None:
+        """Of a process that does not end at once (:mod:`last_e.__main__` does): torn down by Python while threads of gloo still
+        run, it would be aborted."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
     @contextmanager
     def work(self, clips: int) -> Iterator[None]:
         """See :class:`Group`. Through nccl a rank waits for others on its GPU, which is not seen here."""

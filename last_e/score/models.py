@@ -126,7 +126,7 @@ def _logits(one: Asked, clips: Clips, index: Tensor, crops: int, progress: Calla
     precision = choose_precision(config, device)
     workers = set_up_torch(config, device, _SILENT)
     load_loops(config, device, _SILENT)
-    model = LastE(config.model, config.data.num_classes)
+    model = LastE(config.model, config.data.num_classes, clips.skeleton)
     state, _ = checkpoint.load(one.folder)
     try:
         model.load_state_dict(state["model"])

@@ -207,7 +207,8 @@ class Job:
         """Delete everything; the record goes first, so that what is left of a cut deletion is no job. Where an attempt may come
         back (it is only silent), or somebody has written meanwhile, a word stays for them. Returns how many."""
         try:
-            silent = any(attempt.open for attempt in self.attempts.all())
+            # Done once more, because an answer was lost: the word that is there is for one whose record has gone.
+            silent = any(attempt.open for attempt in self.attempts.all()) or self.is_deleted()
         except DamagedObjectError:
             silent = True
         keys = [entry.key for entry in self.store.scan(self.paths.all)]

@@ -6,7 +6,9 @@ from __future__ import annotations
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from contextlib import suppress
+from itertools import islice
 from typing import TextIO
 
 from last_e.process import pass_on
@@ -15,8 +17,8 @@ from runner.job.job import Job
 from runner.waits import WAITS
 
 LOOK_SECONDS = 10 * WAITS.follow
-_PATIENCE_SECONDS = 600.0
-"""For how long nobody may answer."""
+SILENCE_SECONDS = 600.0
+"""For how long nobody may answer: a laptop that was asleep finds its network again."""
 
 
 class Followed(ABC):
@@ -33,6 +35,7 @@ class Followed(ABC):
         self._next_look, self._said, self._silent_since = 0.0, "", 0.0
         self._withdrawn = self._asked = self.cancelled = False
         self._log: threading.Thread | None = None
+        self._told, self._is_told = 0, False
 
     @abstractmethod
     def _look(self) -> int | None:
@@ -43,8 +46,12 @@ class Followed(ABC):
         """
 
     @abstractmethod
-    def _copy_log(self) -> None:
-        """Show what it says, until it ends. Without that the attempt goes on, and so does its log in the store."""
+    def _lines(self) -> Iterator[str]:
+        """What it says, from its beginning until it ends.
+
+        Raises:
+            LastrunError: that breaks off.
+        """
 
     @property
     @abstractmethod
@@ -82,16 +89,25 @@ class Followed(ABC):
         return None
 
     def _follow_log(self) -> None:
-        """From now on, where somebody wants it."""
-        if self._log is None and self._output is not None:
+        """Where somebody wants it; one that has broken off is gone on with."""
+        if self._output is not None and (self._log is None or not self._log.is_alive()):
             self._log = threading.Thread(target=self._copy_log, name="log", daemon=True)
             self._log.start()
 
-    def _read_log_to_its_end(self) -> None:
+    def _read_log_to_its_end(self, *, is_there: bool = True) -> None:
         """Also of one that has come and gone between two looks."""
-        self._follow_log()
+        if is_there and not self._is_told:
+            self._follow_log()
         if self._log is not None:
             self._log.join(30)
+
+    def _copy_log(self) -> None:
+        """What has been shown is not shown again. Without it the attempt goes on, and so does its log in the store."""
+        with suppress(LastrunError):
+            for line in islice(self._lines(), self._told, None):
+                self._told += 1
+                self._write(line if line.endswith("\n") else f"{line}\n")
+            self._is_told = True
 
     def _show(self, found: object) -> None:
         """What becomes of it, once."""
@@ -103,7 +119,7 @@ class Followed(ABC):
         now = time.monotonic()
         self._silent_since = self._silent_since or now
         self._show(f"{error}; the attempt is not touched by that")
-        if now - self._silent_since > _PATIENCE_SECONDS:
+        if now - self._silent_since > SILENCE_SECONDS:
             raise EngineError(f"{error}. {self._how_it_goes_on()}")
 
     def _how_it_goes_on(self) -> str:

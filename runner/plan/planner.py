@@ -152,7 +152,7 @@ def row_of(
     """What a job takes on a machine, as far as that is known."""
     training, hardware = config.training, config.hardware
     size = training.batch_size
-    machines = config.run.nodes * (_gpus(config, profile) if place.device == "cuda" else 1)
+    machines = config.run.nodes * (_gpus(config, profile, place) if place.device == "cuda" else 1)
     ranks = hardware.ranks or machines
     parts = cuts(size, hardware.micro_batch or (most_for(config, ranks) if ranks > 1 else None))
     micro_batch = -(-size // parts)
@@ -236,10 +236,10 @@ def _times(
     return None
 
 
-def _gpus(config: JobSpec, profile: str) -> int:
-    """How many a machine trains on, as far as the job says; a session of Kaggle has two."""
+def _gpus(config: JobSpec, profile: str, place: Place) -> int:
+    """How many a machine trains on, as far as the job says; a session of Kaggle has two T4, or one P100."""
     asked = config.run.gpus
-    if profile == "kaggle" and asked in (None, "all"):
+    if profile == "kaggle" and place.name == "T4" and asked in (None, "all"):
         return 2
     return max(1, len(asked) if isinstance(asked, list) else asked if isinstance(asked, int) else 1)
 

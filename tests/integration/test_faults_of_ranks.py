@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import distributed as dist
 
 from last_e import train
 from last_e.checkpoint import load
@@ -69,6 +70,8 @@ def train_three_steps(rank: int, size: int, folder: Path) -> None:
         share = shares(len(batches), size)[rank]
         train_step(state, batches[share.start : share.stop], 0.1, settings, PLAIN, group, len(batches))
     torch.save((everything(state), vars(totals(state))), folder / f"{rank}-of-{size}")
+    if isinstance(group, Joined):
+        group.leave()
 
 
 def train_as_one_of_two(rank: int, folder: Path) -> None:
@@ -134,6 +137,7 @@ def train_until(rank: int, told: int, look: int, settings: str, out: Path) -> No
         TrainConfig.model_validate_json(settings), out, None, Discard(), stop, seat=Seat(rank, 2, out.parent / "meeting", 2)
     )
     assert ended.reason == "preempted", ended
+    dist.destroy_process_group()
 
 
 @pytest.mark.slow

@@ -75,7 +75,7 @@ def test_who_follows_one_bears_with_a_hub_that_is_away_and_hears_why_it_ended(
     assert time.monotonic() - began < 2  # it is the next look that asks again
     away = "it is busy, or down; it may answer again in some minutes (made up for tests); the attempt is not touched by that"
     assert said.getvalue().count(away) == 1
-    monkeypatch.setattr(followed, "_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(followed, "SILENCE_SECONDS", 0.0)
     with pytest.raises(EngineError, match=r"lastrun stop \S+ has it save and end; hf jobs cancel \w+ ends it without"):
         one.wait(0.1)
     there.away = False

@@ -164,7 +164,7 @@ def test_who_follows_a_session_bears_with_a_kaggle_that_is_away(
         said.getvalue().count("it may answer again in some minutes (made up for tests); the attempt is not touched by that")
         == 1
     )
-    monkeypatch.setattr(followed, "_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(followed, "SILENCE_SECONDS", 0.0)
     ended = r"https://www\.kaggle\.com/code/me/lastrun-tiny, Cancel Run, ends it without saving"
     with pytest.raises(EngineError, match=rf"lastrun stop \S+/{job.id} has it save and end; {ended}$"):
         one.wait(0.1)

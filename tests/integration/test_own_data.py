@@ -65,6 +65,9 @@ def test_a_job_trains_on_a_file_alone_and_holds_to_it(own: Path, cli: Cli, tmp_p
     assert job.name.startswith("nano-e-v3-my-people-")
     config = json.loads((job / "job.json").read_text())["config"]
     assert (config["dataset"], config["data.num_classes"], config["data.joints"]) == ("my.safetensors", 2, 17)
+    done = cli("evaluate", job.name, "--store", "jobs", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["names"] == ["still", "waving"]
     # Another set under the same name is another run.
     write_dataset(own, people(), classes=["still", "waving", "lying"], skeleton="coco17", units="pixels",
                   splits={"people": Split(test=["person 6", "person 7"])}, overwrite=True)  # fmt: skip

@@ -28,7 +28,7 @@ def test_nothing_acknowledged_is_lost(machines: int) -> None:
     assert {seed: violations for seed, violations in found.items() if violations} == {}
 
 
-@pytest.mark.parametrize(("machines", "seed"), [(2, 7380071), (3, 7202640), (4, 7208127), (5, 7303098)])
+@pytest.mark.parametrize(("machines", "seed"), [(2, 7380071), (2, 8072420), (3, 7202640), (4, 7208127), (5, 7303098)])
 def test_worlds_that_once_ended_badly_end_well(machines: int, seed: int) -> None:
     assert attempts.trial(seed, machines).violations == []
 

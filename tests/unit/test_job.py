@@ -433,8 +433,9 @@ def test_a_disk_that_is_away_is_no_deleted_job(tmp_path: Path) -> None:
 def test_of_a_job_whose_attempts_have_ended_nothing_stays_and_a_silent_one_finds_a_word(tmp_path: Path) -> None:
     job = Job.create(DirectoryStore(tmp_path), "j", {}, {}, "0")
     attempt = claim(job)
-    job.delete()
-    assert [entry.key for entry in job.store.scan("")] == [job.paths.tombstone]
+    for _ in range(2):  # once more, because the answer to the first was lost
+        job.delete()
+        assert [entry.key for entry in job.store.scan("")] == [job.paths.tombstone]
     job.attempts.write(attempt)
     assert job.lost(attempt) is Reason.JOB_DELETED
     job.forget()

@@ -80,7 +80,7 @@ def test_every_key_says_who_may_set_it() -> None:
     assert {key for key in who if key.startswith("store.") and who[key] != "here"} == set()
     assert {key for key, one in who.items() if one == "asks"} == {
         *("data.uri", "data.file", "run.launcher", "run.host", "run.pass_env", "run.image", "run.network", "run.slurm.extra"),
-        *("run.after", "run.hf.namespace", "run.kaggle.private_dataset"),
+        *("run.after", "run.nodes", "run.hf.namespace", "run.kaggle.private_dataset"),
     }
     assert all(mark.does for mark in set_by(JobSpec).values() if mark.who == "asks"), "what it would do is said"
 
@@ -114,6 +114,7 @@ ASKS: dict[str, Any] = {
     "run.pass_env": ["HF_TOKEN"],
     "run.host": "root@evil.example.org",
     "run.image": "evil/image",
+    "run.nodes": 64,
     "run.network": "host",
     "run.after": "shutdown",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import TextIO
 
@@ -97,9 +98,5 @@ class StartedThere(Followed):
         told = re.search(r"exit code:?\s*(\d+)", found.message) if found is not None else None
         return int(told[1]) if told and int(told[1]) in Exit._value2member_map_ else Exit.FAILED
 
-    def _copy_log(self) -> None:
-        try:
-            for line in self._there.log(self._id, follow=True):
-                self._write(plain(line if line.endswith("\n") else f"{line}\n"))
-        except LastrunError as error:
-            self._write(f"{error}: its log is not followed any more; lastrun logs {self._job.reference} has it\n")
+    def _lines(self) -> Iterator[str]:
+        yield from map(plain, self._there.log(self._id, follow=True))

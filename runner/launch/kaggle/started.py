@@ -6,13 +6,13 @@ import math
 import re
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import TextIO
 
 from last_e.text import plain
 from runner.errors import EngineError, Exit, LastrunError
 from runner.job.job import Job
-from runner.launch import followed
 from runner.launch.followed import Followed
 from runner.launch.kaggle import kept
 from runner.launch.kaggle.account import CANCELLED, Account, Seen
@@ -118,22 +118,8 @@ class StartedThere(Followed):
                 return int(told[-1])
         return None
 
-    def _copy_log(self) -> None:
-        """Over connections that break; what comes again from the beginning is not shown twice."""
-        shown, tries = 0, 0
-        while True:
-            try:
-                for number, piece in enumerate(self._there.log(self._slug, self._version)):
-                    if number >= shown:
-                        shown, tries = number + 1, 0
-                        self._write(_with_end(plain(piece)))
-                return
-            except LastrunError as error:
-                tries += 1
-                if tries > 5:
-                    self._write(f"{error}: its log is not followed any more; lastrun logs {self._job.reference} has it\n")
-                    return
-                time.sleep(followed.LOOK_SECONDS)
+    def _lines(self) -> Iterator[str]:
+        yield from map(plain, self._there.log(self._slug, self._version))
 
 
 def _with_end(piece: str) -> str:

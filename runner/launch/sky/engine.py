@@ -32,8 +32,6 @@ ACTIVE = ("INIT", "PENDING", "SETTING_UP", "RUNNING")
 CANCELLED = "CANCELLED"
 _PATIENCE_SECONDS = 300.0
 """What an answer may take; the first one starts SkyPilot's server."""
-SILENCE_SECONDS = 600.0
-"""For how long nobody may answer: a laptop that was asleep finds its network again."""
 _FAR = Path(__file__).with_name("far") / "__main__.py"
 _COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _SILENT = "SkyPilot's server does not answer ({}): sky api status"

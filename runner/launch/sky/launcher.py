@@ -20,6 +20,7 @@ from runner.job.cost import DOLLARS, PAID_SINCE, spent
 from runner.job.job import Job
 from runner.launch import bill
 from runner.launch.brought.sent import ADDRESS, CODE, Parcel
+from runner.launch.followed import SILENCE_SECONDS
 from runner.launch.heard import with_heard
 from runner.launch.inside import ONLY
 from runner.launch.protocol import Offer, Rented
@@ -27,7 +28,6 @@ from runner.launch.sky import terms
 from runner.launch.sky.engine import (
     NOTES,
     PREFIX,
-    SILENCE_SECONDS,
     FullError,
     InfeasibleError,
     KeysError,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Iterator
 from contextlib import suppress
-from itertools import islice
 from typing import TextIO
 
 from runner.errors import EngineError, Exit, LastrunError
@@ -34,7 +34,7 @@ class StartedThere(Followed):
         super().__init__(job, token, output)
         self._name = name
         self._tail: subprocess.Popen[str] | None = None
-        self._told, self._last = 0, ""
+        self._last = ""
 
     @property
     def queued(self) -> str | None:
@@ -78,8 +78,7 @@ class StartedThere(Followed):
             if found.job not in (None, "INIT", "PENDING"):
                 self._follow_log()
             return None
-        if found.state == "UP" or self._log is not None:
-            self._read_log_to_its_end()
+        self._read_log_to_its_end(is_there=found.state == "UP")
         self.cancelled = self._withdrawn or found.given_back or found.job == CANCELLED
         code = self._code(found)
         self._give_back(found)
@@ -119,18 +118,9 @@ class StartedThere(Followed):
         except EngineError as error:
             self._write(f"{error}: SkyPilot gives {self._name} back by itself; {ended_by(self._name)} does it now\n")
 
-    def _follow_log(self) -> None:
-        """Also anew, where it broke off: it goes on with the line that comes next."""
-        if self._log is not None and not self._log.is_alive():
-            self._log = None
-        super()._follow_log()
-
-    def _copy_log(self) -> None:
-        with suppress(LastrunError):
-            self._tail = sky().log(self._name)
-            assert self._tail.stdout is not None
-            with self._tail.stdout as lines:
-                for line in islice(lines, self._told, None):
-                    self._told += 1
-                    self._write(own_words(line if line.endswith("\n") else f"{line}\n"))
-            self._tail.wait()
+    def _lines(self) -> Iterator[str]:
+        self._tail = sky().log(self._name)
+        assert self._tail.stdout is not None
+        with self._tail.stdout as lines:
+            yield from map(own_words, lines)
+        self._tail.wait()

@@ -141,7 +141,9 @@ def last_lines(cluster: str) -> list[str]:
 WORDS = {one.__name__: one for one in (offers, feasible, launch, dry_run, result, cancel, down, clusters, look, last_lines)}
 
 
-_KEYS = re.compile(r"credential|CloudUserIdentity|unauthorized|invalid.api.key|invalid_grant|reauthenticat", re.IGNORECASE)
+_KEYS = re.compile(
+    r"credential|CloudUserIdentity|unauthorized|forbidden|permission.denied|invalid.api.key|invalid_grant|reauthenticat", re.I
+)
 """In what clouds say of keys that they do not take; each has errors of its own."""
 
 
