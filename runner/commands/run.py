@@ -221,7 +221,9 @@ def resume(
     trusted = Trust(found.store.uri, all_of_it=trust)
     attempts = settled(found)
     go = ready(found, attempts, how, trusted, copied=found is not home)
-    if (other := instead(go.resolved, here)) is not None:
+    # Only for who names the profile now: a stored job's own does not choose what starts it, nor what that costs.
+    other = None if env is None else instead(go.resolved, here)
+    if other is not None:
         go = ready(found, attempts, replace(how, launcher=other.launcher), trusted, copied=found is not home)
     _see_that_relay_fits(go.resolved.config, relay)
     _see_that_it_may_be_shut_down(go.resolved.config, yes_shut_down)

@@ -119,7 +119,8 @@ def main() -> None:
 
 def command(program: str, about: dict[str, Any], words: list[str]) -> list[str]:
     """The command line; there is nothing secret on it."""
-    binds = [place for place in [*about["binds"], os.environ.get("TMPDIR", "")] if place and Path(place).exists()]
+    wanted = [*about["binds"], os.environ.get("TMPDIR", ""), _env_file()]
+    binds = [place for place in wanted if place and Path(place).exists()]
     options = [word for place in dict.fromkeys(binds) for word in ("--bind", place)]
     nvidia = ["--nv"] if about["gpu"] and machine.driver_version() else []
     return [program, "exec", "--cleanenv", "--pwd", "/", *nvidia, *options, about["image"], *_LASTRUN, *words]
@@ -128,7 +129,15 @@ def command(program: str, about: dict[str, Any], words: list[str]) -> list[str]:
 def given(names: list[str]) -> dict[str, str]:
     """Variables that are handed in, under the names by which either program takes them."""
     values = {name: os.environ[name] for name in (*_NAMES, *names) if name in os.environ} | _OWN
+    if "LASTRUN_ENV_FILE" in values:
+        values["LASTRUN_ENV_FILE"] = _env_file()
     return {f"{before}{name}": value for before in _GIVEN for name, value in values.items()}
+
+
+def _env_file() -> str:
+    """The file of keys, which is read again inside: there the current folder is another."""
+    named = os.environ.get("LASTRUN_ENV_FILE")
+    return str(expand(named).absolute()) if named else ""
 
 
 def _binds(config: JobSpec, store: StoreUri, data: str | None) -> list[str]:

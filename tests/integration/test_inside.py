@@ -122,6 +122,16 @@ def test_the_driver_is_handed_in_where_it_is_and_a_gpu_is_wanted(monkeypatch: py
     assert "--nv" not in inside.command("apptainer", about, ["attempt"])
 
 
+def test_the_file_of_keys_is_handed_in_wherever_it_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TMPDIR", "")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "keys.env").write_text("AWS_ACCESS_KEY_ID=a\nAWS_SECRET_ACCESS_KEY=b\n")
+    monkeypatch.setenv("LASTRUN_ENV_FILE", "keys.env")
+    about: dict[str, object] = {"image": "x.sif", "binds": [], "names": [], "gpu": False}
+    assert ["--bind", str(tmp_path / "keys.env")] == inside.command("apptainer", about, ["attempt"])[5:7]
+    assert inside.given(["LASTRUN_ENV_FILE"])["APPTAINERENV_LASTRUN_ENV_FILE"] == str(tmp_path / "keys.env")
+
+
 def test_a_folder_that_cannot_be_handed_in_is_told(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     settings = ["run.container=apptainer", "run.image=/x.sif", f"hardware.scratch_root={tmp_path}/a:b"]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from runner.errors import StoreError
+from runner.launch.docker.handed import keys_of
 from runner.launch.variables import to_hand_over, values_elsewhere
 from runner.resolve import resolve_spec
 from runner.spec import JobSpec
@@ -65,6 +66,11 @@ def test_a_file_without_keys_is_told_and_nothing_else_is_taken(content: bytes | 
     with pytest.raises(StoreError) as caught:
         session()
     assert told.format(file) in str(caught.value)
+
+
+def test_of_the_file_an_engine_elsewhere_gets_the_keys_alone() -> None:
+    text = "HF_TOKEN=secret\nexport AWS_ACCESS_KEY_ID=a\n AWS_SECRET_ACCESS_KEY='b'\n# AWS_SESSION_TOKEN=old\nAWS_PROFILE=x\n"
+    assert keys_of(text) == "export AWS_ACCESS_KEY_ID=a\n AWS_SECRET_ACCESS_KEY='b'\n"
 
 
 def test_the_file_goes_where_it_can_be_read_and_its_keys_where_it_cannot(

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from runner.errors import EngineError, UsageError
+from runner.job.job import Job
 from runner.launch import rent
 from runner.launch.sky import engine
 from runner.resolve import resolve_spec
+from runner.store.directory import DirectoryStore
 from tests.conftest import TINY, Cli
 
 
@@ -99,3 +101,16 @@ def test_without_sky_one_message_names_the_ways_on(cli: Cli, tiny: Path) -> None
     assert len(refused.stderr.splitlines()) == 1
     assert "--launcher sky for one of a cloud, once SkyPilot is set up: see docs/clouds.md" in refused.stderr
     assert "say --here to train" in refused.stderr
+
+
+def test_a_stored_jobs_profile_begins_nothing_elsewhere(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+    """Only who names the profile with this very command: it costs quota, or money."""
+    resolved = resolve_spec(tiny, "kaggle", [])
+    origins = {key: str(origin) for key, origin in resolved.origins.items()}
+    job = Job.create(DirectoryStore(tmp_path / "store"), "tiny", resolved.items(), origins, "0")
+    (tmp_path / ".kaggle").mkdir()
+    (tmp_path / ".kaggle" / "kaggle.json").write_text("{}")
+    refused = cli("resume", job.id)
+    assert refused.returncode == 2, refused.stdout + refused.stderr
+    assert "or say --here" in refused.stderr
+    assert "session of Kaggle is begun" not in refused.stderr

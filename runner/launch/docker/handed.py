@@ -192,8 +192,16 @@ class Handed:
             for name, path in {**_AWS_FILES, **named}.items():
                 if stat.S_ISREG(_mode(expand(path))):
                     variables[name] = f"{TMP}/{name}"
-                    files[variables[name]] = expand(path).read_text(errors="replace")
+                    text = expand(path).read_text(errors="replace")
+                    files[variables[name]] = keys_of(text) if name == "LASTRUN_ENV_FILE" else text
         return {"variables": variables, "files": files}
+
+
+def keys_of(text: str) -> str:
+    """The lines of an environment file that are a bucket's keys: what else it holds is nobody's there."""
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+    kept = [line for line in text.splitlines() if line.strip().removeprefix("export ").partition("=")[0].strip() in names]
+    return "".join(f"{line}\n" for line in kept)
 
 
 def _inside(path: str | Path) -> str:
