@@ -4,6 +4,7 @@ origin."""
 from __future__ import annotations
 
 import codecs
+import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -109,8 +110,13 @@ def load_file(path: Path, name: str | None = None) -> tuple[Layer, list[Problem]
         wide = data.startswith(_UTF_16) or error.reason == "UTF-16"
         found = "text in UTF-16" if wide else "bytes that are not UTF-8"
         return {}, [Problem(name, "-", found, "YAML text in UTF-8; editors ask for it where they save a file under a name")]
+    except FileNotFoundError:
+        there = {one.name: one for folder in (Path("jobs"), path.parent) for one in sorted(folder.glob("*.y*ml"))}
+        meant = difflib.get_close_matches(path.name, there, n=1)
+        hint = f"; did you mean {there[meant[0]]}?" if meant else ""
+        return {}, [Problem(name, "-", "no such file", f"the path of a YAML file{hint}")]
     except (OSError, ValueError) as error:
-        found = "no such file" if isinstance(error, FileNotFoundError) else getattr(error, "strerror", None) or str(error)
+        found = getattr(error, "strerror", None) or str(error)
         return {}, [Problem(name, "-", found, "the path of a YAML file")]
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1

@@ -72,6 +72,8 @@ def evaluate(
     Raises:
         LastrunError: there is no such model, it or the clips are damaged or do not fit, and what to do.
     """
+    if data is not None and not data.is_file():
+        raise UsageError(f"--data {data}: no such file; without it the clips are those that the model was trained for")
     words = [*settings, *([] if data is None else [f"data.uri={json.dumps(str(data.absolute()))}"])]
     words += [] if split is None else [f"split_type={json.dumps(split)}"]
     with ExitStack() as held:
@@ -114,8 +116,6 @@ def _of_job(
     if trusts:
         trust.remember(values)
     best = not last and step is None
-    if best and not any(stored.manifest.test_top1 is not None for stored in job.checkpoints.all()):
-        raise UsageError(f"{job.id} has no checkpoint that was tested: --last takes the newest")
     say(f"{job.id}: checkpoint {pull_checkpoint(job, folder, best=best, step=step)}")
     spec = resolved.config
     values = spec.model_dump(mode="json", exclude={"name", "run", "store"})

@@ -78,7 +78,7 @@ def stop(
         show(words, error=True)
     if found.is_empty and not json:
         known = "no job runs" if not found.unread else "no job runs of those that can be read"
-        show(known if one is None else f"no point of {one.id} runs; whoever runs its points begins no more")
+        show(known if one is None else f"no point of {one.id} runs, and none is begun by whoever may run its points")
     ended = {}
     for each, facts in until_stopped(hearing) if wait else ():
         ended[each.id] = facts["state"]

@@ -59,6 +59,11 @@ def _chosen(job: Job, best: bool, step: int | None) -> Stored:
         tested = [stored for stored in there if stored.manifest.test_top1 is not None]
         found = sorted(tested, key=lambda stored: (stored.manifest.test_top1 or 0, *(-part for part in stored.manifest.order)))
     if not found:
+        if not there:
+            raise UsageError(f"{job.id} has no checkpoint yet; lastrun status {job.reference} tells what becomes of it")
+        if best:
+            newest = there[-1].manifest.step
+            raise UsageError(f"{job.id} has no checkpoint that was tested yet; --step {newest} takes the newest")
         steps = ", ".join(str(stored.manifest.step) for stored in there)
-        raise UsageError(f"{job.id} has no such checkpoint; its steps are: {steps or 'none yet'}")
+        raise UsageError(f"{job.id} has no such checkpoint; its steps are: {steps}")
     return found[-1]

@@ -111,7 +111,7 @@ def ready(
     elif state is State.RUNNING and attempt is not None and not how.takeover:
         raise ClaimedError(
             f"{job.id} is being run by {attempt}{relay.words(job, attempt)}; lastrun status -w {job.reference} follows it, "
-            "--takeover takes it over"
+            f"lastrun stop {job.reference} has it save and leave, --takeover takes it over"
         )
     values = see_that_it_is_taken(resolved, trust)
     return Ready(resolved, changes, make_launcher(resolved.config), values, [*words(values), *how.words()])

@@ -38,6 +38,13 @@ class Machine(Part):
     cores: Count
     threads: Count | None = None
     """With how many a CPU trained."""
+    load: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    """How many processes wanted its cores as the measurement began."""
+
+    @property
+    def was_busy(self) -> bool:
+        """Whether others used it: rates are too low."""
+        return self.load is not None and self.load > self.cores / 2
 
 
 class Speed(Part):

@@ -282,11 +282,18 @@ def _differences(found: Found, row: Row, config: JobSpec, work: Work, data: Data
 
 
 def _nearness(found: Found, row: Row, config: JobSpec, work: Work, data: Data) -> tuple[object, ...]:
-    """Of two measurements the one of the more similar work counts, of equals the newer one."""
+    """Of two measurements the one of the more similar work counts, of equals one of a machine that did nothing else, then the
+    newer one."""
     other = _differences(found, row, config, work, data)
     parts = ("model", "joints", "precision", "frames", "threads", "batch", "bodies")
     ranks = found.measurement.ranks is not None and row.ranks > 1
-    return (*(part not in other for part in parts), ranks, found.measurement.date, str(found.path))
+    return (
+        *(part not in other for part in parts),
+        ranks,
+        not found.measurement.machine.was_busy,
+        found.measurement.date,
+        str(found.path),
+    )
 
 
 def _converted(row: Row, found: Found, config: JobSpec, work: Work, data: Data) -> tuple[Times, Kind]:
@@ -295,11 +302,12 @@ def _converted(row: Row, found: Found, config: JobSpec, work: Work, data: Data) 
     factor = work.flops / work_of(m.tables, m.frames).flops
     if m.memory_bytes and row.device == "cuda" and not other:
         row.memory_bytes = Figure(m.memory_bytes, Kind.MEASURED, str(found.path))
+    busy = "; others used it then, so it is too slow" if m.machine.was_busy else ""
     if not other:
-        row.source = f"measured: {found} ({found.path})"
+        row.source = f"measured: {found} ({found.path}){busy}"
     else:
         times = f" (x{factor:.3g} time)" if {"model", "joints", "frames"} & other.keys() else ""
-        row.source = f"scaled from {found} ({found.path}): {', '.join(other.values())}{times}"
+        row.source = f"scaled from {found} ({found.path}): {', '.join(other.values())}{times}{busy}"
     kind = Kind.SCALED if other else Kind.MEASURED
     return Times(factor / m.training_rows, 0.0, factor / m.forward_rows, 0.0).faster(_gain(row, m)[0]), kind
 

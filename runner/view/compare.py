@@ -106,7 +106,7 @@ def _result(job: Job, prices: Prices) -> Result:
         epoch=int(metrics[-1]["epoch"]) if metrics else 0,
         epochs=(attempt.epochs if attempt else None) or config["training.epochs"],
         seconds=sum(seconds for _, seconds in spans),
-        cost=None if None in costs else sum(cost for cost in costs if cost is not None),
+        cost=None if None in costs or not costs else sum(cost for cost in costs if cost is not None),
     )
 
 

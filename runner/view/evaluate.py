@@ -31,7 +31,10 @@ def print_figures(result: dict[str, Any], part: str) -> None:
     there = [row for row in result["per_class"] if row["clips"]]
     if len(there) < result["classes"]:
         show(f"of {result['classes'] - len(there)} classes there are no clips")
-    worst = sorted(there, key=lambda row: row["recall"])[:MOST_TOLD]
+    worst = sorted((row for row in there if row["recall"] < 1), key=lambda row: row["recall"])[:MOST_TOLD]
+    if not worst:
+        show("every clip of every class is found")
+        return
     table = make_table("class", "clips", "found", "right when said")
     for row in worst:
         right = "never said" if row["precision"] is None else percent(row["precision"])

@@ -217,6 +217,9 @@ def test_marks_of_byte_order_are_no_text(tmp_path):
 
 def test_a_missing_file_and_a_folder_are_problems(tmp_path):
     assert load_file(tmp_path / "none.yaml")[1][0].found == "no such file"
+    (tmp_path / "quickstart.yaml").write_text("model: nano\n")
+    meant = f"the path of a YAML file; did you mean {tmp_path / 'quickstart.yaml'}?"
+    assert load_file(tmp_path / "quickstart.yml")[1][0].allowed == meant
     assert load_file(tmp_path)[1][0].found == "a folder"
 
 

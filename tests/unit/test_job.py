@@ -491,6 +491,11 @@ def test_a_checkpoint_that_is_pruned_while_it_is_pulled_gives_way_to_a_newer_one
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["MANIFEST.json", "a.pt", "b.pt"]
     with pytest.raises(UsageError, match="no such checkpoint; its steps are: 20"):
         pull_checkpoint(job, tmp_path / "other", best=False, step=10)
+    with pytest.raises(UsageError, match="has no checkpoint that was tested yet; --step 20 takes the newest"):
+        pull_checkpoint(job, tmp_path / "other", best=True, step=None)
+    job.store.clear(job.paths.checkpoints)
+    with pytest.raises(UsageError, match=r"has no checkpoint yet; lastrun status .* tells what becomes of it"):
+        pull_checkpoint(job, tmp_path / "other", best=True, step=None)
 
 
 @pytest.mark.parametrize(

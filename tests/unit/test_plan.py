@@ -283,6 +283,13 @@ def test_the_nearest_measurement_counts_and_of_equals_the_newest(keep: Keep) -> 
     keep("new.json", date="2026-02-01T10:00:00")
     keep("older.json", date="2025-02-01")
     assert measured() == ("new.json", Kind.MEASURED)
+    # Others used the machine while the newest was made.
+    busy = {**bench()["machine"], "load": bench()["machine"]["cores"] / 2 + 0.1}
+    keep("busy.json", date="2026-03-01", machine=busy)
+    assert measured() == ("new.json", Kind.MEASURED)
+    for name in ("old.json", "new.json", "older.json"):
+        (measurements.user_folder() / name).unlink()
+    assert row_of(make_plan(QUICK, "local", []), "local").source.endswith("; others used it then, so it is too slow")
 
 
 def test_a_network_whose_tables_were_set_is_not_taken_for_the_one_of_that_name(keep: Keep) -> None:
