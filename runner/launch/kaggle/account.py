@@ -100,6 +100,7 @@ class Account:
         """Begin a session of a script; returns its version.
 
         Raises:
+            UnsureError: it may have begun all the same.
             EngineError: it is not taken.
         """
         from kagglesdk.kernels.types.kernels_api_service import ApiSaveKernelRequest

@@ -76,6 +76,12 @@ def take_back(job: Job, token: str) -> str:
     return note["data"] if NOTES.read(token) is not None else ""
 
 
+def count_anew(token: str) -> None:
+    """Its session may only just have begun: what came before it may have taken long."""
+    with suppress(UsageError, OSError):
+        NOTES.place(token).touch()
+
+
 def look(note: dict[str, str], *, anew: bool = False) -> Seen | None:
     """The session of a note; None: there is none.
 

@@ -337,29 +337,31 @@ def script(asked: dict[str, Any]) -> str:
 
 
 def _take_back(there: Account, slug: str, job: Job, token: str, error: BaseException, *, is_pushed: bool) -> NoReturn:
-    """A push cannot be called back; what was made for it goes, where it has not begun.
+    """A push cannot be called back, and for a moment Kaggle may not know what has begun with it: what was made for it goes only
+    where there was none.
 
     Raises:
         BaseException: the error, and what is left, if something is.
     """
-    interrupted, page = not isinstance(error, LastrunError), there.page(slug)
-    seen, told = None, ""
+    interrupted, told = not isinstance(error, LastrunError), ""
     if is_pushed and (interrupted or isinstance(error, UnsureError)):
-        try:
-            seen = there.look(slug)
-        except LastrunError:
-            told = f"it may have been pushed all the same: {page}; what was made for it goes with the next start"
-    if seen is not None and seen.active:
-        told = f"it was pushed all the same, and only its page ends it: {page}, Cancel Run ({seen})"
-    elif not told and (left := kept.take_back(job, token)):
+        kept.count_anew(token)
+        told = f"{_what_began(there, slug)}; lastrun status {job.reference} tells the rest"
+    elif left := kept.take_back(job, token):
         told = f"data set {there.name}/{left}, should Kaggle have it, goes with the next start"
     if not told:
         raise error
     if interrupted:
-        raise PausedError(
-            f"{job.id}: interrupted while its session was begun; {told}; lastrun status {job.reference} tells the rest"
-        ) from None
+        raise PausedError(f"{job.id}: interrupted while its session was begun; {told}") from None
     raise EngineError(f"{error}; {told}") from None
+
+
+def _what_began(there: Account, slug: str) -> str:
+    """With a push of which nobody has heard what became of it, in words."""
+    with suppress(LastrunError):
+        if (seen := there.look(slug)) is not None and seen.active:
+            return f"it was pushed all the same, and only its page ends it: {there.page(slug)}, Cancel Run ({seen})"
+    return f"it may have been pushed all the same: {there.page(slug)}"
 
 
 def _waiting(jobs: Sequence[Job]) -> list[tuple[Job, str]]:
