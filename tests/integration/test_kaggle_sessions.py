@@ -415,6 +415,24 @@ def test_who_is_cut_off_while_it_begins_a_session_has_forgotten_nothing(
     assert not list((tiny.parent / ".local/share/lastrun/kaggle").glob("????????.json"))
 
 
+def test_a_session_that_began_without_one_of_its_data_sets_is_not_forgotten(
+    kaggle_server: KaggleServer, cli: Cli, tiny: Path, clean_env: dict[str, str]
+) -> None:
+    """Kaggle says of a data set that there is none, and begins it all the same."""
+    kaggle_server.machines = False
+    done = cli("submit", tiny, *CPU, "run.kaggle.datasets=[me/nothing]")
+    [job] = jobs_in(DirectoryStore(Path(clean_env["LASTRUN_STORE"])))
+    where = f"https://www.kaggle.com/code/me/lastrun-{job.id}, Cancel Run"
+    assert done.returncode == 6
+    assert "no such data set, or none that you may read: me/nothing; it was pushed all the same, and " in done.stderr
+    assert f"only its page ends it: {where} (Kaggle session me/lastrun-{job.id} waits for a machine); " in done.stderr
+    assert len(kaggle_server.datasets) == 2  # the code, and what it needs
+    assert "is being run by attempt 1 on Kaggle" in cli("resume", job.id).stderr
+    kaggle_server.cancel(kaggle_server.sessions()[0])
+    assert "ended as CANCEL_ACKNOWLEDGED" in " ".join(cli("status", job.id).stdout.split())
+    assert len(kaggle_server.datasets) == 1
+
+
 def test_a_session_that_kaggle_does_not_know_yet_is_not_forgotten(
     kaggle_server: KaggleServer, run: Any, cli: Cli, tiny: Path, clean_env: dict[str, str]
 ) -> None:
