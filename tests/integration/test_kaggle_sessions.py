@@ -216,6 +216,27 @@ def test_what_waits_for_a_machine_is_told_and_where_it_is_taken_back(
 
 
 @pytest.mark.xdist_group("ceph")
+def test_who_asks_while_a_session_is_begun_is_heard(
+    bucket: str, kaggle_server: KaggleServer, run: Any, cli: Cli, tiny: Path, clean_env: dict[str, str]
+) -> None:
+    kaggle_server.slow = 10**6
+    current = run("submit", tiny, *CPU, "--yes-private-dataset")
+    wait_until(lambda: kaggle_server.datasets)
+    kaggle_server.unready = dict.fromkeys(kaggle_server.datasets, 0)  # the code
+    wait_until(lambda: len(kaggle_server.datasets) == 2)
+    job = current.job
+    stopped = cli("stop", job.id)
+    assert (stopped.returncode, stopped.stderr) == (0, "")
+    assert f"{job.id}: Kaggle session me/lastrun-{job.id} is being begun by process {current.process.pid}; " in stopped.stdout
+    assert f"what waits there leaves as soon as it has begun, which lastrun status {job.id} tells" in stopped.stdout
+    assert kaggle_server.sessions() == []
+    kaggle_server.unready = dict.fromkeys(kaggle_server.datasets, 0)
+    code, out = current.end()
+    assert code == 75, out
+    assert [attempt.reason for attempt in job.attempts.all()] == ["stop_requested"]
+
+
+@pytest.mark.xdist_group("ceph")
 def test_a_private_data_set_has_the_keys_as_long_as_the_session_runs_and_nothing_else_has(
     bucket: str, kaggle_server: KaggleServer, run: Any, cli: Cli, tiny: Path, clean_env: dict[str, str], uninterrupted: Any
 ) -> None:
