@@ -15,6 +15,8 @@ class Kind:
     """Whether ``run.gpus`` may be several GPUs, or certain ones; else it is 0, 1 or all."""
     has_nodes: bool = False
     """Whether an attempt may have several machines."""
+    keeps_notes: bool = False
+    """Whether a note here names each attempt that may wait there (:mod:`runner.launch.notes`)."""
 
 
 LAUNCHERS = {
@@ -22,9 +24,9 @@ LAUNCHERS = {
     "docker": Kind("runner.launch.docker.launcher:DockerLauncher", chooses_gpus=True),
     "slurm": Kind("runner.launch.slurm.either:EitherLauncher", chooses_gpus=True, has_nodes=True),
     "ssh": Kind("runner.launch.ssh.launcher:SshLauncher", chooses_gpus=True),
-    "hf": Kind("runner.launch.hf.launcher:HfLauncher", chooses_gpus=False),
-    "sky": Kind("runner.launch.sky.launcher:SkyLauncher", chooses_gpus=False),
-    "kaggle": Kind("runner.launch.kaggle.launcher:KaggleLauncher", chooses_gpus=False),
+    "hf": Kind("runner.launch.hf.launcher:HfLauncher", chooses_gpus=False, keeps_notes=True),
+    "sky": Kind("runner.launch.sky.launcher:SkyLauncher", chooses_gpus=False, keeps_notes=True),
+    "kaggle": Kind("runner.launch.kaggle.launcher:KaggleLauncher", chooses_gpus=False, keeps_notes=True),
 }
 DEFAULT = "local"
 NAMES = ", ".join(LAUNCHERS)

@@ -101,6 +101,10 @@ class KaggleServer:
         self.answers_pushes = threading.Event()
         """Until it is set, who has pushed hears nothing."""
         self.answers_pushes.set()
+        self.lost_pushes = 0
+        """How many of the next ones begin a session all the same, and say that they have not."""
+        self.is_behind = False
+        """Whether it does not know yet, whoever asks, of the last session of each script."""
         self.oauth: str | None = None
         """The token of who has logged in, which can be renewed; no other is taken then."""
         self.cuts = 0
@@ -245,10 +249,14 @@ class KaggleServer:
         answer.invalid_dataset_sources = [ref for ref in request.dataset_data_sources if ref not in self.datasets]
         self.answers_pushes.wait()
         self.busy, self.after_push = self.busy + self.after_push, []
+        if self.lost_pushes:
+            self.lost_pushes -= 1
+            return 504, {"code": 504, "message": "made up for tests"}
         return 200, answer.to_dict()
 
     def _find(self, request: Any) -> Pushed | None:
         versions = self.pushed.get(f"{request.user_name}/{request.kernel_slug}", [])
+        versions = versions[:-1] if self.is_behind else versions
         number = int((request.version_label or f"v{len(versions)}").removeprefix("v"))
         return versions[number - 1] if 0 < number <= len(versions) else None
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from runner.store.protocol import Store
 
 _ASKED = "the request is in the store"
+_MOST_NAMED = 10
+"""Of jobs that may wait where nobody answers; of more the number is told."""
 
 
 def stop(
@@ -56,10 +58,14 @@ def stop(
             )
     if found.later:
         found.later[0][0].store.in_parallel([partial(each.requests.ask_to_stop, now) for each, _ in found.later])
+    leaves = f"what waits there leaves as soon as it has begun, which {'is not waited for: ' if wait else ''}lastrun"
+    many = [each for each, what in found.later if what == _ASKED]
+    are_named = len(many) <= _MOST_NAMED
+    if not are_named and not json:
+        show(f"{len(many)} jobs that do not run: {_ASKED} of each; {leaves} list tells")
     for each, what in [] if json else found.later:
-        which = "which is not waited for: " if wait else "which "
-        tells = f"{which}lastrun status {each.reference} tells"
-        show(f"{each.id}: {what}; what waits there leaves as soon as it has begun, {tells}")
+        if are_named or what != _ASKED:
+            show(f"{each.id}: {what}; {leaves} status {each.reference} tells")
     deaf: dict[str, list[str]] = {}
     for each in found.runs:
         each.requests.ask_to_stop(now)
@@ -134,13 +140,13 @@ def _stop_job(job: Job) -> _Found:
     state, attempt, _ = state_of(job)
     if state is State.RUNNING and attempt is not None:
         return _Found(runs=[job])
-    queued, silent = waiting([job])
+    queued, silent, unsure = waiting([job])
     found = _Found(silent=silent)
     if queued:
         _take_back(found, queued)
     elif may_go_on(attempt):
         found.cut = [job]
-    elif silent and state is not State.SUCCEEDED:
+    elif unsure and state is not State.SUCCEEDED:
         found.later = [(job, _ASKED)]
     else:
         raise UsageError(f"{job.id} is {state.value}: {'; '.join(['there is nothing to stop', *silent])}")
@@ -149,7 +155,7 @@ def _stop_job(job: Job) -> _Found:
 
 def _stop_all(store: Store, now: bool) -> _Found:
     """Of a whole store; groups of which something waits begin no more. Where a launcher does not tell what waits, any job may
-    that has not reached its end."""
+    that it may have and that has not reached its end."""
     from runner.errors import State
     from runner.job.find import list_jobs
     from runner.job.group import Group
@@ -159,12 +165,12 @@ def _stop_all(store: Store, now: bool) -> _Found:
     from runner.view.status import with_their_attempts
 
     known, unread = with_their_attempts(list_jobs(store))
-    queued, silent = waiting([job for job, state, _ in known if state is not State.RUNNING])
+    queued, silent, unsure = waiting([job for job, state, _ in known if state is not State.RUNNING])
     found = _Found([job for job, state, _ in known if state is State.RUNNING], unread=unread, silent=silent)
     idle = [one for one in known if one[1] is not State.RUNNING and one[0] not in queued]
     found.cut = [job for job, _, last in idle if may_go_on(last, 3600.0)]
-    if silent:
-        found.later = [(job, _ASKED) for job, state, _ in idle if state is not State.SUCCEEDED and job not in found.cut]
+    over = [job for job, state, _ in idle if state is State.SUCCEEDED]
+    found.later = [(job, _ASKED) for job in unsure if job not in over and job not in found.cut]
     for group_id in dict.fromkeys(group_of(job.id) for job in [*found.runs, *queued, *(job for job, _ in found.later)]):
         if group_id is not None:  # first: whoever runs its points begins no more of them
             Group(store, group_id).requests.ask_to_stop(now)
@@ -181,13 +187,11 @@ def _stop_group(group: Group, now: bool) -> _Found:
     group.requests.ask_to_stop(now)
     by_state, unread = states(group.jobs())
     idle = [job for job, state in by_state if state not in (State.RUNNING, State.SUCCEEDED)]
-    queued, silent = waiting(idle)
+    queued, silent, unsure = waiting(idle)
     found = _Found([job for job, state in by_state if state is State.RUNNING], unread=unread, silent=silent)
-    unseen = [job for job in idle if job not in queued]
-    if silent:
-        found.later = [(job, _ASKED) for job in unseen]
-    else:
-        group.store.in_parallel([partial(job.requests.ask_to_stop, now) for job in unseen])
+    found.later = [(job, _ASKED) for job in unsure]
+    unseen = [job for job in idle if job not in queued and job not in unsure]
+    group.store.in_parallel([partial(job.requests.ask_to_stop, now) for job in unseen])
     _take_back(found, queued)
     return found
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from runner.errors import UsageError
+from runner.errors import LastrunError, UsageError
 from runner.folders import data_folder
+
+if TYPE_CHECKING:
+    from runner.job.job import Job
 
 _OLD_SECONDS = 30 * 86400.0
 
@@ -50,6 +54,11 @@ class Notes:
             return [{**note, "token": token} for token, note in found if note is not None]
         return []
 
+    def of(self, jobs: Sequence[Job]) -> list[dict[str, str]]:
+        """Those of these jobs of which the store tells no end."""
+        by_id = {job.id: job for job in jobs}
+        return [note for note in self.all() if note["job"] in by_id and not _has_ended(by_id[note["job"]], note["token"])]
+
     def forget(self, token: str) -> None:
         """Its end is known."""
         with suppress(UsageError, OSError):
@@ -69,3 +78,10 @@ class Notes:
             UsageError: there is no home folder.
         """
         return data_folder() / self._kind / f"{token}.json"
+
+
+def _has_ended(job: Job, token: str) -> bool:
+    with suppress(LastrunError):  # who cannot read that does not know
+        attempt = job.attempts.of(token)
+        return attempt is not None and not attempt.open
+    return False

@@ -11,6 +11,7 @@ from pathlib import Path
 from runner.errors import LastrunError, Reason, State, UsageError
 from runner.job.attempts import Attempt
 from runner.job.job import Job
+from runner.launch.notes import Notes
 from runner.launch.protocol import Launcher
 from runner.launchers import LAUNCHERS
 
@@ -47,16 +48,19 @@ def waits(job: Job) -> str | None:
     return None
 
 
-def waiting(jobs: Sequence[Job]) -> tuple[list[Job], list[str]]:
-    """Those of these jobs of which something has been handed to a launcher and has not begun, and what could not be asked."""
+def waiting(jobs: Sequence[Job]) -> tuple[list[Job], list[str], list[Job]]:
+    """Those of these jobs of which something has been handed to a launcher and has not begun, what could not be asked, and of
+    which something may wait there."""
     found: list[Job] = []
-    silent = []
+    silent, unsure = [], list[Job]()
     for name in LAUNCHERS:
+        left = [job for job in jobs if job not in found]
         try:
-            found += launcher_class(name).waiting([job for job in jobs if job not in found])
+            found += launcher_class(name).waiting(left)
         except LastrunError as error:
             silent.append(f"launcher {name} cannot tell what waits: {error}")
-    return found, silent
+            unsure += _may_wait(name, left)
+    return found, silent, [job for job in jobs if job in unsure and job not in found]
 
 
 def withdraw(job: Job) -> tuple[str | None, list[str]]:
@@ -79,6 +83,14 @@ def scratch_places(job: Job, attempts: list[Attempt]) -> set[Path]:
         with suppress(UsageError):  # without a home folder there are none of that kind
             found |= launcher_class(name).places(job, attempts)
     return found
+
+
+def _may_wait(name: str, jobs: Sequence[Job]) -> Sequence[Job]:
+    """Any, where nothing here tells what was handed to a launcher."""
+    if not LAUNCHERS[name].keeps_notes:
+        return jobs
+    noted = {note["job"] for note in Notes(name, "job").of(jobs)}
+    return [job for job in jobs if job.id in noted]
 
 
 def _settled(job: Job, attempt: Attempt) -> Attempt | None:

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from runner.errors import EngineError
+from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.launch import again, followed
 from runner.launch.hf import hub as client
 from runner.launch.hf.hub import Namespace
-from runner.launch.hf.launcher import HfLauncher
+from runner.launch.hf.launcher import JOB, TOKEN, HfLauncher
 from runner.launch.hf.started import StartedThere
 from runner.resolve import resolve_spec
 from runner.store.directory import DirectoryStore
@@ -30,7 +31,7 @@ def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """This process is a user of it; nothing begins there by itself."""
     one = Hub(tmp_path / "machines")
     one.machines = False
-    for name, value in one.environment().items():
+    for name, value in {**one.environment(), "HOME": str(tmp_path), "XDG_DATA_HOME": ""}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", one.url)
     monkeypatch.setattr(again, "_FIRST_SECONDS", 0.01)
@@ -99,6 +100,35 @@ def test_who_leaves_while_the_hub_does_not_answer_asks_through_the_store_at_once
     one.hand_on(signal.SIGINT)
     assert (machine.stage, len(job.requests.keys())) == ("CANCELED", 2)  # what has no machine yet is taken back
     assert one.wait(0.1) == 75
+
+
+def test_nobody_is_asked_about_what_is_over(there: Hub, tmp_path: Path) -> None:
+    """What was taken back is no more remembered, and what has written its end, followed or not, waits for nothing."""
+    job = Job(DirectoryStore(tmp_path / "store"), "tiny-20261130-000000-abcd")
+
+    def begin(token: str) -> StartedThere:
+        id = ME.run(**TINY, labels={JOB: job.id, TOKEN: token})
+        client.NOTES.write(token, job=job.id, id=id, namespace="me")
+        return StartedThere(job, ME, id, token, None)
+
+    begin("0123abcd")
+    assert HfLauncher.waiting([job]) == [job]
+    [machine] = there.jobs.values()
+    assert HfLauncher.withdraw(job) == f"Hugging Face job {machine.id}"
+    assert (machine.stage, client.NOTES.all()) == ("CANCELED", [])
+
+    one = begin("1123abcd")
+    one.hand_on(signal.SIGINT)
+    assert one.wait(0.1) == 75
+    assert client.NOTES.all() == []
+
+    begin("2123abcd")
+    there.away = True
+    with pytest.raises(EngineError):
+        HfLauncher.waiting([job])
+    attempt = Attempt("0001-2123abcd", "elsewhere", 1, "1", 1.0, phase="ended", began=True, reason="stop_requested")
+    job.attempts.write(attempt)
+    assert HfLauncher.waiting([job]) == []
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from runner.launch import again, followed
 from runner.launch.kaggle import account as kaggle
 from runner.launch.kaggle import kept
 from runner.launch.kaggle.account import Account, account
+from runner.launch.kaggle.launcher import KaggleLauncher
 from runner.launch.kaggle.started import StartedThere
 from runner.store.directory import DirectoryStore
 from tests.jobs import PATIENCE
@@ -212,3 +213,19 @@ def test_a_data_set_that_may_only_be_being_made_is_not_forgotten_before_it_is_de
     os.utime(kept.NOTES.place(token), (0, kept.NOTES.place(token).stat().st_mtime - kept.ABSENT_SECONDS))
     kept.clean()  # it has never come
     assert kept.NOTES.read(token) is None
+
+
+def test_a_session_that_is_being_begun_counts_as_one_that_waits(
+    here: None, kaggle_server: KaggleServer, tmp_path: Path
+) -> None:
+    """What is put there may take minutes, and who asks meanwhile is heard. Nobody needs to be asked for that."""
+    job = Job(DirectoryStore(tmp_path / "store"), "tiny-20261130-000000-abcd")
+    about = {"slug": "lastrun-tiny", "user": "me", "folder": "0", "data": "", "version": ""}
+    kept.NOTES.write("0123abcd", job=job.id, pid=str(os.getpid()), **about)
+    kaggle_server.asked_for.clear()
+    assert KaggleLauncher.waiting([job]) == [job]
+    assert KaggleLauncher.waits(job) == f"Kaggle session me/lastrun-tiny is being begun by process {os.getpid()}"
+    assert kaggle_server.asked_for == []
+    kept.let_go("0123abcd")
+    assert KaggleLauncher.waiting([job]) == []
+    assert kaggle_server.asked_for != []

@@ -216,6 +216,27 @@ def test_what_waits_for_a_machine_is_told_and_where_it_is_taken_back(
 
 
 @pytest.mark.xdist_group("ceph")
+def test_who_asks_while_a_session_is_begun_is_heard(
+    bucket: str, kaggle_server: KaggleServer, run: Any, cli: Cli, tiny: Path, clean_env: dict[str, str]
+) -> None:
+    kaggle_server.slow = 10**6
+    current = run("submit", tiny, *CPU, "--yes-private-dataset")
+    wait_until(lambda: kaggle_server.datasets)
+    kaggle_server.unready = dict.fromkeys(kaggle_server.datasets, 0)  # the code
+    wait_until(lambda: len(kaggle_server.datasets) == 2)
+    job = current.job
+    stopped = cli("stop", job.id)
+    assert (stopped.returncode, stopped.stderr) == (0, "")
+    assert f"{job.id}: Kaggle session me/lastrun-{job.id} is being begun by process {current.process.pid}; " in stopped.stdout
+    assert f"what waits there leaves as soon as it has begun, which lastrun status {job.id} tells" in stopped.stdout
+    assert kaggle_server.sessions() == []
+    kaggle_server.unready = dict.fromkeys(kaggle_server.datasets, 0)
+    code, out = current.end()
+    assert code == 75, out
+    assert [attempt.reason for attempt in job.attempts.all()] == ["stop_requested"]
+
+
+@pytest.mark.xdist_group("ceph")
 def test_a_private_data_set_has_the_keys_as_long_as_the_session_runs_and_nothing_else_has(
     bucket: str, kaggle_server: KaggleServer, run: Any, cli: Cli, tiny: Path, clean_env: dict[str, str], uninterrupted: Any
 ) -> None:
@@ -413,6 +434,68 @@ def test_who_is_cut_off_while_it_begins_a_session_has_forgotten_nothing(
     assert "is there no more" in told("status", again.job.id)
     assert len(kaggle_server.datasets) == 1
     assert not list((tiny.parent / ".local/share/lastrun/kaggle").glob("????????.json"))
+
+
+def test_a_session_that_began_without_one_of_its_data_sets_is_not_forgotten(
+    kaggle_server: KaggleServer, cli: Cli, tiny: Path, clean_env: dict[str, str]
+) -> None:
+    """Kaggle says of a data set that there is none, and begins it all the same."""
+    kaggle_server.machines = False
+    done = cli("submit", tiny, *CPU, "run.kaggle.datasets=[me/nothing]")
+    [job] = jobs_in(DirectoryStore(Path(clean_env["LASTRUN_STORE"])))
+    where = f"https://www.kaggle.com/code/me/lastrun-{job.id}, Cancel Run"
+    assert done.returncode == 6
+    assert "no such data set, or none that you may read: me/nothing; it was pushed all the same, and " in done.stderr
+    assert f"only its page ends it: {where} (Kaggle session me/lastrun-{job.id} waits for a machine); " in done.stderr
+    assert len(kaggle_server.datasets) == 2  # the code, and what it needs
+    assert "is being run by attempt 1 on Kaggle" in cli("resume", job.id).stderr
+    kaggle_server.cancel(kaggle_server.sessions()[0])
+    assert "ended as CANCEL_ACKNOWLEDGED" in " ".join(cli("status", job.id).stdout.split())
+    assert len(kaggle_server.datasets) == 1
+
+
+def test_a_session_that_kaggle_does_not_know_yet_is_not_forgotten(
+    kaggle_server: KaggleServer, run: Any, cli: Cli, tiny: Path, clean_env: dict[str, str]
+) -> None:
+    """Of a push that nobody has heard of it tells a moment later; till then of none, or of the session before."""
+    notes = tiny.parent / ".local/share/lastrun/kaggle"
+
+    def pass_over(seconds: float) -> None:
+        [note] = notes.glob("????????.json")
+        os.utime(note, (0, time.time() - seconds))
+
+    kaggle_server.machines, kaggle_server.is_behind, kaggle_server.lost_pushes = False, True, 1
+    done = cli("submit", tiny, *CPU)
+    [job] = jobs_in(DirectoryStore(Path(clean_env["LASTRUN_STORE"])))
+    page = f"https://www.kaggle.com/code/me/lastrun-{job.id}"
+    may = f"it may have been pushed all the same: {page}; lastrun status {job.id} tells the rest"
+    assert done.returncode == 6
+    assert f"; {may}" in done.stderr
+    assert (len(kaggle_server.datasets), len(list(notes.glob("????????.json")))) == (2, 1)
+    pass_over(-600)  # however long commands take here
+    assert "is being run by attempt 1 on Kaggle" in cli("resume", job.id).stderr
+    kaggle_server.is_behind = False
+    assert f"{page}, Cancel Run, ends it without that" in " ".join(cli("status", job.id).stdout.split())
+    kaggle_server.cancel(kaggle_server.sessions()[0])
+    assert "ended as CANCEL_ACKNOWLEDGED" in " ".join(cli("status", job.id).stdout.split())
+
+    kaggle_server.answers_pushes.clear()
+    pressed = run("resume", job.id)
+    wait_until(lambda: len(kaggle_server.sessions()) == 2)
+    pass_over(60)  # its data set took long
+    kaggle_server.is_behind = True
+    pressed.press_ctrl_c()
+    code, out = pressed.end()
+    assert code == 75, out
+    assert f"interrupted while its session was begun; {may}" in out
+    assert time.time() - next(notes.glob("????????.json")).stat().st_mtime < 60
+    pass_over(-600)
+    assert "is being run by attempt 2 on Kaggle" in cli("resume", job.id).stderr
+    kaggle_server.cancel(kaggle_server.sessions()[1])
+    kaggle_server.is_behind = False
+    pass_over(60)
+    assert "ended as CANCEL_ACKNOWLEDGED" in " ".join(cli("status", job.id).stdout.split())
+    assert (len(kaggle_server.datasets), list(notes.glob("????????.json"))) == (1, [])
 
 
 def test_what_will_not_do_is_told_before_anything_is_used(

@@ -13,6 +13,7 @@ import pytest
 from runner.errors import EngineError, UsageError
 from runner.job.job import Job
 from runner.launch import rent
+from runner.launch.kaggle import account
 from runner.launch.sky import engine
 from runner.resolve import resolve_spec
 from runner.store.directory import DirectoryStore
@@ -72,6 +73,9 @@ def test_one_is_rented_only_for_a_profile_of_a_cloud_that_this_machine_is_not(
     assert rent.instead(resolve_spec(path, "kaggle", []), here=False) is None
     (tmp_path / ".kaggle").mkdir()
     (tmp_path / ".kaggle" / "kaggle.json").write_text("{}")
+    monkeypatch.setattr(account, "find_spec", lambda _: None)
+    assert rent.instead(resolve_spec(path, "kaggle", []), here=False) is None
+    monkeypatch.setattr(account, "find_spec", lambda _: "there")  # also for a Python that its library does not come to
     assert rent.instead(resolve_spec(path, "kaggle", []), here=False) == ("kaggle", "has no GPU")
     assert rent.instead(resolve_spec(path, "kaggle", []), here=True) is None
     assert rent.instead(resolve_spec(path, "gcp", [], "local"), here=False) is None

@@ -121,3 +121,36 @@ def test_what_the_queue_does_not_give_back_is_asked_in_the_store(cli: Cli, store
     done = cli("stop", stuck.id)
     assert (done.returncode, done.stderr) == (0, f"{kept}\n")
     assert f"{stuck.id}: Slurm job 8 waits: no node with what it asks for is free; what waits there leaves as" in done.stdout
+
+
+def test_of_many_that_may_wait_in_a_queue_the_number_is_told(cli: Cli, store: DirectoryStore, programs: Path) -> None:
+    jobs = [Job.create(store, "x", ITEMS, {}, "0") for _ in range(11)]
+    make(programs, "squeue", AWAY)
+    done = cli("stop", "--all")
+    assert (done.returncode, done.stderr) == (0, f"{TOLD}\n")
+    assert done.stdout == (
+        "11 jobs that do not run: the request is in the store of each; what waits there leaves as soon as it has begun, "
+        "which lastrun list tells\n"
+    )
+    assert [len(job.requests.keys()) for job in jobs] == [1] * 11
+    assert len(json.loads(cli("stop", "--all", "--json").stdout)["jobs"]) == 11
+
+
+def test_only_what_was_started_there_may_wait_where_a_note_tells_of_it(
+    cli: Cli, store: DirectoryStore, clean_env: dict[str, str]
+) -> None:
+    """Hugging Face is away, and knows nothing of a job that was never sent there, or whose attempt there is over."""
+    waits, over, another = (Job.create(store, "x", ITEMS, {}, "0") for _ in range(3))
+    ended = Attempt("0001-1123abcd", "elsewhere", 1, "1", time.time(), phase="ended", began=True, reason="interrupted")
+    over.attempts.write(ended)
+    notes = Path(clean_env["HOME"]) / ".local/share/lastrun/hf"
+    notes.mkdir(parents=True)
+    for token, job in (("0123abcd", waits), ("1123abcd", over)):
+        (notes / f"{token}.json").write_text(json.dumps({"job": job.id, "id": "7", "namespace": "me"}))
+    clean_env.update(HF_ENDPOINT="http://127.0.0.1:1", HF_TOKEN="hf_x")
+    done = cli("stop", "--all")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [line.partition(":")[0] for line in done.stdout.splitlines()] == [waits.id]
+    assert "launcher hf cannot tell what waits: Hugging Face does not answer" in done.stderr
+    assert [len(job.requests.keys()) for job in (waits, over, another)] == [1, 0, 0]
+    assert cli("stop", another.id).returncode == 2

@@ -145,6 +145,7 @@ class HfLauncher:
         taken = None
         for _, there, one, _ in _waiting([job]):
             there.cancel(one.id)
+            NOTES.forget(one.labels[TOKEN])
             taken = f"Hugging Face job {one.id}"
         return taken
 
@@ -242,7 +243,7 @@ def _waiting(jobs: Sequence[Job]) -> list[tuple[Job, hub.Namespace, hub.Seen, st
     """What waits of these jobs, or is set up and has not claimed its job yet, of what this user has started from here, and how
     that is told; without such, nobody is asked."""
     by_id = {job.id: job for job in jobs}
-    notes = [note for note in NOTES.all() if note["job"] in by_id]
+    notes = NOTES.of(jobs)
     known = {note["token"]: by_id[note["job"]] for note in notes}
     waiting = []
     for there in [hub.Namespace(name) for name in sorted({note["namespace"] for note in notes})]:

@@ -87,6 +87,7 @@ class StartedThere(Followed):
     def _code(self, found: hub.Seen | None) -> int:
         """An attempt that never had the job has its exit code in what is said of the job's end."""
         if self._withdrawn:
+            hub.NOTES.forget(self._token)
             return Exit.PAUSED
         if (kept := self._kept_code()) is not None:
             hub.NOTES.forget(self._token)  # else there is an end to be written

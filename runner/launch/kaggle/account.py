@@ -100,6 +100,7 @@ class Account:
         """Begin a session of a script; returns its version.
 
         Raises:
+            UnsureError: it may have begun all the same.
             EngineError: it is not taken.
         """
         from kagglesdk.kernels.types.kernels_api_service import ApiSaveKernelRequest
@@ -117,8 +118,8 @@ class Account:
             if answer.error:
                 raise EngineError(_refusal(answer.error))
             version = str(answer.version_number or "")
-        if bad := list(answer.invalid_dataset_sources or []):
-            raise EngineError(f"Kaggle: no such data set, or none that you may read: {plain(', '.join(map(str, bad)))}")
+        if bad := list(answer.invalid_dataset_sources or []):  # a session begins without them
+            raise UnsureError(f"Kaggle: no such data set, or none that you may read: {plain(', '.join(map(str, bad)))}")
         return version
 
     def look(self, slug: str, version: str = "", *, at_once: bool = False) -> Seen | None:

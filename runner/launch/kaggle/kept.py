@@ -76,6 +76,12 @@ def take_back(job: Job, token: str) -> str:
     return note["data"] if NOTES.read(token) is not None else ""
 
 
+def let_go(token: str) -> None:
+    """Nobody begins its session any more, which may have begun only just now: what came before that may have taken long."""
+    if (note := NOTES.read(token)) is not None:
+        NOTES.write(token, **{**note, "pid": ""})
+
+
 def look(note: dict[str, str], *, anew: bool = False) -> Seen | None:
     """The session of a note; None: there is none.
 
@@ -251,7 +257,7 @@ def _owner(note: dict[str, str]) -> Account:
 
 def is_being_begun(note: dict[str, str]) -> bool:
     """Whether the command that has written the note is still at it."""
-    if note["version"]:
+    if note["version"] or not note["pid"]:
         return False
     with suppress(machine.HiddenProcessError, ValueError):
         return machine.process_identity(int(note["pid"])) is not None

@@ -337,43 +337,49 @@ def script(asked: dict[str, Any]) -> str:
 
 
 def _take_back(there: Account, slug: str, job: Job, token: str, error: BaseException, *, is_pushed: bool) -> NoReturn:
-    """A push cannot be called back; what was made for it goes, where it has not begun.
+    """A push cannot be called back, and for a moment Kaggle may not know what has begun with it: what was made for it goes only
+    where there was none.
 
     Raises:
         BaseException: the error, and what is left, if something is.
     """
-    interrupted, page = not isinstance(error, LastrunError), there.page(slug)
-    seen, told = None, ""
+    interrupted, told = not isinstance(error, LastrunError), ""
     if is_pushed and (interrupted or isinstance(error, UnsureError)):
-        try:
-            seen = there.look(slug)
-        except LastrunError:
-            told = f"it may have been pushed all the same: {page}; what was made for it goes with the next start"
-    if seen is not None and seen.active:
-        told = f"it was pushed all the same, and only its page ends it: {page}, Cancel Run ({seen})"
-    elif not told and (left := kept.take_back(job, token)):
+        kept.let_go(token)
+        told = f"{_what_began(there, slug)}; lastrun status {job.reference} tells the rest"
+    elif left := kept.take_back(job, token):
         told = f"data set {there.name}/{left}, should Kaggle have it, goes with the next start"
     if not told:
         raise error
     if interrupted:
-        raise PausedError(
-            f"{job.id}: interrupted while its session was begun; {told}; lastrun status {job.reference} tells the rest"
-        ) from None
+        raise PausedError(f"{job.id}: interrupted while its session was begun; {told}") from None
     raise EngineError(f"{error}; {told}") from None
 
 
+def _what_began(there: Account, slug: str) -> str:
+    """With a push of which nobody has heard what became of it, in words."""
+    with suppress(LastrunError):
+        if (seen := there.look(slug)) is not None and seen.active:
+            return f"it was pushed all the same, and only its page ends it: {there.page(slug)}, Cancel Run ({seen})"
+    return f"it may have been pushed all the same: {there.page(slug)}"
+
+
 def _waiting(jobs: Sequence[Job]) -> list[tuple[Job, str]]:
-    """What waits of these jobs, or is set up and has not claimed its job yet, of what this user has started from here, and
-    where it is taken back; without such, nobody is asked."""
+    """What waits of these jobs, is being begun, or is set up and has not claimed its job yet, of what this user has started
+    from here, and where it is taken back; without such, nobody is asked."""
     by_id, held = {job.id: job for job in jobs}, []
-    notes = [note for note in NOTES.all() if note["job"] in by_id and not kept.is_being_begun(note)]
-    for note, seen in [(note, kept.look(note)) for note in notes]:
+    notes = [note for note in NOTES.all() if note["job"] in by_id]
+    begun = [note for note in notes if not kept.is_being_begun(note)]
+    for note in [note for note in notes if note not in begun]:
+        words = f"Kaggle session {note['user']}/{note['slug']} is being begun by process {note['pid']}"
+        held.append((by_id[note["job"]], words))
+    for note, seen in [(note, kept.look(note)) for note in begun]:
         job, token = by_id[note["job"]], note["token"]
         if seen is not None and kept.is_over(token, note, seen):  # nobody has followed it to its end
             with suppress(LastrunError):
                 kept.over(job, token, note, seen)
-        elif seen is not None and seen.active and (words := kept.held(job, token, seen)):
-            held.append((job, f"{words} ({page_of(seen)}, Cancel Run, takes it back)"))
+        elif seen is not None and seen.active and (why := kept.held(job, token, seen)):
+            held.append((job, f"{why} ({page_of(seen)}, Cancel Run, takes it back)"))
     return held
 
 
