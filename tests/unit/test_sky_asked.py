@@ -3,18 +3,23 @@ up (:mod:`tests.sky_library`); the process that has it, and what is said between
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 
-from runner.errors import EngineError, StoreError
+from runner.errors import EngineError, PausedError, StoreError
 from runner.job.job import Job
-from runner.launch.sky import terms
-from runner.launch.sky.engine import sky
+from runner.launch.sky import launcher, terms
+from runner.launch.sky.engine import NOTES, sky
+from runner.launch.sky.launcher import SkyLauncher
 from runner.launch.sky.started import StartedThere
+from runner.resolve import resolve_spec
 from runner.store.directory import DirectoryStore
 from tests.sky_library import Server, install
 
@@ -52,7 +57,7 @@ def test_who_took_a_machine_down_is_told_by_what_came_after_it_was_last_asked_fo
     sky().launch({}, NAME, 2)
     server.write(clusters={})  # a spot machine, taken away
     assert not sky().look(NAME).given_back
-    sky().down(NAME)  # that comes too late
+    assert not sky().down(NAME)  # that comes too late
     assert not sky().look(NAME).given_back
     sky().launch({}, "lastrun-x-89abcdef", 2)
     sky().down("lastrun-x-89abcdef")
@@ -83,3 +88,59 @@ def test_who_leaves_is_told_what_ends_the_machine_where_the_store_does_not_answe
     started = StartedThere(Job(Away(tmp_path / "store"), "x"), NAME, TOKEN, None)
     with pytest.raises(EngineError, match=f"^the store is away; sky down -y {NAME} ends it without saving$"):
         started.hand_on(signal.SIGINT)
+
+
+Begin = Callable[..., object]
+
+
+@pytest.fixture
+def begin(server: Server, job: Job, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Begin:
+    """Starts an attempt; what its machine is told is not made up."""
+    monkeypatch.setattr(launcher, "_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(SkyLauncher, "_task", lambda *words: {"run": "true"})
+    config = resolve_spec(tiny, "gcp", [], "sky").config
+
+    def start(*launches: str) -> object:
+        server.write(launches=launches)
+        return SkyLauncher(config).start(job, [], TOKEN, output=None)
+
+    return start
+
+
+def test_a_machine_whose_request_was_not_heard_of_is_not_asked_for_any_more(server: Server, begin: Begin) -> None:
+    """It stands in SkyPilot's queue, where there is no cluster yet to be taken down."""
+    with pytest.raises(
+        EngineError, match=r"does not answer \(.*\): sky api status\. lastrun resume \S+ asks for another machine$"
+    ):
+        begin("lost")
+    assert (server.seen("launch"), NOTES.read(TOKEN)) == (["CANCELLED"], None)
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_who_leaves_before_a_request_is_heard_of_leaves_none_without_a_word(server: Server, begin: Begin, away: bool) -> None:
+    def leave() -> None:
+        while not server.seen("launch"):
+            time.sleep(0.01)
+        server.write(away=away)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    leaving = threading.Thread(target=leave)
+    leaving.start()
+    with pytest.raises(
+        EngineError if away else PausedError, match=r"^interrupted; its machine may be left|: interrupted before"
+    ):
+        begin("held")
+    leaving.join()
+    assert (server.seen("launch"), NOTES.read(TOKEN) is None) == (["PENDING" if away else "CANCELLED"], not away)
+
+
+def test_a_machine_that_may_yet_come_up_is_named_and_remembered(server: Server, begin: Begin, job: Job) -> None:
+    with pytest.raises(
+        EngineError, match=rf"may come up all the same: sky down -y lastrun-{job.id}-{TOKEN} ends it then, and"
+    ) as e:
+        begin("never")
+    assert f"lastrun stop {job.reference}" in str(e.value)
+    assert NOTES.read(TOKEN) is not None
+    with pytest.raises(EngineError, match=r"^SkyPilot: a task like that is not taken \(ValueError\)\. lastrun resume \S+ asks"):
+        begin("no")  # that is an answer
+    assert NOTES.read(TOKEN) is None

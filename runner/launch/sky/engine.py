@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from last_e.text import plain
-from runner.errors import EngineError, UsageError
+from runner.errors import EngineError, LastrunError, UsageError
 from runner.launch.notes import Notes
 
 NOTES = Notes("sky", "job", "cluster")
@@ -153,6 +153,8 @@ class Sky:
     """A child process that answers; it is started when it is first asked."""
 
     def __init__(self) -> None:
+        self.unheard: set[str] = set()
+        """Names of machines that may have been asked for, as far as can be told from here."""
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
         self._said: IO[bytes] | None = None
@@ -188,8 +190,21 @@ class Sky:
         self._ask("dry_run", task=task, cluster=name, idle=idle)
 
     def launch(self, task: dict[str, Any], name: str, idle: int) -> str:
-        """Ask for a machine; returns the request's ID."""
-        return str(self._ask("launch", task=task, cluster=name, idle=idle))
+        """Ask for a machine; returns the request's ID.
+
+        Raises:
+            EngineError: it is not taken.
+            SilentError: that cannot be seen.
+        """
+        self.unheard.add(name)
+        try:
+            request = str(self._ask("launch", task=task, cluster=name, idle=idle))
+        except LastrunError as error:
+            if not isinstance(error, SilentError):
+                self.unheard.discard(name)
+            raise
+        self.unheard.discard(name)
+        return request
 
     def is_done(self, request: str) -> bool:
         """Whether a request has been carried out.
@@ -205,9 +220,9 @@ class Sky:
         """Withdraw a request."""
         self._ask("cancel", request=request)
 
-    def down(self, name: str) -> None:
-        """Give a machine back, if there is one of that name."""
-        self._ask("down", cluster=name)
+    def down(self, name: str) -> bool:
+        """Give a machine back, and ask for it no more; returns whether there was one of that name, or was to be."""
+        return bool(self._ask("down", cluster=name))
 
     def clusters(self) -> list[Cluster]:
         """All of lastrun's of this user."""
@@ -266,7 +281,7 @@ class Sky:
                 raise SilentError(_SILENT.format(f"not within {_PATIENCE_SECONDS:.0f} s"))
             got = os.read(stdout.fileno(), 1 << 16)
             if not got:
-                raise EngineError(f"SkyPilot's Python has ended: {self._last_words()}")
+                raise SilentError(f"SkyPilot's Python has ended: {self._last_words()}")
             self._rest += got
         line, _, self._rest = self._rest.partition(b"\n")
         found: dict[str, Any] = json.loads(line)

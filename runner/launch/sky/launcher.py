@@ -84,7 +84,7 @@ class SkyLauncher:
         left = f"{job.id}: interrupted before its attempt began; lastrun resume {job.reference} begins it"
         with interruptible(left):
             NOTES.write(token, job=job.id, cluster=name)  # first: it is never forgotten
-            with _given_back(name, token):
+            with _given_back(job, name):
                 machine = self._get_one(job, name, lambda one: self._task(job, arguments, token, one, began))
         sys.stderr.write(plain(f"SkyPilot cluster {name}: {machine}; {ended_by(name)} ends it\n"))
         return StartedThere(job, name, token, output)
@@ -322,17 +322,21 @@ def _wait_for(request: str) -> None:
 
 
 @contextmanager
-def _given_back(name: str, token: str) -> Iterator[None]:
+def _given_back(job: Job, name: str) -> Iterator[None]:
     """Where it comes to nothing, no machine is left to cost money; where that cannot be seen to, what ends it is told."""
     try:
         yield
     except BaseException as error:
         sys.stderr.write(f"SkyPilot: cluster {name} is taken down; if this is interrupted, {ended_by(name)} does it\n")
+        why = str(error) or "interrupted"
         try:
-            sky().down(name)
+            there = sky().down(name)
         except LastrunError as another:
-            raise EngineError(f"{error or 'interrupted'}; its machine may be left ({another}): {ended_by(name)}") from None
-        NOTES.forget(token)
+            raise EngineError(f"{why}; its machine may be left ({another}): {ended_by(name)}") from None
+        if not there and name in sky().unheard:
+            then = f"{ended_by(name)} ends it then, and so does lastrun stop {job.reference}"
+            raise EngineError(f"{why}; its machine may come up all the same: {then}") from None
+        NOTES.forget(name[-8:])
         raise
 
 

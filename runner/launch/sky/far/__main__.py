@@ -79,7 +79,7 @@ def dry_run(task: dict[str, Any], cluster: str, idle: int) -> None:
 def result(request: str) -> bool:
     """Whether a request has been carried out; raises what came of it."""
     [found] = sdk.api_status([request], fields=["request_id", "status"])
-    if found.status not in ("SUCCEEDED", "FAILED", "CANCELLED"):
+    if found.status not in _DONE:
         return False
     sdk.get(request)
     return True
@@ -90,12 +90,15 @@ def cancel(request: str) -> None:
     sdk.get(sdk.api_cancel([request], silent=True))
 
 
-def down(cluster: str) -> None:
-    """Give it back."""
+def down(cluster: str) -> bool:
+    """Give it back; whether it was there, or was to come: one that was asked for and stands in the queue is no cluster yet."""
+    asked = [one.request_id for one in _requests(cluster) if one.name.endswith("sky.launch") and one.status not in _DONE]
+    withdrawn = bool(asked and sdk.get(sdk.api_cancel(asked, silent=True)))
     try:
         sdk.get(sdk.down(cluster))
     except exceptions.ClusterDoesNotExist:
-        return
+        return withdrawn
+    return True
 
 
 def clusters(prefix: str) -> list[dict[str, Any]]:
