@@ -48,6 +48,12 @@ def job(tmp_path: Path) -> Job:
     return Job.create(DirectoryStore(tmp_path / "store"), "x", ITEMS, {}, "0")
 
 
+def test_skypilot_is_found_where_pythonpath_says(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With PYTHONSAFEPATH, which every command sets for those it starts, Python puts no folder of a script before it."""
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")
+    assert sky().look(NAME).state == "gone"
+
+
 def test_who_took_a_machine_down_is_told_by_what_came_after_it_was_last_asked_for(server: Server) -> None:
     """Each kind that is full is taken down, too, under the same name."""
     server.write(launches=["full", "up", "up"])

@@ -13,7 +13,8 @@ import re
 import sys
 from typing import Any
 
-sys.path.pop(0)  # this folder is no place for modules
+if not getattr(sys.flags, "safe_path", False):
+    sys.path.pop(0)  # this folder is no place for modules
 os.environ.setdefault("SKYPILOT_DISABLE_USAGE_COLLECTION", "1")  # what lastrun asks is nobody's business
 _OUT = sys.stdout
 sys.stdout = sys.stderr  # it talks to people there
