@@ -21,6 +21,7 @@ from runner.launch.sky.launcher import SkyLauncher
 from runner.launch.sky.started import StartedThere
 from runner.resolve import resolve_spec
 from runner.store.directory import DirectoryStore
+from tests.conftest import Cli
 from tests.sky_library import Server, install
 
 TOKEN = "0123abcd"
@@ -150,3 +151,39 @@ def test_a_machine_that_may_yet_come_up_is_named_and_remembered(server: Server, 
     with pytest.raises(EngineError, match=r"^SkyPilot: a task like that is not taken \(ValueError\)\. lastrun resume \S+ asks"):
         begin("no")  # that is an answer
     assert NOTES.read(TOKEN) is None
+
+
+def test_who_asks_for_one_kind_of_machine_after_the_other_hears_a_request_to_stop(
+    server: Server, begin: Begin, job: Job, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where one is full no cluster is there."""
+
+    def stop(*words: Any) -> dict[str, Any]:
+        stopped = cli("stop", job.id)
+        assert (stopped.returncode, stopped.stderr) == (0, "")
+        assert f"SkyPilot cluster lastrun-{job.id}-{TOKEN} is being asked for; what waits there leaves as" in stopped.stdout
+        return {"run": "true"}
+
+    job.requests.ask_to_stop(now=False)  # an earlier attempt
+    monkeypatch.setattr(SkyLauncher, "_task", stop)
+    with pytest.raises(PausedError, match=f"stopped before its attempt began; lastrun resume {job.reference} begins it"):
+        begin("full", "up")
+    assert (server.seen("launch"), server.read()["clusters"], NOTES.read(TOKEN)) == (["FAILED"], {}, None)
+
+
+def test_what_stands_in_a_queue_there_is_taken_out_and_what_is_long_ago_does_not_wait(
+    server: Server, begin: Begin, job: Job, cli: Cli
+) -> None:
+    begin("up")
+    server.write(clusters={})
+    ended = cli("stop", job.id)
+    assert (ended.returncode, "there is nothing to stop" in ended.stderr) == (2, True)
+    NOTES.write(TOKEN, job=job.id, cluster=NAME, asked=f"{time.time() - 1900:.0f}")
+    ended = cli("stop", job.id)
+    assert (ended.returncode, "there is nothing to stop" in ended.stderr) == (2, True)
+    NOTES.write(TOKEN, job=job.id, cluster=NAME, asked=f"{time.time():.0f}")  # whose command was killed
+    server.request("launch", NAME, "PENDING")
+    assert f"SkyPilot cluster {NAME} is being asked for" in cli("status", job.id).stdout
+    taken = cli("stop", job.id)
+    assert f"{job.id}: SkyPilot cluster {NAME} was taken out of the queue" in taken.stdout
+    assert (server.seen("launch")[-1], NOTES.read(TOKEN), job.requests.keys()) == ("CANCELLED", None, [])

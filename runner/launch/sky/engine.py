@@ -86,15 +86,15 @@ class Seen:
 
     name: str
     state: str
-    """``INIT``, ``UP``, ``STOPPED``, ``UNHEALTHY``, or ``gone``."""
+    """``INIT``, ``UP``, ``STOPPED``, ``UNHEALTHY``, or ``gone``; ``asked``: it is being asked for, as far as is known here."""
     job: str | None
     given_back: bool
     """Whether somebody has taken it down."""
 
     @property
     def waits(self) -> bool:
-        """Whether it is being made, or has just been."""
-        return self.state == "INIT" or (self.state == "UP" and self.job in (None, "INIT", "PENDING", "SETTING_UP"))
+        """Whether it is being asked for or made, or has just been."""
+        return self.state in ("asked", "INIT") or (self.state == "UP" and self.job in (None, "INIT", "PENDING", "SETTING_UP"))
 
     @property
     def runs(self) -> bool:
@@ -102,7 +102,8 @@ class Seen:
         return self.waits or (self.state == "UP" and self.job in ACTIVE)
 
     def __str__(self) -> str:
-        return f"SkyPilot cluster {self.name}" + (" is being set up" if self.waits else "")
+        doing = " is being asked for" if self.state == "asked" else " is being set up" if self.waits else ""
+        return f"SkyPilot cluster {self.name}{doing}"
 
     @property
     def end(self) -> str:
