@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from last_e.text import plain
-from runner.errors import EngineError, UsageError
+from runner.errors import EngineError, LastrunError, UsageError
 from runner.launch.notes import Notes
 
 NOTES = Notes("sky", "job", "cluster")
@@ -86,15 +86,15 @@ class Seen:
 
     name: str
     state: str
-    """``INIT``, ``UP``, ``STOPPED``, ``UNHEALTHY``, or ``gone``."""
+    """``INIT``, ``UP``, ``STOPPED``, ``UNHEALTHY``, or ``gone``; ``asked``: it is being asked for, as far as is known here."""
     job: str | None
     given_back: bool
     """Whether somebody has taken it down."""
 
     @property
     def waits(self) -> bool:
-        """Whether it is being made, or has just been."""
-        return self.state == "INIT" or (self.state == "UP" and self.job in (None, "INIT", "PENDING", "SETTING_UP"))
+        """Whether it is being asked for or made, or has just been."""
+        return self.state in ("asked", "INIT") or (self.state == "UP" and self.job in (None, "INIT", "PENDING", "SETTING_UP"))
 
     @property
     def runs(self) -> bool:
@@ -102,7 +102,8 @@ class Seen:
         return self.waits or (self.state == "UP" and self.job in ACTIVE)
 
     def __str__(self) -> str:
-        return f"SkyPilot cluster {self.name}" + (" is being set up" if self.waits else "")
+        doing = " is being asked for" if self.state == "asked" else " is being set up" if self.waits else ""
+        return f"SkyPilot cluster {self.name}{doing}"
 
     @property
     def end(self) -> str:
@@ -153,6 +154,8 @@ class Sky:
     """A child process that answers; it is started when it is first asked."""
 
     def __init__(self) -> None:
+        self.unheard: set[str] = set()
+        """Names of machines that may have been asked for, as far as can be told from here."""
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
         self._said: IO[bytes] | None = None
@@ -188,8 +191,21 @@ class Sky:
         self._ask("dry_run", task=task, cluster=name, idle=idle)
 
     def launch(self, task: dict[str, Any], name: str, idle: int) -> str:
-        """Ask for a machine; returns the request's ID."""
-        return str(self._ask("launch", task=task, cluster=name, idle=idle))
+        """Ask for a machine; returns the request's ID.
+
+        Raises:
+            EngineError: it is not taken.
+            SilentError: that cannot be seen.
+        """
+        self.unheard.add(name)
+        try:
+            request = str(self._ask("launch", task=task, cluster=name, idle=idle))
+        except LastrunError as error:
+            if not isinstance(error, SilentError):
+                self.unheard.discard(name)
+            raise
+        self.unheard.discard(name)
+        return request
 
     def is_done(self, request: str) -> bool:
         """Whether a request has been carried out.
@@ -205,9 +221,9 @@ class Sky:
         """Withdraw a request."""
         self._ask("cancel", request=request)
 
-    def down(self, name: str) -> None:
-        """Give a machine back, if there is one of that name."""
-        self._ask("down", cluster=name)
+    def down(self, name: str) -> bool:
+        """Give a machine back, and ask for it no more; returns whether there was one of that name, or was to be."""
+        return bool(self._ask("down", cluster=name))
 
     def clusters(self) -> list[Cluster]:
         """All of lastrun's of this user."""
@@ -266,7 +282,7 @@ class Sky:
                 raise SilentError(_SILENT.format(f"not within {_PATIENCE_SECONDS:.0f} s"))
             got = os.read(stdout.fileno(), 1 << 16)
             if not got:
-                raise EngineError(f"SkyPilot's Python has ended: {self._last_words()}")
+                raise SilentError(f"SkyPilot's Python has ended: {self._last_words()}")
             self._rest += got
         line, _, self._rest = self._rest.partition(b"\n")
         found: dict[str, Any] = json.loads(line)

@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 from last_e.text import plain
 from runner.attempt.data_check import check_data
-from runner.errors import ClaimedError, EngineError, LastrunError, UsageError
+from runner.errors import ClaimedError, EngineError, LastrunError, PausedError, UsageError
 from runner.job.attempts import Attempt
 from runner.job.cost import DOLLARS, PAID_SINCE, spent
 from runner.job.job import Job
@@ -83,9 +83,10 @@ class SkyLauncher:
         name, began, arguments = f"{PREFIX}{job.id}-{token}", time.time(), with_heard(job, arguments)
         left = f"{job.id}: interrupted before its attempt began; lastrun resume {job.reference} begins it"
         with interruptible(left):
-            NOTES.write(token, job=job.id, cluster=name)  # first: it is never forgotten
-            with _given_back(name, token):
-                machine = self._get_one(job, name, lambda one: self._task(job, arguments, token, one, began))
+            _note(job, name, is_there=False)  # first: it is never forgotten
+            with _given_back(job, name):
+                machine = self._get_one(job, name, arguments, lambda one: self._task(job, arguments, token, one, began))
+            _note(job, name, is_there=True)
         sys.stderr.write(plain(f"SkyPilot cluster {name}: {machine}; {ended_by(name)} ends it\n"))
         return StartedThere(job, name, token, output)
 
@@ -142,12 +143,12 @@ class SkyLauncher:
 
     @staticmethod
     def withdraw(job: Job) -> str | None:
-        """Give back what is being set up."""
+        """Give back what is being set up. Who is between two requests for a machine, or may be, looks for ours in the store."""
         taken = None
         for _, found in _waiting([job]):
-            sky().down(found.name)
-            NOTES.forget(found.name[-8:])
-            taken = f"SkyPilot cluster {found.name}"
+            if sky().down(found.name) or found.state != "asked":
+                NOTES.forget(found.name[-8:])
+                taken = f"SkyPilot cluster {found.name}"
         return taken
 
     @staticmethod
@@ -193,12 +194,15 @@ class SkyLauncher:
             + (f"; the nearest are {near}" if near else "")
         )
 
-    def _get_one(self, job: Job, name: str, task: Callable[[terms.Machine], dict[str, Any]]) -> terms.Machine:
+    def _get_one(
+        self, job: Job, name: str, heard: Collection[str], task: Callable[[terms.Machine], dict[str, Any]]
+    ) -> terms.Machine:
         """The first kind of which there is one; after all kinds a pause, and so on for a while. A cloud that does not take our
-        keys is not asked again.
+        keys is not asked again. Requests to stop that are not ``heard`` of are looked for each time.
 
         Raises:
             EngineError: there is none, or it cannot be set up.
+            PausedError: somebody has asked to stop.
         """
         paid = 0.0 if self._config.run.max_cost is None else spent(job)
         there = [one for one in self._machines if bill.pays_for(self._config, one, paid)] or self._machines[:1]
@@ -207,6 +211,10 @@ class SkyLauncher:
             for machine in there:
                 if machine.cloud in closed:
                     continue
+                if job.requests.new(heard):
+                    told = "stopped before its attempt began"
+                    raise PausedError(f"{job.id}: {told}; lastrun resume {job.reference} begins it")
+                _note(job, name, is_there=False)
                 try:
                     _wait_for(sky().launch(task(machine), name, IDLE_MINUTES))
                     return machine
@@ -322,26 +330,43 @@ def _wait_for(request: str) -> None:
 
 
 @contextmanager
-def _given_back(name: str, token: str) -> Iterator[None]:
+def _given_back(job: Job, name: str) -> Iterator[None]:
     """Where it comes to nothing, no machine is left to cost money; where that cannot be seen to, what ends it is told."""
     try:
         yield
     except BaseException as error:
         sys.stderr.write(f"SkyPilot: cluster {name} is taken down; if this is interrupted, {ended_by(name)} does it\n")
+        why = str(error) or "interrupted"
         try:
-            sky().down(name)
+            there = sky().down(name)
         except LastrunError as another:
-            raise EngineError(f"{error or 'interrupted'}; its machine may be left ({another}): {ended_by(name)}") from None
-        NOTES.forget(token)
+            raise EngineError(f"{why}; its machine may be left ({another}): {ended_by(name)}") from None
+        if not there and name in sky().unheard:
+            then = f"{ended_by(name)} ends it then, and so does lastrun stop {job.reference}"
+            raise EngineError(f"{why}; its machine may come up all the same: {then}") from None
+        NOTES.forget(name[-8:])
         raise
 
 
+def _note(job: Job, name: str, *, is_there: bool) -> None:
+    """Remember a cluster, and since when it is being asked for."""
+    asked = {} if is_there else {"asked": f"{time.time():.0f}"}
+    NOTES.write(name[-8:], job=job.id, cluster=name, **asked)
+
+
 def _waiting(jobs: Sequence[Job]) -> list[tuple[Job, Seen]]:
-    """What is being set up of these jobs, of what this user has started from here; without such, nobody is asked."""
+    """What is being asked for or set up of these jobs, of what this user has started from here; without such, nobody is asked.
+    Between two kinds of machines there is no cluster, and whether somebody is still at it is not seen from here."""
     by_id = {job.id: job for job in jobs}
     notes = [note for note in NOTES.all() if note["job"] in by_id and by_id[note["job"]].attempts.of(note["token"]) is None]
     if not notes or python() is None:
         return []
     there = {one.name for one in sky().clusters()}
-    seen = [(by_id[note["job"]], sky().look(note["cluster"])) for note in notes if note["cluster"] in there]
-    return [(job, Seen(one.name, "INIT", None, False)) for job, one in seen if one.runs]
+    seen = [(note, _how_it_waits(note, there)) for note in notes]
+    return [(by_id[note["job"]], Seen(note["cluster"], state, None, False)) for note, state in seen if state is not None]
+
+
+def _how_it_waits(note: dict[str, str], there: set[str]) -> str | None:
+    if note["cluster"] in there and (found := sky().look(note["cluster"])).state != "gone":
+        return "INIT" if found.runs else None
+    return "asked" if time.time() - float(note.get("asked", 0)) < bill.SET_UP_SECONDS else None

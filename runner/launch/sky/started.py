@@ -45,11 +45,13 @@ class StartedThere(Followed):
         return f"SkyPilot cluster {self._name} is being set up" if found.runs else None
 
     def hand_on(self, signum: int) -> None:
-        """What has not begun is taken down, anything else asked through the store."""
-        if self._job.attempts.of(self._token) is None:
-            sky().down(self._name)
-            self._withdrawn = True
-            return
+        """What has not begun is taken down; else, and where that is not seen or not done, it is asked through the store, which
+        one that has not begun hears, too."""
+        with suppress(LastrunError):
+            if self._job.attempts.of(self._token) is None:
+                sky().down(self._name)
+                self._withdrawn = True
+                return
         super().hand_on(signum)
 
     def last_words(self) -> str:

@@ -13,7 +13,8 @@ import re
 import sys
 from typing import Any
 
-sys.path.pop(0)  # this folder is no place for modules
+if not getattr(sys.flags, "safe_path", False):
+    sys.path.pop(0)  # this folder is no place for modules
 os.environ.setdefault("SKYPILOT_DISABLE_USAGE_COLLECTION", "1")  # what lastrun asks is nobody's business
 _OUT = sys.stdout
 sys.stdout = sys.stderr  # it talks to people there
@@ -79,7 +80,7 @@ def dry_run(task: dict[str, Any], cluster: str, idle: int) -> None:
 def result(request: str) -> bool:
     """Whether a request has been carried out; raises what came of it."""
     [found] = sdk.api_status([request], fields=["request_id", "status"])
-    if found.status not in ("SUCCEEDED", "FAILED", "CANCELLED"):
+    if found.status not in _DONE:
         return False
     sdk.get(request)
     return True
@@ -90,12 +91,15 @@ def cancel(request: str) -> None:
     sdk.get(sdk.api_cancel([request], silent=True))
 
 
-def down(cluster: str) -> None:
-    """Give it back."""
+def down(cluster: str) -> bool:
+    """Give it back; whether it was there, or was to come: one that was asked for and stands in the queue is no cluster yet."""
+    asked = [one.request_id for one in _requests(cluster) if one.name.endswith("sky.launch") and one.status not in _DONE]
+    withdrawn = bool(asked and sdk.get(sdk.api_cancel(asked, silent=True)))
     try:
         sdk.get(sdk.down(cluster))
     except exceptions.ClusterDoesNotExist:
-        return
+        return withdrawn
+    return True
 
 
 def clusters(prefix: str) -> list[dict[str, Any]]:
@@ -119,8 +123,7 @@ def look(cluster: str) -> dict[str, Any]:
         return {"state": "INIT", "job": None, "given_back": False}  # while it is made its cloud is not asked: that would wait
     found = sdk.get(sdk.status([cluster], refresh=common.StatusRefreshMode.AUTO)) if found else []
     if not found:
-        asked = sdk.api_status(all_status=True, cluster_name=cluster, fields=["request_id", "name", "cluster_name"])
-        return {"state": "gone", "job": None, "given_back": any(one.name.endswith("sky.down") for one in asked)}
+        return {"state": "gone", "job": None, "given_back": _is_given_back(cluster)}
     state, job = found[0].status.value, None
     if state == "INIT" and found[0].init_kind == "unhealthy":
         state = "UNHEALTHY"
@@ -130,6 +133,21 @@ def look(cluster: str) -> dict[str, Any]:
         except (exceptions.ClusterNotUpError, exceptions.ClusterDoesNotExist):  # since a moment ago
             state = "UNHEALTHY"
     return {"state": state, "job": None if job is None else job.value, "given_back": False}
+
+
+def _is_given_back(cluster: str) -> bool:
+    """Whether somebody has taken it down since it was last asked for: a kind of which there was none had its name, too."""
+    asked = _requests(cluster, all_status=True)
+    begun = max((one.created_at for one in asked if one.name.endswith("sky.launch")), default=0.0)
+    downs = [one for one in asked if one.name.endswith("sky.down") and one.status != "FAILED"]
+    return any(one.created_at > begun for one in downs)
+
+
+def _requests(cluster: str, all_status: bool = False) -> list[Any]:
+    """Those of one name that are not done, or all; an older server tells those of every name."""
+    fields = ["request_id", "name", "cluster_name", "status", "created_at"]
+    found = sdk.api_status(all_status=all_status, cluster_name=cluster, fields=fields)
+    return [one for one in found if one.cluster_name == cluster]
 
 
 def last_lines(cluster: str) -> list[str]:
