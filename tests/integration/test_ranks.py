@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -232,12 +233,14 @@ runner.gpus.detect_environment = lambda: ("kaggle", "a session there")
 
 @pytest.mark.slow
 def test_an_attempt_trains_on_each_gpu_that_it_has_alone_and_goes_on_with_the_same_parts(
-    cli: Cli, clean_env: dict[str, str], tiny: Path, tmp_path: Path
+    request: pytest.FixtureRequest, cli: Cli, clean_env: dict[str, str], tiny: Path, tmp_path: Path
 ) -> None:
     """It takes the two of a session of Kaggle, which are not there: torch trains on the CPU, as where it finds none."""
     (tmp_path / "said").mkdir()
     (tmp_path / "said" / "sitecustomize.py").write_text(TWO_GPUS)
     names = [f"GPU-{uuid.uuid4()}" for _ in range(2)]
+    for name in names:  # where all users of a machine lock them
+        request.addfinalizer(partial(Path(f"/tmp/lastrun-gpu-{name}.lock").unlink, missing_ok=True))
     path = os.pathsep.join(filter(None, [str(tmp_path / "said"), os.environ.get("PYTHONPATH")]))
     there = {"PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ",".join(names)}
     length = ("--set", "training.epochs=6")
