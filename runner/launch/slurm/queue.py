@@ -271,6 +271,6 @@ def _words(done: subprocess.CompletedProcess[str]) -> str:
     """What a program of Slurm said against it, on one line."""
     lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
     if any(_NO_CLUSTER in line.lower() for line in lines):
-        return "Slurm: its programs are there, but no cluster is: begin on a login node, or name one with --on HOST (docs/slurm.md)"
+        return "Slurm: its programs are there, but no cluster is: begin on a login node, or name one with --on HOST"
     said = "; ".join(dict.fromkeys(line.removeprefix(f"{done.args[0]}: ").removeprefix("error: ") for line in lines))
     return plain(f"Slurm: {said or f'{done.args[0]} ended with code {done.returncode}'}")
