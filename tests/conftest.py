@@ -27,6 +27,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # with it each of the hundreds 
 
 from runner.errors import EngineError
 from runner.launch.docker.engine import _connected
+from runner.launch.sky.engine import sky
 from runner.launch.ssh.launcher import look
 from runner.launch.ssh.setup import Host
 from runner.store.directory import DirectoryStore
@@ -347,6 +348,8 @@ def sky_server(sky_api: SkyServer, bucket: str, clean_env: dict[str, str]) -> It
     own.mkdir()
     (own / "catalogs").symlink_to(sky_api.folder / "home" / ".sky" / "catalogs")
     yield sky_api
+    sky()._end()  # of a test that has asked by itself
+    sky.cache_clear()
     sky_api.clear()
 
 

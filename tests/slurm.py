@@ -40,7 +40,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SchedulerParameters=bf_interval=1,sched_interval=1
 ReturnToService=2
-SlurmdTimeout=10
+SlurmdTimeout=60
 KillWait=10
 MinJobAge=3600
 JobRequeue=1

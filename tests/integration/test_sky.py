@@ -88,7 +88,7 @@ def test_a_spot_machine_that_is_taken_away_is_followed_by_another_to_the_same_bi
     assert_same(current.job, uninterrupted)
 
 
-def test_what_will_not_do_is_told_before_anything_costs_money(
+def test_what_skypilot_will_not_do_is_told_before_anything_costs_money(
     sky_server: SkyServer, cli: Cli, tiny: Path, clean_env: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One process asks for most of it: SkyPilot takes seconds to be imported."""

@@ -36,6 +36,7 @@ def server(tmp_path: Path, own_place: None, clean_env: dict[str, str], monkeypat
     monkeypatch.delenv("XDG_DATA_HOME", raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
+    sky()._end()
     sky.cache_clear()
     terms.everything.cache_clear()
     yield found
