@@ -188,6 +188,8 @@ def _open(path: Path) -> int | None:
         with suppress(OSError):
             lock = os.open(path, flags | more, 0o644)
             if stat.S_ISREG(os.fstat(lock).st_mode):
+                with suppress(OSError):  # another user's; of our own the umask may have kept others out
+                    os.fchmod(lock, 0o644)
                 return lock
             os.close(lock)
     return None

@@ -148,6 +148,15 @@ def test_what_lies_in_the_way_keeps_nobody_from_training(tmp_path: Path) -> None
     assert (tmp_path / "precious").read_text() == "mine"
 
 
+def test_other_users_see_a_lock_whatever_the_umask_is(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        with taken(asks(tmp_path), "one"):
+            assert (tmp_path / f"lastrun-gpu-{A}.lock").stat().st_mode & 0o777 == 0o644
+    finally:
+        os.umask(before)
+
+
 def test_a_session_of_kaggle_is_the_attempts_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpus, "detect_environment", lambda: ("kaggle", "it is one"))
     with taken(asks(tmp_path), "one") as both:
