@@ -35,12 +35,17 @@ def test_secrets_of_a_run_stay_in_its_environment(
     clean_env.update(SOME_API_KEY=API_KEY, PYTHONPATH=path)
     tiny.write_text(tiny.read_text() + "run: {pass_env: [SOME_API_KEY]}\n")
     current = run("submit", tiny, *LONGER)
-    shown = set()
+    shown: set[str] = set()
+
+    def look() -> None:
+        shown.update(line.replace(b"\0", b" ").decode("utf-8", "replace") for line in command_lines().values())
+
     while not (jobs_in(current.store) and some_step_is_stored(current.job)):
-        shown |= {line.replace(b"\0", b" ").decode("utf-8", "replace") for line in command_lines().values()}
+        look()
         assert current.process.poll() is None, current.process.communicate()
         time.sleep(0.05)
     with current.held(some_step_is_stored):
+        look()  # now it is there for sure
         current.press_ctrl_c()
     code, out = current.end()
     assert code == 75, out
