@@ -126,6 +126,14 @@ class Beat(Event):
     """Of its own that it has trained,"""
     seconds: float = 0.0
     """and in how much time, without what it waited for others."""
+    waits: bool = False
+    """For others, now."""
+
+
+RANK_LOST = "rank_lost"
+"""How a run has ended of which a rank has died, or hangs."""
+NOT_BEGUN = "rank_not_begun"
+"""The same where it is a rank on another machine that has not said a word yet."""
 
 
 @dataclass(frozen=True)

@@ -103,6 +103,8 @@ class Joined:
         self.rank, self.size, self.here = seat.rank, seat.size, seat.here
         self.entered = 0
         """How often it has met the others, or is waiting to."""
+        self.waits = False
+        """For others, now. Not seen are those who wait on a GPU."""
         self.done = 0, 0.0
         self._waited = 0.0
         self._seat = seat
@@ -110,9 +112,9 @@ class Joined:
 
     def meet(self, device: torch.device) -> None:
         """Wait for all to be there; this one trains on ``device``."""
-        seat, self.entered = self._seat, self.entered + 1
+        seat = self._seat
         own_gpu = device.type == "cuda" and seat.here <= torch.cuda.device_count()
-        with _gone():
+        with self._all_together():
             store = dist.FileStore(str(seat.meeting), seat.size)  # type: ignore[attr-defined]  # it is there, unlisted
             dist.init_process_group("gloo", store=store, rank=seat.rank, world_size=seat.size, timeout=PATIENCE)
             all_have = torch.tensor([int(own_gpu)])
@@ -183,10 +185,10 @@ class Joined:
     @contextmanager
     def _all_together(self) -> Iterator[None]:
         self.entered += 1
-        began = time.perf_counter()
+        began, self.waits = time.perf_counter(), True
         with _gone():
             yield
-        self._waited += time.perf_counter() - began
+        self._waited, self.waits = self._waited + time.perf_counter() - began, False
 
 
 class _gone:  # reads as a word where it is used

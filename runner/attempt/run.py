@@ -17,7 +17,7 @@ from last_e import events
 from last_e.console import ConsoleSink
 from last_e.datafile import is_remote
 from last_e.environment import detect_environment
-from last_e.events import Message, parse_event
+from last_e.events import NOT_BEGUN, Message, parse_event
 from last_e.layers import Resolved
 from last_e.manifest import newest_whole, read_manifest
 from runner import machine
@@ -28,6 +28,7 @@ from runner.attempt.leftovers import clear_leftovers
 from runner.attempt.nodes import further_nodes
 from runner.attempt.outbox import waiting
 from runner.attempt.publish import Publisher
+from runner.attempt.restarts import Restarts
 from runner.attempt.scratch import OUTBOX, make_scratch, remove_scratch, scratch_root
 from runner.attempt.trainer import PIPES, Inbox, Trainer, trainer_command, trainer_config
 from runner.attempt.voice import Voice
@@ -217,28 +218,35 @@ class _Run:
         self.attempt.inherited = [stored.name for stored in found]
         bad: set[str] = set()
         own: Path | None = None
-        restarts, reached = 0, (0, 0)
+        restarts = Restarts(self.config.run.max_restarts)
         while True:
             self.trainer.ended = self._look = None
             usable = [stored for stored in found if stored.name not in bad]
             reason, message = self._train_once(scratch, publisher, usable, own)
             ended = self.trainer.ended
-            most = self.config.run.max_restarts
-            if reason is Reason.RANK_LOST and self.leaving.reason is None and restarts < most:
-                own, done = newest_of(scratch)
-                if done > max(reached, (self.attempt.resumed_epoch, self.attempt.resumed_step)):
-                    reached, restarts = done, restarts + 1
-                    self.voice.say(
-                        f"{message}; going on from step {done[1]} ({restarts} of run.max_restarts {most})", "warning"
-                    )
+            if ended is not None and reason is Reason.RANK_LOST and self.leaving.reason is None:
+                newest, done = newest_of(scratch)
+                resumed = self.attempt.resumed_epoch, self.attempt.resumed_step
+                again = restarts.after(message, begun=ended.reason != NOT_BEGUN, done=done, resumed=resumed)
+                if again.goes_on:
+                    own = newest
+                    self._rest(again.message, again.rest)
                     continue
-                message += "; not gone on with by itself, for nothing was saved since it began"
+                message = again.message
             if ended is None or ended.reason != "checkpoint_damaged" or self.attempt.resumed_from is None or own is not None:
                 return reason, message
             bad.add(self.attempt.resumed_from)
             self.job.checkpoints.pass_over(self.attempt.resumed_from)
             self.voice.say(f"skipping checkpoint {self.attempt.resumed_from}: {message}", "warning")
             self.attempt.resumed_from, self.attempt.resumed_step, self.attempt.resumed_epoch = None, 0, 0
+
+    def _rest(self, word: str, seconds: float) -> None:
+        """Say why, if there is something to say, and wait."""
+        if word:
+            self.voice.say(word, "warning")
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not self._stop_while_waiting():
+            time.sleep(0.2)
 
     def _stop_while_waiting(self) -> bool:
         """Before there is a trainer: hear what other threads have to say, look at the clock; whether to stop."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from last_e.ranks.agent import BEAT_SECONDS
+from last_e.ranks.lifeline import BEAT_SECONDS
 from runner.job.job import Job
 from tests.conftest import Cli
 from tests.jobs import Run, assert_same, command_lines, has_saved, jobs_in, result, stand_still, wait_until

@@ -24,7 +24,7 @@ from last_e.checkpoint import load
 from last_e.data import write_clips
 from last_e.data.synthetic import synthetic_clips
 from last_e.manifest import newest_whole
-from last_e.ranks.agent import BEAT_SECONDS
+from last_e.ranks.lifeline import BEAT_SECONDS
 from runner.job.job import Job
 from tests.conftest import Cli
 from tests.jobs import PATIENCE, Run, assert_same, command_lines, has_saved, jobs_in, wait_until
