@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import NamedTuple
 
+from last_e.manifest import newest_whole, read_manifest
+from runner.job.attempts import Attempt
+
 AWAY_SECONDS = 900.0
-"""For so long a machine that has gone is tried again. By then a cluster has said that it is lost, and given the job another: Slurm
-does after 300 s, where nobody has set it otherwise."""
+"""For so long a machine that has gone is tried again. By then a cluster has said that it is lost, and given the job another:
+Slurm does after 300 s, where nobody has set it otherwise."""
 _REST_SECONDS = 5.0
 
 
@@ -22,16 +26,23 @@ class Again(NamedTuple):
 
 
 class Restarts:
-    """Those of one attempt, ``most`` of them as long as it makes progress. While a machine that was there before does not take its
-    ranks, a restart has not begun, and does not count."""
+    """Those of one attempt, ``most`` of them as long as it makes progress. While a machine that was there before does not take
+    its ranks, a restart has not begun, and does not count.
 
-    def __init__(self, most: int) -> None:
-        self._most, self._number, self._reached = most, 0, (0, 0)
+    Args:
+        most: ``run.max_restarts``.
+        scratch: the attempt's folder.
+    """
+
+    def __init__(self, most: int, scratch: Path) -> None:
+        self._most, self._checkpoints = most, scratch / "run" / "checkpoints"
+        self._number, self._reached = 0, (0, 0)
         self._away_since: float | None = None
+        self.own: Path | None = None
+        """The attempt's own checkpoint to go on from."""
 
-    def after(self, message: str, *, begun: bool, done: tuple[int, int], resumed: tuple[int, int]) -> Again:
-        """What follows a loss: ``message`` tells which, ``begun`` whether all had begun; ``done`` is the epoch and step of the
-        attempt's own newest checkpoint, ``resumed`` of the one that it went on from."""
+    def after(self, message: str, attempt: Attempt, *, begun: bool) -> Again:
+        """What follows a loss; ``message`` tells which, ``begun`` whether the rank had begun."""
         if begun:
             self._away_since = None
         elif self._number:
@@ -42,7 +53,10 @@ class Restarts:
                 return Again(True, told if first else "", _REST_SECONDS)
         if self._number >= self._most:
             return Again(False, message)
-        if done <= max(self._reached, resumed):
+        newest = newest_whole(self._checkpoints, lambda _: None)
+        about = None if newest is None else read_manifest(newest)
+        done = (0, 0) if about is None else (about.epoch, about.step)
+        if done <= max(self._reached, (attempt.resumed_epoch, attempt.resumed_step)):
             return Again(False, f"{message}; not gone on with by itself, for nothing was saved since it began")
-        self._reached, self._number = done, self._number + 1
+        self.own, self._reached, self._number = newest, done, self._number + 1
         return Again(True, f"{message}; going on from step {done[1]} ({self._number} of run.max_restarts {self._most})")

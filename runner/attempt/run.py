@@ -19,7 +19,7 @@ from last_e.datafile import is_remote
 from last_e.environment import detect_environment
 from last_e.events import NOT_BEGUN, Message, parse_event
 from last_e.layers import Resolved
-from last_e.manifest import newest_whole, read_manifest
+from last_e.manifest import read_manifest
 from runner import machine
 from runner.attempt import shutdown
 from runner.attempt.data_cache import fetch_data
@@ -217,23 +217,19 @@ class _Run:
         found = self.job.checkpoints.sweep(self.attempt, partial(self.voice.say, level="warning"))
         self.attempt.inherited = [stored.name for stored in found]
         bad: set[str] = set()
-        own: Path | None = None
-        restarts = Restarts(self.config.run.max_restarts)
+        restarts = Restarts(self.config.run.max_restarts, scratch)
         while True:
             self.trainer.ended = self._look = None
             usable = [stored for stored in found if stored.name not in bad]
-            reason, message = self._train_once(scratch, publisher, usable, own)
-            ended = self.trainer.ended
-            if ended is not None and reason is Reason.RANK_LOST and self.leaving.reason is None:
-                newest, done = newest_of(scratch)
-                resumed = self.attempt.resumed_epoch, self.attempt.resumed_step
-                again = restarts.after(message, begun=ended.reason != NOT_BEGUN, done=done, resumed=resumed)
+            reason, message = self._train_once(scratch, publisher, usable, restarts.own)
+            ended = self.trainer.ended and self.trainer.ended.reason
+            if reason is Reason.RANK_LOST and self.leaving.reason is None:
+                again = restarts.after(message, self.attempt, begun=ended != NOT_BEGUN)
                 if again.goes_on:
-                    own = newest
                     self._rest(again.message, again.rest)
                     continue
                 message = again.message
-            if ended is None or ended.reason != "checkpoint_damaged" or self.attempt.resumed_from is None or own is not None:
+            if ended != "checkpoint_damaged" or self.attempt.resumed_from is None or restarts.own is not None:
                 return reason, message
             bad.add(self.attempt.resumed_from)
             self.job.checkpoints.pass_over(self.attempt.resumed_from)
@@ -416,15 +412,6 @@ def find_data(
         raise
     except LastrunError as error:  # no room in the cache
         return None, (Reason.OUT_OF_DISK, str(error))
-
-
-def newest_of(scratch: Path) -> tuple[Path | None, tuple[int, int]]:
-    """An attempt's own newest whole checkpoint, and its epoch and step; None and zeros without one."""
-    newest = newest_whole(scratch / "run" / "checkpoints", lambda _: None)
-    if newest is None:
-        return None, (0, 0)
-    about = read_manifest(newest)
-    return newest, (about.epoch, about.step)
 
 
 def scores_at_the_end(ended: events.Ended | None, progress: dict[str, Any], resumed_epoch: int) -> dict[str, float | None]:
