@@ -133,7 +133,7 @@ class Beat(Event):
 RANK_LOST = "rank_lost"
 """How a run has ended of which a rank has died, or hangs."""
 NOT_BEGUN = "rank_not_begun"
-"""The same where it is a rank on another machine that has not said a word yet."""
+"""The same where there are several machines, and their ranks have not met yet."""
 
 
 @dataclass(frozen=True)

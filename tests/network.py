@@ -79,6 +79,12 @@ class Network:
         """Again."""
         _ip("-n", self._space(self._names[0]), "link", "set", BETWEEN, "up")
 
+    def plug_in_all(self) -> None:
+        """Whatever was pulled out."""
+        for name in self._names:
+            self.plug_in(name)
+        self.plug_in_between()
+
     def stop(self) -> None:
         """Remove it."""
         for name in self._names:

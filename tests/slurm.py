@@ -101,7 +101,7 @@ class Slurm:
     def _places(self, host: str) -> dict[str, object]:
         if self.network is not None:
             own = {"here": self.network.address, "hosts": {node: node for node in NODES}, "addresses": self.network.addresses}
-            return {**own, "patience": 20}
+            return {**own, "patience": 300}
         here = "127.0.0.1"
         own = {"here": here, "hosts": dict.fromkeys(NODES, host), "addresses": dict.fromkeys(NODES, here)}
         return {**own, "patience": 60}

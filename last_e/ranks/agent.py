@@ -33,7 +33,7 @@ SILENT_AT_FIRST_SECONDS = 60.0
 BEHIND_SECONDS = 300.0
 """A rank that lives lets others wait for so long, and for ten times as long as any has been in one place before: the first one
 also waits for its disk."""
-STUCK_SECONDS, STUCK_AT_FIRST_SECONDS = SILENT_SECONDS + 5.0, 180.0
+STUCK_SECONDS, STUCK_AT_FIRST_SECONDS = SILENT_SECONDS + 3.0, 180.0
 """For so long all may wait for each other, which takes a moment: what is known of one that is silent is told before. A shared
 file system may take minutes to show them where they meet."""
 FIRST_SECONDS = 900.0
@@ -206,8 +206,7 @@ class Agent:
             if rank.code is None and not rank.open_pipes:
                 rank.code = rank.process.wait()
                 if rank.ended is None and self._is_elsewhere(rank):  # that machine may have gone
-                    reason = NOT_BEGUN if rank.entered is None else RANK_LOST
-                    self._lose(f"{rank.name} has gone ({rank.last_error or f'code {rank.code}'})", reason=reason)
+                    self._lose(f"{rank.name} has gone ({rank.last_error or f'code {rank.code}'})")
                 elif rank.ended is None and rank.code < 0:
                     self._lose(f"{rank.name} was ended by {ended_by(rank.code)}")
                 elif rank.ended is None:  # what ends by a mistake of its own would do so again
@@ -264,11 +263,14 @@ class Agent:
     def _is_elsewhere(self, rank: _Rank) -> bool:
         return bool(self._machines) and self._machines[rank.number] != self._machines[0]
 
-    def _lose(self, what: str, *killed: _Rank, reason: str = RANK_LOST) -> None:
-        stands = STANDS if self._saved() else NO_CHECKPOINT
-        self._fail(Ended(reason, f"{what}; {stands}", 0, 0))
+    def _lose(self, what: str, *killed: _Rank) -> None:
+        self._fail(self._loss(what))
         for rank in killed:
             rank.process.kill()
+
+    def _loss(self, what: str) -> Ended:
+        begun = not self._machines or any((rank.entered or 0) > 1 for rank in self._ranks)
+        return Ended(RANK_LOST if begun else NOT_BEGUN, f"{what}; {STANDS if self._saved() else NO_CHECKPOINT}", 0, 0)
 
     def _fail(self, ended: Ended) -> None:
         self._first = self._first or ended
@@ -279,7 +281,7 @@ class Agent:
         ended = self._ranks[0].ended
         if ended is None or ended.reason == GONE:  # all say that another has gone
             told = "no word" if ended is None else ended.message
-            return Ended(RANK_LOST, f"the ranks lost each other ({told}); {STANDS if self._saved() else NO_CHECKPOINT}", 0, 0)
+            return self._loss(f"the ranks lost each other ({told})")
         if ended.reason in REASONS and self._stop.reason is not None:
             return replace(ended, reason=self._stop.reason)
         return ended

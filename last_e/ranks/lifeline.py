@@ -74,13 +74,13 @@ class Lifeline:
         threading.Thread(target=self._watch, name="lifeline", daemon=True).start()
 
     def _watch(self) -> None:
-        last_look = time.monotonic()
-        while self._heard is None or time.monotonic() - self._heard <= SILENT_SECONDS:
+        now = time.monotonic()
+        while self._heard is None or now - self._heard <= SILENT_SECONDS:
+            last_look = now
             time.sleep(BEAT_SECONDS)
             now = time.monotonic()
             if self._heard is not None and now - last_look > 5 * BEAT_SECONDS:  # it was this process that slept
                 self._heard = now
-            last_look = now
         pass_on(f"nothing came from the machine that leads the run for {SILENT_SECONDS:.0f} s: this rank ends\n", sys.stderr)
         os._exit(1)
 

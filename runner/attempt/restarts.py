@@ -26,8 +26,8 @@ class Again(NamedTuple):
 
 
 class Restarts:
-    """Those of one attempt, ``most`` of them as long as it makes progress. While a machine that was there before does not take
-    its ranks, a restart has not begun, and does not count.
+    """Those of one attempt, ``most`` of them as long as it makes progress. While machines that were there before do not reach
+    each other, a restart has not begun, and does not count.
 
     Args:
         most: ``run.max_restarts``.
@@ -42,14 +42,14 @@ class Restarts:
         """The attempt's own checkpoint to go on from."""
 
     def after(self, message: str, attempt: Attempt, *, begun: bool) -> Again:
-        """What follows a loss; ``message`` tells which, ``begun`` whether the rank had begun."""
+        """What follows a loss; ``message`` tells which, ``begun`` whether the ranks had met."""
         if begun:
             self._away_since = None
         elif self._number:
             first, self._away_since = self._away_since is None, self._away_since or time.monotonic()
             if time.monotonic() - self._away_since < AWAY_SECONDS:
                 minutes = f"{AWAY_SECONDS / 60:.0f} minutes"
-                told = f"{message}; that machine is tried again for {minutes}, or until the cluster gives the job another"
+                told = f"{message}; tried again for {minutes}, or until the cluster gives the job other machines"
                 return Again(True, told if first else "", _REST_SECONDS)
         if self._number >= self._most:
             return Again(False, message)
