@@ -76,7 +76,7 @@ def run(
     group: Group = ALONE
     if seat:
         group = joined = Joined(seat)
-        beat(sink, lambda: Beat(joined.entered, *joined.done, joined.waits))
+        beat(sink, lambda: Beat(joined.entered, *joined.done, waits=joined.waits))
         joined.meet(device)
     precision = choose_precision(config, device)
     workers = set_up_torch(config, device, sink, group.here)

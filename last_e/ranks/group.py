@@ -50,8 +50,9 @@ class Group(Protocol):
     size: int
     here: int
     """Those on this machine."""
-    done: tuple[int, float]
-    """Clips of its own that it has trained, and in how many seconds without what it waited for others: see :meth:`work`."""
+    done: tuple[int, float, float | None]
+    """Clips of its own that it has trained, in how many seconds without what it waited for others, and how long that was (None:
+    not seen): see :meth:`work`."""
 
     def work(self, clips: int) -> AbstractContextManager[None]:
         """A step with so many clips of this rank's own."""
@@ -69,7 +70,8 @@ class Group(Protocol):
 class Alone:
     """A run of one process."""
 
-    rank, size, here, done = 0, 1, 1, (0, 0.0)
+    rank, size, here = 0, 1, 1
+    done: tuple[int, float, float | None] = (0, 0.0, None)
 
     def work(self, clips: int) -> AbstractContextManager[None]:
         """Nobody asks."""
@@ -105,7 +107,7 @@ class Joined:
         """How often it has met the others, or is waiting to."""
         self.waits = False
         """For others, now. Not seen are those who wait on a GPU."""
-        self.done = 0, 0.0
+        self.done: tuple[int, float, float | None] = (0, 0.0, 0.0)
         self._waited = 0.0
         self._seat = seat
         self._tensors: dist.ProcessGroup | None = None
@@ -132,8 +134,10 @@ class Joined:
         """See :class:`Group`. Through nccl a rank waits for others on its GPU, which is not seen here."""
         began, waited = time.perf_counter(), self._waited
         yield
-        seconds = time.perf_counter() - began - (self._waited - waited)
-        self.done = self.done[0] + clips, self.done[1] + seconds  # at once: another thread reads both
+        waited = self._waited - waited
+        done, own, others = self.done
+        others = None if others is None or self._tensors is not None else others + waited
+        self.done = done + clips, own + time.perf_counter() - began - waited, others  # at once: another thread reads them
 
     def agree(self, wish: int) -> int:
         """See :class:`Group`."""
