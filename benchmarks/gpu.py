@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 
-from benchmarks.sections import experiments, fast, job, right
+from benchmarks.sections import experiments, fast, job, ranks, right
 from benchmarks.sections.common import NTU60_TRAIN, Task, settings
 from last_e.environment import usable_cores
 from last_e.text import one_line
@@ -59,6 +59,7 @@ SECTIONS = {
     "epoch": Section(fast.own_epochs, 45),
     "plain epoch": Section(fast.plain_epoch, 80),
     "bench": Section(fast.bench, 90),
+    "ranks": Section(ranks.several_ranks, 60),
     "container": Section(job.in_container, 40),
     "graph": Section(experiments.graph, 20),
     "compile": Section(partial(experiments.compiled, mode="default"), 50),

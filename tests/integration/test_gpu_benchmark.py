@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "gpu.py"
 SECTIONS = (
     *("machine", "batches", "logits", "losses", "formats", "waiting", "checkpoint", "job"),
-    *("epoch", "plain epoch", "bench", "container", "graph", "compile", "compile with graphs"),
+    *("epoch", "plain epoch", "bench", "ranks", "container", "graph", "compile", "compile with graphs"),
 )
 UNRULY = """
 import os, sys, time
@@ -65,6 +65,8 @@ def test_every_section_runs_on_a_cpu(tmp_path: Path) -> None:
     assert results["plain epoch"]["ratio"] == ratio
     assert all(results["bench"][part]["ratio"] > 0 for part in ("data", "forward", "train", "epoch"))
     assert results["bench"]["checkpoint_stall_ms"]["median"] > 0
+    assert (results["ranks"]["identical"], results["ranks"]["through"]) == ({"2": True}, {"2": "gloo"})
+    assert results["ranks"]["of_one"]["2"] > 0
     assert results["graph"]["largest_relative_difference"] == 0
     assert results["graph"]["ratio"] > 0
     assert results["compile"]["ratio"] > 0
