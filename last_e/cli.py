@@ -284,10 +284,8 @@ def _train_here(
     """In this process, alone or as one of several ranks."""
     share_cores()
     try:
-        import torch
-
         from last_e import train
-        from last_e.gpu import NoGpu, is_lost
+        from last_e.gpu import NoGpu, has_no_memory, is_lost
         from last_e.ranks.group import PeerGone, RanksDiffer, Seat
     except ModuleNotFoundError as error:
         return Failed("no_gpu", f"{error.name} is not installed; from a clone of lastrun: pip install '.[train]'")
@@ -296,8 +294,6 @@ def _train_here(
         return train.run(config, out, resume, sink, stop, new_data="data" in args.allow_change, seat=seat)
     except train.DataChanged as error:
         return Failed("data_changed", f"{error}; or add --allow-change data")
-    except torch.cuda.OutOfMemoryError as error:
-        return Failed("out_of_memory", f"{one_line(error)}; {_LESS_MEMORY}")
     except NoGpu as error:
         return Failed("no_gpu", str(error))
     except PeerGone as error:
@@ -305,6 +301,8 @@ def _train_here(
     except RanksDiffer as error:
         return Failed("trainer_error", str(error))
     except RuntimeError as error:
+        if has_no_memory(error):
+            return Failed("out_of_memory", f"{one_line(error)}; {_LESS_MEMORY}")
         if not is_lost(error):
             if seat is None:
                 raise

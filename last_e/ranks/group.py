@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from last_e.gpu import is_lost
+from last_e.gpu import has_no_memory, is_lost
 from last_e.ranks.fold import Fold, nodes_of, shares
 
 PATIENCE = timedelta(hours=6)
@@ -202,5 +202,5 @@ class _gone:  # reads as a word where it is used
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, RuntimeError) and not (isinstance(error, torch.cuda.OutOfMemoryError) or is_lost(error)):
+        if isinstance(error, RuntimeError) and not (has_no_memory(error) or is_lost(error)):
             raise PeerGone(str(error)) from error
