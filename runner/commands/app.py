@@ -30,6 +30,7 @@ app.command()(run.resume)
 app.command()(check.validate)
 app.command()(check.explain)
 app.command()(check.plan)
+app.command()(check.doctor)
 app.command(name="list")(look.list_)
 app.command()(look.gpus)
 app.command()(look.status)
@@ -125,6 +126,8 @@ def _run_app(call: Callable[[], Any]) -> NoReturn:
             raise SystemExit(int(Exit.USAGE)) from None
         if isinstance(error, LastrunError):
             show(f"error: {redact(str(error))}", error=True)
+            if error.exit_code in (Exit.STORE, Exit.NO_ENGINE) and sys.stderr.isatty():  # in a log nobody asks what to do next
+                show("lastrun doctor looks at this machine, the store and each launcher", error=True)
             raise SystemExit(int(error.exit_code)) from None
         if isinstance(error, OSError):
             why = error.strerror or error
