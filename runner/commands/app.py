@@ -15,6 +15,7 @@ from runner.commands.bench import bench
 from runner.commands.data import data_app
 from runner.commands.host import host_app
 from runner.commands.image import image_app, probe
+from runner.commands.shell import completion
 from runner.version import lastrun_version
 
 app = typer.Typer(
@@ -31,6 +32,7 @@ app.command()(check.validate)
 app.command()(check.explain)
 app.command()(check.plan)
 app.command()(check.doctor)
+app.command()(completion)
 app.command(name="list")(look.list_)
 app.command()(look.gpus)
 app.command()(look.status)
