@@ -22,7 +22,7 @@ def table() -> dict[str, Any]:
     with suppress(OSError, ValueError):
         found: dict[str, Any] = json.loads(path.read_bytes())
         return found
-    made = _made()
+    made = read_off()
     keep(path, made)
     return made
 
@@ -46,7 +46,8 @@ def _digest() -> str:
     return hashlib.sha256("\n".join(about).encode()).hexdigest()[:16]
 
 
-def _made() -> dict[str, Any]:
+def read_off() -> dict[str, Any]:
+    """The same, off the command line."""
     from typer.main import get_command
 
     from last_e.config import VARIANTS
