@@ -74,11 +74,13 @@ class Progress(Event):
     """``train`` or ``test``."""
     ranks: list[float] | None = None
     """Of several ranks: clips per second of each, without what it waits for others."""
+    of_one: float | None = None
+    """How many times as fast they are together as one that waits for nobody."""
 
 
 @dataclass(frozen=True)
 class EpochDone(Event):
-    """An epoch has been trained and tested. All but ``seconds`` and ``ranks`` is the same wherever the run was cut."""
+    """An epoch has been trained and tested. All but ``seconds``, ``ranks`` and ``of_one`` is the same wherever it was cut."""
 
     kind: ClassVar[str] = "epoch"
     epoch: int
@@ -95,12 +97,13 @@ class EpochDone(Event):
     best: bool
     seconds: float
     ranks: list[float] | None = None
-    """As of :class:`Progress`."""
+    of_one: float | None = None
+    """Both as of :class:`Progress`."""
 
     def metrics(self) -> dict[str, Any]:
         """The line for ``metrics.jsonl``: what is reproducible."""
         values = json.loads(self.to_json())
-        for name in ("event", "epochs", "seconds", "best", "ranks"):
+        for name in ("event", "epochs", "seconds", "best", "ranks", "of_one"):
             del values[name]
         return dict(values)
 
@@ -125,7 +128,17 @@ class Beat(Event):
     clips: int = 0
     """Of its own that it has trained,"""
     seconds: float = 0.0
-    """and in how much time, without what it waited for others."""
+    """and in how much time, without what it waited for others,"""
+    waited: float | None = None
+    """which was so long; None: it waits on a GPU, where that is not seen."""
+    waits: bool = False
+    """For others, now."""
+
+
+RANK_LOST = "rank_lost"
+"""How a run has ended of which a rank has died, or hangs."""
+NOT_BEGUN = "rank_not_begun"
+"""The same where there are several machines, and their ranks have not met yet."""
 
 
 @dataclass(frozen=True)
@@ -204,14 +217,15 @@ def describe(event: Event) -> str | None:
         return (
             f"epoch {event.epoch + 1}/{event.epochs}  step {event.step:,}/{event.total_steps:,}  "
             f"{'testing' if event.phase == 'test' else 'loss ' + number(event.loss)}  "
-            f"{event.clips_per_second:,.0f} clips/s{by_ranks(event.ranks)}  {seconds_text(event.seconds_left)} left"
+            f"{event.clips_per_second:,.0f} clips/s{by_ranks(event.ranks, event.of_one)}  "
+            f"{seconds_text(event.seconds_left)} left"
         )
     if isinstance(event, EpochDone):
         skipped = f"  {event.skipped_steps} steps skipped" if event.skipped_steps else ""
         return (
             f"epoch {event.epoch}/{event.epochs}  lr {event.lr:.5f}  train loss {number(event.train_loss)} top-1 "
             f"{percent(event.train_top1)}  test loss {number(event.test_loss)} top-1 {percent(event.test_top1)} top-5 "
-            f"{percent(event.test_top5)}  {seconds_text(event.seconds)}{by_ranks(event.ranks)}"
+            f"{percent(event.test_top5)}  {seconds_text(event.seconds)}{by_ranks(event.ranks, event.of_one)}"
             f"{'  best' if event.best else ''}{skipped}"
         )
     if isinstance(event, Ended):
