@@ -42,6 +42,10 @@ class Flavor:
     name: str
     gpu: str | None
     """Its GPUs, in words."""
+    number: int
+    """Of them."""
+    model: str
+    """Theirs."""
     words: str
     dollars: float
     """For an hour."""
@@ -150,6 +154,7 @@ def flavors() -> list[Flavor]:
     with explained():
         found = _again(lambda: _api().list_jobs_hardware())
     known = [one for one in found if one.unit_label in _SECONDS]
+    known = [one for one in known if one.accelerator is None or one.accelerator.type == "gpu"]  # others torch does not know
     return sorted((_flavor(one) for one in known), key=lambda one: (one.dollars, one.name))
 
 
@@ -209,8 +214,16 @@ def _seen(found: Any) -> Seen:
 
 
 def _flavor(found: Any) -> Flavor:
-    gpu = None
+    gpu, number, model = None, 0, ""
     if found.accelerator is not None:
-        gpu = plain(f"{found.accelerator.quantity} x {found.accelerator.model}, {found.accelerator.vram}")
+        number, model = int(found.accelerator.quantity), plain(str(found.accelerator.model))
+        gpu = plain(f"{number} x {model}, {_of_each(str(found.accelerator.vram), number)}")
     words = plain(", ".join([*([gpu] if gpu else []), str(found.cpu), str(found.ram)]))
-    return Flavor(plain(str(found.name)), gpu, words, float(found.unit_cost_usd) * 3600 / _SECONDS[found.unit_label])
+    dollars = float(found.unit_cost_usd) * 3600 / _SECONDS[found.unit_label]
+    return Flavor(plain(str(found.name)), gpu, number, model, words, dollars)
+
+
+def _of_each(memory: str, number: int) -> str:
+    """Of so many GPUs, where that of all is told."""
+    size, _, unit = memory.partition(" ")
+    return f"{float(size) / number:g} {unit}" if size.isdecimal() else memory
