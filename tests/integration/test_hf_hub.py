@@ -124,9 +124,14 @@ def test_nobody_is_asked_about_what_is_over(there: Hub, tmp_path: Path) -> None:
     assert client.NOTES.all() == []
 
     begin("2123abcd")
-    there.away = True
-    with pytest.raises(EngineError):
+    there.away, began = True, time.monotonic()
+    with pytest.raises(EngineError, match="it is busy, or down"):
         HfLauncher.waiting([job])
+    with pytest.MonkeyPatch.context() as gone:
+        gone.setattr(client._api(), "endpoint", "http://127.0.0.1:1")
+        with pytest.raises(EngineError, match="Hugging Face does not answer"):
+            HfLauncher.waiting([job])
+    assert time.monotonic() - began < 3  # not as long as its library would ask again
     attempt = Attempt("0001-2123abcd", "elsewhere", 1, "1", 1.0, phase="ended", began=True, reason="stop_requested")
     job.attempts.write(attempt)
     assert HfLauncher.waiting([job]) == []
