@@ -151,7 +151,7 @@ def dummy(tmp_path_factory: pytest.TempPathFactory, clean_env: dict[str, str]) -
         shutil.copytree(ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(Path(__file__).with_name("dummy.py"), copy / "runner" / "launch" / "dummy.py")
     table = copy / "runner" / "launchers.py"
-    line = '    "dummy": Kind("runner.launch.dummy:DummyLauncher", chooses_gpus=False),\n'
+    line = '    "dummy": Kind("runner.launch.dummy:DummyLauncher", gpus="few"),\n'
     table.write_text(table.read_text().replace("LAUNCHERS = {\n", f"LAUNCHERS = {{\n{line}"))
     clean_env["PYTHONPATH"] = str(copy)
     return Case("dummy", kill_process, "run.image=any:1")

@@ -68,6 +68,9 @@ class Cluster:
     cloud: str
     instance: str | None
     spot: bool
+    gpu: str | None
+    number: int
+    """Of its GPUs."""
 
     @property
     def job(self) -> str:
@@ -162,7 +165,7 @@ class Sky:
         self._rest = b""
 
     def offers(self) -> list[dict[str, Any]]:
-        """Machines with one GPU, on each cloud that it may use.
+        """Machines with GPUs, on each cloud that it may use.
 
         Raises:
             EngineError, UsageError: there is no cloud.
