@@ -26,6 +26,7 @@ NEEDS = {
 """What each format needs beside torch, by the extra that brings it."""
 ABOUT, FORMAT = "lastrun.json", "lastrun-model-1"
 """As :mod:`last_e.export.about` has them, which needs torch."""
+MODEL = "model.onnx"
 MOST_ABOUT_BYTES = 64 << 20
 
 Progress = Callable[[int, int, str], None]

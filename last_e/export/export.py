@@ -61,9 +61,7 @@ def export(asked: Asked, progress: Callable[[int, int, str], None]) -> dict[str,
     if not len(index):
         raise DataError(f"{config.dataset}: split {config.split_type} has no clips for test", missing=True)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    told = about_model(
-        config, description, manifest.read_manifest(asked.folder), asked.name, asked.licence, parameters
-    )
+    told = about_model(config, description, manifest.read_manifest(asked.folder), asked.name, asked.licence, parameters)
     progress = _all_in_all(progress, len(index) * (3 if asked.int8 else 2))
     wanted = check.expected(model, clips, index, config.training.input_frames, progress)
     path = asked.into / formats.FILES[asked.kind]

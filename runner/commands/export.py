@@ -63,9 +63,52 @@ def export(
         print_export(out, about)
 
 
-def _choice(
-    last: bool, step: int | None, data: Path | None, set_: list[str] | None, store: str | None, trust: bool
-) -> Choice:
+def demo_page(
+    model: Annotated[
+        str, typer.Argument(metavar="JOB|FOLDER", help="a job, the folder of a checkpoint, or that of an export to ONNX")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT.HTML", help="the page to write", callback=at_home)],
+    runtime: Annotated[
+        Path | None,
+        typer.Option(
+            "--runtime", metavar="FILE", help="npm's package of onnxruntime-web; default: npm fetches it once", callback=at_home
+        ),
+    ] = None,
+    licence: LicenceOption = "",
+    clips: ClipsOption = 256,
+    last: LastOption = False,
+    step: StepOption = None,
+    data: DataOption = None,
+    force: Annotated[bool, typer.Option("--force", help="replace the file that is there")] = False,
+    set_: SetOption = None,
+    store: StoreOption = None,
+    trust: TrustOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Write a page that recognises clips which are dropped into it: one HTML file, which asks no server for anything."""
+    from runner.demo_page import demo_page as write
+    from runner.view.bar import Bar
+    from runner.view.console import print_json, show
+
+    with Bar("clips") as bar:
+        made = write(
+            model,
+            out,
+            _choice(last, step, data, set_, store, trust),
+            licence=licence,
+            clips=clips,
+            runtime_file=runtime,
+            force=force,
+            say=lambda text: show(text, error=True),
+            progress=bar.update,
+        )
+    if json:
+        print_json("demo-page", {"page": str(out), "bytes": made.size, "model": made.about})
+    else:
+        show(f"{out}: {made.size / 1e6:.1f} MB; open it in a browser, and drop a clip")
+
+
+def _choice(last: bool, step: int | None, data: Path | None, set_: list[str] | None, store: str | None, trust: bool) -> Choice:
     from json import dumps
 
     from runner.errors import UsageError
