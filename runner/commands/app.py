@@ -13,6 +13,7 @@ from last_e.process import discard_output
 from runner.commands import check, groups, judge, keep, look, run
 from runner.commands.bench import bench
 from runner.commands.data import data_app
+from runner.commands.export import demo_page, export
 from runner.commands.host import host_app
 from runner.commands.image import image_app, probe
 from runner.commands.shell import completion
@@ -39,6 +40,8 @@ app.command()(look.status)
 app.command()(look.logs)
 app.command()(look.compare)
 app.command()(judge.evaluate)
+app.command()(export)
+app.command(name="demo-page")(demo_page)
 app.command()(keep.stop)
 app.command()(keep.pull)
 app.command()(keep.sync)
