@@ -55,6 +55,8 @@ class Started(Event):
     device: str
     precision: str
     data_fingerprint: str
+    validation_clips: int | None = None
+    """Those on which the best is chosen; None: on those that test."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,12 @@ class Progress(Event):
 
 @dataclass(frozen=True)
 class EpochDone(Event):
-    """An epoch has been trained and tested. All but ``seconds``, ``ranks`` and ``of_one`` is the same wherever it was cut."""
+    """An epoch has been trained and tested. All but ``seconds``, ``ranks`` and ``of_one`` is the same wherever the run was
+    cut.
+
+    Of a run that has clips to validate it was scored on those, and ``test_`` are None but in the last: there they are of the
+    best epoch's weights.
+    """
 
     kind: ClassVar[str] = "epoch"
     epoch: int
@@ -91,11 +98,14 @@ class EpochDone(Event):
     train_top1: float | None
     ib_loss: float | None
     test_loss: float | None
-    test_top1: float
-    test_top5: float
+    test_top1: float | None
+    test_top5: float | None
     skipped_steps: int
     best: bool
     seconds: float
+    validation_loss: float | None = None
+    validation_top1: float | None = None
+    validation_top5: float | None = None
     ranks: list[float] | None = None
     of_one: float | None = None
     """Both as of :class:`Progress`."""
@@ -103,7 +113,8 @@ class EpochDone(Event):
     def metrics(self) -> dict[str, Any]:
         """The line for ``metrics.jsonl``: what is reproducible."""
         values = json.loads(self.to_json())
-        for name in ("event", "epochs", "seconds", "best", "ranks", "of_one"):
+        without = [] if self.validation_top1 is not None else ["validation_loss", "validation_top1", "validation_top5"]
+        for name in ("event", "epochs", "seconds", "best", "ranks", "of_one", *without):
             del values[name]
         return dict(values)
 
@@ -153,7 +164,12 @@ class Ended(Event):
     test_top1: float | None = None
     test_top5: float | None = None
     best_top1: float | None = None
+    """By what the best was chosen: of the clips that validate, where there are some, else of those that test."""
     best_epoch: int | None = None
+    validation_top1: float | None = None
+    """Of the last epoch, where there are clips to validate; ``test_`` are then of the best epoch's weights, at the end."""
+    early_stop_epoch: int | None = None
+    """The last epoch, of a run that ``training.patience`` has ended."""
 
 
 _KINDS: dict[str, type[Event]] = {
@@ -209,7 +225,7 @@ def describe(event: Event) -> str | None:
     if isinstance(event, Started):
         return (
             f"{event.model} ({event.parameters:,} parameters) on {event.dataset} {event.split}: "
-            f"{counted(event.train_clips, 'clip')} to train, {event.test_clips:,} to test; "
+            f"{counted(event.train_clips, 'clip')} to train, {_held_out(event)} to test; "
             f"{counted(event.epochs, 'epoch')} of {counted(event.steps_per_epoch, 'step')}"
             + (f"; from step {event.step:,}" if event.step else "")
         )
@@ -224,10 +240,24 @@ def describe(event: Event) -> str | None:
         skipped = f"  {event.skipped_steps} steps skipped" if event.skipped_steps else ""
         return (
             f"epoch {event.epoch}/{event.epochs}  lr {event.lr:.5f}  train loss {number(event.train_loss)} top-1 "
-            f"{percent(event.train_top1)}  test loss {number(event.test_loss)} top-1 {percent(event.test_top1)} top-5 "
-            f"{percent(event.test_top5)}  {seconds_text(event.seconds)}{by_ranks(event.ranks, event.of_one)}"
+            f"{percent(event.train_top1)}  {_scores(event)}  {seconds_text(event.seconds)}{by_ranks(event.ranks, event.of_one)}"
             f"{'  best' if event.best else ''}{skipped}"
         )
     if isinstance(event, Ended):
         return f"{event.reason} at step {event.step:,} of {event.total_steps:,}: {event.message}"
     return None
+
+
+def _held_out(event: Started) -> str:
+    validate = "" if event.validation_clips is None else f"{event.validation_clips:,} to validate, "
+    return f"{validate}{event.test_clips:,}"
+
+
+def _scores(event: EpochDone) -> str:
+    found: list[str] = []
+    for name in ("validation", "test"):
+        loss, top1, top5 = (getattr(event, f"{name}_{what}") for what in ("loss", "top1", "top5"))
+        if top1 is not None:
+            of = " (best epoch)" if found else ""
+            found.append(f"{name}{of} loss {number(loss)} top-1 {percent(top1)} top-5 {percent(top5)}")
+    return "  ".join(found)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from last_e import events
+from last_e.choosing import chosen_by
 from last_e.console import ConsoleSink
 from last_e.datafile import is_remote
 from last_e.environment import detect_environment
@@ -54,6 +55,7 @@ from runner.trust import Trust, see_that_it_is_taken
 from runner.waits import WAITS
 
 _RESULT_FIELDS = ("test_top1", "test_top5", "best_top1", "best_epoch", "step", "total_steps")
+_OF_SOME_RUNS = ("validation_top1", "early_stop_epoch")
 
 
 def run_attempt(
@@ -419,11 +421,13 @@ def scores_at_the_end(ended: events.Ended | None, progress: dict[str, Any], resu
     That knows only this attempt's own epochs, and so no ``best_epoch`` of the job."""
     last, best = progress.get("last_epoch", {}), progress.get("best", {})
     if ended is not None and ended.total_steps:  # else it ended without knowing, as when a rank was killed
-        return {**{name: getattr(ended, name) for name in _RESULT_FIELDS}, "epoch": last.get("epoch", resumed_epoch)}
+        some = {name: value for name in _OF_SOME_RUNS if (value := getattr(ended, name)) is not None}
+        return {**{name: getattr(ended, name) for name in _RESULT_FIELDS}, **some, "epoch": last.get("epoch", resumed_epoch)}
     heard = {
         "test_top1": last.get("test_top1"),
         "test_top5": last.get("test_top5"),
-        "best_top1": best.get("test_top1"),
+        "validation_top1": last.get("validation_top1"),
+        "best_top1": chosen_by(best) if best else None,
         "step": progress.get("local_step"),  # later ones went with the trainer, and are no progress
         "total_steps": progress.get("total_steps"),
         "epoch": last.get("epoch"),
