@@ -197,9 +197,8 @@ def _wrong_together(path: Path, layers: list[Layer]) -> list[Problem]:
     nodes = chosen.get("run.nodes")
     alone = isinstance(name, str) and name in LAUNCHERS and not LAUNCHERS[name].has_nodes
     if nodes and alone and isinstance(nodes.value, int) and nodes.value > 1:
-        problems.append(
-            Problem(str(nodes.origin), "run.nodes", show(nodes.value), f"1 with launcher {name}; slurm has several")
-        )
+        allowed = f"1 with launcher {name}; several with slurm, which begins and ends machines together"
+        problems.append(Problem(str(nodes.origin), "run.nodes", show(nodes.value), allowed))
     return problems
 
 

@@ -56,8 +56,9 @@ class Group(Protocol):
     size: int
     here: int
     """Those on this machine."""
-    done: tuple[int, float]
-    """Clips of its own that it has trained, and in how many seconds without what it waited for others: see :meth:`work`."""
+    done: tuple[int, float, float | None]
+    """Clips of its own that it has trained, in how many seconds without what it waited for others, and how long that was (None:
+    not seen): see :meth:`work`."""
 
     def work(self, clips: int) -> AbstractContextManager[None]:
         """A step with so many clips of this rank's own."""
@@ -75,7 +76,8 @@ class Group(Protocol):
 class Alone:
     """A run of one process."""
 
-    rank, size, here, done = 0, 1, 1, (0, 0.0)
+    rank, size, here = 0, 1, 1
+    done: tuple[int, float, float | None] = (0, 0.0, None)
 
     def work(self, clips: int) -> AbstractContextManager[None]:
         """Nobody asks."""
@@ -109,7 +111,9 @@ class Joined:
         self.rank, self.size, self.here = seat.rank, seat.size, seat.here
         self.entered = 0
         """How often it has met the others, or is waiting to."""
-        self.done = 0, 0.0
+        self.waits = False
+        """For others, now. Not seen are those who wait on a GPU."""
+        self.done: tuple[int, float, float | None] = (0, 0.0, 0.0)
         self._waited = 0.0
         self._seat = seat
         self.tensors: dist.ProcessGroup | None = None
@@ -121,12 +125,12 @@ class Joined:
         Raises:
             RanksDiffer: some have a GPU, and some have none.
         """
-        seat, self.entered = self._seat, self.entered + 1
+        seat = self._seat
         has_gpu = device.type == "cuda"
         own_gpu = has_gpu and seat.here <= torch.cuda.device_count()
         for name, value in _NCCL.items():
             os.environ.setdefault(name, value)
-        with _gone():
+        with self._all_together():
             store = dist.FileStore(str(seat.meeting), seat.size)  # type: ignore[attr-defined]  # it is there, unlisted
             dist.init_process_group("gloo", store=store, rank=seat.rank, world_size=seat.size, timeout=PATIENCE)
             most = torch.tensor([int(has_gpu), int(not has_gpu), int(not own_gpu)])
@@ -148,8 +152,10 @@ class Joined:
         """See :class:`Group`. Through nccl a rank waits for others on its GPU, which is not seen here."""
         began, waited = time.perf_counter(), self._waited
         yield
-        seconds = time.perf_counter() - began - (self._waited - waited)
-        self.done = self.done[0] + clips, self.done[1] + seconds  # at once: another thread reads both
+        waited = self._waited - waited
+        done, own, others = self.done
+        others = None if others is None or self.tensors is not None else others + waited
+        self.done = done + clips, own + time.perf_counter() - began - waited, others  # at once: another thread reads them
 
     def agree(self, wish: int) -> int:
         """See :class:`Group`."""
@@ -201,10 +207,10 @@ class Joined:
     @contextmanager
     def _all_together(self) -> Iterator[None]:
         self.entered += 1
-        began = time.perf_counter()
+        began, self.waits = time.perf_counter(), True
         with _gone():
             yield
-        self._waited += time.perf_counter() - began
+        self._waited, self.waits = self._waited + time.perf_counter() - began, False
 
 
 class _gone:  # reads as a word where it is used

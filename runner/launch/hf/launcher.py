@@ -150,6 +150,11 @@ class HfLauncher:
         return taken
 
     @staticmethod
+    def ready() -> str:
+        """Whose token it is."""
+        return f"jobs of {plain(hub.namespace(None).name)}; lastrun gpus tells what each machine costs"
+
+    @staticmethod
     def clean() -> None:
         """Machines go with their attempts; only notes of long ago are left."""
         NOTES.sweep()

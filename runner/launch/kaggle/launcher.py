@@ -178,6 +178,11 @@ class KaggleLauncher:
         return None
 
     @staticmethod
+    def ready() -> str:
+        """Whose key it is."""
+        return f"sessions of {account().name}; lastrun gpus tells how much of this week's quota is left"
+
+    @staticmethod
     def clean() -> None:
         """Data sets whose session has ended go, and notes of long ago."""
         kept.clean()

@@ -26,6 +26,8 @@ from runner.launch.inside import ONLY
 from runner.launch.protocol import Offer, Rented
 from runner.launch.sky import terms
 from runner.launch.sky.engine import (
+    NO_CLOUD,
+    NO_SKYPILOT,
     NOTES,
     PREFIX,
     FullError,
@@ -34,6 +36,7 @@ from runner.launch.sky.engine import (
     Seen,
     SilentError,
     ended_by,
+    is_set_up,
     python,
     sky,
 )
@@ -150,6 +153,15 @@ class SkyLauncher:
                 NOTES.forget(found.name[-8:])
                 taken = f"SkyPilot cluster {found.name}"
         return taken
+
+    @staticmethod
+    def ready() -> str:
+        """By SkyPilot's own records: its server is not started for that."""
+        if python() is None:
+            raise UsageError(NO_SKYPILOT)
+        if not is_set_up():
+            raise UsageError(NO_CLOUD)
+        return "SkyPilot has a cloud to rent from, by its records; sky check asks each, lastrun gpus tells the prices"
 
     @staticmethod
     def clean() -> None:
