@@ -59,11 +59,13 @@ SECTIONS = {
     "epoch": Section(fast.own_epochs, 45),
     "plain epoch": Section(fast.plain_epoch, 80),
     "bench": Section(fast.bench, 90),
-    "ranks": Section(ranks.several_ranks, 60),
+    "two ranks": Section(ranks.two_ranks, 30),
     "container": Section(job.in_container, 40),
     "graph": Section(experiments.graph, 20),
     "compile": Section(partial(experiments.compiled, mode="default"), 50),
     "compile with graphs": Section(partial(experiments.compiled, mode="reduce-overhead"), 50),
+    "ranks on one GPU": Section(ranks.shared_gpu, 30),
+    "nccl on one GPU": Section(ranks.nccl_on_one, 20),
 }
 """In the order in which they are worth having."""
 

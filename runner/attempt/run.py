@@ -44,7 +44,7 @@ from runner.errors import (
     StoreError,
     UsageError,
 )
-from runner.gpus import taken
+from runner.gpus import Asked, taken
 from runner.job.attempts import Attempt
 from runner.job.checkpoints import Stored
 from runner.job.job import Job
@@ -104,7 +104,7 @@ def run_attempt(
             "is left here to be sent, or another attempt of yours is at work here"
         )
     nodes = further_nodes(resolved.config)
-    with taken(resolved.config, job.id) as gpus:
+    with taken(Asked.of(resolved.config), job.id) as gpus:
         inbox: Inbox = queue.Queue()
         trainer = Trainer(inbox, gpus)
         leaving = Leaving(resolved.config.hardware, trainer, inbox)

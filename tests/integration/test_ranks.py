@@ -240,7 +240,7 @@ def test_an_attempt_trains_on_each_gpu_that_it_has_alone_and_goes_on_with_the_sa
     (tmp_path / "said" / "sitecustomize.py").write_text(TWO_GPUS)
     names = [f"GPU-{uuid.uuid4()}" for _ in range(2)]
     for name in names:  # where all users of a machine lock them
-        request.addfinalizer(partial(Path(f"/tmp/lastrun-gpu-{name}.lock").unlink, missing_ok=True))
+        request.addfinalizer(partial(Path(f"/tmp/lastrun-gpus/{name}.lock").unlink, missing_ok=True))
     path = os.pathsep.join(filter(None, [str(tmp_path / "said"), os.environ.get("PYTHONPATH")]))
     there = {"PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ",".join(names)}
     length = ("--set", "training.epochs=6")
