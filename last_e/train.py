@@ -29,6 +29,8 @@ from last_e.datafile import DataError
 from last_e.environment import usable_cores
 from last_e.evaluate import Scores, evaluate
 from last_e.events import Beat, CheckpointSaved, Ended, EpochDone, Message, Progress, Sink, Started
+from last_e.init.fit import begin_with, freeze
+from last_e.init.read import read_weights
 from last_e.manifest import Manifest
 from last_e.metrics import History
 from last_e.model import fused
@@ -63,11 +65,12 @@ def run(
     stop: Stop,
     new_data: bool = False,
     seat: Seat | None = None,
+    init: Path | None = None,
 ) -> Ended:
     """Train as ``config`` says, writing below ``out``; go on from the checkpoint ``resume`` where one is given.
 
-    ``new_data`` lets a run go on with other clips than it began with. With a ``seat`` this process is one of several ranks; the
-    first one writes.
+    ``init`` has the weights of ``model.init``, for a run that goes on from no checkpoint. ``new_data`` lets a run go on with
+    other clips than it began with. With a ``seat`` this process is one of several ranks; the first one writes.
 
     Raises:
         DataError, DamagedCheckpoint, DataChanged, NoGpu: before anything was written.
@@ -92,6 +95,7 @@ def run(
 
     torch.manual_seed(config.training.seed)
     model = LastE(config.model, config.data.num_classes, clips.skeleton).to(device)
+    _begin(model, config, init, resume, sink)
     state = State(
         model,
         build_optimizer(model, config.training),
@@ -446,6 +450,22 @@ def _batches(
     chosen = parts.test if parts.validation is None else parts.validation
     train, scored = make_batches(clips, _index(parts.train), _index(chosen), config, device, workers, sink, group)
     return train, scored, None if parts.validation is None else scored.of(_index(parts.test))
+
+
+def _begin(model: LastE, config: TrainConfig, init: Path | None, resume: Path | None, sink: Sink) -> None:
+    """Take over the weights of ``model.init``, where the run goes on from no checkpoint, and keep still what ``model.freeze``
+    names; say so."""
+    if config.model.init is None:
+        return
+    told = []
+    if resume is None:
+        if init is None:
+            raise DataError(
+                "model.init: the weights that the job begins with are not kept with it; submit it anew", missing=True
+            )
+        told = begin_with(model, read_weights(init), config)
+    for text in [*told, *freeze(model, config.model.freeze or ())]:
+        sink.emit(Message(text))
 
 
 def _class_weights(config: TrainConfig, clips: Clips, train: TrainBatches, device: torch.device) -> Tensor | None:

@@ -20,7 +20,7 @@ from last_e.datafile import is_remote
 from last_e.environment import detect_environment
 from last_e.events import Message, parse_event
 from last_e.layers import Resolved
-from last_e.manifest import newest_whole, read_manifest
+from last_e.manifest import newest_whole, read_manifest, sha256
 from runner import machine
 from runner.attempt import shutdown
 from runner.attempt.data_cache import fetch_data
@@ -269,8 +269,14 @@ class _Run:
         if self.leaving.reason is not None:  # stopped before there was anything to stop
             return self.leaving.reason, "nothing was trained" if own is None else f"saved at step {read_manifest(own).step}"
         resume = own if fetched is None else fetched[0]
+        init = None
+        if resume is None and (digest := self.config.model.init_sha256) is not None:
+            try:
+                init = fetch_weights(self.job, digest, scratch)
+            except (MissingKeyError, DamagedObjectError) as error:
+                return Reason.DATA_ERROR, str(error)
         nodes = self.attempt.hardware.get("further_nodes", [])
-        self.trainer.start(trainer_command(config, scratch / "run", resume, self.allow_change, nodes))
+        self.trainer.start(trainer_command(config, scratch / "run", resume, self.allow_change, nodes, init))
         if self.leaving.reason is not None:  # asked while it was being started
             self.trainer.ask_to_save()
         open_pipes = len(PIPES)
@@ -410,6 +416,22 @@ def find_data(
         raise
     except LastrunError as error:  # no room in the cache
         return None, (Reason.OUT_OF_DISK, str(error))
+
+
+def fetch_weights(job: Job, digest: str, folder: Path) -> Path:
+    """Bring the weights that a job begins with, as it was made with them.
+
+    Raises:
+        MissingKeyError, DamagedObjectError: the store does not have them.
+    """
+    path = folder / "init.safetensors"
+    try:
+        job.store.get_file(job.paths.init, path)
+    except MissingKeyError:
+        raise MissingKeyError(f"{job.uri}: the weights that it begins with (model.init) are not kept with it") from None
+    if sha256(path) != digest:
+        raise DamagedObjectError(f"{job.uri}: the weights that it begins with (model.init) are not what was kept")
+    return path
 
 
 def newest_of(scratch: Path) -> tuple[Path | None, tuple[int, int]]:
