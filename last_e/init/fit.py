@@ -70,7 +70,8 @@ def begin_with(model: LastE, weights: Weights, config: TrainConfig) -> list[str]
     parameters = dict(model.named_parameters())
     values = sum(parameters[name].numel() for name in taken if name in parameters)
     total = sum(parameter.numel() for parameter in parameters.values())
-    told = [f"init: {values:,} of {total:,} parameters taken over"]
+    where = "" if config.model.init is None else f" from {config.model.init}"
+    told = [f"init: {values:,} of {total:,} parameters taken over{where}"]
     told += [f"init: begins anew: {one}" for one in _together(left)]
     if originals:
         told.append("init: the graph is that of the weights, as the original code draws NTU's")
