@@ -76,11 +76,14 @@ class Progress(Event):
     """``train`` or ``test``."""
     ranks: list[float] | None = None
     """Of several ranks: clips per second of each, without what it waits for others."""
+    of_one: float | None = None
+    """How many times as fast they are together as one that waits for nobody."""
 
 
 @dataclass(frozen=True)
 class EpochDone(Event):
-    """An epoch has been trained and tested. All but ``seconds`` and ``ranks`` is the same wherever the run was cut.
+    """An epoch has been trained and tested. All but ``seconds``, ``ranks`` and ``of_one`` is the same wherever the run was
+    cut.
 
     Of a run that has clips to validate it was scored on those, and ``test_`` are None but in the last: there they are of the
     best epoch's weights.
@@ -104,13 +107,14 @@ class EpochDone(Event):
     validation_top1: float | None = None
     validation_top5: float | None = None
     ranks: list[float] | None = None
-    """As of :class:`Progress`."""
+    of_one: float | None = None
+    """Both as of :class:`Progress`."""
 
     def metrics(self) -> dict[str, Any]:
         """The line for ``metrics.jsonl``: what is reproducible."""
         values = json.loads(self.to_json())
         without = [] if self.validation_top1 is not None else ["validation_loss", "validation_top1", "validation_top5"]
-        for name in ("event", "epochs", "seconds", "best", "ranks", *without):
+        for name in ("event", "epochs", "seconds", "best", "ranks", "of_one", *without):
             del values[name]
         return dict(values)
 
@@ -135,7 +139,17 @@ class Beat(Event):
     clips: int = 0
     """Of its own that it has trained,"""
     seconds: float = 0.0
-    """and in how much time, without what it waited for others."""
+    """and in how much time, without what it waited for others,"""
+    waited: float | None = None
+    """which was so long; None: it waits on a GPU, where that is not seen."""
+    waits: bool = False
+    """For others, now."""
+
+
+RANK_LOST = "rank_lost"
+"""How a run has ended of which a rank has died, or hangs."""
+NOT_BEGUN = "rank_not_begun"
+"""The same where there are several machines, and their ranks have not met yet."""
 
 
 @dataclass(frozen=True)
@@ -219,13 +233,14 @@ def describe(event: Event) -> str | None:
         return (
             f"epoch {event.epoch + 1}/{event.epochs}  step {event.step:,}/{event.total_steps:,}  "
             f"{'testing' if event.phase == 'test' else 'loss ' + number(event.loss)}  "
-            f"{event.clips_per_second:,.0f} clips/s{by_ranks(event.ranks)}  {seconds_text(event.seconds_left)} left"
+            f"{event.clips_per_second:,.0f} clips/s{by_ranks(event.ranks, event.of_one)}  "
+            f"{seconds_text(event.seconds_left)} left"
         )
     if isinstance(event, EpochDone):
         skipped = f"  {event.skipped_steps} steps skipped" if event.skipped_steps else ""
         return (
             f"epoch {event.epoch}/{event.epochs}  lr {event.lr:.5f}  train loss {number(event.train_loss)} top-1 "
-            f"{percent(event.train_top1)}  {_scores(event)}  {seconds_text(event.seconds)}{by_ranks(event.ranks)}"
+            f"{percent(event.train_top1)}  {_scores(event)}  {seconds_text(event.seconds)}{by_ranks(event.ranks, event.of_one)}"
             f"{'  best' if event.best else ''}{skipped}"
         )
     if isinstance(event, Ended):

@@ -37,8 +37,8 @@ from last_e.model import fused
 from last_e.model.network import LastE
 from last_e.optim import build_optimizer
 from last_e.precision import Precision, choose_device, choose_precision, cpu_threads, keep_memory
-from last_e.ranks.agent import beat
 from last_e.ranks.group import ALONE, Group, Joined, Seat
+from last_e.ranks.lifeline import beat
 from last_e.schedule import learning_rate
 from last_e.skeletons import NTU25
 from last_e.state import State, train_step
@@ -82,7 +82,7 @@ def run(
     group: Group = ALONE
     if seat:
         group = joined = Joined(seat)
-        beat(sink, lambda: Beat(joined.entered, *joined.done))
+        beat(sink, lambda: Beat(joined.entered, *joined.done, waits=joined.waits))
         joined.meet(device)
     precision = choose_precision(config, device)
     workers = set_up_torch(config, device, sink, group.here)

@@ -18,9 +18,9 @@ from last_e.choosing import chosen_by
 from last_e.console import ConsoleSink
 from last_e.datafile import is_remote
 from last_e.environment import detect_environment
-from last_e.events import Message, parse_event
+from last_e.events import NOT_BEGUN, Message, parse_event
 from last_e.layers import Resolved
-from last_e.manifest import newest_whole, read_manifest, sha256
+from last_e.manifest import read_manifest, sha256
 from runner import machine
 from runner.attempt import shutdown
 from runner.attempt.data_cache import fetch_data
@@ -29,6 +29,7 @@ from runner.attempt.leftovers import clear_leftovers
 from runner.attempt.nodes import further_nodes
 from runner.attempt.outbox import waiting
 from runner.attempt.publish import Publisher
+from runner.attempt.restarts import Restarts
 from runner.attempt.scratch import OUTBOX, make_scratch, remove_scratch, scratch_root
 from runner.attempt.trainer import PIPES, Inbox, Trainer, trainer_command, trainer_config
 from runner.attempt.voice import Voice
@@ -218,29 +219,32 @@ class _Run:
         found = self.job.checkpoints.sweep(self.attempt, partial(self.voice.say, level="warning"))
         self.attempt.inherited = [stored.name for stored in found]
         bad: set[str] = set()
-        own: Path | None = None
-        restarts, reached = 0, (0, 0)
+        restarts = Restarts(self.config.run.max_restarts, scratch)
         while True:
             self.trainer.ended = self._look = None
             usable = [stored for stored in found if stored.name not in bad]
-            reason, message = self._train_once(scratch, publisher, usable, own)
-            ended = self.trainer.ended
-            most = self.config.run.max_restarts
-            if reason is Reason.RANK_LOST and self.leaving.reason is None and restarts < most:
-                own, done = newest_of(scratch)
-                if done > max(reached, (self.attempt.resumed_epoch, self.attempt.resumed_step)):
-                    reached, restarts = done, restarts + 1
-                    self.voice.say(
-                        f"{message}; going on from step {done[1]} ({restarts} of run.max_restarts {most})", "warning"
-                    )
+            reason, message = self._train_once(scratch, publisher, usable, restarts.own)
+            ended = self.trainer.ended and self.trainer.ended.reason
+            if reason is Reason.RANK_LOST and self.leaving.reason is None:
+                again = restarts.after(message, self.attempt, begun=ended != NOT_BEGUN)
+                if again.goes_on:
+                    self._rest(again.message, again.rest)
                     continue
-                message += "; not gone on with by itself, for nothing was saved since it began"
-            if ended is None or ended.reason != "checkpoint_damaged" or self.attempt.resumed_from is None or own is not None:
+                message = again.message
+            if ended != "checkpoint_damaged" or self.attempt.resumed_from is None or restarts.own is not None:
                 return reason, message
             bad.add(self.attempt.resumed_from)
             self.job.checkpoints.pass_over(self.attempt.resumed_from)
             self.voice.say(f"skipping checkpoint {self.attempt.resumed_from}: {message}", "warning")
             self.attempt.resumed_from, self.attempt.resumed_step, self.attempt.resumed_epoch = None, 0, 0
+
+    def _rest(self, word: str, seconds: float) -> None:
+        """Say why, if there is something to say, and wait."""
+        if word:
+            self.voice.say(word, "warning")
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not self._stop_while_waiting():
+            time.sleep(0.2)
 
     def _stop_while_waiting(self) -> bool:
         """Before there is a trainer: hear what other threads have to say, look at the clock; whether to stop."""
@@ -432,15 +436,6 @@ def fetch_weights(job: Job, digest: str, folder: Path) -> Path:
     if sha256(path) != digest:
         raise DamagedObjectError(f"{job.uri}: the weights that it begins with (model.init) are not what was kept")
     return path
-
-
-def newest_of(scratch: Path) -> tuple[Path | None, tuple[int, int]]:
-    """An attempt's own newest whole checkpoint, and its epoch and step; None and zeros without one."""
-    newest = newest_whole(scratch / "run" / "checkpoints", lambda _: None)
-    if newest is None:
-        return None, (0, 0)
-    about = read_manifest(newest)
-    return newest, (about.epoch, about.step)
 
 
 def scores_at_the_end(ended: events.Ended | None, progress: dict[str, Any], resumed_epoch: int) -> dict[str, float | None]:

@@ -92,7 +92,8 @@ def _status_text(status: dict[str, Any]) -> Text:
         progress += f", {seconds_text(running['seconds_left'])} left"
     rows.append(("progress", progress))
     if running.get("clips_per_second") is not None:
-        rows.append(("speed", f"{running['clips_per_second']:,.0f} clips/s{by_ranks(running.get('ranks'))}"))
+        together = by_ranks(running.get("ranks"), running.get("of_one"))
+        rows.append(("speed", f"{running['clips_per_second']:,.0f} clips/s{together}"))
     if running:
         rows.append(("uploads", _uploads(status["synced_step"], running.get("lag_seconds") or 0.0)))
     if status["metrics"]:
