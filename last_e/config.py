@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from last_e.described import FILE_NAME, SPLIT_NAME, is_own
+from last_e.known import description_of
 from last_e.problems import Meaning, meant
 from last_e.set_by import HERE, LEARNING, SetBy
 
@@ -411,7 +412,7 @@ def _class_weights(c: dict[str, Any]) -> Iterator[Violation]:
         yield "training.class_weights", f"a list of {classes} numbers, one for each class (found {len(said)})"
     elif isinstance(said, list) and isinstance(said[0], str) and not is_own(c["dataset"]):
         try:
-            named_weights(said, classes, ())
+            named_weights(said, classes, description_of(c["dataset"], classes).classes)
         except ValueError as error:
             yield "training.class_weights", str(error).partition(": ")[2]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from last_e.config import TrainConfig
 from last_e.datafile import DataError, data_path
 from last_e.described import is_own
+from last_e.known import description_of
 from last_e.own_set import read_own
 from last_e.skeletons import NTU25, Skeleton
 from last_e.text import one_line
@@ -28,8 +29,9 @@ def main() -> int:
         from last_e.model.network import LastE
 
         weights = read_weights(Path(asked["source"]))
-        model = LastE(config.model, config.data.num_classes, _skeleton(config))
-        told = [*begin_with(model, weights, config), *freeze(model, config.model.freeze or ())]
+        skeleton, classes = _known(config)
+        model = LastE(config.model, config.data.num_classes, skeleton)
+        told = [*begin_with(model, weights, config, classes), *freeze(model, config.model.freeze or ())]
         write_weights(weights, Path(asked["out"]))
     except (DataError, RuntimeError, MemoryError, OSError) as error:
         print(json.dumps({"error": one_line(error), "no_gpu": False}), flush=True)
@@ -38,18 +40,20 @@ def main() -> int:
     return 0
 
 
-def _skeleton(config: TrainConfig) -> Skeleton:
-    """An own set's where its file is at hand; else one of as many joints, for shapes depend on no more."""
+def _known(config: TrainConfig) -> tuple[Skeleton, tuple[str, ...] | None]:
+    """Skeleton and classes: an own set's where its file is at hand; else a skeleton of as many joints, for shapes depend on no
+    more."""
     if not is_own(config.dataset):
-        return NTU25
+        return NTU25, description_of(config.dataset, config.data.num_classes).classes
     with suppress(DataError, OSError):
         path = data_path(config)
         assert path is not None
         with path.open("rb") as file:
-            return read_own(file, path.stat().st_size, path).description.skeleton
+            description = read_own(file, path.stat().st_size, path).description
+        return description.skeleton, description.classes
     joints = config.data.joints or len(NTU25.joints)
     bones = tuple((joint, joint - 1) for joint in range(1, joints))
-    return Skeleton(joints=tuple(f"joint {joint}" for joint in range(joints)), bones=bones, centre=0)
+    return Skeleton(joints=tuple(f"joint {joint}" for joint in range(joints)), bones=bones, centre=0), None
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from last_e.model.network import LastE
 from last_e.optim import HEAD
 from last_e.problems import nearest
 from last_e.skeletons import NTU25
-from last_e.text import counted
+from last_e.text import counted, shown
 
 LEAST = 0.5
 """Of the numbers of a network's body, so much has to come in."""
@@ -31,10 +31,11 @@ class _Left(NamedTuple):
     why: str
 
 
-def begin_with(model: LastE, weights: Weights, config: TrainConfig) -> list[str]:
+def begin_with(model: LastE, weights: Weights, config: TrainConfig, classes: tuple[str, ...] | None) -> list[str]:
     """Take over all weights that fit; the rest begins as it was made. Returns what to tell of it.
 
-    The head is taken over where it has as many classes and the weights are not known to be of another data set. A graph is the
+    The head is taken over where its classes are the same: by their names (``classes`` are the network's), where these are known
+    on both sides, else by their number, unless the weights are known to be of another data set. A graph is the
     network's own; where the weights are of another skeleton, what was learned of its edges is left, too. Weights of which
     nobody says where they come from are of the original code, which draws NTU's graph otherwise: on NTU's joints that is kept.
 
@@ -43,8 +44,9 @@ def begin_with(model: LastE, weights: Weights, config: TrainConfig) -> list[str]
     """
     own = model.state_dict()
     other_set = weights.dataset is not None and weights.dataset != config.dataset
+    other_classes = weights.classes != classes if weights.classes and classes else other_set
     other_graph = _has_other_graph(weights.tensors, own)
-    originals = other_graph and weights.dataset is None and model.skeleton.bones == NTU25.bones
+    originals = other_graph and weights.model is None and model.skeleton.bones == NTU25.bones
     taken: dict[str, Tensor] = {}
     left: list[_Left] = []
     for name, here in own.items():
@@ -56,8 +58,9 @@ def begin_with(model: LastE, weights: Weights, config: TrainConfig) -> list[str]
                 left.append(_Left(name, f"{_shape(here)} here, nothing there"))
         elif there.shape != here.shape:
             left.append(_Left(name, f"{_shape(there)} there, {_shape(here)} here{_because(name)}"))
-        elif name.startswith(HEAD) and other_set:
-            left.append(_Left(name, f"{_shape(there)} there and here, of other classes ({weights.dataset})"))
+        elif name.startswith(HEAD) and other_classes:
+            whose = weights.dataset or ", ".join(map(shown, (weights.classes or ())[:2])) + ", ..."
+            left.append(_Left(name, f"{_shape(there)} there and here, of other classes ({whose})"))
         elif other_graph and not originals and name.endswith(".edge"):
             left.append(_Left(name, f"{_shape(there)} there and here, of another skeleton"))
         else:

@@ -16,12 +16,15 @@ from torch import Tensor
 
 from last_e import checkpoint, manifest
 from last_e.datafile import DataError
+from last_e.described import DESCRIPTION, described, is_own
 from last_e.init import SUFFIXES
+from last_e.known import description_of
 from last_e.manifest import MANIFEST, DamagedCheckpoint
 from last_e.text import one_line, shown
 
 MOST_BYTES = manifest.MOST_FILE_BYTES
-_ABOUT = "about"
+_ABOUT, _EXPORTED = "about", "lastrun"
+"""Keys of a file's metadata: of what a job keeps, and of an export of ours."""
 _ONE = "fusion.proj.0.weight"
 """A name that every network of ours has, as the original has it: what stands before it stands before all."""
 _INSIDE = ("model", "state_dict", "model_state_dict", "net", "weights")
@@ -36,6 +39,8 @@ class Weights(NamedTuple):
     """What they were trained on, as a job calls it; None: nobody says."""
     model: str | None = None
     """The variant."""
+    classes: tuple[str, ...] | None = None
+    """Their names, in the order of the head's rows."""
 
 
 def read_weights(path: Path) -> Weights:
@@ -63,7 +68,7 @@ def read_weights(path: Path) -> Weights:
 
 def write_weights(weights: Weights, path: Path) -> None:
     """Keep weights as a job keeps those that it begins with."""
-    about = {"dataset": weights.dataset, "model": weights.model}
+    about = {"dataset": weights.dataset, "model": weights.model, "classes": weights.classes}
     save_file(
         {name: tensor.contiguous() for name, tensor in sorted(weights.tensors.items())}, path, {_ABOUT: json.dumps(about)}
     )
@@ -78,21 +83,31 @@ def _of_folder(path: Path) -> Weights:
     state, _ = checkpoint.load(path)
     try:
         config = json.loads((path / checkpoint.CONFIG).read_text())
-        about = {"dataset": str(config["dataset"]), "model": str(config["model"]["variant"])}
-    except (ValueError, KeyError, TypeError, RecursionError):
-        about = {}
-    return Weights(_named(state.get("model", {}), path), **about)
+        dataset, variant = str(config["dataset"]), str(config["model"]["variant"])
+        if is_own(dataset):
+            own = described(state) if isinstance(state.get(DESCRIPTION), str) else None
+            classes = None if own is None else own.classes
+        else:
+            classes = description_of(dataset, int(config["data"]["num_classes"])).classes
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(f"{path}: {checkpoint.CONFIG} cannot be read ({one_line(error)})", missing=True) from None
+    return Weights(_named(state.get("model", {}), path), dataset, variant, classes)
 
 
 def _safetensors(path: Path) -> Weights:
     try:
         with safe_open(path, framework="pt") as file:
-            about: Any = json.loads((file.metadata() or {}).get(_ABOUT, "{}"))
+            metadata = file.metadata() or {}
+            about: Any = json.loads(metadata.get(_ABOUT) or metadata.get(_EXPORTED) or "{}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: damaged, or no safetensors file ({one_line(error)})", missing=True) from None
-    said = {key: about.get(key) for key in ("dataset", "model")} if isinstance(about, dict) else {}
-    return Weights(tensors, **{key: value for key, value in said.items() if isinstance(value, str)})
+    about = about if isinstance(about, dict) else {}
+    dataset, variant = (
+        one if isinstance(one, str) else None for one in (about.get("dataset"), about.get("model") or about.get("variant"))
+    )
+    names = about.get("classes")
+    return Weights(tensors, dataset, variant, tuple(map(str, names)) if isinstance(names, list) else None)
 
 
 def _npz(path: Path) -> Weights:

@@ -273,12 +273,9 @@ class _Run:
         if self.leaving.reason is not None:  # stopped before there was anything to stop
             return self.leaving.reason, "nothing was trained" if own is None else f"saved at step {read_manifest(own).step}"
         resume = own if fetched is None else fetched[0]
-        init = None
-        if resume is None and (digest := self.config.model.init_sha256) is not None:
-            try:
-                init = fetch_weights(self.job, digest, scratch)
-            except (MissingKeyError, DamagedObjectError) as error:
-                return Reason.DATA_ERROR, str(error)
+        init, wrong = (None, None) if resume else first_weights(self.job, self.config.model.init_sha256, scratch)
+        if wrong is not None:
+            return Reason.DATA_ERROR, wrong
         nodes = self.attempt.hardware.get("further_nodes", [])
         self.trainer.start(trainer_command(config, scratch / "run", resume, self.allow_change, nodes, init))
         if self.leaving.reason is not None:  # asked while it was being started
@@ -422,20 +419,20 @@ def find_data(
         return None, (Reason.OUT_OF_DISK, str(error))
 
 
-def fetch_weights(job: Job, digest: str, folder: Path) -> Path:
-    """Bring the weights that a job begins with, as it was made with them.
-
-    Raises:
-        MissingKeyError, DamagedObjectError: the store does not have them.
-    """
+def first_weights(job: Job, digest: str | None, folder: Path) -> tuple[Path | None, str | None]:
+    """The weights that a job begins with, if it has some, brought into a folder; or why they are not there."""
+    if digest is None:
+        return None, None
     path = folder / "init.safetensors"
     try:
         job.store.get_file(job.paths.init, path)
     except MissingKeyError:
-        raise MissingKeyError(f"{job.uri}: the weights that it begins with (model.init) are not kept with it") from None
+        return None, f"{job.uri}: the weights that it begins with (model.init) are not kept with it"
+    except DamagedObjectError as error:
+        return None, str(error)
     if sha256(path) != digest:
-        raise DamagedObjectError(f"{job.uri}: the weights that it begins with (model.init) are not what was kept")
-    return path
+        return None, f"{job.uri}: the weights that it begins with (model.init) are not what was kept"
+    return path, None
 
 
 def scores_at_the_end(ended: events.Ended | None, progress: dict[str, Any], resumed_epoch: int) -> dict[str, float | None]:

@@ -58,10 +58,10 @@ def test_weights_are_read_from_every_kind_of_file(tmp_path: Path) -> None:
         found = read_weights(tmp_path / name)
         assert same(found.tensors, own), name
         assert (found.dataset, found.model) == (None, None)
-    write_weights(Weights(own, "irds", "nano_e_v3"), tmp_path / "e.safetensors")
+    write_weights(Weights(own, "irds", "nano_e_v3", ("a", "b")), tmp_path / "e.safetensors")
     again = read_weights(tmp_path / "e.safetensors")
     assert same(again.tensors, own)
-    assert (again.dataset, again.model) == ("irds", "nano_e_v3")
+    assert again[1:] == ("irds", "nano_e_v3", ("a", "b"))
     write_weights(again, tmp_path / "f.safetensors")
     assert (tmp_path / "e.safetensors").read_bytes() == (tmp_path / "f.safetensors").read_bytes()
 
@@ -76,7 +76,7 @@ def test_weights_are_read_from_a_checkpoint_and_of_a_run_from_its_best(tmp_path:
         checkpoint.save(tmp_path / "checkpoints", state.to_dict(""), SMALL.model_dump_json(), about)
     found = read_weights(tmp_path)
     assert same(found.tensors, kept[1])
-    assert (found.dataset, found.model) == ("synthetic", "nano_e_v3")
+    assert found[1:] == ("synthetic", "nano_e_v3", tuple(f"class {number}" for number in range(6)))
     folder = tmp_path / "checkpoints/step-00000003"
     assert same(read_weights(folder).tensors, kept[2])
     assert same(read_weights(folder / "state.pt").tensors, kept[2])
@@ -134,7 +134,7 @@ def test_what_is_no_file_of_weights_is_refused_and_nothing_of_it_runs(tmp_path: 
 def test_the_same_network_takes_all_over_and_other_classes_begin_with_a_head_of_their_own() -> None:
     there = tensors(network(seed=1))
     model = network()
-    told = begin_with(model, Weights(there, "synthetic"), SMALL)
+    told = begin_with(model, Weights(there, "synthetic"), SMALL, None)
     assert same(tensors(model), there)
     total = sum(p.numel() for p in model.parameters())
     assert told == [f"init: {total:,} of {total:,} parameters taken over"]
@@ -143,17 +143,31 @@ def test_the_same_network_takes_all_over_and_other_classes_begin_with_a_head_of_
         (6, "irds", "of other classes (irds)"),
     ):
         model, before = network(classes), tensors(network(classes))
-        told = begin_with(model, Weights(there, dataset), SMALL)
+        told = begin_with(model, Weights(there, dataset), SMALL, None)
         after = tensors(model)
         assert all(torch.equal(after[name], (before if name.startswith("fc.") else there)[name]) for name in after)
         assert any("fc.weight" in line and why in line for line in told), told
+
+
+def test_classes_are_compared_by_their_names_where_they_are_known() -> None:
+    there, names = tensors(network(seed=1)), tuple("abcdef")
+    for dataset, mine, taken in (
+        ("other.safetensors", names, True),
+        ("synthetic", tuple("abcdeg"), False),
+        ("synthetic", None, True),
+        ("other.safetensors", None, False),
+    ):
+        model = network()
+        told = begin_with(model, Weights(there, dataset, None, names), SMALL, mine)
+        assert torch.equal(model.fc.weight, there["fc.weight"]) is taken, (dataset, mine)
+        assert any("of other classes" in line for line in told) is not taken
 
 
 def test_the_originals_weights_keep_their_graph_on_ntus_joints_and_leave_it_on_others() -> None:
     weights = read_weights(REFERENCE / "nano.npz")
     settings = config("data.num_classes=60").model_copy(update={"dataset": "ntu60"})
     model = build_model("nano", 60)
-    told = begin_with(model, weights, settings)
+    told = begin_with(model, weights, settings, None)
     assert "init: the graph is that of the weights, as the original code draws NTU's" in told
     with np.load(REFERENCE / "nano.npz") as stored, torch.no_grad():
         streams = {name: torch.from_numpy(stored[f"input/{name}"]) for name in ("joint", "velocity", "bone")}
@@ -164,7 +178,7 @@ def test_the_originals_weights_keep_their_graph_on_ntus_joints_and_leave_it_on_o
     ):
         model = build_model("nano", 5, skeleton)
         graph = model.stages[0][0].gcn.A.clone()
-        told = begin_with(model, weights, settings)
+        told = begin_with(model, weights, settings, None)
         assert torch.equal(model.stages[0][0].gcn.A, graph)
         assert torch.equal(model.stages[0][0].gcn.edge, torch.ones_like(graph))
         assert any(".edge" in line and why in line for line in told), told
@@ -173,7 +187,7 @@ def test_the_originals_weights_keep_their_graph_on_ntus_joints_and_leave_it_on_o
 
 def test_weights_of_another_network_are_refused_with_what_they_are_of() -> None:
     with pytest.raises(DataError) as error:
-        begin_with(build_model("base"), read_weights(REFERENCE / "nano.npz"), SMALL)
+        begin_with(build_model("base"), read_weights(REFERENCE / "nano.npz"), SMALL, None)
     assert "these weights are of another network than base_e_v3" in str(error.value)
     assert "fusion.proj.0.weight 24 x 9 x 1 x 1 there, 48 x 9 x 1 x 1 here" in str(error.value)
     assert str(error.value).endswith("they are of nano_e_v3: set model to that")
