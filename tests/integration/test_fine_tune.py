@@ -116,6 +116,8 @@ def test_weights_are_kept_with_the_job_and_their_source_is_needed_no_more(
     assert "model.init: the weights that the job begins with are not kept with it" in done.stdout + done.stderr
     refused = cli("resume", job.id, "--set", "model.init=x.pt", "--allow-change", "model.init")
     assert "another network is another run" in refused.stderr
+    slower = "--set", "training.body_lr_factor=0.5", "--allow-change", "training.body_lr_factor"
+    assert "is another run" in cli("resume", job.id, *slower).stderr  # the optimizer's averages are in other groups
 
 
 def test_what_does_not_fit_is_told_before_there_is_a_job(cli: Cli, tiny: Path, tmp_path: Path) -> None:
