@@ -140,6 +140,7 @@ def _parser() -> _Parser:
                         "that may differ although they decide learning (`data`: other clips)")  # fmt: skip
     parser.add_argument("--out", metavar="DIR", help="folder of this run (default: a new one in hardware.output_root)")
     parser.add_argument("--config", metavar="FILE", help=argparse.SUPPRESS)  # the runner's: a resolved configuration
+    parser.add_argument("--init", metavar="FILE", help=argparse.SUPPRESS)  # the runner's: the weights of model.init
     parser.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)  # the runner's: events as JSON lines
     # The agent's, for each rank; and the runner's for it: all machines, this one first, with the words to run a command there.
     for name, kind in (("--rank", int), ("--meeting", Path), ("--parent", int), ("--here", int), ("--nodes", json.loads)):
@@ -291,7 +292,10 @@ def _train_here(
         return Failed("no_gpu", f"{error.name} is not installed; from a clone of lastrun: pip install '.[train]'")
     seat = None if args.rank is None else Seat(args.rank, _ranks(config), args.meeting, args.here)
     try:
-        return train.run(config, out, resume, sink, stop, new_data="data" in args.allow_change, seat=seat)
+        init = _init(config, args)
+        return train.run(
+            config, out, resume, sink, stop, "data" in args.allow_change, seat, None if init is None else expand(init)
+        )
     except train.DataChanged as error:
         return Failed("data_changed", f"{error}; or add --allow-change data")
     except NoGpu as error:
@@ -315,6 +319,12 @@ def _train_here(
         if seat is None:
             raise
         return _crashed(error)
+
+
+def _init(config: TrainConfig, args: argparse.Namespace) -> str | None:
+    """Where the weights of ``model.init`` are. Of a job the runner says so: its own word may be another's, or of another
+    machine."""
+    return args.init if args.supervised else config.model.init
 
 
 def _crashed(error: Exception) -> Failed:
@@ -383,6 +393,7 @@ def _lead(
         (folder / CONFIG).write_text(json.dumps(config.model_dump(mode="json")))
         words = ["--supervised", "--config", str(folder / CONFIG), "--out", str(out), "--meeting", str(folder / "meeting")]
         words += [] if resume is None else ["--resume", str(resume)]
+        words += [] if (init := _init(config, args)) is None else ["--init", init]
         words += ["--allow-change", *args.allow_change] if args.allow_change else []
         found = []
         for before, ranks in zip(nodes.values(), machines):

@@ -26,9 +26,13 @@ from last_e.data.clips import Clips
 from last_e.data.datasets import load_clips
 from last_e.data.splits import parts_of
 from last_e.datafile import DataError
+from last_e.described import Description
 from last_e.environment import usable_cores
 from last_e.evaluate import Scores, evaluate
 from last_e.events import Beat, CheckpointSaved, Ended, EpochDone, Message, Progress, Sink, Started
+from last_e.init.fit import begin_with, freeze
+from last_e.init.read import read_weights
+from last_e.known import description_of
 from last_e.manifest import Manifest
 from last_e.metrics import History
 from last_e.model import fused
@@ -63,11 +67,12 @@ def run(
     stop: Stop,
     new_data: bool = False,
     seat: Seat | None = None,
+    init: Path | None = None,
 ) -> Ended:
     """Train as ``config`` says, writing below ``out``; go on from the checkpoint ``resume`` where one is given.
 
-    ``new_data`` lets a run go on with other clips than it began with. With a ``seat`` this process is one of several ranks; the
-    first one writes.
+    ``init`` has the weights of ``model.init``, for a run that goes on from no checkpoint. ``new_data`` lets a run go on with
+    other clips than it began with. With a ``seat`` this process is one of several ranks; the first one writes.
 
     Raises:
         DataError, DamagedCheckpoint, DataChanged, NoGpu: before anything was written.
@@ -92,6 +97,7 @@ def run(
 
     torch.manual_seed(config.training.seed)
     model = LastE(config.model, config.data.num_classes, clips.skeleton).to(device)
+    _begin(model, config, clips.description, init, resume, sink)
     state = State(
         model,
         build_optimizer(model, config.training),
@@ -448,8 +454,27 @@ def _batches(
     return train, scored, None if parts.validation is None else scored.of(_index(parts.test))
 
 
+def _begin(
+    model: LastE, config: TrainConfig, description: Description | None, init: Path | None, resume: Path | None, sink: Sink
+) -> None:
+    """Take over the weights of ``model.init``, where the run goes on from no checkpoint, and keep still what ``model.freeze``
+    names; say so."""
+    if config.model.init is None:
+        return
+    told = []
+    if resume is None:
+        if init is None:
+            raise DataError(
+                "model.init: the weights that the job begins with are not kept with it; submit it anew", missing=True
+            )
+        known = description or description_of(config.dataset, config.data.num_classes)
+        told = begin_with(model, read_weights(init), config, known.classes)
+    for text in [*told, *freeze(model, config.model.freeze or ())]:
+        sink.emit(Message(text))
+
+
 def _class_weights(config: TrainConfig, clips: Clips, train: TrainBatches, device: torch.device) -> Tensor | None:
-    names = () if clips.description is None else clips.description.classes
+    names = (clips.description or description_of(config.dataset, config.data.num_classes)).classes
     try:
         weights = weights_of(config.training, clips.label[train.index], config.data.num_classes, names)
     except ValueError as error:

@@ -20,7 +20,7 @@ from last_e.datafile import is_remote
 from last_e.environment import detect_environment
 from last_e.events import NOT_BEGUN, Message, parse_event
 from last_e.layers import Resolved
-from last_e.manifest import read_manifest
+from last_e.manifest import read_manifest, sha256
 from runner import machine
 from runner.attempt import shutdown
 from runner.attempt.data_cache import fetch_data
@@ -273,8 +273,11 @@ class _Run:
         if self.leaving.reason is not None:  # stopped before there was anything to stop
             return self.leaving.reason, "nothing was trained" if own is None else f"saved at step {read_manifest(own).step}"
         resume = own if fetched is None else fetched[0]
+        init, wrong = (None, None) if resume else first_weights(self.job, self.config.model.init_sha256, scratch)
+        if wrong is not None:
+            return Reason.DATA_ERROR, wrong
         nodes = self.attempt.hardware.get("further_nodes", [])
-        self.trainer.start(trainer_command(config, scratch / "run", resume, self.allow_change, nodes))
+        self.trainer.start(trainer_command(config, scratch / "run", resume, self.allow_change, nodes, init))
         if self.leaving.reason is not None:  # asked while it was being started
             self.trainer.ask_to_save()
         open_pipes = len(PIPES)
@@ -414,6 +417,22 @@ def find_data(
         raise
     except LastrunError as error:  # no room in the cache
         return None, (Reason.OUT_OF_DISK, str(error))
+
+
+def first_weights(job: Job, digest: str | None, folder: Path) -> tuple[Path | None, str | None]:
+    """The weights that a job begins with, if it has some, brought into a folder; or why they are not there."""
+    if digest is None:
+        return None, None
+    path = folder / "init.safetensors"
+    try:
+        job.store.get_file(job.paths.init, path)
+    except MissingKeyError:
+        return None, f"{job.uri}: the weights that it begins with (model.init) are not kept with it"
+    except DamagedObjectError as error:
+        return None, str(error)
+    if sha256(path) != digest:
+        return None, f"{job.uri}: the weights that it begins with (model.init) are not what was kept"
+    return path, None
 
 
 def scores_at_the_end(ended: events.Ended | None, progress: dict[str, Any], resumed_epoch: int) -> dict[str, float | None]:

@@ -136,6 +136,8 @@ def carry(source: Job, home: Job, say: Say) -> Job:
     record = source.store.get(source.paths.record)
     attempts, written = source.attempts.all(), source.checkpoints.written(say)
     say(f"copying {source.id} from {source.store.uri}, which can only be read, to {home.store.uri}")
+    with suppress(MissingKeyError):  # most jobs begin with random weights
+        home.store.put(home.paths.init, source.store.get(source.paths.init))
     for stored in counted(written, attempts):
         _copy_checkpoint(source, home, stored, say)
     for attempt in filter(lambda attempt: attempt.has_taken_the_job, attempts):

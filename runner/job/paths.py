@@ -2,6 +2,7 @@
 
 .index/<time, backwards>-JOB-ID       empty; so that the newest of many jobs stand first in one listing
 JOB-ID/job.json                       the resolved spec with origins; written once
+JOB-ID/init.safetensors               the weights that it begins with, if it names some; written before its record
 JOB-ID/attempts/0003-<id>/            claim.json, once it has run attempt.json, once it is over end.json; heartbeat.json,
                                       log/000017.txt, metrics.jsonl, events/
 JOB-ID/checkpoints/<step>-<attempt>/  files, then MANIFEST.json last
@@ -38,6 +39,7 @@ class Paths:
         self.job_id = job_id
         self.all = f"{job_id}/"
         self.record = f"{job_id}/{JOB_RECORD}"
+        self.init = f"{job_id}/init.safetensors"
         self.tombstone = f"{job_id}/deleted"
         self.attempts = f"{job_id}/attempts/"
         self.checkpoints = f"{job_id}/checkpoints/"

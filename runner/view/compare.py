@@ -106,7 +106,7 @@ def _result(job: Job, prices: Prices) -> Result:
         origins=origins,
         last=chosen_by(metrics[-1]) if metrics else None,
         best=max(map(chosen_by, metrics), default=None),
-        test=metrics[-1]["test_top1"] if metrics and metrics[-1].get("validation_top1") is not None else None,
+        test=metrics[-1].get("test_top1") if metrics and metrics[-1].get("validation_top1") is not None else None,
         epoch=int(metrics[-1]["epoch"]) if metrics else 0,
         epochs=(attempt.epochs if attempt else None) or config["training.epochs"],
         seconds=sum(seconds for _, seconds in spans),

@@ -10,7 +10,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from last_e.choosing import chosen_by
+from last_e.choosing import chosen_by, heard_of
 from runner.errors import UNREADABLE, LastrunError, NoSuchJobError, Reason, State
 from runner.job.attempts import Attempt, from_the_owner
 from runner.job.checkpoints import counted
@@ -168,7 +168,7 @@ def _summary(job: Job, record: dict[str, Any], stand: _Stand) -> dict[str, Any]:
     scores = attempt.scores if attempt else {}
     last = {} if scores else stand.beat.get("last_epoch") or {}
     epoch = int(max(last.get("epoch") or 0, scores.get("epoch") or 0, attempt.resumed_epoch if attempt else 0))
-    found = [*(one.scores.get("best_top1") for one in stand.attempts), chosen_by(last) if last else None]
+    found = [*(one.scores.get("best_top1") for one in stand.attempts), heard_of(last)]
     best = [top1 for top1 in found if top1 is not None]
     return {
         "id": job.id,

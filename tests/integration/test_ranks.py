@@ -90,6 +90,17 @@ def result(run: Path, steps: int = STEPS * EPOCHS) -> tuple[str, str]:
     return metrics, state
 
 
+TUNES = (
+    "training.sampler=balanced",
+    "training.class_weights=[1.0, 2.0, 0.5, 1.0, 1.0, 3.0]",
+    "data.validation=0.3",
+    "training.patience=2",
+    "training.body_lr_factor=0.3",
+    "model.freeze=[fusion.*]",
+    "training.epochs=3",
+)
+
+
 @pytest.fixture(scope="module")
 def of_one(data: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     run = tmp_path_factory.mktemp("ranks") / "one"
@@ -153,6 +164,20 @@ def test_of_a_large_network_with_all_that_is_random_too(tmp_path: Path) -> None:
     for ranks in (1, 3):
         finished(words(tmp_path / f"{ranks}", ranks, "training.epochs=1", model=BASE))
     assert result(tmp_path / "1", STEPS) == result(tmp_path / "3", STEPS)
+
+
+@pytest.mark.slow
+def test_what_is_tuned_on_clips_that_validate_does_not_depend_on_ranks_either(tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    finished(words(first, 1, "training.epochs=1"))
+    found = []
+    for ranks in (1, 2):
+        run = tmp_path / f"ranks-{ranks}"
+        said = finished(words(run, ranks, f"model.init={first}", *TUNES))
+        assert "parameters taken over" in said
+        assert "of epoch" in said
+        found.append(result(run, 3))
+    assert found[0] == found[1]
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ LONGEST_CLASS = 265
 VOCABULARY = {
     *(
         "choosing",
+        "init",
         "config",
         "console",
         "counts",

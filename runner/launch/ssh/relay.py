@@ -77,7 +77,7 @@ class Relay:
         keys = [entry.key for entry in store.scan(paths.attempts) if RECORDS.fullmatch(entry.key)]
         for stored in self.job.checkpoints.all():
             keys += [paths.checkpoint(stored.name, file) for file in [*stored.manifest.files, MANIFEST]]
-        self._send([paths.record, *keys, *self.job.requests.keys()], found)
+        self._send([paths.init, paths.record, *keys, *self.job.requests.keys()], found)
         return StoreUri.parse(found["root"])
 
     def pull(self, *, wait: bool = True) -> int | None:
