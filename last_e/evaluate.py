@@ -39,11 +39,13 @@ def evaluate(
     precision: Precision,
     going_on: Callable[[int], bool],
     group: Group = ALONE,
+    said: Tensor | None = None,
 ) -> Scores | None:
     """Score a model on the test clips; the logits of a clip are the mean over its bodies.
 
     Of a ``group`` each rank does its share of the batches, and all get the same scores. ``going_on`` is told the clips done
-    here after each batch; when it answers False, to one of them, the result is None.
+    here after each batch; when it answers False, to one of them, the result is None. ``said``, (N, 2) zeros on the device, is
+    filled with the class that is said of each clip and its probability.
     """
     model.eval()
     rows = torch.zeros(len(batches), 4, dtype=torch.float64, device=device)  # of each batch: loss, hits, hits among 5, clips
@@ -52,7 +54,11 @@ def evaluate(
         batch = batch.to(device)
         logits = logits_of(model, batch, precision)
         loss = F.cross_entropy(logits, batch.label, reduction="sum").double()
-        ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == batch.label[:, None]
+        among = logits.topk(min(5, logits.shape[1]), dim=1).indices
+        ranked = among == batch.label[:, None]
+        if said is not None:
+            probability = logits.softmax(1).gather(1, among[:, :1])[:, 0]
+            said[number * batches.batch_size :][: len(logits)] = torch.stack([among[:, 0].float(), probability], dim=1)
         rows[number] = torch.stack([loss, ranked[:, 0].sum(), ranked.sum(), torch.full_like(loss, len(ranked))])
         done += len(batch.label)
         if stopped := not going_on(done):
@@ -60,6 +66,8 @@ def evaluate(
     if group.agree(stopped):
         return None
     group.fill(rows)
+    if said is not None:
+        group.fill(said)
     loss_sum = hits = among_5 = clips = 0.0
     for row in rows.tolist():  # one after the other: from Python 3.12 on sum() rounds otherwise
         loss_sum, hits, among_5, clips = loss_sum + row[0], hits + row[1], among_5 + row[2], clips + row[3]

@@ -27,11 +27,14 @@ from last_e.environment import usable_cores
 from last_e.evaluate import Scores, evaluate
 from last_e.events import Beat, CheckpointSaved, Ended, EpochDone, Message, Progress, Sink, Started
 from last_e.manifest import Manifest
+from last_e.known import description_of
 from last_e.metrics import History
 from last_e.model import fused
 from last_e.model.network import LastE
 from last_e.optim import build_optimizer
 from last_e.precision import Precision, choose_device, choose_precision, cpu_threads, keep_memory
+from last_e.predictions import FILE as PREDICTIONS
+from last_e.predictions import write_predictions
 from last_e.ranks.agent import beat
 from last_e.ranks.group import ALONE, Group, Joined, Seat
 from last_e.schedule import learning_rate
@@ -237,7 +240,8 @@ class Session:
 
     def _finish_epoch(self, epoch: int, began: float) -> Ended | None:
         state, totals, training = self.state, self.state.counters.read().totals, self.config.training
-        scores = evaluate(state.model, self.test, self.device, self.precision, self._testing(epoch), self.group)
+        said = torch.zeros(len(self.test.index), 2, device=self.device)
+        scores = evaluate(state.model, self.test, self.device, self.precision, self._testing(epoch), self.group, said)
         if scores is None:
             return self._stopped(self._asked() or "interrupted")
         best = scores.top1 > state.best_top1
@@ -262,6 +266,8 @@ class Session:
         )
         if self.history is not None:
             self.history.add(done)
+        if best and self.writer is not None:  # before its checkpoint: who has that has this too
+            keep_predictions(self.writer.folder.with_name(PREDICTIONS), epoch + 1, "test", self.test, said, self.config)
         self.sink.emit(done)
         milestone = (epoch + 1) % training.save_interval == 0 or epoch + 1 == training.epochs
         if best or milestone or (epoch + 1) % self.config.checkpoint.every_epochs == 0:
@@ -342,6 +348,21 @@ class Session:
             return self.stop.reason is None
 
         return going_on
+
+
+def keep_predictions(path: Path, epoch: int, part: str, of: TestBatches, said: Tensor, config: TrainConfig) -> None:
+    """Write what is said of each clip (:func:`last_e.evaluate.evaluate`), and some clips to look at."""
+    clips, host = of.clips, said.cpu().numpy()
+
+    def joints_of(number: int) -> Any:
+        begin, length, bodies = (int(one[number]) for one in (clips.start, clips.length, clips.bodies))
+        joints = clips.joints[begin : begin + length * bodies].cpu().numpy()
+        return joints.reshape(bodies, length, *joints.shape[1:])
+
+    labels = clips.label[of.index.to(clips.label.device)].cpu().numpy()
+    numbers = {"clip": of.index.numpy(), "label": labels, "said": host[:, 0].astype("i4"), "confidence": host[:, 1]}
+    description = clips.description or description_of(config.dataset, config.data.num_classes)
+    write_predictions(path, epoch=epoch, part=part, description=description, numbers=numbers, joints_of=joints_of)
 
 
 def session_end(state: State, reason: str, message: str, config: TrainConfig, steps_per_epoch: int) -> Ended:

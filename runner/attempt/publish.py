@@ -19,7 +19,7 @@ from runner.errors import Reason
 from runner.job.attempts import HEARTBEAT_SECONDS, Attempt
 from runner.job.checkpoints import Stored
 from runner.job.job import Job
-from runner.job.paths import END_RECORD, Paths, checkpoint_name, step_of
+from runner.job.paths import END_RECORD, PREDICTIONS, Paths, checkpoint_name, step_of
 from runner.waits import WAITS
 
 EVENTS_SECONDS = WAITS.events
@@ -56,6 +56,7 @@ class Publisher:
         self._synced_step = 0
         self._metrics_changed = self._late = False
         self._segments = 0
+        self._predictions: bytes | None = None
         self._events_sent: dict[str, int] = {}
         self._next_look = self._next_events = 0.0
         self._tell_lost = lost
@@ -84,6 +85,7 @@ class Publisher:
         try:
             with self.outbox.together():
                 self._send_metrics()  # first: who resumes from a checkpoint finds the history up to it
+                self._send_predictions()
                 stored = post_checkpoint(self._job.paths, folder, self._attempt, self.outbox)
                 self._on_their_way[self._job.paths.checkpoint(stored.name)] = stored
         except (DamagedCheckpoint, FileNotFoundError):  # pruned by the trainer already: a newer one is on its way
@@ -118,6 +120,7 @@ class Publisher:
         """
         with self.outbox.together():
             self._send_metrics()
+            self._send_predictions()
             self._send_events()
             self.send_log()
             self.record()
@@ -159,6 +162,12 @@ class Publisher:
         if self._metrics_changed and path.exists():
             self._metrics_changed = False
             self.outbox.put(self._job.paths.metrics(self._attempt.id), path.read_bytes())
+
+    def _send_predictions(self) -> None:
+        path = self._run / PREDICTIONS
+        if path.exists() and (data := path.read_bytes()) != self._predictions:
+            self._predictions = data
+            self.outbox.put(self._job.paths.predictions(self._attempt.id), data)
 
     def _send_events(self) -> None:
         for path in sorted((self._run / "events").glob("*")):
