@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from last_e.manifest import MANIFEST, DamagedCheckpoint, to_keep, verify
 from last_e.text import seconds_text
 from runner.attempt.outbox import LAG_WARNING_SECONDS, Outbox
 from runner.attempt.pruner import Pruner
+from runner.attempt.report import Own
 from runner.attempt.scratch import OUTBOX
 from runner.attempt.voice import Voice
 from runner.errors import Reason
@@ -124,6 +126,16 @@ class Publisher:
             self._send_events()
             self.send_log()
             self.record()
+
+    def own(self) -> Own:
+        """What a report of the job needs of this attempt: the store may not have all of it yet."""
+        metrics, predictions = self._run / "metrics.jsonl", self._run / PREDICTIONS
+        return Own(
+            replace(self._attempt),
+            {**self._progress, "time": time.time()},
+            metrics.read_text("utf-8", "replace") if metrics.exists() else "",
+            predictions.read_bytes() if predictions.exists() else None,
+        )
 
     def send_log(self) -> None:
         """Send what was said since the last time."""

@@ -5,26 +5,17 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from last_e.metrics import read_metrics
 from last_e.predictions import MOST_BYTES, Predictions, read_predictions
+from runner.attempt.report import Own
 from runner.errors import DamagedObjectError, MissingKeyError, Reason, State
 from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.launch.settle import settled
 
 _MOST_METRICS = 16 << 20
-
-
-class Own(NamedTuple):
-    """What an attempt that ends has itself: the store may not have all of it yet."""
-
-    attempt: Attempt
-    beat: dict[str, Any]
-    """What its last heartbeat would tell."""
-    metrics: str
-    predictions: bytes | None
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,45 @@ from __future__ import annotations
 import base64
 import hashlib
 import time
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from last_e.skeletons import PLAYER
 from last_e.text import percent, plain
 from runner.version import lastrun_version
 
+if TYPE_CHECKING:
+    from runner.attempt.report import Own
+    from runner.job.job import Job
+
 HERE = Path(__file__).parent
 MARK = "<!-- lastrun report -->"
 """Stands at the beginning of every report: what may be replaced by another one."""
 _VENDOR = HERE / "vendor"
+
+
+def page_of(jobs: Sequence[Job], title: str) -> tuple[str, str]:
+    """The page of one job, or of several, and the sentence on top of it.
+
+    Raises:
+        NoSuchJobError, StoreError: of one: it is not there, or cannot be read.
+    """
+    from runner.view.report.facts import job_facts
+    from runner.view.report.gather import gather
+    from runner.view.report.several import facts_of_several
+
+    facts = job_facts(gather(jobs[0])) if len(jobs) == 1 else facts_of_several(jobs, title)
+    return render(facts), facts["sentence"]
+
+
+def page_at_the_end(job: Job, own: Own) -> str:
+    """The page that an attempt keeps when it ends."""
+    from runner.view.report.facts import job_facts
+    from runner.view.report.gather import gather
+
+    return render(job_facts(gather(job, own)))
 
 
 def render(facts: dict[str, Any]) -> str:

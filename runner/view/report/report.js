@@ -64,6 +64,7 @@
       const width = Math.max(240, box.clientWidth);
       if (width !== plot.width) plot.setSize({ width, height: 260 });
     }).observe(box);
+    plot.setLegend({ idx: chart.x.length - 1 });  // until somebody points at the curves
     redraws.push(() => plot.redraw(false, true));
   }
 
