@@ -391,7 +391,9 @@ class _Run:
             self.voice.show(f"{lost.value}: {self._what_is_lost(lost)}")
             return lost
         if report is not None and left is None and (why := report.wait(min(until, self.leaving.haste_until))):
-            self.voice.show(f"no report is kept of this attempt ({why}); lastrun report {self.job.reference} makes one")
+            self.voice.say(f"no report is kept of this attempt ({why}); lastrun report {self.job.reference} makes one")
+            self.publisher.send_log()
+            self.publisher.outbox.drain(1.0)
         if left is None:
             return reason
         self.voice.show(left, "warning")

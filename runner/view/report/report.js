@@ -55,7 +55,8 @@
       scales: { x: { time: false } },
       axes: [{ ...axis, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000] }, { ...axis, size: 64, values: ticks }],
       cursor: { sync: { key: sync.key }, drag: { x: true, y: false } },
-      hooks: { draw: [marksOf] },
+      // Until somebody points at the curves the legend has the last epoch.
+      hooks: { draw: [marksOf], ready: [plot => plot.setLegend({ idx: chart.x.length - 1 })] },
     }, columns, box);
     const canvas = plot.ctx.canvas;
     canvas.setAttribute("role", "img");
@@ -64,7 +65,6 @@
       const width = Math.max(240, box.clientWidth);
       if (width !== plot.width) plot.setSize({ width, height: 260 });
     }).observe(box);
-    plot.setLegend({ idx: chart.x.length - 1 });  // until somebody points at the curves
     redraws.push(() => plot.redraw(false, true));
   }
 
