@@ -47,7 +47,8 @@ class KeptReport(threading.Thread):
             self._why = f"{type(error).__name__}: {redact(one_line(error))}"
 
     def wait(self, until: float) -> str:
-        """Wait for it, but not long, and not beyond ``until`` (:func:`time.monotonic`). Why there is none; empty where there
-        is one."""
+        """Wait for it, but not long, and not beyond ``until`` (:func:`time.monotonic`). What to say where there is none; empty
+        where there is one."""
         self.join(max(0.0, min(WAITS.report, until - time.monotonic())))
-        return "it takes too long" if self.is_alive() else self._why
+        why = "it takes too long" if self.is_alive() else self._why
+        return f"no report is kept of this attempt ({why}); lastrun report {self._job.reference} makes one" if why else ""

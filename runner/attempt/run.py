@@ -374,9 +374,8 @@ class _Run:
                 with suppress(StoreError):  # who looks later need not wait for its heart
                     self.job.attempts.write(attempt)
             return reason
-        report = None
-        if self.make_report is not None and not self.leaving.in_haste:
-            report = KeptReport(self.job, self.publisher.own(), self.make_report)
+        make = None if self.leaving.in_haste else self.make_report
+        report = None if make is None else KeptReport(self.job, self.publisher.own(), make)
         try:
             self.publisher.end()
         except OSError as error:
@@ -390,11 +389,9 @@ class _Run:
             self._lose(lost)
             self.voice.show(f"{lost.value}: {self._what_is_lost(lost)}")
             return lost
-        if report is not None and left is None and (why := report.wait(min(until, self.leaving.haste_until))):
-            self.voice.say(f"no report is kept of this attempt ({why}); lastrun report {self.job.reference} makes one")
-            self.publisher.send_log()
-            self.publisher.outbox.drain(1.0)
         if left is None:
+            if report is not None and (told := report.wait(min(until, self.leaving.haste_until))):
+                self.publisher.last_word(told)
             return reason
         self.voice.show(left, "warning")
         return Reason.STORE_UNREACHABLE

@@ -48,7 +48,8 @@ def test_submit_runs_a_job_to_its_end_and_says_what_came_out(cli: Cli, tiny: Pat
     assert kept[-1] == 18
     assert len(kept) <= 4
     keys = {entry.key.split("/", 3)[-1].split("/")[0] for entry in job.store.scan(job.paths.attempts)}
-    assert keys == {"claim.json", "attempt.json", "end.json", "heartbeat.json", "metrics.jsonl", "log", "events"}
+    records = {"claim.json", "attempt.json", "end.json", "heartbeat.json"}
+    assert keys == {*records, "metrics.jsonl", "log", "events", "predictions.safetensors", "report.html"}
     assert not list((tiny.parent / "tmp").glob("lastrun-*"))
 
     again = cli("resume", job.id)

@@ -30,8 +30,10 @@ VOCABULARY = {
         "manifest",
         "metrics",
         "own_set",
+        "predictions",
         "problems",
         "reading",
+        "skeletons",
     ),
     *("redact", "resume", "text"),
 }
