@@ -4,7 +4,6 @@ the history. Reading it needs neither torch nor numpy."""
 from __future__ import annotations
 
 import io
-import json
 import sys
 from array import array
 from collections.abc import Callable, Sequence
@@ -154,7 +153,8 @@ def write_predictions(
 
 
 def _worth_a_look(label: npt.NDArray[Any], said: npt.NDArray[Any], confidence: npt.NDArray[Any]) -> list[int]:
-    """Rows: the mistakes it is surest of first, not too many alike; where there are few, what it is right in and least sure of."""
+    """Rows: the mistakes it is surest of first, not too many alike; then, where there are few, what it is right in and least
+    sure of."""
     import numpy as np
 
     wrong = label != said
@@ -168,7 +168,8 @@ def _worth_a_look(label: npt.NDArray[Any], said: npt.NDArray[Any], confidence: n
         if len(found) == SHOWN:
             return found
     right = np.flatnonzero(~wrong)[np.argsort(confidence[~wrong], kind="stable")]
-    return found + right[: SHOWN - len(found)].tolist()
+    found += right[: SHOWN - len(found)].tolist()
+    return found
 
 
 def read_predictions(data: bytes) -> Predictions:
@@ -200,7 +201,7 @@ def read_predictions(data: bytes) -> Predictions:
             raise ValueError("a clip that can be looked at is not there")
         pieces.append(_little(found["joints"][at : at + size]))
         at += size
-    return Predictions(about, *(found[name] for name in _NUMBERS), tuple(pieces))
+    return Predictions(about, found["clip"], found["label"], found["said"], found["confidence"], tuple(pieces))
 
 
 def _column(data: bytes, begin: int, about: dict[str, Any]) -> array[Any]:

@@ -26,8 +26,8 @@ from last_e.datafile import DataError
 from last_e.environment import usable_cores
 from last_e.evaluate import Scores, evaluate
 from last_e.events import Beat, CheckpointSaved, Ended, EpochDone, Message, Progress, Sink, Started
-from last_e.manifest import Manifest
 from last_e.known import description_of
+from last_e.manifest import Manifest
 from last_e.metrics import History
 from last_e.model import fused
 from last_e.model.network import LastE

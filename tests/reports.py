@@ -80,7 +80,9 @@ def made_up_predictions(path: Path, number: int, clips: int, classes: list[str] 
     numbers = {"clip": np.arange(clips) + 100, "label": label, "said": said, "confidence": random.uniform(0.3, 1, clips)}
 
     def joints_of(clip: int) -> Any:
-        return (np.stack([motion(clip % 1000, 90) + [person, 0, 0] for person in range(1 + clip % 2)]) * 1000).astype(np.int16)
+        return (np.stack([motion(clip % 1000, 90) + np.array([person, 0, 0]) for person in range(1 + clip % 2)]) * 1000).astype(
+            np.int16
+        )
 
     write_predictions(path, epoch=number, part="test", description=description, numbers=numbers, joints_of=joints_of)
     return description

@@ -1,5 +1,5 @@
-"""The report that is made when an attempt ends, and kept in the store. It is a matter of a second, beside the last uploads; whatever
-goes wrong with it, the attempt ends as it would have."""
+"""The report that is made when an attempt ends, and kept in the store. It is a matter of a second, beside the last uploads;
+whatever goes wrong with it, the attempt ends as it would have."""
 
 from __future__ import annotations
 

@@ -74,8 +74,8 @@ def run_attempt(
 ) -> Exit:
     """Run one attempt to its end; returns its exit code. ``heard``: keys of the requests that had been made when it was handed
     over to what has started it now; later ones are meant for it. ``until``: it pauses once this epoch is done.
-    ``may_shut_down``: whoever has begun it has said that ``run.after`` may switch this machine off. ``report`` makes the page of
-    the job that is kept when the attempt ends.
+    ``may_shut_down``: whoever has begun it has said that ``run.after`` may switch this machine off. ``report`` makes the page
+    that is kept of the job when the attempt ends.
 
     Raises:
         ConfigError, NoSuchJobError, ClaimedError, PausedError, StoreError: the attempt could not begin.

@@ -138,6 +138,7 @@ def seconds_of(attempt: Attempt, beat: dict[str, Any], state: State) -> float:
 
 
 def cost_of(attempt: Attempt, seconds: float, prices: Prices) -> float | None:
+    """What an attempt of so many seconds cost, in dollars: as was paid, or else by the table; None: it has no price."""
     if (paid := rented_cost(attempt, seconds)) is not None:
         return paid
     if attempt.env not in ENVIRONMENTS:

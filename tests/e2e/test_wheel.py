@@ -51,7 +51,14 @@ def test_the_wheel_holds_the_recordings_with_their_notice_and_every_configuratio
     of_prepare = ("animation.html", "ntu/missing_ntu60.txt", "ntu/missing_ntu120.txt")
     assert {f"last_e/prepare/{name}" for name in of_prepare} <= names
     assert "last_e/skeletons.js" in names
-    of_report = ("report.html", "report.css", "report.js", "vendor/uPlot.iife.min.js", "vendor/uPlot.min.css", "vendor/LICENSE.uPlot.txt")
+    of_report = (
+        "report.html",
+        "report.css",
+        "report.js",
+        "vendor/uPlot.iife.min.js",
+        "vendor/uPlot.min.css",
+        "vendor/LICENSE.uPlot.txt",
+    )
     assert {f"runner/view/report/{name}" for name in of_report} <= names
     assert any(name.endswith(".dist-info/licenses/runner/view/report/vendor/LICENSE.uPlot.txt") for name in names)
     assert {"runner/plan/gpus.toml", "runner/plan/prices.toml"} <= names

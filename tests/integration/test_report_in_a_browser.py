@@ -77,7 +77,8 @@ def shows(of: Locator, *wanted: tuple[int, int, int]) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("kind", "how"), [*((kind, "light") for kind in CHARTS), *((kind, how) for kind in ("whole", "several") for how in ("dark", "phone"))]
+    ("kind", "how"),
+    [*((kind, "light") for kind in CHARTS), *((kind, how) for kind in ("whole", "several") for how in ("dark", "phone"))],
 )
 def test_a_report_fetches_nothing_says_nothing_and_keeps_nobody_out(
     chromium: Browser, pages: dict[str, Path], kind: str, how: str

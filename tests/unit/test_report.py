@@ -72,7 +72,9 @@ def data_of(page: str) -> dict[str, Any]:
 # --- one job --------------------------------------------------------------------------------------------------------
 
 
-def test_a_report_says_what_came_out_in_how_long_at_what_cost_and_with_what_spread(store: DirectoryStore, tmp_path: Path) -> None:
+def test_a_report_says_what_came_out_in_how_long_at_what_cost_and_with_what_spread(
+    store: DirectoryStore, tmp_path: Path
+) -> None:
     facts = job_facts(gather(made_up(store, tmp_path)))
     top1 = epoch(12, 12)["test_top1"]
     assert facts["sentence"].startswith(
@@ -248,7 +250,12 @@ def test_right_and_wrong_are_counted(predictions: Predictions) -> None:
 
 def test_the_interval_is_the_published_one(predictions: Predictions) -> None:
     """Of Newcombe, Two-sided confidence intervals for the single proportion, 1998, table I."""
-    for right, clips, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)):
+    for right, clips, low, high in (
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ):
         about = predictions.about.model_copy(update={"top1": right / clips})
         found = interval_of(replace(predictions, about=about, clip=array("i", range(clips))))
         assert found == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))

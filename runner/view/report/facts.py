@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from last_e.problems import show, whole
 from last_e.redact import redact
 from last_e.text import counted, number, percent, seconds_text
-from runner.errors import State
+from runner.errors import Reason, State
 from runner.job.attempts import Attempt
 from runner.plan.prices import Prices, load_prices
 from runner.view.compare import cost_of, seconds_of
@@ -114,7 +115,9 @@ def _notes(material: Material, seconds: float) -> list[str]:
             f"loss {number(last.get(f'{kind}_loss'))}; training loss {number(last.get('train_loss'))}."
         )
         if by == "test_top1":
-            found.append("The best epoch is chosen on the clips that test, as the field does: it looks a little better than it is.")
+            found.append(
+                "The best epoch is chosen on the clips that test, as the field does: it looks a little better than it is."
+            )
     if len(material.attempts) > 1:
         begun, ended = material.attempts[0].started_at, max(one.ended_at or one.started_at for one in material.attempts)
         found.append(f"From the first attempt's beginning to the last one's end: {seconds_text(max(seconds, ended - begun))}.")
@@ -153,8 +156,6 @@ def _attempt(material: Material, attempt: Attempt, prices: Prices) -> dict[str, 
 
 
 def _resumable(attempt: Attempt) -> bool:
-    from runner.errors import Reason
-
     return attempt.reason is not None and Reason(attempt.reason).ending.state in (State.PAUSED, State.STOPPED)
 
 
@@ -173,7 +174,7 @@ def _moves(material: Material) -> list[dict[str, Any]]:
     begun = [one for one in material.attempts if one.has_taken_the_job]
     per_epoch = next((one["step"] / one["epoch"] for one in material.epochs if one["epoch"]), None)
     found = []
-    for before, after in zip(begun, begun[1:]):
+    for before, after in pairwise(begun):
         why = before.reason or "lost without a word"
         epoch = after.resumed_step / per_epoch if per_epoch else after.resumed_epoch
         found.append(

@@ -63,11 +63,7 @@ def gather(job: Job, own: Own | None = None) -> Material:
     Raises:
         NoSuchJobError, StoreError: it is not there, or cannot be read.
     """
-    record = job.record(again=True)
-    if own is None:
-        attempts = settled(job)
-    else:
-        attempts = [own.attempt] if own.attempt.number == 1 else job.attempts.beside(own.attempt)
+    record, attempts = job.store.in_parallel([partial(job.record, again=True), partial(_attempts, job, own)])
     config, origins, _ = job.settings(attempts)
     others = [attempt for attempt in attempts if own is None or attempt.id != own.attempt.id]
     found = job.store.in_parallel(
@@ -87,6 +83,12 @@ def gather(job: Job, own: Own | None = None) -> Material:
     return Material(
         job, record, config, origins, state, attempt, reason, attempts, beats, epochs, trained_by, best, predictions, why
     )
+
+
+def _attempts(job: Job, own: Own | None) -> list[Attempt]:
+    if own is None:
+        return settled(job)
+    return [own.attempt] if own.attempt.number == 1 else job.attempts.beside(own.attempt)
 
 
 def _state(job: Job, attempts: list[Attempt], own: Own | None) -> tuple[State, Attempt | None, Reason | None]:

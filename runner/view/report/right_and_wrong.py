@@ -22,7 +22,7 @@ def right_and_wrong(predictions: Predictions) -> dict[str, Any]:
     names = predictions.about.classes
     confusion = Counter(zip(predictions.label, predictions.said))
     there, said = Counter(predictions.label), Counter(predictions.said)
-    classes = [
+    classes: list[dict[str, Any]] = [
         {
             "name": names[one],
             "clips": clips,
@@ -33,7 +33,9 @@ def right_and_wrong(predictions: Predictions) -> dict[str, Any]:
         for one, clips in there.items()
     ]
     classes.sort(key=lambda row: (row["found"], -row["clips"], row["name"]))
-    pairs = sorted(((count, pair) for pair, count in confusion.items() if pair[0] != pair[1]), key=lambda one: (-one[0], one[1]))
+    pairs = sorted(
+        ((count, pair) for pair, count in confusion.items() if pair[0] != pair[1]), key=lambda one: (-one[0], one[1])
+    )
     return {
         "epoch": predictions.about.epoch,
         "part": predictions.about.part,
