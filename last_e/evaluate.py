@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from last_e.config import TrainConfig
 from last_e.data.batches import Batch, TestBatches, average_bodies
+from last_e.known import description_of
 from last_e.model.network import LastE
 from last_e.precision import Precision
+from last_e.predictions import write_predictions
 from last_e.ranks.group import ALONE, Group
 
 
@@ -72,3 +76,18 @@ def evaluate(
     for row in rows.tolist():  # one after the other: from Python 3.12 on sum() rounds otherwise
         loss_sum, hits, among_5, clips = loss_sum + row[0], hits + row[1], among_5 + row[2], clips + row[3]
     return Scores(loss_sum / clips, hits / clips, among_5 / clips)
+
+
+def keep_predictions(path: Path, epoch: int, part: str, of: TestBatches, said: Tensor, config: TrainConfig) -> None:
+    """Write what an epoch ``said`` of each clip of a ``part`` (as of :func:`evaluate`), and some clips to look at."""
+    clips, host = of.clips, said.cpu().numpy()
+
+    def joints_of(number: int) -> Any:
+        begin, length, bodies = (int(one[number]) for one in (clips.start, clips.length, clips.bodies))
+        joints = clips.joints[begin : begin + length * bodies].cpu().numpy()
+        return joints.reshape(bodies, length, *joints.shape[1:])
+
+    labels = clips.label[of.index.to(clips.label.device)].cpu().numpy()
+    numbers = {"clip": of.index.numpy(), "label": labels, "said": host[:, 0].astype("i4"), "confidence": host[:, 1]}
+    description = clips.description or description_of(config.dataset, config.data.num_classes)
+    write_predictions(path, epoch=epoch, part=part, description=description, numbers=numbers, joints_of=joints_of)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from last_e.choosing import chosen_by
 from last_e.metrics import read_metrics
 from last_e.predictions import MOST_BYTES, Predictions, read_predictions
 from runner.attempt.report import Own
@@ -54,7 +55,7 @@ class Material:
 
 def scored_by(epochs: list[dict[str, Any]]) -> str:
     """``validation_top1`` of a job that validates, else ``test_top1``."""
-    return "validation_top1" if any(one.get("validation_top1") is not None for one in epochs) else "test_top1"
+    return "validation_top1" if epochs and epochs[-1].get("validation_top1") is not None else "test_top1"
 
 
 def gather(job: Job, own: Own | None = None) -> Material:
@@ -77,8 +78,10 @@ def gather(job: Job, own: Own | None = None) -> Material:
     if own is not None:
         beats[own.attempt.id], texts[own.attempt.id] = own.beat, own.metrics
     epochs, trained_by = _merged(attempts, texts)
-    scored = [(one, by) for one, by in zip(epochs, trained_by) if one.get(scored_by(epochs)) is not None]
-    best, author = max(scored, key=lambda pair: pair[0][scored_by(epochs)], default=(None, None))
+    pairs = list(zip(epochs, trained_by))
+    best, author = max(pairs, key=lambda pair: chosen_by(pair[0]), default=(None, None))
+    if epochs and scored_by(epochs) != "test_top1" and epochs[-1]["test_top1"] is not None:
+        author = trained_by[-1]  # which has tested the best epoch's weights at the end
     predictions, why = _predictions(job, author, own)
     return Material(
         job, record, config, origins, state, attempt, reason, attempts, beats, epochs, trained_by, best, predictions, why
