@@ -30,9 +30,9 @@ MakeReport = Callable[[Job, Own], str]
 
 
 class KeptReport(threading.Thread):
-    """Makes it and stores it, on a thread of its own."""
+    """Makes it and stores it, on a thread of its own; nothing where nobody ``make``s one."""
 
-    def __init__(self, job: Job, own: Own, make: MakeReport) -> None:
+    def __init__(self, job: Job, own: Own, make: MakeReport | None) -> None:
         super().__init__(name="report", daemon=True)
         self._job, self._own, self._make = Job(job.store, job.id), own, make
         self._why = ""
@@ -40,6 +40,8 @@ class KeptReport(threading.Thread):
 
     def run(self) -> None:
         """On its thread."""
+        if self._make is None:
+            return
         try:
             page = self._make(self._job, self._own)
             self._job.store.put(self._job.paths.report(self._own.attempt.id), page.encode())

@@ -380,8 +380,7 @@ class _Run:
                 with suppress(StoreError):  # who looks later need not wait for its heart
                     self.job.attempts.write(attempt)
             return reason
-        make = None if self.leaving.in_haste else self.make_report
-        report = None if make is None else KeptReport(self.job, self.publisher.own(), make)
+        report = KeptReport(self.job, self.publisher.own(), None if self.leaving.in_haste else self.make_report)
         try:
             self.publisher.end()
         except OSError as error:
@@ -396,7 +395,7 @@ class _Run:
             self.voice.show(f"{lost.value}: {self._what_is_lost(lost)}")
             return lost
         if left is None:
-            if report is not None and (told := report.wait(min(until, self.leaving.haste_until))):
+            if told := report.wait(min(until, self.leaving.haste_until)):
                 self.publisher.last_word(told)
             return reason
         self.voice.show(left, "warning")

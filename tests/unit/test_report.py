@@ -112,6 +112,26 @@ def test_curves_have_each_epoch_once_and_every_move_with_from_to_and_why(store: 
     assert [mark["x"] for mark in facts["data"]["marks"]] == [2.0, 7.0]
 
 
+def test_of_a_job_that_validates_it_tells_the_test_of_the_best_weights(store: DirectoryStore, tmp_path: Path) -> None:
+    job = made_up(store, tmp_path)
+    for attempt in job.attempts.names():
+        lines = [json.loads(line) for line in store.get(job.paths.metrics(attempt)).decode().splitlines()]
+        for line in lines:
+            line.update({name.replace("test", "validation"): line[name] for name in ("test_loss", "test_top1", "test_top5")})
+            line["validation_top1"] -= 0.3 if line["epoch"] > 6 else 0
+            line.update(dict.fromkeys(("test_loss", "test_top1", "test_top5")))
+            line["test_top1"] = 0.75 if line["epoch"] == 12 else None
+        store.put(job.paths.metrics(attempt), "".join(json.dumps(line) + "\n" for line in lines).encode())
+    facts = job_facts(gather(job))
+    sixth = f"{100 * epoch(6, 12)['test_top1']:.2f}%"
+    assert f"75.00% test top-1 with the weights of epoch 6 of 12, the best by validation ({sixth})" in facts["sentence"]
+    labels = [[line["label"] for line in chart["series"]] for chart in facts["data"]["charts"]]
+    assert labels[1] == ["training", "validation", "test"]
+    assert facts["right_and_wrong"]["part"] == "test", "what the last attempt found, though another trained the best epoch"
+    several = render(facts_of_several([job, made_up(store, tmp_path)], "both"))
+    assert "validation best" in several
+
+
 def test_the_page_admits_its_own_script_and_style_alone(store: DirectoryStore, tmp_path: Path) -> None:
     text, _ = page_of([made_up(store, tmp_path)], "")
     page = Page(text)

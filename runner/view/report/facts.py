@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+from last_e.choosing import CHOSEN_ON_TEST
 from last_e.problems import show, whole
 from last_e.redact import redact
 from last_e.text import counted, number, percent, seconds_text
@@ -78,14 +79,15 @@ def _sentence(material: Material, seconds: float, cost: float | None) -> str:
     by = material.ranks_by
     kind = by.partition("_")[0]
     so_far = "" if material.state is State.SUCCEEDED else ", so far"
+    reached = f"{percent(best[by])} {kind} top-1 in epoch {best['epoch']} of {_epochs(material)}{so_far}"
+    if by != "test_top1" and (test := material.epochs[-1].get("test_top1")) is not None:
+        best_of = f"epoch {best['epoch']} of {_epochs(material)}, the best by validation ({percent(best[by])})"
+        reached = f"{percent(test)} test top-1 with the weights of {best_of}"
     spread = "with one seed, whose spread is not known"
     if material.predictions is not None:
         low, high = interval_of(material.predictions)
         spread = f"{percent(low)} to {percent(high)} in 95% by {counted(len(material.predictions.clip), 'clip')}; {spread}"
-    return (
-        f"{what} reached {percent(best[by])} {kind} top-1 in epoch {best['epoch']} of {_epochs(material)}{so_far}, "
-        f"in {spent}, {paid} ({spread})."
-    )
+    return f"{what} reached {reached}, in {spent}, {paid} ({spread})."
 
 
 def _on(material: Material) -> str:
@@ -115,9 +117,7 @@ def _notes(material: Material, seconds: float) -> list[str]:
             f"loss {number(last.get(f'{kind}_loss'))}; training loss {number(last.get('train_loss'))}."
         )
         if by == "test_top1":
-            found.append(
-                "The best epoch is chosen on the clips that test, as the field does: it looks a little better than it is."
-            )
+            found.append(f"{CHOSEN_ON_TEST[0].upper()}{CHOSEN_ON_TEST[1:]}: it looks a little better than it is.")
     if len(material.attempts) > 1:
         begun, ended = material.attempts[0].started_at, max(one.ended_at or one.started_at for one in material.attempts)
         found.append(f"From the first attempt's beginning to the last one's end: {seconds_text(max(seconds, ended - begun))}.")

@@ -80,7 +80,7 @@ def gather(job: Job, own: Own | None = None) -> Material:
     epochs, trained_by = _merged(attempts, texts)
     pairs = list(zip(epochs, trained_by))
     best, author = max(pairs, key=lambda pair: chosen_by(pair[0]), default=(None, None))
-    if epochs and scored_by(epochs) != "test_top1" and epochs[-1]["test_top1"] is not None:
+    if epochs and scored_by(epochs) != "test_top1" and epochs[-1].get("test_top1") is not None:
         author = trained_by[-1]  # which has tested the best epoch's weights at the end
     predictions, why = _predictions(job, author, own)
     return Material(
