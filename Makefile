@@ -34,6 +34,8 @@ demo: $(VENV)/.train
 	echo "                                         its figures and checkpoints"; \
 	echo "  lastrun logs $$job"; \
 	echo "                                         all that it said"; \
+	echo "  lastrun report $$job"; \
+	echo "                                         a page for the browser: curves, mistakes, clips"; \
 	echo "  tensorboard --logdir FOLDER            its curves; FOLDER is the address behind job: without file://"; \
 	echo "  lastrun pull $$job FOLDER --best"; \
 	echo "                                         its best checkpoint"; \
