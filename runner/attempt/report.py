@@ -36,6 +36,7 @@ class KeptReport(threading.Thread):
         super().__init__(name="report", daemon=True)
         self._job, self._own, self._make = Job(job.store, job.id), own, make
         self._why = ""
+        self._given_up = threading.Event()
         self.start()
 
     def run(self) -> None:
@@ -44,7 +45,11 @@ class KeptReport(threading.Thread):
             return
         try:
             page = self._make(self._job, self._own)
-            self._job.store.put(self._job.paths.report(self._own.attempt.id), page.encode())
+            key = self._job.paths.report(self._own.attempt.id)
+            if not self._given_up.is_set():
+                self._job.store.put(key, page.encode())
+            if self._given_up.is_set():  # the job may be another's by now, or deleted
+                self._job.store.delete([key])
         except Exception as error:  # of a library, of a store, of what somebody has written there: none of it is the attempt's
             self._why = f"{type(error).__name__}: {redact(one_line(error))}"
 
@@ -52,5 +57,6 @@ class KeptReport(threading.Thread):
         """Wait for it, but not long, and not beyond ``until`` (:func:`time.monotonic`). What to say where there is none; empty
         where there is one."""
         self.join(max(0.0, min(WAITS.report, until - time.monotonic())))
+        self._given_up.set()
         why = "it takes too long" if self.is_alive() else self._why
         return f"no report is kept of this attempt ({why}); lastrun report {self._job.reference} makes one" if why else ""
