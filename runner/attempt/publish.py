@@ -145,10 +145,11 @@ class Publisher:
             self.outbox.put(self._job.paths.log(self._attempt.id, self._segments), lines.encode())
 
     def last_word(self, text: str) -> None:
-        """Say something once all else is sent."""
-        self._voice.say(text)
-        self.send_log()
-        self.outbox.drain(1.0)
+        """Say something, if it is anything, once all else is sent."""
+        if text:
+            self._voice.say(text)
+            self.send_log()
+            self.outbox.drain(1.0)
 
     def drain(self, left: Callable[[], float]) -> str | None:
         """Wait until the store has it all, for the seconds that are ``left``, asked again and again; what to say of what it

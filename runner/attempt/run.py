@@ -390,15 +390,13 @@ class _Run:
         lasting = self.publisher.outbox.lasting  # what the store refuses it will refuse again
         until = time.monotonic() + (5.0 if lasting else self.leaving.drain_seconds(reason))
         left = self.publisher.drain(lambda: min(until, self.leaving.haste_until) - time.monotonic())
-        has_all = left is None and self.publisher.lost is None
-        told = report.wait(min(until, self.leaving.haste_until) if has_all else 0.0)
+        told = report.wait(0.0 if left or self.publisher.lost else min(until, self.leaving.haste_until))
         if lost := self.publisher.lost:  # seen before something was sent
             self._lose(lost)
             self.voice.show(f"{lost.value}: {self._what_is_lost(lost)}")
             return lost
         if left is None:
-            if told:
-                self.publisher.last_word(told)
+            self.publisher.last_word(told)
             return reason
         self.voice.show(left, "warning")
         return Reason.STORE_UNREACHABLE

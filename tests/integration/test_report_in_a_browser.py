@@ -16,11 +16,12 @@ from runner.store.directory import DirectoryStore
 from runner.view.report.page import page_of
 from tests import browser, debian, groups
 from tests.conftest import Cli
+from tests.jobs import PATIENCE
 from tests.reports import made_up
 from tests.unit.test_report import HOSTILE, trained
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Locator
+    from playwright.sync_api import Browser, Locator, LocatorAssertions
 
 pytestmark = [pytest.mark.xdist_group("browser"), pytest.mark.slow]
 CHARTS = {"whole": 4, "hostile": 4, "older": 4, "begun": 0, "several": 5}
@@ -65,6 +66,15 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
+def seen(of: Locator) -> LocatorAssertions:
+    """What is to be there, sooner or later. (``wait_for_function`` would need ``eval``, which the page does not admit.)"""
+    from playwright.sync_api import Expect
+
+    expect = Expect()
+    expect.set_options(timeout=1000 * PATIENCE)
+    return expect(of)
+
+
 BLUE, BLUE_BY_NIGHT, BAND = (11, 98, 196), (88, 166, 255), (206, 223, 243)
 """Of the first line, and of the band around it, a fifth of that on white."""
 
@@ -84,7 +94,7 @@ def test_a_report_fetches_nothing_says_nothing_and_keeps_nobody_out(
     chromium: Browser, pages: dict[str, Path], kind: str, how: str
 ) -> None:
     with browser.look_at(chromium, pages[kind].as_uri(), **LOOKS[how]) as look:
-        look.page.wait_for_function("count => document.querySelectorAll('.chart canvas').length === count", arg=CHARTS[kind])
+        seen(look.page.locator(".chart canvas")).to_have_count(CHARTS[kind])
         assert look.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing hangs out at the side"
         assert browser.barriers(look.page) == []
         assert look.page.locator("main img, main iframe, main script").count() == 0
@@ -106,6 +116,8 @@ def test_curves_matrix_and_clips_answer(chromium: Browser, pages: dict[str, Path
             assert shows(chart.locator("canvas"), BLUE)
         epochs = page.locator(".chart .u-legend tr:first-child .u-value")
         assert epochs.all_inner_texts() == ["12"] * 4, "the last epoch, until somebody points"
+        told = charts.first.locator("canvas").get_attribute("aria-label")
+        assert "; after 2.0 epochs from laptop (local) to kaggle-7 (kaggle, 2 x Tesla T4), since time_limit (" in str(told)
         over = charts.first.locator(".u-over")
         box = over.bounding_box()
         assert box is not None
@@ -123,8 +135,7 @@ def test_curves_matrix_and_clips_answer(chromium: Browser, pages: dict[str, Path
         clip = page.locator(".clip").first
         clip.scroll_into_view_if_needed()
         shown, button = clip.locator("output"), clip.locator("button")
-        before = shown.inner_text()
-        page.wait_for_function("before => document.querySelector('.clip output').textContent !== before", arg=before)
+        seen(shown).not_to_have_text(shown.inner_text())
         button.click()
         assert button.inner_text() == "Play"
         stands = shown.inner_text()
@@ -150,7 +161,7 @@ def test_whoever_wants_no_motion_sees_none_until_asked(chromium: Browser, pages:
         assert clip.locator("button").inner_text() == "Play"
         assert clip.locator("output").inner_text() == "23 / 45"
         clip.locator("button").click()
-        look.page.wait_for_function("document.querySelector('.clip output').textContent !== '23 / 45'")
+        seen(clip.locator("output")).not_to_have_text("23 / 45")
 
 
 def test_dark_by_day_and_light_on_paper(chromium: Browser, pages: dict[str, Path], tmp_path: Path) -> None:
@@ -168,6 +179,8 @@ def test_dark_by_day_and_light_on_paper(chromium: Browser, pages: dict[str, Path
         page.wait_for_timeout(100)
         assert shows(chart, BLUE)
         assert not page.locator(".controls").first.is_visible()
+        page.set_viewport_size({"width": 718, "height": 1000})  # A4 with margins
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing is cut off at the side"
         wide = "Math.max(...[...document.querySelectorAll('.wide, .tall')].map(one => one.scrollHeight - one.clientHeight))"
         assert page.evaluate(wide) <= 1, "what scrolls on a screen is whole on paper"
         assert page.pdf().startswith(b"%PDF")

@@ -57,7 +57,7 @@ def job_facts(material: Material, prices: Prices | None = None) -> dict[str, Any
         "has_epochs": bool(material.epochs),
         "data": {
             "charts": _charts(material),
-            "marks": [{"x": move["epoch"], "text": f"{move['from']} → {move['to']}: {move['why']}"} for move in moves],
+            "marks": [_mark(move) for move in moves[-MOST_ATTEMPTS:]],
             "matrix": None if wrong is None else wrong.pop("matrix"),
             "clips": clips,
             "drawn": None if predictions is None else predictions.about.drawn.model_dump(),
@@ -188,6 +188,11 @@ def _moves(material: Material) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def _mark(move: dict[str, Any]) -> dict[str, Any]:
+    words = f"after {move['epoch']} epochs from {move['from']} to {move['to']}, since {move['why']}"
+    return {"x": move["epoch"], "attempt": move["attempt"], "text": words}
 
 
 def _short(attempt: Attempt) -> str:

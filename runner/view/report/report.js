@@ -15,13 +15,18 @@
   function marksOf(plot) {
     const { ctx, bbox } = plot;
     ctx.save();
-    ctx.strokeStyle = colour("--mark");
+    ctx.strokeStyle = ctx.fillStyle = colour("--mark");
+    ctx.font = `${11 * devicePixelRatio}px system-ui, sans-serif`;
+    ctx.textBaseline = "top";
     ctx.lineWidth = devicePixelRatio;
     ctx.setLineDash([4 * devicePixelRatio, 4 * devicePixelRatio]);
     for (const mark of data.marks) {
       const x = Math.round(plot.valToPos(mark.x, "x", true)) + 0.5;
       if (x < bbox.left || x > bbox.left + bbox.width) continue;
       ctx.beginPath(); ctx.moveTo(x, bbox.top); ctx.lineTo(x, bbox.top + bbox.height); ctx.stroke();
+      const late = x > bbox.left + bbox.width / 2, gap = 4 * devicePixelRatio;
+      ctx.textAlign = late ? "right" : "left";
+      if (data.marks.length <= 6) ctx.fillText(`attempt ${mark.attempt}`, late ? x - gap : x + gap, bbox.top + gap);
     }
     ctx.restore();
   }
@@ -60,7 +65,7 @@
     }, columns, box);
     const canvas = plot.ctx.canvas;
     canvas.setAttribute("role", "img");
-    canvas.setAttribute("aria-label", `${chart.title} by epoch`);
+    canvas.setAttribute("aria-label", [`${chart.title} by epoch`, ...data.marks.map(mark => mark.text)].join("; "));
     new ResizeObserver(() => {
       const width = Math.max(240, box.clientWidth);
       if (width !== plot.width) plot.setSize({ width, height: 260 });
