@@ -79,7 +79,7 @@ def test_a_report_says_what_came_out_in_how_long_at_what_cost_and_with_what_spre
     top1 = epoch(12, 12)["test_top1"]
     assert facts["sentence"].startswith(
         f"nano_e_v3 on synthetic xsub reached {100 * top1:.2f}% test top-1 in epoch 12 of 12, in 6h00m of 3 attempts on "
-        "laptop's CPU, 2 x Tesla T4, NVIDIA A10, at a cost that is not known ("
+        "laptop's CPU, 2 x Tesla T4, NVIDIA A10, at a cost of $2.25 without 1 attempt of which no price is known ("
     )
     assert "in 95% by 240 clips; with one seed, whose spread is not known" in facts["sentence"]
     # A laptop has no price; a rented machine has that of its own record.

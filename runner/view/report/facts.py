@@ -34,7 +34,6 @@ def job_facts(material: Material, prices: Prices | None = None) -> dict[str, Any
     moves = _moves(material)
     seconds = sum(one["seconds"] for one in attempts)
     costs = [one["cost"] for one in attempts]
-    cost = None if None in costs or not costs else sum(costs)
     predictions = material.predictions
     wrong = None if predictions is None else right_and_wrong(predictions)
     clips = [] if predictions is None else clips_of(predictions)
@@ -43,7 +42,7 @@ def job_facts(material: Material, prices: Prices | None = None) -> dict[str, Any
         "title": material.record["name"],
         "id": material.job.id,
         "state": material.state.value,
-        "sentence": _sentence(material, seconds, cost),
+        "sentence": _sentence(material, seconds, costs),
         "notes": _notes(material, seconds),
         "attempts": _with_bars(attempts)[-MOST_ATTEMPTS:],
         "attempts_left_out": max(0, len(attempts) - MOST_ATTEMPTS),
@@ -68,12 +67,12 @@ def job_facts(material: Material, prices: Prices | None = None) -> dict[str, Any
 # --- the sentence on top ----------------------------------------------------------------------------------------------
 
 
-def _sentence(material: Material, seconds: float, cost: float | None) -> str:
+def _sentence(material: Material, seconds: float, costs: list[float | None]) -> str:
     """What came out, in how long, at what cost, with what spread."""
     config, best = material.config, material.best
     what = f"{config['model.variant']} on {config['dataset']} {config['split_type']}"
     spent = f"{seconds_text(seconds)} of {counted(len(material.attempts), 'attempt')}{_on(material)}"
-    paid = "at a cost that is not known" if cost is None else f"at a cost of ${cost:.2f}"
+    paid = cost_text(costs, "attempt")
     if best is None:
         return f"{what} has no epoch to its name yet, after {spent}, {paid}."
     by = material.ranks_by
@@ -88,6 +87,17 @@ def _sentence(material: Material, seconds: float, cost: float | None) -> str:
         low, high = interval_of(material.predictions)
         spread = f"{percent(low)} to {percent(high)} in 95% by {counted(len(material.predictions.clip), 'clip')}; {spread}"
     return f"{what} reached {reached}, in {spent}, {paid} ({spread})."
+
+
+def cost_text(costs: Sequence[float | None], of: str) -> str:
+    """What was paid in all, and for how many (``of`` what) there is no price."""
+    known = [cost for cost in costs if cost is not None]
+    if not known:
+        return "at a cost that is not known"
+    without = len(costs) - len(known)
+    return f"at a cost of ${sum(known):.2f}" + (
+        f" without {counted(without, of)} of which no price is known" if without else ""
+    )
 
 
 def _on(material: Material) -> str:

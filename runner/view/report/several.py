@@ -10,7 +10,7 @@ from last_e.problems import show
 from last_e.text import counted, percent, seconds_text
 from runner.job.job import Job
 from runner.view.compare import Result, results_of, rows_of
-from runner.view.report.facts import chart, thinned
+from runner.view.report.facts import chart, cost_text, thinned
 from runner.view.report.gather import scored_by
 
 MOST_ROWS = 12
@@ -29,7 +29,7 @@ def facts_of_several(jobs: Sequence[Job], title: str) -> dict[str, Any]:
     return {
         "kind": "several",
         "title": title,
-        "sentence": _sentence(facts, rows),
+        "sentence": _sentence(facts, rows, [result.cost for result in results]),
         "keys": facts["keys"],
         "tested": any(row["test"] is not None for row in facts["rows"]),
         "rows": rows,
@@ -44,14 +44,12 @@ def facts_of_several(jobs: Sequence[Job], title: str) -> dict[str, Any]:
     }
 
 
-def _sentence(facts: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+def _sentence(facts: dict[str, Any], rows: list[dict[str, Any]], costs: list[float | None]) -> str:
     """What came out, in how long, at what cost, with what spread."""
     jobs = counted(facts["jobs"], "job")
     finished = sum(row["finished"] for row in facts["rows"])
     seconds = seconds_text(sum(row["seconds"] for row in facts["rows"]))
-    costs = [row["cost"] for row in facts["rows"]]
-    paid = "at a cost that is not known" if None in costs or not costs else f"at a cost of ${sum(costs):.2f}"
-    spent = f"{jobs} ({finished:,} finished) took {seconds} in all, {paid}"
+    spent = f"{jobs} ({finished:,} finished) took {seconds} in all, {cost_text(costs, 'job')}"
     best = facts["rows"][0] if facts["rows"] else None
     if best is None or best["best"] is None:
         return f"{spent}; none has finished, so there is no result yet."
