@@ -16,6 +16,7 @@ from runner.commands.data import data_app
 from runner.commands.export import demo_page, export
 from runner.commands.host import host_app
 from runner.commands.image import image_app, probe
+from runner.commands.init import init
 from runner.commands.shell import completion
 from runner.version import lastrun_version
 
@@ -27,6 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(bench)
+app.command()(init)
 app.command()(run.submit)
 app.command()(run.resume)
 app.command()(check.validate)
@@ -119,6 +121,7 @@ def _run_app(call: Callable[[], Any]) -> NoReturn:
                 show(said, error=True)
                 raise SystemExit(int(Exit.USAGE)) from None
             hint = "--set takes KEY=VALUE" if "extra argument" in said and "--set" in sys.argv else "--help tells more"
+            hint = "lastrun init writes one" if said == "Missing argument 'JOB.YAML'" else hint
             error = UsageError(f"{said}; {hint}")
         if "--json" in sys.argv and isinstance(error, (ConfigError, LastrunError)):
             from dataclasses import asdict
