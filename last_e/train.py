@@ -28,7 +28,7 @@ from last_e.data.splits import parts_of
 from last_e.datafile import DataError
 from last_e.described import Description
 from last_e.environment import usable_cores
-from last_e.evaluate import Scores, evaluate
+from last_e.evaluate import Scores, evaluate, keep_predictions
 from last_e.events import Beat, CheckpointSaved, Ended, EpochDone, Message, Progress, Sink, Started
 from last_e.init.fit import begin_with, freeze
 from last_e.init.read import read_weights
@@ -39,6 +39,7 @@ from last_e.model import fused
 from last_e.model.network import LastE
 from last_e.optim import build_optimizer
 from last_e.precision import Precision, choose_device, choose_precision, cpu_threads, keep_memory
+from last_e.predictions import FILE as PREDICTIONS
 from last_e.ranks.group import ALONE, Group, Joined, Seat
 from last_e.ranks.lifeline import beat
 from last_e.schedule import learning_rate
@@ -264,6 +265,7 @@ class Session:
         if scores is None:
             return self._stopped(self._asked() or "interrupted")
         best, before = scores.top1 > state.best_top1, state.marks
+        told = ("test" if self.last is None else "validation", self.scored, self.said) if best else None
         if best:
             state.best_top1, state.best_epoch = scores.top1, epoch + 1
             state.take_as_best()
@@ -277,6 +279,7 @@ class Session:
             if state.tested is None:  # all of the epoch's scores are found anew
                 state.marks = before
                 return self._stopped(self._asked() or "interrupted")
+            told = ("test", self.last, self.said)
         test, validated = (scores, None) if self.last is None else (state.tested, scores)
         count = max(1, totals.clips)
         done = EpochDone(
@@ -299,6 +302,8 @@ class Session:
         )
         if self.history is not None:
             self.history.add(done)
+        if told is not None and self.writer is not None:  # before its checkpoint: who has that has this too
+            keep_predictions(self.writer.folder.with_name(PREDICTIONS), state.best_epoch, *told, self.config)
         self.sink.emit(done)
         milestone = (epoch + 1) % training.save_interval == 0 or over
         if best or milestone or (epoch + 1) % self.config.checkpoint.every_epochs == 0:
@@ -323,7 +328,8 @@ class Session:
         self.writer.submit({**state.to_dict(self.fingerprint), "steps_per_epoch": self.train.steps}, self.config_json, about)
 
     def _score(self, epoch: int, batches: TestBatches) -> Scores | None:
-        return evaluate(self.state.model, batches, self.device, self.precision, self._testing(epoch), self.group)
+        self.said = torch.zeros(len(batches.index), 2, device=self.device)
+        return evaluate(self.state.model, batches, self.device, self.precision, self._testing(epoch), self.group, self.said)
 
     def _written(self) -> None:
         if self.writer is not None:

@@ -29,6 +29,7 @@ from runner.attempt.leftovers import clear_leftovers
 from runner.attempt.nodes import further_nodes
 from runner.attempt.outbox import waiting
 from runner.attempt.publish import Publisher
+from runner.attempt.report import KeptReport, MakeReport
 from runner.attempt.restarts import Restarts
 from runner.attempt.scratch import OUTBOX, make_scratch, remove_scratch, scratch_root
 from runner.attempt.trainer import PIPES, Inbox, Trainer, trainer_command, trainer_config
@@ -72,10 +73,12 @@ def run_attempt(
     heard: Iterable[str] | None = None,
     until: int | None = None,
     may_shut_down: bool = False,
+    report: MakeReport | None = None,
 ) -> Exit:
     """Run one attempt to its end; returns its exit code. ``heard``: keys of the requests that had been made when it was handed
     over to what has started it now; later ones are meant for it. ``until``: it pauses once this epoch is done.
-    ``may_shut_down``: whoever has begun it has said that ``run.after`` may switch this machine off.
+    ``may_shut_down``: whoever has begun it has said that ``run.after`` may switch this machine off. ``report`` makes the page
+    that is kept of the job when the attempt ends.
 
     Raises:
         ConfigError, NoSuchJobError, ClaimedError, PausedError, StoreError: the attempt could not begin.
@@ -120,7 +123,8 @@ def run_attempt(
         attempt.changes = [asdict(change) for change in changed]
         # A checkpoint from before an earlier change is gone on from with that change.
         old = set(requests if heard is None else heard)
-        run = _Run(job, attempt, resolved, [*allow_change, *changed_before], sink, root, old, inbox, trainer, leaving, until)
+        allowed = [*allow_change, *changed_before]
+        run = _Run(job, attempt, resolved, allowed, sink, root, old, inbox, trainer, leaving, until, report)
         reason = run.to_its_end()
     if shuts_down:
         if (why := shutdown.why_not(reason, root)) is None:
@@ -147,8 +151,9 @@ class _Run:
         trainer: Trainer,
         leaving: Leaving,
         until: int | None,
+        report: MakeReport | None,
     ) -> None:
-        self.until = until
+        self.until, self.make_report = until, report
         self.job, self.attempt, self.config = job, attempt, resolved.config
         self.allow_change, self.notes, self.scratch_root = allow_change, resolved.notes, scratch_root
         self.inbox, self.trainer, self.leaving, self.voice = inbox, trainer, leaving, Voice(sink)
@@ -378,6 +383,7 @@ class _Run:
                 with suppress(StoreError):  # who looks later need not wait for its heart
                     self.job.attempts.write(attempt)
             return reason
+        report = KeptReport(self.job, self.publisher.own(), None if self.leaving.in_haste else self.make_report)
         try:
             self.publisher.end()
         except OSError as error:
@@ -387,11 +393,13 @@ class _Run:
         lasting = self.publisher.outbox.lasting  # what the store refuses it will refuse again
         until = time.monotonic() + (5.0 if lasting else self.leaving.drain_seconds(reason))
         left = self.publisher.drain(lambda: min(until, self.leaving.haste_until) - time.monotonic())
+        told = report.wait(0.0 if left or self.publisher.lost else min(until, self.leaving.haste_until))
         if lost := self.publisher.lost:  # seen before something was sent
             self._lose(lost)
             self.voice.show(f"{lost.value}: {self._what_is_lost(lost)}")
             return lost
         if left is None:
+            self.publisher.last_word(told)
             return reason
         self.voice.show(left, "warning")
         return Reason.STORE_UNREACHABLE

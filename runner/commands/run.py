@@ -373,6 +373,7 @@ def attempt(
     from runner.job.job import Job
     from runner.store.open import open_store
     from runner.store.uri import StoreUri
+    from runner.view.report.page import page_at_the_end
 
     kaggle.ask_no_more()
     store, job_id = StoreUri.parse(job_uri).parent()
@@ -392,6 +393,7 @@ def attempt(
             heard,
             until,
             yes_shut_down,
+            page_at_the_end,
         )
     raise typer.Exit(code)
 

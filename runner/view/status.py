@@ -60,7 +60,7 @@ def job_status(job: Job) -> dict[str, Any]:
             "host": attempt.host,
             "env": facts["env"],
             "container": attempt.container is not None,
-            "place": _place(attempt),
+            "place": place_of(attempt),
         },
         attempts=len(attempts),
         unsent=_unsent(job, stand),
@@ -104,7 +104,7 @@ def _relay(job: Job, attempt: Attempt | None) -> dict[str, Any] | None:
     return {"host": name, "seconds": heard, "why": why or None, "rest": rest}
 
 
-def _place(attempt: Attempt) -> str:
+def place_of(attempt: Attempt) -> str:
     """Where it runs, or ran."""
     about = attempt.container
     if about is None:

@@ -24,6 +24,7 @@ from last_e.checkpoint import load
 from last_e.data import write_clips
 from last_e.data.synthetic import synthetic_clips
 from last_e.manifest import newest_whole
+from last_e.predictions import FILE as PREDICTIONS
 from last_e.ranks.lifeline import BEAT_SECONDS
 from runner.job.job import Job
 from tests.conftest import Cli
@@ -82,12 +83,12 @@ def finished(command: list[str]) -> str:
 
 
 def result(run: Path, steps: int = STEPS * EPOCHS) -> tuple[str, str]:
-    """The metric history and everything that training changes, by their sha256."""
+    """The metric history with what is said of each clip, and everything that training changes, by their sha256."""
     newest = newest_whole(run / "checkpoints", lambda word: None)
     assert newest is not None
     assert load(newest)[1].step == steps
-    metrics, state = (hashlib.sha256(path.read_bytes()).hexdigest() for path in (run / "metrics.jsonl", newest / "state.pt"))
-    return metrics, state
+    told = (run / "metrics.jsonl").read_bytes() + (run / PREDICTIONS).read_bytes()
+    return hashlib.sha256(told).hexdigest(), hashlib.sha256((newest / "state.pt").read_bytes()).hexdigest()
 
 
 TUNES = (

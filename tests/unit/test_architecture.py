@@ -32,8 +32,10 @@ VOCABULARY = {
         "manifest",
         "metrics",
         "own_set",
+        "predictions",
         "problems",
         "reading",
+        "skeletons",
     ),
     *("redact", "resume", "text"),
 }
