@@ -25,10 +25,12 @@ from runner.attempt import shutdown
 from runner.attempt.data_cache import fetch_data
 from runner.attempt.leaving import STOP_PATIENCE_SECONDS, Leaving
 from runner.attempt.leftovers import clear_leftovers
+from runner.attempt.moves import Moves
 from runner.attempt.nodes import further_nodes
 from runner.attempt.outbox import waiting
 from runner.attempt.publish import Publisher
 from runner.attempt.scratch import OUTBOX, make_scratch, remove_scratch, scratch_root
+from runner.attempt.telling import tell_of_end, unset
 from runner.attempt.trainer import PIPES, Inbox, Trainer, trainer_command, trainer_config
 from runner.attempt.voice import Voice
 from runner.errors import (
@@ -88,7 +90,7 @@ def run_attempt(
     see_that_it_is_taken(resolved, trust)
     if job.attempts.completed(known) and not allow_change:
         raise UsageError(f"{job.id} is complete; lastrun status {job.reference} shows its result")
-    resolved.notes.extend(machine.see_that_it_fits(resolved.env, here))
+    resolved.notes.extend([*machine.see_that_it_fits(resolved.env, here), *unset(resolved.config.notify)])
     root = scratch_root(resolved)
     about = machine.container() or {}
     shuts_down = (
@@ -155,6 +157,7 @@ class _Run:
         self.lost: Reason | None = None
         self.heart = Heart(job, attempt, old_requests, self._beat, lambda *words: self.inbox.put(words))
         self._told_that_it_leaves = False
+        self._moves = Moves()
         self._look: LastLook | None = None
 
     def to_its_end(self) -> Reason:
@@ -190,6 +193,8 @@ class _Run:
         if self.lost is not None:
             reason, message = self.lost, self._what_is_lost(self.lost)
         reason = self._finish(reason, message)
+        if self.lost is None:
+            tell_of_end(self.job, self.attempt, reason, self.config.notify, self.publisher, self.voice, self.leaving)
         self.heart.stop()
         if self.publisher is not None:
             self.publisher.outbox.close()
@@ -300,6 +305,7 @@ class _Run:
             return
         if isinstance(event, events.Progress):
             self.progress.update(json.loads(event.to_json()))
+            self._moves.hear(event)
         elif isinstance(event, events.CheckpointSaved):
             publisher.checkpoint(Path(event.path))
         elif isinstance(event, events.EpochDone):
@@ -344,7 +350,8 @@ class _Run:
     def _beat(self) -> dict[str, Any]:
         """What a heartbeat tells."""
         reason = self.leaving.reason
-        return {**self.progress, "stopping": None if reason is None else reason.value}
+        stopping = None if reason is None else reason.value
+        return {**self.progress, "stopping": stopping, "idle_seconds": self._moves.idle_seconds}
 
     def _tick(self, publisher: Publisher) -> None:
         self.leaving.look_at_limit()

@@ -15,6 +15,7 @@ from runner.commands.bench import bench
 from runner.commands.data import data_app
 from runner.commands.host import host_app
 from runner.commands.image import image_app, probe
+from runner.commands.watch import watch
 from runner.version import lastrun_version
 
 app = typer.Typer(
@@ -35,6 +36,7 @@ app.command()(look.gpus)
 app.command()(look.status)
 app.command()(look.logs)
 app.command()(look.compare)
+app.command()(watch)
 app.command()(judge.evaluate)
 app.command()(keep.stop)
 app.command()(keep.pull)

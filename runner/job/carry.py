@@ -24,7 +24,7 @@ from runner.store.open import default_store, open_store
 
 T = TypeVar("T", Job, Group)
 Say = Callable[[str], None]
-_OF_AN_ATTEMPT = re.compile(r"[^/]+/attempts/[^/]+/((claim|heartbeat)\.json|metrics\.jsonl|log/[^/]+\.txt|events/[^/]+)")
+_OF_AN_ATTEMPT = re.compile(r"[^/]+/attempts/[^/]+/((claim|heartbeat)\.json|metrics\.jsonl|log/[^/]+\.txt|(events|told)/[^/]+)")
 """Keys that are carried as they are; an attempt's record comes after them."""
 _AT_ONCE = 256
 

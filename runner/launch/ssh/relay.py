@@ -38,7 +38,7 @@ from runner.store.uri import StoreUri
 from runner.waits import WAITS
 
 RECORDS = re.compile(r"[^/]+/attempts/[^/]+/((claim|attempt|end)\.json|metrics\.jsonl)")
-OF_AN_ATTEMPT = re.compile(r"((claim|attempt|end)\.json|metrics\.jsonl|log/[0-9]{6}\.txt|events/[^/]+)")
+OF_AN_ATTEMPT = re.compile(r"((claim|attempt|end)\.json|metrics\.jsonl|log/[0-9]{6}\.txt|(events|told)/[^/]+)")
 _AT_ONCE = 8 << 20
 _SLOWEST = 20_000
 """Bytes in a second: a network that brings less is given up, and what has come is kept."""
