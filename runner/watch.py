@@ -1,5 +1,5 @@
-"""Jobs of a store watched for what their attempts cannot tell themselves: that one is lost, that it gets no further, and what it
-could not send when it ended."""
+"""Jobs of a store watched for what their attempts cannot tell themselves: that one is lost, that it gets no further, and what
+it could not send when it ended."""
 
 from __future__ import annotations
 
@@ -69,13 +69,17 @@ class Watch:
     Args:
         stalled_after: seconds without a step after which an attempt that runs is said to stall.
         trust_all: take from now on what the jobs name of whom to tell, whoever has written them.
+        are_named: whether the jobs were named one by one: then one that tells nobody is worth a word.
     """
 
     stalled_after: float
     trust_all: bool = False
+    are_named: bool = False
     by: str = field(default_factory=lambda: secrets.token_hex(8))
     notes: list[str] = field(default_factory=list)
     """What people should know; taken by whoever shows it."""
+    _jobs: dict[str, Job] = field(default_factory=dict)
+    """With what has been read of them and cannot change."""
     _configs: dict[str, NotifyConfig | None] = field(default_factory=dict)
     _over: dict[str, str] = field(default_factory=dict)
     """Jobs of which nothing is left to be told, with their last attempt."""
@@ -85,7 +89,7 @@ class Watch:
     def look(self, jobs: Iterable[Job]) -> tuple[list[Told], bool]:
         """Look at jobs of one store; what was told, and whether anything may come of any of them. What cannot be read is looked
         at the next time."""
-        some = list(jobs)
+        some = [self._jobs.setdefault(job.uri, job) for job in jobs]
         found = some[0].store.in_parallel([partial(self._look, job) for job in some]) if some else []
         told = [self._tell(job, event, config) for job, (event, config, _) in zip(some, found) if event is not None]
         return [one for one in told if one is not None], any(goes_on for _, _, goes_on in found)
@@ -184,6 +188,8 @@ class Watch:
             self._note(f"{job.id}: whom it tells is damaged, or of another version of lastrun: nobody is told of it")
             return None
         if not config.targets():
+            if self.are_named:
+                self._note(f"{job.id} names nobody to tell: notify.slack, notify.mail and the like in its file do")
             return None
         who, trust = set_by(JobSpec), Trust(job.store.uri, all_of_it=self.trust_all)
         named = {key: value for key, value in values.items() if who[key].who == "asks" and value is not None}

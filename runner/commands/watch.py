@@ -30,17 +30,16 @@ def watch(
     json: JsonOption = False,
 ) -> None:
     """Tell those that jobs name (notify.*) of attempts that are lost or stall, and of ends that attempts could not tell."""
+    from runner.errors import StoreError
     from runner.view.console import print_json, show
     from runner.view.watch import print_told
     from runner.watch import Watch
 
     pause, idle = _seconds("--every", every), _seconds("--stalled-after", stalled_after)
-    watching = Watch(idle, trust_all=trust)
-    failed = False
+    watching = Watch(idle, trust_all=trust, are_named=bool(names))
+    by_store, more = _jobs(names, store, limit)
     while True:
-        by_store, more = _jobs(names, store, limit)
-        goes_on = False
-        told = []
+        goes_on, told = False, []
         for jobs in by_store:
             found, left = watching.look(jobs)
             told += found
@@ -60,6 +59,10 @@ def watch(
         if once or (names and not goes_on):
             break
         time.sleep(pause)
+        try:
+            by_store, more = _jobs(names, store, limit)
+        except StoreError as error:  # it comes back, and so does this
+            show(f"the jobs cannot be listed now: {error}", error=True)
     if failed:
         raise typer.Exit(1)
 

@@ -82,7 +82,8 @@ def signature(secret: str, event_id: str, timestamp: int, body: bytes) -> str:
     key = secret.encode()
     if secret.startswith("whsec_"):
         try:
-            key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+            text = secret.removeprefix("whsec_").rstrip("=")
+            key = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
         except (binascii.Error, ValueError):
             raise UnsentError("what signs its messages begins with whsec_ and is no base64") from None
     signed = hmac.new(key, f"{event_id}.{timestamp}.".encode() + body, hashlib.sha256).digest()
