@@ -40,6 +40,8 @@ class Waits:
     """The longest pause of uploads between two tries."""
     notify: float = 10.0
     """What those who are told how an attempt ended may take to hear of it, all at once."""
+    doctor: float = 10.0
+    """What all that ``lastrun doctor`` looks at may take to answer."""
     engine: float = 5.0
     """What a container engine may take to say whether it is there, and to take a signal."""
 

@@ -13,8 +13,10 @@ from last_e.process import discard_output
 from runner.commands import check, groups, judge, keep, look, run
 from runner.commands.bench import bench
 from runner.commands.data import data_app
+from runner.commands.export import demo_page, export
 from runner.commands.host import host_app
 from runner.commands.image import image_app, probe
+from runner.commands.shell import completion
 from runner.commands.watch import watch
 from runner.version import lastrun_version
 
@@ -31,6 +33,8 @@ app.command()(run.resume)
 app.command()(check.validate)
 app.command()(check.explain)
 app.command()(check.plan)
+app.command()(check.doctor)
+app.command()(completion)
 app.command(name="list")(look.list_)
 app.command()(look.gpus)
 app.command()(look.status)
@@ -38,6 +42,8 @@ app.command()(look.logs)
 app.command()(look.compare)
 app.command()(watch)
 app.command()(judge.evaluate)
+app.command()(export)
+app.command(name="demo-page")(demo_page)
 app.command()(keep.stop)
 app.command()(keep.pull)
 app.command()(keep.sync)
@@ -127,6 +133,8 @@ def _run_app(call: Callable[[], Any]) -> NoReturn:
             raise SystemExit(int(Exit.USAGE)) from None
         if isinstance(error, LastrunError):
             show(f"error: {redact(str(error))}", error=True)
+            if error.exit_code in (Exit.STORE, Exit.NO_ENGINE) and sys.stderr.isatty():  # in a log nobody asks what to do next
+                show("lastrun doctor looks at this machine, the store and each launcher", error=True)
             raise SystemExit(int(error.exit_code)) from None
         if isinstance(error, OSError):
             why = error.strerror or error
