@@ -193,8 +193,7 @@ def _wrong_together(path: Path, layers: list[Layer]) -> list[Problem]:
     for key, name in names:
         if name not in os.environ:
             found = f"{name}, which is not set here"
-            allowed = "names of variables that are set"
-            problems.append(Problem(str(chosen[key].origin), key, found, allowed))
+            problems.append(Problem(str(chosen[key].origin), key, found, "names of variables that are set"))
     name = chosen.get("run.launcher", Entry(DEFAULT, Origin("default"))).value
     if gpus and isinstance(name, str) and name in LAUNCHERS and (allowed := gpus_allowed(name, gpus.value)):
         problems.append(Problem(str(gpus.origin), "run.gpus", show(gpus.value), allowed))

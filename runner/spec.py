@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -346,6 +347,17 @@ class NotifyConfig(Section):
         return {key: name for key, name in named.items() if name is not None}
 
 
+_OF_TRACKERS = {
+    "wandb": ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_PROJECT", "WANDB_MODE"),
+    "mlflow": (
+        *("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),
+        "MLFLOW_EXPERIMENT_NAME",
+    ),
+    "trackio": ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "TRACKIO_WRITE_TOKEN", "TRACKIO_PROJECT", "HF_TOKEN"),
+}
+"""The variables by which their libraries know whom to tell, and with which key."""
+
+
 class HalvingConfig(Section):
     """How weak points of a sweep are left early."""
 
@@ -397,7 +409,13 @@ class JobSpec(TrainConfig):
     run: RunConfig = Field(default_factory=RunConfig)
     store: StoreConfig = Field(default_factory=StoreConfig)
     notify: NotifyConfig = Field(default_factory=NotifyConfig)
+    tracking: Annotated[
+        Literal["wandb", "mlflow", "trackio"] | None,
+        SetBy("asks", "sends figures and configuration there, with the keys that your variables hold"),
+    ] = Field(None, description="tracker that gets what the attempts do, as one run; needs lastrun[wandb], ... where they are")
 
     def named_variables(self) -> list[str]:
-        """The variables of this user's that an attempt needs: the trainer's, and those of who is told."""
-        return list(dict.fromkeys([*self.run.pass_env, *self.notify.variables().values()]))
+        """The variables of this user's that an attempt needs: the trainer's, those of who is told, and of a tracker's own those
+        that are set."""
+        tracker = [name for name in _OF_TRACKERS.get(self.tracking or "", ()) if name in os.environ]
+        return list(dict.fromkeys([*self.run.pass_env, *self.notify.variables().values(), *tracker]))

@@ -24,6 +24,7 @@ _OF_THE_GROUP = {
     "store": "a group has one store",
     "run": "all points are started alike",
     "notify": "of all points the same are told",
+    "tracking": "all points are tracked alike",
 }
 """What all points of a group have in common."""
 _NOWHERE = Origin("default")

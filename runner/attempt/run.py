@@ -33,6 +33,7 @@ from runner.attempt.publish import Publisher
 from runner.attempt.restarts import Restarts
 from runner.attempt.scratch import OUTBOX, make_scratch, remove_scratch, scratch_root
 from runner.attempt.telling import tell_of_end, unset
+from runner.attempt.tracked import start_tracking
 from runner.attempt.trainer import PIPES, Inbox, Trainer, trainer_command, trainer_config
 from runner.attempt.voice import Voice
 from runner.errors import (
@@ -122,8 +123,12 @@ def run_attempt(
         attempt.changes = [asdict(change) for change in changed]
         # A checkpoint from before an earlier change is gone on from with that change.
         old = set(requests if heard is None else heard)
-        run = _Run(job, attempt, resolved, [*allow_change, *changed_before], sink, root, old, inbox, trainer, leaving, until)
+        tracked = start_tracking(job, resolved.config, sink, lambda words: inbox.put(("note", words)))
+        voice = Voice(sink, None if tracked is None else tracked.hear)
+        run = _Run(job, attempt, resolved, [*allow_change, *changed_before], voice, root, old, inbox, trainer, leaving, until)
         reason = run.to_its_end()
+    if tracked is not None and (late := tracked.end(reason, leaving)):
+        voice.show(late, "warning")
     if shuts_down:
         if (why := shutdown.why_not(reason, root)) is None:
             shutdown.shut_down(run.voice.show)
@@ -142,7 +147,7 @@ class _Run:
         attempt: Attempt,
         resolved: Resolved[JobSpec],
         allow_change: list[str],
-        sink: ConsoleSink,
+        voice: Voice,
         scratch_root: Path,
         old_requests: set[str],
         inbox: Inbox,
@@ -153,7 +158,7 @@ class _Run:
         self.until = until
         self.job, self.attempt, self.config = job, attempt, resolved.config
         self.allow_change, self.notes, self.scratch_root = allow_change, resolved.notes, scratch_root
-        self.inbox, self.trainer, self.leaving, self.voice = inbox, trainer, leaving, Voice(sink)
+        self.inbox, self.trainer, self.leaving, self.voice = inbox, trainer, leaving, voice
         self.progress: dict[str, Any] = {}
         self.publisher: Publisher | None = None
         self.data: Path | None = None
@@ -355,9 +360,8 @@ class _Run:
 
     def _beat(self) -> dict[str, Any]:
         """What a heartbeat tells."""
-        reason = self.leaving.reason
-        stopping = None if reason is None else reason.value
-        return {**self.progress, "stopping": stopping, "idle_seconds": self._moves.idle_seconds}
+        reason, idle = self.leaving.reason, self._moves.idle_seconds
+        return {**self.progress, "stopping": None if reason is None else reason.value, "idle_seconds": idle}
 
     def _tick(self, publisher: Publisher) -> None:
         self.leaving.look_at_limit()
