@@ -292,6 +292,10 @@ def test_what_names_who_is_told_is_handed_over_like_other_secrets(
     given = values_elsewhere(None, config)
     assert given["MY_SIGN"] == "another-one-of-them"
     assert given[NAMED].split() == ["OTHER", "MY_HOOK", "MY_SIGN"]
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef")
+    monkeypatch.delenv("WANDB_ENTITY", raising=False)
+    tracked = config.model_copy(update={"tracking": "wandb"})
+    assert tracked.named_variables() == ["MY_HOOK", "MY_SIGN", "WANDB_API_KEY"]
     assert redact(f"posted to https://example.org/{SECRET} by another-one-of-them") == "posted to *** by ***"
 
 

@@ -82,7 +82,7 @@ def test_every_key_says_who_may_set_it() -> None:
         *("data.uri", "data.file", "run.launcher", "run.host", "run.pass_env", "run.image", "run.network", "run.slurm.extra"),
         *("run.after", "run.nodes", "run.hf.namespace", "run.kaggle.private_dataset"),
         *("notify.slack", "notify.discord", "notify.ntfy", "notify.webhook", "notify.signed_with"),
-        *("notify.command", "notify.mail"),
+        *("notify.command", "notify.mail", "tracking"),
     }
     assert all(mark.does for mark in set_by(JobSpec).values() if mark.who == "asks"), "what it would do is said"
 
@@ -122,6 +122,7 @@ ASKS: dict[str, Any] = {
     "notify.webhook": "AWS_SECRET_ACCESS_KEY",
     "notify.command": ["sh", "-c", "evil"],
     "notify.mail": "someone@example.org",
+    "tracking": "wandb",
 }
 
 
