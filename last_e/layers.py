@@ -303,7 +303,10 @@ def _packaged(name: str) -> Layer:
 def without_secrets(layer: Layer) -> tuple[Layer, list[Problem]]:
     """A secret is refused before anything else could show or keep it."""
     kinds = {key: kind for key, entry in layer.items() if (kind := secret_in(key, entry.value))}
-    allowed = "no secrets; boto3 finds a store's by itself, run.pass_env names the variables that the trainer needs"
+    allowed = (
+        "no secrets; boto3 finds a store's by itself, run.pass_env names the variables that the trainer needs, notify.* those "
+        "that hold addresses"
+    )
     problems = [Problem(str(layer[key].origin), key, f"what seems to be {kind}", allowed) for key, kind in kinds.items()]
     return {key: entry for key, entry in layer.items() if key not in kinds}, problems
 

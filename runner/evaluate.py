@@ -130,7 +130,7 @@ def _of_job(
     best = not last and step is None
     say(f"{job.id}: checkpoint {pull_checkpoint(job, folder, best=best, step=step)}")
     spec = resolved.config
-    values = spec.model_dump(mode="json", exclude={"name", "run", "store"})
+    values = spec.model_dump(mode="json", exclude={"name", "run", "store", "notify", "tracking"})
     if spec.run.gpus == 0:
         values["hardware"]["device"] = "cpu"
     if values["hardware"]["micro_batch"] is None:

@@ -17,12 +17,12 @@ from last_e.described import name_of as name_of_set
 from last_e.layers import Resolved, resolve, set_by
 from last_e.problems import ConfigError, Origin, Problem, show
 from last_e.reading import Entry, Layer, load_file, set_layer
-from last_e.redact import redact
+from last_e.redact import keep_secret, redact
 from last_e.text import UnsetVariable, misspelt, with_variables
 from runner import kaggle
 from runner.halving import Halving
 from runner.launchers import DEFAULT, LAUNCHERS, gpus_allowed
-from runner.spec import JobSpec, StoreConfig
+from runner.spec import NOTIFY_VARIABLES, JobSpec, StoreConfig
 from runner.sweep import take_sweep
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ FROM_JOB = "job ("
 _LONGEST_NAME = 48
 """Of a job; as of one that its user names."""
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_NAMES_A_VARIABLE = tuple(f"notify.{key}" for key in NOTIFY_VARIABLES)
 
 
 def resolve_spec(path: Path, env: str | None, settings: Iterable[str], launcher: str | None = None) -> Resolved[JobSpec]:
@@ -184,13 +185,15 @@ def _wrong_together(path: Path, layers: list[Layer]) -> list[Problem]:
             problems.append(Problem(str(path), name, "nothing", f"required: for example {name}: {_EXAMPLES[name]}"))
     chosen = {**spec, **flags, **sets, **top}
     passed, gpus = chosen.get("run.pass_env"), chosen.get("run.gpus")
-    names = passed.value if passed and isinstance(passed.value, list) else []
-    names = [name for name in names if isinstance(name, str) and _VARIABLE.fullmatch(name)]
-    kaggle.take_secrets(names)
-    for name in names:
-        if passed and name not in os.environ:
+    names = [("run.pass_env", name) for name in (passed.value if passed and isinstance(passed.value, list) else [])]
+    names += [(key, entry.value) for key, entry in chosen.items() if key in _NAMES_A_VARIABLE]
+    names = [(key, name) for key, name in names if isinstance(name, str) and _VARIABLE.fullmatch(name)]
+    kaggle.take_secrets([name for _, name in names])
+    keep_secret(name for key, name in names if key in _NAMES_A_VARIABLE)
+    for key, name in names:
+        if name not in os.environ:
             found = f"{name}, which is not set here"
-            problems.append(Problem(str(passed.origin), "run.pass_env", found, "names of variables that are set"))
+            problems.append(Problem(str(chosen[key].origin), key, found, "names of variables that are set"))
     name = chosen.get("run.launcher", Entry(DEFAULT, Origin("default"))).value
     if gpus and isinstance(name, str) and name in LAUNCHERS and (allowed := gpus_allowed(name, gpus.value)):
         problems.append(Problem(str(gpus.origin), "run.gpus", show(gpus.value), allowed))
@@ -302,6 +305,7 @@ def resolve_attempt(
     for key in sorted(key for key in named if is_pinned(key) and key not in sets):
         problems.append(Problem("--allow-change", key, "no other value for it", f"with --set {key}=VALUE beside it"))
     resolved = resolve([job, flags, sets], JobSpec, problems, opened=_opened)
+    keep_secret(resolved.config.notify.variables().values())
     after = resolved.items()
     found = [change for change in changes(config, after) if change.key in after and not change.key.startswith("store.")]
     refuse_pinned(found, allow_change, resolved.origins)

@@ -40,6 +40,10 @@ class Waits:
     """How long a call to a bucket is tried again."""
     pause: float = 30.0
     """The longest pause of uploads between two tries."""
+    track: float = 15.0
+    """What the end of an attempt waits for a tracker to take the rest."""
+    notify: float = 10.0
+    """What those who are told how an attempt ended may take to hear of it, all at once."""
     doctor: float = 10.0
     """What all that ``lastrun doctor`` looks at may take to answer."""
     engine: float = 5.0

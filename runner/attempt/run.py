@@ -26,12 +26,15 @@ from runner.attempt import shutdown
 from runner.attempt.data_cache import fetch_data
 from runner.attempt.leaving import STOP_PATIENCE_SECONDS, Leaving
 from runner.attempt.leftovers import clear_leftovers
+from runner.attempt.moves import Moves
 from runner.attempt.nodes import further_nodes
 from runner.attempt.outbox import waiting
 from runner.attempt.publish import Publisher
 from runner.attempt.report import KeptReport, MakeReport
 from runner.attempt.restarts import Restarts
 from runner.attempt.scratch import OUTBOX, make_scratch, remove_scratch, scratch_root
+from runner.attempt.telling import tell_of_end, unset
+from runner.attempt.tracked import start_tracking
 from runner.attempt.trainer import PIPES, Inbox, Trainer, trainer_command, trainer_config
 from runner.attempt.voice import Voice
 from runner.errors import (
@@ -94,7 +97,7 @@ def run_attempt(
     see_that_it_is_taken(resolved, trust)
     if job.attempts.completed(known) and not allow_change:
         raise UsageError(f"{job.id} is complete; lastrun status {job.reference} shows its result")
-    resolved.notes.extend(machine.see_that_it_fits(resolved.env, here))
+    resolved.notes.extend([*machine.see_that_it_fits(resolved.env, here), *unset(resolved.config.notify)])
     root = scratch_root(resolved)
     about = machine.container() or {}
     shuts_down = (
@@ -123,9 +126,13 @@ def run_attempt(
         attempt.changes = [asdict(change) for change in changed]
         # A checkpoint from before an earlier change is gone on from with that change.
         old = set(requests if heard is None else heard)
+        tracked = start_tracking(job, resolved.config, sink, lambda words: inbox.put(("note", words)))
+        voice = Voice(sink, None if tracked is None else tracked.hear)
         allowed = [*allow_change, *changed_before]
-        run = _Run(job, attempt, resolved, allowed, sink, root, old, inbox, trainer, leaving, until, report)
+        run = _Run(job, attempt, resolved, allowed, voice, root, old, inbox, trainer, leaving, until, report)
         reason = run.to_its_end()
+    if tracked is not None and (late := tracked.end(reason, leaving)):
+        voice.show(late, "warning")
     if shuts_down:
         if (why := shutdown.why_not(reason, root)) is None:
             shutdown.shut_down(run.voice.show)
@@ -144,7 +151,7 @@ class _Run:
         attempt: Attempt,
         resolved: Resolved[JobSpec],
         allow_change: list[str],
-        sink: ConsoleSink,
+        voice: Voice,
         scratch_root: Path,
         old_requests: set[str],
         inbox: Inbox,
@@ -156,13 +163,14 @@ class _Run:
         self.until, self.make_report = until, report
         self.job, self.attempt, self.config = job, attempt, resolved.config
         self.allow_change, self.notes, self.scratch_root = allow_change, resolved.notes, scratch_root
-        self.inbox, self.trainer, self.leaving, self.voice = inbox, trainer, leaving, Voice(sink)
+        self.inbox, self.trainer, self.leaving, self.voice = inbox, trainer, leaving, voice
         self.progress: dict[str, Any] = {}
         self.publisher: Publisher | None = None
         self.data: Path | None = None
         self.lost: Reason | None = None
         self.heart = Heart(job, attempt, old_requests, self._beat, lambda *words: self.inbox.put(words))
         self._told_that_it_leaves = False
+        self._moves = Moves()
         self._look: LastLook | None = None
 
     def to_its_end(self) -> Reason:
@@ -198,6 +206,8 @@ class _Run:
         if self.lost is not None:
             reason, message = self.lost, self._what_is_lost(self.lost)
         reason = self._finish(reason, message)
+        if self.lost is None:
+            tell_of_end(self.job, self.attempt, reason, self.config.notify, self.publisher, self.voice, self.leaving)
         self.heart.stop()
         if self.publisher is not None:
             self.publisher.outbox.close()
@@ -314,6 +324,7 @@ class _Run:
             return
         if isinstance(event, events.Progress):
             self.progress.update(json.loads(event.to_json()))
+            self._moves.hear(event)
         elif isinstance(event, events.CheckpointSaved):
             publisher.checkpoint(Path(event.path))
         elif isinstance(event, events.EpochDone):
@@ -357,8 +368,8 @@ class _Run:
 
     def _beat(self) -> dict[str, Any]:
         """What a heartbeat tells."""
-        reason = self.leaving.reason
-        return {**self.progress, "stopping": None if reason is None else reason.value}
+        reason, idle = self.leaving.reason, self._moves.idle_seconds
+        return {**self.progress, "stopping": None if reason is None else reason.value, "idle_seconds": idle}
 
     def _tick(self, publisher: Publisher) -> None:
         self.leaving.look_at_limit()

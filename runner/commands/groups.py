@@ -283,7 +283,7 @@ def _run(
         )
     see_that_somebody_decides(halving, configs[0].config, detach=detach)
     for one in configs:
-        kaggle.take_secrets(one.config.run.pass_env)
+        kaggle.take_secrets(one.config.named_variables())
     if command == "resume" and how.on:
         wanted = {host: [task.go.resolved for task in some if task.go is not None] for host, some in there.items()}
         hosts.approve_on(group.store, wanted, here=how.here, prefix=group.paths.all)

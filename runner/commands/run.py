@@ -236,7 +236,7 @@ def resume(
         to.remember(go.values)
     if trust:
         trusted.remember(go.values)
-    kaggle.take_secrets(go.resolved.config.run.pass_env)
+    kaggle.take_secrets(go.resolved.config.named_variables())
     for note in kaggle.notes(home.store.uri):
         show(note, error=True)
     approve(go.launcher, home.store, go.resolved, here=here, prefix=home.paths.all)

@@ -144,6 +144,8 @@ class _Beat(BaseModel):
     local_step: int = 0
     lag_seconds: float = 0.0
     last_epoch: dict[str, FiniteFloat | None] = {}
+    idle_seconds: float | None = None
+    """How long it has made no step and tested no clip; None: of a version that does not tell."""
     stopping: str | None = None
     """The reason for which it has been asked to leave."""
 

@@ -4,7 +4,8 @@
 JOB-ID/job.json                       the resolved spec with origins; written once
 JOB-ID/init.safetensors               the weights that it begins with, if it names some; written before its record
 JOB-ID/attempts/0003-<id>/            claim.json, once it has run attempt.json, once it is over end.json; heartbeat.json,
-                                      log/000017.txt, metrics.jsonl, events/, predictions.safetensors, report.html
+                                      log/000017.txt, metrics.jsonl, events/, predictions.safetensors, report.html,
+                                      told/<news>.json
 JOB-ID/checkpoints/<step>-<attempt>/  files, then MANIFEST.json last
 JOB-ID/requests/<random>.json         stop requests
 JOB-ID/deleted                        empty; of a job that was deleted while an attempt might come back
@@ -94,6 +95,10 @@ class Paths:
     def event_file(self, attempt_id: str, name: str) -> str:
         """A file for TensorBoard."""
         return self.attempt(attempt_id, "events", name)
+
+    def told(self, attempt_id: str, news: str) -> str:
+        """Who has been told some news of an attempt."""
+        return self.attempt(attempt_id, "told", f"{news}.json")
 
     def request(self, name: str) -> str:
         """A stop request."""

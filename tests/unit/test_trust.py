@@ -81,6 +81,8 @@ def test_every_key_says_who_may_set_it() -> None:
     assert {key for key, one in who.items() if one == "asks"} == {
         *("data.uri", "data.file", "run.launcher", "run.host", "run.pass_env", "run.image", "run.network", "run.slurm.extra"),
         *("run.after", "run.nodes", "run.hf.namespace", "run.kaggle.private_dataset"),
+        *("notify.slack", "notify.discord", "notify.ntfy", "notify.webhook", "notify.signed_with"),
+        *("notify.command", "notify.mail", "tracking"),
     }
     assert all(mark.does for mark in set_by(JobSpec).values() if mark.who == "asks"), "what it would do is said"
 
@@ -117,6 +119,10 @@ ASKS: dict[str, Any] = {
     "run.nodes": 64,
     "run.network": "host",
     "run.after": "shutdown",
+    "notify.webhook": "AWS_SECRET_ACCESS_KEY",
+    "notify.command": ["sh", "-c", "evil"],
+    "notify.mail": "someone@example.org",
+    "tracking": "wandb",
 }
 
 

@@ -192,8 +192,8 @@ class Handed:
         return uses_buckets(self._config, store)
 
     def told(self, uri: StoreUri) -> dict[str, dict[str, str]]:
-        """The variables that the job names: ``run.pass_env``, those of its bucket, and which are secret; for an engine
-        elsewhere with the files that they name."""
+        """The variables that the job names: ``run.pass_env``, those of ``notify`` and of its bucket, and which are secret; for
+        an engine elsewhere with the files that they name."""
         names = to_hand_over(self._config, uri)
         variables, files = {name: os.environ[name] for name in names if name in os.environ}, {}
         if not stat.S_ISREG(_mode(expand(variables.get("REQUESTS_CA_BUNDLE", "")))):

@@ -231,7 +231,7 @@ class KaggleLauncher:
 
     def _secrets(self, uri: StoreUri) -> list[str]:
         """Names of what the attempt needs and nobody else may see. Keys that are attached may be others than those here."""
-        names = [*values_elsewhere(uri, self._config), *self._config.run.pass_env]
+        names = [*values_elsewhere(uri, self._config), *self._config.named_variables()]
         open_ = _NO_SECRETS if self._config.run.kaggle.private_dataset else (*_NO_SECRETS, _SHORT_LIVED)
         return [name for name in dict.fromkeys(names) if name not in (*open_, NAMED)]
 
