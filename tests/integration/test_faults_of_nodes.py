@@ -84,7 +84,7 @@ def ranks_of(job: Job) -> dict[str, int]:
     found = {}
     for pid, line in command_lines().items():
         if b"\0--rank\0" in line and job.id.encode() in line and not line.startswith(b"srun"):
-            with suppress(OSError):
+            with suppress(OSError, KeyError):  # it ends meanwhile
                 variables = dict(one.partition("=")[::2] for one in Path(f"/proc/{pid}/environ").read_text().split("\0"))
                 found[variables["SLURMD_NODENAME"]] = pid
     return found
