@@ -34,6 +34,8 @@ demo: $(VENV)/.train
 	echo "                                         its figures and checkpoints"; \
 	echo "  lastrun logs $$job"; \
 	echo "                                         all that it said"; \
+	echo "  lastrun report $$job"; \
+	echo "                                         a page for the browser: curves, mistakes, clips"; \
 	echo "  tensorboard --logdir FOLDER            its curves; FOLDER is the address behind job: without file://"; \
 	echo "  lastrun pull $$job FOLDER --best"; \
 	echo "                                         its best checkpoint"; \
@@ -87,7 +89,7 @@ $(VENV)/.train: $(VENV)/bin/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
-	@$(BIN)/python scripts/install.py '.[dev]'
+	@$(BIN)/python scripts/install.py '.[dev,browser]'
 	@touch $@ $(VENV)/.train
 
 # SkyPilot wants an older click than huggingface_hub, so it gets an environment of its own, as its users may give it one.

@@ -11,5 +11,12 @@ CHOSEN_ON_TEST = "best chosen on test clips, as the field does"
 
 def chosen_by(epoch: Mapping[str, Any]) -> float:
     """Top-1 of an epoch, a line of the metrics, by which the best is chosen."""
+    top1 = heard_of(epoch)
+    return 0.0 if top1 is None else top1
+
+
+def heard_of(epoch: Mapping[str, Any]) -> float | None:
+    """The same of what a heart tells of the last epoch; None before the first."""
     top1 = epoch.get("validation_top1")
-    return float(epoch["test_top1"] if top1 is None else top1)
+    top1 = epoch.get("test_top1") if top1 is None else top1
+    return None if top1 is None else float(top1)

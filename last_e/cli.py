@@ -140,6 +140,7 @@ def _parser() -> _Parser:
                         "that may differ although they decide learning (`data`: other clips)")  # fmt: skip
     parser.add_argument("--out", metavar="DIR", help="folder of this run (default: a new one in hardware.output_root)")
     parser.add_argument("--config", metavar="FILE", help=argparse.SUPPRESS)  # the runner's: a resolved configuration
+    parser.add_argument("--init", metavar="FILE", help=argparse.SUPPRESS)  # the runner's: the weights of model.init
     parser.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)  # the runner's: events as JSON lines
     # The agent's, for each rank; and the runner's for it: all machines, this one first, with the words to run a command there.
     for name, kind in (("--rank", int), ("--meeting", Path), ("--parent", int), ("--here", int), ("--nodes", json.loads)):
@@ -284,20 +285,19 @@ def _train_here(
     """In this process, alone or as one of several ranks."""
     share_cores()
     try:
-        import torch
-
         from last_e import train
-        from last_e.gpu import NoGpu, is_lost
+        from last_e.gpu import NoGpu, has_no_memory, is_lost
         from last_e.ranks.group import PeerGone, RanksDiffer, Seat
     except ModuleNotFoundError as error:
         return Failed("no_gpu", f"{error.name} is not installed; from a clone of lastrun: pip install '.[train]'")
     seat = None if args.rank is None else Seat(args.rank, _ranks(config), args.meeting, args.here)
     try:
-        return train.run(config, out, resume, sink, stop, new_data="data" in args.allow_change, seat=seat)
+        init = _init(config, args)
+        return train.run(
+            config, out, resume, sink, stop, "data" in args.allow_change, seat, None if init is None else expand(init)
+        )
     except train.DataChanged as error:
         return Failed("data_changed", f"{error}; or add --allow-change data")
-    except torch.cuda.OutOfMemoryError as error:
-        return Failed("out_of_memory", f"{one_line(error)}; {_LESS_MEMORY}")
     except NoGpu as error:
         return Failed("no_gpu", str(error))
     except PeerGone as error:
@@ -305,6 +305,8 @@ def _train_here(
     except RanksDiffer as error:
         return Failed("trainer_error", str(error))
     except RuntimeError as error:
+        if has_no_memory(error):
+            return Failed("out_of_memory", f"{one_line(error)}; {_LESS_MEMORY}")
         if not is_lost(error):
             if seat is None:
                 raise
@@ -317,6 +319,12 @@ def _train_here(
         if seat is None:
             raise
         return _crashed(error)
+
+
+def _init(config: TrainConfig, args: argparse.Namespace) -> str | None:
+    """Where the weights of ``model.init`` are. Of a job the runner says so: its own word may be another's, or of another
+    machine."""
+    return args.init if args.supervised else config.model.init
 
 
 def _crashed(error: Exception) -> Failed:
@@ -385,6 +393,7 @@ def _lead(
         (folder / CONFIG).write_text(json.dumps(config.model_dump(mode="json")))
         words = ["--supervised", "--config", str(folder / CONFIG), "--out", str(out), "--meeting", str(folder / "meeting")]
         words += [] if resume is None else ["--resume", str(resume)]
+        words += [] if (init := _init(config, args)) is None else ["--init", init]
         words += ["--allow-change", *args.allow_change] if args.allow_change else []
         found = []
         for before, ranks in zip(nodes.values(), machines):

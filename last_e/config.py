@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from last_e.described import FILE_NAME, SPLIT_NAME, is_own
+from last_e.known import description_of
 from last_e.problems import Meaning, meant
 from last_e.set_by import HERE, LEARNING, SetBy
 
@@ -68,6 +69,13 @@ class Section(BaseModel):
     )
 
 
+ParameterPattern = Annotated[
+    str,
+    Field(max_length=200, pattern=r"^[A-Za-z0-9_.*?\[\]!-]+$"),
+    Meaning("a parameter's name, with * for any letters"),
+]
+
+
 class ModelConfig(Section):
     """The network (``configs/model/``)."""
 
@@ -86,6 +94,17 @@ class ModelConfig(Section):
     use_ib_loss: bool = Field(description="add the information-bottleneck loss while training")
     dropout: Fraction = Field(description="dropout before the classifier")
     drop_path_rate: Fraction = Field(description="stochastic depth of the last block; earlier blocks linearly less")
+    init: PathText | None = Field(
+        None,
+        description="weights to begin with, instead of random ones: a job, a checkpoint's folder, a .safetensors, .npz or .pt "
+        "file, or hf://OWNER/REPO; they are read when the job is made, and kept with it",
+    )
+    init_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+        None, description="sha256 of those weights, as the job keeps them; set when it is made"
+    )
+    freeze: Annotated[list[ParameterPattern], Field(max_length=200)] | None = Field(
+        None, description="parameters that stay as `model.init` has them, by name (fusion.*, stages.0.*), with their norms"
+    )
 
 
 Weight = Annotated[float, Field(gt=0, le=1e6)]
@@ -164,6 +183,10 @@ class TrainingConfig(Section):
     )
     sampler: Literal["balanced"] | None = Field(
         None, description="balanced: each class is shown as often; default: each clip once an epoch"
+    )
+    body_lr_factor: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None,
+        description="the learning rate of all but the classifier, over that of the classifier, with `model.init`; default: 1",
     )
     patience: Count | None = Field(
         None,
@@ -389,9 +412,15 @@ def _class_weights(c: dict[str, Any]) -> Iterator[Violation]:
         yield "training.class_weights", f"a list of {classes} numbers, one for each class (found {len(said)})"
     elif isinstance(said, list) and isinstance(said[0], str) and not is_own(c["dataset"]):
         try:
-            named_weights(said, classes, ())
+            named_weights(said, classes, description_of(c["dataset"], classes).classes)
         except ValueError as error:
             yield "training.class_weights", str(error).partition(": ")[2]
+
+
+def _fine_tuning(c: dict[str, Any]) -> Iterator[Violation]:
+    for key in ("model.init_sha256", "model.freeze", "training.body_lr_factor"):
+        if c[key] is not None and c["model.init"] is None:
+            yield key, "only with model.init"
 
 
 def _patience(c: dict[str, Any]) -> Iterator[Violation]:
@@ -415,6 +444,7 @@ RULES: tuple[tuple[Callable[[dict[str, Any]], Iterator[Violation]], tuple[str, .
     (_split, ("split_type", "data.splits", "dataset")),
     (_validation, ("data.validation", "data.validation_by", "data.validation_seed", "dataset")),
     (_class_weights, ("training.class_weights", "training.sampler", "data.num_classes", "dataset")),
+    (_fine_tuning, ("model.init", "model.init_sha256", "model.freeze", "training.body_lr_factor")),
     (_patience, ("training.patience", "training.min_delta")),
     (_session, ("hardware.session_limit", "hardware.stop_margin")),
 )

@@ -117,6 +117,7 @@ class State:
         self.counters = Counters(self.device)
         self.statistics = pack_statistics(self.model)
         self.moving = [statistics for statistics in self.statistics if statistics.is_floating_point()]
+        self.still = [_mask(self.model, statistics) for statistics in self.statistics]
         (self.momentum,) = {norm.momentum for norm in _norms(self.model)}
         # Once: they are changed in place, and listing some 300 takes longer than copying them.
         self._weights = dict(self.model.state_dict())
@@ -276,6 +277,16 @@ def pack_statistics(model: LastE) -> list[Tensor]:
     return packed
 
 
+def _mask(model: LastE, packed: Tensor) -> Tensor | None:
+    """Which of packed statistics are those of norms that are kept still; None: none is."""
+    mask = torch.zeros_like(packed, dtype=torch.bool)
+    for norm in model.still:
+        for buffer in norm.buffers(recurse=False):
+            if buffer.dtype == packed.dtype:
+                mask[buffer.storage_offset() : buffer.storage_offset() + buffer.numel()] = True
+    return mask if model.still else None
+
+
 def train_step(
     state: State,
     batches: Iterable[Batch],
@@ -299,7 +310,7 @@ def train_step(
     if not model.training:
         model.train()
     for options in optimizer.param_groups:
-        options["lr"] = lr
+        options["lr"] = lr * options.get("lr_factor", 1.0)
     if parts is None:
         batches = list(batches)
         parts = len(batches)
@@ -331,8 +342,9 @@ def train_step(
     # The fused optimizers look at this on the device, as they do for a GradScaler, and leave everything as it was.
     optimizer.found_inf = (~good).float()  # type: ignore[attr-defined]
     optimizer.step()
-    for statistics, old in zip(state.statistics, before):
-        statistics.copy_(torch.where(good, statistics, old))
+    for statistics, old, still in zip(state.statistics, before, state.still):
+        # What is kept still is not moved by a sum's rounding either.
+        statistics.copy_(torch.where(good if still is None else good & ~still, statistics, old))
     if scaler.is_enabled():
         scaler.update()
     optimizer.zero_grad(set_to_none=True)

@@ -26,15 +26,20 @@ from last_e.data.clips import Clips
 from last_e.data.datasets import load_clips
 from last_e.data.splits import parts_of
 from last_e.datafile import DataError
+from last_e.described import Description
 from last_e.environment import usable_cores
-from last_e.evaluate import Scores, evaluate
+from last_e.evaluate import Scores, evaluate, keep_predictions
 from last_e.events import Beat, CheckpointSaved, Ended, EpochDone, Message, Progress, Sink, Started
+from last_e.init.fit import begin_with, freeze
+from last_e.init.read import read_weights
+from last_e.known import description_of
 from last_e.manifest import Manifest
 from last_e.metrics import History
 from last_e.model import fused
 from last_e.model.network import LastE
 from last_e.optim import build_optimizer
 from last_e.precision import Precision, choose_device, choose_precision, cpu_threads, keep_memory
+from last_e.predictions import FILE as PREDICTIONS
 from last_e.ranks.group import ALONE, Group, Joined, Seat
 from last_e.ranks.lifeline import beat
 from last_e.schedule import learning_rate
@@ -63,11 +68,12 @@ def run(
     stop: Stop,
     new_data: bool = False,
     seat: Seat | None = None,
+    init: Path | None = None,
 ) -> Ended:
     """Train as ``config`` says, writing below ``out``; go on from the checkpoint ``resume`` where one is given.
 
-    ``new_data`` lets a run go on with other clips than it began with. With a ``seat`` this process is one of several ranks; the
-    first one writes.
+    ``init`` has the weights of ``model.init``, for a run that goes on from no checkpoint. ``new_data`` lets a run go on with
+    other clips than it began with. With a ``seat`` this process is one of several ranks; the first one writes.
 
     Raises:
         DataError, DamagedCheckpoint, DataChanged, NoGpu: before anything was written.
@@ -92,6 +98,7 @@ def run(
 
     torch.manual_seed(config.training.seed)
     model = LastE(config.model, config.data.num_classes, clips.skeleton).to(device)
+    _begin(model, config, clips.description, init, resume, sink)
     state = State(
         model,
         build_optimizer(model, config.training),
@@ -258,6 +265,7 @@ class Session:
         if scores is None:
             return self._stopped(self._asked() or "interrupted")
         best, before = scores.top1 > state.best_top1, state.marks
+        told = ("test" if self.last is None else "validation", self.scored, self.said) if best else None
         if best:
             state.best_top1, state.best_epoch = scores.top1, epoch + 1
             state.take_as_best()
@@ -271,6 +279,7 @@ class Session:
             if state.tested is None:  # all of the epoch's scores are found anew
                 state.marks = before
                 return self._stopped(self._asked() or "interrupted")
+            told = ("test", self.last, self.said)
         test, validated = (scores, None) if self.last is None else (state.tested, scores)
         count = max(1, totals.clips)
         done = EpochDone(
@@ -293,6 +302,8 @@ class Session:
         )
         if self.history is not None:
             self.history.add(done)
+        if told is not None and self.writer is not None:  # before its checkpoint: who has that has this too
+            keep_predictions(self.writer.folder.with_name(PREDICTIONS), state.best_epoch, *told, self.config)
         self.sink.emit(done)
         milestone = (epoch + 1) % training.save_interval == 0 or over
         if best or milestone or (epoch + 1) % self.config.checkpoint.every_epochs == 0:
@@ -317,7 +328,8 @@ class Session:
         self.writer.submit({**state.to_dict(self.fingerprint), "steps_per_epoch": self.train.steps}, self.config_json, about)
 
     def _score(self, epoch: int, batches: TestBatches) -> Scores | None:
-        return evaluate(self.state.model, batches, self.device, self.precision, self._testing(epoch), self.group)
+        self.said = torch.zeros(len(batches.index), 2, device=self.device)
+        return evaluate(self.state.model, batches, self.device, self.precision, self._testing(epoch), self.group, self.said)
 
     def _written(self) -> None:
         if self.writer is not None:
@@ -448,8 +460,27 @@ def _batches(
     return train, scored, None if parts.validation is None else scored.of(_index(parts.test))
 
 
+def _begin(
+    model: LastE, config: TrainConfig, description: Description | None, init: Path | None, resume: Path | None, sink: Sink
+) -> None:
+    """Take over the weights of ``model.init``, where the run goes on from no checkpoint, and keep still what ``model.freeze``
+    names; say so."""
+    if config.model.init is None:
+        return
+    told = []
+    if resume is None:
+        if init is None:
+            raise DataError(
+                "model.init: the weights that the job begins with are not kept with it; submit it anew", missing=True
+            )
+        known = description or description_of(config.dataset, config.data.num_classes)
+        told = begin_with(model, read_weights(init), config, known.classes)
+    for text in [*told, *freeze(model, config.model.freeze or ())]:
+        sink.emit(Message(text))
+
+
 def _class_weights(config: TrainConfig, clips: Clips, train: TrainBatches, device: torch.device) -> Tensor | None:
-    names = () if clips.description is None else clips.description.classes
+    names = (clips.description or description_of(config.dataset, config.data.num_classes)).classes
     try:
         weights = weights_of(config.training, clips.label[train.index], config.data.num_classes, names)
     except ValueError as error:

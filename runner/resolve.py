@@ -218,7 +218,7 @@ def _read_places(layer: Layer, folder: Path) -> list[Problem]:
     """Paths and URIs, as they are meant where they were written: with the variables of this machine, and relative to the job
     file's folder, or to the current one for ``--set``; an attempt in a container has another. Returns what is wrong."""
     problems = []
-    for key in _PLACES:
+    for key in (*_PLACES, "model.init"):
         entry = layer.get(key)
         if entry is None or not isinstance(entry.value, str) or (key == "dataset" and not is_own(entry.value)):
             continue
@@ -239,6 +239,8 @@ def _read_places(layer: Layer, folder: Path) -> list[Problem]:
                 continue
         if key == "dataset" and "/" not in text and not (folder / text).is_file():
             continue  # a name alone that is not beside the job: it is looked for where data are
+        if key == "model.init":  # else a job, or what is elsewhere
+            text = str(folder / text) if os.path.exists(folder / text) else text  # noqa: PTH110 -- names too long are none
         if key in _PATHS and "://" not in text and text[:1] not in ("/", "~", ""):
             text = str(folder / text)
         layer[key] = Entry(text, entry.origin)

@@ -32,6 +32,8 @@ class Waits:
     """What a spot machine leaves between its notice and its end."""
     drain: float = 600.0
     """What the end of an attempt waits for its last uploads, where nothing hurries it."""
+    report: float = 5.0
+    """What it waits for its report, once the store has all else."""
     read: float = 10.0
     """What a bucket's server may take to answer, or to go on."""
     patience: float = 15.0

@@ -40,7 +40,7 @@ def about_model(
         "fps": description.fps,
         "people": description.people,
         "input_frames": config.training.input_frames,
-        "network": config.model.model_dump(mode="json"),
+        "network": config.model.model_dump(mode="json", exclude={"init", "init_sha256", "freeze"}),
         "inputs": {
             "keypoints": {
                 "type": "float32",
@@ -79,7 +79,12 @@ def about_model(
         "recipe": {
             key: getattr(config.training, key) for key in ("epochs", "batch_size", "gradient_accumulation_steps", "lr", "seed")
         },
-        "checkpoint": {"step": manifest.step, "epoch": manifest.epoch, "test_top1": manifest.test_top1},
+        "checkpoint": {
+            "step": manifest.step,
+            "epoch": manifest.epoch,
+            "test_top1": manifest.test_top1,
+            "validation_top1": manifest.validation_top1,
+        },
     }
 
 

@@ -58,7 +58,10 @@ def card(about: dict[str, Any]) -> str:
     head["license_name"] = about["licence"]
     code = _RUN[file["format"]].format(file=file["name"], sides=sides, joints=joints)
     recipe = ", ".join(f"{key} {value}" for key, value in about["recipe"].items())
-    tested = "not tested when it was saved" if at["test_top1"] is None else f"top-1 {percent(at['test_top1'])} on all its clips"
+    of, top1 = "all its clips", at["test_top1"]
+    if top1 is None and (top1 := at.get("validation_top1")) is not None:
+        of = "the clips on which it was chosen, which neither train nor test"
+    tested = "not tested when it was saved" if top1 is None else f"top-1 {percent(top1)} on {of}"
     inputs = "\n".join(
         f"| `{name}` | {one['type']} | ({', '.join(map(str, one['shape']))}) | {one['what']} |"
         for name, one in {**about["inputs"], **about["outputs"]}.items()

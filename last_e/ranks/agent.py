@@ -123,7 +123,8 @@ class Agent:
                     reader.join(1.0)
 
     def _start(self, number: int, command: list[str]) -> _Rank:
-        process = start_with_pipes(command, {**os.environ, **({} if self._machines else _LOOPBACK)})
+        own = {} if self._machines else {**_LOOPBACK, **_part_of_a_gpu(number)}
+        process = start_with_pipes(command, {**os.environ, **own})
         for kind, pipe in (("event", process.stdout), ("text", process.stderr)):
             assert pipe is not None
             reader = threading.Thread(target=self._read, args=(number, kind, pipe), name=f"rank {number}", daemon=True)
@@ -285,6 +286,13 @@ class Agent:
         if ended.reason in REASONS and self._stop.reason is not None:
             return replace(ended, reason=self._stop.reason)
         return ended
+
+
+def _part_of_a_gpu(number: int) -> dict[str, str]:
+    """For a rank on a machine whose GPUs are cut in parts (MIG), of which CUDA shows a process but the first that is named."""
+    names = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    is_cut = len(names) > 1 and all(name.strip().startswith("MIG-") for name in names)
+    return {"CUDA_VISIBLE_DEVICES": names[number % len(names)].strip()} if is_cut else {}
 
 
 class OnlyItsEnd:

@@ -20,7 +20,7 @@ from last_e.datafile import is_remote
 from last_e.environment import detect_environment
 from last_e.events import NOT_BEGUN, Message, parse_event
 from last_e.layers import Resolved
-from last_e.manifest import read_manifest
+from last_e.manifest import read_manifest, sha256
 from runner import machine
 from runner.attempt import shutdown
 from runner.attempt.data_cache import fetch_data
@@ -30,6 +30,7 @@ from runner.attempt.moves import Moves
 from runner.attempt.nodes import further_nodes
 from runner.attempt.outbox import waiting
 from runner.attempt.publish import Publisher
+from runner.attempt.report import KeptReport, MakeReport
 from runner.attempt.restarts import Restarts
 from runner.attempt.scratch import OUTBOX, make_scratch, remove_scratch, scratch_root
 from runner.attempt.telling import tell_of_end, unset
@@ -47,7 +48,7 @@ from runner.errors import (
     StoreError,
     UsageError,
 )
-from runner.gpus import taken
+from runner.gpus import Asked, taken
 from runner.job.attempts import Attempt
 from runner.job.checkpoints import Stored
 from runner.job.job import Job
@@ -75,10 +76,12 @@ def run_attempt(
     heard: Iterable[str] | None = None,
     until: int | None = None,
     may_shut_down: bool = False,
+    report: MakeReport | None = None,
 ) -> Exit:
     """Run one attempt to its end; returns its exit code. ``heard``: keys of the requests that had been made when it was handed
     over to what has started it now; later ones are meant for it. ``until``: it pauses once this epoch is done.
-    ``may_shut_down``: whoever has begun it has said that ``run.after`` may switch this machine off.
+    ``may_shut_down``: whoever has begun it has said that ``run.after`` may switch this machine off. ``report`` makes the page
+    that is kept of the job when the attempt ends.
 
     Raises:
         ConfigError, NoSuchJobError, ClaimedError, PausedError, StoreError: the attempt could not begin.
@@ -107,7 +110,7 @@ def run_attempt(
             "is left here to be sent, or another attempt of yours is at work here"
         )
     nodes = further_nodes(resolved.config)
-    with taken(resolved.config, job.id) as gpus:
+    with taken(Asked.of(resolved.config), job.id) as gpus:
         inbox: Inbox = queue.Queue()
         trainer = Trainer(inbox, gpus)
         leaving = Leaving(resolved.config.hardware, trainer, inbox)
@@ -125,7 +128,8 @@ def run_attempt(
         old = set(requests if heard is None else heard)
         tracked = start_tracking(job, resolved.config, sink, lambda words: inbox.put(("note", words)))
         voice = Voice(sink, None if tracked is None else tracked.hear)
-        run = _Run(job, attempt, resolved, [*allow_change, *changed_before], voice, root, old, inbox, trainer, leaving, until)
+        allowed = [*allow_change, *changed_before]
+        run = _Run(job, attempt, resolved, allowed, voice, root, old, inbox, trainer, leaving, until, report)
         reason = run.to_its_end()
     if tracked is not None and (late := tracked.end(reason, leaving)):
         voice.show(late, "warning")
@@ -154,8 +158,9 @@ class _Run:
         trainer: Trainer,
         leaving: Leaving,
         until: int | None,
+        report: MakeReport | None,
     ) -> None:
-        self.until = until
+        self.until, self.make_report = until, report
         self.job, self.attempt, self.config = job, attempt, resolved.config
         self.allow_change, self.notes, self.scratch_root = allow_change, resolved.notes, scratch_root
         self.inbox, self.trainer, self.leaving, self.voice = inbox, trainer, leaving, voice
@@ -283,8 +288,11 @@ class _Run:
         if self.leaving.reason is not None:  # stopped before there was anything to stop
             return self.leaving.reason, "nothing was trained" if own is None else f"saved at step {read_manifest(own).step}"
         resume = own if fetched is None else fetched[0]
+        init, wrong = (None, None) if resume else first_weights(self.job, self.config.model.init_sha256, scratch)
+        if wrong is not None:
+            return Reason.DATA_ERROR, wrong
         nodes = self.attempt.hardware.get("further_nodes", [])
-        self.trainer.start(trainer_command(config, scratch / "run", resume, self.allow_change, nodes))
+        self.trainer.start(trainer_command(config, scratch / "run", resume, self.allow_change, nodes, init))
         if self.leaving.reason is not None:  # asked while it was being started
             self.trainer.ask_to_save()
         open_pipes = len(PIPES)
@@ -386,6 +394,7 @@ class _Run:
                 with suppress(StoreError):  # who looks later need not wait for its heart
                     self.job.attempts.write(attempt)
             return reason
+        report = KeptReport(self.job, self.publisher.own(), None if self.leaving.in_haste else self.make_report)
         try:
             self.publisher.end()
         except OSError as error:
@@ -395,11 +404,13 @@ class _Run:
         lasting = self.publisher.outbox.lasting  # what the store refuses it will refuse again
         until = time.monotonic() + (5.0 if lasting else self.leaving.drain_seconds(reason))
         left = self.publisher.drain(lambda: min(until, self.leaving.haste_until) - time.monotonic())
+        told = report.wait(0.0 if left or self.publisher.lost else min(until, self.leaving.haste_until))
         if lost := self.publisher.lost:  # seen before something was sent
             self._lose(lost)
             self.voice.show(f"{lost.value}: {self._what_is_lost(lost)}")
             return lost
         if left is None:
+            self.publisher.last_word(told)
             return reason
         self.voice.show(left, "warning")
         return Reason.STORE_UNREACHABLE
@@ -425,6 +436,22 @@ def find_data(
         raise
     except LastrunError as error:  # no room in the cache
         return None, (Reason.OUT_OF_DISK, str(error))
+
+
+def first_weights(job: Job, digest: str | None, folder: Path) -> tuple[Path | None, str | None]:
+    """The weights that a job begins with, if it has some, brought into a folder; or why they are not there."""
+    if digest is None:
+        return None, None
+    path = folder / "init.safetensors"
+    try:
+        job.store.get_file(job.paths.init, path)
+    except MissingKeyError:
+        return None, f"{job.uri}: the weights that it begins with (model.init) are not kept with it"
+    except DamagedObjectError as error:
+        return None, str(error)
+    if sha256(path) != digest:
+        return None, f"{job.uri}: the weights that it begins with (model.init) are not what was kept"
+    return path, None
 
 
 def scores_at_the_end(ended: events.Ended | None, progress: dict[str, Any], resumed_epoch: int) -> dict[str, float | None]:

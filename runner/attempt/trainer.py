@@ -116,10 +116,14 @@ class Trainer:
         self._inbox.put((kind, None))
 
 
-def trainer_command(config: Path, out: Path, resume: Path | None, allow_change: list[str], nodes: list[str]) -> list[str]:
-    """Train as a file says, in ``out``, perhaps from a checkpoint's folder on, and on further ``nodes``."""
+def trainer_command(
+    config: Path, out: Path, resume: Path | None, allow_change: list[str], nodes: list[str], init: Path | None = None
+) -> list[str]:
+    """Train as a file says, in ``out``, perhaps from a checkpoint's folder on, or from the weights in a file, and on further
+    ``nodes``."""
     command = [*run_module("last_e"), "--config", str(config), "--out", str(out), "--supervised"]
     command += [] if resume is None else ["--resume", str(resume)]
+    command += [] if init is None else ["--init", str(init)]
     command += ["--nodes", json.dumps(all_nodes(nodes))] if nodes else []
     return command + (["--allow-change", *allow_change] if allow_change else [])
 

@@ -75,6 +75,7 @@ def submit(
     from runner.trust import Trust, brought, notes_of_file, words
     from runner.view.config import print_explained
     from runner.view.console import print_json, show
+    from runner.weights import with_their_weights
 
     how = _to_its_queue(
         How(
@@ -105,6 +106,8 @@ def submit(
     told += kaggle.notes(target.uri)
     starter = make_launcher(config)
     name = name_of(config)
+    [begun] = with_their_weights([resolved], target.uri)
+    resolved, told = begun.job, [*told, *begun.told]
     if dry_run:
         obstacle: LastrunError | None = None
         try:
@@ -142,7 +145,7 @@ def submit(
     trust.remember(values)
     arguments = [*(["--here"] if here else []), *(["--yes-shut-down"] if yes_shut_down else []), *words(values)]
     start(
-        lambda: Job.create(target, name, resolved.items(), origins, lastrun_version()),
+        lambda: Job.create(target, name, resolved.items(), origins, lastrun_version(), begun.weights),
         arguments,
         detach,
         json,
@@ -370,6 +373,7 @@ def attempt(
     from runner.job.job import Job
     from runner.store.open import open_store
     from runner.store.uri import StoreUri
+    from runner.view.report.page import page_at_the_end
 
     kaggle.ask_no_more()
     store, job_id = StoreUri.parse(job_uri).parent()
@@ -389,6 +393,7 @@ def attempt(
             heard,
             until,
             yes_shut_down,
+            page_at_the_end,
         )
     raise typer.Exit(code)
 

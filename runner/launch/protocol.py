@@ -157,6 +157,19 @@ class Queue(Launcher, Protocol):
 
 
 @runtime_checkable
+class SharesGpus(Protocol):
+    """A launcher on whose machine others may be at work on the GPUs."""
+
+    def see_that_gpus_are_free(self, job: str) -> None:
+        """See that an attempt could have those that it asks for, once ``preflight`` has been through; ``job`` goes on, and its
+        own attempt may be at work on them still. Empty: it is a new one.
+
+        Raises:
+            EngineError: who has them.
+        """
+
+
+@runtime_checkable
 class Brings(Protocol):
     """A launcher that may have to send something to a machine before an attempt can begin there. What it starts brings it, too:
     this is for who does not want to wait for one machine after the other."""

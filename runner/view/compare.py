@@ -7,7 +7,7 @@ import io
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -51,6 +51,8 @@ class Result:
     """Of all attempts together."""
     cost: float | None
     """In dollars, as was paid or else by the prices of today; None: some of it has no price."""
+    metrics: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    """A line per epoch."""
 
     @property
     def finished(self) -> bool:
@@ -63,10 +65,19 @@ def compare(jobs: Sequence[Job]) -> dict[str, Any]:
 
     Only finished jobs are in means; how many are not stands beside them, and which jobs are not there or cannot be read.
     """
+    return rows_of(*results_of(jobs))
+
+
+def results_of(jobs: Sequence[Job]) -> tuple[list[Result], dict[str, str]]:
+    """What is known of each job of a store, and why the others are not there or cannot be read."""
     prices = load_prices()
     found = jobs[0].store.in_parallel([partial(_result_or_error, job, prices) for job in jobs])
     results = [one for one in found if isinstance(one, Result)]
-    without = {job.id: str(one) for job, one in zip(jobs, found) if not isinstance(one, Result)}
+    return results, {job.id: str(one) for job, one in zip(jobs, found) if not isinstance(one, Result)}
+
+
+def rows_of(results: list[Result], without: dict[str, str]) -> dict[str, Any]:
+    """The facts of :func:`compare`, from what is known of the jobs."""
     keys = _differing(results)
     seeds = {result.config.get(SEED) for result in results}
     groups: dict[str, list[Result]] = {}
@@ -97,8 +108,8 @@ def _result(job: Job, prices: Prices) -> Result:
         ]
     )
     unended = {one.id: beat for one, beat in zip(filter(_end_is_unknown, attempts), beats)}
-    spans = [(one, _seconds(one, unended.get(one.id, {}), state)) for one in attempts]
-    costs = [_cost(one, seconds, prices) for one, seconds in spans]
+    spans = [(one, seconds_of(one, unended.get(one.id, {}), state)) for one in attempts]
+    costs = [cost_of(one, seconds, prices) for one, seconds in spans]
     return Result(
         id=job.id,
         state=state.value,
@@ -106,11 +117,12 @@ def _result(job: Job, prices: Prices) -> Result:
         origins=origins,
         last=chosen_by(metrics[-1]) if metrics else None,
         best=max(map(chosen_by, metrics), default=None),
-        test=metrics[-1]["test_top1"] if metrics and metrics[-1].get("validation_top1") is not None else None,
+        test=metrics[-1].get("test_top1") if metrics and metrics[-1].get("validation_top1") is not None else None,
         epoch=int(metrics[-1]["epoch"]) if metrics else 0,
         epochs=(attempt.epochs if attempt else None) or config["training.epochs"],
         seconds=sum(seconds for _, seconds in spans),
         cost=None if None in costs or not costs else sum(cost for cost in costs if cost is not None),
+        metrics=metrics,
     )
 
 
@@ -119,7 +131,7 @@ def _end_is_unknown(attempt: Attempt) -> bool:
     return attempt.ended_at is None or attempt.phase == "lost"
 
 
-def _seconds(attempt: Attempt, beat: dict[str, Any], state: State) -> float:
+def seconds_of(attempt: Attempt, beat: dict[str, Any], state: State) -> float:
     """How long an attempt ran; of one without an end, until it was last heard of."""
     heard = beat.get("time") or attempt.started_at
     if attempt.ended_at is not None and attempt.phase != "lost":
@@ -129,7 +141,8 @@ def _seconds(attempt: Attempt, beat: dict[str, Any], state: State) -> float:
     return max(0.0, end - attempt.started_at)
 
 
-def _cost(attempt: Attempt, seconds: float, prices: Prices) -> float | None:
+def cost_of(attempt: Attempt, seconds: float, prices: Prices) -> float | None:
+    """What an attempt of so many seconds cost, in dollars: as was paid, or else by the table; None: it has no price."""
     if (paid := rented_cost(attempt, seconds)) is not None:
         return paid
     if attempt.env not in ENVIRONMENTS:

@@ -98,12 +98,12 @@ def _status_text(status: dict[str, Any]) -> Text:
         rows.append(("uploads", _uploads(status["synced_step"], running.get("lag_seconds") or 0.0)))
     if status["metrics"]:
         last, kind = status["metrics"], status["chosen_on"]
-        scores = f"{kind} top-1 {percent(last[f'{kind}_top1'])}, top-5 {percent(last[f'{kind}_top5'])}"
+        scores = f"{kind} top-1 {percent(last.get(f'{kind}_top1'))}, top-5 {percent(last.get(f'{kind}_top5'))}"
         rows.append(("last epoch", f"train loss {number(last.get('train_loss'))}, {scores}"))
         best, field = f"{kind} top-1 {percent(status['best_top1'])} in epoch {status['best_epoch']}", kind == "test"
         rows.append(("best", f"{best}; {CHOSEN_ON_TEST}" if field else best))
-        if not field and last["test_top1"] is not None:
-            test = f"top-1 {percent(last['test_top1'])}, top-5 {percent(last['test_top5'])}"
+        if not field and last.get("test_top1") is not None:
+            test = f"top-1 {percent(last['test_top1'])}, top-5 {percent(last.get('test_top5'))}"
             rows.append(("test", f"{test}: of the best epoch's weights, looked at once"))
     if status["checkpoint"]:
         rows.append(("checkpoint", f"{status['checkpoint']} ({status['checkpoints']} kept)"))

@@ -10,7 +10,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from last_e.choosing import chosen_by
+from last_e.choosing import chosen_by, heard_of
 from runner.errors import UNREADABLE, LastrunError, NoSuchJobError, Reason, State
 from runner.job.attempts import Attempt, from_the_owner
 from runner.job.checkpoints import counted
@@ -60,7 +60,7 @@ def job_status(job: Job) -> dict[str, Any]:
             "host": attempt.host,
             "env": facts["env"],
             "container": attempt.container is not None,
-            "place": _place(attempt),
+            "place": place_of(attempt),
         },
         attempts=len(attempts),
         unsent=_unsent(job, stand),
@@ -104,7 +104,7 @@ def _relay(job: Job, attempt: Attempt | None) -> dict[str, Any] | None:
     return {"host": name, "seconds": heard, "why": why or None, "rest": rest}
 
 
-def _place(attempt: Attempt) -> str:
+def place_of(attempt: Attempt) -> str:
     """Where it runs, or ran."""
     about = attempt.container
     if about is None:
@@ -168,7 +168,7 @@ def _summary(job: Job, record: dict[str, Any], stand: _Stand) -> dict[str, Any]:
     scores = attempt.scores if attempt else {}
     last = {} if scores else stand.beat.get("last_epoch") or {}
     epoch = int(max(last.get("epoch") or 0, scores.get("epoch") or 0, attempt.resumed_epoch if attempt else 0))
-    found = [*(one.scores.get("best_top1") for one in stand.attempts), chosen_by(last) if last else None]
+    found = [*(one.scores.get("best_top1") for one in stand.attempts), heard_of(last)]
     best = [top1 for top1 in found if top1 is not None]
     return {
         "id": job.id,

@@ -21,6 +21,8 @@ from last_e.data.splits import parts_of
 from last_e.data.synthetic import synthetic_clips
 from last_e.events import Ended, EpochDone, Event, Started, describe
 from last_e.manifest import newest_whole
+from last_e.predictions import FILE as PREDICTIONS
+from last_e.predictions import read_predictions
 from runner.store.open import open_store
 from runner.view.compare import compare
 from tests.conftest import Cli
@@ -94,6 +96,9 @@ def test_the_best_is_chosen_where_it_validates_and_test_is_looked_at_once(data, 
     assert state["tested"] == [found[-1][f"test_{name}"] for name in ("loss", "top1", "top5")]
     shown = [str(describe(event)) for event in events if isinstance(event, EpochDone)]
     assert [" test" in line for line in shown] == [False, False, True]
+    told = read_predictions((tmp_path / "run" / PREDICTIONS).read_bytes())
+    assert (told.about.part, told.about.epoch, len(told.clip)) == ("test", best["epoch"], 24)
+    assert told.about.top1 == found[-1]["test_top1"]
 
 
 def test_a_run_that_validates_is_the_same_wherever_it_is_cut(data, tmp_path, monkeypatch):

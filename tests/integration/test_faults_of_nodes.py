@@ -201,6 +201,30 @@ def test_ranks_that_do_not_reach_each_other_are_not_waited_for(
     assert_same(current.job, of_one)
 
 
+@pytest.mark.full
+def test_the_machine_of_the_attempt_is_lost_to_slurm_and_comes_back_with_it(
+    run: Any, tiny: Path, slurm: Slurm, nodes: tuple[str, ...], machines: Network, of_one: Result
+) -> None:
+    """It trains on there, alone, for nobody: what it does counts for nothing once another attempt has the job."""
+    current: Run = run("submit", tiny, *nodes)
+    here, there = until_it_trains(current)
+    old = ranks_of(current.job)
+    attempt = current.job.attempts.all()[0]
+    machines.pull_out(here)
+    slurm.call("scontrol", "update", f"NodeName={here}", "State=DOWN", "Reason=its cable is out")
+    wait_until(lambda: is_gone(old[there]))
+    wait_until(lambda: "PENDING" in slurm.call("squeue", "-h", "-o", "%T"))
+    machines.plug_in(here)
+    slurm.call("scontrol", "update", f"NodeName={here}", "State=RESUME")
+    code, out = current.end()
+    assert code == 0, out
+    assert len(current.job.attempts.all()) > 1
+    assert current.job.attempts.all()[-1].id != attempt.id
+    assert_same(current.job, of_one)
+    assert_whole(current.job)
+    wait_until(lambda: ranks_of(current.job) == {})
+
+
 # --- by chance -----------------------------------------------------------------------------------------------------------
 
 Blow = Callable[[Job, Network, random.Random], None]

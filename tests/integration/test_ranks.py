@@ -24,6 +24,7 @@ from last_e.checkpoint import load
 from last_e.data import write_clips
 from last_e.data.synthetic import synthetic_clips
 from last_e.manifest import newest_whole
+from last_e.predictions import FILE as PREDICTIONS
 from last_e.ranks.lifeline import BEAT_SECONDS
 from runner.job.job import Job
 from tests.conftest import Cli
@@ -82,12 +83,23 @@ def finished(command: list[str]) -> str:
 
 
 def result(run: Path, steps: int = STEPS * EPOCHS) -> tuple[str, str]:
-    """The metric history and everything that training changes, by their sha256."""
+    """The metric history with what is said of each clip, and everything that training changes, by their sha256."""
     newest = newest_whole(run / "checkpoints", lambda word: None)
     assert newest is not None
     assert load(newest)[1].step == steps
-    metrics, state = (hashlib.sha256(path.read_bytes()).hexdigest() for path in (run / "metrics.jsonl", newest / "state.pt"))
-    return metrics, state
+    told = (run / "metrics.jsonl").read_bytes() + (run / PREDICTIONS).read_bytes()
+    return hashlib.sha256(told).hexdigest(), hashlib.sha256((newest / "state.pt").read_bytes()).hexdigest()
+
+
+TUNES = (
+    "training.sampler=balanced",
+    "training.class_weights=[1.0, 2.0, 0.5, 1.0, 1.0, 3.0]",
+    "data.validation=0.3",
+    "training.patience=2",
+    "training.body_lr_factor=0.3",
+    "model.freeze=[fusion.*]",
+    "training.epochs=3",
+)
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +165,20 @@ def test_of_a_large_network_with_all_that_is_random_too(tmp_path: Path) -> None:
     for ranks in (1, 3):
         finished(words(tmp_path / f"{ranks}", ranks, "training.epochs=1", model=BASE))
     assert result(tmp_path / "1", STEPS) == result(tmp_path / "3", STEPS)
+
+
+@pytest.mark.slow
+def test_what_is_tuned_on_clips_that_validate_does_not_depend_on_ranks_either(tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    finished(words(first, 1, "training.epochs=1"))
+    found = []
+    for ranks in (1, 2):
+        run = tmp_path / f"ranks-{ranks}"
+        said = finished(words(run, ranks, f"model.init={first}", *TUNES))
+        assert "parameters taken over" in said
+        assert "of epoch" in said
+        found.append(result(run, 3))
+    assert found[0] == found[1]
 
 
 @pytest.mark.slow
@@ -240,7 +266,7 @@ def test_an_attempt_trains_on_each_gpu_that_it_has_alone_and_goes_on_with_the_sa
     (tmp_path / "said" / "sitecustomize.py").write_text(TWO_GPUS)
     names = [f"GPU-{uuid.uuid4()}" for _ in range(2)]
     for name in names:  # where all users of a machine lock them
-        request.addfinalizer(partial(Path(f"/tmp/lastrun-gpu-{name}.lock").unlink, missing_ok=True))
+        request.addfinalizer(partial(Path(f"/tmp/lastrun-gpus/{name}.lock").unlink, missing_ok=True))
     path = os.pathsep.join(filter(None, [str(tmp_path / "said"), os.environ.get("PYTHONPATH")]))
     there = {"PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ",".join(names)}
     length = ("--set", "training.epochs=6")

@@ -16,6 +16,7 @@ LONGEST_CLASS = 265
 VOCABULARY = {
     *(
         "choosing",
+        "init",
         "config",
         "console",
         "counts",
@@ -31,8 +32,10 @@ VOCABULARY = {
         "manifest",
         "metrics",
         "own_set",
+        "predictions",
         "problems",
         "reading",
+        "skeletons",
     ),
     *("redact", "resume", "text"),
 }

@@ -262,6 +262,8 @@ REFUSED = [
     (("data.validation=people",), "data.validation"),
     (("data.validation_by=clip",), "data.validation_by"),
     (("training.min_delta=0.1",), "training.min_delta"),
+    (("model.freeze=[stages.*]",), "model.freeze"),
+    (("training.body_lr_factor=0.1",), "training.body_lr_factor"),
     (("training.class_weights=[1.0, 2.0]",), "training.class_weights"),
     (("training.class_weights=[falling=2]",), "training.class_weights"),
     (("training.class_weights=balanced", "training.sampler=balanced"), "training.class_weights"),

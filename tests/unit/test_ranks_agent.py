@@ -51,6 +51,17 @@ def test_why_one_failed_is_told_and_not_that_the_others_are_alone(late: int) -> 
     assert (ended.reason, ended.message) == ("out_of_memory", "rank 1: no memory")
 
 
+@pytest.mark.parametrize(
+    ("visible", "seen"), [("MIG-a, MIG-b", "MIG-b"), ("MIG-a", "MIG-a"), ("GPU-a,GPU-b", "GPU-a,GPU-b"), ("0,1", "0,1")]
+)
+def test_a_rank_has_a_part_of_a_gpu_of_its_own(visible: str, seen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA shows a process one part of all that are named, the first."""
+    monkeypatch.setattr(agent, "LAST_WORD_SECONDS", 0.2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    ended = verdict("beat(9); beat_on(9)", "import os; beat(9); end('out_of_memory', os.environ['CUDA_VISIBLE_DEVICES'])")
+    assert ended.message == f"rank 1: {seen}"
+
+
 def test_where_all_are_alone_their_word_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agent, "ALONE_SECONDS", 0.5)
     ended = verdict("beat(9); end('peer_gone', 'no loopback')", "beat(9); beat_on(9)")
