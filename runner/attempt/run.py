@@ -243,7 +243,7 @@ class _Run:
             if reason is Reason.RANK_LOST and self.leaving.reason is None:
                 again = restarts.after(message, self.attempt, begun=ended != NOT_BEGUN)
                 if again.goes_on:
-                    self._rest(again.message, again.rest)
+                    again.begin(self.voice, self._stop_while_waiting)
                     continue
                 message = again.message
             if ended != "checkpoint_damaged" or self.attempt.resumed_from is None or restarts.own is not None:
@@ -252,14 +252,6 @@ class _Run:
             self.job.checkpoints.pass_over(self.attempt.resumed_from)
             self.voice.say(f"skipping checkpoint {self.attempt.resumed_from}: {message}", "warning")
             self.attempt.resumed_from, self.attempt.resumed_step, self.attempt.resumed_epoch = None, 0, 0
-
-    def _rest(self, word: str, seconds: float) -> None:
-        """Say why, if there is something to say, and wait."""
-        if word:
-            self.voice.say(word, "warning")
-        until = time.monotonic() + seconds
-        while time.monotonic() < until and not self._stop_while_waiting():
-            time.sleep(0.2)
 
     def _stop_while_waiting(self) -> bool:
         """Before there is a trainer: hear what other threads have to say, look at the clock; whether to stop."""
