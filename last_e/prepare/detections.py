@@ -27,15 +27,23 @@ def read_openpose(path: Path, told: Told) -> Iterator[Found]:
     if not folders:
         raise DataError(f"{path}: no {ENDING} file in it", missing=True)
     for folder in folders:
-        frames = []
-        for file in sorted(folder.glob(f"*{ENDING}"), key=_in_order):
-            try:
-                people = json_of(file)["people"]
-                frames.append([_triples(person["pose_keypoints_2d"]) for person in people])
-            except (KeyError, TypeError, ValueError, OverflowError) as error:
-                raise DataError(f"{file}: not what OpenPose writes ({one_line(error)})") from None
-        inside = folder.parent != path and folder != path
-        yield told.found(folder.name, followed(frames, told, folder), {}, folder.parent.name if inside else "")
+        yield openpose_clip(folder, told, folder.parent.name if folder.parent != path and folder != path else "")
+
+
+def openpose_clip(folder: Path, told: Told, label: str = "") -> Found:
+    """The clip of one folder with OpenPose's files, one a frame.
+
+    Raises:
+        DataError: one of them is none.
+    """
+    frames = []
+    for file in sorted(folder.glob(f"*{ENDING}"), key=_in_order):
+        try:
+            people = json_of(file)["people"]
+            frames.append([_triples(person["pose_keypoints_2d"]) for person in people])
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise DataError(f"{file}: not what OpenPose writes ({one_line(error)})") from None
+    return told.found(folder.name, followed(frames, told, folder), {}, label)
 
 
 def read_coco(path: Path, told: Told) -> Iterator[Found]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from last_e.process import discard_output
-from runner.commands import check, groups, judge, keep, look, run
+from runner.commands import check, groups, judge, keep, look, predict, run
 from runner.commands.bench import bench
 from runner.commands.data import data_app
 from runner.commands.host import host_app
@@ -36,6 +36,7 @@ app.command()(look.status)
 app.command()(look.logs)
 app.command()(look.compare)
 app.command()(judge.evaluate)
+app.command()(predict.predict)
 app.command()(keep.stop)
 app.command()(keep.pull)
 app.command()(keep.sync)

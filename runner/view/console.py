@@ -87,6 +87,11 @@ def print_json(command: str, values: dict[str, Any]) -> None:
     print(json_text(command, values))
 
 
+def put(text: str) -> None:
+    """A piece of JSON on standard output, at once."""
+    print(text, end="", flush=True)
+
+
 def json_text(command: str, values: dict[str, Any]) -> str:
     """The same as text."""
     return json.dumps(_finite({"lastrun": command, "version": JSON_VERSION, **values}), indent=1, allow_nan=False)
