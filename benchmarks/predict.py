@@ -3,11 +3,11 @@ module with the same weights, and onnxruntime with the network's export, where b
 
     python benchmarks/predict.py [--model base] [--rounds 7] [--starts 5]
 
-Clips are made up (20 to 80 frames, one in three with two bodies). What is measured of a clip is all that is done with it once it
-is read: centring, turning, resampling, streams, network, probabilities. The contenders work in turns, so that whoever else uses
-the machine slows all of them; a ratio is the median of the rounds' ratios. Exit code 1: a clip takes 15 ms or more in batches of
-64, it begins after 2 s or more, or is less than twice as fast as the plain module; where others use the machine that says nothing
-of lastrun.
+Clips are made up (20 to 80 frames, one in three with two bodies). What is measured of a clip is all that is done with it once
+it is read: centring, turning, resampling, streams, network, probabilities. The contenders work in turns, so that whoever else
+uses the machine slows all of them; a ratio is the median of the rounds' ratios. Exit code 1: a clip takes 15 ms or more in
+batches of 64, it begins after 2 s or more, or is less than twice as fast as the plain module; where others use the machine that
+says nothing of lastrun.
 """
 
 from __future__ import annotations

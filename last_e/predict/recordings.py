@@ -27,7 +27,7 @@ from last_e.described import IN_THE_IMAGE, Description, described
 from last_e.own_set import doubtful_units
 from last_e.prepare.arrays import array_in_file
 from last_e.prepare.clipfile import names_of, read_columns, read_joints
-from last_e.prepare.detections import ENDING, openpose_clip, read_coco
+from last_e.prepare.detections import ENDING, is_coco, openpose_clip, read_coco
 from last_e.prepare.entry import RECORDING, recording_name, whole_entry
 from last_e.prepare.keypoints import MOST_LINE_BYTES, Found, Told, objects, of_record, parsed, read_csv, read_npz
 from last_e.prepare.own import in_whole_numbers
@@ -210,10 +210,10 @@ class Reader:
                 for number, line in enumerate(iter(lambda: file.readline(MOST_LINE_BYTES), b""), 1):
                     yield from self._of_line(str(path), number, line, path.stem)
             return
+        if is_coco(path):
+            yield from self._of_clips(path, read_coco(path, self._told))
+            return
         for number, (where, record) in enumerate(objects(path)):
-            if isinstance(record, dict) and {"images", "annotations"} <= record.keys():
-                yield from self._of_clips(path, read_coco(path, self._told))
-                return
             yield self._of_record(str(path), where, record, path.stem if number == 0 else f"{path.stem}-{number:06}")
 
     def _standard_input(self) -> Iterator[Item]:

@@ -31,6 +31,7 @@ from last_e.datafile import DataError
 from last_e.prepare.archives import NOT_WHOLE
 from last_e.prepare.arrays import array_in_zip
 from last_e.prepare.clipfile import Array
+from last_e.prepare.json_stream import elements
 from last_e.prepare.own import OwnClip, as_whole
 from last_e.skeletons import LAYOUTS, Skeleton
 from last_e.text import one_line, shown
@@ -39,6 +40,8 @@ from last_e.whole import read_bounded
 MOST_JSON_BYTES = 1 << 29
 """Of one file that has to be read as a whole."""
 MOST_LINE_BYTES = 1 << 26
+CLIPS = "clips"
+"""Under which key a JSON file may have the list of its records."""
 MOST_ROWS = 100_000
 """Of one clip in a csv file."""
 PARTS = ("train", "test", "validation")
@@ -425,14 +428,15 @@ def objects(file: Path) -> Iterator[tuple[str, Any]]:
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{file}: cannot be read: {one_line(error)}") from None
         return
-    whole = json_of(file)
-    whole = whole.get("clips", whole) if isinstance(whole, dict) else whole
-    if isinstance(whole, dict):
-        yield str(file), whole
-    else:
-        yield from (
-            (f"{file}: record {number}", one) for number, one in enumerate(whole if isinstance(whole, list) else [whole])
-        )
+    number, alone = 0, {}
+    for key, one in elements(file, CLIPS):
+        if key in ("", CLIPS):
+            yield f"{file}: record {number}", one
+            number += 1
+        else:
+            alone[key] = one
+    if alone and not number:
+        yield str(file), alone
 
 
 def json_of(file: Path) -> Any:
@@ -444,8 +448,7 @@ def json_of(file: Path) -> Any:
     try:
         return parsed(read_bounded(file, MOST_JSON_BYTES).decode("utf-8-sig"), str(file))
     except (OSError, UnicodeDecodeError) as error:
-        hint = " (a record a line, .jsonl, may be of any length)" if getattr(error, "errno", None) == 27 else ""
-        raise DataError(f"{file}: cannot be read: {one_line(error)}{hint}") from None
+        raise DataError(f"{file}: cannot be read: {one_line(error)}") from None
 
 
 def parsed(text: str | bytes, where: str) -> Any:
