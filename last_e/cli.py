@@ -24,8 +24,9 @@ from last_e.layers import Resolved, is_of_another_machine, package_layer, resolv
 from last_e.manifest import DamagedCheckpoint, newest_whole
 from last_e.problems import ConfigError, Origin, Problem, nearest, show
 from last_e.process import run_module
-from last_e.ranks.agent import GONE, Agent, OnlyItsEnd, end_with_its_parent
+from last_e.ranks.agent import GONE, Agent, OnlyItsEnd
 from last_e.ranks.fold import shares
+from last_e.ranks.lifeline import Lifeline, end_with_its_parent
 from last_e.reading import Entry, Layer, flat_items, parse_value, set_layer
 from last_e.resume import changes, refuse_pinned
 from last_e.stop import INTERRUPTED_TWICE, REASONS, Stop
@@ -81,9 +82,15 @@ def _main(argv: list[str]) -> int:
     args, unknown = parser.parse_known_args(argv)
     stop = Stop()
     if args.supervised:
+        lifeline = Lifeline()
         if args.rank is not None:
             end_with_its_parent(args.parent)
-        stop.when_supervised()
+            if not Path(args.config).exists():
+                _say(f"error: rank {args.rank} comes too late: that start of the run is over; what goes on does so without it")
+                return FAILED
+            if args.parent == 0:
+                lifeline.watch()
+        stop.when_supervised(lifeline.hear)
         sink: Sink = JsonLines(lambda: stop.ask("lease_lost"))
         if args.rank:
             sink = OnlyItsEnd(sink)
@@ -134,7 +141,7 @@ def _parser() -> _Parser:
     parser.add_argument("--out", metavar="DIR", help="folder of this run (default: a new one in hardware.output_root)")
     parser.add_argument("--config", metavar="FILE", help=argparse.SUPPRESS)  # the runner's: a resolved configuration
     parser.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)  # the runner's: events as JSON lines
-    # The agent's, for each rank; and the runner's for it: what, put before a command, has it run on each further machine.
+    # The agent's, for each rank; and the runner's for it: all machines, this one first, with the words to run a command there.
     for name, kind in (("--rank", int), ("--meeting", Path), ("--parent", int), ("--here", int), ("--nodes", json.loads)):
         parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
     return parser
@@ -369,7 +376,7 @@ def _lead(
     config: TrainConfig, out: Path, resume: Path | None, args: argparse.Namespace, sink: Sink, stop: Stop
 ) -> Ended | Failed:
     """As several processes, each a rank, on this machine or on several, where the folders of the run are those of all."""
-    nodes = [[], *(args.nodes or [])]
+    nodes = args.nodes or {"": []}
     machines = shares(_ranks(config), len(nodes))
     if (ranks_here := len(machines[0])) > (cores := usable_cores()):
         sink.emit(Message(f"ranks: {ranks_here} share {counted(cores, 'core')}, and hold each other up", "warning"))
@@ -380,12 +387,13 @@ def _lead(
         words += [] if resume is None else ["--resume", str(resume)]
         words += ["--allow-change", *args.allow_change] if args.allow_change else []
         found = []
-        for before, ranks in zip(nodes, machines):
+        for before, ranks in zip(nodes.values(), machines):
             place = ["--parent", "0" if before else str(os.getpid()), "--here", str(len(ranks))]
             found += [[*before, *run_module("last_e"), "--rank", str(rank), *place, *words] for rank in ranks]
         return found
 
-    several = (len(machines[0]), out) if args.nodes else ()
+    where = [name for name, ranks in zip(nodes, machines) for _ in ranks]
+    several = (where, out) if args.nodes else ()
     ended = Agent(commands, sink, stop, lambda: _is_saved(out, resume), *several).run()
     return ended if ended.total_steps else Failed(ended.reason, ended.message)
 

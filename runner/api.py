@@ -16,6 +16,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from last_e.manifest import MANIFEST
 from last_e.problems import ConfigError
 from last_e.redact import redact
 from last_e.text import expand
@@ -24,7 +25,7 @@ from runner.job.find import find_job, list_jobs, store_with_jobs
 from runner.job.job import Job as StoredJob
 from runner.launch import start as launch
 from runner.launch.begin import Begin, go_on, how_to, new_job, on_first, see_that_it_is_one
-from runner.models import Choice, Model, bring
+from runner.models import Choice, Model, bring, is_checkpoint
 from runner.resolve import resolve_points
 from runner.view.status import FOLLOW_SECONDS, STOPPING, follow_log, job_status
 from runner.view.table import Table
@@ -405,10 +406,8 @@ class Checkpoint(_Asked):
     """A checkpoint's folder, as ``lastrun pull`` makes it."""
 
     def __init__(self, folder: Place) -> None:
-        from last_e.manifest import MANIFEST
-
         self.folder = expand(fspath(folder))
-        if not (self.folder / MANIFEST).is_file():
+        if not is_checkpoint(self.folder):
             raise UsageError(f"{self.folder}: no checkpoint: it has no {MANIFEST}; lastrun pull JOB FOLDER makes such a folder")
         self._name = str(self.folder.absolute())
 
@@ -448,10 +447,8 @@ class Predictions(Table):
 
 @_told()
 def _named(name: Place, store: str | None) -> Job | Checkpoint:
-    from last_e.manifest import MANIFEST
-
     folder = expand(fspath(name))
-    return Checkpoint(folder) if (folder / MANIFEST).is_file() else find(fspath(name), store)
+    return Checkpoint(folder) if is_checkpoint(folder) else find(fspath(name), store)
 
 
 def _started(begin: Begin) -> Job:

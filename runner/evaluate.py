@@ -8,10 +8,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from last_e.text import expand
 from runner.child import result_of
 from runner.errors import UsageError
-from runner.models import Choice, Model, bring
+from runner.models import Choice, Model, bring, is_checkpoint
 
+_UNDRAWN = ("data.validation_by=null", "data.validation_seed=null")
 PARTS = ("test", "train", "validation")
 
 
@@ -66,10 +68,19 @@ def evaluate(
     if data is not None and not data.is_file():
         raise UsageError(f"--data {data}: no such file; without it the clips are those that the model was trained for")
     words = [*settings, *([] if data is None else [f"data.uri={json.dumps(str(data.absolute()))}"])]
-    words += [] if split is None else [f"split_type={json.dumps(split)}"]
+    words += [] if split is None else [f"split_type={json.dumps(split)}", "data.validation=null", *_UNDRAWN]
     choice = Choice(store, trust, last, step, words)
     with ExitStack() as held:
         asked = [bring(model, choice, held, say) for model in models]
-        return result_of(
-            "last_e.score", {"models": asked, "part": part, "crops": crops, "weigh_on": weigh_on}, progress, "the evaluation"
-        )
+        what = {"models": asked, "part": part, "crops": crops, "weigh_on": weigh_on}
+        result = result_of("last_e.score", what, progress, "the evaluation")
+        as_trained = split is None and not last and step is None
+        return {**result, "chosen_on": _chosen_on(models, asked) if as_trained else None}
+
+
+def _chosen_on(models: list[Model], asked: list[dict[str, Any]]) -> str | None:
+    """By which clips the best checkpoints were chosen; None: none was, for folders alone were named."""
+    jobs = [one for model, one in zip(models, asked) if not is_checkpoint(expand(model.name))]
+    if not jobs:
+        return None
+    return "test" if any(one["config"]["data"]["validation"] is None for one in jobs) else "validation"

@@ -25,8 +25,8 @@ from runner.spec import JobSpec
 
 FOLDER = Path("/tmp")  # noqa: S108 -- what may lie there is seen to in _open
 """Where all users of a machine meet, whatever their TMPDIR is."""
-_HAS_ALL = ("kaggle",)
-"""Machines that an attempt has for itself: it takes all GPUs that are there."""
+_HAS_ALL = ("kaggle", "hf", "sky")
+"""Machines that an attempt has for itself, by what they are or how they were got: it takes all GPUs that are there."""
 _TRIES = 4
 """Somebody may have it for a moment, only to see that it is to be had."""
 _UUID = re.compile(r"^(\s*).*\(UUID: ((?:GPU|MIG)-[0-9A-Za-z/-]+)\)\s*$", re.MULTILINE)
@@ -93,7 +93,8 @@ def _wanted(config: JobSpec) -> tuple[int, dict[str, str]]:
             raise EngineError(f"run.gpus names a GPU twice: {', '.join(map(str, asked))} are {', '.join(certain)}")
         return len(certain), {name: keys[name] for name in certain}
     if asked is None:
-        number = len(there) if detect_environment()[0] in _HAS_ALL else min(ranks or 1, len(there))
+        got = detect_environment()[0], (container() or {}).get("launcher")
+        number = min(ranks or 1, len(there)) if set(got).isdisjoint(_HAS_ALL) else len(there)
     else:
         number = asked if isinstance(asked, int) else len(there)
     if number > len(there):

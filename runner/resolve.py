@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from last_e.config import effective_batch, is_pinned
+from last_e.config import effective_batch, is_pinned, micro_batches, most_for
 from last_e.described import SUFFIX, is_own
 from last_e.described import name_of as name_of_set
 from last_e.layers import Resolved, resolve, set_by
@@ -21,7 +21,7 @@ from last_e.redact import redact
 from last_e.text import UnsetVariable, misspelt, with_variables
 from runner import kaggle
 from runner.halving import Halving
-from runner.launchers import DEFAULT, FEW_GPUS, LAUNCHERS
+from runner.launchers import DEFAULT, LAUNCHERS, gpus_allowed
 from runner.spec import JobSpec, StoreConfig
 from runner.sweep import take_sweep
 
@@ -123,7 +123,7 @@ def resolve_points(
             layers = [spec, flags, sets, top]
             wrong = _wrong_together(name, layers) if not file_problems else []
             try:
-                job = resolve(layers, JobSpec, wrong, opened=_opened)
+                job = _with_its_cut(resolve(layers, JobSpec, wrong, opened=_opened))
             except ConfigError as error:
                 problems += error.problems
                 break
@@ -162,6 +162,22 @@ def _same(points: dict[int, Point], origin: Origin) -> list[Problem]:
     return [Problem(str(origin), "sweep", f"points that are the same: {'; '.join(told)}{more}", "each once")]
 
 
+def _with_its_cut(job: Resolved[JobSpec]) -> Resolved[JobSpec]:
+    """Of a job that says how many ranks train it, how its batches are cut for them: whoever begins it with other ranks, or may
+    not be told how many, learns the same."""
+    config = job.config
+    gpus = None if config.hardware.device == "cpu" else config.run.gpus
+    each = len(gpus) if isinstance(gpus, list) else gpus if isinstance(gpus, int) else 1
+    key, ranks = "hardware.ranks", config.hardware.ranks
+    if ranks is None:
+        key, ranks = ("run.nodes" if each < 2 else "run.gpus"), max(1, each) * config.run.nodes
+    most = most_for(config, ranks) if config.hardware.micro_batch is None and micro_batches(config) < ranks else None
+    if most is None:
+        return job
+    cut = config.model_copy(update={"hardware": config.hardware.model_copy(update={"micro_batch": most})})
+    return replace(job, config=cut, origins={**job.origins, "hardware.micro_batch": Origin(f"what {key} needs")})
+
+
 def _wrong_together(where: str, layers: list[Layer]) -> list[Problem]:
     """What is missing, or cannot be said together."""
     spec, flags, sets, top = layers
@@ -181,15 +197,13 @@ def _wrong_together(where: str, layers: list[Layer]) -> list[Problem]:
             found = f"{name}, which is not set here"
             problems.append(Problem(str(passed.origin), "run.pass_env", found, "names of variables that are set"))
     name = chosen.get("run.launcher", Entry(DEFAULT, Origin("default"))).value
-    few = isinstance(name, str) and name in LAUNCHERS and not LAUNCHERS[name].chooses_gpus
-    if gpus and few and (isinstance(gpus.value, list) or (isinstance(gpus.value, int) and gpus.value > 1)):
-        problems.append(Problem(str(gpus.origin), "run.gpus", show(gpus.value), FEW_GPUS.format(name)))
+    if gpus and isinstance(name, str) and name in LAUNCHERS and (allowed := gpus_allowed(name, gpus.value)):
+        problems.append(Problem(str(gpus.origin), "run.gpus", show(gpus.value), allowed))
     nodes = chosen.get("run.nodes")
     alone = isinstance(name, str) and name in LAUNCHERS and not LAUNCHERS[name].has_nodes
     if nodes and alone and isinstance(nodes.value, int) and nodes.value > 1:
-        problems.append(
-            Problem(str(nodes.origin), "run.nodes", show(nodes.value), f"1 with launcher {name}; slurm has several")
-        )
+        allowed = f"1 with launcher {name}; several with slurm, which begins and ends machines together"
+        problems.append(Problem(str(nodes.origin), "run.nodes", show(nodes.value), allowed))
     return problems
 
 
@@ -281,7 +295,7 @@ def resolve_attempt(
         by_user = not origins.get(key, "default").startswith(_PACKAGE_ORIGINS)
         if not (is_pinned(key) or by_user or key == "env"):
             continue
-        if key not in who or who[key].who != "here" or takes(key, value):
+        if key not in who or who[key].who != "here" or value in who[key].harmless or takes(key, value):
             job[key] = Entry(value, Origin(f"{FROM_JOB}{origins.get(key, 'default')})"))
     _see_that_its_set_is_told(job)
     allow_change, flags = list(allow_change), _flags(env, launcher)

@@ -167,7 +167,8 @@ class RunConfig(Section):
         DEFAULT, description="what starts an attempt"
     )
     gpus: Annotated[
-        Annotated[int, Field(ge=0, le=64)] | Literal["all"] | Annotated[list[GpuId], Field(min_length=1)] | None, LEARNING
+        Annotated[int, Field(ge=0, le=64)] | Literal["all"] | Annotated[list[GpuId], Field(min_length=1)] | None,
+        SetBy("here", harmless=(None, 0, 1)),
     ] = Field(
         None,
         description="GPUs that an attempt trains on, one rank on each: how many (0 trains on the CPU), all, or certain ones by "

@@ -38,6 +38,8 @@ class Waits:
     """How long a call to a bucket is tried again."""
     pause: float = 30.0
     """The longest pause of uploads between two tries."""
+    doctor: float = 10.0
+    """What all that ``lastrun doctor`` looks at may take to answer."""
     engine: float = 5.0
     """What a container engine may take to say whether it is there, and to take a signal."""
 

@@ -19,7 +19,7 @@ import torch
 from platformdirs import user_cache_path, user_config_path, user_data_path
 
 # The runner reads it when it is imported. Long enough that on a busy machine nobody who lives counts as dead.
-os.environ.setdefault("LASTRUN_WAITS", "heartbeat=1 expiry=30 follow=0.2 read=3 patience=4 pause=2 engine=6")
+os.environ.setdefault("LASTRUN_WAITS", "heartbeat=1 expiry=30 follow=0.2 read=3 patience=4 pause=2 engine=6 doctor=100")
 
 os.environ["LASTRUN_SHUTDOWN"] = "/bin/false"  # whatever a test does, this machine stays on
 

@@ -23,6 +23,10 @@ HARDWARE = [
     ("t4-small", "4 vCPU", "15 GB", ("T4", "1", "16 GB"), 0.4),
     ("a10g-small", "4 vCPU", "15 GB", ("A10G", "1", "24 GB"), 1.0),
     ("a100-large", "12 vCPU", "142 GB", ("A100", "1", "80 GB"), 2.5),
+    ("v5e-2x2", "112 vCPU", "188 GB", ("v5e", "4", "64 GB"), 3.0),
+    ("l4x4", "48 vCPU", "186 GB", ("L4", "4", "96 GB"), 4.0),
+    ("a10g-largex4", "48 vCPU", "184 GB", ("A10G", "4", "96 GB"), 5.0),
+    ("a100x4", "48 vCPU", "568 GB", ("A100", "4", "320 GB"), 10.0),
 ]
 
 
@@ -259,6 +263,7 @@ def _hardware(name: str, cpu: str, ram: str, gpu: tuple[str, str, str] | None, d
     accelerator = None
     if gpu is not None:
         model, quantity, vram = gpu
-        accelerator = {"type": "gpu", "model": model, "quantity": quantity, "vram": vram, "manufacturer": "Nvidia"}
+        kind = "tpu" if model.startswith("v5e") else "gpu"
+        accelerator = {"type": kind, "model": model, "quantity": quantity, "vram": vram, "manufacturer": "Nvidia"}
     price = {"unitCostMicroUSD": int(dollars / 60 * 1e6), "unitCostUSD": dollars / 60, "unitLabel": "minute"}
     return {"name": name, "prettyName": name, "cpu": cpu, "ram": ram, "accelerator": accelerator, **price}

@@ -109,6 +109,13 @@ class Run:
     def press_ctrl_c(self) -> None:
         os.killpg(self.process.pid, signal.SIGINT)
 
+    def interrupt(self, what: Any = None) -> tuple[int, str]:
+        """Ctrl-C in the middle of training, when something (that a step is stored) has come to pass; returns how it ends."""
+        with self.held(what or some_step_is_stored) as trainer:
+            self.press_ctrl_c()
+            wait_until(lambda: has_pending(trainer, signal.SIGTERM))
+        return self.end()
+
     def end(self) -> tuple[int, str]:
         out, _ = self.process.communicate(timeout=PATIENCE)
         return self.process.returncode, out
@@ -165,10 +172,13 @@ def processes_of(submit: int) -> tuple[int, int]:
 
 def trainer_of(job: Job) -> int:
     """The process that trains for a job on this machine, in a container or outside."""
+    [found] = trainers_of(job)
+    return found
+
+
+def trainers_of(job: Job) -> list[int]:
     named = f"/lastrun-{job.id}-".encode()
-    found = [pid for pid, line in command_lines().items() if b"last_e" in line.split(b"\0") and named in line]
-    assert len(found) == 1, found
-    return found[0]
+    return [pid for pid, line in command_lines().items() if b"last_e" in line.split(b"\0") and named in line]
 
 
 def command_lines() -> dict[int, bytes]:

@@ -50,8 +50,9 @@ class Group(Protocol):
     size: int
     here: int
     """Those on this machine."""
-    done: tuple[int, float]
-    """Clips of its own that it has trained, and in how many seconds without what it waited for others: see :meth:`work`."""
+    done: tuple[int, float, float | None]
+    """Clips of its own that it has trained, in how many seconds without what it waited for others, and how long that was (None:
+    not seen): see :meth:`work`."""
 
     def work(self, clips: int) -> AbstractContextManager[None]:
         """A step with so many clips of this rank's own."""
@@ -69,7 +70,8 @@ class Group(Protocol):
 class Alone:
     """A run of one process."""
 
-    rank, size, here, done = 0, 1, 1, (0, 0.0)
+    rank, size, here = 0, 1, 1
+    done: tuple[int, float, float | None] = (0, 0.0, None)
 
     def work(self, clips: int) -> AbstractContextManager[None]:
         """Nobody asks."""
@@ -103,16 +105,18 @@ class Joined:
         self.rank, self.size, self.here = seat.rank, seat.size, seat.here
         self.entered = 0
         """How often it has met the others, or is waiting to."""
-        self.done = 0, 0.0
+        self.waits = False
+        """For others, now. Not seen are those who wait on a GPU."""
+        self.done: tuple[int, float, float | None] = (0, 0.0, 0.0)
         self._waited = 0.0
         self._seat = seat
         self._tensors: dist.ProcessGroup | None = None
 
     def meet(self, device: torch.device) -> None:
         """Wait for all to be there; this one trains on ``device``."""
-        seat, self.entered = self._seat, self.entered + 1
+        seat = self._seat
         own_gpu = device.type == "cuda" and seat.here <= torch.cuda.device_count()
-        with _gone():
+        with self._all_together():
             store = dist.FileStore(str(seat.meeting), seat.size)  # type: ignore[attr-defined]  # it is there, unlisted
             dist.init_process_group("gloo", store=store, rank=seat.rank, world_size=seat.size, timeout=PATIENCE)
             all_have = torch.tensor([int(own_gpu)])
@@ -130,8 +134,10 @@ class Joined:
         """See :class:`Group`. Through nccl a rank waits for others on its GPU, which is not seen here."""
         began, waited = time.perf_counter(), self._waited
         yield
-        seconds = time.perf_counter() - began - (self._waited - waited)
-        self.done = self.done[0] + clips, self.done[1] + seconds  # at once: another thread reads both
+        waited = self._waited - waited
+        done, own, others = self.done
+        others = None if others is None or self._tensors is not None else others + waited
+        self.done = done + clips, own + time.perf_counter() - began - waited, others  # at once: another thread reads them
 
     def agree(self, wish: int) -> int:
         """See :class:`Group`."""
@@ -183,10 +189,10 @@ class Joined:
     @contextmanager
     def _all_together(self) -> Iterator[None]:
         self.entered += 1
-        began = time.perf_counter()
+        began, self.waits = time.perf_counter(), True
         with _gone():
             yield
-        self._waited += time.perf_counter() - began
+        self._waited, self.waits = self._waited + time.perf_counter() - began, False
 
 
 class _gone:  # reads as a word where it is used

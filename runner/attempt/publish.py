@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from last_e.choosing import chosen_by
 from last_e.manifest import MANIFEST, DamagedCheckpoint, to_keep, verify
 from last_e.text import seconds_text
 from runner.attempt.outbox import LAG_WARNING_SECONDS, Outbox
@@ -77,7 +78,7 @@ class Publisher:
         self._metrics_changed = True
         self._progress["last_epoch"] = metrics
         # Of equal ones the first, as the trainer has it.
-        self._progress["best"] = max(self._progress.get("best", metrics), metrics, key=lambda epoch: epoch["test_top1"])
+        self._progress["best"] = max(self._progress.get("best", metrics), metrics, key=chosen_by)
 
     def checkpoint(self, folder: Path) -> None:
         """A checkpoint is whole on disk: send it."""

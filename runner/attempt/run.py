@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from last_e import events
+from last_e.choosing import chosen_by
 from last_e.console import ConsoleSink
 from last_e.datafile import is_remote
 from last_e.environment import detect_environment
-from last_e.events import Message, parse_event
+from last_e.events import NOT_BEGUN, Message, parse_event
 from last_e.layers import Resolved
-from last_e.manifest import newest_whole, read_manifest
+from last_e.manifest import read_manifest
 from runner import machine
 from runner.attempt import shutdown
 from runner.attempt.data_cache import fetch_data
@@ -28,6 +29,7 @@ from runner.attempt.leftovers import clear_leftovers
 from runner.attempt.nodes import further_nodes
 from runner.attempt.outbox import waiting
 from runner.attempt.publish import Publisher
+from runner.attempt.restarts import Restarts
 from runner.attempt.scratch import OUTBOX, make_scratch, remove_scratch, scratch_root
 from runner.attempt.trainer import PIPES, Inbox, Trainer, trainer_command, trainer_config
 from runner.attempt.voice import Voice
@@ -53,6 +55,7 @@ from runner.trust import Trust, see_that_it_is_taken
 from runner.waits import WAITS
 
 _RESULT_FIELDS = ("test_top1", "test_top5", "best_top1", "best_epoch", "step", "total_steps")
+_OF_SOME_RUNS = ("validation_top1", "early_stop_epoch")
 
 
 def run_attempt(
@@ -216,29 +219,32 @@ class _Run:
         found = self.job.checkpoints.sweep(self.attempt, partial(self.voice.say, level="warning"))
         self.attempt.inherited = [stored.name for stored in found]
         bad: set[str] = set()
-        own: Path | None = None
-        restarts, reached = 0, (0, 0)
+        restarts = Restarts(self.config.run.max_restarts, scratch)
         while True:
             self.trainer.ended = self._look = None
             usable = [stored for stored in found if stored.name not in bad]
-            reason, message = self._train_once(scratch, publisher, usable, own)
-            ended = self.trainer.ended
-            most = self.config.run.max_restarts
-            if reason is Reason.RANK_LOST and self.leaving.reason is None and restarts < most:
-                own, done = newest_of(scratch)
-                if done > max(reached, (self.attempt.resumed_epoch, self.attempt.resumed_step)):
-                    reached, restarts = done, restarts + 1
-                    self.voice.say(
-                        f"{message}; going on from step {done[1]} ({restarts} of run.max_restarts {most})", "warning"
-                    )
+            reason, message = self._train_once(scratch, publisher, usable, restarts.own)
+            ended = self.trainer.ended and self.trainer.ended.reason
+            if reason is Reason.RANK_LOST and self.leaving.reason is None:
+                again = restarts.after(message, self.attempt, begun=ended != NOT_BEGUN)
+                if again.goes_on:
+                    self._rest(again.message, again.rest)
                     continue
-                message += "; not gone on with by itself, for nothing was saved since it began"
-            if ended is None or ended.reason != "checkpoint_damaged" or self.attempt.resumed_from is None or own is not None:
+                message = again.message
+            if ended != "checkpoint_damaged" or self.attempt.resumed_from is None or restarts.own is not None:
                 return reason, message
             bad.add(self.attempt.resumed_from)
             self.job.checkpoints.pass_over(self.attempt.resumed_from)
             self.voice.say(f"skipping checkpoint {self.attempt.resumed_from}: {message}", "warning")
             self.attempt.resumed_from, self.attempt.resumed_step, self.attempt.resumed_epoch = None, 0, 0
+
+    def _rest(self, word: str, seconds: float) -> None:
+        """Say why, if there is something to say, and wait."""
+        if word:
+            self.voice.say(word, "warning")
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not self._stop_while_waiting():
+            time.sleep(0.2)
 
     def _stop_while_waiting(self) -> bool:
         """Before there is a trainer: hear what other threads have to say, look at the clock; whether to stop."""
@@ -410,25 +416,18 @@ def find_data(
         return None, (Reason.OUT_OF_DISK, str(error))
 
 
-def newest_of(scratch: Path) -> tuple[Path | None, tuple[int, int]]:
-    """An attempt's own newest whole checkpoint, and its epoch and step; None and zeros without one."""
-    newest = newest_whole(scratch / "run" / "checkpoints", lambda _: None)
-    if newest is None:
-        return None, (0, 0)
-    about = read_manifest(newest)
-    return newest, (about.epoch, about.step)
-
-
 def scores_at_the_end(ended: events.Ended | None, progress: dict[str, Any], resumed_epoch: int) -> dict[str, float | None]:
     """What the record of an attempt's end says of how far it came: the trainer's last word, else what was heard of it before.
     That knows only this attempt's own epochs, and so no ``best_epoch`` of the job."""
     last, best = progress.get("last_epoch", {}), progress.get("best", {})
     if ended is not None and ended.total_steps:  # else it ended without knowing, as when a rank was killed
-        return {**{name: getattr(ended, name) for name in _RESULT_FIELDS}, "epoch": last.get("epoch", resumed_epoch)}
+        some = {name: value for name in _OF_SOME_RUNS if (value := getattr(ended, name)) is not None}
+        return {**{name: getattr(ended, name) for name in _RESULT_FIELDS}, **some, "epoch": last.get("epoch", resumed_epoch)}
     heard = {
         "test_top1": last.get("test_top1"),
         "test_top5": last.get("test_top5"),
-        "best_top1": best.get("test_top1"),
+        "validation_top1": last.get("validation_top1"),
+        "best_top1": chosen_by(best) if best else None,
         "step": progress.get("local_step"),  # later ones went with the trainer, and are no progress
         "total_steps": progress.get("total_steps"),
         "epoch": last.get("epoch"),

@@ -31,7 +31,7 @@ def predict(
     units: Annotated[
         str | None, typer.Option("--units", metavar="UNITS", help="of keypoints; default: the training set's")
     ] = None,
-    last: Annotated[bool, typer.Option("--last", help="the newest checkpoint instead of the best by test top-1")] = False,
+    last: Annotated[bool, typer.Option("--last", help="the newest checkpoint instead of the best by top-1")] = False,
     step: Annotated[int | None, typer.Option("--step", metavar="N", help="the checkpoint of step N")] = None,
     csv: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="a table, a line for each clip or window", callback=at_home)

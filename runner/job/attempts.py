@@ -138,6 +138,7 @@ class _Beat(BaseModel):
     seconds_left: float | None = None
     clips_per_second: float | None = None
     ranks: list[FiniteFloat] | None = None
+    of_one: FiniteFloat | None = None
     loss: float | None = None
     synced_step: int = 0
     local_step: int = 0

@@ -94,6 +94,13 @@ class LocalLauncher(BeginsAtOnce):
         return [Offer(f"this machine, {counted(usable_cores(), 'core')}", gpus, None, "--launcher local")]
 
     @staticmethod
+    def ready() -> str:
+        """This Python can train."""
+        if missing := machine.lacks():
+            raise EngineError(missing)
+        return "this machine"
+
+    @staticmethod
     def clean() -> None:
         """Nothing stays of a process but its scratch folder, which the next attempt sends and deletes."""
 

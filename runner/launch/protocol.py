@@ -110,6 +110,14 @@ class Launcher(Protocol):
         """
 
     @staticmethod
+    def ready() -> str:
+        """What it would use from here, in words. Nothing is started or written for that, and it is left when it takes long.
+
+        Raises:
+            LastrunError: what is missing, and the command that mends it.
+        """
+
+    @staticmethod
     def clean() -> None:
         """Remove what ended attempts of this user, of any job, have left with the launcher, once the store knows their end."""
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from last_e.choosing import chosen_by
 from last_e.config import ENVIRONMENTS
 from last_e.problems import show as value_text
 from last_e.text import counted, percent, seconds_text
@@ -40,8 +41,10 @@ class Result:
     config: dict[str, Any]
     origins: dict[str, str]
     last: float | None
-    """Top-1 of the last epoch so far."""
+    """Top-1 of the last epoch so far; of the clips that validate, where there are some, as of the best."""
     best: float | None
+    test: float | None
+    """Of the best epoch's weights, at the end, where there are clips to validate."""
     epoch: int
     epochs: int
     seconds: float
@@ -101,8 +104,9 @@ def _result(job: Job, prices: Prices) -> Result:
         state=state.value,
         config=config,
         origins=origins,
-        last=metrics[-1]["test_top1"] if metrics else None,
-        best=max((m["test_top1"] for m in metrics), default=None),
+        last=chosen_by(metrics[-1]) if metrics else None,
+        best=max(map(chosen_by, metrics), default=None),
+        test=metrics[-1]["test_top1"] if metrics and metrics[-1].get("validation_top1") is not None else None,
         epoch=int(metrics[-1]["epoch"]) if metrics else 0,
         epochs=(attempt.epochs if attempt else None) or config["training.epochs"],
         seconds=sum(seconds for _, seconds in spans),
@@ -161,7 +165,7 @@ def _row(keys: list[str], group: list[Result]) -> dict[str, Any]:
         "seeds": len({result.config.get(SEED) for result in done}),
         "unfinished": [_so_far(result) for result in group if not result.finished],
     }
-    for name in ("last", "best"):
+    for name in ("last", "best", "test"):
         values = [value for result in done if (value := getattr(result, name)) is not None]
         row[name] = statistics.fmean(values) if values else None
         several = len(values) > 1 and row["seeds"] > 1  # one seed twice gives the same numbers, and no spread of seeds
@@ -187,12 +191,15 @@ def _rank(row: dict[str, Any]) -> tuple[Any, ...]:
 
 def print_comparison(facts: dict[str, Any]) -> None:
     """The table."""
-    table = make_table(*facts["keys"], "jobs", "top-1 last", "top-1 best", "time", "cost", "unfinished")
+    tested = any(row["test"] is not None for row in facts["rows"])  # of runs that have clips to validate
+    best = ["validation best", "test"] if tested else ["top-1 best"]
+    table = make_table(*facts["keys"], "jobs", "top-1 last", *best, "time", "cost", "unfinished")
     for row in facts["rows"]:
         values = [value_text(value).strip("'") for value in row["values"].values()]
         count = f"{row['finished']}" + (f" of {len(row['jobs'])}" if row["unfinished"] else "")
         count += f" ({counted(row['seeds'], 'seed')})" if row["seeds"] < row["finished"] else ""
-        figures = [_figure(row["last"], row["last_spread"]), _figure(row["best"], row["best_spread"])]
+        names = ("last", "best", "test") if tested else ("last", "best")
+        figures = [_figure(row[name], row[f"{name}_spread"]) for name in names]
         cost = "-" if row["cost"] is None else f"${row['cost']:.2f}"
         table.add_row(*values, count, *figures, seconds_text(row["seconds"]), cost, _unfinished(row))
     make_console().print(table)

@@ -10,6 +10,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any
 
+from last_e.choosing import chosen_by
 from last_e.problems import show as value_text
 from last_e.text import percent, seconds_text
 from runner.errors import LastrunError, Reason, State
@@ -229,7 +230,7 @@ class PointsView:
         if not beat.get("total_steps"):
             return f"point {number}{where}: starting"
         last = beat.get("last_epoch") or {}
-        top1 = f", top-1 {percent(last['test_top1'])}" if last.get("test_top1") is not None else ""
+        top1 = f", top-1 {percent(chosen_by(last))}" if last.get("epoch") is not None else ""
         step = f"step {beat.get('step', 0):,} of {beat['total_steps']:,}"
         return f"point {number}{where}: {step}{top1}, {seconds_text(beat.get('seconds_left'))} left"
 

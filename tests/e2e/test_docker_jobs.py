@@ -164,9 +164,9 @@ def test_what_was_killed_outside_goes_on_in_a_container_at_once(
     engine: Engine, run: Any, cli: Cli, tiny: Path, uninterrupted: Any
 ) -> None:
     current = run("submit", tiny, "--launcher", "local", *LONGER)
-    current.wait_for(some_step_is_stored)
-    killed = time.time()
-    os.killpg(current.process.pid, signal.SIGKILL)
+    with current.held(some_step_is_stored):
+        killed = time.time()
+        os.killpg(current.process.pid, signal.SIGKILL)
     current.end()
     current.settles_as("lost")
     resumed = cli("resume", current.job.id, "--launcher", "docker")

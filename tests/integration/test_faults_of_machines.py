@@ -20,7 +20,17 @@ from runner.store.open import open_store
 from runner.store.protocol import Store
 from tests.ceph import SECRET_KEY, Ceph
 from tests.conftest import Cli, Figures
-from tests.jobs import LONGER, PATIENCE, assert_same, assert_whole, jobs_in, processes_of, some_step_is_stored
+from tests.jobs import (
+    LONGER,
+    PATIENCE,
+    assert_same,
+    assert_whole,
+    has_pending,
+    jobs_in,
+    processes_of,
+    some_step_is_stored,
+    wait_until,
+)
 
 ON_CEPH = pytest.mark.xdist_group("ceph")
 VICTIMS = ("trainer", "agent", "both", "everything")
@@ -88,10 +98,11 @@ def kill(submit: int, victim: str) -> None:
 @ON_CEPH
 def test_a_spot_machines_notice_is_time_enough_to_save_and_upload(bucket: str, run: Any, tiny: Path, figure: Figures) -> None:
     current = run("submit", tiny, *LONGER)
-    current.wait_for(some_step_is_stored)
-    before = current.job.checkpoints.all()[-1].manifest.step
-    began = time.monotonic()
-    current.process.send_signal(signal.SIGTERM)
+    with current.held(some_step_is_stored) as trainer:
+        before = current.job.checkpoints.all()[-1].manifest.step
+        began = time.monotonic()
+        current.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: has_pending(trainer, signal.SIGTERM))
     code, out = current.end()
     seconds = time.monotonic() - began
     state, attempt, reason = current.job.state()

@@ -27,9 +27,9 @@ from last_e.events import Discard
 from last_e.layers import resolve
 from last_e.manifest import newest_whole, read_manifest
 from last_e.process import on_notices
-from last_e.ranks.agent import BEAT_SECONDS
 from last_e.ranks.fold import shares
 from last_e.ranks.group import ALONE, Group, Joined, Seat
+from last_e.ranks.lifeline import BEAT_SECONDS
 from last_e.ranks.meeting import PREFIX
 from last_e.reading import set_layer
 from last_e.state import train_step

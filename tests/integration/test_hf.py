@@ -17,7 +17,7 @@ from runner.job.find import list_jobs
 from runner.store.open import open_store
 from tests.conftest import Cli
 from tests.hub import Hub
-from tests.jobs import LONGER, assert_same, has_saved, python_without_lastrun, slow_python, some_step_is_stored, wait_until
+from tests.jobs import LONGER, assert_same, python_without_lastrun, slow_python, some_step_is_stored, trainers_of, wait_until
 
 pytestmark = [pytest.mark.xdist_group("ceph"), pytest.mark.slow]
 CPU = ("--launcher", "hf", "--set", "run.gpus=0")
@@ -28,9 +28,7 @@ def test_a_job_is_interrupted_there_and_goes_on_here_to_the_same_bits(
     hub: Hub, run: Any, cli: Cli, tiny: Path, uninterrupted: Any
 ) -> None:
     current = run("submit", tiny, *CPU, *LONGER)
-    current.wait_for(some_step_is_stored)
-    current.press_ctrl_c()
-    code, out = current.end()
+    code, out = current.interrupt()
     assert code == 75, out
     [attempt] = current.job.attempts.all()
     assert attempt.reason == "stop_requested"
@@ -210,6 +208,9 @@ def test_what_can_be_had_is_listed_with_its_price_and_what_is_missing(hub: Hub, 
         ("t4-small", "1 x T4, 16 GB", 0.4),
         ("a10g-small", "1 x A10G, 24 GB", 1.0),
         ("a100-large", "1 x A100, 80 GB", 2.5),
+        ("l4x4", "4 x L4, 24 GB", 4.0),
+        ("a10g-largex4", "4 x A10G, 24 GB", 5.0),
+        ("a100x4", "4 x A100, 80 GB", 10.0),
     ]
     assert of_hub[0]["words"] == "--launcher hf --set run.gpus=0 run.hf.flavor=cpu-basic"
     assert next(row["words"] for row in told["offers"] if row["launcher"] == "local") == "--launcher local"
@@ -251,10 +252,10 @@ def test_a_machine_that_fails_there_is_found_and_the_job_goes_on_with_another_un
     hub: Hub, run: Any, cli: Cli, tiny: Path, uninterrupted: Any
 ) -> None:
     current = run("submit", tiny, *CPU, *LONGER, "run.auto_continue=2")
-    current.wait_for(some_step_is_stored)
-    [job] = hub.jobs.values()
-    os.kill(current.job.attempts.all()[-1].pid, signal.SIGKILL)
-    with current.held(lambda job: len(job.attempts.all()) == 2 and has_saved(job)):
+    with current.held(some_step_is_stored):
+        [job] = hub.jobs.values()
+        os.kill(current.job.attempts.all()[-1].pid, signal.SIGKILL)
+    with current.held(lambda job: len(job.attempts.all()) == 2 and trainers_of(job)):  # as it starts: that takes a while
         hub._end(list(hub.jobs.values())[1])
     code, out = current.end()
     assert code == 1, out

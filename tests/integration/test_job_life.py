@@ -63,9 +63,7 @@ def test_submit_runs_a_job_to_its_end_and_says_what_came_out(cli: Cli, tiny: Pat
 
 def test_ctrl_c_pauses_and_resume_gives_the_uninterrupted_result(run: Any, cli: Cli, tiny: Path, uninterrupted: Any) -> None:
     first = run("submit", tiny, *LONGER)
-    first.wait_for(some_step_is_stored)
-    first.press_ctrl_c()
-    code, out = first.end()
+    code, out = first.interrupt()
     assert code == 75, out
     assert "lastrun resume tiny-" in out.splitlines()[-1]
     job = first.job
@@ -231,9 +229,7 @@ def test_a_disk_that_is_full_while_a_checkpoint_is_fetched_costs_nothing(
     run: Any, cli: Cli, tiny: Path, small_disk: Path, uninterrupted: Any
 ) -> None:
     current = run("submit", tiny, *LONGER)
-    current.wait_for(some_step_is_stored)
-    current.press_ctrl_c()
-    assert current.end()[0] == 75
+    assert current.interrupt()[0] == 75
     before = [stored.name for stored in current.job.checkpoints.all()]
     fill(small_disk, 20_000)  # for the attempt's small files, not for a checkpoint
     full = cli("resume", current.job.id, "--set", f"hardware.scratch_root={small_disk}")
@@ -454,9 +450,7 @@ def test_an_attempt_whose_clock_is_an_hour_off_is_not_taken_for_dead_while_its_h
 
 def test_resume_refuses_what_decides_learning_and_what_was_allowed_stays(run: Any, cli: Cli, tiny: Path) -> None:
     current = run("submit", tiny, *LONGER)
-    current.wait_for(some_step_is_stored)
-    current.press_ctrl_c()
-    assert current.end()[0] == 75
+    assert current.interrupt()[0] == 75
     refused = cli("resume", current.job.id, "--set", "training.lr=0.2", "training.seed=1")
     assert refused.returncode == 2
     assert [line.split(": ")[2] for line in refused.stderr.splitlines()] == ["training.lr", "training.seed"]

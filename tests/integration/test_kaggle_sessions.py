@@ -242,11 +242,10 @@ def test_a_private_data_set_has_the_keys_as_long_as_the_session_runs_and_nothing
 ) -> None:
     clean_env["MY_TOKEN"] = "nobody-may-see-this"
     current = run("submit", tiny, *CPU, *LONGER, "run.pass_env=[MY_TOKEN]", "--yes-private-dataset")
-    current.wait_for(some_step_is_stored)
+    wait_until(lambda: len(kaggle_server.datasets) == 2)  # the code, and what is this session's own
     [own] = [files for ref, files in kaggle_server.datasets.items() if "code" not in ref]
     assert json.loads(own["lastrun-variables.json"])["MY_TOKEN"] == "nobody-may-see-this"
-    current.press_ctrl_c()
-    code, out = current.end()
+    code, out = current.interrupt()
     assert code == 75, out
     [attempt] = current.job.attempts.all()
     assert attempt.reason == "stop_requested"
@@ -289,13 +288,11 @@ def test_another_push_ends_no_session_but_who_has_lost_the_job_leaves(
     bucket: str, kaggle_server: KaggleServer, run: Any, cli: Cli, tiny: Path, uninterrupted: Any
 ) -> None:
     old = run("submit", tiny, *CPU, *LONGER, "--yes-private-dataset")
-    old.wait_for(some_step_is_stored)
-    job = old.job
-    trainer = trainer_of(job)
-    stand_still(trainer)
-    new = cli("resume", job.id, "--takeover")
-    assert new.returncode == 0, new.stdout + new.stderr
-    code, out = old.end()
+    with old.held(some_step_is_stored):
+        job = old.job
+        new = cli("resume", job.id, "--takeover")
+        assert new.returncode == 0, new.stdout + new.stderr
+        code, out = old.end()
     assert code == 5, out
     first, second = kaggle_server.sessions()
     wait_until(lambda: first.state != "RUNNING")

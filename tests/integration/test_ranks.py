@@ -24,7 +24,7 @@ from last_e.checkpoint import load
 from last_e.data import write_clips
 from last_e.data.synthetic import synthetic_clips
 from last_e.manifest import newest_whole
-from last_e.ranks.agent import BEAT_SECONDS
+from last_e.ranks.lifeline import BEAT_SECONDS
 from runner.job.job import Job
 from tests.conftest import Cli
 from tests.jobs import PATIENCE, Run, assert_same, command_lines, has_saved, jobs_in, wait_until
@@ -342,13 +342,16 @@ def test_a_rank_that_holds_the_others_up_is_named_while_it_runs(run: Any, cli: A
     holds_up.start()
     try:
         wait_until(named)
-        first, second = json.loads(cli("status", current.job.id, "--json").stdout)["progress"]["ranks"]
+        progress = json.loads(cli("status", current.job.id, "--json").stdout)["progress"]
     finally:
         over.set()
         holds_up.join()
-    assert re.search(r"speed +[\d,]+ clips/s by 2 ranks \([\d,]+ - [\d,]+ each; rank 1 is \d+% behind\)\n", shown), shown
+    by_ranks = r" by 2 ranks, \d\.\d\d times one \([\d,]+ - [\d,]+ each; rank 1 is \d+% behind\)"
+    assert re.search(rf"speed +[\d,]+ clips/s{by_ranks}\n", shown), shown
+    first, second = progress["ranks"]
     assert second < 0.9 * first
+    assert 0 < progress["of_one"] < 2
     current.job.requests.ask_to_stop(now=False)
     code, out = current.end()
     assert code == 75, out
-    assert re.search(r"epoch \d+/50000  lr .* by 2 ranks \([\d,]+ - [\d,]+ each; rank 1 is \d+% behind\)", out), out[-3000:]
+    assert re.search(rf"epoch \d+/50000  lr .*{by_ranks}", out), out[-3000:]

@@ -15,6 +15,7 @@ PACKAGES = ("runner", "last_e")
 LONGEST_CLASS = 265
 VOCABULARY = {
     *(
+        "choosing",
         "config",
         "console",
         "counts",

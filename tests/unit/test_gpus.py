@@ -163,6 +163,17 @@ def test_a_session_of_kaggle_is_the_attempts_alone(tmp_path: Path, monkeypatch: 
         assert both == [A, B]
 
 
+@pytest.mark.parametrize("launcher", ["hf", "sky"])
+def test_a_machine_that_was_rented_for_an_attempt_is_its_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launcher: str
+) -> None:
+    monkeypatch.setenv("LASTRUN_CONTAINER", f'{{"launcher": "{launcher}", "token": "0a1b2c3d"}}')
+    with taken(asks(tmp_path), "one") as all_of_them:
+        assert all_of_them == [A, B]
+    with taken(asks(tmp_path, gpus=1), "one") as asked:
+        assert asked == [A]
+
+
 def test_a_list_chooses_on_a_machine_that_ssh_reaches_and_is_all_that_an_engine_has_handed_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

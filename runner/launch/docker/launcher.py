@@ -28,6 +28,7 @@ from runner.launch.docker.gpus import first_that_works
 from runner.launch.docker.handed import Handed
 from runner.launch.docker.image import BUILD, code_digest, default_image
 from runner.launch.docker.look import understood
+from runner.launch.docker.where import where
 from runner.launch.inside import ONLY
 from runner.launch.protocol import BeginsAtOnce
 from runner.launch.variables import see_that_they_are_set, wants_cpu
@@ -88,6 +89,15 @@ class DockerLauncher(BeginsAtOnce):
     def settle(job: Job, attempt: Attempt) -> Attempt | None:
         """Only the engine that ran the container is believed, and only about the container whose token the attempt carries."""
         return containers.settle(job, attempt)
+
+    @staticmethod
+    def ready() -> str:
+        """The engine, and whether it has the image."""
+        client, image = connect(), default_image()
+        with explained(image):
+            version = plain(str(client.version().get("Version")))
+            client.images.get(image)
+        return f"engine {version} at {plain(where().host)} has image {image}; lastrun image check looks into it"
 
     @staticmethod
     def clean() -> None:
