@@ -68,7 +68,5 @@ def predict(
     if csv is not None:
         found = Csv(csv, is_timed=window is not None, top=top).kept(found)
     result = print_as_json(found, by_line=lines) if json or lines else print_found(found)
-    if csv is not None:
-        show(f"{csv}: written", error=True)
-    if result["problems"]:
-        raise typer.Exit(Exit.FAILED)
+    if code := result.get("exit_code", Exit.FAILED if result.get("problems") else Exit.DONE):
+        raise typer.Exit(code)

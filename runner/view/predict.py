@@ -9,9 +9,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from last_e.redact import redact
 from last_e.text import counted, percent
 from last_e.whole import whole_file
-from runner.errors import UsageError
+from runner.errors import LastrunError, UsageError
 from runner.view.console import JSON_VERSION, put, show
 
 Event = dict[str, Any]
@@ -69,20 +70,29 @@ def print_as_json(found: Iterable[tuple[str, Event]], *, by_line: bool) -> Event
                 result = values
         return result
     problems, segments = [], []
-    head = {"lastrun": "predict", "version": JSON_VERSION}
-    put(json.dumps(head)[:-1] + ', "predictions": [')
-    comma = ""
-    for kind, values in found:
-        if kind in ("clip", "window"):
-            put(f"{comma}\n {json.dumps(values)}")
-            comma = ","
-        elif kind == "segment":
-            segments.append(values)
-        elif kind == "problem":
-            problems.append(values)
-        elif kind == "result":
-            result = values
-    put("],\n" + json.dumps({"timeline": segments, "problems": problems, "speed": result})[1:] + "\n")
+    before = json.dumps({"lastrun": "predict", "version": JSON_VERSION})[:-1] + ', "predictions": ['
+    written = False  # nothing of it where nothing could be begun: then the error is the one object
+    try:
+        for kind, values in found:
+            if not written:
+                put(before)
+                before, written = "", True
+            if kind in ("clip", "window"):
+                put(f"{before}\n {json.dumps(values)}")
+                before = ","
+            elif kind == "segment":
+                segments.append(values)
+            elif kind == "problem":
+                problems.append(values)
+            elif kind == "result":
+                result = values
+    except LastrunError as error:
+        if not written:
+            raise
+        show(f"error: {redact(str(error))}", error=True)
+        result = {"error": redact(str(error)), "exit_code": int(error.exit_code)}
+    rest = {"timeline": segments, "problems": problems}
+    put("],\n" + json.dumps({**rest, **(result if "error" in result else {"speed": result})})[1:] + "\n")
     return result
 
 
