@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -101,7 +102,10 @@ def _all_in_all(progress: Callable[[int, int, str], None], total: int) -> Callab
     return told
 
 
-class _Measured(NamedTuple):
+@dataclass(frozen=True)
+class _Measured:
+    """The clips that it is compared on."""
+
     clips: Clips
     description: Description
     index: Tensor

@@ -6,7 +6,6 @@ The nano is exported by ``test_export_in_a_browser``, as a user does it.
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -74,5 +73,5 @@ def test_nano_says_the_same_as_executorch(tmp_path: Path) -> None:
     clips, description = read_irds(), description_of("irds", 9)
     found = torch.cat([run(given(clips, description, piece)) for piece in pieces(CLIPS, 1, 3)])
     assert check.distance(found, said) < check.CLOSE
-    assert os.path.getsize(tmp_path / "model.pte") < 10**6
+    assert (tmp_path / "model.pte").stat().st_size < 10**6
     assert np.isfinite(found.numpy()).all()
