@@ -170,13 +170,13 @@ def _run_safetensors(path: Path, threads: int) -> Run:
 
 
 def _write_executorch(recogniser: Recogniser, model: LastE, told: str, path: Path) -> None:
-    from executorch.backends.xnnpack.partition.config import BatchNormConfig, ConvolutionConfig, HardswishConfig
+    from executorch.backends.xnnpack.partition.config import ConvolutionConfig, HardswishConfig
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
     program = _program(recogniser, **MOST_ON_A_PHONE, people=json.loads(told)["people"])
     # XNNPACK takes tensors of which one side alone may change: those of the network, not those of a clip.
-    partitioner = XnnpackPartitioner(configs=[ConvolutionConfig, BatchNormConfig, HardswishConfig])
+    partitioner = XnnpackPartitioner(configs=[ConvolutionConfig, HardswishConfig])
     made = to_edge_transform_and_lower(program, partitioner=[partitioner]).to_executorch()
     path.write_bytes(made.buffer)
 

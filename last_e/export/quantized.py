@@ -40,7 +40,7 @@ def quantize(path: Path, out: Path, clips: Clips, description: Description, inde
 
     with TemporaryDirectory(prefix="lastrun-int8-") as folder:
         ready = Path(folder) / "ready.onnx"
-        quant_pre_process(str(path), str(ready), skip_symbolic_shape=True)  # norms go into the convolutions
+        quant_pre_process(str(path), str(ready), skip_symbolic_shape=True)
         quantize_static(
             str(ready),
             str(out),
