@@ -16,7 +16,7 @@ from last_e.config import TrainConfig
 from last_e.data.clips import Clips
 from last_e.data.datasets import load_clips
 from last_e.data.splits import held_out, train_mask
-from last_e.datafile import DataError
+from last_e.datafile import DataError, data_path
 from last_e.described import Description
 from last_e.environment import cpu_name, usable_cores
 from last_e.export import check, formats, quantized
@@ -57,6 +57,11 @@ def export(asked: Asked, progress: Callable[[int, int, str], None]) -> dict[str,
     config = asked.config
     clips = load_clips(config)
     model, description = load_network(asked.folder, config)
+    if clips.skeleton.joints != description.skeleton.joints:
+        has, wants = (
+            f"{len(one.joints)} joints ({', '.join(one.joints[:3])}, ...)" for one in (clips.skeleton, description.skeleton)
+        )
+        raise DataError(f"{data_path(config)}: has {has}; the model was trained with {wants}", other=True)
     train = train_mask(clips, config.dataset, config.split_type)
     index = check.spread(held_out(clips, train, config.split_type).nonzero()[:, 0], asked.clips)
     if not len(index):

@@ -92,12 +92,16 @@ def _program(recogniser: Recogniser, batch: int, frames: int, people: int) -> to
 
 def _write_onnx(recogniser: Recogniser, model: LastE, told: str, path: Path) -> None:
     import onnx
+    import onnx.inliner
 
     program = _program(recogniser, MOST_FRAMES, MOST_FRAMES, MOST_PEOPLE)
     options = {"opset_version": OPSET, "input_names": list(INPUTS), "output_names": [OUTPUT]}
     made = torch.onnx.export(program, (), None, dynamo=True, verbose=False, **options)  # type: ignore[arg-type]
     assert made is not None
-    proto = made.model_proto
+    proto = onnx.inliner.inline_local_functions(made.model_proto)  # of which older versions of torch make some
+    own = [one for one in proto.opset_import if not one.domain]
+    del proto.opset_import[:]
+    proto.opset_import.extend(own)
     _forget_this_machine(proto.graph)
     _name_sides(proto.graph)
     del proto.metadata_props[:]
