@@ -405,10 +405,6 @@ class SweepFile(Section):
 class JobSpec(TrainConfig):
     """A training run and how to run it."""
 
-    def what_it_trains(self) -> dict[str, Any]:
-        """What of it the trainer is told, as JSON has it."""
-        return self.model_dump(mode="json", include=set(TrainConfig.model_fields))
-
     name: Annotated[JobName | None, LEARNING] = Field(None, description="name of the job; default: model, data set and split")
     run: RunConfig = Field(default_factory=RunConfig)
     store: StoreConfig = Field(default_factory=StoreConfig)
@@ -423,3 +419,7 @@ class JobSpec(TrainConfig):
         that are set."""
         tracker = [name for name in _OF_TRACKERS.get(self.tracking or "", ()) if name in os.environ]
         return list(dict.fromkeys([*self.run.pass_env, *self.notify.variables().values(), *tracker]))
+
+    def what_it_trains(self) -> dict[str, Any]:
+        """What of it the trainer is told, as JSON has it."""
+        return self.model_dump(mode="json", include=set(TrainConfig.model_fields))
