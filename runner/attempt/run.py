@@ -24,7 +24,7 @@ from last_e.manifest import read_manifest, sha256
 from runner import machine
 from runner.attempt import shutdown
 from runner.attempt.data_cache import fetch_data
-from runner.attempt.leaving import STOP_PATIENCE_SECONDS, Leaving
+from runner.attempt.leaving import Leaving
 from runner.attempt.leftovers import clear_leftovers
 from runner.attempt.moves import Moves
 from runner.attempt.nodes import further_nodes
@@ -376,9 +376,7 @@ class _Run:
         if self.leaving.reason is not None and not self._told_that_it_leaves:
             self._told_that_it_leaves = True
             self.heart.beat_soon()
-        if self.leaving.overdue and self.trainer.runs:
-            self.voice.say(f"the trainer did not stop within {STOP_PATIENCE_SECONDS:.0f} s and was ended", "warning")
-            self.trainer.kill()
+        self.leaving.end_what_is_overdue(self.voice.say)
         publisher.tick()
 
     # --- ending -------------------------------------------------------------------------------------------------------
@@ -395,12 +393,7 @@ class _Run:
                     self.job.attempts.write(attempt)
             return reason
         report = KeptReport(self.job, self.publisher.own(), None if self.leaving.in_haste else self.make_report)
-        try:
-            self.publisher.end()
-        except OSError as error:
-            self.voice.show(f"{error.filename}: {error.strerror}", "warning")
-            with suppress(StoreError):  # no room for it in the outbox; the store itself may have some
-                self.job.attempts.write(attempt)
+        write_end(self.publisher, self.job, attempt, self.voice)
         lasting = self.publisher.outbox.lasting  # what the store refuses it will refuse again
         until = time.monotonic() + (5.0 if lasting else self.leaving.drain_seconds(reason))
         left = self.publisher.drain(lambda: min(until, self.leaving.haste_until) - time.monotonic())
@@ -414,6 +407,16 @@ class _Run:
             return reason
         self.voice.show(left, "warning")
         return Reason.STORE_UNREACHABLE
+
+
+def write_end(publisher: Publisher, job: Job, attempt: Attempt, voice: Voice) -> None:
+    """Into the outbox; where that has no room, the store itself may have some."""
+    try:
+        publisher.end()
+    except OSError as error:
+        voice.show(f"{error.filename}: {error.strerror}", "warning")
+        with suppress(StoreError):
+            job.attempts.write(attempt)
 
 
 def find_data(
