@@ -110,7 +110,7 @@ def _of_job(job: Job, choice: Choice, folder: Path, words: list[str], say: Say) 
     best = not choice.last and choice.step is None
     say(f"{job.id}: checkpoint {pull_checkpoint(job, folder, best=best, step=choice.step)}")
     spec = resolved.config
-    values = spec.model_dump(mode="json", exclude={"name", "run", "store", "notify", "tracking"})
+    values = spec.what_it_trains()
     if spec.run.gpus == 0:
         values["hardware"]["device"] = "cpu"
     if values["hardware"]["micro_batch"] is None:

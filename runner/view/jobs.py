@@ -54,7 +54,7 @@ def print_jobs(jobs: list[dict[str, Any]], store: str, more: bool) -> None:
 
 def print_status(status: dict[str, Any]) -> None:
     """One job: where it is, how it fares, what to do next."""
-    make_console().print(_status_text(status))
+    make_console().print(status_text(status))
 
 
 def watch_status(facts: Iterator[dict[str, Any]]) -> None:
@@ -64,16 +64,22 @@ def watch_status(facts: Iterator[dict[str, Any]]) -> None:
     console = make_console()
     if not console.is_terminal:
         for status in facts:
-            console.print(_status_text(status), end="\n\n")
+            console.print(status_text(status), end="\n\n")
         return
     with Live(console=console, auto_refresh=False) as live:
         for status in facts:
-            text = _status_text(status)
+            text = status_text(status)
             text.overflow = "fold"
             live.update(text, refresh=True)
 
 
-def _status_text(status: dict[str, Any]) -> Text:
+def status_lines(status: dict[str, Any]) -> str:
+    """The same as plain text."""
+    return status_text(status).plain
+
+
+def status_text(status: dict[str, Any]) -> Text:
+    """Where a job is, how it fares, and what to do next, a line each."""
     from rich.text import Text
 
     why = f" ({status['reason']}: {status['message']})" if status["reason"] else ""
