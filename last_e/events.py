@@ -74,6 +74,19 @@ class Progress(Event):
     """``train`` or ``test``."""
     ranks: list[float] | None = None
     """Of several ranks: clips per second of each, without what it waits for others."""
+    smooth_loss: float | None = None
+    """A mean over the last steps (:class:`last_e.smooth.Smooth`)."""
+    top1: float | None = None
+    """Of the training clips of the epoch so far."""
+    tested: float | None = None
+    """The share of the test that is done."""
+    seconds: float | None = None
+    """Since this stretch of training began."""
+    epoch_seconds_left: float | None = None
+    session_seconds_left: float | None = None
+    """Until the session's limit asks to stop."""
+    gpus: list[dict[str, Any]] | None = None
+    """As :func:`last_e.gpu.figures` has them."""
 
 
 @dataclass(frozen=True)
@@ -201,19 +214,30 @@ def describe(event: Event) -> str | None:
             + (f"; from step {event.step:,}" if event.step else "")
         )
     if isinstance(event, Progress):
+        loss = event.loss if event.smooth_loss is None else event.smooth_loss
         return (
             f"epoch {event.epoch + 1}/{event.epochs}  step {event.step:,}/{event.total_steps:,}  "
-            f"{'testing' if event.phase == 'test' else 'loss ' + number(event.loss)}  "
+            f"{'testing' if event.phase == 'test' else 'loss ' + number(loss)}  "
             f"{event.clips_per_second:,.0f} clips/s{by_ranks(event.ranks)}  {seconds_text(event.seconds_left)} left"
         )
     if isinstance(event, EpochDone):
-        skipped = f"  {event.skipped_steps} steps skipped" if event.skipped_steps else ""
-        return (
-            f"epoch {event.epoch}/{event.epochs}  lr {event.lr:.5f}  train loss {number(event.train_loss)} top-1 "
-            f"{percent(event.train_top1)}  test loss {number(event.test_loss)} top-1 {percent(event.test_top1)} top-5 "
-            f"{percent(event.test_top5)}  {seconds_text(event.seconds)}{by_ranks(event.ranks)}"
-            f"{'  best' if event.best else ''}{skipped}"
-        )
+        return "  ".join(word for _, word in epoch_words(event))
     if isinstance(event, Ended):
         return f"{event.reason} at step {event.step:,} of {event.total_steps:,}: {event.message}"
     return None
+
+
+def epoch_words(done: EpochDone) -> list[tuple[int, str]]:
+    """The line of an epoch in pieces, each with a number: those with larger ones are left out first where a line is too long."""
+    words = [
+        (0, f"epoch {done.epoch}/{done.epochs}"),
+        (7, f"lr {done.lr:.5f}"),
+        (3, f"train loss {number(done.train_loss)} top-1 {percent(done.train_top1)}"),
+        (5, f"test loss {number(done.test_loss)}"),
+        (0, f"top-1 {percent(done.test_top1)}"),
+        (4, f"top-5 {percent(done.test_top5)}"),
+    ]
+    if math.isfinite(done.seconds):  # where it is told of from a history, nobody knows
+        words.append((6, f"{seconds_text(done.seconds)}{by_ranks(done.ranks)}"))
+    words += [(1, "best")] if done.best else []
+    return words + ([(2, f"{done.skipped_steps} steps skipped")] if done.skipped_steps else [])

@@ -26,6 +26,7 @@ from last_e.datafile import DataError
 from last_e.environment import usable_cores
 from last_e.evaluate import Scores, evaluate
 from last_e.events import Beat, CheckpointSaved, Ended, EpochDone, Message, Progress, Sink, Started
+from last_e.gpu import Usage
 from last_e.manifest import Manifest
 from last_e.metrics import History
 from last_e.model import fused
@@ -36,7 +37,8 @@ from last_e.ranks.agent import beat
 from last_e.ranks.group import ALONE, Group, Joined, Seat
 from last_e.schedule import learning_rate
 from last_e.skeletons import NTU25
-from last_e.state import State, train_step
+from last_e.smooth import Smooth
+from last_e.state import Reading, State, train_step
 from last_e.stop import REASONS, Stop
 from last_e.text import percent
 
@@ -178,7 +180,9 @@ class Session:
     def __post_init__(self) -> None:
         self.saved_at: tuple[int, bool] | None = None
         self.skipped = 0
-        self.saved_time = self.told_time = self.began = time.monotonic()
+        self.saved_time = self.told_time = self.began = self.epoch_began = time.monotonic()
+        self.smooth, self.test_seconds = Smooth(), 0.0
+        self.usage = Usage(min(self.group.here, torch.cuda.device_count())) if self._shows_gpus else None
         self.began_step = self.state.step
         self.total_steps = self.train.steps * self.config.training.epochs
         self.config_json = json.dumps(self.config.model_dump(mode="json"), indent=1) + "\n"
@@ -204,6 +208,7 @@ class Session:
         if first == 0:
             state.new_epoch()
         self.skipped = 0 if first == 0 else state.counters.read().totals.skipped
+        self.epoch_began, self.epoch_began_step = time.monotonic(), state.step
         for batches in self.train.epoch(epoch, first):
             if (reason := self._asked()) is not None:
                 return self._stopped(reason)
@@ -224,7 +229,7 @@ class Session:
                         f"is kept; try a lower training.lr, a longer training.warmup_epochs or training.use_amp=false",
                     )
                 self._warn(counted.totals.skipped)
-                self._tell(epoch, counted.loss)
+                self._tell(epoch, counted)
                 if due and state.evaluated and counted.bad_in_a_row == 0:
                     self._save()
         return None
@@ -237,9 +242,11 @@ class Session:
 
     def _finish_epoch(self, epoch: int, began: float) -> Ended | None:
         state, totals, training = self.state, self.state.counters.read().totals, self.config.training
+        test_began = time.monotonic()
         scores = evaluate(state.model, self.test, self.device, self.precision, self._testing(epoch), self.group)
         if scores is None:
             return self._stopped(self._asked() or "interrupted")
+        self.test_seconds = time.monotonic() - test_began
         best = scores.top1 > state.best_top1
         if best:
             state.best_top1, state.best_epoch = scores.top1, epoch + 1
@@ -311,37 +318,58 @@ class Session:
             return None
         return (time.monotonic() - self.began) / steps * (self.total_steps - self.state.step)
 
+    @property
+    def _shows_gpus(self) -> bool:
+        return self.device.type == "cuda" and self.group.rank == 0
+
     def _may_tell(self) -> bool:
         return time.monotonic() - self.told_time >= 1.0
 
-    def _tell(self, epoch: int, loss: float, tested: int | None = None, since: float = 0.0) -> None:
+    def _tell(self, epoch: int, counted: Reading) -> None:
+        totals = counted.totals
+        size = effective_batch(self.config.training)
+        loss = self.smooth.look(totals.loss, totals.clips, size)  # each time: it is a mean over all steps
         if not self._may_tell():
             return
-        now = self.told_time = time.monotonic()
-        trained = (self.state.step - self.began_step) * effective_batch(self.config.training)
-        rate = trained / (now - self.began) if tested is None else tested / max(1e-9, now - since)
-        self.sink.emit(
-            Progress(
-                step=self.state.step,
-                total_steps=self.total_steps,
-                epoch=epoch,
-                epochs=self.config.training.epochs,
-                loss=loss if math.isfinite(loss) else None,
-                lr=self._rate(),
-                clips_per_second=rate,
-                seconds_left=self._seconds_left(),
-                phase="train" if tested is None else "test",
-            )
+        now, steps = time.monotonic(), self.state.step - self.epoch_began_step
+        rest = (epoch + 1) * self.train.steps - self.state.step
+        self._say(
+            epoch,
+            loss=counted.loss if math.isfinite(counted.loss) else None,
+            smooth_loss=loss if loss is not None and math.isfinite(loss) else None,
+            top1=totals.hits / totals.clips if totals.clips else None,
+            clips_per_second=(self.state.step - self.began_step) * size / (now - self.began),
+            epoch_seconds_left=(now - self.epoch_began) / steps * rest + self.test_seconds,
         )
 
     def _testing(self, epoch: int) -> Any:
         since = time.monotonic()
 
         def going_on(done: int) -> bool:
-            self._tell(epoch, math.nan, done * self.group.size, since)  # others are about as far
+            if self._may_tell():
+                done *= self.group.size  # others are about as far
+                seconds, share = max(1e-9, time.monotonic() - since), min(1.0, done / len(self.test.index))
+                left = seconds / share * (1 - share)
+                self._say(epoch, loss=None, clips_per_second=done / seconds, epoch_seconds_left=left, phase="test", tested=share)
             return self.stop.reason is None
 
         return going_on
+
+    def _say(self, epoch: int, **figures: Any) -> None:
+        now = self.told_time = time.monotonic()
+        progress = Progress(
+            step=self.state.step,
+            total_steps=self.total_steps,
+            epoch=epoch,
+            epochs=self.config.training.epochs,
+            lr=self._rate(),
+            seconds_left=self._seconds_left(),
+            seconds=now - self.began,
+            session_seconds_left=self.stop.seconds_left,
+            gpus=None if self.usage is None else self.usage.figures,
+            **figures,
+        )
+        self.sink.emit(progress)
 
 
 def session_end(state: State, reason: str, message: str, config: TrainConfig, steps_per_epoch: int) -> Ended:

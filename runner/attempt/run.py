@@ -8,7 +8,7 @@ import queue
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -156,6 +156,7 @@ class _Run:
         self.heart = Heart(job, attempt, old_requests, self._beat, lambda *words: self.inbox.put(words))
         self._told_that_it_leaves = False
         self._look: LastLook | None = None
+        sink.also = self._standing
 
     def to_its_end(self) -> Reason:
         """Train, publish, write how it ended."""
@@ -299,6 +300,7 @@ class _Run:
             self._look = LastLook(self.job, self.attempt)
             return
         if isinstance(event, events.Progress):
+            event = replace(event, session_seconds_left=self.leaving.seconds_left)
             self.progress.update(json.loads(event.to_json()))
         elif isinstance(event, events.CheckpointSaved):
             publisher.checkpoint(Path(event.path))
@@ -345,6 +347,12 @@ class _Run:
         """What a heartbeat tells."""
         reason = self.leaving.reason
         return {**self.progress, "stopping": None if reason is None else reason.value}
+
+    def _standing(self) -> dict[str, Any]:
+        """What a view shows beside what the trainer tells; on another thread."""
+        reason, number = self.leaving.reason, self.attempt.number
+        note = f"stopping: {reason.value}" if reason is not None else f"attempt {number}" if number > 1 else ""
+        return {**self.progress, "name": self.job.id, "note": note}
 
     def _tick(self, publisher: Publisher) -> None:
         self.leaving.look_at_limit()

@@ -7,6 +7,7 @@ import sys
 import time
 from typing import NamedTuple
 
+from last_e.terminal import clear_below
 from runner.errors import Exit, LastrunError, StoreError
 from runner.job.job import Job
 from runner.launch.protocol import Launcher, Started
@@ -47,11 +48,13 @@ def run(launcher: Launcher, job: Job, arguments: list[str], *, quiet: bool) -> E
         token = secrets.token_hex(4)
         if asked:  # there is no attempt yet that a terminal would have told, too
             raise KeyboardInterrupt
-        started = launcher.start(job, arguments, token, output=sys.stderr if quiet else sys.stdout)
+        output = sys.stderr if quiet else sys.stdout
+        started = launcher.start(job, arguments, token, output=output)
         while (code := started.wait(_LOOK_SECONDS)) is None:
             while len(asked) > handed_on:
                 started.hand_on(asked[handed_on])
                 handed_on += 1
+        clear_below(output)  # of one that was killed
     return Ended(code, token, bool(asked) or started.cancelled)
 
 

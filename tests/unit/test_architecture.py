@@ -33,7 +33,7 @@ VOCABULARY = {
         "problems",
         "reading",
     ),
-    *("redact", "resume", "text"),
+    *("progress", "redact", "resume", "terminal", "text"),
 }
 
 
