@@ -110,6 +110,23 @@ class EpochDone(Event):
     ranks: list[float] | None = None
     """As of :class:`Progress`."""
 
+    @classmethod
+    def of_metrics(cls, metrics: dict[str, Any], epochs: int, best: bool) -> EpochDone:
+        """From a line of :func:`last_e.metrics.read_metrics`. How long it took is not in there, and not a number here."""
+        numbers: dict[str, Any] = {
+            name: metrics.get(name) for name in ("train_loss", "train_top1", "ib_loss", "test_loss", "test_top1", "test_top5")
+        }
+        return cls(
+            epoch=int(metrics["epoch"]),
+            epochs=epochs,
+            step=int(metrics["step"]),
+            lr=metrics.get("lr") or 0.0,
+            skipped_steps=int(metrics.get("skipped_steps") or 0),
+            best=best,
+            seconds=math.nan,
+            **numbers,
+        )
+
     def metrics(self) -> dict[str, Any]:
         """The line for ``metrics.jsonl``: what is reproducible."""
         values = json.loads(self.to_json())
@@ -228,7 +245,8 @@ def describe(event: Event) -> str | None:
 
 
 def epoch_words(done: EpochDone) -> list[tuple[int, str]]:
-    """The line of an epoch in pieces, each with a number: those with larger ones are left out first where a line is too long."""
+    """The line of an epoch in pieces, each with a number: those with larger ones are left out first where a line is too
+    long."""
     words = [
         (0, f"epoch {done.epoch}/{done.epochs}"),
         (7, f"lr {done.lr:.5f}"),

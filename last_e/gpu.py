@@ -100,9 +100,9 @@ def is_lost(error: BaseException) -> bool:
 
 
 def figures(index: int) -> dict[str, Any] | None:
-    """Memory of a GPU that is ``used`` and in ``total``, in bytes, and its ``use`` over the last moment, from 0 to 1; None: nobody
-    tells. What NVIDIA's library tells holds for all programs; without it (the package nvidia-ml-py) the memory is torch's alone
-    and the use is not known."""
+    """Memory of a GPU that is ``used`` and in ``total``, in bytes, and its ``use`` over the last moment, from 0 to 1; None:
+    nobody tells. What NVIDIA's library tells holds for all programs; without it (the package nvidia-ml-py) the memory is
+    torch's alone and the use is not known."""
     try:
         total = torch.cuda.get_device_properties(index).total_memory
         used, use = torch.cuda.memory_reserved(index), None

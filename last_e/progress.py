@@ -94,7 +94,11 @@ def lines_of(standing: Standing, console: Console, columns: int) -> list[Text]:
         words = [(0, f"{standing.epoch + 1}/{standing.epochs}"), (2, where), (1, f"{seconds_text(left[0])} left")]
         lines.append(bar_line(console, "epoch", share, words, columns))
         done = standing.step / standing.total_steps
-        words = [(0, f"{done:.0%}"), (2, f"step {standing.step:,}/{standing.total_steps:,}"), (1, f"{seconds_text(left[1])} left")]
+        words = [
+            (0, f"{done:.0%}"),
+            (2, f"step {standing.step:,}/{standing.total_steps:,}"),
+            (1, f"{seconds_text(left[1])} left"),
+        ]
         lines.append(bar_line(console, "job  ", done, words, columns))
     for some in (_learning(standing), _machine(standing, gone)):
         lines += _flow(some, columns)
@@ -154,7 +158,11 @@ def bar_line(console: Console, label: str, share: float, words: Iterable[tuple[i
     from rich.text import Text
 
     width = next((width for room, width in _BARS if columns + 1 >= room), 0)
-    head = Text.assemble((label, "dim"), " ", bar(console, share, width), "  ") if width else Text(f"{label} ", "dim")
+    head = Text()
+    if label:
+        head.append(f"{label} ", "dim")
+    if width:
+        head.append_text(bar(console, share, width)).append("  ")
     head.append(in_columns(words, columns - head.cell_len))
     return head
 
@@ -199,7 +207,10 @@ def _machine(standing: Standing, gone: float) -> list[tuple[str, str]]:
 
 def _gpu(figures: Mapping[str, Any]) -> str:
     used, total, use = (figures.get(name) for name in ("used", "total", "use"))
-    parts = [f"{used / 1e9:.1f} of {total / 1e9:.0f} GB" if used is not None and total else "", "" if use is None else f"{use:.0%}"]
+    parts = [
+        f"{used / 1e9:.1f} of {total / 1e9:.0f} GB" if used is not None and total else "",
+        "" if use is None else f"{use:.0%}",
+    ]
     return ", ".join(filter(None, parts)) or "-"
 
 

@@ -1,8 +1,8 @@
 """A view that is redrawn in place on a terminal, with lines that stay above it. Whatever else a stream is gets the lines alone.
 
-Nobody waits for a terminal: what is to be seen is left for a thread that writes it. The cursor is never hidden, and rests on an
-empty line above the view: however a terminal folds long lines when it gets narrower, all that is below the cursor is the view's,
-and a program that is killed leaves a terminal that works.
+Nobody waits for a terminal: what is to be seen is left for a thread that writes it. The cursor is never hidden, and rests
+on an empty line above the view: however a terminal folds long lines when it gets narrower, all that is below the cursor is the
+view's, and a program that is killed leaves a terminal that works.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from queue import Empty, SimpleQueue
 from typing import Any, TextIO
 
@@ -69,7 +69,7 @@ class Screen:
         self._drawn_of: Any = None
         self._thread: threading.Thread | None = None
         self._late = self._closed = False
-        self._before: Any = None
+        self._undo = ExitStack()
 
     def line(self, line: Line) -> None:
         """Print a text, above the view; from any thread."""
@@ -92,9 +92,7 @@ class Screen:
             while self._thread.is_alive():  # a handler of signals may end this
                 self._thread.join(0.2)
             self._thread, self._closed = None, False
-        if self._before is not None:
-            signal.signal(signal.SIGTSTP, self._before)
-            self._before = None
+        self._undo.close()
 
     # --- on its thread ----------------------------------------------------------------------------------------------------
 
@@ -104,7 +102,7 @@ class Screen:
         self._todo.put((line, done))
         if self._thread is None:
             if self.redraws:
-                self._clear_when_stopped()
+                self._undo.enter_context(cleared_when_stopped(self._stop_cleared))
             self._thread = threading.Thread(target=self._run, name="screen", daemon=True)
             self._thread.start()
         return done
@@ -163,27 +161,37 @@ class Screen:
             with suppress(OSError, ValueError, AttributeError):
                 discard_output(self._stream)
 
-    # --- stopped by Ctrl-Z ------------------------------------------------------------------------------------------------
+    def _stop_cleared(self) -> None:
+        view, self._draw = self._draw, None
+        self._put(None).acquire(timeout=_AT_FIRST_SECONDS)
+        stop_now()
+        self.view(view)
 
-    def _clear_when_stopped(self) -> None:
-        """The shell that comes then finds no view below its cursor. Whoever goes on finds it drawn anew."""
-        if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTSTP) != signal.SIG_DFL:
-            return
 
-        def stop(signum: int, _: object) -> None:
-            view, self._draw = self._draw, None
-            self._put(None).acquire(timeout=_AT_FIRST_SECONDS)
-            signal.signal(signum, signal.SIG_DFL)
-            os.kill(os.getpid(), signum)
-            signal.signal(signum, stop)
-            self.view(view)
+@contextmanager
+def cleared_when_stopped(stop: Callable[[], None]) -> Iterator[None]:
+    """Meanwhile Ctrl-Z calls ``stop``, which clears what is below the cursor, and then has the process stopped
+    (:func:`stop_now`): the shell that comes then writes on an empty screen."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTSTP) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTSTP, lambda *_: stop())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
 
-        self._before = signal.signal(signal.SIGTSTP, stop)
+
+def stop_now() -> None:
+    """Stop this process as Ctrl-Z does; returns when it goes on."""
+    handler = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGTSTP)
+    signal.signal(signal.SIGTSTP, handler)
 
 
 def clear_below(stream: TextIO) -> None:
-    """What a program has drawn below the cursor that was killed, or is about to leave at once. A terminal that takes nothing now
-    is not waited for."""
+    """What a program has drawn below the cursor that was killed, or is about to leave at once. A terminal that takes nothing
+    now is not waited for."""
     if can_redraw(stream):
         writing = threading.Thread(target=pass_on, args=(_BELOW, stream), daemon=True)
         writing.start()

@@ -350,7 +350,8 @@ class Session:
                 done *= self.group.size  # others are about as far
                 seconds, share = max(1e-9, time.monotonic() - since), min(1.0, done / len(self.test.index))
                 left = seconds / share * (1 - share)
-                self._say(epoch, loss=None, clips_per_second=done / seconds, epoch_seconds_left=left, phase="test", tested=share)
+                figures = {"clips_per_second": done / seconds, "epoch_seconds_left": left, "tested": share}
+                self._say(epoch, loss=None, phase="test", **figures)
             return self.stop.reason is None
 
         return going_on

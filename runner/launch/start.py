@@ -5,9 +5,10 @@ from __future__ import annotations
 import secrets
 import sys
 import time
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, TextIO
 
-from last_e.terminal import clear_below
+from last_e.terminal import clear_below, cleared_when_stopped, stop_now
 from runner.errors import Exit, LastrunError, StoreError
 from runner.job.job import Job
 from runner.launch.protocol import Launcher, Started
@@ -50,12 +51,18 @@ def run(launcher: Launcher, job: Job, arguments: list[str], *, quiet: bool) -> E
             raise KeyboardInterrupt
         output = sys.stderr if quiet else sys.stdout
         started = launcher.start(job, arguments, token, output=output)
-        while (code := started.wait(_LOOK_SECONDS)) is None:
-            while len(asked) > handed_on:
-                started.hand_on(asked[handed_on])
-                handed_on += 1
+        with cleared_when_stopped(partial(_stop, output)):
+            while (code := started.wait(_LOOK_SECONDS)) is None:
+                while len(asked) > handed_on:
+                    started.hand_on(asked[handed_on])
+                    handed_on += 1
         clear_below(output)  # of one that was killed
     return Ended(code, token, bool(asked) or started.cancelled)
+
+
+def _stop(output: TextIO) -> None:
+    clear_below(output)  # before the shell goes on: it waits for this process alone
+    stop_now()
 
 
 def detach(launcher: Launcher, job: Job, arguments: list[str]) -> str | None:
