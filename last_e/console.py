@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -12,10 +13,9 @@ from rich.console import Console
 from rich.text import Text
 
 from last_e import events
-from last_e.environment import in_a_notebook
 from last_e.events import Event
-from last_e.progress import Standing, in_columns, view, wrapped
-from last_e.terminal import Screen
+from last_e.progress import Standing, in_columns, make_console, view, wrapped
+from last_e.terminal import Screen, is_quiet
 from last_e.text import plain
 
 SECONDS_BETWEEN_LINES = 60.0
@@ -23,21 +23,20 @@ SECONDS_BETWEEN_LINES = 60.0
 
 
 class ConsoleSink:
-    """Renders events for people. Use as a context manager, so that the terminal is left as it was.
+    """Renders events for people; with ``--quiet`` only warnings and the end. Use as a context manager, so that the terminal is
+    left as it was.
 
     On a terminal nobody waits for what is shown (:class:`~last_e.terminal.Screen`).
 
     Args:
         console: where; default: standard output.
-        quiet: warnings and the end alone.
     """
 
-    def __init__(self, console: Console | None = None, quiet: bool = False) -> None:
-        self.console = console or Console(highlight=False, soft_wrap=True, force_terminal=False if in_a_notebook() else None)
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or make_console(sys.stdout)
         self.also: Callable[[], Mapping[str, Any]] = dict
         """What no event tells and the view shows, by the names of :class:`~last_e.progress.Standing`; asked whenever it is
         drawn, from another thread."""
-        self._quiet = quiet
         self._screen = Screen(self.console.file)  # type: ignore[arg-type]
         self._last_line = time.monotonic()
         self._epochs: dict[str, Any] = {"best_top1": None}
@@ -63,7 +62,7 @@ class ConsoleSink:
             self._screen.view(None)
         text = events.describe(event)
         warning = isinstance(event, events.Message) and event.level == "warning"
-        if text is not None and (warning or isinstance(event, events.Ended) or not self._quiet):
+        if text is not None and (warning or isinstance(event, events.Ended) or not is_quiet()):
             self._last_line = time.monotonic()
             self._screen.line(lambda columns: self._line(event, text, columns, "yellow" if warning else ""))
 
@@ -81,7 +80,7 @@ class ConsoleSink:
         return caught.get()
 
     def _progress(self, event: events.Progress) -> None:
-        if self._quiet:
+        if is_quiet():
             return
         if self._screen.redraws:
             told = {**json.loads(event.to_json()), "as_of": time.monotonic()}

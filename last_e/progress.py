@@ -6,11 +6,13 @@ A view is made from facts alone, so that it is the same where training is, elsew
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
+from last_e.environment import in_a_notebook
 from last_e.text import by_ranks, number, percent, plain, seconds_text
 
 if TYPE_CHECKING:
@@ -75,6 +77,14 @@ class Standing:
         return max(0, min(steps, self.step - self.epoch * steps)), steps
 
 
+def make_console(stream: TextIO) -> Console:
+    """What draws for a stream: it reads no markup, and folds no lines."""
+    from rich.console import Console
+
+    no_terminal = False if in_a_notebook() else None
+    return Console(file=stream, highlight=False, soft_wrap=True, markup=False, emoji=False, force_terminal=no_terminal)
+
+
 def view(standing: Standing, console: Console, columns: int, rows: int) -> list[str]:
     """The lines of a view for a console, none of them wider than its columns less one; at most so many rows, of which the
     last ones are left out where there are not enough."""
@@ -117,11 +127,19 @@ def wrapped(text: str, console: Console, columns: int, style: str = "") -> str:
     from there is the word."""
     from rich.text import Text
 
-    with console.capture() as caught:
-        console.print(
-            Text(plain(text), style), width=columns, overflow="ignore", no_wrap=False, crop=False, soft_wrap=False, end=""
-        )
-    return caught.get()
+    return "\n".join(as_ansi(Text(line, style), console) for one in plain(text).split("\n") for line in _folded(one, columns))
+
+
+def _folded(line: str, columns: int) -> list[str]:
+    from rich.cells import cell_len
+
+    lines = [""]
+    for word in re.findall(r"\s*\S+", line):
+        if lines[-1] and cell_len(lines[-1] + word) > columns:
+            lines.append(word.lstrip())
+        else:
+            lines[-1] += word
+    return lines
 
 
 def in_columns(words: Iterable[tuple[int, str]], columns: int) -> str:

@@ -21,6 +21,8 @@ from last_e.process import discard_output, pass_on
 
 PLAIN = "LASTRUN_PLAIN"
 """The variable that, set to anything, asks for plain lines: for screen readers, and whoever wants no view that moves."""
+QUIET = "LASTRUN_QUIET"
+"""The variable that, set to anything, asks for no word of how far something is; ``--quiet`` sets it."""
 REDRAW_SECONDS = 0.25
 """A view is drawn no more often."""
 _AT_FIRST_SECONDS = 1.0
@@ -48,6 +50,11 @@ def can_redraw(stream: Any) -> bool:
         and not os.environ.get(PLAIN)
         and not in_a_notebook()
     )
+
+
+def is_quiet() -> bool:
+    """Whether only warnings, errors and results are to be told."""
+    return bool(os.environ.get(QUIET))
 
 
 class Screen:

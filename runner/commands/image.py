@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from runner.commands.options import JsonOption
+from runner.commands.options import JsonOption, QuietOption
 
 image_app = typer.Typer(help="Build the image for containers, or look into one.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -24,6 +24,7 @@ def build(
         Path | None, typer.Option("--ca-bundle", metavar="FILE", help="certificates for pip; default: PIP_CERT and the like")
     ] = None,
     network: Annotated[str | None, typer.Option("--network", metavar="NAME", help="network of the build, such as host")] = None,
+    quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
     """Build the image of this clone."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from runner.commands.options import GROUP_HELP, JobArgument, JobOrGroupArgument, JsonOption, StoreOption, at_home
+from runner.commands.options import GROUP_HELP, JobArgument, JobOrGroupArgument, JsonOption, QuietOption, StoreOption, at_home
 
 if TYPE_CHECKING:
     from runner.job.group import Group
@@ -220,6 +220,7 @@ def pull(
     best: Annotated[bool, typer.Option("--best", help="the best by test top-1 instead of the newest")] = False,
     step: Annotated[int | None, typer.Option("--step", metavar="N", help="the one of step N")] = None,
     store: StoreOption = None,
+    quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
     """Download a checkpoint, whole or not at all."""
@@ -246,6 +247,7 @@ def sync(
         Path | None, typer.Option("--from", metavar="DIR", help="the outbox that the attempt named", callback=at_home)
     ] = None,
     store: StoreOption = None,
+    quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
     """Send what an ended attempt left on this machine, and fetch what a host keeps of the job."""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from runner.commands.options import GROUP_HELP, JobArgument, JobOrGroupArgument, JsonOption, StoreOption
+from runner.commands.options import GROUP_HELP, JobArgument, JobOrGroupArgument, JsonOption, QuietOption, StoreOption
 
 
 def list_(
@@ -73,6 +73,7 @@ def status(
     job: JobOrGroupArgument,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="again every few seconds, until it no longer runs")] = False,
     store: StoreOption = None,
+    quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
     """Show where a job is, how it fares, and what to do next; of a group, a line for each point."""

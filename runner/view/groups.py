@@ -10,9 +10,10 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from last_e.bar import SECONDS_BETWEEN_LINES
 from last_e.problems import show as value_text
 from last_e.progress import cut, wrapped
-from last_e.terminal import Screen
+from last_e.terminal import Screen, is_quiet
 from last_e.text import percent, plain, seconds_text
 from runner.errors import LastrunError, Reason, State
 from runner.job.group import Group
@@ -20,7 +21,6 @@ from runner.launch.line import is_searched
 from runner.launch.outcome import Outcome
 from runner.launch.points import Task
 from runner.launch.settle import waits
-from runner.view.bar import SECONDS_BETWEEN_LINES
 from runner.view.console import make_console, make_table, say, show, styled
 from runner.view.jobs import coloured
 from runner.view.status import FOLLOW_SECONDS, STOPPING, summary_or_error
@@ -133,6 +133,8 @@ def watch_group(facts: Iterator[dict[str, Any]]) -> None:
             last = status
             if not is_at_work(status):
                 break
+            if is_quiet():
+                continue
             if not screen.redraws:
                 if time.monotonic() - told >= SECONDS_BETWEEN_LINES:
                     told = time.monotonic()
@@ -177,6 +179,8 @@ class PointsView:
         self._waiting.discard(task.number)
         self._hosts[task.number] = _on(host)
         begins = ("goes on" if task.known else "begins") if task.kind == "to do" else "is at work already"
+        if is_quiet():
+            return
         self.note(f"point {task.number} of {task.count} {begins}{_on(host)}: {task.words}; job {task.job.id}")
 
     def ended(self, outcome: Outcome) -> None:
@@ -202,6 +206,8 @@ class PointsView:
     def beats(self, beats: dict[int, dict[str, Any]]) -> None:
         """How far those are that run."""
         self._beats = beats
+        if is_quiet():
+            return
         if self._screen.redraws:
             shown = self._lines()
             self._screen.view(lambda columns, rows: [cut(line, columns - 1) for line in shown[:rows]])

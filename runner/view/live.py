@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from last_e.events import EpochDone, Progress, describe, epoch_words
 from last_e.progress import Standing, in_columns, lines_of, view, wrapped
-from last_e.terminal import Screen
+from last_e.terminal import Screen, is_quiet
 from runner.job.job import Job
 from runner.view.console import make_console, show
 from runner.view.jobs import print_status
@@ -85,6 +85,8 @@ class Watch:
 
     def see(self, status: dict[str, Any], epochs: bool = True) -> None:
         """How the job is now; ``epochs``: tell those that have ended since the last time."""
+        if is_quiet():
+            return
         if epochs:
             self._tell_epochs(status)
         at = standing(status)
@@ -125,7 +127,7 @@ def watch_status(facts: Iterator[dict[str, Any]]) -> None:
     last = None
     with closing(Watch()) as watch:
         for status in facts:
-            if last is None and not watch.redraws and is_at_work(status):
+            if last is None and not (watch.redraws or is_quiet()) and is_at_work(status):
                 print_status(status)
             last = status
             if is_at_work(status):
