@@ -186,7 +186,8 @@ def cleared_when_stopped(stop: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        with suppress(ValueError):  # it ends on another thread
+            signal.signal(signal.SIGTSTP, signal.SIG_DFL)
 
 
 def stop_now() -> None:

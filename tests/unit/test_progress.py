@@ -135,13 +135,13 @@ def test_nobody_waits_for_a_terminal_that_takes_nothing(terminal: Terminal, stre
         wait_until(lambda: "loss" in terminal.text)
         terminal.hold()
         began = time.monotonic()
-        for number in range(1000):
+        for number in range(500):
             sink.emit(Message(f"line {number} {'x' * 100}"))
             sink.emit(progress(number))
         assert time.monotonic() - began < 5
         terminal.go_on()
-    wait_until(lambda: b"line 999 " in terminal.raw)
-    assert [int(number) for number in re.findall(rb"line (\d+) ", terminal.raw)] == list(range(1000))
+    wait_until(lambda: b"line 499\r" in terminal.raw)
+    assert [int(number) for number in re.findall(rb"line (\d+)\r", terminal.raw)] == list(range(500))
 
 
 def test_a_terminal_that_is_closed_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,10 +232,7 @@ def test_work_that_is_counted_looks_the_same(terminal: Terminal, stream: TextIO)
         wait_until(lambda: "10 of 40 MB of 骨格.tar.gz" in terminal.text)
         bar.update(150, 300, "S001")
         wait_until(lambda: "150 of 300 recordings" in terminal.text)
-        assert terminal.lines[-2:] == [
-            "━━━━━━━━━━━━━━━━  150 of 300 recordings  - left".replace("━" * 16, "━" * 16),
-            "now: S001",
-        ]
+        assert terminal.lines[-2:] == ["━━━━━━━━╺━━━━━━━  150 of 300 recordings  - left", "now: S001"]
     wait_until(lambda: terminal.text == "")
     assert terminal.shows_cursor
 
