@@ -14,7 +14,7 @@ from rich.text import Text
 
 from last_e import events
 from last_e.events import Event
-from last_e.progress import Standing, in_columns, make_console, view, wrapped
+from last_e.progress import Standing, make_console, one_line, view, wrapped
 from last_e.terminal import Screen, is_quiet
 from last_e.text import plain
 
@@ -72,7 +72,7 @@ class ConsoleSink:
 
     def _line(self, event: Event, text: str, columns: int, style: str) -> str:
         if isinstance(event, events.EpochDone) and columns:
-            return in_columns(events.epoch_words(event), columns - 1)  # an epoch leaves one line
+            return one_line(text, events.epoch_words(event), columns - 1)  # an epoch leaves one
         if columns:
             return wrapped(text, self.console, columns, style)
         with self.console.capture() as caught:

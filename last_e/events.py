@@ -238,24 +238,31 @@ def describe(event: Event) -> str | None:
             f"{event.clips_per_second:,.0f} clips/s{by_ranks(event.ranks)}  {seconds_text(event.seconds_left)} left"
         )
     if isinstance(event, EpochDone):
-        return "  ".join(word for _, word in epoch_words(event))
+        skipped = f"  {event.skipped_steps} steps skipped" if event.skipped_steps else ""
+        return (
+            f"epoch {event.epoch}/{event.epochs}  lr {event.lr:.5f}  train loss {number(event.train_loss)} top-1 "
+            f"{percent(event.train_top1)}  test loss {number(event.test_loss)} top-1 {percent(event.test_top1)} top-5 "
+            f"{percent(event.test_top5)}{_seconds(event)}{'  best' if event.best else ''}{skipped}"
+        )
     if isinstance(event, Ended):
         return f"{event.reason} at step {event.step:,} of {event.total_steps:,}: {event.message}"
     return None
 
 
 def epoch_words(done: EpochDone) -> list[tuple[int, str]]:
-    """The line of an epoch in pieces, each with a number: those with larger ones are left out first where a line is too
-    long."""
+    """What matters most of an epoch, for a narrow line, in pieces, each with a number: those with larger ones are left out
+    first where they do not fit."""
     words = [
         (0, f"epoch {done.epoch}/{done.epochs}"),
-        (7, f"lr {done.lr:.5f}"),
-        (3, f"train loss {number(done.train_loss)} top-1 {percent(done.train_top1)}"),
-        (5, f"test loss {number(done.test_loss)}"),
-        (0, f"top-1 {percent(done.test_top1)}"),
-        (4, f"top-5 {percent(done.test_top5)}"),
+        (4, f"train loss {number(done.train_loss)}"),
+        (0, f"test top-1 {percent(done.test_top1)}"),
+        (3, f"top-5 {percent(done.test_top5)}"),
     ]
-    if math.isfinite(done.seconds):  # where it is told of from a history, nobody knows
-        words.append((6, f"{seconds_text(done.seconds)}{by_ranks(done.ranks)}"))
+    words += [(5, seconds_text(done.seconds))] if math.isfinite(done.seconds) else []
     words += [(1, "best")] if done.best else []
     return words + ([(2, f"{done.skipped_steps} steps skipped")] if done.skipped_steps else [])
+
+
+def _seconds(done: EpochDone) -> str:
+    """How long it took; of an epoch that a history tells of, nobody knows."""
+    return f"  {seconds_text(done.seconds)}{by_ranks(done.ranks)}" if math.isfinite(done.seconds) else ""

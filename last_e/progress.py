@@ -152,6 +152,13 @@ def in_columns(words: Iterable[tuple[int, str]], columns: int) -> str:
     return cut("  ".join(word for _, word in kept), columns)
 
 
+def one_line(text: str, words: Iterable[tuple[int, str]], columns: int) -> str:
+    """A text where it fits, else as many of some words as do."""
+    from rich.cells import cell_len
+
+    return text if cell_len(text) <= columns else in_columns(words, columns)
+
+
 def cut(text: str, columns: int) -> str:
     """A text that is not wider than so many columns, of which some letters take two."""
     from rich.cells import cell_len, set_cell_size

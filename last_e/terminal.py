@@ -27,6 +27,7 @@ REDRAW_SECONDS = 0.25
 """A view is drawn no more often."""
 _AT_FIRST_SECONDS = 1.0
 """For so long a line that goes into a file or pipe is waited for: who prints something else next finds it there."""
+_LEAVING = signal.SIGTSTP, signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 _USUAL = os.terminal_size((80, 24))
 _BELOW = "\r\x1b[J"
 """Clears the line of the cursor and all below."""
@@ -109,7 +110,7 @@ class Screen:
         self._todo.put((line, done))
         if self._thread is None:
             if self.redraws:
-                self._undo.enter_context(cleared_when_stopped(self._stop_cleared))
+                self._undo.enter_context(cleared_by_signals(self._leave_cleared))
             self._thread = threading.Thread(target=self._run, name="screen", daemon=True)
             self._thread.start()
         return done
@@ -168,33 +169,40 @@ class Screen:
             with suppress(OSError, ValueError, AttributeError):
                 discard_output(self._stream)
 
-    def _stop_cleared(self) -> None:
+    def _leave_cleared(self, signum: int) -> None:
         view, self._draw = self._draw, None
         self._put(None).acquire(timeout=_AT_FIRST_SECONDS)
-        stop_now()
+        do_default(signum)
         self.view(view)
 
 
 @contextmanager
-def cleared_when_stopped(stop: Callable[[], None]) -> Iterator[None]:
-    """Meanwhile Ctrl-Z calls ``stop``, which clears what is below the cursor, and then has the process stopped
-    (:func:`stop_now`): the shell that comes then writes on an empty screen."""
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTSTP) != signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTSTP, lambda *_: stop())
+def cleared_by_signals(clear: Callable[[int], None]) -> Iterator[None]:
+    """Meanwhile signals that nobody handles, and that stop or end this process, call ``clear`` with their number: it clears what
+    is below the cursor, and then does what they would have done (:func:`do_default`). The shell that comes then writes on an
+    empty screen."""
+
+    def handler(signum: int, _: object) -> None:
+        clear(signum)
+
+    if threading.current_thread() is threading.main_thread():
+        for signum in _LEAVING:
+            if signal.getsignal(signum) == signal.SIG_DFL:
+                signal.signal(signum, handler)
     try:
         yield
     finally:
-        with suppress(ValueError):  # it ends on another thread
-            signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        for signum in _LEAVING:
+            with suppress(ValueError):  # it ends on another thread
+                if signal.getsignal(signum) is handler:
+                    signal.signal(signum, signal.SIG_DFL)
 
 
-def stop_now() -> None:
-    """Stop this process as Ctrl-Z does; returns when it goes on."""
-    handler = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
-    os.kill(os.getpid(), signal.SIGTSTP)
-    signal.signal(signal.SIGTSTP, handler)
+def do_default(signum: int) -> None:
+    """Have this process stopped, or ended, by a signal; returns when it goes on."""
+    handler = signal.signal(signum, signal.SIG_DFL)
+    os.kill(os.getpid(), signum)
+    signal.signal(signum, handler)
 
 
 def clear_below(stream: TextIO) -> None:

@@ -7,8 +7,10 @@ import os
 import select
 import signal
 import struct
+import subprocess
 import termios
 import threading
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 import pyte
@@ -54,6 +56,19 @@ class Terminal:
 
     def press(self, keys: str) -> None:
         os.write(self._outside, keys.encode())
+
+    def start(self, command: Sequence[str], env: Mapping[str, str], cwd: str) -> subprocess.Popen[bytes]:
+        """A program of which this is the terminal: its keys reach all that belongs to it."""
+        return subprocess.Popen(
+            command,
+            stdin=self.inside,
+            stdout=self.inside,
+            stderr=self.inside,
+            env={**env, "TERM": "xterm-256color"},
+            cwd=cwd,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
 
     def hold(self) -> None:
         """Read nothing more, as a terminal that somebody has stopped."""

@@ -8,7 +8,7 @@ import time
 from functools import partial
 from typing import NamedTuple, TextIO
 
-from last_e.terminal import clear_below, cleared_when_stopped, stop_now
+from last_e.terminal import clear_below, cleared_by_signals, do_default
 from runner.errors import Exit, LastrunError, StoreError
 from runner.job.job import Job
 from runner.launch.protocol import Launcher, Started
@@ -51,7 +51,7 @@ def run(launcher: Launcher, job: Job, arguments: list[str], *, quiet: bool) -> E
             raise KeyboardInterrupt
         output = sys.stderr if quiet else sys.stdout
         started = launcher.start(job, arguments, token, output=output)
-        with cleared_when_stopped(partial(_stop, output)):
+        with cleared_by_signals(partial(_leave, output)):
             while (code := started.wait(_LOOK_SECONDS)) is None:
                 while len(asked) > handed_on:
                     started.hand_on(asked[handed_on])
@@ -60,9 +60,9 @@ def run(launcher: Launcher, job: Job, arguments: list[str], *, quiet: bool) -> E
     return Ended(code, token, bool(asked) or started.cancelled)
 
 
-def _stop(output: TextIO) -> None:
+def _leave(output: TextIO, signum: int) -> None:
     clear_below(output)  # before the shell goes on: it waits for this process alone
-    stop_now()
+    do_default(signum)
 
 
 def detach(launcher: Launcher, job: Job, arguments: list[str]) -> str | None:

@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from last_e.events import EpochDone, Progress, describe, epoch_words
-from last_e.progress import Standing, in_columns, lines_of, view, wrapped
+from last_e.progress import Standing, lines_of, one_line, view, wrapped
 from last_e.terminal import Screen, is_quiet
 from runner.job.job import Job
 from runner.view.console import make_console, show
@@ -111,10 +111,11 @@ class Watch:
         self._epoch = max([self._epoch or 0, *(metrics["epoch"] for metrics in status["history"])])
 
     def _tell(self, done: EpochDone) -> None:
+        text = describe(done) or ""
         if self.redraws:
-            self._screen.line(lambda columns: in_columns(epoch_words(done), columns - 1))
+            self._screen.line(lambda columns: one_line(text, epoch_words(done), columns - 1))
         else:
-            self._line(describe(done) or "")
+            self._line(text)
 
     def _line(self, text: str) -> None:
         self._last = time.monotonic()
