@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from last_e import events
+from last_e.bar import Work
 from last_e.events import Event
 from last_e.progress import Standing, make_console, one_line, view, wrapped
 from last_e.terminal import Screen, is_quiet
@@ -41,6 +43,7 @@ class ConsoleSink:
         self._last_line = time.monotonic()
         self._epochs: dict[str, Any] = {"best_top1": None}
         self._name = ""
+        self._work = Work("")
 
     def __enter__(self) -> ConsoleSink:
         return self
@@ -65,6 +68,17 @@ class ConsoleSink:
         if text is not None and (warning or isinstance(event, events.Ended) or not is_quiet()):
             self._last_line = time.monotonic()
             self._screen.line(lambda columns: self._line(event, text, columns, "yellow" if warning else ""))
+
+    def work(self, what: str, done: int, total: int) -> None:
+        """Show how far something is that is no training, as a download; not said in a log of the job."""
+        self._work.update(done, total, unit=what)
+        if is_quiet():
+            return
+        if self._screen.redraws:
+            self._screen.view(partial(self._work.lines, self.console) if done < total else None)
+        elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line, told = time.monotonic(), str(self._work)
+            self._screen.line(lambda _: plain(told))
 
     def close(self) -> None:
         """Take the view off the screen, once all lines are there."""

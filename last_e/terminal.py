@@ -178,9 +178,9 @@ class Screen:
 
 @contextmanager
 def cleared_by_signals(clear: Callable[[int], None]) -> Iterator[None]:
-    """Meanwhile signals that nobody handles, and that stop or end this process, call ``clear`` with their number: it clears what
-    is below the cursor, and then does what they would have done (:func:`do_default`). The shell that comes then writes on an
-    empty screen."""
+    """Meanwhile signals that nobody handles, and that stop or end this process, call ``clear`` with their number: it clears
+    what is below the cursor, and then does what they would have done (:func:`do_default`). The shell that comes then writes on
+    an empty screen."""
 
     def handler(signum: int, _: object) -> None:
         clear(signum)

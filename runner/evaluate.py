@@ -18,7 +18,7 @@ from last_e.problems import Origin
 from last_e.reading import Entry, flat_items, set_layer
 from last_e.text import expand, one_line
 from last_e.whole import read_bounded
-from runner.attempt.data_cache import fetch_data
+from runner.attempt.data_cache import Watch, fetch_data
 from runner.child import result_of
 from runner.errors import UsageError
 from runner.job.find import find_job
@@ -53,6 +53,7 @@ def evaluate(
     settings: Iterable[str],
     say: Callable[[str], None],
     progress: Callable[[int, int, str], None],
+    watch: Watch = lambda *_: None,
 ) -> dict[str, Any]:
     """The figures of one model, or of several whose probabilities are added; with ``said``, what it says of each clip.
 
@@ -68,6 +69,7 @@ def evaluate(
         settings: ``KEY=VALUE`` words.
         say: told which checkpoints are taken.
         progress: told clips done, of how many, and what comes next.
+        watch: told how far data are that are fetched first.
 
     Raises:
         LastrunError: there is no such model, it or the clips are damaged or do not fit, and what to do.
@@ -86,7 +88,7 @@ def evaluate(
                 folder, config = path.absolute(), _of_folder(path, words)
             else:
                 folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="lastrun-evaluate-"))) / "checkpoint"
-                config = _of_job(find_job(model.name, store), trust, folder, last, step, words, say)
+                config = _of_job(find_job(model.name, store), trust, folder, last, step, words, say, watch)
             asked.append({"folder": str(folder), "config": config, "weight": model.weight})
         return result_of("last_e.score", {"models": asked, "part": part, "crops": crops}, progress, "the evaluation")
 
@@ -98,7 +100,14 @@ def _is_checkpoint(path: Path) -> bool:
 
 
 def _of_job(
-    job: Job, trusts: bool, folder: Path, last: bool, step: int | None, words: list[str], say: Callable[[str], None]
+    job: Job,
+    trusts: bool,
+    folder: Path,
+    last: bool,
+    step: int | None,
+    words: list[str],
+    say: Callable[[str], None],
+    watch: Watch,
 ) -> dict[str, Any]:
     """Bring a job's checkpoint into a folder; its configuration, as this machine has it."""
     config, origins, _ = job.settings(job.attempts.all())
@@ -124,7 +133,8 @@ def _of_job(
     if values["hardware"]["micro_batch"] is None:
         values["hardware"]["micro_batch"] = _kept(folder).get("hardware.micro_batch")
     if is_remote(spec.data.uri):
-        values["data"]["uri"] = str(fetch_data(str(spec.data.uri), options=spec.store.model_dump(exclude={"uri"}), say=say))
+        options = spec.store.model_dump(exclude={"uri"})
+        values["data"]["uri"] = str(fetch_data(str(spec.data.uri), options=options, say=say, watch=watch))
     return values
 
 

@@ -210,7 +210,7 @@ class _Run:
 
     def _train(self, scratch: Path, publisher: Publisher) -> tuple[Reason, str]:
         """Train from the newest checkpoint that the trainer can make something of."""
-        self.data, wrong = find_data(self.config, self.attempt, self.voice.say, self._stop_while_waiting)
+        self.data, wrong = find_data(self.config, self.attempt, self.voice, self._stop_while_waiting)
         if wrong is not None:
             reason, message = wrong
             return (self.leaving.reason or reason) if reason is Reason.INTERRUPTED else reason, message
@@ -350,8 +350,8 @@ class _Run:
 
     def _standing(self) -> dict[str, Any]:
         """What a view shows beside what the trainer tells; on another thread."""
-        reason, number = self.leaving.reason, self.attempt.number
-        note = f"stopping: {reason.value}" if reason is not None else f"attempt {number}" if number > 1 else ""
+        reason = self.leaving.reason
+        note = f"attempt {self.attempt.number}" if reason is None else f"stopping: {reason.value}"
         return {**self.progress, "name": self.job.id, "note": note}
 
     def _tick(self, publisher: Publisher) -> None:
@@ -397,7 +397,7 @@ class _Run:
 
 
 def find_data(
-    config: JobSpec, attempt: Attempt, say: Callable[[str], None], stop: Callable[[], bool]
+    config: JobSpec, attempt: Attempt, voice: Voice, stop: Callable[[], bool]
 ) -> tuple[Path | None, tuple[Reason, str] | None]:
     """The data file, where it is not where the configuration says; or why there is none. ``stop`` ends the waiting for it."""
     if mounted := (attempt.container or {}).get("data"):
@@ -407,7 +407,7 @@ def find_data(
     # What the job says of the server of its store holds for its data, too; the data's own URI wins.
     options = config.store.model_dump(exclude={"uri"})
     try:
-        return fetch_data(str(config.data.uri), options=options, say=say, stop=stop), None
+        return fetch_data(str(config.data.uri), options=options, say=voice.say, stop=stop, watch=voice.work_bytes), None
     except PausedError as error:
         return None, (Reason.INTERRUPTED, str(error))
     except (MissingKeyError, DamagedObjectError, UsageError) as error:

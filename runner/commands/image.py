@@ -30,9 +30,10 @@ def build(
     """Build the image of this clone."""
     from runner.launch.docker import image
     from runner.view.console import print_json, show
+    from runner.view.image import Building
 
-    say = (lambda _: None) if json else show
-    facts = image.build(say, tag=tag, base=base, torch=torch, wheels=wheels, ca_bundle=ca_bundle, network=network)
+    with Building(show=not json) as building:
+        facts = image.build(building.say, tag=tag, base=base, torch=torch, wheels=wheels, ca_bundle=ca_bundle, network=network)
     if json:
         print_json("image build", facts)
     else:

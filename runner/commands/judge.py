@@ -68,6 +68,7 @@ def evaluate(
             settings=set_ or [],
             say=lambda text: show(text, error=True),
             progress=bar.update,
+            watch=bar.update_bytes,
         )
     said = result.pop("said")
     if json:

@@ -33,7 +33,7 @@ VOCABULARY = {
         "problems",
         "reading",
     ),
-    *("progress", "redact", "resume", "terminal", "text"),
+    *("bar", "progress", "redact", "resume", "terminal", "text"),
 }
 
 
