@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 from last_e.events import EpochDone, Progress, describe, epoch_words
@@ -29,7 +30,8 @@ def standing(status: dict[str, Any]) -> Standing:
     facts, attempt = status["progress"], status["attempt"]
     where = f", attempt {attempt['number']} on {attempt['place']}" if attempt else ""
     last = status["metrics"] or {}
-    known = {"test_top1": last.get("test_top1"), "best_top1": status["best_top1"], "synced_step": status["synced_step"] or None}
+    synced = max(status["synced_step"], facts.get("synced_step") or 0)
+    known = {"test_top1": last.get("test_top1"), "best_top1": status["best_top1"], "synced_step": synced or None}
     if not facts:
         done = {"step": status["step"], "total_steps": status["total_steps"] or 0, "epochs": status["epochs"]}
         known |= {**done, "epoch": max(0, min(status["epoch"], status["epochs"] - 1))}
@@ -52,8 +54,7 @@ class Drawn:
         from rich.text import Text
 
         console = _console()
-        with console.capture():
-            console.print(Text("\n").join(lines_of(standing(self._status), console, _NOTEBOOK_COLUMNS)))
+        console.print(Text("\n").join(lines_of(standing(self._status), console, _NOTEBOOK_COLUMNS)))
         return {"text/plain": str(self), "text/html": console.export_html(code_format=_PAGE, inline_styles=True)}
 
 
@@ -61,7 +62,8 @@ def _console() -> Console:
     """One that knows no terminal, and colours all the same."""
     from rich.console import Console
 
-    return Console(record=True, force_terminal=True, color_system="truecolor", width=_NOTEBOOK_COLUMNS + 1, _environ={})
+    columns = _NOTEBOOK_COLUMNS + 1
+    return Console(file=StringIO(), record=True, force_terminal=True, color_system="truecolor", width=columns, _environ={})
 
 
 class Watch:

@@ -141,7 +141,7 @@ def install(tmp_path: Path, server: Server, clean_env: dict[str, str]) -> Instal
         to: int = subprocess.PIPE,
         **variables: str,
     ) -> Any:
-        """``own``: whether it is seen that the index is not the one that pip has without any settings. ``to``: where its words go."""
+        """``own``: whether it is seen that the index is not pip's own without any settings. ``to``: where it prints."""
         program = [
             f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); sys.dont_write_bytecode = True; import install",
             f"install.gpu, install.PYTORCH, install.FIRST_WORD = lambda: {gpu!r}, {pytorch or server.url('')!r}, {first}",

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import TextIO
 
 import pytest
+from IPython.core.formatters import DisplayFormatter
 from rich.cells import cell_len as cells
 
 from last_e.bar import Bar
@@ -20,6 +24,12 @@ from last_e.events import Ended, EpochDone, Message, Progress, Started
 from last_e.progress import Standing, cut, in_columns, make_console, view
 from last_e.smooth import HALF, Smooth
 from last_e.terminal import REDRAW_SECONDS, Screen
+from runner import machine
+from runner.job.attempts import Attempt
+from runner.job.job import Job
+from runner.store.directory import DirectoryStore
+from runner.view.live import Drawn, Watch
+from runner.view.status import follow_status, job_status
 from tests.jobs import wait_until
 from tests.terminals import Terminal
 
@@ -305,3 +315,57 @@ def test_a_smooth_loss_is_a_mean_of_what_came_since_it_was_looked_at() -> None:
     assert smooth.look(20.0 + 10.0 * 20_000, 20_010, 10) == pytest.approx(10.0)  # nothing has come since
     # A new epoch, of as many steps as halve what was before.
     assert smooth.look(4.0 * 10 * HALF, int(10 * HALF), 10) == pytest.approx(7.0)
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Job:
+    """A job that this process trains, as far as its store knows."""
+    config = {"model.variant": "nano_e_v3", "dataset": "irds", "split_type": "xsub", "env": "local", "training.epochs": 120}
+    job = Job.create(DirectoryStore(tmp_path), "seen", config, {}, "0")
+    one = Attempt("0002-aaaaaaaa", machine.identity(), os.getpid(), machine.process_identity(os.getpid()) or "", time.time())
+    one.phase, one.began, one.host, one.env, one.epochs = "running", True, "<b>host</b>", "local", 120
+    job.attempts.write(one)
+    beat = json.loads(progress(300, 11).to_json())
+    job.attempts.write_heartbeat(one, {**beat, "synced_step": 286, "lag_seconds": 5.0, "gpus": [{"used": 1e9, "total": 8e9}]})
+    lines = [{"epoch": n, "step": 26 * n, "lr": 0.1, "test_top1": 0.5 + n / 100, "test_top5": 0.9} for n in range(1, 12)]
+    job.store.put(job.paths.metrics(one.id), "".join(json.dumps(line) + "\n" for line in lines).encode())
+    return job
+
+
+FIGURES = (
+    "12/120  step 14/26  1m12s left",
+    "10%  step 300/3,120  2h03m left",
+    "loss 1.2500  train top-1 62.50%  test top-1 61.00%",
+)
+
+
+def test_a_notebook_draws_a_jobs_view_into_one_output(running: Job) -> None:
+    data, _ = DisplayFormatter().format(Drawn(job_status(running)))
+    assert all(figures in data["text/plain"] for figures in FIGURES), data
+    assert f"{running.id}  running, attempt 2 on <b>host</b>\n" in data["text/plain"]
+    assert "GPU 1.0 of 8 GB" in data["text/plain"]
+    assert "━" in data["text/html"]
+    assert "<b>" not in data["text/html"]
+    assert "&lt;b&gt;host" in data["text/html"]
+
+
+def test_whoever_watches_sees_each_epoch_once_and_the_figures_of_the_heart(
+    running: Job, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal.resize(100, 30)
+    stream = os.fdopen(os.dup(terminal.inside), "w")
+    monkeypatch.setattr(sys, "stdout", stream)
+    facts = follow_status(running)
+    with closing(Watch()) as watch:
+        watch.see(next(facts))
+        wait_until(lambda: all(figures in terminal.text for figures in FIGURES) and "synced step 286" in terminal.text)
+        key = running.paths.metrics("0002-aaaaaaaa")
+        line = {"epoch": 12, "step": 312, "lr": 0.1, "train_loss": 1.0, "test_top1": 0.75, "test_top5": 0.9}
+        running.store.put(key, running.store.get(key) + json.dumps(line).encode())
+        for _ in range(2):
+            watch.see(next(facts))
+        wait_until(lambda: "best" in terminal.text)
+    wait_until(lambda: "━" not in terminal.text)
+    stream.close()
+    told = "epoch 12/120  lr 0.10000  train loss 1.0000 top-1 -  test loss - top-1 75.00% top-5 90.00%  best"
+    assert terminal.lines == [told]
