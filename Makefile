@@ -11,13 +11,14 @@ JOBS   ?= 4
 # Where it is set, every start compiles torch's sources anew: 6 s instead of 1.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo quick test bench figures lint format versions lowest clean
+.PHONY: help demo quick test bench figures docs lint format versions lowest clean
 help:
 	@echo "make demo    set up .venv and train the quickstart job on this machine (a minute once installed)"
 	@echo "make quick   set up .venv and run what needs no server and no long training (a few minutes)"
 	@echo "make test    set up .venv and run every test; what was skipped is listed with the reason, and the slowest ten"
 	@echo "make figures the faults of docs/faults.md at full length (about half an hour), with their figures, and every case of every test"
 	@echo "make bench   clips per second on this machine, against a plain trainer (about three minutes)"
+	@echo "make docs    the documentation as a site, in site/"
 	@echo "make lint    format, lint and types"
 	@echo "make format  put the format right"
 	@echo "make versions  every supported Python, and the lowest versions that pyproject.toml admits (gigabytes; minutes)"
@@ -33,6 +34,8 @@ demo: $(VENV)/.train
 	echo "                                         its figures and checkpoints"; \
 	echo "  lastrun logs $$job"; \
 	echo "                                         all that it said"; \
+	echo "  lastrun report $$job"; \
+	echo "                                         a page for the browser: curves, mistakes, clips"; \
 	echo "  tensorboard --logdir FOLDER            its curves; FOLDER is the address behind job: without file://"; \
 	echo "  lastrun pull $$job FOLDER --best"; \
 	echo "                                         its best checkpoint"; \
@@ -51,6 +54,9 @@ bench: $(VENV)/.train
 figures: $(VENV)/.dev
 	LASTRUN_WAITS= $(BIN)/python -m pytest --full tests/integration/test_faults_of_*.py
 	$(BIN)/python -m pytest --full -m full
+
+docs: $(VENV)/.dev
+	$(BIN)/zensical build --strict
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -83,7 +89,7 @@ $(VENV)/.train: $(VENV)/bin/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
-	@$(BIN)/python scripts/install.py '.[dev]'
+	@$(BIN)/python scripts/install.py '.[dev,browser]'
 	@touch $@ $(VENV)/.train
 
 # SkyPilot wants an older click than huggingface_hub, so it gets an environment of its own, as its users may give it one.

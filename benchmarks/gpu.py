@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 
-from benchmarks.sections import experiments, fast, job, right
+from benchmarks.sections import experiments, fast, job, ranks, right
 from benchmarks.sections.common import NTU60_TRAIN, Task, settings
 from last_e.environment import usable_cores
 from last_e.text import one_line
@@ -59,10 +59,13 @@ SECTIONS = {
     "epoch": Section(fast.own_epochs, 45),
     "plain epoch": Section(fast.plain_epoch, 80),
     "bench": Section(fast.bench, 90),
+    "two ranks": Section(ranks.two_ranks, 30),
     "container": Section(job.in_container, 40),
     "graph": Section(experiments.graph, 20),
     "compile": Section(partial(experiments.compiled, mode="default"), 50),
     "compile with graphs": Section(partial(experiments.compiled, mode="reduce-overhead"), 50),
+    "ranks on one GPU": Section(ranks.shared_gpu, 30),
+    "nccl on one GPU": Section(ranks.nccl_on_one, 20),
 }
 """In the order in which they are worth having."""
 

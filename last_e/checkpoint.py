@@ -78,7 +78,7 @@ def load(folder: Path) -> tuple[dict[str, Any], Manifest]:
     if not {STATE, CONFIG} <= about.files.keys():
         raise DamagedCheckpoint(f"its manifest does not name {STATE} and {CONFIG}")
     try:
-        _see_that_it_was_saved_here(folder / STATE)
+        see_that_it_was_saved_here(folder / STATE)
         state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
         if _bytes_of(state) > about.files[STATE].size:
             raise ValueError("its tensors are larger than itself")
@@ -93,7 +93,7 @@ def load(folder: Path) -> tuple[dict[str, Any], Manifest]:
     return state, about
 
 
-def _see_that_it_was_saved_here(path: Path) -> None:
+def see_that_it_was_saved_here(path: Path) -> None:
     """See that a file is what :func:`save` makes, before torch looks: no other kind of archive, no TorchScript, nothing packed.
 
     Raises:

@@ -24,8 +24,9 @@ from last_e.layers import Resolved, is_of_another_machine, package_layer, resolv
 from last_e.manifest import DamagedCheckpoint, newest_whole
 from last_e.problems import ConfigError, Origin, Problem, nearest, show
 from last_e.process import run_module
-from last_e.ranks.agent import GONE, Agent, OnlyItsEnd, end_with_its_parent
+from last_e.ranks.agent import GONE, Agent, OnlyItsEnd
 from last_e.ranks.fold import shares
+from last_e.ranks.lifeline import Lifeline, end_with_its_parent
 from last_e.reading import Entry, Layer, flat_items, parse_value, set_layer
 from last_e.resume import changes, refuse_pinned
 from last_e.stop import INTERRUPTED_TWICE, REASONS, Stop
@@ -81,9 +82,15 @@ def _main(argv: list[str]) -> int:
     args, unknown = parser.parse_known_args(argv)
     stop = Stop()
     if args.supervised:
+        lifeline = Lifeline()
         if args.rank is not None:
             end_with_its_parent(args.parent)
-        stop.when_supervised()
+            if not Path(args.config).exists():
+                _say(f"error: rank {args.rank} comes too late: that start of the run is over; what goes on does so without it")
+                return FAILED
+            if args.parent == 0:
+                lifeline.watch()
+        stop.when_supervised(lifeline.hear)
         sink: Sink = JsonLines(lambda: stop.ask("lease_lost"))
         if args.rank:
             sink = OnlyItsEnd(sink)
@@ -133,8 +140,9 @@ def _parser() -> _Parser:
                         "that may differ although they decide learning (`data`: other clips)")  # fmt: skip
     parser.add_argument("--out", metavar="DIR", help="folder of this run (default: a new one in hardware.output_root)")
     parser.add_argument("--config", metavar="FILE", help=argparse.SUPPRESS)  # the runner's: a resolved configuration
+    parser.add_argument("--init", metavar="FILE", help=argparse.SUPPRESS)  # the runner's: the weights of model.init
     parser.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)  # the runner's: events as JSON lines
-    # The agent's, for each rank; and the runner's for it: what, put before a command, has it run on each further machine.
+    # The agent's, for each rank; and the runner's for it: all machines, this one first, with the words to run a command there.
     for name, kind in (("--rank", int), ("--meeting", Path), ("--parent", int), ("--here", int), ("--nodes", json.loads)):
         parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
     return parser
@@ -277,20 +285,19 @@ def _train_here(
     """In this process, alone or as one of several ranks."""
     share_cores()
     try:
-        import torch
-
         from last_e import train
-        from last_e.gpu import NoGpu, is_lost
+        from last_e.gpu import NoGpu, has_no_memory, is_lost
         from last_e.ranks.group import PeerGone, RanksDiffer, Seat
     except ModuleNotFoundError as error:
         return Failed("no_gpu", f"{error.name} is not installed; from a clone of lastrun: pip install '.[train]'")
     seat = None if args.rank is None else Seat(args.rank, _ranks(config), args.meeting, args.here)
     try:
-        return train.run(config, out, resume, sink, stop, new_data="data" in args.allow_change, seat=seat)
+        init = _init(config, args)
+        return train.run(
+            config, out, resume, sink, stop, "data" in args.allow_change, seat, None if init is None else expand(init)
+        )
     except train.DataChanged as error:
         return Failed("data_changed", f"{error}; or add --allow-change data")
-    except torch.cuda.OutOfMemoryError as error:
-        return Failed("out_of_memory", f"{one_line(error)}; {_LESS_MEMORY}")
     except NoGpu as error:
         return Failed("no_gpu", str(error))
     except PeerGone as error:
@@ -298,6 +305,8 @@ def _train_here(
     except RanksDiffer as error:
         return Failed("trainer_error", str(error))
     except RuntimeError as error:
+        if has_no_memory(error):
+            return Failed("out_of_memory", f"{one_line(error)}; {_LESS_MEMORY}")
         if not is_lost(error):
             if seat is None:
                 raise
@@ -310,6 +319,12 @@ def _train_here(
         if seat is None:
             raise
         return _crashed(error)
+
+
+def _init(config: TrainConfig, args: argparse.Namespace) -> str | None:
+    """Where the weights of ``model.init`` are. Of a job the runner says so: its own word may be another's, or of another
+    machine."""
+    return args.init if args.supervised else config.model.init
 
 
 def _crashed(error: Exception) -> Failed:
@@ -369,7 +384,7 @@ def _lead(
     config: TrainConfig, out: Path, resume: Path | None, args: argparse.Namespace, sink: Sink, stop: Stop
 ) -> Ended | Failed:
     """As several processes, each a rank, on this machine or on several, where the folders of the run are those of all."""
-    nodes = [[], *(args.nodes or [])]
+    nodes = args.nodes or {"": []}
     machines = shares(_ranks(config), len(nodes))
     if (ranks_here := len(machines[0])) > (cores := usable_cores()):
         sink.emit(Message(f"ranks: {ranks_here} share {counted(cores, 'core')}, and hold each other up", "warning"))
@@ -378,14 +393,16 @@ def _lead(
         (folder / CONFIG).write_text(json.dumps(config.model_dump(mode="json")))
         words = ["--supervised", "--config", str(folder / CONFIG), "--out", str(out), "--meeting", str(folder / "meeting")]
         words += [] if resume is None else ["--resume", str(resume)]
+        words += [] if (init := _init(config, args)) is None else ["--init", init]
         words += ["--allow-change", *args.allow_change] if args.allow_change else []
         found = []
-        for before, ranks in zip(nodes, machines):
+        for before, ranks in zip(nodes.values(), machines):
             place = ["--parent", "0" if before else str(os.getpid()), "--here", str(len(ranks))]
             found += [[*before, *run_module("last_e"), "--rank", str(rank), *place, *words] for rank in ranks]
         return found
 
-    several = (len(machines[0]), out) if args.nodes else ()
+    where = [name for name, ranks in zip(nodes, machines) for _ in ranks]
+    several = (where, out) if args.nodes else ()
     ended = Agent(commands, sink, stop, lambda: _is_saved(out, resume), *several).run()
     return ended if ended.total_steps else Failed(ended.reason, ended.message)
 

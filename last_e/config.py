@@ -8,13 +8,14 @@ came from. Rules that involve several keys are in :data:`RULES`, one function ea
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from last_e.described import FILE_NAME
+from last_e.described import FILE_NAME, SPLIT_NAME, is_own
+from last_e.known import description_of
 from last_e.problems import Meaning, meant
 from last_e.set_by import HERE, LEARNING, SetBy
 
@@ -68,6 +69,13 @@ class Section(BaseModel):
     )
 
 
+ParameterPattern = Annotated[
+    str,
+    Field(max_length=200, pattern=r"^[A-Za-z0-9_.*?\[\]!-]+$"),
+    Meaning("a parameter's name, with * for any letters"),
+]
+
+
 class ModelConfig(Section):
     """The network (``configs/model/``)."""
 
@@ -86,6 +94,53 @@ class ModelConfig(Section):
     use_ib_loss: bool = Field(description="add the information-bottleneck loss while training")
     dropout: Fraction = Field(description="dropout before the classifier")
     drop_path_rate: Fraction = Field(description="stochastic depth of the last block; earlier blocks linearly less")
+    init: PathText | None = Field(
+        None,
+        description="weights to begin with, instead of random ones: a job, a checkpoint's folder, a .safetensors, .npz or .pt "
+        "file, or hf://OWNER/REPO; they are read when the job is made, and kept with it",
+    )
+    init_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+        None, description="sha256 of those weights, as the job keeps them; set when it is made"
+    )
+    freeze: Annotated[list[ParameterPattern], Field(max_length=200)] | None = Field(
+        None, description="parameters that stay as `model.init` has them, by name (fusion.*, stages.0.*), with their norms"
+    )
+
+
+Weight = Annotated[float, Field(gt=0, le=1e6)]
+_NAMED = re.compile(r"(.{1,200})=(\d{1,7}(?:\.\d{1,9})?)")
+NamedWeight = Annotated[
+    str, Field(pattern=f"^{_NAMED.pattern}$"), Meaning("a class's name or number and its weight: falling=5")
+]
+
+
+def named_weights(said: Sequence[float | str], classes: int, names: tuple[str, ...]) -> list[float]:
+    """``training.class_weights`` for each class, by its name where it has one, else by its number.
+
+    Raises:
+        ValueError: there is no such class, or one is not above 0, or there are not as many as classes.
+    """
+    weights = [1.0] * classes
+    for number, one in enumerate(said):
+        if isinstance(one, str):
+            match = _NAMED.fullmatch(one)
+            assert match is not None
+            name, weight = match[1], float(match[2])
+            if name in names:
+                number = names.index(name)
+            elif name.isdecimal() and int(name) < classes:
+                number = int(name)
+            else:
+                guess = meant(name, names, names.__contains__)
+                known = f"they are {', '.join(names[:20])}" if names else f"by number they are 0 to {classes - 1}"
+                how = known if guess is None else f"did you mean {guess}?"
+                raise ValueError(f"training.class_weights: no class {name}; {how}")
+        else:
+            weight = float(one)
+        if not 0 < weight <= 1e6:
+            raise ValueError(f"training.class_weights: {one}: a weight is above 0")
+        weights[number] = weight
+    return weights
 
 
 class TrainingConfig(Section):
@@ -121,6 +176,32 @@ class TrainingConfig(Section):
     save_interval: Count = Field(description="keep a checkpoint of every N-th epoch for good")
     seed: int = Field(ge=0, lt=2**63, description="decides initial weights, order, augmentation and dropout")
     max_bad_steps: Count = Field(description="non-finite steps in a row that end the run as diverged")
+    class_weights: Literal["balanced"] | list[Weight] | list[NamedWeight] | None = Field(
+        None,
+        description="by how much clips of each class count in the loss: balanced (each class the same in all), a number for "
+        "each, or by name {falling: 5}, 1 where nothing is said; default: every clip counts alike",
+    )
+    sampler: Literal["balanced"] | None = Field(
+        None, description="balanced: each class is shown as often; default: each clip once an epoch"
+    )
+    body_lr_factor: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None,
+        description="the learning rate of all but the classifier, over that of the classifier, with `model.init`; default: 1",
+    )
+    patience: Count | None = Field(
+        None,
+        description="end early once top-1, on the clips on which the best is chosen, has not risen for so many epochs; "
+        "default: train to the last epoch",
+    )
+    min_delta: Fraction | None = Field(
+        None, description="a rise of no more than this is none for `training.patience`; default: 0"
+    )
+
+
+ValidationPart = (
+    Annotated[float, Field(gt=0, lt=1)]
+    | Annotated[str, Field(max_length=40, pattern=SPLIT_NAME), Meaning("a split of an own set that has a validation part")]
+)
 
 
 class DataConfig(Section):
@@ -136,6 +217,18 @@ class DataConfig(Section):
     )
     content: Annotated[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None, LEARNING] = Field(
         None, description="sha256 of an own set's clips, classes, skeleton and splits, as its file says"
+    )
+    validation: Annotated[ValidationPart | None, LEARNING] = Field(
+        None,
+        description="clips cut off from those that train, to choose the best checkpoint on, so that test is looked at once, at "
+        "the end: a fraction of the subjects, or a split of an own set, whose validation part it is; default: that of the "
+        "split that is trained on, if it has one, else the best is chosen on the clips that test",
+    )
+    validation_by: Annotated[Literal["subject", "clip"] | None, LEARNING] = Field(
+        None, description="what a fraction is of: subjects, or clips of each class alike; default: subject"
+    )
+    validation_seed: Annotated[Annotated[int, Field(ge=0, lt=2**31)] | None, LEARNING] = Field(
+        None, description="decides who is drawn for a fraction; default: 0"
     )
     file: Annotated[FileName | None, SetBy("asks", "trains on the file of this name in your folder of data")] = Field(
         None, description="file name looked for when data.uri is not set"
@@ -302,6 +395,39 @@ def _split(c: dict[str, Any]) -> Iterator[Violation]:
         yield "split_type", told if guess is None else f"{told}; did you mean {guess}?"
 
 
+def _validation(c: dict[str, Any]) -> Iterator[Violation]:
+    part = c["data.validation"]
+    if isinstance(part, str) and not is_own(c["dataset"]):
+        yield "data.validation", "a fraction, such as 0.2: only the file of an own set has parts with names"
+    for key in ("data.validation_by", "data.validation_seed"):
+        if c[key] is not None and not isinstance(part, float):
+            yield key, "only with a fraction in data.validation, such as 0.2"
+
+
+def _class_weights(c: dict[str, Any]) -> Iterator[Violation]:
+    said, classes = c["training.class_weights"], c["data.num_classes"]
+    if said == "balanced" and c["training.sampler"] == "balanced":
+        yield "training.class_weights", "not balanced, since training.sampler is: either of them has classes count alike"
+    if isinstance(said, list) and (not said or isinstance(said[0], float)) and len(said) != classes:
+        yield "training.class_weights", f"a list of {classes} numbers, one for each class (found {len(said)})"
+    elif isinstance(said, list) and isinstance(said[0], str) and not is_own(c["dataset"]):
+        try:
+            named_weights(said, classes, description_of(c["dataset"], classes).classes)
+        except ValueError as error:
+            yield "training.class_weights", str(error).partition(": ")[2]
+
+
+def _fine_tuning(c: dict[str, Any]) -> Iterator[Violation]:
+    for key in ("model.init_sha256", "model.freeze", "training.body_lr_factor"):
+        if c[key] is not None and c["model.init"] is None:
+            yield key, "only with model.init"
+
+
+def _patience(c: dict[str, Any]) -> Iterator[Violation]:
+    if c["training.min_delta"] is not None and c["training.patience"] is None:
+        yield "training.min_delta", "only with training.patience"
+
+
 def _session(c: dict[str, Any]) -> Iterator[Violation]:
     limit = c["hardware.session_limit"]
     if limit is not None and limit <= c["hardware.stop_margin"]:
@@ -316,6 +442,10 @@ RULES: tuple[tuple[Callable[[dict[str, Any]], Iterator[Violation]], tuple[str, .
     (_warmup, ("training.scheduler", "training.warmup_epochs", "training.warmup_start_lr", "training.lr")),
     (_milestones, ("training.scheduler", "training.milestones", "training.epochs")),
     (_split, ("split_type", "data.splits", "dataset")),
+    (_validation, ("data.validation", "data.validation_by", "data.validation_seed", "dataset")),
+    (_class_weights, ("training.class_weights", "training.sampler", "data.num_classes", "dataset")),
+    (_fine_tuning, ("model.init", "model.init_sha256", "model.freeze", "training.body_lr_factor")),
+    (_patience, ("training.patience", "training.min_delta")),
     (_session, ("hardware.session_limit", "hardware.stop_margin")),
 )
 """Each rule with the keys that it reads: a rule is asked only when those keys are valid on their own."""

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from last_e import events
 from last_e.bar import Work
+from last_e.choosing import heard_of
 from last_e.events import Event
 from last_e.progress import Standing, make_console, one_line, view, wrapped
 from last_e.terminal import Screen, is_quiet
@@ -59,8 +60,8 @@ class ConsoleSink:
         if isinstance(event, events.Started):
             self._name = f"{event.model} on {event.dataset} {event.split}"
         if isinstance(event, events.EpochDone):
-            best = event.test_top1 if event.best else self._epochs["best_top1"]
-            self._epochs = {"test_top1": event.test_top1, "best_top1": best}
+            best = heard_of(vars(event)) if event.best else self._epochs["best_top1"]
+            self._epochs = {"test_top1": event.test_top1, "validation_top1": event.validation_top1, "best_top1": best}
         if isinstance(event, events.Ended):
             self._screen.view(None)
         text = events.describe(event)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from last_e.config import TrainConfig, effective_batch
 from last_e.described import DESCRIPTION, SUFFIX
 from last_e.environment import kaggle_sign
 from last_e.redact import redact
 from last_e.text import expand, one_line, unknown_user, unquoted
+
+if TYPE_CHECKING:
+    from last_e.splits import Bools, Ints, Parts
 
 FORMAT = "lastrun-clips-1"
 """What the metadata of a prepared file says under ``format``."""
@@ -121,6 +124,21 @@ def _too_large(config: TrainConfig, train: int) -> str | None:
     )
 
 
+def with_validation(config: TrainConfig, parts: Parts, label: Ints, performer: Ints, named: Mapping[str, Bools]) -> Parts:
+    """Who trains, who tests, and on whom the best is chosen, as ``data.validation`` says; see :func:`last_e.splits.cut_off`.
+
+    Raises:
+        ValueError: it cannot be.
+    """
+    from last_e.splits import cut_off
+
+    data = config.data
+    if data.validation is None:
+        return parts
+    drawn = data.validation_by, data.validation_seed
+    return cut_off(parts, data.validation, *drawn, label=label, performer=performer, named=named)
+
+
 def data_path(config: TrainConfig) -> Path | None:
     """The prepared file: ``data.uri``, else the data set's file name in ``hardware.data_root`` or up to three folders below
     (Kaggle mounts each data set in folders of its own). None for an embedded or generated data set.
@@ -220,7 +238,7 @@ def check_opened(config: TrainConfig, file: IO[bytes], size: int, path: Path | s
     """
     import numpy as np
 
-    from last_e.splits import SPLITS, trains
+    from last_e.splits import SPLITS, Parts, trains
 
     try:
         tensors, begin = read_header(file)
@@ -236,7 +254,7 @@ def check_opened(config: TrainConfig, file: IO[bytes], size: int, path: Path | s
             own = OWN_SPLIT + config.split_type
             label = column("label")
             mask = column(own) if own in tensors else None
-            places = [column(name).astype(np.int64) for name in ("performer", "camera", "setup")] if mask is None else []
+            places = [column(name).astype(np.int64) for name in ("performer", "camera", "setup")]
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, MemoryError):
         file.seek(0)
         told = pointer(file.read(64)) or "not a prepared data file, or a damaged one; lastrun data makes them"
@@ -260,8 +278,13 @@ def check_opened(config: TrainConfig, file: IO[bytes], size: int, path: Path | s
         if mask.all() or not mask.any():
             part = "test" if mask.all() else "train"
             wrong.append(f"by its split {config.split_type} no clip of it is left to {part}: is this {config.dataset}?")
-        elif too_large := _too_large(config, int(mask.sum())):
-            wrong.append(too_large)
+        else:
+            try:
+                parts = with_validation(config, Parts(mask, ~mask), label, places[0], {})
+            except ValueError as error:
+                wrong.append(str(error))
+            else:
+                wrong += [too_large] if (too_large := _too_large(config, int(parts.train.sum()))) else []
     if len(label) and (label.min() < 0 or label.max() >= classes):
         wrong.append(
             f"its labels go from {label.min()} to {label.max()}, and data.num_classes is {classes}: set it to {label.max() + 1}"

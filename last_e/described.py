@@ -31,7 +31,8 @@ IN_THE_IMAGE = ("pixels", "image")
 
 ClassName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 SetName = Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9_][A-Za-z0-9 ._+=-]*$")]
-SplitName = Annotated[str, Field(max_length=40, pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+SPLIT_NAME = r"^[a-z0-9][a-z0-9_-]*$"
+SplitName = Annotated[str, Field(max_length=40, pattern=SPLIT_NAME)]
 
 
 def is_own(dataset: Any) -> bool:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from last_e.config import TrainConfig
 from last_e.data.batches import Batch, TestBatches, average_bodies
+from last_e.known import description_of
 from last_e.model.network import LastE
 from last_e.precision import Precision
+from last_e.predictions import write_predictions
 from last_e.ranks.group import ALONE, Group
 
 
@@ -39,11 +43,13 @@ def evaluate(
     precision: Precision,
     going_on: Callable[[int], bool],
     group: Group = ALONE,
+    said: Tensor | None = None,
 ) -> Scores | None:
     """Score a model on the test clips; the logits of a clip are the mean over its bodies.
 
     Of a ``group`` each rank does its share of the batches, and all get the same scores. ``going_on`` is told the clips done
-    here after each batch; when it answers False, to one of them, the result is None.
+    here after each batch; when it answers False, to one of them, the result is None. ``said``, (N, 2) zeros on the device, is
+    filled with the class that is said of each clip and its probability.
     """
     model.eval()
     rows = torch.zeros(len(batches), 4, dtype=torch.float64, device=device)  # of each batch: loss, hits, hits among 5, clips
@@ -52,7 +58,11 @@ def evaluate(
         batch = batch.to(device)
         logits = logits_of(model, batch, precision)
         loss = F.cross_entropy(logits, batch.label, reduction="sum").double()
-        ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == batch.label[:, None]
+        among = logits.topk(min(5, logits.shape[1]), dim=1).indices
+        ranked = among == batch.label[:, None]
+        if said is not None:
+            probability = logits.softmax(1).gather(1, among[:, :1])[:, 0]
+            said[number * batches.batch_size :][: len(logits)] = torch.stack([among[:, 0].float(), probability], dim=1)
         rows[number] = torch.stack([loss, ranked[:, 0].sum(), ranked.sum(), torch.full_like(loss, len(ranked))])
         done += len(batch.label)
         if stopped := not going_on(done):
@@ -60,7 +70,24 @@ def evaluate(
     if group.agree(stopped):
         return None
     group.fill(rows)
+    if said is not None:
+        group.fill(said)
     loss_sum = hits = among_5 = clips = 0.0
     for row in rows.tolist():  # one after the other: from Python 3.12 on sum() rounds otherwise
         loss_sum, hits, among_5, clips = loss_sum + row[0], hits + row[1], among_5 + row[2], clips + row[3]
     return Scores(loss_sum / clips, hits / clips, among_5 / clips)
+
+
+def keep_predictions(path: Path, epoch: int, part: str, of: TestBatches, said: Tensor, config: TrainConfig) -> None:
+    """Write what an epoch ``said`` of each clip of a ``part`` (as of :func:`evaluate`), and some clips to look at."""
+    clips, host = of.clips, said.cpu().numpy()
+
+    def joints_of(number: int) -> Any:
+        begin, length, bodies = (int(one[number]) for one in (clips.start, clips.length, clips.bodies))
+        joints = clips.joints[begin : begin + length * bodies].cpu().numpy()
+        return joints.reshape(bodies, length, *joints.shape[1:])
+
+    labels = clips.label[of.index.to(clips.label.device)].cpu().numpy()
+    numbers = {"clip": of.index.numpy(), "label": labels, "said": host[:, 0].astype("i4"), "confidence": host[:, 1]}
+    description = clips.description or description_of(config.dataset, config.data.num_classes)
+    write_predictions(path, epoch=epoch, part=part, description=description, numbers=numbers, joints_of=joints_of)

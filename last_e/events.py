@@ -55,6 +55,8 @@ class Started(Event):
     device: str
     precision: str
     data_fingerprint: str
+    validation_clips: int | None = None
+    """Those on which the best is chosen; None: on those that test."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ class Progress(Event):
     """``train`` or ``test``."""
     ranks: list[float] | None = None
     """Of several ranks: clips per second of each, without what it waits for others."""
+    of_one: float | None = None
+    """How many times as fast they are together as one that waits for nobody."""
     smooth_loss: float | None = None
     """A mean over the last steps (:class:`last_e.smooth.Smooth`)."""
     top1: float | None = None
@@ -91,7 +95,12 @@ class Progress(Event):
 
 @dataclass(frozen=True)
 class EpochDone(Event):
-    """An epoch has been trained and tested. All but ``seconds`` and ``ranks`` is the same wherever the run was cut."""
+    """An epoch has been trained and tested. All but ``seconds``, ``ranks`` and ``of_one`` is the same wherever the run was
+    cut.
+
+    Of a run that has clips to validate it was scored on those, and ``test_`` are None but in the last: there they are of the
+    best epoch's weights.
+    """
 
     kind: ClassVar[str] = "epoch"
     epoch: int
@@ -102,20 +111,23 @@ class EpochDone(Event):
     train_top1: float | None
     ib_loss: float | None
     test_loss: float | None
-    test_top1: float
-    test_top5: float
+    test_top1: float | None
+    test_top5: float | None
     skipped_steps: int
     best: bool
     seconds: float
+    validation_loss: float | None = None
+    validation_top1: float | None = None
+    validation_top5: float | None = None
     ranks: list[float] | None = None
-    """As of :class:`Progress`."""
+    of_one: float | None = None
+    """Both as of :class:`Progress`."""
 
     @classmethod
     def of_metrics(cls, metrics: dict[str, Any], epochs: int, best: bool) -> EpochDone:
         """From a line of :func:`last_e.metrics.read_metrics`. How long it took is not in there, and not a number here."""
-        numbers: dict[str, Any] = {
-            name: metrics.get(name) for name in ("train_loss", "train_top1", "ib_loss", "test_loss", "test_top1", "test_top5")
-        }
+        scores = [f"{part}_{what}" for part in ("test", "validation") for what in ("loss", "top1", "top5")]
+        numbers: dict[str, Any] = {name: metrics.get(name) for name in ("train_loss", "train_top1", "ib_loss", *scores)}
         return cls(
             epoch=int(metrics["epoch"]),
             epochs=epochs,
@@ -130,7 +142,8 @@ class EpochDone(Event):
     def metrics(self) -> dict[str, Any]:
         """The line for ``metrics.jsonl``: what is reproducible."""
         values = json.loads(self.to_json())
-        for name in ("event", "epochs", "seconds", "best", "ranks"):
+        without = [] if self.validation_top1 is not None else ["validation_loss", "validation_top1", "validation_top5"]
+        for name in ("event", "epochs", "seconds", "best", "ranks", "of_one", *without):
             del values[name]
         return dict(values)
 
@@ -155,7 +168,17 @@ class Beat(Event):
     clips: int = 0
     """Of its own that it has trained,"""
     seconds: float = 0.0
-    """and in how much time, without what it waited for others."""
+    """and in how much time, without what it waited for others,"""
+    waited: float | None = None
+    """which was so long; None: it waits on a GPU, where that is not seen."""
+    waits: bool = False
+    """For others, now."""
+
+
+RANK_LOST = "rank_lost"
+"""How a run has ended of which a rank has died, or hangs."""
+NOT_BEGUN = "rank_not_begun"
+"""The same where there are several machines, and their ranks have not met yet."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +193,12 @@ class Ended(Event):
     test_top1: float | None = None
     test_top5: float | None = None
     best_top1: float | None = None
+    """By what the best was chosen: of the clips that validate, where there are some, else of those that test."""
     best_epoch: int | None = None
+    validation_top1: float | None = None
+    """Of the last epoch, where there are clips to validate; ``test_`` are then of the best epoch's weights, at the end."""
+    early_stop_epoch: int | None = None
+    """The last epoch, of a run that ``training.patience`` has ended."""
 
 
 _KINDS: dict[str, type[Event]] = {
@@ -226,7 +254,7 @@ def describe(event: Event) -> str | None:
     if isinstance(event, Started):
         return (
             f"{event.model} ({event.parameters:,} parameters) on {event.dataset} {event.split}: "
-            f"{counted(event.train_clips, 'clip')} to train, {event.test_clips:,} to test; "
+            f"{counted(event.train_clips, 'clip')} to train, {_held_out(event)} to test; "
             f"{counted(event.epochs, 'epoch')} of {counted(event.steps_per_epoch, 'step')}"
             + (f"; from step {event.step:,}" if event.step else "")
         )
@@ -235,14 +263,14 @@ def describe(event: Event) -> str | None:
         return (
             f"epoch {event.epoch + 1}/{event.epochs}  step {event.step:,}/{event.total_steps:,}  "
             f"{'testing' if event.phase == 'test' else 'loss ' + number(loss)}  "
-            f"{event.clips_per_second:,.0f} clips/s{by_ranks(event.ranks)}  {seconds_text(event.seconds_left)} left"
+            f"{event.clips_per_second:,.0f} clips/s{by_ranks(event.ranks, event.of_one)}  "
+            f"{seconds_text(event.seconds_left)} left"
         )
     if isinstance(event, EpochDone):
         skipped = f"  {event.skipped_steps} steps skipped" if event.skipped_steps else ""
         return (
             f"epoch {event.epoch}/{event.epochs}  lr {event.lr:.5f}  train loss {number(event.train_loss)} top-1 "
-            f"{percent(event.train_top1)}  test loss {number(event.test_loss)} top-1 {percent(event.test_top1)} top-5 "
-            f"{percent(event.test_top5)}{_seconds(event)}{'  best' if event.best else ''}{skipped}"
+            f"{percent(event.train_top1)}  {_scores(event)}{_seconds(event)}{'  best' if event.best else ''}{skipped}"
         )
     if isinstance(event, Ended):
         return f"{event.reason} at step {event.step:,} of {event.total_steps:,}: {event.message}"
@@ -252,11 +280,14 @@ def describe(event: Event) -> str | None:
 def epoch_words(done: EpochDone) -> list[tuple[int, str]]:
     """What matters most of an epoch, for a narrow line, in pieces, each with a number: those with larger ones are left out
     first where they do not fit."""
+    part, top1, top5 = "test", done.test_top1, done.test_top5
+    if done.validation_top1 is not None:
+        part, top1, top5 = "validation", done.validation_top1, done.validation_top5
     words = [
         (0, f"epoch {done.epoch}/{done.epochs}"),
         (4, f"train loss {number(done.train_loss)}"),
-        (0, f"test top-1 {percent(done.test_top1)}"),
-        (3, f"top-5 {percent(done.test_top5)}"),
+        (0, f"{part} top-1 {percent(top1)}"),
+        (3, f"top-5 {percent(top5)}"),
     ]
     words += [(5, seconds_text(done.seconds))] if math.isfinite(done.seconds) else []
     words += [(1, "best")] if done.best else []
@@ -265,4 +296,19 @@ def epoch_words(done: EpochDone) -> list[tuple[int, str]]:
 
 def _seconds(done: EpochDone) -> str:
     """How long it took; of an epoch that a history tells of, nobody knows."""
-    return f"  {seconds_text(done.seconds)}{by_ranks(done.ranks)}" if math.isfinite(done.seconds) else ""
+    return f"  {seconds_text(done.seconds)}{by_ranks(done.ranks, done.of_one)}" if math.isfinite(done.seconds) else ""
+
+
+def _held_out(event: Started) -> str:
+    validate = "" if event.validation_clips is None else f"{event.validation_clips:,} to validate, "
+    return f"{validate}{event.test_clips:,}"
+
+
+def _scores(event: EpochDone) -> str:
+    found: list[str] = []
+    for name in ("validation", "test"):
+        loss, top1, top5 = (getattr(event, f"{name}_{what}") for what in ("loss", "top1", "top5"))
+        if top1 is not None:
+            of = " (best epoch)" if found else ""
+            found.append(f"{name}{of} loss {number(loss)} top-1 {percent(top1)} top-5 {percent(top5)}")
+    return "  ".join(found)

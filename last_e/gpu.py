@@ -134,6 +134,11 @@ class Usage:
             time.sleep(USAGE_SECONDS)
 
 
+def has_no_memory(error: BaseException) -> bool:
+    """Whether an error tells that memory ran out: the GPU's, or the machine's, for which torch has no kind of its own."""
+    return isinstance(error, torch.cuda.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
 def describe() -> dict[str, Any]:
     """torch and the GPUs it finds, each with what keeps it from being used."""
     gpus = []

@@ -277,10 +277,11 @@ def _of_its_file(
         instead = {key: entry for key, entry in _packaged("data/ntu60").items() if key != "data.file"}
         wrong = [Problem(str(own.origin), "dataset", str(error), _OWN)]
         return instead, wrong, []
-    mistakes = mistakes_in(whole, str(chosen.get("split_type", whole.splits[0])))
+    split = str(chosen.get("split_type", whole.splits[0]))
+    mistakes = mistakes_in(whole, split)
     problems = [Problem(str(own.origin), "dataset", f"{own.name}: {one.text}", _OWN) for one in mistakes if one.fatal]
     origin = Origin(str(where))
-    told = {key: Entry(value, origin) for key, value in whole.values.items()}
+    told = {key: Entry(value, origin) for key, value in whole.values(split).items()}
     # Where the name itself is wrong, as that of any key, something valid has to be in its place.
     return {"dataset": _packaged("data/ntu60")["dataset"], **told}, problems, notes_of(mistakes, where)
 
@@ -302,9 +303,25 @@ def _packaged(name: str) -> Layer:
 def without_secrets(layer: Layer) -> tuple[Layer, list[Problem]]:
     """A secret is refused before anything else could show or keep it."""
     kinds = {key: kind for key, entry in layer.items() if (kind := secret_in(key, entry.value))}
-    allowed = "no secrets; boto3 finds a store's by itself, run.pass_env names the variables that the trainer needs"
+    allowed = (
+        "no secrets; boto3 finds a store's by itself, run.pass_env names the variables that the trainer needs, notify.* those "
+        "that hold addresses"
+    )
     problems = [Problem(str(layer[key].origin), key, f"what seems to be {kind}", allowed) for key, kind in kinds.items()]
     return {key: entry for key, entry in layer.items() if key not in kinds}, problems
+
+
+_BY_NAME = "training.class_weights"
+
+
+def _with_lists(layer: Layer) -> Layer:
+    """A layer whose weights of classes, given as a mapping of names, are the list that the schema has."""
+    named = {key: entry for key, entry in layer.items() if key.startswith(f"{_BY_NAME}.")}
+    if not named:
+        return layer
+    said = [f"{key.removeprefix(_BY_NAME)[1:]}={entry.value}" for key, entry in named.items()]
+    rest = {key: entry for key, entry in layer.items() if key not in named}
+    return {**rest, _BY_NAME: Entry(said, next(iter(named.values())).origin)}
 
 
 def known_only(layer: Layer, schema: type[BaseModel]) -> tuple[Layer, list[Problem]]:
@@ -314,7 +331,7 @@ def known_only(layer: Layer, schema: type[BaseModel]) -> tuple[Layer, list[Probl
     clean: Layer = {}
     names: dict[str, str] = {}
     problems = []
-    for name, entry in layer.items():
+    for name, entry in _with_lists(layer).items():
         key = KEY_ALIASES.get(name, name)
         if key == "model" and isinstance(entry.value, str):
             key = "model.variant"

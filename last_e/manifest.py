@@ -51,6 +51,7 @@ class Manifest(Section):
     evaluated: bool = Field(description="an epoch ends at this step and has been tested")
     milestone: bool = Field(False, description="kept for good: every save_interval-th epoch, and the last")
     test_top1: Annotated[float, Field(ge=0, le=1)] | None = None
+    validation_top1: Annotated[float, Field(ge=0, le=1)] | None = Field(None, description="where a run has clips to validate")
     files: Annotated[dict[FileName, File], Field(max_length=16)] = Field({}, description="file name to size and sha256")
 
     @property
@@ -58,9 +59,15 @@ class Manifest(Section):
         """Later in training is larger. Epochs first: after an allowed change of the batch, steps have another length."""
         return self.epoch, self.step, self.evaluated
 
+    @property
+    def top1(self) -> float | None:
+        """By what the best is chosen: of the clips that validate, where there are some, else of those that test."""
+        return self.test_top1 if self.validation_top1 is None else self.validation_top1
+
     def to_json(self) -> str:
         """The text of the manifest file: the fields and their own sha256."""
-        values = self.model_dump(mode="json")
+        # Left out where there is none, so that versions which do not know it read the rest.
+        values = self.model_dump(mode="json", exclude={"validation_top1"} if self.validation_top1 is None else None)
         return json.dumps({**values, "sha256": _digest(values)}, indent=1) + "\n"
 
     @classmethod
@@ -166,10 +173,10 @@ def listed(folder: Path, say: Callable[[str], None]) -> list[tuple[Path, Manifes
 
 
 def to_keep(manifests: list[Manifest], keep_last: int) -> list[bool]:
-    """Which checkpoints stay: the newest ``keep_last``, the milestones, and the best by test top-1 (the earliest of equals)."""
+    """Which checkpoints stay: the newest ``keep_last``, the milestones, and the best by top-1 (the earliest of equals)."""
     newest = sorted(range(len(manifests)), key=lambda i: manifests[i].order)[-keep_last:]
-    tested = [i for i, manifest in enumerate(manifests) if manifest.test_top1 is not None]
-    best = min(tested, key=lambda i: (-(manifests[i].test_top1 or 0), manifests[i].order), default=None)
+    tested = [i for i, manifest in enumerate(manifests) if manifest.top1 is not None]
+    best = min(tested, key=lambda i: (-(manifests[i].top1 or 0), manifests[i].order), default=None)
     return [i in newest or i == best or manifest.milestone for i, manifest in enumerate(manifests)]
 
 

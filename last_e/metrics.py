@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 64 << 20
 """Of the history of a run: 100,000 epochs have a third of that."""
-_NUMBERS = ("epoch", "step", "test_top1", "test_top5")
+_NUMBERS = ("epoch", "step")
+_SCORES = (("test_top1", "test_top5"), ("validation_top1", "validation_top5"))
 
 
 def read_metrics(text: str) -> list[dict[str, Any]]:
@@ -26,7 +27,7 @@ def read_metrics(text: str) -> list[dict[str, Any]]:
             values = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        if isinstance(values, dict) and all(_is_number(values.get(name)) for name in _NUMBERS):
+        if isinstance(values, dict) and any(all(_is_number(values.get(name)) for name in (*_NUMBERS, *two)) for two in _SCORES):
             lines.append({name: value if _is_number(value) else None for name, value in values.items()})
     return lines
 

@@ -10,6 +10,8 @@ from torch import nn
 
 from last_e.config import TrainingConfig
 
+HEAD = "fc."
+"""How the names of the classifier's parameters begin; all else is the network's body."""
 NO_DECAY = (
     "bias",
     "bn",
@@ -59,13 +61,22 @@ def decayed(model: nn.Module) -> tuple[list[str], list[str]]:
     return with_decay, without
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """The parameters with weight decay and those without, as torch's optimizers take them."""
-    parameters = dict(model.named_parameters())
-    return [
-        {"params": [parameters[name] for name in names], "weight_decay": decay}
-        for names, decay in zip(decayed(model), (weight_decay, 0.0))
-    ]
+def parameter_groups(model: nn.Module, weight_decay: float, body_factor: float | None = None) -> list[dict[str, Any]]:
+    """The parameters with weight decay and those without, as torch's optimizers take them; those that are frozen are in none.
+
+    With a ``body_factor`` those of the head are apart: the others have ``lr_factor``, by which their rate is lower.
+    """
+    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    groups = []
+    for names, decay in zip(decayed(model), (weight_decay, 0.0)):
+        mine = [name for name in names if name in parameters]
+        if body_factor is None:
+            groups.append({"params": [parameters[name] for name in mine], "weight_decay": decay})
+            continue
+        for is_head, factor in ((False, body_factor), (True, 1.0)):
+            some = [parameters[name] for name in mine if name.startswith(HEAD) is is_head]
+            groups.append({"params": some, "weight_decay": decay, "lr_factor": factor})
+    return [group for group in groups if group["params"]]
 
 
 Kind = TypeVar("Kind", bound=torch.optim.Optimizer)
@@ -79,11 +90,11 @@ def _light(kind: type[Kind]) -> type[Kind]:
 
 
 def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """SGD or AdamW over two groups, with and without weight decay. The learning rate is set anew at every step.
+    """SGD or AdamW over groups with and without weight decay. The learning rate is set anew at every step.
 
     Fused: one pass over memory, and a step can be left out on the device (``found_inf``) without asking the host.
     """
-    groups = parameter_groups(model, config.weight_decay)
+    groups = parameter_groups(model, config.weight_decay, config.body_lr_factor)
     if config.optimizer == "sgd":
         sgd = _light(torch.optim.SGD)(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
         add_momentum(sgd)

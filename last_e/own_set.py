@@ -8,13 +8,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-from last_e.config import TrainConfig
-from last_e.datafile import FORMAT, OWN_SPLIT, VALIDATION, DataError, read_header, see_that_the_batch_fits
+from last_e.config import TrainConfig, named_weights
+from last_e.datafile import FORMAT, OWN_SPLIT, VALIDATION, DataError, read_header, see_that_the_batch_fits, with_validation
 from last_e.described import UNITS, Description, content, described
 from last_e.text import counted, shown
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from last_e.splits import Parts
 
     Column = np.ndarray[Any, Any]
 
@@ -48,10 +50,12 @@ class OwnSet(NamedTuple):
         """Its splits; the first is the usual one."""
         return [name for name in self.description.splits if OWN_SPLIT + name in self.columns]
 
-    @property
-    def values(self) -> dict[str, Any]:
-        """What a job has from it, by key."""
+    def values(self, split: str | None = None) -> dict[str, Any]:
+        """What a job has from it, by key; ``split``: the one that it names, if it names one."""
+        split = self.splits[0] if split is None else split
+        validation = self.columns.get(VALIDATION + split)
         return {
+            **({} if validation is None or not validation.any() else {"data.validation": split}),
             "split_type": self.splits[0],
             "data.num_classes": len(self.description.classes),
             "data.splits": self.splits,
@@ -243,9 +247,28 @@ def check_own(config: TrainConfig, file: IO[bytes], size: int, where: Any) -> No
     for what, said, key in (("classes", data.num_classes, "num_classes"), ("joints", data.joints, "joints")):
         if said not in (None, has[what]):
             wrong.append(f"it has {has[what]} {what}, and data.{key} is {said}")
+    weights = config.training.class_weights
+    if isinstance(weights, list):
+        try:
+            named_weights(weights, data.num_classes, one.description.classes)
+        except ValueError as error:
+            wrong.append(str(error))
     if wrong:
         raise DataError(f"{where}: {'; '.join(wrong)}", missing=True)
-    see_that_the_batch_fits(config, int(one.columns[OWN_SPLIT + split].sum()))
+    see_that_the_batch_fits(config, int(_parts(one, config, where).train.sum()))
+
+
+def _parts(one: OwnSet, config: TrainConfig, where: Any) -> Parts:
+    """Who trains and on whom the best is chosen."""
+    named = {name[len(VALIDATION) :]: mask for name, mask in one.columns.items() if name.startswith(VALIDATION)}
+    from last_e.splits import Parts
+
+    train = one.columns[OWN_SPLIT + config.split_type]
+    parts = Parts(train, ~(train | named[config.split_type]) if config.split_type in named else ~train)
+    try:
+        return with_validation(config, parts, one.columns["label"], one.columns["performer"], named)
+    except ValueError as error:
+        raise DataError(f"{where}: {error}", missing=True) from None
 
 
 def see_that_it_is_whole(path: Path) -> None:

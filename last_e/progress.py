@@ -47,11 +47,14 @@ class Standing:
     """Of the epoch's training clips so far."""
     test_top1: float | None = None
     """Of the last test,"""
+    validation_top1: float | None = None
+    """or of the clips that validate, where a run has some,"""
     best_top1: float | None = None
-    """and of the best of the job."""
+    """and of the best of the job, by the same."""
     lr: float | None = None
     clips_per_second: float | None = None
     ranks: list[float] | None = None
+    of_one: float | None = None
     seconds: float | None = None
     """Since this stretch of training began."""
     epoch_seconds_left: float | None = None
@@ -67,7 +70,8 @@ class Standing:
     def of(cls, facts: Mapping[str, Any], **more: Any) -> Standing:
         """From a heartbeat, or the like: what it says of its last epoch is taken, too, and what is unknown here left out."""
         known = {one.name for one in fields(cls)}
-        last = {"test_top1": (facts.get("last_epoch") or {}).get("test_top1")}
+        epoch = facts.get("last_epoch") or {}
+        last = {name: epoch.get(name) for name in ("test_top1", "validation_top1")}
         return cls(**{name: value for name, value in {**last, **facts, **more}.items() if name in known})
 
     @property
@@ -207,11 +211,14 @@ def _title(standing: Standing, columns: int) -> list[Text]:
 
 def _learning(standing: Standing) -> list[tuple[str, str]]:
     loss = standing.loss if standing.smooth_loss is None else standing.smooth_loss
+    part, top1 = "test", standing.test_top1
+    if standing.validation_top1 is not None:
+        part, top1 = "validation", standing.validation_top1
     best = "" if standing.best_top1 is None else f" (best {percent(standing.best_top1)})"
     return [
         ("loss", number(loss)) if loss is not None else ("", ""),
         ("train top-1", percent(standing.top1)) if standing.top1 is not None else ("", ""),
-        ("test top-1", f"{percent(standing.test_top1)}{best}") if standing.test_top1 is not None else ("", ""),
+        (f"{part} top-1", f"{percent(top1)}{best}") if top1 is not None else ("", ""),
         ("lr", number(standing.lr, ".5f")) if standing.lr is not None else ("", ""),
     ]
 
@@ -220,7 +227,7 @@ def _machine(standing: Standing, gone: float) -> list[tuple[str, str]]:
     speed, synced = standing.clips_per_second, standing.synced_step
     late = f", the rest waits {seconds_text(standing.lag_seconds)}" if (standing.lag_seconds or 0.0) >= _LATE_SECONDS else ""
     return [
-        ("", f"{speed:,.0f} clips/s{by_ranks(standing.ranks)}") if speed is not None else ("", ""),
+        ("", f"{speed:,.0f} clips/s{by_ranks(standing.ranks, standing.of_one)}") if speed is not None else ("", ""),
         ("elapsed", seconds_text(standing.seconds + gone)) if standing.seconds is not None else ("", ""),
         ("session", f"{seconds_text(_less(standing.session_seconds_left, gone))} left")
         if standing.session_seconds_left is not None

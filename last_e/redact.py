@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
@@ -36,6 +37,7 @@ _SHAPES = {
     "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----|\bAGE-SECRET-KEY-1[0-9A-Z]{50,}",
     "a token of GitHub or GitLab": r"\b(?:gh[pousr]_|github_pat_|gl[a-z]{2,6}-)[A-Za-z0-9_-]{20,}",
     "a token of Slack": r"\bxox[a-z]-[A-Za-z0-9-]{20,}|\bxapp-[A-Za-z0-9-]{20,}|hooks\.slack\.com/services/[A-Za-z0-9/]{20,}",
+    "a webhook of Discord": r"\bdiscord(?:app)?\.com/api/webhooks/\d{10,}/[\w-]{20,}",
     "a token of Hugging Face, W&B or Kaggle": r"\b(?:hf_|wandb_v1_|KGAT_)[A-Za-z0-9_]{20,}",
     "a key of OpenAI or Anthropic": r"\bsk-(?:proj-|ant-[a-z0-9]+-|svcacct-)?[A-Za-z0-9_-]{20,}",
     "a key of Stripe": r"\b[srp]k_(?:live|test)_[A-Za-z0-9]{20,}",
@@ -64,6 +66,10 @@ _KINDS = {
 _SHAPE = re.compile("|".join([*_SHAPES.values(), rf"(?<![\w/+]){_FORTY}(?![\w/+]|[=.-]\w)"]))
 
 
+_TOLD = re.compile(r"notify\.|(^|\.)notify$")
+"""Keys of whom to tell: they take names of variables, and what has the form of an address is one that should stand in such."""
+
+
 def is_secret_name(name: str) -> bool:
     """Whether a key or an environment variable of this name usually holds a secret."""
     return name != NAMED and bool(_NAME.search(name)) and not _NO_SECRET.search(name)
@@ -78,6 +84,8 @@ def secret_in(key: str, value: Any) -> str | None:
     if not isinstance(value, str):
         return None
     value = value[:_LONGEST]
+    if "://" in value and _TOLD.search(key):
+        return "an address whose holder can post there"
     name, equals, rest = value.partition("=")
     if equals and rest and re.fullmatch(r"\w+", name) and is_secret_name(name):
         return "the value of a secret variable"
@@ -85,6 +93,13 @@ def secret_in(key: str, value: Any) -> str | None:
         if secret in value and not _WORD.fullmatch(secret):
             return f"the value of the environment variable {name}"
     return next((kind for kind, pattern in _KINDS.items() if re.search(pattern, value)), None)
+
+
+def keep_secret(names: Iterable[str]) -> None:
+    """Have the values of these variables blacked out from now on, here and in children, whatever they are called."""
+    known = os.environ.get(NAMED, "").split()
+    if new := [name for name in dict.fromkeys(names) if name not in known and name in os.environ]:
+        os.environ[NAMED] = " ".join([*known, *new])
 
 
 def redact(text: str) -> str:

@@ -65,8 +65,10 @@ def refuse_pinned(found: Iterable[Change], allowed: Iterable[str], origins: Mapp
 
 
 def _is_shape(key: str) -> bool:
-    """Whether weights of one value do not fit another."""
-    return key == "data.num_classes" or (key.startswith("model.") and key not in ("model.dropout", "model.drop_path_rate"))
+    """Whether weights, or the optimizer's averages, of one value do not fit another."""
+    if key.startswith("model."):
+        return key not in ("model.dropout", "model.drop_path_rate")
+    return key in ("data.num_classes", "training.body_lr_factor")
 
 
 def _product(flat: Mapping[str, Any]) -> int:

@@ -19,7 +19,7 @@ _MASK = 0xFFFFFFFF
 _GOLDEN = 0x9E3779B9
 
 # Purposes: no two uses share numbers.
-ORDER, CROP, WARP, JITTER, DROPOUT, DROP_PATH = range(1, 7)
+ORDER, CROP, WARP, JITTER, DROPOUT, DROP_PATH, CLASS_TURN, CLIP_TURN = range(1, 9)
 
 
 @lru_cache(maxsize=256)

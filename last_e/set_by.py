@@ -15,6 +15,8 @@ class SetBy:
     job's word counts where this user gave it. ``asks``: what a job may name, but only with this user's word."""
     does: str = ""
     """What a value would do here, where that is worth a word."""
+    harmless: tuple[object, ...] = ()
+    """Values that are no matter of the machine: any job may bring them along."""
 
 
 LEARNING = SetBy("learning")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import pairwise
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -12,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from last_e.joints import BONES
 
 MOST_JOINTS = 512
+PLAYER = Path(__file__).with_suffix(".js")
+"""What draws a moving skeleton on a page."""
 
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Joint = Annotated[int, Field(ge=0, lt=MOST_JOINTS)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Mapping
+from hashlib import sha256
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +21,7 @@ NTU120_TRAIN_PERFORMERS = (
     *(45, 46, 47, 49, 50, *range(52, 60), 70, 74, 78, *range(80, 87), 89, *range(91, 96), 97, 98, 100, 103),
 )
 NTU60_TRAIN_CAMERAS = (2, 3)
+_MOST_TOLD = 6
 
 SPLITS = {"irds": ("xsub",), "ntu60": ("xsub", "xview"), "ntu120": ("xsub", "xset"), "synthetic": ("xsub",)}
 """The splits of each data set."""
@@ -48,3 +51,83 @@ def trains(dataset: str, split_type: str, performer: Ints, camera: Ints, setup: 
     else:
         raise ValueError(f"no split {split_type} of {dataset}")
     return np.asarray(mask, dtype=np.bool_)
+
+
+class Parts(NamedTuple):
+    """Which clips do what, (N,) bool each."""
+
+    train: Bools
+    test: Bools
+    validation: Bools | None = None
+    """The best is chosen on these; None: on those that test."""
+    notes: tuple[str, ...] = ()
+    """What seems wrong with the part that was cut off, and is no reason not to train."""
+
+
+def cut_off(
+    parts: Parts,
+    part: float | str,
+    by: str | None,
+    seed: int | None,
+    *,
+    label: Ints,
+    performer: Ints,
+    named: Mapping[str, Bools],
+) -> Parts:
+    """Take clips from those that train, to choose the best on.
+
+    A fraction of the subjects, or of each class's clips, is drawn by the sha256 of the seed and of each one's number alone, so
+    that it is the same on every machine.
+
+    Args:
+        parts: who trains and who tests.
+        part: a fraction in (0, 1), or one of ``named``.
+        by: ``subject`` (default) or ``clip``, for a fraction.
+        seed: decides who is drawn; default 0.
+        label: (N,).
+        performer: (N,).
+        named: the validation part of each split that has one, (N,) bool.
+
+    Raises:
+        ValueError: it cannot be, and what can.
+    """
+    train = parts.train
+    if isinstance(part, str):
+        if part not in named:
+            told = f"the splits that have one are {', '.join(sorted(named))}" if named else "no split of it has one"
+            raise ValueError(f"data.validation: no split {part} with a validation part; {told}")
+        chosen = named[part]
+        if (both := int((chosen & parts.test).sum())) > 0:
+            raise ValueError(f"data.validation: {both:,} clips of the validation part of {part} test; choose another split's")
+    else:
+        chosen = _drawn(train, part, by or "subject", seed or 0, label, performer)
+    rest = train & ~chosen
+    if not rest.any() or not chosen.any():
+        what = "validate" if rest.any() else "train"
+        raise ValueError(f"data.validation: {part} of {int(train.sum()):,} clips leaves none to {what}")
+    return Parts(rest, parts.test, chosen, tuple(_lacking(rest, chosen, label)))
+
+
+def _drawn(train: Bools, part: float, by: str, seed: int, label: Ints, performer: Ints) -> Bools:
+    keys = performer if by == "subject" else np.arange(len(train))
+    groups = [train] if by == "subject" else [train & (label == one) for one in np.unique(label[train])]
+    wanted: list[int] = []
+    for group in groups:
+        among = sorted(np.unique(keys[group]).tolist(), key=lambda one: sha256(f"{seed} validation {one}".encode()).digest())
+        if by == "subject" and len(among) < 2:
+            raise ValueError(
+                "data.validation: the clips that train are of one subject, or nobody knows of whom; draw clips instead with "
+                "data.validation_by: clip"
+            )
+        wanted += among[: min(len(among) - 1, max(1, round(part * len(among))))]
+    return np.asarray(train & np.isin(keys, wanted))
+
+
+def _lacking(train: Bools, validation: Bools, label: Ints) -> Iterator[str]:
+    """Classes that are in one part alone."""
+    there = {"train": set(label[train].tolist()), "validate": set(label[validation].tolist())}
+    for part, other in (("train", "validate"), ("validate", "train")):
+        if lacking := sorted(there[other] - there[part]):
+            some, more = lacking[:_MOST_TOLD], len(lacking) - _MOST_TOLD
+            told = ", ".join(map(str, some)) + (f" and {more} more" if more > 0 else "")
+            yield f"data.validation: classes without a clip to {part}: {told}"

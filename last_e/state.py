@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -96,6 +97,18 @@ class State:
     best_top1: float = -1.0
     best_epoch: int = 0
     last: Scores | None = None
+    class_weights: Tensor | None = None
+    """(C,) by how much the loss of a clip of each class counts; as of the configuration, and so in no checkpoint."""
+    keeps_best: bool = False
+    """Whether the best epoch's weights stay at hand: for the test of a run that has clips to validate."""
+    chosen_on: str | None = None
+    """The sha256 of the clips that validate; None: the best is chosen on those that test."""
+    best_weights: dict[str, Tensor] | None = None
+    tested: Scores | None = None
+    """Of the best epoch's weights, once training is over; of a run that has clips to validate."""
+    risen_top1: float = -1.0
+    """Top-1 when it rose last by enough for ``training.patience``, and after which epoch."""
+    risen_epoch: int = 0
 
     def __post_init__(self) -> None:
         # Listed once: a walk through all modules takes longer than many an operation of a step.
@@ -104,6 +117,7 @@ class State:
         self.counters = Counters(self.device)
         self.statistics = pack_statistics(self.model)
         self.moving = [statistics for statistics in self.statistics if statistics.is_floating_point()]
+        self.still = [_mask(self.model, statistics) for statistics in self.statistics]
         (self.momentum,) = {norm.momentum for norm in _norms(self.model)}
         # Once: they are changed in place, and listing some 300 takes longer than copying them.
         self._weights = dict(self.model.state_dict())
@@ -111,6 +125,39 @@ class State:
     def new_epoch(self) -> None:
         """Begin the sums of an epoch."""
         self.counters.set(Totals(), self.counters.read().bad_in_a_row)
+
+    @property
+    def marks(self) -> tuple[Any, ...]:
+        """All that scoring an epoch changes."""
+        return (
+            (self.best_top1, self.best_epoch, self.best_weights),
+            (self.risen_top1, self.risen_epoch),
+            (self.last, self.evaluated),
+        )
+
+    @marks.setter
+    def marks(self, marks: tuple[Any, ...]) -> None:
+        best, risen, (self.last, self.evaluated) = marks
+        self.best_top1, self.best_epoch, self.best_weights = best
+        self.risen_top1, self.risen_epoch = risen
+
+    def take_as_best(self) -> None:
+        """Keep the weights as they are now."""
+        if self.keeps_best:
+            self.best_weights = {name: tensor.detach().clone() for name, tensor in self._weights.items()}
+
+    @contextmanager
+    def as_the_best(self) -> Iterator[None]:
+        """With the best epoch's weights, until the block ends."""
+        if self.best_weights is None:
+            yield
+            return
+        now = {name: tensor.detach().clone() for name, tensor in self._weights.items()}
+        try:
+            self.model.load_state_dict(self.best_weights)
+            yield
+        finally:
+            self.model.load_state_dict(now)
 
     def digest(self, *also: str) -> bytes:
         """The sha256 of weights, statistics and step, and of some words."""
@@ -122,8 +169,8 @@ class State:
     def nbytes(self) -> int:
         """About how large a checkpoint of it is, also before the optimizer has made its averages."""
         averages = 2 if isinstance(self.optimizer, torch.optim.AdamW) else 1
-        parameters = sum(p.nbytes for p in self.parameters)
-        return (1 + averages) * parameters + sum(b.nbytes for b in self.model.buffers())
+        parameters, buffers = sum(p.nbytes for p in self.parameters), sum(b.nbytes for b in self.model.buffers())
+        return (1 + averages + self.keeps_best) * parameters + (1 + self.keeps_best) * buffers
 
     def to_dict(self, fingerprint: str) -> dict[str, Any]:
         """Tensors, numbers and text only, so that it loads with ``weights_only=True``."""
@@ -141,7 +188,18 @@ class State:
             "best_epoch": self.best_epoch,
             "last": None if self.last is None else list(self.last),
             "data": fingerprint,
+            **self._more(),
         }
+
+    def _more(self) -> dict[str, Any]:
+        """What only some runs have, so that the files of others stay what they were."""
+        more: dict[str, Any] = {}
+        if self.keeps_best:
+            tested = None if self.tested is None else list(self.tested)
+            more |= {"best_model": self.best_weights, "tested": tested, "chosen_on": self.chosen_on}
+        if self.risen_epoch:
+            more |= {"risen_top1": self.risen_top1, "risen_epoch": self.risen_epoch}
+        return more
 
     def restore(self, state: dict[str, Any]) -> str | None:
         """The inverse of :meth:`to_dict`, but for the optimizer's options, which are the configuration's.
@@ -170,6 +228,18 @@ class State:
             self.counters.set(Totals(**state["totals"]), int(state["bad_in_a_row"]))
             self.best_top1, self.best_epoch = state["best_top1"], state["best_epoch"]
             self.last = None if state["last"] is None else Scores(*state["last"])
+            self.risen_top1, self.risen_epoch = state.get("risen_top1", -1.0), state.get("risen_epoch", 0)
+            if state.get("chosen_on") != self.chosen_on:
+                told = "the best is chosen on other clips than before: what was the best so far counts no more"
+                warning = told if warning is None else f"{warning}; {told}"
+                self.best_top1, self.best_epoch, self.last, self.risen_top1, self.risen_epoch = -1.0, 0, None, -1.0, 0
+            elif self.keeps_best:
+                best, tested = state["best_model"], state["tested"]
+                if best is not None and {k: v.shape for k, v in best.items()} != {k: v.shape for k, v in self._weights.items()}:
+                    raise ValueError("the best epoch's weights are of another model")
+                # Under this model's own names, so that what is stored of it comes out the same, byte for byte.
+                self.best_weights = None if best is None else {k: best[k].to(self.device) for k in self._weights}
+                self.tested = None if tested is None else Scores(*tested)
             if not (isinstance(self.step, int) and isinstance(state["bad_in_a_row"], int) and 0 <= self.step <= MOST_STEPS):
                 raise ValueError("a number is of another kind")
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError, IndexError) as error:
@@ -207,6 +277,16 @@ def pack_statistics(model: LastE) -> list[Tensor]:
     return packed
 
 
+def _mask(model: LastE, packed: Tensor) -> Tensor | None:
+    """Which of packed statistics are those of norms that are kept still; None: none is."""
+    mask = torch.zeros_like(packed, dtype=torch.bool)
+    for norm in model.still:
+        for buffer in norm.buffers(recurse=False):
+            if buffer.dtype == packed.dtype:
+                mask[buffer.storage_offset() : buffer.storage_offset() + buffer.numel()] = True
+    return mask if model.still else None
+
+
 def train_step(
     state: State,
     batches: Iterable[Batch],
@@ -230,7 +310,7 @@ def train_step(
     if not model.training:
         model.train()
     for options in optimizer.param_groups:
-        options["lr"] = lr
+        options["lr"] = lr * options.get("lr_factor", 1.0)
     if parts is None:
         batches = list(batches)
         parts = len(batches)
@@ -244,7 +324,7 @@ def train_step(
             output = model(batch.streams, batch.noise, batch.row_weight)
         logits, ib_loss = output if isinstance(output, tuple) else (output, torch.zeros((), device=device))
         logits = average_bodies(full(logits), batch)
-        ce = F.cross_entropy(logits, batch.label, reduction="sum", label_smoothing=training.label_smoothing)
+        ce = cross_entropy(logits, batch.label, training.label_smoothing, state.class_weights)
         ib = ib_loss * len(batch.label)
         loss: Tensor = (ce + training.ib_loss_weight * ib) / size
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -262,12 +342,26 @@ def train_step(
     # The fused optimizers look at this on the device, as they do for a GradScaler, and leave everything as it was.
     optimizer.found_inf = (~good).float()  # type: ignore[attr-defined]
     optimizer.step()
-    for statistics, old in zip(state.statistics, before):
-        statistics.copy_(torch.where(good, statistics, old))
+    for statistics, old, still in zip(state.statistics, before, state.still):
+        # What is kept still is not moved by a sum's rounding either.
+        statistics.copy_(torch.where(good if still is None else good & ~still, statistics, old))
     if scaler.is_enabled():
         scaler.update()
     optimizer.zero_grad(set_to_none=True)
     state.counters.add(good, total, torch.stack([ce_sum, ib_sum, hits, torch.full_like(hits, size)]))
+
+
+def cross_entropy(logits: Tensor, label: Tensor, smoothing: float, weights: Tensor | None) -> Tensor:
+    """The sum over n clips of w[y] H(q, p): y their classes (n,), p the softmax of ``logits`` (n, C), q = 1 - smoothing on y
+    plus smoothing / C on every class (Szegedy et al., Rethinking the Inception Architecture, CVPR 2016, section 7).
+
+    The weight is that of the clip's class, for all of its loss (Cui et al., Class-Balanced Loss, CVPR 2019, section 4): so that
+    it stands for that many clips, also of what smoothing adds. It is not divided by the sum of the weights of a batch, which
+    would depend on how a step is cut.
+    """
+    if weights is None:
+        return F.cross_entropy(logits, label, reduction="sum", label_smoothing=smoothing)
+    return (F.cross_entropy(logits, label, reduction="none", label_smoothing=smoothing) * weights[label]).sum()
 
 
 def _in_order(rows: Tensor) -> Tensor:

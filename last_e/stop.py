@@ -58,15 +58,17 @@ class Stop:
         signal.signal(signal.SIGINT, interrupt)
         on_notices(lambda _: self.ask("preempted"))
 
-    def when_supervised(self) -> None:
+    def when_supervised(self, hear: Callable[[], None] = lambda: None) -> None:
         """Under the job runner: notices ask to stop, to whichever process of a group they are sent; Ctrl-C is the runner's
-        affair, and so is our standard input: its end means that the runner is gone, so training on would waste the machine."""
+        affair, and so is our standard input: its end means that the runner is gone, so training on would waste the machine.
+        ``hear`` is called when something comes there, and at the end."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         on_notices(lambda _: self.ask("preempted"))
 
         def watch() -> None:
             while os.read(sys.stdin.fileno(), 4096):
-                pass
+                hear()
+            hear()
             self.ask("lease_lost")
 
         threading.Thread(target=watch, name="watch-runner", daemon=True).start()

@@ -45,8 +45,8 @@ def number(value: float | None, spec: str = ".4f") -> str:
     return "-" if value is None else format(value, spec)
 
 
-def by_ranks(rates: list[float] | None) -> str:
-    """What is said of several ranks: how fast each is by itself, and which of them holds the others up."""
+def by_ranks(rates: list[float] | None, of_one: float | None = None) -> str:
+    """What is said of several ranks: how fast they are against one, and each by itself, and which holds the others up."""
     if not rates or len(rates) < 2:
         return ""
     slowest = rates.index(min(rates))
@@ -54,7 +54,8 @@ def by_ranks(rates: list[float] | None) -> str:
     behind = 1 - rates[slowest] / others if others > 0 else 0.0
     named = f"; rank {slowest} is {behind:.0%} behind" if behind >= BEHIND else ""
     span = f"{min(rates):,.0f} - {max(rates):,.0f}" if f"{min(rates):,.0f}" != f"{max(rates):,.0f}" else f"{rates[0]:,.0f}"
-    return f" by {len(rates)} ranks ({span} each{named})"
+    together = f", {of_one:.2f} times one" if of_one is not None else ""
+    return f" by {len(rates)} ranks{together} ({span} each{named})"
 
 
 def plain(text: str) -> str:

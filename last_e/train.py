@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +18,37 @@ import torch
 from torch import Tensor
 
 from last_e import checkpoint
+from last_e.choosing import CHOSEN_ON_TEST
 from last_e.config import TrainConfig, effective_batch
+from last_e.data.balance import weights_of
 from last_e.data.batches import TestBatches, TrainBatches
 from last_e.data.clips import Clips
 from last_e.data.datasets import load_clips
-from last_e.data.splits import held_out, train_mask
+from last_e.data.splits import parts_of
 from last_e.datafile import DataError
+from last_e.described import Description
 from last_e.environment import usable_cores
-from last_e.evaluate import Scores, evaluate
+from last_e.evaluate import Scores, evaluate, keep_predictions
 from last_e.events import Beat, CheckpointSaved, Ended, EpochDone, Message, Progress, Sink, Started
 from last_e.gpu import Usage
+from last_e.init.fit import begin_with, freeze
+from last_e.init.read import read_weights
+from last_e.known import description_of
 from last_e.manifest import Manifest
 from last_e.metrics import History
 from last_e.model import fused
 from last_e.model.network import LastE
 from last_e.optim import build_optimizer
 from last_e.precision import Precision, choose_device, choose_precision, cpu_threads, keep_memory
-from last_e.ranks.agent import beat
+from last_e.predictions import FILE as PREDICTIONS
 from last_e.ranks.group import ALONE, Group, Joined, Seat
+from last_e.ranks.lifeline import beat
 from last_e.schedule import learning_rate
 from last_e.skeletons import NTU25
 from last_e.smooth import Smooth
 from last_e.state import Reading, State, train_step
 from last_e.stop import REASONS, Stop
-from last_e.text import percent
+from last_e.text import counted, percent
 
 TEST_BATCH = {"cpu": 64, "cuda": 256}
 """Clips in a batch when testing."""
@@ -62,11 +70,12 @@ def run(
     stop: Stop,
     new_data: bool = False,
     seat: Seat | None = None,
+    init: Path | None = None,
 ) -> Ended:
     """Train as ``config`` says, writing below ``out``; go on from the checkpoint ``resume`` where one is given.
 
-    ``new_data`` lets a run go on with other clips than it began with. With a ``seat`` this process is one of several ranks; the
-    first one writes.
+    ``init`` has the weights of ``model.init``, for a run that goes on from no checkpoint. ``new_data`` lets a run go on with
+    other clips than it began with. With a ``seat`` this process is one of several ranks; the first one writes.
 
     Raises:
         DataError, DamagedCheckpoint, DataChanged, NoGpu: before anything was written.
@@ -78,7 +87,7 @@ def run(
     group: Group = ALONE
     if seat:
         group = joined = Joined(seat)
-        beat(sink, lambda: Beat(joined.entered, *joined.done))
+        beat(sink, lambda: Beat(joined.entered, *joined.done, waits=joined.waits))
         joined.meet(device)
     precision = choose_precision(config, device)
     workers = set_up_torch(config, device, sink, group.here)
@@ -87,11 +96,19 @@ def run(
 
     clips = load_clips(config)
     fingerprint = clips.fingerprint()
-    train, test = _batches(clips, config, device, workers, sink, group)
+    train, scored, last = _batches(clips, config, device, workers, sink, group)
 
     torch.manual_seed(config.training.seed)
     model = LastE(config.model, config.data.num_classes, clips.skeleton).to(device)
-    state = State(model, build_optimizer(model, config.training), torch.amp.GradScaler(device.type, enabled=precision.scaled))
+    _begin(model, config, clips.description, init, resume, sink)
+    state = State(
+        model,
+        build_optimizer(model, config.training),
+        torch.amp.GradScaler(device.type, enabled=precision.scaled),
+        class_weights=_class_weights(config, clips, train, device),
+        keeps_best=last is not None,
+        chosen_on=None if last is None else sha256(scored.index.numpy().tobytes()).hexdigest(),
+    )
     if resume is not None:
         stored, about = checkpoint.load(resume)
         if stored.get("data") != fingerprint and not new_data:
@@ -108,6 +125,8 @@ def run(
                 )
             )
 
+        _see_that_it_is_scored(state, train.steps, config, last is not None)
+
     if isinstance(group, Joined):
         kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         same = (fingerprint, precision.reason, kind, torch.__version__)
@@ -117,7 +136,7 @@ def run(
         sink.emit(CheckpointSaved(str(path), about.step, about.epoch))
 
     if group.rank:
-        return Session(config, state, train, test, device, precision, sink, stop, None, None, fingerprint, group).run()
+        return Session(config, state, train, scored, last, device, precision, sink, stop, None, None, fingerprint, group).run()
     writer = checkpoint.Writer(out / "checkpoints", config.checkpoint.keep_last, saved)
     try:
         out.mkdir(exist_ok=True)
@@ -135,16 +154,19 @@ def run(
                 dataset=config.dataset,
                 split=config.split_type,
                 train_clips=len(train.index),
-                test_clips=len(test.index),
+                test_clips=len((last or scored).index),
                 epochs=config.training.epochs,
                 steps_per_epoch=train.steps,
                 step=state.step,
                 device=f"{device.type} ({why})",
                 precision=precision.reason,
                 data_fingerprint=fingerprint,
+                validation_clips=None if last is None else len(scored.index),
             )
         )
-        session = Session(config, state, train, test, device, precision, sink, stop, history, writer, fingerprint, group)
+        session = Session(
+            config, state, train, scored, last, device, precision, sink, stop, history, writer, fingerprint, group
+        )
         try:
             return session.run()
         finally:
@@ -166,7 +188,10 @@ class Session:
     config: TrainConfig
     state: State
     train: TrainBatches
-    test: TestBatches
+    scored: TestBatches
+    """After each epoch, to choose the best: clips that validate, where there are some, else those that test."""
+    last: TestBatches | None
+    """Where some validate: those that test, looked at once."""
     device: torch.device
     precision: Precision
     sink: Sink
@@ -190,7 +215,7 @@ class Session:
     def run(self) -> Ended:
         """Epoch after epoch, until the end or until asked to stop."""
         state = self.state
-        while state.step < self.total_steps or not state.evaluated:
+        while not state.evaluated or (state.step < self.total_steps and not is_over(state, self.train.steps, self.config)):
             # At the end of an epoch that is trained but not yet tested, the epoch is the one before the step's.
             epoch = (state.step - (0 if state.evaluated else 1)) // self.train.steps
             epoch_began = time.monotonic()
@@ -198,15 +223,14 @@ class Session:
             if ended is not None:
                 return ended
         self._written()
-        last = state.last or Scores(math.nan, 0.0, 0.0)
-        best = f"best {percent(state.best_top1)} in epoch {state.best_epoch}"
-        return self._end("completed", f"test top-1 {percent(last.top1)}, top-5 {percent(last.top5)} ({best})")
+        return self._end("completed", result_of(state, self.train.steps, self.config))
 
     def _train_epoch(self, epoch: int) -> Ended | None:
         state, training = self.state, self.config.training
         first = state.step - epoch * self.train.steps
         if first == 0:
             state.new_epoch()
+            state.tested = None  # of a run that was over, and goes on
         self.skipped = 0 if first == 0 else state.counters.read().totals.skipped
         self.epoch_began, self.epoch_began_step = time.monotonic(), state.step
         for batches in self.train.epoch(epoch, first):
@@ -242,15 +266,26 @@ class Session:
 
     def _finish_epoch(self, epoch: int, began: float) -> Ended | None:
         state, totals, training = self.state, self.state.counters.read().totals, self.config.training
-        test_began = time.monotonic()
-        scores = evaluate(state.model, self.test, self.device, self.precision, self._testing(epoch), self.group)
+        scores = self._score(epoch, self.scored)
         if scores is None:
             return self._stopped(self._asked() or "interrupted")
-        self.test_seconds = time.monotonic() - test_began
-        best = scores.top1 > state.best_top1
+        best, before = scores.top1 > state.best_top1, state.marks
+        told = ("test" if self.last is None else "validation", self.scored, self.said) if best else None
         if best:
             state.best_top1, state.best_epoch = scores.top1, epoch + 1
+            state.take_as_best()
+        if training.patience is not None and scores.top1 > state.risen_top1 + (training.min_delta or 0.0):
+            state.risen_top1, state.risen_epoch = scores.top1, epoch + 1
         state.last, state.evaluated = scores, True
+        over = epoch + 1 == training.epochs or is_over(state, self.train.steps, self.config)
+        if over and self.last is not None:
+            with state.as_the_best():
+                state.tested = self._score(epoch, self.last)
+            if state.tested is None:  # all of the epoch's scores are found anew
+                state.marks = before
+                return self._stopped(self._asked() or "interrupted")
+            told = ("test", self.last, self.said)
+        test, validated = (scores, None) if self.last is None else (state.tested, scores)
         count = max(1, totals.clips)
         done = EpochDone(
             epoch=epoch + 1,
@@ -260,17 +295,22 @@ class Session:
             train_loss=totals.loss / count if totals.clips else None,
             train_top1=totals.hits / count if totals.clips else None,
             ib_loss=totals.ib_loss / count if totals.clips and self.config.model.use_ib_loss else None,
-            test_loss=scores.loss,
-            test_top1=scores.top1,
-            test_top5=scores.top5,
+            test_loss=None if test is None else test.loss,
+            test_top1=None if test is None else test.top1,
+            test_top5=None if test is None else test.top5,
             skipped_steps=totals.skipped,
             best=best,
             seconds=time.monotonic() - began,
+            validation_loss=None if validated is None else validated.loss,
+            validation_top1=None if validated is None else validated.top1,
+            validation_top5=None if validated is None else validated.top5,
         )
         if self.history is not None:
             self.history.add(done)
+        if told is not None and self.writer is not None:  # before its checkpoint: who has that has this too
+            keep_predictions(self.writer.folder.with_name(PREDICTIONS), state.best_epoch, *told, self.config)
         self.sink.emit(done)
-        milestone = (epoch + 1) % training.save_interval == 0 or epoch + 1 == training.epochs
+        milestone = (epoch + 1) % training.save_interval == 0 or over
         if best or milestone or (epoch + 1) % self.config.checkpoint.every_epochs == 0:
             self._save(milestone)
         return None
@@ -278,17 +318,26 @@ class Session:
     def _save(self, milestone: bool = False) -> None:
         state = self.state
         at_end = state.step > 0 and state.evaluated and state.step % self.train.steps == 0
+        top1 = state.last.top1 if at_end and state.last is not None else None
         about = Manifest(
             step=state.step,
             epoch=_epochs_done(state, self.train.steps),
             evaluated=at_end,
             milestone=milestone,
-            test_top1=state.last.top1 if at_end and state.last is not None else None,
+            test_top1=top1 if self.last is None else None,
+            validation_top1=None if self.last is None else top1,
         )
         self.saved_at, self.saved_time = (state.step, state.evaluated), time.monotonic()
         if self.writer is None:
             return
         self.writer.submit({**state.to_dict(self.fingerprint), "steps_per_epoch": self.train.steps}, self.config_json, about)
+
+    def _score(self, epoch: int, batches: TestBatches) -> Scores | None:
+        self.said, began = torch.zeros(len(batches.index), 2, device=self.device), time.monotonic()
+        going_on = self._testing(epoch, len(batches.index))
+        scores = evaluate(self.state.model, batches, self.device, self.precision, going_on, self.group, self.said)
+        self.test_seconds = time.monotonic() - began
+        return scores
 
     def _written(self) -> None:
         if self.writer is not None:
@@ -342,13 +391,13 @@ class Session:
             epoch_seconds_left=(now - self.epoch_began) / steps * rest + self.test_seconds,
         )
 
-    def _testing(self, epoch: int) -> Any:
+    def _testing(self, epoch: int, clips: int) -> Any:
         since = time.monotonic()
 
         def going_on(done: int) -> bool:
             if self._may_tell():
                 done *= self.group.size  # others are about as far
-                seconds, share = max(1e-9, time.monotonic() - since), min(1.0, done / len(self.test.index))
+                seconds, share = max(1e-9, time.monotonic() - since), min(1.0, done / clips)
                 left = seconds / share * (1 - share)
                 figures = {"clips_per_second": done / seconds, "epoch_seconds_left": left, "tested": share}
                 self._say(epoch, loss=None, phase="test", **figures)
@@ -375,28 +424,102 @@ class Session:
 
 def session_end(state: State, reason: str, message: str, config: TrainConfig, steps_per_epoch: int) -> Ended:
     """How a stretch of training ended, with the scores so far."""
+    test, validated = (state.tested, state.last) if state.keeps_best else (state.last, None)
+    early = reason == "completed" and is_over(state, steps_per_epoch, config)
     return Ended(
         reason=reason,
         message=message,
         step=state.step,
         total_steps=steps_per_epoch * config.training.epochs,
-        test_top1=None if state.last is None else state.last.top1,
-        test_top5=None if state.last is None else state.last.top5,
+        test_top1=None if test is None else test.top1,
+        test_top5=None if test is None else test.top5,
         best_top1=state.best_top1 if state.best_epoch else None,
         best_epoch=state.best_epoch or None,
+        validation_top1=None if validated is None else validated.top1,
+        early_stop_epoch=_epochs_done(state, steps_per_epoch) if early else None,
     )
+
+
+def is_over(state: State, steps_per_epoch: int, config: TrainConfig) -> bool:
+    """Whether ``training.patience`` has run out at the end of an epoch before the last."""
+    done, training = _epochs_done(state, steps_per_epoch), config.training
+    at_end = state.evaluated and state.step % steps_per_epoch == 0
+    return training.patience is not None and at_end and done < training.epochs and done - state.risen_epoch >= training.patience
+
+
+def result_of(state: State, steps_per_epoch: int, config: TrainConfig) -> str:
+    """What came of a run that is over, in a line."""
+    test = (state.tested if state.keeps_best else state.last) or Scores(math.nan, 0.0, 0.0)
+    kind = "validation" if state.keeps_best else "test"
+    early = ""
+    if is_over(state, steps_per_epoch, config):
+        rise = f" by more than {config.training.min_delta:g}" if config.training.min_delta else ""
+        epochs = counted(_epochs_done(state, steps_per_epoch) - state.risen_epoch, "epoch")
+        last = f"since {percent(state.risen_top1)} in epoch {state.risen_epoch}"
+        early = f"early stop: {kind} top-1 has not risen{rise} {last}, {epochs} ago (training.patience); "
+    figures = f"{early}test top-1 {percent(test.top1)}, top-5 {percent(test.top5)}"
+    if state.keeps_best:
+        return f"{figures}, of epoch {state.best_epoch}, the best by validation ({percent(state.best_top1)})"
+    return f"{figures} (best {percent(state.best_top1)} in epoch {state.best_epoch}; {CHOSEN_ON_TEST})"
+
+
+def _see_that_it_is_scored(state: State, steps_per_epoch: int, config: TrainConfig, validates: bool) -> None:
+    """Have the end of an epoch scored anew, where a run that goes on chooses the best otherwise than before, or is over now and
+    has not been tested."""
+    if config.training.patience is not None and state.risen_epoch == 0 and state.best_epoch:
+        state.risen_top1, state.risen_epoch = state.best_top1, state.best_epoch
+    done = _epochs_done(state, steps_per_epoch)
+    if state.step and state.evaluated and state.step % steps_per_epoch == 0:
+        over = done == config.training.epochs or is_over(state, steps_per_epoch, config)
+        state.evaluated = state.last is not None and not (over and validates and state.tested is None)
 
 
 def _batches(
     clips: Clips, config: TrainConfig, device: torch.device, workers: int, sink: Sink, group: Group
-) -> tuple[TrainBatches, TestBatches]:
-    train = train_mask(clips, config.dataset, config.split_type)
-    test = held_out(clips, train, config.split_type)
-    if not train.any() or not test.any():
+) -> tuple[TrainBatches, TestBatches, TestBatches | None]:
+    """Those that train, those that are scored after each epoch, and those that are only at the end, if there are some."""
+    parts = parts_of(clips, config)
+    if not parts.train.any() or not parts.test.any():
         raise DataError(
-            f"{config.dataset} {config.split_type}: {int(train.sum())} of {len(clips)} clips train: nothing to compare"
+            f"{config.dataset} {config.split_type}: {int(parts.train.sum())} of {len(clips)} clips train: nothing to compare"
         )
-    return make_batches(clips, train.nonzero()[:, 0], test.nonzero()[:, 0], config, device, workers, sink, group)
+    for note in parts.notes:
+        sink.emit(Message(note, "warning"))
+    chosen = parts.test if parts.validation is None else parts.validation
+    train, scored = make_batches(clips, _index(parts.train), _index(chosen), config, device, workers, sink, group)
+    return train, scored, None if parts.validation is None else scored.of(_index(parts.test))
+
+
+def _begin(
+    model: LastE, config: TrainConfig, description: Description | None, init: Path | None, resume: Path | None, sink: Sink
+) -> None:
+    """Take over the weights of ``model.init``, where the run goes on from no checkpoint, and keep still what ``model.freeze``
+    names; say so."""
+    if config.model.init is None:
+        return
+    told = []
+    if resume is None:
+        if init is None:
+            raise DataError(
+                "model.init: the weights that the job begins with are not kept with it; submit it anew", missing=True
+            )
+        known = description or description_of(config.dataset, config.data.num_classes)
+        told = begin_with(model, read_weights(init), config, known.classes)
+    for text in [*told, *freeze(model, config.model.freeze or ())]:
+        sink.emit(Message(text))
+
+
+def _class_weights(config: TrainConfig, clips: Clips, train: TrainBatches, device: torch.device) -> Tensor | None:
+    names = (clips.description or description_of(config.dataset, config.data.num_classes)).classes
+    try:
+        weights = weights_of(config.training, clips.label[train.index], config.data.num_classes, names)
+    except ValueError as error:
+        raise DataError(f"{config.dataset}: {error}", missing=True) from None
+    return None if weights is None else weights.to(device)
+
+
+def _index(mask: Any) -> Tensor:
+    return torch.from_numpy(mask).nonzero()[:, 0]
 
 
 def make_batches(

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 
 
 def main() -> None:
@@ -14,6 +15,11 @@ def main() -> None:
 
     have_standard_streams()
     import_nothing_from_here()
+    if sys.argv[1:2] == ["__complete"]:  # a shell that waits for somebody who has pressed Tab
+        from runner.completion.answer import main as complete
+
+        complete(sys.argv[2:])
+        return
     from runner.commands.app import main as run
 
     run()

@@ -27,6 +27,8 @@ from runner.job.pull import pull_checkpoint
 from runner.resolve import resolve_attempt
 from runner.trust import Trust, see_that_it_is_taken
 
+_OF_THE_SPLIT = ("split_type", "data.validation", "data.validation_by", "data.validation_seed")
+_UNDRAWN = ("data.validation_by=null", "data.validation_seed=null")
 PARTS = ("test", "train", "validation")
 
 
@@ -77,9 +79,9 @@ def evaluate(
     if data is not None and not data.is_file():
         raise UsageError(f"--data {data}: no such file; without it the clips are those that the model was trained for")
     words = [*settings, *([] if data is None else [f"data.uri={json.dumps(str(data.absolute()))}"])]
-    words += [] if split is None else [f"split_type={json.dumps(split)}"]
+    words += [] if split is None else [f"split_type={json.dumps(split)}", "data.validation=null", *_UNDRAWN]
     with ExitStack() as held:
-        asked = []
+        asked: list[dict[str, Any]] = []
         for model in models:
             path = expand(model.name)
             if _is_checkpoint(path):
@@ -90,7 +92,17 @@ def evaluate(
                 folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="lastrun-evaluate-"))) / "checkpoint"
                 config = _of_job(find_job(model.name, store), trust, folder, last, step, words, say, watch)
             asked.append({"folder": str(folder), "config": config, "weight": model.weight})
-        return result_of("last_e.score", {"models": asked, "part": part, "crops": crops}, progress, "the evaluation")
+        result = result_of("last_e.score", {"models": asked, "part": part, "crops": crops}, progress, "the evaluation")
+        as_trained = split is None and not last and step is None
+        return {**result, "chosen_on": _chosen_on(models, asked) if as_trained else None}
+
+
+def _chosen_on(models: list[Model], asked: list[dict[str, Any]]) -> str | None:
+    """By which clips the best checkpoints were chosen; None: none was, for folders alone were named."""
+    jobs = [one for model, one in zip(models, asked) if not _is_checkpoint(expand(model.name))]
+    if not jobs:
+        return None
+    return "test" if any(one["config"]["data"]["validation"] is None for one in jobs) else "validation"
 
 
 def _is_checkpoint(path: Path) -> bool:
@@ -117,7 +129,7 @@ def _of_job(
         origins,
         None,
         words,
-        ["split_type"] if any(word.startswith("split_type=") for word in words) else [],
+        [key for key in _OF_THE_SPLIT if any(word.startswith(f"{key}=") for word in words)],
         takes=trust.takes,
         options=trust.options,
     )
@@ -127,7 +139,7 @@ def _of_job(
     best = not last and step is None
     say(f"{job.id}: checkpoint {pull_checkpoint(job, folder, best=best, step=step)}")
     spec = resolved.config
-    values = spec.model_dump(mode="json", exclude={"name", "run", "store"})
+    values = spec.model_dump(mode="json", exclude={"name", "run", "store", "notify", "tracking"})
     if spec.run.gpus == 0:
         values["hardware"]["device"] = "cpu"
     if values["hardware"]["micro_batch"] is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -11,8 +12,8 @@ class Kind:
 
     place: str
     """``MODULE:CLASS``; see :class:`runner.launch.protocol.Launcher`."""
-    chooses_gpus: bool
-    """Whether ``run.gpus`` may be several GPUs, or certain ones; else it is 0, 1 or all."""
+    gpus: Literal["few", "several", "certain"]
+    """What ``run.gpus`` may be: 0, 1 or all; any number; or certain ones, too."""
     has_nodes: bool = False
     """Whether an attempt may have several machines."""
     keeps_notes: bool = False
@@ -20,17 +21,26 @@ class Kind:
 
 
 LAUNCHERS = {
-    "local": Kind("runner.launch.local:LocalLauncher", chooses_gpus=True),
-    "docker": Kind("runner.launch.docker.launcher:DockerLauncher", chooses_gpus=True),
-    "slurm": Kind("runner.launch.slurm.either:EitherLauncher", chooses_gpus=True, has_nodes=True),
-    "ssh": Kind("runner.launch.ssh.launcher:SshLauncher", chooses_gpus=True),
-    "hf": Kind("runner.launch.hf.launcher:HfLauncher", chooses_gpus=False, keeps_notes=True),
-    "sky": Kind("runner.launch.sky.launcher:SkyLauncher", chooses_gpus=False, keeps_notes=True),
-    "kaggle": Kind("runner.launch.kaggle.launcher:KaggleLauncher", chooses_gpus=False, keeps_notes=True),
+    "local": Kind("runner.launch.local:LocalLauncher", gpus="certain"),
+    "docker": Kind("runner.launch.docker.launcher:DockerLauncher", gpus="certain"),
+    "slurm": Kind("runner.launch.slurm.either:EitherLauncher", gpus="certain", has_nodes=True),
+    "ssh": Kind("runner.launch.ssh.launcher:SshLauncher", gpus="certain"),
+    "hf": Kind("runner.launch.hf.launcher:HfLauncher", gpus="several", keeps_notes=True),
+    "sky": Kind("runner.launch.sky.launcher:SkyLauncher", gpus="several", keeps_notes=True),
+    "kaggle": Kind("runner.launch.kaggle.launcher:KaggleLauncher", gpus="few", keeps_notes=True),
 }
 DEFAULT = "local"
 NAMES = ", ".join(LAUNCHERS)
-FEW_GPUS = "0, 1 or all with launcher {}"
 HOST = r"[A-Za-z0-9_][A-Za-z0-9_.@:-]{0,254}"
 HOST_MEANING = "a host as ssh knows it: NAME or USER@NAME"
 """Of launchers ssh and slurm: nothing that ssh would take for an option."""
+_GPUS = {"few": "0, 1 or all", "several": "how many, or all", "certain": "how many, all, or certain ones"}
+
+
+def gpus_allowed(launcher: str, asked: object) -> str | None:
+    """What ``run.gpus`` may be with a launcher, where it may not be what is ``asked``; None: it may be that."""
+    kind = LAUNCHERS[launcher].gpus
+    is_several = isinstance(asked, int) and asked > 1
+    if kind == "certain" or not (isinstance(asked, list) or (kind == "few" and is_several)):
+        return None
+    return f"{_GPUS[kind]} with launcher {launcher}"

@@ -11,18 +11,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from last_e.config import effective_batch, is_pinned
+from last_e.config import effective_batch, is_pinned, micro_batches, most_for
 from last_e.described import SUFFIX, is_own
 from last_e.described import name_of as name_of_set
 from last_e.layers import Resolved, resolve, set_by
 from last_e.problems import ConfigError, Origin, Problem, show
 from last_e.reading import Entry, Layer, load_file, set_layer
-from last_e.redact import redact
+from last_e.redact import keep_secret, redact
 from last_e.text import UnsetVariable, misspelt, with_variables
 from runner import kaggle
 from runner.halving import Halving
-from runner.launchers import DEFAULT, FEW_GPUS, LAUNCHERS
-from runner.spec import JobSpec, StoreConfig
+from runner.launchers import DEFAULT, LAUNCHERS, gpus_allowed
+from runner.spec import NOTIFY_VARIABLES, JobSpec, StoreConfig
 from runner.sweep import take_sweep
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ FROM_JOB = "job ("
 _LONGEST_NAME = 48
 """Of a job; as of one that its user names."""
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_NAMES_A_VARIABLE = tuple(f"notify.{key}" for key in NOTIFY_VARIABLES)
 
 
 def resolve_spec(path: Path, env: str | None, settings: Iterable[str], launcher: str | None = None) -> Resolved[JobSpec]:
@@ -118,7 +119,7 @@ def resolve_points(path: Path, env: str | None, settings: Iterable[str], launche
             layers = [spec, flags, sets, top]
             wrong = _wrong_together(path, layers) if not file_problems else []
             try:
-                job = resolve(layers, JobSpec, wrong, opened=_opened)
+                job = _with_its_cut(resolve(layers, JobSpec, wrong, opened=_opened))
             except ConfigError as error:
                 problems += error.problems
                 break
@@ -157,6 +158,22 @@ def _same(points: dict[int, Point], origin: Origin) -> list[Problem]:
     return [Problem(str(origin), "sweep", f"points that are the same: {'; '.join(told)}{more}", "each once")]
 
 
+def _with_its_cut(job: Resolved[JobSpec]) -> Resolved[JobSpec]:
+    """Of a job that says how many ranks train it, how its batches are cut for them: whoever begins it with other ranks, or may
+    not be told how many, learns the same."""
+    config = job.config
+    gpus = None if config.hardware.device == "cpu" else config.run.gpus
+    each = len(gpus) if isinstance(gpus, list) else gpus if isinstance(gpus, int) else 1
+    key, ranks = "hardware.ranks", config.hardware.ranks
+    if ranks is None:
+        key, ranks = ("run.nodes" if each < 2 else "run.gpus"), max(1, each) * config.run.nodes
+    most = most_for(config, ranks) if config.hardware.micro_batch is None and micro_batches(config) < ranks else None
+    if most is None:
+        return job
+    cut = config.model_copy(update={"hardware": config.hardware.model_copy(update={"micro_batch": most})})
+    return replace(job, config=cut, origins={**job.origins, "hardware.micro_batch": Origin(f"what {key} needs")})
+
+
 def _wrong_together(path: Path, layers: list[Layer]) -> list[Problem]:
     """What is missing, or cannot be said together."""
     spec, flags, sets, top = layers
@@ -168,23 +185,23 @@ def _wrong_together(path: Path, layers: list[Layer]) -> list[Problem]:
             problems.append(Problem(str(path), name, "nothing", f"required: for example {name}: {_EXAMPLES[name]}"))
     chosen = {**spec, **flags, **sets, **top}
     passed, gpus = chosen.get("run.pass_env"), chosen.get("run.gpus")
-    names = passed.value if passed and isinstance(passed.value, list) else []
-    names = [name for name in names if isinstance(name, str) and _VARIABLE.fullmatch(name)]
-    kaggle.take_secrets(names)
-    for name in names:
-        if passed and name not in os.environ:
+    names = [("run.pass_env", name) for name in (passed.value if passed and isinstance(passed.value, list) else [])]
+    names += [(key, entry.value) for key, entry in chosen.items() if key in _NAMES_A_VARIABLE]
+    names = [(key, name) for key, name in names if isinstance(name, str) and _VARIABLE.fullmatch(name)]
+    kaggle.take_secrets([name for _, name in names])
+    keep_secret(name for key, name in names if key in _NAMES_A_VARIABLE)
+    for key, name in names:
+        if name not in os.environ:
             found = f"{name}, which is not set here"
-            problems.append(Problem(str(passed.origin), "run.pass_env", found, "names of variables that are set"))
+            problems.append(Problem(str(chosen[key].origin), key, found, "names of variables that are set"))
     name = chosen.get("run.launcher", Entry(DEFAULT, Origin("default"))).value
-    few = isinstance(name, str) and name in LAUNCHERS and not LAUNCHERS[name].chooses_gpus
-    if gpus and few and (isinstance(gpus.value, list) or (isinstance(gpus.value, int) and gpus.value > 1)):
-        problems.append(Problem(str(gpus.origin), "run.gpus", show(gpus.value), FEW_GPUS.format(name)))
+    if gpus and isinstance(name, str) and name in LAUNCHERS and (allowed := gpus_allowed(name, gpus.value)):
+        problems.append(Problem(str(gpus.origin), "run.gpus", show(gpus.value), allowed))
     nodes = chosen.get("run.nodes")
     alone = isinstance(name, str) and name in LAUNCHERS and not LAUNCHERS[name].has_nodes
     if nodes and alone and isinstance(nodes.value, int) and nodes.value > 1:
-        problems.append(
-            Problem(str(nodes.origin), "run.nodes", show(nodes.value), f"1 with launcher {name}; slurm has several")
-        )
+        allowed = f"1 with launcher {name}; several with slurm, which begins and ends machines together"
+        problems.append(Problem(str(nodes.origin), "run.nodes", show(nodes.value), allowed))
     return problems
 
 
@@ -201,7 +218,7 @@ def _read_places(layer: Layer, folder: Path) -> list[Problem]:
     """Paths and URIs, as they are meant where they were written: with the variables of this machine, and relative to the job
     file's folder, or to the current one for ``--set``; an attempt in a container has another. Returns what is wrong."""
     problems = []
-    for key in _PLACES:
+    for key in (*_PLACES, "model.init"):
         entry = layer.get(key)
         if entry is None or not isinstance(entry.value, str) or (key == "dataset" and not is_own(entry.value)):
             continue
@@ -222,6 +239,8 @@ def _read_places(layer: Layer, folder: Path) -> list[Problem]:
                 continue
         if key == "dataset" and "/" not in text and not (folder / text).is_file():
             continue  # a name alone that is not beside the job: it is looked for where data are
+        if key == "model.init":  # else a job, or what is elsewhere
+            text = str(folder / text) if os.path.exists(folder / text) else text  # noqa: PTH110 -- names too long are none
         if key in _PATHS and "://" not in text and text[:1] not in ("/", "~", ""):
             text = str(folder / text)
         layer[key] = Entry(text, entry.origin)
@@ -276,7 +295,7 @@ def resolve_attempt(
         by_user = not origins.get(key, "default").startswith(_PACKAGE_ORIGINS)
         if not (is_pinned(key) or by_user or key == "env"):
             continue
-        if key not in who or who[key].who != "here" or takes(key, value):
+        if key not in who or who[key].who != "here" or value in who[key].harmless or takes(key, value):
             job[key] = Entry(value, Origin(f"{FROM_JOB}{origins.get(key, 'default')})"))
     _see_that_its_set_is_told(job)
     allow_change, flags = list(allow_change), _flags(env, launcher)
@@ -286,6 +305,7 @@ def resolve_attempt(
     for key in sorted(key for key in named if is_pinned(key) and key not in sets):
         problems.append(Problem("--allow-change", key, "no other value for it", f"with --set {key}=VALUE beside it"))
     resolved = resolve([job, flags, sets], JobSpec, problems, opened=_opened)
+    keep_secret(resolved.config.notify.variables().values())
     after = resolved.items()
     found = [change for change in changes(config, after) if change.key in after and not change.key.startswith("store.")]
     refuse_pinned(found, allow_change, resolved.origins)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -11,6 +12,7 @@ from last_e.config import PathText, Section, TrainConfig
 from last_e.problems import Meaning
 from last_e.set_by import HERE, LEARNING, SetBy
 from last_e.text import has_port
+from runner.errors import LOST, Reason, State
 from runner.launchers import DEFAULT, HOST, HOST_MEANING, LAUNCHERS
 
 JobName = Annotated[
@@ -167,7 +169,8 @@ class RunConfig(Section):
         DEFAULT, description="what starts an attempt"
     )
     gpus: Annotated[
-        Annotated[int, Field(ge=0, le=64)] | Literal["all"] | Annotated[list[GpuId], Field(min_length=1)] | None, LEARNING
+        Annotated[int, Field(ge=0, le=64)] | Literal["all"] | Annotated[list[GpuId], Field(min_length=1)] | None,
+        SetBy("here", harmless=(None, 0, 1)),
     ] = Field(
         None,
         description="GPUs that an attempt trains on, one rank on each: how many (0 trains on the CPU), all, or certain ones by "
@@ -274,6 +277,87 @@ class StoreConfig(Section):
     )
 
 
+_TEXT = r"[^\x00-\x1f\x7f]"
+MailAddress = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9._%+][A-Za-z0-9._%+-]{0,63}@[A-Za-z0-9][A-Za-z0-9.-]{0,253}$"), Meaning("a mail address")
+]
+ProgramWord = Annotated[str, Field(pattern=rf"^{_TEXT}{{1,1000}}$"), Meaning("a word without control characters")]
+NEWS = ("failed", *(reason.value for reason in Reason if reason not in LOST), "lost", "stalled")
+"""What may be told: all reasons for which a job fails, a reason for which an attempt ends, or what ``lastrun watch`` sees."""
+if TYPE_CHECKING:
+    News = str
+else:
+    News = Literal[NEWS]
+
+
+NOTIFY_VARIABLES = ("slack", "discord", "ntfy", "webhook", "signed_with")
+"""Keys of whom to tell that name a variable, which holds what nobody else may see."""
+
+
+def _posts(what: str) -> SetBy:
+    return SetBy("asks", f"posts how attempts end to {what} whose address that variable of yours holds")
+
+
+class NotifyConfig(Section):
+    """Who is told how attempts end, and of what ``lastrun watch`` sees."""
+
+    slack: Annotated[VariableName | None, _posts("the channel")] = Field(
+        None, description="variable with the address of an incoming webhook of Slack's"
+    )
+    discord: Annotated[VariableName | None, _posts("the channel")] = Field(
+        None, description="variable with the address of a webhook of Discord's"
+    )
+    ntfy: Annotated[VariableName | None, _posts("the topic")] = Field(
+        None, description="variable with the address of a topic of ntfy's, such as https://ntfy.sh/TOPIC"
+    )
+    webhook: Annotated[VariableName | None, _posts("the server")] = Field(
+        None, description="variable with the address of a server that takes JSON (Standard Webhooks)"
+    )
+    signed_with: Annotated[VariableName | None, SetBy("asks", "signs what webhook gets with that variable of yours")] = Field(
+        None, description="variable with the secret that notify.webhook's messages are signed with; default: unsigned"
+    )
+    command: Annotated[
+        Annotated[list[ProgramWord], Field(min_length=1, max_length=100)] | None, SetBy("asks", "runs that command")
+    ] = Field(
+        None,
+        description="command that is run, word by word and through no shell, where the attempt is; {text}, {job} and {news} "
+        "are filled in, and JSON stands on its standard input",
+    )
+    mail: Annotated[MailAddress | None, SetBy("asks", "sends mail there in your name")] = Field(
+        None, description="address that gets a mail through sendmail, where the attempt is"
+    )
+    on: Annotated[list[News], LEARNING] = Field(
+        ["completed", "failed", "time_limit", "preempted", "store_unreachable", "gpu_lost", "lost", "stalled"],
+        description="of what: reasons for which an attempt ends, failed for all of those for which a job fails, lost, stalled; "
+        "default: of all that you have not done yourself",
+    )
+
+    def targets(self) -> list[str]:
+        """The keys that name somebody who is told."""
+        return [key for key in ("slack", "discord", "ntfy", "webhook", "command", "mail") if getattr(self, key) is not None]
+
+    def wants(self, news: str) -> bool:
+        """Whether anybody is told news of this kind."""
+        of_all = "failed" in self.on and news in Reason._value2member_map_ and Reason(news).ending.state is State.FAILED
+        return bool(self.targets()) and (news in self.on or of_all)
+
+    def variables(self) -> dict[str, str]:
+        """The variables that it names, by the key that names them: what they hold is secret."""
+        named = {key: getattr(self, key) for key in NOTIFY_VARIABLES}
+        return {key: name for key, name in named.items() if name is not None}
+
+
+_OF_TRACKERS = {
+    "wandb": ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_PROJECT", "WANDB_MODE"),
+    "mlflow": (
+        *("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),
+        "MLFLOW_EXPERIMENT_NAME",
+    ),
+    "trackio": ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "TRACKIO_WRITE_TOKEN", "TRACKIO_PROJECT", "HF_TOKEN"),
+}
+"""The variables by which their libraries know whom to tell, and with which key."""
+
+
 class HalvingConfig(Section):
     """How weak points of a sweep are left early."""
 
@@ -293,7 +377,7 @@ class SweepConfig(Section):
     set_by: ClassVar[SetBy] = LEARNING
 
     grid: Annotated[dict[str, Any] | None, Meaning("keys, each with a list of values")] = Field(
-        None, description="a point for each combination of these values; any keys but `name`, `store.*` and `run.*`"
+        None, description="a point for each combination of these values; any keys but `name`, `store.*`, `run.*` and `notify.*`"
     )
     zip: Annotated[dict[str, Any] | None, Meaning("keys, each with a list of values, all of the same length")] = Field(
         None, description="a point of the first value of each key, one of the second ones, and so on"
@@ -324,3 +408,14 @@ class JobSpec(TrainConfig):
     name: Annotated[JobName | None, LEARNING] = Field(None, description="name of the job; default: model, data set and split")
     run: RunConfig = Field(default_factory=RunConfig)
     store: StoreConfig = Field(default_factory=StoreConfig)
+    notify: NotifyConfig = Field(default_factory=NotifyConfig)
+    tracking: Annotated[
+        Literal["wandb", "mlflow", "trackio"] | None,
+        SetBy("asks", "sends figures and configuration there, with the keys that your variables hold"),
+    ] = Field(None, description="tracker that gets what the attempts do, as one run; needs lastrun[wandb], ... where they are")
+
+    def named_variables(self) -> list[str]:
+        """The variables of this user's that an attempt needs: the trainer's, those of who is told, and of a tracker's own those
+        that are set."""
+        tracker = [name for name in _OF_TRACKERS.get(self.tracking or "", ()) if name in os.environ]
+        return list(dict.fromkeys([*self.run.pass_env, *self.notify.variables().values(), *tracker]))

@@ -19,7 +19,13 @@ from runner.spec import JobSpec, SweepFile
 MOST_POINTS = 1000
 _HEAD = "sweep"
 _KINDS = ("grid", "zip", "points", "search")
-_OF_THE_GROUP = {"name": "a group has one name", "store": "a group has one store", "run": "all points are started alike"}
+_OF_THE_GROUP = {
+    "name": "a group has one name",
+    "store": "a group has one store",
+    "run": "all points are started alike",
+    "notify": "of all points the same are told",
+    "tracking": "all points are tracked alike",
+}
 """What all points of a group have in common."""
 _NOWHERE = Origin("default")
 _UNSAID = Entry(None, _NOWHERE)

@@ -32,12 +32,20 @@ class Waits:
     """What a spot machine leaves between its notice and its end."""
     drain: float = 600.0
     """What the end of an attempt waits for its last uploads, where nothing hurries it."""
+    report: float = 5.0
+    """What it waits for its report, once the store has all else."""
     read: float = 10.0
     """What a bucket's server may take to answer, or to go on."""
     patience: float = 15.0
     """How long a call to a bucket is tried again."""
     pause: float = 30.0
     """The longest pause of uploads between two tries."""
+    track: float = 15.0
+    """What the end of an attempt waits for a tracker to take the rest."""
+    notify: float = 10.0
+    """What those who are told how an attempt ended may take to hear of it, all at once."""
+    doctor: float = 10.0
+    """What all that ``lastrun doctor`` looks at may take to answer."""
     engine: float = 5.0
     """What a container engine may take to say whether it is there, and to take a signal."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
@@ -19,7 +20,7 @@ import torch
 from platformdirs import user_cache_path, user_config_path, user_data_path
 
 # The runner reads it when it is imported. Long enough that on a busy machine nobody who lives counts as dead.
-os.environ.setdefault("LASTRUN_WAITS", "heartbeat=1 expiry=30 follow=0.2 read=3 patience=4 pause=2 engine=6")
+os.environ.setdefault("LASTRUN_WAITS", "heartbeat=1 expiry=30 follow=0.2 read=3 patience=4 pause=2 engine=6 doctor=100")
 
 os.environ["LASTRUN_SHUTDOWN"] = "/bin/false"  # whatever a test does, this machine stays on
 
@@ -125,6 +126,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "as many kills, races and jobs, as long outages and as many cases as docs/faults.md tells of; by default a sample"
     )
     parser.addoption("--full", action="store_true", help=help_text)
+    help_text = "write the pictures of docs/pictures anew, as the tests that look at pages see them"
+    parser.addoption("--pictures", action="store_true", help=help_text)
     help_text = "of a test with many cases the first alone: enough to see whether other versions of libraries do"
     parser.addoption("--one-of-each", action="store_true", help=help_text)
 
@@ -142,6 +145,24 @@ Figures = Callable[[str, object], None]
 def figure(request: pytest.FixtureRequest) -> Figures:
     """Keeps a figure that a test has found, to be printed at the end."""
     return lambda name, value: request.node.user_properties.append((name, value))
+
+
+@pytest.fixture
+def picture(request: pytest.FixtureRequest) -> Callable[[Any, str], None]:
+    """Takes a picture of a page for the documentation, with ``--pictures``; else sees that there is one."""
+    folder = Path(__file__).parents[1] / "docs" / "pictures"
+
+    def take(page: Any, name: str) -> None:
+        path = folder / f"{name}.png"
+        if request.config.getoption("--pictures"):
+            from PIL import Image
+
+            folder.mkdir(exist_ok=True)
+            with Image.open(io.BytesIO(page.screenshot(full_page=True))) as seen:
+                seen.convert("RGB").quantize(128).save(path, optimize=True)  # a third of the bytes
+        assert path.is_file(), f"pytest --pictures {request.node.nodeid} takes it"
+
+    return take
 
 
 @pytest.fixture
@@ -226,7 +247,8 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         if not loads:
             image.give_up()
         one.stop()
-        shutil.rmtree(folder, ignore_errors=True)
+        # Gigabytes of images, for which a busy disk takes minutes: nobody waits for that.
+        subprocess.run(["sh", "-c", 'rm -rf "$0" </dev/null >/dev/null 2>&1 &', str(folder)], check=True)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@ Debian packages as this machine has them: no registry is needed, and nothing is 
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -19,9 +20,10 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
+from runner import gpus
 from runner.launch.docker.image import default_image
 from tests import debian
-from tests.jobs import PATIENCE, stand_still
+from tests.jobs import PATIENCE, stand_still, wait_until
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = ("dockerd", "docker-init", "ip", "openssl", "dpkg-query")
@@ -34,6 +36,37 @@ IMAGE = "image.tar"
 BASE_PACKAGES = ("python3", "python3-venv", "ca-certificates", "libstdc++6")
 
 
+GPUS = """
+import runner.gpus
+from runner.attempt import trainer
+runner.gpus.gpu_names = lambda: ["Tesla T4"] * {number}
+made = trainer.trainer_config
+def on_the_cpu(*words):
+    values = made(*words)
+    values["hardware"]["device"] = "cpu"
+    return values
+trainer.trainer_config = on_the_cpu
+"""
+"""What a Python beside them takes them for; it computes on the CPU."""
+RUNTIME = """#!/usr/bin/python3
+import json, os, sys
+words = sys.argv[1:]
+if "create" in words:
+    place = words[words.index("--bundle") + 1] + "/config.json"
+    with open(place) as file:
+        config = json.load(file)
+    env = dict(word.split("=", 1) for word in config["process"]["env"])
+    if env.get("NVIDIA_VISIBLE_DEVICES"):
+        config["mounts"].append(
+            {{"destination": "/gpus", "type": "bind", "source": "{folder}", "options": ["rbind", "ro"]}}
+        )
+        env.update({{name: "/gpus:" + env[name] for name in ("PATH", "PYTHONPATH")}})
+        config["process"]["env"] = [name + "=" + value for name, value in env.items()]
+        with open(place, "w") as file:
+            json.dump(config, file)
+os.execvp("runc", ["runc", *words])
+"""
+"""As NVIDIA's does, it changes what the engine asks of the real one."""
 _BUILD_SECONDS = 1500.0
 _ANNOUNCED_SECONDS = 60.0
 """Within which who builds the image says so: workers begin at the same time."""
@@ -99,7 +132,8 @@ class Engine:
         from docker import DockerClient
 
         words = ("--data-root", f"{self.folder}/data", "--exec-root", f"{self.folder}/exec", *words)
-        words += ("--iptables=false", "--ip6tables=false", "--ip-masq=false")
+        (self.folder / "daemon.json").write_text("{}")
+        words += ("--config-file", f"{self.folder}/daemon.json", "--iptables=false", "--ip6tables=false", "--ip-masq=false")
         with (self.folder / "dockerd.log").open("wb") as log:
             self._daemon = subprocess.Popen(
                 ["dockerd", *words, "-H", self.host, "--pidfile", f"{self.folder}/docker.pid"],
@@ -124,6 +158,32 @@ class Engine:
             yield
         finally:
             self._daemon.send_signal(signal.SIGCONT)
+
+    @contextmanager
+    def with_gpus(self, folder: Path, names: Sequence[str]) -> Iterator[dict[str, str]]:
+        """For a while it has NVIDIA's runtime, which hands GPUs of these names in, though they compute nothing. Gives variables
+        by which a process outside finds them as well."""
+        folder.mkdir()
+        lines = "".join(f"echo 'GPU {place}: Tesla T4 (UUID: {name})'\n" for place, name in enumerate(names))
+        (folder / "nvidia-smi").write_text(f"#!/bin/sh\n{lines}")
+        (folder / "sitecustomize.py").write_text(GPUS.format(number=len(names)))
+        (folder / "runtime").write_text(RUNTIME.format(folder=str(folder)))
+        for program in ("nvidia-smi", "runtime"):
+            (folder / program).chmod(0o755)
+        try:
+            self._reload({"runtimes": {"nvidia": {"path": str(folder / "runtime")}}}, lambda known: "nvidia" in known)
+            before = {name: os.environ.get(name, "") for name in ("PATH", "PYTHONPATH")}
+            yield {name: os.pathsep.join(filter(None, [str(folder), value])) for name, value in before.items()}
+        finally:
+            self._reload({"runtimes": {}}, lambda known: "nvidia" not in known)
+            for name in names:
+                (gpus.FOLDER / f"{name}.lock").unlink(missing_ok=True)
+
+    def _reload(self, settings: dict[str, Any], until: Callable[[dict[str, Any]], bool]) -> None:
+        assert self._daemon is not None
+        (self.folder / "daemon.json").write_text(json.dumps(settings))
+        self._daemon.send_signal(signal.SIGHUP)
+        wait_until(lambda: until(self.client.info()["Runtimes"]))
 
     def _import_base(self) -> None:
         archive = self.folder / "base.tar"

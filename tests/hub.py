@@ -3,6 +3,7 @@ has of our environment only where Python is."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -18,11 +19,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+"""The only revision of each repository."""
 HARDWARE = [
     ("cpu-basic", "2 vCPU", "16 GB", None, 0.0),
     ("t4-small", "4 vCPU", "15 GB", ("T4", "1", "16 GB"), 0.4),
     ("a10g-small", "4 vCPU", "15 GB", ("A10G", "1", "24 GB"), 1.0),
     ("a100-large", "12 vCPU", "142 GB", ("A100", "1", "80 GB"), 2.5),
+    ("v5e-2x2", "112 vCPU", "188 GB", ("v5e", "4", "64 GB"), 3.0),
+    ("l4x4", "48 vCPU", "186 GB", ("L4", "4", "96 GB"), 4.0),
+    ("a10g-largex4", "48 vCPU", "184 GB", ("A10G", "4", "96 GB"), 5.0),
+    ("a100x4", "48 vCPU", "568 GB", ("A100", "4", "320 GB"), 10.0),
 ]
 
 
@@ -80,6 +87,8 @@ class Hub:
         self.answers_runs = threading.Event()
         """Until it is set, who has begun a job hears nothing."""
         self.answers_runs.set()
+        self.repos: dict[str, dict[str, bytes]] = {}
+        """Files of repositories that it holds, by OWNER/NAME and then by their names."""
         self.asked_for: list[str] = []
         self.python = sys.executable
         self._lock = threading.Lock()
@@ -175,6 +184,12 @@ class Hub:
             return 200, {"name": "me", "type": "user"}
         if parts == ["jobs", "hardware"]:
             return 200, [_hardware(*row) for row in HARDWARE]
+        if parts[:1] == ["models"]:
+            files = self.repos.get("/".join(parts[1:3]))
+            if files is None:
+                return 404, {"error": "Repository not found"}
+            siblings = [{"rfilename": name, "size": len(file)} for name, file in files.items()]
+            return 200, {"id": "/".join(parts[1:3]), "modelId": "/".join(parts[1:3]), "sha": COMMIT, "siblings": siblings}
         if parts[:2] != ["jobs", "me"]:
             return 403, {"error": "forbidden"}
         if method == "POST" and len(parts) == 2:
@@ -193,6 +208,13 @@ class Hub:
         if parts[3:] == ["cancel"]:
             self._end(job)
         return 200, job.told()
+
+    def _file(self, path: str) -> bytes | None:
+        """What lies at OWNER/NAME/resolve/REVISION/FILE."""
+        owner, name, what, _, *file = [*path.strip("/").split("/"), "", "", "", ""]
+        if what != "resolve" or self.away or self.busy:
+            return None
+        return self.repos.get(f"{owner}/{name}", {}).get("/".join(file).rstrip("/"))
 
     def _asked(self, asked: dict[str, Any]) -> tuple[int, Any]:
         if not self.lost:
@@ -216,10 +238,22 @@ class Hub:
                     self._send(401, {"error": "Invalid username or password."})
                 elif url.path.endswith("/logs"):
                     self._log(hub.jobs[url.path.split("/")[-2]])
+                elif (file := hub._file(url.path)) is not None:
+                    self._give(file)
                 else:
                     self._send(*hub._answer(self.command, url.path, parse_qs(url.query), body))
 
-            do_GET = do_POST = _do
+            do_GET = do_POST = do_HEAD = _do
+
+            def _give(self, file: bytes) -> None:
+                """A file of a repository, with what its client asks for of one."""
+                tag = hashlib.sha256(file).hexdigest()[:40]
+                self.send_response(200)
+                for name, value in {"Content-Length": len(file), "ETag": f'"{tag}"', "X-Repo-Commit": COMMIT}.items():
+                    self.send_header(name, str(value))
+                self.end_headers()
+                if self.command == "GET":
+                    self.wfile.write(file)
 
             def _send(self, code: int, answer: Any) -> None:
                 data = json.dumps(answer).encode()
@@ -259,6 +293,7 @@ def _hardware(name: str, cpu: str, ram: str, gpu: tuple[str, str, str] | None, d
     accelerator = None
     if gpu is not None:
         model, quantity, vram = gpu
-        accelerator = {"type": "gpu", "model": model, "quantity": quantity, "vram": vram, "manufacturer": "Nvidia"}
+        kind = "tpu" if model.startswith("v5e") else "gpu"
+        accelerator = {"type": kind, "model": model, "quantity": quantity, "vram": vram, "manufacturer": "Nvidia"}
     price = {"unitCostMicroUSD": int(dollars / 60 * 1e6), "unitCostUSD": dollars / 60, "unitLabel": "minute"}
     return {"name": name, "prettyName": name, "cpu": cpu, "ram": ram, "accelerator": accelerator, **price}

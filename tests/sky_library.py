@@ -155,7 +155,7 @@ class _Sdk(ModuleType):
         return ["GCP"]
 
     def list_accelerators(self, **how: Any) -> dict[str, list[Any]]:
-        about = {"cloud": "GCP", "accelerator_name": "T4", "device_memory": 16.0}
+        about = {"cloud": "GCP", "accelerator_name": "T4", "accelerator_count": 1.0, "device_memory": 16.0}
         prices = {"n1": 0.1, "n2": 0.2}
         return {"T4": [SimpleNamespace(instance_type=it, price=1.0, spot_price=usd, **about) for it, usd in prices.items()]}
 

@@ -1,5 +1,5 @@
 """A real server of SkyPilot on loopback, whose machines are processes of this one (:mod:`tests.sky_cloud`), with a catalogue of
-its own: gcp has a T4, an L4 and an A100, as spot, too; lambda has an A10 and an A100, none as spot."""
+its own: gcp has a T4, two T4, an L4 and an A100, as spot, too; lambda has an A10 and an A100, none as spot."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ _GCP = [
     ("g2-standard-4,4,16", "", 0.20, 0.08),
     ("a2-highgpu-1g,12,85", "", 0.74, 0.30),
     ("n2-standard-8,8,32", "", 0.39, 0.09),
+    ("n1-highmem-8,8,52", "", 0.47, 0.10),
     (",,", "T4", 0.35, 0.11),
+    (",,", "2 T4", 0.70, 0.22),
     (",,", "L4", 0.50, 0.20),
     (",,", "A100", 2.90, 0.90),
 ]
@@ -47,9 +49,10 @@ class SkyServer:
         for name in ("gcp", "lambda", "common"):
             (catalog / name).mkdir(parents=True)
         rows = [
-            f"{machine},{gpu},{1 if gpu else ''},{_about(gpu)},{price},{spot},us-central1,us-central1-{zone}"
+            f"{machine},{gpu},{number or (1 if gpu else '')},{_about(gpu)},{price},{spot},us-central1,us-central1-{zone}"
             for zone in "ab"
-            for machine, gpu, price, spot in _GCP
+            for machine, gpus, price, spot in _GCP
+            for number, _, gpu in [gpus.rpartition(" ")]
         ]
         (catalog / "gcp" / "vms.csv").write_text("\n".join([_HEAD, *rows]) + "\n")
         images = [f"skypilot:custom-{kind}" for kind in ("cpu-ubuntu-2204", "gpu-ubuntu-2204", "gpu-ubuntu-2204-cuda13")]

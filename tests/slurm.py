@@ -8,17 +8,18 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests import debian
 from tests.jobs import PATIENCE
+from tests.network import Network
 
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "squeue", "shellcheck")
 PACKAGES = ("slurm-wlm", "munge", "shellcheck")
 _CONF = """\
 ClusterName=tests
-SlurmctldHost={host}(127.0.0.1)
+SlurmctldHost={host}({here})
 SlurmctldPort={ctld}
 SlurmUser=root
 SlurmdUser=root
@@ -40,7 +41,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SchedulerParameters=bf_interval=1,sched_interval=1
 ReturnToService=2
-SlurmdTimeout=60
+SlurmdTimeout={patience}
 KillWait=10
 MinJobAge=3600
 JobRequeue=1
@@ -48,13 +49,14 @@ GresTypes=gpu
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SlurmctldParameters=preempt_send_user_signal
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={n1} CPUs=4 RealMemory=8000 Gres=gpu:a100:2
-NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={n2} CPUs=4 RealMemory=8000
+NodeName=n1 NodeHostname={hosts[n1]} NodeAddr={addresses[n1]} Port={n1} CPUs=4 RealMemory=8000 Gres=gpu:a100:2
+NodeName=n2 NodeHostname={hosts[n2]} NodeAddr={addresses[n2]} Port={n2} CPUs=4 RealMemory=8000
 PartitionName=gpu Nodes=n1 Default=YES MaxTime=01:00:00 DefaultTime=00:30:00 State=UP
 PartitionName=cpu Nodes=n2 MaxTime=02:00:00 DefaultTime=00:30:00 GraceTime=120 State=UP
 PartitionName=urgent Nodes=n2 PriorityTier=10 State=UP
 PartitionName=all Nodes=n1,n2 MaxTime=02:00:00 DefaultTime=00:30:00 State=UP
 """
+NODES = ("n1", "n2")
 _GRES = "AutoDetect=off\nNodeName=n1 Name=gpu Type=a100 File={folder}/a100-[0-1]\n"
 
 
@@ -68,8 +70,9 @@ def why_not() -> str | None:
 class Slurm:
     """The cluster, in ``folder`` (a short path: a socket lies there)."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, network: Network | None = None) -> None:
         self.folder, self.conf = folder, folder / "slurm.conf"
+        self.network = network
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self) -> None:
@@ -83,7 +86,7 @@ class Slurm:
         key.chmod(0o600)
         host = socket.gethostname().partition(".")[0]
         ports = dict(zip(("ctld", "n1", "n2"), _free_ports(3)))
-        self.conf.write_text(_CONF.format(host=host, folder=self.folder, **ports))
+        self.conf.write_text(_CONF.format(host=host, folder=self.folder, **self._places(host), **ports))
         (self.folder / "gres.conf").write_text(_GRES.format(folder=self.folder))
         munge = [
             f"--{name}={self.folder}/munge/{name.partition('-')[0]}" for name in ("socket", "key-file", "pid-file", "log-file")
@@ -95,13 +98,22 @@ class Slurm:
             self.start_node(node)
         self._until(lambda: set(self.call("sinfo", "-h", "-t", "idle", "-N", "-o", "%N").split()) == {"n1", "n2"})
 
+    def _places(self, host: str) -> dict[str, object]:
+        if self.network is not None:
+            own = {"here": self.network.address, "hosts": {node: node for node in NODES}, "addresses": self.network.addresses}
+            return {**own, "patience": 300}
+        here = "127.0.0.1"
+        own = {"here": here, "hosts": dict.fromkeys(NODES, host), "addresses": dict.fromkeys(NODES, here)}
+        return {**own, "patience": 60}
+
     def start_controller(self, *words: str) -> None:
         """Slurm's controller, anew with ``-c``, else with what it knew."""
-        self._daemon("slurmctld", "-D", "-f", str(self.conf), *words)
+        words = ("-D", "-f", str(self.conf), *words)
+        self._daemons["slurmctld"] = self._started("slurmctld", *words, before=self._on(socket.gethostname()))
 
     def start_node(self, node: str) -> None:
         """One of the two."""
-        self._daemons[node] = self._started("slurmd", "-D", "-f", str(self.conf), "-N", node)
+        self._daemons[node] = self._started("slurmd", "-D", "-f", str(self.conf), "-N", node, before=self._on(node))
 
     def kill(self, daemon: str) -> None:
         """``n1``, ``n2`` or ``slurmctld``, as a power cut does; what it has started lives on."""
@@ -145,11 +157,14 @@ class Slurm:
     def _daemon(self, name: str, *words: str) -> None:
         self._daemons[name] = self._started(name, *words)
 
-    def _started(self, program: str, *words: str) -> subprocess.Popen[bytes]:
+    def _on(self, name: str) -> list[str]:
+        return [] if self.network is None else self.network.on(name)
+
+    def _started(self, program: str, *words: str, before: Sequence[str] = ()) -> subprocess.Popen[bytes]:
         null = subprocess.DEVNULL
         path = shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") or program
         with (self.folder / "output.log").open("ab") as log:
-            return subprocess.Popen([path, *words], stdin=null, stdout=log, stderr=log, start_new_session=True)
+            return subprocess.Popen([*before, path, *words], stdin=null, stdout=log, stderr=log, start_new_session=True)
 
     def _until(self, what: Callable[[], object]) -> None:
         deadline = time.monotonic() + PATIENCE

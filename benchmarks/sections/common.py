@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from last_e.config import TrainConfig
 from last_e.data.clips import TENSORS, Clips
@@ -58,3 +59,27 @@ def relative(found: float, expected: float) -> float:
     """How far apart, as a share of what was expected; infinite where one of them is no number."""
     difference = abs(found - expected) / abs(expected)
     return difference if math.isfinite(difference) else math.inf
+
+
+def compared(found: dict[str, Any], expected: dict[str, Any]) -> dict[str, Any]:
+    """Whether all tensors in two states are the same to the last bit, and the largest difference, as a share of the largest
+    number of its tensor."""
+    these, those = _tensors(found), _tensors(expected)
+    assert these.keys() == those.keys(), "other tensors"
+    different = [name for name, tensor in those.items() if not torch.equal(these[name], tensor)]
+    worst = max((_apart(these[name], those[name]) for name in different), default=0.0)
+    return {"identical": not different, "largest_difference": worst}
+
+
+def _tensors(value: Any, name: str = "") -> dict[str, Tensor]:
+    """All tensors in dictionaries and lists, by where they stand."""
+    if isinstance(value, Tensor):
+        return {name: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return {place: tensor for key, item in items for place, tensor in _tensors(item, f"{name}/{key}").items()}
+
+
+def _apart(found: Tensor, expected: Tensor) -> float:
+    """Largest difference as a share of the largest number."""
+    largest = float(expected.double().abs().max())
+    return float((found.double() - expected.double()).abs().max()) / (largest or 1.0)

@@ -13,9 +13,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from benchmarks.sections.common import ROOT, Task
+from benchmarks.sections.common import ROOT, Task, compared
 
 PATIENCE = 200.0
 """Seconds that one command may take."""
@@ -37,15 +36,10 @@ def killed_job(task: Task) -> dict[str, Any]:
         _lastrun(folder, "killed", "resume", job)
         resumed = _final_state(job, folder, "killed")
     assert resumed["step"] == alone["step"], f"it ended at step {resumed['step']}, not {alone['step']}"
-    expected = _tensors({name: alone[name] for name in ("model", "optimizer")})
-    found = _tensors({name: resumed[name] for name in ("model", "optimizer")})
-    assert found.keys() == expected.keys(), "other tensors"
-    different = [name for name, tensor in expected.items() if not torch.equal(found[name], tensor)]
-    worst = max((_apart(found[name], expected[name]) for name in different), default=0.0)
-    assert task.device.type != "cpu" or not different, f"{len(different)} tensors differ, by {worst:.1e}"
+    different = compared(*({name: state[name] for name in ("model", "optimizer")} for state in (resumed, alone)))
+    assert task.device.type != "cpu" or different["identical"], f"other tensors: {different}"
     return {
-        "identical": not different,
-        "largest_difference": worst,
+        **different,
         "steps": alone["step"],
         "killed_after_step": step,
         "test_loss": {"alone": alone["last"][0], "killed": resumed["last"][0]},
@@ -152,17 +146,3 @@ def _child(pid: int) -> int:
 def _last_line(log: Path) -> str:
     lines = log.read_text().strip().splitlines()
     return lines[-1] if lines else "it said nothing"
-
-
-def _tensors(value: Any, name: str = "") -> dict[str, Tensor]:
-    """All tensors in dictionaries and lists, by where they stand."""
-    if isinstance(value, Tensor):
-        return {name: value}
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return {place: tensor for key, item in items for place, tensor in _tensors(item, f"{name}/{key}").items()}
-
-
-def _apart(found: Tensor, expected: Tensor) -> float:
-    """Largest difference as a share of the largest number."""
-    largest = float(expected.double().abs().max())
-    return float((found.double() - expected.double()).abs().max()) / (largest or 1.0)

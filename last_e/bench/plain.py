@@ -6,6 +6,8 @@ Shapes: N clips, C channels, T frames, V joints, K graph subsets.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -90,6 +92,8 @@ class ChannelGate(nn.Module):
         descriptor = 4 * channels if hybrid else channels
         self.gate_alpha = nn.Parameter(torch.zeros(1, channels, 1, 1))
         self.mlp = nn.Sequential(nn.Linear(descriptor, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, channels, bias=False))
+        self.power: Callable[[Tensor], Tensor] = power_by_fft
+        """Of the frequencies; something else where there is no such operation."""
 
     def forward(self, x: Tensor) -> Tensor:
         energy = (x[:, :, 1:] - x[:, :, :-1]).abs().mean(dim=(2, 3))
@@ -98,12 +102,16 @@ class ChannelGate(nn.Module):
         gate: Tensor = self.mlp(energy).sigmoid()[:, :, None, None].to(x.dtype)
         return x + self.gate_alpha * (x * gate - x)
 
-    @staticmethod
-    def _band_powers(x: Tensor) -> list[Tensor]:
+    def _band_powers(self, x: Tensor) -> list[Tensor]:
         with torch.autocast(x.device.type, enabled=False):
-            power = torch.fft.rfft(full(x), dim=2).abs().square()
+            power = self.power(full(x))
         third = power.shape[2] // 3
         return [band.mean(dim=(2, 3)) for band in power.tensor_split((third, 2 * third), dim=2)]
+
+
+def power_by_fft(x: Tensor) -> Tensor:
+    """(N, C, T, V) -> |rfft over t|^2, (N, C, T // 2 + 1, V)."""
+    return torch.fft.rfft(x, dim=2).abs().square()
 
 
 class JointAttention(nn.Module):

@@ -159,7 +159,7 @@ def _steps(steps: Iterator[int], seconds: float, group: Group, device: torch.dev
     """Steps for so many seconds, after one that does not count. The first rank looks at its clock for all."""
     next(steps)
     synchronize(device)
-    own_clips, own_seconds = group.done
+    own_clips, own_seconds, _ = group.done
     begin, clips = time.perf_counter(), 0
     while True:
         clips += next(steps)

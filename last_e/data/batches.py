@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from last_e import rng
 from last_e.config import TrainingConfig, cuts, effective_batch
 from last_e.data import transform
+from last_e.data.balance import balanced_order
 from last_e.data.clips import Clips
 from last_e.model.network import Noise
 from last_e.problems import ConfigError, Problem
@@ -104,8 +106,9 @@ class Piece(NamedTuple):
 
 
 class TrainBatches:
-    """The training clips in their order. A step's effective batch is cut into micro-batches; the last, incomplete batch
-    of an epoch is left out, so that every step weighs the same (the order changes every epoch, so no clip is lost).
+    """The training clips in their order, or with ``training.sampler`` so that each class comes as often. A step's effective
+    batch is cut into micro-batches; the last, incomplete batch of an epoch is left out, so that every step weighs the same (the
+    order changes every epoch, so no clip is lost).
 
     Args:
         clips: the data set, on the host or on the device that trains.
@@ -140,13 +143,17 @@ class TrainBatches:
         self.own = sum(self._size(part) for part in self.share)
         self.steps = len(index) // self.batch
         self.placement = transform.place(clips)
+        self._label = clips.label.cpu()[index]
         if self.steps == 0:
             allowed = f"at most {len(index)} clips, all there are to train with, times training.gradient_accumulation_steps"
             raise ConfigError([Problem("configuration", "training.batch_size", f"{self.batch} clips a step", allowed)])
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[Batch]]:
         """The steps of an epoch from ``first_step`` on, each as the micro-batches of this share."""
-        permutation = rng.permutation(rng.key(self.config.seed, rng.ORDER, epoch), len(self.index))
+        if self.config.sampler == "balanced":
+            permutation = balanced_order(self.config.seed, epoch, self._label)
+        else:
+            permutation = rng.permutation(rng.key(self.config.seed, rng.ORDER, epoch), len(self.index))
         order = Order(self.clips, self.index[permutation])
         return prefetch(lambda step: self._step(epoch, order, step), range(first_step, self.steps), self.workers)
 
@@ -210,6 +217,12 @@ class TestBatches:
         self.batch_size, self.workers = batch_size, workers
         self.placement = transform.place(clips)
         self._order = Order(clips, index)
+
+    def of(self, index: Tensor) -> TestBatches:
+        """The same of other clips."""
+        other = copy(self)
+        other.index, other._order = index, Order(self.clips, index)
+        return other
 
     def __len__(self) -> int:
         return -(-len(self.index) // self.batch_size)

@@ -5,9 +5,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from last_e.config import TrainConfig
 from last_e.data.clips import Clips
-from last_e.datafile import DataError
-from last_e.splits import trains
+from last_e.datafile import DataError, with_validation
+from last_e.splits import Parts, trains
+
+
+def parts_of(clips: Clips, config: TrainConfig) -> Parts:
+    """Which clips of a job train, which test, and on which the best is chosen (``data.validation``).
+
+    Raises:
+        DataError: the data set has no such split, or none that can be cut so.
+    """
+    train = train_mask(clips, config.dataset, config.split_type)
+    parts = Parts(train.numpy(), held_out(clips, train, config.split_type).numpy())
+    named = {split: mask.numpy() for split, mask in clips.validation.items()}
+    try:
+        return with_validation(config, parts, clips.label.numpy(), clips.performer.numpy(), named)
+    except ValueError as error:
+        raise DataError(f"{config.dataset}: {error}", missing=True) from None
 
 
 def train_mask(clips: Clips, dataset: str, split_type: str) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -69,6 +70,8 @@ class LastE(nn.Module):
             self.fc_mu = nn.Linear(channels, min(128, channels))
             self.fc_logvar = nn.Linear(channels, min(128, channels))
         self.noise_shape = (channels, num_blocks)
+        self.still: list[nn.Module] = []
+        """Batch norms that keep to their running statistics, also in training."""
         self.apply(_initialise)
         self.register_load_state_dict_pre_hook(_drop_shared_graph)  # type: ignore[no-untyped-call]
 
@@ -91,6 +94,21 @@ class LastE(nn.Module):
         if not (self.training and self.config.use_ib_loss):
             return logits
         return logits, self._ib_loss(pooled, row_weight)
+
+    def keep_still(self, norms: Iterable[nn.Module]) -> None:
+        """Have batch norms keep to their running statistics. Those of the three streams are one norm in three parts."""
+        self.still = list(norms)
+        streams = list(self.fusion.stream_bn.children()) if isinstance(self.fusion, StreamFusion) else []
+        if any(norm in self.still for norm in streams):
+            self.still += [norm for norm in streams if norm not in self.still]
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> LastE:
+        """As of any module, but for what is kept still."""
+        super().train(mode)
+        for norm in self.still:
+            norm.eval()
+        return self
 
     def _dropout(self, x: Tensor, noise: Noise | None) -> Tensor:
         rate = self.config.dropout

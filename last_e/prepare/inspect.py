@@ -17,7 +17,7 @@ from last_e.prepare.account import count_splits, guess_dataset
 from last_e.prepare.clipfile import content_hash, names_of, read_columns, read_joints
 from last_e.prepare.own_look import OwnLook, look_at
 from last_e.prepare.replace import CONTENT_HASH
-from last_e.skeletons import NTU25, Skeleton
+from last_e.skeletons import NTU25, PLAYER, Skeleton
 from last_e.text import plain
 from last_e.whole import whole_file
 
@@ -141,6 +141,7 @@ def render(joints: npt.NDArray[np.int16], title: str, own: Description | None = 
         "fps": own.fps if own else FRAMES_PER_SECOND,
     }
     page = TEMPLATE.read_text(encoding="utf-8")
+    page = page.replace("__PLAYER__", PLAYER.read_text(encoding="utf-8").rstrip())
     return page.replace("__TITLE__", html.escape(title)).replace("__DATA__", json.dumps(data, separators=(",", ":")))
 
 

@@ -18,6 +18,7 @@ from last_e.described import Description
 from last_e.own_set import OwnSet, doubtful_units, mistakes_in
 from last_e.prepare.account import held_out, own_splits
 from last_e.prepare.clipfile import Array, names_of, read_joints
+from last_e.prepare.near import Near
 from last_e.splits import Bools
 
 MISSING = "missing"
@@ -50,6 +51,8 @@ class OwnLook:
     """Clips that show the same, in groups."""
     leaks: dict[str, list[list[str]]] = field(default_factory=dict)
     """Of each split the pairs that show the same in two parts of it."""
+    nearly: dict[str, list[list[str]]] = field(default_factory=dict)
+    """Of each split the pairs in two parts of it that show nearly the same."""
     mistakes: list[str] = field(default_factory=list)
     fatal: list[str] = field(default_factory=list)
 
@@ -85,6 +88,10 @@ def look_at(path: Path, description: Description, columns: Mapping[str, Array], 
             pairs = [[names[a], names[b]] for one, other in combinations(lying, 2) for a, b in product(one[:9], other[:9])]
             if pairs:
                 look.leaks.setdefault(split, []).extend(pairs)
+    for a, b in measured.nearly():
+        for split, of in parts.items():
+            if any(mask[a] != mask[b] for mask in of.values()):
+                look.nearly.setdefault(split, []).append([names[a], names[b]])
     mistakes = mistakes_in(OwnSet(description, "", dict(columns)))
     look.fatal = [mistake.text for mistake in mistakes if mistake.fatal]
     look.mistakes = [mistake.text for mistake in mistakes if not mistake.fatal]
@@ -107,6 +114,7 @@ class _Measured:
         self.low, self.high = np.full(3, np.inf), np.full(3, -np.inf)
         self._frames = np.zeros(clips, dtype=np.int64)
         self._seen: dict[bytes, list[int]] = {}
+        self._near = Near(clips, len(description.skeleton.joints))
 
     def add(self, number: int, joints: Array) -> None:
         """A clip, (M, T, V, 3)."""
@@ -117,6 +125,7 @@ class _Measured:
         moved = joints - first  # the same clip elsewhere is the same
         self._seen.setdefault(sha256(repr(joints.shape).encode() + moved.tobytes()).digest(), []).append(number)
         self.torso[number] = torso_of(joints, self._skeleton.measure)
+        self._near.add(number, joints[0], self._skeleton.centre, self.torso[number])
         if joints.shape[1] > 1:
             steps = np.linalg.norm(np.diff(joints.astype(np.float32), axis=1), axis=3)
             self._jump[number] = steps.max()
@@ -125,6 +134,14 @@ class _Measured:
     def same(self) -> list[list[int]]:
         """Clips that show the same, in groups."""
         return [group for group in self._seen.values() if len(group) > 1]
+
+    def nearly(self) -> list[tuple[int, int]]:
+        """Pairs of clips that show nearly the same, but not the very same; of those that do not move nothing is told."""
+        group = np.arange(len(self.torso))
+        for same in self._seen.values():
+            group[same] = same[0]
+        moves = self._motion > 0
+        return [(a, b) for a, b in self._near.pairs(group) if moves[a] and moves[b]]
 
     def outliers(self, names: list[str]) -> dict[str, list[str]]:
         """Clips unlike the others, the most unlike first."""

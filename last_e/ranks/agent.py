@@ -5,7 +5,6 @@ What the first rank tells is told on; why one failed is its own word, not what t
 
 from __future__ import annotations
 
-import ctypes
 import os
 import queue
 import signal
@@ -13,39 +12,40 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import filterfalse
 from pathlib import Path
 from typing import IO
 
-from last_e.events import Beat, Ended, Event, Sink, parse_event
+from last_e.events import NOT_BEGUN, RANK_LOST, Beat, Ended, Event, Sink, parse_event
 from last_e.manifest import NO_CHECKPOINT, STANDS
 from last_e.process import ended_by, pass_on, start_with_pipes
+from last_e.ranks.lifeline import BEAT_SECONDS, SILENT_SECONDS, tell_that_one_lives
 from last_e.ranks.meeting import meeting_folder
 from last_e.ranks.pace import Pace
 from last_e.stop import REASONS, Stop
 
-BEAT_SECONDS = 1.0
-SILENT_SECONDS, SILENT_AT_FIRST_SECONDS = 15.0, 60.0
-"""A rank that lives says so every second, whatever it computes; before the first step it may read much from a slow disk."""
+SILENT_AT_FIRST_SECONDS = 60.0
+"""Before the first step a rank may read much from a slow disk."""
 BEHIND_SECONDS = 300.0
 """A rank that lives lets others wait for so long, and for ten times as long as any has been in one place before: the first one
 also waits for its disk."""
+STUCK_SECONDS, STUCK_AT_FIRST_SECONDS = SILENT_SECONDS + 3.0, 180.0
+"""For so long all may wait for each other, which takes a moment: what is known of one that is silent is told before. A shared
+file system may take minutes to show them where they meet."""
 FIRST_SECONDS = 900.0
 """Until there has been a step: data are read, code is compiled."""
-_PR_SET_PDEATHSIG = 1
 _LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
 """Ranks of one machine meet where no other machine gets to."""
 _IN_A_STEP = 6
 """So often, or less often, they have met when the first step begins to end."""
-LAST_WORD_SECONDS, ALONE_SECONDS = 5.0, 10.0
+LAST_WORD_SECONDS, ALONE_SECONDS = 3.0, 10.0
 """When one has failed, for the others to say so and to write what they are writing; when one says that another has gone, until
 somebody knows better."""
 LONGEST_LINE = 1 << 20
-RANK_LOST = "rank_lost"
-"""The reason of a run of which a rank has died, or hangs."""
 GONE = "peer_gone"
 """The reason of a rank that another has left alone."""
 _QUIET = "completed", *REASONS
@@ -56,10 +56,13 @@ class _Rank:
     """A process that trains a share."""
 
     number: int
+    name: str
+    """As messages have it."""
     process: subprocess.Popen[str]
     heard: float
     entered: int | None = None
     """How often it has met the others, or waits to; None: it has not said so yet."""
+    waits: bool = False
     since: float = 0.0
     """When it came there."""
     ended: Ended | None = None
@@ -76,7 +79,7 @@ class Agent:
         sink: told what rank 0 tells.
         stop: asked by whoever wants the run to end; then all ranks are asked to save and leave.
         saved: whether there is a checkpoint that a new start would go on from.
-        here: how many of them run on this machine, the first ones; None: all.
+        machines: where each of them runs, if they are on several; the first one on this machine.
         shared: where the folder is made; all machines have it.
     """
 
@@ -86,11 +89,11 @@ class Agent:
         sink: Sink,
         stop: Stop,
         saved: Callable[[], bool],
-        here: int | None = None,
+        machines: Sequence[str] = (),
         shared: Path | None = None,
     ) -> None:
         self._commands, self._sink, self._stop, self._saved = commands, sink, stop, saved
-        self._here, self._shared = here, shared
+        self._machines, self._shared = machines, shared
         self._inbox: queue.Queue[tuple[int, str, str | None]] = queue.Queue()
         self._ranks: list[_Rank] = []
         self._readers: list[threading.Thread] = []
@@ -108,7 +111,8 @@ class Agent:
                 for number, command in enumerate(self._commands(folder)):
                     self._ranks.append(self._start(number, command))
                 self._pace = Pace(len(self._ranks))
-                return self._follow()
+                with tell_that_one_lives([rank.process.stdin for rank in self._ranks if self._is_elsewhere(rank)]):
+                    return self._follow()
             finally:
                 for rank in self._ranks:
                     rank.process.kill()
@@ -119,13 +123,17 @@ class Agent:
                     reader.join(1.0)
 
     def _start(self, number: int, command: list[str]) -> _Rank:
-        process = start_with_pipes(command, {**os.environ, **(_LOOPBACK if self._here is None else {})})
+        own = {} if self._machines else {**_LOOPBACK, **_part_of_a_gpu(number)}
+        process = start_with_pipes(command, {**os.environ, **own})
         for kind, pipe in (("event", process.stdout), ("text", process.stderr)):
             assert pipe is not None
             reader = threading.Thread(target=self._read, args=(number, kind, pipe), name=f"rank {number}", daemon=True)
             reader.start()
             self._readers.append(reader)
-        return _Rank(number, process, heard=time.monotonic())
+        name = f"rank {number}"
+        if self._machines:
+            name += f" on {self._machines[number]}"
+        return _Rank(number, name, process, heard=time.monotonic())
 
     def _read(self, number: int, kind: str, pipe: IO[str]) -> None:
         with pipe:
@@ -152,7 +160,7 @@ class Agent:
                 self._hear(*line)
             if self._stop.reason is not None and not asked:
                 asked = True
-                for rank in self._ranks[: self._here]:  # others hear it from them; what has started those might end them
+                for rank in filterfalse(self._is_elsewhere, self._ranks):  # what starts others may end them
                     if rank.process.poll() is None:
                         rank.process.send_signal(signal.SIGTERM)
             self._look_for_dead(now)
@@ -173,20 +181,20 @@ class Agent:
             return
         if kind == "text":
             rank.last_error = line.strip() or rank.last_error
-            pass_on(f"{line}\n" if number == 0 else f"rank {number}: {line}\n", sys.stderr)
+            pass_on(f"{line}\n" if number == 0 else f"{rank.name}: {line}\n", sys.stderr)
             return
         event = parse_event(line)
         if isinstance(event, Beat):
-            if event.entered != rank.entered:
+            if (event.entered, event.waits) != (rank.entered, rank.waits):
                 if rank.entered:
                     self._longest = max(self._longest, rank.heard - rank.since)
-                rank.entered, rank.since = event.entered, rank.heard
+                rank.entered, rank.waits, rank.since = event.entered, event.waits, rank.heard
             self._pace.hear(number, event)
         elif isinstance(event, Ended):
             rank.ended = event
             self._first_word = min(self._first_word, rank.heard)
             if event.reason not in (*_QUIET, GONE):
-                self._fail(replace(event, message=self._of(number, event.message)))
+                self._fail(replace(event, message=event.message if number == 0 else f"{rank.name}: {event.message}"))
         elif event is not None:
             self._sink.emit(self._pace.told(event))
         else:
@@ -199,12 +207,12 @@ class Agent:
             if rank.code is None and not rank.open_pipes:
                 rank.code = rank.process.wait()
                 if rank.ended is None and self._is_elsewhere(rank):  # that machine may have gone
-                    self._lose(f"rank {rank.number} has gone ({rank.last_error or f'code {rank.code}'})")
+                    self._lose(f"{rank.name} has gone ({rank.last_error or f'code {rank.code}'})")
                 elif rank.ended is None and rank.code < 0:
-                    self._lose(f"rank {rank.number} was ended by {ended_by(rank.code)}")
+                    self._lose(f"{rank.name} was ended by {ended_by(rank.code)}")
                 elif rank.ended is None:  # what ends by a mistake of its own would do so again
                     said = rank.last_error or f"ended with code {rank.code} and no word"
-                    self._fail(Ended("trainer_error", f"rank {rank.number}: {said}", 0, 0))
+                    self._fail(Ended("trainer_error", f"{rank.name}: {said}", 0, 0))
 
     def _look_for_silent(self, now: float) -> None:
         """A rank that hangs is killed; others then end by themselves."""
@@ -216,15 +224,19 @@ class Agent:
             if rank.entered is None:
                 limit = FIRST_SECONDS
             if now - rank.heard > limit:
-                self._lose(f"rank {rank.number} did not answer for {limit:.0f} s", rank)
+                self._lose(f"{rank.name} did not answer for {limit:.0f} s", rank)
                 return
         told = [rank.ended for rank in self._ranks if rank.ended is not None]
         if gone := [ended for ended in told if ended.reason == GONE]:
             if now - self._first_word > ALONE_SECONDS:
-                self._lose(f"the ranks lost each other ({gone[0].message})", *alive)
+                silent = [rank for rank in alive if now - rank.heard > 5 * BEAT_SECONDS]
+                what = f"the ranks lost each other ({gone[0].message})"
+                if silent:
+                    what = f"{silent[0].name} has gone: it did not answer for {now - silent[0].heard:.0f} s"
+                self._lose(what, *alive)
         elif told:
             if now - self._first_word > BEHIND_SECONDS:
-                self._lose(f"rank {alive[0].number} did not end with the others", *alive)
+                self._lose(f"{alive[0].name} did not end with the others", *alive)
         else:
             self._look_for_late(now, alive)
 
@@ -236,22 +248,33 @@ class Agent:
             waited = now - max(rank.since for rank in waiting)
             if waited > limit:
                 late = alive[places.index(min(places))]
-                self._lose(f"rank {late.number} did not come on for {waited:.0f} s while others waited for it", late)
+                self._lose(f"{late.name} did not come on for {waited:.0f} s while others waited for it", late)
+                return
+        if all(rank.waits for rank in alive):
+            limit = STUCK_SECONDS if min(places) > _IN_A_STEP else STUCK_AT_FIRST_SECONDS
+            if now - max(rank.since for rank in alive) > limit:
+                self._lose(f"nothing gets from one rank to another: all have waited for {limit:.0f} s{self._network()}", *alive)
+
+    def _network(self) -> str:
+        if not self._machines:
+            return ""
+        names = ", ".join(dict.fromkeys(self._machines))
+        return f" (the network between {names}; GLOO_SOCKET_IFNAME, with run.pass_env, names the interface)"
 
     def _is_elsewhere(self, rank: _Rank) -> bool:
-        return self._here is not None and rank.number >= self._here
+        return bool(self._machines) and self._machines[rank.number] != self._machines[0]
 
     def _lose(self, what: str, *killed: _Rank) -> None:
-        stands = STANDS if self._saved() else NO_CHECKPOINT
-        self._fail(Ended(RANK_LOST, f"{what}; {stands}", 0, 0))
+        self._fail(self._loss(what))
         for rank in killed:
             rank.process.kill()
 
+    def _loss(self, what: str) -> Ended:
+        begun = not self._machines or any((rank.entered or 0) > 1 for rank in self._ranks)
+        return Ended(RANK_LOST if begun else NOT_BEGUN, f"{what}; {STANDS if self._saved() else NO_CHECKPOINT}", 0, 0)
+
     def _fail(self, ended: Ended) -> None:
         self._first = self._first or ended
-
-    def _of(self, number: int, message: str) -> str:
-        return message if number == 0 else f"rank {number}: {message}"
 
     def _verdict(self) -> Ended:
         if self._first is not None:
@@ -259,30 +282,17 @@ class Agent:
         ended = self._ranks[0].ended
         if ended is None or ended.reason == GONE:  # all say that another has gone
             told = "no word" if ended is None else ended.message
-            return Ended(RANK_LOST, f"the ranks lost each other ({told}); {STANDS if self._saved() else NO_CHECKPOINT}", 0, 0)
+            return self._loss(f"the ranks lost each other ({told})")
         if ended.reason in REASONS and self._stop.reason is not None:
             return replace(ended, reason=self._stop.reason)
         return ended
 
 
-def beat(sink: Sink, now: Callable[[], Beat]) -> None:
-    """Of a rank: say every second that it lives, from a thread."""
-
-    def run() -> None:
-        while True:
-            sink.emit(now())
-            time.sleep(BEAT_SECONDS)
-
-    threading.Thread(target=run, name="beat", daemon=True).start()
-
-
-def end_with_its_parent(parent: int) -> None:
-    """Of a rank: when the agent is killed, nobody ends it but the system (Linux; elsewhere, and on another machine than the
-    agent's, which is parent 0, the end of its input does)."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if parent and os.getppid() != parent:  # it was killed before
-        os._exit(1)
+def _part_of_a_gpu(number: int) -> dict[str, str]:
+    """For a rank on a machine whose GPUs are cut in parts (MIG), of which CUDA shows a process but the first that is named."""
+    names = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    is_cut = len(names) > 1 and all(name.strip().startswith("MIG-") for name in names)
+    return {"CUDA_VISIBLE_DEVICES": names[number % len(names)].strip()} if is_cut else {}
 
 
 class OnlyItsEnd:

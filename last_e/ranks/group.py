@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -13,13 +14,18 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from last_e.gpu import is_lost
+from last_e.gpu import has_no_memory, is_lost
 from last_e.ranks.fold import Fold, nodes_of, shares
 
 PATIENCE = timedelta(hours=6)
 """How long a rank waits for others. Whoever has started them all ends them much sooner: it sees who is missing."""
 GPU_PATIENCE = timedelta(minutes=30)
 """On GPUs all may wait for each other without anybody seeing who is missing."""
+
+
+_NCCL = {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "0", "TORCH_NCCL_ENABLE_MONITORING": "0"}
+"""By itself nccl aborts a process whose peer is gone, or that waits for long (a machine that slept): then that would be what is
+told, and not what has become of the peer. Whoever has started them all sees that, and ends them."""
 
 
 class PeerGone(RuntimeError):
@@ -50,8 +56,9 @@ class Group(Protocol):
     size: int
     here: int
     """Those on this machine."""
-    done: tuple[int, float]
-    """Clips of its own that it has trained, and in how many seconds without what it waited for others: see :meth:`work`."""
+    done: tuple[int, float, float | None]
+    """Clips of its own that it has trained, in how many seconds without what it waited for others, and how long that was (None:
+    not seen): see :meth:`work`."""
 
     def work(self, clips: int) -> AbstractContextManager[None]:
         """A step with so many clips of this rank's own."""
@@ -69,7 +76,8 @@ class Group(Protocol):
 class Alone:
     """A run of one process."""
 
-    rank, size, here, done = 0, 1, 1, (0, 0.0)
+    rank, size, here = 0, 1, 1
+    done: tuple[int, float, float | None] = (0, 0.0, None)
 
     def work(self, clips: int) -> AbstractContextManager[None]:
         """Nobody asks."""
@@ -103,21 +111,35 @@ class Joined:
         self.rank, self.size, self.here = seat.rank, seat.size, seat.here
         self.entered = 0
         """How often it has met the others, or is waiting to."""
-        self.done = 0, 0.0
+        self.waits = False
+        """For others, now. Not seen are those who wait on a GPU."""
+        self.done: tuple[int, float, float | None] = (0, 0.0, 0.0)
         self._waited = 0.0
         self._seat = seat
-        self._tensors: dist.ProcessGroup | None = None
+        self.tensors: dist.ProcessGroup | None = None
+        """What tensors go through, each rank having a GPU of its own; None: the same as numbers, by way of the CPU."""
 
     def meet(self, device: torch.device) -> None:
-        """Wait for all to be there; this one trains on ``device``."""
-        seat, self.entered = self._seat, self.entered + 1
-        own_gpu = device.type == "cuda" and seat.here <= torch.cuda.device_count()
-        with _gone():
+        """Wait for all to be there; this one trains on ``device``, which is the current one where it is a GPU.
+
+        Raises:
+            RanksDiffer: some have a GPU, and some have none.
+        """
+        seat = self._seat
+        has_gpu = device.type == "cuda"
+        own_gpu = has_gpu and seat.here <= torch.cuda.device_count()
+        for name, value in _NCCL.items():
+            os.environ.setdefault(name, value)
+        with self._all_together():
             store = dist.FileStore(str(seat.meeting), seat.size)  # type: ignore[attr-defined]  # it is there, unlisted
             dist.init_process_group("gloo", store=store, rank=seat.rank, world_size=seat.size, timeout=PATIENCE)
-            all_have = torch.tensor([int(own_gpu)])
-            dist.all_reduce(all_have, dist.ReduceOp.MIN)  # a group of nccl's is made by all of them or by none
-            self._tensors = dist.new_group(backend="nccl", timeout=GPU_PATIENCE) if bool(all_have) else None
+            most = torch.tensor([int(has_gpu), int(not has_gpu), int(not own_gpu)])
+            dist.all_reduce(most, dist.ReduceOp.MAX)
+            some_have, some_have_none, some_share = map(bool, most)
+            if not some_share:  # a group of nccl's is made by all of them or by none
+                self.tensors = dist.new_group(backend="nccl", timeout=GPU_PATIENCE)
+        if some_have and some_have_none:
+            raise RanksDiffer("some ranks have a GPU, and some have none: hardware.device=cpu has all train on processors")
 
     def leave(self) -> None:
         """Of a process that does not end at once (:mod:`last_e.__main__` does): torn down by Python while threads of gloo still
@@ -130,8 +152,10 @@ class Joined:
         """See :class:`Group`. Through nccl a rank waits for others on its GPU, which is not seen here."""
         began, waited = time.perf_counter(), self._waited
         yield
-        seconds = time.perf_counter() - began - (self._waited - waited)
-        self.done = self.done[0] + clips, self.done[1] + seconds  # at once: another thread reads both
+        waited = self._waited - waited
+        done, own, others = self.done
+        others = None if others is None or self.tensors is not None else others + waited
+        self.done = done + clips, own + time.perf_counter() - began - waited, others  # at once: another thread reads them
 
     def agree(self, wish: int) -> int:
         """See :class:`Group`."""
@@ -154,9 +178,9 @@ class Joined:
 
     def fill(self, rows: Tensor) -> None:
         """See :class:`Group`."""
-        there = rows if self._tensors is not None else rows.cpu()
+        there = rows if self.tensors is not None else rows.cpu()
         with self._all_together():
-            dist.all_reduce(there, group=self._tensors)
+            dist.all_reduce(there, group=self.tensors)
         rows.copy_(there)
 
     def see_that_all_have(self, digest: bytes) -> None:
@@ -174,19 +198,19 @@ class Joined:
             raise RanksDiffer("not all ranks have the same weights, step, clips, number format, kind of device and torch")
 
     def _gather(self, sent: Tensor) -> list[Tensor]:
-        there = sent if self._tensors is not None else sent.cpu()
+        there = sent if self.tensors is not None else sent.cpu()
         received = [torch.empty_like(there) for _ in range(self.size)]
         with self._all_together():
-            dist.all_gather(received, there, group=self._tensors)
+            dist.all_gather(received, there, group=self.tensors)
         return [one.to(sent.device) for one in received]
 
     @contextmanager
     def _all_together(self) -> Iterator[None]:
         self.entered += 1
-        began = time.perf_counter()
+        began, self.waits = time.perf_counter(), True
         with _gone():
             yield
-        self._waited += time.perf_counter() - began
+        self._waited, self.waits = self._waited + time.perf_counter() - began, False
 
 
 class _gone:  # reads as a word where it is used
@@ -196,5 +220,5 @@ class _gone:  # reads as a word where it is used
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, RuntimeError) and not (isinstance(error, torch.cuda.OutOfMemoryError) or is_lost(error)):
+        if isinstance(error, RuntimeError) and not (has_no_memory(error) or is_lost(error)):
             raise PeerGone(str(error)) from error

@@ -16,7 +16,7 @@ from last_e.config import TrainConfig
 from last_e.data.batches import TestBatches
 from last_e.data.clips import Clips
 from last_e.data.datasets import load_clips
-from last_e.data.splits import held_out, train_mask
+from last_e.data.splits import parts_of
 from last_e.data.transform import TEST_CROP
 from last_e.datafile import DataError
 from last_e.evaluate import logits_of
@@ -108,10 +108,10 @@ def score(
 
 def _chosen(clips: Clips, config: TrainConfig, part: str) -> Tensor:
     """The clips of a part, by their numbers."""
-    train = train_mask(clips, config.dataset, config.split_type)
-    validation = clips.validation.get(config.split_type, torch.zeros_like(train))
-    parts = {"train": train, "validation": validation, "test": held_out(clips, train, config.split_type)}
-    return parts[part].nonzero()[:, 0]
+    parts = parts_of(clips, config)
+    if part == "validation" and parts.validation is None:  # what an own set's file keeps for it, and no job has asked for
+        return clips.validation.get(config.split_type, torch.zeros(0)).nonzero()[:, 0]
+    return torch.from_numpy(getattr(parts, part)).nonzero()[:, 0]
 
 
 def _told(progress: Callable[[int, int, str], None], whose: str, done: int, total: int) -> None:

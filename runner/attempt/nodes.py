@@ -31,7 +31,11 @@ def further_nodes(config: JobSpec) -> list[str]:
     return [name for name in names if name != here]
 
 
-def on_node(name: str) -> list[str]:
-    """What, put before a command, has it run on a further machine."""
+def all_nodes(further: list[str]) -> dict[str, list[str]]:
+    """All machines of an attempt that has ``further`` ones, this one first: what, put before a command, has it run there."""
+    return {os.environ["SLURMD_NODENAME"]: [], **{name: _on(name) for name in further}}
+
+
+def _on(name: str) -> list[str]:
     cores = os.environ.get("SLURM_CPUS_PER_TASK")
     return [*_SRUN, *([f"--cpus-per-task={cores}"] if cores else []), f"--nodelist={name}"]

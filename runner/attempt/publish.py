@@ -6,20 +6,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from last_e.choosing import chosen_by
 from last_e.manifest import MANIFEST, DamagedCheckpoint, to_keep, verify
 from last_e.text import seconds_text
 from runner.attempt.outbox import LAG_WARNING_SECONDS, Outbox
 from runner.attempt.pruner import Pruner
+from runner.attempt.report import Own
 from runner.attempt.scratch import OUTBOX
 from runner.attempt.voice import Voice
 from runner.errors import Reason
 from runner.job.attempts import HEARTBEAT_SECONDS, Attempt
 from runner.job.checkpoints import Stored
 from runner.job.job import Job
-from runner.job.paths import END_RECORD, Paths, checkpoint_name, step_of
+from runner.job.paths import END_RECORD, PREDICTIONS, Paths, checkpoint_name, step_of
 from runner.waits import WAITS
 
 EVENTS_SECONDS = WAITS.events
@@ -56,6 +59,7 @@ class Publisher:
         self._synced_step = 0
         self._metrics_changed = self._late = False
         self._segments = 0
+        self._predictions: bytes | None = None
         self._events_sent: dict[str, int] = {}
         self._next_look = self._next_events = 0.0
         self._tell_lost = lost
@@ -77,13 +81,14 @@ class Publisher:
         self._metrics_changed = True
         self._progress["last_epoch"] = metrics
         # Of equal ones the first, as the trainer has it.
-        self._progress["best"] = max(self._progress.get("best", metrics), metrics, key=lambda epoch: epoch["test_top1"])
+        self._progress["best"] = max(self._progress.get("best", metrics), metrics, key=chosen_by)
 
     def checkpoint(self, folder: Path) -> None:
         """A checkpoint is whole on disk: send it."""
         try:
             with self.outbox.together():
                 self._send_metrics()  # first: who resumes from a checkpoint finds the history up to it
+                self._send_predictions()
                 stored = post_checkpoint(self._job.paths, folder, self._attempt, self.outbox)
                 self._on_their_way[self._job.paths.checkpoint(stored.name)] = stored
         except (DamagedCheckpoint, FileNotFoundError):  # pruned by the trainer already: a newer one is on its way
@@ -118,15 +123,33 @@ class Publisher:
         """
         with self.outbox.together():
             self._send_metrics()
+            self._send_predictions()
             self._send_events()
             self.send_log()
             self.record()
+
+    def own(self) -> Own:
+        """What a report of the job needs of this attempt: the store may not have all of it yet."""
+        metrics, predictions = self._run / "metrics.jsonl", self._run / PREDICTIONS
+        return Own(
+            replace(self._attempt),
+            {**self._progress, "time": time.time()},
+            metrics.read_text("utf-8", "replace") if metrics.exists() else "",
+            predictions.read_bytes() if predictions.exists() else None,
+        )
 
     def send_log(self) -> None:
         """Send what was said since the last time."""
         if lines := self._voice.take():
             self._segments += 1
             self.outbox.put(self._job.paths.log(self._attempt.id, self._segments), lines.encode())
+
+    def last_word(self, text: str) -> None:
+        """Say something, if it is anything, once all else is sent."""
+        if text:
+            self._voice.say(text)
+            self.send_log()
+            self.outbox.drain(1.0)
 
     def drain(self, left: Callable[[], float]) -> str | None:
         """Wait until the store has it all, for the seconds that are ``left``, asked again and again; what to say of what it
@@ -163,6 +186,12 @@ class Publisher:
         if self._metrics_changed and path.exists():
             self._metrics_changed = False
             self.outbox.put(self._job.paths.metrics(self._attempt.id), path.read_bytes())
+
+    def _send_predictions(self) -> None:
+        path = self._run / PREDICTIONS
+        if path.exists() and (data := path.read_bytes()) != self._predictions:
+            self._predictions = data
+            self.outbox.put(self._job.paths.predictions(self._attempt.id), data)
 
     def _send_events(self) -> None:
         for path in sorted((self._run / "events").glob("*")):

@@ -14,21 +14,27 @@ from pathlib import Path
 from typing import Any
 
 from last_e import events
+from last_e.choosing import chosen_by
 from last_e.console import ConsoleSink
 from last_e.datafile import is_remote
 from last_e.environment import detect_environment
-from last_e.events import Message, parse_event
+from last_e.events import NOT_BEGUN, Message, parse_event
 from last_e.layers import Resolved
-from last_e.manifest import newest_whole, read_manifest
+from last_e.manifest import read_manifest, sha256
 from runner import machine
 from runner.attempt import shutdown
 from runner.attempt.data_cache import fetch_data
 from runner.attempt.leaving import STOP_PATIENCE_SECONDS, Leaving
 from runner.attempt.leftovers import clear_leftovers
+from runner.attempt.moves import Moves
 from runner.attempt.nodes import further_nodes
 from runner.attempt.outbox import waiting
 from runner.attempt.publish import Publisher
+from runner.attempt.report import KeptReport, MakeReport
+from runner.attempt.restarts import Restarts
 from runner.attempt.scratch import OUTBOX, make_scratch, remove_scratch, scratch_root
+from runner.attempt.telling import tell_of_end, unset
+from runner.attempt.tracked import start_tracking
 from runner.attempt.trainer import PIPES, Inbox, Trainer, trainer_command, trainer_config
 from runner.attempt.voice import Voice
 from runner.errors import (
@@ -42,7 +48,7 @@ from runner.errors import (
     StoreError,
     UsageError,
 )
-from runner.gpus import taken
+from runner.gpus import Asked, taken
 from runner.job.attempts import Attempt
 from runner.job.checkpoints import Stored
 from runner.job.job import Job
@@ -53,6 +59,7 @@ from runner.trust import Trust, see_that_it_is_taken
 from runner.waits import WAITS
 
 _RESULT_FIELDS = ("test_top1", "test_top5", "best_top1", "best_epoch", "step", "total_steps")
+_OF_SOME_RUNS = ("validation_top1", "early_stop_epoch")
 
 
 def run_attempt(
@@ -69,10 +76,12 @@ def run_attempt(
     heard: Iterable[str] | None = None,
     until: int | None = None,
     may_shut_down: bool = False,
+    report: MakeReport | None = None,
 ) -> Exit:
     """Run one attempt to its end; returns its exit code. ``heard``: keys of the requests that had been made when it was handed
     over to what has started it now; later ones are meant for it. ``until``: it pauses once this epoch is done.
-    ``may_shut_down``: whoever has begun it has said that ``run.after`` may switch this machine off.
+    ``may_shut_down``: whoever has begun it has said that ``run.after`` may switch this machine off. ``report`` makes the page
+    that is kept of the job when the attempt ends.
 
     Raises:
         ConfigError, NoSuchJobError, ClaimedError, PausedError, StoreError: the attempt could not begin.
@@ -88,7 +97,7 @@ def run_attempt(
     see_that_it_is_taken(resolved, trust)
     if job.attempts.completed(known) and not allow_change:
         raise UsageError(f"{job.id} is complete; lastrun status {job.reference} shows its result")
-    resolved.notes.extend(machine.see_that_it_fits(resolved.env, here))
+    resolved.notes.extend([*machine.see_that_it_fits(resolved.env, here), *unset(resolved.config.notify)])
     root = scratch_root(resolved)
     about = machine.container() or {}
     shuts_down = (
@@ -101,7 +110,7 @@ def run_attempt(
             "is left here to be sent, or another attempt of yours is at work here"
         )
     nodes = further_nodes(resolved.config)
-    with taken(resolved.config, job.id) as gpus:
+    with taken(Asked.of(resolved.config), job.id) as gpus:
         inbox: Inbox = queue.Queue()
         trainer = Trainer(inbox, gpus)
         leaving = Leaving(resolved.config.hardware, trainer, inbox)
@@ -117,8 +126,13 @@ def run_attempt(
         attempt.changes = [asdict(change) for change in changed]
         # A checkpoint from before an earlier change is gone on from with that change.
         old = set(requests if heard is None else heard)
-        run = _Run(job, attempt, resolved, [*allow_change, *changed_before], sink, root, old, inbox, trainer, leaving, until)
+        tracked = start_tracking(job, resolved.config, sink, lambda words: inbox.put(("note", words)))
+        voice = Voice(sink, None if tracked is None else tracked.hear)
+        allowed = [*allow_change, *changed_before]
+        run = _Run(job, attempt, resolved, allowed, voice, root, old, inbox, trainer, leaving, until, report)
         reason = run.to_its_end()
+    if tracked is not None and (late := tracked.end(reason, leaving)):
+        voice.show(late, "warning")
     if shuts_down:
         if (why := shutdown.why_not(reason, root)) is None:
             shutdown.shut_down(run.voice.show)
@@ -137,26 +151,28 @@ class _Run:
         attempt: Attempt,
         resolved: Resolved[JobSpec],
         allow_change: list[str],
-        sink: ConsoleSink,
+        voice: Voice,
         scratch_root: Path,
         old_requests: set[str],
         inbox: Inbox,
         trainer: Trainer,
         leaving: Leaving,
         until: int | None,
+        report: MakeReport | None,
     ) -> None:
-        self.until = until
+        self.until, self.make_report = until, report
         self.job, self.attempt, self.config = job, attempt, resolved.config
         self.allow_change, self.notes, self.scratch_root = allow_change, resolved.notes, scratch_root
-        self.inbox, self.trainer, self.leaving, self.voice = inbox, trainer, leaving, Voice(sink)
+        self.inbox, self.trainer, self.leaving, self.voice = inbox, trainer, leaving, voice
         self.progress: dict[str, Any] = {}
         self.publisher: Publisher | None = None
         self.data: Path | None = None
         self.lost: Reason | None = None
         self.heart = Heart(job, attempt, old_requests, self._beat, lambda *words: self.inbox.put(words))
         self._told_that_it_leaves = False
+        self._moves = Moves()
         self._look: LastLook | None = None
-        sink.also = self._standing
+        voice.shows(self._standing)
 
     def to_its_end(self) -> Reason:
         """Train, publish, write how it ended."""
@@ -191,6 +207,8 @@ class _Run:
         if self.lost is not None:
             reason, message = self.lost, self._what_is_lost(self.lost)
         reason = self._finish(reason, message)
+        if self.lost is None:
+            tell_of_end(self.job, self.attempt, reason, self.config.notify, self.publisher, self.voice, self.leaving)
         self.heart.stop()
         if self.publisher is not None:
             self.publisher.outbox.close()
@@ -217,29 +235,32 @@ class _Run:
         found = self.job.checkpoints.sweep(self.attempt, partial(self.voice.say, level="warning"))
         self.attempt.inherited = [stored.name for stored in found]
         bad: set[str] = set()
-        own: Path | None = None
-        restarts, reached = 0, (0, 0)
+        restarts = Restarts(self.config.run.max_restarts, scratch)
         while True:
             self.trainer.ended = self._look = None
             usable = [stored for stored in found if stored.name not in bad]
-            reason, message = self._train_once(scratch, publisher, usable, own)
-            ended = self.trainer.ended
-            most = self.config.run.max_restarts
-            if reason is Reason.RANK_LOST and self.leaving.reason is None and restarts < most:
-                own, done = newest_of(scratch)
-                if done > max(reached, (self.attempt.resumed_epoch, self.attempt.resumed_step)):
-                    reached, restarts = done, restarts + 1
-                    self.voice.say(
-                        f"{message}; going on from step {done[1]} ({restarts} of run.max_restarts {most})", "warning"
-                    )
+            reason, message = self._train_once(scratch, publisher, usable, restarts.own)
+            ended = self.trainer.ended and self.trainer.ended.reason
+            if reason is Reason.RANK_LOST and self.leaving.reason is None:
+                again = restarts.after(message, self.attempt, begun=ended != NOT_BEGUN)
+                if again.goes_on:
+                    self._rest(again.message, again.rest)
                     continue
-                message += "; not gone on with by itself, for nothing was saved since it began"
-            if ended is None or ended.reason != "checkpoint_damaged" or self.attempt.resumed_from is None or own is not None:
+                message = again.message
+            if ended != "checkpoint_damaged" or self.attempt.resumed_from is None or restarts.own is not None:
                 return reason, message
             bad.add(self.attempt.resumed_from)
             self.job.checkpoints.pass_over(self.attempt.resumed_from)
             self.voice.say(f"skipping checkpoint {self.attempt.resumed_from}: {message}", "warning")
             self.attempt.resumed_from, self.attempt.resumed_step, self.attempt.resumed_epoch = None, 0, 0
+
+    def _rest(self, word: str, seconds: float) -> None:
+        """Say why, if there is something to say, and wait."""
+        if word:
+            self.voice.say(word, "warning")
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not self._stop_while_waiting():
+            time.sleep(0.2)
 
     def _stop_while_waiting(self) -> bool:
         """Before there is a trainer: hear what other threads have to say, look at the clock; whether to stop."""
@@ -268,8 +289,11 @@ class _Run:
         if self.leaving.reason is not None:  # stopped before there was anything to stop
             return self.leaving.reason, "nothing was trained" if own is None else f"saved at step {read_manifest(own).step}"
         resume = own if fetched is None else fetched[0]
+        init, wrong = (None, None) if resume else first_weights(self.job, self.config.model.init_sha256, scratch)
+        if wrong is not None:
+            return Reason.DATA_ERROR, wrong
         nodes = self.attempt.hardware.get("further_nodes", [])
-        self.trainer.start(trainer_command(config, scratch / "run", resume, self.allow_change, nodes))
+        self.trainer.start(trainer_command(config, scratch / "run", resume, self.allow_change, nodes, init))
         if self.leaving.reason is not None:  # asked while it was being started
             self.trainer.ask_to_save()
         open_pipes = len(PIPES)
@@ -302,6 +326,7 @@ class _Run:
         if isinstance(event, events.Progress):
             event = replace(event, session_seconds_left=self.leaving.seconds_left)
             self.progress.update(json.loads(event.to_json()))
+            self._moves.hear(event)
         elif isinstance(event, events.CheckpointSaved):
             publisher.checkpoint(Path(event.path))
         elif isinstance(event, events.EpochDone):
@@ -345,8 +370,8 @@ class _Run:
 
     def _beat(self) -> dict[str, Any]:
         """What a heartbeat tells."""
-        reason = self.leaving.reason
-        return {**self.progress, "stopping": None if reason is None else reason.value}
+        reason, idle = self.leaving.reason, self._moves.idle_seconds
+        return {**self.progress, "stopping": None if reason is None else reason.value, "idle_seconds": idle}
 
     def _standing(self) -> dict[str, Any]:
         """What a view shows beside what the trainer tells; on another thread."""
@@ -377,6 +402,7 @@ class _Run:
                 with suppress(StoreError):  # who looks later need not wait for its heart
                     self.job.attempts.write(attempt)
             return reason
+        report = KeptReport(self.job, self.publisher.own(), None if self.leaving.in_haste else self.make_report)
         try:
             self.publisher.end()
         except OSError as error:
@@ -386,11 +412,13 @@ class _Run:
         lasting = self.publisher.outbox.lasting  # what the store refuses it will refuse again
         until = time.monotonic() + (5.0 if lasting else self.leaving.drain_seconds(reason))
         left = self.publisher.drain(lambda: min(until, self.leaving.haste_until) - time.monotonic())
+        told = report.wait(0.0 if left or self.publisher.lost else min(until, self.leaving.haste_until))
         if lost := self.publisher.lost:  # seen before something was sent
             self._lose(lost)
             self.voice.show(f"{lost.value}: {self._what_is_lost(lost)}")
             return lost
         if left is None:
+            self.publisher.last_word(told)
             return reason
         self.voice.show(left, "warning")
         return Reason.STORE_UNREACHABLE
@@ -418,13 +446,20 @@ def find_data(
         return None, (Reason.OUT_OF_DISK, str(error))
 
 
-def newest_of(scratch: Path) -> tuple[Path | None, tuple[int, int]]:
-    """An attempt's own newest whole checkpoint, and its epoch and step; None and zeros without one."""
-    newest = newest_whole(scratch / "run" / "checkpoints", lambda _: None)
-    if newest is None:
-        return None, (0, 0)
-    about = read_manifest(newest)
-    return newest, (about.epoch, about.step)
+def first_weights(job: Job, digest: str | None, folder: Path) -> tuple[Path | None, str | None]:
+    """The weights that a job begins with, if it has some, brought into a folder; or why they are not there."""
+    if digest is None:
+        return None, None
+    path = folder / "init.safetensors"
+    try:
+        job.store.get_file(job.paths.init, path)
+    except MissingKeyError:
+        return None, f"{job.uri}: the weights that it begins with (model.init) are not kept with it"
+    except DamagedObjectError as error:
+        return None, str(error)
+    if sha256(path) != digest:
+        return None, f"{job.uri}: the weights that it begins with (model.init) are not what was kept"
+    return path, None
 
 
 def scores_at_the_end(ended: events.Ended | None, progress: dict[str, Any], resumed_epoch: int) -> dict[str, float | None]:
@@ -432,11 +467,13 @@ def scores_at_the_end(ended: events.Ended | None, progress: dict[str, Any], resu
     That knows only this attempt's own epochs, and so no ``best_epoch`` of the job."""
     last, best = progress.get("last_epoch", {}), progress.get("best", {})
     if ended is not None and ended.total_steps:  # else it ended without knowing, as when a rank was killed
-        return {**{name: getattr(ended, name) for name in _RESULT_FIELDS}, "epoch": last.get("epoch", resumed_epoch)}
+        some = {name: value for name in _OF_SOME_RUNS if (value := getattr(ended, name)) is not None}
+        return {**{name: getattr(ended, name) for name in _RESULT_FIELDS}, **some, "epoch": last.get("epoch", resumed_epoch)}
     heard = {
         "test_top1": last.get("test_top1"),
         "test_top5": last.get("test_top5"),
-        "best_top1": best.get("test_top1"),
+        "validation_top1": last.get("validation_top1"),
+        "best_top1": chosen_by(best) if best else None,
         "step": progress.get("local_step"),  # later ones went with the trainer, and are no progress
         "total_steps": progress.get("total_steps"),
         "epoch": last.get("epoch"),

@@ -20,7 +20,7 @@ from last_e.manifest import NO_CHECKPOINT, STANDS
 from last_e.process import ended_by, run_module, start_with_pipes
 from last_e.redact import redact
 from runner import machine
-from runner.attempt.nodes import on_node
+from runner.attempt.nodes import all_nodes
 from runner.errors import LOST, Reason
 from runner.job.attempts import Attempt
 from runner.spec import JobSpec
@@ -37,6 +37,7 @@ _REASONS = {
     "data_damaged": "data_error",
     "data_changed": "data_error",
     "bad_usage": "config_error",
+    events.NOT_BEGUN: events.RANK_LOST,
 }
 
 
@@ -91,9 +92,9 @@ class Trainer:
         a checkpoint, of it or of an earlier one."""
         code = self.wait()
         out_of_memory = machine.memory_kills() > self._memory_kills
-        if self.ended is not None and self.ended.reason == Reason.RANK_LOST.value and (asked is not None or out_of_memory):
-            return asked or Reason.OUT_OF_MEMORY, self.ended.message
         if self.ended is not None:
+            if self.ended.reason in (events.RANK_LOST, events.NOT_BEGUN) and (asked is not None or out_of_memory):
+                return asked or Reason.OUT_OF_MEMORY, self.ended.message
             name = _REASONS.get(self.ended.reason, self.ended.reason)
             reason = Reason(name) if name in Reason._value2member_map_ else Reason.TRAINER_ERROR
             stopped = reason in (Reason.INTERRUPTED, Reason.PREEMPTED, Reason.TIME_LIMIT, *LOST)
@@ -115,17 +116,21 @@ class Trainer:
         self._inbox.put((kind, None))
 
 
-def trainer_command(config: Path, out: Path, resume: Path | None, allow_change: list[str], nodes: list[str]) -> list[str]:
-    """Train as a file says, in ``out``, perhaps from a checkpoint's folder on, and on further ``nodes``."""
+def trainer_command(
+    config: Path, out: Path, resume: Path | None, allow_change: list[str], nodes: list[str], init: Path | None = None
+) -> list[str]:
+    """Train as a file says, in ``out``, perhaps from a checkpoint's folder on, or from the weights in a file, and on further
+    ``nodes``."""
     command = [*run_module("last_e"), "--config", str(config), "--out", str(out), "--supervised"]
     command += [] if resume is None else ["--resume", str(resume)]
-    command += ["--nodes", json.dumps([on_node(name) for name in nodes])] if nodes else []
+    command += [] if init is None else ["--init", str(init)]
+    command += ["--nodes", json.dumps(all_nodes(nodes))] if nodes else []
     return command + (["--allow-change", *allow_change] if allow_change else [])
 
 
 def trainer_config(config: JobSpec, attempt: Attempt, data: Path | None) -> dict[str, Any]:
     """What it trains with: the job's configuration without the runner's own sections, as this machine has it."""
-    values = config.model_dump(mode="json", exclude={"name", "run", "store"})
+    values = config.model_dump(mode="json", exclude={"name", "run", "store", "notify", "tracking"})
     if data is not None:
         values["data"]["uri"] = str(data)
     if config.run.gpus is not None and config.hardware.device != "cpu":

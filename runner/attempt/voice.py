@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from last_e import events
 from last_e.bar import LARGE, MEGABYTE
@@ -11,10 +13,11 @@ from last_e.events import Message, describe
 
 
 class Voice:
-    """Speaks on the main thread only; others leave word in the attempt's inbox."""
+    """Speaks on the main thread only; others leave word in the attempt's inbox. Who wants to ``hear`` is told the trainer's
+    events, too."""
 
-    def __init__(self, sink: ConsoleSink) -> None:
-        self._sink = sink
+    def __init__(self, sink: ConsoleSink, hear: Callable[[events.Event], None] | None = None) -> None:
+        self._sink, self._hear = sink, hear
         self._lines: list[str] = []
 
     def say(self, text: str, level: str = "info") -> None:
@@ -29,9 +32,15 @@ class Voice:
     def tell(self, event: events.Event) -> None:
         """An event of the trainer's; progress is no line of the log."""
         self._sink.emit(event)
+        if self._hear is not None:
+            self._hear(event)
         text = describe(event)
         if text is not None and not isinstance(event, events.Progress):
             self._lines.append(f"{_now()} {text}\n")
+
+    def shows(self, standing: Callable[[], Mapping[str, Any]]) -> None:
+        """What a view shows beside what events tell: see :attr:`~last_e.console.ConsoleSink.also`."""
+        self._sink.also = standing
 
     def work(self, what: str, done: int, total: int) -> None:
         """How far something is that takes long, as a download: for the screen alone."""

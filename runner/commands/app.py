@@ -10,11 +10,15 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from last_e.process import discard_output
-from runner.commands import check, groups, judge, keep, look, run
+from runner.commands import check, groups, judge, keep, look, run, show
 from runner.commands.bench import bench
 from runner.commands.data import data_app
+from runner.commands.export import demo_page, export
 from runner.commands.host import host_app
 from runner.commands.image import image_app, probe
+from runner.commands.init import init
+from runner.commands.shell import completion
+from runner.commands.watch import watch
 from runner.version import lastrun_version
 
 app = typer.Typer(
@@ -25,17 +29,24 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(bench)
+app.command()(init)
 app.command()(run.submit)
 app.command()(run.resume)
 app.command()(check.validate)
 app.command()(check.explain)
 app.command()(check.plan)
+app.command()(check.doctor)
+app.command()(completion)
 app.command(name="list")(look.list_)
 app.command()(look.gpus)
 app.command()(look.status)
 app.command()(look.logs)
 app.command()(look.compare)
+app.command()(show.report)
+app.command()(watch)
 app.command()(judge.evaluate)
+app.command()(export)
+app.command(name="demo-page")(demo_page)
 app.command()(keep.stop)
 app.command()(keep.pull)
 app.command()(keep.sync)
@@ -112,6 +123,7 @@ def _run_app(call: Callable[[], Any]) -> NoReturn:
                 show(said, error=True)
                 raise SystemExit(int(Exit.USAGE)) from None
             hint = "--set takes KEY=VALUE" if "extra argument" in said and "--set" in sys.argv else "--help tells more"
+            hint = "lastrun init writes one" if said == "Missing argument 'JOB.YAML'" else hint
             error = UsageError(f"{said}; {hint}")
         if "--json" in sys.argv and isinstance(error, (ConfigError, LastrunError)):
             from dataclasses import asdict
@@ -125,6 +137,8 @@ def _run_app(call: Callable[[], Any]) -> NoReturn:
             raise SystemExit(int(Exit.USAGE)) from None
         if isinstance(error, LastrunError):
             show(f"error: {redact(str(error))}", error=True)
+            if error.exit_code in (Exit.STORE, Exit.NO_ENGINE) and sys.stderr.isatty():  # in a log nobody asks what to do next
+                show("lastrun doctor looks at this machine, the store and each launcher", error=True)
             raise SystemExit(int(error.exit_code)) from None
         if isinstance(error, OSError):
             why = error.strerror or error

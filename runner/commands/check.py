@@ -1,4 +1,4 @@
-"""Commands that look at a job's file: validate, explain, plan."""
+"""Commands that look before anything runs: validate, explain and plan at a job's file, doctor at all around it."""
 
 from __future__ import annotations
 
@@ -119,6 +119,25 @@ def explain(spec: SpecArgument, env: EnvOption = None, set_: SetOption = None, j
     for note in resolved.notes:
         show(note)
     print_explained(resolved.items(), resolved.origins)
+
+
+def doctor(store: StoreOption = None, json: JsonOption = False) -> None:
+    """Look at this machine, each launcher and the store: what works, what is missing, what mends it; in ten seconds."""
+    from dataclasses import asdict
+
+    from runner.doctor import examine
+    from runner.doctor.finding import State
+    from runner.errors import Exit
+    from runner.view.console import print_json
+    from runner.view.doctor import print_findings
+
+    findings = examine(store)
+    well = not any(one.state is State.WRONG for one in findings)
+    if json:
+        print_json("doctor", {"well": well, "findings": [asdict(one) for one in findings]})
+    else:
+        print_findings(findings)
+    raise typer.Exit(Exit.DONE if well else Exit.FAILED)
 
 
 def plan(

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from runner.launch.ready import How
     from runner.resolve import Points
     from runner.trust import Trust
+    from runner.weights import Begun
 
 ASK_ABOVE = 20
 _NO_SHUTDOWN = (
@@ -73,6 +74,7 @@ def submit_sweep(
     from runner.view.console import print_json, show
     from runner.view.groups import values_text
     from runner.view.plan import sweep_text
+    from runner.weights import with_their_weights
 
     jobs = [point.job for point in found.points]
     config = jobs[0].config
@@ -86,6 +88,8 @@ def submit_sweep(
     target = store_of(config.store, store)
     told = list(dict.fromkeys(note for job in jobs for note in [*notes_of_file(job, spec), *job.of_data]))
     told += kaggle.notes(target.uri)
+    begun = with_their_weights(jobs, target.uri)
+    told += list(dict.fromkeys(text for one in begun for text in one.told))
     slots = host_slots(how.on, parallel) if how.on else make_slots(parallel, config, len(jobs))
     cost = estimate(jobs, min(len(slots), len(jobs)))
     there = {}
@@ -128,12 +132,12 @@ def submit_sweep(
     for one in values:
         Trust(target.uri).remember(one)
     marks = {mark(key, value) for one in values for key, value in one.items()}
-    group = _held(lambda: _make(target, found, how.on), json)
+    group = _held(lambda: _make(target, found, begun, how.on), json)
     again = replace(how, env=how.env if how.on else None, settings=(), launcher=None)  # its jobs have what was set
     _run(group, again, lambda: Trust(target.uri, marks), parallel, stop_after, detach, json, "submit")
 
 
-def _make(target: Any, found: Points, hosts: Sequence[str]) -> Group:
+def _make(target: Any, found: Points, begun: Sequence[Begun], hosts: Sequence[str]) -> Group:
     from last_e.described import SUFFIX
     from runner.job.group import Group, PointRecord
     from runner.resolve import as_name, name_of
@@ -144,12 +148,12 @@ def _make(target: Any, found: Points, hosts: Sequence[str]) -> Group:
     records = [
         PointRecord(
             values=point.values,
-            config=point.job.items(),
-            origins={key: str(origin) for key, origin in point.job.origins.items()},
+            config=one.job.items(),
+            origins={key: str(origin) for key, origin in one.job.origins.items()},
         )
-        for point in found.points
+        for point, one in zip(found.points, begun)
     ]
-    return Group.create(target, name, records, lastrun_version(), hosts, found.halving)
+    return Group.create(target, name, records, lastrun_version(), hosts, found.halving, [one.weights for one in begun])
 
 
 def _held(make: Callable[[], Group], json: bool) -> Group:
@@ -279,7 +283,7 @@ def _run(
         )
     see_that_somebody_decides(halving, configs[0].config, detach=detach)
     for one in configs:
-        kaggle.take_secrets(one.config.run.pass_env)
+        kaggle.take_secrets(one.config.named_variables())
     if command == "resume" and how.on:
         wanted = {host: [task.go.resolved for task in some if task.go is not None] for host, some in there.items()}
         hosts.approve_on(group.store, wanted, here=how.here, prefix=group.paths.all)

@@ -27,7 +27,7 @@ def evaluate(
         list[str] | None,
         typer.Option("--with", metavar="JOB[:WEIGHT]", help="another model, whose probabilities are added; several times"),
     ] = None,
-    last: Annotated[bool, typer.Option("--last", help="the newest checkpoint instead of the best by test top-1")] = False,
+    last: Annotated[bool, typer.Option("--last", help="the newest checkpoint instead of the best by top-1")] = False,
     step: Annotated[int | None, typer.Option("--step", metavar="N", help="the checkpoint of step N")] = None,
     csv: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="what is said of each clip, a line each", callback=at_home)

@@ -217,7 +217,7 @@ def _take_back(found: _Found, queued: list[Job]) -> None:
 def pull(
     job: JobArgument,
     destination: Annotated[Path, typer.Argument(metavar="FOLDER", help="folder to put the checkpoint in", callback=at_home)],
-    best: Annotated[bool, typer.Option("--best", help="the best by test top-1 instead of the newest")] = False,
+    best: Annotated[bool, typer.Option("--best", help="the best by top-1 instead of the newest")] = False,
     step: Annotated[int | None, typer.Option("--step", metavar="N", help="the one of step N")] = None,
     store: StoreOption = None,
     quiet: QuietOption = False,

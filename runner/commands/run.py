@@ -77,6 +77,7 @@ def submit(
     from runner.trust import Trust, brought, notes_of_file, words
     from runner.view.config import print_explained
     from runner.view.console import print_json, show
+    from runner.weights import with_their_weights
 
     how = _to_its_queue(
         How(
@@ -107,6 +108,8 @@ def submit(
     told += kaggle.notes(target.uri)
     starter = make_launcher(config)
     name = name_of(config)
+    [begun] = with_their_weights([resolved], target.uri)
+    resolved, told = begun.job, [*told, *begun.told]
     if dry_run:
         obstacle: LastrunError | None = None
         try:
@@ -144,7 +147,7 @@ def submit(
     trust.remember(values)
     arguments = [*(["--here"] if here else []), *(["--yes-shut-down"] if yes_shut_down else []), *words(values)]
     start(
-        lambda: Job.create(target, name, resolved.items(), origins, lastrun_version()),
+        lambda: Job.create(target, name, resolved.items(), origins, lastrun_version(), begun.weights),
         arguments,
         detach,
         json,
@@ -236,7 +239,7 @@ def resume(
         to.remember(go.values)
     if trust:
         trusted.remember(go.values)
-    kaggle.take_secrets(go.resolved.config.run.pass_env)
+    kaggle.take_secrets(go.resolved.config.named_variables())
     for note in kaggle.notes(home.store.uri):
         show(note, error=True)
     approve(go.launcher, home.store, go.resolved, here=here, prefix=home.paths.all)
@@ -374,6 +377,7 @@ def attempt(
     from runner.job.job import Job
     from runner.store.open import open_store
     from runner.store.uri import StoreUri
+    from runner.view.report.page import page_at_the_end
 
     kaggle.ask_no_more()
     store, job_id = StoreUri.parse(job_uri).parent()
@@ -393,6 +397,7 @@ def attempt(
             heard,
             until,
             yes_shut_down,
+            page_at_the_end,
         )
     raise typer.Exit(code)
 

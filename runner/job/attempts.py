@@ -145,6 +145,7 @@ class _Beat(BaseModel):
     session_seconds_left: FiniteFloat | None = None
     clips_per_second: float | None = None
     ranks: list[FiniteFloat] | None = None
+    of_one: FiniteFloat | None = None
     loss: float | None = None
     smooth_loss: FiniteFloat | None = None
     top1: FiniteFloat | None = None
@@ -154,6 +155,8 @@ class _Beat(BaseModel):
     local_step: int = 0
     lag_seconds: float = 0.0
     last_epoch: dict[str, FiniteFloat | None] = {}
+    idle_seconds: float | None = None
+    """How long it has made no step and tested no clip; None: of a version that does not tell."""
     stopping: str | None = None
     """The reason for which it has been asked to leave."""
 

@@ -24,7 +24,10 @@ from runner.store.open import default_store, open_store
 
 T = TypeVar("T", Job, Group)
 Say = Callable[[str], None]
-_OF_AN_ATTEMPT = re.compile(r"[^/]+/attempts/[^/]+/((claim|heartbeat)\.json|metrics\.jsonl|log/[^/]+\.txt|events/[^/]+)")
+_OF_AN_ATTEMPT = re.compile(
+    r"[^/]+/attempts/[^/]+/((claim|heartbeat)\.json|metrics\.jsonl|predictions\.safetensors|report\.html"
+    r"|log/[^/]+\.txt|(events|told)/[^/]+)"
+)
 """Keys that are carried as they are; an attempt's record comes after them."""
 _AT_ONCE = 256
 
@@ -136,6 +139,8 @@ def carry(source: Job, home: Job, say: Say) -> Job:
     record = source.store.get(source.paths.record)
     attempts, written = source.attempts.all(), source.checkpoints.written(say)
     say(f"copying {source.id} from {source.store.uri}, which can only be read, to {home.store.uri}")
+    with suppress(MissingKeyError):  # most jobs begin with random weights
+        home.store.put(home.paths.init, source.store.get(source.paths.init))
     for stored in counted(written, attempts):
         _copy_checkpoint(source, home, stored, say)
     for attempt in filter(lambda attempt: attempt.has_taken_the_job, attempts):

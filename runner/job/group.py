@@ -85,8 +85,10 @@ class Group:
         version: str,
         hosts: Sequence[str] = (),
         halving: Halving | None = None,
+        weights: Sequence[bytes | None] = (),
     ) -> Group:
-        """Write a new group's record; its jobs come with :meth:`complete`.
+        """Write a new group's record; its jobs come with :meth:`complete`. Before it the ``weights`` that they begin with, in
+        the order of the points: who completes the group writes records alone.
 
         Raises:
             UsageError: too much for one record.
@@ -112,6 +114,13 @@ class Group:
         group._record = read_as(_Record, text)
         if len(text) > MOST_BYTES or _together(group._record) > _MOST_TOGETHER:
             raise UsageError(f"a sweep of {len(points):,} points that differ so much is too large; make two of it")
+        store.in_parallel(
+            [
+                partial(store.put, Paths(group.paths.point(number)).init, one)
+                for number, one in enumerate(weights, 1)
+                if one is not None
+            ]
+        )
         store.put(group.paths.record, text)
         return group
 

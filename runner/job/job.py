@@ -119,10 +119,20 @@ class Job:
         return reference_to(self.store, self.id)
 
     @classmethod
-    def create(cls, store: Store, name: str, config: dict[str, Any], origins: dict[str, str], version: str) -> Job:
-        """Write a new job's record."""
+    def create(
+        cls,
+        store: Store,
+        name: str,
+        config: dict[str, Any],
+        origins: dict[str, str],
+        version: str,
+        weights: bytes | None = None,
+    ) -> Job:
+        """Write a new job's record, and before it the ``weights`` that it begins with."""
         job = cls(store, new_id(name))
         store.put(job.paths.index, b"")  # first: an entry without a job is passed over
+        if weights is not None:
+            store.put(job.paths.init, weights)
         store.put(job.paths.record, dump(record_of(job.id, name, time.time(), version, config, origins)))
         job.attempts = Attempts(store, job.paths, job.uri, largest=0)
         return job

@@ -2,8 +2,10 @@
 
 .index/<time, backwards>-JOB-ID       empty; so that the newest of many jobs stand first in one listing
 JOB-ID/job.json                       the resolved spec with origins; written once
+JOB-ID/init.safetensors               the weights that it begins with, if it names some; written before its record
 JOB-ID/attempts/0003-<id>/            claim.json, once it has run attempt.json, once it is over end.json; heartbeat.json,
-                                      log/000017.txt, metrics.jsonl, events/
+                                      log/000017.txt, metrics.jsonl, events/, predictions.safetensors, report.html,
+                                      told/<news>.json
 JOB-ID/checkpoints/<step>-<attempt>/  files, then MANIFEST.json last
 JOB-ID/requests/<random>.json         stop requests
 JOB-ID/deleted                        empty; of a job that was deleted while an attempt might come back
@@ -18,6 +20,9 @@ from __future__ import annotations
 import re
 
 from last_e.manifest import MANIFEST, Manifest
+
+PREDICTIONS = "predictions.safetensors"
+"""As the trainer calls it (:data:`last_e.predictions.FILE`)."""
 
 INDEX = ".index/"
 JOB_RECORD, ATTEMPT_RECORD, CLAIM_RECORD, END_RECORD = "job.json", "attempt.json", "claim.json", "end.json"
@@ -38,6 +43,7 @@ class Paths:
         self.job_id = job_id
         self.all = f"{job_id}/"
         self.record = f"{job_id}/{JOB_RECORD}"
+        self.init = f"{job_id}/init.safetensors"
         self.tombstone = f"{job_id}/deleted"
         self.attempts = f"{job_id}/attempts/"
         self.checkpoints = f"{job_id}/checkpoints/"
@@ -74,6 +80,14 @@ class Paths:
         """What an attempt's epochs gave."""
         return self.attempt(attempt_id, "metrics.jsonl")
 
+    def predictions(self, attempt_id: str) -> str:
+        """What the best of an attempt's epochs says of each clip."""
+        return self.attempt(attempt_id, PREDICTIONS)
+
+    def report(self, attempt_id: str) -> str:
+        """The job's report, as it was when an attempt ended."""
+        return self.attempt(attempt_id, "report.html")
+
     def log(self, attempt_id: str, segment: int | str) -> str:
         """A piece of an attempt's log, by its number or name."""
         return self.attempt(attempt_id, "log", f"{segment:06d}.txt" if isinstance(segment, int) else f"{segment}.txt")
@@ -81,6 +95,10 @@ class Paths:
     def event_file(self, attempt_id: str, name: str) -> str:
         """A file for TensorBoard."""
         return self.attempt(attempt_id, "events", name)
+
+    def told(self, attempt_id: str, news: str) -> str:
+        """Who has been told some news of an attempt."""
+        return self.attempt(attempt_id, "told", f"{news}.json")
 
     def request(self, name: str) -> str:
         """A stop request."""

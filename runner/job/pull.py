@@ -66,8 +66,8 @@ def _chosen(job: Job, best: bool, step: int | None) -> Stored:
     if step is not None:
         found = [stored for stored in there if stored.manifest.step == step]
     elif best:
-        tested = [stored for stored in there if stored.manifest.test_top1 is not None]
-        found = sorted(tested, key=lambda stored: (stored.manifest.test_top1 or 0, *(-part for part in stored.manifest.order)))
+        tested = [stored for stored in there if stored.manifest.top1 is not None]
+        found = sorted(tested, key=lambda stored: (stored.manifest.top1 or 0, *(-part for part in stored.manifest.order)))
     if not found:
         if not there:
             raise UsageError(f"{job.id} has no checkpoint yet; lastrun status {job.reference} tells what becomes of it")

@@ -8,8 +8,7 @@ from functools import partial
 from last_e.layers import Resolved
 from runner.attempt.scratch import see_scratch
 from runner.errors import StoreError
-from runner.gpus import taken
-from runner.launch.protocol import Elsewhere, Launcher
+from runner.launch.protocol import Elsewhere, Launcher, SharesGpus
 from runner.launch.together import see_to_all
 from runner.machine import see_that_it_fits
 from runner.spec import JobSpec
@@ -35,8 +34,8 @@ def approve(
     looks: list[Callable[[], object]] = [partial(launcher.preflight, store.uri)]
     if launcher.runs_here:
         looks[:0] = [partial(see_that_it_fits, resolved.env, here), partial(see_scratch, resolved)]
-        if resolved.config.run.container is None:
-            looks.append(partial(_see_that_gpus_are_free, resolved.config, prefix))
+    if isinstance(launcher, SharesGpus):
+        looks.append(partial(launcher.see_that_gpus_are_free, prefix.strip("/").rpartition("/")[2]))
     if isinstance(launcher, Elsewhere):
         looks.append(partial(launcher.see_that_it_fits, here))
     if store.is_read_only(prefix):
@@ -44,11 +43,6 @@ def approve(
     elif only_look:
         looks.append(store.check)
     see_to_all(looks)
-
-
-def _see_that_gpus_are_free(config: JobSpec, prefix: str) -> None:
-    with taken(config, prefix.strip("/").rpartition("/")[2]):
-        pass
 
 
 def _refuse(store: Store) -> None:

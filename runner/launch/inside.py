@@ -22,6 +22,7 @@ from last_e.text import expand, plain
 from runner import machine
 from runner.errors import EngineError, LastrunError, UsageError
 from runner.folders import cache_folder
+from runner.gpus import FOLDER, make_folder
 from runner.launch.variables import to_hand_over, wants_cpu
 from runner.spec import JobSpec
 from runner.store.uri import StoreUri
@@ -119,10 +120,13 @@ def main() -> None:
 
 def command(program: str, about: dict[str, Any], words: list[str]) -> list[str]:
     """The command line; there is nothing secret on it."""
+    nvidia = ["--nv"] if about["gpu"] and machine.driver_version() else []
     wanted = [*about["binds"], os.environ.get("TMPDIR", ""), _env_file()]
+    if nvidia:  # where GPUs are locked: not every cluster hands in its /tmp
+        make_folder(FOLDER)
+        wanted.append(str(FOLDER))
     binds = [place for place in wanted if place and Path(place).exists()]
     options = [word for place in dict.fromkeys(binds) for word in ("--bind", place)]
-    nvidia = ["--nv"] if about["gpu"] and machine.driver_version() else []
     return [program, "exec", "--cleanenv", "--pwd", "/", *nvidia, *options, about["image"], *_LASTRUN, *words]
 
 

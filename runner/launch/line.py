@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
+from last_e.choosing import chosen_by
 from runner.errors import DamagedObjectError, NoSuchJobError, State, UsageError
 from runner.halving import Halving, next_point
 from runner.job.group import Group
@@ -147,7 +148,7 @@ def is_searched(group: Group) -> bool:
 def worth_of(job: Job, rungs: Sequence[int]) -> dict[int, float]:
     """Of each rung that a job has come to, the best top-1 until then."""
     try:
-        epochs = [(int(epoch["epoch"]), float(epoch["test_top1"])) for epoch in job.metrics()]
+        epochs = [(int(epoch["epoch"]), chosen_by(epoch)) for epoch in job.metrics()]
     except NoSuchJobError:
         return {}
     last = max((epoch for epoch, _ in epochs), default=0)

@@ -18,7 +18,7 @@ from runner import machine
 from runner.attempt import shutdown
 from runner.attempt.data_check import check_data
 from runner.errors import EngineError, Exit
-from runner.gpus import see_that_there_are
+from runner.gpus import Asked, see_that_there_are, taken
 from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.launch import inside
@@ -42,10 +42,16 @@ class LocalLauncher(BeginsAtOnce):
         if self._config.run.container is None and (missing := machine.lacks()) is not None:
             raise EngineError(missing)
         if self._config.run.container is None:
-            see_that_there_are(self._config)
+            see_that_there_are(Asked.of(self._config))
         check_data(self._config)
         if self._config.run.after == "shutdown" and (wrong := shutdown.problem()) is not None:
             raise EngineError(wrong)
+
+    def see_that_gpus_are_free(self, job: str) -> None:
+        """They are taken for a moment; inside an image the attempt sees for itself."""
+        if self._config.run.container is None:
+            with taken(Asked.of(self._config), job):
+                pass
 
     def start(self, job: Job, arguments: list[str], token: str, *, output: TextIO | None) -> StartedProcess:
         """A child of this process; in the background, with a session of its own."""
@@ -91,6 +97,13 @@ class LocalLauncher(BeginsAtOnce):
         names = gpu_names()
         gpus = ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
         return [Offer(f"this machine, {counted(usable_cores(), 'core')}", gpus, None, "--launcher local")]
+
+    @staticmethod
+    def ready() -> str:
+        """This Python can train."""
+        if missing := machine.lacks():
+            raise EngineError(missing)
+        return "this machine"
 
     @staticmethod
     def clean() -> None:

@@ -110,6 +110,14 @@ class Launcher(Protocol):
         """
 
     @staticmethod
+    def ready() -> str:
+        """What it would use from here, in words. Nothing is started or written for that, and it is left when it takes long.
+
+        Raises:
+            LastrunError: what is missing, and the command that mends it.
+        """
+
+    @staticmethod
     def clean() -> None:
         """Remove what ended attempts of this user, of any job, have left with the launcher, once the store knows their end."""
 
@@ -145,6 +153,19 @@ class Queue(Launcher, Protocol):
 
         Raises:
             LastrunError: the queue takes it not.
+        """
+
+
+@runtime_checkable
+class SharesGpus(Protocol):
+    """A launcher on whose machine others may be at work on the GPUs."""
+
+    def see_that_gpus_are_free(self, job: str) -> None:
+        """See that an attempt could have those that it asks for, once ``preflight`` has been through; ``job`` goes on, and its
+        own attempt may be at work on them still. Empty: it is a new one.
+
+        Raises:
+            EngineError: who has them.
         """
 
 

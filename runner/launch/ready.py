@@ -100,12 +100,12 @@ def ready(
         raise UsageError(
             f"{job.id} is complete: there is nothing to go on with; lastrun status {job.reference} shows its result"
         )
-    epochs = resolved.config.training.epochs
-    if state is State.SUCCEEDED and attempt is not None and epochs <= (attempt.epochs or config["training.epochs"]):
-        raise UsageError(
-            f"{job.id} is complete, and this changes nothing of it: more epochs would, with "
-            f"--set training.epochs=N --allow-change training.epochs (it has trained {epochs})"
-        )
+    if (
+        state is State.SUCCEEDED
+        and attempt is not None
+        and (would := _what_more(resolved, changes, attempt, config)) is not None
+    ):
+        raise UsageError(f"{job.id} is complete, and this changes nothing of it: {would}")
     if copied and not how.takeover:
         refuse_running(job, attempts)
     elif state is State.RUNNING and attempt is not None and not how.takeover:
@@ -115,3 +115,17 @@ def ready(
         )
     values = see_that_it_is_taken(resolved, trust)
     return Ready(resolved, changes, make_launcher(resolved.config), values, [*words(values), *how.words()])
+
+
+def _what_more(resolved: Resolved[JobSpec], changes: list[Change], attempt: Attempt, config: dict[str, Any]) -> str | None:
+    """What would have a job that is complete go on; None: this does."""
+    epochs, early = resolved.config.training.epochs, attempt.scores.get("early_stop_epoch")
+    if early is not None:
+        if any(change.key in ("training.patience", "training.min_delta") for change in changes):
+            return None
+        how = "--set training.patience=N --allow-change training.patience"
+        return f"more patience would, with {how} (it ended early, after epoch {early:.0f})"
+    if epochs > (attempt.epochs or config["training.epochs"]):
+        return None
+    how = "--set training.epochs=N --allow-change training.epochs"
+    return f"more epochs would, with {how} (it has trained {epochs})"

@@ -39,8 +39,9 @@ def make_slots(number: int | None, config: JobSpec, count: int) -> list[Slot]:
     gpus = _gpus_of_each(config) if is_local else []
     queues = isinstance(make_launcher(config), Queue)
     number = min(number or (count if queues else max(1, len(gpus))), max(1, count))
-    if not is_local or (number == 1 and len(gpus) < 2):
-        return [Slot(str(place)) for place in range(number)]
+    if not is_local or (number == 1 and len(gpus) < 2):  # an engine's machine may have fewer GPUs, as a host may
+        shared = ("--set", "run.share_gpus=true") if number > 1 and run.launcher == "docker" else ()
+        return [Slot(str(place), arguments=shared) for place in range(number)]
     if gpus:
         shared = ("--set", "run.share_gpus=true") if number > len(gpus) else ()
         return [Slot(f"GPU {place}", {"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]}, shared) for place in range(number)]

@@ -41,9 +41,9 @@ def uses_buckets(config: JobSpec, store: StoreUri) -> bool:
 
 
 def to_hand_over(config: JobSpec, store: StoreUri) -> list[str]:
-    """Names of the variables that the job names: which are secret, ``run.pass_env``, and those that a bucket needs, for whoever
-    names one names these, too."""
-    return [NAMED, *config.run.pass_env, *(_OF_A_BUCKET if uses_buckets(config, store) else ())]
+    """Names of the variables that the job names: which are secret, ``run.pass_env``, those of ``notify``, and those that a
+    bucket needs, for whoever names one names these, too."""
+    return [NAMED, *config.named_variables(), *(_OF_A_BUCKET if uses_buckets(config, store) else ())]
 
 
 def values_elsewhere(store: StoreUri | None, config: JobSpec | None) -> dict[str, str]:
@@ -51,7 +51,7 @@ def values_elsewhere(store: StoreUri | None, config: JobSpec | None) -> dict[str
     here are handed over as they are now. Without a job, what the store needs."""
     bucket = (store is not None and store.scheme != "file") or (config is not None and is_remote(config.data.uri))
     usual = [name for name in _OF_A_BUCKET if bucket and name not in _OF_THIS_MACHINE]
-    names = [NAMED, *(config.run.pass_env if config is not None else ()), *usual]
+    names = [NAMED, *(config.named_variables() if config is not None else ()), *usual]
     found = {name: os.environ[name] for name in names if name in os.environ}
     if bucket and ("AWS_ACCESS_KEY_ID" not in found or os.environ.get("LASTRUN_ENV_FILE")):
         from runner.store import keys  # slow to import

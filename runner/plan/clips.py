@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from last_e.config import TrainConfig
 from last_e.counts import OFFICIAL, TWO_PEOPLE, WITHOUT_FILE, Counts
-from last_e.datafile import DataError, data_path
+from last_e.datafile import VALIDATION, DataError, data_path
 from last_e.described import is_own
 from runner.errors import UsageError
 
@@ -26,7 +26,19 @@ class Data:
 
 
 def data_of(configs: Sequence[TrainConfig]) -> Data:
-    """The clips of a job whose file may lie where one of its ``configs`` looks for it (a profile each, else the same)."""
+    """The clips of a job whose file may lie where one of its ``configs`` looks for it (a profile each, else the same): those
+    that train and those that test, or validate in their place, after each epoch."""
+    data = _whole(configs)
+    part, counts = configs[0].data.validation, data.counts
+    if isinstance(part, float):  # of subjects it is about as many clips
+        validate = round(part * counts.train)
+        counts = Counts(counts.train - validate, validate, counts.train_bodies, counts.train_bodies)
+        told = f"{data.source}; about {validate:,} of those that train are cut off to validate"
+        return replace(data, counts=counts, source=told)
+    return data
+
+
+def _whole(configs: Sequence[TrainConfig]) -> Data:
     note = None
     for config in configs:
         try:
@@ -37,7 +49,7 @@ def data_of(configs: Sequence[TrainConfig]) -> Data:
             counts = WITHOUT_FILE[config.dataset, config.split_type]
             return Data(counts, True, f"{config.dataset} {config.split_type}: {_clips(counts)}, as shipped", note)
         try:
-            counts = _count(path, config.dataset, config.split_type)
+            counts = _count(path, config.dataset, config.split_type, config.data.validation)
         except DataError as error:
             note = str(error)
         except ModuleNotFoundError as error:
@@ -67,7 +79,7 @@ def _clips(counts: Counts) -> str:
     return f"{counts.train:,} clips to train and {counts.test:,} to test"
 
 
-def _count(path: Path, dataset: str, split_type: str) -> Counts:
+def _count(path: Path, dataset: str, split_type: str, validation: float | str | None) -> Counts:
     """A prepared file's; reads all of it but the joints.
 
     Raises:
@@ -83,6 +95,8 @@ def _count(path: Path, dataset: str, split_type: str) -> Counts:
         raise DataError(f"{path}: has no split {split_type}, only {', '.join(sorted(masks))}", missing=True)
     mask, bodies = masks[split_type], columns["bodies"]
     rest = held_out(columns, mask, split_type)
+    if isinstance(validation, str) and (chosen := columns.get(VALIDATION + validation)) is not None:
+        mask, rest = mask & ~chosen, chosen
     train, test = int(mask.sum()), int(rest.sum())
     if not train or not test:
         raise DataError(f"{path}: {split_type}: {train} clips to train and {test} to test")

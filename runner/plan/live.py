@@ -13,7 +13,7 @@ from runner.plan.prices import Price
 
 
 def add_offers(plan: Plan) -> None:
-    """Give each row the cheapest machine of every launcher that has one GPU of its kind and a price; who cannot be asked is
+    """Give each row the cheapest machine of every launcher that has its GPUs and a price; who cannot be asked is
     named in the plan's notes."""
     for launcher, found in offers().items():
         if isinstance(found, LastrunError):
@@ -26,9 +26,9 @@ def add_offers(plan: Plan) -> None:
 
 
 def _fits(offer: Offer, row: Row) -> bool:
-    """One GPU of that model, with as much memory or more; of what costs nothing the others may idle."""
+    """As many GPUs of that model, with as much memory or more; of what costs nothing others may idle."""
     number, _, name = offer.gpus.partition(" x ")
-    known = known_gpu(name) if number == "1" or not offer.dollars else None
+    known = known_gpu(name) if number == str(row.machines) or not offer.dollars else None
     if known is None or row.gpu is None:
         return False
     wanted = gpus()[row.gpu]

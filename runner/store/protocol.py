@@ -73,6 +73,9 @@ class Store(Protocol):
     def age(self, key: str) -> float:
         """Seconds since a key was put, by the store's own clock if it has one: those of two machines may differ by hours."""
 
+    def ahead(self, key: str) -> float:
+        """Seconds by which the clock of who keeps an object that has just been put is ahead of this machine's."""
+
     def scan(self, prefix: str, after: str = "") -> Iterator[Entry]:
         """Every object whose key begins with ``prefix`` and is larger than ``after``, in the order of keys."""
 

@@ -7,6 +7,7 @@ sha256 and is checked against it; a machine whose clock is off is refused, and b
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import datetime
 import hashlib
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from boto3.s3.transfer import TransferConfig
+from botocore.exceptions import BotoCoreError, ClientError
 
 from runner.errors import DamagedObjectError, MissingKeyError, StoreError
 from runner.store import parallel
@@ -180,6 +182,30 @@ class S3Store:
         if written is None:
             raise StoreError(f"{self.uri}: {NO_STORE}")
         return (server_time(answer) - written).total_seconds()
+
+    def ahead(self, key: str) -> float:
+        """See :class:`~runner.store.protocol.Store`."""
+        return (server_time(self.head(key)) - datetime.datetime.now(datetime.timezone.utc)).total_seconds()
+
+    def notices_damage(self, key: str) -> bool:
+        """Whether an object that does not come as it was sent is refused, tried with one; nothing depends on it."""
+        other = base64.b64encode(hashlib.md5(b"other", usedforsecurity=False).digest()).decode()
+        return self._refuses({**self._at(key), "Body": b"this", "ContentMD5": other})
+
+    def refuses_a_second(self, key: str) -> bool:
+        """Whether a conditional put is refused where something is, tried with two; nothing depends on it."""
+        request = {**self._at(key), "Body": b"", "IfNoneMatch": "*"}
+        return not self._refuses(request) and self._refuses(request, "PreconditionFailed")
+
+    def _refuses(self, request: Mapping[str, Any], code: str | None = None) -> bool:
+        """Whether the server does not take what another would, with a code; one that does not know what is asked, does."""
+        try:
+            self._client.now.put_object(**request, **self._client.encryption)
+        except ClientError as error:
+            return code is None or error.response.get("Error", {}).get("Code") == code
+        except BotoCoreError:
+            return False
+        return False
 
     def scan(self, prefix: str, after: str = "") -> Iterator[Entry]:
         """See :class:`~runner.store.protocol.Store`."""

@@ -7,10 +7,11 @@ import io
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from last_e.choosing import chosen_by
 from last_e.config import ENVIRONMENTS
 from last_e.problems import show as value_text
 from last_e.text import counted, percent, seconds_text
@@ -40,14 +41,18 @@ class Result:
     config: dict[str, Any]
     origins: dict[str, str]
     last: float | None
-    """Top-1 of the last epoch so far."""
+    """Top-1 of the last epoch so far; of the clips that validate, where there are some, as of the best."""
     best: float | None
+    test: float | None
+    """Of the best epoch's weights, at the end, where there are clips to validate."""
     epoch: int
     epochs: int
     seconds: float
     """Of all attempts together."""
     cost: float | None
     """In dollars, as was paid or else by the prices of today; None: some of it has no price."""
+    metrics: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    """A line per epoch."""
 
     @property
     def finished(self) -> bool:
@@ -60,10 +65,19 @@ def compare(jobs: Sequence[Job]) -> dict[str, Any]:
 
     Only finished jobs are in means; how many are not stands beside them, and which jobs are not there or cannot be read.
     """
+    return rows_of(*results_of(jobs))
+
+
+def results_of(jobs: Sequence[Job]) -> tuple[list[Result], dict[str, str]]:
+    """What is known of each job of a store, and why the others are not there or cannot be read."""
     prices = load_prices()
     found = jobs[0].store.in_parallel([partial(_result_or_error, job, prices) for job in jobs])
     results = [one for one in found if isinstance(one, Result)]
-    without = {job.id: str(one) for job, one in zip(jobs, found) if not isinstance(one, Result)}
+    return results, {job.id: str(one) for job, one in zip(jobs, found) if not isinstance(one, Result)}
+
+
+def rows_of(results: list[Result], without: dict[str, str]) -> dict[str, Any]:
+    """The facts of :func:`compare`, from what is known of the jobs."""
     keys = _differing(results)
     seeds = {result.config.get(SEED) for result in results}
     groups: dict[str, list[Result]] = {}
@@ -94,19 +108,21 @@ def _result(job: Job, prices: Prices) -> Result:
         ]
     )
     unended = {one.id: beat for one, beat in zip(filter(_end_is_unknown, attempts), beats)}
-    spans = [(one, _seconds(one, unended.get(one.id, {}), state)) for one in attempts]
-    costs = [_cost(one, seconds, prices) for one, seconds in spans]
+    spans = [(one, seconds_of(one, unended.get(one.id, {}), state)) for one in attempts]
+    costs = [cost_of(one, seconds, prices) for one, seconds in spans]
     return Result(
         id=job.id,
         state=state.value,
         config=config,
         origins=origins,
-        last=metrics[-1]["test_top1"] if metrics else None,
-        best=max((m["test_top1"] for m in metrics), default=None),
+        last=chosen_by(metrics[-1]) if metrics else None,
+        best=max(map(chosen_by, metrics), default=None),
+        test=metrics[-1].get("test_top1") if metrics and metrics[-1].get("validation_top1") is not None else None,
         epoch=int(metrics[-1]["epoch"]) if metrics else 0,
         epochs=(attempt.epochs if attempt else None) or config["training.epochs"],
         seconds=sum(seconds for _, seconds in spans),
         cost=None if None in costs or not costs else sum(cost for cost in costs if cost is not None),
+        metrics=metrics,
     )
 
 
@@ -115,7 +131,7 @@ def _end_is_unknown(attempt: Attempt) -> bool:
     return attempt.ended_at is None or attempt.phase == "lost"
 
 
-def _seconds(attempt: Attempt, beat: dict[str, Any], state: State) -> float:
+def seconds_of(attempt: Attempt, beat: dict[str, Any], state: State) -> float:
     """How long an attempt ran; of one without an end, until it was last heard of."""
     heard = beat.get("time") or attempt.started_at
     if attempt.ended_at is not None and attempt.phase != "lost":
@@ -125,7 +141,8 @@ def _seconds(attempt: Attempt, beat: dict[str, Any], state: State) -> float:
     return max(0.0, end - attempt.started_at)
 
 
-def _cost(attempt: Attempt, seconds: float, prices: Prices) -> float | None:
+def cost_of(attempt: Attempt, seconds: float, prices: Prices) -> float | None:
+    """What an attempt of so many seconds cost, in dollars: as was paid, or else by the table; None: it has no price."""
     if (paid := rented_cost(attempt, seconds)) is not None:
         return paid
     if attempt.env not in ENVIRONMENTS:
@@ -161,7 +178,7 @@ def _row(keys: list[str], group: list[Result]) -> dict[str, Any]:
         "seeds": len({result.config.get(SEED) for result in done}),
         "unfinished": [_so_far(result) for result in group if not result.finished],
     }
-    for name in ("last", "best"):
+    for name in ("last", "best", "test"):
         values = [value for result in done if (value := getattr(result, name)) is not None]
         row[name] = statistics.fmean(values) if values else None
         several = len(values) > 1 and row["seeds"] > 1  # one seed twice gives the same numbers, and no spread of seeds
@@ -187,12 +204,15 @@ def _rank(row: dict[str, Any]) -> tuple[Any, ...]:
 
 def print_comparison(facts: dict[str, Any]) -> None:
     """The table."""
-    table = make_table(*facts["keys"], "jobs", "top-1 last", "top-1 best", "time", "cost", "unfinished")
+    tested = any(row["test"] is not None for row in facts["rows"])  # of runs that have clips to validate
+    best = ["validation best", "test"] if tested else ["top-1 best"]
+    table = make_table(*facts["keys"], "jobs", "top-1 last", *best, "time", "cost", "unfinished")
     for row in facts["rows"]:
         values = [value_text(value).strip("'") for value in row["values"].values()]
         count = f"{row['finished']}" + (f" of {len(row['jobs'])}" if row["unfinished"] else "")
         count += f" ({counted(row['seeds'], 'seed')})" if row["seeds"] < row["finished"] else ""
-        figures = [_figure(row["last"], row["last_spread"]), _figure(row["best"], row["best_spread"])]
+        names = ("last", "best", "test") if tested else ("last", "best")
+        figures = [_figure(row[name], row[f"{name}_spread"]) for name in names]
         cost = "-" if row["cost"] is None else f"${row['cost']:.2f}"
         table.add_row(*values, count, *figures, seconds_text(row["seconds"]), cost, _unfinished(row))
     make_console().print(table)

@@ -82,14 +82,14 @@ def styled(text: str, style: str) -> Text:
     return Text(plain(text), style)
 
 
-def print_json(command: str, values: dict[str, Any]) -> None:
-    """One JSON object on standard output."""
-    print(json_text(command, values))
+def print_json(command: str, values: dict[str, Any], *, line: bool = False) -> None:
+    """One JSON object on standard output; of a command that prints several, each on a ``line``."""
+    print(json_text(command, values, None if line else 1), flush=line)
 
 
-def json_text(command: str, values: dict[str, Any]) -> str:
+def json_text(command: str, values: dict[str, Any], indent: int | None = 1) -> str:
     """The same as text."""
-    return json.dumps(_finite({"lastrun": command, "version": JSON_VERSION, **values}), indent=1, allow_nan=False)
+    return json.dumps(_finite({"lastrun": command, "version": JSON_VERSION, **values}), indent=indent, allow_nan=False)
 
 
 def _finite(value: Any) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
+from last_e.choosing import CHOSEN_ON_TEST
 from last_e.text import percent
 from last_e.whole import whole_file
 from runner.errors import UsageError
@@ -28,6 +29,8 @@ def print_figures(result: dict[str, Any], part: str) -> None:
         f"balanced accuracy {percent(result['balanced_accuracy'])}, loss {result['loss']:.4f}, "
         f"confidence off by {percent(result['calibration_error'])} (calibration error)"
     )
+    if result["chosen_on"] == "test" and part == "test":
+        show(CHOSEN_ON_TEST)
     there = [row for row in result["per_class"] if row["clips"]]
     if len(there) < result["classes"]:
         show(f"of {result['classes'] - len(there)} classes there are no clips")

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from last_e.bar import SECONDS_BETWEEN_LINES
+from last_e.choosing import heard_of
 from last_e.problems import show as value_text
 from last_e.progress import cut, wrapped
 from last_e.terminal import Screen, is_quiet
@@ -240,7 +241,7 @@ class PointsView:
         if not beat.get("total_steps"):
             return f"point {number}{where}: starting"
         last = beat.get("last_epoch") or {}
-        top1 = f", top-1 {percent(last['test_top1'])}" if last.get("test_top1") is not None else ""
+        top1 = f", top-1 {percent(heard_of(last))}" if heard_of(last) is not None else ""
         step = f"step {beat.get('step', 0):,} of {beat['total_steps']:,}"
         return f"point {number}{where}: {step}{top1}, {seconds_text(beat.get('seconds_left'))} left"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from last_e.choosing import CHOSEN_ON_TEST
 from last_e.text import by_ranks, number, percent, plain, seconds_text
 from runner.view.console import make_console, make_table, show, styled
 
@@ -74,19 +75,19 @@ def _status_text(status: dict[str, Any]) -> Text:
         progress += f", {seconds_text(running['seconds_left'])} left"
     rows.append(("progress", progress))
     if running.get("clips_per_second") is not None:
-        rows.append(("speed", f"{running['clips_per_second']:,.0f} clips/s{by_ranks(running.get('ranks'))}"))
+        together = by_ranks(running.get("ranks"), running.get("of_one"))
+        rows.append(("speed", f"{running['clips_per_second']:,.0f} clips/s{together}"))
     if running:
         rows.append(("uploads", _uploads(status["synced_step"], running.get("lag_seconds") or 0.0)))
     if status["metrics"]:
-        last = status["metrics"]
-        rows.append(
-            (
-                "last epoch",
-                f"train loss {number(last.get('train_loss'))}, test top-1 {percent(last['test_top1'])}, "
-                f"top-5 {percent(last['test_top5'])}",
-            )
-        )
-        rows.append(("best", f"test top-1 {percent(status['best_top1'])} in epoch {status['best_epoch']}"))
+        last, kind = status["metrics"], status["chosen_on"]
+        scores = f"{kind} top-1 {percent(last.get(f'{kind}_top1'))}, top-5 {percent(last.get(f'{kind}_top5'))}"
+        rows.append(("last epoch", f"train loss {number(last.get('train_loss'))}, {scores}"))
+        best, field = f"{kind} top-1 {percent(status['best_top1'])} in epoch {status['best_epoch']}", kind == "test"
+        rows.append(("best", f"{best}; {CHOSEN_ON_TEST}" if field else best))
+        if not field and last.get("test_top1") is not None:
+            test = f"top-1 {percent(last['test_top1'])}, top-5 {percent(last.get('test_top5'))}"
+            rows.append(("test", f"{test}: of the best epoch's weights, looked at once"))
     if status["checkpoint"]:
         rows.append(("checkpoint", f"{status['checkpoint']} ({status['checkpoints']} kept)"))
     if unsent := status["unsent"]:

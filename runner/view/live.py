@@ -31,7 +31,8 @@ def standing(status: dict[str, Any]) -> Standing:
     where = f", attempt {attempt['number']} on {attempt['place']}" if attempt else ""
     last = status["metrics"] or {}
     synced = max(status["synced_step"], facts.get("synced_step") or 0)
-    known = {"test_top1": last.get("test_top1"), "best_top1": status["best_top1"], "synced_step": synced or None}
+    known = {name: last.get(name) for name in ("test_top1", "validation_top1")}
+    known |= {"best_top1": status["best_top1"], "synced_step": synced or None}
     if not facts:
         done = {"step": status["step"], "total_steps": status["total_steps"] or 0, "epochs": status["epochs"]}
         known |= {**done, "epoch": max(0, min(status["epoch"], status["epochs"] - 1))}

@@ -156,6 +156,11 @@ def _own_lines(look: OwnLook) -> list[str]:
         f"{_few([' = '.join(pair) for pair in pairs])}"
         for split, pairs in look.leaks.items()
     ]
+    lines += [
+        f"warning: split {split}: {counted(len(pairs), 'pair')} of clips that show nearly the same in two parts: "
+        f"{_few([' ~ '.join(pair) for pair in pairs])}"
+        for split, pairs in look.nearly.items()
+    ]
     return [*lines, *(f"warning: {text}" for text in [*look.fatal, *look.mistakes])]
 
 

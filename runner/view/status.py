@@ -10,6 +10,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
+from last_e.choosing import chosen_by, heard_of
 from runner.errors import UNREADABLE, LastrunError, NoSuchJobError, Reason, State
 from runner.job.attempts import Attempt, from_the_owner
 from runner.job.checkpoints import counted
@@ -47,8 +48,10 @@ def _status(job: Job) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         reference=job.reference,
         next=(reason.ending.advice if reason else _NEXT[state]).format(job=job.reference),
         metrics=metrics[-1] if metrics else None,
-        best_epoch=max(metrics, key=lambda m: (m["test_top1"], -m["epoch"]))["epoch"] if metrics else None,
-        best_top1=max((m["test_top1"] for m in metrics), default=None),
+        best_epoch=max(metrics, key=lambda m: (chosen_by(m), -m["epoch"]))["epoch"] if metrics else None,
+        best_top1=max(map(chosen_by, metrics), default=None),
+        chosen_on="validation" if metrics and metrics[-1].get("validation_top1") is not None else "test",
+        early_stop_epoch=attempt.scores.get("early_stop_epoch") if attempt else None,
         checkpoint=checkpoints[-1].name if checkpoints else None,
         checkpoints=len(checkpoints),
         total_steps=_total_steps(attempt, stand.beat),
@@ -62,7 +65,7 @@ def _status(job: Job) -> tuple[dict[str, Any], list[dict[str, Any]]]:
             "host": attempt.host,
             "env": facts["env"],
             "container": attempt.container is not None,
-            "place": _place(attempt),
+            "place": place_of(attempt),
         },
         attempts=len(attempts),
         unsent=_unsent(job, stand),
@@ -106,7 +109,7 @@ def _relay(job: Job, attempt: Attempt | None) -> dict[str, Any] | None:
     return {"host": name, "seconds": heard, "why": why or None, "rest": rest}
 
 
-def _place(attempt: Attempt) -> str:
+def place_of(attempt: Attempt) -> str:
     """Where it runs, or ran."""
     about = attempt.container
     if about is None:
@@ -170,7 +173,7 @@ def _summary(job: Job, record: dict[str, Any], stand: _Stand) -> dict[str, Any]:
     scores = attempt.scores if attempt else {}
     last = {} if scores else stand.beat.get("last_epoch") or {}
     epoch = int(max(last.get("epoch") or 0, scores.get("epoch") or 0, attempt.resumed_epoch if attempt else 0))
-    found = [*(one.scores.get("best_top1") for one in stand.attempts), last.get("test_top1")]
+    found = [*(one.scores.get("best_top1") for one in stand.attempts), heard_of(last)]
     best = [top1 for top1 in found if top1 is not None]
     return {
         "id": job.id,

@@ -59,6 +59,10 @@ class DummyLauncher(BeginsAtOnce):
         return current
 
     @staticmethod
+    def ready() -> str:
+        return "this machine"
+
+    @staticmethod
     def clean() -> None:
         pass
 

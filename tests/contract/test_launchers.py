@@ -151,7 +151,7 @@ def dummy(tmp_path_factory: pytest.TempPathFactory, clean_env: dict[str, str]) -
         shutil.copytree(ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(Path(__file__).with_name("dummy.py"), copy / "runner" / "launch" / "dummy.py")
     table = copy / "runner" / "launchers.py"
-    line = '    "dummy": Kind("runner.launch.dummy:DummyLauncher", chooses_gpus=False),\n'
+    line = '    "dummy": Kind("runner.launch.dummy:DummyLauncher", gpus="few"),\n'
     table.write_text(table.read_text().replace("LAUNCHERS = {\n", f"LAUNCHERS = {{\n{line}"))
     clean_env["PYTHONPATH"] = str(copy)
     return Case("dummy", kill_process, "run.image=any:1")
@@ -194,6 +194,16 @@ def test_an_attempt_runs_to_its_end_and_what_cannot_start_makes_no_job(
     [attempt] = job.attempts.all()
     assert (attempt.launcher, attempt.phase, attempt.reason) == (case.name, "ended", "completed")
     assert not list((tiny.parent / "tmp").glob("lastrun-*"))
+    if case.name != "slurm" or "run.host=far" not in case.settings:  # there, that of a login node
+        assert looked_at(case.name, clean_env)
+
+
+def looked_at(name: str, env: dict[str, str]) -> str:
+    """What ``lastrun doctor`` tells of a launcher that can be used."""
+    code = f"from runner.launch.settle import launcher_class; print(launcher_class({name!r}).ready())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=env["HOME"], check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
 @each_launcher

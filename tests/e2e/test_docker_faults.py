@@ -10,24 +10,28 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+import uuid
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from runner.gpus import FOLDER
 from runner.job.attempts import Attempt
 from runner.job.job import Job
-from runner.launch.docker import containers
+from runner.launch.docker import containers, locks
 from runner.launch.docker.containers import ATTEMPT_LABEL, JOB_LABEL, STORE_LABEL, TRIAL_LABEL, USER_LABEL, settle, sweep
 from runner.launch.docker.engine import SHORT_SECONDS
 from runner.launch.docker.image import default_image
 from runner.launch.settle import state_of
 from runner.store.directory import DirectoryStore
+from runner.store.open import open_store
 from tests.conftest import Cli
 from tests.docker_engine import BASE, Engine
-from tests.jobs import LONGER, PATIENCE, assert_same, has_pending, jobs_in, some_step_is_stored, stand_still, wait_until
+from tests.jobs import LONGER, PATIENCE, Run, assert_same, has_pending, jobs_in, some_step_is_stored, stand_still, wait_until
 
 pytestmark = [pytest.mark.xdist_group("containers"), pytest.mark.slow, pytest.mark.usefixtures("clean_engine")]
 DOCKER = ("--launcher", "docker")
@@ -345,6 +349,62 @@ def test_a_gpu_that_only_the_container_can_see_is_not_passed_over(engine: Engine
     assert done.returncode == 6
     assert "the engine's machine has NVIDIA's driver 580.65.06, but the engine has no NVIDIA runtime" in done.stderr
     assert cli("submit", tiny, *DOCKER, "--set", f"run.image={image}", "run.gpus=0", "training.epochs=1").returncode == 0
+
+
+def test_a_gpu_is_one_attempts_in_a_container_and_outside(
+    engine: Engine, run: Any, cli: Cli, tiny: Path, clean_env: dict[str, str], tmp_path: Path
+) -> None:
+    one, other = names = [f"GPU-{uuid.uuid4()}" for _ in range(2)]
+    short, elsewhere = ("--set", "training.epochs=1"), {"LASTRUN_STORE": str(tmp_path / "elsewhere")}
+    with engine.with_gpus(tmp_path / "gpus", names) as outside:
+        current = run("submit", tiny, *DOCKER, *LONG)
+        with current.held(some_step_is_stored):
+            about = engine.inspect(engine.container().id)
+            assert (about["HostConfig"]["ReadonlyRootfs"], about["HostConfig"]["CapDrop"]) == (True, ["ALL"])
+            [locks] = [mount for mount in about["Mounts"] if mount["Destination"] == "/lastrun-gpus"]
+            assert (locks["Type"], locks["Source"]) == ("bind", "/tmp/lastrun-gpus")
+            second = cli("submit", tiny, *DOCKER, *short, **elsewhere)
+            assert second.returncode == 0, second.stdout + second.stderr
+            (job,) = jobs_in(open_store(elsewhere["LASTRUN_STORE"]))
+            third = Run({**clean_env, **outside, "LASTRUN_STORE": str(tmp_path / "third")}, "submit", tiny, *LONG)
+            with third.held(some_step_is_stored):
+                used = [job.attempts.all()[0].hardware["used_gpus"] for job in (current.job, job, third.job)]
+                assert used == [[one], [other], [other]]
+                refused = cli("submit", tiny, *DOCKER, **elsewhere)
+                assert refused.returncode == 6, refused.stdout + refused.stderr
+                assert (
+                    f"1 GPU wanted, none of 2 GPUs ({one}, {other}) is free: {one} is used by job {current.job.id}; "
+                    f"{other} is used by job {third.job.id}; wait for that"
+                ) in refused.stderr
+                more = cli("submit", tiny, *DOCKER, "--set", "run.gpus=3", **elsewhere)
+                assert more.returncode == 6
+                assert f"run.gpus asks for 3; this machine has 2 GPUs ({one}, {other})" in more.stderr
+                assert len(jobs_in(open_store(elsewhere["LASTRUN_STORE"]))) == 1
+            third.press_ctrl_c()
+            assert third.end()[0] == 75
+        current.press_ctrl_c()
+        assert current.end()[0] == 75
+
+
+def test_an_engine_elsewhere_gets_the_folder_of_locks_that_it_lacks(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Made by a container that sees no more of its machine than the folder above, as nobody's."""
+    there = Path(tempfile.mkdtemp(dir="/tmp"))
+    there.chmod(0o1777)
+    monkeypatch.setattr(locks, "FOLDER", there / FOLDER.name)
+    monkeypatch.setattr(locks, "is_local", lambda client: False)
+    try:
+        assert locks.are_there(engine.client, default_image())
+        about = (there / FOLDER.name).stat()
+        assert (about.st_mode & 0o7777, about.st_uid) == (0o1777, 65534)
+        there.chmod(0o755)
+        (there / FOLDER.name).rmdir()
+        assert not locks.are_there(engine.client, default_image())
+        assert list(there.iterdir()) == []
+        assert engine.containers() == []
+    finally:
+        shutil.rmtree(there)
 
 
 # --- folders ----------------------------------------------------------------------------------------------------------------

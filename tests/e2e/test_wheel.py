@@ -48,7 +48,19 @@ def test_the_wheel_holds_the_recordings_with_their_notice_and_every_configuratio
     expected = {path.relative_to(ROOT).as_posix() for path in (ROOT / "last_e").rglob("*.yaml")}
     assert len(expected) == 14
     assert expected | {"last_e/data/irds/healthy.npz", "last_e/data/irds/NOTICE.md"} <= names
-    assert {f"last_e/prepare/{name}" for name in ("animation.html", "ntu/missing_ntu60.txt", "ntu/missing_ntu120.txt")} <= names
+    of_prepare = ("animation.html", "ntu/missing_ntu60.txt", "ntu/missing_ntu120.txt")
+    assert {f"last_e/prepare/{name}" for name in of_prepare} <= names
+    assert "last_e/skeletons.js" in names
+    of_report = (
+        "report.html",
+        "report.css",
+        "report.js",
+        "vendor/uPlot.iife.min.js",
+        "vendor/uPlot.min.css",
+        "vendor/LICENSE.uPlot.txt",
+    )
+    assert {f"runner/view/report/{name}" for name in of_report} <= names
+    assert any(name.endswith(".dist-info/licenses/runner/view/report/vendor/LICENSE.uPlot.txt") for name in names)
     assert {"runner/plan/gpus.toml", "runner/plan/prices.toml"} <= names
     assert any(name.startswith("runner/plan/measured/") for name in names)
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"last_e", "runner"}

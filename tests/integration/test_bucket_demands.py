@@ -47,6 +47,26 @@ def forced(ceph: Ceph) -> str:
 
 
 @ON_CEPH
+def test_a_doctor_tries_a_bucket_and_leaves_nothing_there(ceph: Ceph, bucket: str, cli: Cli, clean_env: dict[str, str]) -> None:
+    done = cli("doctor", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = {one["name"]: one for one in json.loads(done.stdout)["findings"] if one["part"] == "store"}
+    assert {name: one["state"] for name, one in found.items()} == dict.fromkeys(
+        ("address", "speed", "listing", "clock", "checksums", "conditional puts"), "well"
+    )
+    assert "it has them" in found["conditional puts"]["said"]  # this gateway has
+    assert list(open_store(clean_env["LASTRUN_STORE"]).scan("")) == []
+
+    ceph.kill_gateway()
+    try:
+        done = cli("doctor")
+    finally:
+        ceph.start_gateway()
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "WRONG" in done.stdout
+
+
+@ON_CEPH
 def test_what_is_written_is_encrypted_as_the_spec_says(
     ceph: Ceph, forced: str, clean_env: dict[str, str], cli: Cli, tiny: Path
 ) -> None:

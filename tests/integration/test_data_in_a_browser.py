@@ -24,17 +24,19 @@ MOMENTS = [-5, 17, 117, 517, 1517, 2983, 3117]
 BEFORE = "<script>const wrong = []; window.onerror = message => { wrong.push(message); }</script>"
 AFTER = """<pre id="seen"></pre><script>
   const seen = {wrong, frames: [], stepped: [], pictures: [], after: {}};
-  const turned = [[0, 0], [turn, tilt], [1, 0.5], [2, -1], [3, 1.5]];
-  const back = [turn, tilt], places = [];
-  for ([turn, tilt] of turned) for (const person of clip.joints) for (const frame of person) places.push(...frame.map(place));
-  [turn, tilt] = back;
+  const {canvas, shown, button, slider, frames} = player, back = [player.turn, player.tilt], places = [];
+  for (const [turn, tilt] of [[0, 0], back, [1, 0.5], [2, -1], [3, 1.5]]) {
+    [player.turn, player.tilt] = [turn, tilt];
+    for (const frame of player.clip.joints.flat()) places.push(...frame.map(point => player.place(point)));
+  }
+  [player.turn, player.tilt] = back;
   seen.low = [0, 1].map(axis => Math.min(...places.map(p => p[axis])));
   seen.high = [0, 1].map(axis => Math.max(...places.map(p => p[axis])));
   seen.size = [canvas.width, canvas.height];
   const real = requestAnimationFrame;
   window.requestAnimationFrame = () => 0;  // so that only we tick
   for (const passed of MOMENTS) {  // a browser may give the time at which a frame began, which was before the script
-    tick(began + passed);
+    player.tick(player.began + passed);
     seen.stepped.push(shown.textContent);
     seen.pictures.push(canvas.toDataURL());
   }

@@ -40,6 +40,8 @@ def test_what_the_trainer_found_is_found_again_and_more(cli: Cli, tiny: Path, tm
     }
     best = evaluated(cli, job.id)
     assert best["top1"] == max(one["test_top1"] for one in epochs)
+    assert (best["chosen_on"], last["chosen_on"]) == ("test", None)
+    assert "best chosen on test clips, as the field does" in cli("status", job.id).stdout.replace("\n", " ")
     assert sum(map(sum, best["confusion"])) == best["clips"] == 120
     assert sum(best["confusion"][one][one] for one in range(6)) == round(best["top1"] * 120)
 

@@ -27,9 +27,9 @@ from last_e.events import Discard
 from last_e.layers import resolve
 from last_e.manifest import newest_whole, read_manifest
 from last_e.process import on_notices
-from last_e.ranks.agent import BEAT_SECONDS
 from last_e.ranks.fold import shares
-from last_e.ranks.group import ALONE, Group, Joined, Seat
+from last_e.ranks.group import ALONE, Group, Joined, RanksDiffer, Seat
+from last_e.ranks.lifeline import BEAT_SECONDS
 from last_e.ranks.meeting import PREFIX
 from last_e.reading import set_layer
 from last_e.state import train_step
@@ -87,6 +87,16 @@ def test_a_step_of_which_one_ranks_share_is_not_finite_is_skipped_by_all(tmp_pat
     for values, told in others:
         assert told == counted
         assert all(torch.equal(values[name], alone[name]) for name in alone)
+
+
+def meet_with_a_gpu_on_one_side(rank: int, folder: Path) -> None:
+    with pytest.raises(RanksDiffer, match=r"^some ranks have a GPU, and some have none: hardware.device=cpu has all"):
+        Joined(Seat(rank, 2, folder / "meeting", 2)).meet(torch.device(("cpu", "cuda")[rank]))
+
+
+@pytest.mark.slow
+def test_ranks_of_which_one_has_no_gpu_are_told_so_and_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    together(meet_with_a_gpu_on_one_side, tmp_path)
 
 
 @pytest.mark.slow

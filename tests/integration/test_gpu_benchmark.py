@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "gpu.py"
 SECTIONS = (
     *("machine", "batches", "logits", "losses", "formats", "waiting", "checkpoint", "job"),
-    *("epoch", "plain epoch", "bench", "container", "graph", "compile", "compile with graphs"),
+    *("epoch", "plain epoch", "bench", "two ranks", "container", "graph", "compile", "compile with graphs"),
+    *("ranks on one GPU", "nccl on one GPU"),
 )
 UNRULY = """
 import os, sys, time
@@ -65,6 +66,10 @@ def test_every_section_runs_on_a_cpu(tmp_path: Path) -> None:
     assert results["plain epoch"]["ratio"] == ratio
     assert all(results["bench"][part]["ratio"] > 0 for part in ("data", "forward", "train", "epoch"))
     assert results["bench"]["checkpoint_stall_ms"]["median"] > 0
+    assert (results["two ranks"]["through"], results["two ranks"]["identical"]) == ("gloo", True)
+    assert results["two ranks"]["of_one"] > 0
+    assert min(value for name, value in results["two ranks"].items() if name.endswith("_ms")) > 0
+    assert results["nccl on one GPU"]["refused"]  # this torch has none
     assert results["graph"]["largest_relative_difference"] == 0
     assert results["graph"]["ratio"] > 0
     assert results["compile"]["ratio"] > 0

@@ -208,6 +208,9 @@ def test_what_can_be_had_is_listed_with_its_price_and_what_is_missing(hub: Hub, 
         ("t4-small", "1 x T4, 16 GB", 0.4),
         ("a10g-small", "1 x A10G, 24 GB", 1.0),
         ("a100-large", "1 x A100, 80 GB", 2.5),
+        ("l4x4", "4 x L4, 24 GB", 4.0),
+        ("a10g-largex4", "4 x A10G, 24 GB", 5.0),
+        ("a100x4", "4 x A100, 80 GB", 10.0),
     ]
     assert of_hub[0]["words"] == "--launcher hf --set run.gpus=0 run.hf.flavor=cpu-basic"
     assert next(row["words"] for row in told["offers"] if row["launcher"] == "local") == "--launcher local"

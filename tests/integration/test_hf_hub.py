@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from runner.errors import EngineError
+from runner.errors import EngineError, UsageError
 from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.launch import again, followed
 from runner.launch.hf import hub as client
+from runner.launch.hf import terms
 from runner.launch.hf.hub import Namespace
 from runner.launch.hf.launcher import JOB, TOKEN, HfLauncher
 from runner.launch.hf.started import StartedThere
@@ -123,9 +124,14 @@ def test_nobody_is_asked_about_what_is_over(there: Hub, tmp_path: Path) -> None:
     assert client.NOTES.all() == []
 
     begin("2123abcd")
-    there.away = True
-    with pytest.raises(EngineError):
+    there.away, began = True, time.monotonic()
+    with pytest.raises(EngineError, match="it is busy, or down"):
         HfLauncher.waiting([job])
+    with pytest.MonkeyPatch.context() as gone:
+        gone.setattr(client._api(), "endpoint", "http://127.0.0.1:1")
+        with pytest.raises(EngineError, match="Hugging Face does not answer"):
+            HfLauncher.waiting([job])
+    assert time.monotonic() - began < 3  # not as long as its library would ask again
     attempt = Attempt("0001-2123abcd", "elsewhere", 1, "1", 1.0, phase="ended", began=True, reason="stop_requested")
     job.attempts.write(attempt)
     assert HfLauncher.waiting([job]) == []
@@ -140,6 +146,10 @@ def test_nobody_is_asked_about_what_is_over(there: Hub, tmp_path: Path) -> None:
         ("a100", None, "a100-large"),
         ("local", None, "t4-small"),
         ("local", 0, "cpu-basic"),
+        ("lambda", 4, "a10g-largex4"),
+        ("a100", 4, "a100x4"),
+        ("local", 4, "l4x4"),
+        ("gcp", 1, "t4-small"),
     ],
 )
 def test_a_machine_is_what_comes_next_to_the_profile_and_its_image_what_the_job_names(
@@ -153,3 +163,26 @@ def test_a_machine_is_what_comes_next_to_the_profile_and_its_image_what_the_job_
     assert order["image"].startswith("pytorch/pytorch:")
     ours = resolve_spec(job, env, [*settings, "run.image=ghcr.io/me/lastrun:1"]).config
     assert HfLauncher(ours).order("s3://bucket/jobs", "x")["image"] == "ghcr.io/me/lastrun:1"
+
+
+def test_too_few_gpus_are_told_with_those_there_are(there: Hub) -> None:
+    def refused(*settings: str) -> str:
+        job = Path(__file__).parents[2] / "jobs" / "quickstart.yaml"
+        with pytest.raises(UsageError) as error:
+            HfLauncher(resolve_spec(job, "local", list(settings), "hf").config).order("s3://bucket/jobs", "x")
+        return str(error.value)
+
+    several = "l4x4 (4 x L4, 24 GB, 4.00), a10g-largex4 (4 x A10G, 24 GB, 5.00), a100x4 (4 x A100, 80 GB, 10.00)"
+    assert refused("run.gpus=4", "run.hf.flavor=t4-small") == (
+        f"run.gpus: found 4; t4-small has 1 x T4, 16 GB; there are, with USD an hour: {several}"
+    )
+    single = "t4-small (1 x T4, 16 GB, 0.40), a10g-small (1 x A10G, 24 GB, 1.00), a100-large (1 x A100, 80 GB, 2.50)"
+    assert refused("run.gpus=2") == (
+        f"run.gpus: found 2; no machine has so many; there are, with USD an hour: {single}, {several}"
+    )
+    config = resolve_spec(
+        Path(__file__).parents[2] / "jobs" / "quickstart.yaml", "local", ["run.gpus=4", "run.max_price=3"], "hf"
+    ).config
+    flavor = terms.flavor_of(config)
+    with pytest.raises(UsageError, match=r"l4x4 \(4 x L4, .*, 4\.00 USD an hour; no 4 GPUs are to be had there for that"):
+        terms.price_of(config, flavor)

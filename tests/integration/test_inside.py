@@ -116,7 +116,9 @@ def test_the_driver_is_handed_in_where_it_is_and_a_gpu_is_wanted(monkeypatch: py
     about = {"image": "x.sif", "binds": [str(tmp_path), "/nowhere/at/all"], "names": [], "gpu": True}
     monkeypatch.setattr(inside.machine, "driver_version", lambda: "580.65.06")
     start = ["apptainer", "exec", "--cleanenv", "--pwd", "/"]
-    assert inside.command("apptainer", about, ["attempt"])[:8] == [*start, "--nv", "--bind", str(tmp_path)]
+    monkeypatch.setattr(inside, "FOLDER", tmp_path / "locks")
+    given = [*start, "--nv", "--bind", str(tmp_path), "--bind", str(tmp_path / "locks")]
+    assert inside.command("apptainer", about, ["attempt"])[:10] == given
     assert inside.command("apptainer", {**about, "gpu": False}, ["attempt"])[:7] == [*start, "--bind", str(tmp_path)]
     monkeypatch.setattr(inside.machine, "driver_version", lambda: None)
     assert "--nv" not in inside.command("apptainer", about, ["attempt"])

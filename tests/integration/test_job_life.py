@@ -19,6 +19,7 @@ import pytest
 from last_e.console import ConsoleSink
 from last_e.environment import detect_environment
 from last_e.manifest import MANIFEST, verify
+from runner.attempt.report import Own
 from runner.attempt.run import run_attempt
 from runner.errors import ClaimedError, Reason
 from runner.job.attempts import EXPIRY_SECONDS, Attempt
@@ -29,6 +30,7 @@ from runner.resolve import resolve_spec
 from runner.signals import LEAVING
 from runner.store.directory import DirectoryStore
 from runner.store.open import open_store
+from runner.view.report.page import page_at_the_end
 from tests.conftest import TINY, Cli
 from tests.jobs import LONGER, PATIENCE, assert_same, has_pending, jobs_in, processes_of, some_step_is_stored, wait_until
 
@@ -48,7 +50,8 @@ def test_submit_runs_a_job_to_its_end_and_says_what_came_out(cli: Cli, tiny: Pat
     assert kept[-1] == 18
     assert len(kept) <= 4
     keys = {entry.key.split("/", 3)[-1].split("/")[0] for entry in job.store.scan(job.paths.attempts)}
-    assert keys == {"claim.json", "attempt.json", "end.json", "heartbeat.json", "metrics.jsonl", "log", "events"}
+    records = {"claim.json", "attempt.json", "end.json", "heartbeat.json"}
+    assert keys == {*records, "metrics.jsonl", "log", "events", "predictions.safetensors", "report.html"}
     assert not list((tiny.parent / "tmp").glob("lastrun-*"))
 
     again = cli("resume", job.id)
@@ -375,11 +378,32 @@ def test_a_job_deleted_while_its_last_uploads_are_on_their_way_leaves_nothing(
         monkeypatch.setattr(LastLook, "answer", lambda *_: Job(job.store, job.id).delete() and Reason.LEASE_LOST)
     handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, *LEAVING)}
     with ConsoleSink() as sink:
-        code = run_attempt(job, None, [], [], sink)
+        code = run_attempt(job, None, [], [], sink, report=page_at_the_end)
     for each, handler in handlers.items():
         signal.signal(each, handler)
     assert code == Reason.JOB_DELETED.ending.exit_code
     assert [entry.key for entry in store.scan("")] == [job.paths.tombstone]
+
+
+@pytest.mark.slow
+def test_an_attempt_whose_report_cannot_be_made_ends_as_it_would_have(tiny: Path, tmp_path: Path) -> None:
+    resolved = resolve_spec(tiny, "local", ["training.epochs=1", f"hardware.scratch_root={tmp_path}"])
+    origins = {key: str(origin) for key, origin in resolved.origins.items()}
+    job = Job.create(DirectoryStore(tmp_path / "store"), "tiny", resolved.items(), origins, "0")
+
+    def broken(job: Job, own: Own) -> str:
+        raise ZeroDivisionError("a page of no size")
+
+    handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, *LEAVING)}
+    with ConsoleSink() as sink:
+        code = run_attempt(job, None, [], [], sink, report=broken)
+    for each, handler in handlers.items():
+        signal.signal(each, handler)
+    assert code == 0
+    assert job.state()[0].value == "succeeded"
+    *_, last = "".join(job.log()).splitlines()
+    assert "no report is kept of this attempt (ZeroDivisionError: a page of no size); lastrun report " in last
+    assert not [entry for entry in job.store.scan(job.paths.attempts) if entry.key.endswith(".html")]
 
 
 @pytest.fixture(scope="module")

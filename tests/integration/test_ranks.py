@@ -24,7 +24,8 @@ from last_e.checkpoint import load
 from last_e.data import write_clips
 from last_e.data.synthetic import synthetic_clips
 from last_e.manifest import newest_whole
-from last_e.ranks.agent import BEAT_SECONDS
+from last_e.predictions import FILE as PREDICTIONS
+from last_e.ranks.lifeline import BEAT_SECONDS
 from runner.job.job import Job
 from tests.conftest import Cli
 from tests.jobs import PATIENCE, Run, assert_same, command_lines, has_saved, jobs_in, wait_until
@@ -82,12 +83,23 @@ def finished(command: list[str]) -> str:
 
 
 def result(run: Path, steps: int = STEPS * EPOCHS) -> tuple[str, str]:
-    """The metric history and everything that training changes, by their sha256."""
+    """The metric history with what is said of each clip, and everything that training changes, by their sha256."""
     newest = newest_whole(run / "checkpoints", lambda word: None)
     assert newest is not None
     assert load(newest)[1].step == steps
-    metrics, state = (hashlib.sha256(path.read_bytes()).hexdigest() for path in (run / "metrics.jsonl", newest / "state.pt"))
-    return metrics, state
+    told = (run / "metrics.jsonl").read_bytes() + (run / PREDICTIONS).read_bytes()
+    return hashlib.sha256(told).hexdigest(), hashlib.sha256((newest / "state.pt").read_bytes()).hexdigest()
+
+
+TUNES = (
+    "training.sampler=balanced",
+    "training.class_weights=[1.0, 2.0, 0.5, 1.0, 1.0, 3.0]",
+    "data.validation=0.3",
+    "training.patience=2",
+    "training.body_lr_factor=0.3",
+    "model.freeze=[fusion.*]",
+    "training.epochs=3",
+)
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +165,20 @@ def test_of_a_large_network_with_all_that_is_random_too(tmp_path: Path) -> None:
     for ranks in (1, 3):
         finished(words(tmp_path / f"{ranks}", ranks, "training.epochs=1", model=BASE))
     assert result(tmp_path / "1", STEPS) == result(tmp_path / "3", STEPS)
+
+
+@pytest.mark.slow
+def test_what_is_tuned_on_clips_that_validate_does_not_depend_on_ranks_either(tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    finished(words(first, 1, "training.epochs=1"))
+    found = []
+    for ranks in (1, 2):
+        run = tmp_path / f"ranks-{ranks}"
+        said = finished(words(run, ranks, f"model.init={first}", *TUNES))
+        assert "parameters taken over" in said
+        assert "of epoch" in said
+        found.append(result(run, 3))
+    assert found[0] == found[1]
 
 
 @pytest.mark.slow
@@ -240,7 +266,7 @@ def test_an_attempt_trains_on_each_gpu_that_it_has_alone_and_goes_on_with_the_sa
     (tmp_path / "said" / "sitecustomize.py").write_text(TWO_GPUS)
     names = [f"GPU-{uuid.uuid4()}" for _ in range(2)]
     for name in names:  # where all users of a machine lock them
-        request.addfinalizer(partial(Path(f"/tmp/lastrun-gpu-{name}.lock").unlink, missing_ok=True))
+        request.addfinalizer(partial(Path(f"/tmp/lastrun-gpus/{name}.lock").unlink, missing_ok=True))
     path = os.pathsep.join(filter(None, [str(tmp_path / "said"), os.environ.get("PYTHONPATH")]))
     there = {"PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ",".join(names)}
     length = ("--set", "training.epochs=6")
@@ -342,13 +368,16 @@ def test_a_rank_that_holds_the_others_up_is_named_while_it_runs(run: Any, cli: A
     holds_up.start()
     try:
         wait_until(named)
-        first, second = json.loads(cli("status", current.job.id, "--json").stdout)["progress"]["ranks"]
+        progress = json.loads(cli("status", current.job.id, "--json").stdout)["progress"]
     finally:
         over.set()
         holds_up.join()
-    assert re.search(r"speed +[\d,]+ clips/s by 2 ranks \([\d,]+ - [\d,]+ each; rank 1 is \d+% behind\)\n", shown), shown
+    by_ranks = r" by 2 ranks, \d\.\d\d times one \([\d,]+ - [\d,]+ each; rank 1 is \d+% behind\)"
+    assert re.search(rf"speed +[\d,]+ clips/s{by_ranks}\n", shown), shown
+    first, second = progress["ranks"]
     assert second < 0.9 * first
+    assert 0 < progress["of_one"] < 2
     current.job.requests.ask_to_stop(now=False)
     code, out = current.end()
     assert code == 75, out
-    assert re.search(r"epoch \d+/50000  lr .* by 2 ranks \([\d,]+ - [\d,]+ each; rank 1 is \d+% behind\)", out), out[-3000:]
+    assert re.search(rf"epoch \d+/50000  lr .*{by_ranks}", out), out[-3000:]

@@ -88,6 +88,7 @@ def test_fifteen_round_trips_begin_an_attempt_and_six_end_it(
     assert sum(depths(until_the_trainer(made)).values()) <= 15
     by_thread = depths(after_the_last_step(made))
     assert by_thread.pop("pruner") <= 3  # beside the others
+    assert by_thread.pop("report") <= 5  # beside the others, too
     assert by_thread.pop("look", 0) <= 1  # whether another has the job: beside the checkpoint's files
     # The checkpoint's files, its manifest, log and events, the end. One look whether there still is a job; what to do next.
     assert by_thread["outbox"] <= 4

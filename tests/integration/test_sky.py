@@ -195,6 +195,12 @@ def test_a_dry_run_tells_what_would_be_asked_for_and_gpus_what_can_be_had(
         ("gcp g2-standard-4 spot", "1 x L4, 24 GB", 0.28),
     ]
     assert rows[0]["words"] == ("--launcher sky --set run.resources.cloud=gcp run.resources.gpu=T4 run.resources.spot=true")
+    two = ("submit", tiny, "--launcher", "sky", "--env", "gcp", "--set", "run.gpus=2", "--dry-run", "--json")
+    order = json.loads(cli(*two).stdout)["order"]
+    assert (order["resources.accelerators"], order["resources.instance_type"]) == ("T4:2", "n1-highmem-8")
+    assert order["price"] == "0.32 USD an hour, 4.00 USD at most"
+    several = {(row["gpus"], row["words"].split()[3]) for row in rows if row["gpus"][0] == "2"}
+    assert several == {("2 x T4, 16 GB", "run.gpus=2")}
     plan = cli("plan", tiny, "--live")
     assert re.search(r"gcp T4: on sky gcp n1-standard-8 spot ~\$0\.\d+\?: 0\.19 USD an hour", plan.stdout), plan.stdout
 

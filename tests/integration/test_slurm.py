@@ -74,7 +74,7 @@ def test_what_slurm_would_not_take_is_told_before_there_is_a_job(cli: Cli, tiny:
         (["run.memory=900g"], "Slurm: "),
         (["run.nodes=2"], "run.nodes: 2 machines need hardware.scratch_root, a folder that all of them have"),
         (["run.nodes=3", "run.slurm.partition=all", "hardware.scratch_root=shared"], "Slurm: "),
-        (["run.nodes=2", "run.launcher=local"], "run.nodes: found 2; allowed: 1 with launcher local; slurm has several"),
+        (["run.nodes=2", "run.launcher=local"], "run.nodes: found 2; allowed: 1 with launcher local; several with slurm"),
         (["run.slurm.extra=['--export=ALL']"], "an option of sbatch such as --exclude=n1"),
         (["run.slurm.extra=['--wrap=reboot']"], "an option of sbatch such as --exclude=n1"),
     ):

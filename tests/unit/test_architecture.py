@@ -15,6 +15,8 @@ PACKAGES = ("runner", "last_e")
 LONGEST_CLASS = 265
 VOCABULARY = {
     *(
+        "choosing",
+        "init",
         "config",
         "console",
         "counts",
@@ -30,8 +32,10 @@ VOCABULARY = {
         "manifest",
         "metrics",
         "own_set",
+        "predictions",
         "problems",
         "reading",
+        "skeletons",
     ),
     *("bar", "progress", "redact", "resume", "terminal", "text"),
 }

@@ -55,7 +55,7 @@ def read_only() -> Iterator[Mount]:
 @pytest.fixture
 def made(tmp_path: Path) -> Job:
     """A job that was killed in its second attempt, as the machine that trained it has it."""
-    job = Job.create(DirectoryStore(tmp_path / "made"), "far", CONFIG, {}, "0")
+    job = Job.create(DirectoryStore(tmp_path / "made"), "far", CONFIG, {}, "0", b"weights")
     attempt(job, 1, "preempted", 10)
     attempt(job, 2, None, 20)
     return job
@@ -107,7 +107,13 @@ def checkpoint(job: Job, by: Attempt, step: int) -> None:
 
 def told(job: Job) -> tuple[object, ...]:
     """What people see of a job, but for the attempt whose end nobody knows."""
-    return job.record(), job.metrics(), "".join(job.log()), [stored.name for stored in job.checkpoints.all()]
+    return (
+        job.store.get(job.paths.init),
+        job.record(),
+        job.metrics(),
+        "".join(job.log()),
+        [stored.name for stored in job.checkpoints.all()],
+    )
 
 
 def test_what_is_copied_is_the_whole_job_and_can_be_gone_on_with(attached: Job, home: Job) -> None:

@@ -259,6 +259,14 @@ REFUSED = [
     (("dataset=ntu60", "split_type=xset"), "split_type"),
     (("dataset=irds", "split_type=xview"), "split_type"),
     (("hardware.session_limit=600s",), "hardware.session_limit"),
+    (("data.validation=people",), "data.validation"),
+    (("data.validation_by=clip",), "data.validation_by"),
+    (("training.min_delta=0.1",), "training.min_delta"),
+    (("model.freeze=[stages.*]",), "model.freeze"),
+    (("training.body_lr_factor=0.1",), "training.body_lr_factor"),
+    (("training.class_weights=[1.0, 2.0]",), "training.class_weights"),
+    (("training.class_weights=[falling=2]",), "training.class_weights"),
+    (("training.class_weights=balanced", "training.sampler=balanced"), "training.class_weights"),
 ]
 
 

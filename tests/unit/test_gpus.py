@@ -14,9 +14,8 @@ import pytest
 
 from runner import gpus
 from runner.errors import EngineError
-from runner.gpus import taken
+from runner.gpus import Asked, taken
 from runner.resolve import resolve_points
-from runner.spec import JobSpec
 
 A, B = (f"GPU-{uuid.uuid4()}" for _ in range(2))
 
@@ -33,10 +32,10 @@ def two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpus, "FOLDER", tmp_path)
 
 
-def asks(tmp_path: Path, **run: Any) -> JobSpec:
+def asks(tmp_path: Path, **run: Any) -> Asked:
     (tmp_path / "job.yaml").write_text("model: nano_e_v3\ndataset: irds\n")
-    config = resolve_points(tmp_path / "job.yaml", "local", []).points[0].job.config
-    return config.model_copy(update={"run": config.run.model_copy(update=run)})
+    asked = Asked.of(resolve_points(tmp_path / "job.yaml", "local", []).points[0].job.config)
+    return asked._replace(gpus=run.get("gpus", asked.gpus), shared=run.get("share_gpus", asked.shared))
 
 
 HOLD = """
@@ -47,7 +46,7 @@ from runner import gpus
 gpus.FOLDER, gpus.gpu_names = Path(sys.argv[1]), lambda: ["Tesla T4"] * 2
 from runner.errors import EngineError
 from runner.resolve import resolve_points
-config = resolve_points(Path(sys.argv[1]) / "job.yaml", "local", []).points[0].job.config
+config = gpus.Asked.of(resolve_points(Path(sys.argv[1]) / "job.yaml", "local", []).points[0].job.config)
 sys.stdin.readline()
 try:
     with gpus.taken(config, f"job-of-{os.getpid()}") as got:
@@ -140,9 +139,9 @@ def test_four_that_begin_at_once_get_one_each_and_a_kill_gives_it_back(tmp_path:
 
 def test_what_lies_in_the_way_keeps_nobody_from_training(tmp_path: Path) -> None:
     """Everybody may put things where the locks are."""
-    os.mkfifo(tmp_path / f"lastrun-gpu-{A}.lock")
+    os.mkfifo(tmp_path / f"{A}.lock")
     (tmp_path / "precious").write_text("mine")
-    (tmp_path / f"lastrun-gpu-{B}.lock").symlink_to(tmp_path / "precious")
+    (tmp_path / f"{B}.lock").symlink_to(tmp_path / "precious")
     with taken(asks(tmp_path, gpus="all"), "one") as both:
         assert both == [A, B]
     assert (tmp_path / "precious").read_text() == "mine"
@@ -152,7 +151,7 @@ def test_other_users_see_a_lock_whatever_the_umask_is(tmp_path: Path) -> None:
     before = os.umask(0o077)
     try:
         with taken(asks(tmp_path), "one"):
-            assert (tmp_path / f"lastrun-gpu-{A}.lock").stat().st_mode & 0o777 == 0o644
+            assert (tmp_path / f"{A}.lock").stat().st_mode & 0o777 == 0o644
     finally:
         os.umask(before)
 
@@ -161,6 +160,17 @@ def test_a_session_of_kaggle_is_the_attempts_alone(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(gpus, "detect_environment", lambda: ("kaggle", "it is one"))
     with taken(asks(tmp_path), "one") as both:
         assert both == [A, B]
+
+
+@pytest.mark.parametrize("launcher", ["hf", "sky"])
+def test_a_machine_that_was_rented_for_an_attempt_is_its_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launcher: str
+) -> None:
+    monkeypatch.setenv("LASTRUN_CONTAINER", f'{{"launcher": "{launcher}", "token": "0a1b2c3d"}}')
+    with taken(asks(tmp_path), "one") as all_of_them:
+        assert all_of_them == [A, B]
+    with taken(asks(tmp_path, gpus=1), "one") as asked:
+        assert asked == [A]
 
 
 def test_a_list_chooses_on_a_machine_that_ssh_reaches_and_is_all_that_an_engine_has_handed_in(
@@ -183,9 +193,7 @@ def test_who_takes_over_from_the_same_job_does_not_wait_for_it(tmp_path: Path) -
 
 
 def test_as_many_as_ranks_and_none_twice(tmp_path: Path) -> None:
-    config = asks(tmp_path)
-    two = config.model_copy(update={"hardware": config.hardware.model_copy(update={"ranks": 2})})
-    with taken(two, "one") as both:
+    with taken(asks(tmp_path)._replace(ranks=2), "one") as both:
         assert both == [A, B]
     with pytest.raises(EngineError, match=f"run.gpus names a GPU twice: 1, {B[:9]} are {B}, {B}"):
         taken(asks(tmp_path, gpus=[1, B[:9]]), "one").__enter__()
@@ -195,3 +203,39 @@ def test_those_that_share_spread_over_what_is_free(tmp_path: Path) -> None:
     shared = asks(tmp_path, share_gpus=True)
     with taken(shared, "one") as one, taken(shared, "two") as two, taken(shared, "three") as three:
         assert (one, two, three) == ([A], [B], [A])
+
+
+def test_the_folder_of_locks_is_everybodys_and_no_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "FOLDER", tmp_path / "locks")
+    before = os.umask(0o077)
+    try:
+        with taken(asks(tmp_path), "one"):
+            assert (tmp_path / "locks").stat().st_mode & 0o7777 == 0o1777
+    finally:
+        os.umask(before)
+    monkeypatch.setattr(gpus, "FOLDER", tmp_path / "link")
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (tmp_path / "elsewhere").mkdir()
+    with taken(asks(tmp_path), "one") as first:
+        assert first == [A]
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_container_meets_the_machines_others_in_the_folder_that_it_was_handed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And names their jobs, whose processes it cannot see."""
+    monkeypatch.setattr(gpus, "HANDED", tmp_path)
+    monkeypatch.setattr(gpus, "FOLDER", tmp_path / "own")
+    with taken(asks(tmp_path), "outside") as first, monkeypatch.context() as inside:  # no engine: its own folder
+        assert first == [A]
+        inside.setenv("LASTRUN_CONTAINER", '{"launcher": "docker", "engine": "here"}')
+        with taken(asks(tmp_path), "inside") as second:
+            assert second == [A]
+            inside.setattr(gpus, "identity", lambda: "another")
+            with taken(asks(tmp_path), "next") as third:
+                assert third == [B]
+            with pytest.raises(EngineError, match=f"{A} is used by job inside; wait"), taken(asks(tmp_path, gpus=2), "next"):
+                pass
+            with taken(asks(tmp_path), "inside") as same:
+                assert same == [A]

@@ -216,6 +216,9 @@ def test_each_gpu_gets_a_point_by_its_uuid_and_what_is_set_already_is_respected(
     monkeypatch.setattr("runner.launch.slots.usable_cores", lambda: 8)
     assert [slot.arguments for slot in make_slots(3, on_cpu, 9)] == [("--set", "hardware.cpu_threads=2")] * 3
     assert [slot.arguments for slot in make_slots(None, on_cpu, 9)] == [()]
+    in_containers = config.model_copy(update={"run": config.run.model_copy(update={"launcher": "docker"})})
+    assert [slot.arguments for slot in make_slots(2, in_containers, 9)] == [("--set", "run.share_gpus=true")] * 2
+    assert [slot.arguments for slot in make_slots(None, in_containers, 9)] == [()]
 
 
 # --- hosts: attempts that are as they are set up, so that it is known which of them is silent ------------------------------

@@ -79,6 +79,24 @@ def test_an_own_set_is_compared_with_itself(tmp_path: Path) -> None:
     assert "mixed: 4 to validate" in text
 
 
+def test_clips_that_are_nearly_the_same_in_two_parts_are_told(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    joints = {number: walk(number, 40) for number in range(60)}
+    joints[57] = 1.7 * (joints[1] + random.normal(0, 0.004, joints[1].shape)) + (2, 0, 1)  # noise, larger, elsewhere
+    joints[58] = joints[2][:-1]  # a frame shorter
+    joints[59] = joints[3] + random.normal(0, 0.08, joints[3].shape)  # too much to be the same
+    joints[5] = joints[4] + random.normal(0, 0.004, joints[4].shape)  # in the same part
+    some = [OwnClip(joints[n], n % 2, f"c{n}", n // 15) for n in range(60)]
+    path = tmp_path / "own.safetensors"
+    write_dataset(path, some, classes=["sit", "jump"], skeleton=COCO17, splits={"people": Split(test=[3])})
+    summary = summarize(path)
+    assert summary.own is not None
+    assert summary.own.nearly == {"people": [["c1", "c57"], ["c2", "c58"]]}
+    assert summary.own.leaks == {}
+    told = "warning: split people: 2 pairs of clips that show nearly the same in two parts: c1 ~ c57, c2 ~ c58"
+    assert told in summary_text(summary, path)
+
+
 def test_a_clip_of_an_own_set_is_played_on_its_own_skeleton(tmp_path: Path) -> None:
     path = odd_set(tmp_path / "own.safetensors")
     assert animate(path, "c3", tmp_path / "clip.html") == "c3"

@@ -27,6 +27,7 @@ from last_e.problems import ConfigError
 from last_e.train import TEST_BATCH
 from runner.errors import UsageError
 from runner.plan import measurements, planner
+from runner.plan.clips import data_of
 from runner.plan.figures import Figure, Kind, Plan, Row
 from runner.plan.hardware import asked_gpu, gpus, known_gpu
 from runner.plan.measurements import Machine, Measurement, find, this_machine
@@ -151,6 +152,12 @@ def test_the_counts_are_those_of_the_data() -> None:
         mask, counts = train_mask(clips, name, "xsub"), WITHOUT_FILE[name, "xsub"]
         assert counts[:2] == (int(mask.sum()), int((~mask).sum()))
         assert list(counts[2:]) == pytest.approx([float(clips.bodies[part].double().mean()) for part in (mask, ~mask)])
+
+
+def test_clips_that_validate_are_counted_where_they_are_scored() -> None:
+    found = data_of([resolve_spec(QUICK, "local", ["data.validation=0.25", "data.validation_by=clip"]).config])
+    assert found.counts[:2] == (858 - 214, 214)
+    assert "about 214 of those that train are cut off to validate" in found.source
 
 
 @pytest.mark.parametrize("wanted", ["auto", "bf16", "fp16", "fp32"])

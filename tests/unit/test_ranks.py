@@ -97,6 +97,18 @@ def test_a_rank_is_judged_by_what_it_did_of_late() -> None:
     assert pace([*slow, *((99 + 10 * step, 99.0 + step) for step in range(1, 31))], slow) == [10.0, 1.0]
 
 
+def test_ranks_gain_what_they_do_not_wait() -> None:
+    """As soon as that is known of each; where they wait on GPUs it is not."""
+    found, on_gpus = Pace(2), Pace(2)
+    for rank, waited in enumerate((1.0, 0.0)):
+        assert found.of_one is None
+        found.hear(rank, Beat(9, 8, 1.0, 5.0))
+        found.hear(rank, Beat(9, 48, 5.0, 5.0 + waited))
+        on_gpus.hear(rank, Beat(9, 8, 1.0))
+        on_gpus.hear(rank, Beat(9, 48, 5.0))
+    assert (found.of_one, on_gpus.of_one) == (1.8, None)
+
+
 @pytest.mark.parametrize("short", [[], [(8, 1.0)], [(8, 1.0), (16, 3.9)]], ids=str)
 def test_of_a_rank_that_has_hardly_begun_nobody_knows(short: list[tuple[int, float]]) -> None:
     assert pace([(8, 1.0), (80, 9.0)], short) is None

@@ -20,7 +20,7 @@ from runner.job.job import new_id
 from runner.job.paths import GROUP_ID, JOB_ID
 from runner.launch.approve import approve
 from runner.launch.start import make_launcher
-from runner.launchers import NAMES
+from runner.launchers import LAUNCHERS, NAMES
 from runner.resolve import absolute_settings, as_name, resolve_attempt, resolve_spec
 from runner.spec import JobName
 from runner.store.directory import DirectoryStore
@@ -77,7 +77,7 @@ def test_every_job_that_is_shipped_is_valid(job: Path) -> None:
 
 
 def test_all_mistakes_are_told_at_once_with_file_line_key_and_what_is_allowed(path: Path) -> None:
-    text = "model: bass\ntraining:\n  epochs: 0\n  lr: fast\n  epoch: 3\nrun: {launcher: hf, gpus: 2}\nname: Not Good\n"
+    text = "model: bass\ntraining:\n  epochs: 0\n  lr: fast\n  epoch: 3\nrun: {launcher: kaggle, gpus: 2}\nname: Not Good\n"
     text += "dataset: irds\n"
     found = problems_of(text, path, "training.seed=-1", env="moon")
     assert found == [
@@ -87,7 +87,7 @@ def test_all_mistakes_are_told_at_once_with_file_line_key_and_what_is_allowed(pa
         f"{path}:3: training.epochs: found 0; allowed: a whole number at least 1, at most 100000",
         f"{path}:4: training.lr: found 'fast'; allowed: a number > 0, at most 100",
         f"{path}:5: training.epoch: found an unknown key (= 3); allowed: known keys only; did you mean training.epochs?",
-        f"{path}:6: run.gpus: found 2; allowed: 0, 1 or all with launcher hf",
+        f"{path}:6: run.gpus: found 2; allowed: 0, 1 or all with launcher kaggle",
         f"{path}:7: name: found 'Not Good'; "
         "allowed: at most 48 lowercase letters, digits and hyphens, the first no hyphen or null; did you mean not-good?",
     ]
@@ -96,6 +96,14 @@ def test_all_mistakes_are_told_at_once_with_file_line_key_and_what_is_allowed(pa
 def test_the_launcher_that_was_meant_is_named(path: Path) -> None:
     assert problems_of("model: nano\ndataset: irds\nrun: {launcher: dokcer}\n", path) == [
         f"{path}:3: run.launcher: found 'dokcer'; allowed: one of {NAMES}; did you mean docker?"
+    ]
+
+
+@pytest.mark.parametrize("name", [name for name, kind in LAUNCHERS.items() if not kind.has_nodes])
+def test_several_machines_are_for_a_launcher_that_has_them(path: Path, name: str) -> None:
+    assert problems_of(f"model: nano\ndataset: irds\nrun: {{launcher: {name}, nodes: 2, gpus: 0}}\n", path) == [
+        f"{path}:3: run.nodes: found 2; allowed: 1 with launcher {name}; several with slurm, which begins and ends machines "
+        "together"
     ]
 
 
@@ -289,7 +297,9 @@ def test_the_runner_reaches_the_trainer_only_through_its_torch_free_vocabulary()
     done = subprocess.run(
         [sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2], capture_output=True, text=True
     )
-    vocabulary = "config console counts datafile described environment events joints layers manifest metrics"
+    vocabulary = (
+        "choosing init known config console counts datafile described environment events joints layers manifest metrics"
+    )
     vocabulary += " own_set problems process reading redact resume set_by skeletons text whole"
     assert {name.split(".")[1] for name in done.stdout.split()} <= {
         *vocabulary.split(),

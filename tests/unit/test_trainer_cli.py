@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
-from last_e.cli import FLAGS, USAGE, _parser, _resolve, main
+from last_e.cli import FAILED, FLAGS, USAGE, _parser, _resolve, main
 from last_e.config import TrainConfig
 from last_e.layers import Resolved, known_keys, resolve
 from last_e.problems import ConfigError, Origin
@@ -190,6 +191,15 @@ def test_a_checkpoint_that_is_not_there_is_one_line(tmp_path, capsys, name):
 
 def test_a_home_that_nobody_has_is_one_line(capsys):
     assert len(errors(capsys, "--resume", "~nobody-of-that-name/run")) == 1
+
+
+def test_memory_that_runs_out_is_told_as_that(tmp_path, monkeypatch, capsys):
+    """By torch's own word, which is no kind of error of its own on a CPU."""
+    monkeypatch.setattr("last_e.train.run", lambda *_, **__: torch.empty(1 << 50))
+    assert main(["--dataset", "synthetic", "--env", "local", "--out", str(tmp_path / "run")]) == FAILED
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "you tried to allocate 4503599627370496 bytes" in line
+    assert line.endswith("; lower hardware.micro_batch (it changes no result but batch statistics)")
 
 
 def test_help_ends_well(capsys):

@@ -108,6 +108,12 @@ def test_ranks_are_told_each_by_itself_and_who_holds_the_others_up(rates, told):
     assert told.removeprefix("100 clips/s").strip() in events.describe(epoch(1, ranks=rates))
 
 
+def test_what_several_ranks_gain_is_told():
+    told = " by 2 ranks, 1.86 times one (58 - 60 each)"
+    assert f"100 clips/s{told}  " in events.describe(dataclasses.replace(ALL[2], ranks=[60.0, 58.0], of_one=1.861))
+    assert told in events.describe(epoch(1, ranks=[60.0, 58.0], of_one=1.861))
+
+
 # --- the metric history ------------------------------------------------------------------------------------------------
 
 
@@ -134,7 +140,7 @@ def test_the_history_holds_only_what_is_reproducible(tmp_path):
     history.close()
     first = (tmp_path / "metrics.jsonl").read_bytes()
     history = History(tmp_path, 0, 0, Silent())
-    history.add(epoch(1, seconds=99.0, ranks=[10.0, 12.0]))
+    history.add(epoch(1, seconds=99.0, ranks=[10.0, 12.0], of_one=1.9))
     history.close()
     assert (tmp_path / "metrics.jsonl").read_bytes() == first
 

@@ -378,7 +378,8 @@ def test_scores_are_means_over_clips_with_bodies_averaged(classes):
     torch.manual_seed(0)
     model = LastE(settings.model, classes)
     nn.init.normal_(model.fc.weight)
-    scores = evaluate(model, TestBatches(clips, torch.arange(24), 16, 7), CPU, PLAIN, lambda done: True)
+    said = torch.zeros(24, 2)
+    scores = evaluate(model, TestBatches(clips, torch.arange(24), 16, 7), CPU, PLAIN, lambda done: True, said=said)
     (batch,) = list(TestBatches(clips, torch.arange(24), 16, 24))
     with torch.no_grad():
         rows = model.eval()(batch.streams)
@@ -388,6 +389,9 @@ def test_scores_are_means_over_clips_with_bodies_averaged(classes):
     assert scores.top5 == pytest.approx(float((better < min(5, classes)).double().mean()))
     own = logits.double().log_softmax(1)[torch.arange(24), batch.label]
     assert scores.loss == pytest.approx(-float(own.mean()), rel=1e-5)
+    probability, chosen = logits.softmax(1).max(1)
+    assert said[:, 0].tolist() == chosen.tolist()
+    torch.testing.assert_close(said[:, 1], probability)
 
 
 def test_scoring_changes_nothing_and_can_be_stopped():

@@ -81,6 +81,8 @@ def test_every_key_says_who_may_set_it() -> None:
     assert {key for key, one in who.items() if one == "asks"} == {
         *("data.uri", "data.file", "run.launcher", "run.host", "run.pass_env", "run.image", "run.network", "run.slurm.extra"),
         *("run.after", "run.nodes", "run.hf.namespace", "run.kaggle.private_dataset"),
+        *("notify.slack", "notify.discord", "notify.ntfy", "notify.webhook", "notify.signed_with"),
+        *("notify.command", "notify.mail", "tracking"),
     }
     assert all(mark.does for mark in set_by(JobSpec).values() if mark.who == "asks"), "what it would do is said"
 
@@ -117,6 +119,10 @@ ASKS: dict[str, Any] = {
     "run.nodes": 64,
     "run.network": "host",
     "run.after": "shutdown",
+    "notify.webhook": "AWS_SECRET_ACCESS_KEY",
+    "notify.command": ["sh", "-c", "evil"],
+    "notify.mail": "someone@example.org",
+    "tracking": "wandb",
 }
 
 
@@ -210,6 +216,41 @@ def test_how_many_processes_train_is_not_anothers_word(tmp_path: Path) -> None:
     assert taken(job, Trust(job.store.uri), "hardware.ranks=2")[0].config.hardware.ranks == 2
     Trust(job.store.uri).remember({"hardware.ranks": 64})
     assert taken(job, Trust(job.store.uri))[0].config.hardware.ranks == 64
+
+
+def test_how_many_gpus_train_is_not_anothers_word_but_whether_any_does(tmp_path: Path) -> None:
+    """All of this machine's, or a rented one that costs eight times as much."""
+    for said, counts in ((8, None), ("all", None), ([0, 1], None), (0, 0), (1, 1)):
+        job = stored(tmp_path / "job.yaml", tmp_path / "shared", **{"run.gpus": said})
+        assert taken(job, Trust(job.store.uri))[0].config.run.gpus == counts
+    assert taken(job, Trust(job.store.uri), "run.gpus=2")[0].config.run.gpus == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "most", "origin"),
+    [
+        (["hardware.ranks=2"], 20, "what hardware.ranks needs"),
+        (["run.gpus=4"], 10, "what run.gpus needs"),
+        (["run.nodes=3", "run.launcher=slurm"], 14, "what run.nodes needs"),
+        (["hardware.ranks=2", "training.gradient_accumulation_steps=2"], None, "default"),
+        (["hardware.ranks=2", "hardware.micro_batch=8"], 8, "--set"),
+        (["run.gpus=4", "hardware.device=cpu"], None, "default"),
+        (["run.gpus=all"], None, "default"),
+    ],
+)
+def test_who_may_not_be_told_how_many_ranks_there_are_cuts_batches_as_they_do(
+    tmp_path: Path, settings: list[str], most: int | None, origin: str
+) -> None:
+    (tmp_path / "job.yaml").write_text(TINY)
+    resolved = resolve_spec(tmp_path / "job.yaml", None, settings)
+    origins = {key: str(one) for key, one in resolved.origins.items()}
+    assert origins["hardware.micro_batch"] == origin
+    job = Job.create(DirectoryStore(tmp_path / "shared"), "tiny", resolved.items(), origins, "0.1.0")
+    stored, stored_origins, _ = job.settings()
+    other = Trust(job.store.uri)
+    taken, _ = resolve_attempt(stored, stored_origins, None, [], [], takes=other.takes, options=other.options)
+    hardware = taken.config.hardware
+    assert (hardware.ranks, hardware.micro_batch) == (None, most)
 
 
 def test_a_bucket_is_reached_as_its_user_says(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_the_lowest_versions_that_are_tried_are_the_lower_bounds(python: str) ->
     tried = {pin.name: str(pin.specifier).removeprefix("==") for pin in pins if pin.marker is None or pin.marker.evaluate(env)}
 
     bounds: dict[str, list[Version]] = {}
-    extras = {name: one for name, one in PROJECT["project"]["optional-dependencies"].items() if name != "sky"}
+    extras = {n: one for n, one in PROJECT["project"]["optional-dependencies"].items() if n not in ("sky", "browser")}
     for one in map(Requirement, [*PROJECT["project"]["dependencies"], *(text for group in extras.values() for text in group)]):
         if one.name == "lastrun" or (one.marker is not None and not one.marker.evaluate(env)):
             continue

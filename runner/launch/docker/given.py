@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import UsageError
+from runner.gpus import HANDED
 
 HOME = "/cache"
 """The home folder inside: downloaded data, compiled kernels and the like stay in a volume there."""
@@ -25,7 +26,7 @@ LOOK_VARIABLE = "LASTRUN_LOOK"
 """What a trial container is to look for, as JSON: of every place inside the name of a marker, which it answers with one of its
 own; nothing of a file."""
 _PROGRAMS = ("/app", "/opt/lastrun", "/usr/bin", "/usr/lib", "/bin", "/sbin", "/lib", "/lib64", "/etc")
-_OWN = tuple(map(Path, (HOME, DATA, TMP, *_PROGRAMS, "/dev", "/proc", "/sys")))
+_OWN = tuple(map(Path, (HOME, DATA, TMP, str(HANDED), *_PROGRAMS, "/dev", "/proc", "/sys")))
 """Places of the container's own, which a folder of the caller's must not take."""
 _KERNELS = (Path("/proc"), Path("/sys"))
 """Below these nothing can be mounted."""

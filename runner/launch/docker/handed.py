@@ -17,7 +17,8 @@ from runner import machine
 from runner.attempt import data_cache
 from runner.attempt.leaving import PREEMPTED_SECONDS, STOP_PATIENCE_SECONDS
 from runner.errors import UsageError
-from runner.launch.docker import gpus
+from runner.gpus import gpus_to_use
+from runner.launch.docker import gpus, locks
 from runner.launch.docker.containers import logs
 from runner.launch.docker.engine import explained, is_local
 from runner.launch.docker.given import DATA, HOME, TMP, Given, see_that_nothing_is_covered
@@ -52,6 +53,8 @@ class Handed:
         with explained():
             self._info = client.info()
         self.podman = gpus.is_podman(self._info)
+        self.locks = False
+        """Whether containers can be given the folder of GPU locks (:mod:`~runner.launch.docker.locks`)."""
         self.ways = gpus.ways(config.run.gpu_request, self._info) if self.gpus() else [""]
         """How GPUs may be asked for, in the order to be tried."""
 
@@ -60,7 +63,7 @@ class Handed:
         run = self._config.run
         security = self._info.get("SecurityOptions") or []
         rootless = any("name=rootless" in option for option in security) or bool(self._info.get("Rootless"))
-        asked, variables = gpus.request(way, self.gpus()) if self.gpus() else ({}, {})
+        asked, variables = gpus.request(way, self._requested()) if self.gpus() else ({}, {})
         host = self._client.api.create_host_config(
             mounts=self._mounts(uri, real=bool(about)),
             tmpfs={TMP: "rw,nosuid,nodev,mode=1777"},
@@ -101,6 +104,7 @@ class Handed:
         from docker.types import Mount
 
         mounts = [Mount(HOME, f"lastrun-cache-{os.getuid()}", type="volume")] if real else []
+        mounts += [locks.mount()] if self.locks and self.gpus() else []
         given = self.given(uri, make=real)
         bound = {one.target: one for one in reversed(given) if one.source.exists()}
         return mounts + [Mount(one.target, str(one.source), type="bind", read_only=one.read_only) for one in bound.values()]
@@ -168,6 +172,15 @@ class Handed:
         driver = self._local and machine.driver_version() is not None
         return int(driver or gpus.has_gpus(self._info) or self._config.hardware.device == "cuda")
 
+    def _requested(self) -> Any:
+        """What the engine is asked for: it would hand the same ones in twice. Where attempts in containers see each other's
+        locks, they choose among all that this user may use, or that the job names."""
+        wanted = self.gpus()
+        if not self.locks or isinstance(wanted, list):
+            return wanted
+        named = os.environ.get("CUDA_VISIBLE_DEVICES") if self._local else None
+        return (named and gpus_to_use()) or "all"
+
     def buckets(self, store: StoreUri) -> list[StoreUri]:
         """The buckets that the attempt uses."""
         found = [] if store.scheme == "file" else [store]
@@ -179,8 +192,8 @@ class Handed:
         return uses_buckets(self._config, store)
 
     def told(self, uri: StoreUri) -> dict[str, dict[str, str]]:
-        """The variables that the job names: ``run.pass_env``, those of its bucket, and which are secret; for an engine
-        elsewhere with the files that they name."""
+        """The variables that the job names: ``run.pass_env``, those of ``notify`` and of its bucket, and which are secret; for
+        an engine elsewhere with the files that they name."""
         names = to_hand_over(self._config, uri)
         variables, files = {name: os.environ[name] for name in names if name in os.environ}, {}
         if not stat.S_ISREG(_mode(expand(variables.get("REQUESTS_CA_BUNDLE", "")))):

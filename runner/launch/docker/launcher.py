@@ -16,9 +16,10 @@ from last_e.text import plain
 from runner import machine
 from runner.attempt.data_check import check_data
 from runner.errors import EngineError, LastrunError, UsageError
+from runner.gpus import FOLDER, Asked
 from runner.job.attempts import Attempt
 from runner.job.job import Job
-from runner.launch.docker import containers
+from runner.launch.docker import containers, locks
 from runner.launch.docker.attached import StartedContainer, hand_over
 from runner.launch.docker.containers import KILLED
 from runner.launch.docker.engine import SHORT_SECONDS, connect, explained, is_local, patience
@@ -27,7 +28,8 @@ from runner.launch.docker.given import LOOK_VARIABLE, marked, see_that_it_sees_t
 from runner.launch.docker.gpus import first_that_works
 from runner.launch.docker.handed import Handed
 from runner.launch.docker.image import BUILD, code_digest, default_image
-from runner.launch.docker.look import understood
+from runner.launch.docker.look import ASKED_VARIABLE, understood
+from runner.launch.docker.where import where
 from runner.launch.inside import ONLY
 from runner.launch.protocol import BeginsAtOnce
 from runner.launch.variables import see_that_they_are_set, wants_cpu
@@ -40,6 +42,12 @@ if TYPE_CHECKING:
     from docker import DockerClient
 
 
+_NO_LOCKS = (
+    f"the engine hands in no {FOLDER} of its machine, where attempts lock their GPUs: those in its containers are not kept "
+    "apart, and two may get the same; run.gpus=[INDEX] names one"
+)
+
+
 class DockerLauncher(BeginsAtOnce):
     """Starts attempts in containers. See :class:`~runner.launch.protocol.Launcher`."""
 
@@ -49,6 +57,8 @@ class DockerLauncher(BeginsAtOnce):
         self._config = config
         self._image = config.run.image or default_image()
         self._way: str | None = None  # in which GPUs are asked for, once one has worked
+        self._locks: bool | None = None  # whether containers get the locks of GPUs, once that is known
+        self._busy: tuple[str, list[str]] | None = None  # that they were not free, and for whose jobs
 
     def preflight(self, store: str) -> None:
         """A container with the very same limits is started and says what is in it."""
@@ -57,7 +67,7 @@ class DockerLauncher(BeginsAtOnce):
         if "://" in self._image or self._image.endswith(".sif"):
             raise UsageError(f"run.image: {self._image} is for run.container=apptainer; launcher docker takes a name")
         client = connect()
-        handed = Handed(self._config, client)
+        handed = self._handed(client)
         uri = StoreUri.parse(store)
         self._see_to_the_store(client, uri)
         self._see_to_the_data(client, handed)
@@ -67,6 +77,9 @@ class DockerLauncher(BeginsAtOnce):
             raise EngineError(
                 f"image {self._image} holds lastrun {found['version']}, this is {lastrun_version()}: {BUILD} makes one of it"
             )
+        self._busy = (found["lacks"], found["busy"]) if found.get("busy") is not None else None
+        if found.get("lacks") and self._busy is None:
+            raise EngineError(found["lacks"])
         if found["driver"] and not wants_cpu(self._config) and not handed.gpus():
             raise EngineError(
                 f"the engine's machine has NVIDIA's driver {found['driver']}, but the engine has no NVIDIA runtime: "
@@ -77,6 +90,11 @@ class DockerLauncher(BeginsAtOnce):
         if found["code"] != code_digest():
             note = f"note: image {self._image} was built from other code than this; {BUILD} renews it\n"
             sys.stderr.write(plain(note))
+
+    def see_that_gpus_are_free(self, job: str) -> None:
+        """As the container has found it that ``preflight`` has started."""
+        if self._busy is not None and (not job or job not in self._busy[1]):
+            raise EngineError(self._busy[0])
 
     def start(self, job: Job, arguments: list[str], token: str, *, output: TextIO | None) -> StartedContainer:
         """A container of the image's very digest; its variables come through its standard input."""
@@ -90,6 +108,15 @@ class DockerLauncher(BeginsAtOnce):
         return containers.settle(job, attempt)
 
     @staticmethod
+    def ready() -> str:
+        """The engine, and whether it has the image."""
+        client, image = connect(), default_image()
+        with explained(image):
+            version = plain(str(client.version().get("Version")))
+            client.images.get(image)
+        return f"engine {version} at {plain(where().host)} has image {image}; lastrun image check looks into it"
+
+    @staticmethod
     def clean() -> None:
         """Containers that have ended, and those that were forgotten."""
         client = connect()
@@ -101,6 +128,17 @@ class DockerLauncher(BeginsAtOnce):
         """Scratch folders have the same path in a container as on its machine."""
         told = {attempt.container.get("scratch") for attempt in attempts if attempt.container}
         return {machine.container_scratch(), *(Path(place) for place in told if place)}
+
+    def _handed(self, client: DockerClient) -> Handed:
+        """What containers get; where there are GPUs, with their locks."""
+        handed = Handed(self._config, client)
+        if handed.gpus():
+            if self._locks is None:
+                self._locks = locks.are_there(client, self._image)
+                if not self._locks:
+                    sys.stderr.write(plain(f"note: {_NO_LOCKS}\n"))
+            handed.locks = self._locks
+        return handed
 
     # --- what can be seen before anything is started -----------------------------------------------------------------
 
@@ -143,6 +181,9 @@ class DockerLauncher(BeginsAtOnce):
             def look(way: str) -> containers.Trial:
                 options = handed.options(uri, {}, way)
                 options["environment"][LOOK_VARIABLE] = json.dumps(markers)
+                if handed.gpus():
+                    options["environment"][machine.CONTAINER_VARIABLE] = json.dumps({"launcher": "docker", "engine": ""})
+                    options["environment"][ASKED_VARIABLE] = json.dumps(Asked.of(self._config))
                 with explained(self._image):
                     return containers.trial(client, self._image, ["probe"], **options)
 
@@ -156,7 +197,7 @@ class DockerLauncher(BeginsAtOnce):
     def _start(self, job: Job, arguments: list[str], token: str) -> Any:
         """A running container with an attempt in it."""
         client = connect()
-        handed = Handed(self._config, client)
+        handed = self._handed(client)
         uri, _ = StoreUri.parse(job.uri).parent()
         if uri.scheme == "file":
             Path(uri.prefix).mkdir(parents=True, exist_ok=True)

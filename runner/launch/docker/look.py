@@ -15,16 +15,20 @@ from last_e.process import run_module
 from last_e.text import plain
 from runner import machine
 from runner.errors import EngineError
+from runner.gpus import FOLDER, Asked, BusyError, make_folder, taken
 from runner.launch.docker import gpus
 from runner.launch.docker.containers import Trial, logs, trial
 from runner.launch.docker.engine import connect, explained, is_local
 from runner.launch.docker.given import LOOK_VARIABLE, look_around
 from runner.launch.docker.image import BUILD, code_digest, default_image
+from runner.launch.docker.locks import ABOVE
 from runner.version import lastrun_version
 
 if TYPE_CHECKING:
     from docker import DockerClient
 
+ASKED_VARIABLE = "LASTRUN_ASKED"
+"""What a job asks for (:class:`runner.gpus.Asked`), as JSON."""
 SHM_BYTES = 60 << 20
 """The least shared memory: what Docker itself gives a container that asks for none is 64 MiB, with Podman it is 62.5."""
 OLDEST_DRIVERS = {11: "450.80.02", 12: "525.60.13", 13: "580.65.06"}
@@ -58,7 +62,9 @@ def check(name: str | None) -> dict[str, Any]:
 
 
 def probe(torch: bool) -> dict[str, Any]:
-    """What an image says of itself, from inside; with ``torch`` also of that and of the GPUs.
+    """What an image says of itself, from inside; with ``torch`` also of that and of the GPUs. Whoever has started it may want a
+    look at what the container was given (:data:`~runner.launch.docker.given.LOOK_VARIABLE`), whether a job could have the GPUs
+    that it asks for (:data:`ASKED_VARIABLE`), and the folder of their locks made.
 
     Raises:
         EngineError: this container has too little shared memory.
@@ -75,12 +81,27 @@ def probe(torch: bool) -> dict[str, Any]:
     found["gpu_files"] = len(list(Path("/dev").glob("nvidia[0-9]*"))) + Path("/dev/dxg").exists()  # the latter below Windows
     if text := os.environ.get(LOOK_VARIABLE):
         found["seen"] = look_around(text)
+    if text := os.environ.get(ASKED_VARIABLE):
+        found["lacks"], found["busy"] = _lacks(Asked(*json.loads(text)))
+    if Path(ABOVE).is_dir():
+        make_folder(Path(ABOVE) / FOLDER.name)
     if torch:
         done = subprocess.run(run_module("last_e.gpu"), capture_output=True, text=True, check=False)
         lines = done.stdout.splitlines()
         told = json.loads(lines[-1]) if lines and not done.returncode else None
         found |= told or {"torch": None, "problem": why_torch_fails(done.returncode, done.stderr)}
     return found
+
+
+def _lacks(asked: Asked) -> tuple[str | None, list[str] | None]:
+    """Why nobody can have these GPUs, and the jobs that are at work on them, if that is why."""
+    try:
+        with taken(asked, ""):
+            return None, None
+    except BusyError as error:
+        return str(error), error.jobs
+    except EngineError as error:
+        return str(error), None
 
 
 def why_torch_fails(code: int, errors: str) -> str:

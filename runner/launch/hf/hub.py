@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,6 +15,7 @@ from runner.launch.again import ASKED_TOO_OFTEN, AWAY, BUSY, REFUSED, UnsureErro
 from runner.launch.notes import Notes
 
 if TYPE_CHECKING:
+    from httpx2 import Client
     from huggingface_hub import HfApi
 
 T = TypeVar("T")
@@ -42,6 +44,10 @@ class Flavor:
     name: str
     gpu: str | None
     """Its GPUs, in words."""
+    number: int
+    """Of them."""
+    model: str
+    """Theirs."""
     words: str
     dollars: float
     """For an hour."""
@@ -110,7 +116,11 @@ class Namespace:
         """
         with explained():
             asked: dict[str, Any] = {"labels": labels, "status": list(stages) or None, "namespace": self.name, "timeout": 30}
-            found = _again(lambda: list(_api().list_jobs(**asked)), () if at_once else BUSY)
+            token = _LISTING.set(True)
+            try:
+                found = _again(lambda: list(_api().list_jobs(**asked)), () if at_once else BUSY)
+            finally:
+                _LISTING.reset(token)
             return [_seen(one) for one in found]
 
     def cancel(self, id: str, *, at_once: bool = False) -> None:
@@ -150,7 +160,35 @@ def flavors() -> list[Flavor]:
     with explained():
         found = _again(lambda: _api().list_jobs_hardware())
     known = [one for one in found if one.unit_label in _SECONDS]
+    known = [one for one in known if one.accelerator is None or one.accelerator.type == "gpu"]  # others torch does not know
     return sorted((_flavor(one) for one in known), key=lambda one: (one.dollars, one.name))
+
+
+_LISTING: ContextVar[bool] = ContextVar("_LISTING", default=False)
+_SILENT = "Hugging Face does not answer ({}): is this machine online?"
+
+
+def _without_its_patience() -> Callable[[], Client]:
+    """What makes its library's connections. Lists it asks for again by itself, for half a minute and without a word, also where
+    somebody is in a hurry: here that is :func:`_again`'s alone."""
+    from httpx2 import Client, TransportError
+    from huggingface_hub import get_session
+    from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]  # it says so of itself
+
+    class Once(Client):
+        def send(self, *words: Any, **more: Any) -> Any:
+            if not _LISTING.get():
+                return super().send(*words, **more)
+            try:
+                response = super().send(*words, **more)
+            except TransportError as error:
+                raise UnsureError(_SILENT.format(type(error).__name__)) from None
+            if response.status_code in BUSY:
+                hf_raise_for_status(response)
+            return response
+
+    hooks = get_session().event_hooks
+    return lambda: Once(event_hooks=hooks, follow_redirects=True, timeout=None)
 
 
 @contextmanager
@@ -171,7 +209,7 @@ def explained(busy: str = AWAY) -> Iterator[None]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UnsureError(f"Hugging Face answers what its library does not understand ({type(error).__name__})") from None
     except (HTTPError, OSError) as error:
-        raise UnsureError(f"Hugging Face does not answer ({type(error).__name__}): is this machine online?") from None
+        raise UnsureError(_SILENT.format(type(error).__name__)) from None
 
 
 def _again(call: Callable[[], T], codes: Collection[int] = BUSY) -> T:
@@ -184,13 +222,14 @@ def _again(call: Callable[[], T], codes: Collection[int] = BUSY) -> T:
 def _api() -> HfApi:
     """With the token of this user, which stays here."""
     try:
-        from huggingface_hub import HfApi, get_token
+        from huggingface_hub import HfApi, get_token, set_client_factory
         from huggingface_hub.utils import logging
     except ImportError:
         raise UsageError(_NO_LIBRARY) from None
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     if get_token() is None:
         raise UsageError("launcher hf: there is no token of yours here: hf auth login, or HF_TOKEN")
+    set_client_factory(_without_its_patience())
     return HfApi(library_name="lastrun")
 
 
@@ -209,8 +248,16 @@ def _seen(found: Any) -> Seen:
 
 
 def _flavor(found: Any) -> Flavor:
-    gpu = None
+    gpu, number, model = None, 0, ""
     if found.accelerator is not None:
-        gpu = plain(f"{found.accelerator.quantity} x {found.accelerator.model}, {found.accelerator.vram}")
+        number, model = int(found.accelerator.quantity), plain(str(found.accelerator.model))
+        gpu = plain(f"{number} x {model}, {_of_each(str(found.accelerator.vram), number)}")
     words = plain(", ".join([*([gpu] if gpu else []), str(found.cpu), str(found.ram)]))
-    return Flavor(plain(str(found.name)), gpu, words, float(found.unit_cost_usd) * 3600 / _SECONDS[found.unit_label])
+    dollars = float(found.unit_cost_usd) * 3600 / _SECONDS[found.unit_label]
+    return Flavor(plain(str(found.name)), gpu, number, model, words, dollars)
+
+
+def _of_each(memory: str, number: int) -> str:
+    """Of so many GPUs, where that of all is told."""
+    size, _, unit = memory.partition(" ")
+    return f"{float(size) / number:g} {unit}" if size.isdecimal() else memory

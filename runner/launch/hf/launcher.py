@@ -30,7 +30,7 @@ from runner.launch.protocol import Offer, Rented
 from runner.launch.ssh.sent import of_this_machine
 from runner.launch.together import see_to_all
 from runner.launch.variables import is_private, see_that_they_are_set, values_elsewhere
-from runner.launchers import FEW_GPUS
+from runner.launchers import gpus_allowed
 from runner.signals import interruptible
 from runner.spec import JobSpec
 from runner.store.uri import StoreUri
@@ -150,6 +150,11 @@ class HfLauncher:
         return taken
 
     @staticmethod
+    def ready() -> str:
+        """Whose token it is."""
+        return f"jobs of {plain(hub.namespace(None).name)}; lastrun gpus tells what each machine costs"
+
+    @staticmethod
     def clean() -> None:
         """Machines go with their attempts; only notes of long ago are left."""
         NOTES.sweep()
@@ -183,8 +188,8 @@ class HfLauncher:
         return terms.flavor_of(self._config)
 
     def _see_what_is_asked(self) -> None:
-        if self._config.run.gpus not in (None, 0, 1, "all"):
-            raise UsageError(f"run.gpus: found {self._config.run.gpus}; allowed: {FEW_GPUS.format('hf')}")
+        if allowed := gpus_allowed("hf", self._config.run.gpus):
+            raise UsageError(f"run.gpus: found {self._config.run.gpus}; allowed: {allowed}")
         if self._config.run.container is not None:
             raise UsageError(ONLY.format(self._config.run.container, "hf"))
         see_that_they_are_set(self._config)

@@ -9,28 +9,44 @@ from runner.launch.protocol import Offer, Rented
 from runner.launch.variables import wants_cpu
 from runner.spec import JobSpec
 
-_FITTING = {"gcp": "t4-small", "kaggle": "t4-small", "lambda": "a10g-small", "a100": "a100-large"}
+_USUAL = {"gcp": "t4-small", "kaggle": "t4-small", "lambda": "a10g-small", "a100": "a100-large"}
 """What comes next to a profile's machine."""
 
 
 def flavor_of(config: JobSpec) -> hub.Flavor:
-    """What the job names, else what comes next to its profile.
+    """What the job names, else what comes next to its profile among those with as many GPUs as it asks for.
 
     Raises:
-        UsageError: there is no such machine.
+        UsageError: there is no such machine, or it has fewer GPUs.
     """
     wanted, there = config.run.hf.flavor, hub.flavors()
-    fitting = [one for one in there if (one.gpu is None) == wants_cpu(config)]
-    if wanted is None and not wants_cpu(config):
-        wanted = _FITTING.get(config.env or "")
-        wanted = wanted if wanted in [one.name for one in fitting] else None
+    fitting = _fitting(config, there)
     if wanted is None and fitting:
-        return fitting[0]
-    for one in there:
-        if one.name == wanted:
-            return one
-    names = ", ".join(f"{one.name} ({one.dollars:.2f})" for one in fitting) or "none"
-    raise UsageError(f"run.hf.flavor: found {wanted or 'nothing'}; there are, with USD an hour: {names}")
+        usual = next((one for one in there if one.name == _USUAL.get(config.env or "")), None)
+        alike = [one for one in fitting if usual is not None and one.model == usual.model]
+        return usual if usual in fitting else (alike or fitting)[0]
+    number = _number(config)
+    named = next((one for one in there if one.name == wanted), None)
+    if named is not None and (number < 2 or named.number >= number):
+        return named
+    shown = fitting or [one for one in there if one.gpu is not None]
+    named_so = [f"{one.name} ({f'{one.gpu}, ' if number > 1 else ''}{one.dollars:.2f})" for one in shown]
+    names = f"; there are, with USD an hour: {', '.join(named_so) or 'none'}"
+    if number < 2 or (wanted and named is None):
+        raise UsageError(f"run.hf.flavor: found {wanted or 'nothing'}{names}")
+    has = f"{named.name} has {named.gpu or 'none'}" if named else "no machine has so many"
+    raise UsageError(f"run.gpus: found {number}; {has}{names}")
+
+
+def _number(config: JobSpec) -> int:
+    """How many GPUs the job asks for by number; else 0 or 1."""
+    return 0 if wants_cpu(config) else config.run.gpus if isinstance(config.run.gpus, int) else 1
+
+
+def _fitting(config: JobSpec, there: list[hub.Flavor]) -> list[hub.Flavor]:
+    """Those with as many GPUs as are asked for, no more: all of a machine is paid for."""
+    number = _number(config)
+    return [one for one in there if one.number == number]
 
 
 def price_of(config: JobSpec, flavor: hub.Flavor) -> str:
@@ -41,8 +57,10 @@ def price_of(config: JobSpec, flavor: hub.Flavor) -> str:
     """
     most = config.run.max_price
     if most is not None and flavor.dollars > most:
-        cheaper = [one for one in hub.flavors() if one.gpu is not None and one.dollars <= most]
-        ways = f"; for that there is {', '.join(map(str, cheaper))}" if cheaper else "; no GPU is to be had there for that"
+        number = max(1, _number(config))
+        cheaper = [one for one in hub.flavors() if one.number >= number and one.dollars <= most]
+        none = "no GPU is to be had there for that" if number == 1 else f"no {number} GPUs are to be had there for that"
+        ways = f"; for that there is {', '.join(map(str, cheaper))}" if cheaper else f"; {none}"
         raise UsageError(f"run.max_price: found {most:g} USD an hour, and {flavor}{ways}")
     return bill.words(config, flavor, "jobs")
 

@@ -37,7 +37,7 @@ from runner.launch.ssh.sent import of_this_machine
 from runner.launch.ssh.wheel import Wheel, this_version
 from runner.launch.together import see_to_all
 from runner.launch.variables import authority, is_private, see_that_they_are_set, uses_buckets, values_elsewhere, wants_cpu
-from runner.launchers import FEW_GPUS
+from runner.launchers import gpus_allowed
 from runner.signals import interruptible
 from runner.spec import JobSpec
 from runner.store.uri import StoreUri
@@ -178,6 +178,11 @@ class KaggleLauncher:
         return None
 
     @staticmethod
+    def ready() -> str:
+        """Whose key it is."""
+        return f"sessions of {account().name}; lastrun gpus tells how much of this week's quota is left"
+
+    @staticmethod
     def clean() -> None:
         """Data sets whose session has ended go, and notes of long ago."""
         kept.clean()
@@ -226,7 +231,7 @@ class KaggleLauncher:
 
     def _secrets(self, uri: StoreUri) -> list[str]:
         """Names of what the attempt needs and nobody else may see. Keys that are attached may be others than those here."""
-        names = [*values_elsewhere(uri, self._config), *self._config.run.pass_env]
+        names = [*values_elsewhere(uri, self._config), *self._config.named_variables()]
         open_ = _NO_SECRETS if self._config.run.kaggle.private_dataset else (*_NO_SECRETS, _SHORT_LIVED)
         return [name for name in dict.fromkeys(names) if name not in (*open_, NAMED)]
 
@@ -261,8 +266,8 @@ class KaggleLauncher:
             )
 
     def _see_what_is_asked(self) -> None:
-        if self._config.run.gpus not in (None, 0, 1, "all"):
-            raise UsageError(f"run.gpus: found {self._config.run.gpus}; allowed: {FEW_GPUS.format('kaggle')}")
+        if allowed := gpus_allowed("kaggle", self._config.run.gpus):
+            raise UsageError(f"run.gpus: found {self._config.run.gpus}; allowed: {allowed}")
         if self._config.run.container is not None:
             raise UsageError(ONLY.format(self._config.run.container, "kaggle"))
         if self._config.env not in (None, "auto", "kaggle", "local"):

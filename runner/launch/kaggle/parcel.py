@@ -22,7 +22,7 @@ from runner.job.paths import ATTEMPT_ID
 from runner.launch.ssh.relay import OF_AN_ATTEMPT, RECORDS, prune
 from runner.launch.ssh.relayed import read_object, write_object
 
-_KNOWN = re.compile(r"[^/]+/(job\.json|attempts/[^/]+/[^/]+|checkpoints/[^/]+/[^/]+)")
+_KNOWN = re.compile(r"[^/]+/(job\.json|init\.safetensors|attempts/[^/]+/[^/]+|checkpoints/[^/]+/[^/]+)")
 """Keys of what goes there."""
 
 
@@ -41,7 +41,7 @@ def pack(job: Job) -> bytes:
     keys = [entry.key for entry in store.scan(paths.attempts) if RECORDS.fullmatch(entry.key)]
     for stored in job.checkpoints.all():
         keys += [paths.checkpoint(stored.name, file) for file in [*stored.manifest.files, MANIFEST]]
-    for key in [*keys, paths.record]:
+    for key in [*keys, paths.init, paths.record]:
         with suppress(MissingKeyError):  # deleted meanwhile
             write_object(whole, key, store.get(key))
     return whole.getvalue()

@@ -35,8 +35,8 @@ _PATIENCE_SECONDS = 300.0
 _FAR = Path(__file__).with_name("far") / "__main__.py"
 _COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _SILENT = "SkyPilot's server does not answer ({}): sky api status"
-_CLOSED = "launcher sky: no cloud is set up for SkyPilot: sky check tells what is missing for each"
-_HOW = (
+NO_CLOUD = "launcher sky: no cloud is set up for SkyPilot: sky check tells what is missing for each"
+NO_SKYPILOT = (
     "launcher sky needs SkyPilot: pip install 'lastrun[sky]'; or, beside lastrun[hf], in an environment of its own: "
     "pipx install skypilot"
 )
@@ -68,6 +68,9 @@ class Cluster:
     cloud: str
     instance: str | None
     spot: bool
+    gpu: str | None
+    number: int
+    """Of its GPUs."""
 
     @property
     def job(self) -> str:
@@ -162,14 +165,14 @@ class Sky:
         self._rest = b""
 
     def offers(self) -> list[dict[str, Any]]:
-        """Machines with one GPU, on each cloud that it may use.
+        """Machines with GPUs, on each cloud that it may use.
 
         Raises:
             EngineError, UsageError: there is no cloud.
         """
         found: list[dict[str, Any]] | None = self._ask("offers")
         if found is None:
-            raise UsageError(_CLOSED)
+            raise UsageError(NO_CLOUD)
         return found
 
     def see_that_it_is_feasible(self, task: dict[str, Any]) -> None:
@@ -261,7 +264,7 @@ class Sky:
         if kind == "infeasible":
             raise InfeasibleError(says)
         if kind == "closed":
-            raise UsageError(_CLOSED)
+            raise UsageError(NO_CLOUD)
         if kind == "silent":
             raise SilentError(_SILENT.format(says))
         raise EngineError(f"SkyPilot: {says} ({answer['kind']})")
@@ -317,7 +320,7 @@ def sky() -> Sky:
 
 def _python() -> str:
     if (found := python()) is None:
-        raise UsageError(_HOW)
+        raise UsageError(NO_SKYPILOT)
     return found
 
 

@@ -26,6 +26,8 @@ from runner.launch.inside import ONLY
 from runner.launch.protocol import Offer, Rented
 from runner.launch.sky import terms
 from runner.launch.sky.engine import (
+    NO_CLOUD,
+    NO_SKYPILOT,
     NOTES,
     PREFIX,
     FullError,
@@ -34,6 +36,7 @@ from runner.launch.sky.engine import (
     Seen,
     SilentError,
     ended_by,
+    is_set_up,
     python,
     sky,
 )
@@ -41,7 +44,7 @@ from runner.launch.sky.started import StartedThere
 from runner.launch.ssh.sent import of_this_machine
 from runner.launch.together import see_to_all
 from runner.launch.variables import is_private, see_that_they_are_set, values_elsewhere
-from runner.launchers import FEW_GPUS
+from runner.launchers import gpus_allowed
 from runner.signals import interruptible
 from runner.spec import JobSpec
 from runner.store.uri import StoreUri
@@ -152,6 +155,15 @@ class SkyLauncher:
         return taken
 
     @staticmethod
+    def ready() -> str:
+        """By SkyPilot's own records: its server is not started for that."""
+        if python() is None:
+            raise UsageError(NO_SKYPILOT)
+        if not is_set_up():
+            raise UsageError(NO_CLOUD)
+        return "SkyPilot has a cloud to rent from, by its records; sky check asks each, lastrun gpus tells the prices"
+
+    @staticmethod
     def clean() -> None:
         """Machines whose attempt is over are given back, wherever they were started from, and those that have been made for so
         long that nothing will come of it. One of which something is missing may still run its attempt."""
@@ -188,7 +200,8 @@ class SkyLauncher:
                 return found[number:]
             except InfeasibleError as error:
                 why = why or str(error)
-        near = ", ".join(map(str, [one for one in terms.everything() if one not in found][:3]))
+        others = [one for one in terms.everything() if one not in found and one.number == found[0].number]
+        near = ", ".join(map(str, others[:3]))
         raise UsageError(
             f"run.resources: SkyPilot finds no machine for {terms.wanted(self._config)} ({why})"
             + (f"; the nearest are {near}" if near else "")
@@ -267,8 +280,8 @@ class SkyLauncher:
 
     def _see_what_is_asked(self) -> None:
         run = self._config.run
-        if run.gpus not in (None, 0, 1, "all"):
-            raise UsageError(f"run.gpus: found {run.gpus}; allowed: {FEW_GPUS.format('sky')}")
+        if allowed := gpus_allowed("sky", run.gpus):
+            raise UsageError(f"run.gpus: found {run.gpus}; allowed: {allowed}")
         if run.gpus == 0 and run.resources.gpu is None:
             raise UsageError(
                 "run.gpus: found 0; launcher sky rents machines for their GPU: leave it out, or say which with "

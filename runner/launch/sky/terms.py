@@ -24,6 +24,8 @@ class Wanted:
     gpus: tuple[str, ...]
     spot: bool | None
     region: str | None = None
+    number: int = 1
+    """Of GPUs; a machine with more would be paid for without need."""
 
     def takes(self, one: Machine) -> bool:
         """Whether a machine is one of these."""
@@ -31,11 +33,13 @@ class Wanted:
             self.cloud in (None, one.cloud)
             and one.gpu.lower() in [gpu.lower() for gpu in self.gpus]
             and self.spot in (None, one.spot)
+            and self.number == one.number
         )
 
     def __str__(self) -> str:
         kind = {True: "spot ", False: "", None: ""}[self.spot]
-        return f"a {kind}machine with {' or '.join(self.gpus)}{f' on {self.cloud}' if self.cloud else ''}"
+        number = f"{self.number} x " if self.number > 1 else ""
+        return f"a {kind}machine with {number}{' or '.join(self.gpus)}{f' on {self.cloud}' if self.cloud else ''}"
 
 
 _FITTING = {
@@ -49,7 +53,7 @@ _FITTING = {
 
 @dataclass(frozen=True)
 class Machine:
-    """A kind of machine, with one GPU."""
+    """A kind of machine."""
 
     cloud: str
     instance: str
@@ -58,12 +62,14 @@ class Machine:
     """Of the GPU, in GB."""
     spot: bool
     dollars: float
-    """For an hour."""
+    """For an hour of all of it."""
+    number: int = 1
+    """Of its GPUs."""
 
     @property
     def gpus(self) -> str:
         """In words."""
-        return f"1 x {self.gpu}" + (f", {self.memory:g} GB" if self.memory else "")
+        return f"{self.number} x {self.gpu}" + (f", {self.memory:g} GB" if self.memory else "")
 
     def __str__(self) -> str:
         spot = ", spot" if self.spot else ""
@@ -73,7 +79,7 @@ class Machine:
         """What is asked of SkyPilot for it."""
         run = config.run
         infra = f"{self.cloud}/{run.resources.region}" if run.resources.region else self.cloud
-        asked: dict[str, Any] = {"infra": infra, "instance_type": self.instance, "accelerators": f"{self.gpu}:1"}
+        asked: dict[str, Any] = {"infra": infra, "instance_type": self.instance, "accelerators": f"{self.gpu}:{self.number}"}
         asked |= {"use_spot": self.spot}
         asked |= {"image_id": f"docker:{run.image}"} if run.image else {}
         asked |= {"max_hourly_cost": run.max_price} if run.max_price is not None else {}
@@ -92,7 +98,8 @@ def wanted(config: JobSpec) -> Wanted:
         spot = usual.spot
     elif spot is None and not config.run.auto_continue:
         spot = False
-    return Wanted(cloud, gpus, spot, own.region)
+    asked = config.run.gpus
+    return Wanted(cloud, gpus, spot, own.region, max(1, asked) if isinstance(asked, int) else 1)
 
 
 def machines(config: JobSpec) -> list[Machine]:
@@ -109,8 +116,9 @@ def machines(config: JobSpec) -> list[Machine]:
     most = config.run.max_price
     cheap = [one for one in found if most is None or one.dollars <= most]
     if not cheap:
-        others = [one for one in there if most is not None and one.dollars <= most][:3]
-        ways = f"; for that there is {', '.join(map(str, others))}" if others else "; no GPU is to be had there for that"
+        others = [one for one in there if most is not None and one.dollars <= most and one.number == meant.number][:3]
+        none = f"no {'GPU is' if meant.number == 1 else f'{meant.number} GPUs are'} to be had there for that"
+        ways = f"; for that there is {', '.join(map(str, others))}" if others else f"; {none}"
         raise UsageError(f"run.max_price: found {most:g} USD an hour, and {found[0]}{ways}")
     return [one for one in cheap if bill.pays_for(config, one, 0.0)] or cheap[:1]  # of which is told what is missing
 
@@ -136,8 +144,8 @@ def offers() -> list[Offer]:
             f"{one.cloud} {one.instance}{' spot' if one.spot else ''}",
             one.gpus,
             one.dollars,
-            f"--launcher sky --set run.resources.cloud={one.cloud} run.resources.gpu={one.gpu} "
-            f"run.resources.spot={str(one.spot).lower()}",
+            f"--launcher sky --set {f'run.gpus={one.number} ' if one.number > 1 else ''}run.resources.cloud={one.cloud} "
+            f"run.resources.gpu={one.gpu} run.resources.spot={str(one.spot).lower()}",
         )
         for one in everything()
     ]
@@ -146,7 +154,8 @@ def offers() -> list[Offer]:
 def rented() -> list[Rented]:
     """What there is of ours now."""
     there = sky().clusters()
-    prices = {(one.cloud, one.instance, one.spot): one.dollars for one in everything()} if there else {}
+    known = everything() if there else []
+    prices = {(one.cloud, one.instance, one.spot, one.gpu, one.number): one.dollars for one in known}
     return [
         Rented(
             id=one.name,
@@ -154,7 +163,7 @@ def rented() -> list[Rented]:
             state="waits" if one.state == "INIT" else "runs",
             machine=f"{one.cloud} {one.instance or '?'}{' spot' if one.spot else ''}",
             since=float(one.since),
-            dollars=prices.get((one.cloud, one.instance or "", one.spot)),
+            dollars=prices.get((one.cloud, one.instance or "", one.spot, one.gpu or "", one.number)),
             ended_by=ended_by(one.name),
         )
         for one in there
@@ -166,5 +175,5 @@ def _nearest(meant: Wanted, there: list[Machine]) -> str:
     same = [one for one in there if one.gpu.lower() in gpus and meant.cloud in (None, one.cloud)]
     elsewhere = [one for one in there if one.gpu.lower() in gpus]
     beside = [one for one in there if meant.cloud in (None, one.cloud)]
-    near = (same or elsewhere or beside or there)[:3]
+    near = sorted(same or elsewhere or beside or there, key=lambda one: abs(one.number - meant.number))[:3]
     return f"; the nearest are {', '.join(map(str, near))}" if near else ""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
+from last_e.text import plain
 from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.launch.protocol import Offer, Started
@@ -71,6 +72,11 @@ class EitherLauncher:
             words = f"--launcher slurm --set run.slurm.partition={name}"
             found.append(Offer(f"partition {name}", gpus, None, words if gpus else f"{words} run.gpus=0"))
         return found
+
+    @staticmethod
+    def ready() -> str:
+        """The partitions of the cluster that this machine belongs to."""
+        return f"Slurm answers; partitions: {plain(', '.join(queue.partitions())) or 'none that is up'}"
 
     @staticmethod
     def clean() -> None:

@@ -28,6 +28,7 @@ CUT = 255
 """ssh's exit code for a connection that did not come about, or broke."""
 _LONGEST_PATH = 104 - len("/") - 12 - 40 - 18
 """Of a folder for ssh's socket: a socket's address, less its name, and what ssh hangs on meanwhile."""
+NO_SSH = "there is no ssh here: install OpenSSH's client"
 _UNKNOWN_KEY = "its host key is not known here: log in once by hand with ssh, and compare it"
 _NO_ANSWER = "it does not answer: is it on, and reachable from this network?"
 _WORDS = {
@@ -91,7 +92,7 @@ class Connection:
                     check=False,
                 )
             except FileNotFoundError:
-                raise UsageError("there is no ssh here: install OpenSSH's client") from None
+                raise UsageError(NO_SSH) from None
             except subprocess.TimeoutExpired:
                 raise CutError(f"{self.host} does not answer within {seconds:.0f} s") from None
             said.seek(0)

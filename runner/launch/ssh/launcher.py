@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import sys
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -18,7 +19,7 @@ from runner.job.job import Job
 from runner.launch.inside import ONLY
 from runner.launch.protocol import BeginsAtOnce, Offer
 from runner.launch.ssh import notes, relay
-from runner.launch.ssh.connection import CutError
+from runner.launch.ssh.connection import NO_SSH, CutError
 from runner.launch.ssh.runs import how_it_ended
 from runner.launch.ssh.send import send
 from runner.launch.ssh.sent import of_this_machine, path_of
@@ -148,6 +149,17 @@ class SshLauncher(BeginsAtOnce):
         """Those that have a name of this user's; none is asked."""
         hosts = read_settings().hosts
         return [Offer(name, f"lastrun host check {name} tells", None, f"--on {name}") for name in hosts]
+
+    @staticmethod
+    def ready() -> str:
+        """Its program, and the hosts that have a name; none is asked."""
+        if shutil.which("ssh") is None:
+            raise UsageError(NO_SSH)
+        hosts = read_settings().hosts
+        named = (
+            f"hosts of config.toml: {', '.join(hosts)}" if hosts else "no hosts in config.toml; --on takes any that ssh reaches"
+        )
+        return f"{named}; lastrun host check NAME looks at one"
 
     @staticmethod
     def clean() -> None:

@@ -38,7 +38,9 @@ from runner.store.uri import StoreUri
 from runner.waits import WAITS
 
 RECORDS = re.compile(r"[^/]+/attempts/[^/]+/((claim|attempt|end)\.json|metrics\.jsonl)")
-OF_AN_ATTEMPT = re.compile(r"((claim|attempt|end)\.json|metrics\.jsonl|log/[0-9]{6}\.txt|events/[^/]+)")
+OF_AN_ATTEMPT = re.compile(
+    r"((claim|attempt|end)\.json|metrics\.jsonl|predictions\.safetensors|report\.html|log/[0-9]{6}\.txt|(events|told)/[^/]+)"
+)
 _AT_ONCE = 8 << 20
 _SLOWEST = 20_000
 """Bytes in a second: a network that brings less is given up, and what has come is kept."""
@@ -77,7 +79,7 @@ class Relay:
         keys = [entry.key for entry in store.scan(paths.attempts) if RECORDS.fullmatch(entry.key)]
         for stored in self.job.checkpoints.all():
             keys += [paths.checkpoint(stored.name, file) for file in [*stored.manifest.files, MANIFEST]]
-        self._send([paths.record, *keys, *self.job.requests.keys()], found)
+        self._send([paths.init, paths.record, *keys, *self.job.requests.keys()], found)
         return StoreUri.parse(found["root"])
 
     def pull(self, *, wait: bool = True) -> int | None:

@@ -38,16 +38,18 @@ def clouds() -> list[str]:
 
 
 def offers() -> list[dict[str, Any]] | None:
-    """Machines with one GPU, on each cloud that it may use; None: there is no such cloud."""
+    """Machines with GPUs, on each cloud that it may use; None: there is no such cloud."""
     there = clouds()
     if not there:
         return None
-    found = sdk.get(sdk.list_accelerators(gpus_only=True, clouds=there, quantity_filter=1))
+    found = sdk.get(sdk.list_accelerators(gpus_only=True, clouds=there))
     rows = []
     for row in (row for rows_of_gpu in found.values() for row in rows_of_gpu):
         for spot, dollars in ((False, row.price), (True, row.spot_price)):
-            if row.instance_type and dollars is not None and math.isfinite(dollars):
+            is_whole = row.accelerator_count >= 1 and row.accelerator_count % 1 == 0  # there are parts of GPUs
+            if row.instance_type and is_whole and dollars is not None and math.isfinite(dollars):
                 about = {"cloud": row.cloud.lower(), "instance": row.instance_type, "gpu": row.accelerator_name}
+                about["number"] = int(row.accelerator_count)
                 memory = row.device_memory if row.device_memory and math.isfinite(row.device_memory) else 0
                 rows.append({**about, "memory": memory, "spot": spot, "dollars": float(dollars)})
     return rows
@@ -111,6 +113,8 @@ def clusters(prefix: str) -> list[dict[str, Any]]:
         made = getattr(one.handle, "launched_resources", None)
         about = {"name": one.name, "state": one.status.value, "since": one.launched_at, "cloud": (one.cloud or "").lower()}
         about |= {"instance": getattr(made, "instance_type", None), "spot": bool(getattr(made, "use_spot", False))}
+        gpu, number = next(iter((getattr(made, "accelerators", None) or {}).items()), (None, 0))
+        about |= {"gpu": gpu, "number": int(number)}
         found.append(about)
     return found
 

@@ -1,0 +1,129 @@
+"""A checkpoint to a folder that holds its model in a format, what it says of itself, and its card."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from last_e import manifest
+from last_e.config import TrainConfig
+from last_e.data.clips import Clips
+from last_e.data.datasets import load_clips
+from last_e.data.splits import held_out, train_mask
+from last_e.datafile import DataError
+from last_e.described import Description
+from last_e.environment import cpu_name, usable_cores
+from last_e.export import check, formats, quantized
+from last_e.export.about import ABOUT, CARD, about_model
+from last_e.export.card import card
+from last_e.export.network import Recogniser
+from last_e.load import load_network
+
+
+class Asked(NamedTuple):
+    """What is to be exported, and how."""
+
+    folder: Path
+    """A checkpoint."""
+    config: TrainConfig
+    """As this machine has it."""
+    kind: str
+    """A key of :data:`last_e.export.formats.FILES`."""
+    into: Path
+    """A folder that is empty."""
+    name: str
+    """What people call the model."""
+    licence: str
+    clips: int
+    """Most clips of test that it is compared on."""
+    int8: bool
+
+
+def export(asked: Asked, progress: Callable[[int, int, str], None]) -> dict[str, Any]:
+    """Write an export; returns what it says of itself.
+
+    Raises:
+        DataError: the clips are missing or damaged.
+        DamagedCheckpoint: it is not whole.
+        Differs: what was exported does not say what the network says.
+        OSError: there is no room.
+    """
+    config = asked.config
+    clips = load_clips(config)
+    model, description = load_network(asked.folder, config)
+    train = train_mask(clips, config.dataset, config.split_type)
+    index = check.spread(held_out(clips, train, config.split_type).nonzero()[:, 0], asked.clips)
+    if not len(index):
+        raise DataError(f"{config.dataset}: split {config.split_type} has no clips for test", missing=True)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    told = about_model(config, description, manifest.read_manifest(asked.folder), asked.name, asked.licence, parameters)
+    progress = _all_in_all(progress, len(index) * (3 if asked.int8 else 2))
+    wanted = check.expected(model, clips, index, config.training.input_frames, progress)
+    path = asked.into / formats.FILES[asked.kind]
+    recogniser = Recogniser(model, description, config.training.input_frames)
+    formats.write(asked.kind, recogniser, model, told, path)
+    measured = _Measured(clips, description, index, progress)
+    run = formats.open_to_run(asked.kind, path)
+    found = check.said(run, clips, description, index, progress, asked.kind)
+    off = check.see_that_it_is_the_same(found, wanted, asked.kind)
+    told["file"] = {"name": path.name, "format": asked.kind, "bytes": path.stat().st_size}
+    told["checked"] = {
+        "clips": len(index),
+        "off": off,
+        "allowed": check.CLOSE,
+        "top1": _top1(found, clips.label[index]),
+        "milliseconds": round(check.milliseconds(run, clips, description, index), 3),
+        "on": f"{cpu_name()}, {usable_cores()} threads, {platform.system()}, one clip of the middle length",
+    }
+    if asked.int8:
+        told["int8"] = measured.int8(path, asked.into / quantized.FILE, train.nonzero()[:, 0], found)
+    (asked.into / ABOUT).write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (asked.into / CARD).write_text(card(told), encoding="utf-8")
+    return told
+
+
+def _all_in_all(progress: Callable[[int, int, str], None], total: int) -> Callable[[int, int, str], None]:
+    """What is done of all, from what is done of one thing after the other."""
+    before, newest = 0, ("", 0)
+
+    def told(done: int, _: int, what: str) -> None:
+        nonlocal before, newest
+        if what != newest[0]:
+            before += newest[1]
+        newest = what, done
+        progress(before + done, total, what)
+
+    return told
+
+
+class _Measured(NamedTuple):
+    clips: Clips
+    description: Description
+    index: Tensor
+    progress: Callable[[int, int, str], None]
+
+    def int8(self, path: Path, out: Path, train: Tensor, full: Tensor) -> dict[str, Any]:
+        """Write an ONNX model in eight bits, and see what it costs on the same clips."""
+        shown = check.spread(train, quantized.MOST_CLIPS)
+        quantized.quantize(path, out, self.clips, self.description, shown)
+        run = formats.open_to_run("onnx", out)
+        found = check.said(run, self.clips, self.description, self.index, self.progress, "int8")
+        label = self.clips.label[self.index]
+        return {
+            "name": out.name,
+            "bytes": out.stat().st_size,
+            "ranges_from": len(shown),
+            "top1": _top1(found, label),
+            "lost": _top1(full, label) - _top1(found, label),
+            "says_the_same": float((found.argmax(1) == full.argmax(1)).double().mean()),
+            "milliseconds": round(check.milliseconds(run, self.clips, self.description, self.index), 3),
+        }
+
+
+def _top1(logits: Tensor, label: Tensor) -> float:
+    return float((logits.argmax(1) == label).double().mean())

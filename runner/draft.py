@@ -1,0 +1,143 @@
+"""A job file for somebody who has none: what matters is set and explained, what is often wanted next is a comment."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from last_e.described import is_own
+from last_e.layers import Resolved, known_keys
+from last_e.problems import ConfigError, Problem
+from runner.errors import UsageError
+from runner.plan.clips import data_of
+from runner.plan.figures import Figure
+from runner.plan.planner import make_plan
+from runner.resolve import resolve_spec
+from runner.spec import JobSpec
+
+_HEAD = """\
+# What lastrun trains, and how. A line behind # is an offer: without the # it counts.
+#   lastrun validate FILE   every mistake at once
+#   lastrun explain FILE    every key, and where its value comes from
+#   lastrun plan FILE       time and cost on each kind of machine
+#   lastrun submit FILE     train
+"""
+_SET = ("epochs", "batch_size", "lr", "warmup_epochs", "seed")
+_OFFERS: dict[str, dict[str, Any]] = {
+    "training": {"patience": 10, "class_weights": "balanced"},
+    "data": {"validation": 0.2},
+    "run": {"launcher": "local", "auto_continue": 3},
+    "hardware": {"session_limit": "8h50m"},
+    "checkpoint": {"every_minutes": 5},
+}
+"""Of each section, with what they could be."""
+_STEPS_AT_LEAST = 8
+"""In an epoch: with fewer, a schedule has little to go by."""
+_WIDTH = 100
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A file that is written."""
+
+    path: Path
+    model: str
+    dataset: str
+    epochs: int
+    total_seconds: Figure | None
+    """Of all of it on this machine; None: nobody can tell."""
+
+
+def draft(path: Path, *, data: str, model: str, epochs: int | None, name: str | None, force: bool) -> Draft:
+    """Write a job file.
+
+    Args:
+        path: where; a file that is there is left alone, unless ``force`` says otherwise.
+        data: a data set that is known by its name, or a prepared file.
+        model: a variant.
+        epochs: None: as many as the recipe has.
+        name: of the job; None: what model and data are called.
+        force: replace a file that is there.
+
+    Raises:
+        ConfigError, UsageError: what cannot be.
+        OSError: it cannot be written.
+    """
+    if path.exists() and not force:
+        raise UsageError(f"{path} is there already: name another file, or --force replaces it")
+    head = {} if name is None else {"name": name}
+    file = Path(data).expanduser()
+    own = is_own(data) and not file.is_absolute() and file.exists()
+    head |= {"model": model, "dataset": str(file.absolute()) if own else data}
+    with tempfile.TemporaryDirectory(prefix="lastrun-init-") as folder:
+        trial = Path(folder) / path.name
+        chosen = {} if epochs is None else {"training": {"epochs": epochs}}
+        trial.write_text(json.dumps(head | chosen))  # JSON is YAML
+        resolved = _resolved(trial)
+        usual = resolved.items()
+        training = {key: usual[f"training.{key}"] for key in _SET}
+        training["warmup_epochs"] = min(training["warmup_epochs"], max(1, training["epochs"] // 5))
+        clips = data_of([resolved.config]).counts.train
+        while training["batch_size"] > 2 and training["batch_size"] * _STEPS_AT_LEAST > clips:
+            training["batch_size"] //= 2
+        text = "\n".join([_HEAD, *(f"{key}: {_value(value)}" for key, value in head.items()), *_sections(training)]) + "\n"
+        trial.write_text(text)
+        config = resolve_spec(trial, None, []).config
+        try:
+            seconds = make_plan(trial, "local", []).rows[0].total_seconds
+        except (UsageError, ConfigError):
+            seconds = None
+    _put(path, text)
+    return Draft(path, config.model.variant, config.dataset, config.training.epochs, seconds)
+
+
+def _resolved(trial: Path) -> Resolved[JobSpec]:
+    """The job of what was given; what is wrong with that is told of the option that gave it."""
+    options = {"dataset": "--data", "model": "--model", "model.variant": "--model", "name": "--name"}
+    try:
+        return resolve_spec(trial, None, [])
+    except ConfigError as error:
+        raise ConfigError(
+            Problem(options.get(one.key, one.origin), "-" if one.key in options else one.key, one.found, one.allowed)
+            for one in error.problems
+        ) from None
+
+
+def _sections(training: dict[str, Any]) -> Iterator[str]:
+    for section, offers in _OFFERS.items():
+        is_set = section == "training"
+        yield f"{section}:" if is_set else f"# {section}:"
+        for key, value in (training if is_set else {}).items():
+            yield from _said(f"{section}.{key}", "  # ")
+            yield f"  {key}: {_value(value)}"
+        before = "  # " if is_set else "#   "
+        for key, value in offers.items():
+            yield from _said(f"{section}.{key}", f"{before}# ")
+            yield f"{before}{key}: {_value(value)}"
+
+
+def _said(key: str, before: str) -> list[str]:
+    return [f"{before}{line}" for line in textwrap.wrap(known_keys(JobSpec)[key].description, _WIDTH - len(before))]
+
+
+def _value(value: Any) -> str:
+    """As YAML has it; text that could be read as something else in quotes."""
+    plain = isinstance(value, str) and value[:1].isalpha() and all(letter.isalnum() or letter in "_./-" for letter in value)
+    if plain and value.lower() not in ("null", "true", "false", "yes", "no", "on", "off", "y", "n"):
+        return str(value)
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _put(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".lastrun-init-", dir=path.parent) as folder:
+        part = Path(folder) / path.name
+        part.write_text(text, "utf-8")
+        os.replace(part, path)

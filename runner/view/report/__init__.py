@@ -1,0 +1,1 @@
+"""A job's report, or that of several: one HTML page that needs no network."""
