@@ -172,7 +172,7 @@ class _Run:
         self._told_that_it_leaves = False
         self._moves = Moves()
         self._look: LastLook | None = None
-        voice.shows(self._standing)
+        voice.shows(partial(_standing, self.progress, job, attempt, leaving))
 
     def to_its_end(self) -> Reason:
         """Train, publish, write how it ended."""
@@ -373,12 +373,6 @@ class _Run:
         reason, idle = self.leaving.reason, self._moves.idle_seconds
         return {**self.progress, "stopping": None if reason is None else reason.value, "idle_seconds": idle}
 
-    def _standing(self) -> dict[str, Any]:
-        """What a view shows beside what the trainer tells; on another thread."""
-        reason = self.leaving.reason
-        note = f"attempt {self.attempt.number}" if reason is None else f"stopping: {reason.value}"
-        return {**self.progress, "name": self.job.id, "note": note}
-
     def _tick(self, publisher: Publisher) -> None:
         self.leaving.look_at_limit()
         if self.leaving.reason is not None and not self._told_that_it_leaves:
@@ -422,6 +416,12 @@ class _Run:
             return reason
         self.voice.show(left, "warning")
         return Reason.STORE_UNREACHABLE
+
+
+def _standing(progress: dict[str, Any], job: Job, attempt: Attempt, leaving: Leaving) -> dict[str, Any]:
+    """What a view shows of an attempt beside what its trainer tells; on another thread."""
+    note = f"attempt {attempt.number}" if leaving.reason is None else f"stopping: {leaving.reason.value}"
+    return {**progress, "name": job.id, "note": note}
 
 
 def find_data(
