@@ -103,11 +103,11 @@ def lines_of(standing: Standing, console: Console, columns: int) -> list[Text]:
     lines = _title(standing, columns)
     if standing.total_steps:
         step, steps = standing.in_epoch
-        share = step / max(1, steps) if standing.tested is None else standing.tested
+        share = _share(step, steps) if standing.tested is None else standing.tested
         where = f"step {step:,}/{steps:,}" if standing.phase == "train" else "testing"
         words = [(0, f"{standing.epoch + 1}/{standing.epochs}"), (2, where), (1, f"{seconds_text(left[0])} left")]
         lines.append(bar_line(console, "epoch", share, words, columns))
-        done = standing.step / standing.total_steps
+        done = _share(standing.step, standing.total_steps)
         words = [
             (0, f"{done:.0%}"),
             (2, f"step {standing.step:,}/{standing.total_steps:,}"),
@@ -262,6 +262,11 @@ def _flow(words: Iterable[tuple[str, str]], columns: int) -> list[Text]:
         else:
             lines.append(one)
     return lines
+
+
+def _share(done: int, total: int) -> float:
+    """Of numbers that may be anything: a store has them."""
+    return done / total if 0 <= done < total else float(done >= total > 0)
 
 
 def _less(seconds: float | None, gone: float) -> float | None:

@@ -142,7 +142,7 @@ class Screen:
         of = draw, columns, rows, int(now)  # a clock in it goes on by seconds
         if not text and of == self._drawn_of:
             return
-        view = "" if draw is None or self.silent else self._framed(draw(columns, max(0, rows - 2)))
+        view = "" if draw is None or self.silent else self._framed(_lines_of(draw, columns, max(0, rows - 2)))
         self._drawn_of = of
         if text or view != self._drawn:
             self._write((_BELOW if self._drawn and (text or not view) else "") + text + view)
@@ -174,6 +174,14 @@ class Screen:
         self._put(None).acquire(timeout=_AT_FIRST_SECONDS)
         do_default(signum)
         self.view(view)
+
+
+def _lines_of(draw: Draw, columns: int, rows: int) -> list[str]:
+    """Of a view that cannot be drawn one line says so: others are to be seen all the same."""
+    try:
+        return draw(columns, rows)
+    except Exception as error:
+        return [f"no view: {type(error).__name__}"[: columns - 1]][:rows]
 
 
 @contextmanager

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import TextIO
 
 import pytest
+import torch
 from IPython.core.formatters import DisplayFormatter
 from rich.cells import cell_len as cells
 
 from last_e.bar import Bar
 from last_e.console import SECONDS_BETWEEN_LINES, ConsoleSink
 from last_e.events import Ended, EpochDone, Message, Progress, Started
+from last_e.gpu import Usage, figures
 from last_e.progress import Standing, cut, in_columns, make_console, view
 from last_e.smooth import HALF, Smooth
 from last_e.terminal import REDRAW_SECONDS, Screen
@@ -82,8 +84,16 @@ def test_a_view_fits_sixty_columns_whatever_the_name_and_leaves_a_line_for_each_
         wait_until(lambda: "epoch 2/120" in terminal.text)
         shown = terminal.lines
         assert terminal.column == 0
-    for word in ("loss 1.2500", "train top-1 62.50%", "lr 0.09800", "1,234 clips/s", "elapsed 1m", "2h03m left", "1m12s left"):
-        assert re.search(rf"(^|  |\s){re.escape(word)}", "\n".join(shown), re.MULTILINE), (word, shown)
+    for word in (
+        r"loss 1\.2500",
+        r"train top-1 62\.50%",
+        r"lr 0\.09800",
+        "1,234 clips/s",
+        r"elapsed \dm\d\ds",
+        r"\dh\d\dm left",
+        r"\d+m\d\ds left",
+    ):
+        assert re.search(rf"(^|\s){word}(\s|$)", "\n".join(shown), re.MULTILINE), (word, shown)
     assert "test top-1 25.00% (best 25.00%)" in shown or any("test top-1 25.00%" in line for line in shown)
     assert "synced step 10, the rest waits 1m30s" in shown
     assert any(line.startswith(name[:40].rstrip("-") if name is not CJK else name) for line in shown), shown
@@ -259,6 +269,22 @@ def test_what_others_print_meanwhile_stays_and_the_view_goes_on_below(terminal: 
     wait_until(lambda: terminal.lines == ["a word of another"])
 
 
+def test_a_view_that_cannot_be_drawn_keeps_no_line_from_being_seen(terminal: Terminal, stream: TextIO) -> None:
+    screen = Screen(stream)
+    screen.view(lambda columns, rows: [str(columns // 0)])
+    wait_until(lambda: terminal.lines == ["", "no view: ZeroDivisionError"])
+    screen.line(lambda columns: "a line")
+    screen.close()
+    wait_until(lambda: terminal.lines == ["a line"])
+
+
+def test_what_gpus_are_at_is_asked_by_a_thread_and_one_that_tells_nothing_is_left_out() -> None:
+    answers = {0: {"used": 1.0, "total": 2.0, "use": 0.5}, 1: None}
+    usage = Usage(2, answers.get)
+    wait_until(lambda: usage.figures == [answers[0]])
+    assert figures(torch.cuda.device_count()) is None
+
+
 _STOPS = """
 import os, sys
 from last_e.terminal import Screen
@@ -294,6 +320,10 @@ def test_a_view_is_never_wider_than_its_columns(name: str, columns: int) -> None
     lines = view(at, console, columns, 50)
     assert all(cells(line) < columns for line in lines), lines
     assert len(view(at, console, columns, 3)) == 3
+    wild = Standing(
+        step=10**400, total_steps=1, epochs=10**300, epoch=-5, tested=-1.0, ranks=[1e308] * 3, clips_per_second=1e308
+    )
+    assert all(cells(line) < columns for line in view(wild, console, columns, 50))
     assert columns < 60 or "GPU 0 12.3 of 40 GB, 97%" in "\n".join(lines)
 
 
@@ -334,7 +364,7 @@ def running(tmp_path: Path) -> Job:
 
 FIGURES = (
     "12/120  step 14/26  1m12s left",
-    "10%  step 300/3,120  2h03m left",
+    "10%  step 300/3,120",
     "loss 1.2500  train top-1 62.50%  test top-1 61.00%",
 )
 
