@@ -28,11 +28,13 @@ cheers and drink|carry object|take a photo|follow|whisper|exchange things|suppor
 """
 """Of NTU RGB+D 120 (Liu et al., TPAMI 2019); the first 60 are those of NTU RGB+D (Shahroudy et al., CVPR 2016)."""
 
-_NAMES = {"irds": _IRDS, "ntu60": _NTU, "ntu120": _NTU}
+_NAMES = {"irds": (_IRDS, 9), "ntu60": (_NTU, 60), "ntu120": (_NTU, 120)}
+"""Of each data set, and how many it has."""
 
 
 def description_of(dataset: str, classes: int) -> Description:
     """A data set of so many ``classes``, of Kinect v2: of those that are known the first, and numbers for the others."""
-    names = [name for name in _NAMES.get(dataset, "").replace("\n", "").split("|") if name][:classes]
+    text, count = _NAMES.get(dataset, ("", 0))
+    names = text.replace("\n", "").split("|")[: min(count, classes)]
     names += [f"class {number}" for number in range(len(names), max(2, classes))]
     return Description(name=dataset, classes=tuple(names), skeleton=NTU25, people=2, splits={"xsub": "by people"})

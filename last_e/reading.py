@@ -8,7 +8,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
@@ -135,6 +135,19 @@ def load_file(path: Path, name: str | None = None) -> tuple[Layer, list[Problem]
     if not isinstance(values, dict):
         return {}, [_no_keys(values, name, text)]
     return _flat_layer(values, name, lines)
+
+
+def layer_of(values: Mapping[Any, Any], name: str) -> tuple[Layer, list[Problem]]:
+    """The same of what such a file would hold, nested or with dots. Paths stand for their text, tuples for lists."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(key): plain(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(item) for item in value]
+        return str(value) if isinstance(value, PurePath) else value
+
+    return _flat_layer(plain(values), name, {})
 
 
 def _flat_layer(values: Mapping[Any, Any], name: str, lines: dict[str, int]) -> tuple[Layer, list[Problem]]:

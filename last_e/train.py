@@ -26,7 +26,7 @@ from last_e.data.clips import Clips
 from last_e.data.datasets import load_clips
 from last_e.data.splits import parts_of
 from last_e.datafile import DataError
-from last_e.described import Description
+from last_e.described import DESCRIPTION, Description
 from last_e.environment import usable_cores
 from last_e.evaluate import Scores, evaluate, keep_predictions
 from last_e.events import Beat, CheckpointSaved, Ended, EpochDone, Message, Progress, Sink, Started
@@ -330,7 +330,10 @@ class Session:
         self.saved_at, self.saved_time = (state.step, state.evaluated), time.monotonic()
         if self.writer is None:
             return
-        self.writer.submit({**state.to_dict(self.fingerprint), "steps_per_epoch": self.train.steps}, self.config_json, about)
+        kept = {**state.to_dict(self.fingerprint), "steps_per_epoch": self.train.steps}
+        if (own := self.train.clips.description) is not None:  # so that the network can be used where its data are not
+            kept[DESCRIPTION] = own.to_json()
+        self.writer.submit(kept, self.config_json, about)
 
     def _score(self, epoch: int, batches: TestBatches) -> Scores | None:
         self.said, began = torch.zeros(len(batches.index), 2, device=self.device), time.monotonic()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from tempfile import TemporaryFile
 from typing import Any
 
@@ -26,24 +27,45 @@ def result_of(module: str, asked: dict[str, Any], progress: Callable[[int, int, 
         EngineError: no torch, or no GPU that was asked for.
         LastrunError: it could not, with the reason.
     """
-    with (
-        handled(interrupt),
-        TemporaryFile("w+") as said,  # no pipe: nobody reads it before the end, and a full one would stop the child
-        subprocess.Popen(run_module(module), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True) as child,
-    ):
-        assert child.stdin is not None
+    for told in said_by(module, asked, what):
+        if "result" in told:
+            result: dict[str, Any] = told["result"]
+            return result
+        progress(told["done"], told["total"], told["what"])
+    raise AssertionError(module)  # it says a result, or why there is none
+
+
+def said_by(module: str, asked: dict[str, Any], what: str, *, reads_input: bool = False) -> Iterator[dict[str, Any]]:
+    """Each line that ``python -m MODULE`` says, as it is said; the last one has the ``result``.
+
+    What is asked goes in by standard input; where the child ``reads_input`` itself, by a file under the number that it is
+    given.
+
+    Raises:
+        EngineError, LastrunError: as :func:`result_of`.
+    """
+    with ExitStack() as held:
+        file = held.enter_context(TemporaryFile("w+"))
+        file.write(json.dumps(asked))
+        file.seek(0)
+        # No pipe: nobody reads it before the end, and a full one would stop the child.
+        said = held.enter_context(TemporaryFile("w+"))
+        number = file.fileno()
+        command = [*run_module(module), *([str(number)] if reads_input else [])]
+        held.enter_context(handled(interrupt))
+        stdin, pipe = None if reads_input else number, subprocess.PIPE
+        child = held.enter_context(
+            subprocess.Popen(command, stdin=stdin, stdout=pipe, stderr=said, text=True, pass_fds=[number])
+        )
         assert child.stdout is not None
         try:
-            child.stdin.write(json.dumps(asked))
-            child.stdin.close()
             for line in child.stdout:
                 told = json.loads(line)
-                if "result" in told:
-                    result: dict[str, Any] = told["result"]
-                    return result
                 if "error" in told:
                     raise (EngineError if told["no_gpu"] else LastrunError)(told["error"])
-                progress(told["done"], told["total"], told["what"])
+                yield told
+                if "result" in told:
+                    return
             child.wait()
             said.seek(0)
             errors = said.read().strip().splitlines()

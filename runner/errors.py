@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from last_e.problems import Problem
 
 
 class Exit(IntEnum):
@@ -34,6 +39,15 @@ class UsageError(LastrunError):
     """A command was called in a way that cannot work."""
 
     exit_code = Exit.USAGE
+
+
+class SpecError(UsageError):
+    """A job that cannot be so: of Python alone, the commands tell the same line by line."""
+
+    def __init__(self, told: str, problems: Sequence[Problem]) -> None:
+        super().__init__(told)
+        self.problems = list(problems)
+        """Every mistake: ``origin``, ``key``, ``found``, ``allowed``."""
 
 
 class NoSuchJobError(LastrunError):

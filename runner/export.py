@@ -17,7 +17,7 @@ from runner.child import result_of
 from runner.errors import EngineError, UsageError
 from runner.models import Choice, Model, bring
 
-NEEDS = {
+NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
     "onnx": {"export": ("onnx", "onnxruntime", "onnxscript")},
     "pt2": {},
     "safetensors": {},

@@ -27,6 +27,8 @@ from runner.resolve import resolve_attempt
 from runner.trust import Trust, see_that_it_is_taken
 
 Say = Callable[[str], None]
+_OF_THE_SPLIT = ("split_type", "data.validation", "data.validation_by", "data.validation_seed")
+"""Keys that decide learning, and may be others here: they choose among clips."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Model:
 class Choice:
     """Which checkpoint of a job, and what is taken of it.
 
-    By default the best by test top-1.
+    By default the best by top-1.
     """
 
     store: str | None = None
@@ -72,7 +74,7 @@ def bring(model: Model, choice: Choice, held: ExitStack, say: Say) -> dict[str, 
     """
     path = expand(model.name)
     words = [*([] if choice.needs_data else ["data.uri=null"]), *choice.words]
-    if _is_checkpoint(path):
+    if is_checkpoint(path):
         if choice.last or choice.step is not None:
             raise UsageError(f"{path} is one checkpoint: --last and --step choose among those of a job")
         folder, config = path.absolute(), _of_folder(path, words)
@@ -82,7 +84,8 @@ def bring(model: Model, choice: Choice, held: ExitStack, say: Say) -> dict[str, 
     return {"folder": str(folder), "config": config, "weight": model.weight}
 
 
-def _is_checkpoint(path: Path) -> bool:
+def is_checkpoint(path: Path) -> bool:
+    """Whether a folder is one."""
     with suppress(OSError):  # a name too long for a folder is no folder's
         return (path / manifest.MANIFEST).is_file()
     return False
@@ -97,7 +100,7 @@ def _of_job(job: Job, choice: Choice, folder: Path, words: list[str], say: Say) 
         origins,
         None,
         words,
-        ["split_type"] if any(word.startswith("split_type=") for word in words) else [],
+        [key for key in _OF_THE_SPLIT if any(word.startswith(f"{key}=") for word in words)],
         takes=trust.takes,
         options=trust.options,
     )
@@ -107,7 +110,7 @@ def _of_job(job: Job, choice: Choice, folder: Path, words: list[str], say: Say) 
     best = not choice.last and choice.step is None
     say(f"{job.id}: checkpoint {pull_checkpoint(job, folder, best=best, step=choice.step)}")
     spec = resolved.config
-    values = spec.model_dump(mode="json", exclude={"name", "run", "store"})
+    values = spec.what_it_trains()
     if spec.run.gpus == 0:
         values["hardware"]["device"] = "cpu"
     if values["hardware"]["micro_batch"] is None:

@@ -16,7 +16,7 @@ from last_e.described import SUFFIX, is_own
 from last_e.described import name_of as name_of_set
 from last_e.layers import Resolved, resolve, set_by
 from last_e.problems import ConfigError, Origin, Problem, show
-from last_e.reading import Entry, Layer, load_file, set_layer
+from last_e.reading import Entry, Layer, layer_of, load_file, set_layer
 from last_e.redact import keep_secret, redact
 from last_e.text import UnsetVariable, misspelt, with_variables
 from runner import kaggle
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 REQUIRED = ("model.variant", "dataset")
 _PACKAGE_ORIGINS = ("configs/", "default")
 _MOST_TOLD = 3
+SPEC = "spec"
+"""Where the values stand of a job that is in no file."""
 FROM_JOB = "job ("
 """How the origin begins of a value that a stored job brings along."""
 _LONGEST_NAME = 48
@@ -95,21 +97,24 @@ def unlike(jobs: Iterable[Resolved[JobSpec]]) -> list[Resolved[JobSpec]]:
     return list(found.values())
 
 
-def resolve_points(path: Path, env: str | None, settings: Iterable[str], launcher: str | None = None) -> Points:
-    """Every job of a job.yaml with its flags, checked: one, or all points of its sweep.
+def resolve_points(
+    path: Path | Mapping[str, Any], env: str | None, settings: Iterable[str], launcher: str | None = None
+) -> Points:
+    """Every job of a job.yaml, or of what would stand in one, with its flags, checked: one, or all points of its sweep.
 
     Raises:
         ConfigError: every mistake at once, of all points.
     """
-    spec, file_problems = load_file(path)
+    spec, file_problems = load_file(path) if isinstance(path, Path) else layer_of(path, SPEC)
+    name, home = (str(path), path.absolute().parent) if isinstance(path, Path) else (SPEC, Path.cwd())
     flags = _flags(env, launcher)
     sets, set_problems = set_layer(settings)
     sweep = take_sweep(spec, flags, sets)
     problems = [*file_problems, *set_problems, *sweep.problems]
-    problems += [*_read_places(spec, path.absolute().parent), *_read_places(sets, Path.cwd())]
+    problems += [*_read_places(spec, home), *_read_places(sets, Path.cwd())]
     found: dict[int, Point] = {}
     for place, layer in enumerate(sweep.points):
-        folder = Path.cwd() if sweep.origin.name == "--set" else path.absolute().parent
+        folder = Path.cwd() if sweep.origin.name == "--set" else home
         problems += _read_places(layer, folder)
         seed: int | None = None
         for number in range(sweep.seeds):
@@ -117,7 +122,7 @@ def resolve_points(path: Path, env: str | None, settings: Iterable[str], launche
             if seed is not None:
                 top["training.seed"] = Entry(seed + number, sweep.seeds_origin)
             layers = [spec, flags, sets, top]
-            wrong = _wrong_together(path, layers) if not file_problems else []
+            wrong = _wrong_together(name, layers) if not file_problems else []
             try:
                 job = _with_its_cut(resolve(layers, JobSpec, wrong, opened=_opened))
             except ConfigError as error:
@@ -174,7 +179,7 @@ def _with_its_cut(job: Resolved[JobSpec]) -> Resolved[JobSpec]:
     return replace(job, config=cut, origins={**job.origins, "hardware.micro_batch": Origin(f"what {key} needs")})
 
 
-def _wrong_together(path: Path, layers: list[Layer]) -> list[Problem]:
+def _wrong_together(where: str, layers: list[Layer]) -> list[Problem]:
     """What is missing, or cannot be said together."""
     spec, flags, sets, top = layers
     problems = []
@@ -182,7 +187,7 @@ def _wrong_together(path: Path, layers: list[Layer]) -> list[Problem]:
     for key in REQUIRED:
         name = key.split(".")[0]
         if not any(k in (key, name) for k in given):
-            problems.append(Problem(str(path), name, "nothing", f"required: for example {name}: {_EXAMPLES[name]}"))
+            problems.append(Problem(where, name, "nothing", f"required: for example {name}: {_EXAMPLES[name]}"))
     chosen = {**spec, **flags, **sets, **top}
     passed, gpus = chosen.get("run.pass_env"), chosen.get("run.gpus")
     names = [("run.pass_env", name) for name in (passed.value if passed and isinstance(passed.value, list) else [])]

@@ -15,7 +15,11 @@ LEAVING = (signal.SIGINT, *NOTICES)
 
 @contextmanager
 def handled(handler: Callable[[int], None]) -> Iterator[None]:
-    """For a while, call ``handler`` with the signal's number; then as before."""
+    """For a while, call ``handler`` with the signal's number; then as before. On another thread than the main one, which alone
+    hears signals, this does nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     heard = [n for n in LEAVING if n != signal.SIGHUP or signal.getsignal(n) is not signal.SIG_IGN]  # nohup
     before = {signum: signal.signal(signum, lambda number, _: handler(number)) for signum in heard}
     try:

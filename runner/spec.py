@@ -419,3 +419,7 @@ class JobSpec(TrainConfig):
         that are set."""
         tracker = [name for name in _OF_TRACKERS.get(self.tracking or "", ()) if name in os.environ]
         return list(dict.fromkeys([*self.run.pass_env, *self.notify.variables().values(), *tracker]))
+
+    def what_it_trains(self) -> dict[str, Any]:
+        """What of it the trainer is told, as JSON has it."""
+        return self.model_dump(mode="json", include=set(TrainConfig.model_fields))

@@ -63,7 +63,7 @@ def with_their_weights(jobs: list[Resolved[JobSpec]], store: str) -> list[Begun]
 
 
 def _read(job: Resolved[JobSpec], source: Path, out: Path) -> Begun:
-    config = job.config.model_dump(mode="json", exclude={"name", "run", "store"})
+    config = job.config.what_it_trains()
     try:
         told = result_of(
             "last_e.init", {"source": str(source), "config": config, "out": str(out)}, lambda *_: None, "reading model.init"

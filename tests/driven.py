@@ -1,5 +1,5 @@
-"""Debian's Chromium driven as its own developer tools do (the Chrome DevTools Protocol, over a pipe): a page is opened as it is,
-files are chosen and dropped, and all that it says and asks for is heard."""
+"""Debian's Chromium driven as its own developer tools do (the Chrome DevTools Protocol, over a pipe): a page is opened as it
+is, files are chosen and dropped, and all that it says and asks for is heard."""
 
 from __future__ import annotations
 

@@ -111,7 +111,8 @@ class ChannelGate(nn.Module):
 
 def power_by_fft(x: Tensor) -> Tensor:
     """(N, C, T, V) -> |rfft over t|^2, (N, C, T // 2 + 1, V)."""
-    return torch.fft.rfft(x, dim=2).abs().square()
+    powers: Tensor = torch.fft.rfft(x, dim=2).abs().square()
+    return powers
 
 
 class JointAttention(nn.Module):

@@ -45,7 +45,7 @@ def about_model(
             "keypoints": {
                 "type": "float32",
                 "shape": ["batch", 2 if flat else 3, "frames", len(description.skeleton.joints), "people"],
-                "what": f"{sides}, in {_unit(description.units)}; joints in the order of skeleton.joints, the main person first",
+                "what": f"{sides}, in {_unit(description.units)}; joints as in skeleton.joints, the main person first",
             },
             "frames": {"type": "int64", "shape": ["batch"], "what": "of the clip; behind it is anything finite"},
             "people": {"type": "int64", "shape": ["batch"], "what": "of the clip; behind them is anything finite"},

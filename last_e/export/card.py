@@ -53,6 +53,7 @@ print(method.execute([keypoints, torch.tensor([40]), torch.tensor([1])])[0].soft
 def card(about: dict[str, Any]) -> str:
     """The text of ``README.md``."""
     file, checked, data, at = about["file"], about["checked"], about["data"], about["checkpoint"]
+    classes = counted(len(about["classes"]), "class", "classes")
     joints, sides = len(about["skeleton"]["joints"]), about["inputs"]["keypoints"]["shape"][1]
     head = {"library_name": "lastrun", "tags": ["skeleton-action-recognition", file["format"]], "license": "other"}
     head["license_name"] = about["licence"]
@@ -71,8 +72,7 @@ def card(about: dict[str, Any]) -> str:
 
 # {about["name"]}
 
-LAST-E v3 ({about["variant"]}, {about["parameters"]:,} parameters): which of {counted(len(about["classes"]), "class", "classes")} a
-clip of {joints} joints shows.
+LAST-E v3 ({about["variant"]}, {about["parameters"]:,} parameters): which of {classes} a clip of {joints} joints shows.
 
 ## Use
 

@@ -99,7 +99,8 @@ def milliseconds(run: Run, clips: Clips, description: Description, index: Tensor
     clip = given(clips, description, one[None])
     for _ in range(3):
         run(clip)
-    times, end = [], time.perf_counter() + _SECONDS
+    times: list[float] = []
+    end = time.perf_counter() + _SECONDS
     while len(times) < _MOST_RUNS and (len(times) < 3 or time.perf_counter() < end):
         begin = time.perf_counter()
         run(clip)

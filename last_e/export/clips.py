@@ -41,4 +41,5 @@ def pieces(index: Tensor, first: int, size: int) -> Iterator[Tensor]:
     """One clip alone ``first`` times, then ``size`` together: what a network that was exported for any number must bear."""
     for begin in range(0, min(first, len(index))):
         yield index[begin : begin + 1]
-    yield from index[first:].split(size) if len(index) > first else ()
+    if len(index) > first:
+        yield from torch.split(index[first:], size)

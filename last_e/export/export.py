@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from last_e import manifest
 from last_e.config import TrainConfig
 from last_e.data.clips import Clips
 from last_e.data.datasets import load_clips
-from last_e.data.splits import held_out, train_mask
-from last_e.datafile import DataError
+from last_e.data.splits import parts_of
+from last_e.datafile import DataError, data_path
 from last_e.described import Description
 from last_e.environment import cpu_name, usable_cores
 from last_e.export import check, formats, quantized
@@ -56,8 +58,14 @@ def export(asked: Asked, progress: Callable[[int, int, str], None]) -> dict[str,
     config = asked.config
     clips = load_clips(config)
     model, description = load_network(asked.folder, config)
-    train = train_mask(clips, config.dataset, config.split_type)
-    index = check.spread(held_out(clips, train, config.split_type).nonzero()[:, 0], asked.clips)
+    if clips.skeleton.joints != description.skeleton.joints:
+        has, wants = (
+            f"{len(one.joints)} joints ({', '.join(one.joints[:3])}, ...)" for one in (clips.skeleton, description.skeleton)
+        )
+        raise DataError(f"{data_path(config)}: has {has}; the model was trained with {wants}", other=True)
+    parts = parts_of(clips, config)
+    test, train = (torch.from_numpy(part).nonzero()[:, 0] for part in (parts.test, parts.train))
+    index = check.spread(test, asked.clips)
     if not len(index):
         raise DataError(f"{config.dataset}: split {config.split_type} has no clips for test", missing=True)
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -81,7 +89,7 @@ def export(asked: Asked, progress: Callable[[int, int, str], None]) -> dict[str,
         "on": f"{cpu_name()}, {usable_cores()} threads, {platform.system()}, one clip of the middle length",
     }
     if asked.int8:
-        told["int8"] = measured.int8(path, asked.into / quantized.FILE, train.nonzero()[:, 0], found)
+        told["int8"] = measured.int8(path, asked.into / quantized.FILE, train, found)
     (asked.into / ABOUT).write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     (asked.into / CARD).write_text(card(told), encoding="utf-8")
     return told
@@ -101,7 +109,10 @@ def _all_in_all(progress: Callable[[int, int, str], None], total: int) -> Callab
     return told
 
 
-class _Measured(NamedTuple):
+@dataclass(frozen=True)
+class _Measured:
+    """The clips that it is compared on."""
+
     clips: Clips
     description: Description
     index: Tensor

@@ -92,12 +92,16 @@ def _program(recogniser: Recogniser, batch: int, frames: int, people: int) -> to
 
 def _write_onnx(recogniser: Recogniser, model: LastE, told: str, path: Path) -> None:
     import onnx
+    import onnx.inliner
 
     program = _program(recogniser, MOST_FRAMES, MOST_FRAMES, MOST_PEOPLE)
     options = {"opset_version": OPSET, "input_names": list(INPUTS), "output_names": [OUTPUT]}
     made = torch.onnx.export(program, (), None, dynamo=True, verbose=False, **options)  # type: ignore[arg-type]
     assert made is not None
-    proto = made.model_proto
+    proto = onnx.inliner.inline_local_functions(made.model_proto)  # of which older versions of torch make some
+    own = [one for one in proto.opset_import if not one.domain]
+    del proto.opset_import[:]
+    proto.opset_import.extend(own)
     _forget_this_machine(proto.graph)
     _name_sides(proto.graph)
     del proto.metadata_props[:]
@@ -170,13 +174,13 @@ def _run_safetensors(path: Path, threads: int) -> Run:
 
 
 def _write_executorch(recogniser: Recogniser, model: LastE, told: str, path: Path) -> None:
-    from executorch.backends.xnnpack.partition.config import BatchNormConfig, ConvolutionConfig, HardswishConfig
+    from executorch.backends.xnnpack.partition.config import ConvolutionConfig, HardswishConfig
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
     program = _program(recogniser, **MOST_ON_A_PHONE, people=json.loads(told)["people"])
     # XNNPACK takes tensors of which one side alone may change: those of the network, not those of a clip.
-    partitioner = XnnpackPartitioner(configs=[ConvolutionConfig, BatchNormConfig, HardswishConfig])
+    partitioner = XnnpackPartitioner(configs=[ConvolutionConfig, HardswishConfig])
     made = to_edge_transform_and_lower(program, partitioner=[partitioner]).to_executorch()
     path.write_bytes(made.buffer)
 

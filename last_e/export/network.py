@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from last_e.bench.plain import ChannelGate, PlainLastE
 from last_e.data.transform import test_crop
@@ -39,6 +40,8 @@ class Recogniser(nn.Module):
         super().__init__()
         self.network = PlainLastE(model.config, model.num_classes, model.skeleton)
         self.network.load_state_dict(model.state_dict())
+        self.network.eval()
+        _without_norms(self.network)
         with_stride = frames
         for stride in model.config.strides:
             with_stride = -(-with_stride // stride)
@@ -94,6 +97,42 @@ class Recogniser(nn.Module):
         moment = torch.minimum(last * self.grid, last)
         weight = (1 - (moment[:, :, None] - torch.arange(length)).abs()).clamp(min=0)
         return torch.bmm(weight, x.permute(0, 2, 1, 3, 4).reshape(n, length, -1)).view(n, -1, 3, joints, bodies)
+
+
+def _without_norms(network: nn.Module) -> None:
+    """Put a norm into the convolution before it, or else a scale and a shift in its place: by their running statistics they are
+    nothing more, and every format knows these."""
+    for parent in list(network.modules()):
+        children = list(parent.named_children())
+        for before, (name, child) in zip([None, *(child for _, child in children)], children):
+            if not isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
+                continue
+            if isinstance(parent, nn.Sequential) and isinstance(before, nn.Conv2d):
+                fused = fuse_conv_bn_eval(before, child)
+                parent[int(name) - 1], parent[int(name)] = fused, nn.Identity()
+            else:
+                setattr(parent, name, Affine(child))
+
+
+class Affine(nn.Module):
+    """A norm by its running statistics: x scale + shift, of each channel, (N, C) or (N, C, T, V)."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
+        super().__init__()
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        scale = norm.weight.detach() * (norm.running_var + norm.eps).rsqrt()
+        shift = norm.bias.detach() - norm.running_mean * scale
+        sides = (-1, 1, 1) if isinstance(norm, nn.BatchNorm2d) else (-1,)
+        self.register_buffer("scale", scale.view(sides), persistent=False)
+        self.register_buffer("shift", shift.view(sides), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of the same shape."""
+        return x * self.scale + self.shift
 
 
 class PowerByMatrix(nn.Module):

@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from last_e.data.clips import Clips
@@ -22,14 +23,14 @@ _TYPES = ["Conv", "Gemm"]
 
 
 def quantize(path: Path, out: Path, clips: Clips, description: Description, index: Tensor) -> None:
-    """Write ``out``, the model of ``path`` with int8 weights (by channel) and uint8 activations, whose range some training clips
-    ``index`` show."""
+    """Write ``out``, the model of ``path`` with int8 weights (by channel) and uint8 activations; the clips
+    ``index`` show in which range these are."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self._left: Iterator[Tensor] = iter(index.split(1))
+            self._left: Iterator[Tensor] = iter(torch.split(index, 1))
 
         def get_next(self) -> dict[str, Any] | None:
             piece = next(self._left, None)
@@ -39,7 +40,7 @@ def quantize(path: Path, out: Path, clips: Clips, description: Description, inde
 
     with TemporaryDirectory(prefix="lastrun-int8-") as folder:
         ready = Path(folder) / "ready.onnx"
-        quant_pre_process(str(path), str(ready), skip_symbolic_shape=True)  # norms go into the convolutions
+        quant_pre_process(str(path), str(ready), skip_symbolic_shape=True)
         quantize_static(
             str(ready),
             str(out),

@@ -5,7 +5,7 @@ The format is the one that :mod:`last_e.data.files` reads; beside what training 
 =============  ==========  ============================================================
 ``offset``     (N,) int64  row of each clip's first frame
 ``replication``  (N,) int64  as in NTU's file names; 0 where it is not known
-``name``       (N, W) uint8  the recording's name in ASCII, filled up with zeros
+``name``       (N, W) uint8  the recording's name in UTF-8, filled up with zeros
 ``train.xsub`` (N,) bool   a split of the file's own
 ``validation.xsub`` (N,) bool  the part of it that neither trains nor tests
 ``missing``    (N,) int64  joints that were not seen in a frame, and are guessed from others; of own sets
@@ -339,7 +339,7 @@ def names_of(columns: Mapping[str, Array]) -> list[str]:
     table = np.ascontiguousarray(columns["name"])
     if not table.size:
         return [""] * len(table)
-    return [name.decode("ascii", "replace") for name in table.view(f"S{table.shape[1]}").ravel().tolist()]
+    return [name.decode("utf-8", "replace") for name in table.view(f"S{table.shape[1]}").ravel().tolist()]
 
 
 def _describe(column: Array) -> tuple[str, tuple[int, ...]]:
@@ -347,8 +347,9 @@ def _describe(column: Array) -> tuple[str, tuple[int, ...]]:
 
 
 def _text_column(names: Sequence[str]) -> npt.NDArray[np.uint8]:
-    """(N, W) uint8 of ASCII, filled up with zeros."""
-    encoded = [name.encode("ascii", "backslashreplace")[:_TEXT_LIMIT] for name in names]
+    """(N, W) uint8 of UTF-8, filled up with zeros; what is too long is cut between two characters."""
+    whole = (name.encode("utf-8", "backslashreplace")[:_TEXT_LIMIT] for name in names)
+    encoded = [name.decode("utf-8", "ignore").encode() for name in whole]
     width = max(map(len, encoded), default=0)
     return np.frombuffer(b"".join(name.ljust(width, b"\0") for name in encoded), np.uint8).reshape(len(names), width)
 

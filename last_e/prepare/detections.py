@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
+import sqlite3
+import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from last_e.datafile import DataError
-from last_e.prepare.keypoints import Found, Told, json_of
+from last_e.prepare.json_stream import elements
+from last_e.prepare.keypoints import CLIPS, Found, Told, json_of
 from last_e.text import one_line, shown
 
 ENDING = "_keypoints.json"
+COCO = ("images", "annotations")
+"""The lists of a COCO file that are read."""
 Points = npt.NDArray[np.float64]
 
 
@@ -27,37 +34,76 @@ def read_openpose(path: Path, told: Told) -> Iterator[Found]:
     if not folders:
         raise DataError(f"{path}: no {ENDING} file in it", missing=True)
     for folder in folders:
-        frames = []
-        for file in sorted(folder.glob(f"*{ENDING}"), key=_in_order):
-            try:
-                people = json_of(file)["people"]
-                frames.append([_triples(person["pose_keypoints_2d"]) for person in people])
-            except (KeyError, TypeError, ValueError, OverflowError) as error:
-                raise DataError(f"{file}: not what OpenPose writes ({one_line(error)})") from None
-        inside = folder.parent != path and folder != path
-        yield told.found(folder.name, followed(frames, told, folder), {}, folder.parent.name if inside else "")
+        yield openpose_clip(folder, told, folder.parent.name if folder.parent != path and folder != path else "")
+
+
+def openpose_clip(folder: Path, told: Told, label: str = "") -> Found:
+    """The clip of one folder with OpenPose's files, one a frame.
+
+    Raises:
+        DataError: one of them is none.
+    """
+    frames = []
+    for file in sorted(folder.glob(f"*{ENDING}"), key=_in_order):
+        try:
+            people = json_of(file)["people"]
+            frames.append([_triples(person["pose_keypoints_2d"]) for person in people])
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise DataError(f"{file}: not what OpenPose writes ({one_line(error)})") from None
+    return told.found(folder.name, followed(frames, told, folder), {}, label)
 
 
 def read_coco(path: Path, told: Told) -> Iterator[Found]:
-    """A clip for each folder of the images that COCO's ``annotations`` are of; the folder around it may name the class."""
-    whole = json_of(path)
-    try:
-        images = {one["id"]: Path(str(one["file_name"])) for one in whole["images"]}
-        people: dict[Any, list[Points]] = {}
-        for one in whole["annotations"]:
-            if one["image_id"] not in images:
-                raise DataError(f"{path}: an annotation of image {shown(one['image_id'])}, which is not there")
-            people.setdefault(one["image_id"], []).append(_triples(one["keypoints"]))
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"{path}: not what COCO's keypoints are: images and annotations ({one_line(error)})") from None
-    clips: dict[Path, list[tuple[Path, Any]]] = {}
-    for number, file in images.items():
-        clips.setdefault(file.parent, []).append((file, number))
-    for folder, frames in sorted(clips.items()):
-        if not folder.name:
-            raise DataError(f"{path}: the images lie in no folder, which would name their clip: CLIP/FRAME.jpg")
-        seen = [people.get(number, []) for _, number in sorted(frames, key=lambda frame: _in_order(frame[0]))]
-        yield told.found(folder.name, followed(seen, told, path), {}, folder.parent.name)
+    """A clip for each folder of the images that COCO's ``annotations`` are of; the folder around it may name the class.
+
+    Images and annotations may stand in any order, so they are put on disk meanwhile, in the temporary folder.
+    """
+    with tempfile.TemporaryDirectory(prefix="lastrun-coco-") as folder, closing(sqlite3.connect(f"{folder}/seen")) as seen:
+        seen.executescript(
+            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;"
+            "CREATE TABLE image (id TEXT PRIMARY KEY, clip TEXT, file TEXT);"
+            "CREATE TABLE person (image TEXT, points BLOB)"
+        )
+        try:
+            for key, one in elements(path, *COCO):
+                if key == "images":
+                    file = Path(str(one["file_name"]))
+                    seen.execute(
+                        "INSERT OR REPLACE INTO image VALUES (?, ?, ?)", (_as_key(one["id"]), str(file.parent), file.name)
+                    )
+                elif key == "annotations":
+                    points = _triples(one["keypoints"]).tobytes()
+                    seen.execute("INSERT INTO person VALUES (?, ?)", (_as_key(one["image_id"]), points))
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            what = f"images and annotations ({one_line(error)})"
+            raise DataError(f"{path}: not what COCO's keypoints are: {what}") from None
+        seen.executescript("CREATE INDEX clips ON image (clip); CREATE INDEX people ON person (image)")
+        lost = seen.execute("SELECT image FROM person WHERE image NOT IN (SELECT id FROM image) LIMIT 1").fetchone()
+        if lost is not None:
+            raise DataError(f"{path}: an annotation of image {shown(lost[0])}, which is not there")
+        for clip in sorted(Path(name) for (name,) in seen.execute("SELECT DISTINCT clip FROM image")):
+            if not clip.name:
+                raise DataError(f"{path}: the images lie in no folder, which would name their clip: CLIP/FRAME.jpg")
+            images = seen.execute("SELECT id, file FROM image WHERE clip = ?", (str(clip),)).fetchall()
+            frames = [_seen_in(seen, number) for number, file in sorted(images, key=lambda image: _in_order(Path(image[1])))]
+            yield told.found(clip.name, followed(frames, told, path), {}, clip.parent.name)
+
+
+def is_coco(path: Path) -> bool:
+    """Whether a JSON file holds what COCO's keypoints are."""
+    return any(key in COCO for key, _ in elements(path, *COCO, CLIPS))
+
+
+def _as_key(number: Any) -> str:
+    """An image's ID, which is a number or a text, as a text that no other one has."""
+    if isinstance(number, bool) or not isinstance(number, (int, str)):
+        raise TypeError(f"an image's id is {shown(number)}")
+    return json.dumps(number)
+
+
+def _seen_in(seen: sqlite3.Connection, image: str) -> list[Points]:
+    people = seen.execute("SELECT points FROM person WHERE image = ? ORDER BY rowid", (image,))
+    return [np.frombuffer(points).reshape(-1, 3) for (points,) in people]
 
 
 def _in_order(file: Path) -> list[Any]:

@@ -19,7 +19,7 @@ import csv
 import json
 import re
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from last_e.datafile import DataError
 from last_e.prepare.archives import NOT_WHOLE
 from last_e.prepare.arrays import array_in_zip
 from last_e.prepare.clipfile import Array
+from last_e.prepare.json_stream import elements
 from last_e.prepare.own import OwnClip, as_whole
 from last_e.skeletons import LAYOUTS, Skeleton
 from last_e.text import one_line, shown
@@ -39,6 +40,8 @@ from last_e.whole import read_bounded
 MOST_JSON_BYTES = 1 << 29
 """Of one file that has to be read as a whole."""
 MOST_LINE_BYTES = 1 << 26
+CLIPS = "clips"
+"""Under which key a JSON file may have the list of its records."""
 MOST_ROWS = 100_000
 """Of one clip in a csv file."""
 PARTS = ("train", "test", "validation")
@@ -69,6 +72,8 @@ class Told:
     """Which of a pickle's lists names who trains."""
     is_flat: bool = False
     """Whether the set's units are those of an image."""
+    needs_labels: bool = True
+    """Whether a clip without a class is none; else its label is empty."""
 
     def found(self, name: str, joints: Any, said: Mapping[str, Any], folder: str = "") -> Found:
         """A clip, of whom the table's word counts before the file's own, and that before its folder's name.
@@ -78,7 +83,7 @@ class Told:
         """
         told = {**{key: said[key] for key in TOLD if said.get(key) not in (None, "")}, **self.table.get(name, {})}
         label = told.get("label", folder)
-        if label == "":
+        if label == "" and self.needs_labels:
             raise DataError(
                 f"clip {shown(name)}: nothing says of which class it is: a label, a folder of that name, or --clips"
             )
@@ -291,12 +296,12 @@ def _without_padding(points: Array) -> Array:
 
 def read_json(path: Path, told: Told) -> Iterator[Found]:
     """The records of a JSON file, of one with a record a line, or of each in a folder."""
-    return _records(path, told, lambda joints: _with_gaps(joints, _count(told)))
+    return _records(path, told, _lists(told))
 
 
 def read_mediapipe(path: Path, told: Told) -> Iterator[Found]:
     """The same, with MediaPipe's landmarks."""
-    return _records(path, told, lambda frames: landmarks(frames, told.is_flat, _count(told)))
+    return _records(path, told, _landmarks(told))
 
 
 def _count(told: Told) -> int:
@@ -332,20 +337,48 @@ def landmarks(frames: Any, is_flat: bool, usual: int) -> Any:
 
 def _records(path: Path, told: Told, points: Any) -> Iterator[Found]:
     for file, name, folder in _files(path, ".json", ".jsonl", ".ndjson"):
-        for number, (where, record) in enumerate(_objects(file)):
-            if not isinstance(record, dict):
-                raise DataError(f"{where}: no record of a clip: joints, label, ...")
-            joints = next((record[key] for key in ("joints", "keypoints", "frames") if key in record), None)
-            if joints is None:
-                raise DataError(f"{where}: no joints in it, but {shown(', '.join(map(str, record)) or 'nothing')}")
-            own = record.get("name", record.get("clip", name if number == 0 else f"{name}-{number:06}"))
-            try:
-                joints = points(joints)
-            except DataError as error:
-                raise DataError(f"{where}: {error}") from None
-            except (KeyError, TypeError, AttributeError, IndexError) as error:
-                raise DataError(f"{where}: its joints are not what they should be ({one_line(error)})") from None
-            yield told.found(str(own), joints, record, folder)
+        for number, (where, record) in enumerate(objects(file)):
+            yield of_record(record, where, name if number == 0 else f"{name}-{number:06}", told, points, folder)
+
+
+def of_record(
+    record: Any, where: str, usual: str, told: Told, points: Callable[[Any], Any] | None = None, folder: str = ""
+) -> Found:
+    """The clip of a JSON record, which is called as is ``usual`` where it has no name of its own. Its joints are made of what
+    the record holds by ``points``; default: as lists, or as MediaPipe's landmarks where it has these.
+
+    Raises:
+        DataError: it is none; beginning with ``where``.
+    """
+    if not isinstance(record, dict):
+        raise DataError(f"{where}: no record of a clip: joints, label, ...")
+    joints = next((record[key] for key in ("joints", "keypoints", "frames") if key in record), None)
+    if joints is None:
+        raise DataError(f"{where}: no joints in it, but {shown(', '.join(map(str, record)) or 'nothing')}")
+    if points is None:
+        points = _landmarks(told) if _has_landmarks(joints) else _lists(told)
+    own = record.get("name", record.get("clip", usual))
+    try:
+        joints = points(joints)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise DataError(f"{where}: its joints are not what they should be ({one_line(error)})") from None
+    return told.found(str(own), joints, record, folder)
+
+
+def _has_landmarks(frames: Any) -> bool:
+    """Whether they are what MediaPipe's are: mappings, or lists of mappings."""
+    frame = next((one for one in frames if one), None) if isinstance(frames, list) else None
+    return isinstance(frame, dict) or (isinstance(frame, list) and isinstance(frame[0], dict))
+
+
+def _lists(told: Told) -> Callable[[Any], Any]:
+    return lambda joints: _with_gaps(joints, _count(told))
+
+
+def _landmarks(told: Told) -> Callable[[Any], Any]:
+    return lambda frames: landmarks(frames, told.is_flat, _count(told))
 
 
 def _with_gaps(value: Any, joints: int) -> Any:
@@ -380,25 +413,30 @@ def _is_void(value: Any, deep: int = 0) -> bool:
     return all(_is_void(one, deep + 1) for one in value)
 
 
-def _objects(file: Path) -> Iterator[tuple[str, Any]]:
-    """The records of a file, each with where it stands."""
+def objects(file: Path) -> Iterator[tuple[str, Any]]:
+    """The records of a JSON file, or of one with a record a line, each with where it stands.
+
+    Raises:
+        DataError: it is none, or too large.
+    """
     if file.suffix in (".jsonl", ".ndjson"):
         try:
             with file.open(encoding="utf-8-sig") as lines:
                 for number, line in enumerate(_lines(lines, file), 1):
                     if line.strip():
-                        yield f"{file}:{number}", _parsed(line, f"{file}:{number}")
+                        yield f"{file}:{number}", parsed(line, f"{file}:{number}")
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{file}: cannot be read: {one_line(error)}") from None
         return
-    whole = json_of(file)
-    whole = whole.get("clips", whole) if isinstance(whole, dict) else whole
-    if isinstance(whole, dict):
-        yield str(file), whole
-    else:
-        yield from (
-            (f"{file}: record {number}", one) for number, one in enumerate(whole if isinstance(whole, list) else [whole])
-        )
+    number, alone = 0, {}
+    for key, one in elements(file, CLIPS):
+        if key in ("", CLIPS):
+            yield f"{file}: record {number}", one
+            number += 1
+        else:
+            alone[key] = one
+    if alone and not number:
+        yield str(file), alone
 
 
 def json_of(file: Path) -> Any:
@@ -408,13 +446,17 @@ def json_of(file: Path) -> Any:
         DataError: it is none, or too large.
     """
     try:
-        return _parsed(read_bounded(file, MOST_JSON_BYTES).decode("utf-8-sig"), str(file))
+        return parsed(read_bounded(file, MOST_JSON_BYTES).decode("utf-8-sig"), str(file))
     except (OSError, UnicodeDecodeError) as error:
-        hint = " (a record a line, .jsonl, may be of any length)" if getattr(error, "errno", None) == 27 else ""
-        raise DataError(f"{file}: cannot be read: {one_line(error)}{hint}") from None
+        raise DataError(f"{file}: cannot be read: {one_line(error)}") from None
 
 
-def _parsed(text: str, where: str) -> Any:
+def parsed(text: str | bytes, where: str) -> Any:
+    """What a JSON text says.
+
+    Raises:
+        DataError: it is none; beginning with ``where``.
+    """
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

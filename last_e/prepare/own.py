@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -255,18 +255,19 @@ class _Writer:
                 raise DataError(f"camera {clip.camera!r} is no whole number of 64 bits")
             if name in self._names:
                 raise DataError("there already under the same name")
-            joints, unseen = self._prepared(clip.joints)
+            made = in_whole_numbers(clip.joints, self.written.description)
         except DataError as error:
             if len(self._wrong) < _MOST_TOLD:
                 self._wrong.append(f"clip {shown(str(name))}: {error}")
             else:
                 self._more_wrong += 1
             return
-        if joints is None:
+        if made is None:
             self.written.left_out.append(f"{name}: nobody is seen in any frame")
             self._unused["clip"].add(name)
             self._unused["subject"].add(str(subject))
             return
+        joints, unseen = made.joints, made.unseen
         self._names[name] = None
         self._unseen += unseen
         self._sightings += joints.shape[0] * joints.shape[1]
@@ -292,41 +293,6 @@ class _Writer:
                 f"label {label!r} has no name: the classes are 0 to {len(classes) - 1}, {shown(', '.join(classes))}"
             )
         return number
-
-    def _prepared(self, given: npt.ArrayLike) -> tuple[npt.NDArray[np.int16] | None, Array]:
-        """(M, T, V, 3) whole numbers, None where nobody is seen; and how often each joint was not, (V,)."""
-        description = self.written.description
-        count, flat = len(description.skeleton.joints), description.is_flat
-        try:
-            joints = np.asarray(given, dtype=np.float64)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise DataError(f"its joints are no numbers ({one_line(error)})") from None
-        if joints.ndim == 3:
-            joints = joints[None]
-        sides = (2, 3) if flat else (3,)
-        if joints.ndim != 4 or joints.shape[2] != count or joints.shape[3] not in sides or joints.shape[1] > MOST_FRAMES:
-            allowed = f"(people, frames, {count}, {' or '.join(map(str, sides))})"
-            raise DataError(f"its joints are {joints.shape}; allowed is {allowed}, in {description.units}")
-        if not 1 <= joints.shape[0] <= MOST_PEOPLE:
-            raise DataError(f"{joints.shape[0]} people; allowed are 1 to {MOST_PEOPLE}")
-        if flat:
-            if joints.shape[3] == 3:
-                _see_that_it_is_a_score(joints[..., 2], description.units)
-            is_seen = joints[..., 2:3] != 0 if joints.shape[3] == 3 else True
-            joints = np.where(is_seen, joints[..., :2] * (1.0, -1.0), np.nan)  # y goes down in an image
-            joints = np.concatenate([joints, np.zeros_like(joints[..., :1])], axis=3)
-        seen = np.asarray(np.isfinite(joints).all(axis=3))
-        there = np.asarray(seen.any(axis=2))
-        bodies, frames = np.any(there, axis=1), np.any(there, axis=0)
-        joints, seen = joints[bodies][:, frames], seen[bodies][:, frames]
-        if not joints.size:
-            return None, np.zeros(count, dtype=np.int64)
-        joints = np.rint(_filled(joints, seen, description.skeleton) * UNITS[description.units])
-        if (most := float(np.abs(joints).max())) > FARTHEST:
-            at, unit = most / UNITS[description.units], description.units
-            hint = "" if flat else "; are they pixels? Then say so (units)"
-            raise DataError(f"a coordinate of {at:,.0f} {unit}; allowed are at most {FARTHEST / UNITS[unit]:,.0f}{hint}")
-        return joints.astype(np.int16), (~seen).sum(axis=(0, 1))
 
     def finish(self, columns: dict[str, Array]) -> tuple[dict[str, Array], dict[str, str]]:
         """The splits of all clips, and what the file says of itself."""
@@ -371,6 +337,59 @@ class _Writer:
             return Description.model_validate({**dict(self.written.description), "classes": tuple(classes)})
         except ValidationError as error:
             raise DataError(f"{self._where}: {in_a_line(error)}", missing=True) from None
+
+
+class Made(NamedTuple):
+    """A clip in whole numbers."""
+
+    joints: npt.NDArray[np.int16]
+    """(M, T, V, 3), as they stand in a prepared file."""
+    unseen: Array
+    """(V,): in how many frames, of all people, a joint was not seen and is guessed."""
+    frame: Array
+    """(T,): which of the frames that were given these are; those in which nobody is seen are cut."""
+    frames: int
+    """How many were given."""
+
+
+def in_whole_numbers(given: npt.ArrayLike, description: Description) -> Made | None:
+    """A clip's joints, (T, V, D) or (M, T, V, D) as :class:`OwnClip` has them, as a set so described holds them; None where
+    nobody is seen.
+
+    Raises:
+        DataError: they are not of this skeleton, these dimensions or these units.
+    """
+    count, flat = len(description.skeleton.joints), description.is_flat
+    try:
+        joints = np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"its joints are no numbers ({one_line(error)})") from None
+    if joints.ndim == 3:
+        joints = joints[None]
+    sides = (2, 3) if flat else (3,)
+    if joints.ndim != 4 or joints.shape[2] != count or joints.shape[3] not in sides or joints.shape[1] > MOST_FRAMES:
+        allowed = f"(people, frames, {count}, {' or '.join(map(str, sides))})"
+        raise DataError(f"its joints are {joints.shape}; allowed is {allowed}, in {description.units}")
+    if not 1 <= joints.shape[0] <= MOST_PEOPLE:
+        raise DataError(f"{joints.shape[0]} people; allowed are 1 to {MOST_PEOPLE}")
+    if flat:
+        if joints.shape[3] == 3:
+            _see_that_it_is_a_score(joints[..., 2], description.units)
+        is_seen = joints[..., 2:3] != 0 if joints.shape[3] == 3 else True
+        joints = np.where(is_seen, joints[..., :2] * (1.0, -1.0), np.nan)  # y goes down in an image
+        joints = np.concatenate([joints, np.zeros_like(joints[..., :1])], axis=3)
+    seen = np.asarray(np.isfinite(joints).all(axis=3))
+    there = np.asarray(seen.any(axis=2))
+    bodies, frame = np.any(there, axis=1), np.any(there, axis=0)
+    joints, seen = joints[bodies][:, frame], seen[bodies][:, frame]
+    if not joints.size:
+        return None
+    joints = np.rint(_filled(joints, seen, description.skeleton) * UNITS[description.units])
+    if (most := float(np.abs(joints).max())) > FARTHEST:
+        at, unit = most / UNITS[description.units], description.units
+        hint = "" if flat else "; are they pixels? Then say so (units)"
+        raise DataError(f"a coordinate of {at:,.0f} {unit}; allowed are at most {FARTHEST / UNITS[unit]:,.0f}{hint}")
+    return Made(joints.astype(np.int16), (~seen).sum(axis=(0, 1)), np.flatnonzero(frame), len(frame))
 
 
 def _see_that_it_is_a_score(third: npt.NDArray[np.float64], units: str) -> None:

@@ -53,6 +53,8 @@ class Clip:
     """Sightings left out because a coordinate was no number or too far away to be one."""
     error: float
     """Largest error of rounding to whole millimetres, in millimetres. (Metres in float16 err by up to 1 mm from 2 m on.)"""
+    frame: Ints
+    """(T,) which of the recording's frames these are, 0-based; those in which nobody is seen are cut."""
 
 
 def choose_people(recording: Recording) -> Clip:
@@ -107,7 +109,7 @@ def _clip(people: list[tuple[Ints, Floats]], unusable: int) -> Clip:
     seen = people[0][0] if len(people) == 1 else np.union1d(people[0][0], people[1][0])
     millimetres = np.stack([_fill(seen, frames, points) for frames, points in people]) * 1000
     rounded = np.rint(millimetres)
-    return Clip(rounded.astype(np.int16), unusable, error=float(np.abs(rounded - millimetres).max()))
+    return Clip(rounded.astype(np.int16), unusable, float(np.abs(rounded - millimetres).max()), seen)
 
 
 def _wide_frames(points: Floats) -> float:

@@ -17,7 +17,6 @@ import numpy.typing as npt
 from last_e.datafile import DataError
 from last_e.joints import NUM_JOINTS
 from last_e.prepare.names import no_download
-from last_e.prepare.scan import scan
 
 MAX_BYTES = 64 * 2**20
 """Larger files are no recordings: the largest of NTU has about 4 MB."""
@@ -54,6 +53,8 @@ def parse(data: bytes) -> Recording:
     Raises:
         SkeletonError: they are no whole recording.
     """
+    from last_e.prepare.scan import scan  # with numba, which takes half a second: most that import this read no recording
+
     if len(data) > MAX_BYTES:
         raise SkeletonError(f"larger than {MAX_BYTES // 2**20} MiB: no recording is")
     found = scan(data)

@@ -28,7 +28,7 @@ def main() -> int:
         models = [
             Asked(Path(one["folder"]), TrainConfig.model_validate(one["config"]), one["weight"]) for one in asked["models"]
         ]
-        result, said = score(models, asked["part"], asked["crops"], tell)
+        result, said = score(models, asked["part"], asked["crops"], tell, asked["weigh_on"])
     except (DataError, NoGpu, DamagedCheckpoint, RuntimeError, MemoryError, OSError) as error:
         print(json.dumps({"error": one_line(error), "no_gpu": isinstance(error, NoGpu)}), flush=True)
         return 1

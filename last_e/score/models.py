@@ -11,32 +11,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from last_e import checkpoint
 from last_e.config import TrainConfig
 from last_e.data.batches import TestBatches
 from last_e.data.clips import Clips
 from last_e.data.datasets import load_clips
 from last_e.data.splits import parts_of
 from last_e.data.transform import TEST_CROP
-from last_e.datafile import DataError
+from last_e.datafile import DataError, data_path
+from last_e.described import Description
 from last_e.evaluate import logits_of
-from last_e.events import Event
-from last_e.manifest import DamagedCheckpoint
-from last_e.model.network import LastE
+from last_e.events import Discard
+from last_e.load import load_network
 from last_e.precision import choose_device, choose_precision
+from last_e.prepare.clipfile import names_of, read_columns
 from last_e.score.figures import figures
-from last_e.text import one_line
 from last_e.train import TEST_BATCH, load_loops, set_up_torch
 
 AMONG = 5
-
-
-class _Silent:
-    def emit(self, event: Event) -> None:
-        """What training would say of this machine."""
-
-
-_SILENT = _Silent()
+_MOST_ROUNDS = 1000
 
 
 class Asked(NamedTuple):
@@ -50,7 +42,7 @@ class Asked(NamedTuple):
 
 
 def score(
-    asked: list[Asked], part: str, crops: int, progress: Callable[[int, int, str], None]
+    asked: list[Asked], part: str, crops: int, progress: Callable[[int, int, str], None], weigh_on: str | None = None
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """All figures of one checkpoint, or of several whose probabilities are added; and what is said of each clip.
 
@@ -59,51 +51,95 @@ def score(
         part: ``test``, ``train``, or ``validation`` where the split has one.
         crops: how many pieces of each clip, spread evenly over it; 1 is the middle, as in training.
         progress: told clips done, of how many, and what comes next.
+        weigh_on: another part, on which the weights of several are chosen; default: as they were asked.
 
     Raises:
         DataError: the clips are missing or damaged, or not the same for all.
         DamagedCheckpoint: one is not whole, or holds no such network.
     """
-    total: Tensor | None = None
-    same: tuple[str, list[int]] | None = None
-    loss = 0.0
+    heard: list[_Heard] = []
+    parts = [part] if weigh_on is None else [part, weigh_on]
+    same: tuple[str, list[list[int]]] | None = None
     for number, one in enumerate(asked):
         clips = load_clips(one.config)
-        index = _chosen(clips, one.config, part)
-        if not len(index):
-            raise DataError(f"{one.config.dataset}: split {one.config.split_type} has no clips for {part}", missing=True)
-        this = clips.fingerprint(), index.tolist()
+        index = [_chosen(clips, one.config, name) for name in parts]
+        if empty := [name for name, clips_of_it in zip(parts, index) if not len(clips_of_it)]:
+            raise DataError(f"{one.config.dataset}: split {one.config.split_type} has no clips for {empty[0]}", missing=True)
+        this = clips.fingerprint(), [clips_of_it.tolist() for clips_of_it in index]
         if same is not None and this != same:
-            found = f"{len(index)} and {len(same[1])} of them"
+            found = f"{len(this[1][0])} and {len(same[1][0])} of them"
             raise DataError(f"{one.folder}: its clips are not those of the first ({found})", missing=True)
         same = this
         whose = f"model {number + 1} of {len(asked)}" if len(asked) > 1 else ""
-        logits = _logits(one, clips, index, crops, partial(_told, progress, whose))
-        loss = float(F.cross_entropy(logits[0], clips.label[index], reduction="sum").double() / len(index))
-        probabilities = torch.stack([one_crop.double().softmax(1) for one_crop in logits]).mean(0)
-        if total is not None and total.shape != probabilities.shape:
-            raise DataError(
-                f"{one.folder}: it knows {probabilities.shape[1]} classes, the first {total.shape[1]}", missing=True
-            )
-        total = one.weight * probabilities if total is None else total + one.weight * probabilities
-    assert total is not None
-    total = total / sum(one.weight for one in asked)
-    label, people = clips.label[index], clips.performer[index]
-    ranks = logits[0] if len(asked) == crops == 1 else total  # softmax may make two that differ the same
+        heard.append(_heard(one, clips, index, crops, partial(_told, progress, whose)))
+        width, first = heard[-1].probabilities[0].shape[1], heard[0].probabilities[0].shape[1]
+        if width != first:
+            raise DataError(f"{one.folder}: it knows {width} classes, the first {first}", missing=True)
+    label, people = clips.label[index[0]], clips.performer[index[0]]
+    chosen: dict[str, Any] = {}
+    weights = torch.tensor([one.weight for one in asked], dtype=torch.float64)
+    if weigh_on is not None:
+        weights, losses = best_weights([one.probabilities[1] for one in heard], clips.label[index[1]])
+        chosen = {"weighed_on": {"part": weigh_on, "clips": len(index[1]), **losses}}
+    weights = weights / weights.sum()
+    total = torch.stack([weight * one.probabilities[0] for weight, one in zip(weights, heard)]).sum(0)
+    is_plain = len(asked) == crops == 1
+    ranks = heard[0].logits if is_plain else total  # softmax may make two that differ the same
     among = ranks.topk(min(AMONG, ranks.shape[1]), dim=1).indices
     hits = among == label[:, None]
+    exact = float(F.cross_entropy(heard[0].logits, label, reduction="sum").double() / len(label))
+    names = heard[0].description.classes
     result = {
         "top1": float(hits[:, 0].double().mean()),
         "top5": float(hits.any(1).double().mean()),
-        "names": None if clips.description is None else list(clips.description.classes),
-        "loss": loss if len(asked) == crops == 1 else float(F.nll_loss(total.clamp_min(1e-300).log(), label)),
+        "names": list(names),
+        "weights": weights.tolist(),
+        **chosen,
+        "loss": exact if is_plain else _loss(total, label),
         **figures(total.numpy(), label.numpy(), people.numpy()),
     }
+    called = _names_of_clips(asked[0].config)
     said = [
-        {"clip": clip, "label": int(label[row]), "said": int(among[row, 0]), "probability": float(total[row, among[row, 0]])}
-        for row, clip in enumerate(index.tolist())
+        {
+            "clip": clip,
+            "name": called[clip] if called else str(clip),
+            "label": int(label[row]),
+            "said": int(among[row, 0]),
+            "label_name": names[int(label[row])],
+            "said_name": names[int(among[row, 0])],
+            "probability": float(total[row, among[row, 0]]),
+            "probability_of_label": float(total[row, label[row]]),
+        }
+        for row, clip in enumerate(index[0].tolist())
     ]
     return result, said
+
+
+def best_weights(probabilities: list[Tensor], label: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    """Weights (K,) of K models, which add up to 1, with which the mean of what they say (n, C) each has the least loss on clips
+    with these labels (n,); and that loss, and each one's own.
+
+    The loss of a mixture is convex in its weights, so expectation maximisation, begun at equal ones, finds the best there are.
+    """
+    hits = torch.stack([one.gather(1, label[:, None])[:, 0] for one in probabilities]).clamp_min(1e-300)  # (K, n)
+    weights = torch.full((len(hits),), 1 / len(hits), dtype=torch.float64)
+    for _ in range(_MOST_ROUNDS):
+        shares = weights[:, None] * hits
+        before, weights = weights, (shares / shares.sum(0)).mean(1)
+        if (weights - before).abs().max() < 1e-7:
+            break
+    total = (weights[:, None] * hits).sum(0)
+    return weights, {"loss": float(-total.log().mean()), "losses": (-hits.log().mean(1)).tolist()}
+
+
+def _loss(probabilities: Tensor, label: Tensor) -> float:
+    return float(F.nll_loss(probabilities.clamp_min(1e-300).log(), label))
+
+
+def _names_of_clips(config: TrainConfig) -> list[str]:
+    """What the clips are called in their file; none of a set that has no file."""
+    path = data_path(config)
+    return [] if path is None else names_of(read_columns(path)[0])
 
 
 def _chosen(clips: Clips, config: TrainConfig, part: str) -> Tensor:
@@ -118,29 +154,40 @@ def _told(progress: Callable[[int, int, str], None], whose: str, done: int, tota
     progress(done, total, whose)
 
 
+class _Heard(NamedTuple):
+    """What one checkpoint says."""
+
+    logits: Tensor
+    """(n, C) float32 of the first part's last crop, on the CPU."""
+    probabilities: list[Tensor]
+    """For each part (n, C) float64, the mean over the crops."""
+    description: Description
+
+
 @torch.no_grad()
-def _logits(one: Asked, clips: Clips, index: Tensor, crops: int, progress: Callable[[int, int], None]) -> list[Tensor]:
-    """(n, C) float32 for each crop, on the CPU."""
+def _heard(one: Asked, clips: Clips, index: list[Tensor], crops: int, progress: Callable[[int, int], None]) -> _Heard:
+    """What a checkpoint says of each part, whose clips are ``index``."""
     config = one.config
     device, _ = choose_device(config.hardware)
     precision = choose_precision(config, device)
-    workers = set_up_torch(config, device, _SILENT)
-    load_loops(config, device, _SILENT)
-    model = LastE(config.model, config.data.num_classes, clips.skeleton)
-    state, _ = checkpoint.load(one.folder)
-    try:
-        model.load_state_dict(state["model"])
-    except (KeyError, RuntimeError) as error:
-        raise DamagedCheckpoint(f"its weights do not fit {config.model.variant} ({one_line(error)})") from None
-    model = model.to(device).eval()
+    workers = set_up_torch(config, device, Discard())
+    load_loops(config, device, Discard())
+    model, description = load_network(one.folder, config)
+    model = model.to(device)
     size = config.hardware.micro_batch or TEST_BATCH[device.type]
-    found = []
-    for crop in range(crops):
-        begin = None if crops == 1 else (1 - TEST_CROP) * crop / (crops - 1)
-        batches = TestBatches(clips, index, config.training.input_frames, size, workers, begin=begin)
-        rows = []
-        for number, batch in enumerate(batches):
-            rows.append(logits_of(model, batch.to(device), precision).cpu())
-            progress(crop * len(index) + min((number + 1) * size, len(index)), crops * len(index))
-        found.append(torch.cat(rows))
-    return found
+    total, done = crops * sum(map(len, index)), 0
+    logits: list[Tensor] = []
+    probabilities = []
+    for clips_of_it in index:
+        found = []
+        for crop in range(crops):
+            begin = None if crops == 1 else (1 - TEST_CROP) * crop / (crops - 1)
+            rows = []
+            for batch in TestBatches(clips, clips_of_it, config.training.input_frames, size, workers, begin=begin):
+                rows.append(logits_of(model, batch.to(device), precision).cpu())
+                done += len(batch.label)
+                progress(done, total)
+            found.append(torch.cat(rows))
+        logits.append(found[-1])
+        probabilities.append(torch.stack([one_crop.double().softmax(1) for one_crop in found]).mean(0))
+    return _Heard(logits[0], probabilities, description)

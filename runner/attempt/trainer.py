@@ -130,7 +130,7 @@ def trainer_command(
 
 def trainer_config(config: JobSpec, attempt: Attempt, data: Path | None) -> dict[str, Any]:
     """What it trains with: the job's configuration without the runner's own sections, as this machine has it."""
-    values = config.model_dump(mode="json", exclude={"name", "run", "store", "notify", "tracking"})
+    values = config.what_it_trains()
     if data is not None:
         values["data"]["uri"] = str(data)
     if config.run.gpus is not None and config.hardware.device != "cpu":

@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from last_e.process import discard_output
-from runner.commands import check, groups, judge, keep, look, run, show
+from runner.commands import check, groups, judge, keep, look, predict, run, show
 from runner.commands.bench import bench
 from runner.commands.data import data_app
 from runner.commands.export import demo_page, export
@@ -45,6 +45,7 @@ app.command()(look.compare)
 app.command()(show.report)
 app.command()(watch)
 app.command()(judge.evaluate)
+app.command()(predict.predict)
 app.command()(export)
 app.command(name="demo-page")(demo_page)
 app.command()(keep.stop)

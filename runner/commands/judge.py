@@ -10,7 +10,7 @@ import typer
 from runner.commands.options import JsonOption, QuietOption, SetOption, StoreOption, TrustOption, at_home
 
 if TYPE_CHECKING:
-    from runner.evaluate import Model
+    from runner.models import Model
 
 
 def evaluate(
@@ -27,6 +27,10 @@ def evaluate(
         list[str] | None,
         typer.Option("--with", metavar="JOB[:WEIGHT]", help="another model, whose probabilities are added; several times"),
     ] = None,
+    weigh_on: Annotated[
+        str | None,
+        typer.Option("--weigh-on", metavar="PART", help="choose the weights by the least loss on this part (validation)"),
+    ] = None,
     last: Annotated[bool, typer.Option("--last", help="the newest checkpoint instead of the best by top-1")] = False,
     step: Annotated[int | None, typer.Option("--step", metavar="N", help="the checkpoint of step N")] = None,
     csv: Annotated[
@@ -41,16 +45,11 @@ def evaluate(
 ) -> None:
     """Score a checkpoint anew: accuracy and how sure it is, per class, what is taken for what, calibration."""
     from last_e.bar import Bar
-    from runner.errors import UsageError
-    from runner.evaluate import PARTS, Model
     from runner.evaluate import evaluate as score
+    from runner.models import Model
     from runner.view.console import print_json, show
     from runner.view.evaluate import print_figures, see_that_it_can_be_written, write_csv
 
-    if part not in PARTS:
-        raise UsageError(f"--part {part}: allowed are {', '.join(PARTS)}")
-    if last and step is not None:
-        raise UsageError("--last and --step name one checkpoint each: give one of them")
     if csv is not None:
         see_that_it_can_be_written(csv, overwrite)
     models = [Model(model), *map(_weighed, with_ or [])]
@@ -65,24 +64,25 @@ def evaluate(
             split=split,
             part=part,
             crops=crops,
+            weigh_on=weigh_on,
             settings=set_ or [],
             say=lambda text: show(text, error=True),
             progress=bar.update,
-            watch=bar.update_bytes,
         )
     said = result.pop("said")
+    if csv is not None:  # first: of what is printed somebody may read the beginning alone
+        write_csv(csv, said)
     if json:
         print_json("evaluate", {"models": [one.name for one in models], "part": part, "crops": crops, **result})
     else:
-        print_figures(result, part)
+        print_figures(result, part, [one.name for one in models])
     if csv is not None:
-        write_csv(csv, said)
         show(f"{csv}: what is said of each of {result['clips']:,} clips", error=json)
 
 
 def _weighed(word: str) -> Model:
     from runner.errors import UsageError
-    from runner.evaluate import Model
+    from runner.models import Model
 
     name, colon, weight = word.rpartition(":")
     try:

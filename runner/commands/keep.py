@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,9 +13,9 @@ from runner.commands.options import GROUP_HELP, JobArgument, JobOrGroupArgument,
 if TYPE_CHECKING:
     from runner.job.group import Group
     from runner.job.job import Job
+    from runner.launch.stopping import ToStop
     from runner.store.protocol import Store
 
-_ASKED = "the request is in the store"
 _MOST_NAMED = 10
 """Of jobs that may wait where nobody answers; of more the number is told."""
 
@@ -33,9 +32,8 @@ def stop(
     from runner.errors import Exit, UsageError
     from runner.job.find import find, store_with_jobs
     from runner.job.group import Group
-    from runner.launch.kaggle.kept import where_to_press
     from runner.launch.settle import state_of
-    from runner.launch.ssh.relay import deliver
+    from runner.launch.stopping import ASKED, ask, to_stop
     from runner.view.console import print_json, show
     from runner.view.status import until_stopped
 
@@ -48,36 +46,27 @@ def stop(
     elif isinstance(one, Group):
         found = _stop_group(one, now)
     else:
-        found = _stop_job(one)
+        found = to_stop(one)
+    deaf = ask(found, now)
     for each in found.cut:
-        each.requests.ask_to_stop(now)
         if not json:
             show(
                 f"{each.id}: nothing of it runs; whoever follows it begins no other attempt by itself (run.auto_continue); "
                 f"lastrun resume {each.reference} goes on with it"
             )
-    if found.later:
-        found.later[0][0].store.in_parallel([partial(each.requests.ask_to_stop, now) for each, _ in found.later])
     leaves = f"what waits there leaves as soon as it has begun, which {'is not waited for: ' if wait else ''}lastrun"
-    many = [each for each, what in found.later if what == _ASKED]
+    many = [each for each, what in found.later if what == ASKED]
     are_named = len(many) <= _MOST_NAMED
     if not are_named and not json:
-        show(f"{len(many)} jobs that do not run: {_ASKED} of each; {leaves} list tells")
+        show(f"{len(many)} jobs that do not run: {ASKED} of each; {leaves} list tells")
     for each, what in [] if json else found.later:
-        if are_named or what != _ASKED:
+        if are_named or what != ASKED:
             show(f"{each.id}: {what}; {leaves} status {each.reference} tells")
-    deaf: dict[str, list[str]] = {}
-    for each in found.runs:
-        each.requests.ask_to_stop(now)
-        if told := where_to_press(each):
-            deaf[each.id] = told
-            continue
-        found.silent += deliver(each)
+    hearing = [each for each in found.runs if each.id not in deaf]
+    for each in hearing:
         if not json:
             then = "waiting until it has stopped" if wait else f"lastrun status {each.reference} tells when it has stopped"
             show(f"{each.id} is stopping; {then}")
-    found.silent += [words for told in deaf.values() for words in told]
-    hearing = [each for each in found.runs if each.id not in deaf]
     for each, what in [] if json else found.taken:
         show(f"{each.id}: {what} was taken out of the queue; lastrun resume {each.reference} goes on with it")
     for words in [*found.unread, *found.silent]:
@@ -110,50 +99,7 @@ def stop(
         raise typer.Exit(Exit.STORE if found.unread else Exit.NO_ENGINE)
 
 
-@dataclass
-class _Found:
-    """What there is to stop."""
-
-    runs: list[Job] = field(default_factory=list)
-    taken: list[tuple[Job, str]] = field(default_factory=list)
-    """What was taken out of a queue."""
-    later: list[tuple[Job, str]] = field(default_factory=list)
-    """What waits, or may wait, where nobody can take it back."""
-    cut: list[Job] = field(default_factory=list)
-    """Jobs that whoever follows them may be about to go on with."""
-    unread: list[str] = field(default_factory=list)
-    """Which jobs cannot be read."""
-    silent: list[str] = field(default_factory=list)
-    """What does not answer, or does not hear."""
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing is asked, or taken back."""
-        return not (self.runs or self.taken or self.later or self.cut)
-
-
-def _stop_job(job: Job) -> _Found:
-    from runner.errors import State, UsageError
-    from runner.launch.continued import may_go_on
-    from runner.launch.settle import state_of, waiting
-
-    state, attempt, _ = state_of(job)
-    if state is State.RUNNING and attempt is not None:
-        return _Found(runs=[job])
-    queued, silent, unsure = waiting([job])
-    found = _Found(silent=silent)
-    if queued:
-        _take_back(found, queued)
-    elif may_go_on(attempt):
-        found.cut = [job]
-    elif unsure and state is not State.SUCCEEDED:
-        found.later = [(job, _ASKED)]
-    else:
-        raise UsageError(f"{job.id} is {state.value}: {'; '.join(['there is nothing to stop', *silent])}")
-    return found
-
-
-def _stop_all(store: Store, now: bool) -> _Found:
+def _stop_all(store: Store, now: bool) -> ToStop:
     """Of a whole store; groups of which something waits begin no more. Where a launcher does not tell what waits, any job may
     that it may have and that has not reached its end."""
     from runner.errors import State
@@ -162,56 +108,40 @@ def _stop_all(store: Store, now: bool) -> _Found:
     from runner.job.paths import group_of
     from runner.launch.continued import may_go_on
     from runner.launch.settle import waiting
+    from runner.launch.stopping import ASKED, ToStop, take_back
     from runner.view.status import with_their_attempts
 
     known, unread = with_their_attempts(list_jobs(store))
     queued, silent, unsure = waiting([job for job, state, _ in known if state is not State.RUNNING])
-    found = _Found([job for job, state, _ in known if state is State.RUNNING], unread=unread, silent=silent)
+    found = ToStop([job for job, state, _ in known if state is State.RUNNING], unread=unread, silent=silent)
     idle = [one for one in known if one[1] is not State.RUNNING and one[0] not in queued]
     found.cut = [job for job, _, last in idle if may_go_on(last, 3600.0)]
     over = [job for job, state, _ in idle if state is State.SUCCEEDED]
-    found.later = [(job, _ASKED) for job in unsure if job not in over and job not in found.cut]
+    found.later = [(job, ASKED) for job in unsure if job not in over and job not in found.cut]
     for group_id in dict.fromkeys(group_of(job.id) for job in [*found.runs, *queued, *(job for job, _ in found.later)]):
         if group_id is not None:  # first: whoever runs its points begins no more of them
             Group(store, group_id).requests.ask_to_stop(now)
-    _take_back(found, queued)
+    take_back(found, queued)
     return found
 
 
-def _stop_group(group: Group, now: bool) -> _Found:
+def _stop_group(group: Group, now: bool) -> ToStop:
     """Whoever runs the group begins no more, and what waits in a queue that is not seen from here leaves when it begins."""
     from runner.errors import State
     from runner.launch.settle import waiting
+    from runner.launch.stopping import ASKED, ToStop, take_back
     from runner.view.status import states
 
     group.requests.ask_to_stop(now)
     by_state, unread = states(group.jobs())
     idle = [job for job, state in by_state if state not in (State.RUNNING, State.SUCCEEDED)]
     queued, silent, unsure = waiting(idle)
-    found = _Found([job for job, state in by_state if state is State.RUNNING], unread=unread, silent=silent)
-    found.later = [(job, _ASKED) for job in unsure]
+    found = ToStop([job for job, state in by_state if state is State.RUNNING], unread=unread, silent=silent)
+    found.later = [(job, ASKED) for job in unsure]
     unseen = [job for job in idle if job not in queued and job not in unsure]
     group.store.in_parallel([partial(job.requests.ask_to_stop, now) for job in unseen])
-    _take_back(found, queued)
+    take_back(found, queued)
     return found
-
-
-def _take_back(found: _Found, queued: list[Job]) -> None:
-    """Of these jobs something waits: it is taken back, or asked where nobody can do that."""
-    from runner.launch.settle import waits, withdraw
-
-    for job in sorted(queued, key=lambda job: job.id, reverse=True):  # one may wait for another's end
-        what, silent = withdraw(job)
-        if what is not None:
-            found.taken.append((job, what))
-            continue
-        found.silent += [f"{job.id}: {words}" for words in silent]
-        if (later := waits(job)) is not None:
-            found.later.append((job, later))
-        elif silent:
-            found.later.append((job, _ASKED))
-        else:
-            found.runs.append(job)  # it has begun meanwhile, or does so
 
 
 def pull(

@@ -31,14 +31,11 @@ from runner.commands.options import (
     TakeoverOption,
     TrustOption,
 )
-from runner.version import lastrun_version
 
 if TYPE_CHECKING:
     from last_e.resume import Change
     from runner.job.job import Job
     from runner.launch.protocol import Launcher
-    from runner.launch.ready import How
-    from runner.spec import JobSpec
 
 
 def submit(
@@ -64,97 +61,57 @@ def submit(
     json: JsonOption = False,
 ) -> None:
     """Check a job, keep it in the store, and run it; of a sweep, a job for each point."""
-    from runner import kaggle
     from runner.errors import Exit, LastrunError, UsageError
-    from runner.job.job import Job
     from runner.launch.approve import approve
+    from runner.launch.begin import how_to, new_job, on_first, see_that_it_is_one
     from runner.launch.protocol import Orders
-    from runner.launch.ready import How
-    from runner.launch.rent import agree, instead
-    from runner.launch.start import make_launcher
-    from runner.resolve import name_of, resolve_points
-    from runner.store.open import store_of
-    from runner.trust import Trust, brought, notes_of_file, words
+    from runner.resolve import resolve_points
     from runner.view.config import print_explained
     from runner.view.console import print_json, show
-    from runner.weights import with_their_weights
 
-    how = _to_its_queue(
-        How(
-            env,
-            _settings(set_, relay, yes_private_dataset),
-            launcher=launcher,
-            here=here,
-            on=_hosts(on, launcher),
-            shut_down=yes_shut_down,
-        )
-    )
-    first = _on_first(how)
+    how = how_to(env, set_ or (), launcher, on=on, relay=relay, private=yes_private_dataset, here=here, shut_down=yes_shut_down)
+    first = on_first(how)
     points = resolve_points(spec, first.env, first.settings, first.launcher)
     if points.is_sweep:
         from runner.commands.groups import submit_sweep
 
         submit_sweep(points, spec, how, store, parallel, stop_after, dry_run=dry_run, detach=detach, yes=yes, json=json)
-    _see_that_it_is_one(str(spec), how)
+    see_that_it_is_one(str(spec), how)
     if parallel is not None or stop_after is not None:
         raise UsageError(f"{spec} is one job: --parallel and --stop-after are for a sweep")
-    resolved = points.points[0].job
-    if (other := instead(resolved, here)) is not None:
-        resolved = resolve_points(spec, first.env, first.settings, other.launcher).points[0].job
-    config, told = resolved.config, [*notes_of_file(resolved, spec), *resolved.of_data]
-    _see_that_relay_fits(config, relay)
-    _see_that_it_may_be_shut_down(config, yes_shut_down)
-    target = store_of(config.store, store)
-    told += kaggle.notes(target.uri)
-    starter = make_launcher(config)
-    name = name_of(config)
-    [begun] = with_their_weights([resolved], target.uri)
-    resolved, told = begun.job, [*told, *begun.told]
+    job = new_job(points, spec, how, store)
     if dry_run:
         obstacle: LastrunError | None = None
         try:
-            approve(starter, target, resolved, here=here, only_look=True)
+            approve(job.launcher, job.store, job.resolved, here=here, only_look=True)
         except LastrunError as error:
             obstacle = error
+        resolved, name, target, kind = job.resolved, job.name, job.store.uri, job.resolved.config.run.launcher
         code = obstacle.exit_code if obstacle else Exit.DONE
-        asked = starter.order(target.uri, name) if obstacle is None and isinstance(starter, Orders) else {}
-        facts = {"name": name, "store": target.uri, "launcher": config.run.launcher, "order": asked, "config": resolved.items()}
+        asked = job.launcher.order(target, name) if obstacle is None and isinstance(job.launcher, Orders) else {}
+        facts = {"name": name, "store": target, "launcher": kind, "order": asked, "config": resolved.items()}
         if json:
-            print_json("submit", {"dry_run": True, "obstacle": str(obstacle) if obstacle else None, "notes": told, **facts})
+            told = str(obstacle) if obstacle else None
+            print_json("submit", {"dry_run": True, "obstacle": told, "notes": job.notes, **facts})
             raise typer.Exit(code)
-        for note in [*resolved.notes, *told]:
+        for note in [*resolved.notes, *job.notes]:
             show(note)
         print_explained(resolved.items(), resolved.origins, only_set=True)
         show(f"all else is as packaged: lastrun explain {spec} shows every value (with the same --env and --set)")
         if obstacle is not None:
             show(f"it could not start here: {obstacle}")
         else:
-            if other is not None and other.is_paid:
+            if job.other is not None and job.other.is_paid:
                 asked_for = "it would be asked whether to rent one, unless --yes says so"
-                show(f"env {resolved.env}: this machine {other.found}; {asked_for}")
+                show(f"env {resolved.env}: this machine {job.other.found}; {asked_for}")
             for what, value in asked.items():
                 show(f"would ask for {what}: {value}")
-            show(f"would submit {name} to {target.uri} with launcher {config.run.launcher}; nothing was written")
+            show(f"would submit {name} to {target} with launcher {kind}; nothing was written")
         raise typer.Exit(code)
-    for note in told:
+    for note in job.notes:
         show(note, error=True)
-    approve(starter, target, resolved, here=here)
-    if other is not None:
-        agree(resolved.env, other, yes, may_ask=not json and sys.stdin.isatty())
-    # What was asked for is kept, not what auto found here: the attempt may run elsewhere.
-    origins = {key: str(origin) for key, origin in resolved.origins.items()}
-    trust, values = Trust(target.uri), brought(resolved)
-    trust.remember(values)
-    arguments = [*(["--here"] if here else []), *(["--yes-shut-down"] if yes_shut_down else []), *words(values)]
-    start(
-        lambda: Job.create(target, name, resolved.items(), origins, lastrun_version(), begun.weights),
-        arguments,
-        detach,
-        json,
-        "submit",
-        starter,
-        auto_continue=config.run.auto_continue,
-    )
+    begin = job.begin(yes=yes, may_ask=not json and sys.stdin.isatty())
+    start(begin.make, begin.arguments, detach, json, "submit", begin.launcher, auto_continue=begin.auto_continue)
 
 
 def resume(
@@ -179,167 +136,39 @@ def resume(
     json: JsonOption = False,
 ) -> None:
     """Go on with a job from its newest whole checkpoint, here; of a group, with all that is unfinished."""
-    from dataclasses import replace
-
     from runner import kaggle
     from runner.errors import NoSuchJobError, UsageError
-    from runner.job.carry import carry, home_of, newer
     from runner.job.find import find
     from runner.job.group import Group
-    from runner.launch.approve import approve
-    from runner.launch.ready import How, ready
-    from runner.launch.rent import agree, instead
-    from runner.launch.settle import settled
-    from runner.trust import Trust, see_that_nothing_is_gained
+    from runner.launch.begin import go_on, how_to, see_that_it_is_one
     from runner.view.console import show
 
-    hosts = _hosts(on, launcher)
+    how = how_to(
+        env,
+        set_ or (),
+        launcher,
+        on=on,
+        relay=relay,
+        private=yes_private_dataset,
+        here=here,
+        shut_down=yes_shut_down,
+        allow_change=allow_change or (),
+        takeover=takeover,
+    )
     try:
         found = find(job, store)
     except NoSuchJobError as error:
         raise NoSuchJobError(f"{error}{kaggle.where_earlier_jobs_are()}") from None
-    how = _to_its_queue(
-        How(
-            env,
-            _settings(set_, relay, yes_private_dataset),
-            tuple(allow_change or ()),
-            takeover,
-            launcher,
-            here,
-            hosts,
-            yes_shut_down,
-        )
-    )
     if isinstance(found, Group):
         from runner.commands.groups import resume_group
 
         resume_group(found, how, trust, parallel, stop_after, detach, json)
-    _see_that_it_is_one(found.id, how)
-    how = _on_first(how)
+    see_that_it_is_one(found.id, how)
     if parallel is not None or stop_after is not None:
         raise UsageError(f"{found.id} is one job: --parallel and --stop-after are for a group of them")
-    home = found
-    if found.store.is_read_only(found.paths.all):  # it goes on where it can be written
-        home = home_of(found)
-        read, found = found.store, newer(home, found)
-        if found is home:
-            show(f"going on with the job in {home.store.uri}, which has all of it that {read.uri} has", error=True)
-    trusted = Trust(found.store.uri, all_of_it=trust)
-    attempts = settled(found)
-    go = ready(found, attempts, how, trusted, copied=found is not home)
-    # Only for who names the profile now: a stored job's own does not choose what starts it, nor what that costs.
-    other = None if env is None else instead(go.resolved, here)
-    if other is not None:
-        go = ready(found, attempts, replace(how, launcher=other.launcher), trusted, copied=found is not home)
-    _see_that_relay_fits(go.resolved.config, relay)
-    _see_that_it_may_be_shut_down(go.resolved.config, yes_shut_down)
-    if found is not home:
-        to = Trust(home.store.uri)
-        see_that_nothing_is_gained(trusted, to)
-        to.remember(go.values)
-    if trust:
-        trusted.remember(go.values)
-    kaggle.take_secrets(go.resolved.config.named_variables())
-    for note in kaggle.notes(home.store.uri):
-        show(note, error=True)
-    approve(go.launcher, home.store, go.resolved, here=here, prefix=home.paths.all)
-    if other is not None:
-        agree(go.resolved.env, other, yes, may_ask=not json and sys.stdin.isatty())
-    if takeover:
-        from runner.launch.ssh.relay import end_all
-
-        for note in end_all(found):
-            show(note, error=True)
-
-    def at_home() -> Job:
-        return found if found is home else carry(found, home, lambda note: show(note, error=True))
-
-    most = go.resolved.config.run.auto_continue
-    start(at_home, go.arguments, detach, json, "resume", go.launcher, go.changes, most)
-
-
-def _settings(set_: list[str] | None, relay: bool, private: bool) -> tuple[str, ...]:
-    said = {"run.relay=true": relay, "run.kaggle.private_dataset=true": private}
-    return (*(set_ or ()), *(word for word, meant in said.items() if meant))
-
-
-def _see_that_relay_fits(config: JobSpec, relay: bool) -> None:
-    """That it is asked for where it means something.
-
-    Raises:
-        UsageError: it is not.
-    """
-    from runner.errors import UsageError
-
-    if relay and config.run.launcher != "ssh":
-        raise UsageError(f"--relay: found launcher {config.run.launcher}; --relay is for a host that ssh reaches: --on HOST")
-
-
-def _see_that_it_may_be_shut_down(config: JobSpec, yes: bool) -> None:
-    """A file or a store alone switches no machine off.
-
-    Raises:
-        UsageError: it says so, and whoever calls has not, or the other way round; or it cannot be.
-    """
-    from runner.errors import UsageError
-
-    run = config.run
-    if yes and run.after != "shutdown":
-        raise UsageError("--yes-shut-down: found run.after: nothing; --set run.after=shutdown switches the machine off")
-    if run.after != "shutdown":
-        return
-    where = "this machine" if run.launcher == "local" else run.host
-    if run.launcher not in ("local", "ssh"):
-        raise UsageError(f"run.after: found shutdown with launcher {run.launcher}; allowed is it with local and ssh alone")
-    if run.relay and run.launcher == "ssh":
-        raise UsageError(f"run.after: found shutdown with --relay; what {where} keeps has to be fetched while it is on")
-    if not yes:
-        raise UsageError(
-            f"run.after: shutdown would switch {where} off when the attempt has ended, and a file alone does not decide that: "
-            "--yes-shut-down says that it may, --set run.after=nothing leaves it on. Nothing was started"
-        )
-
-
-def _hosts(on: str | None, launcher: str | None) -> tuple[str, ...]:
-    """Those that ``--on`` names.
-
-    Raises:
-        UsageError: they cannot be, or another launcher was named.
-    """
-    if on is None:
-        return ()
-    from runner.errors import UsageError
-    from runner.launch.hosts import hosts_named
-
-    if launcher not in (None, "ssh", "slurm"):
-        raise UsageError(f"--on {on}: found --launcher {launcher}; --on is for launcher ssh, and for slurm's login node")
-    names = hosts_named(on)
-    if launcher == "slurm" and len(names) > 1:
-        raise UsageError(f"--on {on}: found {len(names)} hosts; with launcher slurm it names one, the login node")
-    return names
-
-
-def _to_its_queue(how: How) -> How:
-    """With launcher slurm: through the login node that is named, whose queue deals out machines itself."""
-    return how.at(how.on[0]) if how.on and how.launcher == "slurm" else how
-
-
-def _on_first(how: How) -> How:
-    """On the first of the hosts, where some are named. What a sweep keeps is what all of them have in common: the profile of
-    one says nothing of the others."""
-    if not how.on:
-        return how
-    from dataclasses import replace
-
-    envs = {how.at(host).env for host in how.on}
-    return replace(how.at(how.on[0]), env=how.env or (envs.pop() if len(envs) == 1 else None))
-
-
-def _see_that_it_is_one(what: str, how: How) -> None:
-    from runner.errors import UsageError
-
-    if len(how.on) > 1:
-        raise UsageError(f"{what} is one job: --on {','.join(how.on)} is for a sweep; one job takes one host")
+    may_ask = not json and sys.stdin.isatty()
+    begin = go_on(found, how, trust=trust, yes=yes, may_ask=may_ask, say=lambda text: show(text, error=True))
+    start(begin.make, begin.arguments, detach, json, "resume", begin.launcher, begin.changes, begin.auto_continue)
 
 
 def attempt(

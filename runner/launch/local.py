@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import weakref
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, TextIO
@@ -130,6 +131,8 @@ class StartedProcess:
     def __init__(self, process: subprocess.Popen[bytes], errors: IO[str] | None, apart: bool = False) -> None:
         self._process, self._errors, self._apart = process, errors, apart
         self.cancelled = False
+        if errors is not None:  # of one that is left to live on nobody reads them
+            weakref.finalize(self, errors.close)
         self._ended = threading.Event()
         threading.Thread(target=self._wait, name="attempt", daemon=True).start()
 

@@ -87,6 +87,11 @@ def print_json(command: str, values: dict[str, Any], *, line: bool = False) -> N
     print(json_text(command, values, None if line else 1), flush=line)
 
 
+def put(text: str) -> None:
+    """A piece of JSON on standard output, at once."""
+    print(text, end="", flush=True)
+
+
 def json_text(command: str, values: dict[str, Any], indent: int | None = 1) -> str:
     """The same as text."""
     return json.dumps(_finite({"lastrun": command, "version": JSON_VERSION, **values}), indent=indent, allow_nan=False)

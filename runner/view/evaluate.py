@@ -16,10 +16,17 @@ from runner.view.console import make_console, make_table, show
 MOST_TOLD = 5
 
 
-def print_figures(result: dict[str, Any], part: str) -> None:
+def print_figures(result: dict[str, Any], part: str, models: list[str]) -> None:
     """The figures for people: the whole, the classes that it knows worst, and what it takes for what."""
     interval = result["interval"]
-    names = result["names"] or range(result["classes"])
+    names = result["names"]
+    if len(models) > 1:
+        if chosen := result.get("weighed_on"):
+            alone = ", ".join(f"{loss:.4f}" for loss in chosen["losses"])
+            where = f"{chosen['clips']:,} clips of {chosen['part']}"
+            show(f"weights chosen on {where}: loss {chosen['loss']:.4f}, of each alone {alone}")
+        for name, weight in zip(models, result["weights"]):
+            show(f"{weight:.3f}  {name}")
     show(f"{result['clips']:,} clips of {part}, {result['classes']} classes")
     around = (
         f"{percent(interval['low'])} to {percent(interval['high'])} in 95% of {interval['draws']:,} draws of {interval['of']}"
@@ -71,14 +78,14 @@ def see_that_it_can_be_written(path: Path, overwrite: bool) -> None:
 
 
 def write_csv(path: Path, said: list[dict[str, Any]]) -> None:
-    """A line for each clip: its number in the file, its class, what is said, and how sure.
+    """A line for each clip: its number and name in the file, its class, what is said, and how sure.
 
     Raises:
         UsageError: it cannot be written there.
     """
     try:
         with whole_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, ["clip", "label", "said", "probability"])
+            writer = csv.DictWriter(file, list(said[0]))
             writer.writeheader()
             writer.writerows(said)
     except OSError as error:

@@ -53,10 +53,16 @@ def print_jobs(jobs: list[dict[str, Any]], store: str, more: bool) -> None:
 
 def print_status(status: dict[str, Any]) -> None:
     """One job: where it is, how it fares, what to do next."""
-    make_console().print(_status_text(status))
+    make_console().print(status_text(status))
 
 
-def _status_text(status: dict[str, Any]) -> Text:
+def status_lines(status: dict[str, Any]) -> str:
+    """The same as plain text."""
+    return status_text(status).plain
+
+
+def status_text(status: dict[str, Any]) -> Text:
+    """Where a job is, how it fares, and what to do next, a line each."""
     from rich.text import Text
 
     why = f" ({status['reason']}: {status['message']})" if status["reason"] else ""

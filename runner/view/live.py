@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+from html import escape
+from importlib import import_module
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
+from last_e.choosing import heard_of
 from last_e.events import EpochDone, Progress, describe, epoch_words
 from last_e.progress import Standing, lines_of, one_line, view, wrapped
-from last_e.terminal import Screen, is_quiet
+from last_e.terminal import Screen, can_redraw, is_quiet
+from last_e.text import percent
 from runner.job.job import Job
 from runner.view.console import make_console, show
-from runner.view.jobs import print_status
+from runner.view.jobs import print_status, status_lines, status_text
 from runner.view.status import FOLLOW_SECONDS, follow_log, is_at_work, job_status
 
 if TYPE_CHECKING:
@@ -71,9 +77,11 @@ class Watch:
     """Shows a job as its status comes: a view on a terminal, with a line for each epoch that ends meanwhile; else those lines,
     and now and then one that says how far it is."""
 
-    def __init__(self) -> None:
-        self._console = make_console()
+    def __init__(self, stderr: bool = False) -> None:
+        self._console = make_console(stderr=stderr)
         self._screen = Screen(self._console.file)  # type: ignore[arg-type]
+        self.last: dict[str, Any] | None = None
+        """What was seen last."""
         self._epoch: int | None = None
         self._last = time.monotonic()
 
@@ -88,6 +96,7 @@ class Watch:
 
     def see(self, status: dict[str, Any], epochs: bool = True) -> None:
         """How the job is now; ``epochs``: tell those that have ended since the last time."""
+        self.last = status
         if is_quiet():
             return
         if epochs:
@@ -123,6 +132,69 @@ class Watch:
     def _line(self, text: str) -> None:
         self._last = time.monotonic()
         show(text)
+
+
+@contextmanager
+def shown(wanted: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """While the block lasts, what shows a job's status, again and again in the same place: one output of a notebook's cell that
+    is renewed, a view on a terminal, or lines in a log, on standard error."""
+    if not wanted or is_quiet():
+        yield lambda status: None
+    elif in_ipython():
+        yield _Cell().update
+    elif can_redraw(sys.stderr):
+        with closing(Watch(stderr=True)) as watch:
+            yield partial(watch.see, epochs=False)
+        if watch.last is not None:
+            make_console(stderr=True).print(status_text(watch.last))
+    else:
+        yield _Log().update
+
+
+def in_ipython() -> bool:
+    """Whether a cell shows what is displayed: an IPython that was started for that, not one that is merely installed."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return shell is not None and hasattr(shell, "kernel")
+
+
+class _Cell:
+    """One output of a cell: the view while the job runs, then all that is known of it."""
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+
+    def update(self, status: dict[str, Any]) -> None:
+        """Show how it fares now, in place of before."""
+        lines = status_lines(status)
+        data = {"text/plain": lines, "text/html": f"<pre>{escape(lines)}</pre>"}
+        if is_at_work(status):
+            data = Drawn(status)._repr_mimebundle_()
+        if self._handle is None:
+            self._handle = import_module("IPython.display").display(data, raw=True, display_id=True)
+        else:
+            self._handle.update(data, raw=True)
+
+
+class _Log:
+    """A line whenever an epoch is done, or the state is another."""
+
+    def __init__(self) -> None:
+        self._before: tuple[Any, ...] = ()
+
+    def update(self, status: dict[str, Any]) -> None:
+        """Tell what is new."""
+        now = status["state"], status["epoch"]
+        if now != self._before:
+            self._before = now
+            top1 = "" if not status["metrics"] else f", {_scored(status['metrics'])}"
+            told = f"{status['id']}: {status['state']}, epoch {status['epoch']} of {status['epochs']}{top1}"
+            show(told, error=True)
+
+
+def _scored(epoch: dict[str, Any]) -> str:
+    part = "test" if epoch.get("validation_top1") is None else "validation"
+    return f"{part} top-1 {percent(heard_of(epoch))}"
 
 
 def watch_status(facts: Iterator[dict[str, Any]]) -> None:

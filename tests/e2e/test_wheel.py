@@ -111,3 +111,6 @@ def test_without_torch_a_job_can_be_followed(light: Path, tmp_path: Path) -> Non
     subprocess.run(list(map(str, command)), check=True, capture_output=True, timeout=PATIENCE, cwd=ROOT)
     assert "succeeded" in call(light, tmp_path, light / "lastrun", "status", "tiny").stdout
     assert "epoch 1/1" in call(light, tmp_path, light / "lastrun", "logs", "tiny").stdout
+    done = call(light, tmp_path, light / "lastrun", "report", "tiny", "--out", tmp_path / "tiny.html")
+    assert done.returncode == 0, done.stderr
+    assert "Confusion matrix" in (tmp_path / "tiny.html").read_text()

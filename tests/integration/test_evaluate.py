@@ -55,8 +55,12 @@ def test_what_the_trainer_found_is_found_again_and_more(cli: Cli, tiny: Path, tm
     assert len(rows) == 120
     assert sum(row["label"] == row["said"] for row in rows) == round(best["top1"] * 120)
     assert "is there already: name another file, or say --overwrite" in refused(cli, job.id, "--csv", tmp_path / "said.csv")
+    assert {row["label_name"] for row in rows} == {f"class {number}" for number in range(6)}
     both = evaluated(cli, job.id, "--with", f"{tmp_path / 'best'}:0.5")
     assert both["confusion"] == best["confusion"]
+    chosen = evaluated(cli, job.id, "--with", tmp_path / "best", "--weigh-on", "train")
+    assert chosen["weights"] == [0.5, 0.5]
+    assert (chosen["weighed_on"]["clips"], chosen["confusion"]) == (240, best["confusion"])
     assert evaluated(cli, job.id, "--crops", "3", "--part", "train")["clips"] == 240
 
     # What does not fit.
@@ -64,6 +68,9 @@ def test_what_the_trainer_found_is_found_again_and_more(cli: Cli, tiny: Path, tm
     assert "split_type: found 'nowhere'" in refused(cli, job.id, "--split", "nowhere")
     assert "--part both: allowed are test, train, validation" in refused(cli, job.id, "--part", "both")
     assert "split xsub has no clips for validation" in refused(cli, job.id, "--part", "validation")
+    assert "--weigh-on test: weights that are chosen on" in refused(cli, job.id, "--with", job.id, "--weigh-on", "test")
+    assert "name another one with --with" in refused(cli, job.id, "--weigh-on", "train")
+    assert "and --with has one too" in refused(cli, job.id, "--with", f"{job.id}:2", "--weigh-on", "train")
     assert "a weight is above 0" in refused(cli, job.id, "--with", f"{job.id}:-1")
     assert "no job nobody" in refused(cli, job.id, "--with", "nobody")
     assert "is one checkpoint: --last and --step choose among those of a job" in refused(cli, tmp_path / "best", "--last")

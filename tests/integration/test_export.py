@@ -6,7 +6,6 @@ The nano is exported by ``test_export_in_a_browser``, as a user does it.
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -56,7 +55,7 @@ def test_every_variant_says_the_same_as_onnx(variant: str, tmp_path: Path) -> No
     onnx.checker.check_model(model, full_check=True)
     sides = [[side.dim_param or side.dim_value for side in one.type.tensor_type.shape.dim] for one in model.graph.input]
     assert sides == [["batch", 3, "frames", 25, "people"], ["batch"], ["batch"]]
-    assert "DFT" not in {node.op_type for node in model.graph.node}
+    assert {"DFT", "BatchNormalization"}.isdisjoint(node.op_type for node in model.graph.node)
     assert {one.domain for one in model.opset_import} == {""}
     assert re.findall(rb"/(?:home|tmp|usr|root|opt)/", (tmp_path / "model.onnx").read_bytes()) == []
 
@@ -74,5 +73,5 @@ def test_nano_says_the_same_as_executorch(tmp_path: Path) -> None:
     clips, description = read_irds(), description_of("irds", 9)
     found = torch.cat([run(given(clips, description, piece)) for piece in pieces(CLIPS, 1, 3)])
     assert check.distance(found, said) < check.CLOSE
-    assert os.path.getsize(tmp_path / "model.pte") < 10**6
+    assert (tmp_path / "model.pte").stat().st_size < 10**6
     assert np.isfinite(found.numpy()).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from collections.abc import Iterator
@@ -68,6 +69,12 @@ def test_a_job_trains_on_a_file_alone_and_holds_to_it(own: Path, cli: Cli, tmp_p
     done = cli("evaluate", job.name, "--store", "jobs", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["names"] == ["still", "waving"]
+    # What is said of its clips is said of the same recordings in another kind of file.
+    assert cli("evaluate", job.name, "--store", "jobs", "--csv", "said.csv").returncode == 0
+    with (tmp_path / "said.csv").open() as file:
+        said = {row["name"]: row for row in csv.DictReader(file)}
+    lines = [json.dumps({"name": one.name, "joints": np.asarray(one.joints).tolist()}) for one in people() if one.name in said]
+    (tmp_path / "test.jsonl").write_text("\n".join(lines))
     # Another set under the same name is another run.
     write_dataset(own, people(), classes=["still", "waving", "lying"], skeleton="coco17", units="pixels",
                   splits={"people": Split(test=["person 6", "person 7"])}, overwrite=True)  # fmt: skip
@@ -76,6 +83,11 @@ def test_a_job_trains_on_a_file_alone_and_holds_to_it(own: Path, cli: Cli, tmp_p
     assert refused.returncode != 0
     assert "it is not the set that the job was made with" in refused.stderr
     own.unlink()
+    done = cli("predict", job.name, "test.jsonl", "--store", "jobs", "--json")  # which needs no data set
+    assert done.returncode == 0, done.stderr
+    told = {one["clip"]: one["top"][0] for one in json.loads(done.stdout)["predictions"]}
+    assert {name: one["class"] for name, one in told.items()} == {name: row["said_name"] for name, row in said.items()}
+    assert all(one["probability"] == pytest.approx(float(said[name]["probability"]), abs=1e-5) for name, one in told.items())
     assert "docs/own-data.md" in cli("validate", "job.yaml").stderr
 
 

@@ -109,14 +109,17 @@ def test_a_job_that_is_cut_and_resumed_is_one_run(
     run: Any, cli: Cli, tiny: Path, clean_env: dict[str, str], tmp_path: Path
 ) -> None:
     clean_env["TRACKIO_DIR"] = str(tmp_path / "trackio")
-    tiny.write_text(f"{tiny.read_text()}tracking: trackio\n")
+    told = f"[sh, -c, 'echo \"$0\" >> {tmp_path}/told', '{{news}}']"
+    tiny.write_text(f"{tiny.read_text()}tracking: trackio\nnotify: {{command: {told}}}\n")
     current = run("submit", tiny, *LONGER)
     code, out = current.interrupt()
+    assert not (tmp_path / "told").exists()  # what the user has done himself
     assert code == 75, out
     job = current.job
     done = cli("resume", job.id)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "tracked by trackio: project lastrun in " in out
+    assert (tmp_path / "told").read_text() == "completed\n"
     names, points = points_of_trackio(tmp_path / "trackio")
     assert names == {job.id}
     epochs = [point for point in points if "test_top1" in point]

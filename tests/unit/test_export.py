@@ -1,4 +1,4 @@
-"""Exports: what a clip goes through inside is what the trainer does to it, what differs is refused, and folders are whole or absent."""
+"""Exports: inside a clip goes through what the trainer does to it, what differs is refused, folders are whole or absent."""
 
 from __future__ import annotations
 
@@ -140,23 +140,31 @@ def test_an_export_to_safetensors_is_read_without_its_checkpoint(tmp_path: Path)
 # --- folders -----------------------------------------------------------------------------------------------------------------
 
 
+def breaks_off(out: Path, force: bool) -> None:
+    """An export that is refused when its model is there."""
+    with _new_folder(out, force) as part:
+        (part / "model.onnx").write_text("half")
+        raise check.Differs
+
+
+def is_made(out: Path, name: str, force: bool) -> None:
+    with _new_folder(out, force) as part:
+        (part / "lastrun.json").write_text(json.dumps({"format": "lastrun-model-1", "name": name}))
+
+
 def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with pytest.raises(RuntimeError, match="differs"), _new_folder(out, False) as part:
-        (part / "model.onnx").write_text("half")
-        raise RuntimeError("differs")
+    with pytest.raises(check.Differs):
+        breaks_off(out, False)
     assert list(tmp_path.iterdir()) == []
-    with _new_folder(out, False) as part:
-        (part / "lastrun.json").write_text(json.dumps({"format": "lastrun-model-1", "name": "first"}))
-        assert not out.exists()
+    is_made(out, "first", False)
     assert oct(out.stat().st_mode)[-3:] == "755"
     with pytest.raises(UsageError, match="say --force to replace that export"):
         see_that_it_may_be_written(out, False)
-    with pytest.raises(RuntimeError, match="differs"), _new_folder(out, True):
-        raise RuntimeError("differs")
+    with pytest.raises(check.Differs):
+        breaks_off(out, True)
     assert "first" in (out / "lastrun.json").read_text()
-    with _new_folder(out, True) as part:
-        (part / "lastrun.json").write_text(json.dumps({"format": "lastrun-model-1", "name": "second"}))
+    is_made(out, "second", True)
     assert "second" in (out / "lastrun.json").read_text()
     assert [one.name for one in tmp_path.iterdir()] == ["out"]
 

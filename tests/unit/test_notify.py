@@ -15,6 +15,7 @@ import pytest
 from pydantic import ValidationError
 
 from last_e.redact import NAMED, redact
+from runner.attempt.telling import unset
 from runner.errors import LOST, Reason
 from runner.job.attempts import Attempt
 from runner.job.job import Job
@@ -278,6 +279,14 @@ def test_what_is_wrong_with_whom_to_tell_is_told_without_addresses(cli: Cli, tin
         assert len(lines) == 6 + bool(words)
         assert any("notify.discord: found NOT_SET, which is not set here" in line for line in lines)
         assert any("notify.slack: found what seems to be an address whose holder can post there" in line for line in lines)
+
+
+def test_a_variable_that_is_not_set_where_an_attempt_runs_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_HOOK", "http://h")
+    monkeypatch.delenv("NOT_SET", raising=False)
+    assert unset(NotifyConfig(webhook="MY_HOOK", slack="NOT_SET")) == [
+        "warning: notify.slack: NOT_SET is not set here, so nobody is told by it"
+    ]
 
 
 def test_what_names_who_is_told_is_handed_over_like_other_secrets(

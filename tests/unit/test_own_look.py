@@ -164,3 +164,13 @@ def test_metres_are_no_pixels(tmp_path: Path) -> None:
     [told] = report.warnings
     assert told.startswith("a torso is 0.01")
     assert told.endswith("at least 0.025")
+
+
+def test_a_clip_is_found_by_its_name_whatever_letters_that_has(tmp_path: Path) -> None:
+    names = ["Übung-1", "歩く", "a" * 300 + "é", "plain"]
+    clips = [OwnClip(walk(number), number % 2, name) for number, name in enumerate(names)]
+    write_dataset(tmp_path / "my.safetensors", clips, classes=["sit", "jump"], skeleton=COCO17,
+                  splits={"s": Split("clip", test=names[2:])})  # fmt: skip
+    for name in (*names[:2], "plain"):
+        assert animate(tmp_path / "my.safetensors", name, tmp_path / "clip.html") == name
+        assert name in (tmp_path / "clip.html").read_text("utf-8")

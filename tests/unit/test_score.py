@@ -6,8 +6,10 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from last_e.score.figures import calibration_error, figures
+from last_e.score.models import best_weights
 
 THREE = np.array([[0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.2, 0.5, 0.3], [0.1, 0.8, 0.1], [0.3, 0.4, 0.3]])
 LABEL = np.array([0, 0, 1, 0, 0])
@@ -48,3 +50,23 @@ def test_an_interval_is_that_of_people_where_there_are_enough() -> None:
     assert of_clips["low"] == pytest.approx(0.5 - width, abs=0.01)
     assert of_clips["high"] == pytest.approx(0.5 + width, abs=0.01)
     assert figures(said, label, people)["interval"] == of_people  # the same each time
+
+
+def test_the_weights_of_a_mixture_are_the_best_there_are() -> None:
+    random = np.random.default_rng(0)
+    label = torch.from_numpy(random.integers(0, 3, 400))
+    right = torch.eye(3, dtype=torch.float64)[label]
+    good, poor, useless = (0.7 * right + 0.1, 0.4 * right.roll(1, 0) + 0.2, torch.full((400, 3), 1 / 3, dtype=torch.float64))
+    mixed = (
+        torch.where(torch.arange(400)[:, None] < 250, good, useless),
+        torch.where(torch.arange(400)[:, None] < 250, useless, good),
+    )
+    weights, found = best_weights(list(mixed), label)
+    tried = torch.linspace(0.001, 0.999, 999, dtype=torch.float64)
+    hits = torch.stack([one.gather(1, label[:, None])[:, 0] for one in mixed])
+    losses = -(tried[:, None] * hits[0] + (1 - tried[:, None]) * hits[1]).log().mean(1)
+    assert float(weights[0]) == pytest.approx(float(tried[losses.argmin()]), abs=2e-3)
+    assert found["loss"] <= float(losses.min()) + 1e-9
+    assert found["losses"] == pytest.approx([float(-each.log().mean()) for each in hits])
+    alone, _ = best_weights([good, poor], label)
+    assert alone.tolist() == pytest.approx([1.0, 0.0], abs=1e-3)
