@@ -1,41 +1,50 @@
-"""Events on a screen: a live bar on a terminal, plain lines in a log or a notebook. Torch-free."""
+"""Events on a screen: a live view on a terminal, plain lines in a log or a notebook. Torch-free."""
 
 from __future__ import annotations
 
-import threading
+import json
+import sys
 import time
+from collections.abc import Callable, Mapping
+from functools import partial
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, TaskID, TextColumn
-from rich.progress import Progress as RichProgress
+from rich.text import Text
 
 from last_e import events
-from last_e.environment import in_a_notebook
+from last_e.bar import Work
+from last_e.choosing import heard_of
 from last_e.events import Event
-from last_e.process import discard_output
+from last_e.progress import Standing, make_console, one_line, view, wrapped
+from last_e.terminal import Screen, is_quiet
 from last_e.text import plain
 
-SECONDS_BETWEEN_LINES = 20.0
-
-
-class _Console(Console):
-    """A console whose reader may go away (a closed terminal, ``| head``): it falls silent, and training goes on."""
-
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-        discard_output()
+SECONDS_BETWEEN_LINES = 60.0
+"""In a log, from any line to one that only says how far training is."""
 
 
 class ConsoleSink:
-    """Renders events for people. Use as a context manager, so that the terminal is left as it was."""
+    """Renders events for people; with ``--quiet`` only warnings and the end. Use as a context manager, so that the terminal is
+    left as it was.
+
+    On a terminal nobody waits for what is shown (:class:`~last_e.terminal.Screen`).
+
+    Args:
+        console: where; default: standard output.
+    """
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or _Console(highlight=False, soft_wrap=True, force_terminal=False if in_a_notebook() else None)
-        self._lock = threading.RLock()  # a signal handler may speak while its own thread does
-        self._bar: RichProgress | None = None
-        self._task: TaskID | None = None
+        self.console = console or make_console(sys.stdout)
+        self.also: Callable[[], Mapping[str, Any]] = dict
+        """What no event tells and the view shows, by the names of :class:`~last_e.progress.Standing`; asked whenever it is
+        drawn, from another thread."""
+        self._screen = Screen(self.console.file)  # type: ignore[arg-type]
         self._last_line = time.monotonic()
+        self._epochs: dict[str, Any] = {"best_top1": None}
+        self._name = ""
+        self._work = Work("")
 
     def __enter__(self) -> ConsoleSink:
         return self
@@ -44,41 +53,57 @@ class ConsoleSink:
         self.close()
 
     def emit(self, event: Event) -> None:
-        """Show one event."""
-        with self._lock:
-            try:
-                self._show(event)
-            except OSError:  # a full disk behind `> log` is no reason to stop training
-                self.console.quiet = True
-                discard_output()
-
-    def _show(self, event: Event) -> None:
+        """Show one event; from any thread, and from a signal's handler."""
         if isinstance(event, events.Progress):
             self._progress(event)
             return
+        if isinstance(event, events.Started):
+            self._name = f"{event.model} on {event.dataset} {event.split}"
+        if isinstance(event, events.EpochDone):
+            best = heard_of(vars(event)) if event.best else self._epochs["best_top1"]
+            self._epochs = {"test_top1": event.test_top1, "validation_top1": event.validation_top1, "best_top1": best}
         if isinstance(event, events.Ended):
-            self.close()
+            self._screen.view(None)
         text = events.describe(event)
-        if text is not None:
-            warning = isinstance(event, events.Message) and event.level == "warning"
-            self.console.print(plain(text), style="yellow" if warning else None, markup=False)
+        warning = isinstance(event, events.Message) and event.level == "warning"
+        if text is not None and (warning or isinstance(event, events.Ended) or not is_quiet()):
             self._last_line = time.monotonic()
+            self._screen.line(lambda columns: self._line(event, text, columns, "yellow" if warning else ""))
+
+    def work(self, what: str, done: int, total: int) -> None:
+        """Show how far something is that is no training, as a download; not said in a log of the job."""
+        self._work.update(done, total, unit=what)
+        if is_quiet():
+            return
+        if self._screen.redraws:
+            self._screen.view(partial(self._work.lines, self.console) if done < total else None)
+        elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line, told = time.monotonic(), str(self._work)
+            self._screen.line(lambda _: plain(told))
 
     def close(self) -> None:
-        """Take the bar off the screen."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        """Take the view off the screen, once all lines are there."""
+        self._screen.close()
+
+    def _line(self, event: Event, text: str, columns: int, style: str) -> str:
+        if isinstance(event, events.EpochDone) and columns:
+            return one_line(text, events.epoch_words(event), columns - 1)  # an epoch leaves one
+        if columns:
+            return wrapped(text, self.console, columns, style)
+        with self.console.capture() as caught:
+            self.console.print(Text(plain(text), style), end="")
+        return caught.get()
 
     def _progress(self, event: events.Progress) -> None:
-        if self.console.is_terminal and not self.console.is_jupyter:
-            if self._bar is None:
-                columns = (BarColumn(bar_width=24), TextColumn("{task.description}", markup=False))
-                self._bar = RichProgress(*columns, console=self.console, transient=True)
-                self._task = self._bar.add_task("", total=event.total_steps)
-                self._bar.start()
-            assert self._task is not None
-            self._bar.update(self._task, completed=event.step, description=events.describe(event) or "")
+        if is_quiet():
+            return
+        if self._screen.redraws:
+            told = {**json.loads(event.to_json()), "as_of": time.monotonic()}
+            self._screen.view(lambda columns, rows: self._view(told, columns, rows))
         elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
-            self.console.print(events.describe(event), markup=False)
             self._last_line = time.monotonic()
+            self._screen.line(lambda _: events.describe(event) or "")
+
+    def _view(self, told: Mapping[str, Any], columns: int, rows: int) -> list[str]:
+        facts = {"name": self._name, **self._epochs, **self.also(), **told}
+        return view(Standing.of(facts, as_of=told["as_of"]), self.console, columns, rows)

@@ -78,6 +78,19 @@ class Progress(Event):
     """Of several ranks: clips per second of each, without what it waits for others."""
     of_one: float | None = None
     """How many times as fast they are together as one that waits for nobody."""
+    smooth_loss: float | None = None
+    """A mean over the last steps (:class:`last_e.smooth.Smooth`)."""
+    top1: float | None = None
+    """Of the training clips of the epoch so far."""
+    tested: float | None = None
+    """The share of the test that is done."""
+    seconds: float | None = None
+    """Since this stretch of training began."""
+    epoch_seconds_left: float | None = None
+    session_seconds_left: float | None = None
+    """Until the session's limit asks to stop."""
+    gpus: list[dict[str, Any]] | None = None
+    """As :func:`last_e.gpu.figures` has them."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +122,22 @@ class EpochDone(Event):
     ranks: list[float] | None = None
     of_one: float | None = None
     """Both as of :class:`Progress`."""
+
+    @classmethod
+    def of_metrics(cls, metrics: dict[str, Any], epochs: int, best: bool) -> EpochDone:
+        """From a line of :func:`last_e.metrics.read_metrics`. How long it took is not in there, and not a number here."""
+        scores = [f"{part}_{what}" for part in ("test", "validation") for what in ("loss", "top1", "top5")]
+        numbers: dict[str, Any] = {name: metrics.get(name) for name in ("train_loss", "train_top1", "ib_loss", *scores)}
+        return cls(
+            epoch=int(metrics["epoch"]),
+            epochs=epochs,
+            step=int(metrics["step"]),
+            lr=metrics.get("lr") or 0.0,
+            skipped_steps=int(metrics.get("skipped_steps") or 0),
+            best=best,
+            seconds=math.nan,
+            **numbers,
+        )
 
     def metrics(self) -> dict[str, Any]:
         """The line for ``metrics.jsonl``: what is reproducible."""
@@ -230,9 +259,10 @@ def describe(event: Event) -> str | None:
             + (f"; from step {event.step:,}" if event.step else "")
         )
     if isinstance(event, Progress):
+        loss = event.loss if event.smooth_loss is None else event.smooth_loss
         return (
             f"epoch {event.epoch + 1}/{event.epochs}  step {event.step:,}/{event.total_steps:,}  "
-            f"{'testing' if event.phase == 'test' else 'loss ' + number(event.loss)}  "
+            f"{'testing' if event.phase == 'test' else 'loss ' + number(loss)}  "
             f"{event.clips_per_second:,.0f} clips/s{by_ranks(event.ranks, event.of_one)}  "
             f"{seconds_text(event.seconds_left)} left"
         )
@@ -240,12 +270,33 @@ def describe(event: Event) -> str | None:
         skipped = f"  {event.skipped_steps} steps skipped" if event.skipped_steps else ""
         return (
             f"epoch {event.epoch}/{event.epochs}  lr {event.lr:.5f}  train loss {number(event.train_loss)} top-1 "
-            f"{percent(event.train_top1)}  {_scores(event)}  {seconds_text(event.seconds)}{by_ranks(event.ranks, event.of_one)}"
-            f"{'  best' if event.best else ''}{skipped}"
+            f"{percent(event.train_top1)}  {_scores(event)}{_seconds(event)}{'  best' if event.best else ''}{skipped}"
         )
     if isinstance(event, Ended):
         return f"{event.reason} at step {event.step:,} of {event.total_steps:,}: {event.message}"
     return None
+
+
+def epoch_words(done: EpochDone) -> list[tuple[int, str]]:
+    """What matters most of an epoch, for a narrow line, in pieces, each with a number: those with larger ones are left out
+    first where they do not fit."""
+    part, top1, top5 = "test", done.test_top1, done.test_top5
+    if done.validation_top1 is not None:
+        part, top1, top5 = "validation", done.validation_top1, done.validation_top5
+    words = [
+        (0, f"epoch {done.epoch}/{done.epochs}"),
+        (4, f"train loss {number(done.train_loss)}"),
+        (0, f"{part} top-1 {percent(top1)}"),
+        (3, f"top-5 {percent(top5)}"),
+    ]
+    words += [(5, seconds_text(done.seconds))] if math.isfinite(done.seconds) else []
+    words += [(1, "best")] if done.best else []
+    return words + ([(2, f"{done.skipped_steps} steps skipped")] if done.skipped_steps else [])
+
+
+def _seconds(done: EpochDone) -> str:
+    """How long it took; of an epoch that a history tells of, nobody knows."""
+    return f"  {seconds_text(done.seconds)}{by_ranks(done.ranks, done.of_one)}" if math.isfinite(done.seconds) else ""
 
 
 def _held_out(event: Started) -> str:

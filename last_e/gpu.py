@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import platform
 import re
+import threading
+import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -19,6 +22,10 @@ _LOST = re.compile(
     re.IGNORECASE,
 )
 """What CUDA says when the device or its driver fails; wrong memory accesses and the like are the program's own faults."""
+
+
+USAGE_SECONDS = 5.0
+"""From one look at what GPUs are at to the next."""
 
 
 class NoGpu(RuntimeError):
@@ -90,6 +97,41 @@ def why_none() -> str:
 def is_lost(error: BaseException) -> bool:
     """Whether an error tells that the GPU or its driver failed, so that the same run may go on elsewhere."""
     return isinstance(error, RuntimeError) and "CUDA" in str(error) and _LOST.search(str(error)) is not None
+
+
+def figures(index: int) -> dict[str, Any] | None:
+    """Memory of a GPU that is ``used`` and in ``total``, in bytes, and its ``use`` over the last moment, from 0 to 1; None:
+    nobody tells. What NVIDIA's library tells holds for all programs; without it (the package nvidia-ml-py) the memory is
+    torch's alone and the use is not known."""
+    try:
+        total = torch.cuda.get_device_properties(index).total_memory
+        used, use = torch.cuda.memory_reserved(index), None
+        with suppress(Exception):  # whatever a driver, or a package of that name, has: it is only shown
+            use = torch.cuda.utilization(index) / 100
+            used = torch.cuda.device_memory_used(index)
+    except (RuntimeError, AssertionError):
+        return None
+    return {"used": used, "total": total, "use": use}
+
+
+class Usage:
+    """What the first GPUs of this process are at, asked by a thread now and then: no step waits for a driver.
+
+    Args:
+        count: how many.
+    """
+
+    def __init__(self, count: int, ask: Callable[[int], dict[str, Any] | None] = figures) -> None:
+        self.figures: list[dict[str, Any]] | None = None
+        """Of each, as :func:`figures` has them; None: not known, or not yet."""
+        self._count, self._ask = count, ask
+        threading.Thread(target=self._run, name="gpus", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            found = [self._ask(index) for index in range(self._count)]
+            self.figures = [one for one in found if one is not None] or None
+            time.sleep(USAGE_SECONDS)
 
 
 def has_no_memory(error: BaseException) -> bool:

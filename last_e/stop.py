@@ -11,6 +11,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from last_e.process import on_notices
+from last_e.terminal import clear_below
 
 INTERRUPTED_TWICE = 130
 REASONS = ("interrupted", "preempted", "time_limit", "lease_lost")
@@ -38,12 +39,18 @@ class Stop:
         """Ask to stop for ``time_limit`` in ``seconds``."""
         self._deadline = time.monotonic() + seconds
 
+    @property
+    def seconds_left(self) -> float | None:
+        """Until :meth:`after` asks to stop; None: there is no such time."""
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
     def on_signals(self, say: Callable[[str], None]) -> None:
         """Ctrl-C stops as ``interrupted`` (a second one leaves at once, unsaved), what a system sends
         (:data:`~last_e.process.NOTICES`) as ``preempted``."""
 
         def interrupt(signum: int, frame: FrameType | None) -> None:
             if self._reason is not None:
+                clear_below(sys.stdout)
                 os._exit(INTERRUPTED_TWICE)
             self.ask("interrupted")
             say("stopping: saving a checkpoint first (Ctrl-C again to leave without)")

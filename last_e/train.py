@@ -30,6 +30,7 @@ from last_e.described import DESCRIPTION, Description
 from last_e.environment import usable_cores
 from last_e.evaluate import Scores, evaluate, keep_predictions
 from last_e.events import Beat, CheckpointSaved, Ended, EpochDone, Message, Progress, Sink, Started
+from last_e.gpu import Usage
 from last_e.init.fit import begin_with, freeze
 from last_e.init.read import read_weights
 from last_e.known import description_of
@@ -44,7 +45,8 @@ from last_e.ranks.group import ALONE, Group, Joined, Seat
 from last_e.ranks.lifeline import beat
 from last_e.schedule import learning_rate
 from last_e.skeletons import NTU25
-from last_e.state import State, train_step
+from last_e.smooth import Smooth
+from last_e.state import Reading, State, train_step
 from last_e.stop import REASONS, Stop
 from last_e.text import counted, percent
 
@@ -203,7 +205,9 @@ class Session:
     def __post_init__(self) -> None:
         self.saved_at: tuple[int, bool] | None = None
         self.skipped = 0
-        self.saved_time = self.told_time = self.began = time.monotonic()
+        self.saved_time = self.told_time = self.began = self.epoch_began = time.monotonic()
+        self.smooth, self.test_seconds = Smooth(), 0.0
+        self.usage = Usage(min(self.group.here, torch.cuda.device_count())) if self._shows_gpus else None
         self.began_step = self.state.step
         self.total_steps = self.train.steps * self.config.training.epochs
         self.config_json = json.dumps(self.config.model_dump(mode="json"), indent=1) + "\n"
@@ -228,6 +232,7 @@ class Session:
             state.new_epoch()
             state.tested = None  # of a run that was over, and goes on
         self.skipped = 0 if first == 0 else state.counters.read().totals.skipped
+        self.epoch_began, self.epoch_began_step = time.monotonic(), state.step
         for batches in self.train.epoch(epoch, first):
             if (reason := self._asked()) is not None:
                 return self._stopped(reason)
@@ -248,7 +253,7 @@ class Session:
                         f"is kept; try a lower training.lr, a longer training.warmup_epochs or training.use_amp=false",
                     )
                 self._warn(counted.totals.skipped)
-                self._tell(epoch, counted.loss)
+                self._tell(epoch, counted)
                 if due and state.evaluated and counted.bad_in_a_row == 0:
                     self._save()
         return None
@@ -331,8 +336,11 @@ class Session:
         self.writer.submit(kept, self.config_json, about)
 
     def _score(self, epoch: int, batches: TestBatches) -> Scores | None:
-        self.said = torch.zeros(len(batches.index), 2, device=self.device)
-        return evaluate(self.state.model, batches, self.device, self.precision, self._testing(epoch), self.group, self.said)
+        self.said, began = torch.zeros(len(batches.index), 2, device=self.device), time.monotonic()
+        going_on = self._testing(epoch, len(batches.index))
+        scores = evaluate(self.state.model, batches, self.device, self.precision, going_on, self.group, self.said)
+        self.test_seconds = time.monotonic() - began
+        return scores
 
     def _written(self) -> None:
         if self.writer is not None:
@@ -362,37 +370,59 @@ class Session:
             return None
         return (time.monotonic() - self.began) / steps * (self.total_steps - self.state.step)
 
+    @property
+    def _shows_gpus(self) -> bool:
+        return self.device.type == "cuda" and self.group.rank == 0
+
     def _may_tell(self) -> bool:
         return time.monotonic() - self.told_time >= 1.0
 
-    def _tell(self, epoch: int, loss: float, tested: int | None = None, since: float = 0.0) -> None:
+    def _tell(self, epoch: int, counted: Reading) -> None:
+        totals = counted.totals
+        size = effective_batch(self.config.training)
+        loss = self.smooth.look(totals.loss, totals.clips, size)  # each time: it is a mean over all steps
         if not self._may_tell():
             return
-        now = self.told_time = time.monotonic()
-        trained = (self.state.step - self.began_step) * effective_batch(self.config.training)
-        rate = trained / (now - self.began) if tested is None else tested / max(1e-9, now - since)
-        self.sink.emit(
-            Progress(
-                step=self.state.step,
-                total_steps=self.total_steps,
-                epoch=epoch,
-                epochs=self.config.training.epochs,
-                loss=loss if math.isfinite(loss) else None,
-                lr=self._rate(),
-                clips_per_second=rate,
-                seconds_left=self._seconds_left(),
-                phase="train" if tested is None else "test",
-            )
+        now, steps = time.monotonic(), self.state.step - self.epoch_began_step
+        rest = (epoch + 1) * self.train.steps - self.state.step
+        self._say(
+            epoch,
+            loss=counted.loss if math.isfinite(counted.loss) else None,
+            smooth_loss=loss if loss is not None and math.isfinite(loss) else None,
+            top1=totals.hits / totals.clips if totals.clips else None,
+            clips_per_second=(self.state.step - self.began_step) * size / (now - self.began),
+            epoch_seconds_left=(now - self.epoch_began) / steps * rest + self.test_seconds,
         )
 
-    def _testing(self, epoch: int) -> Any:
+    def _testing(self, epoch: int, clips: int) -> Any:
         since = time.monotonic()
 
         def going_on(done: int) -> bool:
-            self._tell(epoch, math.nan, done * self.group.size, since)  # others are about as far
+            if self._may_tell():
+                done *= self.group.size  # others are about as far
+                seconds, share = max(1e-9, time.monotonic() - since), min(1.0, done / clips)
+                left = seconds / share * (1 - share)
+                figures = {"clips_per_second": done / seconds, "epoch_seconds_left": left, "tested": share}
+                self._say(epoch, loss=None, phase="test", **figures)
             return self.stop.reason is None
 
         return going_on
+
+    def _say(self, epoch: int, **figures: Any) -> None:
+        now = self.told_time = time.monotonic()
+        progress = Progress(
+            step=self.state.step,
+            total_steps=self.total_steps,
+            epoch=epoch,
+            epochs=self.config.training.epochs,
+            lr=self._rate(),
+            seconds_left=self._seconds_left(),
+            seconds=now - self.began,
+            session_seconds_left=self.stop.seconds_left,
+            gpus=None if self.usage is None else self.usage.figures,
+            **figures,
+        )
+        self.sink.emit(progress)
 
 
 def session_end(state: State, reason: str, message: str, config: TrainConfig, steps_per_epoch: int) -> Ended:

@@ -190,8 +190,8 @@ class _Asked:
         Raises:
             LastrunError: what cannot be, with the reason.
         """
+        from last_e.bar import Bar
         from runner.evaluate import evaluate
-        from runner.view.bar import Bar
 
         models = [Model(self._name)]
         for one in others:

@@ -30,6 +30,8 @@ LARGE_MB = 5.0
 """A file from this size on is told by its name."""
 FIRST_WORD, LAST_WORD = 10.0, 60.0
 """Seconds without news after which it is told that work goes on; at first, and later."""
+REDRAW, BAR = 0.25, 24
+"""Seconds from one look of a line that is redrawn to the next, and how wide its bar is."""
 PIP = (sys.executable, "-m", "pip")
 
 _NETWORK = re.compile(
@@ -175,19 +177,25 @@ def pip(words: list[str], log: IO[str]) -> None:
         errors="replace",
     )
     at, part, wait = "looking for packages", "", FIRST_WORD
+    share, now = 0.0, Now(sys.stdout)
     began = news = time.monotonic()
     for line in lines_of(process):
         if found := _PROGRESS.match(line or ""):
-            part = f": {100 * int(found[1]) // max(int(found[2]), 1)}%"
+            share = int(found[1]) / max(int(found[2]), 1)
+            part = f": {100 * share:.0f}%"
         elif line is not None:
             log.write(line)
             log.flush()
             if told := step(line):
-                at, part, news, wait = told, "", time.monotonic(), FIRST_WORD
+                at, part, share, news, wait = told, "", 0.0, time.monotonic(), FIRST_WORD
+                now.clear()
                 tell(news - began, at)
-        if time.monotonic() - news >= wait:
+        if now.is_shown:
+            now.draw(share, f"{seconds(time.monotonic() - began)}  {at}{part}")
+        elif time.monotonic() - news >= wait:
             tell(time.monotonic() - began, f"still {at}{part}")
             news, wait = time.monotonic(), min(2 * wait, LAST_WORD)
+    now.clear()
     if process.returncode:
         log.flush()
         with Path(log.name).open(encoding="utf-8") as file:
@@ -273,6 +281,32 @@ _ASK = "see that the network works (a proxy: HTTPS_PROXY; a mirror: PIP_INDEX_UR
 def short_name(file: str) -> str:
     """``torch-2.13.0`` of a wheel's name."""
     return "-".join(file.split("-")[:2])
+
+
+class Now:
+    """On a terminal, a line that is redrawn in place: how far what pip is at has come. With the look of lastrun's own views,
+    which cannot be used before it is installed."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        plain = os.environ.get("LASTRUN_PLAIN") or os.environ.get("TERM", "dumb") in ("", "dumb", "unknown")
+        self.is_shown = stream.isatty() and not plain
+        self._stream, self._drawn = stream, 0.0
+        self._bar = "━" if (stream.encoding or "").lower().startswith("utf") else "-"
+
+    def draw(self, share: float, words: str) -> None:
+        """Four times a second at the most."""
+        if self.is_shown and time.monotonic() - self._drawn >= REDRAW:
+            self._drawn, columns = time.monotonic(), shutil.get_terminal_size().columns
+            bar = f"{self._bar * round(share * BAR):<{BAR}}  " if columns > 2 * BAR else ""
+            self._stream.write(f"\r\x1b[K{(bar + words)[: columns - 1]}\r")
+            self._stream.flush()
+
+    def clear(self) -> None:
+        """Make room for another line."""
+        if self._drawn:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
+            self._drawn = 0.0
 
 
 def tell(elapsed: float, what: str) -> None:

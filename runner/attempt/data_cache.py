@@ -40,6 +40,7 @@ FORGOTTEN_SECONDS = 7 * 86400.0
 
 Say = Callable[[str], None]
 Stop = Callable[[], bool]
+Watch = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ def fetch_data(
     cache: Path | None = None,
     say: Say = lambda _: None,
     stop: Stop = lambda: False,
+    watch: Watch = lambda *_: None,
 ) -> Path:
     """The local file of ``data.uri``: itself where it is a path, else its copy in the cache, fetched if it is not there yet.
 
@@ -71,6 +73,7 @@ def fetch_data(
         cache: default: ``lastrun/remote`` in the user's cache folder.
         say: told in a line what takes time.
         stop: asked often; once it says True, this is given up.
+        watch: told what is fetched, how many bytes of it are here, and of how many.
 
     Raises:
         PausedError: ``stop`` said so.
@@ -89,7 +92,7 @@ def fetch_data(
         if cache is None:
             root.mkdir(parents=True, exist_ok=True)
             root.chmod(0o700)  # whatever the umask, or an older version
-        return _fetch(S3Store(bucket), key, place, root, say, stop)
+        return _fetch(S3Store(bucket), key, place, root, say, stop, watch)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise LastrunError(f"{root}: the disk is full; free some space, the download goes on where it was") from None
@@ -110,7 +113,7 @@ def parse(uri: str, options: Mapping[str, str | None]) -> StoreUri:
     return place
 
 
-def _fetch(store: S3Store, key: str, place: StoreUri, root: Path, say: Say, stop: Stop) -> Path:
+def _fetch(store: S3Store, key: str, place: StoreUri, root: Path, say: Say, stop: Stop, watch: Watch) -> Path:
     from filelock import FileLock, Timeout
 
     about = _look(store, key)
@@ -145,7 +148,7 @@ def _fetch(store: S3Store, key: str, place: StoreUri, root: Path, say: Say, stop
         for old in partial.parent.glob(f"{name}-*"):
             if old != partial:
                 old.unlink()
-        digest = _get(store, key, about, partial, say, stop)
+        digest = _get(store, key, about, partial, say, stop, watch)
         path = root / "objects" / digest
         os.replace(partial, path)
         path.chmod(0o444)
@@ -171,20 +174,20 @@ def _heed(stop: Stop) -> None:
         raise PausedError("stopped while the data were fetched; the same command goes on where it was")
 
 
-def _get(store: S3Store, key: str, about: _Object, partial: Path, say: Say, stop: Stop) -> str:
+def _get(store: S3Store, key: str, about: _Object, partial: Path, say: Say, stop: Stop, watch: Watch) -> str:
     """Fetch what is missing of an object; returns the sha256 of the whole.
 
     What an earlier run has left may have been damaged since (a power cut leaves zeros): then all of it is fetched once more.
     """
     resumed = partial.exists()
-    _download(store, key, about, partial, say, stop)
+    _download(store, key, about, partial, say, stop, watch)
     try:
         return _verify(partial, about, key, stop, resumed=resumed)
     except DamagedObjectError:
         if not resumed:
             raise
     say(f"{key}: what was here of it is damaged; fetching all of it")
-    _download(store, key, about, partial, say, stop)
+    _download(store, key, about, partial, say, stop, watch)
     return _verify(partial, about, key, stop)
 
 
@@ -208,7 +211,7 @@ def _known(record: Path, about: _Object, root: Path) -> Path | None:
     return path if path.is_file() and path.stat().st_size == about.size else None
 
 
-def _download(store: S3Store, key: str, about: _Object, partial: Path, say: Say, stop: Stop) -> None:
+def _download(store: S3Store, key: str, about: _Object, partial: Path, say: Say, stop: Stop, watch: Watch) -> None:
     have = partial.stat().st_size if partial.exists() else 0
     if have > about.size:
         partial.unlink()
@@ -221,7 +224,7 @@ def _download(store: S3Store, key: str, about: _Object, partial: Path, say: Say,
     for last in [False] * (TRIES - 1) + [True]:
         try:
             _heed(stop)
-            _append(store, key, about, partial, stop)
+            _append(store, key, about, partial, stop, watch)
         except OSError:
             raise
         except (StoreError, ValueError, EOFError) as error:
@@ -233,7 +236,7 @@ def _download(store: S3Store, key: str, about: _Object, partial: Path, say: Say,
     raise StoreError(f"{store.uri}: {key} was cut {TRIES} times; the same command goes on where it was")
 
 
-def _append(store: S3Store, key: str, about: _Object, partial: Path, stop: Stop) -> None:
+def _append(store: S3Store, key: str, about: _Object, partial: Path, stop: Stop, watch: Watch) -> None:
     """Get what is missing; a connection that is cut leaves what has come."""
     import botocore.exceptions
     import urllib3.exceptions
@@ -248,6 +251,7 @@ def _append(store: S3Store, key: str, about: _Object, partial: Path, stop: Stop)
         try:
             while chunk := answer["Body"].read(NETWORK_BYTES):
                 file.write(chunk)
+                watch(key, file.tell(), about.size)
                 _heed(stop)
         except (botocore.exceptions.BotoCoreError, urllib3.exceptions.HTTPError) as error:
             raise StoreError(f"{store.uri}: cut while reading {key}: {one_line(error)}") from None

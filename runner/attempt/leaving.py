@@ -67,9 +67,14 @@ class Leaving:
 
     def look_at_limit(self) -> None:
         """A session that is nearly over is a reason, too."""
-        limit = self._hardware.session_limit
-        if limit is not None and time.monotonic() - self._began >= limit - self._hardware.stop_margin:
+        if self.seconds_left is not None and self.seconds_left <= 0:
             self.ask(Reason.TIME_LIMIT)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until a session that has a limit asks to stop; None: it has none."""
+        limit = self._hardware.session_limit
+        return None if limit is None else max(0.0, limit - self._hardware.stop_margin - (time.monotonic() - self._began))
 
     def end_what_is_overdue(self, say: Callable[[str, str], None]) -> None:
         """End a trainer that has had time enough to save."""

@@ -16,6 +16,8 @@ from runner.job.job import Job
 from runner.job.paths import ATTEMPT_RECORD, WRITTEN_BY_ATTEMPTS
 from runner.store.protocol import Store
 
+Watch = Callable[[int, int], None]
+
 
 def leftovers(job: Job, folder: Path) -> list[Path]:
     """Scratch folders that this job's attempts left in ``folder`` when they were killed there."""
@@ -27,7 +29,7 @@ def leftovers(job: Job, folder: Path) -> list[Path]:
     return sorted(path for path, attempt_id in there.items() if attempt_id not in alive)
 
 
-def send_leftovers(store: Store, folder: Path) -> int:
+def send_leftovers(store: Store, folder: Path, watch: Watch = lambda *_: None) -> int:
     """Send what waits in an outbox's folder and delete it there; returns how many objects went.
 
     A checkpoint whose manifest is not there was never finished: it is left out. So is an attempt's record from when it ran, if
@@ -39,7 +41,8 @@ def send_leftovers(store: Store, folder: Path) -> int:
     keys = sorted((key for key in waiting(folder) if WRITTEN_BY_ATTEMPTS.match(key)), key=manifests_last)
     whole = {key.rpartition("/")[0] for key in keys if key.endswith(f"/{MANIFEST}")}
     sent = 0
-    for key in keys:
+    for number, key in enumerate(keys):
+        watch(number, len(keys))
         if "/checkpoints/" in key and key.rpartition("/")[0] not in whole:
             continue
         with suppress(FileNotFoundError):  # another process sends them, too, and the store has this one already
@@ -82,13 +85,14 @@ def clear_leftovers(job: Job, folder: Path, say: Callable[[str], None]) -> None:
         remove_scratch(leftover)
 
 
-def sync_job(job: Job, outbox: Path | None, places: Iterable[Path]) -> int:
+def sync_job(job: Job, outbox: Path | None, places: Iterable[Path], watch: Watch = lambda *_: None) -> int:
     """Send what the job's ended attempts left on this machine; returns how many objects went.
 
     Args:
         job: the job.
         outbox: where they are; None: in scratch folders below ``places``.
         places: folders in which attempts of this machine keep their scratch folders.
+        watch: told how many objects of a folder are done, and of how many.
     """
     if outbox is not None:
         if not outbox.is_dir():
@@ -96,10 +100,10 @@ def sync_job(job: Job, outbox: Path | None, places: Iterable[Path]) -> int:
         foreign = [path for path in outbox.rglob("*") if not _belongs(path, outbox, job.id)]
         if foreign:
             raise UsageError(f"{outbox} is no outbox of {job.id}: it holds {foreign[0].relative_to(outbox)}; nothing was sent")
-        return send_leftovers(job.store, outbox)
+        return send_leftovers(job.store, outbox, watch)
     sent = 0
     for folder in [leftover for place in places for leftover in leftovers(job, place)]:
-        sent += send_leftovers(job.store, folder / OUTBOX)
+        sent += send_leftovers(job.store, folder / OUTBOX, watch)
         remove_scratch(folder)
     return sent
 

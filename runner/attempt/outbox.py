@@ -126,6 +126,12 @@ class Outbox:
         with self._wake:
             return time.monotonic() - next(iter(self._queue.values())) if self._queue else 0.0
 
+    @property
+    def waiting(self) -> int:
+        """How many objects have not been sent."""
+        with self._wake:
+            return len(self._queue)
+
     def drain(self, seconds: float) -> bool:
         """Wait until all is sent and told, but no longer than ``seconds``; says whether all is sent."""
         deadline = time.monotonic() + seconds

@@ -156,8 +156,12 @@ class Publisher:
         does not have then."""
         if not self.outbox.drain(0.5):
             self._voice.show(f"waiting for uploads, {seconds_text(left())} at the most")
-        while not (sent := self.outbox.drain(min(1.0, left()))) and left() > 0 and self.lost is None:
-            pass
+        most = 0
+        while not (sent := self.outbox.drain(min(0.5, left()))) and left() > 0 and self.lost is None:
+            most = max(most, waiting := self.outbox.waiting)
+            self._voice.work("objects sent", most - waiting, most)
+        if most:
+            self._voice.work("objects sent", most, most)
         if sent:
             self._pruner.drain(left())
             return None

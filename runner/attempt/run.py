@@ -8,7 +8,7 @@ import queue
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -171,6 +171,7 @@ class _Run:
         self.heart = Heart(job, attempt, old_requests, self._beat, lambda *words: self.inbox.put(words))
         self._told_that_it_leaves, self._moves = False, Moves()
         self._look: LastLook | None = None
+        voice.shows(partial(_standing, self.progress, job, attempt, leaving))
 
     def to_its_end(self) -> Reason:
         """Train, publish, write how it ended."""
@@ -218,7 +219,7 @@ class _Run:
 
     def _train(self, scratch: Path, publisher: Publisher) -> tuple[Reason, str]:
         """Train from the newest checkpoint that the trainer can make something of."""
-        self.data, wrong = find_data(self.config, self.attempt, self.voice.say, self._stop_while_waiting)
+        self.data, wrong = find_data(self.config, self.attempt, self.voice, self._stop_while_waiting)
         if wrong is not None:
             reason, message = wrong
             return (self.leaving.reason or reason) if reason is Reason.INTERRUPTED else reason, message
@@ -306,6 +307,7 @@ class _Run:
             self._look = LastLook(self.job, self.attempt)
             return
         if isinstance(event, events.Progress):
+            event = replace(event, session_seconds_left=self.leaving.seconds_left)
             self.progress.update(json.loads(event.to_json()))
             self._moves.hear(event)
         elif isinstance(event, events.CheckpointSaved):
@@ -392,6 +394,12 @@ class _Run:
         return Reason.STORE_UNREACHABLE
 
 
+def _standing(progress: dict[str, Any], job: Job, attempt: Attempt, leaving: Leaving) -> dict[str, Any]:
+    """What a view shows of an attempt beside what its trainer tells; on another thread."""
+    note = f"attempt {attempt.number}" if leaving.reason is None else f"stopping: {leaving.reason.value}"
+    return {**progress, "name": job.id, "note": note}
+
+
 def write_end(publisher: Publisher, job: Job, attempt: Attempt, voice: Voice) -> None:
     """Into the outbox; where that has no room, the store itself may have some."""
     try:
@@ -403,7 +411,7 @@ def write_end(publisher: Publisher, job: Job, attempt: Attempt, voice: Voice) ->
 
 
 def find_data(
-    config: JobSpec, attempt: Attempt, say: Callable[[str], None], stop: Callable[[], bool]
+    config: JobSpec, attempt: Attempt, voice: Voice, stop: Callable[[], bool]
 ) -> tuple[Path | None, tuple[Reason, str] | None]:
     """The data file, where it is not where the configuration says; or why there is none. ``stop`` ends the waiting for it."""
     if mounted := (attempt.container or {}).get("data"):
@@ -413,7 +421,7 @@ def find_data(
     # What the job says of the server of its store holds for its data, too; the data's own URI wins.
     options = config.store.model_dump(exclude={"uri"})
     try:
-        return fetch_data(str(config.data.uri), options=options, say=say, stop=stop), None
+        return fetch_data(str(config.data.uri), options=options, say=voice.say, stop=stop, watch=voice.work_bytes), None
     except PausedError as error:
         return None, (Reason.INTERRUPTED, str(error))
     except (MissingKeyError, DamagedObjectError, UsageError) as error:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from last_e import events
+from last_e.bar import LARGE, MEGABYTE
 from last_e.console import ConsoleSink
 from last_e.events import Message, describe
 
@@ -35,6 +37,19 @@ class Voice:
         text = describe(event)
         if text is not None and not isinstance(event, events.Progress):
             self._lines.append(f"{_now()} {text}\n")
+
+    def shows(self, standing: Callable[[], Mapping[str, Any]]) -> None:
+        """What a view shows beside what events tell: see :attr:`~last_e.console.ConsoleSink.also`."""
+        self._sink.also = standing
+
+    def work(self, what: str, done: int, total: int) -> None:
+        """How far something is that takes long, as a download: for the screen alone."""
+        self._sink.work(what, done, total)
+
+    def work_bytes(self, of: str, done: int, total: int) -> None:
+        """The same of something that is large enough."""
+        if total >= LARGE:
+            self.work(f"MB of {of.rpartition('/')[2]}", done // MEGABYTE, total // MEGABYTE)
 
     def take(self) -> str:
         """What has been said since the last call."""

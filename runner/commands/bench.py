@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from runner.commands.options import JsonOption, at_home
+from runner.commands.options import JsonOption, QuietOption, at_home
 
 
 def bench(
@@ -32,11 +32,12 @@ def bench(
         Path | None,
         typer.Option("--out", metavar="FILE", help="where the result goes (default: where plan finds it)", callback=at_home),
     ] = None,
+    quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
     """Measure clips per second on this machine, for lastrun plan and for you."""
+    from last_e.bar import Bar
     from runner.plan.bench import measure
-    from runner.view.bar import Bar
     from runner.view.bench import print_result
     from runner.view.console import print_json
 

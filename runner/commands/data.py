@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from runner.commands.options import JsonOption, at_home
+from runner.commands.options import JsonOption, QuietOption, at_home
 
 data_app = typer.Typer(
     help="Make, import and look at prepared data files.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
@@ -36,11 +36,12 @@ def prepare(
     out: OutOption,
     workers: WorkersOption = None,
     overwrite: OverwriteOption = False,
+    quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
     """Prepare NTU RGB+D from its raw .skeleton files, in folders, or zip files as distributed, or tar files."""
+    from last_e.bar import Bar
     from runner.errors import UsageError
-    from runner.view.bar import Bar
     from runner.view.console import print_json, show
     from runner.view.prepared import report_text
 
@@ -105,11 +106,12 @@ def import_(
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="decides fractions (default: 0)")] = None,
     overwrite: OverwriteOption = False,
+    quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
     """Import what another project has prepared, or keypoints of any program's as a data set of your own."""
+    from last_e.bar import Bar
     from runner.errors import UsageError
-    from runner.view.bar import Bar
     from runner.view.console import print_json, show
     from runner.view.prepared import imported_text, written_text
 
@@ -163,11 +165,12 @@ def synth(
     clips: Annotated[int | None, typer.Option("--clips", min=1, metavar="N", help="default: as many as the original")] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="decides everything")] = 0,
     overwrite: OverwriteOption = False,
+    quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
     """Make up a data set of the size and shape of NTU RGB+D, for benchmarks."""
+    from last_e.bar import Bar
     from last_e.text import counted
-    from runner.view.bar import Bar
     from runner.view.console import print_json, show
 
     with _errors(out, goes_on=False), Bar("clips") as bar:

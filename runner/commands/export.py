@@ -39,8 +39,8 @@ def export(
     json: JsonOption = False,
 ) -> None:
     """Write a trained network as others run it: keypoints go in, compared with the trainer's on real clips."""
+    from last_e.bar import Bar
     from runner.export import export as write
-    from runner.view.bar import Bar
     from runner.view.console import print_json, show
     from runner.view.export import print_export
 
@@ -86,8 +86,8 @@ def demo_page(
     json: JsonOption = False,
 ) -> None:
     """Write a page that recognises clips which are dropped into it: one HTML file, which asks no server for anything."""
+    from last_e.bar import Bar
     from runner.demo_page import demo_page as write
-    from runner.view.bar import Bar
     from runner.view.console import print_json, show
 
     with Bar("clips") as bar:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from runner.commands.options import JsonOption
+from runner.commands.options import JsonOption, QuietOption
 
 image_app = typer.Typer(help="Build the image for containers, or look into one.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -24,14 +24,16 @@ def build(
         Path | None, typer.Option("--ca-bundle", metavar="FILE", help="certificates for pip; default: PIP_CERT and the like")
     ] = None,
     network: Annotated[str | None, typer.Option("--network", metavar="NAME", help="network of the build, such as host")] = None,
+    quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
     """Build the image of this clone."""
     from runner.launch.docker import image
     from runner.view.console import print_json, show
+    from runner.view.image import Building
 
-    say = (lambda _: None) if json else show
-    facts = image.build(say, tag=tag, base=base, torch=torch, wheels=wheels, ca_bundle=ca_bundle, network=network)
+    with Building(show=not json) as building:
+        facts = image.build(building.say, tag=tag, base=base, torch=torch, wheels=wheels, ca_bundle=ca_bundle, network=network)
     if json:
         print_json("image build", facts)
     else:

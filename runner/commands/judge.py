@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from runner.commands.options import JsonOption, SetOption, StoreOption, TrustOption, at_home
+from runner.commands.options import JsonOption, QuietOption, SetOption, StoreOption, TrustOption, at_home
 
 if TYPE_CHECKING:
     from runner.models import Model
@@ -40,12 +40,13 @@ def evaluate(
     set_: SetOption = None,
     store: StoreOption = None,
     trust: TrustOption = False,
+    quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
     """Score a checkpoint anew: accuracy and how sure it is, per class, what is taken for what, calibration."""
+    from last_e.bar import Bar
     from runner.evaluate import evaluate as score
     from runner.models import Model
-    from runner.view.bar import Bar
     from runner.view.console import print_json, show
     from runner.view.evaluate import print_figures, see_that_it_can_be_written, write_csv
 

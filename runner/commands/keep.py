@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from runner.commands.options import GROUP_HELP, JobArgument, JobOrGroupArgument, JsonOption, StoreOption, at_home
+from runner.commands.options import GROUP_HELP, JobArgument, JobOrGroupArgument, JsonOption, QuietOption, StoreOption, at_home
 
 if TYPE_CHECKING:
     from runner.job.group import Group
@@ -150,9 +150,11 @@ def pull(
     best: Annotated[bool, typer.Option("--best", help="the best by top-1 instead of the newest")] = False,
     step: Annotated[int | None, typer.Option("--step", metavar="N", help="the one of step N")] = None,
     store: StoreOption = None,
+    quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
     """Download a checkpoint, whole or not at all."""
+    from last_e.bar import Bar
     from runner.errors import UsageError
     from runner.job.find import find_job
     from runner.job.pull import pull_checkpoint
@@ -163,7 +165,8 @@ def pull(
         raise UsageError("--best and --step name one checkpoint each: give one of them")
     found = find_job(job, store)
     fetch(found)
-    name = pull_checkpoint(found, destination, best=best, step=step)
+    with Bar("MB") as bar:
+        name = pull_checkpoint(found, destination, best=best, step=step, watch=bar.of_growing)
     if json:
         print_json("pull", {"checkpoint": name, "path": str(destination)})
     else:
@@ -176,9 +179,11 @@ def sync(
         Path | None, typer.Option("--from", metavar="DIR", help="the outbox that the attempt named", callback=at_home)
     ] = None,
     store: StoreOption = None,
+    quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
     """Send what an ended attempt left on this machine, and fetch what a host keeps of the job."""
+    from last_e.bar import Bar
     from runner.attempt.leftovers import sync_job
     from runner.errors import EngineError
     from runner.job.find import find_job
@@ -192,7 +197,8 @@ def sync(
     except EngineError as error:
         raise EngineError(f"{error}. {GONE.format(job=found.reference)}") from None
     # Settled first: an attempt whose container has ended does not count as alive.
-    sent = sync_job(found, from_, [] if from_ is not None else scratch_places(found, settled(found)))
+    with Bar("objects sent") as bar:
+        sent = sync_job(found, from_, [] if from_ is not None else scratch_places(found, settled(found)), bar.update)
     if json:
         print_json("sync", {"sent": sent, "fetched": fetched})
     else:

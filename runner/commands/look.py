@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from runner.commands.options import GROUP_HELP, JobArgument, JobOrGroupArgument, JsonOption, StoreOption
+from runner.commands.options import GROUP_HELP, JobArgument, JobOrGroupArgument, JsonOption, QuietOption, StoreOption
 
 
 def list_(
@@ -73,13 +73,14 @@ def status(
     job: JobOrGroupArgument,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="again every few seconds, until it no longer runs")] = False,
     store: StoreOption = None,
+    quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
     """Show where a job is, how it fares, and what to do next; of a group, a line for each point."""
     from runner.job.find import find
     from runner.job.group import Group
     from runner.view.console import print_json
-    from runner.view.jobs import print_status, watch_status
+    from runner.view.jobs import print_status
     from runner.view.status import follow_status, job_status
 
     found = find(job, store)
@@ -95,6 +96,8 @@ def status(
     elif json:
         print_json("status", job_status(found))
     elif watch:
+        from runner.view.live import watch_status
+
         watch_status(follow_status(found))
     else:
         print_status(job_status(found))
@@ -110,7 +113,6 @@ def logs(
     from runner.job.find import find_job
     from runner.launch.ssh.relay import fetch
     from runner.view.console import print_json, show
-    from runner.view.status import follow_log
 
     found = find_job(job, store)
     if not follow:
@@ -118,7 +120,12 @@ def logs(
     if json:
         print_json("logs", {"id": found.id, "lines": "".join(found.log()).splitlines()})
         return
-    for piece in follow_log(found) if follow else found.log():
+    if follow:
+        from runner.view.live import watch_log
+
+        watch_log(found)
+        return
+    for piece in found.log():
         show(piece, end="")
 
 

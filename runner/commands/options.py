@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from last_e.terminal import QUIET
 from last_e.text import expand
 from runner.launchers import NAMES
 
@@ -18,8 +20,18 @@ def at_home(value: Path | list[Path] | None) -> Path | list[Path] | None:
     return None if value is None else [expand(str(path)) for path in value]
 
 
+def be_quiet(value: bool) -> bool:
+    """Kept where what is started here finds it, too."""
+    if value:
+        os.environ[QUIET] = "1"
+    return value
+
+
 JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON object instead")]
 SpecArgument = Annotated[Path, typer.Argument(metavar="JOB.YAML", help="the job's file", callback=at_home)]
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", help="tell warnings, errors and the result alone, not how far it is", callback=be_quiet)
+]
 JOB_HELP = "ID of a job, the beginning of one, or STORE/ID"
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help=JOB_HELP)]
 GROUP_HELP = f"{JOB_HELP}; or a group's"

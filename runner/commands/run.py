@@ -21,6 +21,7 @@ from runner.commands.options import (
     OnOption,
     ParallelOption,
     PrivateOption,
+    QuietOption,
     RelayOption,
     SetOption,
     ShutDownOption,
@@ -56,6 +57,7 @@ def submit(
         bool,
         typer.Option("--yes", help="do not ask: before a sweep of more than 20 points, before a machine is rented for --env"),
     ] = False,
+    quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
     """Check a job, keep it in the store, and run it; of a sweep, a job for each point."""
@@ -130,6 +132,7 @@ def resume(
     parallel: ParallelOption = None,
     stop_after: StopAfterOption = None,
     yes: Annotated[bool, typer.Option("--yes", help="do not ask before a machine is rented for --env")] = False,
+    quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
     """Go on with a job from its newest whole checkpoint, here; of a group, with all that is unfinished."""
@@ -182,6 +185,7 @@ def attempt(
     heard: Annotated[list[str] | None, typer.Option("--heard", help="requests from before it was handed over")] = None,
     until: Annotated[int | None, typer.Option("--until", help="pause once this epoch is done")] = None,
     yes_shut_down: ShutDownOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Run one attempt of a job on this machine; launchers call this."""
     if read_env:
@@ -256,6 +260,7 @@ def start(
     auto_continue: int = 0,
 ) -> NoReturn:
     """Make or take a job and start an attempt; who leaves before its launcher listens is told how the job goes on."""
+    from last_e.terminal import is_quiet
     from runner.errors import Exit, NoSuchJobError, PausedError
     from runner.launch import start as launch
     from runner.launch.continued import run_on
@@ -264,6 +269,8 @@ def start(
     from runner.view.console import json_text, say, show
     from runner.view.status import job_status
 
+    if is_quiet():
+        arguments = [*arguments, "--quiet"]  # it may run where this process's variables are not
     asked: list[int] = []
     job, token, waiting = None, None, None
 

@@ -130,16 +130,27 @@ def from_the_owner(attempts: list[Attempt]) -> list[Attempt]:
 
 
 class _Beat(BaseModel):
-    """``heartbeat.json``."""
+    """``heartbeat.json``: what :class:`last_e.events.Progress` told last, and how far the store is."""
 
     time: float = 0.0
     step: int = 0
     total_steps: int = 0
+    epoch: int = 0
+    epochs: int = 0
+    phase: str = "train"
+    tested: FiniteFloat | None = None
+    seconds: FiniteFloat | None = None
+    epoch_seconds_left: FiniteFloat | None = None
     seconds_left: float | None = None
+    session_seconds_left: FiniteFloat | None = None
     clips_per_second: float | None = None
     ranks: list[FiniteFloat] | None = None
     of_one: FiniteFloat | None = None
     loss: float | None = None
+    smooth_loss: FiniteFloat | None = None
+    top1: FiniteFloat | None = None
+    lr: FiniteFloat | None = None
+    gpus: list[dict[str, FiniteFloat | None]] | None = None
     synced_step: int = 0
     local_step: int = 0
     lag_seconds: float = 0.0

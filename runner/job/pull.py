@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from last_e.manifest import MANIFEST, DamagedCheckpoint
@@ -12,11 +14,17 @@ from runner.job.checkpoints import Stored
 from runner.job.job import Job
 
 _TRIES = 3
+Watched = Callable[[Path, str, int], AbstractContextManager[None]]
 
 
-def pull_checkpoint(job: Job, destination: Path, *, best: bool, step: int | None) -> str:
+def _unseen(folder: Path, of: str, total: int) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+def pull_checkpoint(job: Job, destination: Path, *, best: bool, step: int | None, watch: Watched = _unseen) -> str:
     """Download a checkpoint into a new folder, or one that is empty; returns its name. Where whoever trains deletes it
-    meanwhile, because there are newer ones, it is chosen anew.
+    meanwhile, because there are newer ones, it is chosen anew. ``watch``: given a folder, what of, and how many bytes are to
+    come, it shows meanwhile how far that is.
 
     Raises:
         UsageError: there is no such checkpoint, or the folder is not empty.
@@ -31,7 +39,9 @@ def pull_checkpoint(job: Job, destination: Path, *, best: bool, step: int | None
     try:
         for last in [False] * (_TRIES - 1) + [True]:
             try:
-                job.checkpoints.download(stored, part)
+                size = sum(file.size for file in stored.manifest.files.values())
+                with watch(part, stored.name, size):
+                    job.checkpoints.download(stored, part)
                 break
             except MissingKeyError:
                 for file in part.iterdir():

@@ -5,8 +5,10 @@ from __future__ import annotations
 import secrets
 import sys
 import time
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, TextIO
 
+from last_e.terminal import clear_below, cleared_by_signals, do_default
 from runner.errors import Exit, LastrunError, StoreError
 from runner.job.job import Job
 from runner.launch.protocol import Launcher, Started
@@ -47,12 +49,20 @@ def run(launcher: Launcher, job: Job, arguments: list[str], *, quiet: bool) -> E
         token = secrets.token_hex(4)
         if asked:  # there is no attempt yet that a terminal would have told, too
             raise KeyboardInterrupt
-        started = launcher.start(job, arguments, token, output=sys.stderr if quiet else sys.stdout)
-        while (code := started.wait(_LOOK_SECONDS)) is None:
-            while len(asked) > handed_on:
-                started.hand_on(asked[handed_on])
-                handed_on += 1
+        output = sys.stderr if quiet else sys.stdout
+        started = launcher.start(job, arguments, token, output=output)
+        with cleared_by_signals(partial(_leave, output)):
+            while (code := started.wait(_LOOK_SECONDS)) is None:
+                while len(asked) > handed_on:
+                    started.hand_on(asked[handed_on])
+                    handed_on += 1
+        clear_below(output)  # of one that was killed
     return Ended(code, token, bool(asked) or started.cancelled)
+
+
+def _leave(output: TextIO, signum: int) -> None:
+    clear_below(output)  # before the shell goes on: it waits for this process alone
+    do_default(signum)
 
 
 def detach(launcher: Launcher, job: Job, arguments: list[str]) -> str | None:

@@ -5,24 +5,29 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from last_e.bar import SECONDS_BETWEEN_LINES
 from last_e.choosing import heard_of
 from last_e.problems import show as value_text
-from last_e.text import percent, seconds_text
+from last_e.progress import cut, wrapped
+from last_e.terminal import Screen, is_quiet
+from last_e.text import percent, plain, seconds_text
 from runner.errors import LastrunError, Reason, State
 from runner.job.group import Group
 from runner.launch.line import is_searched
 from runner.launch.outcome import Outcome
 from runner.launch.points import Task
 from runner.launch.settle import waits
-from runner.view.bar import SECONDS_BETWEEN_LINES
 from runner.view.console import make_console, make_table, say, show, styled
 from runner.view.jobs import coloured
 from runner.view.status import FOLLOW_SECONDS, STOPPING, summary_or_error
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _AT_WORK = (State.RUNNING.value, STOPPING)
 _MAY_WAIT = (State.QUEUED.value, State.PAUSED.value, State.LOST.value)
@@ -81,9 +86,9 @@ def is_at_work(status: dict[str, Any]) -> bool:
     return status["waits"] is not None or any(status["states"].get(state) for state in _AT_WORK)
 
 
-def print_group(status: dict[str, Any]) -> None:
+def print_group(status: dict[str, Any], console: Console | None = None) -> None:
     """A group: what it is, a line for each point, what to do next."""
-    console = make_console()
+    console = console or make_console()
     states = ", ".join(f"{count} {state}" for state, count in status["states"].items())
     console.print(f"group  {status['uri']}")
     console.print(f"points {status['count']}: {states or 'none is there'}")
@@ -122,12 +127,26 @@ def follow_group(group: Group) -> Iterator[dict[str, Any]]:
 
 
 def watch_group(facts: Iterator[dict[str, Any]]) -> None:
-    """:func:`print_group`, renewed in place on a terminal."""
-    console = make_console()
-    for status in facts:
-        if console.is_terminal:
-            console.clear()
-        print_group(status)
+    """:func:`print_group`, renewed in place on a terminal; else again once a minute, and in the end."""
+    console, last, told = make_console(), None, -SECONDS_BETWEEN_LINES
+    with closing(Screen(console.file)) as screen:  # type: ignore[arg-type]
+        for status in facts:
+            last = status
+            if not is_at_work(status):
+                break
+            if is_quiet():
+                continue
+            if not screen.redraws:
+                if time.monotonic() - told >= SECONDS_BETWEEN_LINES:
+                    told = time.monotonic()
+                    print_group(status)
+            else:
+                with console.capture() as caught:
+                    print_group(status, console)
+                lines = caught.get().splitlines()
+                screen.view(lambda _, rows, lines=lines: lines[:rows])  # type: ignore[misc]
+    if last is not None:
+        print_group(last)
 
 
 def values_text(values: dict[str, Any]) -> str:
@@ -146,22 +165,14 @@ class PointsView:
         self._hosts: dict[int, str] = {}
         self._beats: dict[int, dict[str, Any]] = {}
         self._done, self._waiting = 0, set[int]()
-        self._live: Any = None
+        self._screen = Screen(self._console.file)  # type: ignore[arg-type]
         self._last = time.monotonic()
-        self._drawn = 0.0
 
     def __enter__(self) -> PointsView:
-        if self._console.is_terminal:
-            from rich.live import Live
-
-            self._live = Live(console=self._console, auto_refresh=False, transient=True)
-            self._live.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        self._screen.close()
 
     def started(self, task: Task, host: str | None) -> None:
         """A point has begun, of several hosts on this one."""
@@ -169,6 +180,8 @@ class PointsView:
         self._waiting.discard(task.number)
         self._hosts[task.number] = _on(host)
         begins = ("goes on" if task.known else "begins") if task.kind == "to do" else "is at work already"
+        if is_quiet():
+            return
         self.note(f"point {task.number} of {task.count} {begins}{_on(host)}: {task.words}; job {task.job.id}")
 
     def ended(self, outcome: Outcome) -> None:
@@ -194,32 +207,30 @@ class PointsView:
     def beats(self, beats: dict[int, dict[str, Any]]) -> None:
         """How far those are that run."""
         self._beats = beats
-        now = time.monotonic()
-        if self._live is not None:
-            if now - self._drawn >= 1.0:
-                self._drawn = now
-                self._live.update(self._text(), refresh=True)
-        elif self._running and now - self._last >= SECONDS_BETWEEN_LINES:
+        if is_quiet():
+            return
+        if self._screen.redraws:
+            shown = self._lines()
+            self._screen.view(lambda columns, rows: [cut(line, columns - 1) for line in shown[:rows]])
+        elif self._running and time.monotonic() - self._last >= SECONDS_BETWEEN_LINES:
             lines = [self._line(number) for number in sorted(self._running)]
             self.note(f"{self._done} of {self._count} done{self._that_wait()}; " + "; ".join(lines))
 
     def note(self, text: str) -> None:
         """A line for people."""
         self._last = time.monotonic()
-        if self._live is not None:
-            self._live.console.print(text)
+        if self._screen.redraws:
+            self._screen.line(lambda columns: wrapped(text, self._console, columns))
         elif self._quiet:
             show(text, error=True)
         else:
             say(text)
 
-    def _text(self) -> Any:
-        from rich.text import Text
-
+    def _lines(self) -> list[str]:
         lines = [f"  {self._line(number)}  {self._running[number].words}" for number in sorted(self._running)]
         more = [f"  and {len(lines) - _MOST_LINES} more"] if len(lines) > _MOST_LINES else []
         head = f"{self._done} of {self._count} points done, {len(self._running)} at work{self._that_wait()}"
-        return Text("\n").join(styled(line, "") for line in [head, *lines[:_MOST_LINES], *more])
+        return [plain(line) for line in [head, *lines[:_MOST_LINES], *more]]
 
     def _that_wait(self) -> str:
         """Points of a halved search that have come to a rung, of which some go on and others never do."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from last_e.choosing import CHOSEN_ON_TEST
@@ -55,22 +54,6 @@ def print_jobs(jobs: list[dict[str, Any]], store: str, more: bool) -> None:
 def print_status(status: dict[str, Any]) -> None:
     """One job: where it is, how it fares, what to do next."""
     make_console().print(status_text(status))
-
-
-def watch_status(facts: Iterator[dict[str, Any]]) -> None:
-    """The same, renewed in place on a terminal, as long as there is news."""
-    from rich.live import Live
-
-    console = make_console()
-    if not console.is_terminal:
-        for status in facts:
-            console.print(status_text(status), end="\n\n")
-        return
-    with Live(console=console, auto_refresh=False) as live:
-        for status in facts:
-            text = status_text(status)
-            text.overflow = "fold"
-            live.update(text, refresh=True)
 
 
 def status_lines(status: dict[str, Any]) -> str:

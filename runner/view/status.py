@@ -30,8 +30,13 @@ _NEXT = {
 
 
 def job_status(job: Job) -> dict[str, Any]:
-    """Everything about one job. What needs nothing of each other is asked at once: a bucket takes a tenth of a second to answer
-    anything."""
+    """Everything about one job."""
+    return _status(job)[0]
+
+
+def _status(job: Job) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The same, and a line for each of its epochs. What needs nothing of each other is asked at once: a bucket takes a tenth of
+    a second to answer anything."""
     asked: list[Any] = [partial(job.record, again=True), partial(settled, job), job.checkpoints.written]
     record, attempts, written = job.store.in_parallel(asked)
     checkpoints = counted(written, attempts)
@@ -73,7 +78,7 @@ def job_status(job: Job) -> dict[str, Any]:
         facts["next"] = GONE.format(job=job.reference)
     facts["step"] = max([stored.manifest.step for stored in checkpoints[-1:]] + [facts["progress"].get("step") or 0])
     facts["epoch"] = max(facts["epoch"], metrics[-1]["epoch"] if metrics else 0)
-    return facts
+    return facts, metrics
 
 
 def _total_steps(attempt: Attempt | None, beat: dict[str, Any]) -> int | None:
@@ -212,13 +217,19 @@ def summary_or_error(job: Job) -> dict[str, Any] | None:
 
 
 def follow_status(job: Job) -> Iterator[dict[str, Any]]:
-    """:func:`job_status` every few seconds, the last time when the job no longer runs."""
+    """:func:`job_status` every few seconds, with a line for each epoch as ``history``; the last time when the job no longer
+    runs."""
     while True:
-        facts = job_status(job)
-        yield facts
-        if facts["state"] not in (State.RUNNING.value, STOPPING):
+        facts, history = _status(job)
+        yield {**facts, "history": history}
+        if not is_at_work(facts):
             return
         time.sleep(FOLLOW_SECONDS)
+
+
+def is_at_work(status: dict[str, Any]) -> bool:
+    """Whether a job runs, by its status."""
+    return status["state"] in (State.RUNNING.value, STOPPING)
 
 
 def running(jobs: Iterable[Job]) -> list[Job]:

@@ -377,7 +377,7 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on(tree: Path, small_disk
 
 def test_progress_is_lines_in_a_log() -> None:
     code = (
-        "import time\nfrom runner.view.bar import Bar\n"
+        "import time\nfrom last_e.bar import Bar\n"
         "with Bar('recordings', between=0) as bar:\n"
         "    for done in (1, 20, 40): bar.update_bytes('/a/b.tar.gz', done * 10**6, 40 * 10**6); time.sleep(0.1)\n"
         "    bar.update_bytes('small.tar', 100, 1000)\n"

@@ -37,7 +37,7 @@ VOCABULARY = {
         "reading",
         "skeletons",
     ),
-    *("redact", "resume", "text"),
+    *("bar", "progress", "redact", "resume", "terminal", "text"),
 }
 
 

@@ -24,6 +24,9 @@ from typing import Any
 
 import pytest
 
+from tests.jobs import wait_until
+from tests.terminals import Terminal
+
 SCRIPT = Path(__file__).parents[2] / "scripts" / "install.py"
 INSTALL: dict[str, Any] = runpy.run_path(str(SCRIPT))
 
@@ -129,8 +132,16 @@ def install(tmp_path: Path, server: Server, clean_env: dict[str, str]) -> Instal
     environ |= {"PIP_CONFIG_FILE": os.devnull, "PIP_CACHE_DIR": str(tmp_path / "cache"), "NO_PROXY": "127.0.0.1"}
     environ["PIP_INDEX_URL"] = server.url("pypi")
 
-    def call(*, own: bool = False, gpu: str | None = None, pytorch: str = "", first: float = 10.0, **variables: str) -> Any:
-        """``own``: whether it is seen that the index is not the one that pip has without any settings."""
+    def call(
+        *,
+        own: bool = False,
+        gpu: str | None = None,
+        pytorch: str = "",
+        first: float = 10.0,
+        to: int = subprocess.PIPE,
+        **variables: str,
+    ) -> Any:
+        """``own``: whether it is seen that the index is not pip's own without any settings. ``to``: where it prints."""
         program = [
             f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); sys.dont_write_bytecode = True; import install",
             f"install.gpu, install.PYTORCH, install.FIRST_WORD = lambda: {gpu!r}, {pytorch or server.url('')!r}, {first}",
@@ -141,12 +152,13 @@ def install(tmp_path: Path, server: Server, clean_env: dict[str, str]) -> Instal
             [project / ".venv/bin/python", "-c", "\n".join(program)],
             env={**environ, **variables},
             cwd=project,
-            capture_output=True,
+            stdout=to,
+            stderr=subprocess.PIPE,
             text=True,
             timeout=120,
             check=False,
         )
-        assert "Traceback" not in done.stdout + done.stderr
+        assert "Traceback" not in f"{done.stdout}{done.stderr}"
         return done
 
     return call
@@ -218,6 +230,20 @@ def test_that_it_goes_on_is_told_now_and_then(install: Installer, server: Server
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"still (looking for packages|fetching cuda-1.0 \(5.5 MB\))", done.stdout), done.stdout
     assert len(done.stdout.splitlines()) < 25
+
+
+@pytest.mark.slow
+def test_at_a_terminal_one_line_moves_and_nothing_of_it_stays(install: Installer, server: Server) -> None:
+    server.slow = 0.8
+    terminal = Terminal(columns=60)
+    done = install(gpu="there", to=terminal.inside, TERM="xterm", PYTHONIOENCODING="utf-8", COLUMNS="60")
+    wait_until(lambda: "installed in" in terminal.text)
+    terminal.close()
+    assert done.returncode == 0, terminal.text + done.stderr
+    assert re.search(rb"\r\x1b\[K(\xe2\x94\x81| )* +\d+ s  (looking for packages|fetching cuda-1.0)", terminal.raw), (
+        terminal.raw
+    )
+    assert not [line for line in terminal.lines if "looking" in line or "━" in line], terminal.text
 
 
 @pytest.mark.slow

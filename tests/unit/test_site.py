@@ -16,7 +16,7 @@ from runner.errors import Reason
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-EVERYWHERE = {"--json", "--help", "--version"}
+EVERYWHERE = {"--json", "--quiet", "--help", "--version"}
 
 
 @pytest.fixture(scope="module")

@@ -81,15 +81,6 @@ def test_the_screen_shows_what_a_log_needs():
     assert "completed at step 10 of 10: fine" in text
 
 
-def test_a_terminal_gets_a_bar_that_is_taken_away_again():
-    out = io.StringIO()
-    console = Console(file=out, force_terminal=True, width=120)
-    with ConsoleSink(console) as sink:
-        sink.emit(ALL[2])
-    assert "testing" in out.getvalue()
-    assert "\x1b[?25h" in out.getvalue(), "the cursor is shown again"
-
-
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0, "0s"), (45.4, "45s"), (59.6, "1m00s"), (200, "3m20s"), (3720, "1h02m"), (None, "-"), (math.nan, "-"), (math.inf, "-")],

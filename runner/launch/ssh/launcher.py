@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+from last_e.bar import Bar
 from last_e.text import plain
 from runner.attempt.data_check import check_data
 from runner.errors import EngineError, LastrunError, UsageError
@@ -91,7 +92,9 @@ class SshLauncher(BeginsAtOnce):
         try:
             with interruptible(f"{job.id}: interrupted before its attempt began; lastrun resume {job.reference} begins it"):
                 if (data := of_this_machine(self._config)) is not None:
-                    given["about"]["data"] = send(host, data, say_of_host)
+                    with Bar("MB") as bar:
+                        seen = output in (sys.stdout, sys.stderr) and bar.screen.redraws
+                        given["about"]["data"] = send(host, data, say_of_host, bar.update_bytes if seen else None)
                 if relayed is not None:
                     there = relayed.push()
                     given["uri"], given["plain"]["LASTRUN_STORE"] = str(there.child(job.id)), str(there)

@@ -13,6 +13,7 @@ from runner.launch.ssh.connection import CUT, CutError, environment, last_error
 from runner.launch.ssh.sent import AGAIN, Local
 from runner.launch.ssh.setup import Host
 
+Watch = Callable[[str, int, int], None]
 _PIECE_BYTES = 1 << 17
 _TELL_SECONDS = 5.0
 _AGAIN_SECONDS = 2.0
@@ -20,8 +21,9 @@ _TRIES = 10
 """How often a connection that brings nothing any more is made anew."""
 
 
-def send(host: Host, data: Local, say: Callable[[str], None]) -> str:
+def send(host: Host, data: Local, say: Callable[[str], None], watch: Watch | None = None) -> str:
     """Send it, unless it is there; returns where it is. A connection that breaks is made anew, and what has come counts.
+    ``watch`` is told what is sent, how many bytes of it are there, and of how many; without it that is said now and then.
 
     Raises:
         EngineError: it does not get there.
@@ -34,7 +36,7 @@ def send(host: Host, data: Local, say: Callable[[str], None]) -> str:
                 return str(found["path"])
             if found["bytes"] > before:
                 before, tries = found["bytes"], 0
-            _send_rest(host, data, found["bytes"], say)
+            _send_rest(host, data, found["bytes"], say, watch)
         except CutError as error:
             tries += 1
             if tries > _TRIES:
@@ -43,7 +45,7 @@ def send(host: Host, data: Local, say: Callable[[str], None]) -> str:
             time.sleep(_AGAIN_SECONDS)
 
 
-def _send_rest(host: Host, data: Local, offset: int, say: Callable[[str], None]) -> None:
+def _send_rest(host: Host, data: Local, offset: int, say: Callable[[str], None], watch: Watch | None) -> None:
     name, told = host.connection.host, time.monotonic()
     say(f"{name}: sending {data.path.name}, {data.size / 1e6:.1f} MB{f', from {offset / 1e6:.1f} on' if offset else ''}")
     command = host.connection.command(host.script("receive", data.sha256, data.path.name, str(offset), str(data.size)))
@@ -62,7 +64,9 @@ def _send_rest(host: Host, data: Local, offset: int, say: Callable[[str], None])
             with suppress(BrokenPipeError), process.stdin as pipe:
                 while piece := file.read(_PIECE_BYTES):
                     pipe.write(piece)
-                    if time.monotonic() - told > _TELL_SECONDS:
+                    if watch is not None:
+                        watch(f"{data.path.name} to {name}", file.tell(), data.size)
+                    elif time.monotonic() - told > _TELL_SECONDS:
                         told = time.monotonic()
                         say(f"{name}: {file.tell() / 1e6:.1f} of {data.size / 1e6:.1f} MB")
             code = process.wait()
