@@ -18,8 +18,8 @@ HEAD = """\
 <!-- Written by scripts/make_docs.py from the schemas and the packaged defaults: do not edit by hand. -->
 
 Every key of a job file, of `--set`, and (but for `name`, `run.*`, `store.*`, `notify.*`, `tracking` and `sweep.*`) of
-`python -m last_e --set`. Layers, lowest first: the recipe, the model variant, the data set, the environment profile, the job file,
-direct flags, `--set`.
+`python -m last_e --set`. Layers, lowest first: the recipe, the model variant, the data set, the environment profile, the job
+file, direct flags, `--set`.
 `lastrun explain JOB.YAML` prints each value with the layer that set it.
 
 A key marked *pinned* decides learning: it is fixed when a job begins, and `resume` refuses to change it unless

@@ -6,6 +6,7 @@ import math
 import os
 import signal
 import time
+from collections.abc import Callable
 from types import FrameType
 
 from last_e.config import HardwareConfig
@@ -75,10 +76,12 @@ class Leaving:
         limit = self._hardware.session_limit
         return None if limit is None else max(0.0, limit - self._hardware.stop_margin - (time.monotonic() - self._began))
 
-    @property
-    def overdue(self) -> bool:
-        """Whether the trainer has had time enough to save."""
-        return self.reason is not None and time.monotonic() - self._asked_at > STOP_PATIENCE_SECONDS
+    def end_what_is_overdue(self, say: Callable[[str, str], None]) -> None:
+        """End a trainer that has had time enough to save."""
+        overdue = self.reason is not None and time.monotonic() - self._asked_at > STOP_PATIENCE_SECONDS
+        if overdue and self._trainer.runs:
+            say(f"the trainer did not stop within {STOP_PATIENCE_SECONDS:.0f} s and was ended", "warning")
+            self._trainer.kill()
 
     def drain_seconds(self, reason: Reason) -> float:
         """How long the end may wait for the network: a spot machine is gone after 30 s, a session at its limit."""

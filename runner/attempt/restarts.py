@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from last_e.manifest import newest_whole, read_manifest
+from runner.attempt.voice import Voice
 from runner.job.attempts import Attempt
 
 AWAY_SECONDS = 900.0
@@ -23,6 +25,14 @@ class Again(NamedTuple):
     """To be told; empty: it was told before."""
     rest: float = 0.0
     """Seconds to wait before."""
+
+    def begin(self, voice: Voice, asked: Callable[[], bool]) -> None:
+        """Say why, if that is to be told, and wait, unless somebody has asked to stop."""
+        if self.message:
+            voice.say(self.message, "warning")
+        until = time.monotonic() + self.rest
+        while time.monotonic() < until and not asked():
+            time.sleep(0.2)
 
 
 class Restarts:

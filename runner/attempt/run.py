@@ -24,7 +24,7 @@ from last_e.manifest import read_manifest, sha256
 from runner import machine
 from runner.attempt import shutdown
 from runner.attempt.data_cache import fetch_data
-from runner.attempt.leaving import STOP_PATIENCE_SECONDS, Leaving
+from runner.attempt.leaving import Leaving
 from runner.attempt.leftovers import clear_leftovers
 from runner.attempt.moves import Moves
 from runner.attempt.nodes import further_nodes
@@ -169,8 +169,7 @@ class _Run:
         self.data: Path | None = None
         self.lost: Reason | None = None
         self.heart = Heart(job, attempt, old_requests, self._beat, lambda *words: self.inbox.put(words))
-        self._told_that_it_leaves = False
-        self._moves = Moves()
+        self._told_that_it_leaves, self._moves = False, Moves()
         self._look: LastLook | None = None
         voice.shows(partial(_standing, self.progress, job, attempt, leaving))
 
@@ -194,11 +193,8 @@ class _Run:
             for note in self.notes:
                 self.voice.say(note)
             reason, message = self._train(scratch, self.publisher)
-        except StoreError as error:
-            reason, message = (Reason.OUT_OF_DISK if _disk_full(error.__cause__) else Reason.STORE_UNREACHABLE), str(error)
-        except OSError as error:
-            reason = Reason.OUT_OF_DISK if _disk_full(error) else Reason.TRAINER_ERROR
-            message = f"{error.filename or self.scratch_root}: {error.strerror or error}"
+        except (StoreError, OSError) as error:
+            reason, message = what_broke(error, self.scratch_root)
         finally:
             self.trainer.kill()
         look = self._look or LastLook(self.job, self.attempt)
@@ -216,12 +212,7 @@ class _Run:
             if self.lost is not Reason.JOB_DELETED and self.job.is_deleted():
                 self._lose(reason := Reason.JOB_DELETED)
                 self.voice.show(f"{reason.value}: {self._what_is_lost(reason)}")
-        if self.lost is Reason.JOB_DELETED:
-            self.heart.join(WAITS.read)  # it writes no more
-            with suppress(StoreError):
-                self.job.forget()
-        if scratch is not None and (self.lost is not None or not waiting(scratch / OUTBOX)):
-            remove_scratch(scratch)
+        tidy_up(self.job, self.heart, self.lost, scratch)
         return reason
 
     # --- training ---------------------------------------------------------------------------------------------------
@@ -244,7 +235,7 @@ class _Run:
             if reason is Reason.RANK_LOST and self.leaving.reason is None:
                 again = restarts.after(message, self.attempt, begun=ended != NOT_BEGUN)
                 if again.goes_on:
-                    self._rest(again.message, again.rest)
+                    again.begin(self.voice, self._stop_while_waiting)
                     continue
                 message = again.message
             if ended != "checkpoint_damaged" or self.attempt.resumed_from is None or restarts.own is not None:
@@ -253,14 +244,6 @@ class _Run:
             self.job.checkpoints.pass_over(self.attempt.resumed_from)
             self.voice.say(f"skipping checkpoint {self.attempt.resumed_from}: {message}", "warning")
             self.attempt.resumed_from, self.attempt.resumed_step, self.attempt.resumed_epoch = None, 0, 0
-
-    def _rest(self, word: str, seconds: float) -> None:
-        """Say why, if there is something to say, and wait."""
-        if word:
-            self.voice.say(word, "warning")
-        until = time.monotonic() + seconds
-        while time.monotonic() < until and not self._stop_while_waiting():
-            time.sleep(0.2)
 
     def _stop_while_waiting(self) -> bool:
         """Before there is a trainer: hear what other threads have to say, look at the clock; whether to stop."""
@@ -378,9 +361,7 @@ class _Run:
         if self.leaving.reason is not None and not self._told_that_it_leaves:
             self._told_that_it_leaves = True
             self.heart.beat_soon()
-        if self.leaving.overdue and self.trainer.runs:
-            self.voice.say(f"the trainer did not stop within {STOP_PATIENCE_SECONDS:.0f} s and was ended", "warning")
-            self.trainer.kill()
+        self.leaving.end_what_is_overdue(self.voice.say)
         publisher.tick()
 
     # --- ending -------------------------------------------------------------------------------------------------------
@@ -397,12 +378,7 @@ class _Run:
                     self.job.attempts.write(attempt)
             return reason
         report = KeptReport(self.job, self.publisher.own(), None if self.leaving.in_haste else self.make_report)
-        try:
-            self.publisher.end()
-        except OSError as error:
-            self.voice.show(f"{error.filename}: {error.strerror}", "warning")
-            with suppress(StoreError):  # no room for it in the outbox; the store itself may have some
-                self.job.attempts.write(attempt)
+        write_end(self.publisher, self.job, attempt, self.voice)
         lasting = self.publisher.outbox.lasting  # what the store refuses it will refuse again
         until = time.monotonic() + (5.0 if lasting else self.leaving.drain_seconds(reason))
         left = self.publisher.drain(lambda: min(until, self.leaving.haste_until) - time.monotonic())
@@ -422,6 +398,16 @@ def _standing(progress: dict[str, Any], job: Job, attempt: Attempt, leaving: Lea
     """What a view shows of an attempt beside what its trainer tells; on another thread."""
     note = f"attempt {attempt.number}" if leaving.reason is None else f"stopping: {leaving.reason.value}"
     return {**progress, "name": job.id, "note": note}
+
+
+def write_end(publisher: Publisher, job: Job, attempt: Attempt, voice: Voice) -> None:
+    """Into the outbox; where that has no room, the store itself may have some."""
+    try:
+        publisher.end()
+    except OSError as error:
+        voice.show(f"{error.filename}: {error.strerror}", "warning")
+        with suppress(StoreError):
+            job.attempts.write(attempt)
 
 
 def find_data(
@@ -479,6 +465,25 @@ def scores_at_the_end(ended: events.Ended | None, progress: dict[str, Any], resu
         "epoch": last.get("epoch"),
     }
     return {name: value for name, value in heard.items() if value is not None}
+
+
+def what_broke(error: StoreError | OSError, scratch_root: Path) -> tuple[Reason, str]:
+    """Why an attempt ends that a store, or the disk below ``scratch_root``, failed."""
+    if isinstance(error, StoreError):
+        return (Reason.OUT_OF_DISK if _disk_full(error.__cause__) else Reason.STORE_UNREACHABLE), str(error)
+    reason = Reason.OUT_OF_DISK if _disk_full(error) else Reason.TRAINER_ERROR
+    return reason, f"{error.filename or scratch_root}: {error.strerror or error}"
+
+
+def tidy_up(job: Job, heart: Heart, lost: Reason | None, scratch: Path | None) -> None:
+    """After the end: delete what was written of a job that somebody had deleted, and the attempt's folder, unless something in
+    it has still to be sent."""
+    if lost is Reason.JOB_DELETED:
+        heart.join(WAITS.read)  # it writes no more
+        with suppress(StoreError):
+            job.forget()
+    if scratch is not None and (lost is not None or not waiting(scratch / OUTBOX)):
+        remove_scratch(scratch)
 
 
 def _disk_full(error: BaseException | None) -> bool:

@@ -42,7 +42,7 @@ class Wandb:
         settings = wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True, x_disable_stats=True)
         project = os.environ.get("WANDB_PROJECT") or PROJECT
         offline = os.environ.get("WANDB_MODE") == "offline"
-        resume = None if offline else "allow"  # what is there cannot be asked for
+        resume: Any = None if offline else "allow"  # what is there cannot be asked for
         self._run = wandb.init(project=project, id=run_id(job_id), name=job_id, resume=resume, config=config, settings=settings)
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")

