@@ -69,8 +69,15 @@ def _console() -> Console:
     """One that knows no terminal, and colours all the same."""
     from rich.console import Console
 
-    columns = _NOTEBOOK_COLUMNS + 1
-    return Console(file=StringIO(), record=True, force_terminal=True, color_system="truecolor", width=columns, _environ={})
+    return Console(
+        file=StringIO(),
+        record=True,
+        force_terminal=True,
+        force_jupyter=False,  # else it would display all by itself
+        color_system="truecolor",
+        width=_NOTEBOOK_COLUMNS + 1,
+        _environ={},
+    )
 
 
 class Watch:
