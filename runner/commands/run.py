@@ -110,7 +110,7 @@ def submit(
         raise typer.Exit(code)
     for note in job.notes:
         show(note, error=True)
-    begin = job.begin(yes=yes, may_ask=not json and sys.stdin.isatty())
+    begin = job.begin(yes=yes, may_ask=not json and _somebody_is_there())
     start(begin.make, begin.arguments, detach, json, "submit", begin.launcher, auto_continue=begin.auto_continue)
 
 
@@ -166,9 +166,14 @@ def resume(
     see_that_it_is_one(found.id, how)
     if parallel is not None or stop_after is not None:
         raise UsageError(f"{found.id} is one job: --parallel and --stop-after are for a group of them")
-    may_ask = not json and sys.stdin.isatty()
+    may_ask = not json and _somebody_is_there()
     begin = go_on(found, how, trust=trust, yes=yes, may_ask=may_ask, say=lambda text: show(text, error=True))
     start(begin.make, begin.arguments, detach, json, "resume", begin.launcher, begin.changes, begin.auto_continue)
+
+
+def _somebody_is_there() -> bool:
+    """Whether whoever calls could be asked; standard input may be closed."""
+    return sys.stdin is not None and sys.stdin.isatty()
 
 
 def attempt(
