@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -111,6 +112,8 @@ class _Text:
                 if not is_cut or not self._more(len(self._text) - self._at):
                     self._at = error.pos
                     raise self._wrong(error.msg) from None
+            except ValueError:  # Python reads no such numbers
+                raise self._wrong(f"a whole number of more than {sys.get_int_max_str_digits()} digits") from None
             else:
                 rest = self._text[end : end + 3]  # a number may go on behind 1, 1. or 1e+
                 if len(rest) == 3 or rest.strip("0123456789.eE+-") or not self._more(_PIECE):

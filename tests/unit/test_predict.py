@@ -95,10 +95,14 @@ def test_one_that_is_bad_is_told_and_the_others_are_read(tmp_path: Path) -> None
     lines = ["{", json.dumps({"joints": motion(1).tolist()}), "[]", json.dumps({"joints": [[[1, 2, 3]]]}), "{}"]
     (tmp_path / "f.jsonl").write_text("\n".join(lines))
     (tmp_path / "g.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "0.json").write_text(f'{{"joints": [[[1, 2, {"3" * 5000}]]]}}')  # before all others
+    (tmp_path / "1.json").write_text(f'{{"joints": [[[1, 2, {"3" * 400}]]]}}')
     found, unread = read(IRDS, tmp_path, tmp_path / "nowhere", tmp_path / "h.xyz")
     assert [Path(one.source).name for one in found] == ["a.npy", "f.jsonl"]
     text = "\n".join(unread)
-    assert len(unread) == 11
+    assert len(unread) == 13
+    assert "0.json: no JSON: line 1: a whole number of more than 4300 digits" in text
+    assert "1.json" in text
     assert "b.npy is damaged or no array" in text
     assert "c.skeleton: line 3: the file ends where" in text
     told = (

@@ -57,9 +57,10 @@ def test_elements_are_what_the_whole_holds(tmp_path: Path, piece: int, ascii_alo
         ('{"a": 1, b: 2}', "line 1: a name in quotes is missing"),
         ('{"a" 1}', "line 1: expecting ':'"),
         ("[1]\n[2]", "line 2: something behind its end"),
+        (f"[1,\n{'7' * 5000}]", "line 2: a whole number of more than 4300 digits"),
         ("[" * 100_000, "nested too deep|Expecting value"),
     ],
-    ids=range(9),
+    ids=range(10),
 )
 def test_what_is_no_json_is_told_with_its_line(tmp_path: Path, piece: int, text: str, why: str) -> None:
     with pytest.raises(DataError, match=f"a.json: no JSON: .*({why})"):
