@@ -123,7 +123,7 @@ def _event(
         **attempt.scores,
         "reference": redact(job.reference),
     }
-    return Event(key, news, at, _short(said, 3 * _LONGEST), facts)
+    return Event(key, news, _as_date(at), _short(said, 3 * _LONGEST), facts)
 
 
 def _short(text: str, most: int = _LONGEST) -> str:
@@ -136,4 +136,9 @@ def _reached(beat: dict[str, Any]) -> str:
 
 
 def _at(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(_as_date(seconds)))
+
+
+def _as_date(seconds: float) -> float:
+    """The nearest that has a date: a record may be damaged."""
+    return max(0.0, min(seconds, 1e11))
