@@ -68,7 +68,8 @@ class Watch:
 
     Args:
         stalled_after: seconds without a step after which an attempt that runs is said to stall.
-        trust_all: take from now on what the jobs name of whom to tell, whoever has written them.
+        trust_all: take from now on what the jobs name of whom to tell, whoever has written them. May be
+            changed between looks; a job that was refused once stays so.
         are_named: whether the jobs were named one by one: then one that tells nobody is worth a word.
     """
 
@@ -107,7 +108,7 @@ class Watch:
             event, is_over = self._news(job)
         except NoSuchJobError:
             return None, nobody, False
-        except UNREADABLE as error:
+        except (*UNREADABLE, OSError) as error:  # of one job: the others are told all the same
             self._note(f"{job.id} cannot be read: {str(error) or type(error).__name__}")
             return None, nobody, True
         if is_over and event is None and names:
@@ -191,17 +192,19 @@ class Watch:
             if self.are_named:
                 self._note(f"{job.id} names nobody to tell: notify.slack, notify.mail and the like in its file do")
             return None
-        who, trust = set_by(JobSpec), Trust(job.store.uri, all_of_it=self.trust_all)
+        who, trust = set_by(JobSpec), Trust(job.store.uri)
         named = {key: value for key, value in values.items() if who[key].who == "asks" and value is not None}
         refused = {key: value for key, value in named.items() if not trust.takes(key, value)}
-        if refused:
+        if refused and not self.trust_all:
             self._note(
                 f"{job.id} names whom you alone decide to tell; you have not given it from here, and others may write to "
-                f"{job.store.uri}. Nobody is told of it.\n{table(refused)}\n--trust takes it, and remembers that for this store"
+                f"{job.store.uri}. Nobody is told of it.\n{table(refused)}\n"
+                f"lastrun watch {job.reference} --trust takes it, and remembers that for this store"
             )
             return None
-        if self.trust_all:
-            trust.remember(named)
+        if refused:
+            trust.remember(refused)
+            self._note(f"taken from {job.id}, and remembered for {job.store.uri}:\n{table(refused)}")
         kaggle.take_secrets(config.variables().values())
         keep_secret(config.variables().values())
         return config

@@ -30,12 +30,17 @@ def watch(
     json: JsonOption = False,
 ) -> None:
     """Tell those that jobs name (notify.*) of attempts that are lost or stall, and of ends that attempts could not tell."""
-    from runner.errors import StoreError
+    from runner.errors import StoreError, UsageError
     from runner.view.console import print_json, show
     from runner.view.watch import print_told
     from runner.watch import Watch
 
     pause, idle = _seconds("--every", every), _seconds("--stalled-after", stalled_after)
+    if trust and not names:
+        raise UsageError(
+            "--trust takes what jobs name of whom to tell, and others may write to their store: name those whose it shall take "
+            "(lastrun watch JOB --trust); it is remembered, and lastrun watch then tells them without --trust"
+        )
     watching = Watch(idle, trust_all=trust, are_named=bool(names))
     by_store, more = _jobs(names, store, limit)
     while True:
@@ -44,6 +49,7 @@ def watch(
             found, left = watching.look(jobs)
             told += found
             goes_on = goes_on or left
+        watching.trust_all = False  # a group's jobs that are put there later were never seen by whoever said it
         notes, watching.notes = [*watching.notes, *([more] if more else [])], []
         failed = any(one.failed for one in told)
         if json and once:

@@ -9,13 +9,15 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from runner.commands.watch import _seconds
+from runner.commands.watch import _seconds, watch
 from runner.errors import UsageError
 from runner.job.attempts import EXPIRY_SECONDS, Attempt
+from runner.job.group import Group, PointRecord
 from runner.job.job import Job
 from runner.notify.event import loss_of
 from runner.notify.notes import Notes
@@ -175,7 +177,10 @@ def test_a_job_that_others_have_stored_tells_nobody_until_this_user_takes_it(
     assert "names whom you alone decide to tell" in note
     assert f"notify.command = {command!r}" in note
     assert "notify.webhook" not in note
-    assert told(Watch(1800, trust_all=True), Job(store, job.id)) == ["lost"]
+    watch = Watch(1800, trust_all=True)
+    assert told(watch, Job(store, job.id)) == ["lost"]
+    [note] = watch.notes
+    assert note.startswith(f"taken from {job.id}, and remembered for {store.uri}:\n  notify.command = {command!r}")
     assert (tmp_path / "done").exists()
     begin(job, 2, silent=2 * EXPIRY_SECONDS)
     assert told(Watch(1800), Job(store, job.id)) == ["lost"]  # it is remembered
@@ -189,6 +194,64 @@ def test_what_a_damaged_job_names_holds_up_no_other(store: CountingStore, receiv
     assert told(watch, bad, good) == ["lost"]
     assert any(bad.id in note for note in watch.notes)
     assert len(receiver.messages) == 1
+
+
+def test_what_is_taken_is_of_the_jobs_that_were_there_when_it_was_said(
+    store: CountingStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Somebody who may write to the store writes a job of the group later."""
+    points = [
+        PointRecord(
+            values={}, config={**CONFIG, "training.epochs": 9, "notify.command": ["touch", str(tmp_path / name)]}, origins={}
+        )
+        for name in ("first", "second")
+    ]
+    group = Group.create(store, "sw", points, "0")
+    group.complete()
+    first, second = group.jobs()
+    for job in (first, second):
+        begin(job, 1, silent=2 * EXPIRY_SECONDS)
+    folder, aside = store.root / second.id, tmp_path / "aside"
+    folder.rename(aside)
+
+    def wait(_: float) -> None:
+        assert not (tmp_path / "second").exists()
+        aside.rename(folder)
+
+    monkeypatch.setattr("runner.commands.watch.time", SimpleNamespace(sleep=wait))
+    watch([group.id], store=store.uri, trust=True, every="1s", stalled_after="30m")
+    said = capsys.readouterr().err
+    assert f"taken from {first.id}" in said
+    assert f"{second.id} names whom you alone decide to tell" in said
+    assert (tmp_path / "first").exists()
+    assert not (tmp_path / "second").exists()
+
+
+@pytest.mark.parametrize("at", [1e17, -1e17, float("nan")], ids=str)
+def test_a_time_that_has_no_date_holds_up_no_other(store: CountingStore, receiver: Receiver, at: float) -> None:
+    bad, good = make_job(store, silent=2 * EXPIRY_SECONDS), make_job(store, silent=2 * EXPIRY_SECONDS)
+    [attempt] = bad.attempts.all()
+    attempt.started_at = at
+    bad.attempts.write(attempt)
+    path = store.root / bad.paths.heartbeat(attempt.id)
+    path.write_text("{}")
+    os.utime(path, (time.time() - 2 * EXPIRY_SECONDS,) * 2)
+    found, _ = Watch(1800).look([Job(store, bad.id), good])
+    assert good.id in [one.event.facts["job"] for one in found if one.told]
+
+
+def test_a_job_that_the_system_cannot_look_at_holds_up_no_other(
+    store: CountingStore, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good = make_job(store, silent=2 * EXPIRY_SECONDS), make_job(store, silent=2 * EXPIRY_SECONDS)
+
+    def fail() -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(bad.attempts, "names", fail)
+    watch = Watch(1800)
+    assert told(watch, bad, good) == ["lost"]
+    assert watch.notes == [f"{bad.id} cannot be read: [Errno 5] Input/output error"]
 
 
 def test_a_store_that_can_only_be_read_has_nobody_told_again_and_again(store: CountingStore, receiver: Receiver) -> None:
@@ -208,7 +271,11 @@ def test_the_command_watches_a_store_from_cron_and_stays(cli: Cli, receiver: Rec
     assert "--trust takes it" in facts["notes"][0]
     assert receiver.messages == []
     done = cli("watch", "--once", "--trust")
+    assert done.returncode == 2
+    assert "lastrun watch JOB --trust" in done.stderr
+    done = cli("watch", "--once", job.id, "--trust")
     assert done.returncode == 1
+    assert f"taken from {job.id}, and remembered for" in done.stderr
     assert "notify.webhook was not told: HOOK is not set here" in done.stderr
     done = cli("watch", job.id, "--every", "1s", "--json", HOOK=address)  # it ends when there is nothing left
     assert done.returncode == 0, done.stderr
