@@ -175,9 +175,16 @@ def listed(folder: Path, say: Callable[[str], None]) -> list[tuple[Path, Manifes
 def to_keep(manifests: list[Manifest], keep_last: int) -> list[bool]:
     """Which checkpoints stay: the newest ``keep_last``, the milestones, and the best by top-1 (the earliest of equals)."""
     newest = sorted(range(len(manifests)), key=lambda i: manifests[i].order)[-keep_last:]
-    tested = [i for i, manifest in enumerate(manifests) if manifest.top1 is not None]
-    best = min(tested, key=lambda i: (-(manifests[i].top1 or 0), manifests[i].order), default=None)
-    return [i in newest or i == best or manifest.milestone for i, manifest in enumerate(manifests)]
+    best = best_of(manifests)
+    return [i in newest or manifest is best or manifest.milestone for i, manifest in enumerate(manifests)]
+
+
+def best_of(manifests: list[Manifest]) -> Manifest | None:
+    """The best by top-1, the earliest of equals: of those that were scored on clips of the same kind as the newest that was,
+    for a run that goes on with ``data.validation`` begins to choose anew. None: none was scored."""
+    scored = sorted((one for one in manifests if one.top1 is not None), key=lambda one: one.order)
+    of_one_kind = [one for one in scored if (one.validation_top1 is None) == (scored[-1].validation_top1 is None)]
+    return min(of_one_kind, key=lambda one: (-(one.top1 or 0), one.order), default=None)
 
 
 def _digest(values: dict[str, Any]) -> str:

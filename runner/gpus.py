@@ -119,6 +119,15 @@ def make_folder(folder: Path) -> None:
         folder.chmod(0o1777)  # whatever the umask is
 
 
+def is_open_to_all(folder: Path) -> bool:
+    """Whether it is a folder that is open to all as ``/tmp`` is, and no link that somebody has put in its place."""
+    try:
+        mode = folder.lstat().st_mode
+    except OSError:
+        return False
+    return stat.S_ISDIR(mode) and mode & 0o1777 == 0o1777
+
+
 def _wanted(job: Asked) -> tuple[int, dict[str, str]]:
     """How many are wanted, of which: each with what everybody calls it."""
     asked, ranks = job.gpus, job.ranks

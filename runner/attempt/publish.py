@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -130,13 +131,12 @@ class Publisher:
 
     def own(self) -> Own:
         """What a report of the job needs of this attempt: the store may not have all of it yet."""
-        metrics, predictions = self._run / "metrics.jsonl", self._run / PREDICTIONS
-        return Own(
-            replace(self._attempt),
-            {**self._progress, "time": time.time()},
-            metrics.read_text("utf-8", "replace") if metrics.exists() else "",
-            predictions.read_bytes() if predictions.exists() else None,
-        )
+        found: dict[str, bytes] = {}
+        for name in ("metrics.jsonl", PREDICTIONS):
+            with suppress(OSError):  # it is not there, or the disk has failed: the end comes first
+                found[name] = (self._run / name).read_bytes()
+        metrics = found.get("metrics.jsonl", b"").decode("utf-8", "replace")
+        return Own(replace(self._attempt), {**self._progress, "time": time.time()}, metrics, found.get(PREDICTIONS))
 
     def send_log(self) -> None:
         """Send what was said since the last time."""
@@ -148,7 +148,8 @@ class Publisher:
         """Say something, if it is anything, once all else is sent."""
         if text:
             self._voice.say(text)
-            self.send_log()
+            with suppress(OSError):  # no room for it: the end is there
+                self.send_log()
             self.outbox.drain(1.0)
 
     def drain(self, left: Callable[[], float]) -> str | None:

@@ -37,7 +37,10 @@ class KeptReport(threading.Thread):
         self._job, self._own, self._make = Job(job.store, job.id), own, make
         self._why = ""
         self._given_up = threading.Event()
-        self.start()
+        try:
+            self.start()
+        except RuntimeError as error:  # no thread to be had: the attempt ends all the same
+            self._why = str(error)
 
     def run(self) -> None:
         """On its thread."""
@@ -56,7 +59,8 @@ class KeptReport(threading.Thread):
     def wait(self, until: float) -> str:
         """Wait for it, but not long, and not beyond ``until`` (:func:`time.monotonic`). What to say where there is none; empty
         where there is one."""
-        self.join(max(0.0, min(WAITS.report, until - time.monotonic())))
+        if self.ident is not None:
+            self.join(max(0.0, min(WAITS.report, until - time.monotonic())))
         self._given_up.set()
         why = "it takes too long" if self.is_alive() else self._why
         return f"no report is kept of this attempt ({why}); lastrun report {self._job.reference} makes one" if why else ""

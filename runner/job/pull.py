@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from last_e.manifest import MANIFEST, DamagedCheckpoint
+from last_e.manifest import MANIFEST, DamagedCheckpoint, best_of
 from runner.errors import MissingKeyError, StoreError, UsageError
 from runner.job.checkpoints import Stored
 from runner.job.job import Job
@@ -66,8 +66,8 @@ def _chosen(job: Job, best: bool, step: int | None) -> Stored:
     if step is not None:
         found = [stored for stored in there if stored.manifest.step == step]
     elif best:
-        tested = [stored for stored in there if stored.manifest.top1 is not None]
-        found = sorted(tested, key=lambda stored: (stored.manifest.top1 or 0, *(-part for part in stored.manifest.order)))
+        chosen = best_of([stored.manifest for stored in there])
+        found = [stored for stored in there if stored.manifest is chosen]
     if not found:
         if not there:
             raise UsageError(f"{job.id} has no checkpoint yet; lastrun status {job.reference} tells what becomes of it")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from last_e.choosing import chosen_by
+from last_e.choosing import chosen_by, of_one_kind
 from last_e.config import ENVIRONMENTS
 from last_e.problems import show as value_text
 from last_e.text import counted, percent, seconds_text
@@ -116,7 +116,7 @@ def _result(job: Job, prices: Prices) -> Result:
         config=config,
         origins=origins,
         last=chosen_by(metrics[-1]) if metrics else None,
-        best=max(map(chosen_by, metrics), default=None),
+        best=max(map(chosen_by, of_one_kind(metrics)), default=None),
         test=metrics[-1].get("test_top1") if metrics and metrics[-1].get("validation_top1") is not None else None,
         epoch=int(metrics[-1]["epoch"]) if metrics else 0,
         epochs=(attempt.epochs if attempt else None) or config["training.epochs"],

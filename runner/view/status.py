@@ -10,7 +10,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from last_e.choosing import chosen_by, heard_of
+from last_e.choosing import chosen_by, heard_of, of_one_kind
 from runner.errors import UNREADABLE, LastrunError, NoSuchJobError, Reason, State
 from runner.job.attempts import Attempt, from_the_owner
 from runner.job.checkpoints import counted
@@ -48,8 +48,8 @@ def _status(job: Job) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         reference=job.reference,
         next=(reason.ending.advice if reason else _NEXT[state]).format(job=job.reference),
         metrics=metrics[-1] if metrics else None,
-        best_epoch=max(metrics, key=lambda m: (chosen_by(m), -m["epoch"]))["epoch"] if metrics else None,
-        best_top1=max(map(chosen_by, metrics), default=None),
+        best_epoch=max(of_one_kind(metrics), key=lambda m: (chosen_by(m), -m["epoch"]))["epoch"] if metrics else None,
+        best_top1=max(map(chosen_by, of_one_kind(metrics)), default=None),
         chosen_on="validation" if metrics and metrics[-1].get("validation_top1") is not None else "test",
         early_stop_epoch=attempt.scores.get("early_stop_epoch") if attempt else None,
         checkpoint=checkpoints[-1].name if checkpoints else None,

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from last_e.choosing import chosen_by
+from last_e.choosing import chosen_by, of_one_kind
 from last_e.config import TrainConfig
 from last_e.data import DataError, Split
 from last_e.datafile import check_file
 from last_e.layers import resolve
-from last_e.manifest import Manifest, to_keep
+from last_e.manifest import Manifest, best_of, to_keep
 from last_e.metrics import read_metrics
 from last_e.own_set import check_own
 from last_e.problems import ConfigError
@@ -109,6 +109,16 @@ def test_the_best_is_kept_by_what_it_was_chosen_by() -> None:
         for step, (test, validation) in enumerate(tops, 1)
     ]
     assert to_keep(found, 1) == [False, True, True]
+    # It has gone on with clips to validate: what was seen of test clips before is no match for them.
+    before = Manifest(step=0, epoch=0, evaluated=True, test_top1=0.95)
+    assert to_keep([before, *found], 1) == [False, False, True, True]
+    assert best_of([before, *found]) is found[1]
+    assert best_of([*found[:1], Manifest(step=9, epoch=9, evaluated=False)]) is found[0]
+    assert best_of([]) is None
+    scored = [{"epoch": 1, "test_top1": 0.95}, {"epoch": 2, "validation_top1": 0.5}, {"epoch": 3, "validation_top1": 0.4}]
+    assert of_one_kind(scored) == scored[1:]
+    assert of_one_kind(scored[:1]) == scored[:1]
+    assert of_one_kind([]) == []
     lines = '{"epoch": 1, "step": 2, "validation_top1": 0.5, "validation_top5": 1.0, "test_top1": null, "test_top5": null}\n'
     lines += '{"epoch": 2, "step": 4, "validation_top1": null, "test_top1": 0.25, "test_top5": 1.0}\n{"epoch": 3, "step": 6}\n'
     assert [chosen_by(line) for line in read_metrics(lines)] == [0.5, 0.25]

@@ -14,7 +14,7 @@ import pytest
 
 from runner import gpus
 from runner.errors import EngineError
-from runner.gpus import Asked, taken
+from runner.gpus import Asked, is_open_to_all, make_folder, taken
 from runner.resolve import resolve_points
 
 A, B = (f"GPU-{uuid.uuid4()}" for _ in range(2))
@@ -239,3 +239,16 @@ def test_a_container_meets_the_machines_others_in_the_folder_that_it_was_handed(
                 pass
             with taken(asks(tmp_path), "inside") as same:
                 assert same == [A]
+
+
+def test_a_folder_of_locks_is_open_to_all_and_no_link(tmp_path: Path) -> None:
+    folder, home = tmp_path / "locks", tmp_path / "home"
+    assert not is_open_to_all(folder)
+    make_folder(folder)
+    assert is_open_to_all(folder)
+    home.mkdir(mode=0o700)
+    link = tmp_path / "link"
+    link.symlink_to(home)
+    make_folder(link)
+    assert not is_open_to_all(link)
+    assert not is_open_to_all(home)

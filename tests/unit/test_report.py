@@ -214,6 +214,18 @@ def test_a_report_that_cannot_be_made_or_takes_long_is_told_in_a_line(store: Dir
     slow.join()
 
 
+def test_where_no_thread_is_to_be_had_an_attempt_ends_without_a_report(
+    store: DirectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(thread: KeptReport) -> None:
+        raise RuntimeError("can't start new thread")
+
+    job = made_up(store, tmp_path)
+    own = Own(job.attempts.all()[-1], {}, "", None)
+    monkeypatch.setattr(KeptReport, "start", refused)
+    assert "(can't start new thread)" in KeptReport(job, own, lambda job, own: "").wait(time.monotonic() + 60)
+
+
 @pytest.mark.parametrize("what", ["without predictions", "damaged", "cut", "no attempt", "no epoch"])
 def test_of_what_is_not_there_it_says_why(store: DirectoryStore, tmp_path: Path, what: str) -> None:
     job = made_up(store, tmp_path)

@@ -13,6 +13,7 @@ import yaml
 
 from runner.errors import Reason
 
+pytestmark = pytest.mark.slow  # other Pythons have no Zensical
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 

@@ -19,6 +19,8 @@ try:
 except ImportError:  # Python 3.10
     import tomli as tomllib
 
+APART = ("browser", "executorch", "mlflow", "sky", "trackio", "wandb")
+"""Extras that are no part of dev: their lowest versions are not tried."""
 ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SCRIPT = runpy.run_path(str(ROOT / "scripts" / "versions.py"))
@@ -45,7 +47,7 @@ def test_the_lowest_versions_that_are_tried_are_the_lower_bounds(python: str) ->
     tried = {pin.name: str(pin.specifier).removeprefix("==") for pin in pins if pin.marker is None or pin.marker.evaluate(env)}
 
     bounds: dict[str, list[Version]] = {}
-    extras = {n: one for n, one in PROJECT["project"]["optional-dependencies"].items() if n not in ("sky", "browser")}
+    extras = {n: one for n, one in PROJECT["project"]["optional-dependencies"].items() if n not in APART}
     for one in map(Requirement, [*PROJECT["project"]["dependencies"], *(text for group in extras.values() for text in group)]):
         if one.name == "lastrun" or (one.marker is not None and not one.marker.evaluate(env)):
             continue

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import EngineError
-from runner.gpus import FOLDER, HANDED, make_folder
+from runner.gpus import FOLDER, HANDED, is_open_to_all, make_folder
 from runner.launch.docker import containers
 from runner.launch.docker.containers import PROGRAM, TRIAL_LABEL, USER_LABEL, logs
 from runner.launch.docker.engine import explained, is_local
@@ -36,6 +36,8 @@ def are_there(client: DockerClient, image: str) -> bool:
     """
     if is_local(client):
         make_folder(FOLDER)
+        if not is_open_to_all(FOLDER):  # an engine would follow a link to whatever it leads to
+            return False
     if _is_mountable(client, image):
         return True
     try:

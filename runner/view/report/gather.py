@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from last_e.choosing import chosen_by
+from last_e.choosing import chosen_by, of_one_kind
 from last_e.metrics import read_metrics
 from last_e.predictions import MOST_BYTES, Predictions, read_predictions
 from runner.attempt.report import Own
@@ -79,7 +79,8 @@ def gather(job: Job, own: Own | None = None) -> Material:
         beats[own.attempt.id], texts[own.attempt.id] = own.beat, own.metrics
     epochs, trained_by = _merged(attempts, texts)
     pairs = list(zip(epochs, trained_by))
-    best, author = max(pairs, key=lambda pair: chosen_by(pair[0]), default=(None, None))
+    chosen = max(of_one_kind(epochs), key=chosen_by, default=None)
+    best, author = next((pair for pair in pairs if pair[0] is chosen), (None, None))
     if epochs and scored_by(epochs) != "test_top1" and epochs[-1].get("test_top1") is not None:
         author = trained_by[-1]  # which has tested the best epoch's weights at the end
     predictions, why = _predictions(job, author, own)
