@@ -94,7 +94,10 @@ class ModelConfig(Section):
     use_ib_loss: bool = Field(description="add the information-bottleneck loss while training")
     dropout: Fraction = Field(description="dropout before the classifier")
     drop_path_rate: Fraction = Field(description="stochastic depth of the last block; earlier blocks linearly less")
-    init: PathText | None = Field(
+    init: Annotated[
+        PathText | None,
+        SetBy("learning", "reads it, signed with your credentials if it is elsewhere, and keeps it with the job"),
+    ] = Field(
         None,
         description="weights to begin with, instead of random ones: a job, a checkpoint's folder, a .safetensors, .npz or .pt "
         "file, or hf://OWNER/REPO; they are read when the job is made, and kept with it",

@@ -14,7 +14,7 @@ class SetBy:
     """``learning``: how it trains, and what is kept of it; a job brings it along. ``here``: what lies where on one machine; a
     job's word counts where this user gave it. ``asks``: what a job may name, but only with this user's word."""
     does: str = ""
-    """What a value would do here, where that is worth a word."""
+    """What a value would do here, where that is worth a word; of ``learning``, what whoever makes the job does for it."""
     harmless: tuple[object, ...] = ()
     """Values that are no matter of the machine: any job may bring them along."""
 

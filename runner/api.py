@@ -91,6 +91,8 @@ def submit(
     new = new_job(points, meant, how, store)
     for note in new.notes:
         warnings.warn(note, stacklevel=3)
+    for note in new.begun.told:  # not before the others were
+        warnings.warn(note, stacklevel=3)
     return _started(new.begin(yes=yes, may_ask=False))
 
 

@@ -117,13 +117,18 @@ def words(values: Mapping[str, Any]) -> list[str]:
 def brought(resolved: Resolved[JobSpec], by: str = "") -> dict[str, Any]:
     """What more than learning a job would decide on a machine: what is another value than there would be without a word of
     anybody, and whose origin begins with ``by``."""
-    config, who, fields = resolved.config, set_by(JobSpec), known_keys(JobSpec)
+    who = set_by(JobSpec)
+    return {key: value for key, value in _said(resolved, by).items() if who[key].who != "learning"}
+
+
+def _said(resolved: Resolved[JobSpec], by: str) -> dict[str, Any]:
+    """The same of all keys."""
+    config, fields = resolved.config, known_keys(JobSpec)
     usual = package_layer(config.model.variant, config.dataset, resolved.env)
     return {
         key: value
         for key, value in resolved.items().items()
-        if who[key].who != "learning"
-        and value != (usual[key].value if key in usual else fields[key].get_default())
+        if value != (usual[key].value if key in usual else fields[key].get_default())
         and resolved.origins[key].name.startswith(by)
     }
 
@@ -140,7 +145,7 @@ def notes_of_file(resolved: Resolved[JobSpec], path: Path) -> list[str]:
     who, folder = set_by(JobSpec), path.absolute().parent
     told = {
         key: value
-        for key, value in brought(resolved, by=str(path)).items()
+        for key, value in _said(resolved, by=str(path)).items()
         if who[key].does and key != "run.launcher" and not _lies_in(value, folder)
     }
     return [f"note: {path} does more than train:\n{table(told)}"] if told else []

@@ -17,6 +17,7 @@ from runner.errors import LastrunError, NoSuchJobError, UsageError
 from runner.job.find import find_job
 from runner.job.pull import pull_checkpoint
 from runner.spec import JobSpec
+from runner.store.uri import StoreUri
 
 HUB = "hf://"
 
@@ -101,9 +102,26 @@ def _source(named: str, store: str, folder: Path) -> Path:
     if wrong := misspelt(named):
         raise UsageError(f"model.init: found {named}; allowed: {wrong}")
     try:
+        _see_that_its_server_is_ours(named, store)
         job = find_job(named, store)
         pull_checkpoint(job, folder, best=any(one.manifest.top1 is not None for one in job.checkpoints.all()), step=None)
     except (NoSuchJobError, UsageError) as error:
         hint = "" if is_remote(named) else "no such file here, and as a job: "
         raise UsageError(f"model.init: {named}: {hint}{error}") from None
     return folder
+
+
+def _see_that_its_server_is_ours(named: str, store: str) -> None:
+    """That no other server than that of the job's store gets what this user's keys sign.
+
+    Raises:
+        UsageError: another one would.
+    """
+    if not is_remote(named):
+        return
+    endpoint, own = (StoreUri.typed(uri).options.get("endpoint_url") for uri in (named, store))
+    if endpoint is not None and endpoint.rstrip("/") != (own or "").rstrip("/"):
+        raise UsageError(
+            f"found endpoint_url {endpoint}; allowed is that of the job's store ({own or 'it names none'}), "
+            "as your keys sign what is asked there. If that server is yours: lastrun pull the job, and name its folder"
+        )

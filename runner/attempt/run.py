@@ -20,7 +20,7 @@ from last_e.datafile import is_remote
 from last_e.environment import detect_environment
 from last_e.events import NOT_BEGUN, Message, parse_event
 from last_e.layers import Resolved
-from last_e.manifest import read_manifest, sha256
+from last_e.manifest import MOST_FILE_BYTES, read_manifest, sha256
 from runner import machine
 from runner.attempt import shutdown
 from runner.attempt.data_cache import fetch_data
@@ -438,7 +438,7 @@ def first_weights(job: Job, digest: str | None, folder: Path) -> tuple[Path | No
         return None, None
     path = folder / "init.safetensors"
     try:
-        job.store.get_file(job.paths.init, path)
+        job.store.get_file(job.paths.init, path, most=MOST_FILE_BYTES)
     except MissingKeyError:
         return None, f"{job.uri}: the weights that it begins with (model.init) are not kept with it"
     except DamagedObjectError as error:

@@ -88,8 +88,11 @@ def submit_sweep(
     target = store_of(config.store, store)
     told = list(dict.fromkeys(note for job in jobs for note in [*notes_of_file(job, spec), *job.of_data]))
     told += kaggle.notes(target.uri)
-    begun = with_their_weights(jobs, target.uri)
-    told += list(dict.fromkeys(text for one in begun for text in one.told))
+    resolving = list(dict.fromkeys(note for job in jobs for note in job.notes)) if dry_run and not json else []
+    for note in [*resolving, *told]:
+        show(note, error=json or not dry_run)
+    begun = with_their_weights(jobs, target.uri)  # not before that was shown: it asks for what the file names
+    of_weights = list(dict.fromkeys(text for one in begun for text in one.told))
     slots = host_slots(how.on, parallel) if how.on else make_slots(parallel, config, len(jobs))
     cost = estimate(jobs, min(len(slots), len(jobs)))
     there = {}
@@ -109,17 +112,22 @@ def submit_sweep(
     if dry_run:
         code = obstacle.exit_code if obstacle else Exit.DONE
         if json:
-            said = {"dry_run": True, "obstacle": str(obstacle) if obstacle else None, "notes": told, "store": target.uri}
+            said = {
+                "dry_run": True,
+                "obstacle": str(obstacle) if obstacle else None,
+                "notes": [*told, *of_weights],
+                "store": target.uri,
+            }
             print_json("submit", {**said, "points": [point.values for point in found.points], **cost.to_dict()})
             raise typer.Exit(code)
-        for note in [*dict.fromkeys(note for job in jobs for note in job.notes), *told]:
+        for note in of_weights:
             show(note)
         for number, point in enumerate(found.points, 1):
             show(f"point {number}: {values_text(point.values)}")
         show(sweep_text(cost))
         show(f"it could not start here: {obstacle}" if obstacle else f"would submit to {target.uri}; nothing was written")
         raise typer.Exit(code)
-    for note in told:
+    for note in of_weights:
         show(note, error=True)
     show(sweep_text(cost), error=json)
     if len(jobs) > ASK_ABOVE and not yes:

@@ -80,21 +80,24 @@ def submit(
     if parallel is not None or stop_after is not None:
         raise UsageError(f"{spec} is one job: --parallel and --stop-after are for a sweep")
     job = new_job(points, spec, how, store)
+    for note in [*(job.resolved.notes if dry_run and not json else []), *job.notes]:
+        show(note, error=json or not dry_run)
+    begun = job.begun  # not before that was shown: it asks for what the file names
     if dry_run:
         obstacle: LastrunError | None = None
         try:
             approve(job.launcher, job.store, job.resolved, here=here, only_look=True)
         except LastrunError as error:
             obstacle = error
-        resolved, name, target, kind = job.resolved, job.name, job.store.uri, job.resolved.config.run.launcher
+        resolved, name, target, kind = begun.job, job.name, job.store.uri, job.resolved.config.run.launcher
         code = obstacle.exit_code if obstacle else Exit.DONE
         asked = job.launcher.order(target, name) if obstacle is None and isinstance(job.launcher, Orders) else {}
         facts = {"name": name, "store": target, "launcher": kind, "order": asked, "config": resolved.items()}
         if json:
             told = str(obstacle) if obstacle else None
-            print_json("submit", {"dry_run": True, "obstacle": told, "notes": job.notes, **facts})
+            print_json("submit", {"dry_run": True, "obstacle": told, "notes": [*job.notes, *begun.told], **facts})
             raise typer.Exit(code)
-        for note in [*resolved.notes, *job.notes]:
+        for note in begun.told:
             show(note)
         print_explained(resolved.items(), resolved.origins, only_set=True)
         show(f"all else is as packaged: lastrun explain {spec} shows every value (with the same --env and --set)")
@@ -108,7 +111,7 @@ def submit(
                 show(f"would ask for {what}: {value}")
             show(f"would submit {name} to {target} with launcher {kind}; nothing was written")
         raise typer.Exit(code)
-    for note in job.notes:
+    for note in begun.told:
         show(note, error=True)
     begin = job.begin(yes=yes, may_ask=not json and _somebody_is_there())
     start(begin.make, begin.arguments, detach, json, "submit", begin.launcher, auto_continue=begin.auto_continue)

@@ -139,8 +139,7 @@ def carry(source: Job, home: Job, say: Say) -> Job:
     record = source.store.get(source.paths.record)
     attempts, written = source.attempts.all(), source.checkpoints.written(say)
     say(f"copying {source.id} from {source.store.uri}, which can only be read, to {home.store.uri}")
-    with suppress(MissingKeyError):  # most jobs begin with random weights
-        home.store.put(home.paths.init, source.store.get(source.paths.init))
+    _copy_first_weights(source, home)
     for stored in counted(written, attempts):
         _copy_checkpoint(source, home, stored, say)
     for attempt in filter(lambda attempt: attempt.has_taken_the_job, attempts):
@@ -194,7 +193,16 @@ def carry_group(source: Group, home: Group, jobs: Iterable[Job], say: Say) -> No
         carry(job, Job(home.store, job.id), say)
     if source.is_made():
         home.store.put(home.paths.made, source.store.get(source.paths.made))
+    else:  # its record alone makes those jobs that it has not; their first weights have to be there
+        for job in source.jobs():
+            if not job.is_there():
+                _copy_first_weights(job, Job(home.store, job.id))
     home.store.put(home.paths.record, source.store.get(source.paths.record))
+
+
+def _copy_first_weights(source: Job, home: Job) -> None:
+    with suppress(MissingKeyError):  # most jobs begin with random weights
+        home.store.put(home.paths.init, source.store.get(source.paths.init))
 
 
 def _copy(source: Job, home: Job, keys: Iterator[str], say: Say) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from runner.store.open import store_of
 from runner.store.protocol import Store
 from runner.trust import Trust, brought, notes_of_file, see_that_nothing_is_gained, words
 from runner.version import lastrun_version
-from runner.weights import with_their_weights
+from runner.weights import Begun, with_their_weights
 
 if TYPE_CHECKING:
     from last_e.resume import Change
@@ -154,9 +155,18 @@ class New:
     other: Instead | None
     """What gets a machine in place of this one."""
     notes: list[str]
+    """To be shown before :attr:`begun` is asked for."""
     how: How
-    weights: bytes | None
-    """That it begins with; None: random ones."""
+
+    @cached_property
+    def begun(self) -> Begun:
+        """With the weights that it begins with. They are looked for now and not before: that asks a server, in this
+        user's name, for what a file of somebody else's may have named.
+
+        Raises:
+            LastrunError: there are none, or they do not fit.
+        """
+        return with_their_weights([self.resolved], self.store.uri)[0]
 
     def begin(self, *, yes: bool, may_ask: bool) -> Begin:
         """See to all that it needs, and that whoever pays for a machine has said so. What the job does here is remembered.
@@ -164,6 +174,7 @@ class New:
         Raises:
             LastrunError: all that is missing.
         """
+        begun = self.begun
         approve(self.launcher, self.store, self.resolved, here=self.how.here)
         if self.other is not None:
             agree(self.resolved.env, self.other, yes, may_ask=may_ask)
@@ -173,7 +184,7 @@ class New:
         trust.remember(values)
         flags = {"--here": self.how.here, "--yes-shut-down": self.how.shut_down}
         return Begin(
-            lambda: Job.create(self.store, self.name, self.resolved.items(), origins, lastrun_version(), self.weights),
+            lambda: Job.create(self.store, self.name, begun.job.items(), origins, lastrun_version(), begun.weights),
             [*(flag for flag, given in flags.items() if given), *words(values)],
             self.launcher,
             auto_continue=self.resolved.config.run.auto_continue,
@@ -196,8 +207,7 @@ def new_job(points: Points, spec: Spec, how: How, store: str | None) -> New:
     target = store_of(resolved.config.store, store)
     notes += kaggle.notes(target.uri)
     starter, name = make_launcher(resolved.config), name_of(resolved.config)
-    [begun] = with_their_weights([resolved], target.uri)
-    return New(begun.job, target, name, starter, other, [*notes, *begun.told], how, begun.weights)
+    return New(resolved, target, name, starter, other, notes, how)
 
 
 def go_on(found: Job, how: How, *, trust: bool, yes: bool, may_ask: bool, say: Say) -> Begin:

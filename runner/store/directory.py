@@ -85,13 +85,16 @@ class DirectoryStore:
             check_bound(key, size, most)
             return file.read(size)  # no more, should it grow
 
-    def get_file(self, key: str, path: Path, size: int | None = None) -> None:
+    def get_file(self, key: str, path: Path, size: int | None = None, most: int | None = None) -> None:
         """See :class:`~runner.store.protocol.Store`."""
         part = path.with_name(_PART + path.name)
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._read(key) as source:
             try:
-                check_size(key, size, os.fstat(source.fileno()).st_size)
+                found = os.fstat(source.fileno()).st_size
+                check_size(key, size, found)
+                if most is not None:
+                    check_bound(key, found, most)
                 with part.open("wb") as target:
                     shutil.copyfileobj(source, target, 1 << 20)
                 os.replace(part, path)

@@ -66,9 +66,9 @@ class Store(Protocol):
     def get(self, key: str, most: int = MOST_BYTES) -> bytes:
         """The bytes under a key. An object of more than ``most`` is damaged; that is asked before it is read."""
 
-    def get_file(self, key: str, path: Path, size: int | None = None) -> None:
-        """Write the bytes under a key to a file, whole or not at all. With ``size``, an object of another size is damaged, and
-        fills no disk."""
+    def get_file(self, key: str, path: Path, size: int | None = None, most: int | None = None) -> None:
+        """Write the bytes under a key to a file, whole or not at all. With ``size``, an object of another size is damaged, with
+        ``most`` a larger one; that is asked before anything is written, and fills no disk."""
 
     def age(self, key: str) -> float:
         """Seconds since a key was put, by the store's own clock if it has one: those of two machines may differ by hours."""

@@ -108,14 +108,14 @@ class S3Store:
 
         return self._client.undamaged(lambda: self._client.do("read", key, once))
 
-    def get_file(self, key: str, path: Path, size: int | None = None) -> None:
+    def get_file(self, key: str, path: Path, size: int | None = None, most: int | None = None) -> None:
         """See :class:`~runner.store.protocol.Store`."""
         part = path.with_name(f".part-{path.name}")
 
         def once() -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             with part.open("wb") as file:
-                self._download(key, file, size)
+                self._download(key, file, size, most)
             os.replace(part, path)
 
         try:
@@ -123,7 +123,7 @@ class S3Store:
         finally:
             part.unlink(missing_ok=True)
 
-    def _download(self, key: str, file: BinaryIO, size: int | None) -> None:
+    def _download(self, key: str, file: BinaryIO, size: int | None, most: int | None) -> None:
         """A connection that breaks is taken up again where it broke, for as long as each brings something."""
         digest = hashlib.sha256()
         first: dict[str, Any] = {}
@@ -136,6 +136,8 @@ class S3Store:
             answer = self._client.now.get_object(**self._at(key), **more)
             first.update({} if first else answer)
             check_size(key, size, first["ContentLength"])
+            if most is not None:
+                check_bound(key, first["ContentLength"], most)
             while chunk := answer["Body"].read(CHUNK_BYTES):
                 digest.update(chunk)
                 file.write(chunk)

@@ -64,9 +64,9 @@ class CountingStore(DirectoryStore):
         self._wait(f"get {key}")
         return super().get(key, most)
 
-    def get_file(self, key: str, path: Path, size: int | None = None) -> None:
+    def get_file(self, key: str, path: Path, size: int | None = None, most: int | None = None) -> None:
         self._wait(f"get {key}")
-        super().get_file(key, path, size)
+        super().get_file(key, path, size, most)
 
     def age(self, key: str) -> float:
         self._wait(f"head {key}")

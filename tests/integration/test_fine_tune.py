@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import io
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,6 +111,9 @@ def test_weights_are_kept_with_the_job_and_their_source_is_needed_no_more(
         done = cli("resume", other.id)
         assert done.returncode != 0
         assert told in done.stdout + done.stderr
+    huge = Job.create(store, "huge", job.record()["config"], job.record()["origins"], "0", b"x")
+    os.truncate(tmp_path / "store" / huge.paths.init, 1 << 40)  # takes no room there, and would fill a disk here
+    assert "what belongs there never more than 1,073,741,824" in cli("resume", huge.id).stdout
     torch.save(final, tmp_path / "mine.pt")
     config = {**job.record()["config"], "model.init": str(tmp_path / "mine.pt"), "model.init_sha256": None}
     done = cli("resume", Job.create(store, "evil", config, job.record()["origins"], "0").id)

@@ -224,7 +224,7 @@ class World:
     def put_file(self, key: str, path: Path) -> None:
         self.put(key, path.read_bytes())
 
-    def get_file(self, key: str, path: Path, size: int | None = None) -> None:
+    def get_file(self, key: str, path: Path, size: int | None = None, most: int | None = None) -> None:
         raise NotImplementedError("nobody downloads here")  # so that nobody believes it was tried
 
     def in_parallel(self, calls: Sequence[Callable[[], Any]]) -> list[Any]:

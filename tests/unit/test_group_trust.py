@@ -14,6 +14,7 @@ import pytest
 from last_e.problems import ConfigError
 from runner.commands.groups import resume_group
 from runner.errors import Exit, LastrunError, StoreError, UsageError
+from runner.job.carry import carry_group, to_carry
 from runner.job.find import find, find_group
 from runner.job.group import Group, PointRecord
 from runner.job.json_objects import dump
@@ -158,6 +159,18 @@ def test_nothing_is_copied_of_a_group_that_asks_for_what_was_not_taken(attached:
     with pytest.raises(UntrustedError, match=r"run\.launcher = 'docker'"):
         resumed(attached)
     assert not (tmp_path / "home").exists()
+
+
+def test_a_group_that_was_cut_while_it_was_made_brings_the_first_weights_of_all_its_points(tmp_path: Path) -> None:
+    source, store = made(DirectoryStore(tmp_path / "far"), tmp_path), DirectoryStore(tmp_path / "home")
+    for number, job in enumerate(source.jobs()[:2], 1):
+        source.store.put(job.paths.init, b"%d" % number)
+    home = Group(store, source.id)
+    carry_group(source, home, to_carry(source, home), print)
+    assert home.complete() == 3
+    first, second, third = home.jobs()
+    assert [store.get(job.paths.init) for job in (first, second)] == [b"1", b"2"]
+    assert list(store.scan(third.paths.init)) == []
 
 
 # --- lines in a queue ------------------------------------------------------------------------------------------------------

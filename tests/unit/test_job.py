@@ -478,8 +478,8 @@ def test_a_checkpoint_that_is_pruned_while_it_is_pulled_gives_way_to_a_newer_one
     store_whole(10)
     right = DirectoryStore.get_file
 
-    def get_file(self: DirectoryStore, key: str, path: Path, size: int | None = None) -> None:
-        right(self, key, path, size)
+    def get_file(self: DirectoryStore, key: str, path: Path, size: int | None = None, most: int | None = None) -> None:
+        right(self, key, path, size, most)
         if "00000010-" in key:  # between one file and the next
             store_whole(20)
             training.checkpoints.all()

@@ -16,7 +16,7 @@ from typing import IO
 
 import pytest
 
-from runner.errors import MissingKeyError, StoreError, UsageError
+from runner.errors import DamagedObjectError, MissingKeyError, StoreError, UsageError
 from runner.store.directory import DirectoryStore
 from runner.store.open import existing_store, open_store
 from runner.store.protocol import Store
@@ -53,6 +53,15 @@ def test_files_go_up_and_come_down(store: Store, tmp_path: Path) -> None:
     store.get_file("x/file", target)
     assert target.read_bytes() == source.read_bytes()
     assert [path.name for path in target.parent.iterdir()] == ["down"]
+
+
+def test_what_is_larger_than_it_can_be_is_not_fetched(store: Store, tmp_path: Path) -> None:
+    store.put("k", b"four")
+    with pytest.raises(DamagedObjectError, match="it has 4 bytes, and what belongs there never more than 3"):
+        store.get_file("k", tmp_path / "f", most=3)
+    assert list(tmp_path.glob("*f")) == []
+    store.get_file("k", tmp_path / "f", most=4)
+    assert (tmp_path / "f").read_bytes() == b"four"
 
 
 @pytest.mark.parametrize("key", ["none", "a", "a/b", "a/b/c/d"])

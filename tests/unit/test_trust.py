@@ -389,6 +389,27 @@ def test_a_job_file_says_what_it_does_beside_training(cli: Cli, tmp_path: Path) 
     assert "does more" not in cli("submit", path, "--dry-run", "--set", "run.pass_env=[HOME]").stdout
 
 
+def test_first_weights_that_a_file_names_are_told_before_they_are_looked_for(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "sent" / "job.yaml"
+    path.parent.mkdir()
+    (path.parent / "own.pt").touch()
+    evil = "s3://bucket/jobs/a-job?endpoint_url=http://127.0.0.1:9"
+    several = "sweep: {grid: {training.lr: [0.1, 0.2]}}\n"
+    for sweep, words in (("", ["--dry-run"]), (several, ["--dry-run", "--json"]), (several, ["--yes"]), ("", [])):
+        path.write_text(TINY.replace("{variant", f"{{init: '{evil}', variant") + sweep)
+        done = cli("submit", path, *words)
+        assert done.returncode == 2, done.stdout + done.stderr
+        said = " ".join((done.stdout + done.stderr).split())
+        assert f"does more than train: model.init = '{evil}' reads it, signed with your credentials" in said
+        assert "found endpoint_url http://127.0.0.1:9; allowed is that of the job's store (it names none)" in said
+    assert not (tmp_path / "store").exists()
+    for name, told in (("own.pt", False), ("../other.pt", True), ("some-job", True)):
+        path.write_text(TINY.replace("{variant", f"{{init: {name}, variant"))
+        resolved = resolve_spec(path, None, [])
+        assert bool(notes_of_file(resolved, path)) is told, name
+        assert brought(resolved) == {}, "an attempt is told nothing of it: it never opens that"
+
+
 def test_what_a_submitted_job_brings_is_what_differs_from_what_there_would_be(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text(TINY)
     words = ["run.launcher=local", "run.image=null", "run.pass_env=[]", "data.file=null", "store.requester_pays=false"]
