@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from last_e.text import plain
 from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.launch.protocol import Offer, Started
@@ -76,7 +75,7 @@ class EitherLauncher:
     @staticmethod
     def ready() -> str:
         """The partitions of the cluster that this machine belongs to."""
-        return f"Slurm answers; partitions: {plain(', '.join(queue.partitions())) or 'none that is up'}"
+        return SlurmLauncher.ready()
 
     @staticmethod
     def clean() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 from last_e.config import MOST_RANKS
+from last_e.text import plain
 from runner.attempt.data_check import check_data
 from runner.errors import ClaimedError, EngineError, UsageError
 from runner.job.attempts import Attempt
@@ -126,6 +127,11 @@ class SlurmLauncher:
     def withdraw(job: Job) -> str | None:
         """Take what has not started out of the queue."""
         return None if shutil.which("squeue") is None else queue.withdraw(job_name(job.id))
+
+    @staticmethod
+    def ready() -> str:
+        """The partitions of the cluster that this machine belongs to."""
+        return f"Slurm answers; partitions: {plain(', '.join(queue.partitions())) or 'none that is up'}"
 
     @staticmethod
     def clean() -> None:
