@@ -27,6 +27,7 @@ from runner.launch import start as launch
 from runner.launch.begin import Begin, go_on, how_to, new_job, on_first, see_that_it_is_one
 from runner.models import Choice, Model, bring, is_checkpoint
 from runner.resolve import resolve_points
+from runner.view.config import changes_text
 from runner.view.status import FOLLOW_SECONDS, STOPPING, follow_log, job_status
 from runner.view.table import Table
 
@@ -360,7 +361,10 @@ class Job(_Asked):
         deaf = ask(found, now)
         if deaf:
             raise LastrunError("; ".join(words for told in deaf.values() for words in told))
-        for words in found.silent:
+        told = [f"{job.id}: {what} was taken out of the queue" for job, what in found.taken]
+        told += [f"{job.id} waits: it leaves once it has begun ({what})" for job, what in found.later]
+        told += [f"{job.id}: whoever follows it begins no other attempt" for job in found.cut]
+        for words in (*found.silent, *told):
             warnings.warn(words, stacklevel=3)
         return self.wait(progress=False, check=False) if wait and found.runs else self
 
@@ -455,6 +459,10 @@ def _named(name: Place, store: str | None) -> Job | Checkpoint:
 
 def _started(begin: Begin) -> Job:
     job = begin.make()
+    if begin.changes:
+        _warn(changes_text(begin.changes))
+    if begin.auto_continue:
+        _warn(f"run.auto_continue: found {begin.auto_continue}; from Python nobody is here to begin another")
     launch.detach(begin.launcher, job, begin.arguments)
     return Job(job)
 

@@ -59,10 +59,11 @@ def card(about: dict[str, Any]) -> str:
     head["license_name"] = about["licence"]
     code = _RUN[file["format"]].format(file=file["name"], sides=sides, joints=joints)
     recipe = ", ".join(f"{key} {value}" for key, value in about["recipe"].items())
-    of, top1 = "all its clips", at["test_top1"]
-    if top1 is None and (top1 := at.get("validation_top1")) is not None:
-        of = "the clips on which it was chosen, which neither train nor test"
-    tested = "not tested when it was saved" if top1 is None else f"top-1 {percent(top1)} on {of}"
+    tested = "not tested when it was saved."
+    if (top1 := at["test_top1"]) is not None:
+        tested = f"top-1 {percent(top1)} on all its clips that test. The best checkpoint may have been chosen on these."
+    elif (top1 := at.get("validation_top1")) is not None:
+        tested = f"top-1 {percent(top1)} on the clips on which it was chosen, which neither train nor test."
     inputs = "\n".join(
         f"| `{name}` | {one['type']} | ({', '.join(map(str, one['shape']))}) | {one['what']} |"
         for name, one in {**about["inputs"], **about["outputs"]}.items()
@@ -104,8 +105,8 @@ Joints: {", ".join(about["skeleton"]["joints"])}.
 
 ## Accuracy, size and speed
 
-- In training: {tested} that test. The best checkpoint may have been chosen on these.
-- This file, on {counted(checked["clips"], "clip")} of those: top-1 {percent(checked["top1"])}; logits are off by
+- In training: {tested}
+- This file, on {counted(checked["clips"], "clip")} of those that test: top-1 {percent(checked["top1"])}; logits are off by
   {checked["off"]:.1e} at most from those of PyTorch ({checked["allowed"]:.0e} is allowed).
 - {file["bytes"] / 1e6:.2f} MB; {checked["milliseconds"]:.1f} ms a clip ({checked["on"]}).
 {_int8(about.get("int8"))}"""

@@ -131,7 +131,9 @@ def run_attempt(
         allowed = [*allow_change, *changed_before]
         run = _Run(job, attempt, resolved, allowed, voice, root, old, inbox, trainer, leaving, until, report)
         reason = run.to_its_end()
-    if tracked is not None and (late := tracked.end(reason, leaving)):
+    if tracked is not None and run.lost is not None:
+        tracked.kill()  # what became of the job is for who has it to say
+    elif tracked is not None and (late := tracked.end(reason, leaving)):
         voice.show(late, "warning")
     if shuts_down:
         if (why := shutdown.why_not(reason, root)) is None:

@@ -32,7 +32,8 @@ _EVERY_SECONDS = 5.0
 _MOST = 2000
 """So many points wait for a slow tracker; later ones are left out."""
 _OF_PROGRESS = ("loss", "lr", "clips_per_second", "epoch")
-_OF_AN_EPOCH = ("train_loss", "train_top1", "ib_loss", "test_loss", "test_top1", "test_top5", "skipped_steps", "epoch")
+_SCORES = tuple(f"{part}_{what}" for part in ("test", "validation") for what in ("loss", "top1", "top5"))
+_OF_AN_EPOCH = ("train_loss", "train_top1", "ib_loss", *_SCORES, "skipped_steps", "epoch")
 
 
 def start_tracking(job: Job, config: JobSpec, sink: ConsoleSink, note: Callable[[str], None]) -> Tracked | None:

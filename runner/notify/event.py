@@ -67,10 +67,13 @@ def end_of(job: Job, attempt: Attempt, reason: Reason) -> Event:
     said = f"{job.id} {'failed' if reason.ending.state is State.FAILED else reason.ending.state.value}"
     if reason is not Reason.COMPLETED:
         said += f" ({reason.value})"
-    if (top1 := scores.get("test_top1")) is not None:
-        said += f": test top-1 {top1:.2%}"
+    kind = "test" if scores.get("validation_top1") is None else "validation"
+    if (top1 := scores.get(f"{kind}_top1")) is not None:
+        said += f": {kind} top-1 {top1:.2%}"
         if (best := scores.get("best_top1")) is not None:
             said += f", best {best:.2%}"
+        if kind != "test" and (test := scores.get("test_top1")) is not None:
+            said += f"; test top-1 {test:.2%} with the best epoch's weights"
     if scores.get("total_steps"):
         said += f"; step {scores.get('step') or 0:.0f} of {scores['total_steps']:.0f}"
     said += f"; {attempt}"

@@ -173,8 +173,10 @@ def _summary(job: Job, record: dict[str, Any], stand: _Stand) -> dict[str, Any]:
     scores = attempt.scores if attempt else {}
     last = {} if scores else stand.beat.get("last_epoch") or {}
     epoch = int(max(last.get("epoch") or 0, scores.get("epoch") or 0, attempt.resumed_epoch if attempt else 0))
-    found = [*(one.scores.get("best_top1") for one in stand.attempts), heard_of(last)]
-    best = [top1 for top1 in found if top1 is not None]
+    found = of_one_kind(
+        [*(one.scores for one in stand.attempts if one.scores.get("best_top1") is not None), *([last] if last else [])]
+    )
+    best = [top1 for one in found if (top1 := one.get("best_top1", heard_of(one))) is not None]
     return {
         "id": job.id,
         "uri": job.uri,

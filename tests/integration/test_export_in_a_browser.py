@@ -178,7 +178,8 @@ def test_an_export_says_of_itself_what_it_is(exported: Path, call: Call) -> None
     code = re.search(r"```python\n(.*?)```", card, re.DOTALL)
     assert code is not None
     said = io.StringIO()
-    with contextlib.chdir(exported), contextlib.redirect_stdout(said):
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+        patch.chdir(exported)
         exec(code[1], {})
     assert said.getvalue().strip() in about["classes"]
 

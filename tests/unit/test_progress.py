@@ -283,6 +283,7 @@ def test_what_gpus_are_at_is_asked_by_a_thread_and_one_that_tells_nothing_is_lef
 
 _STOPS = """
 import os, sys
+os.setpgrp()
 from last_e.terminal import Screen
 screen = Screen(sys.stdout)
 screen.view(lambda *_: ["moving"])
@@ -292,7 +293,7 @@ screen.close()
 
 
 def test_ctrl_z_leaves_an_empty_screen_to_the_shell_and_the_view_comes_again(terminal: Terminal) -> None:
-    process = subprocess.Popen([sys.executable, "-c", _STOPS], stdin=subprocess.PIPE, stdout=terminal.inside, process_group=0)
+    process = subprocess.Popen([sys.executable, "-c", _STOPS], stdin=subprocess.PIPE, stdout=terminal.inside)
     try:
         wait_until(lambda: "moving" in terminal.text)
         process.send_signal(20)
