@@ -313,3 +313,13 @@ def load() -> Callable[[Path], JobSpec]:
     from runner.resolve import resolve_spec
 
     return lambda path: resolve_spec(path, "local", []).config
+
+
+def test_what_was_chosen_on_clips_that_validate_is_told_as_that(tmp_path: Path) -> None:
+    job = Job(DirectoryStore(tmp_path / "store"), "j-20260101-000000-aaaa")
+    attempt = Attempt("0001-aaaaaaaa", "m", 1, "1", 0.0, phase="ended", began=True, reason="completed")
+    attempt.scores = {"validation_top1": 0.9, "best_top1": 0.93, "test_top1": 0.812, "step": 8, "total_steps": 8}
+    said = end_of(job, attempt, Reason.COMPLETED).text
+    assert "validation top-1 90.00%, best 93.00%; test top-1 81.20% with the best epoch's weights" in said
+    attempt.scores = {"best_top1": 0.93, "test_top1": 0.812}
+    assert "succeeded: test top-1 81.20%, best 93.00%; " in end_of(job, attempt, Reason.COMPLETED).text
