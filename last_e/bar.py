@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, TextIO
 
 from last_e.process import discard_output, pass_on
 from last_e.progress import as_ansi, bar_line, cut, make_console
-from last_e.terminal import REDRAW_SECONDS, Screen, is_quiet
+from last_e.terminal import REDRAW_SECONDS, SECONDS_BETWEEN_LINES, Screen, is_quiet
 from last_e.text import plain, seconds_text
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-SECONDS_BETWEEN_LINES = 60.0
 LARGE = 10 * 10**6
 """Bytes that take long enough to be told of."""
 MEGABYTE = 10**6

@@ -18,11 +18,8 @@ from last_e.bar import Work
 from last_e.choosing import heard_of
 from last_e.events import Event
 from last_e.progress import Standing, make_console, one_line, view, wrapped
-from last_e.terminal import Screen, is_quiet
+from last_e.terminal import SECONDS_BETWEEN_LINES, Screen, is_quiet
 from last_e.text import plain
-
-SECONDS_BETWEEN_LINES = 60.0
-"""In a log, from any line to one that only says how far training is."""
 
 
 class ConsoleSink:

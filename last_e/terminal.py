@@ -25,6 +25,8 @@ QUIET = "LASTRUN_QUIET"
 """The variable that, set to anything, asks for no word of how far something is; ``--quiet`` sets it."""
 REDRAW_SECONDS = 0.25
 """A view is drawn no more often."""
+SECONDS_BETWEEN_LINES = 60.0
+"""In a log, from any line to one that only says how far something is."""
 _AT_FIRST_SECONDS = 1.0
 """For so long a line that goes into a file or pipe is waited for: who prints something else next finds it there."""
 _LEAVING = signal.SIGTSTP, signal.SIGINT, signal.SIGTERM, signal.SIGHUP

@@ -25,7 +25,7 @@ NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 """What each format needs beside torch, by the extra that brings it."""
 ABOUT, FORMAT = "lastrun.json", "lastrun-model-1"
-"""As :mod:`last_e.export.about` has them, which needs torch."""
+"""As :mod:`last_e.export.about` has them: what lies in that folder is the child's alone."""
 MODEL = "model.onnx"
 MOST_ABOUT_BYTES = 64 << 20
 

@@ -10,11 +10,10 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from last_e.bar import SECONDS_BETWEEN_LINES
 from last_e.choosing import heard_of
 from last_e.problems import show as value_text
 from last_e.progress import cut, wrapped
-from last_e.terminal import Screen, is_quiet
+from last_e.terminal import SECONDS_BETWEEN_LINES, Screen, is_quiet
 from last_e.text import percent, plain, seconds_text
 from runner.errors import LastrunError, Reason, State
 from runner.job.group import Group

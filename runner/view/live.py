@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from last_e.choosing import heard_of
 from last_e.events import EpochDone, Progress, describe, epoch_words
 from last_e.progress import Standing, lines_of, one_line, view, wrapped
-from last_e.terminal import Screen, can_redraw, is_quiet
+from last_e.terminal import SECONDS_BETWEEN_LINES, Screen, can_redraw, is_quiet
 from last_e.text import percent
 from runner.job.job import Job
 from runner.view.console import make_console, show
@@ -25,8 +25,6 @@ from runner.view.status import FOLLOW_SECONDS, follow_log, is_at_work, job_statu
 if TYPE_CHECKING:
     from rich.console import Console
 
-SECONDS_BETWEEN_LINES = 60.0
-"""In a log, from any line to one that only says how far a job is."""
 _NOTEBOOK_COLUMNS = 100
 _PAGE = "<pre style=\"line-height: 1.3; font-family: Menlo, 'DejaVu Sans Mono', Consolas, monospace\">{code}</pre>"
 

@@ -20,12 +20,12 @@ from IPython.core.formatters import DisplayFormatter
 from rich.cells import cell_len as cells
 
 from last_e.bar import Bar
-from last_e.console import SECONDS_BETWEEN_LINES, ConsoleSink
+from last_e.console import ConsoleSink
 from last_e.events import Ended, EpochDone, Message, Progress, Started
 from last_e.gpu import Usage, figures
 from last_e.progress import Standing, cut, in_columns, make_console, view
 from last_e.smooth import HALF, Smooth
-from last_e.terminal import REDRAW_SECONDS, Screen
+from last_e.terminal import REDRAW_SECONDS, SECONDS_BETWEEN_LINES, Screen
 from runner import machine
 from runner.job.attempts import Attempt
 from runner.job.job import Job
