@@ -60,10 +60,10 @@ def remote(ceph: Ceph, tmp_path: Path, request: pytest.FixtureRequest, monkeypat
     remote = Remote(ceph.uri(f"data/{request.node.name}"), tmp_path / "cache")
     append = data_cache._append
 
-    def recorded(store: S3Store, key: str, about: Any, partial: Path, stop: Any) -> None:
+    def recorded(store: S3Store, key: str, about: Any, partial: Path, *others: Any) -> None:
         begin = partial.stat().st_size if partial.exists() else 0
         remote.asked.append(f"{begin}-{about.size}")
-        append(store, key, about, partial, stop)
+        append(store, key, about, partial, *others)
 
     monkeypatch.setattr(data_cache, "_append", recorded)
     monkeypatch.setattr(data_cache, "PAUSE_SECONDS", 0.01)
