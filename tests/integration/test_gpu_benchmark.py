@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,11 @@ sys.exit(gpu.main())
 def run(folder: Path, *words: str | Path) -> tuple[int, dict[str, Any], str]:
     """Exit code, what was kept, what was printed."""
     command = [sys.executable, *words, "--quick", "--device", "cpu", "--cores", "1", "--out", folder / "gpu.json"]
-    env = {name: value for name, value in os.environ.items() if not name.startswith("XDG_")}
-    env["HOME"] = str(folder)  # where an engine answers it runs a job of this user's
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=600, check=False, cwd=folder, env=env)
+    with tempfile.TemporaryDirectory() as home:  # of its own: where an engine answers, a job of this user's runs in a container
+        env = {**{name: value for name, value in os.environ.items() if not name.startswith("XDG_")}, "HOME": home}
+        done = subprocess.run(
+            list(map(str, command)), capture_output=True, text=True, timeout=600, check=False, cwd=folder, env=env
+        )
     found = json.loads((folder / "gpu.json").read_text())
     assert [path.name for path in folder.iterdir()] == ["gpu.json"]
     return done.returncode, found["sections"], done.stdout + done.stderr
