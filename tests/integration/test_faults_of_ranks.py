@@ -8,6 +8,7 @@ import os
 import pty
 import random
 import re
+import select
 import shlex
 import signal
 import time
@@ -179,27 +180,30 @@ def test_ctrl_z_and_fg_lose_no_rank(tmp_path: Path) -> None:
     pid, keys = pty.fork()
     if pid == 0:
         os.execvp("bash", ["bash", "--norc", "--noprofile", "-i"])
-    shown: list[bytes] = []
+    shown = b""
 
-    def read_until(words: str) -> None:
-        while words not in b"".join(shown).decode(errors="replace"):
-            shown.append(os.read(keys, 4096))
-        shown.clear()
+    def read_until(words: bytes) -> None:
+        nonlocal shown
+        deadline = time.monotonic() + PATIENCE
+        while words not in shown:
+            assert select.select([keys], [], [], max(0.0, deadline - time.monotonic()))[0], shown[-2000:]
+            shown += os.read(keys, 4096)
+        shown = shown.partition(words)[2]  # what comes next may be there already
 
     try:
         os.write(keys, f"stty -echo; {shlex.join(command)}; echo it ended with $?\n".encode())
         wait_until(lambda: steps_saved(run))
         ranks = ranks_of(run)
         os.write(keys, b"\x1a")
-        read_until("Stopped")
+        read_until(b"Stopped")
         time.sleep(6 * BEAT_SECONDS)  # so long that the first look after it must know that nobody was silent
         before = steps_saved(run)[-1]
         os.write(keys, b"fg; echo it ended with $?\n")
         wait_until(lambda: steps_saved(run)[-1] > before)
         assert ranks_of(run) == ranks
         os.write(keys, b"\x03")
-        read_until("interrupted at step")
-        read_until("it ended with 75")
+        read_until(b"interrupted at step")
+        read_until(b"it ended with 75")
         assert ranks_of(run) == {}
     finally:
         for one, line in command_lines().items():
