@@ -55,8 +55,6 @@ def evaluate(
     for flag, value in (("--part", part), ("--weigh-on", weigh_on)):
         if value not in (*PARTS, *([None] if flag == "--weigh-on" else [])):
             raise UsageError(f"{flag} {value}: allowed are {', '.join(PARTS)}")
-    if last and step is not None:
-        raise UsageError("--last and --step name one checkpoint each: give one of them")
     if weigh_on is not None and len(models) < 2:
         raise UsageError("--weigh-on chooses weights between models: name another one with --with")
     if weigh_on == part:

@@ -59,6 +59,10 @@ class Choice:
     needs_data: bool = True
     """Whether the data set is read: fetched here, if it lies in a bucket. Else the job's word on where it is does not count."""
 
+    def __post_init__(self) -> None:
+        if self.last and self.step is not None:
+            raise UsageError("--last and --step name one checkpoint each: give one of them")
+
 
 def bring(model: Model, choice: Choice, held: ExitStack, say: Say) -> dict[str, Any]:
     """A model as a child takes it: ``folder``, ``config`` and ``weight``. What is fetched is deleted when ``held`` ends.

@@ -114,8 +114,6 @@ def _choice(last: bool, step: int | None, data: Path | None, set_: list[str] | N
     from runner.errors import UsageError
     from runner.models import Choice
 
-    if last and step is not None:
-        raise UsageError("--last and --step name one checkpoint each: give one of them")
     if data is not None and not data.is_file():
         raise UsageError(f"--data {data}: no such file; without it the clips are those that the model was trained for")
     words = [*(set_ or []), *([] if data is None else [f"data.uri={dumps(str(data.absolute()))}"])]

@@ -52,8 +52,6 @@ def predict(
     from runner.view.evaluate import see_that_it_can_be_written
     from runner.view.predict import Csv, passed_on, print_as_json, print_found
 
-    if last and step is not None:
-        raise UsageError("--last and --step name one checkpoint each: give one of them")
     if json and lines:
         raise UsageError("--json and --lines are two forms of the same: give one of them")
     if files.count("-") > 1:

@@ -250,5 +250,7 @@ def test_a_folder_of_locks_is_open_to_all_and_no_link(tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(home)
     make_folder(link)
-    assert not is_open_to_all(link)
     assert not is_open_to_all(home)
+    home.chmod(0o1777)  # whatever the link leads to
+    assert is_open_to_all(home)
+    assert not is_open_to_all(link)

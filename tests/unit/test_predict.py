@@ -18,6 +18,8 @@ from last_e.predict.recordings import Reader, Recording, Unread, see_that_units_
 from last_e.predict.timeline import Segment, Timeline, windows
 from last_e.prepare.own import OwnClip, Split, write_dataset
 from last_e.skeletons import COCO17, NTU25
+from runner.errors import UsageError
+from runner.models import Choice
 from tests.ntu_files import motion, one_person, text_of
 
 IRDS = description_of("irds", 9)
@@ -219,3 +221,9 @@ def test_the_classes_of_known_sets_have_names() -> None:
     assert description_of("synthetic", 6).classes == tuple(f"class {n}" for n in range(6))
     assert description_of("ntu60", 61).classes[60] == "class 60"
     assert description_of("irds", 9).skeleton == NTU25
+
+
+def test_one_checkpoint_is_named_once() -> None:
+    assert Choice(step=3).step == 3
+    with pytest.raises(UsageError, match="--last and --step name one checkpoint each"):
+        Choice(last=True, step=3)
