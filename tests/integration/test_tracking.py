@@ -16,7 +16,7 @@ import pytest
 
 from runner.tracking.clients import TRACKERS, run_id
 from tests.conftest import Cli
-from tests.jobs import LONGER, command_lines, wait_until
+from tests.jobs import LONGER, command_lines, some_step_is_stored, wait_until
 from tests.receiver import HANG, Receiver
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
@@ -112,6 +112,8 @@ def test_a_job_that_is_cut_and_resumed_is_one_run(
     told = f"[sh, -c, 'echo \"$0\" >> {tmp_path}/told', '{{news}}']"
     tiny.write_text(f"{tiny.read_text()}tracking: trackio\nnotify: {{command: {told}}}\n")
     current = run("submit", tiny, *LONGER)
+    with current.held(some_step_is_stored):
+        time.sleep(1.1)  # figures within an epoch are told where a second has passed, however fast a machine is
     code, out = current.interrupt()
     assert not (tmp_path / "told").exists()  # what the user has done himself
     assert code == 75, out
