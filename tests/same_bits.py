@@ -30,7 +30,12 @@ PORTABLE = {
 numba's loops are compiled for the CPU, but multiply, add and divide one after the other on all of them."""
 RUNS = {
     "nano": ("training.batch_size=7", "model.drop_path_rate=0.1"),
-    "base": ("training.batch_size=3", "training.input_frames=24", "training.gradient_accumulation_steps=2", "model.drop_path_rate=0.1"),
+    "base": (
+        "training.batch_size=3",
+        "training.input_frames=24",
+        "training.gradient_accumulation_steps=2",
+        "model.drop_path_rate=0.1",
+    ),
     "large": ("training.batch_size=3", "training.input_frames=16", "training.optimizer=adamw"),
 }
 """Of each variant, what else is set."""
