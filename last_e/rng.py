@@ -23,6 +23,7 @@ Whole = TypeVar("Whole", int, Tensor)
 
 # Purposes: no two uses share numbers.
 ORDER, CROP, WARP, JITTER, DROPOUT, DROP_PATH, CLASS_TURN, CLIP_TURN = range(1, 9)
+MIRROR, MOTION, LIMBS, POSE, LEAN, DRIFT, SPEED, MASK_JOINTS, MASK_FRAMES, MIXUP, PARTNER = range(9, 20)
 
 
 @lru_cache(maxsize=256)
