@@ -135,7 +135,7 @@ def submit_sweep(
             raise UsageError(f"{len(jobs)} points: --yes begins more than {ASK_ABOVE}; nothing was written")
         show(f"begin {len(jobs)} points? [y/N] ", end="")
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-            raise UsageError("nothing was written")
+            raise UsageError("nothing was written; --yes begins them without asking")
     values = [brought(job) for some in (jobs, *there.values()) for job in some]
     for one in values:
         Trust(target.uri).remember(one)

@@ -135,7 +135,7 @@ def _see_that_it_may_be_shut_down(config: JobSpec, yes: bool) -> None:
         return
     where = "this machine" if run.launcher == "local" else run.host
     if run.launcher not in ("local", "ssh"):
-        raise UsageError(f"run.after: found shutdown with launcher {run.launcher}; allowed is it with local and ssh alone")
+        raise UsageError(f"run.after: found shutdown with launcher {run.launcher}; allowed: with local and ssh alone")
     if run.relay and run.launcher == "ssh":
         raise UsageError(f"run.after: found shutdown with --relay; what {where} keeps has to be fetched while it is on")
     if not yes:
