@@ -503,7 +503,8 @@ def _batches(
     parts = parts_of(clips, config)
     if not parts.train.any() or not parts.test.any():
         raise DataError(
-            f"{config.dataset} {config.split_type}: {int(parts.train.sum())} of {len(clips)} clips train: nothing to compare"
+            f"{config.dataset} {config.split_type}: of {len(clips):,} clips {int(parts.train.sum()):,} train and "
+            f"{int(parts.test.sum()):,} test; both are needed: choose another split"
         )
     for note in parts.notes:
         sink.emit(Message(note, "warning"))
