@@ -322,6 +322,11 @@ class HardwareConfig(Section):
     precision: Annotated[Literal["auto", "bf16", "fp16", "fp32"], LEARNING] = Field(
         "auto", description="number format of mixed precision"
     )
+    kernels: Annotated[Literal["auto", "off"], LEARNING] = Field(
+        "auto",
+        description="kernels of lastrun's own in training on a GPU: auto, where Triton makes them and they compute what torch "
+        "does (else the run says why not), off",
+    )
     micro_batch: Annotated[Annotated[int, Field(ge=2, le=MOST_CLIPS)] | None, LEARNING] = Field(
         None,
         description="most clips in one forward pass; default: as the run has it that is gone on from, else batch_size, with "

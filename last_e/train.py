@@ -37,7 +37,7 @@ from last_e.init.read import read_weights
 from last_e.known import description_of, mirrored_classes, no_mirror
 from last_e.manifest import Manifest
 from last_e.metrics import History
-from last_e.model import fused
+from last_e.model import fused, fused_cuda
 from last_e.model.network import LastE
 from last_e.optim import build_optimizer
 from last_e.points import Points
@@ -96,6 +96,7 @@ def run(
     precision = choose_precision(config, device)
     workers = set_up_torch(config, device, sink, group.here)
     load_loops(config, device, sink)
+    load_kernels(config, device, sink)
     sink.emit(Message(f"device: {device.type} ({why}); precision: {precision.reason}"))
 
     clips = load_clips(config)
@@ -624,6 +625,23 @@ def load_loops(config: TrainConfig, device: torch.device, sink: Sink) -> None:
         slow.cancel()
     if there is None:
         sink.emit(Message("numba: none that works here; training takes about 1.2 times as long with torch alone"))
+
+
+def load_kernels(config: TrainConfig, device: torch.device, sink: Sink) -> None:
+    """Have the kernels for a GPU compute a little, which Triton makes for it then, and say so where they are not used."""
+    if device.type != "cuda":
+        return
+    if config.hardware.kernels == "off":
+        fused_cuda.leave(device)
+        return
+    slow = threading.Timer(5.0, sink.emit, [Message("Triton makes kernels for this GPU (some seconds) ...")])
+    slow.start()
+    try:
+        why_not = fused_cuda.try_out(device)
+    finally:
+        slow.cancel()
+    if why_not is not None:
+        sink.emit(Message(f"kernels: torch's own alone ({why_not})"))
 
 
 def _epochs_done(state: State, steps_per_epoch: int) -> int:
