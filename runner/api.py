@@ -215,6 +215,7 @@ class _Asked:
                 settings=_words(settings),
                 say=_silent,
                 progress=bar.update if progress else lambda done, total, what: None,
+                is_watched=progress,
             )
         return {**result, "said": Table(result["said"])}
 
@@ -267,7 +268,7 @@ class _Asked:
     def _choice(self, settings: Settings, trust: bool, last: bool, step: int | None, *, needs_data: bool) -> Choice:
         if last and step is not None:
             raise UsageError("last and step name one checkpoint each: give one of them")
-        return Choice(self._store, trust, last, step, _words(settings), needs_data=needs_data)
+        return Choice(self._store, trust, last, step, _words(settings), needs_data=needs_data, is_watched=False)
 
 
 class Job(_Asked):
