@@ -23,6 +23,7 @@ from last_e.text import expand
 from runner.errors import LastrunError, Reason, SpecError, State, UsageError
 from runner.job.find import find_job, list_jobs, store_with_jobs
 from runner.job.job import Job as StoredJob
+from runner.job.steps import Steps
 from runner.launch import start as launch
 from runner.launch.begin import Begin, go_on, how_to, new_job, on_first, see_that_it_is_one
 from runner.models import Choice, Model, bring, is_checkpoint
@@ -344,6 +345,12 @@ class Job(_Asked):
     def metrics(self) -> Table:
         """A row for each epoch: ``epoch``, ``step``, ``train_loss``, ``test_top1``, ..."""
         return Table(self._job.metrics())
+
+    @_told()
+    def steps(self) -> Table:
+        """A row for every tenth step, or as ``checkpoint.log_every_steps`` says: ``step``, ``epoch`` (how many were trained by
+        then), ``lr``, ``loss``, ``train_loss`` and ``train_top1`` (of the epoch so far), ``skipped_steps``."""
+        return Table(Steps(self._job).read())
 
     @_told()
     def stop(self, *, now: bool = False, wait: bool = False) -> Job:
