@@ -276,8 +276,11 @@ def test_what_an_attempt_elsewhere_says_stands_above_the_view_which_makes_room_f
         wait_until(lambda: terminal.lines == ["one", "two", "", "a view"])
         with screen.aside():
             wait_until(lambda: terminal.lines == ["one", "two"])
-        wait_until(lambda: terminal.lines == ["one", "two", "", "a view"])
-        above.end()
+            above.end()
+            screen.view(lambda columns, rows: ["another"])
+            time.sleep(2 * REDRAW_SECONDS)
+            assert terminal.lines == ["one", "two"]
+        wait_until(lambda: terminal.lines == ["one", "two", "three", "", "another"])
     wait_until(lambda: terminal.lines == ["one", "two", "three"])
 
 
