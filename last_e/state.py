@@ -339,7 +339,7 @@ def train_step(
             output = model(batch.streams, batch.noise, batch.row_weight)
         logits, ib_loss = output if isinstance(output, tuple) else (output, torch.zeros((), device=device))
         logits = average_bodies(full(logits), batch)
-        ce = cross_entropy(logits, batch.label, training.label_smoothing, state.class_weights)
+        ce = loss_of(logits, batch, training.label_smoothing, state.class_weights)
         ib = ib_loss * len(batch.label)
         loss: Tensor = (ce + training.ib_loss_weight * ib) / size
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -366,6 +366,15 @@ def train_step(
     state.counters.add(good, total, torch.stack([ce_sum, ib_sum, hits, torch.full_like(hits, size)]))
 
 
+def loss_of(logits: Tensor, batch: Batch, smoothing: float, weights: Tensor | None) -> Tensor:
+    """The sum of :func:`cross_entropy` over the clips of a batch; of those that are mixed, of both classes by their shares."""
+    if batch.mixed is None:
+        return cross_entropy(logits, batch.label, smoothing, weights)
+    parts = ((batch.label, batch.mixed.share), (batch.mixed.label, 1 - batch.mixed.share))
+    both = [share * _cross_entropies(logits, label, smoothing, weights) for label, share in parts]
+    return (both[0] + both[1]).sum()
+
+
 def cross_entropy(logits: Tensor, label: Tensor, smoothing: float, weights: Tensor | None) -> Tensor:
     """The sum over n clips of w[y] H(q, p): y their classes (n,), p the softmax of ``logits`` (n, C), q = 1 - smoothing on y
     plus smoothing / C on every class (Szegedy et al., Rethinking the Inception Architecture, CVPR 2016, section 7).
@@ -376,7 +385,12 @@ def cross_entropy(logits: Tensor, label: Tensor, smoothing: float, weights: Tens
     """
     if weights is None:
         return F.cross_entropy(logits, label, reduction="sum", label_smoothing=smoothing)
-    return (F.cross_entropy(logits, label, reduction="none", label_smoothing=smoothing) * weights[label]).sum()
+    return _cross_entropies(logits, label, smoothing, weights).sum()
+
+
+def _cross_entropies(logits: Tensor, label: Tensor, smoothing: float, weights: Tensor | None) -> Tensor:
+    each = F.cross_entropy(logits, label, reduction="none", label_smoothing=smoothing)
+    return each if weights is None else each * weights[label]
 
 
 def _in_order(rows: Tensor) -> Tensor:

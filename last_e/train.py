@@ -20,6 +20,7 @@ from torch import Tensor
 from last_e import checkpoint
 from last_e.choosing import CHOSEN_ON_TEST
 from last_e.config import TrainConfig, effective_batch
+from last_e.data.augment import Mirror, mirror_of
 from last_e.data.balance import weights_of
 from last_e.data.batches import TestBatches, TrainBatches
 from last_e.data.clips import Clips
@@ -33,7 +34,7 @@ from last_e.events import Beat, CheckpointSaved, Ended, EpochDone, Message, Prog
 from last_e.gpu import Usage
 from last_e.init.fit import begin_with, freeze
 from last_e.init.read import read_weights
-from last_e.known import description_of
+from last_e.known import description_of, mirrored_classes, no_mirror
 from last_e.manifest import Manifest
 from last_e.metrics import History
 from last_e.model import fused
@@ -502,7 +503,8 @@ def _batches(
     parts = parts_of(clips, config)
     if not parts.train.any() or not parts.test.any():
         raise DataError(
-            f"{config.dataset} {config.split_type}: {int(parts.train.sum())} of {len(clips)} clips train: nothing to compare"
+            f"{config.dataset} {config.split_type}: of {len(clips):,} clips {int(parts.train.sum()):,} train and "
+            f"{int(parts.test.sum()):,} test; both are needed: choose another split"
         )
     for note in parts.notes:
         sink.emit(Message(note, "warning"))
@@ -566,9 +568,21 @@ def make_batches(
     channels, blocks = config.model.channels[-1], sum(config.model.num_blocks)
     micro_batch = config.hardware.micro_batch
     seat = group.rank, group.size
-    train = TrainBatches(clips, train_index, config.training, micro_batch, (channels, blocks), workers, *seat)
+    mirror = _mirror(clips, config)
+    train = TrainBatches(clips, train_index, config.training, micro_batch, (channels, blocks), workers, *seat, mirror)
     test = TestBatches(clips, test_index, config.training.input_frames, micro_batch or TEST_BATCH[device.type], workers, *seat)
     return train, test
+
+
+def _mirror(clips: Clips, config: TrainConfig) -> Mirror | None:
+    """What changes places in a mirror, where clips are mirrored."""
+    if config.training.augmentations.mirror is None:
+        return None
+    pairs = mirrored_classes(config.dataset, clips.description)
+    found = mirror_of(clips.skeleton, config.data.num_classes, pairs)
+    if found is None:
+        raise DataError(no_mirror(config.dataset, clips.skeleton), missing=True)
+    return found
 
 
 def set_up_torch(config: TrainConfig, device: torch.device, sink: Sink, ranks: int = 1) -> int:

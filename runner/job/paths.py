@@ -17,6 +17,7 @@ GROUP-ID/requests/<random>.json       stop requests, for whoever runs its points
 
 from __future__ import annotations
 
+import calendar
 import re
 
 from last_e.manifest import MANIFEST, Manifest
@@ -29,6 +30,7 @@ JOB_RECORD, ATTEMPT_RECORD, CLAIM_RECORD, END_RECORD = "job.json", "attempt.json
 JOB_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,80}")
 _GROUP_ID = r"[a-z0-9][a-z0-9-]{0,60}-\d{8}-\d{6}-[0-9a-f]{4}"
 GROUP_ID, POINT_ID = re.compile(_GROUP_ID), re.compile(rf"({_GROUP_ID})p\d{{4}}")
+_MADE = re.compile(r"-(\d{4})(\d\d)(\d\d)-(\d\d)(\d\d)(\d\d)-[0-9a-f]{4}(?:p\d{4})?\Z")
 ATTEMPT_ID = re.compile(r"[0-9]{4,6}-[0-9a-f]{2,16}")
 LARGEST_NUMBER = 999_999
 """Of an attempt."""
@@ -130,6 +132,17 @@ class GroupPaths:
     def point(self, number: int) -> str:
         """The ID of a job of it, counted from 1."""
         return f"{self.group_id}p{number:04d}"
+
+
+def made_at(job_id: str) -> float | None:
+    """When a job or a group was made, by its ID, in seconds since 1970; None: an ID that was not made here."""
+    if (found := _MADE.search(job_id)) is None:
+        return None
+    year, month, day, hour, minute, second = map(int, found.groups())
+    try:
+        return calendar.timegm((year, month, day, hour, minute, second))
+    except (ValueError, OverflowError):
+        return None
 
 
 def group_of(job_id: str) -> str | None:

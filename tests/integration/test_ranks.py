@@ -32,6 +32,19 @@ from tests.jobs import PATIENCE, Run, assert_same, command_lines, has_saved, job
 from tests.jobs import result as result_of
 
 STEPS, EPOCHS = 2, 8  # an epoch: 48 training clips, 22 a step
+AUGMENTED = (
+    "training.augmentations.motion=0.7",
+    "training.augmentations.limbs=0.1",
+    "training.augmentations.pose=0.05",
+    "training.augmentations.lean=10.0",
+    "training.augmentations.drift=0.2",
+    "training.augmentations.rotation=45.0",
+    "training.augmentations.speed=0.3",
+    "training.augmentations.mask_joints=0.1",
+    "training.augmentations.mask_frames=0.2",
+    "training.augmentations.mixup=0.2",
+)
+"""All but mirroring, which made-up clips do not know."""
 NANO = (
     "model.variant=nano_e_v3",
     "model.stem_channels=8",
@@ -39,6 +52,7 @@ NANO = (
     "model.num_blocks=[1,1]",
     "model.depths=[1,1]",
     "model.strides=[1,2]",
+    *AUGMENTED,
 )
 BASE = ("model.variant=base_e_v3", "model.use_ib_loss=true", "model.drop_path_rate=0.2", "training.gradient_clip=0.5")
 RECIPE = (
