@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 import threading
 from collections.abc import Callable
@@ -240,6 +241,11 @@ def parse_event(line: str) -> Event | None:
         return None
 
 
+_EPOCH_LINE = re.compile(
+    r"(epoch \d+/\d+)  lr \S+  (train loss \S+) top-1 \S+  (test|validation) loss \S+ (top-1 \S+) (top-5 \S+)"
+)
+
+
 class Sink(Protocol):
     """Takes events, from any thread."""
 
@@ -317,6 +323,19 @@ def epoch_words(done: EpochDone) -> list[tuple[int, str]]:
     words += [(5, seconds_text(done.seconds))] if math.isfinite(done.seconds) else []
     words += [(1, "best")] if done.best else []
     return words + ([(2, f"{done.skipped_steps} steps skipped")] if done.skipped_steps else [])
+
+
+def words_of_line(line: str) -> list[tuple[int, str]] | None:
+    """The same of a line of :func:`describe`, as another machine has it; None: it tells of no epoch."""
+    found = _EPOCH_LINE.match(line)
+    if found is None:
+        return None
+    epoch, loss, part, top1, top5 = found.groups()
+    words = [(0, epoch), (4, loss), (0, f"{part} {top1}"), (3, top5)]
+    for piece in filter(None, line[found.end() :].split("  ")):
+        if not piece.startswith("test "):  # of the best epoch, at the end
+            words.append((1, piece) if piece == "best" else (2, piece) if piece.endswith("skipped") else (5, piece))
+    return words
 
 
 def _seconds(done: EpochDone) -> str:

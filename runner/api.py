@@ -23,6 +23,7 @@ from last_e.text import expand
 from runner.errors import LastrunError, Reason, SpecError, State, UsageError
 from runner.job.find import find_job, list_jobs, store_with_jobs
 from runner.job.job import Job as StoredJob
+from runner.job.steps import Steps
 from runner.launch import start as launch
 from runner.launch.begin import Begin, go_on, how_to, new_job, on_first, see_that_it_is_one
 from runner.models import Choice, Model, bring, is_checkpoint
@@ -216,6 +217,7 @@ class _Asked:
                 settings=_words(settings),
                 say=_silent,
                 progress=bar.update if progress else lambda done, total, what: None,
+                is_watched=progress,
             )
         return {**result, "said": Table(result["said"])}
 
@@ -268,7 +270,7 @@ class _Asked:
     def _choice(self, settings: Settings, trust: bool, last: bool, step: int | None, *, needs_data: bool) -> Choice:
         if last and step is not None:
             raise UsageError("last and step name one checkpoint each: give one of them")
-        return Choice(self._store, trust, last, step, _words(settings), needs_data=needs_data)
+        return Choice(self._store, trust, last, step, _words(settings), needs_data=needs_data, is_watched=False)
 
 
 class Job(_Asked):
@@ -344,6 +346,12 @@ class Job(_Asked):
     def metrics(self) -> Table:
         """A row for each epoch: ``epoch``, ``step``, ``train_loss``, ``test_top1``, ..."""
         return Table(self._job.metrics())
+
+    @_told()
+    def steps(self) -> Table:
+        """A row for every tenth step, or as ``checkpoint.log_every_steps`` says: ``step``, ``epoch`` (how many were trained by
+        then), ``lr``, ``loss``, ``train_loss`` and ``train_top1`` (of the epoch so far), ``skipped_steps``."""
+        return Table(Steps(self._job).read())
 
     @_told()
     def stop(self, *, now: bool = False, wait: bool = False) -> Job:

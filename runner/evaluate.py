@@ -32,6 +32,7 @@ def evaluate(
     settings: Iterable[str],
     say: Callable[[str], None],
     progress: Callable[[int, int, str], None],
+    is_watched: bool = True,
 ) -> dict[str, Any]:
     """The figures of one model, or of several whose probabilities are added; with ``said``, what it says of each clip.
 
@@ -48,6 +49,7 @@ def evaluate(
         settings: ``KEY=VALUE`` words.
         say: told which checkpoints are taken.
         progress: told clips done, of how many, and what comes next.
+        is_watched: whether somebody is to see how far downloads are.
 
     Raises:
         LastrunError: there is no such model, it or the clips are damaged or do not fit, and what to do.
@@ -67,7 +69,7 @@ def evaluate(
         raise UsageError(f"--data {data}: no such file; without it the clips are those that the model was trained for")
     words = [*settings, *([] if data is None else [f"data.uri={json.dumps(str(data.absolute()))}"])]
     words += [] if split is None else [f"split_type={json.dumps(split)}", "data.validation=null", *_UNDRAWN]
-    choice = Choice(store, trust, last, step, words)
+    choice = Choice(store, trust, last, step, words, is_watched=is_watched)
     with ExitStack() as held:
         asked = [bring(model, choice, held, say) for model in models]
         what = {"models": asked, "part": part, "crops": crops, "weigh_on": weigh_on}

@@ -47,7 +47,7 @@ def evaluate(
     from last_e.bar import Bar
     from runner.evaluate import evaluate as score
     from runner.models import Model
-    from runner.view.console import print_json, show
+    from runner.view.console import note, print_json, show
     from runner.view.evaluate import print_figures, see_that_it_can_be_written, write_csv
 
     if csv is not None:
@@ -66,7 +66,7 @@ def evaluate(
             crops=crops,
             weigh_on=weigh_on,
             settings=set_ or [],
-            say=lambda text: show(text, error=True),
+            say=note,
             progress=bar.update,
         )
     said = result.pop("said")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from runner.commands.options import JsonOption, SetOption, StoreOption, TrustOption, at_home
+from runner.commands.options import JsonOption, QuietOption, SetOption, StoreOption, TrustOption, at_home
 
 
 def predict(
@@ -41,6 +41,7 @@ def predict(
     set_: SetOption = None,
     store: StoreOption = None,
     trust: TrustOption = False,
+    quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
     """Say what recordings show: class names and probabilities, of each or over time."""
@@ -48,7 +49,7 @@ def predict(
     from runner.models import Choice
     from runner.predict import How
     from runner.predict import predict as ask
-    from runner.view.console import show
+    from runner.view.console import note
     from runner.view.evaluate import see_that_it_can_be_written
     from runner.view.predict import Csv, passed_on, print_as_json, print_found
 
@@ -61,7 +62,7 @@ def predict(
     choice = Choice(store, trust, last, step, set_ or (), needs_data=False)
     how = How(top, kind, units, window, stride, fps)
     places = [word if word == "-" else str(Path(word).expanduser()) for word in files]
-    events = ask(model, places, choice, how, lambda text: show(text, error=True))
+    events = ask(model, places, choice, how, note)
     found = passed_on(events, quiet=json)
     if csv is not None:
         found = Csv(csv, is_timed=window is not None, top=top).kept(found)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from last_e.manifest import File, describe_file
 from last_e.whole import whole_file
@@ -15,6 +16,7 @@ from runner.errors import MissingKeyError, StoreError, UsageError
 from runner.job.job import Job
 from runner.job.paths import attempt_order
 from runner.job.pull import Watched, chosen, new_folder, unseen
+from runner.job.steps import Steps
 from runner.store.protocol import Entry
 
 NEWEST, BEST = "newest", "best"
@@ -35,7 +37,15 @@ class Copied:
 
 
 def _metrics(job: Job, path: Path) -> None:
-    path.write_text("".join(f"{json.dumps(line)}\n" for line in job.metrics()))
+    _write(job.metrics(), path)
+
+
+def _steps(job: Job, path: Path) -> None:
+    _write(Steps(job).read(), path)
+
+
+def _write(lines: list[dict[str, Any]], path: Path) -> None:
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
 
 
 def _log(job: Job, path: Path) -> None:
@@ -52,6 +62,7 @@ def _report(job: Job, path: Path) -> None:
 
 MADE: dict[str, tuple[Callable[[Job, Path], None], str]] = {
     "metrics.jsonl": (_metrics, "a line for each epoch, over all attempts"),
+    "steps.jsonl": (_steps, "a line for each tenth step, or as checkpoint.log_every_steps says, over all attempts"),
     "log.txt": (_log, "the log of all attempts"),
     "report.html": (_report, "the report that the last attempt to keep one has kept"),
 }

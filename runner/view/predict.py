@@ -13,7 +13,7 @@ from last_e.redact import redact
 from last_e.text import counted, percent
 from last_e.whole import whole_file
 from runner.errors import LastrunError, UsageError
-from runner.view.console import JSON_VERSION, put, show
+from runner.view.console import JSON_VERSION, note, put, show
 
 Event = dict[str, Any]
 FOUND = ("clip", "window", "segment")
@@ -28,7 +28,7 @@ def passed_on(events: Iterable[Event], *, quiet: bool) -> Iterator[tuple[str, Ev
         elif kind == "doubt":
             show(f"note: {values['text']}", error=True)
         elif kind == "result" and not quiet:
-            show(speed(values), error=True)
+            note(speed(values))
         yield kind, values
 
 
