@@ -115,7 +115,8 @@ def run(
     if resume is not None:
         stored, about = checkpoint.load(resume)
         if stored.get("data") != fingerprint and not new_data:
-            raise DataChanged(f"{config.dataset}: the clips are not those that the run began with (their sha256 differs)")
+            told = "the clips are not those that the run began with (their sha256 differs)"
+            raise DataChanged(f"{config.dataset}: {told}; name the file that it had, or add --allow-change data")
         warning = state.restore(stored)
         if warning is not None:
             sink.emit(Message(warning, "warning"))

@@ -97,7 +97,7 @@ _TOLD_ELSEWHERE = {
     "one_line": "{why}",
     "in_a_line": "{why}",
     "misspelt": "did you mean ...?",
-    "ended_by": "ended by {signal}",
+    "ended_by": "{signal}",
 }
 """Functions of which every message would repeat all that they may say: what stands in their place."""
 _SHOWING = {

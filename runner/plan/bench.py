@@ -20,7 +20,7 @@ from last_e.reading import Entry, set_layer
 from last_e.text import counted, seconds_text
 from last_e.whole import whole_file
 from runner.child import result_of
-from runner.errors import UsageError
+from runner.errors import UsageError, unwritable
 from runner.machine import versions
 from runner.plan.hardware import BYTES
 from runner.plan.measurements import cpu, user_folder
@@ -180,7 +180,7 @@ def _checked(out: Path, data: Path | None) -> Path:
     except DataError as error:
         raise UsageError(f"--out {error}") from None
     except OSError as error:
-        raise UsageError(f"--out {out}: cannot be written there: {error.strerror}") from None
+        raise unwritable(f"--out {out}", error) from None
 
 
 def _write(path: Path, result: dict[str, Any]) -> None:
@@ -194,4 +194,4 @@ def _write(path: Path, result: dict[str, Any]) -> None:
         with whole_file(path) as part:
             part.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     except OSError as error:
-        raise UsageError(f"{path}: the result cannot be written there: {error.strerror}") from None
+        raise unwritable(path, error) from None
