@@ -64,6 +64,9 @@ AREAS = {
         last_e/export/ last_e/predict/ last_e/score/ runner/child runner/commands/export runner/commands/judge
         runner/commands/predict runner/demo_page runner/evaluate runner/export runner/page/ runner/predict
     """,
+    "Pages": """
+        runner/commands/ui runner/ui/
+    """,
     "Plan, bench and doctor": """
         last_e/bench/ runner/commands/bench runner/doctor/ runner/plan/
     """,

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ from runner.launch.sky.engine import sky
 from runner.launch.ssh.launcher import look
 from runner.launch.ssh.setup import Host
 from runner.store.directory import DirectoryStore
-from tests import debian
+from tests import browser, debian
 from tests.ceph import Ceph, why_not
 from tests.docker_engine import IMAGE, CannotStart, Engine, SharedImage
 from tests.docker_engine import why_not as why_no_engine
@@ -45,12 +45,15 @@ from tests.slurm import why_not as why_no_slurm
 from tests.sshd import Sshd
 from tests.sshd import why_not as why_no_sshd
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
 TINY = """\
 name: tiny
 model: {variant: nano_e_v3, stem_channels: 8, channels: [8, 8], num_blocks: [1, 1], depths: [1, 1], strides: [1, 2]}
 dataset: synthetic
 training: {epochs: 3, batch_size: 40, input_frames: 16, warmup_epochs: 1}
-checkpoint: {every_minutes: 0.002}
+checkpoint: {every_minutes: 0.002, log_every_steps: 5}
 hardware: {cpu_threads: 1}
 """
 """A job of a few seconds with several checkpoints in every one of them. It is too small for the compiled loops, which would
@@ -189,6 +192,14 @@ def cli(clean_env: dict[str, str], tmp_path: Path) -> Cli:
         )
 
     return call
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """Debian's Chromium, driven by Playwright."""
+    debian.need("browser", browser.why_not)
+    with browser.chromium() as started:
+        yield started
 
 
 @pytest.fixture

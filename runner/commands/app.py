@@ -19,6 +19,7 @@ from runner.commands.host import host_app
 from runner.commands.image import image_app, probe
 from runner.commands.init import init
 from runner.commands.shell import completion
+from runner.commands.ui import ui
 from runner.commands.watch import watch
 from runner.version import lastrun_version
 
@@ -44,7 +45,9 @@ app.command()(look.status)
 app.command()(look.logs)
 app.command()(look.compare)
 app.command()(show.report)
+app.command()(show.tensorboard)
 app.command(name="open")(show.open_)
+app.command()(ui)
 app.command()(watch)
 app.command()(judge.evaluate)
 app.command()(predict.predict)

@@ -1,9 +1,9 @@
-"""Commands that make a page of jobs: report, open."""
+"""Commands that show curves of jobs in a browser: report, open, tensorboard."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -66,8 +66,54 @@ def open_(
         show(f"{path}: no browser can be opened from here; open it in one (it needs no network)")
 
 
+def tensorboard(
+    names: Annotated[list[str], typer.Argument(metavar="JOB|GROUP...", help=GROUP_HELP)],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FOLDER", help="only write the files, into a new folder", callback=at_home)
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", min=0, max=65535, help="default: 6006, or the next one that is free; 0: any")
+    ] = None,
+    store: StoreOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show curves of jobs in TensorBoard, as they grow: one run a job over all its attempts, by step and by epoch."""
+    import tempfile
+
+    from runner.errors import UsageError
+    from runner.signals import handled, interrupt
+    from runner.view.board import Board, follow, make_boards, shown, write
+    from runner.view.console import print_json, show
+
+    if out is not None and port is not None:
+        raise UsageError("--out only writes files: leave --port out, or --out")
+    jobs, _, _ = _jobs(names, store)
+
+    def facts(boards: list[Board]) -> list[dict[str, Any]]:
+        return [dict(zip(("id", "steps", "epochs"), (board.job.id, *board.counted))) for board in boards]
+
+    if out is not None:
+        found = facts(write(jobs, out))
+        if json:
+            print_json("tensorboard", {"folder": str(out), "jobs": found})
+        else:
+            show(f"{out}: tensorboard --logdir {out} shows it")
+        return
+    try:
+        with handled(interrupt), tempfile.TemporaryDirectory(prefix="lastrun-board-") as folder:
+            boards = make_boards(jobs, Path(folder))
+            with shown(Path(folder), port) as address:
+                if json:
+                    print_json("tensorboard", {"address": address, "jobs": facts(boards)}, line=True)
+                else:
+                    show(f"{address} shows {', '.join(job.id for job in jobs)}, and what comes; Ctrl-C ends it")
+                follow(boards, lambda text: show(text, error=True))
+    except KeyboardInterrupt:  # as it is meant to end
+        return
+
+
 def _jobs(names: list[str], store: str | None) -> tuple[list[Job], str, str]:
-    """Those that are meant, groups' among them, what a page of them is called, and the ID of the first that was named."""
+    """Those that are meant, groups' among them, what they are called together, and the ID of the first that was named."""
     from runner.errors import UsageError
     from runner.job.find import find
     from runner.job.group import Group
@@ -75,5 +121,5 @@ def _jobs(names: list[str], store: str | None) -> tuple[list[Job], str, str]:
     found = [find(name, store) for name in names]
     jobs = {job.uri: job for one in found for job in (one.jobs() if isinstance(one, Group) else [one])}
     if not jobs:
-        raise UsageError("there are no jobs to report on: name a group that has some, or jobs")
+        raise UsageError("there are no jobs to show: name a group that has some, or jobs")
     return list(jobs.values()), found[0].id if len(found) == 1 else f"{len(jobs)} jobs", found[0].id

@@ -254,8 +254,9 @@ class Job:
                 merged = [m for m in merged if m["epoch"] <= attempt.resumed_epoch] + read_metrics(text)
         return merged
 
-    def log(self, seen: set[str] | None = None) -> Iterator[str]:
-        """The log of all attempts, piece by piece; of those in ``seen`` nothing again, and it is added to."""
+    def log(self, seen: set[str] | None = None, last: int | None = None) -> Iterator[str]:
+        """The log of all attempts, piece by piece; of those in ``seen`` nothing again, and it is added to. With ``last``, so
+        many pieces at most, of which those before count as seen."""
         seen = set() if seen is None else seen
         names = self.attempts.names()
         attempts, *listed = self.store.in_parallel(
@@ -268,6 +269,9 @@ class Job:
                 pieces.append((attempt.id, f"--- attempt {attempt.number} on {attempt.host} ({attempt.env or 'starting'})\n"))
             pieces += [(key, None) for key in keys[attempt.id]]
         new = [piece for piece in pieces if piece[0] not in seen]
+        if last is not None:
+            seen.update(key for key, _ in new[:-last])
+            new = new[-last:]
         while new:  # not all at once: a long run has thousands
             some, new = new[:_PIECES], new[_PIECES:]
             texts = self.store.in_parallel([partial(self._text, key, "[left out: {}]\n") for key, head in some if head is None])

@@ -4,8 +4,8 @@
 JOB-ID/job.json                       the resolved spec with origins; written once
 JOB-ID/init.safetensors               the weights that it begins with, if it names some; written before its record
 JOB-ID/attempts/0003-<id>/            claim.json, once it has run attempt.json, once it is over end.json; heartbeat.json,
-                                      log/000017.txt, metrics.jsonl, events/, predictions.safetensors, report.html,
-                                      told/<news>.json
+                                      log/000017.txt, metrics.jsonl, steps/000017.jsonl, predictions.safetensors,
+                                      report.html, told/<news>.json; of older versions events/
 JOB-ID/checkpoints/<step>-<attempt>/  files, then MANIFEST.json last
 JOB-ID/requests/<random>.json         stop requests
 JOB-ID/deleted                        empty; of a job that was deleted while an attempt might come back
@@ -82,6 +82,10 @@ class Paths:
         """What an attempt's epochs gave."""
         return self.attempt(attempt_id, "metrics.jsonl")
 
+    def steps(self, attempt_id: str, piece: int | None = None) -> str:
+        """A piece of what an attempt's steps gave; without a number, how the keys of all begin."""
+        return self.attempt(attempt_id, "steps", "" if piece is None else f"{piece:06d}.jsonl")
+
     def predictions(self, attempt_id: str) -> str:
         """What the best of an attempt's epochs says of each clip."""
         return self.attempt(attempt_id, PREDICTIONS)
@@ -93,10 +97,6 @@ class Paths:
     def log(self, attempt_id: str, segment: int | str) -> str:
         """A piece of an attempt's log, by its number or name."""
         return self.attempt(attempt_id, "log", f"{segment:06d}.txt" if isinstance(segment, int) else f"{segment}.txt")
-
-    def event_file(self, attempt_id: str, name: str) -> str:
-        """A file for TensorBoard."""
-        return self.attempt(attempt_id, "events", name)
 
     def told(self, attempt_id: str, news: str) -> str:
         """Who has been told some news of an attempt."""

@@ -92,13 +92,23 @@ def status_text(status: dict[str, Any]) -> Text:
     """Where a job is, how it fares, and what to do next, a line each."""
     from rich.text import Text
 
+    rows, state = status_rows(status), status["state"]
+    width = max(len(name) for name, _ in rows)
+    lines = []
+    for name, text in rows:
+        seen = Text(plain(text))
+        if name == "state":
+            seen = Text.assemble(coloured(state), plain(text.removeprefix(state)))
+        lines.append(Text.assemble(styled(f"{name:<{width}}", "dim"), "  ", seen))
+    return Text("\n").join(lines)
+
+
+def status_rows(status: dict[str, Any]) -> list[tuple[str, str]]:
+    """The same as names and texts."""
     why = f" ({status['reason']}: {status['message']})" if status["reason"] else ""
     if status["state"] == "lost":
         why = f" ({status['message'] or 'its attempt is gone without a word'})"
-    rows: list[tuple[str, str | Text]] = [
-        ("job", status["uri"]),
-        ("state", Text.assemble(coloured(status["state"]), plain(why))),
-    ]
+    rows = [("job", status["uri"]), ("state", f"{status['state']}{why}")]
     rows.append(("model", f"{status['model']} on {status['dataset']} {status['split_type']}"))
     running = status["progress"]
     total = running.get("total_steps") or status["total_steps"]
@@ -135,9 +145,7 @@ def status_text(status: dict[str, Any]) -> Text:
     if status["waits"]:
         rows.append(("queue", status["waits"]))
     rows.append(("next", status["next"]))
-    width = max(len(name) for name, _ in rows)
-    lines = [Text.assemble(styled(f"{name:<{width}}", "dim"), "  ", plain(t) if isinstance(t, str) else t) for name, t in rows]
-    return Text("\n").join(lines)
+    return rows
 
 
 def _unsent(unsent: dict[str, Any], reference: str) -> str:
