@@ -34,7 +34,7 @@ demo: $(VENV)/.train
 	echo "                                         its figures and checkpoints"; \
 	echo "  lastrun logs $$job"; \
 	echo "                                         all that it said"; \
-	echo "  lastrun report $$job"; \
+	echo "  lastrun open $$job"; \
 	echo "                                         a page for the browser: curves, mistakes, clips"; \
 	echo "  lastrun tensorboard $$job"; \
 	echo "                                         its curves in TensorBoard"; \
