@@ -56,6 +56,9 @@ TEST_BATCH = {"cpu": 64, "cuda": 256}
 """Clips in a batch when testing."""
 _LOOK_EVERY = 16
 """Steps after which all ranks look at what a GPU has counted, so that all see at the same one that training diverges."""
+COMPILING = {5.0: "numba compiles loops for this CPU, once: up to a minute on a slow one ..."}
+COMPILING |= {seconds: f"numba still compiles ({seconds:.0f}s)" for seconds in (20.0, 40.0, 80.0, 160.0)}
+"""What is told of loops that are not there yet, after so many seconds: loading them takes less than the first."""
 GPU_SHARE = 0.5
 """Most of a GPU's free memory that the clips may take."""
 
@@ -117,7 +120,8 @@ def run(
     if resume is not None:
         stored, about = checkpoint.load(resume)
         if stored.get("data") != fingerprint and not new_data:
-            raise DataChanged(f"{config.dataset}: the clips are not those that the run began with (their sha256 differs)")
+            told = "the clips are not those that the run began with (their sha256 differs)"
+            raise DataChanged(f"{config.dataset}: {told}; name the file that it had, or add --allow-change data")
         warning = state.restore(stored)
         if warning is not None:
             sink.emit(Message(warning, "warning"))
@@ -617,12 +621,14 @@ def load_loops(config: TrainConfig, device: torch.device, sink: Sink) -> None:
     joints = config.data.joints or len(NTU25.joints)
     if device.type != "cpu" or rows * config.training.input_frames * joints * channels < fused.LARGE:
         return
-    slow = threading.Timer(5.0, sink.emit, [Message("numba compiles loops for this CPU (some seconds; they are kept) ...")])
-    slow.start()
+    slow = [threading.Timer(seconds, sink.emit, [Message(text)]) for seconds, text in COMPILING.items()]
+    for each in slow:
+        each.start()
     try:
         there = fused.loops()
     finally:
-        slow.cancel()
+        for each in slow:
+            each.cancel()
     if there is None:
         sink.emit(Message("numba: none that works here; training takes about 1.2 times as long with torch alone"))
 

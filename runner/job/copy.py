@@ -12,7 +12,7 @@ from typing import Any
 
 from last_e.manifest import File, describe_file
 from last_e.whole import whole_file
-from runner.errors import MissingKeyError, StoreError, UsageError
+from runner.errors import MissingKeyError, StoreError, UsageError, unwritable
 from runner.job.job import Job
 from runner.job.paths import attempt_order
 from runner.job.pull import Watched, chosen, new_folder, unseen
@@ -88,7 +88,7 @@ def copy_out(job: Job, path: str, target: Path, *, overwrite: bool = False, watc
             return Copied(place, asked, place.stat().st_size)
         return _stored(job, asked, place, overwrite, watch)
     except OSError as error:
-        raise UsageError(f"{place}: cannot be written there: {error.strerror}") from None
+        raise unwritable(place, error) from None
     except MissingKeyError as error:
         raise StoreError(f"{error}; whoever trains has deleted it meanwhile: try again") from None
 

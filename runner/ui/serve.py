@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import sys
 import tempfile
 from collections.abc import Callable
 from html import escape
@@ -96,11 +94,11 @@ def _listening(port: int | None) -> socket.socket:
 
 def _open(page: Path, address: str) -> None:
     """Open a browser at an address by a file that only this user can read: everybody on this machine sees command lines, and
-    the address lets in. Where there is no screen, a browser would take the terminal: none is opened then."""
-    import webbrowser
+    the address lets in."""
+    from runner.view import browser
 
-    if sys.platform.startswith("linux") and not any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"))):
+    if not browser.is_there():
         return
     page.write_text(f'<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0; url={escape(address)}">')
     page.chmod(0o600)
-    webbrowser.open(page.as_uri())
+    browser.open_page(page)

@@ -10,7 +10,7 @@ from typing import Any
 from last_e.choosing import CHOSEN_ON_TEST
 from last_e.text import percent
 from last_e.whole import whole_file
-from runner.errors import UsageError
+from runner.errors import UsageError, unwritable
 from runner.view.console import make_console, make_table, show
 
 MOST_TOLD = 5
@@ -74,7 +74,7 @@ def see_that_it_can_be_written(path: Path, overwrite: bool) -> None:
         with TemporaryFile(dir=path.absolute().parent):
             pass
     except OSError as error:
-        raise UsageError(f"{path}: cannot be written there: {error.strerror}") from None
+        raise unwritable(path, error) from None
 
 
 def write_csv(path: Path, said: list[dict[str, Any]]) -> None:
@@ -89,4 +89,4 @@ def write_csv(path: Path, said: list[dict[str, Any]]) -> None:
             writer.writeheader()
             writer.writerows(said)
     except OSError as error:
-        raise UsageError(f"{path}: cannot be written there: {error.strerror}") from None
+        raise unwritable(path, error) from None
