@@ -69,11 +69,11 @@ def serve(store: Store, *, port: int | None, limit: int, browser: bool, tell: Te
             timeout_graceful_shutdown=_LEAVE_SECONDS,
         )
         server = uvicorn.Server(config)
-        tell(address())
-        if browser:
-            _open(Path(folder) / "open.html", address())
         try:
             with handled(interrupt):
+                tell(address())
+                if browser:
+                    _open(Path(folder) / "open.html", address())
                 server.run(sockets=[listener])
         except KeyboardInterrupt:  # uvicorn has ended, and hands on the signal for which it did
             pass
