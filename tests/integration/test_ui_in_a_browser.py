@@ -15,7 +15,8 @@ import pytest
 from runner.job.job import Job
 from runner.store.directory import DirectoryStore
 from tests import browser, debian, groups
-from tests.integration.test_report_in_a_browser import GESTURES, LOOKS, seen, shows
+from tests.integration.test_film import GESTURES
+from tests.integration.test_report_in_a_browser import LOOKS, seen, shows
 from tests.jobs import wait_until
 from tests.reports import made_up
 from tests.ui import Ui, ui
@@ -27,13 +28,6 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.xdist_group("browser"), pytest.mark.slow]
 BLUE = (11, 98, 196)
 PAGES = ("list", "job", "compare", "clouds")
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    debian.need("browser", browser.why_not)
-    with browser.chromium() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

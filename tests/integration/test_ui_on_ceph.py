@@ -13,14 +13,14 @@ from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.resolve import resolve_spec
 from runner.store.open import open_store
-from tests import browser, debian
+from tests import browser
 from tests.conftest import TINY, Figures
 from tests.integration.test_report_in_a_browser import seen
 from tests.reports import epoch
 from tests.ui import ui
 
 if TYPE_CHECKING:
-    from tests.ceph import Ceph
+    from playwright.sync_api import Browser
 
 pytestmark = [pytest.mark.xdist_group("ceph"), pytest.mark.slow]
 EPOCHS = 120
@@ -52,12 +52,11 @@ def fill(uri: str, folder: Path, count: int) -> list[Job]:
 
 @pytest.mark.parametrize("count", [30, pytest.param(1000, marks=pytest.mark.full)])
 def test_many_jobs_are_listed_and_curves_drawn_at_once(
-    ceph: Ceph, bucket: str, clean_env: dict[str, str], tmp_path: Path, figure: Figures, count: int
+    chromium: Browser, bucket: str, clean_env: dict[str, str], tmp_path: Path, figure: Figures, count: int
 ) -> None:
-    debian.need("browser", browser.why_not)
     uri = clean_env["LASTRUN_STORE"]
     jobs = fill(uri, tmp_path, count)
-    with ui(clean_env) as one, browser.chromium() as chromium, browser.look_at(chromium, "about:blank") as look:
+    with ui(clean_env) as one, browser.look_at(chromium, "about:blank") as look:
         page, began = look.page, time.monotonic()
 
         def told(what: str) -> None:
