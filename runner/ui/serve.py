@@ -62,6 +62,7 @@ def serve(store: Store, *, port: int | None, limit: int, browser: bool, tell: Te
             lifespan="off",
             interface="asgi3",
             log_config=None,
+            log_level="critical",  # what a request holds is not for a terminal
             access_log=False,  # it would have the tokens
             proxy_headers=False,
             server_header=False,

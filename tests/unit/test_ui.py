@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -297,6 +297,9 @@ def test_the_command_that_is_shown_is_run(pages: Ui, job: Job) -> None:
     shown = pages.order(**order, only_show=True).json()["command"]
     assert shown == f"lastrun resume {job.id} --detach --env local --here --trust"
     told = pages.order(**order).json()
+    tasks = Path(f"/proc/{pages.process.pid}/task").glob("*/children")
+    (child,) = [int(one) for task in tasks for one in task.read_text().split()]
+    assert os.getsid(child) == child, "Ctrl-C at the terminal is not for it"
     assert told["command"] == shown
     wait_until(lambda: pages.api(f"run/{told['number']}")["code"] is not None)
     ended = pages.api(f"run/{told['number']}")
@@ -308,7 +311,7 @@ def test_the_command_that_is_shown_is_run(pages: Ui, job: Job) -> None:
 # --- how it begins and ends -----------------------------------------------------------------------------------------------
 
 
-def test_ctrl_c_ends_it_also_while_somebody_follows_a_log(
+def test_so_many_follow_a_log_and_ctrl_c_ends_it_all_the_same(
     env: dict[str, str], home: Path, store: DirectoryStore, figure: Figures
 ) -> None:
     one = Job.create(store, "runs", made_up(store, home).record()["config"], {}, "0")
@@ -318,14 +321,28 @@ def test_ctrl_c_ends_it_also_while_somebody_follows_a_log(
     with ui(env) as started:
         started.enter()
         headers = {"Host": started.host, "Cookie": started.cookie}
-        with closing(http.client.HTTPConnection("127.0.0.1", started.port, timeout=PATIENCE)) as connection:
-            connection.request("GET", f"{started.root}/api/job/{one.id}/log", headers=headers)
-            with connection.getresponse() as answer:
-                assert b"attempt 1" in answer.readline()
-                began = time.monotonic()
-                started.process.send_signal(signal.SIGINT)
-                assert started.process.wait(PATIENCE) == 0
-                figure("lastrun ui with a log that is followed: from Ctrl-C to its end", f"{time.monotonic() - began:.2f} s")
+
+        @contextmanager
+        def followed() -> Iterator[bytes]:
+            with closing(http.client.HTTPConnection("127.0.0.1", started.port, timeout=PATIENCE)) as connection:
+                connection.request("GET", f"{started.root}/api/job/{one.id}/log", headers=headers)
+                with connection.getresponse() as answer:
+                    yield answer.readline()
+
+        def has_room() -> bool:
+            with followed() as line:
+                return b"attempt 1" in line
+
+        assert all(has_room() for _ in range(5))
+        with ExitStack() as many:
+            assert b"attempt 1" in [many.enter_context(followed()) for _ in range(16)][-1]
+            assert not has_room()
+        wait_until(has_room)  # those who have left hold nothing up
+        with followed():
+            began = time.monotonic()
+            started.process.send_signal(signal.SIGINT)
+            assert started.process.wait(PATIENCE) == 0
+            figure("lastrun ui with a log that is followed: from Ctrl-C to its end", f"{time.monotonic() - began:.2f} s")
     store.clear(one.paths.all)
 
 
@@ -337,14 +354,16 @@ def test_a_browser_is_opened_without_the_token_on_a_command_line(env: dict[str, 
     command = [sys.executable, "-m", "runner", "ui"]
     own = {**env, "BROWSER": str(script), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, env=own, cwd=home, stdout=subprocess.PIPE, text=True) as process:
-        wait_until(seen.exists)
-        words = seen.read_text()
-        path = Path(words.strip().removeprefix("file://"))
-        assert "token" not in words
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-        assert re.search(r"url=http://127.0.0.1:\d+/[\w-]+/\?token=[\w-]{43}", path.read_text())
-        process.send_signal(signal.SIGTERM)
+        try:
+            wait_until(seen.exists)
+            words = seen.read_text()
+            path = Path(words.strip().removeprefix("file://"))
+            assert "token" not in words
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
+            assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+            assert re.search(r"url=http://127.0.0.1:\d+/[\w-]+/\?token=[\w-]{43}", path.read_text())
+        finally:
+            process.send_signal(signal.SIGTERM)
         out, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, out
     assert "is shown, to this machine alone, at\n  http://127.0.0.1:" in out
