@@ -36,7 +36,8 @@ demo: $(VENV)/.train
 	echo "                                         all that it said"; \
 	echo "  lastrun report $$job"; \
 	echo "                                         a page for the browser: curves, mistakes, clips"; \
-	echo "  tensorboard --logdir FOLDER            its curves; FOLDER is the address behind job: without file://"; \
+	echo "  lastrun tensorboard $$job"; \
+	echo "                                         its curves in TensorBoard"; \
 	echo "  lastrun pull $$job FOLDER --best"; \
 	echo "                                         its best checkpoint"; \
 	echo "  lastrun explain jobs/quickstart.yaml   what can be set, to change it with submit --set KEY=VALUE"

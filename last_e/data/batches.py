@@ -17,15 +17,26 @@ from torch import Tensor
 
 from last_e import rng
 from last_e.config import TrainingConfig, cuts, effective_batch
-from last_e.data import transform
+from last_e.data import augment, transform
+from last_e.data.augment import Mirror
 from last_e.data.balance import balanced_order
 from last_e.data.clips import Clips
+from last_e.data.shown import augmented
 from last_e.model.network import Noise
 from last_e.problems import ConfigError, Problem
 from last_e.ranks.fold import shares
 
 AHEAD_PER_WORKER = 2
 T = TypeVar("T")
+
+
+class Mixed(NamedTuple):
+    """The other clip of each of n clips that are mixed."""
+
+    label: Tensor
+    """(n,) int64: its class."""
+    share: Tensor
+    """(n,) of the first one, 0.5 to 1."""
 
 
 @dataclass
@@ -42,6 +53,8 @@ class Batch:
     """(r,) one over the number of bodies of the row's clip; None where every clip has one."""
     noise: Noise | None = None
     """(r, ...) numbers for dropout and drop path; None when testing."""
+    mixed: Mixed | None = None
+    """What else is in the clips; None where they are not mixed."""
 
     def to(self, device: torch.device, pin: bool = False) -> Batch:
         """Itself where it is on ``device``, else a copy there; through page-locked memory, and not waited for, when ``pin``."""
@@ -54,7 +67,8 @@ class Batch:
         streams = {name: move(stream) for name, stream in self.streams.items()}
         weight = None if self.row_weight is None else move(self.row_weight)
         noise = None if self.noise is None else Noise(*map(move, self.noise))
-        return Batch(streams, move(self.owner), move(self.label), weight, noise)
+        mixed = None if self.mixed is None else Mixed(*map(move, self.mixed))
+        return Batch(streams, move(self.owner), move(self.label), weight, noise, mixed)
 
 
 def average_bodies(rows: Tensor, batch: Batch) -> Tensor:
@@ -62,8 +76,12 @@ def average_bodies(rows: Tensor, batch: Batch) -> Tensor:
     weight = batch.row_weight
     if weight is None:
         return rows
-    mean = rows.new_zeros(len(batch.label), rows.shape[1])
-    return mean.index_add_(0, batch.owner, rows * weight[:, None].to(rows.dtype))
+    weighted = rows * weight[:, None].to(rows.dtype)
+    if rows.device.type == "cpu":
+        return rows.new_zeros(len(batch.label), rows.shape[1]).index_add_(0, batch.owner, weighted)
+    # A GPU would add them in another order each time; a matrix product has one.
+    clips = torch.arange(len(batch.label), device=rows.device)
+    return (batch.owner == clips[:, None]).to(rows.dtype) @ weighted
 
 
 class Order:
@@ -118,6 +136,7 @@ class TrainBatches:
         noise_shape: columns of dropout and drop-path noise (:attr:`LastE.noise_shape`).
         workers: threads that prepare steps ahead; 0 prepares each when it is asked for.
         rank, ranks: which share of each step's micro-batches is made (:attr:`share`, of :attr:`parts`; :attr:`own` clips).
+        mirror: what changes places in a mirror, for a recipe that has clips mirrored.
 
     Raises:
         ConfigError: fewer clips than one effective batch.
@@ -133,8 +152,9 @@ class TrainBatches:
         workers: int = 0,
         rank: int = 0,
         ranks: int = 1,
+        mirror: Mirror | None = None,
     ) -> None:
-        self.clips, self.index, self.config = clips, index, config
+        self.clips, self.index, self.config, self.mirror = clips, index, config, mirror
         self.noise_shape, self.workers = noise_shape, workers
         self.cuts = cuts(config.batch_size, micro_batch)
         self.parts = config.gradient_accumulation_steps * self.cuts
@@ -164,35 +184,61 @@ class TrainBatches:
         for part in self.share:
             batch, cut = divmod(part, self.cuts)
             begin = step * self.batch + batch * self.config.batch_size + cut * size + min(cut, larger)
-            batches.append(self._micro(epoch, order.piece(begin, begin + self._size(part))))
+            batches.append(self._micro(epoch, order, step, begin, begin + self._size(part)))
         return batches
 
     def _size(self, part: int) -> int:
         size, larger = divmod(self.config.batch_size, self.cuts)
         return size + (part % self.cuts < larger)
 
-    def _micro(self, epoch: int, piece: Piece) -> Batch:
+    def _micro(self, epoch: int, order: Order, step: int, begin: int, end: int) -> Batch:
         """All random numbers hang on the clips' positions in the epoch."""
-        seed = self.config.seed
+        piece, mixed = order.piece(begin, end), None
         position, index, owner, body, weight = piece
         if self.config.augment:
-            crop = transform.train_crop(rng.key(seed, rng.CROP, epoch), position)
-            joints = transform.sample(self.clips, index, owner, body, crop, self.config.input_frames)
-            joints -= self.placement.origin[index][owner][:, None, None]
-            shape = self.config.input_frames, len(self.clips.skeleton.joints), self.clips.people
-            joints += transform.jitter(rng.key(seed, rng.JITTER, epoch), position[owner], body, *shape)
-            matrix = transform.warp(rng.key(seed, rng.WARP, epoch), position) @ self.placement.turn[index]
-            joints = apply(matrix[owner], joints)
-            if self.clips.is_flat:  # what is seen of the turned body, as in testing
-                joints[..., 2] = 0
+            joints, label = self._shown(epoch, piece)
+            if self.config.augmentations.mixup is not None:
+                joints, mixed = self._mixed(epoch, order, step, begin, piece, joints, label)
         else:
             joints = still(self.clips, self.placement, index, owner, body, self.config.input_frames)
+            label = self.clips.label[index]
         width, blocks = self.noise_shape
         noise = Noise(
-            rng.uniform(rng.key(seed, rng.DROPOUT, epoch), position, width)[owner],
-            rng.uniform(rng.key(seed, rng.DROP_PATH, epoch), position, blocks)[owner],
+            rng.uniform(rng.key(self.config.seed, rng.DROPOUT, epoch), position, width)[owner],
+            rng.uniform(rng.key(self.config.seed, rng.DROP_PATH, epoch), position, blocks)[owner],
         )
-        return Batch(transform.to_streams(joints, self.clips.skeleton), owner, self.clips.label[index], weight, noise)
+        return Batch(transform.to_streams(joints, self.clips.skeleton), owner, label, weight, noise, mixed)
+
+    def _shown(self, epoch: int, piece: Piece) -> tuple[Tensor, Tensor]:
+        where = piece.position, piece.clip, piece.owner, piece.body
+        return augmented(self.clips, self.placement, self.mirror, self.config, epoch, *where)
+
+    def _mixed(
+        self, epoch: int, order: Order, step: int, begin: int, piece: Piece, joints: Tensor, label: Tensor
+    ) -> tuple[Tensor, Mixed]:
+        """Clips, each mixed with the one that stands some places further in the step, as far for all of them; behind the step's
+        end its beginning follows. Of one that has fewer bodies than the other some count twice."""
+        concentration, seed = self.config.augmentations.mixup, self.config.seed
+        assert concentration is not None
+        n, first = len(label), step * self.batch
+        drawn = rng.random_bits(rng.key(seed, rng.PARTNER, epoch), torch.tensor([step]), 1)
+        away = 1 + int(drawn) % (self.batch - 1)
+        other = torch.arange(n, device=label.device)
+        others, labels, clips = joints, label, piece.clip
+        if n == self.batch:  # they are all here
+            other = (other + away) % n
+        else:
+            at = first + (begin - first + away) % self.batch
+            end = min(at + n, first + self.batch)
+            pieces = [order.piece(at, end), *([order.piece(first, first + n - (end - at))] if end - at < n else [])]
+            made = [self._shown(epoch, one) for one in pieces]
+            others, labels = torch.cat([one for one, _ in made]), torch.cat([one for _, one in made])
+            clips = torch.cat([one.clip for one in pieces])
+        bodies = self.clips.bodies[clips]
+        row = (bodies.cumsum(0) - bodies)[other][piece.owner] + piece.body % bodies[other][piece.owner]
+        share = augment.larger_share(rng.key(seed, rng.MIXUP, epoch), piece.position, concentration)
+        mixed = torch.lerp(others[row], joints, share[piece.owner][:, None, None, None])
+        return mixed, Mixed(labels[other], share)
 
 
 class TestBatches:
@@ -254,13 +300,7 @@ def still(
     """Clips without augmentation, (r, T, V, 3): the middle of each, or what ``begin``s elsewhere; centred, turned, scaled."""
     joints = transform.sample(clips, index, owner, body, transform.test_crop(index, begin), frames)
     joints -= placement.origin[index][owner][:, None, None]
-    return apply(placement.turn[index][owner], joints)
-
-
-def apply(matrix: Tensor, joints: Tensor) -> Tensor:
-    """A linear map (r, 3, 3) per row on its points (r, T, V, 3)."""
-    rows, frames, num_joints, _ = joints.shape
-    return (joints.view(rows, -1, 3) @ matrix.transpose(1, 2)).view(rows, frames, num_joints, 3)
+    return transform.apply(placement.turn[index][owner], joints)
 
 
 def rows_of(bodies: Tensor) -> tuple[Tensor, Tensor]:

@@ -49,6 +49,8 @@ class _Record(BaseModel):
     config: dict[str, Any]
     origins: dict[str, str]
     group: Membership | None = None
+    by: str | None = Field(default=None, max_length=200)
+    """Who submitted it; None: it does not say, as jobs of older versions."""
 
     @field_validator("config")
     @classmethod
@@ -72,6 +74,7 @@ def record_of(
     config: dict[str, Any],
     origins: dict[str, str],
     group: Membership | None = None,
+    by: str | None = None,
 ) -> dict[str, Any]:
     """What ``job.json`` is to say."""
     record = {
@@ -82,6 +85,7 @@ def record_of(
         "lastrun": version,
         "config": config,
         "origins": origins,
+        **({} if by is None else {"by": by}),
     }
     return record if group is None else {**record, "group": group.model_dump()}
 
@@ -127,13 +131,14 @@ class Job:
         origins: dict[str, str],
         version: str,
         weights: bytes | None = None,
+        by: str | None = None,
     ) -> Job:
-        """Write a new job's record, and before it the ``weights`` that it begins with."""
+        """Write a new job's record, and before it the ``weights`` that it begins with; ``by``: who submits it."""
         job = cls(store, new_id(name))
         store.put(job.paths.index, b"")  # first: an entry without a job is passed over
         if weights is not None:
             store.put(job.paths.init, weights)
-        store.put(job.paths.record, dump(record_of(job.id, name, time.time(), version, config, origins)))
+        store.put(job.paths.record, dump(record_of(job.id, name, time.time(), version, config, origins, by=by)))
         job.attempts = Attempts(store, job.paths, job.uri, largest=0)
         return job
 

@@ -16,7 +16,8 @@ from runner.job.job import Job
 from runner.job.paths import GROUP_ID, JOB_ID
 from runner.store.protocol import Store
 from runner.ui.text import plained
-from runner.view.status import FOLLOW_SECONDS, STOPPING, summary_or_error
+from runner.view.status import FOLLOW_SECONDS, summary_or_error
+from runner.view.wanted import STOPPING
 
 LOOKS_FOR = 60.0
 """Seconds after a request in which somebody still looks."""
