@@ -9,7 +9,6 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
-from last_e.text import percent, seconds_text
 from runner.job.job import Job
 from runner.ui.text import plained
 from runner.view.jobs import status_rows
@@ -19,7 +18,7 @@ from runner.view.report.gather import gather
 from runner.view.report.several import facts_of_several
 from runner.view.status import is_at_work, job_status
 
-_OF_REPORT = ("title", "sentence", "notes", "attempts", "attempts_left_out", "moves", "spec", "machines", "data_hashes")
+_OF_REPORT = ("title", "sentence", "attempts", "attempts_left_out", "spec")
 _CLOUDS_SECONDS = 20.0
 _AHEAD_SECONDS, _MOST_AHEAD = 2.0, 8
 
@@ -33,20 +32,15 @@ def facts_of_job(job: Job) -> dict[str, Any]:
     other = Job(job.store, job.id)  # read by another thread
     status, material = job.store.in_parallel([partial(job_status, job), partial(gather, other, with_predictions=False)])
     shown = job_facts(material)
-    progress = status["progress"]
-    total = progress.get("total_steps") or status["total_steps"]
     found: dict[str, Any] = plained(
         {
             "id": job.id,
             "state": status["state"],
             "group": (status["group"] or {}).get("id"),
             "at_work": is_at_work(status),
-            "reference": job.reference,
             "rows": [[name, text] for name, text in status_rows(status)],
             "step": status["step"],
-            "total": total,
-            "left": seconds_text(progress.get("seconds_left")) if progress else None,
-            "best": percent(status["best_top1"]),
+            "total": status["progress"].get("total_steps") or status["total_steps"],
             **{name: shown[name] for name in _OF_REPORT},
             "charts": shown["data"]["charts"],
             "marks": shown["data"]["marks"],

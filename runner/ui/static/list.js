@@ -34,7 +34,7 @@ function fits(name, words) {
   if (filters.state.value && state(job) !== filters.state.value) return false;
   if (filters.group.value && group(job) !== filters.group.value) return false;
   if (!words.length) return true;
-  const text = [name, job?.name, job?.model, job?.dataset, job?.split_type, job?.env, job?.reason].join(" ").toLowerCase();
+  const text = [name, job?.name, job?.model, job?.dataset, job?.split_type, job?.env, job?.by, job?.reason].join(" ").toLowerCase();
   return words.every(word => text.includes(word));
 }
 
