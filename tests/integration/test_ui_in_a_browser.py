@@ -224,3 +224,7 @@ def test_a_job_that_runs_is_followed_stopped_and_resumed(
         seen(page.locator("#log")).to_contain_text("--- attempt 2")
         assert page.locator("#attempts tr").count() == 2
         assert look.said == []
+
+        one.process.kill()
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")  # as when somebody comes back to it
+        seen(page.locator("#problem")).to_contain_text("lastrun ui does not answer")

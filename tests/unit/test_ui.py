@@ -308,6 +308,25 @@ def test_the_command_that_is_shown_is_run(pages: Ui, job: Job) -> None:
     assert pages.ask(f"{pages.root}/api/run/99").status == 404
 
 
+def test_what_a_command_would_have_asked_is_asked(pages: Ui, job: Job, store: DirectoryStore, home: Path) -> None:
+    config = {**job.record()["config"], "tracking": "wandb"}
+    foreign = Job.create(store, "foreign", config, dict.fromkeys(config, "job.yaml:3"), "0")
+
+    def asks(**order: Any) -> Any:
+        number = pages.order(command="resume", name=foreign.id, **order).json()["number"]
+        wait_until(lambda: pages.api(f"run/{number}")["code"] is not None)
+        told = pages.api(f"run/{number}")
+        assert told["code"] == 2, told
+        return told["asks"]
+
+    assert asks() == ["trust"], "somebody else's job names a tracker"
+    assert foreign.attempts.all() == []
+    store.clear(foreign.paths.all)
+    group = groups.group_of(store, home, "{grid: {training.lr: [0.1, 0.2]}}")
+    shown = pages.order(command="stop", name=group.id, flags=["now"], only_show=True)
+    assert shown.json()["command"] == f"lastrun stop {group.id} --now"
+
+
 # --- how it begins and ends -----------------------------------------------------------------------------------------------
 
 
