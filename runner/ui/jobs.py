@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from last_e.redact import redact
 from runner.errors import LastrunError, NoSuchJobError, State
 from runner.job.find import list_jobs
 from runner.job.group import Group
@@ -153,7 +154,7 @@ class Jobs:
                 "jobs": [one.facts for one in known if one.facts is not None and one.version > version],
                 "unread": sum(one.facts is None for one in known),
                 "more": self._more,
-                "problem": self._problem,
+                "problem": plained(redact(self._problem)),
             }
 
     def _run(self) -> None:
