@@ -60,6 +60,7 @@ def serve(store: Store, *, port: int | None, limit: int, browser: bool, tell: Te
             lifespan="off",
             interface="asgi3",
             log_config=None,
+            log_level="critical",  # what a request holds is not for a terminal
             access_log=False,  # it would have the tokens
             proxy_headers=False,
             server_header=False,
@@ -67,11 +68,11 @@ def serve(store: Store, *, port: int | None, limit: int, browser: bool, tell: Te
             timeout_graceful_shutdown=_LEAVE_SECONDS,
         )
         server = uvicorn.Server(config)
-        tell(address())
-        if browser:
-            _open(Path(folder) / "open.html", address())
         try:
             with handled(interrupt):
+                tell(address())
+                if browser:
+                    _open(Path(folder) / "open.html", address())
                 server.run(sockets=[listener])
         except KeyboardInterrupt:  # uvicorn has ended, and hands on the signal for which it did
             pass
