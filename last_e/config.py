@@ -251,6 +251,11 @@ class TrainingConfig(Section):
         None,
         description="the learning rate of all but the classifier, over that of the classifier, with `model.init`; default: 1",
     )
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="keep an exponential moving average of the weights beside them, of which so much stays at each step, and "
+        "score it, too; default: none is kept",
+    )
     patience: Count | None = Field(
         None,
         description="end early once top-1, on the clips on which the best is chosen, has not risen for so many epochs; "

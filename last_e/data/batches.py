@@ -21,7 +21,7 @@ from last_e.data import augment, transform
 from last_e.data.augment import Mirror
 from last_e.data.balance import balanced_order
 from last_e.data.clips import Clips
-from last_e.data.shown import augmented
+from last_e.data.shown import Spoil, augmented, spoilt
 from last_e.model.network import Noise
 from last_e.problems import ConfigError, Problem
 from last_e.ranks.fold import shares
@@ -238,8 +238,8 @@ class TrainBatches:
 
 
 class TestBatches:
-    """The test clips, the middle of each (or what ``begin``s elsewhere, a fraction of it), in the order of the file. Of n ranks
-    each makes every n-th batch."""
+    """The test clips, the middle of each (or what ``begin``s elsewhere, a fraction of it), in the order of the file; as they
+    would be in a ``mirror``, under their own labels; or with a ``spoil``. Of n ranks each makes every n-th batch."""
 
     __test__ = False  # not a test class, whatever pytest thinks of its name
 
@@ -253,8 +253,11 @@ class TestBatches:
         rank: int = 0,
         ranks: int = 1,
         begin: float | None = None,
+        mirror: Mirror | None = None,
+        spoil: Spoil | None = None,
     ) -> None:
         self.clips, self.index, self.frames, self.begin = clips, index, frames, begin
+        self.mirror, self.spoil = mirror, spoil
         self.rank, self.ranks = rank, ranks
         self.batch_size, self.workers = batch_size, workers
         self.placement = transform.place(clips)
@@ -280,7 +283,14 @@ class TestBatches:
     def _batch(self, number: int) -> Batch:
         begin = number * self.batch_size
         _, index, owner, body, weight = self._order.piece(begin, min(begin + self.batch_size, len(self.index)))
-        joints = still(self.clips, self.placement, index, owner, body, self.frames, self.begin)
+        where = index, owner, body, self.frames, self.begin
+        if self.spoil is None:
+            joints = still(self.clips, self.placement, *where)
+        else:
+            joints = spoilt(self.clips, self.placement, self.spoil, *where)
+        if self.mirror is not None:
+            joints = augment.swapped(joints, self.mirror)
+            joints[..., 0].neg_()
         return Batch(transform.to_streams(joints, self.clips.skeleton), owner, self.clips.label[index], weight)
 
 
