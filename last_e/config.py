@@ -317,13 +317,16 @@ class DataConfig(Section):
 
 
 class CheckpointConfig(Section):
-    """When checkpoints are written and which are kept. Changes nothing that is learned."""
+    """When checkpoints are written, which are kept, and how often figures are. Changes nothing that is learned."""
 
     set_by: ClassVar[SetBy] = LEARNING
 
     keep_last: int = Field(ge=1, le=10_000, description="newest checkpoints to keep (best and every N-th are kept too)")
     every_epochs: Count = Field(description="write a checkpoint every so many epochs")
     every_minutes: float = Field(gt=0, le=1e6, description="and at the latest after so many minutes")
+    log_every_steps: Count = Field(
+        10, description="keep loss, learning rate and train top-1 of every so many steps, for curves"
+    )
 
 
 MOST_CLIPS, MOST_RANKS = 1_000_000, 64

@@ -11,12 +11,15 @@ before the next round.
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 _MASK = 0xFFFFFFFF
 _GOLDEN = 0x9E3779B9
+
+Whole = TypeVar("Whole", int, Tensor)
 
 # Purposes: no two uses share numbers.
 ORDER, CROP, WARP, JITTER, DROPOUT, DROP_PATH, CLASS_TURN, CLIP_TURN = range(1, 9)
@@ -28,7 +31,7 @@ def key(seed: int, purpose: int, epoch: int) -> int:
     """A 32-bit key for one purpose in one epoch of one run."""
     state = 0
     for word in (seed & _MASK, seed >> 32, purpose, epoch):
-        state = int(_mix(torch.tensor((state ^ word) + _GOLDEN & _MASK)))
+        state = _mix((state ^ word) + _GOLDEN & _MASK)
     return state
 
 
@@ -62,8 +65,8 @@ def permutation(key: int, length: int) -> Tensor:
     return torch.argsort((bits[:, 0] << 30) ^ bits[:, 1], stable=True)
 
 
-def _mix(x: Tensor) -> Tensor:
-    """lowbias32 on values below 2^32 held in int64. 0x846CA68B stands as its negative so that no product leaves int64."""
+def _mix(x: Whole) -> Whole:
+    """lowbias32 on values below 2^32, Python's or in int64. 0x846CA68B stands as its negative: no product leaves int64."""
     x = x ^ (x >> 16)
     x = (x * 0x7FEB352D) & _MASK
     x = x ^ (x >> 15)

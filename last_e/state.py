@@ -53,6 +53,11 @@ class Reading(NamedTuple):
     """The last step's."""
 
 
+def _reading(numbers: list[float]) -> Reading:
+    loss, ib_loss, hits, clips, skipped, in_a_row, worst, last = numbers
+    return Reading(Totals(loss, ib_loss, int(hits), int(clips), int(skipped)), int(in_a_row), int(worst), last)
+
+
 class Counters:
     """Sums that stay on the device, so that no step waits for it; :meth:`read` does."""
 
@@ -60,6 +65,7 @@ class Counters:
         self._sums = torch.zeros(4, dtype=torch.float64, device=device)  # loss, IB loss, hits, clips: of good steps
         self._steps = torch.zeros(3, dtype=torch.float64, device=device)  # skipped, bad in a row, most of them
         self._loss = torch.zeros((), dtype=torch.float64, device=device)
+        self._marked: list[Tensor] = []
 
     def add(self, good: Tensor, loss: Tensor, sums: Tensor) -> None:
         """One step: whether it was ``good``, its ``loss``, and what it adds (loss, IB loss, hits, clips)."""
@@ -72,10 +78,19 @@ class Counters:
 
     def read(self) -> Reading:
         """The numbers, once the device has come so far."""
-        loss, ib_loss, hits, clips, skipped, in_a_row, worst, last = torch.cat(
-            [self._sums, self._steps, self._loss[None]]
-        ).tolist()
-        return Reading(Totals(loss, ib_loss, int(hits), int(clips), int(skipped)), int(in_a_row), int(worst), last)
+        return _reading(self._all().tolist())
+
+    def mark(self) -> None:
+        """Have the device remember the numbers as they are after the last step; nobody waits for that."""
+        self._marked.append(self._all())
+
+    def read_marked(self) -> list[Reading]:
+        """What was remembered since the last time, oldest first, once the device has come so far."""
+        marked, self._marked = self._marked, []
+        return [_reading(numbers) for numbers in torch.stack(marked).tolist()] if marked else []
+
+    def _all(self) -> Tensor:
+        return torch.cat([self._sums, self._steps, self._loss[None]])
 
     def set(self, totals: Totals, bad_in_a_row: int) -> None:
         """Begin with these."""

@@ -40,6 +40,7 @@ from last_e.metrics import History
 from last_e.model import fused
 from last_e.model.network import LastE
 from last_e.optim import build_optimizer
+from last_e.points import Points
 from last_e.precision import Precision, choose_device, choose_precision, cpu_threads, keep_memory
 from last_e.predictions import FILE as PREDICTIONS
 from last_e.ranks.group import ALONE, Group, Joined, Seat
@@ -72,11 +73,13 @@ def run(
     new_data: bool = False,
     seat: Seat | None = None,
     init: Path | None = None,
+    board: bool = False,
 ) -> Ended:
     """Train as ``config`` says, writing below ``out``; go on from the checkpoint ``resume`` where one is given.
 
     ``init`` has the weights of ``model.init``, for a run that goes on from no checkpoint. ``new_data`` lets a run go on with
-    other clips than it began with. With a ``seat`` this process is one of several ranks; the first one writes.
+    other clips than it began with. With a ``seat`` this process is one of several ranks; the first one writes. ``board``: it
+    writes files for TensorBoard, too.
 
     Raises:
         DataError, DamagedCheckpoint, DataChanged, NoGpu: before anything was written.
@@ -148,7 +151,7 @@ def run(
                 f"{out} has {free / 2**20:.1f} MiB free; {config.checkpoint.keep_last} + 1 checkpoints need {room / 2**20:.1f}"
             )
             return session_end(state, "out_of_disk", f"{text} (checkpoint.keep_last)", config, train.steps)
-        history = History(out, _epochs_done(state, train.steps), state.step, sink)
+        history = History(out, _epochs_done(state, train.steps), state.step, train.steps, sink, board)
         sink.emit(
             Started(
                 model=config.model.variant,
@@ -212,6 +215,9 @@ class Session:
         self.usage = Usage(min(self.group.here, torch.cuda.device_count())) if self._shows_gpus else None
         self.began_step = self.state.step
         self.total_steps = self.train.steps * self.config.training.epochs
+        self.points = None
+        if self.history is not None:
+            self.points = Points(self.config, self.state, self.train.steps, self.history, self.sink)
         self.config_json = json.dumps(self.config.model_dump(mode="json"), indent=1) + "\n"
 
     def run(self) -> Ended:
@@ -242,11 +248,14 @@ class Session:
                 train_step(state, batches, self._rate(), self.config, self.precision, self.group, self.train.parts)
             state.step += 1
             state.evaluated = state.step % self.train.steps != 0
+            if self.points is not None:
+                self.points.mark()
             due = time.monotonic() - self.saved_time >= 60 * self.config.checkpoint.every_minutes
             # Looking means waiting for the device, so a GPU is asked once a second only.
             together = not state.evaluated or self.device.type == "cpu" or state.step % _LOOK_EVERY == 0
             if due or together or self._may_tell():
                 counted = state.counters.read()
+                self._keep_points()
                 if counted.worst >= training.max_bad_steps and (together or self.group.size == 1):
                     self._written()
                     return self._end(
@@ -259,6 +268,10 @@ class Session:
                 if due and state.evaluated and counted.bad_in_a_row == 0:
                     self._save()
         return None
+
+    def _keep_points(self, lasting: bool = False) -> None:
+        if self.points is not None:
+            self.points.keep(self._clips_per_second(), lasting=lasting)
 
     def _warn(self, skipped: int) -> None:
         if skipped > self.skipped:
@@ -339,6 +352,7 @@ class Session:
             validation_top1=None if self.last is None else top1,
         )
         self.saved_at, self.saved_time = (state.step, state.evaluated), time.monotonic()
+        self._keep_points(lasting=True)  # before the checkpoint: who goes on from that has all up to it
         if self.writer is None:
             return
         kept = {**state.to_dict(self.fingerprint), "steps_per_epoch": self.train.steps}
@@ -381,6 +395,10 @@ class Session:
             return None
         return (time.monotonic() - self.began) / steps * (self.total_steps - self.state.step)
 
+    def _clips_per_second(self) -> float:
+        clips = (self.state.step - self.began_step) * effective_batch(self.config.training)
+        return clips / max(1e-9, time.monotonic() - self.began)
+
     @property
     def _shows_gpus(self) -> bool:
         return self.device.type == "cuda" and self.group.rank == 0
@@ -401,7 +419,7 @@ class Session:
             loss=counted.loss if math.isfinite(counted.loss) else None,
             smooth_loss=loss if loss is not None and math.isfinite(loss) else None,
             top1=totals.hits / totals.clips if totals.clips else None,
-            clips_per_second=(self.state.step - self.began_step) * size / (now - self.began),
+            clips_per_second=self._clips_per_second(),
             epoch_seconds_left=(now - self.epoch_began) / steps * rest + self.test_seconds,
         )
 
@@ -495,7 +513,8 @@ def _batches(
     parts = parts_of(clips, config)
     if not parts.train.any() or not parts.test.any():
         raise DataError(
-            f"{config.dataset} {config.split_type}: {int(parts.train.sum())} of {len(clips)} clips train: nothing to compare"
+            f"{config.dataset} {config.split_type}: of {len(clips):,} clips {int(parts.train.sum()):,} train and "
+            f"{int(parts.test.sum()):,} test; both are needed: choose another split"
         )
     for note in parts.notes:
         sink.emit(Message(note, "warning"))

@@ -76,8 +76,12 @@ def average_bodies(rows: Tensor, batch: Batch) -> Tensor:
     weight = batch.row_weight
     if weight is None:
         return rows
-    mean = rows.new_zeros(len(batch.label), rows.shape[1])
-    return mean.index_add_(0, batch.owner, rows * weight[:, None].to(rows.dtype))
+    weighted = rows * weight[:, None].to(rows.dtype)
+    if rows.device.type == "cpu":
+        return rows.new_zeros(len(batch.label), rows.shape[1]).index_add_(0, batch.owner, weighted)
+    # A GPU would add them in another order each time; a matrix product has one.
+    clips = torch.arange(len(batch.label), device=rows.device)
+    return (batch.owner == clips[:, None]).to(rows.dtype) @ weighted
 
 
 class Order:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from last_e.model.functions import EveryNthFrame, Pool, ScaleAndAdd, batch_norm, mix_joints, norm_and_depthwise, sum_over_frames
+from last_e.model.functions import EveryNthFrame, MeanOverFrames, Pool, ScaleAndAdd, batch_norm, mix_joints, norm_and_depthwise
 from last_e.model.fused import rows
 
 STREAMS = ("joint", "velocity", "bone")
@@ -97,7 +97,9 @@ class StreamFusion(nn.Module):
         conv, norm, _ = self.proj.children()
         assert isinstance(conv, nn.Conv2d)
         weight = conv.weight
-        fused = conv_norm(x, conv, norm, weight * scale[None, :, None, None], weight[:, :, 0, 0] @ shift)
+        with torch.autocast(x.device.type, enabled=False):
+            scaled, bias = weight * scale[None, :, None, None], weight[:, :, 0, 0] @ shift
+        fused = conv_norm(x, conv, norm, scaled, bias)
         return F.relu(fused, inplace=not torch.is_grad_enabled())
 
     def _norm(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,7 +161,7 @@ class SpatialGraphConv(nn.Module):
         """(N, K): softmax over k of a linear map of the mean over frames and joints of each subset's output."""
         assert self.subset_att is not None
         with torch.autocast(x.device.type, enabled=False):
-            mean = adjacency.mean(dim=2) @ full(sum_over_frames(rows(x)) / x.shape[2])  # (n, k, cin)
+            mean = adjacency.mean(dim=2) @ MeanOverFrames.apply(x)  # type: ignore[no-untyped-call]  # (n, k, cin)
             linear = self.subset_att[2].get_parameter("weight").view(self.num_subsets, self.num_subsets, -1)
             logits = torch.einsum("nki,jki->nj", mean, torch.einsum("jkc,kci->jki", linear, weight))
             return logits.softmax(dim=1)
@@ -209,14 +211,16 @@ class ChannelGate(nn.Module):
     def forward(self, x: Tensor, motion: Tensor) -> Tensor:
         """``x`` (N, C, T, V), its ``motion`` (N, C) -> the factor (N, C) by which the gate multiplies it: 1 + alpha (g - 1)."""
         if self.hybrid:
-            motion = torch.cat([full(motion), *self._band_powers(x)], dim=1)
-        gate: Tensor = self.mlp(motion).sigmoid()
+            # Powers are squares of sums: of a channel whose mean is 28 more than half precision holds.
+            with torch.autocast(x.device.type, enabled=False):
+                gate: Tensor = self.mlp(torch.cat([full(motion), *self._band_powers(x)], dim=1)).sigmoid()
+        else:
+            gate = self.mlp(motion).sigmoid()
         return 1 + self.gate_alpha[:, :, 0, 0] * (gate - 1)
 
     @staticmethod
     def _band_powers(x: Tensor) -> list[Tensor]:
-        with torch.autocast(x.device.type, enabled=False):
-            power = torch.view_as_real(torch.fft.rfft(full(x), dim=2)).square().sum(dim=4)
+        power = torch.view_as_real(torch.fft.rfft(full(x), dim=2)).square().sum(dim=4)
         third = power.shape[2] // 3
         return [band.mean(dim=(2, 3)) for band in power.tensor_split((third, 2 * third), dim=2)]
 

@@ -31,6 +31,11 @@ def sum_over_frames(x: Tensor) -> Tensor:
     return x.reshape(n, t, v * c).sum(dim=1).view(n, v, c)
 
 
+def at_least_float32(format: torch.dtype) -> torch.dtype:
+    """Of numbers that are added up."""
+    return torch.float32 if format in (torch.float16, torch.bfloat16) else format
+
+
 def batch_norm(x: Tensor, norm: nn.BatchNorm2d, *, hardswish: bool = False, add: Tensor | None = None) -> Tensor:
     """The norm by this batch's own statistics, which also move the running ones; then Hardswish, or the sum with ``add``."""
     if loops_for(x, norm) is not None and (add is None or (add.shape == x.shape and add.dtype == x.dtype)):
@@ -72,6 +77,25 @@ def mix_joints(x: Tensor, adjacency: Tensor, edge: Tensor, share: Tensor | None)
     return torch.bmm(mix, rows(x).reshape(n * t, v, c)).view(n, t, v, k * c).permute(0, 3, 1, 2)
 
 
+class MeanOverFrames(torch.autograd.Function):
+    """(N, C, T, V) -> (N, V, C), of at least float32: a sum of frames may be more than half precision holds.
+
+    What goes back is the same for each frame, and is expanded, not written for each.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        n, c, t, v = x.shape
+        ctx.frames, ctx.format = t, x.dtype
+        return rows(x).reshape(n, t, v * c).sum(dim=1, dtype=at_least_float32(x.dtype)).view(n, v, c) / t
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        n, v, c = gradient.shape
+        whole: Tensor = (gradient / ctx.frames).to(ctx.format)[:, None].expand(n, ctx.frames, v, c)
+        return whole.permute(0, 3, 1, 2)
+
+
 class Pool(torch.autograd.Function):
     """What the gates see of (N, C, T, V).
 
@@ -90,7 +114,9 @@ class Pool(torch.autograd.Function):
             loops.share(loops.pool, n, x.detach().numpy(), *(mean.numpy() for mean in means))
             return whole, *means
         motion = (x[:, 1:] - x[:, :-1]).abs_().reshape(n, -1, c).mean(dim=1)
-        return whole, motion, sum_over_joints(x) / v, sum_over_frames(x) / t
+        # Means, added up in float32: a sum may be more than half precision holds. Autocast would make x float32 for that.
+        by_frame, by_joint = x.reshape(n * t, v, c).mean(dim=1), x.reshape(n, t, v * c).mean(dim=1)
+        return whole, motion, by_frame.view(n, t, c), by_joint.view(n, v, c)
 
     @staticmethod
     @once_differentiable

@@ -64,6 +64,7 @@ RECIPE = (
     "training.warmup_epochs=1",
     "hardware.cpu_threads=1",
     "checkpoint.every_minutes=0.0005",
+    "checkpoint.log_every_steps=3",
     "checkpoint.keep_last=20",
 )
 PARTS = ("training.batch_size=11", "training.gradient_accumulation_steps=2", "hardware.micro_batch=4")
@@ -98,11 +99,11 @@ def finished(command: list[str]) -> str:
 
 
 def result(run: Path, steps: int = STEPS * EPOCHS) -> tuple[str, str]:
-    """The metric history with what is said of each clip, and everything that training changes, by their sha256."""
+    """The figures of epochs and steps with what is said of each clip, and everything that training changes, by their sha256."""
     newest = newest_whole(run / "checkpoints", lambda word: None)
     assert newest is not None
     assert load(newest)[1].step == steps
-    told = (run / "metrics.jsonl").read_bytes() + (run / PREDICTIONS).read_bytes()
+    told = b"".join((run / name).read_bytes() for name in ("metrics.jsonl", "steps.jsonl", PREDICTIONS))
     return hashlib.sha256(told).hexdigest(), hashlib.sha256((newest / "state.pt").read_bytes()).hexdigest()
 
 

@@ -1,0 +1,140 @@
+"""Where statistics in float32 meet activations in half precision: values that break what rounds or adds in the wrong format.
+
+float16 ends at 65,504 and keeps 11 bits, bfloat16 8.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from last_e.model import LastE, build_model
+from last_e.model.blocks import ChannelGate, SpatialGraphConv, StreamFusion
+from last_e.model.functions import MeanOverFrames, Pool
+
+HALVES = pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+ROUNDING = {torch.float16: 2e-3, torch.bfloat16: 2e-2}
+"""Relative, of what was rounded a few times."""
+
+
+def around(mean: float, half: torch.dtype, *shape: int) -> Tensor:
+    """Numbers of half precision near a mean, as activations of a GPU are."""
+    torch.manual_seed(0)
+    x = mean * (1 + 0.1 * torch.randn(shape))
+    return x.to(half).contiguous(memory_format=torch.channels_last)
+
+
+@HALVES
+def test_a_hybrid_gate_takes_the_power_of_a_channel_whose_mean_is_28(half):
+    """64 frames of 28: a power of 3.2 million, of a third of the bins 300,000 on average."""
+    gate, x = ChannelGate(8, hybrid=True), around(28, half, 3, 8, 64, 25)
+    with torch.no_grad():
+        gate.gate_alpha.fill_(1)
+        gate.mlp[0].weight.uniform_(-1e-6, 1e-6)  # a gate between open and closed, so that what it is given can be seen
+        gate.mlp[2].weight.uniform_(-1, 1)
+    results = []
+    for given, enabled in ((x, True), (x.float(), False)):
+        given = given.clone().requires_grad_()
+        motion = torch.full((3, 8), 3.0, dtype=given.dtype)
+        with torch.autocast("cpu", half, enabled=enabled):
+            out = gate(given, motion)
+        (gradient,) = torch.autograd.grad(out.sum(), given)
+        assert out.isfinite().all()
+        results.append((out, gradient.float()))
+    assert 1e-3 < float((results[1][0].detach() - 0.5).abs().max()) < 0.4
+    torch.testing.assert_close(results[0][0], results[1][0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(results[0][1], results[1][1], rtol=ROUNDING[half], atol=1e-7)
+
+
+@HALVES
+def test_means_are_of_sums_that_half_precision_does_not_hold(half):
+    """64 frames of 3,000 add up to 192,000, 25 joints to 75,000."""
+    x = around(3000, half, 2, 4, 64, 25)
+    exact = x.double()
+    with torch.autocast("cpu", half):
+        _, motion, by_frame, by_joint = Pool.apply(x)
+        mean = MeanOverFrames.apply(x)
+    assert {each.dtype for each in (motion, by_frame, by_joint)} == {half}, "what goes back has their format"
+    assert mean.dtype == torch.float32
+    torch.testing.assert_close(mean.double(), exact.mean(dim=2).transpose(1, 2), rtol=1e-6, atol=0)
+    for found, of in ((by_frame, exact.mean(dim=3)), (by_joint, exact.mean(dim=2))):
+        torch.testing.assert_close(found.double(), of.transpose(1, 2), rtol=ROUNDING[half] / 2, atol=0)
+    torch.testing.assert_close(motion.double(), exact.diff(dim=2).abs().mean(dim=(2, 3)), rtol=ROUNDING[half], atol=0)
+
+
+@HALVES
+def test_a_mean_over_frames_goes_back_as_autograd_would_have_it(half):
+    x, way = around(1, half, 2, 4, 6, 5).requires_grad_(), torch.randn(2, 5, 4)
+    (found,) = torch.autograd.grad((MeanOverFrames.apply(x) * way).sum(), x)
+    (expected,) = torch.autograd.grad((x.float().mean(dim=2).transpose(1, 2) * way).sum(), x)
+    torch.testing.assert_close(found, expected)
+    exact = x.detach().double().requires_grad_()
+    assert torch.autograd.gradcheck(MeanOverFrames.apply, (exact,))
+
+
+@HALVES
+def test_the_attention_of_subsets_sees_means_of_large_activations(half):
+    """A mean of 1,500 over 64 frames: their sum is 96,000."""
+    torch.manual_seed(0)
+    layer = SpatialGraphConv(4, 8, torch.rand(3, 25, 25), subset_attention=True)
+    assert layer.subset_att is not None
+    with torch.no_grad():
+        layer.subset_att[2].weight.mul_(1e-4)
+    x = around(1500, half, 2, 4, 64, 25)
+    weight = layer.gcn.weight.view(3, -1, 4)
+    share = layer._attention(x, layer.A * layer.edge, weight)
+    exact = layer._attention(x.float(), layer.A * layer.edge, weight)
+    assert share.dtype == torch.float32
+    assert float(exact.detach().std()) > 1e-3
+    torch.testing.assert_close(share, exact, rtol=1e-5, atol=1e-6)
+
+
+@HALVES
+def test_the_norms_of_streams_go_into_the_projection_in_float32(half):
+    """A stream that hardly varies: its scale is 300, and what it is shifted by as many times its mean."""
+    torch.manual_seed(0)
+    fusion = StreamFusion(8).train()
+    streams = {name: 3 + 1e-4 * torch.randn(2, 3, 16, 25) for name in ("joint", "velocity", "bone")}
+    seen: list[Tensor] = []
+    original = torch.nn.functional.conv2d
+
+    def conv2d(x: Tensor, weight: Tensor, bias: Tensor, *options: object) -> Tensor:
+        seen.append(bias)
+        return original(x, weight, bias, *options)
+
+    with pytest.MonkeyPatch.context() as patch, torch.autocast("cpu", half):
+        patch.setattr("last_e.model.blocks.SMALL_CONVOLUTION", 0)
+        patch.setattr(torch.nn.functional, "conv2d", conv2d)
+        fusion(streams)
+    assert seen[0].dtype == torch.float32
+
+
+def loud(variant: str) -> LastE:
+    """A network whose last stage has channels with means of about 28, with gates that are open."""
+    torch.manual_seed(0)
+    model = build_model(variant, 6, stem_channels=8, channels=[8, 8, 16], num_blocks=[1, 1, 1], dropout=0.0, drop_path_rate=0.0)
+    last = next(iter(model.stages[2].children()))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "alpha" in name:
+                parameter.fill_(0.5)
+        last.tcns[-1].point_conv[1].bias.fill_(28)
+    return model
+
+
+@pytest.mark.parametrize("variant", ["base", "large"])
+def test_a_network_with_large_means_is_that_of_float32_within_rounding(variant):
+    """In float16, of which an activation of 28 has steps of 1/64."""
+    model, streams = loud(variant), {name: torch.randn(8, 3, 32, 25) for name in ("joint", "velocity", "bone")}
+    for training in (True, False):
+        model.train(training)
+        found = []
+        for enabled in (False, True):
+            with torch.autocast("cpu", torch.float16, enabled=enabled):
+                output = model(streams)
+            logits = output[0] if isinstance(output, tuple) else output
+            assert logits.isfinite().all()
+            found.append(logits.detach().float())
+        worst = float((found[1] - found[0]).abs().max() / found[0].abs().max())
+        assert worst < 0.1, f"training={training}: {worst}"
