@@ -221,10 +221,9 @@ class TrainBatches:
         concentration, seed = self.config.augmentations.mixup, self.config.seed
         assert concentration is not None
         n, first = len(label), step * self.batch
-        drawn = rng.random_bits(rng.key(seed, rng.PARTNER, epoch), torch.tensor([step]), 1)
-        away = 1 + int(drawn) % (self.batch - 1)
+        away = 1 + rng.host_bits(rng.key(seed, rng.PARTNER, epoch), step) % (self.batch - 1)
         other = torch.arange(n, device=label.device)
-        others, labels, clips = joints, label, piece.clip
+        others, labels, clips, owner = joints, label, piece.clip, piece.owner
         if n == self.batch:  # they are all here
             other = (other + away) % n
         else:
@@ -234,8 +233,9 @@ class TrainBatches:
             made = [self._shown(epoch, one) for one in pieces]
             others, labels = torch.cat([one for one, _ in made]), torch.cat([one for _, one in made])
             clips = torch.cat([one.clip for one in pieces])
-        bodies = self.clips.bodies[clips]
-        row = (bodies.cumsum(0) - bodies)[other][piece.owner] + piece.body % bodies[other][piece.owner]
+            owner = torch.cat([pieces[0].owner, *(one.owner + end - at for one in pieces[1:])])
+        bodies, begins = self.clips.bodies[clips][other], torch.searchsorted(owner, other)
+        row = begins[piece.owner] + piece.body % bodies[piece.owner]
         share = augment.larger_share(rng.key(seed, rng.MIXUP, epoch), piece.position, concentration)
         mixed = torch.lerp(others[row], joints, share[piece.owner][:, None, None, None])
         return mixed, Mixed(labels[other], share)

@@ -46,7 +46,9 @@ def augmented(
     def key(purpose: int) -> int:
         return rng.key(recipe.seed, purpose, epoch)
 
-    person, label = position[owner] * max(2, clips.people) + body, clips.label[index]
+    label, person = clips.label[index], position
+    if any(one is not None for _, one in more):  # else nobody asks
+        person = position[owner] * max(2, clips.people) + body
     moments = None if more.speed is None else augment.pace(key(rng.SPEED), position, more.speed, frames)
     joints = transform.sample(clips, index, owner, body, transform.train_crop(key(rng.CROP), position), frames, moments)
     if more.motion is not None:
