@@ -125,18 +125,24 @@ def _too_large(config: TrainConfig, train: int) -> str | None:
 
 
 def with_validation(config: TrainConfig, parts: Parts, label: Ints, performer: Ints, named: Mapping[str, Bools]) -> Parts:
-    """Who trains, who tests, and on whom the best is chosen, as ``data.validation`` says; see :func:`last_e.splits.cut_off`.
+    """Who trains, who tests, and on whom the best is chosen, as ``data.train_subjects``, ``data.train_clips`` and
+    ``data.validation`` say; see :func:`last_e.splits.few` and :func:`last_e.splits.cut_off`.
 
     Raises:
         ValueError: it cannot be.
     """
-    from last_e.splits import cut_off
+    from last_e.splits import cut_off, few
 
     data = config.data
+    parts = few(parts, data.train_subjects, data.train_clips, _drawn_by(config), label=label, performer=performer)
     if data.validation is None:
         return parts
     drawn = data.validation_by, data.validation_seed
     return cut_off(parts, data.validation, *drawn, label=label, performer=performer, named=named)
+
+
+def _drawn_by(config: TrainConfig) -> int:
+    return config.training.seed if config.data.train_seed is None else config.data.train_seed
 
 
 def data_path(config: TrainConfig) -> Path | None:

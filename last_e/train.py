@@ -20,7 +20,7 @@ from torch import Tensor
 from last_e import checkpoint
 from last_e.choosing import CHOSEN_ON_TEST
 from last_e.config import TrainConfig, effective_batch
-from last_e.data.augment import Mirror, mirror_of
+from last_e.data.augment import Mirror
 from last_e.data.balance import weights_of
 from last_e.data.batches import TestBatches, TrainBatches
 from last_e.data.clips import Clips
@@ -29,12 +29,12 @@ from last_e.data.splits import parts_of
 from last_e.datafile import DataError
 from last_e.described import DESCRIPTION, Description
 from last_e.environment import usable_cores
-from last_e.evaluate import Scores, evaluate, keep_predictions
+from last_e.evaluate import Scores, evaluate, keep_predictions, mirror_for
 from last_e.events import Beat, CheckpointSaved, Ended, EpochDone, Message, Progress, Sink, Started
 from last_e.gpu import Usage
 from last_e.init.fit import begin_with, freeze
 from last_e.init.read import read_weights
-from last_e.known import description_of, mirrored_classes, no_mirror
+from last_e.known import description_of
 from last_e.manifest import Manifest
 from last_e.metrics import History
 from last_e.model import fused, fused_cuda
@@ -115,6 +115,7 @@ def run(
         torch.amp.GradScaler(device.type, enabled=precision.scaled),
         class_weights=_class_weights(config, clips, train, device),
         keeps_best=last is not None,
+        ema=config.training.ema,
         chosen_on=None if last is None else sha256(scored.index.numpy().tobytes()).hexdigest(),
     )
     if resume is not None:
@@ -285,6 +286,12 @@ class Session:
 
     def _finish_epoch(self, epoch: int, began: float) -> Ended | None:
         state, totals, training = self.state, self.state.counters.read().totals, self.config.training
+        self.test_seconds, averaged = 0.0, None
+        if state.average is not None:
+            with state.as_the_average():
+                averaged = self._score(epoch, self.scored)
+            if averaged is None:
+                return self._stopped(self._asked() or "interrupted")
         scores = self._score(epoch, self.scored)
         if scores is None:
             return self._stopped(self._asked() or "interrupted")
@@ -323,6 +330,9 @@ class Session:
             validation_loss=None if validated is None else validated.loss,
             validation_top1=None if validated is None else validated.top1,
             validation_top5=None if validated is None else validated.top5,
+            ema_loss=None if averaged is None else averaged.loss,
+            ema_top1=None if averaged is None else averaged.top1,
+            ema_top5=None if averaged is None else averaged.top5,
         )
         if self.history is not None:
             self.history.add(done)
@@ -359,7 +369,7 @@ class Session:
         self.said, began = torch.zeros(len(batches.index), 2, device=self.device), time.monotonic()
         going_on = self._testing(epoch, len(batches.index))
         scores = evaluate(self.state.model, batches, self.device, self.precision, going_on, self.group, self.said)
-        self.test_seconds = time.monotonic() - began
+        self.test_seconds += time.monotonic() - began
         return scores
 
     def _written(self) -> None:
@@ -583,11 +593,7 @@ def _mirror(clips: Clips, config: TrainConfig) -> Mirror | None:
     """What changes places in a mirror, where clips are mirrored."""
     if config.training.augmentations.mirror is None:
         return None
-    pairs = mirrored_classes(config.dataset, clips.description)
-    found = mirror_of(clips.skeleton, config.data.num_classes, pairs)
-    if found is None:
-        raise DataError(no_mirror(config.dataset, clips.skeleton), missing=True)
-    return found
+    return mirror_for(config, clips.description or description_of(config.dataset, config.data.num_classes))
 
 
 def set_up_torch(config: TrainConfig, device: torch.device, sink: Sink, ranks: int = 1) -> int:

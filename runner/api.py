@@ -167,6 +167,9 @@ class _Asked:
         split: str | None = None,
         part: str = "test",
         crops: int = 1,
+        mirror: bool = False,
+        ema: bool = False,
+        spoil: dict[str, float | None] | None = None,
         others: Sequence[Job | Checkpoint | tuple[Job | Checkpoint, float]] = (),
         weigh_on: str | None = None,
         last: bool = False,
@@ -184,6 +187,9 @@ class _Asked:
             split: instead of its own.
             part: ``test``, ``train`` or ``validation``.
             crops: pieces of each clip.
+            mirror: each piece in a mirror, too.
+            ema: the average of the weights, where one was kept.
+            spoil: what is wrong with the clips: ``noise`` (metres), ``missing`` (chance for a joint), ``motion`` (factor).
             others: further models, whose probabilities are added, each perhaps with its weight.
             weigh_on: the part on which weights are chosen.
             last: the newest checkpoint instead of the best.
@@ -214,6 +220,9 @@ class _Asked:
                 part=part,
                 crops=crops,
                 weigh_on=weigh_on,
+                mirror=mirror,
+                ema=ema,
+                spoil=spoil,
                 settings=_words(settings),
                 say=_silent,
                 progress=bar.update if progress else lambda done, total, what: None,
@@ -229,6 +238,9 @@ class _Asked:
         window: str | float | None = None,
         stride: str | float | None = None,
         fps: float | None = None,
+        crops: int = 1,
+        mirror: bool = False,
+        ema: bool = False,
         kind: str | None = None,
         units: str | None = None,
         last: bool = False,
@@ -244,6 +256,9 @@ class _Asked:
             window: go through each by so many frames (``64``), or seconds (``"2s"``).
             stride: from window to window; default: half of one.
             fps: frames a second; default: those of the training set.
+            crops: pieces of each, whose probabilities are averaged.
+            mirror: each piece in a mirror, too.
+            ema: the average of the weights, where one was kept.
             kind: what the files are; default: as their names say.
             units: of keypoints; default: those of the training set.
             last: the newest checkpoint instead of the best.
@@ -256,8 +271,8 @@ class _Asked:
         """
         from runner.predict import How, predict
 
-        how = How(top, kind, units, window, stride, fps)
-        choice = self._choice(settings, trust, last, step, needs_data=False)
+        how = How(top, kind, units, window, stride, fps, crops, mirror)
+        choice = self._choice(settings, trust, last, step, ema=ema, needs_data=False)
         found = Predictions()
         with tempfile.TemporaryDirectory(prefix="lastrun-arrays-") as folder:
             places = [_place(one, Path(folder), number) for number, one in enumerate(recordings)]
@@ -267,10 +282,12 @@ class _Asked:
             warnings.warn(problem["error"], stacklevel=3)
         return found
 
-    def _choice(self, settings: Settings, trust: bool, last: bool, step: int | None, *, needs_data: bool) -> Choice:
+    def _choice(
+        self, settings: Settings, trust: bool, last: bool, step: int | None, *, ema: bool = False, needs_data: bool
+    ) -> Choice:
         if last and step is not None:
             raise UsageError("last and step name one checkpoint each: give one of them")
-        return Choice(self._store, trust, last, step, _words(settings), needs_data=needs_data, is_watched=False)
+        return Choice(self._store, trust, last, step, _words(settings), ema, needs_data=needs_data, is_watched=False)
 
 
 class Job(_Asked):

@@ -57,6 +57,8 @@ class Choice:
     step: int | None = None
     words: Sequence[str] = ()
     """``KEY=VALUE``."""
+    ema: bool = False
+    """The average of its weights."""
     needs_data: bool = True
     """Whether the data set is read: fetched here, if it lies in a bucket. Else the job's word on where it is does not count."""
     is_watched: bool = True
@@ -68,7 +70,7 @@ class Choice:
 
 
 def bring(model: Model, choice: Choice, held: ExitStack, say: Say) -> dict[str, Any]:
-    """A model as a child takes it: ``folder``, ``config`` and ``weight``. What is fetched is deleted when ``held`` ends.
+    """A model as a child takes it: ``folder``, ``config``, ``weight``, ``ema``. What is fetched is deleted when ``held`` ends.
 
     Args:
         model: a job or a folder.
@@ -88,7 +90,7 @@ def bring(model: Model, choice: Choice, held: ExitStack, say: Say) -> dict[str, 
     else:
         folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="lastrun-model-"))) / "checkpoint"
         config = _of_job(find_job(model.name, choice.store), choice, folder, words, say)
-    return {"folder": str(folder), "config": config, "weight": model.weight}
+    return {"folder": str(folder), "config": config, "weight": model.weight, "ema": choice.ema}
 
 
 def is_checkpoint(path: Path) -> bool:

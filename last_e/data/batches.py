@@ -21,7 +21,7 @@ from last_e.data import augment, transform
 from last_e.data.augment import Mirror
 from last_e.data.balance import balanced_order
 from last_e.data.clips import Clips
-from last_e.data.shown import augmented
+from last_e.data.shown import Spoil, augmented, spoilt
 from last_e.model.network import Noise
 from last_e.problems import ConfigError, Problem
 from last_e.ranks.fold import shares
@@ -221,10 +221,9 @@ class TrainBatches:
         concentration, seed = self.config.augmentations.mixup, self.config.seed
         assert concentration is not None
         n, first = len(label), step * self.batch
-        drawn = rng.random_bits(rng.key(seed, rng.PARTNER, epoch), torch.tensor([step]), 1)
-        away = 1 + int(drawn) % (self.batch - 1)
+        away = 1 + rng.host_bits(rng.key(seed, rng.PARTNER, epoch), step) % (self.batch - 1)
         other = torch.arange(n, device=label.device)
-        others, labels, clips = joints, label, piece.clip
+        others, labels, clips, owner = joints, label, piece.clip, piece.owner
         if n == self.batch:  # they are all here
             other = (other + away) % n
         else:
@@ -234,16 +233,17 @@ class TrainBatches:
             made = [self._shown(epoch, one) for one in pieces]
             others, labels = torch.cat([one for one, _ in made]), torch.cat([one for _, one in made])
             clips = torch.cat([one.clip for one in pieces])
-        bodies = self.clips.bodies[clips]
-        row = (bodies.cumsum(0) - bodies)[other][piece.owner] + piece.body % bodies[other][piece.owner]
+            owner = torch.cat([pieces[0].owner, *(one.owner + end - at for one in pieces[1:])])
+        bodies, begins = self.clips.bodies[clips][other], torch.searchsorted(owner, other)
+        row = begins[piece.owner] + piece.body % bodies[piece.owner]
         share = augment.larger_share(rng.key(seed, rng.MIXUP, epoch), piece.position, concentration)
         mixed = torch.lerp(others[row], joints, share[piece.owner][:, None, None, None])
         return mixed, Mixed(labels[other], share)
 
 
 class TestBatches:
-    """The test clips, the middle of each (or what ``begin``s elsewhere, a fraction of it), in the order of the file. Of n ranks
-    each makes every n-th batch."""
+    """The test clips, the middle of each (or what ``begin``s elsewhere, a fraction of it), in the order of the file; as they
+    would be in a ``mirror``, under their own labels; or with a ``spoil``. Of n ranks each makes every n-th batch."""
 
     __test__ = False  # not a test class, whatever pytest thinks of its name
 
@@ -257,8 +257,11 @@ class TestBatches:
         rank: int = 0,
         ranks: int = 1,
         begin: float | None = None,
+        mirror: Mirror | None = None,
+        spoil: Spoil | None = None,
     ) -> None:
         self.clips, self.index, self.frames, self.begin = clips, index, frames, begin
+        self.mirror, self.spoil = mirror, spoil
         self.rank, self.ranks = rank, ranks
         self.batch_size, self.workers = batch_size, workers
         self.placement = transform.place(clips)
@@ -284,7 +287,14 @@ class TestBatches:
     def _batch(self, number: int) -> Batch:
         begin = number * self.batch_size
         _, index, owner, body, weight = self._order.piece(begin, min(begin + self.batch_size, len(self.index)))
-        joints = still(self.clips, self.placement, index, owner, body, self.frames, self.begin)
+        where = index, owner, body, self.frames, self.begin
+        if self.spoil is None:
+            joints = still(self.clips, self.placement, *where)
+        else:
+            joints = spoilt(self.clips, self.placement, self.spoil, *where)
+        if self.mirror is not None:
+            joints = augment.swapped(joints, self.mirror)
+            joints[..., 0].neg_()
         return Batch(transform.to_streams(joints, self.clips.skeleton), owner, self.clips.label[index], weight)
 
 

@@ -18,10 +18,12 @@ from torch._subclasses.fake_tensor import (
 )
 
 from last_e.config import TrainConfig
+from last_e.data.augment import mirror_of
 from last_e.data.batches import Order, TestBatches, TrainBatches
 from last_e.data.clips import TENSORS
 from last_e.data.synthetic import synthetic_clips
 from last_e.evaluate import evaluate
+from last_e.known import mirrored_classes
 from last_e.layers import resolve
 from last_e.model import LastE
 from last_e.optim import build_optimizer
@@ -94,7 +96,8 @@ def seen(words: list[str], precision: str) -> dict[str, Any]:
     one, two = (torch.where(bodies == many)[0] for many in (1, 2))
     index = torch.cat([one[:13], two[:3], one[13:26], two[3:6]]).repeat(2)  # two micro-batches of as many
     model = LastE(config.model, config.data.num_classes)
-    train = TrainBatches(clips, index, config.training, config.hardware.micro_batch, model.noise_shape)
+    mirror = mirror_of(clips.skeleton, 60, mirrored_classes("ntu60"))
+    train = TrainBatches(clips, index, config.training, config.hardware.micro_batch, model.noise_shape, mirror=mirror)
     test = TestBatches(clips, index[:32], config.training.input_frames, 32)
     order = Order(clips, index)
     recorder = Recorder()
@@ -108,7 +111,7 @@ def seen(words: list[str], precision: str) -> dict[str, Any]:
             onto_all(each, ("_index", "_owner", "_body"))
         scaler = torch.amp.GradScaler("cuda", enabled=FORMATS[precision].scaled)
         model = network(config)
-        state = State(model, build_optimizer(model, config.training), scaler)
+        state = State(model, build_optimizer(model, config.training), scaler, ema=config.training.ema)
         batches = train._step(0, order, 0)  # with what is made once
         if config.training.optimizer == "adamw":
             train_step(state, batches, 0.1, config, FORMATS[precision])
