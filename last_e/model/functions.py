@@ -57,7 +57,7 @@ def norm_and_depthwise(x: Tensor, norm: nn.BatchNorm2d, conv: nn.Conv2d, last: n
     Both norms by this batch's own statistics.
     """
     parameters = norm.weight, norm.bias, conv.weight, last.weight, last.bias
-    if fused_cuda.kernels_for(x, norm, last):
+    if fused_cuda.kernels_for(x, norm, last) and conv.stride[0] in fused_cuda.STRIDES:
         made = fused_cuda.Depthwise.apply(x, *parameters, norm, last, conv.stride[0])  # type: ignore[no-untyped-call]
         return made  # type: ignore[no-any-return]
     if loops_for(x, norm, last) is not None:

@@ -28,6 +28,8 @@ that their parts are put together at once."""
 FRAMES = 16
 """That a program of the depthwise convolution goes over: few enough that there are programs for all multiprocessors, and many
 enough that the four frames beside them, which another reads as well, are few."""
+STRIDES = (1, 2)
+"""That the kernels of the depthwise convolution are for: how far they move on in what they have read is written out there."""
 
 
 _TRIED: dict[int, bool] = {}
@@ -103,7 +105,7 @@ def differences(device: torch.device) -> dict[str, float]:
         return F.batch_norm(x, None, None, weight, bias, training=True)
 
     found = {}
-    for stride in (1, 2):
+    for stride in STRIDES:
         first, last = norm(), norm()
         given: tuple[Tensor, ...] = drawn(2, 24, 19, 9), first.weight, first.bias, drawn(24, 1, 5, 1), last.weight, last.bias
 
@@ -321,6 +323,7 @@ class Mix(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, mixing: Tensor) -> Tensor:
+        mixing = mixing.contiguous()  # the kernels go through it by rows; of a single subset it comes as columns
         ctx.save_for_backward(x, mixing)
         n, c, t, v = x.shape
         outputs = mixing.shape[1]

@@ -8,11 +8,14 @@ import sys
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from last_e.model import fused_cuda
+from last_e.model.functions import norm_and_depthwise
 from last_e.model.fused_cuda import Depthwise, Mix, NormThen, differences
 
 FORMATS = {"float32": torch.float32, "float16": torch.float16}
@@ -96,7 +99,26 @@ def main() -> None:
                 return y.reshape(n, t, v, 3 * c).permute(0, 3, 1, 2)
 
             found[f"mix of {clips} {shape}"] = off(Mix.apply(*given), given, (), mixed)
-    print(json.dumps({"cases": found, "tried out": differences(torch.device("cpu"))}))
+    told = {"cases": found, "as it is called": as_it_is_called(drawn), "tried out": differences(torch.device("cpu"))}
+    print(json.dumps(told))
+
+
+def as_it_is_called(drawn: Callable[..., Tensor]) -> dict[str, float]:
+    """What the network calls, where a GPU would be right with the kernels: how far all strides that a configuration may ask for
+    are from torch, and a mixing that comes as columns."""
+    x = drawn(2, 8, 13, 5).contiguous(memory_format=torch.channels_last).requires_grad_()
+    found = {}
+    for stride in range(1, 5):
+        conv = nn.Conv2d(8, 8, (5, 1), stride=(stride, 1), padding=(2, 0), groups=8, bias=False)
+        norms = nn.BatchNorm2d(8), nn.BatchNorm2d(8)
+        plainly = norm_and_depthwise(x, norms[0], conv, norms[1])
+        with patch.object(fused_cuda, "kernels_for", return_value=True):
+            own = norm_and_depthwise(x, norms[0], conv, norms[1])
+        found[f"stride {stride}"] = float((own - plainly).detach().abs().max())
+    columns = drawn(1, 5, 15).transpose(1, 2)
+    mixed = torch.einsum("nov,nctv->ntoc", columns.expand(2, -1, -1), x).reshape(2, 13, 5, 24).permute(0, 3, 1, 2)
+    found["columns"] = float((Mix.apply(x, columns) - mixed).detach().abs().max())
+    return found
 
 
 def _norm(norm: nn.BatchNorm2d, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

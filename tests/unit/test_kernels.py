@@ -42,6 +42,8 @@ def test_kernels_compute_what_torch_does_in_float64(form: str) -> None:
     assert len(found["cases"]) == 22
     off = {case: {name: by for name, by in one.items() if not by <= BOUNDS[form]} for case, one in found["cases"].items()}
     assert {case: one for case, one in off.items() if one} == {}
+    assert len(found["as it is called"]) == 5
+    assert max(found["as it is called"].values()) < 1e-4, found["as it is called"]
     assert max(found["tried out"].values()) < 1e-4, "what is tried at a run's begin"
 
 
