@@ -77,7 +77,7 @@ def mix_joints(x: Tensor, adjacency: Tensor, edge: Tensor, share: Tensor | None)
         if share is not None:
             weight = weight * share[:, output % k]
         return Mix.apply(x, weight, output, source, v * k)  # type: ignore[no-any-return,no-untyped-call]
-    if fused_cuda.kernels_for(x):
+    if fused_cuda.kernels_for(x) and fused_cuda.mixes(v, v * k):
         mixing = into.reshape(1, v * k, v) if share is None else (into * share[:, None, :, None]).reshape(n, v * k, v)
         return fused_cuda.Mix.apply(x, mixing)  # type: ignore[no-any-return,no-untyped-call]
     if share is None:

@@ -28,6 +28,9 @@ that their parts are put together at once."""
 FRAMES = 16
 """That a program of the depthwise convolution goes over: few enough that there are programs for all multiprocessors, and many
 enough that the four frames beside them, which another reads as well, are few."""
+MOST_JOINTS, MOST_OUTPUTS = 32, 80
+"""Of which the mixing of joints is by a kernel: of more a program would spill registers, or take more shared memory than many
+GPUs have."""
 STRIDES = (1, 2)
 """That the kernels of the depthwise convolution are for: how far they move on in what they have read is written out there."""
 
@@ -42,6 +45,11 @@ def kernels_for(x: Tensor, *norms: nn.BatchNorm2d) -> bool:
     if not _TRIED.get(x.device.index or 0) or x.device.type != "cuda" or not x.requires_grad or not rows(x).is_contiguous():
         return False
     return all(norm.momentum is not None and norm.affine and norm.track_running_stats for norm in norms)
+
+
+def mixes(joints: int, outputs: int) -> bool:
+    """Whether the mixing of so many joints to so many fits each kind of GPU."""
+    return joints <= MOST_JOINTS and outputs <= MOST_OUTPUTS
 
 
 def used_on(device: torch.device) -> bool:

@@ -15,13 +15,14 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from last_e.model import kernels
+from last_e.model import fused_cuda, kernels
 
 SUMS: dict[str, int] = {"R": 32, "C": 64}
 PARTS: dict[str, int] = {"P": 64, "C": 16}
 FRAMES: dict[str, int] = {"T": 16, "V": 8, "C": 64, "UNROLL": 2}
-JOINTS: dict[str, int] = {"T": 8, "V": 32, "C": 64, "OUT": 16}
-# As last_e.model.fused_cuda launches them for the widest blocks of the networks.
+JOINTS: dict[str, int] = {"T": 8, "V": fused_cuda.MOST_JOINTS, "C": 64, "OUT": 16}
+BLOCKS = fused_cuda.blocks(fused_cuda.MOST_OUTPUTS, 16)
+# As last_e.model.fused_cuda launches them for the widest blocks of the networks, and for as many joints as it launches them.
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("moments", SUMS),
     ("affine", PARTS),
@@ -29,10 +30,10 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("norm_sums", {**SUMS, "HARDSWISH": True}),
     ("gradients", {**PARTS, "TAPS": 5}),
     ("norm_backward", {**SUMS, "HARDSWISH": True}),
-    *(("depthwise", {**FRAMES, "STRIDE": stride}) for stride in (1, 2)),
-    *(("depthwise_backward", {**FRAMES, "STRIDE": stride}) for stride in (1, 2)),
-    ("mix", {**JOINTS, "BLOCKS": 5}),
-    ("mix_backward", {**JOINTS, "BLOCKS": 5}),
+    *(("depthwise", {**FRAMES, "STRIDE": stride}) for stride in fused_cuda.STRIDES),
+    *(("depthwise_backward", {**FRAMES, "STRIDE": stride}) for stride in fused_cuda.STRIDES),
+    ("mix", {**JOINTS, "BLOCKS": BLOCKS}),
+    ("mix_backward", {**JOINTS, "BLOCKS": BLOCKS}),
     ("mix_weights", JOINTS),
 ]
 ACTIVATIONS = {"x", "y", "gradient", "out", "add"}

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from last_e.model import fused_cuda
+from last_e.model.functions import mix_joints
 from tests.conftest import Figures
 
 pytestmark = pytest.mark.slow  # of other Pythons and the lowest versions there is no Triton
@@ -62,6 +63,20 @@ def test_kernels_fit_each_kind_of_gpu_without_spilling(full: bool, figure: Figur
         most = max(found, key=lambda one: one["registers"])
         seconds = sum(one["seconds"] for one in found) / len(asked)
         figure(f"kernels in {form}", f"at most {most['registers']} registers, none spilt; {seconds:.0f} s to compile for a GPU")
+
+
+@pytest.mark.parametrize(("joints", "subsets", "by_kernel"), [(25, 3, True), (33, 3, False), (25, 4, False)])
+def test_joints_are_mixed_by_a_kernel_where_it_fits_each_gpu(
+    monkeypatch: pytest.MonkeyPatch, joints: int, subsets: int, by_kernel: bool
+) -> None:
+    """As many as :func:`test_kernels_fit_each_kind_of_gpu_without_spilling` has compiled; MediaPipe's 33 took 104 KiB."""
+    called = []
+    monkeypatch.setattr(fused_cuda, "kernels_for", lambda *of: True)
+    monkeypatch.setattr(fused_cuda.Mix, "apply", lambda *given: called.append(given))
+    x = torch.zeros(1, 2, 3, joints).contiguous(memory_format=torch.channels_last)
+    adjacency = torch.zeros(subsets, joints, joints)
+    mix_joints(x, adjacency, adjacency, None)
+    assert bool(called) is by_kernel
 
 
 class Gpu:
