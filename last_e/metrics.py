@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,12 +28,12 @@ def read_metrics(text: str) -> list[dict[str, Any]]:
 
 
 def read_steps(text: str) -> list[dict[str, Any]]:
-    """The same of the figures of steps. A step that comes again was trained again: the later line counts, and none of those
-    between."""
+    """The same of the figures of steps. What comes again was trained again: the later line counts, and none of those between.
+    That is told by epochs: with a larger batch a run goes on with fewer steps in each."""
     kept: list[dict[str, Any]] = []
     for line in _lines(text):
         if _has(line, *_NUMBERS):
-            while kept and kept[-1]["step"] >= line["step"]:
+            while kept and kept[-1]["epoch"] >= line["epoch"]:
                 kept.pop()
             kept.append(line)
     return kept
@@ -74,6 +75,7 @@ class History:
             with whole_file(path) as part:
                 part.write_text(_text(kept))
         self._board: Any = _board(out / "events", steps_done, sink) if board else None
+        self._sink, self._room = sink, MOST_BYTES - self._steps.stat().st_size
 
     def add(self, epoch: EpochDone) -> None:
         """Append one epoch; it is on disk when this returns."""
@@ -87,13 +89,27 @@ class History:
             self._board.flush()
 
     def add_steps(self, points: Sequence[Point], *, lasting: bool) -> None:
-        """Append steps; where that is to be ``lasting``, all of them are on disk when this returns."""
-        _append(self._steps, [point.figures() for point in points], lasting=lasting)
+        """Append steps; where that is to be ``lasting``, all of them are on disk when this returns. Of a file that is as large as
+        one may be (:data:`MOST_BYTES`) nothing more comes, which is told: a larger one could not be read when a run goes on."""
+        figures = [point.figures() for point in points]
+        fitting = list(takewhile(self._fits, figures))
+        _append(self._steps, fitting, lasting=lasting)
         if self._board is not None:
             for point in points:
                 for name, value in {"step/loss": point.loss, "step/lr": point.lr, "step/train_top1": point.train_top1}.items():
                     if value is not None:
                         self._board.add_scalar(name, value, point.step)
+
+    def _fits(self, figures: Mapping[str, Any]) -> bool:
+        if self._room <= 0:
+            return False
+        self._room -= len(_text([figures]))
+        if self._room < 0:
+            from last_e.events import Message
+
+            told = f"{STEPS} has {MOST_BYTES >> 20} MiB, all that it may: no more figures of steps; raise checkpoint.log_every_steps"
+            self._sink.emit(Message(told, "warning"))
+        return self._room >= 0
 
     def close(self) -> None:
         """Finish the TensorBoard file."""

@@ -14,7 +14,7 @@ import time
 import pytest
 from rich.console import Console
 
-from last_e import events
+from last_e import events, metrics
 from last_e.console import ConsoleSink
 from last_e.events import CheckpointSaved, Ended, EpochDone, Event, JsonLines, Message, Point, Progress, Started, parse_event
 from last_e.metrics import History, read_metrics, read_steps
@@ -178,6 +178,32 @@ def test_steps_that_will_be_trained_again_are_taken_back_also_where_epochs_have_
     lines = read_steps((tmp_path / "steps.jsonl").read_text())
     assert [(line["step"], line["epoch"]) for line in lines] == [(1, 0.25), (2, 0.5), (3, 0.75), (4, 1.0), (11, 1.1)]
     assert lines[0].keys() == {"step", "epoch", "lr", "loss", "train_loss", "train_top1", "skipped_steps"}
+
+
+def test_steps_of_before_stay_where_epochs_have_fewer_steps_now(tmp_path):
+    """Whose numbers come again, but not what they stand for."""
+    History(tmp_path, 0, 0, 4, Silent()).add_steps([point(step, 4) for step in range(1, 9)], lasting=True)
+    for _ in range(2):  # and when it goes on once more
+        history = History(tmp_path, 2, 4, 2, Silent())
+        history.add_steps([point(5, 2), point(6, 2)], lasting=True)
+    epochs = [line["epoch"] for line in read_steps((tmp_path / "steps.jsonl").read_text())]
+    assert epochs == [0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0]
+
+
+def test_figures_of_steps_never_are_more_than_a_run_that_goes_on_can_read(tmp_path, monkeypatch):
+    told: list[Event] = []
+    sink = Silent()
+    sink.emit = told.append
+    monkeypatch.setattr(metrics, "MOST_BYTES", 1000)
+    history = History(tmp_path, 0, 0, 100, sink)
+    for step in range(1, 21):
+        history.add_steps([point(2 * step - 1, 100), point(2 * step, 100)], lasting=False)
+    assert [type(one) for one in told] == [Message]
+    assert (tmp_path / "steps.jsonl").stat().st_size <= 1000
+    History(tmp_path, 1, 40, 100, sink)
+    steps = [line["step"] for line in read_steps((tmp_path / "steps.jsonl").read_text())]
+    assert steps == list(range(1, len(steps) + 1))
+    assert 5 < len(steps) < 20
 
 
 def test_a_step_that_comes_again_replaces_all_from_there_on_and_what_is_no_line_does_not_count():
