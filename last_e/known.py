@@ -53,10 +53,8 @@ def mirrored_classes(dataset: str, description: Description | None = None) -> tu
 
 def no_mirror(dataset: str, skeleton: Skeleton = NTU25) -> str:
     """Why a data set cannot be mirrored, and what would mend it."""
-    what = (
-        "its skeleton has no left and right joints (pairs)"
-        if not skeleton.pairs
-        else ("nobody knows which of its classes change places in a mirror")
-    )
+    what = "nobody knows which of its classes change places in a mirror"
+    if not skeleton.has_sides:
+        what = f"its skeleton has {'a joint in two' if skeleton.pairs else 'no'} pairs of left and right joints (pairs)"
     how = "; a set of your own says so when it is made (mirrored)" if dataset not in _NAMES else ""
     return f"mirror: {dataset} has no mirror image: {what}{how}"

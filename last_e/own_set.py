@@ -255,7 +255,7 @@ def check_own(config: TrainConfig, file: IO[bytes], size: int, where: Any) -> No
         except ValueError as error:
             wrong.append(str(error))
     about = one.description
-    if config.training.augmentations.mirror is not None and (about.mirrored is None or not about.skeleton.pairs):
+    if config.training.augmentations.mirror is not None and (about.mirrored is None or not about.skeleton.has_sides):
         wrong.append(no_mirror("it", about.skeleton))
     if wrong:
         raise DataError(f"{where}: {'; '.join(wrong)}", missing=True)

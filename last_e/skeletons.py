@@ -77,6 +77,12 @@ class Skeleton(BaseModel):
         return tuple(parent for parent in self._way if parent is not None)
 
     @property
+    def has_sides(self) -> bool:
+        """Whether it can be mirrored: it has pairs, and no joint is in two of them."""
+        paired = [joint for pair in self.pairs for joint in pair]
+        return 0 < len(paired) == len(set(paired))
+
+    @property
     def measure(self) -> Pair:
         """The two joints whose mean distance becomes 1."""
         return self.torso or (self.centre, next(child for child, parent in enumerate(self.parents)

@@ -38,7 +38,7 @@ class Mirror:
 
 def mirror_of(skeleton: Skeleton, classes: int, pairs: tuple[tuple[int, int], ...] | None) -> Mirror | None:
     """Left and right of a data set, whose classes change places by ``pairs``; None: nobody knows, or it has no sides."""
-    if pairs is None or not skeleton.pairs:
+    if pairs is None or not skeleton.has_sides:
         return None
     return Mirror(_swap(len(skeleton.joints), skeleton.pairs), _swap(classes, pairs))
 

@@ -19,7 +19,7 @@ from last_e.data.synthetic import synthetic_clips
 from last_e.datafile import DataError
 from last_e.evaluate import Views, mirror_for, of_view
 from last_e.joints import PARENTS
-from last_e.known import description_of, mirrored_classes
+from last_e.known import description_of, mirrored_classes, no_mirror
 from last_e.layers import resolve
 from last_e.problems import ConfigError
 from last_e.reading import set_layer
@@ -265,6 +265,15 @@ def test_a_mirrored_gesture_of_one_side_looks_like_the_same_gesture_of_the_other
     assert bool((other.argmax(dim=1) == 1 - side).all())
     by_class = [set(side[clips.label[index] == label].tolist()) for label in range(6)]
     assert by_class == [{1 - label % 2} for label in range(6)] or by_class == [{label % 2} for label in range(6)]
+
+
+def test_a_skeleton_of_which_a_joint_has_two_partners_is_not_mirrored() -> None:
+    """Else one joint would stand in two places, and another nowhere."""
+    odd = NTU25.model_copy(update={"pairs": (*NTU25.pairs, (4, 20))})
+    assert au.mirror_of(odd, 6, SIDES) is None
+    assert "a joint in two pairs" in no_mirror("mine.safetensors", odd)
+    assert "no pairs" in no_mirror("mine.safetensors", NTU25.model_copy(update={"pairs": ()}))
+    assert "nobody knows which" in no_mirror("mine.safetensors", NTU25)
 
 
 def test_a_view_in_a_mirror_is_that_of_the_mirrored_recording_and_its_classes_change_back() -> None:
