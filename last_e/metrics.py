@@ -89,8 +89,11 @@ class History:
             self._board.flush()
 
     def add_steps(self, points: Sequence[Point], *, lasting: bool) -> None:
-        """Append steps; where that is to be ``lasting``, all of them are on disk when this returns. Of a file that is as large as
-        one may be (:data:`MOST_BYTES`) nothing more comes, which is told: a larger one could not be read when a run goes on."""
+        """Append steps; where that is to be ``lasting``, all of them are on disk when this returns.
+
+        To a file that is as large as one may be (:data:`MOST_BYTES`) nothing more comes, which is told: a larger one could not
+        be read when a run goes on.
+        """
         figures = [point.figures() for point in points]
         fitting = list(takewhile(self._fits, figures))
         _append(self._steps, fitting, lasting=lasting)
@@ -107,7 +110,8 @@ class History:
         if self._room < 0:
             from last_e.events import Message
 
-            told = f"{STEPS} has {MOST_BYTES >> 20} MiB, all that it may: no more figures of steps; raise checkpoint.log_every_steps"
+            told = f"{STEPS} has all of the {MOST_BYTES >> 20} MiB that it may: no more figures of steps"
+            told += " (a higher checkpoint.log_every_steps keeps fewer)"
             self._sink.emit(Message(told, "warning"))
         return self._room >= 0
 

@@ -217,7 +217,8 @@ class TrainBatches:
         self, epoch: int, order: Order, step: int, begin: int, piece: Piece, joints: Tensor, label: Tensor
     ) -> tuple[Tensor, Mixed]:
         """Clips, each mixed with the one that stands some places further in the step, as far for all of them; behind the step's
-        end its beginning follows. Of one that has fewer bodies than the other some count twice."""
+        end its beginning follows. Of one that has fewer bodies than the other some count twice; if it is the other that has
+        more, some of those do not count."""
         concentration, seed = self.config.augmentations.mixup, self.config.seed
         assert concentration is not None
         n, first = len(label), step * self.batch

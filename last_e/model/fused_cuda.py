@@ -31,6 +31,8 @@ enough that the four frames beside them, which another reads as well, are few.""
 MOST_JOINTS, MOST_OUTPUTS = 32, 80
 """Of which the mixing of joints is by a kernel: of more a program would spill registers, or take more shared memory than many
 GPUs have."""
+FORMATS = (torch.float16, torch.bfloat16, torch.float32)
+"""Of activations; float64 would be summed up in float32."""
 STRIDES = (1, 2)
 """That the kernels of the depthwise convolution are for: how far they move on in what they have read is written out there."""
 
@@ -42,7 +44,7 @@ _TRIED: dict[int, bool] = {}
 def kernels_for(x: Tensor, *norms: nn.BatchNorm2d) -> bool:
     """Whether the kernels do it: for activations that they take and that are trained with, and for norms as the network has
     them, on a GPU where :func:`try_out` found them right."""
-    if not _TRIED.get(x.device.index or 0) or x.device.type != "cuda" or not x.requires_grad or not rows(x).is_contiguous():
+    if not used_on(x.device) or x.dtype not in FORMATS or not x.requires_grad or not rows(x).is_contiguous():
         return False
     return all(norm.momentum is not None and norm.affine and norm.track_running_stats for norm in norms)
 

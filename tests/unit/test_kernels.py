@@ -116,6 +116,14 @@ def test_kernels_are_used_where_they_came_out_as_torch(
     assert not fused_cuda.used_on(torch.device("cuda", 1))
 
 
+def test_kernels_take_no_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which whoever compares with it on a GPU means."""
+    monkeypatch.setattr(fused_cuda, "used_on", lambda device: True)
+    for form, taken in ((torch.float32, True), (torch.float16, True), (torch.bfloat16, True), (torch.float64, False)):
+        x = torch.zeros(1, 2, 3, 4, dtype=form).contiguous(memory_format=torch.channels_last).requires_grad_()
+        assert fused_cuda.kernels_for(x) is taken
+
+
 def test_without_triton_torch_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
     Gpu(monkeypatch, (8, 0))
     monkeypatch.setattr(fused_cuda, "kernels", lambda: None)
