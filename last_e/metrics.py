@@ -110,8 +110,10 @@ class History:
         if self._room < 0:
             from last_e.events import Message
 
-            told = f"{STEPS} has all of the {MOST_BYTES >> 20} MiB that it may: no more figures of steps"
-            told += " (a higher checkpoint.log_every_steps keeps fewer)"
+            told = (
+                f"{STEPS} has all of the {MOST_BYTES >> 20} MiB that it may: no more figures of steps; a higher "
+                "checkpoint.log_every_steps keeps fewer"
+            )
             self._sink.emit(Message(told, "warning"))
         return self._room >= 0
 
