@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from last_e.config import TrainConfig
 from last_e.data.batches import Batch, TestBatches, average_bodies
 from last_e.known import description_of
+from last_e.model.folding import folded_once
 from last_e.model.network import LastE
 from last_e.precision import Precision
 from last_e.predictions import write_predictions
@@ -36,6 +37,7 @@ def logits_of(model: LastE, batch: Batch, precision: Precision) -> Tensor:
 
 
 @torch.no_grad()
+@folded_once()
 def evaluate(
     model: LastE,
     batches: TestBatches,

@@ -20,6 +20,7 @@ from last_e.config import TrainingConfig, cuts, effective_batch
 from last_e.data import transform
 from last_e.data.balance import balanced_order
 from last_e.data.clips import Clips
+from last_e.data.placement import Placement
 from last_e.model.network import Noise
 from last_e.problems import ConfigError, Problem
 from last_e.ranks.fold import shares
@@ -146,8 +147,7 @@ class TrainBatches:
         self.batch = effective_batch(config)
         self.own = sum(self._size(part) for part in self.share)
         self.steps = len(index) // self.batch
-        self.placement = transform.place(clips)
-        self._label = clips.label.cpu()[index]
+        self.placement = clips.placement
         if self.steps == 0:
             allowed = f"at most {len(index)} clips, all there are to train with, times training.gradient_accumulation_steps"
             raise ConfigError([Problem("configuration", "training.batch_size", f"{self.batch} clips a step", allowed)])
@@ -155,7 +155,7 @@ class TrainBatches:
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[Batch]]:
         """The steps of an epoch from ``first_step`` on, each as the micro-batches of this share."""
         if self.config.sampler == "balanced":
-            permutation = balanced_order(self.config.seed, epoch, self._label)
+            permutation = balanced_order(self.config.seed, epoch, self.clips.label.cpu()[self.index])
         else:
             permutation = rng.permutation(rng.key(self.config.seed, rng.ORDER, epoch), len(self.index))
         order = Order(self.clips, self.index[permutation])
@@ -219,7 +219,7 @@ class TestBatches:
         self.clips, self.index, self.frames, self.begin = clips, index, frames, begin
         self.rank, self.ranks = rank, ranks
         self.batch_size, self.workers = batch_size, workers
-        self.placement = transform.place(clips)
+        self.placement = clips.placement
         self._order = Order(clips, index)
 
     def of(self, index: Tensor) -> TestBatches:
@@ -248,7 +248,7 @@ class TestBatches:
 
 def still(
     clips: Clips,
-    placement: transform.Placement,
+    placement: Placement,
     index: Tensor,
     owner: Tensor,
     body: Tensor,
