@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import http.server
 import shutil
 import subprocess
-import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -35,6 +34,23 @@ class Look:
     """On its console, and errors that nobody caught."""
     asked: list[str] = field(default_factory=list)
     """Addresses of all that was to be fetched."""
+
+    def wait_for(self, expression: str) -> Any:
+        """What an expression is as soon as it is true. (``wait_for_function`` would need ``eval``, which pages of ours do not
+        admit.)"""
+        end = time.monotonic() + PATIENCE
+        while not (found := self.page.evaluate(expression)):
+            assert time.monotonic() < end, (expression, self.said)
+            self.page.wait_for_timeout(50)
+        return found
+
+    def drop(self, file: Path) -> None:
+        """Drop a file in the middle of the page's top, as a mouse does."""
+        data = {"items": [], "files": [str(file.absolute())], "dragOperationsMask": 1}
+        session = self.page.context.new_cdp_session(self.page)
+        for kind in ("dragEnter", "dragOver", "drop"):
+            session.send("Input.dispatchDragEvent", {"type": kind, "x": 300, "y": 100, "data": data})
+        session.detach()
 
 
 @contextmanager
@@ -85,56 +101,3 @@ def mistakes(*pages: Path) -> list[str]:
 def why_no_checker() -> str | None:
     """Why pages cannot be validated here; as root Java is installed where it is missing."""
     return debian.why_not(["java"], ["default-jre-headless"])
-
-
-def html_when_released(page: Path) -> str:
-    """The page's HTML as its scripts have changed it by the time that one of them calls ``release()``."""
-    return _opened(None, page, "--dump-dom")
-
-
-def picture_after(seconds: float, page: Path, out: Path) -> None:
-    """What it looks like, as a PNG."""
-    _opened(seconds, page, f"--screenshot={out}", "--window-size=800,900")
-
-
-def _opened(seconds: float | None, page: Path, *options: str) -> str:
-    """Chromium looks at a page once it has loaded: a copy of it has an image that takes so many seconds of real time, or until
-    it is released.
-
-    (Chromium's own virtual time gives an animation only a few frames, and not always as many.)
-    """
-    copy = page.with_name(f"opened-{page.name}")
-    with _slow_image(seconds) as address:
-        release = f'<script>const release = () => {{ new Image().src = "{address}release"; }}</script>'
-        copy.write_text(page.read_text().replace("<meta", f"{release}<meta", 1) + f'<img src="{address}" hidden>')
-        where = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", f"--user-data-dir={page.parent / 'profile'}"]
-        nowhere = ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--no-proxy-server"]
-        command = [PROGRAM, *where, *nowhere, *options, copy.as_uri()]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-@contextmanager
-def _slow_image(seconds: float | None) -> Iterator[str]:
-    released = threading.Event()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            if self.path == "/release":
-                released.set()
-            else:
-                released.wait(PATIENCE if seconds is None else seconds)
-            self.send_response(404)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/"
-        finally:
-            released.set()
-            server.shutdown()

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ from runner.launch.sky.engine import sky
 from runner.launch.ssh.launcher import look
 from runner.launch.ssh.setup import Host
 from runner.store.directory import DirectoryStore
-from tests import debian
+from tests import browser, debian
 from tests.ceph import Ceph, why_not
 from tests.docker_engine import IMAGE, CannotStart, Engine, SharedImage
 from tests.docker_engine import why_not as why_no_engine
@@ -44,6 +44,9 @@ from tests.slurm import Slurm
 from tests.slurm import why_not as why_no_slurm
 from tests.sshd import Sshd
 from tests.sshd import why_not as why_no_sshd
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 TINY = """\
 name: tiny
@@ -189,6 +192,14 @@ def cli(clean_env: dict[str, str], tmp_path: Path) -> Cli:
         )
 
     return call
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """Debian's Chromium, driven by Playwright."""
+    debian.need("browser", browser.why_not)
+    with browser.chromium() as started:
+        yield started
 
 
 @pytest.fixture

@@ -12,8 +12,15 @@ import termios
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from html import escape
+from itertools import groupby
 
 import pyte
+
+
+def _span(text: str, colour: str, bold: bool) -> str:
+    classes = " ".join([*([f"c-{colour}"] if colour != "default" else []), *(["bold"] if bold else [])])
+    return f'<span class="{classes}">{escape(text)}</span>' if classes and text.strip() else escape(text)
 
 
 class Terminal:
@@ -87,6 +94,17 @@ class Terminal:
     @property
     def text(self) -> str:
         return "\n".join(self.lines)
+
+    @property
+    def html(self) -> str:
+        """What is on it, as it is there: colours, and what is bold, in spans."""
+        with self._lock:
+            lines = []
+            for number in range(self._screen.lines):
+                row = self._screen.buffer[number]
+                parts = groupby((row[column] for column in range(self._screen.columns)), lambda char: (char.fg, char.bold))
+                lines.append("".join(_span("".join(char.data for char in chars), *look) for look, chars in parts).rstrip())
+        return "\n".join(lines).rstrip("\n")
 
     @property
     def shows_cursor(self) -> bool:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -36,11 +37,14 @@ from last_e.skeletons import COCO17
 from runner.page.build import page
 from runner.page.runtime import runtime
 from tests import browser, debian
-from tests.driven import Page, a_page
+from tests.browser import Look
 from tests.integration.test_own_data import person
 from tests.jobs import PATIENCE
 from tests.npm import runtime_in
 from tests.ntu_files import motion
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 pytestmark = [pytest.mark.xdist_group("browser"), pytest.mark.slow]
 
@@ -109,41 +113,41 @@ def exported(place: Path, call: Call) -> Path:
 
 
 @pytest.fixture(scope="module")
-def browsed(place: Path) -> Iterator[Page]:
-    with a_page(place / "profile") as one:
-        yield one
+def browsed(chromium: Browser) -> Iterator[Look]:
+    with browser.look_at(chromium, "about:blank") as look:
+        yield look
 
 
-def told(one: Page) -> str:
-    return str(one.value("document.getElementById('told').textContent"))
+def told(one: Look) -> str:
+    return str(one.page.evaluate("document.getElementById('told').textContent"))
 
 
-def opened(one: Page, path: Path) -> None:
+def opened(one: Look, path: Path) -> None:
     """Open a page; it is ready."""
-    one.said.clear()
-    one.requests.clear()
-    one.open(path)
+    one.page.goto(path.as_uri())
     one.wait_for("document.getElementById('told').textContent.startsWith('Ready')")
+    one.said.clear()
+    one.asked.clear()
 
 
-def dropped(one: Page, file: Path) -> str:
+def dropped(one: Look, file: Path) -> str:
     """Drop a file; what is said of it when all is done."""
-    one.value("document.getElementById('told').textContent = ''")
+    one.page.evaluate("document.getElementById('told').textContent = ''")
     one.drop(file)
     one.wait_for("/ ms|: (?!(reading|recognising)$)/.test(document.getElementById('told').textContent)")
     return told(one)
 
 
-def read_by_the_page(one: Page, file: Path) -> list[np.ndarray]:
+def read_by_the_page(one: Look, file: Path) -> list[np.ndarray]:
     """The clips of a file, (M, T, V, 3) whole numbers each."""
-    one.choose("#file", file)
+    one.page.set_input_files("#file", file)
     code = """(async () => {
       const found = await readClips(document.getElementById("file").files[0], model), clips = [];
       for (let n = 0; n < found.count; n++) clips.push(await found.get(n));
       return clips.map(clip => clip.people.map(person => Array.from(person)));
     })()"""
-    joints = one.value("model.skeleton.joints.length")
-    return [np.array(clip).reshape(len(clip), -1, joints, 3) for clip in one.value(code)]
+    joints = one.page.evaluate("model.skeleton.joints.length")
+    return [np.array(clip).reshape(len(clip), -1, joints, 3) for clip in one.page.evaluate(code)]
 
 
 # --- from raw to page --------------------------------------------------------------------------------------------------------
@@ -204,7 +208,7 @@ def test_an_export_says_of_itself_what_it_is(exported: Path, call: Call) -> None
     assert not [one.name for one in exported.parent.iterdir() if one.name.startswith(".out")]
 
 
-def test_a_page_recognises_what_is_dropped(exported: Path, call: Call, package: Path, browsed: Page, tmp_path: Path) -> None:
+def test_a_page_recognises_what_is_dropped(exported: Path, call: Call, package: Path, browsed: Look, tmp_path: Path) -> None:
     done = call("demo-page", "out", "page.html", "--runtime", package)
     assert done.returncode == 0, done.stderr
     assert "is there already: name another file, or say --force" in call("demo-page", "out", "page.html").stderr
@@ -220,23 +224,23 @@ def test_a_page_recognises_what_is_dropped(exported: Path, call: Call, package: 
     ]
     (tmp_path / "take.json").write_text(json.dumps({"joints": joints, "label": "waving"}))
     assert re.fullmatch(rf"take: {len(at)} frames, 1 person, \d+ ms; it is waving", dropped(browsed, tmp_path / "take.json"))
-    shown = browsed.value("document.getElementById('said').innerText")
+    shown = browsed.page.evaluate("document.getElementById('said').innerText")
     assert {"still", "waving"} == set(re.findall(r"still|waving", shown))
     assert len(re.findall(r"\d+\.\d%", shown)) == 2
-    picture = browsed.value("document.getElementById('picture').toDataURL()")
+    picture = browsed.page.evaluate("document.getElementById('picture').toDataURL()")
     browsed.wait_for(f"document.getElementById('picture').toDataURL() !== {json.dumps(picture)}")
     frames = {browsed.wait_for("document.getElementById('shown').textContent") for _ in range(3)}
     assert all(frame.endswith(f" / {len(at)}") for frame in frames)
 
-    said = browsed.value("""(async () => {
+    said = browsed.page.evaluate("""(async () => {
       const found = await readClips(document.getElementById("file").files[0] ?? new File([], ""), model);
     })().catch(error => error.message)""")
     assert "its name does not say what it is" in said
     prepared = exported.parent / "my.safetensors"
     assert "c0: " in dropped(browsed, prepared)
-    browsed.choose("#file", prepared)
+    browsed.page.set_input_files("#file", prepared)
     logits = np.array(
-        browsed.value("""(async () => {
+        browsed.page.evaluate("""(async () => {
       const found = await readClips(document.getElementById("file").files[0], model), logits = [];
       for (const number of [0, 13, 31]) logits.push((await recognised(await found.get(number))).logits);
       return logits;
@@ -267,11 +271,11 @@ def test_a_page_recognises_what_is_dropped(exported: Path, call: Call, package: 
     ):
         (tmp_path / name).write_bytes(content)
         assert why in dropped(browsed, tmp_path / name), (name, told(browsed))
-        assert browsed.value("document.getElementById('said').children.length") == 0
+        assert browsed.page.evaluate("document.getElementById('said').children.length") == 0
     assert "take: " in dropped(browsed, tmp_path / "take.json")
     assert browsed.said == []
-    assert browsed.requests == []
-    browsed.value("fetch('http://127.0.0.1:9/').catch(() => 0)")
+    assert browsed.asked == []
+    browsed.page.evaluate("fetch('http://127.0.0.1:9/').catch(() => 0)")
     assert "Content Security Policy" in "".join(browsed.said), "its policy lets it ask nobody"
 
 
@@ -303,9 +307,9 @@ def skeleton_file(bodies: list[tuple[int, range, np.ndarray]], frames: int) -> s
     return "\n".join(lines) + "\n"
 
 
-def test_recordings_of_a_kinect_are_read_as_python_reads_them(kinect_page: Path, browsed: Page, tmp_path: Path) -> None:
+def test_recordings_of_a_kinect_are_read_as_python_reads_them(kinect_page: Path, browsed: Look, tmp_path: Path) -> None:
     opened(browsed, kinect_page)
-    assert browsed.value("document.title") == "kinect </script>"
+    assert browsed.page.evaluate("document.title") == "kinect </script>"
     first, second, third = (motion(seed, 60) + np.array([0.5 * seed, 0, 2]) for seed in (1, 2, 3))
     gone = first.copy()
     gone[7:9] = np.nan
@@ -336,7 +340,7 @@ def test_recordings_of_a_kinect_are_read_as_python_reads_them(kinect_page: Path,
     assert "line 4: 24 joints instead of 25" in dropped(browsed, tmp_path / "broken.skeleton")
 
 
-def test_keypoints_and_prepared_files_are_read_as_python_reads_them(kinect_page: Path, browsed: Page, tmp_path: Path) -> None:
+def test_keypoints_and_prepared_files_are_read_as_python_reads_them(kinect_page: Path, browsed: Look, tmp_path: Path) -> None:
     opened(browsed, kinect_page)
     random = np.random.default_rng(5)
     at = np.stack([motion(4, 40), motion(5, 40) + 1]) + random.normal(0, 0.01, (2, 40, 25, 3))
@@ -362,7 +366,7 @@ def test_keypoints_and_prepared_files_are_read_as_python_reads_them(kinect_page:
         assert [one.shape[0] for one in found] == [2, 1, 1, 1]
         assert all(np.array_equal(one.reshape(-1, 25, 3), rows) for one, rows in zip(found, expected)), file
     keypoints = np.array(
-        browsed.value("""(async () => {
+        browsed.page.evaluate("""(async () => {
       const found = await readClips(document.getElementById("file").files[0], model);
       return Array.from(keypointsOf(await found.get(0), model).values);
     })()""")
@@ -371,10 +375,10 @@ def test_keypoints_and_prepared_files_are_read_as_python_reads_them(kinect_page:
     assert np.abs(keypoints - one.keypoints.numpy().ravel()).max() < 1e-4 / UNITS["metres"]
     synthesize("ntu60", tmp_path / "ntu60.safetensors", clips=3)
     assert re.match(r"S\d{3}C\d{3}P\d{3}R\d{3}A\d{3}: ", dropped(browsed, tmp_path / "ntu60.safetensors"))
-    assert browsed.value("document.getElementById('number').max") == "2"
+    assert browsed.page.evaluate("document.getElementById('number').max") == "2"
     write_dataset(tmp_path / "coco.safetensors", [OwnClip(random.normal(0, 1, (9, 17, 3)), n % 2, subject=n) for n in range(4)],
                   classes=["a", "b"], skeleton="coco17", splits={"one": Split(test=[2, 3])})  # fmt: skip
     why = dropped(browsed, tmp_path / "coco.safetensors")
     assert "has 17 joints in three dimensions (nose, left_eye, right_eye, ...); the model wants 25 joints in three" in why
     assert browsed.said == []
-    assert browsed.requests == []
+    assert browsed.asked == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,6 @@ from runner.job.job import Job
 from runner.store.directory import DirectoryStore
 from runner.view.report.page import page_of
 from tests import browser, debian, groups
-from tests.conftest import Cli
 from tests.jobs import PATIENCE
 from tests.reports import made_up
 from tests.unit.test_report import HOSTILE, trained
@@ -30,13 +28,6 @@ LOOKS: dict[str, dict[str, Any]] = {
     "dark": {"color_scheme": "dark"},
     "phone": {"viewport": {"width": 360, "height": 740}, "device_scale_factor": 2, "is_mobile": True, "has_touch": True},
 }
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    debian.need("browser", browser.why_not)
-    with browser.chromium() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")
@@ -195,40 +186,3 @@ def test_several_jobs_are_compared(chromium: Browser, pages: dict[str, Path]) ->
         assert legend == ["epoch", "lr 0.1", "lr 0.2"], "no line for the edges of a band"
         assert shows(chart.locator("canvas"), BLUE, BAND)
         assert look.page.locator("#compared ~ .wide tbody tr").count() == 2
-
-
-GESTURES = """\
-name: gestures
-model: {variant: nano_e_v3, stem_channels: 8, channels: [8, 8], num_blocks: [1, 1], depths: [1, 1], strides: [1, 2]}
-dataset: irds
-training: {epochs: 5, batch_size: 32, input_frames: 16, warmup_epochs: 1, lr: 0.04}
-checkpoint: {every_minutes: 0.002}
-hardware: {cpu_threads: 1}
-"""
-
-
-def test_of_a_job_that_was_cut_and_went_on_the_report_is_kept(
-    chromium: Browser, run: Any, cli: Cli, tmp_path: Path, picture: Any
-) -> None:
-    """Trained for real; docs/report.md shows what is seen here."""
-    (tmp_path / "gestures.yaml").write_text(GESTURES)
-    first = run("submit", "gestures.yaml")
-    code, out = first.interrupt(lambda job: any(stored.manifest.step > 60 for stored in job.checkpoints.all()))
-    assert code == 75, out
-    job = first.job
-    (cut,) = job.attempts.all()
-    text = job.store.get(job.paths.report(cut.id)).decode()
-    assert "It is paused (interrupted)" in text
-    done = cli("resume", job.id)
-    assert done.returncode == 0, done.stdout + done.stderr
-    last = Job(job.store, job.id).attempts.all()[-1]
-    path = tmp_path / "report.html"
-    path.write_bytes(job.store.get(job.paths.report(last.id)))
-    with browser.look_at(chromium, path.as_uri()) as look:
-        assert look.page.locator("h1").inner_text() == "gestures succeeded"
-        assert look.page.locator("caption:text('Moves') ~ tbody tr").count() == 1
-        assert "interrupted (saved at step" in look.page.locator("caption:text('Moves') ~ tbody tr").inner_text()
-        assert "shoulder" in look.page.locator("#classes ~ .tall").inner_text()
-        assert look.page.locator(".clip").count() == 8
-        assert look.said == []
-        picture(look.page, "report")
