@@ -34,19 +34,22 @@ def key(seed: int, purpose: int, epoch: int) -> int:
     return state
 
 
-def random_bits(key: int, index: Tensor, columns: int) -> Tensor:
-    """32 random bits for each index and column: (len(index), columns) int64, on the device of ``index`` (int64)."""
+def random_bits(key: int | Tensor, index: Tensor, columns: int) -> Tensor:
+    """32 random bits for each index and column: (len(index), columns) int64, on the device of ``index`` (int64).
+
+    There a key may be, too, as a tensor () of int64.
+    """
     row = _mix((_mix(index & _MASK ^ key) + (index >> 32)) & _MASK)
     column = torch.arange(1, columns + 1, device=index.device) * _GOLDEN & _MASK
     return _mix(_mix(row[:, None] ^ column) ^ key)
 
 
-def uniform(key: int, index: Tensor, columns: int) -> Tensor:
+def uniform(key: int | Tensor, index: Tensor, columns: int) -> Tensor:
     """Uniform in [0, 1): (len(index), columns) float32, multiples of 2^-24."""
     return (random_bits(key, index, columns) >> 8).float() * 2.0**-24
 
 
-def normal(key: int, index: Tensor, columns: int) -> Tensor:
+def normal(key: int | Tensor, index: Tensor, columns: int) -> Tensor:
     """Close to standard normal: (len(index), columns) float32.
 
     The sum of four 16-bit uniforms (Irwin-Hall), centred and scaled: no transcendental function, so every device gives

@@ -81,18 +81,15 @@ class Order:
         bodies = clips.bodies_on_host[index]
         owner, body = rows_of(bodies)
         self._begin = [0, *bodies.cumsum(0).tolist()]
-        self._clips = clips
         device = clips.joints.device
         self._index, self._owner, self._body = (tensor.to(device, non_blocking=True) for tensor in (index, owner, body))
 
     def piece(self, begin: int, end: int) -> Piece:
         """The clips from ``begin`` up to ``end``."""
         first, last = self._begin[begin], self._begin[end]
-        index, owner = self._index[begin:end], self._owner[first:last] - begin
-        single = last - first == end - begin
-        weight = None if single else self._clips.bodies[index].float().reciprocal()[owner]
+        index = self._index[begin:end]
         position = torch.arange(begin, end, device=index.device)
-        return Piece(position, index, owner, self._body[first:last], weight)
+        return Piece(position, index, self._owner[first:last] - begin, self._body[first:last])
 
 
 class Piece(NamedTuple):
@@ -106,8 +103,27 @@ class Piece(NamedTuple):
     """(r,) int64: which of the n clips a row belongs to."""
     body: Tensor
     """(r,) int64: which of its bodies."""
-    row_weight: Tensor | None
-    """(r,) one over the clip's number of bodies; None where every clip has one."""
+
+    def row_weight(self, clips: Clips) -> Tensor | None:
+        """(r,) one over the number of bodies of the row's clip; None where every clip has one."""
+        single = len(self.owner) == len(self.clip)
+        return None if single else clips.bodies[self.clip].float().reciprocal()[self.owner]
+
+
+class Keys(NamedTuple):
+    """Keys of an epoch's random numbers (:func:`last_e.rng.key`), or tensors () of them on the device."""
+
+    crop: int | Tensor
+    jitter: int | Tensor
+    warp: int | Tensor
+    dropout: int | Tensor
+    path: int | Tensor
+
+    @classmethod
+    def of(cls, seed: int, epoch: int) -> Keys:
+        """Those of one epoch of one run."""
+        purposes = rng.CROP, rng.JITTER, rng.WARP, rng.DROPOUT, rng.DROP_PATH
+        return cls(*(rng.key(seed, purpose, epoch) for purpose in purposes))
 
 
 class TrainBatches:
@@ -154,38 +170,50 @@ class TrainBatches:
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[Batch]]:
         """The steps of an epoch from ``first_step`` on, each as the micro-batches of this share."""
+        order, keys = self._order(epoch), Keys.of(self.config.seed, epoch)
+
+        def made(step: int) -> list[Batch]:
+            return [self.make(piece, keys) for piece in self._pieces(order, step)]
+
+        return prefetch(made, range(first_step, self.steps), self.workers)
+
+    def drafts(self, epoch: int, first_step: int = 0) -> Iterator[tuple[list[Piece], Keys]]:
+        """The same as :meth:`epoch`, of which :meth:`make` is still to make the batches."""
+        order, keys = self._order(epoch), Keys.of(self.config.seed, epoch)
+        for step in range(first_step, self.steps):
+            yield self._pieces(order, step), keys
+
+    def _order(self, epoch: int) -> Order:
         if self.config.sampler == "balanced":
             permutation = balanced_order(self.config.seed, epoch, self.clips.label.cpu()[self.index])
         else:
             permutation = rng.permutation(rng.key(self.config.seed, rng.ORDER, epoch), len(self.index))
-        order = Order(self.clips, self.index[permutation])
-        return prefetch(lambda step: self._step(epoch, order, step), range(first_step, self.steps), self.workers)
+        return Order(self.clips, self.index[permutation])
 
-    def _step(self, epoch: int, order: Order, step: int) -> list[Batch]:
+    def _pieces(self, order: Order, step: int) -> list[Piece]:
         # Micro-batches never straddle two of the recipe's batches, so accumulation cuts at the same places everywhere.
         size, larger = divmod(self.config.batch_size, self.cuts)
-        batches = []
+        pieces = []
         for part in self.share:
             batch, cut = divmod(part, self.cuts)
             begin = step * self.batch + batch * self.config.batch_size + cut * size + min(cut, larger)
-            batches.append(self._micro(epoch, order.piece(begin, begin + self._size(part))))
-        return batches
+            pieces.append(order.piece(begin, begin + self._size(part)))
+        return pieces
 
     def _size(self, part: int) -> int:
         size, larger = divmod(self.config.batch_size, self.cuts)
         return size + (part % self.cuts < larger)
 
-    def _micro(self, epoch: int, piece: Piece) -> Batch:
-        """All random numbers hang on the clips' positions in the epoch."""
-        seed = self.config.seed
-        position, index, owner, body, weight = piece
+    def make(self, piece: Piece, keys: Keys) -> Batch:
+        """A micro-batch. All random numbers hang on the clips' positions in the epoch."""
+        position, index, owner, body = piece
         if self.config.augment:
-            crop = transform.train_crop(rng.key(seed, rng.CROP, epoch), position)
+            crop = transform.train_crop(keys.crop, position)
             joints = transform.sample(self.clips, index, owner, body, crop, self.config.input_frames)
             joints -= self.placement.origin[index][owner][:, None, None]
             shape = self.config.input_frames, len(self.clips.skeleton.joints), self.clips.people
-            joints += transform.jitter(rng.key(seed, rng.JITTER, epoch), position[owner], body, *shape)
-            matrix = transform.warp(rng.key(seed, rng.WARP, epoch), position) @ self.placement.turn[index]
+            joints += transform.jitter(keys.jitter, position[owner], body, *shape)
+            matrix = transform.warp(keys.warp, position) @ self.placement.turn[index]
             joints = apply(matrix[owner], joints)
             if self.clips.is_flat:  # what is seen of the turned body, as in testing
                 joints[..., 2] = 0
@@ -193,10 +221,16 @@ class TrainBatches:
             joints = still(self.clips, self.placement, index, owner, body, self.config.input_frames)
         width, blocks = self.noise_shape
         noise = Noise(
-            rng.uniform(rng.key(seed, rng.DROPOUT, epoch), position, width)[owner],
-            rng.uniform(rng.key(seed, rng.DROP_PATH, epoch), position, blocks)[owner],
+            rng.uniform(keys.dropout, position, width)[owner],
+            rng.uniform(keys.path, position, blocks)[owner],
         )
-        return Batch(transform.to_streams(joints, self.clips.skeleton), owner, self.clips.label[index], weight, noise)
+        return Batch(
+            transform.to_streams(joints, self.clips.skeleton),
+            owner,
+            self.clips.label[index],
+            piece.row_weight(self.clips),
+            noise,
+        )
 
 
 class TestBatches:
@@ -241,9 +275,12 @@ class TestBatches:
 
     def _batch(self, number: int) -> Batch:
         begin = number * self.batch_size
-        _, index, owner, body, weight = self._order.piece(begin, min(begin + self.batch_size, len(self.index)))
+        piece = self._order.piece(begin, min(begin + self.batch_size, len(self.index)))
+        _, index, owner, body = piece
         joints = still(self.clips, self.placement, index, owner, body, self.frames, self.begin)
-        return Batch(transform.to_streams(joints, self.clips.skeleton), owner, self.clips.label[index], weight)
+        return Batch(
+            transform.to_streams(joints, self.clips.skeleton), owner, self.clips.label[index], piece.row_weight(self.clips)
+        )
 
 
 def still(

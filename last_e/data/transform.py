@@ -21,7 +21,7 @@ JITTER_METRES = 0.01
 TEST_CROP = 0.95
 
 
-def train_crop(key: int, position: Tensor) -> Tensor:
+def train_crop(key: int | Tensor, position: Tensor) -> Tensor:
     """A random part of each clip, 50 to 100% of it: (n, 2) begin and span as fractions."""
     numbers = rng.uniform(key, position, 2)
     span = 0.5 + 0.5 * numbers[:, 0]
@@ -34,7 +34,7 @@ def test_crop(index: Tensor, begin: float | None = None) -> Tensor:  # noqa: PT0
     return torch.stack([begins, torch.full_like(begins, TEST_CROP)], dim=1)
 
 
-def warp(key: int, position: Tensor) -> Tensor:
+def warp(key: int | Tensor, position: Tensor) -> Tensor:
     """A random linear map for each clip: (n, 3, 3) = shear @ tilt about x @ rotation about y * scale."""
     numbers = 2 * rng.uniform(key, position, 9) - 1
     yaw, tilt = MAX_ANGLE * numbers[:, 0], MAX_ANGLE * numbers[:, 1]
@@ -47,7 +47,7 @@ def warp(key: int, position: Tensor) -> Tensor:
     return (shear.view(-1, 3, 3) @ about_x.view(-1, 3, 3) @ about_y.view(-1, 3, 3)) * scale[:, None, None]
 
 
-def jitter(key: int, position: Tensor, body: Tensor, frames: int, joints: int = 25, people: int = 2) -> Tensor:
+def jitter(key: int | Tensor, position: Tensor, body: Tensor, frames: int, joints: int = 25, people: int = 2) -> Tensor:
     """Sensor noise of 1 cm: (r, T, V, 3) metres, anew for every joint and frame of each of a clip's ``people``."""
     noise = rng.normal(key, position * max(2, people) + body, frames * joints * 3)
     return JITTER_METRES * noise.view(-1, frames, joints, 3)

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import (
 )
 
 from last_e.config import TrainConfig
-from last_e.data.batches import Order, TestBatches, TrainBatches
+from last_e.data.batches import Batch, Keys, Order, TestBatches, TrainBatches
 from last_e.data.clips import TENSORS
 from last_e.data.synthetic import synthetic_clips
 from last_e.evaluate import evaluate
@@ -109,13 +109,19 @@ def seen(words: list[str], precision: str) -> dict[str, Any]:
         scaler = torch.amp.GradScaler("cuda", enabled=FORMATS[precision].scaled)
         model = network(config)
         state = State(model, build_optimizer(model, config.training), scaler)
-        batches = train._step(0, order, 0)  # with what is made once
+        keys = Keys(*(torch.zeros((), dtype=torch.int64, device=DEVICE) for _ in Keys._fields))  # as a graph has them
+
+        def made(step: int) -> list[Batch]:
+            return [train.make(piece, keys) for piece in train._pieces(order, step)]
+
+        batches = made(0)  # with what is made once
         if config.training.optimizer == "adamw":
             train_step(state, batches, 0.1, config, FORMATS[precision])
         with recorder, recorder.during("batch"):
-            batches = train._step(0, order, 1)
+            batches = made(1)
         with recorder, recorder.during("step"), within(model, recorder):
-            train_step(state, batches, 0.05, config, FORMATS[precision])
+            train_step(state, batches, None, config, FORMATS[precision])
+        state.set_rate(0.05)
         said = torch.zeros(32, 2, device=DEVICE)
         with recorder, recorder.during("test"), within(model, recorder):
             evaluate(model, test, DEVICE, FORMATS[precision], stopped, said=said)
