@@ -36,7 +36,8 @@ demo: $(VENV)/.train
 	echo "                                         all that it said"; \
 	echo "  lastrun report $$job"; \
 	echo "                                         a page for the browser: curves, mistakes, clips"; \
-	echo "  tensorboard --logdir FOLDER            its curves; FOLDER is the address behind job: without file://"; \
+	echo "  lastrun tensorboard $$job"; \
+	echo "                                         its curves in TensorBoard"; \
 	echo "  lastrun pull $$job FOLDER --best"; \
 	echo "                                         its best checkpoint"; \
 	echo "  lastrun explain jobs/quickstart.yaml   what can be set, to change it with submit --set KEY=VALUE"
@@ -89,7 +90,7 @@ $(VENV)/.train: $(VENV)/bin/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
-	@$(BIN)/python scripts/install.py '.[dev,browser,mlflow,trackio,wandb]'
+	@$(BIN)/python scripts/install.py '.[dev,browser,mlflow,trackio,ui,wandb]'
 	@touch $@ $(VENV)/.train
 
 # SkyPilot wants an older click than huggingface_hub, so it gets an environment of its own, as its users may give it one.

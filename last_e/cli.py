@@ -143,6 +143,7 @@ def _parser() -> _Parser:
     parser.add_argument("--init", metavar="FILE", help=argparse.SUPPRESS)  # the runner's: the weights of model.init
     parser.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)  # the runner's: events as JSON lines
     # The agent's, for each rank; and the runner's for it: all machines, this one first, with the words to run a command there.
+    parser.add_argument("--board", action="store_true", help=argparse.SUPPRESS)  # the agent's: TensorBoard's files, too
     for name, kind in (("--rank", int), ("--meeting", Path), ("--parent", int), ("--here", int), ("--nodes", json.loads)):
         parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
     return parser
@@ -294,7 +295,15 @@ def _train_here(
     try:
         init = _init(config, args)
         return train.run(
-            config, out, resume, sink, stop, "data" in args.allow_change, seat, None if init is None else expand(init)
+            config,
+            out,
+            resume,
+            sink,
+            stop,
+            "data" in args.allow_change,
+            seat,
+            None if init is None else expand(init),
+            args.board or not args.supervised,
         )
     except train.DataChanged as error:
         return Failed("data_changed", f"{error}; or add --allow-change data")
@@ -395,6 +404,7 @@ def _lead(
         words += [] if resume is None else ["--resume", str(resume)]
         words += [] if (init := _init(config, args)) is None else ["--init", init]
         words += ["--allow-change", *args.allow_change] if args.allow_change else []
+        words += [] if args.supervised else ["--board"]  # a job's are made of what its store holds: lastrun tensorboard
         found = []
         for before, ranks in zip(nodes.values(), machines):
             place = ["--parent", "0" if before else str(os.getpid()), "--here", str(len(ranks))]

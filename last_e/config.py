@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from last_e.described import FILE_NAME, SPLIT_NAME, is_own
-from last_e.known import description_of
+from last_e.known import description_of, mirrored_classes
 from last_e.problems import Meaning, meant
 from last_e.set_by import HERE, LEARNING, SetBy
 
@@ -152,6 +152,65 @@ def named_weights(said: Sequence[float | str], classes: int, names: tuple[str, .
     return weights
 
 
+Chance = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Degrees = Annotated[float, Field(gt=0, le=180)]
+
+
+class AugmentationsConfig(Section):
+    """Augmentations beside those of the reference (``training.augment``). Each is off where nothing is said
+    (:mod:`last_e.data.augment`)."""
+
+    set_by: ClassVar[SetBy] = LEARNING
+
+    mirror: Chance | None = Field(
+        None,
+        description="chance that a clip is mirrored: left and right joints change places, and so do classes of one side; for "
+        "data sets that say which those are",
+    )
+    motion: Chance | None = Field(
+        None, description="chance that a clip's range of motion is scaled, by a factor within `motion_range`"
+    )
+    motion_range: list[Annotated[float, Field(ge=0, le=10)]] | None = Field(
+        None, min_length=2, max_length=2, description="least and largest factor of `motion`; default: [0.15, 1.1]"
+    )
+    motion_from: Literal["first", "mean"] | None = Field(
+        None,
+        description="from where `motion` scales a joint's way: where it is in the clip's first frame, or in the mean of those "
+        "that are shown; default: first",
+    )
+    limbs: Share | None = Field(
+        None, description="bones are longer or shorter by up to so much of their length, those of both sides alike"
+    )
+    pose: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="bones point elsewhere all clip long: their far end is moved along each axis by up to so many torsos"
+    )
+    lean: Degrees | None = Field(
+        None, description="a clip is tilted forwards or backwards and to a side by up to so many degrees"
+    )
+    drift: Annotated[float, Field(gt=0, le=10)] | None = Field(
+        None, description="a body drifts over the ground, by up to so many torsos along x and z until the clip ends"
+    )
+    rotation: Degrees | None = Field(
+        None, description="a clip is turned about the vertical by up to so many degrees; default: 15, as in the reference"
+    )
+    speed: Share | None = Field(
+        None,
+        description="a clip's pace rises or falls evenly: at its ends it is faster and slower by up to so much",
+    )
+    mask_joints: Share | None = Field(
+        None, description="chance for each joint that it is not seen in a clip: it lies where its parent is"
+    )
+    mask_frames: Share | None = Field(
+        None,
+        description="a stretch of up to so much of a clip is not seen: joints move on straight lines from its beginning to its "
+        "end",
+    )
+    mixup: Annotated[float, Field(gt=0, le=10)] | None = Field(
+        None, description="clips are mixed in pairs, joints and loss, by a share drawn from Beta(mixup, mixup)"
+    )
+
+
 class TrainingConfig(Section):
     """The recipe (``configs/training/``): what decides learning. Same names as in the reference."""
 
@@ -178,6 +237,7 @@ class TrainingConfig(Section):
     gradient_accumulation_steps: int = Field(ge=1, le=65_536, description="batches per optimizer step")
     input_frames: int = Field(ge=16, le=4096, description="frames that each clip is resampled to")
     augment: bool = Field(description="rotate, scale, shear, jitter and crop training clips at random")
+    augmentations: AugmentationsConfig = Field(default_factory=AugmentationsConfig)
     label_smoothing: Fraction = Field(description="label smoothing of the cross-entropy")
     gradient_clip: float = Field(ge=0, le=1e6, description="largest gradient norm; 0 does not clip")
     ib_loss_weight: float = Field(ge=0, le=1e6, description="weight of the information-bottleneck loss")
@@ -245,13 +305,16 @@ class DataConfig(Section):
 
 
 class CheckpointConfig(Section):
-    """When checkpoints are written and which are kept. Changes nothing that is learned."""
+    """When checkpoints are written, which are kept, and how often figures are. Changes nothing that is learned."""
 
     set_by: ClassVar[SetBy] = LEARNING
 
     keep_last: int = Field(ge=1, le=10_000, description="newest checkpoints to keep (best and every N-th are kept too)")
     every_epochs: Count = Field(description="write a checkpoint every so many epochs")
     every_minutes: float = Field(gt=0, le=1e6, description="and at the latest after so many minutes")
+    log_every_steps: Count = Field(
+        10, description="keep loss, learning rate and train top-1 of every so many steps, for curves"
+    )
 
 
 MOST_CLIPS, MOST_RANKS = 1_000_000, 64
@@ -441,11 +504,32 @@ def _patience(c: dict[str, Any]) -> Iterator[Violation]:
         yield "training.min_delta", "only with training.patience"
 
 
+def _augmentations(c: dict[str, Any]) -> Iterator[Violation]:
+    begin = "training.augmentations."
+    chosen = [key for key in _AUGMENTATIONS if c[key] is not None]
+    if chosen and not c["training.augment"]:
+        yield chosen[0], "only with training.augment, beside whose changes it comes"
+    for key in ("motion_range", "motion_from"):
+        if c[begin + key] is not None and c[f"{begin}motion"] is None:
+            yield begin + key, f"only with {begin}motion"
+    scales = c[f"{begin}motion_range"]
+    if scales is not None and scales[0] > scales[1]:
+        yield f"{begin}motion_range", "the least factor, then the largest"
+
+
+def _mirror(c: dict[str, Any]) -> Iterator[Violation]:
+    key, dataset = "training.augmentations.mirror", c["dataset"]
+    if c[key] is not None and not is_own(dataset) and mirrored_classes(dataset) is None:
+        yield key, f"null: nobody knows which classes of {dataset} change places in a mirror"
+
+
 def _session(c: dict[str, Any]) -> Iterator[Violation]:
     limit = c["hardware.session_limit"]
     if limit is not None and limit <= c["hardware.stop_margin"]:
         yield "hardware.session_limit", f"more than hardware.stop_margin ({c['hardware.stop_margin']} s)"
 
+
+_AUGMENTATIONS = tuple(f"training.augmentations.{name}" for name in AugmentationsConfig.model_fields)
 
 RULES: tuple[tuple[Callable[[dict[str, Any]], Iterator[Violation]], tuple[str, ...]], ...] = (
     (_stage_lists, ("model.channels", "model.num_blocks", "model.depths", "model.strides")),
@@ -459,6 +543,8 @@ RULES: tuple[tuple[Callable[[dict[str, Any]], Iterator[Violation]], tuple[str, .
     (_class_weights, ("training.class_weights", "training.sampler", "data.num_classes", "dataset")),
     (_fine_tuning, ("model.init", "model.init_sha256", "model.freeze", "training.body_lr_factor")),
     (_patience, ("training.patience", "training.min_delta")),
+    (_augmentations, ("training.augment", *_AUGMENTATIONS)),
+    (_mirror, ("training.augmentations.mirror", "dataset")),
     (_session, ("hardware.session_limit", "hardware.stop_margin")),
 )
 """Each rule with the keys that it reads: a rule is asked only when those keys are valid on their own."""

@@ -12,7 +12,15 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from last_e.skeletons import Skeleton
 
@@ -30,6 +38,7 @@ IN_THE_IMAGE = ("pixels", "image")
 """Units of two dimensions: y goes down, and the third number is always 0."""
 
 ClassName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+ClassNumber = Annotated[int, Field(ge=0, lt=100_000)]
 SetName = Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9_][A-Za-z0-9 ._+=-]*$")]
 SPLIT_NAME = r"^[a-z0-9][a-z0-9_-]*$"
 SplitName = Annotated[str, Field(max_length=40, pattern=SPLIT_NAME)]
@@ -65,13 +74,26 @@ class Description(BaseModel):
     """What each split is made by, in words; the first is used where a job names none."""
     source: Annotated[str, Field(max_length=2000)] = ""
     """Where it comes from."""
+    mirrored: Annotated[tuple[tuple[ClassNumber, ClassNumber], ...], Field(max_length=100_000)] | None = None
+    """Classes that change places when left and right do, in pairs; none do where it is empty; None: it does not say."""
 
     @model_validator(mode="after")
     def _agrees(self) -> Description:
         if len(set(self.classes)) < len(self.classes):
             twice = sorted(name for name, times in Counter(self.classes).items() if times > 1)
             raise ValueError(f"classes named twice: {', '.join(twice[:5])}")
+        paired = [number for pair in self.mirrored or () for number in pair]
+        if len(set(paired)) < len(paired) or any(number >= len(self.classes) for number in paired):
+            raise ValueError(f"mirrored: pairs of two classes each, 0 to {len(self.classes) - 1}, each class once at most")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What is not said stands nowhere: files of sets that say nothing of mirrors stay what they were."""
+        values: dict[str, Any] = plain(self)
+        if self.mirrored is None:
+            values.pop("mirrored", None)
+        return values
 
     @property
     def is_flat(self) -> bool:
@@ -84,7 +106,9 @@ class Description(BaseModel):
 
     def learned(self) -> str:
         """What of it decides what is learned; the rest is for people."""
-        return json.dumps(self.model_dump(mode="json", include={"classes", "skeleton", "people", "units"}), sort_keys=True)
+        return json.dumps(
+            self.model_dump(mode="json", include={"classes", "skeleton", "people", "units", "mirrored"}), sort_keys=True
+        )
 
 
 def described(metadata: Mapping[str, Any]) -> Description | None:

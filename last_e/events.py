@@ -94,6 +94,31 @@ class Progress(Event):
 
 
 @dataclass(frozen=True)
+class Point(Event):
+    """A step whose figures are kept (``checkpoint.log_every_steps``). All but ``clips_per_second`` is the same wherever the run
+    was cut."""
+
+    kind: ClassVar[str] = "point"
+    step: int
+    epoch: float
+    """How many have been trained by then, that which is being trained in part."""
+    lr: float
+    loss: float | None
+    """Of this step alone; None: it was not finite, and the step skipped."""
+    train_loss: float | None
+    """Of the epoch so far, like the next two."""
+    train_top1: float | None
+    skipped_steps: int
+    clips_per_second: float | None = None
+
+    def figures(self) -> dict[str, Any]:
+        """The line for ``steps.jsonl``: what is reproducible."""
+        values = json.loads(self.to_json())
+        del values["event"], values["clips_per_second"]
+        return dict(values)
+
+
+@dataclass(frozen=True)
 class EpochDone(Event):
     """An epoch has been trained and tested. All but ``seconds``, ``ranks`` and ``of_one`` is the same wherever the run was
     cut.
@@ -202,7 +227,7 @@ class Ended(Event):
 
 
 _KINDS: dict[str, type[Event]] = {
-    event.kind: event for event in (Message, Started, Progress, EpochDone, CheckpointSaved, Beat, Ended)
+    event.kind: event for event in (Message, Started, Progress, Point, EpochDone, CheckpointSaved, Beat, Ended)
 }
 
 

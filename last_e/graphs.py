@@ -16,8 +16,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from last_e import rng
 from last_e.config import TrainConfig
-from last_e.data.batches import Keys, Piece, TrainBatches
+from last_e.data.batches import Piece, TrainBatches
 from last_e.gpu import NoGpu, is_lost
 from last_e.precision import Precision
 from last_e.state import State, train_step
@@ -93,8 +94,8 @@ class Graphs:
         self._met: Counter[tuple[int, ...]] = Counter()
         self._inputs: dict[tuple[int, ...], list[Piece]] = {}
         self._recorded: dict[tuple[int, ...], Step] = {}
-        self._keys: list[Tensor] = []
-        self._now: Keys | None = None
+        self._keys: dict[int, Tensor] = {}
+        self._epoch: int | None = None
         self.working = True
         """False once recording has failed; ``told`` was told why."""
 
@@ -103,11 +104,11 @@ class Graphs:
         """How many there are."""
         return len(self._recorded)
 
-    def step(self, pieces: list[Piece], keys: Keys, lr: float) -> None:
-        """One optimizer step, as :func:`last_e.state.train_step` does it on the batches of ``pieces``."""
+    def step(self, pieces: list[Piece], epoch: int, lr: float) -> None:
+        """One optimizer step, as :func:`last_e.state.train_step` does it on the batches of ``pieces``, of an epoch from 0."""
         self._state.set_rate(lr)
         rows = tuple(len(piece.owner) for piece in pieces)
-        run = partial(self._run, self._put(rows, pieces, keys))
+        run = partial(self._run, self._put(rows, pieces, epoch))
         if rows not in self._recorded and self._is_due(rows):
             self._record(rows, run)
         if rows in self._recorded:
@@ -121,14 +122,15 @@ class Graphs:
     def _is_due(self, rows: tuple[int, ...]) -> bool:
         return self.working and self._met[rows] > 0 and self._met.total() >= WARM_UP and self.count < MOST_GRAPHS
 
-    def _put(self, rows: tuple[int, ...], pieces: list[Piece], keys: Keys) -> list[Piece]:
+    def _put(self, rows: tuple[int, ...], pieces: list[Piece], epoch: int) -> list[Piece]:
         """The inputs, where steps of so many rows look for them."""
         if not self._keys:
-            self._keys = [torch.zeros((), dtype=torch.int64, device=self._state.device) for _ in keys]
-        if keys != self._now:
-            for place, key in zip(self._keys, keys):
-                place.fill_(key)
-            self._now = keys
+            zero = torch.zeros((), dtype=torch.int64, device=self._state.device)
+            self._keys = {purpose: zero.clone() for purpose in rng.PURPOSES}
+        if epoch != self._epoch:
+            for purpose, place in self._keys.items():
+                place.fill_(rng.key(self._config.training.seed, purpose, epoch))
+            self._epoch = epoch
         if rows not in self._inputs:
             self._inputs[rows] = [Piece(*(tensor.clone() for tensor in piece)) for piece in pieces]
         for inputs, piece in zip(self._inputs[rows], pieces):
@@ -137,7 +139,7 @@ class Graphs:
         return self._inputs[rows]
 
     def _run(self, inputs: list[Piece]) -> None:
-        batches = [self._train.make(piece, Keys(*self._keys)) for piece in inputs]
+        batches = [self._train.make(piece, self._keys.__getitem__) for piece in inputs]
         train_step(self._state, batches, None, self._config, self._precision, parts=self._train.parts)
 
     def _record(self, rows: tuple[int, ...], run: Step) -> None:
@@ -172,6 +174,8 @@ def graphs_for(
         reason = "several ranks add their gradients between a step's parts"
     elif train.clips.joints.device.type != "cuda":
         reason = "batches are made by the host"
+    elif train.mixes:
+        reason = "training.augmentations.mixup has the host choose which clips are mixed"
     else:
         told("CUDA graphs: one for each number of rows, recorded when it is met again")
         return Graphs(state, train, config, precision, CudaCapture(state.device), told)

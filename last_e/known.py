@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from last_e.described import Description
-from last_e.skeletons import NTU25
+from last_e.skeletons import NTU25, Skeleton
 
 _IRDS = """
 elbow flexion left|elbow flexion right|shoulder flexion left|shoulder flexion right|shoulder abduction left|
@@ -38,3 +38,25 @@ def description_of(dataset: str, classes: int) -> Description:
     names = text.replace("\n", "").split("|")[: min(count, classes)]
     names += [f"class {number}" for number in range(len(names), max(2, classes))]
     return Description(name=dataset, classes=tuple(names), skeleton=NTU25, people=2, splits={"xsub": "by people"})
+
+
+_MIRRORED: dict[str, tuple[tuple[int, int], ...]] = {"irds": ((0, 1), (2, 3), (4, 5), (7, 8)), "ntu60": (), "ntu120": ()}
+"""Of each data set the classes that change places when left and right do, as pairs; none of NTU's is one of a side. Of made-up
+motion nobody can say: its classes differ by their pace, too."""
+
+
+def mirrored_classes(dataset: str, description: Description | None = None) -> tuple[tuple[int, int], ...] | None:
+    """The pairs of classes of a data set that change places in a mirror: as its own ``description`` says where it has one;
+    None: nobody knows."""
+    return _MIRRORED.get(dataset) if description is None else description.mirrored
+
+
+def no_mirror(dataset: str, skeleton: Skeleton = NTU25) -> str:
+    """Why a data set cannot be mirrored, and what would mend it."""
+    what = (
+        "its skeleton has no left and right joints (pairs)"
+        if not skeleton.pairs
+        else ("nobody knows which of its classes change places in a mirror")
+    )
+    how = "; a set of your own says so when it is made (mirrored)" if dataset not in _NAMES else ""
+    return f"training.augmentations.mirror: {dataset} has no mirror image: {what}{how}"

@@ -1,9 +1,10 @@
-"""The metric history of a run: a JSON line per epoch, and the same for TensorBoard. Torch-free but for TensorBoard."""
+"""What a run keeps of its figures: JSON lines, one an epoch and one each few steps. Torch-free but for TensorBoard's files."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,25 +12,44 @@ from last_e.light import without
 from last_e.whole import read_bounded, whole_file
 
 if TYPE_CHECKING:
-    from last_e.events import EpochDone, Sink
+    from last_e.events import EpochDone, Point, Sink
 
+METRICS, STEPS = "metrics.jsonl", "steps.jsonl"
 MOST_BYTES = 64 << 20
-"""Of the history of a run: 100,000 epochs have a third of that."""
+"""Of either: 100,000 epochs have a third of that, and so have 120 epochs of NTU RGB+D 60 with a line for each step."""
 _NUMBERS = ("epoch", "step")
 _SCORES = (("test_top1", "test_top5"), ("validation_top1", "validation_top5"))
 
 
 def read_metrics(text: str) -> list[dict[str, Any]]:
     """The lines of a metrics file; one that was cut short, or is none, does not count."""
-    lines = []
+    return [line for line in _lines(text) if any(_has(line, *_NUMBERS, *two) for two in _SCORES)]
+
+
+def read_steps(text: str) -> list[dict[str, Any]]:
+    """The same of the figures of steps. A step that comes again was trained again: the later line counts, and none of those
+    between."""
+    kept: list[dict[str, Any]] = []
+    for line in _lines(text):
+        if _has(line, *_NUMBERS):
+            while kept and kept[-1]["step"] >= line["step"]:
+                kept.pop()
+            kept.append(line)
+    return kept
+
+
+def _lines(text: str) -> Iterable[dict[str, Any]]:
     for line in text.splitlines():
         try:
             values = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        if isinstance(values, dict) and any(all(_is_number(values.get(name)) for name in (*_NUMBERS, *two)) for two in _SCORES):
-            lines.append({name: value if _is_number(value) else None for name, value in values.items()})
-    return lines
+        if isinstance(values, dict):
+            yield {name: value if _is_number(value) else None for name, value in values.items()}
+
+
+def _has(line: Mapping[str, Any], *names: str) -> bool:
+    return all(line.get(name) is not None for name in names)
 
 
 def _is_number(value: Any) -> bool:
@@ -37,48 +57,77 @@ def _is_number(value: Any) -> bool:
 
 
 class History:
-    """Appends epochs to ``metrics.jsonl`` and to TensorBoard files in ``events/``, both below ``out``.
+    """Appends epochs to ``metrics.jsonl`` and steps to ``steps.jsonl``, both below ``out``; with ``board``, both to files for
+    TensorBoard in ``events/`` as well.
 
-    Lines of epochs after ``epochs_done``, which a cut run will train again, are taken back first.
+    Lines of epochs after ``epochs_done``, and of steps after ``steps_done``, which a cut run will train again, are taken back
+    first. Steps are told apart by how many epochs they are: a run may go on with more or fewer steps in each.
     """
 
-    def __init__(self, out: Path, epochs_done: int, steps_done: int, sink: Sink) -> None:
-        self._path = out / "metrics.jsonl"
-        kept = [m for m in read_metrics(self._read()) if m["epoch"] <= epochs_done]
-        with whole_file(self._path) as part:
-            part.write_text("".join(json.dumps(m) + "\n" for m in kept))
-        try:
-            with without("botocore"):  # with which it would write to buckets, and which takes most of its import
-                from torch.utils.tensorboard import SummaryWriter
-
-            self._board: Any = SummaryWriter(str(out / "events"), purge_step=steps_done + 1)
-        except ImportError:
-            from last_e.events import Message
-
-            self._board = None
-            sink.emit(Message("tensorboard is not installed: no TensorBoard files", "warning"))
+    def __init__(
+        self, out: Path, epochs_done: int, steps_done: int, steps_per_epoch: int, sink: Sink, board: bool = False
+    ) -> None:
+        self._metrics, self._steps = out / METRICS, out / STEPS
+        epochs = [line for line in read_metrics(_read(self._metrics)) if line["epoch"] <= epochs_done]
+        steps = [line for line in read_steps(_read(self._steps)) if line["epoch"] <= steps_done / steps_per_epoch]
+        for path, kept in ((self._metrics, epochs), (self._steps, steps)):
+            with whole_file(path) as part:
+                part.write_text(_text(kept))
+        self._board: Any = _board(out / "events", steps_done, sink) if board else None
 
     def add(self, epoch: EpochDone) -> None:
         """Append one epoch; it is on disk when this returns."""
         metrics = epoch.metrics()
-        with self._path.open("a") as file:
-            file.write(json.dumps(metrics) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        _append(self._metrics, [metrics], lasting=True)
         if self._board is not None:
             for name, value in metrics.items():
-                if value is not None and name not in ("epoch", "step"):
+                if value is not None and name not in _NUMBERS:
                     self._board.add_scalar(name.replace("_", "/", 1), value, epoch.step)
             self._board.add_scalar("seconds/epoch", epoch.seconds, epoch.step)
             self._board.flush()
+
+    def add_steps(self, points: Sequence[Point], *, lasting: bool) -> None:
+        """Append steps; where that is to be ``lasting``, all of them are on disk when this returns."""
+        _append(self._steps, [point.figures() for point in points], lasting=lasting)
+        if self._board is not None:
+            for point in points:
+                for name, value in {"step/loss": point.loss, "step/lr": point.lr, "step/train_top1": point.train_top1}.items():
+                    if value is not None:
+                        self._board.add_scalar(name, value, point.step)
 
     def close(self) -> None:
         """Finish the TensorBoard file."""
         if self._board is not None:
             self._board.close()
 
-    def _read(self) -> str:
-        try:
-            return read_bounded(self._path, MOST_BYTES).decode("utf-8", "replace")
-        except FileNotFoundError:
-            return ""
+
+def _board(folder: Path, steps_done: int, sink: Sink) -> Any:
+    try:
+        with without("botocore"):  # with which it would write to buckets, and which takes most of its import
+            from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(folder), purge_step=steps_done + 1)
+    except ImportError:
+        from last_e.events import Message
+
+        sink.emit(Message("tensorboard is not installed: no TensorBoard files", "warning"))
+        return None
+
+
+def _append(path: Path, lines: Sequence[Mapping[str, Any]], *, lasting: bool) -> None:
+    with path.open("a") as file:
+        file.write(_text(lines))
+        if lasting:
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _text(lines: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+def _read(path: Path) -> str:
+    try:
+        return read_bounded(path, MOST_BYTES).decode("utf-8", "replace")
+    except FileNotFoundError:
+        return ""

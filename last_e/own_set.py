@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from last_e.config import TrainConfig, named_weights
 from last_e.datafile import FORMAT, OWN_SPLIT, VALIDATION, DataError, read_header, see_that_the_batch_fits, with_validation
 from last_e.described import UNITS, Description, content, described
+from last_e.known import no_mirror
 from last_e.text import counted, shown
 
 if TYPE_CHECKING:
@@ -253,6 +254,9 @@ def check_own(config: TrainConfig, file: IO[bytes], size: int, where: Any) -> No
             named_weights(weights, data.num_classes, one.description.classes)
         except ValueError as error:
             wrong.append(str(error))
+    about = one.description
+    if config.training.augmentations.mirror is not None and (about.mirrored is None or not about.skeleton.pairs):
+        wrong.append(no_mirror("it", about.skeleton))
     if wrong:
         raise DataError(f"{where}: {'; '.join(wrong)}", missing=True)
     see_that_the_batch_fits(config, int(_parts(one, config, where).train.sum()))

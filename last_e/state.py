@@ -52,6 +52,11 @@ class Reading(NamedTuple):
     """The last step's."""
 
 
+def _reading(numbers: list[float]) -> Reading:
+    loss, ib_loss, hits, clips, skipped, in_a_row, worst, last = numbers
+    return Reading(Totals(loss, ib_loss, int(hits), int(clips), int(skipped)), int(in_a_row), int(worst), last)
+
+
 class Counters:
     """Sums that stay on the device, so that no step waits for it; :meth:`read` does."""
 
@@ -59,6 +64,7 @@ class Counters:
         self._sums = torch.zeros(4, dtype=torch.float64, device=device)  # loss, IB loss, hits, clips: of good steps
         self._steps = torch.zeros(3, dtype=torch.float64, device=device)  # skipped, bad in a row, most of them
         self._loss = torch.zeros((), dtype=torch.float64, device=device)
+        self._marked: list[Tensor] = []
 
     def add(self, good: Tensor, loss: Tensor, sums: Tensor) -> None:
         """One step: whether it was ``good``, its ``loss``, and what it adds (loss, IB loss, hits, clips)."""
@@ -71,10 +77,19 @@ class Counters:
 
     def read(self) -> Reading:
         """The numbers, once the device has come so far."""
-        loss, ib_loss, hits, clips, skipped, in_a_row, worst, last = torch.cat(
-            [self._sums, self._steps, self._loss[None]]
-        ).tolist()
-        return Reading(Totals(loss, ib_loss, int(hits), int(clips), int(skipped)), int(in_a_row), int(worst), last)
+        return _reading(self._all().tolist())
+
+    def mark(self) -> None:
+        """Have the device remember the numbers as they are after the last step; nobody waits for that."""
+        self._marked.append(self._all())
+
+    def read_marked(self) -> list[Reading]:
+        """What was remembered since the last time, oldest first, once the device has come so far."""
+        marked, self._marked = self._marked, []
+        return [_reading(numbers) for numbers in torch.stack(marked).tolist()] if marked else []
+
+    def _all(self) -> Tensor:
+        return torch.cat([self._sums, self._steps, self._loss[None]])
 
     def set(self, totals: Totals, bad_in_a_row: int) -> None:
         """Begin with these."""
@@ -354,7 +369,7 @@ def train_step(
             output = model(batch.streams, batch.noise, batch.row_weight)
         logits, ib_loss = output if isinstance(output, tuple) else (output, torch.zeros((), device=device))
         logits = average_bodies(full(logits), batch)
-        ce = cross_entropy(logits, batch.label, training.label_smoothing, state.class_weights)
+        ce = loss_of(logits, batch, training.label_smoothing, state.class_weights)
         ib = ib_loss * len(batch.label)
         loss: Tensor = (ce + training.ib_loss_weight * ib) / size
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -381,6 +396,15 @@ def train_step(
     state.counters.add(good, total, torch.stack([ce_sum, ib_sum, hits, torch.full_like(hits, size)]))
 
 
+def loss_of(logits: Tensor, batch: Batch, smoothing: float, weights: Tensor | None) -> Tensor:
+    """The sum of :func:`cross_entropy` over the clips of a batch; of those that are mixed, of both classes by their shares."""
+    if batch.mixed is None:
+        return cross_entropy(logits, batch.label, smoothing, weights)
+    parts = ((batch.label, batch.mixed.share), (batch.mixed.label, 1 - batch.mixed.share))
+    both = [share * _cross_entropies(logits, label, smoothing, weights) for label, share in parts]
+    return (both[0] + both[1]).sum()
+
+
 def cross_entropy(logits: Tensor, label: Tensor, smoothing: float, weights: Tensor | None) -> Tensor:
     """The sum over n clips of w[y] H(q, p): y their classes (n,), p the softmax of ``logits`` (n, C), q = 1 - smoothing on y
     plus smoothing / C on every class (Szegedy et al., Rethinking the Inception Architecture, CVPR 2016, section 7).
@@ -391,7 +415,12 @@ def cross_entropy(logits: Tensor, label: Tensor, smoothing: float, weights: Tens
     """
     if weights is None:
         return F.cross_entropy(logits, label, reduction="sum", label_smoothing=smoothing)
-    return (F.cross_entropy(logits, label, reduction="none", label_smoothing=smoothing) * weights[label]).sum()
+    return _cross_entropies(logits, label, smoothing, weights).sum()
+
+
+def _cross_entropies(logits: Tensor, label: Tensor, smoothing: float, weights: Tensor | None) -> Tensor:
+    each = F.cross_entropy(logits, label, reduction="none", label_smoothing=smoothing)
+    return each if weights is None else each * weights[label]
 
 
 def _in_order(rows: Tensor) -> Tensor:

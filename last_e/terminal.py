@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from io import TextIOBase
 from queue import Empty, SimpleQueue
 from typing import Any, TextIO
 
@@ -78,7 +79,7 @@ class Screen:
         self._drawn_at = 0.0
         self._drawn_of: Any = None
         self._thread: threading.Thread | None = None
-        self._late = self._closed = False
+        self._late = self._closed = self._aside = False
         self._undo = ExitStack()
 
     def line(self, line: Line) -> None:
@@ -91,6 +92,17 @@ class Screen:
         """Show a view from now on, instead of the one before; None: none."""
         before, self._draw = self._draw, draw
         if self.redraws and (before is None) != (draw is None):
+            self._put(None)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Meanwhile there is no view, so that somebody can be asked something."""
+        self._aside = True
+        self._put(None).acquire(timeout=_AT_FIRST_SECONDS)
+        try:
+            yield
+        finally:
+            self._aside = False
             self._put(None)
 
     def close(self) -> None:
@@ -140,7 +152,7 @@ class Screen:
         if not self.redraws:
             self._write(text)
             return
-        draw, now = self._draw, time.monotonic()
+        draw, now = None if self._aside else self._draw, time.monotonic()
         of = draw, columns, rows, int(now)  # a clock in it goes on by seconds
         if not text and of == self._drawn_of:
             return
@@ -176,6 +188,37 @@ class Screen:
         self._put(None).acquire(timeout=_AT_FIRST_SECONDS)
         do_default(signum)
         self.view(view)
+
+
+class Above(TextIOBase):
+    """A stream on a terminal whose lines stand above a view.
+
+    Args:
+        screen: that has the view.
+        show: told each line.
+    """
+
+    def __init__(self, screen: Screen, show: Callable[[str], None]) -> None:
+        self.screen, self._show = screen, show
+        self._rest = ""
+        self._lock = threading.Lock()
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        return True
+
+    def write(self, text: str) -> int:
+        """From any thread."""
+        with self._lock:
+            *lines, self._rest = (self._rest + text).split("\n")
+            for line in lines:
+                self._show(line)
+        return len(text)
+
+    def end(self) -> None:
+        """Nothing more comes: what has no end of line is one, too."""
+        if self._rest:
+            self.write("\n")
 
 
 def _lines_of(draw: Draw, columns: int, rows: int) -> list[str]:

@@ -22,6 +22,7 @@ from torch import Tensor
 from last_e import checkpoint
 from last_e.choosing import CHOSEN_ON_TEST
 from last_e.config import TrainConfig, effective_batch
+from last_e.data.augment import Mirror, mirror_of
 from last_e.data.balance import weights_of
 from last_e.data.batches import TestBatches, TrainBatches
 from last_e.data.clips import Clips
@@ -36,12 +37,13 @@ from last_e.gpu import Usage
 from last_e.graphs import Graphs, graphs_for
 from last_e.init.fit import begin_with, freeze
 from last_e.init.read import read_weights
-from last_e.known import description_of
+from last_e.known import description_of, mirrored_classes, no_mirror
 from last_e.manifest import Manifest
 from last_e.metrics import History
 from last_e.model import fused
 from last_e.model.network import LastE
 from last_e.optim import build_optimizer
+from last_e.points import Points
 from last_e.precision import Precision, choose_device, choose_precision, cpu_threads, keep_memory
 from last_e.predictions import FILE as PREDICTIONS
 from last_e.ranks.group import ALONE, Group, Joined, Seat
@@ -74,11 +76,13 @@ def run(
     new_data: bool = False,
     seat: Seat | None = None,
     init: Path | None = None,
+    board: bool = False,
 ) -> Ended:
     """Train as ``config`` says, writing below ``out``; go on from the checkpoint ``resume`` where one is given.
 
     ``init`` has the weights of ``model.init``, for a run that goes on from no checkpoint. ``new_data`` lets a run go on with
-    other clips than it began with. With a ``seat`` this process is one of several ranks; the first one writes.
+    other clips than it began with. With a ``seat`` this process is one of several ranks; the first one writes. ``board``: it
+    writes files for TensorBoard, too.
 
     Raises:
         DataError, DamagedCheckpoint, DataChanged, NoGpu: before anything was written.
@@ -154,7 +158,7 @@ def run(
                 f"{out} has {free / 2**20:.1f} MiB free; {config.checkpoint.keep_last} + 1 checkpoints need {room / 2**20:.1f}"
             )
             return session_end(state, "out_of_disk", f"{text} (checkpoint.keep_last)", config, train.steps)
-        history = History(out, _epochs_done(state, train.steps), state.step, sink)
+        history = History(out, _epochs_done(state, train.steps), state.step, train.steps, sink, board)
         sink.emit(
             Started(
                 model=config.model.variant,
@@ -220,6 +224,9 @@ class Session:
         self.usage = Usage(min(self.group.here, torch.cuda.device_count())) if self._shows_gpus else None
         self.began_step = self.state.step
         self.total_steps = self.train.steps * self.config.training.epochs
+        self.points = None
+        if self.history is not None:
+            self.points = Points(self.config, self.state, self.train.steps, self.history, self.sink)
         self.config_json = json.dumps(self.config.model_dump(mode="json"), indent=1) + "\n"
 
     def run(self) -> Ended:
@@ -243,18 +250,21 @@ class Session:
             state.tested = None  # of a run that was over, and goes on
         self.skipped = 0 if first == 0 else state.counters.read().totals.skipped
         self.epoch_began, self.epoch_began_step = time.monotonic(), state.step
-        for step in self._steps(epoch, first):
+        for step in _steps(self, epoch, first):
             if (reason := self._asked()) is not None:
                 return self._stopped(reason)
             with self.group.work(self.train.own):
                 step()
             state.step += 1
             state.evaluated = state.step % self.train.steps != 0
+            if self.points is not None:
+                self.points.mark()
             due = time.monotonic() - self.saved_time >= 60 * self.config.checkpoint.every_minutes
             # Looking means waiting for the device, so a GPU is asked once a second only.
             together = not state.evaluated or self.device.type == "cpu" or state.step % _LOOK_EVERY == 0
             if due or together or self._may_tell():
                 counted = state.counters.read()
+                self._keep_points()
                 if counted.worst >= training.max_bad_steps and (together or self.group.size == 1):
                     self._written()
                     return self._end(
@@ -268,15 +278,9 @@ class Session:
                     self._save()
         return None
 
-    def _steps(self, epoch: int, first: int) -> Iterator[Callable[[], None]]:
-        """Those of an epoch, each to be done before the next is asked for."""
-        if self.graphs is not None:
-            for pieces, keys in self.train.drafts(epoch, first):
-                yield partial(self.graphs.step, pieces, keys, self._rate())
-            return
-        for batches in self.train.epoch(epoch, first):
-            more = self.config, self.precision, self.group, self.train.parts
-            yield partial(train_step, self.state, batches, self._rate(), *more)
+    def _keep_points(self, lasting: bool = False) -> None:
+        if self.points is not None:
+            self.points.keep(self._clips_per_second(), lasting=lasting)
 
     def _warn(self, skipped: int) -> None:
         if skipped > self.skipped:
@@ -348,6 +352,7 @@ class Session:
             validation_top1=None if self.last is None else top1,
         )
         self.saved_at, self.saved_time = (state.step, state.evaluated), time.monotonic()
+        self._keep_points(lasting=True)  # before the checkpoint: who goes on from that has all up to it
         if self.writer is None:
             return
         kept = {**state.to_dict(self.fingerprint), "steps_per_epoch": self.train.steps}
@@ -390,6 +395,10 @@ class Session:
             return None
         return (time.monotonic() - self.began) / steps * (self.total_steps - self.state.step)
 
+    def _clips_per_second(self) -> float:
+        clips = (self.state.step - self.began_step) * effective_batch(self.config.training)
+        return clips / max(1e-9, time.monotonic() - self.began)
+
     @property
     def _shows_gpus(self) -> bool:
         return self.device.type == "cuda" and self.group.rank == 0
@@ -410,7 +419,7 @@ class Session:
             loss=counted.loss if math.isfinite(counted.loss) else None,
             smooth_loss=loss if loss is not None and math.isfinite(loss) else None,
             top1=totals.hits / totals.clips if totals.clips else None,
-            clips_per_second=(self.state.step - self.began_step) * size / (now - self.began),
+            clips_per_second=self._clips_per_second(),
             epoch_seconds_left=(now - self.epoch_began) / steps * rest + self.test_seconds,
         )
 
@@ -443,6 +452,17 @@ class Session:
             **figures,
         )
         self.sink.emit(progress)
+
+
+def _steps(session: Session, epoch: int, first: int) -> Iterator[Callable[[], None]]:
+    """Those of an epoch, each to be done before the next is asked for."""
+    if session.graphs is not None:
+        for pieces in session.train.drafts(epoch, first):
+            yield partial(session.graphs.step, pieces, epoch, session._rate())
+        return
+    more = session.config, session.precision, session.group, session.train.parts
+    for batches in session.train.epoch(epoch, first):
+        yield partial(train_step, session.state, batches, session._rate(), *more)
 
 
 def session_end(state: State, reason: str, message: str, config: TrainConfig, steps_per_epoch: int) -> Ended:
@@ -504,7 +524,8 @@ def _batches(
     parts = parts_of(clips, config)
     if not parts.train.any() or not parts.test.any():
         raise DataError(
-            f"{config.dataset} {config.split_type}: {int(parts.train.sum())} of {len(clips)} clips train: nothing to compare"
+            f"{config.dataset} {config.split_type}: of {len(clips):,} clips {int(parts.train.sum()):,} train and "
+            f"{int(parts.test.sum()):,} test; both are needed: choose another split"
         )
     for note in parts.notes:
         sink.emit(Message(note, "warning"))
@@ -568,9 +589,21 @@ def make_batches(
     channels, blocks = config.model.channels[-1], sum(config.model.num_blocks)
     micro_batch = config.hardware.micro_batch
     seat = group.rank, group.size
-    train = TrainBatches(clips, train_index, config.training, micro_batch, (channels, blocks), workers, *seat)
+    mirror = _mirror(clips, config)
+    train = TrainBatches(clips, train_index, config.training, micro_batch, (channels, blocks), workers, *seat, mirror)
     test = TestBatches(clips, test_index, config.training.input_frames, micro_batch or TEST_BATCH[device.type], workers, *seat)
     return train, test
+
+
+def _mirror(clips: Clips, config: TrainConfig) -> Mirror | None:
+    """What changes places in a mirror, where clips are mirrored."""
+    if config.training.augmentations.mirror is None:
+        return None
+    pairs = mirrored_classes(config.dataset, clips.description)
+    found = mirror_of(clips.skeleton, config.data.num_classes, pairs)
+    if found is None:
+        raise DataError(no_mirror(config.dataset, clips.skeleton), missing=True)
+    return found
 
 
 def set_up_torch(config: TrainConfig, device: torch.device, sink: Sink, ranks: int = 1) -> int:

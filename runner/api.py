@@ -28,8 +28,9 @@ from runner.launch.begin import Begin, go_on, how_to, new_job, on_first, see_tha
 from runner.models import Choice, Model, bring, is_checkpoint
 from runner.resolve import resolve_points
 from runner.view.config import changes_text
-from runner.view.status import FOLLOW_SECONDS, STOPPING, follow_log, job_status
+from runner.view.status import FOLLOW_SECONDS, follow_log, job_status
 from runner.view.table import Table
+from runner.view.wanted import STOPPING
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

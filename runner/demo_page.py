@@ -101,4 +101,4 @@ def _see_that_it_may_be_written(out: Path, force: bool) -> None:
         with tempfile.TemporaryFile(dir=out.absolute().parent):
             pass
     except OSError as error:
-        raise UsageError(f"{out}: cannot be made there: {error.strerror}") from None
+        raise UsageError(f"{out}: cannot be made there: {error.strerror}; name another place") from None

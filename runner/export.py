@@ -111,7 +111,7 @@ def see_that_it_may_be_written(out: Path, force: bool) -> None:
         with tempfile.TemporaryFile(dir=parent):
             pass
     except OSError as error:
-        raise UsageError(f"{out}: cannot be made there: {error.strerror}") from None
+        raise UsageError(f"{out}: cannot be made there: {error.strerror}; name another place") from None
 
 
 def about_export(folder: Path) -> dict[str, Any] | None:
@@ -145,6 +145,6 @@ def _new_folder(out: Path, force: bool) -> Iterator[Path]:
         if old is not None:
             shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
-        raise UsageError(f"{out}: cannot be written: {shown(error.strerror)}") from None
+        raise UsageError(f"{out}: cannot be written there: {shown(error.strerror)}; name another place") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)

@@ -40,6 +40,8 @@ class Settings:
     """Where jobs live, unless ``--store``, a job file or ``LASTRUN_STORE`` says otherwise."""
     trusted: tuple[str, ...] = ()
     """Stores to which nobody else writes, or whose jobs may decide what they like here all the same."""
+    submitter: str | None = None
+    """What jobs say of who submitted them, instead of ``USER@HOST``; empty: nothing."""
     hosts: Mapping[str, HostSettings] = field(default_factory=dict)
     """Machines by a name of one's own."""
 
@@ -78,6 +80,8 @@ def read_settings() -> Settings:
     elif "store" in values:
         values["store"], problem = _place("store", values["store"])
         wrong += problem
+    if not isinstance(values.get("submitter", ""), str):
+        wrong.append("submitter has to be text in quotes")
     trusted = values.get("trusted", [])
     if not isinstance(trusted, list) or not all(isinstance(uri, str) for uri in trusted):
         wrong.append('trusted has to be a list of stores in quotes, such as ["s3://my-bucket/lastrun"]')

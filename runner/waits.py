@@ -24,8 +24,8 @@ class Waits:
     """Age of a heartbeat from which on an attempt elsewhere counts as dead."""
     follow: float = 2.0
     """Between two looks of ``status -w`` and ``logs -f``."""
-    events: float = 30.0
-    """Between two uploads of TensorBoard's files."""
+    steps: float = 30.0
+    """Between two uploads of figures within an epoch."""
     save: float = 120.0
     """What a trainer that is asked to stop may take to save."""
     notice: float = 25.0

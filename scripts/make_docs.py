@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Writes docs/configuration.md from the schemas and the packaged defaults; a test sees that it is up to date."""
+"""Writes docs/configuration.md from the schemas and the packaged defaults, and docs/messages.md; tests see that they are so."""
 
+import runpy
 import sys
 from pathlib import Path
 
@@ -72,3 +73,4 @@ def render() -> str:
 
 if __name__ == "__main__":
     (ROOT / "docs" / "configuration.md").write_text(render())
+    runpy.run_path(str(ROOT / "scripts" / "make_messages.py"), run_name="__main__")

@@ -53,7 +53,7 @@ name: tiny
 model: {variant: nano_e_v3, stem_channels: 8, channels: [8, 8], num_blocks: [1, 1], depths: [1, 1], strides: [1, 2]}
 dataset: synthetic
 training: {epochs: 3, batch_size: 40, input_frames: 16, warmup_epochs: 1}
-checkpoint: {every_minutes: 0.002}
+checkpoint: {every_minutes: 0.002, log_every_steps: 5}
 hardware: {cpu_threads: 1}
 """
 """A job of a few seconds with several checkpoints in every one of them. It is too small for the compiled loops, which would

@@ -20,6 +20,7 @@ import torch
 
 from runner.job.find import list_jobs
 from runner.job.job import Job
+from runner.job.steps import Steps
 from runner.launch.settle import state_of
 from runner.store.open import open_store
 from runner.store.protocol import Store
@@ -138,16 +139,20 @@ def has_saved(job: Job) -> bool:
     return any(stored.attempt == last.id and stored.manifest.step % 24 for stored in job.checkpoints.all())
 
 
-def result(job: Job) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
-    """Final weights and metric history, as the store has them."""
+Result = tuple[dict[str, torch.Tensor], list[dict[str, Any]], list[dict[str, Any]]]
+"""Final weights, figures of epochs, and figures of steps."""
+
+
+def result(job: Job) -> Result:
+    """As the store has them."""
     last = job.checkpoints.all()[-1]
     state = io.BytesIO(job.store.get(job.paths.checkpoint(last.name, "state.pt")))
-    return torch.load(state, weights_only=True)["model"], job.metrics()
+    return torch.load(state, weights_only=True)["model"], job.metrics(), Steps(job).read()
 
 
-def assert_same(job: Job, reference: tuple[dict[str, torch.Tensor], list[dict[str, Any]]]) -> None:
-    weights, metrics = result(job)
-    assert metrics == reference[1]
+def assert_same(job: Job, reference: Result) -> None:
+    weights, *figures = result(job)
+    assert figures == [*reference[1:]]
     assert weights.keys() == reference[0].keys()
     assert all(torch.equal(weights[key], reference[0][key]) for key in weights)
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from typing import Any
 
 from benchmarks.sections.common import Task, relative, some_clips
+from last_e import rng
 from last_e.bench.contenders import Own, synchronize
 from last_e.graphs import CudaCapture, Graphs, Step
 from last_e.state import train_step
@@ -93,15 +95,16 @@ def _trained(task: Task, *, recorded: bool) -> tuple[list[float], float, int, fl
     own.state.keep_rate_on_device()
     capture = CudaCapture(task.device) if task.device.type == "cuda" else _Eager()
     graphs = Graphs(own.state, own.batches, task.config, own.precision, capture, told.append)
-    numbered = enumerate(draft for epoch in count() for draft in own.batches.drafts(epoch))
+    numbered = enumerate((epoch, pieces) for epoch in count() for pieces in own.batches.drafts(epoch))
 
     def train() -> None:
-        number, (pieces, keys) = next(numbered)
+        number, (epoch, pieces) = next(numbered)
         lr = 0.01 + 0.0005 * (number % 7)
         if recorded:
-            graphs.step(pieces, keys, lr)
+            graphs.step(pieces, epoch, lr)
         else:
-            batches = [own.batches.make(piece, keys) for piece in pieces]
+            key = partial(rng.key_of, task.config.training.seed, epoch)
+            batches = [own.batches.make(piece, key) for piece in pieces]
             train_step(own.state, batches, lr, task.config, own.precision, parts=own.batches.parts)
 
     begin, losses = time.perf_counter(), []

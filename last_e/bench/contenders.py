@@ -94,9 +94,9 @@ class Own:
             self.batches.clips, index, self.config.training, micro_batch, noise, rank=group.rank, ranks=group.size
         )
         if (graphs := self._graphs(there)) is not None:
-            draft = next(there.drafts(0))
+            pieces = next(there.drafts(0))
             while True:
-                graphs.step(*draft, 0.01)
+                graphs.step(pieces, 0, 0.01)
                 yield self.batches.batch
         step = [batch.to(self.device) for batch in next(there.epoch(0))]
         while True:
@@ -108,8 +108,8 @@ class Own:
         """Training steps on batches as they are made, as an epoch goes."""
         if self.graphs is not None:
             for number in count():
-                for draft in self.batches.drafts(number):
-                    self.graphs.step(*draft, 0.01)
+                for pieces in self.batches.drafts(number):
+                    self.graphs.step(pieces, number, 0.01)
                     yield self.batches.batch
         for step in self._forever():
             train_step(self.state, step, 0.01, self.config, self.precision)

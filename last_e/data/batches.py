@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -17,16 +18,28 @@ from torch import Tensor
 
 from last_e import rng
 from last_e.config import TrainingConfig, cuts, effective_batch
-from last_e.data import transform
+from last_e.data import augment, transform
+from last_e.data.augment import Mirror
 from last_e.data.balance import balanced_order
 from last_e.data.clips import Clips
 from last_e.data.placement import Placement
+from last_e.data.shown import augmented
 from last_e.model.network import Noise
 from last_e.problems import ConfigError, Problem
 from last_e.ranks.fold import shares
+from last_e.rng import KeyOf
 
 AHEAD_PER_WORKER = 2
 T = TypeVar("T")
+
+
+class Mixed(NamedTuple):
+    """The other clip of each of n clips that are mixed."""
+
+    label: Tensor
+    """(n,) int64: its class."""
+    share: Tensor
+    """(n,) of the first one, 0.5 to 1."""
 
 
 @dataclass
@@ -43,6 +56,8 @@ class Batch:
     """(r,) one over the number of bodies of the row's clip; None where every clip has one."""
     noise: Noise | None = None
     """(r, ...) numbers for dropout and drop path; None when testing."""
+    mixed: Mixed | None = None
+    """What else is in the clips; None where they are not mixed."""
 
     def to(self, device: torch.device, pin: bool = False) -> Batch:
         """Itself where it is on ``device``, else a copy there; through page-locked memory, and not waited for, when ``pin``."""
@@ -55,7 +70,8 @@ class Batch:
         streams = {name: move(stream) for name, stream in self.streams.items()}
         weight = None if self.row_weight is None else move(self.row_weight)
         noise = None if self.noise is None else Noise(*map(move, self.noise))
-        return Batch(streams, move(self.owner), move(self.label), weight, noise)
+        mixed = None if self.mixed is None else Mixed(*map(move, self.mixed))
+        return Batch(streams, move(self.owner), move(self.label), weight, noise, mixed)
 
 
 def average_bodies(rows: Tensor, batch: Batch) -> Tensor:
@@ -110,22 +126,6 @@ class Piece(NamedTuple):
         return None if single else clips.bodies[self.clip].float().reciprocal()[self.owner]
 
 
-class Keys(NamedTuple):
-    """Keys of an epoch's random numbers (:func:`last_e.rng.key`), or tensors () of them on the device."""
-
-    crop: int | Tensor
-    jitter: int | Tensor
-    warp: int | Tensor
-    dropout: int | Tensor
-    path: int | Tensor
-
-    @classmethod
-    def of(cls, seed: int, epoch: int) -> Keys:
-        """Those of one epoch of one run."""
-        purposes = rng.CROP, rng.JITTER, rng.WARP, rng.DROPOUT, rng.DROP_PATH
-        return cls(*(rng.key(seed, purpose, epoch) for purpose in purposes))
-
-
 class TrainBatches:
     """The training clips in their order, or with ``training.sampler`` so that each class comes as often. A step's effective
     batch is cut into micro-batches; the last, incomplete batch of an epoch is left out, so that every step weighs the same (the
@@ -139,6 +139,7 @@ class TrainBatches:
         noise_shape: columns of dropout and drop-path noise (:attr:`LastE.noise_shape`).
         workers: threads that prepare steps ahead; 0 prepares each when it is asked for.
         rank, ranks: which share of each step's micro-batches is made (:attr:`share`, of :attr:`parts`; :attr:`own` clips).
+        mirror: what changes places in a mirror, for a recipe that has clips mirrored.
 
     Raises:
         ConfigError: fewer clips than one effective batch.
@@ -154,8 +155,9 @@ class TrainBatches:
         workers: int = 0,
         rank: int = 0,
         ranks: int = 1,
+        mirror: Mirror | None = None,
     ) -> None:
-        self.clips, self.index, self.config = clips, index, config
+        self.clips, self.index, self.config, self.mirror = clips, index, config, mirror
         self.noise_shape, self.workers = noise_shape, workers
         self.cuts = cuts(config.batch_size, micro_batch)
         self.parts = config.gradient_accumulation_steps * self.cuts
@@ -170,18 +172,25 @@ class TrainBatches:
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[Batch]]:
         """The steps of an epoch from ``first_step`` on, each as the micro-batches of this share."""
-        order, keys = self._order(epoch), Keys.of(self.config.seed, epoch)
+        order, key = self._order(epoch), partial(rng.key_of, self.config.seed, epoch)
 
         def made(step: int) -> list[Batch]:
-            return [self.make(piece, keys) for piece in self._pieces(order, step)]
+            if self.mixes:
+                return [self._with_others(key, order, step, *part) for part in self._ends(step)]
+            return [self.make(order.piece(*part), key) for part in self._ends(step)]
 
         return prefetch(made, range(first_step, self.steps), self.workers)
 
-    def drafts(self, epoch: int, first_step: int = 0) -> Iterator[tuple[list[Piece], Keys]]:
-        """The same as :meth:`epoch`, of which :meth:`make` is still to make the batches."""
-        order, keys = self._order(epoch), Keys.of(self.config.seed, epoch)
+    @property
+    def mixes(self) -> bool:
+        """Whether clips are mixed with others of their step."""
+        return self.config.augment and self.config.augmentations.mixup is not None
+
+    def drafts(self, epoch: int, first_step: int = 0) -> Iterator[list[Piece]]:
+        """The same as :meth:`epoch`, of which :meth:`make` is still to make the batches; not where clips are mixed."""
+        order = self._order(epoch)
         for step in range(first_step, self.steps):
-            yield self._pieces(order, step), keys
+            yield [order.piece(*part) for part in self._ends(step)]
 
     def _order(self, epoch: int) -> Order:
         if self.config.sampler == "balanced":
@@ -190,47 +199,64 @@ class TrainBatches:
             permutation = rng.permutation(rng.key(self.config.seed, rng.ORDER, epoch), len(self.index))
         return Order(self.clips, self.index[permutation])
 
-    def _pieces(self, order: Order, step: int) -> list[Piece]:
+    def _ends(self, step: int) -> Iterator[tuple[int, int]]:
+        """Where in the epoch's order this share's micro-batches begin and end."""
         # Micro-batches never straddle two of the recipe's batches, so accumulation cuts at the same places everywhere.
         size, larger = divmod(self.config.batch_size, self.cuts)
-        pieces = []
         for part in self.share:
             batch, cut = divmod(part, self.cuts)
             begin = step * self.batch + batch * self.config.batch_size + cut * size + min(cut, larger)
-            pieces.append(order.piece(begin, begin + self._size(part)))
-        return pieces
+            yield begin, begin + self._size(part)
 
     def _size(self, part: int) -> int:
         size, larger = divmod(self.config.batch_size, self.cuts)
         return size + (part % self.cuts < larger)
 
-    def make(self, piece: Piece, keys: Keys) -> Batch:
+    def make(self, piece: Piece, key: KeyOf) -> Batch:
         """A micro-batch. All random numbers hang on the clips' positions in the epoch."""
-        position, index, owner, body = piece
         if self.config.augment:
-            crop = transform.train_crop(keys.crop, position)
-            joints = transform.sample(self.clips, index, owner, body, crop, self.config.input_frames)
-            joints -= self.placement.origin[index][owner][:, None, None]
-            shape = self.config.input_frames, len(self.clips.skeleton.joints), self.clips.people
-            joints += transform.jitter(keys.jitter, position[owner], body, *shape)
-            matrix = transform.warp(keys.warp, position) @ self.placement.turn[index]
-            joints = apply(matrix[owner], joints)
-            if self.clips.is_flat:  # what is seen of the turned body, as in testing
-                joints[..., 2] = 0
-        else:
-            joints = still(self.clips, self.placement, index, owner, body, self.config.input_frames)
+            return self._batch(piece, key, *self._shown(key, piece))
+        _, clip, owner, body = piece
+        joints = still(self.clips, self.placement, clip, owner, body, self.config.input_frames)
+        return self._batch(piece, key, joints, self.clips.label[clip])
+
+    def _batch(self, piece: Piece, key: KeyOf, joints: Tensor, label: Tensor, mixed: Mixed | None = None) -> Batch:
         width, blocks = self.noise_shape
         noise = Noise(
-            rng.uniform(keys.dropout, position, width)[owner],
-            rng.uniform(keys.path, position, blocks)[owner],
+            rng.uniform(key(rng.DROPOUT), piece.position, width)[piece.owner],
+            rng.uniform(key(rng.DROP_PATH), piece.position, blocks)[piece.owner],
         )
-        return Batch(
-            transform.to_streams(joints, self.clips.skeleton),
-            owner,
-            self.clips.label[index],
-            piece.row_weight(self.clips),
-            noise,
-        )
+        streams, weight = transform.to_streams(joints, self.clips.skeleton), piece.row_weight(self.clips)
+        return Batch(streams, piece.owner, label, weight, noise, mixed)
+
+    def _shown(self, key: KeyOf, piece: Piece) -> tuple[Tensor, Tensor]:
+        return augmented(self.clips, self.placement, self.mirror, self.config, key, *piece)
+
+    def _with_others(self, key: KeyOf, order: Order, step: int, begin: int, end: int) -> Batch:
+        """Clips, each mixed with the one that stands some places further in the step, as far for all of them; behind the step's
+        end its beginning follows. Of one that has fewer bodies than the other some count twice."""
+        concentration, piece = self.config.augmentations.mixup, order.piece(begin, end)
+        assert concentration is not None
+        joints, label = self._shown(key, piece)
+        n, first = len(label), step * self.batch
+        drawn = rng.random_bits(key(rng.PARTNER), torch.tensor([step]), 1)
+        away = 1 + int(drawn) % (self.batch - 1)
+        other = torch.arange(n, device=label.device)
+        others, labels, clips = joints, label, piece.clip
+        if n == self.batch:  # they are all here
+            other = (other + away) % n
+        else:
+            at = first + (begin - first + away) % self.batch
+            end = min(at + n, first + self.batch)
+            pieces = [order.piece(at, end), *([order.piece(first, first + n - (end - at))] if end - at < n else [])]
+            made = [self._shown(key, one) for one in pieces]
+            others, labels = torch.cat([one for one, _ in made]), torch.cat([one for _, one in made])
+            clips = torch.cat([one.clip for one in pieces])
+        bodies = self.clips.bodies[clips]
+        row = (bodies.cumsum(0) - bodies)[other][piece.owner] + piece.body % bodies[other][piece.owner]
+        share = augment.larger_share(key(rng.MIXUP), piece.position, concentration)
+        mixed = torch.lerp(others[row], joints, share[piece.owner][:, None, None, None])
+        return self._batch(piece, key, mixed, label, Mixed(labels[other], share))
 
 
 class TestBatches:
@@ -295,13 +321,7 @@ def still(
     """Clips without augmentation, (r, T, V, 3): the middle of each, or what ``begin``s elsewhere; centred, turned, scaled."""
     joints = transform.sample(clips, index, owner, body, transform.test_crop(index, begin), frames)
     joints -= placement.origin[index][owner][:, None, None]
-    return apply(placement.turn[index][owner], joints)
-
-
-def apply(matrix: Tensor, joints: Tensor) -> Tensor:
-    """A linear map (r, 3, 3) per row on its points (r, T, V, 3)."""
-    rows, frames, num_joints, _ = joints.shape
-    return (joints.view(rows, -1, 3) @ matrix.transpose(1, 2)).view(rows, frames, num_joints, 3)
+    return transform.apply(placement.turn[index][owner], joints)
 
 
 def rows_of(bodies: Tensor) -> tuple[Tensor, Tensor]:

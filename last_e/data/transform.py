@@ -12,6 +12,7 @@ from torch import Tensor
 
 from last_e import rng
 from last_e.data.clips import Clips
+from last_e.rng import Key
 from last_e.skeletons import NTU25, Skeleton
 
 MAX_ANGLE = torch.pi / 12  # 15 degrees
@@ -21,7 +22,7 @@ JITTER_METRES = 0.01
 TEST_CROP = 0.95
 
 
-def train_crop(key: int | Tensor, position: Tensor) -> Tensor:
+def train_crop(key: Key, position: Tensor) -> Tensor:
     """A random part of each clip, 50 to 100% of it: (n, 2) begin and span as fractions."""
     numbers = rng.uniform(key, position, 2)
     span = 0.5 + 0.5 * numbers[:, 0]
@@ -34,10 +35,10 @@ def test_crop(index: Tensor, begin: float | None = None) -> Tensor:  # noqa: PT0
     return torch.stack([begins, torch.full_like(begins, TEST_CROP)], dim=1)
 
 
-def warp(key: int | Tensor, position: Tensor) -> Tensor:
-    """A random linear map for each clip: (n, 3, 3) = shear @ tilt about x @ rotation about y * scale."""
+def warp(key: Key, position: Tensor, most: float = MAX_ANGLE) -> Tensor:
+    """A random linear map for each clip: (n, 3, 3) = shear @ tilt about x @ rotation about y, by up to ``most``, * scale."""
     numbers = 2 * rng.uniform(key, position, 9) - 1
-    yaw, tilt = MAX_ANGLE * numbers[:, 0], MAX_ANGLE * numbers[:, 1]
+    yaw, tilt = most * numbers[:, 0], MAX_ANGLE * numbers[:, 1]
     zero, one = torch.zeros_like(yaw), torch.ones_like(yaw)
     about_y = torch.stack([yaw.cos(), zero, yaw.sin(), zero, one, zero, -yaw.sin(), zero, yaw.cos()], 1)
     about_x = torch.stack([one, zero, zero, zero, tilt.cos(), -tilt.sin(), zero, tilt.sin(), tilt.cos()], 1)
@@ -47,19 +48,24 @@ def warp(key: int | Tensor, position: Tensor) -> Tensor:
     return (shear.view(-1, 3, 3) @ about_x.view(-1, 3, 3) @ about_y.view(-1, 3, 3)) * scale[:, None, None]
 
 
-def jitter(key: int | Tensor, position: Tensor, body: Tensor, frames: int, joints: int = 25, people: int = 2) -> Tensor:
+def jitter(key: Key, position: Tensor, body: Tensor, frames: int, joints: int = 25, people: int = 2) -> Tensor:
     """Sensor noise of 1 cm: (r, T, V, 3) metres, anew for every joint and frame of each of a clip's ``people``."""
     noise = rng.normal(key, position * max(2, people) + body, frames * joints * 3)
     return JITTER_METRES * noise.view(-1, frames, joints, 3)
 
 
-def sample(clips: Clips, index: Tensor, owner: Tensor, body: Tensor, crop: Tensor, frames: int) -> Tensor:
+def sample(
+    clips: Clips, index: Tensor, owner: Tensor, body: Tensor, crop: Tensor, frames: int, moments: Tensor | None = None
+) -> Tensor:
     """Cut the clips ``index`` (n,) to ``crop`` (n, 2) and resample them linearly to T frames.
 
-    ``owner`` (r,) and ``body`` (r,) say which clip of the batch and which body each row is. Returns (r, T, V, 3) metres.
+    ``owner`` (r,) and ``body`` (r,) say which clip of the batch and which body each row is; ``moments`` (n, T), from 0 to 1,
+    when in the crop each frame is, where that is not at even steps. Returns (r, T, V, 3) metres.
     """
     last = (clips.length[index] - 1).float()
-    at = last[:, None] * (crop[:, :1] + crop[:, 1:] * torch.linspace(0, 1, frames, device=crop.device))
+    if moments is None:
+        moments = torch.linspace(0, 1, frames, device=crop.device)
+    at = last[:, None] * (crop[:, :1] + crop[:, 1:] * moments)
     at = torch.minimum(at, last[:, None])  # rounding must not reach into the next clip
     low = at.floor()
     high = torch.minimum(low + 1, last[:, None])
@@ -67,6 +73,18 @@ def sample(clips: Clips, index: Tensor, owner: Tensor, body: Tensor, crop: Tenso
     before = clips.joints[base + low.long()[owner]].float()
     after = clips.joints[base + high.long()[owner]].float()
     return torch.lerp(before, after, (at - low)[owner][:, :, None, None]) * 0.001
+
+
+def first_frame(clips: Clips, index: Tensor, owner: Tensor, body: Tensor) -> Tensor:
+    """Of each row its clip's first frame, before anything is cut: (r, 1, V, 3) metres."""
+    at = clips.start[index][owner] + body * clips.length[index][owner]
+    return clips.joints[at].float()[:, None] * 0.001
+
+
+def apply(matrix: Tensor, joints: Tensor) -> Tensor:
+    """A linear map (r, 3, 3) per row on its points (r, T, V, 3)."""
+    rows, frames, num_joints, _ = joints.shape
+    return (joints.view(rows, -1, 3) @ matrix.transpose(1, 2)).view(rows, frames, num_joints, 3)
 
 
 @lru_cache

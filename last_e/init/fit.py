@@ -102,7 +102,7 @@ def freeze(model: LastE, patterns: Iterable[str]) -> list[str]:
     if not frozen:
         return []
     if len(frozen) == len(parameters):
-        raise DataError("model.freeze: nothing is left to train", missing=True)
+        raise DataError("model.freeze: nothing is left to train; name patterns that leave some", missing=True)
     for name in frozen:
         parameters[name].requires_grad_(False)
     model.keep_still(

@@ -163,5 +163,5 @@ def _named(tensors: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     found.pop("A", None)  # the whole graph, which the original keeps once more at the top
     found = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in found.items()}
     if bad := [name for name, tensor in found.items() if tensor.is_floating_point() and not tensor.isfinite().all()]:
-        raise DataError(f"{path}: not finite: {', '.join(bad[:3])}", missing=True)
+        raise DataError(f"{path}: not finite: {', '.join(bad[:3])}; name weights of before they diverged", missing=True)
     return found

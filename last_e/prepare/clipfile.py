@@ -196,7 +196,7 @@ def workplace(path: Path) -> Iterator[Path]:
                 raise
             shutil.rmtree(folder, ignore_errors=True)
     except Timeout:
-        raise DataError(f"{path}: is being prepared by another process") from None
+        raise DataError(f"{path}: is being prepared by another process; wait for it, or name another file with --out") from None
 
 
 class NoClipsError(DataError):

@@ -69,6 +69,8 @@ class Wanted:
     test: str | None = None
     validation: str | None = None
     seed: int = 0
+    mirrored: str | None = None
+    """Classes that change places in a mirror: ``A=B,C=D``, or ``none``."""
 
 
 def import_keypoints(
@@ -139,9 +141,21 @@ def import_keypoints(
         units=units,
         fps=wanted.fps,
         source=f"imported from {kind}: {path.name}" if wanted.source is None else wanted.source,
+        mirrored=None if wanted.mirrored is None else _pairs(wanted.mirrored),
         overwrite=overwrite,
         progress=progress,
     )
+
+
+def _pairs(text: str) -> list[tuple[str, str]]:
+    """Names of classes in pairs."""
+    if text.strip() == "none":
+        return []
+    pairs = [tuple(name.strip() for name in one.split("=")) for one in text.split(",")]
+    if wrong := [one for one in pairs if len(one) != 2 or not all(one)]:
+        told = f"{'='.join(wrong[0])!r} is no pair"
+        raise DataError(f"--mirrored {text}: {told}; allowed are two names with = between them, or none", missing=True)
+    return [(one[0], one[1]) for one in pairs]
 
 
 def _from(first: Found, others: Iterator[Found]) -> Iterator[Found]:

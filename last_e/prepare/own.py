@@ -107,6 +107,7 @@ def write_dataset(
     units: str = "metres",
     fps: float = 30.0,
     source: str = "",
+    mirrored: Sequence[tuple[str, str]] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Written:
@@ -125,6 +126,8 @@ def write_dataset(
         units: ``metres``, ``centimetres``, ``millimetres``, or of two dimensions ``pixels`` or ``image`` (parts of its width).
         fps: frames a second.
         source: where it comes from.
+        mirrored: classes that change places when left and right do, in pairs of names; none do where it is empty; default:
+            nobody knows, and clips cannot be mirrored.
         overwrite: replace a file with other clips.
         progress: told how many clips are done, and 0 for how many are to come.
 
@@ -140,7 +143,7 @@ def write_dataset(
     metadata = {"dataset": description.name, "source": source or "written by last_e.data.write_dataset"}
     if not overwrite:
         see_that_it_may_be_made(path, metadata)
-    writer = _Writer(description, splits, metadata, str(path), names_come=classes is None)
+    writer = _Writer(description, splits, metadata, str(path), names_come=classes is None, mirrored=mirrored)
     write_streamed(writer.parts(clips, progress), path, {}, overwrite, writer.finish)
     return writer.written
 
@@ -210,7 +213,9 @@ class _Writer:
         where: str,
         *,
         names_come: bool,
+        mirrored: Sequence[tuple[str, str]] | None,
     ) -> None:
+        self._mirrored = mirrored
         self.written = Written(description)
         self._splits, self._metadata, self._where = splits, metadata, where
         self._names_come = names_come
@@ -309,7 +314,9 @@ class _Writer:
             names = sorted(self._numbers, key=lambda name: (int(name) if name.isdecimal() else -1, name))
             place = np.array([names.index(name) for name in self._numbers], dtype=np.int64)
             columns["label"] = place[columns["label"]]
-            written.description = self._renamed(names)
+            written.description = self._with(classes=tuple(names))
+        if self._mirrored is not None:
+            written.description = self._with(mirrored=pairs_of_classes(self._mirrored, written.description.classes))
         people = int(columns["bodies"].max())
         words = {split: str(how) for split, how in self._splits.items()}  # whose lists may have come with the clips
         written.description = written.description.model_copy(update={"people": people, "splits": words})
@@ -331,12 +338,25 @@ class _Writer:
         told |= {"subjects": json.dumps({str(number): str(subject) for number, subject in named.items()})} if named else {}
         return masks, {**self._metadata, **told}
 
-    def _renamed(self, classes: Sequence[str]) -> Description:
-        """The description with the names that the labels turned out to have."""
+    def _with(self, **found: Any) -> Description:
+        """The description with what the clips turned out to have."""
         try:
-            return Description.model_validate({**dict(self.written.description), "classes": tuple(classes)})
+            return Description.model_validate({**dict(self.written.description), **found})
         except ValidationError as error:
             raise DataError(f"{self._where}: {in_a_line(error)}", missing=True) from None
+
+
+def pairs_of_classes(mirrored: Sequence[tuple[str, str]], classes: Sequence[str]) -> tuple[tuple[int, int], ...]:
+    """Classes that change places in a mirror, by their numbers.
+
+    Raises:
+        DataError: there is no such class.
+    """
+    unknown = sorted({name for pair in mirrored for name in pair} - set(classes))
+    if unknown:
+        told, known = ", ".join(map(shown, unknown[:6])), shown(", ".join(classes))
+        raise DataError(f"mirrored: no class is called {told}; they are {known}", missing=True)
+    return tuple((classes.index(a), classes.index(b)) for a, b in mirrored)
 
 
 class Made(NamedTuple):

@@ -195,7 +195,10 @@ class Joined:
             dist.all_reduce(lowest, dist.ReduceOp.MIN)
             dist.all_reduce(highest, dist.ReduceOp.MAX)
         if not torch.equal(lowest, highest):
-            raise RanksDiffer("not all ranks have the same weights, step, clips, number format, kind of device and torch")
+            raise RanksDiffer(
+                "not all ranks have the same weights, step, clips, number format, kind of device and torch: begin all of them "
+                "from one checkpoint and one data file, on machines of one kind, with one version of torch"
+            )
 
     def _gather(self, sent: Tensor) -> list[Tensor]:
         there = sent if self.tensors is not None else sent.cpu()

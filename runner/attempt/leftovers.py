@@ -96,7 +96,7 @@ def sync_job(job: Job, outbox: Path | None, places: Iterable[Path], watch: Watch
     """
     if outbox is not None:
         if not outbox.is_dir():
-            raise UsageError(f"{outbox}: no such folder")
+            raise UsageError(f"{outbox}: no such folder; --from takes the one that an attempt named in its last line")
         foreign = [path for path in outbox.rglob("*") if not _belongs(path, outbox, job.id)]
         if foreign:
             raise UsageError(f"{outbox} is no outbox of {job.id}: it holds {foreign[0].relative_to(outbox)}; nothing was sent")

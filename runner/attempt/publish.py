@@ -1,4 +1,4 @@
-"""Keeps the store current with what one attempt has: checkpoints, metrics, log, TensorBoard's files, how far it is.
+"""Keeps the store current with what one attempt has: checkpoints, figures of epochs and steps, log, how far it is.
 
 All of it goes through an outbox; nobody waits for the network."""
 
@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from last_e.choosing import chosen_by
 from last_e.manifest import MANIFEST, DamagedCheckpoint, to_keep, verify
+from last_e.metrics import METRICS, STEPS
 from last_e.text import seconds_text
 from runner.attempt.outbox import LAG_WARNING_SECONDS, Outbox
 from runner.attempt.pruner import Pruner
@@ -24,9 +26,10 @@ from runner.job.attempts import HEARTBEAT_SECONDS, Attempt
 from runner.job.checkpoints import Stored
 from runner.job.job import Job
 from runner.job.paths import END_RECORD, PREDICTIONS, Paths, checkpoint_name, step_of
+from runner.job.steps import pieces_of
 from runner.waits import WAITS
 
-EVENTS_SECONDS = WAITS.events
+STEPS_SECONDS = WAITS.steps
 
 
 class Publisher:
@@ -61,8 +64,8 @@ class Publisher:
         self._metrics_changed = self._late = False
         self._segments = 0
         self._predictions: bytes | None = None
-        self._events_sent: dict[str, int] = {}
-        self._next_look = self._next_events = 0.0
+        self._steps: list[bytes] = []
+        self._next_look = self._next_steps = 0.0
         self._tell_lost = lost
         self.lost: Reason | None = None
         """Why this attempt has the job no more: nothing more is sent or deleted there."""
@@ -89,6 +92,7 @@ class Publisher:
         try:
             with self.outbox.together():
                 self._send_metrics()  # first: who resumes from a checkpoint finds the history up to it
+                self._send_steps()
                 self._send_predictions()
                 stored = post_checkpoint(self._job.paths, folder, self._attempt, self.outbox)
                 self._on_their_way[self._job.paths.checkpoint(stored.name)] = stored
@@ -112,9 +116,9 @@ class Publisher:
             self._look_at_lag()
             self._send_metrics()
             self.send_log()
-        if now >= self._next_events:
-            self._next_events = now + EVENTS_SECONDS
-            self._send_events()
+        if now >= self._next_steps:
+            self._next_steps = now + STEPS_SECONDS
+            self._send_steps()
 
     def end(self) -> None:
         """Send all that there is at the end, and the record that tells of it.
@@ -124,18 +128,18 @@ class Publisher:
         """
         with self.outbox.together():
             self._send_metrics()
+            self._send_steps()
             self._send_predictions()
-            self._send_events()
             self.send_log()
             self.record()
 
     def own(self) -> Own:
         """What a report of the job needs of this attempt: the store may not have all of it yet."""
         found: dict[str, bytes] = {}
-        for name in ("metrics.jsonl", PREDICTIONS):
+        for name in (METRICS, PREDICTIONS):
             with suppress(OSError):  # it is not there, or the disk has failed: the end comes first
                 found[name] = (self._run / name).read_bytes()
-        metrics = found.get("metrics.jsonl", b"").decode("utf-8", "replace")
+        metrics = found.get(METRICS, b"").decode("utf-8", "replace")
         return Own(replace(self._attempt), {**self._progress, "time": time.time()}, metrics, found.get(PREDICTIONS))
 
     def send_log(self) -> None:
@@ -183,7 +187,7 @@ class Publisher:
         self._late = late
 
     def _send_metrics(self) -> None:
-        path = self._run / "metrics.jsonl"
+        path = self._run / METRICS
         if self._metrics_changed and path.exists():
             self._metrics_changed = False
             self.outbox.put(self._job.paths.metrics(self._attempt.id), path.read_bytes())
@@ -194,12 +198,14 @@ class Publisher:
             self._predictions = data
             self.outbox.put(self._job.paths.predictions(self._attempt.id), data)
 
-    def _send_events(self) -> None:
-        for path in sorted((self._run / "events").glob("*")):
-            size = path.stat().st_size
-            if self._events_sent.get(path.name) != size:
-                self.outbox.put(self._job.paths.event_file(self._attempt.id, path.name), path.read_bytes())
-                self._events_sent[path.name] = size
+    def _send_steps(self) -> None:
+        """What has changed; where a trainer that was started anew has taken lines back, also what is empty now."""
+        path = self._run / STEPS
+        pieces = pieces_of(path.read_bytes()) if path.exists() else []
+        for number, (piece, sent) in enumerate(zip_longest(pieces, self._steps, fillvalue=b""), 1):
+            if piece != sent:
+                self.outbox.put(self._job.paths.steps(self._attempt.id, number), piece)
+        self._steps = pieces
 
     def _lost(self) -> bool:
         """On the outbox's thread: whether this attempt has the job no more."""

@@ -319,8 +319,13 @@ class _Run:
             self._look_at_epoch(event.epoch)
         elif isinstance(event, events.Started):
             self.attempt.data_fingerprint = event.data_fingerprint
+            self._begin_at(event.step / event.steps_per_epoch)
             publisher.record()
         self.voice.tell(event)
+
+    def _begin_at(self, epoch: float) -> None:
+        """Of trainers that one attempt starts the first begins earliest, or goes on from a damaged checkpoint."""
+        self.attempt.from_epoch = epoch if self.attempt.from_epoch is None else min(epoch, self.attempt.from_epoch)
 
     def _look_at_epoch(self, done: int) -> None:
         if self.until is not None and done >= self.until:

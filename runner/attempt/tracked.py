@@ -27,11 +27,9 @@ from runner.job.job import Job
 from runner.spec import JobSpec
 from runner.waits import WAITS
 
-_EVERY_SECONDS = 5.0
-"""Between two points inside an epoch."""
 _MOST = 2000
 """So many points wait for a slow tracker; later ones are left out."""
-_OF_PROGRESS = ("loss", "lr", "clips_per_second", "epoch")
+_OF_A_STEP = ("loss", "lr", "train_top1", "clips_per_second", "epoch")
 _SCORES = tuple(f"{part}_{what}" for part in ("test", "validation") for what in ("loss", "top1", "top5"))
 _OF_AN_EPOCH = ("train_loss", "train_top1", "ib_loss", *_SCORES, "skipped_steps", "epoch")
 
@@ -54,7 +52,7 @@ class Tracked:
     def __init__(self, job: Job, config: JobSpec, sink: ConsoleSink, note: Callable[[str], None]) -> None:
         self._sink, self._note = sink, note
         self._points: queue.Queue[dict[str, Any] | None] = queue.Queue(_MOST)
-        self._next, self._left_out = 0.0, 0
+        self._left_out = 0
         folder = data_folder() / "tracking"
         folder.mkdir(parents=True, exist_ok=True)
         self._child = subprocess.Popen(
@@ -78,9 +76,8 @@ class Tracked:
         """Put an event's figures into the queue."""
         if isinstance(event, events.EpochDone):
             self._put(event.step, event, _OF_AN_EPOCH)
-        elif isinstance(event, events.Progress) and event.phase == "train" and time.monotonic() >= self._next:
-            self._next = time.monotonic() + _EVERY_SECONDS
-            self._put(event.step, event, _OF_PROGRESS)
+        elif isinstance(event, events.Point):
+            self._put(event.step, event, _OF_A_STEP)
 
     def end(self, reason: Reason, leaving: Leaving) -> str | None:
         """Wait, as long as the end may take, until the tracker has all of it; what to say if it has not."""

@@ -12,12 +12,14 @@ import typer
 from last_e.process import discard_output
 from runner.commands import check, groups, judge, keep, look, predict, run, show
 from runner.commands.bench import bench
+from runner.commands.copy import cp
 from runner.commands.data import data_app
 from runner.commands.export import demo_page, export
 from runner.commands.host import host_app
 from runner.commands.image import image_app, probe
 from runner.commands.init import init
 from runner.commands.shell import completion
+from runner.commands.ui import ui
 from runner.commands.watch import watch
 from runner.version import lastrun_version
 
@@ -43,6 +45,9 @@ app.command()(look.status)
 app.command()(look.logs)
 app.command()(look.compare)
 app.command()(show.report)
+app.command()(show.tensorboard)
+app.command(name="open")(show.open_)
+app.command()(ui)
 app.command()(watch)
 app.command()(judge.evaluate)
 app.command()(predict.predict)
@@ -50,6 +55,7 @@ app.command()(export)
 app.command(name="demo-page")(demo_page)
 app.command()(keep.stop)
 app.command()(keep.pull)
+app.command()(cp)
 app.command()(keep.sync)
 app.command()(keep.rm)
 app.add_typer(data_app, name="data")

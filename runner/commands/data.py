@@ -105,6 +105,9 @@ def import_(
         str | None, typer.Option("--validation", metavar="A,B|@FILE|0.1", help="who neither trains nor tests")
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="decides fractions (default: 0)")] = None,
+    mirrored: Annotated[
+        str | None, typer.Option("--mirrored", metavar="A=B,...|none", help="classes that change places in a mirror")
+    ] = None,
     overwrite: OverwriteOption = False,
     quiet: QuietOption = False,
     json: JsonOption = False,
@@ -124,7 +127,7 @@ def import_(
         "source": source,
         "by": by,
     }
-    own |= {"train": train, "test": test, "validation": validation, "seed": seed}
+    own |= {"train": train, "test": test, "validation": validation, "seed": seed, "mirrored": mirrored}
     own = {key: value for key, value in own.items() if value is not None}
     if kind in OWN_KINDS or (kind == "pyskl" and layout is not None):
         if train_list is not None and kind != "pyskl":

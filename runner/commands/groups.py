@@ -135,7 +135,7 @@ def submit_sweep(
             raise UsageError(f"{len(jobs)} points: --yes begins more than {ASK_ABOVE}; nothing was written")
         show(f"begin {len(jobs)} points? [y/N] ", end="")
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-            raise UsageError("nothing was written")
+            raise UsageError("nothing was written; --yes begins them without asking")
     values = [brought(job) for some in (jobs, *there.values()) for job in some]
     for one in values:
         Trust(target.uri).remember(one)
@@ -149,6 +149,7 @@ def _make(target: Any, found: Points, begun: Sequence[Begun], hosts: Sequence[st
     from last_e.described import SUFFIX
     from runner.job.group import Group, PointRecord
     from runner.resolve import as_name, name_of
+    from runner.submitter import submitter
 
     names = {name_of(point.job.config) for point in found.points}
     name = names.pop() if len(names) == 1 else as_name(f"sweep-{found.points[0].job.config.dataset.removesuffix(SUFFIX)}")
@@ -161,7 +162,8 @@ def _make(target: Any, found: Points, begun: Sequence[Begun], hosts: Sequence[st
         )
         for point, one in zip(found.points, begun)
     ]
-    return Group.create(target, name, records, lastrun_version(), hosts, found.halving, [one.weights for one in begun])
+    weights = [one.weights for one in begun]
+    return Group.create(target, name, records, lastrun_version(), hosts, found.halving, weights, submitter())
 
 
 def _held(make: Callable[[], Group], json: bool) -> Group:

@@ -13,6 +13,17 @@ def list_(
     store: StoreOption = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=10**6, help="how many, newest first")] = 50,
     group: Annotated[str | None, typer.Option("--group", metavar="GROUP", help="the jobs of a group alone")] = None,
+    state: Annotated[
+        list[str] | None,
+        typer.Option("--state", metavar="STATE,...", help="those of these states alone, such as running or failed,lost"),
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="WHEN", help="those made since then: 2h, 3d, or a date such as 2026-11-30")
+    ] = None,
+    mine: Annotated[bool, typer.Option("--mine", help="those that were submitted by you")] = False,
+    columns: Annotated[
+        str | None, typer.Option("--columns", metavar="NAME,...", help="which columns, such as id,state,best,reason")
+    ] = None,
     clouds: Annotated[
         bool,
         typer.Option("--clouds", help="the machines that are paid for by the hour instead, of jobs of any store"),
@@ -21,13 +32,15 @@ def list_(
 ) -> None:
     """List the jobs of a store, newest first."""
     if clouds:
-        _list_clouds(json, alone=store is None and group is None)
+        _list_clouds(json, alone=not (store or group or state or since or mine or columns))
         return
+    from runner.commands.wanted import chosen_columns, wanted
     from runner.job.find import list_jobs, store_with_jobs
-    from runner.view.console import print_json
+    from runner.view.console import print_json, show
     from runner.view.jobs import print_jobs
     from runner.view.status import summaries
 
+    which, shown = wanted(state or [], since, mine, columns), chosen_columns(columns)
     if group is None:
         target = store_with_jobs(store)
         found = list_jobs(target)
@@ -36,11 +49,14 @@ def list_(
 
         one = find_group(group, store)
         target, found = one.store, iter(one.jobs())
-    jobs, more = summaries(found, limit)
+    jobs, more = summaries(which.of(found), limit, which)
     if json:
         print_json("list", {"store": target.uri, "jobs": jobs, "more": more})
     else:
-        print_jobs(jobs, target.uri, more)
+        print_jobs(jobs, target.uri, more, shown, some=bool(which))
+        if unsaid := len(which.unsaid):
+            of = "1 job does not say who submitted it" if unsaid == 1 else f"{unsaid} jobs do not say who submitted them"
+            show(f"note: {of} (made by an older lastrun, or under an empty name): left out", error=True)
 
 
 def _list_clouds(json: bool, *, alone: bool) -> None:
@@ -49,7 +65,7 @@ def _list_clouds(json: bool, *, alone: bool) -> None:
     from runner.view.market import print_rented, rented_facts
 
     if not alone:
-        raise UsageError("--clouds lists machines, of any store and group: leave --store and --group out")
+        raise UsageError("--clouds lists machines, of any store and group: leave all but --json out")
     facts = rented_facts()
     if json:
         print_json("list", facts)

@@ -268,11 +268,14 @@ def start(
     auto_continue: int = 0,
 ) -> NoReturn:
     """Make or take a job and start an attempt; who leaves before its launcher listens is told how the job goes on."""
+    from functools import partial
+
     from last_e.terminal import is_quiet
     from runner.errors import Exit, NoSuchJobError, PausedError
     from runner.launch import start as launch
     from runner.launch.continued import run_on
     from runner.signals import handled, interrupt
+    from runner.view.attempt import AttemptView
     from runner.view.config import changes_text
     from runner.view.console import json_text, say, show
     from runner.view.status import job_status
@@ -302,9 +305,8 @@ def start(
                     show(f"run.auto_continue: found {auto_continue}; with --detach nobody is here to begin another", error=True)
                 waiting, code = launch.detach(launcher, job, arguments), 0
             else:
-                code, token = run_on(
-                    launcher, job, arguments, auto_continue, quiet=json, say=lambda text: show(text, error=True)
-                )
+                say_so = partial(show, error=True)
+                code, token = run_on(launcher, job, arguments, auto_continue, quiet=json, say=say_so, look=AttemptView)
         except KeyboardInterrupt:
             if job is None:
                 raise

@@ -55,6 +55,8 @@ def read_off() -> dict[str, Any]:
     from runner.commands.app import app
     from runner.launchers import LAUNCHERS
     from runner.spec import JobSpec
+    from runner.view.jobs import COLUMNS
+    from runner.view.wanted import STATES
 
     commands: dict[str, Any] = {}
 
@@ -76,4 +78,5 @@ def read_off() -> dict[str, Any]:
         about["inner"] = [inner for inner in about["inner"] if f"{name} {inner}".strip() in commands]
     envs = get_args(known_keys(JobSpec)["env"].annotation)
     values = {"--env": list(envs), "--launcher": list(LAUNCHERS), "--model": list(VARIANTS)}
+    values |= {"--state": list(STATES), "--columns": list(COLUMNS)}
     return {"commands": commands, "keys": sorted(known_keys(JobSpec)), "values": values}

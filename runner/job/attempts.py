@@ -64,6 +64,8 @@ class Attempt:
     resumed_from: str | None = None
     resumed_step: int = 0
     resumed_epoch: int = 0
+    from_epoch: FiniteFloat | None = None
+    """Where its trainer began: so many epochs had been trained, one of them in part. Older versions did not say so."""
     ended_at: float | None = None
     reason: str | None = None
     message: str | None = None

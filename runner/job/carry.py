@@ -26,7 +26,7 @@ T = TypeVar("T", Job, Group)
 Say = Callable[[str], None]
 _OF_AN_ATTEMPT = re.compile(
     r"[^/]+/attempts/[^/]+/((claim|heartbeat)\.json|metrics\.jsonl|predictions\.safetensors|report\.html"
-    r"|log/[^/]+\.txt|(events|told)/[^/]+)"
+    r"|log/[^/]+\.txt|(events|steps|told)/[^/]+)"
 )
 """Keys that are carried as they are; an attempt's record comes after them."""
 _AT_ONCE = 256

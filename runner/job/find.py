@@ -49,7 +49,7 @@ def find_group(name: str, store_uri: str | None) -> Group:
     """
     found = find(name, store_uri)
     if isinstance(found, Job):
-        raise UsageError(f"{found.id} is one job; this takes a group of them")
+        raise UsageError(f"{found.id} is one job; this takes a group (lastrun list --columns id,group)")
     return found
 
 
@@ -67,7 +67,7 @@ def find(name: str, store_uri: str | None, whole: bool = False) -> Job | Group:
     if not name:
         raise UsageError("no job is named; lastrun list shows those there are")
     if not JOB_ID.fullmatch(name):
-        raise UsageError(f"job {name!r}: an ID has lower-case letters, digits and dashes only")
+        raise UsageError(f"job {name!r}: an ID has lower-case letters, digits and dashes only; lastrun list shows them")
     below = _stores_below(store)
     stores: list[Store] = [*below] or [store]
     found = [one for each in stores for one in _called(name, each, whole)]

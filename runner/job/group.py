@@ -60,6 +60,8 @@ class _Record(BaseModel):
     hosts: list[HostName] = Field(default=[], max_length=MOST_HOSTS)
     """Those that it was begun on, if they were given for the group as a whole."""
     halving: _HalvingRecord | None = None
+    by: str | None = Field(default=None, max_length=200)
+    """Who submitted it."""
 
 
 class Group:
@@ -86,9 +88,10 @@ class Group:
         hosts: Sequence[str] = (),
         halving: Halving | None = None,
         weights: Sequence[bytes | None] = (),
+        by: str | None = None,
     ) -> Group:
         """Write a new group's record; its jobs come with :meth:`complete`. Before it the ``weights`` that they begin with, in
-        the order of the points: who completes the group writes records alone.
+        the order of the points: who completes the group writes records alone. ``by``: who submits it.
 
         Raises:
             UsageError: too much for one record.
@@ -109,6 +112,7 @@ class Group:
             ],
             **({"hosts": list(hosts)} if hosts else {}),
             **({} if halving is None else {"halving": asdict(halving)}),
+            **({} if by is None else {"by": by}),
         }
         text = dump(record)
         group._record = read_as(_Record, text)
@@ -178,7 +182,7 @@ class Group:
         point, job_id = record.points[number - 1], self.paths.point(number)
         member = Membership(id=self.id, index=number, count=len(record.points), values=point.values)
         config, origins = {**record.config, **point.config}, {**record.origins, **point.origins}
-        text = dump(record_of(job_id, record.name, record.created_at, record.lastrun, config, origins, member))
+        text = dump(record_of(job_id, record.name, record.created_at, record.lastrun, config, origins, member, record.by))
         return partial(self.store.put, Paths(job_id).record, text)
 
     def _has_record(self, job_id: str) -> bool:

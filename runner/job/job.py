@@ -49,6 +49,8 @@ class _Record(BaseModel):
     config: dict[str, Any]
     origins: dict[str, str]
     group: Membership | None = None
+    by: str | None = Field(default=None, max_length=200)
+    """Who submitted it; None: it does not say, as jobs of older versions."""
 
     @field_validator("config")
     @classmethod
@@ -72,6 +74,7 @@ def record_of(
     config: dict[str, Any],
     origins: dict[str, str],
     group: Membership | None = None,
+    by: str | None = None,
 ) -> dict[str, Any]:
     """What ``job.json`` is to say."""
     record = {
@@ -82,6 +85,7 @@ def record_of(
         "lastrun": version,
         "config": config,
         "origins": origins,
+        **({} if by is None else {"by": by}),
     }
     return record if group is None else {**record, "group": group.model_dump()}
 
@@ -127,13 +131,14 @@ class Job:
         origins: dict[str, str],
         version: str,
         weights: bytes | None = None,
+        by: str | None = None,
     ) -> Job:
-        """Write a new job's record, and before it the ``weights`` that it begins with."""
+        """Write a new job's record, and before it the ``weights`` that it begins with; ``by``: who submits it."""
         job = cls(store, new_id(name))
         store.put(job.paths.index, b"")  # first: an entry without a job is passed over
         if weights is not None:
             store.put(job.paths.init, weights)
-        store.put(job.paths.record, dump(record_of(job.id, name, time.time(), version, config, origins)))
+        store.put(job.paths.record, dump(record_of(job.id, name, time.time(), version, config, origins, by=by)))
         job.attempts = Attempts(store, job.paths, job.uri, largest=0)
         return job
 
@@ -247,8 +252,9 @@ class Job:
                 merged = [m for m in merged if m["epoch"] <= attempt.resumed_epoch] + read_metrics(text)
         return merged
 
-    def log(self, seen: set[str] | None = None) -> Iterator[str]:
-        """The log of all attempts, piece by piece; of those in ``seen`` nothing again, and it is added to."""
+    def log(self, seen: set[str] | None = None, last: int | None = None) -> Iterator[str]:
+        """The log of all attempts, piece by piece; of those in ``seen`` nothing again, and it is added to. With ``last``, so
+        many pieces at most, of which those before count as seen."""
         seen = set() if seen is None else seen
         names = self.attempts.names()
         attempts, *listed = self.store.in_parallel(
@@ -261,6 +267,9 @@ class Job:
                 pieces.append((attempt.id, f"--- attempt {attempt.number} on {attempt.host} ({attempt.env or 'starting'})\n"))
             pieces += [(key, None) for key in keys[attempt.id]]
         new = [piece for piece in pieces if piece[0] not in seen]
+        if last is not None:
+            seen.update(key for key, _ in new[:-last])
+            new = new[-last:]
         while new:  # not all at once: a long run has thousands
             some, new = new[:_PIECES], new[_PIECES:]
             texts = self.store.in_parallel([partial(self._text, key, "[left out: {}]\n") for key, head in some if head is None])

@@ -4,8 +4,8 @@
 JOB-ID/job.json                       the resolved spec with origins; written once
 JOB-ID/init.safetensors               the weights that it begins with, if it names some; written before its record
 JOB-ID/attempts/0003-<id>/            claim.json, once it has run attempt.json, once it is over end.json; heartbeat.json,
-                                      log/000017.txt, metrics.jsonl, events/, predictions.safetensors, report.html,
-                                      told/<news>.json
+                                      log/000017.txt, metrics.jsonl, steps/000017.jsonl, predictions.safetensors,
+                                      report.html, told/<news>.json; of older versions events/
 JOB-ID/checkpoints/<step>-<attempt>/  files, then MANIFEST.json last
 JOB-ID/requests/<random>.json         stop requests
 JOB-ID/deleted                        empty; of a job that was deleted while an attempt might come back
@@ -17,6 +17,7 @@ GROUP-ID/requests/<random>.json       stop requests, for whoever runs its points
 
 from __future__ import annotations
 
+import calendar
 import re
 
 from last_e.manifest import MANIFEST, Manifest
@@ -29,6 +30,7 @@ JOB_RECORD, ATTEMPT_RECORD, CLAIM_RECORD, END_RECORD = "job.json", "attempt.json
 JOB_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,80}")
 _GROUP_ID = r"[a-z0-9][a-z0-9-]{0,60}-\d{8}-\d{6}-[0-9a-f]{4}"
 GROUP_ID, POINT_ID = re.compile(_GROUP_ID), re.compile(rf"({_GROUP_ID})p\d{{4}}")
+_MADE = re.compile(r"-(\d{4})(\d\d)(\d\d)-(\d\d)(\d\d)(\d\d)-[0-9a-f]{4}(?:p\d{4})?\Z")
 ATTEMPT_ID = re.compile(r"[0-9]{4,6}-[0-9a-f]{2,16}")
 LARGEST_NUMBER = 999_999
 """Of an attempt."""
@@ -80,6 +82,10 @@ class Paths:
         """What an attempt's epochs gave."""
         return self.attempt(attempt_id, "metrics.jsonl")
 
+    def steps(self, attempt_id: str, piece: int | None = None) -> str:
+        """A piece of what an attempt's steps gave; without a number, how the keys of all begin."""
+        return self.attempt(attempt_id, "steps", "" if piece is None else f"{piece:06d}.jsonl")
+
     def predictions(self, attempt_id: str) -> str:
         """What the best of an attempt's epochs says of each clip."""
         return self.attempt(attempt_id, PREDICTIONS)
@@ -91,10 +97,6 @@ class Paths:
     def log(self, attempt_id: str, segment: int | str) -> str:
         """A piece of an attempt's log, by its number or name."""
         return self.attempt(attempt_id, "log", f"{segment:06d}.txt" if isinstance(segment, int) else f"{segment}.txt")
-
-    def event_file(self, attempt_id: str, name: str) -> str:
-        """A file for TensorBoard."""
-        return self.attempt(attempt_id, "events", name)
 
     def told(self, attempt_id: str, news: str) -> str:
         """Who has been told some news of an attempt."""
@@ -130,6 +132,17 @@ class GroupPaths:
     def point(self, number: int) -> str:
         """The ID of a job of it, counted from 1."""
         return f"{self.group_id}p{number:04d}"
+
+
+def made_at(job_id: str) -> float | None:
+    """When a job or a group was made, by its ID, in seconds since 1970; None: an ID that was not made here."""
+    if (found := _MADE.search(job_id)) is None:
+        return None
+    year, month, day, hour, minute, second = map(int, found.groups())
+    try:
+        return calendar.timegm((year, month, day, hour, minute, second))
+    except (ValueError, OverflowError):
+        return None
 
 
 def group_of(job_id: str) -> str | None:

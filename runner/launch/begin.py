@@ -25,6 +25,7 @@ from runner.resolve import Points, name_of, resolve_points
 from runner.spec import JobSpec
 from runner.store.open import store_of
 from runner.store.protocol import Store
+from runner.submitter import submitter
 from runner.trust import Trust, brought, notes_of_file, see_that_nothing_is_gained, words
 from runner.version import lastrun_version
 from runner.weights import Begun, with_their_weights
@@ -134,7 +135,7 @@ def _see_that_it_may_be_shut_down(config: JobSpec, yes: bool) -> None:
         return
     where = "this machine" if run.launcher == "local" else run.host
     if run.launcher not in ("local", "ssh"):
-        raise UsageError(f"run.after: found shutdown with launcher {run.launcher}; allowed is it with local and ssh alone")
+        raise UsageError(f"run.after: found shutdown with launcher {run.launcher}; allowed: with local and ssh alone")
     if run.relay and run.launcher == "ssh":
         raise UsageError(f"run.after: found shutdown with --relay; what {where} keeps has to be fetched while it is on")
     if not yes:
@@ -180,11 +181,11 @@ class New:
             agree(self.resolved.env, self.other, yes, may_ask=may_ask)
         # What was asked for is kept, not what auto found here: the attempt may run elsewhere.
         origins = {key: str(origin) for key, origin in self.resolved.origins.items()}
-        trust, values = Trust(self.store.uri), brought(self.resolved)
+        trust, values, by = Trust(self.store.uri), brought(self.resolved), submitter()
         trust.remember(values)
         flags = {"--here": self.how.here, "--yes-shut-down": self.how.shut_down}
         return Begin(
-            lambda: Job.create(self.store, self.name, begun.job.items(), origins, lastrun_version(), begun.weights),
+            lambda: Job.create(self.store, self.name, begun.job.items(), origins, lastrun_version(), begun.weights, by),
             [*(flag for flag, given in flags.items() if given), *words(values)],
             self.launcher,
             auto_continue=self.resolved.config.run.auto_continue,

@@ -13,17 +13,25 @@ from runner.job.job import Job
 from runner.launch.heard import heard
 from runner.launch.protocol import Launcher, Orders
 from runner.launch.settle import settled
-from runner.launch.start import Ended, run
+from runner.launch.start import Ended, Look, run
 
 _TOLD = (Exit.USAGE, Exit.NO_SUCH_JOB, Exit.STORE, Exit.CLAIMED, Exit.PAUSED, Exit.INTERRUPTED_TWICE)
 """Codes with which an attempt ends that has not died: the store may hear of it later."""
 
 
 def run_on(
-    launcher: Launcher, job: Job, arguments: list[str], most: int, *, quiet: bool, say: Callable[[str], None]
+    launcher: Launcher,
+    job: Job,
+    arguments: list[str],
+    most: int,
+    *,
+    quiet: bool,
+    say: Callable[[str], None],
+    look: Look | None = None,
 ) -> tuple[int, str]:
     """Run an attempt to its end in the foreground, and after one that was cut another, at most ``most`` times
-    (``run.auto_continue``); returns the exit code of the last, and what its ID ends with.
+    (``run.auto_continue``), each as :func:`runner.launch.start.run` does; returns the exit code of the last, and what its ID
+    ends with.
 
     Raises:
         LastrunError: one could not be started, or nobody tells any more what becomes of it.
@@ -32,7 +40,7 @@ def run_on(
     first = [word for word in arguments if word != "--takeover"]  # that is meant for who runs now
     known = job.requests.keys() if most else []
     for left in reversed(range(most + 1)):
-        ended = run(launcher, job, arguments, quiet=quiet)
+        ended = run(launcher, job, arguments, quiet=quiet, look=look)
         if not most or ended.asked or ended.code == Exit.DONE:
             break
         before, known = known, job.requests.keys()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import secrets
 import sys
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, Protocol, TextIO
 
 from last_e.terminal import clear_below, cleared_by_signals, do_default
 from runner.errors import Exit, LastrunError, StoreError
@@ -35,8 +37,28 @@ class Ended(NamedTuple):
     """Whether somebody has asked it to end: through this command, or where it ran."""
 
 
-def run(launcher: Launcher, job: Job, arguments: list[str], *, quiet: bool) -> Ended:
-    """Run an attempt to its end in the foreground. ``quiet``: nothing on standard output.
+class Shown(Protocol):
+    """What shows an attempt elsewhere while it is followed."""
+
+    stream: TextIO
+    """Where what it says is to go."""
+
+    def __enter__(self) -> Shown:
+        """Until the block ends."""
+
+    def __exit__(self, *error: Any) -> None: ...
+
+    def begin(self) -> None:
+        """It has been started."""
+
+
+Look = Callable[[Job, TextIO], Shown]
+"""What shows it, given where people look. It is given from above: what they see is no matter of a launcher's."""
+
+
+def run(launcher: Launcher, job: Job, arguments: list[str], *, quiet: bool, look: Look | None = None) -> Ended:
+    """Run an attempt to its end in the foreground. ``quiet``: nothing on standard output. ``look``: shows one that does not run
+    here, where it has the terminal itself.
 
     Raises:
         LastrunError: it could not be started, or nobody tells any more what becomes of it.
@@ -50,8 +72,11 @@ def run(launcher: Launcher, job: Job, arguments: list[str], *, quiet: bool) -> E
         if asked:  # there is no attempt yet that a terminal would have told, too
             raise KeyboardInterrupt
         output = sys.stderr if quiet else sys.stdout
-        started = launcher.start(job, arguments, token, output=output)
-        with cleared_by_signals(partial(_leave, output)):
+        with cleared_by_signals(partial(_leave, output)), ExitStack() as held:
+            shown = None if look is None or launcher.runs_here else held.enter_context(look(job, output))
+            started = launcher.start(job, arguments, token, output=output if shown is None else shown.stream)
+            if shown is not None:
+                shown.begin()
             while (code := started.wait(_LOOK_SECONDS)) is None:
                 while len(asked) > handed_on:
                     started.hand_on(asked[handed_on])

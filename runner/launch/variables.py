@@ -75,7 +75,7 @@ def see_that_they_are_set(config: JobSpec) -> None:
     """
     missing = [name for name in config.run.pass_env if name not in os.environ]
     if missing:
-        raise UsageError(f"run.pass_env: {', '.join(missing)} is not set here")
+        raise UsageError(f"run.pass_env: {', '.join(missing)} is not set here: set it, or leave it out")
 
 
 def is_private(address: str) -> bool:

@@ -7,7 +7,9 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
+from itertools import chain
 from typing import IO, Any
 
 from last_e.process import NOTICES, discard_output
@@ -35,20 +37,29 @@ def main() -> None:
 
 
 def _serve(say: IO[str]) -> None:
-    begin = json.loads(sys.stdin.readline())
+    come = _as_they_come()
+    begin, *first = next(come)
     tracker = TRACKERS[begin["tracking"]](begin["job"], begin["config"], begin["folder"])
     _say(say, where=f"tracked by {begin['tracking']}: {tracker.where}")
-    for line in sys.stdin:
-        told: dict[str, Any] = json.loads(line)
-        if "values" in told:
-            tracker.log(told["step"], told["values"])
-        else:
-            tracker.end(failed=told["failed"], reason=told["reason"])
+    for some in filter(None, chain([first], come)):
+        if points := [(told["step"], told["values"]) for told in some if "values" in told]:
+            tracker.log(points)
+        if "reason" in some[-1]:
+            tracker.end(failed=some[-1]["failed"], reason=some[-1]["reason"])
             return
     timer = threading.Timer(_LEFT_SECONDS, os._exit, [1])
     timer.daemon = True
     timer.start()
     tracker.end(failed=True, reason="lost")
+
+
+def _as_they_come() -> Iterator[list[dict[str, Any]]]:
+    """What is told: at once all that has come while what was told before was being told on, for a server may be far away."""
+    rest = b""
+    while some := os.read(sys.stdin.fileno(), 1 << 16):
+        *lines, rest = (rest + some).split(b"\n")
+        if lines:
+            yield [json.loads(line) for line in lines]
 
 
 def _words(error: Exception) -> str:

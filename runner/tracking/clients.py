@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 PROJECT = "lastrun"
 """Where runs go if no variable of the tracker's own says otherwise."""
-_MOST_PARAMS = 100
+_MOST_PARAMS, _MOST_METRICS = 100, 1000
 """MLflow takes so many at once."""
+Point = tuple[int, Mapping[str, float]]
+"""A step, and its figures."""
 
 
 class Tracker(Protocol):
@@ -20,8 +22,8 @@ class Tracker(Protocol):
     where: str
     """For people: where to see it."""
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Figures of a step. After a cut the same steps may come again, with the same figures."""
+    def log(self, points: Sequence[Point]) -> None:
+        """Figures of some steps, in their order. After a cut the same steps may come again, with the same figures."""
 
     def end(self, *, failed: bool, reason: str) -> None:
         """The attempt has ended; the next one goes on with the same run."""
@@ -48,9 +50,10 @@ class Wandb:
         self._run.define_metric("*", step_metric="step")
         self.where = f"offline in {os.environ['WANDB_DIR']}" if offline else str(self._run.url)
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
+    def log(self, points: Sequence[Point]) -> None:
         """As of :class:`Tracker`."""
-        self._run.log({"step": step, **values})
+        for step, values in points:
+            self._run.log({"step": step, **values})
 
     def end(self, *, failed: bool, reason: str) -> None:
         """As of :class:`Tracker`."""
@@ -89,12 +92,14 @@ class Mlflow:
                 self._client.log_batch(self._run, params=params[first : first + _MOST_PARAMS])
         self.where = f"run {self._run} of experiment {name}"
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
+    def log(self, points: Sequence[Point]) -> None:
         """As of :class:`Tracker`."""
         from mlflow.entities import Metric
 
         now = round(time.time() * 1000)
-        self._client.log_batch(self._run, metrics=[Metric(key, value, now, step) for key, value in values.items()])
+        metrics = [Metric(key, value, now, step) for step, values in points for key, value in values.items()]
+        for first in range(0, len(metrics), _MOST_METRICS):
+            self._client.log_batch(self._run, metrics=metrics[first : first + _MOST_METRICS])
 
     def end(self, *, failed: bool, reason: str) -> None:
         """As of :class:`Tracker`."""
@@ -115,9 +120,10 @@ class Trackio:
         place = os.environ.get("TRACKIO_SPACE_ID") or os.environ.get("TRACKIO_SERVER_URL") or os.environ["TRACKIO_DIR"]
         self.where = f"project {project} in {place}"
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
+    def log(self, points: Sequence[Point]) -> None:
         """As of :class:`Tracker`."""
-        self._run.log(dict(values), step=step)
+        for step, values in points:
+            self._run.log(dict(values), step=step)
 
     def end(self, *, failed: bool, reason: str) -> None:
         """As of :class:`Tracker`."""

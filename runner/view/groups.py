@@ -23,7 +23,8 @@ from runner.launch.points import Task
 from runner.launch.settle import waits
 from runner.view.console import make_console, make_table, say, show, styled
 from runner.view.jobs import coloured
-from runner.view.status import FOLLOW_SECONDS, STOPPING, summary_or_error
+from runner.view.status import FOLLOW_SECONDS, summary_or_error
+from runner.view.wanted import STOPPING
 
 if TYPE_CHECKING:
     from rich.console import Console

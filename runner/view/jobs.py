@@ -10,6 +10,8 @@ from last_e.text import by_ranks, number, percent, plain, seconds_text
 from runner.view.console import make_console, make_table, show, styled
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from rich.text import Text
 
 _COLOURS = {
@@ -23,32 +25,57 @@ _COLOURS = {
 }
 
 
-def print_jobs(jobs: list[dict[str, Any]], store: str, more: bool) -> None:
-    """A line per job; ``more``: there are others, older ones."""
+COLUMNS: dict[str, tuple[str, Callable[[dict[str, Any]], str | Text]]] = {
+    "id": ("job", lambda job: str(job["id"])),
+    "state": ("state", lambda job: coloured(job["state"])),
+    "epoch": ("epoch", lambda job: f"{job['epoch']}/{job['epochs']}"),
+    "best": ("best top-1", lambda job: percent(job["best_top1"])),
+    "env": ("env", lambda job: job["env"] or "-"),
+    "created": ("created", lambda job: time.strftime("%m-%d %H:%M", time.localtime(job["created_at"]))),
+    "name": ("name", lambda job: job["name"]),
+    "group": ("group", lambda job: job["group"]["id"] if job["group"] else "-"),
+    "point": ("point", lambda job: _point(job["group"])),
+    "model": ("model", lambda job: job["model"]),
+    "dataset": ("dataset", lambda job: job["dataset"]),
+    "split": ("split", lambda job: job["split_type"]),
+    "reason": ("reason", lambda job: job["reason"] or "-"),
+    "left": ("left", lambda job: seconds_text(job["seconds_left"])),
+    "by": ("by", lambda job: job["by"] or "-"),
+    "uri": ("uri", lambda job: job["uri"]),
+}
+"""What a list can show of a job: by the name of ``--columns`` its heading, and what stands below."""
+DEFAULT_COLUMNS = ("id", "state", "epoch", "best", "env", "created")
+
+
+def print_jobs(jobs: list[dict[str, Any]], store: str, more: bool, columns: Sequence[str] = (), some: bool = False) -> None:
+    """A line per job. ``more``: there are others, older ones; ``columns``: these, of :data:`COLUMNS`; ``some``: not all jobs
+    were wanted."""
     if not jobs:
-        show(f"no jobs in {store}; lastrun submit FILE begins one")
+        show(f"no {'such ' if some else ''}jobs in {store}; lastrun {'list shows all' if some else 'submit FILE begins one'}")
         return
     console = make_console()
-    # Nothing is broken in the middle: on a narrow screen the last columns are left out.
-    columns = ("job", "state", "epoch", "best top-1", "env", "created")
-    longest = max(len(job["id"]) for job in jobs)
-    shown = next((n for n, room in ((6, 60), (5, 48), (4, 37)) if longest + room <= console.width), 3)
-    table = make_table(*columns[:shown])
+    if not columns:  # nothing is broken in the middle: on a narrow screen the last columns are left out
+        longest = max(len(job["id"]) for job in jobs)
+        columns = DEFAULT_COLUMNS[: next((n for n, room in ((6, 60), (5, 48), (4, 37)) if longest + room <= console.width), 3)]
+    table = make_table(*(COLUMNS[name][0] for name in columns))
     errors = []
     for job in jobs:
         if "error" in job:
-            table.add_row(job["id"], styled("unreadable", "red"))
+            known = {"id": job["id"], "uri": job["uri"], "state": styled("unreadable", "red")}
+            table.add_row(*(known.get(name, "") for name in columns))
             errors.append(f"{job['id']}: {job['error']}")
-            continue
-        epoch = f"{job['epoch']}/{job['epochs']}"
-        when = time.strftime("%m-%d %H:%M", time.localtime(job["created_at"]))
-        row = (job["id"], coloured(job["state"]), epoch, percent(job["best_top1"]), job["env"] or "-", when)
-        table.add_row(*row[:shown])
+        else:
+            table.add_row(*(COLUMNS[name][1](job) for name in columns))
     console.print(table)
     for error in errors:
         console.print(styled(error, "red"))
     if more:
         console.print(f"the newest {len(jobs)}; more with --limit")
+
+
+def _point(group: dict[str, Any] | None) -> str:
+    """What a point of a sweep sets that others set otherwise."""
+    return ", ".join(f"{key}={value}" for key, value in group["values"].items()) if group else "-"
 
 
 def print_status(status: dict[str, Any]) -> None:
@@ -65,13 +92,23 @@ def status_text(status: dict[str, Any]) -> Text:
     """Where a job is, how it fares, and what to do next, a line each."""
     from rich.text import Text
 
+    rows, state = status_rows(status), status["state"]
+    width = max(len(name) for name, _ in rows)
+    lines = []
+    for name, text in rows:
+        seen = Text(plain(text))
+        if name == "state":
+            seen = Text.assemble(coloured(state), plain(text.removeprefix(state)))
+        lines.append(Text.assemble(styled(f"{name:<{width}}", "dim"), "  ", seen))
+    return Text("\n").join(lines)
+
+
+def status_rows(status: dict[str, Any]) -> list[tuple[str, str]]:
+    """The same as names and texts."""
     why = f" ({status['reason']}: {status['message']})" if status["reason"] else ""
     if status["state"] == "lost":
         why = f" ({status['message'] or 'its attempt is gone without a word'})"
-    rows: list[tuple[str, str | Text]] = [
-        ("job", status["uri"]),
-        ("state", Text.assemble(coloured(status["state"]), plain(why))),
-    ]
+    rows = [("job", status["uri"]), ("state", f"{status['state']}{why}")]
     rows.append(("model", f"{status['model']} on {status['dataset']} {status['split_type']}"))
     running = status["progress"]
     total = running.get("total_steps") or status["total_steps"]
@@ -108,9 +145,7 @@ def status_text(status: dict[str, Any]) -> Text:
     if status["waits"]:
         rows.append(("queue", status["waits"]))
     rows.append(("next", status["next"]))
-    width = max(len(name) for name, _ in rows)
-    lines = [Text.assemble(styled(f"{name:<{width}}", "dim"), "  ", plain(t) if isinstance(t, str) else t) for name, t in rows]
-    return Text("\n").join(lines)
+    return rows
 
 
 def _unsent(unsent: dict[str, Any], reference: str) -> str:

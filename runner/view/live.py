@@ -84,7 +84,7 @@ class Watch:
 
     def __init__(self, stderr: bool = False) -> None:
         self._console = make_console(stderr=stderr)
-        self._screen = Screen(self._console.file)  # type: ignore[arg-type]
+        self.screen = Screen(self._console.file)  # type: ignore[arg-type]
         self.last: dict[str, Any] | None = None
         """What was seen last."""
         self._epoch: int | None = None
@@ -93,11 +93,11 @@ class Watch:
     @property
     def redraws(self) -> bool:
         """Whether there is a view."""
-        return self._screen.redraws
+        return self.screen.redraws
 
     def close(self) -> None:
         """Take the view off."""
-        self._screen.close()
+        self.screen.close()
 
     def see(self, status: dict[str, Any], epochs: bool = True) -> None:
         """How the job is now; ``epochs``: tell those that have ended since the last time."""
@@ -108,7 +108,7 @@ class Watch:
             self._tell_epochs(status)
         at = standing(status)
         if self.redraws:
-            self._screen.view(lambda columns, rows: view(at, self._console, columns, rows))
+            self.screen.view(lambda columns, rows: view(at, self._console, columns, rows))
         elif time.monotonic() - self._last >= SECONDS_BETWEEN_LINES and at.total_steps:
             figures = at.loss, at.lr or 0.0, at.clips_per_second or 0.0, at.seconds_left, at.phase, at.ranks, at.smooth_loss
             self._line(describe(Progress(at.step, at.total_steps, at.epoch, at.epochs, *figures)) or "")
@@ -116,7 +116,7 @@ class Watch:
     def show(self, text: str) -> None:
         """A text above the view, as it is but for words that would not fit a terminal's line."""
         if self.redraws:
-            self._screen.line(lambda columns: wrapped(text, self._console, columns))
+            self.screen.line(lambda columns: wrapped(text, self._console, columns))
         else:
             show(text)
 
@@ -130,7 +130,7 @@ class Watch:
     def _tell(self, done: EpochDone) -> None:
         text = describe(done) or ""
         if self.redraws:
-            self._screen.line(lambda columns: one_line(text, epoch_words(done), columns - 1))
+            self.screen.line(lambda columns: one_line(text, epoch_words(done), columns - 1))
         else:
             self._line(text)
 

@@ -17,11 +17,12 @@ from runner.job.checkpoints import counted
 from runner.job.job import Job
 from runner.job.paths import step_of
 from runner.launch.settle import scratch_places, settle, settled, state_of, waits
+from runner.view.wanted import ALL, STOPPING, Wanted
 from runner.waits import WAITS
 
 FOLLOW_SECONDS = WAITS.follow
-STOPPING = "stopping"
-"""Shown of a job that runs, but has been asked to leave."""
+_TOGETHER = 64
+"""So many jobs at least are looked at together where not all are wanted."""
 _NEXT = {
     State.QUEUED: "lastrun resume {job}",
     State.RUNNING: "lastrun logs {job}",
@@ -192,26 +193,29 @@ def _summary(job: Job, record: dict[str, Any], stand: _Stand) -> dict[str, Any]:
         "epochs": (attempt.epochs if attempt else None) or config["training.epochs"],
         "best_top1": max(best, default=None),
         "reason": stand.reason.value if stand.reason else None,
+        "by": record["by"],
         "seconds_left": stand.beat.get("seconds_left") if stand.state is State.RUNNING else None,
     }
 
 
-def summaries(jobs: Iterator[Job], limit: int) -> tuple[list[dict[str, Any]], bool]:
-    """What a list shows of the first ``limit`` jobs, and whether there are more. Many are read at once, since each waits for
-    the network several times."""
+def summaries(jobs: Iterator[Job], limit: int, wanted: Wanted = ALL) -> tuple[list[dict[str, Any]], bool]:
+    """What a list shows of the first ``limit`` jobs that are ``wanted``, and whether there are more. Many are read at once,
+    since each waits for the network several times."""
     some = list(islice(jobs, limit + 1))
     shown: list[dict[str, Any]] = []
     while some:
-        found = some[0].store.in_parallel([partial(summary_or_error, job) for job in some])
-        shown += [facts for facts in found if facts is not None]
-        some = list(islice(jobs, limit + 1 - len(shown)))
+        found = some[0].store.in_parallel([partial(summary_or_error, job, wanted) for job in some])
+        shown += [facts for facts in found if facts is not None and wanted.takes(facts)]
+        left = limit + 1 - len(shown)
+        some = list(islice(jobs, max(left, _TOGETHER) if wanted and left > 0 else left))
     return shown[:limit], len(shown) > limit
 
 
-def summary_or_error(job: Job) -> dict[str, Any] | None:
-    """A job's summary; one that cannot be read is listed as such, it must not hide the others. None: there is no such job."""
+def summary_or_error(job: Job, wanted: Wanted = ALL) -> dict[str, Any] | None:
+    """A job's summary; one that cannot be read is listed as such, it must not hide the others. None: there is no such job, or
+    its record says that it is not ``wanted``."""
     try:
-        return job_summary(job)
+        return job_summary(job) if wanted.has_right_record(job) else None
     except NoSuchJobError:
         return None
     except UNREADABLE as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -58,6 +59,41 @@ def test_the_configuration_page_is_what_the_schemas_say() -> None:
     page = (ROOT / "docs/configuration.md").read_text()
     assert page == done.stdout, "run scripts/make_docs.py"
     assert all(f"| `{key}` |" in page for key in known_keys(TrainConfig))
+
+
+SOURCE = """
+from runner.errors import UsageError
+_ALLOWED = "a folder"
+class OwnError(UsageError):
+    pass
+def _why(name):
+    return f"{name} is not there"
+def f(path, n, gpu):
+    if n:
+        raise OwnError(f"{path.name}: found {n} point{'s' if n > 1 else ''}; allowed: {_ALLOWED}")
+    what = "no GPU" if gpu else "a GPU that is busy"
+    error = UsageError(what + "; take another")
+    show(f"note: {path} is left alone", error=True)
+    raise error
+"""
+
+
+def test_the_page_of_messages_is_what_the_source_says(tmp_path: Path) -> None:
+    read_off = runpy.run_path(str(ROOT / "scripts" / "make_messages.py"))
+    page = read_off["render"]()
+    assert (ROOT / "docs/messages.md").read_text() == page, "run scripts/make_messages.py"
+    assert re.findall(r"(?i)\b(?:please|sorry|failed to|can.t|don.t|invalid|illegal|unable to)\b", page) == []  # one voice
+    for name, text in (("errors.py", (ROOT / "runner/errors.py").read_text()), ("new.py", SOURCE)):
+        (tmp_path / "runner").mkdir(exist_ok=True)
+        (tmp_path / "runner" / name).write_text(text)
+    found = {(one.text, one.kind, one.code) for one in read_off["messages"](tmp_path) if one.path == "runner/new.py"}
+    assert found == {
+        ("{path.name}: found {n} point[s]; allowed: a folder", "error", "2"),
+        ("no GPU; take another", "error", "2"),
+        ("a GPU that is busy; take another", "error", "2"),
+        ("note: {path} is left alone", "note", ""),
+        ("note: {path} is left alone", "said", ""),
+    }
 
 
 def shown_commands() -> list[tuple[str, str]]:

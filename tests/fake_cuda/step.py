@@ -17,8 +17,9 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 
+from last_e import rng
 from last_e.config import TrainConfig
-from last_e.data.batches import Batch, Keys, Order, TestBatches, TrainBatches
+from last_e.data.batches import Batch, Order, TestBatches, TrainBatches
 from last_e.data.clips import TENSORS
 from last_e.data.synthetic import synthetic_clips
 from last_e.evaluate import evaluate
@@ -109,10 +110,10 @@ def seen(words: list[str], precision: str) -> dict[str, Any]:
         scaler = torch.amp.GradScaler("cuda", enabled=FORMATS[precision].scaled)
         model = network(config)
         state = State(model, build_optimizer(model, config.training), scaler)
-        keys = Keys(*(torch.zeros((), dtype=torch.int64, device=DEVICE) for _ in Keys._fields))  # as a graph has them
+        keys = {purpose: torch.zeros((), dtype=torch.int64, device=DEVICE) for purpose in rng.PURPOSES}  # as a graph has them
 
         def made(step: int) -> list[Batch]:
-            return [train.make(piece, keys) for piece in train._pieces(order, step)]
+            return [train.make(order.piece(*part), keys.__getitem__) for part in train._ends(step)]
 
         batches = made(0)  # with what is made once
         if config.training.optimizer == "adamw":

@@ -31,8 +31,19 @@ from runner.signals import LEAVING
 from runner.store.directory import DirectoryStore
 from runner.store.open import open_store
 from runner.view.report.page import page_at_the_end
+from tests.board import curves
 from tests.conftest import TINY, Cli
-from tests.jobs import LONGER, PATIENCE, assert_same, has_pending, jobs_in, processes_of, some_step_is_stored, wait_until
+from tests.jobs import (
+    LONGER,
+    PATIENCE,
+    Result,
+    assert_same,
+    has_pending,
+    jobs_in,
+    processes_of,
+    some_step_is_stored,
+    wait_until,
+)
 
 
 def test_submit_runs_a_job_to_its_end_and_says_what_came_out(cli: Cli, tiny: Path, clean_env: dict[str, str]) -> None:
@@ -51,7 +62,7 @@ def test_submit_runs_a_job_to_its_end_and_says_what_came_out(cli: Cli, tiny: Pat
     assert len(kept) <= 4
     keys = {entry.key.split("/", 3)[-1].split("/")[0] for entry in job.store.scan(job.paths.attempts)}
     records = {"claim.json", "attempt.json", "end.json", "heartbeat.json"}
-    assert keys == {*records, "metrics.jsonl", "log", "events", "predictions.safetensors", "report.html"}
+    assert keys == {*records, "metrics.jsonl", "log", "steps", "predictions.safetensors", "report.html"}
     assert not list((tiny.parent / "tmp").glob("lastrun-*"))
 
     again = cli("resume", job.id)
@@ -64,7 +75,9 @@ def test_submit_runs_a_job_to_its_end_and_says_what_came_out(cli: Cli, tiny: Pat
     assert status["best_top1"] == max(m["test_top1"] for m in job.metrics())
 
 
-def test_ctrl_c_pauses_and_resume_gives_the_uninterrupted_result(run: Any, cli: Cli, tiny: Path, uninterrupted: Any) -> None:
+def test_ctrl_c_pauses_and_resume_gives_the_uninterrupted_result(
+    run: Any, cli: Cli, tiny: Path, uninterrupted: Result, tmp_path: Path
+) -> None:
     first = run("submit", tiny, *LONGER)
     code, out = first.interrupt()
     assert code == 75, out
@@ -75,6 +88,14 @@ def test_ctrl_c_pauses_and_resume_gives_the_uninterrupted_result(run: Any, cli: 
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     assert "going on from checkpoint" in resumed.stdout
     assert_same(job, uninterrupted)
+    assert json.loads(cli("tensorboard", job.id, "--out", tmp_path / "board", "--json").stdout)["jobs"] == [
+        {"id": job.id, "steps": 72 // 5, "epochs": 3}
+    ]
+    found, (_, epochs, steps) = curves(tmp_path / "board" / job.id), uninterrupted
+    for name in ("loss", "lr", "train_top1"):
+        assert found[f"step/{name}"] == [(line["step"], pytest.approx(line[name])) for line in steps]
+    for name in ("train_loss", "test_top1"):
+        assert found[f"epoch/{name}"] == [(line["epoch"], pytest.approx(line[name])) for line in epochs]
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,19 @@ from tests.jobs import PATIENCE, Run, assert_same, command_lines, has_saved, job
 from tests.jobs import result as result_of
 
 STEPS, EPOCHS = 2, 8  # an epoch: 48 training clips, 22 a step
+AUGMENTED = (
+    "training.augmentations.motion=0.7",
+    "training.augmentations.limbs=0.1",
+    "training.augmentations.pose=0.05",
+    "training.augmentations.lean=10.0",
+    "training.augmentations.drift=0.2",
+    "training.augmentations.rotation=45.0",
+    "training.augmentations.speed=0.3",
+    "training.augmentations.mask_joints=0.1",
+    "training.augmentations.mask_frames=0.2",
+    "training.augmentations.mixup=0.2",
+)
+"""All but mirroring, which made-up clips do not know."""
 NANO = (
     "model.variant=nano_e_v3",
     "model.stem_channels=8",
@@ -39,6 +52,7 @@ NANO = (
     "model.num_blocks=[1,1]",
     "model.depths=[1,1]",
     "model.strides=[1,2]",
+    *AUGMENTED,
 )
 BASE = ("model.variant=base_e_v3", "model.use_ib_loss=true", "model.drop_path_rate=0.2", "training.gradient_clip=0.5")
 RECIPE = (
@@ -49,6 +63,7 @@ RECIPE = (
     "training.warmup_epochs=1",
     "hardware.cpu_threads=1",
     "checkpoint.every_minutes=0.0005",
+    "checkpoint.log_every_steps=3",
     "checkpoint.keep_last=20",
 )
 PARTS = ("training.batch_size=11", "training.gradient_accumulation_steps=2", "hardware.micro_batch=4")
@@ -83,11 +98,11 @@ def finished(command: list[str]) -> str:
 
 
 def result(run: Path, steps: int = STEPS * EPOCHS) -> tuple[str, str]:
-    """The metric history with what is said of each clip, and everything that training changes, by their sha256."""
+    """The figures of epochs and steps with what is said of each clip, and everything that training changes, by their sha256."""
     newest = newest_whole(run / "checkpoints", lambda word: None)
     assert newest is not None
     assert load(newest)[1].step == steps
-    told = (run / "metrics.jsonl").read_bytes() + (run / PREDICTIONS).read_bytes()
+    told = b"".join((run / name).read_bytes() for name in ("metrics.jsonl", "steps.jsonl", PREDICTIONS))
     return hashlib.sha256(told).hexdigest(), hashlib.sha256((newest / "state.pt").read_bytes()).hexdigest()
 
 

@@ -106,7 +106,7 @@ def test_a_machine_is_switched_off_only_where_it_was_said_twice(
     refused = inside("submit", tiny, "--yes-shut-down")
     assert "--yes-shut-down: found run.after: nothing" in refused.stderr
     for words, told in {
-        ("--launcher", "slurm"): "found shutdown with launcher slurm; allowed is it with local and ssh alone",
+        ("--launcher", "slurm"): "found shutdown with launcher slurm; allowed: with local and ssh alone",
         ("--launcher", "docker"): "found shutdown with launcher docker",
         ("--on", "far", "--relay"): "found shutdown with --relay",
         ("--set", "sweep.seeds=2"): "is a sweep: found run.after: shutdown",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pty
+import re
 import shutil
 import signal
 import subprocess
@@ -31,6 +31,7 @@ from tests import debian
 from tests.conftest import Cli
 from tests.jobs import LONGER, PATIENCE, Run, assert_same, command_lines, jobs_in, some_step_is_stored, wait_until
 from tests.sshd import Sshd
+from tests.terminals import Terminal
 
 pytestmark = [pytest.mark.xdist_group("ssh"), pytest.mark.slow]
 
@@ -234,67 +235,39 @@ def environ_of_trainer(job: Job) -> bytes:
     return Path(f"/proc/{child}/environ").read_bytes()
 
 
-def test_ctrl_c_at_a_terminal_asks_whether_to_stop_or_only_to_stop_looking(
+def test_at_a_terminal_it_has_the_live_view_and_ctrl_c_asks_whether_to_stop_or_only_to_stop_looking(
     cli: Cli, far: Sshd, tiny: Path, clean_env: dict[str, str]
 ) -> None:
     """Two at once on one machine: one is left to itself, the other is asked to save."""
     store = DirectoryStore(Path(clean_env["LASTRUN_STORE"]))
-    ends = {}
-    with (
-        at_a_terminal(clean_env, "submit", tiny, *ON, *LONG) as one,
-        at_a_terminal(clean_env, "submit", tiny, *ON, *LONG) as two,
-    ):
+    command = [sys.executable, "-m", "runner", "submit", str(tiny), *ON, *LONG]
+    both = [Terminal(80, 30), Terminal(80, 30)]
+    processes = [terminal.start(command, clean_env, clean_env["HOME"]) for terminal in both]
+    try:
         wait_until(lambda: len([job for job in jobs_in(store) if some_step_is_stored(job)]) == 2)
-        for terminal, answer in ((one, b"\n"), (two, b"stop\n")):
-            os.kill(terminal.process.pid, signal.SIGINT)
-            terminal.read_until(b"[stop/LOOK] ")
-            os.write(terminal.end, answer)
-            ends[answer] = terminal.to_the_end()
-    assert [code for code, _ in ends.values()] == [75, 75], ends
-    assert "goes on on far. lastrun status" in ends[b"\n"][1]
+        for terminal, process, answer in zip(both, processes, ("\n", "stop\n")):
+            view = r"(?m)^epoch ━.* left\n+job   ━.* left\n+loss \d.*\n(.*\n)*.*synced step \d"
+            wait_until(lambda terminal=terminal, view=view: re.search(view, terminal.text))
+            assert re.search(r"(?m)^tiny-\S+  running, attempt 1 on ", terminal.text)
+            os.kill(process.pid, signal.SIGINT)
+            wait_until(lambda terminal=terminal: terminal.lines[-1].endswith(" [stop/LOOK]"))  # and no view below it
+            terminal.press(answer)
+            assert process.wait(PATIENCE) == 75, terminal.text
+            wait_until(lambda terminal=terminal: not re.search("━{3}", terminal.text))
+            assert re.search(r"(?m)^epoch 1/5000  lr ", terminal.text)
+            assert terminal.shows_cursor
+        wait_until(lambda: "goes on on far. lastrun status" in both[0].text.replace("\n", " "))
+        wait_until(lambda: both[1].lines[-1].startswith("next: lastrun resume "))
+    finally:
+        for terminal, process in zip(both, processes):
+            process.kill()
+            process.wait()
+            terminal.close()
     phases = {(job.attempts.all()[-1].phase, job.attempts.all()[-1].reason) for job in jobs_in(store)}
     assert phases == {("running", None), ("ended", "interrupted")}
     left = next(job for job in jobs_in(store) if job.attempts.all()[-1].open)
     assert cli("stop", left.id, "--wait").returncode == 0
     assert left.attempts.all()[-1].reason == "stop_requested"
-
-
-class at_a_terminal:
-    """``lastrun`` with a terminal for its input and output."""
-
-    def __init__(self, env: dict[str, str], *words: str | Path) -> None:
-        self.end, other = pty.openpty()
-        command = [sys.executable, "-m", "runner", *map(str, words)]
-        self.process = subprocess.Popen(
-            command, stdin=other, stdout=other, stderr=other, env=env, cwd=env["HOME"], start_new_session=True
-        )
-        os.close(other)
-        self.said = b""
-
-    def __enter__(self) -> at_a_terminal:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        os.close(self.end)
-
-    def read_until(self, words: bytes | None) -> None:
-        """None: until its end."""
-        while words is None or words not in self.said:
-            try:
-                piece = os.read(self.end, 4096)
-            except OSError:  # nobody has it open any more
-                piece = b""
-            if not piece:
-                assert words is None, self.said
-                return
-            self.said += piece
-
-    def to_the_end(self) -> tuple[int, str]:
-        self.read_until(None)
-        return self.process.wait(timeout=PATIENCE), self.said.decode()
 
 
 def test_the_host_tells_of_an_attempt_that_gives_no_sign(cli: Cli, far: Sshd, tiny: Path, clean_env: dict[str, str]) -> None:

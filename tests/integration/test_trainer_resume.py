@@ -33,6 +33,7 @@ from tests.jobs import PATIENCE
 REPOSITORY = Path(last_e.__file__).parents[1]
 STEPS = 6  # an epoch: 48 training clips in batches of 8
 EPOCHS = 3
+EACH = "checkpoint.log_every_steps=1"
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def data(tmp_path_factory) -> Path:
 def words(data: Path, out: Path) -> list[str]:
     """A small run that writes a checkpoint at nearly every step."""
     settings = [f"data.uri={data}", "training.input_frames=16", "training.warmup_epochs=1", "training.batch_size=8"]
-    settings += ["hardware.cpu_threads=1", "checkpoint.every_minutes=0.001", "checkpoint.keep_last=4"]
+    settings += ["hardware.cpu_threads=1", "checkpoint.every_minutes=0.001", "checkpoint.keep_last=4", EACH]
     return [
         "--model",
         "nano",
@@ -64,7 +65,17 @@ def words(data: Path, out: Path) -> list[str]:
 
 
 def again(run: Path, *more: str) -> list[str]:
-    return ["--resume", f"{run}", "--env", "local", *more, "--set", "hardware.cpu_threads=1", "checkpoint.every_minutes=0.001"]
+    return [
+        "--resume",
+        f"{run}",
+        "--env",
+        "local",
+        *more,
+        "--set",
+        "hardware.cpu_threads=1",
+        "checkpoint.every_minutes=0.001",
+        EACH,
+    ]
 
 
 def started(arguments: list[str], **options: object) -> subprocess.Popen[str]:
@@ -79,11 +90,11 @@ def finished(arguments: list[str], **options: object) -> tuple[int, str, str]:
 
 
 def result(run: Path) -> tuple[bytes, dict[str, torch.Tensor]]:
-    """The metric history's bytes and the weights and statistics at the end."""
+    """The bytes of the figures of epochs and of steps, and the weights and statistics at the end."""
     path = newest_whole(run / "checkpoints", lambda word: None)
     state, about = load(path)
     assert about.step == STEPS * EPOCHS
-    return (run / "metrics.jsonl").read_bytes(), state["model"]
+    return (run / "metrics.jsonl").read_bytes() + (run / "steps.jsonl").read_bytes(), state["model"]
 
 
 def same(a: tuple[bytes, dict[str, torch.Tensor]], b: tuple[bytes, dict[str, torch.Tensor]]) -> bool:
@@ -235,7 +246,13 @@ def tiny(data: Path, *more: str) -> TrainConfig:
         "model.drop_path_rate=0.2",
         "training.epochs=2",
     ]
-    settings += ["training.batch_size=16", "training.warmup_epochs=1", "checkpoint.every_minutes=60", "hardware.micro_batch=8"]
+    settings += [
+        "training.batch_size=16",
+        "training.warmup_epochs=1",
+        "checkpoint.every_minutes=60",
+        "hardware.micro_batch=8",
+        EACH,
+    ]
     layer, problems = set_layer([*settings, *more])
     return resolve([layer], TrainConfig, problems).config
 
@@ -247,7 +264,7 @@ def go(config: TrainConfig, out: Path, resume: Path | None = None, stop: Stop | 
 
 def end(out: Path) -> tuple[bytes, dict[str, torch.Tensor]]:
     state, _ = load(newest_whole(out / "checkpoints", lambda word: None))
-    return (out / "metrics.jsonl").read_bytes(), state["model"]
+    return (out / "metrics.jsonl").read_bytes() + (out / "steps.jsonl").read_bytes(), state["model"]
 
 
 def test_cut_at_every_look_of_an_epoch_and_resumed_is_as_never_cut(data, tmp_path, here):

@@ -476,7 +476,7 @@ def test_names_in_a_folder_that_somebody_sent_steer_no_terminal(tmp_path: Path) 
 def test_a_history_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "metrics.jsonl")
     with pytest.raises(OSError, match="no plain file"):
-        History(tmp_path, 0, 0, Discard())
+        History(tmp_path, 0, 0, 10, Discard())
 
 
 def test_pages_and_measurements_are_written_over_no_link_that_was_planted(

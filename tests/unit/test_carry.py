@@ -21,6 +21,7 @@ from runner.job.job import Job
 from runner.job.lease import claim
 from runner.job.paths import INDEX, checkpoint_name
 from runner.job.pull import pull_checkpoint
+from runner.job.steps import Steps
 from runner.launch.approve import approve
 from runner.launch.local import LocalLauncher
 from runner.resolve import resolve_spec
@@ -91,6 +92,7 @@ def attempt(job: Job, number: int, reason: str | None, step: int, token: str = "
         "test_top5": 0.9,
     }
     job.store.put(job.paths.metrics(one.id), json.dumps(line).encode())
+    job.store.put(job.paths.steps(one.id, 1), json.dumps({"step": step, "epoch": step / 10}).encode())
     checkpoint(job, one, step)
     return one
 
@@ -111,6 +113,7 @@ def told(job: Job) -> tuple[object, ...]:
         job.store.get(job.paths.init),
         job.record(),
         job.metrics(),
+        Steps(job).read(),
         "".join(job.log()),
         [stored.name for stored in job.checkpoints.all()],
     )

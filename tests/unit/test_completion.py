@@ -53,6 +53,8 @@ def asked(env: dict[str, str], line: str, current: str | None = None) -> list[st
         ("lastrun status ", ["words", "sweep-20260102-120000-0c0d", POINT, JOB]),
         ("lastrun status --json ti", ["words", JOB]),
         ("lastrun pull tiny ", ["files"]),
+        ("lastrun cp ti", ["words", JOB]),
+        ("lastrun cp tiny:log.txt ", ["files"]),
         ("lastrun list --cl", ["words", "--clouds"]),
         ("lastrun nonsense ", ["words"]),
         ("lastrun status 'ti", ["words"]),

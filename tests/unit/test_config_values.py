@@ -257,6 +257,13 @@ REFUSED = [
     (("training.scheduler=multistep", "training.milestones=[10, 10]"), "training.milestones"),
     (("training.scheduler=multistep", "training.milestones=[120]"), "training.milestones"),
     (("dataset=ntu60", "split_type=xset"), "split_type"),
+    (("training.augment=false", "training.augmentations.mixup=0.2"), "training.augmentations.mixup"),
+    (("training.augmentations.motion_from=mean",), "training.augmentations.motion_from"),
+    (
+        ("training.augmentations.motion=0.7", "training.augmentations.motion_range=[1.1, 0.1]"),
+        "training.augmentations.motion_range",
+    ),
+    (("dataset=synthetic", "training.augmentations.mirror=0.5"), "training.augmentations.mirror"),
     (("dataset=irds", "split_type=xview"), "split_type"),
     (("hardware.session_limit=600s",), "hardware.session_limit"),
     (("data.validation=people",), "data.validation"),

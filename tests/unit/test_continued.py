@@ -34,7 +34,7 @@ class Attempts:
     def __init__(self, job: Job, *ends: tuple[str | None, int, bool]) -> None:
         self.job, self.ends, self.began = job, list(ends), list[list[str]]()
 
-    def run(self, launcher: Any, job: Job, arguments: list[str], *, quiet: bool) -> Ended:
+    def run(self, launcher: Any, job: Job, arguments: list[str], *, quiet: bool, look: object = None) -> Ended:
         self.began.append(arguments)
         reason, step, asked = self.ends[len(self.began) - 1]
         token = f"{len(self.began):08x}"

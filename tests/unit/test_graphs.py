@@ -128,8 +128,8 @@ def recorded_run(
     losses, number = [], 0
     for epoch in range(epochs):
         state.new_epoch()
-        for pieces, keys in train.drafts(epoch):
-            graphs.step(pieces, keys, rate(number))
+        for pieces in train.drafts(epoch):
+            graphs.step(pieces, epoch, rate(number))
             losses.append(state.counters.read().loss)
             number += 1
     return everything(state), losses, state.counters.read().totals, graphs, told
@@ -192,11 +192,11 @@ def test_a_played_step_that_is_not_finite_changes_nothing_and_is_counted():
     graphs = Graphs(state, train, config, PLAIN, capture, print)
     steps = list(train.drafts(0))
     for _ in range(5):
-        graphs.step(*steps[0], 0.05)
+        graphs.step(steps[0], 0, 0.05)
     assert capture.plays == 2
     before = everything(state)
     state.scaler._scale.fill_(math.inf)
-    graphs.step(*steps[0], 0.05)
+    graphs.step(steps[0], 0, 0.05)
     after = everything(state)
     assert [name for name in before if name != "scale" and not torch.equal(before[name], after[name])] == []
     counted = state.counters.read()

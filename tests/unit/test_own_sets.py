@@ -23,13 +23,16 @@ from last_e.data import DataError, OwnClip, Skeleton, Split, load_clips, read_cl
 from last_e.data import transform as tf
 from last_e.data.batches import TrainBatches
 from last_e.data.splits import held_out, train_mask
+from last_e.events import Discard
 from last_e.layers import resolve
 from last_e.model import build_model, receptive_field
-from last_e.own_set import mistakes_in, read_own
+from last_e.own_set import check_own, mistakes_in, read_own
 from last_e.prepare.synth import synthesize
 from last_e.problems import ConfigError
 from last_e.reading import set_layer
 from last_e.skeletons import COCO17, LAYOUTS, NTU25
+from last_e.stop import Stop
+from last_e.train import run
 from runner.errors import UsageError
 from runner.plan.bench import _config
 from runner.resolve import resolve_points, resolve_spec
@@ -203,7 +206,7 @@ def test_clips_of_two_dimensions_stand_upright_and_stay_flat(units: str, factor:
     assert np.abs(found.joints[:20, :, :2].numpy() / (factor, -factor) - flat[0].joints).max() <= 0.5 / factor
     assert (found.joints[..., 2] == 0).all()
     assert found.is_flat
-    assert np.allclose(tf.place(found).turn[:, 0, 2], 0)  # nobody is turned out of the image
+    assert np.allclose(found.placement.turn[:, 0, 2], 0)  # nobody is turned out of the image
 
 
 UNLIKE = [
@@ -217,6 +220,8 @@ UNLIKE = [
     ({"splits": {}}, ["splits: Dictionary should have at least 1 item"]),
     ({"classes": ["sit"], "units": "feet"}, ["classes: Tuple should have at least 2 items", "units: Input should be 'metres'"]),
     ({"classes": ["sit", "sit"]}, ["classes named twice: sit"]),
+    ({"mirrored": [("sit", "lie")]}, ["mirrored: no class is called lie; they are sit, stand"]),
+    ({"mirrored": [("sit", "stand"), ("stand", "sit")]}, ["mirrored: pairs of two classes each, 0 to 1, each class once"]),
     ({"skeleton": "coco"}, ["skeleton 'coco': allowed are ntu25, kinect25, kinect20, coco17"]),
 ]  # fmt: skip
 
@@ -539,6 +544,31 @@ def test_batches_of_a_set_of_several_people(units: str, tmp_path: Path) -> None:
     # Nobody's noise is another's: what is drawn for each person of each clip differs.
     noise = tf.jitter(7, index.repeat_interleave(4), torch.arange(4).repeat(16), 2, joints=17, people=4)
     assert len({tuple(one.flatten().tolist()) for one in noise}) == 64
+
+
+def test_a_set_that_says_what_changes_places_in_a_mirror_can_be_mirrored(tmp_path: Path) -> None:
+    said, silent = (
+        written(tmp_path / f"{name}.safetensors", **more) for name, more in (("a", {"mirrored": [("stand", "sit")]}), ("b", {}))
+    )
+    with said.open("rb") as file:
+        one = read_own(file, said.stat().st_size, said)
+    with silent.open("rb") as file:
+        other = read_own(file, silent.stat().st_size, silent)
+    assert (one.description.mirrored, other.description.mirrored) == (((1, 0),), None)
+    assert one.content != other.content, "it decides what is learned"
+    assert b"mirrored" not in silent.read_bytes(), "who does not say it has the file that was written before"
+    word = "training.augmentations.mirror=0.5"
+    for path, whole in ((said, one), (silent, other)):
+        config = resolved(f"dataset={path}", "training.batch_size=4", word).config
+        with path.open("rb") as file:
+            if path == said:
+                check_own(config, file, path.stat().st_size, path)
+                continue
+            with pytest.raises(DataError, match=r"mirror: it has no mirror image: nobody knows which .* made \(mirrored\)"):
+                check_own(config, file, path.stat().st_size, path)
+        assert whole is other
+        with pytest.raises(DataError, match="has no mirror image"):  # whoever starts the trainer alone
+            run(config, tmp_path / "run", None, Discard(), Stop())
 
 
 @pytest.mark.parametrize("change", ["clip", "class", "joint", "split"])

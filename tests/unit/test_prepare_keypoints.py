@@ -436,6 +436,27 @@ def test_what_cannot_be_read_is_told_with_its_place_and_nothing_is_written(case:
     assert not list(tmp_path.glob("*own.safetensors*"))
 
 
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        (None, None),
+        ("none", ()),
+        ("wave=sit", ((1, 0),)),
+        ("wave", "'wave' is no pair"),
+        ("wave=lie", "no class is called lie"),
+    ],
+)
+def test_classes_that_change_places_in_a_mirror_are_said_in_pairs(said: str | None, found: Any, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    np.savez(tmp_path / "k.npz", joints=random.normal(size=(8, 5, 17, 2)) * 50 + 300, label=np.array(["sit", "wave"] * 4))
+    out, wanted = tmp_path / "k.safetensors", Wanted(layout="coco17", test="0.5", mirrored=said)
+    if isinstance(found, str):
+        with pytest.raises(DataError, match=found):
+            import_keypoints("npz", tmp_path / "k.npz", out, wanted)
+    else:
+        assert import_keypoints("npz", tmp_path / "k.npz", out, wanted).description.mirrored == found
+
+
 def test_the_command_knows_every_kind() -> None:
     assert tuple(READERS) == (*OWN_KINDS, "pyskl")  # of NTU's unless a layout is said
     assert set(READERS) == {of for of, *_ in KINDS.values()}

@@ -29,7 +29,7 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
     job.attempts.write_heartbeat(attempt, {})
     for number in range(1, 5):
         job.store.put(job.paths.log(attempt.id, number), b"a line\n")
-    job.store.put(job.paths.event_file(attempt.id, "a.json"), b"[]")
+    job.store.put(job.paths.attempt(attempt.id, "events", "a.json"), b"[]")
     job.store.put(job.paths.checkpoint(f"00000001-{attempt.id}", "state.pt"), b"bytes")
     return job
 

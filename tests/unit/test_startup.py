@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 NEVER = {
     *("torch", "numpy", "numba", "safetensors", "tensorboard", "boto3", "botocore", "docker", "rich"),
-    *("urllib3", "wandb", "mlflow", "trackio", "runner.notify"),
+    *("urllib3", "wandb", "mlflow", "trackio", "starlette", "uvicorn", "runner.notify", "runner.ui"),
     *("asyncio", "concurrent.futures", "http.client", "multiprocessing", "ssl", "logging", "platformdirs"),
     *(
         "last_e.events",

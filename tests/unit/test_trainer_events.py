@@ -16,8 +16,8 @@ from rich.console import Console
 
 from last_e import events
 from last_e.console import ConsoleSink
-from last_e.events import CheckpointSaved, Ended, EpochDone, Event, JsonLines, Message, Progress, Started, parse_event
-from last_e.metrics import History, read_metrics
+from last_e.events import CheckpointSaved, Ended, EpochDone, Event, JsonLines, Message, Point, Progress, Started, parse_event
+from last_e.metrics import History, read_metrics, read_steps
 from last_e.stop import Stop
 from tests.jobs import PATIENCE
 
@@ -26,6 +26,7 @@ ALL: list[Event] = [
     Message("text with [markup] and\nnewline", "warning"),
     Started("nano_e_v3", 75596, "irds", "xsub", 858, 548, 2, 26, 0, "cpu", "float32", "abc"),
     Progress(3, 10, 0, 2, 1.5, 0.1, 100.0, 12.0, "test"),
+    Point(3, 0.25, 0.1, 1.5, 1.25, 0.5, 1, 100.0),
     EPOCH,
     CheckpointSaved("/a/b", 3, 1),
     Ended("completed", "fine", 10, 10, 0.5, 0.9, 0.5, 2),
@@ -123,11 +124,11 @@ class Silent:
 
 
 def test_the_history_takes_back_what_will_be_trained_again(tmp_path):
-    history = History(tmp_path, 0, 0, Silent())
+    history = History(tmp_path, 0, 0, 10, Silent())
     for number in (1, 2, 3):
         history.add(epoch(number))
     history.close()
-    again = History(tmp_path, 2, 30, Silent())
+    again = History(tmp_path, 2, 30, 15, Silent())
     again.add(epoch(3, test_top1=0.5))
     again.close()
     lines = read_metrics((tmp_path / "metrics.jsonl").read_text())
@@ -135,34 +136,59 @@ def test_the_history_takes_back_what_will_be_trained_again(tmp_path):
 
 
 def test_the_history_holds_only_what_is_reproducible(tmp_path):
-    history = History(tmp_path, 0, 0, Silent())
+    history = History(tmp_path, 0, 0, 10, Silent())
     history.add(epoch(1, seconds=1.0))
     history.close()
     first = (tmp_path / "metrics.jsonl").read_bytes()
-    history = History(tmp_path, 0, 0, Silent())
+    history = History(tmp_path, 0, 0, 10, Silent())
     history.add(epoch(1, seconds=99.0, ranks=[10.0, 12.0], of_one=1.9))
     history.close()
     assert (tmp_path / "metrics.jsonl").read_bytes() == first
 
 
 def test_a_last_line_that_was_cut_does_not_count(tmp_path):
-    history = History(tmp_path, 0, 0, Silent())
+    history = History(tmp_path, 0, 0, 10, Silent())
     history.add(epoch(1))
     history.close()
     whole = (tmp_path / "metrics.jsonl").read_bytes()
     (tmp_path / "metrics.jsonl").write_bytes(whole + b'{"epoch": 2, "test_t\xff')
-    History(tmp_path, 2, 30, Silent()).close()
+    History(tmp_path, 2, 30, 15, Silent()).close()
     assert (tmp_path / "metrics.jsonl").read_bytes() == whole
 
 
-def test_tensorboard_files_are_written(tmp_path):
-    history = History(tmp_path, 0, 0, Silent())
+def point(step: int, per_epoch: int, loss: float = 1.5) -> Point:
+    return Point(step, step / per_epoch, 0.1, loss, 1.25, 0.5, 0, 100.0)
+
+
+def test_steps_that_will_be_trained_again_are_taken_back_also_where_epochs_have_another_length_now(tmp_path):
+    history = History(tmp_path, 0, 0, 4, Silent())
+    history.add_steps([point(step, 4) for step in range(1, 8)], lasting=False)
+    before = (tmp_path / "steps.jsonl").read_bytes()
+    history = History(tmp_path, 1, 6, 4, Silent())
+    history.add_steps([point(7, 4)], lasting=True)
+    assert (tmp_path / "steps.jsonl").read_bytes() == before
+    History(tmp_path, 1, 10, 10, Silent()).add_steps([point(11, 10)], lasting=True)
+    lines = read_steps((tmp_path / "steps.jsonl").read_text())
+    assert [(line["step"], line["epoch"]) for line in lines] == [(1, 0.25), (2, 0.5), (3, 0.75), (4, 1.0), (11, 1.1)]
+    assert lines[0].keys() == {"step", "epoch", "lr", "loss", "train_loss", "train_top1", "skipped_steps"}
+
+
+def test_a_step_that_comes_again_replaces_all_from_there_on_and_what_is_no_line_does_not_count():
+    lines = [json.dumps(point(step, 4, loss).figures()) for step, loss in [(1, 1), (2, 2), (3, 3), (2, 4), (4, 5)]]
+    found = read_steps("\n".join([*lines, '{"step": 5}', '{"step": 6, "epo', "7"]))
+    assert [(line["step"], line["loss"]) for line in found] == [(1, 1), (2, 4), (4, 5)]
+
+
+def test_tensorboard_files_are_written_where_they_are_asked_for(tmp_path):
+    history = History(tmp_path, 0, 0, 10, Silent(), board=True)
     history.add(epoch(1))
+    history.add_steps([point(10, 10)], lasting=False)
     history.close()
     (file,) = (tmp_path / "events").iterdir()
     content = file.read_bytes()
-    assert b"test/top1" in content
-    assert b"train/loss" in content
+    assert all(tag in content for tag in (b"test/top1", b"train/loss", b"step/loss"))
+    History(tmp_path / "events", 0, 0, 10, Silent()).add(epoch(1))
+    assert {path.name for path in (tmp_path / "events").iterdir()} == {file.name, "metrics.jsonl", "steps.jsonl"}
 
 
 # --- asking to stop ----------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from last_e.model import LastE
 from last_e.optim import build_optimizer
 from last_e.precision import Precision, amp_format, choose_device, choose_precision
 from last_e.reading import set_layer
-from last_e.state import State, Totals, train_step
+from last_e.state import Counters, State, Totals, train_step
 
 CPU = torch.device("cpu")
 PLAIN = Precision(None, False, "float32")
@@ -313,6 +313,7 @@ def test_a_step_asks_for_no_value(variant, optimizer, precision):
         state = fresh(settings)
         train_step(state, batches, 0.1, settings, precision)
         assert isinstance(state.statistics[0], FakeTensor)
+        state.counters.mark()
         with pytest.raises(DataDependentOutputException):
             state.counters.read()
 
@@ -456,3 +457,14 @@ def test_a_test_puts_norms_into_weights_once_and_the_next_one_anew():
     assert len(test) == 6
     assert counted == [norms, norms]
     assert evaluate(state.model, test, CPU, PLAIN, lambda done: True) != first, "weights have changed since"
+
+
+def test_what_is_remembered_of_a_step_is_read_later_as_it_was_then():
+    counters, then = Counters(torch.device("cpu")), []
+    for step in range(5):
+        counters.add(torch.tensor(step != 2), torch.tensor(step + 0.1).double(), torch.tensor([step, 0, 1, 4]).double())
+        counters.mark()
+        then.append(counters.read())
+    assert counters.read_marked() == then
+    assert [reading.totals.skipped for reading in then] == [0, 0, 1, 1, 1]
+    assert counters.read_marked() == []

@@ -51,7 +51,7 @@ def open_tunnel(uri: str) -> str:
     if not target:
         raise EngineError(f"DOCKER_HOST: {uri}: allowed is ssh://[USER@]HOST[:PORT][/PATH/OF/docker.sock]")
     if shutil.which("ssh") is None:
-        raise EngineError(f"the engine at {uri} needs ssh, which is not installed here")
+        raise EngineError(f"the engine at {uri} needs ssh, which is not installed here: install OpenSSH's client")
     # Not the user's temporary folder: the path of a socket may have no more than some 100 characters.
     folder = Path(tempfile.mkdtemp(prefix="lastrun-ssh-", dir="/tmp"))
     here, there = folder / "docker.sock", parts.path if len(parts.path) > 1 else ENGINE_SOCKET

@@ -207,7 +207,8 @@ def explained(busy: str = AWAY) -> Iterator[None]:
         known = busy if code in (502, 503, 504) else _WORDS.get(code, f"it answers with error {code}")
         raise refusal(code)(f"Hugging Face: {known}{said and f' ({said})'}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UnsureError(f"Hugging Face answers what its library does not understand ({type(error).__name__})") from None
+        what = f"Hugging Face answers what its library does not understand ({type(error).__name__})"
+        raise UnsureError(f"{what}: try again, or with a newer one (pip install -U huggingface_hub)") from None
     except (HTTPError, OSError) as error:
         raise UnsureError(_SILENT.format(type(error).__name__)) from None
 

@@ -31,6 +31,7 @@ _PATIENCE_SECONDS = 60.0
 _UPLOAD_SECONDS, _READY_SECONDS = 3600.0, 900.0
 _TRIES = 3
 _END_OF_LOG = "END_OF_LOG"
+_UNKNOWN = "Kaggle answers what its library does not understand ({}): try again, or with a newer one (pip install -U kaggle)"
 _WORDS = {
     401: "it does not take your key: make another one at kaggle.com/settings, and put it where the old one is",
     403: "your account may not do that",
@@ -344,10 +345,10 @@ def explained() -> Iterator[None]:
         raise refusal(code)(f"Kaggle: {known or _WORDS.get(code, f'it answers with error {code}')}{said}") from None
     except (RequestException, OSError) as error:
         if isinstance(error, ValueError):
-            raise UnsureError(f"Kaggle answers what its library does not understand ({type(error).__name__})") from None
+            raise UnsureError(_UNKNOWN.format(type(error).__name__)) from None
         raise UnsureError(f"Kaggle does not answer ({type(error).__name__}): is this machine online?") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UnsureError(f"Kaggle answers what its library does not understand ({type(error).__name__})") from None
+        raise UnsureError(_UNKNOWN.format(type(error).__name__)) from None
 
 
 def _again(call: Callable[[], T], codes: Collection[int] = BUSY) -> T:

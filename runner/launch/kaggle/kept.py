@@ -222,7 +222,7 @@ def _fetch(job: Job, token: str, note: dict[str, str], found: Seen | None) -> in
         about = json.loads(text.getvalue())
         code = int(about["code"])
     except (ValueError, KeyError, TypeError):
-        raise EngineError(f"{found} has left a record that this version does not understand") from None
+        raise EngineError(f"{found} has left a record that this version does not understand: {parcel.NEWER}") from None
     part = NOTES.place(token).with_suffix(".part")
     with part.open("ab+") as file:
         file.seek(0, 2)

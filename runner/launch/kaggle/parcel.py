@@ -24,6 +24,7 @@ from runner.launch.ssh.relayed import read_object, write_object
 
 _KNOWN = re.compile(r"[^/]+/(job\.json|init\.safetensors|attempts/[^/]+/[^/]+|checkpoints/[^/]+/[^/]+)")
 """Keys of what goes there."""
+NEWER = "look again with a lastrun that is as new as the session's"
 
 
 def names(token: str) -> tuple[str, str]:
@@ -116,7 +117,7 @@ def join(job: Job, token: str, about: dict[str, Any], file: IO[bytes]) -> int:
         while (found := read_object(file)) is not None:
             objects[found[0]] = found[1]
     except (UsageError, ValueError, TypeError):
-        raise DamagedObjectError("the session has left what this version does not understand") from None
+        raise DamagedObjectError(f"the session has left what this version does not understand: {NEWER}") from None
     from runner.attempt.outbox import manifests_last
 
     attempts = job.attempts.all()

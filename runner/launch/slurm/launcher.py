@@ -172,7 +172,7 @@ class SlurmLauncher:
         if run.gpus == 0 or self._config.hardware.device == "cpu":
             return None
         if not isinstance(run.gpus, int | None):
-            raise UsageError(f"run.gpus: found {run.gpus}; allowed with launcher slurm: how many")
+            raise UsageError(f"run.gpus: found {run.gpus}; allowed with launcher slurm: how many, such as 1")
         name = self._partition
         kinds = self._there[name].resources
         types = sorted(kind.removeprefix("gpu:") for kind in kinds if kind.startswith("gpu:"))

@@ -239,7 +239,7 @@ class StartedThere(StartedBatch):
 
     def hand_on(self, signum: int) -> None:
         """Ctrl-C at a terminal may mean the attempt, or the looking on."""
-        if only_looks_away(signum):
+        if only_looks_away(signum, self._output):
             raise PausedError(f"{self._job.id} goes on in the Slurm of {self._host}. {self._how_it_goes_on()}")
         try:
             super().hand_on(signum)

@@ -93,7 +93,7 @@ class SshLauncher(BeginsAtOnce):
             with interruptible(f"{job.id}: interrupted before its attempt began; lastrun resume {job.reference} begins it"):
                 if (data := of_this_machine(self._config)) is not None:
                     with Bar("MB") as bar:
-                        seen = output in (sys.stdout, sys.stderr) and bar.screen.redraws
+                        seen = output is not None and output.isatty() and bar.screen.redraws
                         given["about"]["data"] = send(host, data, say_of_host, bar.update_bytes if seen else None)
                 if relayed is not None:
                     there = relayed.push()

@@ -39,7 +39,8 @@ from runner.waits import WAITS
 
 RECORDS = re.compile(r"[^/]+/attempts/[^/]+/((claim|attempt|end)\.json|metrics\.jsonl)")
 OF_AN_ATTEMPT = re.compile(
-    r"((claim|attempt|end)\.json|metrics\.jsonl|predictions\.safetensors|report\.html|log/[0-9]{6}\.txt|(events|told)/[^/]+)"
+    r"((claim|attempt|end)\.json|metrics\.jsonl|predictions\.safetensors|report\.html|log/[0-9]{6}\.txt"
+    r"|steps/[0-9]{6}\.jsonl|(events|told)/[^/]+)"
 )
 _AT_ONCE = 8 << 20
 _SLOWEST = 20_000

@@ -9,10 +9,11 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import IO, TextIO
 
 from last_e.process import pass_on
+from last_e.terminal import Above
 from last_e.text import plain
 from runner.errors import EngineError, Exit, LastrunError, PausedError, Reason
 from runner.job.job import Job
@@ -60,7 +61,7 @@ class StartedThere:
     def hand_on(self, signum: int) -> None:
         """Ctrl-C at a terminal may mean the attempt, or the looking on; of points side by side it means all of them, and no
         thread but the main one may ask."""
-        if only_looks_away(signum):
+        if only_looks_away(signum, None if self._watch is None else self._watch.out):
             raise PausedError(f"{self._job.id} goes on on {self._host.connection.host}. {self._how_it_goes_on()}")
         try:
             self._host.call("signal", self._token, str(int(signum)))
@@ -112,7 +113,7 @@ class _Watch(threading.Thread):
 
     def __init__(self, job: Job, host: Host, token: str, out: TextIO, relay: Relay | None) -> None:
         super().__init__(name="ssh", daemon=True)
-        self._job, self._host, self._token, self._out, self._relay = job, host, token, out, relay
+        self._job, self._host, self._token, self.out, self._relay = job, host, token, out, relay
         self._offset = 0
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.code = int(Exit.FAILED)
@@ -197,13 +198,17 @@ class _Watch(threading.Thread):
                     return process.wait()
 
     def _show(self, text: str) -> None:
-        pass_on(text, self._out)  # a reader of ours that goes away does not stop the attempt
+        pass_on(text, self.out)  # a reader of ours that goes away does not stop the attempt
 
 
-def only_looks_away(signum: int) -> bool:
-    """Whether somebody at a terminal means with Ctrl-C the looking on, and not the attempt: they are asked."""
+def only_looks_away(signum: int, output: TextIO | None) -> bool:
+    """Whether somebody at a terminal means with Ctrl-C the looking on, and not the attempt: they are asked, where it is quiet
+    meanwhile."""
     asks = threading.current_thread() is threading.main_thread() and signum == signal.SIGINT
-    return asks and sys.stdin.isatty() and sys.stderr.isatty() and not _asked_to_stop()
+    if not (asks and sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    with output.screen.aside() if isinstance(output, Above) else nullcontext():
+        return not _asked_to_stop()
 
 
 def _asked_to_stop() -> bool:

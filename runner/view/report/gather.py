@@ -58,8 +58,9 @@ def scored_by(epochs: list[dict[str, Any]]) -> str:
     return "validation_top1" if epochs and epochs[-1].get("validation_top1") is not None else "test_top1"
 
 
-def gather(job: Job, own: Own | None = None) -> Material:
-    """Read what a report of the job needs; with ``own``, for the attempt that ends.
+def gather(job: Job, own: Own | None = None, *, with_predictions: bool = True) -> Material:
+    """Read what a report of the job needs; with ``own``, for the attempt that ends; perhaps without what the best epoch says of
+    each clip, which may be as large as all else.
 
     Raises:
         NoSuchJobError, StoreError: it is not there, or cannot be read.
@@ -83,7 +84,7 @@ def gather(job: Job, own: Own | None = None) -> Material:
     best, author = next((pair for pair in pairs if pair[0] is chosen), (None, None))
     if epochs and scored_by(epochs) != "test_top1" and epochs[-1].get("test_top1") is not None:
         author = trained_by[-1]  # which has tested the best epoch's weights at the end
-    predictions, why = _predictions(job, author, own)
+    predictions, why = _predictions(job, author, own) if with_predictions else (None, "")
     return Material(
         job, record, config, origins, state, attempt, reason, attempts, beats, epochs, trained_by, best, predictions, why
     )

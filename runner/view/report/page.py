@@ -80,7 +80,7 @@ def render(facts: dict[str, Any]) -> str:
 
 @cache
 def _script() -> str:
-    parts = [_VENDOR / "uPlot.iife.min.js", PLAYER, HERE / "report.js"]
+    parts = [_VENDOR / "uPlot.iife.min.js", PLAYER, HERE / "curves.js", HERE / "report.js"]
     return "\n".join(part.read_text("utf-8") for part in parts)
 
 

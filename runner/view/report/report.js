@@ -1,80 +1,12 @@
-// Draws what the page's data hold: curves, the confusion matrix, clips. Names are only ever text.
+// Draws what the page's data hold: curves (by curves.js), the confusion matrix, clips. Names are only ever text.
 (() => {
   "use strict";
   const data = JSON.parse(document.getElementById("data").textContent);
-  const colour = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const { colour } = Curves;
   const redraws = [];  // once more when the page turns dark, light or to paper
 
-  // --- curves --------------------------------------------------------------------------------------------------------
-
-  const percent = value => value == null ? "-" : `${(100 * value).toFixed(2)}%`;
-  const figure = value => value == null ? "-" : Math.abs(value) >= 0.001 || value === 0 ? value.toFixed(4) : value.toExponential(2);
-  const faint = name => `${colour(name)}33`;
-  const sync = uPlot.sync("epochs");
-
-  function marksOf(plot) {
-    const { ctx, bbox } = plot;
-    ctx.save();
-    ctx.strokeStyle = ctx.fillStyle = colour("--mark");
-    ctx.font = `${11 * devicePixelRatio}px system-ui, sans-serif`;
-    ctx.textBaseline = "top";
-    ctx.lineWidth = devicePixelRatio;
-    ctx.setLineDash([4 * devicePixelRatio, 4 * devicePixelRatio]);
-    for (const mark of data.marks) {
-      const x = Math.round(plot.valToPos(mark.x, "x", true)) + 0.5;
-      if (x < bbox.left || x > bbox.left + bbox.width) continue;
-      ctx.beginPath(); ctx.moveTo(x, bbox.top); ctx.lineTo(x, bbox.top + bbox.height); ctx.stroke();
-      const late = x > bbox.left + bbox.width / 2, gap = 4 * devicePixelRatio;
-      ctx.textAlign = late ? "right" : "left";
-      if (data.marks.length <= 6) ctx.fillText(`attempt ${mark.attempt}`, late ? x - gap : x + gap, bbox.top + gap);
-    }
-    ctx.restore();
-  }
-
-  function drawChart(root, chart) {
-    const box = document.createElement("figure"), caption = document.createElement("figcaption");
-    box.className = "chart";
-    caption.textContent = chart.title;
-    box.append(caption);
-    root.append(box);
-    const value = chart.of === "share" ? percent : figure;
-    const series = [{ label: "epoch", value: (_, x) => x == null ? "-" : String(x) }], columns = [chart.x], bands = [];
-    const points = { show: chart.x.length < 2, size: 6 };
-    chart.series.forEach((line, number) => {
-      const own = `--c${line.colour ?? number}`;
-      series.push({
-        label: line.label, stroke: () => colour(own), width: 2, points, value: (_, y) => value(y), spanGaps: true,
-        dash: line.label === "training" ? [6, 3] : undefined,
-      });
-      columns.push(line.values);
-      if (!line.low) return;
-      const edge = { class: "band", stroke: "transparent", width: 0, points: { show: false } };
-      series.push({ label: `${line.label}, above`, ...edge }, { label: `${line.label}, below`, ...edge });
-      columns.push(line.high, line.low);
-      bands.push({ series: [columns.length - 2, columns.length - 1], fill: () => faint(own) });
-    });
-    const axis = { stroke: () => colour("--soft"), grid: { stroke: () => colour("--grid"), width: 1 }, ticks: { stroke: () => colour("--grid"), width: 1 } };
-    const ticks = (_, values) => values.map(y => chart.of === "share" ? `${+(100 * y).toFixed(2)}%` : +y.toPrecision(6));
-    const plot = new uPlot({
-      width: Math.max(240, box.clientWidth), height: 260, series, bands,
-      scales: { x: { time: false } },
-      axes: [{ ...axis, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000] }, { ...axis, size: 64, values: ticks }],
-      cursor: { sync: { key: sync.key }, drag: { x: true, y: false } },
-      // Until somebody points at the curves the legend has the last epoch.
-      hooks: { draw: [marksOf], ready: [plot => plot.setLegend({ idx: chart.x.length - 1 })] },
-    }, columns, box);
-    const canvas = plot.ctx.canvas;
-    canvas.setAttribute("role", "img");
-    canvas.setAttribute("aria-label", [`${chart.title} by epoch`, ...data.marks.map(mark => mark.text)].join("; "));
-    new ResizeObserver(() => {
-      const width = Math.max(240, box.clientWidth);
-      if (width !== plot.width) plot.setSize({ width, height: 260 });
-    }).observe(box);
-    redraws.push(() => plot.redraw(false, true));
-  }
-
   const charts = document.getElementById("charts");
-  if (charts) data.charts.forEach(chart => drawChart(charts, chart));
+  if (charts) redraws.push(new Curves(charts).show(data.charts, data.marks));
 
   // --- the confusion matrix --------------------------------------------------------------------------------------------
 

@@ -1,0 +1,77 @@
+"""Clips as an epoch shows them: cut, placed and augmented, all of a batch at once, on any device."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from last_e import rng
+from last_e.config import TrainingConfig
+from last_e.data import augment, transform
+from last_e.data.augment import Mirror
+from last_e.data.clips import Clips
+from last_e.data.placement import Placement
+from last_e.rng import KeyOf
+
+
+def augmented(
+    clips: Clips,
+    placement: Placement,
+    mirror: Mirror | None,
+    recipe: TrainingConfig,
+    key: KeyOf,
+    position: Tensor,
+    index: Tensor,
+    owner: Tensor,
+    body: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Joints (r, T, V, 3) and labels (n,), augmented as in the reference and, in between, as ``training.augmentations`` says.
+
+    What is of time and of a body's own measures comes first, in metres; what is of the whole body once it is centred, turned
+    and scaled; what is not seen at last, so that it is not seen of all that.
+
+    Args:
+        clips: the data set.
+        placement: of each of its clips.
+        mirror: what changes places in a mirror, for a recipe that mirrors.
+        recipe: ``training``, with ``augment``.
+        key: of each purpose, in the epoch.
+        position: (n,) where in the epoch's order clips stand; all random numbers hang on that.
+        index: (n,) which of the data set they are.
+        owner: (r,) which of the n clips a row is of.
+        body: (r,) which of its bodies.
+    """
+    more, frames, skeleton = recipe.augmentations, recipe.input_frames, clips.skeleton
+
+    person, label = position[owner] * max(2, clips.people) + body, clips.label[index]
+    moments = None if more.speed is None else augment.pace(key(rng.SPEED), position, more.speed, frames)
+    joints = transform.sample(clips, index, owner, body, transform.train_crop(key(rng.CROP), position), frames, moments)
+    if more.motion is not None:
+        from_mean = more.motion_from == "mean"
+        middle = joints.mean(dim=1, keepdim=True) if from_mean else transform.first_frame(clips, index, owner, body)
+        joints = augment.scaled_motion(joints, middle, augment.motion_factor(key(rng.MOTION), person, more))
+    if more.limbs is not None:
+        joints = augment.of_joints(augment.limbs(key(rng.LIMBS), person, skeleton, more.limbs), joints)
+    joints -= placement.origin[index][owner][:, None, None]
+    joints += transform.jitter(key(rng.JITTER), position[owner], body, frames, len(skeleton.joints), clips.people)
+    most = transform.MAX_ANGLE if more.rotation is None else more.rotation * torch.pi / 180
+    matrix = transform.warp(key(rng.WARP), position, most)
+    if more.lean is not None:
+        matrix = matrix @ augment.lean(key(rng.LEAN), position, more.lean)
+    if more.mirror is not None and mirror is not None:
+        flip = rng.uniform(key(rng.MIRROR), position, 1)[:, 0] < more.mirror
+        label = torch.where(flip, augment.table(mirror.classes, label.device)[label], label)
+        joints = augment.swapped(joints, mirror, flip[owner])
+        matrix = matrix * augment.across(flip)
+    joints = transform.apply((matrix @ placement.turn[index])[owner], joints)
+    if more.pose is not None:
+        joints += augment.pose(key(rng.POSE), person, skeleton, more.pose)
+    if more.drift is not None:
+        joints += augment.drift(key(rng.DRIFT), person, more.drift, frames)
+    if clips.is_flat:  # what is seen of the turned body, as in testing
+        joints[..., 2] = 0
+    if more.mask_joints is not None:
+        joints = augment.without_joints(key(rng.MASK_JOINTS), person, joints, skeleton, more.mask_joints)
+    if more.mask_frames is not None:
+        joints = augment.without_frames(key(rng.MASK_FRAMES), person, joints, more.mask_frames)
+    return joints, label

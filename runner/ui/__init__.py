@@ -1,0 +1,1 @@
+"""A store's jobs in a browser of this machine, live."""

@@ -1,0 +1,69 @@
+"""A job's log, as it comes: events for a browser's ``EventSource``."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+
+import anyio
+from starlette.concurrency import run_in_threadpool
+
+from last_e.text import plain
+from runner.errors import LastrunError, NoSuchJobError, State
+from runner.job.job import Job
+from runner.launch.settle import state_of
+from runner.view.status import FOLLOW_SECONDS
+
+MOST_FOLLOWED = 16
+"""At once, by all pages."""
+_PIECES, _BYTES, _CHUNK = 100, 256 << 10, 32 << 10
+"""Of what is there already so much is told, the end of it."""
+_STEP = 0.1
+
+
+class Followers:
+    """Those who follow a log now; all are left when ``over`` says so."""
+
+    def __init__(self, over: Callable[[], bool]) -> None:
+        self._over, self._count, self._lock = over, 0, threading.Lock()
+
+    async def events(self, job: Job) -> AsyncIterator[str]:
+        """The end of the log, then what comes, until the job no longer runs. Between pieces a comment, at which it is noticed
+        that nobody reads any more."""
+        seen: set[str] = set()
+        with self._lock:
+            self._count += 1
+            is_full = self._count > MOST_FOLLOWED
+        try:
+            if is_full:
+                yield f"event: full\ndata: {MOST_FOLLOWED}\n\n"
+            while not is_full and not self._over():
+                runs, text = await run_in_threadpool(partial(_more, job, seen))
+                for begin in range(0, len(text), _CHUNK):
+                    yield f"data: {json.dumps(text[begin : begin + _CHUNK])}\n\n"
+                if not runs:
+                    yield "event: end\ndata: \n\n"
+                    return
+                yield ": \n\n"
+                for _ in range(max(1, round(FOLLOW_SECONDS / _STEP))):
+                    if not self._over():
+                        await anyio.sleep(_STEP)
+        finally:
+            with self._lock:
+                self._count -= 1
+
+
+def _more(job: Job, seen: set[str]) -> tuple[bool, str]:
+    """Whether it runs, and what has come; asked in this order, so that nothing is missed."""
+    first = not seen
+    try:
+        runs = state_of(job)[0] is State.RUNNING
+        text = "".join(job.log(seen, _PIECES))
+    except NoSuchJobError:
+        return False, ""
+    except LastrunError as error:
+        return True, f"[{error}]\n" if first else ""
+    cut = plain(text)
+    return runs, f"[earlier lines: lastrun logs {job.reference}]\n{cut[-_BYTES:]}" if len(cut) > _BYTES else cut
