@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -218,3 +219,27 @@ def test_a_cpu_has_no_graphs_and_says_so_where_they_are_wanted():
     config = settings("hardware.cuda_graphs=on")
     with pytest.raises(NoGpu, match="cuda_graphs is on, but training on a CPU"):
         graphs_for(state, train, config, PLAIN, 1, told.append)
+
+
+@pytest.mark.parametrize(
+    ("where", "mixes", "ranks", "reason"),
+    [
+        (GPU, False, 2, "several ranks add their gradients between a step's parts"),
+        (CPU, False, 1, "batches are made by the host"),
+        (GPU, True, 1, "training.augmentations.mixup has the host choose which clips are mixed"),
+    ],
+)
+def test_a_gpu_that_has_no_graphs_says_why(where, mixes, ranks, reason):
+    state: Any = SimpleNamespace(device=GPU)
+    train: Any = SimpleNamespace(clips=SimpleNamespace(joints=SimpleNamespace(device=where)), mixes=mixes)
+    told: list[str] = []
+    assert graphs_for(state, train, settings(), PLAIN, ranks, told.append) is None
+    assert told == [f"CUDA graphs: off ({reason})"]
+    with pytest.raises(NoGpu) as raised:
+        graphs_for(state, train, settings("hardware.cuda_graphs=on"), PLAIN, ranks, told.append)
+    assert str(raised.value) == f"hardware.cuda_graphs is on, but {reason}"
+
+
+def test_batches_of_mixed_clips_are_said_to_be_mixed():
+    assert begun(settings("training.augmentations.mixup=0.2"))[1].mixes
+    assert not begun(settings())[1].mixes
