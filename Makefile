@@ -34,7 +34,7 @@ demo: $(VENV)/.train
 	echo "                                         its figures and checkpoints"; \
 	echo "  lastrun logs $$job"; \
 	echo "                                         all that it said"; \
-	echo "  lastrun report $$job"; \
+	echo "  lastrun open $$job"; \
 	echo "                                         a page for the browser: curves, mistakes, clips"; \
 	echo "  lastrun tensorboard $$job"; \
 	echo "                                         its curves in TensorBoard"; \
@@ -83,14 +83,16 @@ $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "error: Python 3.10 or newer is needed; name one with make PYTHON=python3.11 ..."; exit 2; }
 	@echo "setting up $(VENV) ..."
-	@$(PYTHON) -m venv $(VENV) || { echo "error: no venv module; on Debian and Ubuntu: apt install python3-venv"; rm -rf $(VENV); exit 2; }
+	@trap 'rm -rf $(VENV); echo "interrupted; the same command begins again" >&2; exit 130' INT TERM; \
+	said=$$($(PYTHON) -m venv $(VENV) 2>&1) || { echo "$$said" >&2; rm -rf $(VENV); \
+		echo "error: no $(VENV) could be made; on Debian and Ubuntu: apt install python3-venv"; exit 2; }
 
 $(VENV)/.train: $(VENV)/bin/python pyproject.toml constraints.txt
 	@$(BIN)/python scripts/install.py '.[data,train]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
-	@$(BIN)/python scripts/install.py '.[dev,browser,mlflow,trackio,ui,wandb]'
+	@$(BIN)/python scripts/install.py '.[dev,browser,mlflow,trackio,triton,ui,wandb]'
 	@touch $@ $(VENV)/.train
 
 # SkyPilot wants an older click than huggingface_hub, so it gets an environment of its own, as its users may give it one.

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 
-from benchmarks.sections import experiments, fast, job, ranks, right
+from benchmarks.sections import experiments, fast, job, kernels, ranks, right
 from benchmarks.sections.common import NTU60_TRAIN, Task, settings
 from last_e.environment import usable_cores
 from last_e.text import one_line
@@ -55,6 +55,7 @@ SECTIONS = {
     "formats": Section(right.number_formats, 30),
     "waiting": Section(right.no_waiting, 10),
     "checkpoint": Section(right.checkpoint, 10),
+    "kernels": Section(kernels.kernels, 60),
     "job": Section(job.killed_job, 70),
     "epoch": Section(fast.own_epochs, 45),
     "plain epoch": Section(fast.plain_epoch, 80),

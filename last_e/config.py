@@ -257,6 +257,11 @@ class TrainingConfig(Section):
         None,
         description="the learning rate of all but the classifier, over that of the classifier, with `model.init`; default: 1",
     )
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="keep an exponential moving average of the weights beside them, of which so much stays at each step, and "
+        "score it, too; default: none is kept",
+    )
     patience: Count | None = Field(
         None,
         description="end early once top-1, on the clips on which the best is chosen, has not risen for so many epochs; "
@@ -299,6 +304,19 @@ class DataConfig(Section):
     validation_seed: Annotated[Annotated[int, Field(ge=0, lt=2**31)] | None, LEARNING] = Field(
         None, description="decides who is drawn for a fraction; default: 0"
     )
+    train_subjects: Annotated[Count | None, LEARNING] = Field(
+        None, description="train on so many of the subjects that would, drawn by `data.train_seed`; default: on all"
+    )
+    train_clips: Annotated[Count | None, LEARNING] = Field(
+        None, description="train on so many clips of each class, drawn by `data.train_seed`; default: on all"
+    )
+    train_seed: Annotated[Annotated[int, Field(ge=0, lt=2**31)] | None, LEARNING] = Field(
+        None,
+        description="decides who is drawn to train; default: `training.seed`, so that the seeds of a sweep differ in that, too",
+    )
+    train_position: Annotated[Literal["standing", "seated"] | None, LEARNING] = Field(
+        None, description="train on clips of this position, and test on those of the other (irds); default: both on both"
+    )
     file: Annotated[FileName | None, SetBy("asks", "trains on the file of this name in your folder of data")] = Field(
         None, description="file name looked for when data.uri is not set"
     )
@@ -331,6 +349,11 @@ class HardwareConfig(Section):
     cuda_graphs: Annotated[OnOff, LEARNING] = Field(
         "auto",
         description="a GPU's training steps as CUDA graphs; where they fail, auto says why and goes on without, on ends",
+    )
+    kernels: Annotated[Literal["auto", "off"], LEARNING] = Field(
+        "auto",
+        description="kernels of lastrun's own in training on a GPU: auto, where Triton makes them and they compute what torch "
+        "does (else the run says why not), off",
     )
     micro_batch: Annotated[Annotated[int, Field(ge=2, le=MOST_CLIPS)] | None, LEARNING] = Field(
         None,
@@ -480,6 +503,13 @@ def _validation(c: dict[str, Any]) -> Iterator[Violation]:
             yield key, "only with a fraction in data.validation, such as 0.2"
 
 
+def _few(c: dict[str, Any]) -> Iterator[Violation]:
+    if c["data.train_seed"] is not None and c["data.train_subjects"] is None and c["data.train_clips"] is None:
+        yield "data.train_seed", "only with data.train_subjects or data.train_clips"
+    if c["data.train_position"] is not None and c["dataset"] != "irds":
+        yield "data.train_position", "null: positions are known of irds alone"
+
+
 def _class_weights(c: dict[str, Any]) -> Iterator[Violation]:
     said, classes = c["training.class_weights"], c["data.num_classes"]
     if said == "balanced" and c["training.sampler"] == "balanced":
@@ -540,6 +570,7 @@ RULES: tuple[tuple[Callable[[dict[str, Any]], Iterator[Violation]], tuple[str, .
     (_milestones, ("training.scheduler", "training.milestones", "training.epochs")),
     (_split, ("split_type", "data.splits", "dataset")),
     (_validation, ("data.validation", "data.validation_by", "data.validation_seed", "dataset")),
+    (_few, ("data.train_seed", "data.train_subjects", "data.train_clips", "data.train_position", "dataset")),
     (_class_weights, ("training.class_weights", "training.sampler", "data.num_classes", "dataset")),
     (_fine_tuning, ("model.init", "model.init_sha256", "model.freeze", "training.body_lr_factor")),
     (_patience, ("training.patience", "training.min_delta")),

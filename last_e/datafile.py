@@ -125,18 +125,24 @@ def _too_large(config: TrainConfig, train: int) -> str | None:
 
 
 def with_validation(config: TrainConfig, parts: Parts, label: Ints, performer: Ints, named: Mapping[str, Bools]) -> Parts:
-    """Who trains, who tests, and on whom the best is chosen, as ``data.validation`` says; see :func:`last_e.splits.cut_off`.
+    """Who trains, who tests, and on whom the best is chosen, as ``data.train_subjects``, ``data.train_clips`` and
+    ``data.validation`` say; see :func:`last_e.splits.few` and :func:`last_e.splits.cut_off`.
 
     Raises:
         ValueError: it cannot be.
     """
-    from last_e.splits import cut_off
+    from last_e.splits import cut_off, few
 
     data = config.data
+    parts = few(parts, data.train_subjects, data.train_clips, _drawn_by(config), label=label, performer=performer)
     if data.validation is None:
         return parts
     drawn = data.validation_by, data.validation_seed
     return cut_off(parts, data.validation, *drawn, label=label, performer=performer, named=named)
+
+
+def _drawn_by(config: TrainConfig) -> int:
+    return config.training.seed if config.data.train_seed is None else config.data.train_seed
 
 
 def data_path(config: TrainConfig) -> Path | None:
@@ -151,21 +157,23 @@ def data_path(config: TrainConfig) -> Path | None:
     return find_file(config.dataset, config.data.uri, config.hardware.data_root, config.data.file)
 
 
-def find_file(dataset: str, uri: str | None, data_root: str, file: str | None = None) -> Path:
-    """A data set's prepared file: at ``uri``, else by its name in ``data_root`` or up to three folders below.
+def find_file(dataset: str, uri: str | None, data_root: str, file: str | None = None, beside: Path | None = None) -> Path:
+    """A data set's prepared file: at ``uri``, else by its name in ``data_root`` or up to three folders below. ``beside``: a
+    folder in which it has been looked for already, to be told.
 
     Raises:
         DataError: it is not there, or there are several, or only the job runner could read it.
     """
     hint = _how_to_have_it(dataset)
     try:
-        return _found(dataset, uri, data_root, file or (dataset if dataset.endswith(SUFFIX) else dataset + SUFFIX), hint)
+        name = file or (dataset if dataset.endswith(SUFFIX) else dataset + SUFFIX)
+        return _found(dataset, uri, data_root, name, hint, beside)
     except OSError as error:  # a folder that may not be looked into
         key = "hardware.data_root" if uri is None else "data.uri"
         raise DataError(f"{dataset}: {error.filename}: {error.strerror} ({key}); {hint}", missing=True) from None
 
 
-def _found(dataset: str, uri: str | None, data_root: str, name: str, hint: str) -> Path:
+def _found(dataset: str, uri: str | None, data_root: str, name: str, hint: str, beside: Path | None) -> Path:
     if uri is not None:
         if is_remote(uri):
             raise DataError(f"data.uri: {uri}: lastrun submit fetches it; here a local path is needed", missing=True)
@@ -184,7 +192,9 @@ def _found(dataset: str, uri: str | None, data_root: str, name: str, hint: str) 
     if len(found) > 1:
         raise DataError(f"{dataset}: {found[0]} or {found[1]}? Choose with --set data.uri=PATH", missing=True)
     if not found:
-        raise DataError(f"{dataset}: no file {name} in {root} (hardware.data_root) or its folders; {hint}", missing=True)
+        where = f"in {root} (hardware.data_root) or its folders"
+        where = where if beside is None else f"beside the job, in {beside}, nor {where}"
+        raise DataError(f"{dataset}: no file {name} {where}; {hint}", missing=True)
     return found[0]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,13 +13,55 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from last_e.config import TrainConfig
+from last_e.data.augment import Mirror, mirror_of, table
 from last_e.data.batches import Batch, TestBatches, average_bodies
-from last_e.known import description_of
+from last_e.data.transform import TEST_CROP
+from last_e.datafile import DataError
+from last_e.described import Description, is_own
+from last_e.known import description_of, mirrored_classes, no_mirror
 from last_e.model.folding import folded_once
 from last_e.model.network import LastE
 from last_e.precision import Precision
 from last_e.predictions import write_predictions
 from last_e.ranks.group import ALONE, Group
+
+
+@dataclass(frozen=True)
+class Views:
+    """As what a clip is seen, each time anew; the probabilities are averaged."""
+
+    crops: int = 1
+    """Pieces spread evenly over it; 1 is the middle, as in training's tests."""
+    mirror: Mirror | None = None
+    """Each piece in a mirror, too."""
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return self.crops * (1 if self.mirror is None else 2)
+
+    def each(self) -> Iterator[tuple[float | None, Mirror | None]]:
+        """Where each begins, as a fraction of the clip (None: as in training's tests), and whether it is mirrored."""
+        begins = [None] if self.crops == 1 else [(1 - TEST_CROP) * crop / (self.crops - 1) for crop in range(self.crops)]
+        return product(begins, [None] if self.mirror is None else [None, self.mirror])
+
+
+def of_view(probabilities: Tensor, mirror: Mirror | None) -> Tensor:
+    """What a view says of the clip itself, (n, C): what it calls a class of one side in a mirror is that of the other."""
+    return probabilities if mirror is None else probabilities[:, table(mirror.classes, probabilities.device)]
+
+
+def mirror_for(config: TrainConfig, description: Description) -> Mirror:
+    """What changes places in a mirror, of the data that a network was trained on.
+
+    Raises:
+        DataError: nobody knows.
+    """
+    pairs = mirrored_classes(config.dataset, description if is_own(config.dataset) else None)
+    found = mirror_of(description.skeleton, len(description.classes), pairs)
+    if found is None:
+        raise DataError(no_mirror(config.dataset, description.skeleton), missing=True)
+    return found
 
 
 class Scores(NamedTuple):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 import threading
 from collections.abc import Callable
@@ -144,6 +145,10 @@ class EpochDone(Event):
     validation_loss: float | None = None
     validation_top1: float | None = None
     validation_top5: float | None = None
+    ema_loss: float | None = None
+    """Of the weights' average, where there is one, on the clips on which the best is chosen; so are the next two."""
+    ema_top1: float | None = None
+    ema_top5: float | None = None
     ranks: list[float] | None = None
     of_one: float | None = None
     """Both as of :class:`Progress`."""
@@ -151,7 +156,7 @@ class EpochDone(Event):
     @classmethod
     def of_metrics(cls, metrics: dict[str, Any], epochs: int, best: bool) -> EpochDone:
         """From a line of :func:`last_e.metrics.read_metrics`. How long it took is not in there, and not a number here."""
-        scores = [f"{part}_{what}" for part in ("test", "validation") for what in ("loss", "top1", "top5")]
+        scores = [f"{part}_{what}" for part in ("test", "validation", "ema") for what in ("loss", "top1", "top5")]
         numbers: dict[str, Any] = {name: metrics.get(name) for name in ("train_loss", "train_top1", "ib_loss", *scores)}
         return cls(
             epoch=int(metrics["epoch"]),
@@ -168,6 +173,7 @@ class EpochDone(Event):
         """The line for ``metrics.jsonl``: what is reproducible."""
         values = json.loads(self.to_json())
         without = [] if self.validation_top1 is not None else ["validation_loss", "validation_top1", "validation_top5"]
+        without += [] if self.ema_top1 is not None else ["ema_loss", "ema_top1", "ema_top5"]
         for name in ("event", "epochs", "seconds", "best", "ranks", "of_one", *without):
             del values[name]
         return dict(values)
@@ -238,6 +244,11 @@ def parse_event(line: str) -> Event | None:
         return _KINDS[values.pop("event")](**values)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+_EPOCH_LINE = re.compile(
+    r"(epoch \d+/\d+)  lr \S+  (train loss \S+) top-1 \S+  (test|validation) loss \S+ (top-1 \S+) (top-5 \S+)"
+)
 
 
 class Sink(Protocol):
@@ -314,9 +325,23 @@ def epoch_words(done: EpochDone) -> list[tuple[int, str]]:
         (0, f"{part} top-1 {percent(top1)}"),
         (3, f"top-5 {percent(top5)}"),
     ]
+    words += [] if done.ema_top1 is None else [(3, f"average {percent(done.ema_top1)}")]
     words += [(5, seconds_text(done.seconds))] if math.isfinite(done.seconds) else []
     words += [(1, "best")] if done.best else []
     return words + ([(2, f"{done.skipped_steps} steps skipped")] if done.skipped_steps else [])
+
+
+def words_of_line(line: str) -> list[tuple[int, str]] | None:
+    """The same of a line of :func:`describe`, as another machine has it; None: it tells of no epoch."""
+    found = _EPOCH_LINE.match(line)
+    if found is None:
+        return None
+    epoch, loss, part, top1, top5 = found.groups()
+    words = [(0, epoch), (4, loss), (0, f"{part} {top1}"), (3, top5)]
+    for piece in filter(None, line[found.end() :].split("  ")):
+        if not piece.startswith("test "):  # of the best epoch, at the end
+            words.append((1, piece) if piece == "best" else (2, piece) if piece.endswith("skipped") else (5, piece))
+    return words
 
 
 def _seconds(done: EpochDone) -> str:
@@ -336,4 +361,6 @@ def _scores(event: EpochDone) -> str:
         if top1 is not None:
             of = " (best epoch)" if found else ""
             found.append(f"{name}{of} loss {number(loss)} top-1 {percent(top1)} top-5 {percent(top5)}")
+    if event.ema_top1 is not None:
+        found.append(f"average of weights top-1 {percent(event.ema_top1)}")
     return "  ".join(found)

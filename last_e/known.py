@@ -59,4 +59,4 @@ def no_mirror(dataset: str, skeleton: Skeleton = NTU25) -> str:
         else ("nobody knows which of its classes change places in a mirror")
     )
     how = "; a set of your own says so when it is made (mirrored)" if dataset not in _NAMES else ""
-    return f"training.augmentations.mirror: {dataset} has no mirror image: {what}{how}"
+    return f"mirror: {dataset} has no mirror image: {what}{how}"

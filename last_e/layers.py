@@ -271,7 +271,9 @@ def _of_its_file(
             with opened(str(uri), chosen) as (file, size):
                 whole = read_own(file, size, where)
         else:
-            where = find_file(own.name, uri, _root_here(chosen, base))
+            named_in = Path(own.origin.name)
+            beside = named_in.absolute().parent if named_in.is_file() else Path.cwd()
+            where = find_file(own.name, uri, _root_here(chosen, base), beside=beside)
             with where.open("rb") as file:
                 whole = read_own(file, where.stat().st_size, where)
     except (DataError, OSError, ModuleNotFoundError) as error:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from last_e import checkpoint
 from last_e.config import TrainConfig
-from last_e.datafile import find_file
+from last_e.datafile import DataError, find_file
 from last_e.described import DESCRIPTION, Description, described, is_own
 from last_e.known import description_of
 from last_e.manifest import DamagedCheckpoint
@@ -25,15 +25,15 @@ class Loaded(NamedTuple):
     """Its classes, skeleton and units: those of the set that it was trained on."""
 
 
-def load_network(folder: Path, config: TrainConfig) -> Loaded:
-    """The network of a checkpoint, whose bytes are compared with their hashes first.
+def load_network(folder: Path, config: TrainConfig, ema: bool = False) -> Loaded:
+    """The network of a checkpoint, whose bytes are compared with their hashes first; with ``ema`` that of its weights' average.
 
     An own set's classes and skeleton are in the checkpoint itself. One that was saved before they were has them from the set's
     file.
 
     Raises:
         DamagedCheckpoint: it is not whole, or holds no such network.
-        DataError: nothing says what the network was trained on.
+        DataError: nothing says what the network was trained on, or no average was kept.
     """
     state, _ = checkpoint.load(folder)
     description = _description(state, config)
@@ -42,8 +42,10 @@ def load_network(folder: Path, config: TrainConfig) -> Loaded:
             f"it knows {config.data.num_classes} classes, and its data set {len(description.classes)}: {description.name}"
         )
     model = LastE(config.model, config.data.num_classes, description.skeleton)
+    if ema and "ema_model" not in state:
+        raise DataError(f"{folder.name}: no average of the weights was kept (training.ema): leave --ema out", missing=True)
     try:
-        model.load_state_dict(state["model"])
+        model.load_state_dict(state["ema_model" if ema else "model"])
     except (KeyError, RuntimeError, TypeError, AttributeError) as error:
         raise DamagedCheckpoint(f"its weights do not fit {config.model.variant} ({one_line(error)})") from None
     return Loaded(model.eval(), description)

@@ -53,6 +53,12 @@ def random_bits(key: Key, index: Tensor, columns: int) -> Tensor:
     return _mix(_mix(row[:, None] ^ column) ^ key)
 
 
+def host_bits(key: int, index: int) -> int:
+    """The first column of :func:`random_bits` of one index, by the host: for what decides which tensors are made."""
+    row = _mix((_mix(index & _MASK ^ key) + (index >> 32)) & _MASK)
+    return _mix(_mix(row ^ _GOLDEN) ^ key)
+
+
 def uniform(key: Key, index: Tensor, columns: int) -> Tensor:
     """Uniform in [0, 1): (len(index), columns) float32, multiples of 2^-24."""
     return (random_bits(key, index, columns) >> 8).float() * 2.0**-24

@@ -64,6 +64,32 @@ class Parts(NamedTuple):
     """What seems wrong with the part that was cut off, and is no reason not to train."""
 
 
+def few(parts: Parts, subjects: int | None, clips: int | None, seed: int, *, label: Ints, performer: Ints) -> Parts:
+    """Have fewer clips train: those of so many ``subjects``, and of each class so many ``clips``; the others do nothing.
+
+    Who is drawn follows from the sha256 of the seed and of each one's number alone, so that it is the same on every machine,
+    and of more those of fewer are a part.
+
+    Raises:
+        ValueError: there are not so many subjects.
+    """
+    train = parts.train
+    if subjects is not None:
+        among = _in_drawn_order(np.unique(performer[train]), f"{seed} subject")
+        if subjects > len(among):
+            raise ValueError(f"data.train_subjects: found {subjects}; allowed: at most {len(among)}, all that would train")
+        train = train & np.isin(performer, among[:subjects])
+    if clips is not None:
+        groups = [np.flatnonzero(train & (label == one)) for one in np.unique(label[train])]
+        wanted = [one for group in groups for one in _in_drawn_order(group, f"{seed} clip")[:clips]]
+        train = np.isin(np.arange(len(train)), wanted)
+    return parts._replace(train=np.asarray(train))
+
+
+def _in_drawn_order(numbers: Ints, of: str) -> list[int]:
+    return sorted(numbers.tolist(), key=lambda one: sha256(f"{of} {one}".encode()).digest())
+
+
 def cut_off(
     parts: Parts,
     part: float | str,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from last_e.average import Average
 from last_e.config import TrainConfig, effective_batch
 from last_e.data.batches import Batch, average_bodies
 from last_e.evaluate import Scores
@@ -124,6 +125,8 @@ class State:
     risen_top1: float = -1.0
     """Top-1 when it rose last by enough for ``training.patience``, and after which epoch."""
     risen_epoch: int = 0
+    ema: float | None = None
+    """How much of the weights' average stays at each step; None: there is none."""
 
     def __post_init__(self) -> None:
         # Listed once: a walk through all modules takes longer than many an operation of a step.
@@ -136,6 +139,7 @@ class State:
         (self.momentum,) = {norm.momentum for norm in _norms(self.model)}
         # Once: they are changed in place, and listing some 300 takes longer than copying them.
         self._weights = dict(self.model.state_dict())
+        self.average = None if self.ema is None else Average(self._weights, self.ema)
         if self.device.type == "cuda":
             self.keep_rate_on_device()
 
@@ -188,12 +192,23 @@ class State:
     @contextmanager
     def as_the_best(self) -> Iterator[None]:
         """With the best epoch's weights, until the block ends."""
-        if self.best_weights is None:
+        with self._as(self.best_weights):
+            yield
+
+    @contextmanager
+    def as_the_average(self) -> Iterator[None]:
+        """With the average of the weights, until the block ends."""
+        with self._as(None if self.average is None else self.average.weights):
+            yield
+
+    @contextmanager
+    def _as(self, weights: dict[str, Tensor] | None) -> Iterator[None]:
+        if weights is None:
             yield
             return
         now = {name: tensor.detach().clone() for name, tensor in self._weights.items()}
         try:
-            self.model.load_state_dict(self.best_weights)
+            self.model.load_state_dict(weights)
             yield
         finally:
             self.model.load_state_dict(now)
@@ -209,7 +224,8 @@ class State:
         """About how large a checkpoint of it is, also before the optimizer has made its averages."""
         averages = 2 if isinstance(self.optimizer, torch.optim.AdamW) else 1
         parameters, buffers = sum(p.nbytes for p in self.parameters), sum(b.nbytes for b in self.model.buffers())
-        return (1 + averages + self.keeps_best) * parameters + (1 + self.keeps_best) * buffers
+        copies = 1 + self.keeps_best + (self.average is not None)
+        return (copies + averages) * parameters + copies * buffers
 
     def to_dict(self, fingerprint: str) -> dict[str, Any]:
         """Tensors, numbers and text only, so that it loads with ``weights_only=True``."""
@@ -238,6 +254,8 @@ class State:
             more |= {"best_model": self.best_weights, "tested": tested, "chosen_on": self.chosen_on}
         if self.risen_epoch:
             more |= {"risen_top1": self.risen_top1, "risen_epoch": self.risen_epoch}
+        if self.average is not None:
+            more |= self.average.to_dict()
         return more
 
     def restore(self, state: dict[str, Any]) -> str | None:
@@ -279,6 +297,9 @@ class State:
                 # Under this model's own names, so that what is stored of it comes out the same, byte for byte.
                 self.best_weights = None if best is None else {k: best[k].to(self.device) for k in self._weights}
                 self.tested = None if tested is None else Scores(*tested)
+            if self.average is not None and not self.average.restore(state):
+                told = "no average of the weights is kept so far: it begins here"
+                warning = told if warning is None else f"{warning}; {told}"
             if not (isinstance(self.step, int) and isinstance(state["bad_in_a_row"], int) and 0 <= self.step <= MOST_STEPS):
                 raise ValueError("a number is of another kind")
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError, IndexError) as error:
@@ -390,6 +411,8 @@ def train_step(
     for statistics, old, still in zip(state.statistics, before, state.still):
         # What is kept still is not moved by a sum's rounding either.
         statistics.copy_(torch.where(good if still is None else good & ~still, statistics, old))
+    if state.average is not None:
+        state.average.add(good)
     if scaler.is_enabled():
         scaler.update()
     optimizer.zero_grad(set_to_none=True)

@@ -80,6 +80,7 @@ class Screen:
         self._drawn_of: Any = None
         self._thread: threading.Thread | None = None
         self._late = self._closed = self._aside = False
+        self._kept: list[Line] = []
         self._undo = ExitStack()
 
     def line(self, line: Line) -> None:
@@ -96,7 +97,7 @@ class Screen:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Meanwhile there is no view, so that somebody can be asked something."""
+        """Meanwhile there is no view, and lines are kept for later, so that somebody can be asked something."""
         self._aside = True
         self._put(None).acquire(timeout=_AT_FIRST_SECONDS)
         try:
@@ -148,6 +149,7 @@ class Screen:
 
     def _show(self, lines: list[Line]) -> None:
         columns, rows = self._size()
+        self._kept, lines = (self._kept + lines, []) if self._aside else ([], self._kept + lines)
         text = "".join(f"{line(columns if self.redraws else 0)}\n" for line in lines)
         if not self.redraws:
             self._write(text)

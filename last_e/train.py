@@ -22,7 +22,7 @@ from torch import Tensor
 from last_e import checkpoint
 from last_e.choosing import CHOSEN_ON_TEST
 from last_e.config import TrainConfig, effective_batch
-from last_e.data.augment import Mirror, mirror_of
+from last_e.data.augment import Mirror
 from last_e.data.balance import weights_of
 from last_e.data.batches import TestBatches, TrainBatches
 from last_e.data.clips import Clips
@@ -31,16 +31,16 @@ from last_e.data.splits import parts_of
 from last_e.datafile import DataError
 from last_e.described import DESCRIPTION, Description
 from last_e.environment import usable_cores
-from last_e.evaluate import Scores, evaluate, keep_predictions
+from last_e.evaluate import Scores, evaluate, keep_predictions, mirror_for
 from last_e.events import Beat, CheckpointSaved, Ended, EpochDone, Message, Progress, Sink, Started
 from last_e.gpu import Usage
 from last_e.graphs import Graphs, graphs_for
 from last_e.init.fit import begin_with, freeze
 from last_e.init.read import read_weights
-from last_e.known import description_of, mirrored_classes, no_mirror
+from last_e.known import description_of
 from last_e.manifest import Manifest
 from last_e.metrics import History
-from last_e.model import fused
+from last_e.model import fused, fused_cuda
 from last_e.model.network import LastE
 from last_e.optim import build_optimizer
 from last_e.points import Points
@@ -59,6 +59,9 @@ TEST_BATCH = {"cpu": 64, "cuda": 256}
 """Clips in a batch when testing."""
 _LOOK_EVERY = 16
 """Steps after which all ranks look at what a GPU has counted, so that all see at the same one that training diverges."""
+COMPILING = {5.0: "numba compiles loops for this CPU, once: up to a minute on a slow one ..."}
+COMPILING |= {seconds: f"numba still compiles ({seconds:.0f}s)" for seconds in (20.0, 40.0, 80.0, 160.0)}
+"""What is told of loops that are not there yet, after so many seconds: loading them takes less than the first."""
 GPU_SHARE = 0.5
 """Most of a GPU's free memory that the clips may take."""
 
@@ -99,6 +102,7 @@ def run(
     precision = choose_precision(config, device)
     workers = set_up_torch(config, device, sink, group.here)
     load_loops(config, device, sink)
+    load_kernels(config, device, sink)
     sink.emit(Message(f"device: {device.type} ({why}); precision: {precision.reason}"))
 
     clips = load_clips(config)
@@ -114,12 +118,14 @@ def run(
         torch.amp.GradScaler(device.type, enabled=precision.scaled),
         class_weights=_class_weights(config, clips, train, device),
         keeps_best=last is not None,
+        ema=config.training.ema,
         chosen_on=None if last is None else sha256(scored.index.numpy().tobytes()).hexdigest(),
     )
     if resume is not None:
         stored, about = checkpoint.load(resume)
         if stored.get("data") != fingerprint and not new_data:
-            raise DataChanged(f"{config.dataset}: the clips are not those that the run began with (their sha256 differs)")
+            told = "the clips are not those that the run began with (their sha256 differs)"
+            raise DataChanged(f"{config.dataset}: {told}; name the file that it had, or add --allow-change data")
         warning = state.restore(stored)
         if warning is not None:
             sink.emit(Message(warning, "warning"))
@@ -214,7 +220,6 @@ class Session:
     fingerprint: str
     group: Group = ALONE
     graphs: Graphs | None = None
-    """Of a GPU's steps."""
 
     def __post_init__(self) -> None:
         self.saved_at: tuple[int, bool] | None = None
@@ -290,6 +295,12 @@ class Session:
 
     def _finish_epoch(self, epoch: int, began: float) -> Ended | None:
         state, totals, training = self.state, self.state.counters.read().totals, self.config.training
+        self.test_seconds, averaged = 0.0, None
+        if state.average is not None:
+            with state.as_the_average():
+                averaged = self._score(epoch, self.scored)
+            if averaged is None:
+                return self._stopped(self._asked() or "interrupted")
         scores = self._score(epoch, self.scored)
         if scores is None:
             return self._stopped(self._asked() or "interrupted")
@@ -328,6 +339,9 @@ class Session:
             validation_loss=None if validated is None else validated.loss,
             validation_top1=None if validated is None else validated.top1,
             validation_top5=None if validated is None else validated.top5,
+            ema_loss=None if averaged is None else averaged.loss,
+            ema_top1=None if averaged is None else averaged.top1,
+            ema_top5=None if averaged is None else averaged.top5,
         )
         if self.history is not None:
             self.history.add(done)
@@ -364,7 +378,7 @@ class Session:
         self.said, began = torch.zeros(len(batches.index), 2, device=self.device), time.monotonic()
         going_on = self._testing(epoch, len(batches.index))
         scores = evaluate(self.state.model, batches, self.device, self.precision, going_on, self.group, self.said)
-        self.test_seconds = time.monotonic() - began
+        self.test_seconds += time.monotonic() - began
         return scores
 
     def _written(self) -> None:
@@ -599,11 +613,7 @@ def _mirror(clips: Clips, config: TrainConfig) -> Mirror | None:
     """What changes places in a mirror, where clips are mirrored."""
     if config.training.augmentations.mirror is None:
         return None
-    pairs = mirrored_classes(config.dataset, clips.description)
-    found = mirror_of(clips.skeleton, config.data.num_classes, pairs)
-    if found is None:
-        raise DataError(no_mirror(config.dataset, clips.skeleton), missing=True)
-    return found
+    return mirror_for(config, clips.description or description_of(config.dataset, config.data.num_classes))
 
 
 def set_up_torch(config: TrainConfig, device: torch.device, sink: Sink, ranks: int = 1) -> int:
@@ -638,14 +648,33 @@ def load_loops(config: TrainConfig, device: torch.device, sink: Sink) -> None:
     joints = config.data.joints or len(NTU25.joints)
     if device.type != "cpu" or rows * config.training.input_frames * joints * channels < fused.LARGE:
         return
-    slow = threading.Timer(5.0, sink.emit, [Message("numba compiles loops for this CPU (some seconds; they are kept) ...")])
-    slow.start()
+    slow = [threading.Timer(seconds, sink.emit, [Message(text)]) for seconds, text in COMPILING.items()]
+    for each in slow:
+        each.start()
     try:
         there = fused.loops()
     finally:
-        slow.cancel()
+        for each in slow:
+            each.cancel()
     if there is None:
         sink.emit(Message("numba: none that works here; training takes about 1.2 times as long with torch alone"))
+
+
+def load_kernels(config: TrainConfig, device: torch.device, sink: Sink) -> None:
+    """Have the kernels for a GPU compute a little, which Triton makes for it then, and say so where they are not used."""
+    if device.type != "cuda":
+        return
+    if config.hardware.kernels == "off":
+        fused_cuda.leave(device)
+        return
+    slow = threading.Timer(5.0, sink.emit, [Message("Triton makes kernels for this GPU (some seconds) ...")])
+    slow.start()
+    try:
+        why_not = fused_cuda.try_out(device)
+    finally:
+        slow.cancel()
+    if why_not is not None:
+        sink.emit(Message(f"kernels: torch's own alone ({why_not})"))
 
 
 def _epochs_done(state: State, steps_per_epoch: int) -> int:

@@ -23,6 +23,7 @@ from last_e.text import expand
 from runner.errors import LastrunError, Reason, SpecError, State, UsageError
 from runner.job.find import find_job, list_jobs, store_with_jobs
 from runner.job.job import Job as StoredJob
+from runner.job.steps import Steps
 from runner.launch import start as launch
 from runner.launch.begin import Begin, go_on, how_to, new_job, on_first, see_that_it_is_one
 from runner.models import Choice, Model, bring, is_checkpoint
@@ -166,6 +167,9 @@ class _Asked:
         split: str | None = None,
         part: str = "test",
         crops: int = 1,
+        mirror: bool = False,
+        ema: bool = False,
+        spoil: dict[str, float | None] | None = None,
         others: Sequence[Job | Checkpoint | tuple[Job | Checkpoint, float]] = (),
         weigh_on: str | None = None,
         last: bool = False,
@@ -183,6 +187,9 @@ class _Asked:
             split: instead of its own.
             part: ``test``, ``train`` or ``validation``.
             crops: pieces of each clip.
+            mirror: each piece in a mirror, too.
+            ema: the average of the weights, where one was kept.
+            spoil: what is wrong with the clips: ``noise`` (metres), ``missing`` (chance for a joint), ``motion`` (factor).
             others: further models, whose probabilities are added, each perhaps with its weight.
             weigh_on: the part on which weights are chosen.
             last: the newest checkpoint instead of the best.
@@ -213,9 +220,13 @@ class _Asked:
                 part=part,
                 crops=crops,
                 weigh_on=weigh_on,
+                mirror=mirror,
+                ema=ema,
+                spoil=spoil,
                 settings=_words(settings),
                 say=_silent,
                 progress=bar.update if progress else lambda done, total, what: None,
+                is_watched=progress,
             )
         return {**result, "said": Table(result["said"])}
 
@@ -227,6 +238,9 @@ class _Asked:
         window: str | float | None = None,
         stride: str | float | None = None,
         fps: float | None = None,
+        crops: int = 1,
+        mirror: bool = False,
+        ema: bool = False,
         kind: str | None = None,
         units: str | None = None,
         last: bool = False,
@@ -242,6 +256,9 @@ class _Asked:
             window: go through each by so many frames (``64``), or seconds (``"2s"``).
             stride: from window to window; default: half of one.
             fps: frames a second; default: those of the training set.
+            crops: pieces of each, whose probabilities are averaged.
+            mirror: each piece in a mirror, too.
+            ema: the average of the weights, where one was kept.
             kind: what the files are; default: as their names say.
             units: of keypoints; default: those of the training set.
             last: the newest checkpoint instead of the best.
@@ -254,8 +271,8 @@ class _Asked:
         """
         from runner.predict import How, predict
 
-        how = How(top, kind, units, window, stride, fps)
-        choice = self._choice(settings, trust, last, step, needs_data=False)
+        how = How(top, kind, units, window, stride, fps, crops, mirror)
+        choice = self._choice(settings, trust, last, step, ema=ema, needs_data=False)
         found = Predictions()
         with tempfile.TemporaryDirectory(prefix="lastrun-arrays-") as folder:
             places = [_place(one, Path(folder), number) for number, one in enumerate(recordings)]
@@ -265,10 +282,12 @@ class _Asked:
             warnings.warn(problem["error"], stacklevel=3)
         return found
 
-    def _choice(self, settings: Settings, trust: bool, last: bool, step: int | None, *, needs_data: bool) -> Choice:
+    def _choice(
+        self, settings: Settings, trust: bool, last: bool, step: int | None, *, ema: bool = False, needs_data: bool
+    ) -> Choice:
         if last and step is not None:
             raise UsageError("last and step name one checkpoint each: give one of them")
-        return Choice(self._store, trust, last, step, _words(settings), needs_data=needs_data)
+        return Choice(self._store, trust, last, step, _words(settings), ema, needs_data=needs_data, is_watched=False)
 
 
 class Job(_Asked):
@@ -344,6 +363,12 @@ class Job(_Asked):
     def metrics(self) -> Table:
         """A row for each epoch: ``epoch``, ``step``, ``train_loss``, ``test_top1``, ..."""
         return Table(self._job.metrics())
+
+    @_told()
+    def steps(self) -> Table:
+        """A row for every tenth step, or as ``checkpoint.log_every_steps`` says: ``step``, ``epoch`` (how many were trained by
+        then), ``lr``, ``loss``, ``train_loss`` and ``train_top1`` (of the epoch so far), ``skipped_steps``."""
+        return Table(Steps(self._job).read())
 
     @_told()
     def stop(self, *, now: bool = False, wait: bool = False) -> Job:

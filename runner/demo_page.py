@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from last_e.text import expand
 from last_e.whole import read_bounded, whole_file
-from runner.errors import UNREADABLE, UsageError
+from runner.errors import UNREADABLE, UsageError, unwritable
 from runner.export import MODEL, Progress, about_export, export
 from runner.models import Choice
 from runner.page.build import page
@@ -71,7 +71,7 @@ def demo_page(
             part.write_text(text, encoding="utf-8", newline="\n")
             size = part.stat().st_size
     except OSError as error:
-        raise UsageError(f"{out}: cannot be written there: {error.strerror}") from None
+        raise unwritable(out, error) from None
     return Written(about, size)
 
 
@@ -101,4 +101,4 @@ def _see_that_it_may_be_written(out: Path, force: bool) -> None:
         with tempfile.TemporaryFile(dir=out.absolute().parent):
             pass
     except OSError as error:
-        raise UsageError(f"{out}: cannot be made there: {error.strerror}; name another place") from None
+        raise unwritable(out, error) from None

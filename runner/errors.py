@@ -41,6 +41,11 @@ class UsageError(LastrunError):
     exit_code = Exit.USAGE
 
 
+def unwritable(place: object, error: OSError) -> UsageError:
+    """What to say of a place that somebody has named and that cannot be written."""
+    return UsageError(f"{place}: cannot be written there: {error.strerror or error}; name another place")
+
+
 class SpecError(UsageError):
     """A job that cannot be so: of Python alone, the commands tell the same line by line."""
 

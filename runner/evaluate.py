@@ -29,9 +29,13 @@ def evaluate(
     part: str,
     crops: int,
     weigh_on: str | None = None,
+    mirror: bool = False,
+    ema: bool = False,
+    spoil: dict[str, float | None] | None = None,
     settings: Iterable[str],
     say: Callable[[str], None],
     progress: Callable[[int, int, str], None],
+    is_watched: bool = True,
 ) -> dict[str, Any]:
     """The figures of one model, or of several whose probabilities are added; with ``said``, what it says of each clip.
 
@@ -45,9 +49,13 @@ def evaluate(
         part: ``test``, ``train`` or ``validation``.
         crops: pieces of each clip.
         weigh_on: the part on which the weights of several models are chosen, in place of their own.
+        mirror: each piece in a mirror, too.
+        ema: the average of the weights, where one was kept.
+        spoil: what is wrong with the clips: ``noise`` (metres), ``missing`` (chance for a joint), ``motion`` (factor).
         settings: ``KEY=VALUE`` words.
         say: told which checkpoints are taken.
         progress: told clips done, of how many, and what comes next.
+        is_watched: whether somebody is to see how far downloads are.
 
     Raises:
         LastrunError: there is no such model, it or the clips are damaged or do not fit, and what to do.
@@ -67,10 +75,14 @@ def evaluate(
         raise UsageError(f"--data {data}: no such file; without it the clips are those that the model was trained for")
     words = [*settings, *([] if data is None else [f"data.uri={json.dumps(str(data.absolute()))}"])]
     words += [] if split is None else [f"split_type={json.dumps(split)}", "data.validation=null", *_UNDRAWN]
-    choice = Choice(store, trust, last, step, words)
+    choice = Choice(store, trust, last, step, words, ema, is_watched=is_watched)
+    wrong = {name: value for name, value in (spoil or {}).items() if value is not None}
+    for name, most in (("noise", 10), ("missing", 1), ("motion", 10)):
+        if not 0 <= wrong.get(name, 0) <= most:
+            raise UsageError(f"--{name} {wrong[name]:g}: allowed is 0 to {most}")
     with ExitStack() as held:
         asked = [bring(model, choice, held, say) for model in models]
-        what = {"models": asked, "part": part, "crops": crops, "weigh_on": weigh_on}
+        what = {"models": asked, "part": part, "crops": crops, "weigh_on": weigh_on, "mirror": mirror, "spoil": wrong}
         result = result_of("last_e.score", what, progress, "the evaluation")
         as_trained = split is None and not last and step is None
         return {**result, "chosen_on": _chosen_on(models, asked) if as_trained else None}

@@ -12,9 +12,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from last_e.text import shown
 from runner.child import result_of
-from runner.errors import EngineError, UsageError
+from runner.errors import EngineError, UsageError, unwritable
 from runner.models import Choice, Model, bring
 
 NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -111,7 +110,7 @@ def see_that_it_may_be_written(out: Path, force: bool) -> None:
         with tempfile.TemporaryFile(dir=parent):
             pass
     except OSError as error:
-        raise UsageError(f"{out}: cannot be made there: {error.strerror}; name another place") from None
+        raise unwritable(out, error) from None
 
 
 def about_export(folder: Path) -> dict[str, Any] | None:
@@ -145,6 +144,6 @@ def _new_folder(out: Path, force: bool) -> Iterator[Path]:
         if old is not None:
             shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
-        raise UsageError(f"{out}: cannot be written there: {shown(error.strerror)}; name another place") from None
+        raise unwritable(out, error) from None
     finally:
         shutil.rmtree(part, ignore_errors=True)

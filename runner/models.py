@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from last_e import manifest
+from last_e.bar import Bar
 from last_e.config import PINNED_SECTIONS, TrainConfig
 from last_e.datafile import is_remote
 from last_e.layers import resolve
@@ -22,7 +23,7 @@ from runner.attempt.data_cache import fetch_data
 from runner.errors import UsageError
 from runner.job.find import find_job
 from runner.job.job import Job
-from runner.job.pull import pull_checkpoint
+from runner.job.pull import pull_checkpoint, unseen
 from runner.resolve import resolve_attempt
 from runner.trust import Trust, see_that_it_is_taken
 
@@ -56,8 +57,12 @@ class Choice:
     step: int | None = None
     words: Sequence[str] = ()
     """``KEY=VALUE``."""
+    ema: bool = False
+    """The average of its weights."""
     needs_data: bool = True
     """Whether the data set is read: fetched here, if it lies in a bucket. Else the job's word on where it is does not count."""
+    is_watched: bool = True
+    """Whether somebody is to see how far it is that something large is fetched."""
 
     def __post_init__(self) -> None:
         if self.last and self.step is not None:
@@ -65,7 +70,7 @@ class Choice:
 
 
 def bring(model: Model, choice: Choice, held: ExitStack, say: Say) -> dict[str, Any]:
-    """A model as a child takes it: ``folder``, ``config`` and ``weight``. What is fetched is deleted when ``held`` ends.
+    """A model as a child takes it: ``folder``, ``config``, ``weight``, ``ema``. What is fetched is deleted when ``held`` ends.
 
     Args:
         model: a job or a folder.
@@ -85,7 +90,7 @@ def bring(model: Model, choice: Choice, held: ExitStack, say: Say) -> dict[str, 
     else:
         folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="lastrun-model-"))) / "checkpoint"
         config = _of_job(find_job(model.name, choice.store), choice, folder, words, say)
-    return {"folder": str(folder), "config": config, "weight": model.weight}
+    return {"folder": str(folder), "config": config, "weight": model.weight, "ema": choice.ema}
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -112,7 +117,9 @@ def _of_job(job: Job, choice: Choice, folder: Path, words: list[str], say: Say) 
     if choice.trust:
         trust.remember(values)
     best = not choice.last and choice.step is None
-    say(f"{job.id}: checkpoint {pull_checkpoint(job, folder, best=best, step=choice.step)}")
+    with Bar("MB") as bar:
+        watch = bar.of_growing if choice.is_watched else unseen
+        say(f"{job.id}: checkpoint {pull_checkpoint(job, folder, best=best, step=choice.step, watch=watch)}")
     spec = resolved.config
     values = spec.what_it_trains()
     if spec.run.gpus == 0:
@@ -120,7 +127,10 @@ def _of_job(job: Job, choice: Choice, folder: Path, words: list[str], say: Say) 
     if values["hardware"]["micro_batch"] is None:
         values["hardware"]["micro_batch"] = _kept(folder).get("hardware.micro_batch")
     if is_remote(spec.data.uri):
-        values["data"]["uri"] = str(fetch_data(str(spec.data.uri), options=spec.store.model_dump(exclude={"uri"}), say=say))
+        options = spec.store.model_dump(exclude={"uri"})
+        with Bar("MB") as bar:
+            watch_data = bar.update_bytes if choice.is_watched else lambda *_: None
+            values["data"]["uri"] = str(fetch_data(str(spec.data.uri), options=options, say=say, watch=watch_data))
     return values
 
 

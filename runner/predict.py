@@ -34,6 +34,10 @@ class How:
     """The same; default: half a window."""
     fps: float | None = None
     """Frames a second; default: as in the set that the model was trained on."""
+    crops: int = 1
+    """Pieces of each, whose probabilities are averaged."""
+    mirror: bool = False
+    """Each piece in a mirror, too."""
 
 
 def predict(
@@ -68,6 +72,8 @@ def predict(
         "window": window,
         "stride": stride,
         "fps": how.fps,
+        "crops": how.crops,
+        "mirror": how.mirror,
     }
     begun = time.time()
     with ExitStack() as held:

@@ -26,7 +26,7 @@ HEAD = """\
 <!-- Written by scripts/make_messages.py from the source: do not edit by hand. -->
 
 Everything that lastrun says when something is wrong, or worth a word, by what it is about. Look for some words of what you
-read. What stands in braces is known only when it happens; `(a|b)` is one of both, and what stands in `[brackets]` is there at
+read. What stands in braces is known only when it happens; `(a / b)` is one of both, and what stands in `[brackets]` is there at
 times. An error says what was found, what is allowed and what to do next; its number is the command's
 [exit code](commands.md#exit-codes). *Part of another* stands in others, at `{error}` or `{why}`. What to do by reason, and
 questions: [when something is wrong](troubleshooting.md).
@@ -50,15 +50,15 @@ AREAS = {
         last_e/redact runner/folders runner/machine runner/settings runner/trust runner/version runner/waits
     """,
     "An attempt and its trainer": """
-        last_e/__main__ last_e/balance last_e/bar last_e/checkpoint last_e/cli last_e/console last_e/environment
+        last_e/__main__ last_e/average last_e/balance last_e/bar last_e/checkpoint last_e/cli last_e/console last_e/environment
         last_e/evaluate last_e/events last_e/gpu last_e/graph last_e/init/ last_e/light last_e/load last_e/machine_code
         last_e/model/ last_e/optim last_e/precision last_e/process last_e/progress last_e/ranks/ last_e/resume
         last_e/rng last_e/schedule last_e/state last_e/stop last_e/terminal last_e/train last_e/whole runner/attempt/
         runner/gpus runner/hub_files runner/models runner/weights
     """,
     "Data": """
-        last_e/counts last_e/data/ last_e/datafile last_e/joints last_e/own_set last_e/predictions last_e/prepare/
-        last_e/skeletons last_e/splits runner/commands/data
+        last_e/before_after last_e/counts last_e/data/ last_e/datafile last_e/joints last_e/own_set last_e/predictions
+        last_e/prepare/ last_e/skeletons last_e/splits runner/commands/data
     """,
     "Scoring, predicting, exporting": """
         last_e/export/ last_e/predict/ last_e/score/ runner/child runner/commands/export runner/commands/judge
@@ -100,7 +100,7 @@ _TOLD_ELSEWHERE = {
     "one_line": "{why}",
     "in_a_line": "{why}",
     "misspelt": "did you mean ...?",
-    "ended_by": "ended by {signal}",
+    "ended_by": "{signal}",
 }
 """Functions of which every message would repeat all that they may say: what stands in their place."""
 _SHOWING = {
@@ -199,7 +199,7 @@ class Words:
             return [_hole(inner)]
         if isinstance(inner, (ast.IfExp, ast.BoolOp)) or len(found) > 1:
             rest = sorted(text for text in found if text)
-            return [f"[{'|'.join(rest)}]"] if "" in found else [f"({'|'.join(rest)})"] if len(rest) > 1 else rest
+            return [f"[{' / '.join(rest)}]"] if "" in found else [f"({' / '.join(rest)})"] if len(rest) > 1 else rest
         return found
 
     def _named(self, node: ast.Name | ast.Attribute, one: Source, inside: ast.AST | None, deep: int) -> list[str] | None:
@@ -481,7 +481,7 @@ def _kind(one: Found) -> str:
 
 
 def _cell(text: str) -> str:
-    return "`" + text.replace("`", "'").replace("|", "\\|") + "`"
+    return "`" + text.replace("`", "'").replace("|", "/") + "`"
 
 
 if __name__ == "__main__":

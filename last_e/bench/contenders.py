@@ -34,7 +34,7 @@ from last_e.optim import build_optimizer, parameter_groups
 from last_e.precision import Precision, choose_precision, cpu_threads
 from last_e.ranks.group import ALONE, Group
 from last_e.state import State, train_step
-from last_e.train import TEST_BATCH, make_batches, set_up_torch
+from last_e.train import TEST_BATCH, load_kernels, make_batches, set_up_torch
 
 CLIPS = 1024
 
@@ -49,6 +49,7 @@ class Own:
 
     def __init__(self, config: TrainConfig, clips: Clips, device: torch.device, group: Group = ALONE) -> None:
         workers = set_up_torch(config, device, Discard(), group.here)
+        load_kernels(config, device, Discard())
         everything = torch.arange(len(clips))
         self.config, self.device, self.group = config, device, group
         self.precision = choose_precision(config, device)

@@ -154,7 +154,7 @@ def limbs(key: Key, person: Tensor, skeleton: Skeleton, most: float) -> Tensor:
     multiplied with joints. A joint is the root plus all bones on the way to it, so that this is way @ diag(factor) @ bone."""
     numbers = rng.uniform(key, person, len(skeleton.joints))[:, sides(skeleton, person.device)]
     factor = 1 + most * (2 * numbers - 1)
-    factor[:, skeleton.centre] = 1  # no bone, but where all begin
+    factor[:, skeleton.centre].fill_(1)  # no bone, but where all begin
     return (ways(skeleton, person.device) * factor[:, None, :]) @ bones(skeleton, person.device)
 
 
@@ -170,7 +170,7 @@ def pose(key: Key, person: Tensor, skeleton: Skeleton, most: float) -> Tensor:
     with it all that hangs on it."""
     count = len(skeleton.joints)
     moves = most * (2 * rng.uniform(key, person, 3 * count).view(-1, count, 3) - 1)
-    moves[:, skeleton.centre] = 0
+    moves[:, skeleton.centre].zero_()
     return (ways(skeleton, person.device) @ moves)[:, None]
 
 

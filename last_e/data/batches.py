@@ -23,7 +23,7 @@ from last_e.data.augment import Mirror
 from last_e.data.balance import balanced_order
 from last_e.data.clips import Clips
 from last_e.data.placement import Placement
-from last_e.data.shown import augmented
+from last_e.data.shown import Spoil, augmented, spoilt
 from last_e.model.network import Noise
 from last_e.problems import ConfigError, Problem
 from last_e.ranks.fold import shares
@@ -176,7 +176,7 @@ class TrainBatches:
 
         def made(step: int) -> list[Batch]:
             if self.mixes:
-                return [self._with_others(key, order, step, *part) for part in self._ends(step)]
+                return [self._with_others(epoch, order, step, *part) for part in self._ends(step)]
             return [self.make(order.piece(*part), key) for part in self._ends(step)]
 
         return prefetch(made, range(first_step, self.steps), self.workers)
@@ -232,17 +232,17 @@ class TrainBatches:
     def _shown(self, key: KeyOf, piece: Piece) -> tuple[Tensor, Tensor]:
         return augmented(self.clips, self.placement, self.mirror, self.config, key, *piece)
 
-    def _with_others(self, key: KeyOf, order: Order, step: int, begin: int, end: int) -> Batch:
+    def _with_others(self, epoch: int, order: Order, step: int, begin: int, end: int) -> Batch:
         """Clips, each mixed with the one that stands some places further in the step, as far for all of them; behind the step's
         end its beginning follows. Of one that has fewer bodies than the other some count twice."""
         concentration, piece = self.config.augmentations.mixup, order.piece(begin, end)
+        key = partial(rng.key_of, self.config.seed, epoch)
         assert concentration is not None
         joints, label = self._shown(key, piece)
         n, first = len(label), step * self.batch
-        drawn = rng.random_bits(key(rng.PARTNER), torch.tensor([step]), 1)
-        away = 1 + int(drawn) % (self.batch - 1)
+        away = 1 + rng.host_bits(rng.key(self.config.seed, rng.PARTNER, epoch), step) % (self.batch - 1)
         other = torch.arange(n, device=label.device)
-        others, labels, clips = joints, label, piece.clip
+        others, labels, clips, owner = joints, label, piece.clip, piece.owner
         if n == self.batch:  # they are all here
             other = (other + away) % n
         else:
@@ -252,16 +252,17 @@ class TrainBatches:
             made = [self._shown(key, one) for one in pieces]
             others, labels = torch.cat([one for one, _ in made]), torch.cat([one for _, one in made])
             clips = torch.cat([one.clip for one in pieces])
-        bodies = self.clips.bodies[clips]
-        row = (bodies.cumsum(0) - bodies)[other][piece.owner] + piece.body % bodies[other][piece.owner]
+            owner = torch.cat([pieces[0].owner, *(one.owner + end - at for one in pieces[1:])])
+        bodies, begins = self.clips.bodies[clips][other], torch.searchsorted(owner, other)
+        row = begins[piece.owner] + piece.body % bodies[piece.owner]
         share = augment.larger_share(key(rng.MIXUP), piece.position, concentration)
         mixed = torch.lerp(others[row], joints, share[piece.owner][:, None, None, None])
         return self._batch(piece, key, mixed, label, Mixed(labels[other], share))
 
 
 class TestBatches:
-    """The test clips, the middle of each (or what ``begin``s elsewhere, a fraction of it), in the order of the file. Of n ranks
-    each makes every n-th batch."""
+    """The test clips, the middle of each (or what ``begin``s elsewhere, a fraction of it), in the order of the file; as they
+    would be in a ``mirror``, under their own labels; or with a ``spoil``. Of n ranks each makes every n-th batch."""
 
     __test__ = False  # not a test class, whatever pytest thinks of its name
 
@@ -275,8 +276,11 @@ class TestBatches:
         rank: int = 0,
         ranks: int = 1,
         begin: float | None = None,
+        mirror: Mirror | None = None,
+        spoil: Spoil | None = None,
     ) -> None:
         self.clips, self.index, self.frames, self.begin = clips, index, frames, begin
+        self.mirror, self.spoil = mirror, spoil
         self.rank, self.ranks = rank, ranks
         self.batch_size, self.workers = batch_size, workers
         self.placement = clips.placement
@@ -303,10 +307,16 @@ class TestBatches:
         begin = number * self.batch_size
         piece = self._order.piece(begin, min(begin + self.batch_size, len(self.index)))
         _, index, owner, body = piece
-        joints = still(self.clips, self.placement, index, owner, body, self.frames, self.begin)
-        return Batch(
-            transform.to_streams(joints, self.clips.skeleton), owner, self.clips.label[index], piece.row_weight(self.clips)
-        )
+        where = index, owner, body, self.frames, self.begin
+        if self.spoil is None:
+            joints = still(self.clips, self.placement, *where)
+        else:
+            joints = spoilt(self.clips, self.placement, self.spoil, *where)
+        if self.mirror is not None:
+            joints = augment.swapped(joints, self.mirror)
+            joints[..., 0].neg_()
+        streams, weight = transform.to_streams(joints, self.clips.skeleton), piece.row_weight(self.clips)
+        return Batch(streams, owner, self.clips.label[index], weight)
 
 
 def still(

@@ -11,6 +11,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -81,6 +82,13 @@ def _promise(path: Path) -> None:
         found = rest_of(file)
         file.seek(8 + header.index(f'"{DATA_HASH}":"'.encode()) + len(DATA_HASH) + 4)
         file.write(found.encode())
+
+
+def stands(path: Path = IRDS) -> npt.NDArray[np.bool_]:
+    """(N,) bool: in which of the embedded recordings somebody stands, and does not sit."""
+    with np.load(path, allow_pickle=False) as file:
+        found: npt.NDArray[np.bool_] = file["standing"]
+    return found
 
 
 def read_irds(path: Path = IRDS) -> Clips:

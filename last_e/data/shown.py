@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -43,7 +45,9 @@ def augmented(
     """
     more, frames, skeleton = recipe.augmentations, recipe.input_frames, clips.skeleton
 
-    person, label = position[owner] * max(2, clips.people) + body, clips.label[index]
+    label, person = clips.label[index], position
+    if any(one is not None for _, one in more):  # else nobody asks
+        person = position[owner] * max(2, clips.people) + body
     moments = None if more.speed is None else augment.pace(key(rng.SPEED), position, more.speed, frames)
     joints = transform.sample(clips, index, owner, body, transform.train_crop(key(rng.CROP), position), frames, moments)
     if more.motion is not None:
@@ -75,3 +79,43 @@ def augmented(
     if more.mask_frames is not None:
         joints = augment.without_frames(key(rng.MASK_FRAMES), person, joints, more.mask_frames)
     return joints, label
+
+
+class Spoil(NamedTuple):
+    """What is wrong with clips that test, so that it is seen what a network bears. Which joints, and which noise, follows from
+    a clip's number and a body's: the same for all networks."""
+
+    noise: float | None = None
+    """Standard deviation of what is added to each coordinate in each frame, in metres."""
+    missing: float | None = None
+    """Chance for each joint that it is not seen in a clip: it lies where its parent is."""
+    motion: float | None = None
+    """Factor of each joint's way from where it is in the clip's first frame."""
+
+
+def spoilt(
+    clips: Clips,
+    placement: Placement,
+    spoil: Spoil,
+    index: Tensor,
+    owner: Tensor,
+    body: Tensor,
+    frames: int,
+    begin: float | None = None,
+) -> Tensor:
+    """Clips as they test, (r, T, V, 3), but spoilt. They are placed by what they were before."""
+    person, count = index[owner] * max(2, clips.people) + body, len(clips.skeleton.joints)
+    joints = transform.sample(clips, index, owner, body, transform.test_crop(index, begin), frames)
+    if spoil.motion is not None:
+        factor = torch.full_like(person, spoil.motion, dtype=torch.float32)
+        joints = augment.scaled_motion(joints, transform.first_frame(clips, index, owner, body), factor)
+    joints -= placement.origin[index][owner][:, None, None]
+    if spoil.noise is not None:
+        noise = rng.normal(rng.key(0, rng.JITTER, 0), person, frames * count * 3)
+        joints += spoil.noise * noise.view(-1, frames, count, 3)
+    joints = transform.apply(placement.turn[index][owner], joints)
+    if clips.is_flat:
+        joints[..., 2] = 0
+    if spoil.missing is not None:
+        joints = augment.without_joints(rng.key(0, rng.MASK_JOINTS, 0), person, joints, clips.skeleton, spoil.missing)
+    return joints

@@ -1,7 +1,8 @@
 """Operations with a backward pass of their own, which touches memory half as often as the one that autograd puts together.
 
-On a CPU large activations go through compiled loops (:mod:`last_e.model.fused`), where numba is installed; everything else
-through torch's operations. Both give the same numbers within rounding.
+On a CPU large activations go through compiled loops (:mod:`last_e.model.fused`), where numba is installed; in training on a
+GPU through kernels of our own (:mod:`last_e.model.fused_cuda`), where Triton is; everything else through torch's operations.
+All give the same numbers within rounding.
 
 Shapes: N clips, C channels, T frames, V joints, K graph subsets; activations (N, C, T, V) in ``channels_last`` memory. Sums run
 over views with three axes, which torch reduces ten times as fast as ones with four.
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from last_e.model import fused_cuda
 from last_e.model.fused import Depthwise, Mix, NormThen, array, loops_for, rows
 
 
@@ -37,9 +39,14 @@ def at_least_float32(format: torch.dtype) -> torch.dtype:
 
 
 def batch_norm(x: Tensor, norm: nn.BatchNorm2d, *, hardswish: bool = False, add: Tensor | None = None) -> Tensor:
-    """The norm by this batch's own statistics, which also move the running ones; then Hardswish, or the sum with ``add``."""
-    if loops_for(x, norm) is not None and (add is None or (add.shape == x.shape and add.dtype == x.dtype)):
+    """The norm, in training by this batch's own statistics, which also move the running ones; then Hardswish, or the sum with
+    ``add``."""
+    fits = norm.training and (add is None or (add.shape == x.shape and add.dtype == x.dtype))
+    if fits and loops_for(x, norm) is not None:
         return NormThen.apply(x, norm.weight, norm.bias, add, norm, hardswish)  # type: ignore[no-any-return,no-untyped-call]
+    if fits and fused_cuda.kernels_for(x, norm):
+        arguments = x, norm.weight, norm.bias, add, norm, hardswish
+        return fused_cuda.NormThen.apply(*arguments)  # type: ignore[no-any-return,no-untyped-call]
     y: Tensor = norm(x)
     if add is not None:
         y += add
@@ -51,8 +58,11 @@ def norm_and_depthwise(x: Tensor, norm: nn.BatchNorm2d, conv: nn.Conv2d, last: n
 
     Both norms by this batch's own statistics.
     """
+    parameters = norm.weight, norm.bias, conv.weight, last.weight, last.bias
+    if fused_cuda.kernels_for(x, norm, last):
+        made = fused_cuda.Depthwise.apply(x, *parameters, norm, last, conv.stride[0])  # type: ignore[no-untyped-call]
+        return made  # type: ignore[no-any-return]
     if loops_for(x, norm, last) is not None:
-        parameters = norm.weight, norm.bias, conv.weight, last.weight, last.bias
         return Depthwise.apply(x, *parameters, norm, last, conv.stride[0])  # type: ignore[no-any-return,no-untyped-call]
     return batch_norm(conv(batch_norm(x, norm, hardswish=True)), last, hardswish=True)
 
@@ -69,6 +79,9 @@ def mix_joints(x: Tensor, adjacency: Tensor, edge: Tensor, share: Tensor | None)
         if share is not None:
             weight = weight * share[:, output % k]
         return Mix.apply(x, weight, output, source, v * k)  # type: ignore[no-any-return,no-untyped-call]
+    if fused_cuda.kernels_for(x):
+        mixing = into.reshape(1, v * k, v) if share is None else (into * share[:, None, :, None]).reshape(n, v * k, v)
+        return fused_cuda.Mix.apply(x, mixing)  # type: ignore[no-any-return,no-untyped-call]
     if share is None:
         mix = into.to(x.dtype).reshape(1, v * k, v).expand(n * t, v * k, v)
     else:

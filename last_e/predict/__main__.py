@@ -32,7 +32,7 @@ def main(number: int) -> int:
     from last_e.text import one_line
 
     try:
-        network = Network(Path(asked["folder"]), TrainConfig.model_validate(asked["config"]))
+        network = Network(Path(asked["folder"]), TrainConfig.model_validate(asked["config"]), asked["ema"])
         ready = time.time()
         about = network.description
         say({"ready": {"data": about.name, "classes": list(about.classes), "device": network.device.type}})

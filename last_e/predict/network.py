@@ -16,7 +16,7 @@ from last_e.config import TrainConfig
 from last_e.data.batches import TestBatches
 from last_e.data.clips import Clips
 from last_e.described import Description
-from last_e.evaluate import logits_of
+from last_e.evaluate import Views, logits_of, mirror_for, of_view
 from last_e.events import Discard
 from last_e.load import load_network
 from last_e.precision import choose_device, choose_precision
@@ -44,6 +44,10 @@ class Asked:
     """Default: half a window."""
     fps: float | None = None
     """Default: that of the network's set."""
+    crops: int = 1
+    """Pieces of each recording or window, whose probabilities are averaged."""
+    mirror: bool = False
+    """Each piece in a mirror, too."""
 
 
 class _Piece(NamedTuple):
@@ -63,6 +67,8 @@ class Network:
 
     folder: Path
     config: TrainConfig
+    ema: bool = False
+    """The average of its weights."""
     seconds: float = 0.0
     """In the network and what prepares its batches."""
     description: Description = field(init=False)
@@ -71,7 +77,8 @@ class Network:
         self.device, _ = choose_device(self.config.hardware)
         self._precision = choose_precision(self.config, self.device)
         self._workers = set_up_torch(self.config, self.device, Discard())
-        model, self.description = load_network(self.folder, self.config)
+        model, self.description = load_network(self.folder, self.config, self.ema)
+        self.views = Views()
         self._model = model.to(self.device)
         self.batch = TEST_BATCH[self.device.type]
 
@@ -83,9 +90,12 @@ class Network:
         bodies, length = (torch.tensor([one.shape[side] for one in clips]) for side in (0, 1))
         nothing = torch.zeros_like(length)
         together = Clips(torch.cat(joints), length, bodies, nothing, nothing, nothing, nothing, description=self.description)
-        (batch,) = TestBatches(together, torch.arange(len(clips)), self.config.training.input_frames, len(clips))
-        logits = logits_of(self._model, batch.to(self.device), self._precision).cpu()
-        found: npt.NDArray[np.float64] = logits.double().softmax(1).numpy()
+        seen, frames, every = [], self.config.training.input_frames, torch.arange(len(clips))
+        for start, mirror in self.views.each():
+            (batch,) = TestBatches(together, every, frames, len(clips), begin=start, mirror=mirror)
+            logits = logits_of(self._model, batch.to(self.device), self._precision).cpu()
+            seen.append(of_view(logits.double().softmax(1), mirror))
+        found: npt.NDArray[np.float64] = torch.stack(seen).mean(0).numpy()
         self.seconds += time.perf_counter() - begin
         return found
 
@@ -95,11 +105,12 @@ def predict(network: Network, asked: Asked, say: Say) -> dict[str, Any]:
     ``segment``), and what cannot be read (``problem``); returns how many there were and how long that took.
 
     Raises:
-        DataError: the units are not those of the network.
+        DataError: the units are not those of the network, or nobody knows what its classes are in a mirror.
         ValueError: a window that cannot be, in one line.
     """
     description = network.description
     see_that_units_fit(description, asked.units)
+    network.views = Views(asked.crops, mirror_for(network.config, description) if asked.mirror else None)
     fps = asked.fps or description.fps
     size, stride = _in_frames(asked.window, fps), _in_frames(asked.stride, fps)
     teller = _Teller(description, asked.top, fps, is_timed=size is not None, say=say)

@@ -6,7 +6,7 @@ import html
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -92,18 +92,26 @@ def summarize(path: Path) -> Summary:
     )
 
 
-def animate(path: Path, clip: str, out: Path) -> str:
-    """Write a clip as an HTML page that plays it, without anything from elsewhere; returns the clip's name.
+class One(NamedTuple):
+    """A clip of a prepared file."""
 
-    Args:
-        path: a prepared file.
-        clip: a clip's name, or its number (0-based).
-        out: the page to write.
+    name: str
+    number: int
+    title: str
+    """For people: its name, class, length and people."""
+    label: int
+    joints: npt.NDArray[np.int16]
+    """(M, T, V, 3)."""
+    own: Description | None
+    dataset: str
+
+
+def clip_of(path: Path, clip: str) -> One:
+    """A clip by its name, or its number (0-based).
 
     Raises:
         DataError: there is no such clip, or the file is damaged.
     """
-    out = output_path(out, path, example="clip.html")
     columns, metadata = read_columns(path)
     own = described(metadata)
     names = names_of(columns)
@@ -123,26 +131,47 @@ def animate(path: Path, clip: str, out: Path) -> str:
     people = "1 person" if bodies == 1 else f"{bodies} people"
     known = own.classes[label : label + 1] if own else (f"A{label + 1:03}",)
     title = f"{names[number]}: class {label} ({', '.join(known)}), {length} frames, {people}"
+    dataset = own.name if own else str(metadata.get("dataset") or guess_dataset(columns))
+    return One(names[number], number, plain(title), label, joints, own, dataset)
+
+
+def animate(path: Path, clip: str, out: Path) -> str:
+    """Write a clip as an HTML page that plays it, without anything from elsewhere; returns the clip's name.
+
+    Args:
+        path: a prepared file.
+        clip: a clip's name, or its number (0-based).
+        out: the page to write.
+
+    Raises:
+        DataError: there is no such clip, or the file is damaged.
+    """
+    out = output_path(out, path, example="clip.html")
+    one = clip_of(path, clip)
     out.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(out) as part:
-        part.write_text(render(joints, plain(title), own), encoding="utf-8")
-    return names[number]
+        part.write_text(render(one.joints, one.title, one.own), encoding="utf-8")
+    return one.name
 
 
 def render(joints: npt.NDArray[np.int16], title: str, own: Description | None = None) -> str:
     """The page for joints (M, T, V, 3) in millimetres, NTU's but in an own set."""
+    data = {"joints": joints.tolist(), **drawn_with(own)}
+    page = TEMPLATE.read_text(encoding="utf-8")
+    page = page.replace("__PLAYER__", PLAYER.read_text(encoding="utf-8").rstrip())
+    return page.replace("__TITLE__", html.escape(title)).replace("__DATA__", json.dumps(data, separators=(",", ":")))
+
+
+def drawn_with(own: Description | None) -> dict[str, Any]:
+    """What the player is told beside a clip's joints."""
     skeleton: Skeleton = own.skeleton if own else NTU25
-    data = {
-        "joints": joints.tolist(),
+    return {
         "bones": skeleton.bones,
         "right": [right for _, right in skeleton.pairs],
         "head": next((n for n, name in enumerate(skeleton.joints) if name in ("head", "nose")), None),
         "turn": 0 if own and own.is_flat else 0.4,
         "fps": own.fps if own else FRAMES_PER_SECOND,
     }
-    page = TEMPLATE.read_text(encoding="utf-8")
-    page = page.replace("__PLAYER__", PLAYER.read_text(encoding="utf-8").rstrip())
-    return page.replace("__TITLE__", html.escape(title)).replace("__DATA__", json.dumps(data, separators=(",", ":")))
 
 
 def _value(text: str) -> Any:

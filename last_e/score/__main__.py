@@ -23,12 +23,15 @@ def main() -> int:
         print(json.dumps({"done": done, "total": total, "what": what}), flush=True)
 
     try:
+        from last_e.data.shown import Spoil
         from last_e.score.models import Asked, score
 
         models = [
-            Asked(Path(one["folder"]), TrainConfig.model_validate(one["config"]), one["weight"]) for one in asked["models"]
+            Asked(Path(one["folder"]), TrainConfig.model_validate(one["config"]), one["weight"], one["ema"])
+            for one in asked["models"]
         ]
-        result, said = score(models, asked["part"], asked["crops"], tell, asked["weigh_on"])
+        spoil = Spoil(**asked["spoil"]) if asked["spoil"] else None
+        result, said = score(models, asked["part"], asked["crops"], tell, asked["weigh_on"], asked["mirror"], spoil)
     except (DataError, NoGpu, DamagedCheckpoint, RuntimeError, MemoryError, OSError) as error:
         print(json.dumps({"error": one_line(error), "no_gpu": isinstance(error, NoGpu)}), flush=True)
         return 1

@@ -15,11 +15,11 @@ from last_e.config import TrainConfig
 from last_e.data.batches import TestBatches
 from last_e.data.clips import Clips
 from last_e.data.datasets import load_clips
+from last_e.data.shown import Spoil
 from last_e.data.splits import parts_of
-from last_e.data.transform import TEST_CROP
 from last_e.datafile import DataError, data_path
 from last_e.described import Description
-from last_e.evaluate import logits_of
+from last_e.evaluate import Views, logits_of, mirror_for, of_view
 from last_e.events import Discard
 from last_e.load import load_network
 from last_e.model.folding import folded_once
@@ -40,10 +40,18 @@ class Asked(NamedTuple):
     """As this machine has it."""
     weight: float
     """Of its probabilities, where there are several."""
+    ema: bool = False
+    """The average of its weights."""
 
 
 def score(
-    asked: list[Asked], part: str, crops: int, progress: Callable[[int, int, str], None], weigh_on: str | None = None
+    asked: list[Asked],
+    part: str,
+    crops: int,
+    progress: Callable[[int, int, str], None],
+    weigh_on: str | None = None,
+    mirror: bool = False,
+    spoil: Spoil | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """All figures of one checkpoint, or of several whose probabilities are added; and what is said of each clip.
 
@@ -52,6 +60,8 @@ def score(
         part: ``test``, ``train``, or ``validation`` where the split has one.
         crops: how many pieces of each clip, spread evenly over it; 1 is the middle, as in training.
         progress: told clips done, of how many, and what comes next.
+        mirror: each piece also in a mirror.
+        spoil: what is wrong with the clips; default: nothing.
         weigh_on: another part, on which the weights of several are chosen; default: as they were asked.
 
     Raises:
@@ -72,7 +82,7 @@ def score(
             raise DataError(f"{one.folder}: its clips are not those of the first ({found})", missing=True)
         same = this
         whose = f"model {number + 1} of {len(asked)}" if len(asked) > 1 else ""
-        heard.append(_heard(one, clips, index, crops, partial(_told, progress, whose)))
+        heard.append(_heard(one, clips, index, crops, mirror, spoil, partial(_told, progress, whose)))
         width, first = heard[-1].probabilities[0].shape[1], heard[0].probabilities[0].shape[1]
         if width != first:
             raise DataError(f"{one.folder}: it knows {width} classes, the first {first}", missing=True)
@@ -84,7 +94,7 @@ def score(
         chosen = {"weighed_on": {"part": weigh_on, "clips": len(index[1]), **losses}}
     weights = weights / weights.sum()
     total = torch.stack([weight * one.probabilities[0] for weight, one in zip(weights, heard)]).sum(0)
-    is_plain = len(asked) == crops == 1
+    is_plain = len(asked) == crops == 1 and not mirror
     ranks = heard[0].logits if is_plain else total  # softmax may make two that differ the same
     among = ranks.topk(min(AMONG, ranks.shape[1]), dim=1).indices
     hits = among == label[:, None]
@@ -159,37 +169,46 @@ class _Heard(NamedTuple):
     """What one checkpoint says."""
 
     logits: Tensor
-    """(n, C) float32 of the first part's last crop, on the CPU."""
+    """(n, C) float32 of the first part's last view, on the CPU."""
     probabilities: list[Tensor]
-    """For each part (n, C) float64, the mean over the crops."""
+    """For each part (n, C) float64, the mean over the views."""
     description: Description
 
 
 @torch.no_grad()
 @folded_once()
-def _heard(one: Asked, clips: Clips, index: list[Tensor], crops: int, progress: Callable[[int, int], None]) -> _Heard:
+def _heard(
+    one: Asked,
+    clips: Clips,
+    index: list[Tensor],
+    crops: int,
+    mirrored: bool,
+    spoil: Spoil | None,
+    progress: Callable[[int, int], None],
+) -> _Heard:
     """What a checkpoint says of each part, whose clips are ``index``."""
     config = one.config
     device, _ = choose_device(config.hardware)
     precision = choose_precision(config, device)
     workers = set_up_torch(config, device, Discard())
     load_loops(config, device, Discard())
-    model, description = load_network(one.folder, config)
+    model, description = load_network(one.folder, config, one.ema)
+    views = Views(crops, mirror_for(config, description) if mirrored else None)
     model = model.to(device)
     size = config.hardware.micro_batch or TEST_BATCH[device.type]
-    total, done = crops * sum(map(len, index)), 0
+    total, done = views.count * sum(map(len, index)), 0
     logits: list[Tensor] = []
     probabilities = []
     for clips_of_it in index:
         found = []
-        for crop in range(crops):
-            begin = None if crops == 1 else (1 - TEST_CROP) * crop / (crops - 1)
+        for begin, mirror in views.each():
             rows = []
-            for batch in TestBatches(clips, clips_of_it, config.training.input_frames, size, workers, begin=begin):
+            frames = config.training.input_frames
+            for batch in TestBatches(clips, clips_of_it, frames, size, workers, begin=begin, mirror=mirror, spoil=spoil):
                 rows.append(logits_of(model, batch.to(device), precision).cpu())
                 done += len(batch.label)
                 progress(done, total)
-            found.append(torch.cat(rows))
-        logits.append(found[-1])
-        probabilities.append(torch.stack([one_crop.double().softmax(1) for one_crop in found]).mean(0))
+            logits.append(torch.cat(rows))
+            found.append(of_view(logits[-1].double().softmax(1), mirror))
+        probabilities.append(torch.stack(found).mean(0))
     return _Heard(logits[0], probabilities, description)

@@ -37,9 +37,14 @@ def bench(
 ) -> None:
     """Measure clips per second on this machine, for lastrun plan and for you."""
     from last_e.bar import Bar
+    from last_e.terminal import is_quiet
     from runner.plan.bench import measure
     from runner.view.bench import print_result
-    from runner.view.console import print_json
+    from runner.view.console import print_json, show
+
+    def say(text: str) -> None:
+        if not is_quiet():
+            show(text, error=True)
 
     with Bar("measurements") as bar:
         result, file = measure(
@@ -53,6 +58,7 @@ def bench(
             settings=set_ or [],
             out=out,
             progress=bar.update,
+            say=say,
             ranks=ranks,
         )
     if json:

@@ -155,15 +155,17 @@ def plan(
 ) -> None:
     """Show what a job would take on each profile: time, sessions, cost; measured or estimated."""
     from runner.plan.planner import make_plan
+    from runner.plan.sweep import together
     from runner.view.console import print_json
     from runner.view.plan import print_plan
 
     made = make_plan(spec, env, set_ or [], gpu, prices)
+    points = together(spec, env, set_ or [], gpu, prices)
     if live:
         from runner.plan.live import add_offers
 
         add_offers(made)
     if json:
-        print_json("plan", made.to_dict())
+        print_json("plan", {**made.to_dict(), "together": [one.to_dict() for one in points]})
     else:
-        print_plan(made)
+        print_plan(made, points)

@@ -193,19 +193,27 @@ def inspect(
         Path | None, typer.Option("--animate", metavar="HTML", help="write a clip as a page that plays it", callback=at_home)
     ] = None,
     clip: Annotated[str, typer.Option("--clip", metavar="CLIP", help="which one: its name, or its number from 0")] = "0",
+    augment: Annotated[
+        bool, typer.Option("--augment", help="with --animate: before and after each augmentation, side by side")
+    ] = False,
+    seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="with --augment: decides what is random")] = 0,
     json: JsonOption = False,
 ) -> None:
     """Show what a prepared file holds, and whether it is whole; draw a clip as an animation."""
-    from runner.errors import LastrunError
+    from runner.errors import LastrunError, UsageError
     from runner.view.console import print_json, show
     from runner.view.prepared import summary_text
 
+    if (augment or seed) and animate is None:
+        raise UsageError("--augment, --seed: they are of the page that --animate writes: name it")
     with _errors(file, goes_on=False):
         from last_e.prepare.inspect import animate as write_page
         from last_e.prepare.inspect import summarize
 
         summary = summarize(file)
-        drawn = None if animate is None else write_page(file, clip, animate)
+        drawn = None
+        if animate is not None:
+            drawn = _before_and_after(file, clip, animate, seed) if augment else write_page(file, clip, animate)
     if json:
         page = None if animate is None else str(animate)
         print_json("data inspect", {"file": str(file), **summary.to_dict(), "animated": drawn, "page": page})
@@ -217,6 +225,14 @@ def inspect(
         raise LastrunError(f"{file}: nothing can be trained with it: {'; '.join(summary.own.fatal)}")
     if summary.whole is False:
         raise LastrunError(f"{file}: damaged: its bytes are not those that its header says; make or fetch it again")
+
+
+def _before_and_after(file: Path, clip: str, page: Path, seed: int) -> str:
+    """Augmentations are the trainer's, and need torch."""
+    from runner.child import result_of
+
+    asked = {"file": str(file.absolute()), "clip": clip, "page": str(page.absolute()), "seed": seed}
+    return str(result_of("last_e.before_after", asked, lambda done, total, what: None, "the page")["clip"])
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from runner.commands.options import JsonOption, SetOption, StoreOption, TrustOption, at_home
+from runner.commands.options import JsonOption, QuietOption, SetOption, StoreOption, TrustOption, at_home
 
 if TYPE_CHECKING:
     from runner.models import Choice
@@ -36,12 +36,13 @@ def export(
     set_: SetOption = None,
     store: StoreOption = None,
     trust: TrustOption = False,
+    quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
     """Write a trained network as others run it: keypoints go in, compared with the trainer's on real clips."""
     from last_e.bar import Bar
     from runner.export import export as write
-    from runner.view.console import print_json, show
+    from runner.view.console import note, print_json
     from runner.view.export import print_export
 
     with Bar("clips") as bar:
@@ -54,7 +55,7 @@ def export(
             clips=clips,
             int8=int8,
             force=force,
-            say=lambda text: show(text, error=True),
+            say=note,
             progress=bar.update,
         )
     if json:
@@ -83,12 +84,13 @@ def demo_page(
     set_: SetOption = None,
     store: StoreOption = None,
     trust: TrustOption = False,
+    quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
     """Write a page that recognises clips which are dropped into it: one HTML file, which asks no server for anything."""
     from last_e.bar import Bar
     from runner.demo_page import demo_page as write
-    from runner.view.console import print_json, show
+    from runner.view.console import note, print_json, show
 
     with Bar("clips") as bar:
         made = write(
@@ -99,7 +101,7 @@ def demo_page(
             clips=clips,
             runtime_file=runtime,
             force=force,
-            say=lambda text: show(text, error=True),
+            say=note,
             progress=bar.update,
         )
     if json:

@@ -226,6 +226,7 @@ def resume_group(
 def _at_home(source: Group, how: How, trust_all: bool) -> tuple[Group, set[str]]:
     """A group of a store that can only be read, copied to where it can be written, once all of it is seen to be able to go on;
     and the marks of what is taken of it."""
+    from last_e.bar import Bar
     from runner.job.carry import carry_group, home_of, to_carry
     from runner.launch.points import find_tasks
     from runner.trust import Trust, mark, see_that_nothing_is_gained
@@ -242,7 +243,8 @@ def _at_home(source: Group, how: How, trust_all: bool) -> tuple[Group, set[str]]
         to.remember(one)
         if trust_all:
             taken.remember(one)
-    carry_group(source, home, to_copy, lambda note: show(note, error=True))
+    with Bar("MB") as bar:
+        carry_group(source, home, to_copy, lambda note: show(note, error=True), bar.of_growing)
     return home, {mark(key, value) for one in values for key, value in one.items()}
 
 

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from runner.commands.options import JsonOption, QuietOption, SetOption, StoreOption, TrustOption, at_home
+from runner.commands.options import (
+    EmaOption,
+    JsonOption,
+    MirrorOption,
+    QuietOption,
+    SetOption,
+    StoreOption,
+    TrustOption,
+    at_home,
+)
 
 if TYPE_CHECKING:
     from runner.models import Model
@@ -23,6 +32,15 @@ def evaluate(
     crops: Annotated[
         int, typer.Option("--crops", min=1, max=50, help="pieces of each clip, whose probabilities are averaged")
     ] = 1,
+    mirror: MirrorOption = False,
+    ema: EmaOption = False,
+    noise: Annotated[float | None, typer.Option("--noise", metavar="METRES", help="spoil the clips: noise of so much")] = None,
+    missing: Annotated[
+        float | None, typer.Option("--missing", metavar="CHANCE", help="spoil the clips: joints are not seen")
+    ] = None,
+    motion: Annotated[
+        float | None, typer.Option("--motion", metavar="FACTOR", help="spoil the clips: all joints go so much of their way")
+    ] = None,
     with_: Annotated[
         list[str] | None,
         typer.Option("--with", metavar="JOB[:WEIGHT]", help="another model, whose probabilities are added; several times"),
@@ -47,12 +65,13 @@ def evaluate(
     from last_e.bar import Bar
     from runner.evaluate import evaluate as score
     from runner.models import Model
-    from runner.view.console import print_json, show
+    from runner.view.console import note, print_json, show
     from runner.view.evaluate import print_figures, see_that_it_can_be_written, write_csv
 
     if csv is not None:
         see_that_it_can_be_written(csv, overwrite)
     models = [Model(model), *map(_weighed, with_ or [])]
+    spoil = {"noise": noise, "missing": missing, "motion": motion}
     with Bar("clips") as bar:
         result = score(
             models,
@@ -65,17 +84,21 @@ def evaluate(
             part=part,
             crops=crops,
             weigh_on=weigh_on,
+            mirror=mirror,
+            ema=ema,
+            spoil=spoil,
             settings=set_ or [],
-            say=lambda text: show(text, error=True),
+            say=note,
             progress=bar.update,
         )
     said = result.pop("said")
     if csv is not None:  # first: of what is printed somebody may read the beginning alone
         write_csv(csv, said)
+    how = {"part": part, "crops": crops, "mirror": mirror, "ema": ema, "spoil": spoil}
     if json:
-        print_json("evaluate", {"models": [one.name for one in models], "part": part, "crops": crops, **result})
+        print_json("evaluate", {"models": [one.name for one in models], **how, **result})
     else:
-        print_figures(result, part, [one.name for one in models])
+        print_figures(result, how, [one.name for one in models])
     if csv is not None:
         show(f"{csv}: what is said of each of {result['clips']:,} clips", error=json)
 

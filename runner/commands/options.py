@@ -93,3 +93,6 @@ TakeoverOption = Annotated[bool, typer.Option("--takeover", help="take the job f
 TrustOption = Annotated[
     bool, typer.Option("--trust", help="take what the job brings along: places, images, servers; remembered for its store")
 ]
+
+MirrorOption = Annotated[bool, typer.Option("--mirror", help="average with what is said of the clip in a mirror")]
+EmaOption = Annotated[bool, typer.Option("--ema", help="the average of the weights (training.ema)")]

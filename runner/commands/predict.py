@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from runner.commands.options import JsonOption, SetOption, StoreOption, TrustOption, at_home
+from runner.commands.options import (
+    EmaOption,
+    JsonOption,
+    MirrorOption,
+    QuietOption,
+    SetOption,
+    StoreOption,
+    TrustOption,
+    at_home,
+)
 
 
 def predict(
@@ -31,6 +40,11 @@ def predict(
     units: Annotated[
         str | None, typer.Option("--units", metavar="UNITS", help="of keypoints; default: the training set's")
     ] = None,
+    crops: Annotated[
+        int, typer.Option("--crops", min=1, max=50, help="pieces of each clip, whose probabilities are averaged")
+    ] = 1,
+    mirror: MirrorOption = False,
+    ema: EmaOption = False,
     last: Annotated[bool, typer.Option("--last", help="the newest checkpoint instead of the best by top-1")] = False,
     step: Annotated[int | None, typer.Option("--step", metavar="N", help="the checkpoint of step N")] = None,
     csv: Annotated[
@@ -41,6 +55,7 @@ def predict(
     set_: SetOption = None,
     store: StoreOption = None,
     trust: TrustOption = False,
+    quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
     """Say what recordings show: class names and probabilities, of each or over time."""
@@ -48,7 +63,7 @@ def predict(
     from runner.models import Choice
     from runner.predict import How
     from runner.predict import predict as ask
-    from runner.view.console import show
+    from runner.view.console import note
     from runner.view.evaluate import see_that_it_can_be_written
     from runner.view.predict import Csv, passed_on, print_as_json, print_found
 
@@ -58,10 +73,10 @@ def predict(
         raise UsageError("- is standard input, which can be read once")
     if csv is not None:
         see_that_it_can_be_written(csv, overwrite)
-    choice = Choice(store, trust, last, step, set_ or (), needs_data=False)
-    how = How(top, kind, units, window, stride, fps)
+    choice = Choice(store, trust, last, step, set_ or (), ema, needs_data=False)
+    how = How(top, kind, units, window, stride, fps, crops, mirror)
     places = [word if word == "-" else str(Path(word).expanduser()) for word in files]
-    events = ask(model, places, choice, how, lambda text: show(text, error=True))
+    events = ask(model, places, choice, how, note)
     found = passed_on(events, quiet=json)
     if csv is not None:
         found = Csv(csv, is_timed=window is not None, top=top).kept(found)

@@ -20,6 +20,7 @@ from runner.job.checkpoints import Stored, counted
 from runner.job.group import Group
 from runner.job.job import Job
 from runner.job.lease import refuse_beating
+from runner.job.pull import Watched, unseen
 from runner.store.open import default_store, open_store
 
 T = TypeVar("T", Job, Group)
@@ -119,9 +120,9 @@ def refuse_running(source: Job, attempts: list[Attempt]) -> None:
     refuse_beating(source, [attempt for attempt in attempts if attempt.open and not attempt.is_here])
 
 
-def carry(source: Job, home: Job, say: Say) -> Job:
+def carry(source: Job, home: Job, say: Say, watch: Watched = unseen) -> Job:
     """Copy what going on needs: the record, attempts that have had the job with all that they have told, and the checkpoints
-    that count, each compared with its checksums. Returns the job in its new store.
+    that count, each compared with its checksums. Returns the job in its new store. ``watch`` shows how far a checkpoint is.
 
     The job's record comes last, and checkpoints before the attempts that tell of them: what is cut off in between is no job,
     or the older one that was there, and is copied again by the same command. Nothing that is there goes, so that two who copy
@@ -141,7 +142,7 @@ def carry(source: Job, home: Job, say: Say) -> Job:
     say(f"copying {source.id} from {source.store.uri}, which can only be read, to {home.store.uri}")
     _copy_first_weights(source, home)
     for stored in counted(written, attempts):
-        _copy_checkpoint(source, home, stored, say)
+        _copy_checkpoint(source, home, stored, say, watch)
     for attempt in filter(lambda attempt: attempt.has_taken_the_job, attempts):
         keys = (entry.key for entry in source.store.scan(source.paths.attempt(attempt.id, "")))
         _copy(source, home, filter(_OF_AN_ATTEMPT.fullmatch, keys), say)
@@ -182,7 +183,7 @@ def to_carry(source: Group, home: Group) -> list[Job]:
     return found
 
 
-def carry_group(source: Group, home: Group, jobs: Iterable[Job], say: Say) -> None:
+def carry_group(source: Group, home: Group, jobs: Iterable[Job], say: Say, watch: Watched = unseen) -> None:
     """Copy these of its jobs, each as :func:`carry` does, and then what makes them a group: what is cut off in between is gone
     on with by the same command.
 
@@ -190,7 +191,7 @@ def carry_group(source: Group, home: Group, jobs: Iterable[Job], say: Say) -> No
         StoreError: one of the stores fails.
     """
     for job in jobs:
-        carry(job, Job(home.store, job.id), say)
+        carry(job, Job(home.store, job.id), say, watch)
     if source.is_made():
         home.store.put(home.paths.made, source.store.get(source.paths.made))
     else:  # its record alone makes those jobs that it has not; their first weights have to be there
@@ -216,11 +217,12 @@ def _copy(source: Job, home: Job, keys: Iterator[str], say: Say) -> None:
         home.store.in_parallel([partial(one, key) for key in some])
 
 
-def _copy_checkpoint(source: Job, home: Job, stored: Stored, say: Say) -> None:
+def _copy_checkpoint(source: Job, home: Job, stored: Stored, say: Say, watch: Watched) -> None:
     """Its manifest last, as whoever writes one does."""
     with tempfile.TemporaryDirectory(prefix="lastrun-copy-") as folder:
         try:
-            source.checkpoints.download(stored, Path(folder))
+            with watch(Path(folder), stored.name, sum(file.size for file in stored.manifest.files.values())):
+                source.checkpoints.download(stored, Path(folder))
         except (DamagedCheckpoint, MissingKeyError, DamagedObjectError) as error:
             say(f"leaving out checkpoint {stored.name}: {error}")
             return

@@ -8,13 +8,15 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from last_e.manifest import File, describe_file
 from last_e.whole import whole_file
-from runner.errors import MissingKeyError, StoreError, UsageError
+from runner.errors import MissingKeyError, StoreError, UsageError, unwritable
 from runner.job.job import Job
 from runner.job.paths import attempt_order
 from runner.job.pull import Watched, chosen, new_folder, unseen
+from runner.job.steps import Steps
 from runner.store.protocol import Entry
 
 NEWEST, BEST = "newest", "best"
@@ -35,7 +37,15 @@ class Copied:
 
 
 def _metrics(job: Job, path: Path) -> None:
-    path.write_text("".join(f"{json.dumps(line)}\n" for line in job.metrics()))
+    _write(job.metrics(), path)
+
+
+def _steps(job: Job, path: Path) -> None:
+    _write(Steps(job).read(), path)
+
+
+def _write(lines: list[dict[str, Any]], path: Path) -> None:
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
 
 
 def _log(job: Job, path: Path) -> None:
@@ -52,6 +62,7 @@ def _report(job: Job, path: Path) -> None:
 
 MADE: dict[str, tuple[Callable[[Job, Path], None], str]] = {
     "metrics.jsonl": (_metrics, "a line for each epoch, over all attempts"),
+    "steps.jsonl": (_steps, "a line for each tenth step, or as checkpoint.log_every_steps says, over all attempts"),
     "log.txt": (_log, "the log of all attempts"),
     "report.html": (_report, "the report that the last attempt to keep one has kept"),
 }
@@ -77,7 +88,7 @@ def copy_out(job: Job, path: str, target: Path, *, overwrite: bool = False, watc
             return Copied(place, asked, place.stat().st_size)
         return _stored(job, asked, place, overwrite, watch)
     except OSError as error:
-        raise UsageError(f"{place}: cannot be written there: {error.strerror}") from None
+        raise unwritable(place, error) from None
     except MissingKeyError as error:
         raise StoreError(f"{error}; whoever trains has deleted it meanwhile: try again") from None
 

@@ -209,7 +209,9 @@ class Group:
             try:
                 self._record = read_as(_Record, dump(values))
             except ValidationError:
-                raise StoreError(f"{self.uri}: group.json is damaged") from None
+                raise StoreError(
+                    f"{self.uri}: group.json is damaged; put a whole copy of it back, or delete what lies there"
+                ) from None
             if _together(self._record) > _MOST_TOGETHER:
                 raise StoreError(f"{self.uri}: group.json is damaged: its jobs would be larger than any")
             if self._record.id != self.id:

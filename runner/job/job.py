@@ -164,7 +164,9 @@ class Job:
         try:
             return read_as(_Record, dump(record))
         except ValidationError:
-            raise StoreError(f"{self.uri}: job.json is damaged") from None
+            raise StoreError(
+                f"{self.uri}: job.json is damaged; put a whole copy of it back, or delete what lies there"
+            ) from None
 
     def settings(self, attempts: list[Attempt] | None = None) -> tuple[dict[str, Any], dict[str, str], list[str]]:
         """The flat configuration that the next attempt after these (default: all) begins with, the origin of each value, and

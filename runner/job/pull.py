@@ -15,6 +15,7 @@ from runner.job.job import Job
 
 _TRIES = 3
 Watched = Callable[[Path, str, int], AbstractContextManager[None]]
+"""Shows how far a download is, given a folder, what of, and how many bytes are to come."""
 
 
 def unseen(folder: Path, of: str, total: int) -> AbstractContextManager[None]:
@@ -24,8 +25,7 @@ def unseen(folder: Path, of: str, total: int) -> AbstractContextManager[None]:
 
 def pull_checkpoint(job: Job, destination: Path, *, best: bool, step: int | None, watch: Watched = unseen) -> str:
     """Download a checkpoint into a new folder, or one that is empty; returns its name. Where whoever trains deletes it
-    meanwhile, because there are newer ones, it is chosen anew. ``watch``: given a folder, what of, and how many bytes are to
-    come, it shows meanwhile how far that is.
+    meanwhile, because there are newer ones, it is chosen anew. ``watch`` shows meanwhile how far that is.
 
     Raises:
         UsageError: there is no such checkpoint, or the folder is not empty.

@@ -47,9 +47,12 @@ class Steps:
         self._known |= dict(zip(new, texts))
         merged: list[dict[str, Any]] = []
         for attempt, pieces in zip(attempts, listed):
+            own = read_steps("".join(self._known[piece] for piece in pieces))
             if (begins := attempt.from_epoch) is not None:
                 merged = [line for line in merged if line["epoch"] <= begins]
-            merged += read_steps("".join(self._known[piece] for piece in pieces))
+            elif own:  # it was killed before the store had its record anew
+                merged = [line for line in merged if line["epoch"] < own[0]["epoch"]]
+            merged += own
         return merged
 
     def _pieces(self, attempt_id: str) -> list[tuple[str, int]]:

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from last_e.bar import Bar
 from last_e.layers import Resolved
 from runner import kaggle
 from runner.errors import UsageError
@@ -260,6 +261,9 @@ def go_on(found: Job, how: How, *, trust: bool, yes: bool, may_ask: bool, say: S
             say(note)
 
     def at_home() -> Job:
-        return found if found is home else carry(found, home, say)
+        if found is home:
+            return home
+        with Bar("MB") as bar:
+            return carry(found, home, say, bar.of_growing)
 
     return Begin(at_home, go.arguments, go.launcher, go.changes, go.resolved.config.run.auto_continue)

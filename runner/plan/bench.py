@@ -17,10 +17,10 @@ from last_e.described import DESCRIPTION
 from last_e.layers import resolve
 from last_e.problems import Origin
 from last_e.reading import Entry, set_layer
-from last_e.text import counted
+from last_e.text import counted, seconds_text
 from last_e.whole import whole_file
 from runner.child import result_of
-from runner.errors import UsageError
+from runner.errors import UsageError, unwritable
 from runner.machine import versions
 from runner.plan.hardware import BYTES
 from runner.plan.measurements import cpu, user_folder
@@ -29,6 +29,8 @@ from runner.plan.work import work_of
 PARTS = ("data", "forward", "train", "epoch")
 PASSES = {"forward": 1.0, "train": 3.0, "epoch": 3.0}
 """Forward passes' worth of arithmetic."""
+_START_SECONDS = 15.0
+"""Until processes have begun, and the peaks are measured."""
 MOVES = {"forward": 2.0, "train": 5.0, "epoch": 5.0}
 """How often each number that a forward pass makes goes through memory at the least: written, and read by what follows; in
 training read once more on the way back, where its gradient is written and read."""
@@ -46,6 +48,7 @@ def measure(
     settings: list[str],
     out: Path | None,
     progress: Callable[[int, int, str], None],
+    say: Callable[[str], None],
     ranks: str | None = None,
 ) -> tuple[dict[str, Any], Path | None]:
     """Measure, and keep the result as a file; returns both. No file: plan can do nothing with these parts, and none was named.
@@ -58,6 +61,7 @@ def measure(
         alone: without the plain trainer.
         out: where the result goes; None: where plan finds it.
         progress: told what is done, of how much, and what comes next.
+        say: told how long it will take, once all that was asked for is right.
         ranks: numbers of ranks, such as ``1,2,4``, that training steps are measured with as well.
 
     Raises:
@@ -82,6 +86,7 @@ def measure(
         "seconds": seconds,
         "ranks": numbers,
     }
+    say(at_least(len(parts) * (1 if alone else 2), len(numbers), rounds, seconds))
     now = datetime.now(timezone.utc)
     result = {
         "date": f"{now:%Y-%m-%d}",
@@ -97,6 +102,14 @@ def measure(
     if out is not None:
         _write(out, result)
     return result, out
+
+
+def at_least(contests: int, ranks: int, rounds: int, seconds: float) -> str:
+    """How long it takes where no step is longer than a measurement: each of ``contests`` (a part by a trainer), and each number
+    of ranks, so many rounds, after a first one that does not count."""
+    each = rounds * seconds + min(seconds, 1.0)
+    told = f"{counted(rounds * (contests + ranks), 'measurement')} of {seconds:g} s"
+    return f"{told}, in turns: at least {seconds_text(_START_SECONDS + each * (contests + ranks))}, longer where a step is slow"
 
 
 def _numbers(text: str | None, config: TrainConfig) -> list[int]:
@@ -167,7 +180,7 @@ def _checked(out: Path, data: Path | None) -> Path:
     except DataError as error:
         raise UsageError(f"--out {error}") from None
     except OSError as error:
-        raise UsageError(f"--out {out}: cannot be written there: {error.strerror}") from None
+        raise unwritable(f"--out {out}", error) from None
 
 
 def _write(path: Path, result: dict[str, Any]) -> None:
@@ -181,4 +194,4 @@ def _write(path: Path, result: dict[str, Any]) -> None:
         with whole_file(path) as part:
             part.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     except OSError as error:
-        raise UsageError(f"{path}: the result cannot be written there: {error.strerror}") from None
+        raise unwritable(path, error) from None

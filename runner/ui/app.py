@@ -20,7 +20,7 @@ from last_e.text import plain
 from runner.errors import LastrunError, NoSuchJobError, StoreError
 from runner.job.group import Group
 from runner.job.job import Job
-from runner.ui.facts import Clouds, facts_of_job, facts_of_jobs, plained
+from runner.ui.facts import Ahead, Clouds, facts_of_jobs
 from runner.ui.follow import Followers
 from runner.ui.jobs import Jobs
 from runner.ui.orders import Order, Orders, shown
@@ -35,6 +35,8 @@ HERE = Path(__file__).parent
 MOST_COMPARED = 1000
 _MOST_ASKED = 4096
 """Bytes of what a page sends."""
+_KEPT = "private, max-age=86400, immutable"
+"""By a browser: the path is another one at the next start."""
 _TYPES = {".css": "text/css", ".js": "text/javascript"}
 _OF_REPORT_POLICY = "sandbox allow-scripts; frame-ancestors 'none'"
 """A report brings its own policy. Here it is in an origin of its own, too, which no cookie goes with."""
@@ -51,7 +53,8 @@ class Pages:
 
     def __init__(self, jobs: Jobs, root: str, over: Callable[[], bool]) -> None:
         self._jobs, self._root = jobs, root
-        self._clouds, self._orders, self._followers = Clouds(), Orders(jobs.again), Followers(over)
+        self._ahead, self._clouds = Ahead(), Clouds()
+        self._orders, self._followers = Orders(jobs.again), Followers(over)
         routes = [
             Route("/", self._page("list.html", "Jobs")),
             Route("/job/{name}", self._job_page),
@@ -81,6 +84,7 @@ class Pages:
 
     def _job_page(self, request: Request) -> Response:
         job = self._jobs.named(request.path_params["name"])
+        self._ahead.begin(job)
         return self._rendered("job.html", title=job.id, job=job.id)
 
     def _rendered(self, template: str, **facts: str) -> Response:
@@ -96,16 +100,16 @@ class Pages:
         found = _files().get(request.path_params["name"])
         if found is None:
             raise HTTPException(404)
-        return Response(found[0], media_type=found[1])
+        return Response(found[0], media_type=found[1], headers={"Cache-Control": _KEPT})
 
     # --- what their scripts ask for --------------------------------------------------------------------------------------
 
     def _list(self, request: Request) -> Response:
         since = request.query_params.get("since", "0")
-        return _json(plained(self._jobs.since(int(since) if since.isdecimal() and len(since) < 16 else 0)))
+        return _json(self._jobs.since(int(since) if since.isdecimal() and len(since) < 16 else 0))
 
     def _job(self, request: Request) -> Response:
-        return _json(facts_of_job(self._jobs.named(request.path_params["name"])))
+        return _json(self._ahead.take(self._jobs.named(request.path_params["name"])))
 
     def _log(self, request: Request) -> Response:
         events: AsyncIterator[str] = self._followers.events(self._jobs.named(request.path_params["name"]))

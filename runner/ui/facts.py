@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
-from last_e.text import percent, plain, seconds_text
 from runner.job.job import Job
+from runner.ui.text import plained
 from runner.view.jobs import status_rows
 from runner.view.market import rented_facts
 from runner.view.report.facts import job_facts
@@ -17,8 +18,9 @@ from runner.view.report.gather import gather
 from runner.view.report.several import facts_of_several
 from runner.view.status import is_at_work, job_status
 
-_OF_REPORT = ("title", "sentence", "notes", "attempts", "attempts_left_out", "moves", "spec", "machines", "data_hashes")
+_OF_REPORT = ("title", "sentence", "attempts", "attempts_left_out", "spec")
 _CLOUDS_SECONDS = 20.0
+_AHEAD_SECONDS, _MOST_AHEAD = 2.0, 8
 
 
 def facts_of_job(job: Job) -> dict[str, Any]:
@@ -30,20 +32,15 @@ def facts_of_job(job: Job) -> dict[str, Any]:
     other = Job(job.store, job.id)  # read by another thread
     status, material = job.store.in_parallel([partial(job_status, job), partial(gather, other, with_predictions=False)])
     shown = job_facts(material)
-    progress = status["progress"]
-    total = progress.get("total_steps") or status["total_steps"]
     found: dict[str, Any] = plained(
         {
             "id": job.id,
             "state": status["state"],
             "group": (status["group"] or {}).get("id"),
             "at_work": is_at_work(status),
-            "reference": job.reference,
             "rows": [[name, text] for name, text in status_rows(status)],
             "step": status["step"],
-            "total": total,
-            "left": seconds_text(progress.get("seconds_left")) if progress else None,
-            "best": percent(status["best_top1"]),
+            "total": status["progress"].get("total_steps") or status["total_steps"],
             **{name: shown[name] for name in _OF_REPORT},
             "charts": shown["data"]["charts"],
             "marks": shown["data"]["marks"],
@@ -81,10 +78,39 @@ class Clouds:
             return {**self._facts, "now": time.time()}
 
 
-def plained(value: Any) -> Any:
-    """With control characters made visible in all text, whoever has written it."""
-    if isinstance(value, dict):
-        return {key: plained(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plained(item) for item in value]
-    return plain(value) if isinstance(value, str) else value
+class Ahead:
+    """Facts of a job, begun to be read when its page is asked for: they are there when the page's script wants them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._begun: dict[str, tuple[float, Future[dict[str, Any]]]] = {}
+
+    def begin(self, job: Job) -> None:
+        """Read them, on a thread that nobody waits for."""
+        future: Future[dict[str, Any]] = Future()
+        now = time.monotonic()
+        with self._lock:
+            self._begun = {name: one for name, one in self._begun.items() if now - one[0] < _AHEAD_SECONDS}
+            if len(self._begun) >= _MOST_AHEAD:
+                return
+            self._begun[job.id] = now, future
+        threading.Thread(target=_resolve, args=(future, job), name="ahead", daemon=True).start()
+
+    def take(self, job: Job) -> dict[str, Any]:
+        """Those that were begun a moment ago, or new ones.
+
+        Raises:
+            NoSuchJobError, StoreError: as of :func:`facts_of_job`.
+        """
+        with self._lock:
+            begun, future = self._begun.pop(job.id, (0.0, None))
+        if future is None or time.monotonic() - begun >= _AHEAD_SECONDS:
+            return facts_of_job(job)
+        return future.result()
+
+
+def _resolve(future: Future[dict[str, Any]], job: Job) -> None:
+    try:
+        future.set_result(facts_of_job(job))
+    except BaseException as error:  # told to whoever wants them
+        future.set_exception(error)

@@ -28,7 +28,6 @@ _POLICY = (
     "base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 )
 _HEADERS = {
-    "Cache-Control": "no-store",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
@@ -94,6 +93,7 @@ class Guard:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers.setdefault("Content-Security-Policy", _POLICY)
+                headers.setdefault("Cache-Control", "no-store")
                 headers.update(_HEADERS)
             await send(message)
 
@@ -122,7 +122,7 @@ class Guard:
             return _refused("asked for by another site")
         if not self._keys.fits("; ".join(headers.get("cookie", []))):
             return _refused("open the address that lastrun ui shows in its terminal", 401)
-        return None if path.startswith(root) else _refused("nothing is here", 404)
+        return None
 
 
 def _refused(why: str, status: int = 403) -> Response:

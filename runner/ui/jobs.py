@@ -6,16 +6,17 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from typing import Any
 
+from last_e.redact import redact
 from runner.errors import LastrunError, NoSuchJobError, State
 from runner.job.find import list_jobs
 from runner.job.group import Group
 from runner.job.job import Job
 from runner.job.paths import GROUP_ID, JOB_ID
 from runner.store.protocol import Store
+from runner.ui.text import plained
 from runner.view.status import FOLLOW_SECONDS, summary_or_error
 from runner.view.wanted import STOPPING
 
@@ -27,6 +28,8 @@ _RECENT, _RECENT_SECONDS, _OLD_SECONDS = 50, 15.0, 300.0
 _MOVING_AT_ONCE = 32
 """Of more jobs that run each is read again less often."""
 _MOVING = {State.RUNNING.value, State.QUEUED.value, STOPPING}
+_AT_REST = {State.SUCCEEDED.value, State.FAILED.value, State.PAUSED.value, State.STOPPED.value}
+"""Nothing changes until there is another attempt."""
 
 
 @dataclass
@@ -38,6 +41,8 @@ class _Known:
     facts: dict[str, Any] | None = None
     read_at: float | None = None
     version: int = 0
+    attempts: list[str] | None = None
+    """Their names, as they were before its facts were read."""
 
     @property
     def is_there(self) -> bool:
@@ -57,6 +62,18 @@ class _Known:
         recent = recent or self.facts is None or "error" in self.facts
         return now - self.read_at >= (pace if self.moves or is_new else _RECENT_SECONDS if recent else _OLD_SECONDS)
 
+    def read(self) -> dict[str, Any] | None:
+        """Its facts now; of one at rest nothing but the names of its attempts, where these are the same."""
+        if self.facts is not None and self.facts.get("state") in _AT_REST:
+            try:
+                names = self.job.attempts.names()
+            except LastrunError:  # that it cannot be listed, the next list of jobs tells
+                return self.facts
+            if names == self.attempts:
+                return self.facts
+            self.attempts = names
+        return plained(summary_or_error(self.job)) or None
+
 
 class Jobs:
     """Those of a store, the newest ``limit`` of them."""
@@ -68,7 +85,7 @@ class Jobs:
         self._more, self._problem = False, ""
         self._version = self._listed_at = 0
         self._lock, self._due = threading.Lock(), threading.Event()
-        self._looked, self._over = -LOOKS_FOR, False
+        self._looked, self._asked, self._over = time.monotonic(), False, False  # somebody is about to
         self._first = threading.Event()
         self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
         self._thread.start()
@@ -85,7 +102,10 @@ class Jobs:
             NoSuchJobError: there is none of that very ID.
         """
         job = self.called(name)
-        job.record()
+        with self._lock:
+            known = self._known.get(name)
+        if known is None or known.facts is None:
+            job.record()
         return job
 
     def called(self, name: str) -> Job:
@@ -121,11 +141,11 @@ class Jobs:
     def since(self, version: int) -> dict[str, Any]:
         """What is other than it was at a ``version`` that was told before; at 0 all. ``ids``: of all jobs, the newest first,
         where those have changed."""
-        was_away = time.monotonic() - self._looked >= LOOKS_FOR
-        self._looked = time.monotonic()
+        was_away = not self._asked or time.monotonic() - self._looked >= LOOKS_FOR
+        self._first.wait(5.0)
+        self._looked, self._asked = time.monotonic(), True
         if was_away:
             self._due.set()
-        self._first.wait(5.0)
         with self._lock:
             known = [one for name in self._order if (one := self._known[name]).is_there]
             return {
@@ -134,7 +154,7 @@ class Jobs:
                 "jobs": [one.facts for one in known if one.facts is not None and one.version > version],
                 "unread": sum(one.facts is None for one in known),
                 "more": self._more,
-                "problem": self._problem,
+                "problem": plained(redact(self._problem)),
             }
 
     def _run(self) -> None:
@@ -150,7 +170,7 @@ class Jobs:
         """Read what is due; whether there is more of that."""
         try:
             self._list()
-            left = self._read()
+            left = self._read() if self._asked else False  # what is listed is shown first
         except LastrunError as error:
             self._problem, left = str(error), False
         except Exception as error:  # whatever it is: a thread that ends would leave an old page that looks live
@@ -184,7 +204,7 @@ class Jobs:
         due.sort(key=lambda known: known.read_at is None)  # those that move before those that are new, which may be many
         some = due[:_AT_ONCE]
         if some:
-            told = self.store.in_parallel([partial(summary_or_error, known.job) for known in some])
+            told = self.store.in_parallel([known.read for known in some])
             with self._lock:
                 self._version += 1
                 for known, facts in zip(some, told):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import sys
 import tempfile
 from collections.abc import Callable
 from html import escape
@@ -62,6 +60,7 @@ def serve(store: Store, *, port: int | None, limit: int, browser: bool, tell: Te
             lifespan="off",
             interface="asgi3",
             log_config=None,
+            log_level="critical",  # what a request holds is not for a terminal
             access_log=False,  # it would have the tokens
             proxy_headers=False,
             server_header=False,
@@ -69,11 +68,11 @@ def serve(store: Store, *, port: int | None, limit: int, browser: bool, tell: Te
             timeout_graceful_shutdown=_LEAVE_SECONDS,
         )
         server = uvicorn.Server(config)
-        tell(address())
-        if browser:
-            _open(Path(folder) / "open.html", address())
         try:
             with handled(interrupt):
+                tell(address())
+                if browser:
+                    _open(Path(folder) / "open.html", address())
                 server.run(sockets=[listener])
         except KeyboardInterrupt:  # uvicorn has ended, and hands on the signal for which it did
             pass
@@ -96,11 +95,11 @@ def _listening(port: int | None) -> socket.socket:
 
 def _open(page: Path, address: str) -> None:
     """Open a browser at an address by a file that only this user can read: everybody on this machine sees command lines, and
-    the address lets in. Where there is no screen, a browser would take the terminal: none is opened then."""
-    import webbrowser
+    the address lets in."""
+    from runner.view import browser
 
-    if sys.platform.startswith("linux") and not any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"))):
+    if not browser.is_there():
         return
     page.write_text(f'<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0; url={escape(address)}">')
     page.chmod(0o600)
-    webbrowser.open(page.as_uri())
+    browser.open_page(page)

@@ -9,7 +9,10 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TextIO, cast
 
+from last_e.events import words_of_line
+from last_e.progress import one_line
 from last_e.terminal import Above, can_redraw, is_quiet
+from last_e.text import plain
 from runner.errors import LastrunError
 from runner.job.job import Job
 from runner.view.live import Watch
@@ -53,7 +56,11 @@ class AttemptView:
             self._watch.close()
 
     def _show(self, line: str) -> None:
-        if self._watch is not None and not _HOW_FAR.match(line):
+        if self._watch is None or _HOW_FAR.match(line):
+            return
+        if (words := words_of_line(line)) is not None:
+            self._watch.screen.line(lambda columns: plain(one_line(line, words, columns - 1)))  # an epoch leaves one
+        else:
             self._watch.show(line)
 
     def _follow(self, watch: Watch) -> None:

@@ -21,6 +21,7 @@ _SCORES = tuple(f"{part}_{what}" for part in ("test", "validation") for what in 
 _HOST = "127.0.0.1"
 _POINTS = 50_000
 """Of a curve, that TensorBoard shows; by itself it leaves out all but 1,000."""
+_LACKS = "{} is not installed here: pip install 'lastrun[tensorboard]', from a clone of lastrun: pip install '.[tensorboard]'"
 Line = dict[str, Any]
 
 
@@ -114,7 +115,7 @@ def make_boards(jobs: Sequence[Job], folder: Path) -> list[Board]:
     try:
         boards = [Board(job, folder) for job in jobs]
     except ModuleNotFoundError as error:
-        raise EngineError(f"{error.name} is not installed here: pip install tensorboard") from None
+        raise EngineError(_LACKS.format(error.name)) from None
     for board in boards:
         board.refresh()
     return boards
@@ -152,18 +153,21 @@ def shown(folder: Path, port: int | None) -> Iterator[str]:
         UsageError: the port is taken.
     """
     try:
-        from tensorboard import program
-
-        board = program.TensorBoard()
+        from tensorboard.plugins.core.core_plugin import CorePluginLoader
+        from tensorboard.plugins.metrics.metrics_plugin import MetricsPlugin
+        from tensorboard.plugins.scalar.scalars_plugin import ScalarsPlugin
+        from tensorboard.program import TensorBoard, TensorBoardServerException
     except ImportError as error:
-        raise EngineError(f"{error.name or error} is not installed here: pip install tensorboard") from None
+        raise EngineError(_LACKS.format(error.name or error)) from None
+    board = TensorBoard([CorePluginLoader(), MetricsPlugin, ScalarsPlugin])  # all that it has take seconds to import
     words = [f"--logdir={folder}", f"--host={_HOST}", f"--reload_interval={HEARTBEAT_SECONDS}", "--load_fast=false"]
     words += [f"--samples_per_plugin=scalars={_POINTS}", *([] if port is None else [f"--port={port}"])]
     board.configure(argv=["tensorboard", *words])
     try:
         yield board.launch()
-    except program.TensorBoardServerException as error:
-        raise UsageError(f"--port {port}: {error}" if port is not None else str(error)) from None
+    except TensorBoardServerException as error:
+        hint = "" if port is None else f"--port {port} is not to be had; name another one, or none: "
+        raise UsageError(f"{hint}{error}") from None
 
 
 def follow(boards: Sequence[Board], note: Callable[[str], None]) -> None:

@@ -7,10 +7,15 @@ import sys
 from pathlib import Path
 
 
-def open_page(path: Path) -> bool:
-    """Open a file; False: there is no browser, or nobody sits here. One for a terminal is none: it would take it over."""
+def is_there() -> bool:
+    """Whether there is one for whoever sits here. One for a terminal is none: it would take it over."""
     telling = ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY", "WSL_DISTRO_NAME")
-    if sys.platform == "linux" and not any(os.environ.get(name) for name in telling):
+    return not sys.platform.startswith("linux") or any(os.environ.get(name) for name in telling)
+
+
+def open_page(path: Path) -> bool:
+    """Open a file; False: there is no browser, or it does not start."""
+    if not is_there():
         return False
     import webbrowser
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from last_e.environment import in_a_notebook
 from last_e.process import discard_output
+from last_e.terminal import is_quiet
 from last_e.text import plain
 
 if TYPE_CHECKING:
@@ -30,6 +31,12 @@ def show(text: str, *, end: str = "\n", error: bool = False) -> None:
         if not error:
             raise
         discard_output(sys.stderr)
+
+
+def note(text: str) -> None:
+    """What is being done, on standard error; not with ``--quiet``."""
+    if not is_quiet():
+        show(text, error=True)
 
 
 def say(text: str) -> None:

@@ -10,14 +10,21 @@ from typing import Any
 from last_e.choosing import CHOSEN_ON_TEST
 from last_e.text import percent
 from last_e.whole import whole_file
-from runner.errors import UsageError
+from runner.errors import UsageError, unwritable
 from runner.view.console import make_console, make_table, show
 
 MOST_TOLD = 5
 
 
-def print_figures(result: dict[str, Any], part: str, models: list[str]) -> None:
-    """The figures for people: the whole, the classes that it knows worst, and what it takes for what."""
+def print_figures(result: dict[str, Any], how: dict[str, Any], models: list[str]) -> None:
+    """The figures for people: the whole, the classes that it knows worst, and what it takes for what.
+
+    Args:
+        result: as ``last_e.score`` gives it.
+        how: what was asked: ``part``, ``crops``, ``mirror``, ``ema``, ``spoil``.
+        models: what they are called.
+    """
+    part = how["part"]
     interval = result["interval"]
     names = result["names"]
     if len(models) > 1:
@@ -27,7 +34,7 @@ def print_figures(result: dict[str, Any], part: str, models: list[str]) -> None:
             show(f"weights chosen on {where}: loss {chosen['loss']:.4f}, of each alone {alone}")
         for name, weight in zip(models, result["weights"]):
             show(f"{weight:.3f}  {name}")
-    show(f"{result['clips']:,} clips of {part}, {result['classes']} classes")
+    show(f"{result['clips']:,} clips of {part}, {result['classes']} classes{_how(how)}")
     around = (
         f"{percent(interval['low'])} to {percent(interval['high'])} in 95% of {interval['draws']:,} draws of {interval['of']}"
     )
@@ -62,6 +69,16 @@ def print_figures(result: dict[str, Any], part: str, models: list[str]) -> None:
     show("--json has every class and the whole table of what is taken for what")
 
 
+def _how(how: dict[str, Any]) -> str:
+    """What of it is not as usual."""
+    told = ["the average of the weights"] if how["ema"] else []
+    if (views := how["crops"] * (1 + how["mirror"])) > 1:
+        told.append(f"the mean of {views} views of each clip")
+    wrong = {"noise": "noise of {:g} m", "missing": "{:.0%} of the joints not seen", "motion": "{:.0%} of the motion"}
+    told += [words.format(how["spoil"][name]) for name, words in wrong.items() if how["spoil"][name] is not None]
+    return f"; {', '.join(told)}" if told else ""
+
+
 def see_that_it_can_be_written(path: Path, overwrite: bool) -> None:
     """See to it before anything is scored.
 
@@ -74,7 +91,7 @@ def see_that_it_can_be_written(path: Path, overwrite: bool) -> None:
         with TemporaryFile(dir=path.absolute().parent):
             pass
     except OSError as error:
-        raise UsageError(f"{path}: cannot be written there: {error.strerror}") from None
+        raise unwritable(path, error) from None
 
 
 def write_csv(path: Path, said: list[dict[str, Any]]) -> None:
@@ -89,4 +106,4 @@ def write_csv(path: Path, said: list[dict[str, Any]]) -> None:
             writer.writeheader()
             writer.writerows(said)
     except OSError as error:
-        raise UsageError(f"{path}: cannot be written there: {error.strerror}") from None
+        raise unwritable(path, error) from None

@@ -11,6 +11,8 @@ from runner.plan.figures import Figure, Kind, Plan, Row
 from runner.view.console import make_console
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.table import Table
 
     from runner.plan.sweep import Estimate
@@ -20,13 +22,15 @@ LEGEND = "no mark: measured; ~ scaled from a measurement; ~? estimated; ! more t
 _UNITS = ((120.0, 1.0, "s"), (120 * 60.0, 60.0, "min"), (math.inf, 3600.0, "h"))
 
 
-def print_plan(plan: Plan) -> None:
-    """The table, and below it what its figures rest on."""
+def print_plan(plan: Plan, together: Sequence[Estimate] = ()) -> None:
+    """The table, and below it what its figures rest on; of a sweep what all of its points take ``together``."""
     console = make_console()
     steps = f"{counted(plan.epochs, 'epoch')} of {counted(plan.steps_per_epoch, 'step')}"
     head = f"{plan.model} on {plan.dataset} {plan.split_type}, {steps}"
     console.print(head)
     console.print(_table(plan.rows))
+    for one in together:
+        console.print(_together_text(one))
     for line in _lines(plan):
         console.print(line)
 
@@ -43,6 +47,15 @@ def sweep_text(estimate: Estimate) -> str:
         )
     text += f"; cost {money(estimate.cost)}"
     return text + (f"; {estimate.unknown} of them not counted" if estimate.unknown else "")
+
+
+def _together_text(one: Estimate) -> str:
+    """What all points of a sweep take on a machine."""
+    head = f"all {one.count} points, one after the other, on {one.where}"
+    if one.seconds is None:
+        return f"{head}: not known (lastrun bench, run there, measures it)"
+    rest = f"; {one.unknown} of them not counted" if one.unknown else ""
+    return f"{head}: {duration(one.seconds)}, cost {money(one.cost)}{rest}"
 
 
 def duration(figure: Figure | None) -> str:

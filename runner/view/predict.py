@@ -12,8 +12,8 @@ from typing import Any
 from last_e.redact import redact
 from last_e.text import counted, percent
 from last_e.whole import whole_file
-from runner.errors import LastrunError, UsageError
-from runner.view.console import JSON_VERSION, put, show
+from runner.errors import LastrunError, unwritable
+from runner.view.console import JSON_VERSION, note, put, show
 
 Event = dict[str, Any]
 FOUND = ("clip", "window", "segment")
@@ -28,7 +28,7 @@ def passed_on(events: Iterable[Event], *, quiet: bool) -> Iterator[tuple[str, Ev
         elif kind == "doubt":
             show(f"note: {values['text']}", error=True)
         elif kind == "result" and not quiet:
-            show(speed(values), error=True)
+            note(speed(values))
         yield kind, values
 
 
@@ -125,7 +125,7 @@ class Csv:
                         writer.writerow({**{key: values[key] for key in ("source", "clip", *span)}, **best})
                     yield kind, values
         except OSError as error:
-            raise UsageError(f"{self._path}: cannot be written there: {error.strerror}") from None
+            raise unwritable(self._path, error) from None
 
 
 def _named(values: Event) -> str:

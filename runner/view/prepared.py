@@ -171,8 +171,12 @@ def _few(words: list[str]) -> str:
 
 
 def _split_lines(splits: dict[str, dict[str, int | None]]) -> list[str]:
-    lines = [f"{name}: {_against(count, part)}" for name, count in splits.items() for part in ("train", "test")]
-    return lines + [f"{name}: {count['validation']:,} to validate" for name, count in splits.items() if "validation" in count]
+    lines = []
+    for name, count in splits.items():
+        lines.append(f"{name}: {_against(count, 'train')}")
+        lines += [f"{name}: {count['validation']:,} to validate"] if "validation" in count else []
+        lines.append(f"{name}: {_against(count, 'test')}")
+    return lines
 
 
 def _against(count: dict[str, int | None], part: str) -> str:

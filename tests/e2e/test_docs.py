@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import shlex
@@ -145,6 +146,23 @@ def test_the_example_in_the_data_page_writes_a_file_that_can_be_read(tmp_path: P
     from last_e.data import read_clips
 
     assert len(read_clips(tmp_path / "ntu60.safetensors", 60)) == 2
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs_as_it_is_written(tmp_path: Path, cli: Cli) -> None:
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "docs/tutorial.md").read_text(), re.DOTALL)
+    for line in "".join(blocks).splitlines():
+        program, *words = shlex.split(line)
+        assert program == "lastrun"
+        done = cli(*words, BROWSER="true", LASTRUN_SUBMITTER="me")
+        # What this machine lacks is the doctor's to say.
+        assert done.returncode in ((0, 1) if words == ["doctor"] else (0,)), (line, done.stdout, done.stderr)
+        assert "warning" not in done.stdout + done.stderr or words == ["doctor"], line
+    first = json.loads(cli("status", "first", "--json").stdout)
+    assert (first["state"], first["epoch"], first["attempts"]) == ("succeeded", 2, 2)
+    assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 2
+    assert {"MANIFEST.json", "config.json", "state.pt"} == {path.name for path in (tmp_path / "model").iterdir()}
+    assert len(list((tmp_path / ".cache/lastrun/reports").glob("first-*.html"))) == 1
 
 
 def test_the_tour_of_own_data_runs_as_it_is_written(tmp_path: Path, cli: Cli) -> None:

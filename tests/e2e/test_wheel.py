@@ -55,11 +55,15 @@ def test_the_wheel_holds_the_recordings_with_their_notice_and_every_configuratio
         "report.html",
         "report.css",
         "report.js",
+        "curves.js",
         "vendor/uPlot.iife.min.js",
         "vendor/uPlot.min.css",
         "vendor/LICENSE.uPlot.txt",
     )
     assert {f"runner/view/report/{name}" for name in of_report} <= names
+    of_ui = [path for folder in ("pages", "static") for path in (ROOT / "runner" / "ui" / folder).iterdir()]
+    assert len(of_ui) == 13
+    assert {path.relative_to(ROOT).as_posix() for path in of_ui} <= names
     assert any(name.endswith(".dist-info/licenses/runner/view/report/vendor/LICENSE.uPlot.txt") for name in names)
     assert {"runner/plan/gpus.toml", "runner/plan/prices.toml"} <= names
     assert any(name.startswith("runner/plan/measured/") for name in names)

@@ -19,10 +19,12 @@ from torch._subclasses.fake_tensor import (
 
 from last_e import rng
 from last_e.config import TrainConfig
+from last_e.data.augment import mirror_of
 from last_e.data.batches import Batch, Order, TestBatches, TrainBatches
 from last_e.data.clips import TENSORS
 from last_e.data.synthetic import synthetic_clips
 from last_e.evaluate import evaluate
+from last_e.known import mirrored_classes
 from last_e.layers import resolve
 from last_e.model import LastE
 from last_e.optim import build_optimizer
@@ -95,7 +97,8 @@ def seen(words: list[str], precision: str) -> dict[str, Any]:
     one, two = (torch.where(bodies == many)[0] for many in (1, 2))
     index = torch.cat([one[:13], two[:3], one[13:26], two[3:6]]).repeat(2)  # two micro-batches of as many
     model = LastE(config.model, config.data.num_classes)
-    train = TrainBatches(clips, index, config.training, config.hardware.micro_batch, model.noise_shape)
+    mirror = mirror_of(clips.skeleton, 60, mirrored_classes("ntu60"))
+    train = TrainBatches(clips, index, config.training, config.hardware.micro_batch, model.noise_shape, mirror=mirror)
     test = TestBatches(clips, index[:32], config.training.input_frames, 32)
     order = Order(clips, index)
     recorder = Recorder()
@@ -109,10 +112,12 @@ def seen(words: list[str], precision: str) -> dict[str, Any]:
             onto_all(each, ("_index", "_owner", "_body"))
         scaler = torch.amp.GradScaler("cuda", enabled=FORMATS[precision].scaled)
         model = network(config)
-        state = State(model, build_optimizer(model, config.training), scaler)
+        state = State(model, build_optimizer(model, config.training), scaler, ema=config.training.ema)
         keys = {purpose: torch.zeros((), dtype=torch.int64, device=DEVICE) for purpose in rng.PURPOSES}  # as a graph has them
 
         def made(step: int) -> list[Batch]:
+            if train.mixes:
+                return [train._with_others(0, order, step, *part) for part in train._ends(step)]
             return [train.make(order.piece(*part), keys.__getitem__) for part in train._ends(step)]
 
         batches = made(0)  # with what is made once

@@ -84,6 +84,10 @@ def test_prepared_inspected_drawn_and_trained(tree: Path, tmp_path: Path, cli: C
     assert "60 classes" in done.stdout
     assert "whole: its bytes are those that its header says" in done.stdout
     assert (tmp_path / "clip.html").read_text().startswith("<!doctype html>")
+    done = cli("data", "inspect", out, "--animate", tmp_path / "both.html", "--augment")
+    assert done.returncode == 0, done.stderr
+    assert "training.augmentations: {mirror: 1.0}" in (tmp_path / "both.html").read_text()
+    assert cli("data", "inspect", out, "--augment").returncode == 2
 
     spec = tmp_path / "job.yaml"
     spec.write_text(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops
 
+from last_e.before_after import write_page
 from last_e.prepare.inspect import animate, render
 from last_e.prepare.synth import synthesize
 from tests import browser
@@ -64,6 +65,17 @@ def watched(chromium: Browser, page: Path) -> dict[str, Any]:
         assert look.said == []
         assert look.asked == [page.as_uri()]
     return seen
+
+
+def test_before_and_after_each_augmentation_somebody_is_seen_who_moves_otherwise(chromium: Browser, tmp_path: Path) -> None:
+    synthesize("ntu60", tmp_path / "a.safetensors", clips=1)
+    write_page(tmp_path / "a.safetensors", "0", tmp_path / "page.html")
+    with browser.look_at(chromium, (tmp_path / "page.html").as_uri()) as look:
+        drawn = "players.map(one => { one.play(false); one.draw(40); return one.canvas.toDataURL(); })"
+        pictures = look.page.evaluate(drawn)
+        assert look.said == []
+        assert look.asked == [(tmp_path / "page.html").as_uri()]
+    assert len(set(pictures)) == len(pictures) == 12
 
 
 @pytest.mark.parametrize("people", [1, 2])

@@ -203,14 +203,15 @@ def test_an_export_says_of_itself_what_it_is(exported: Path, call: Call) -> None
     assert done.returncode == 1, done.stderr
     assert "my.safetensors" in done.stderr
     assert (exported / "model.onnx").read_bytes() == before
-    done = call("export", job, "weights", "--store", "jobs", "--format", "safetensors", "--json")
+    done = call("export", job, "weights", "--store", "jobs", "--format", "safetensors", "--json", "--quiet")
+    assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["checked"]["off"] < 1e-6
     assert not [one.name for one in exported.parent.iterdir() if one.name.startswith(".out")]
 
 
 def test_a_page_recognises_what_is_dropped(exported: Path, call: Call, package: Path, browsed: Look, tmp_path: Path) -> None:
-    done = call("demo-page", "out", "page.html", "--runtime", package)
-    assert done.returncode == 0, done.stderr
+    done = call("demo-page", "out", "page.html", "--runtime", package, "--quiet")
+    assert (done.returncode, done.stderr) == (0, "")
     assert "is there already: name another file, or say --force" in call("demo-page", "out", "page.html").stderr
     assert "a page is called NAME.html" in call("demo-page", "out", "page").stderr
     assert "it is not onnxruntime-web@" in call("demo-page", "out", "p.html", "--runtime", "raw.csv").stderr

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "gpu.py"
 SECTIONS = (
-    *("machine", "batches", "logits", "losses", "formats", "waiting", "checkpoint", "job"),
+    *("machine", "batches", "logits", "losses", "formats", "waiting", "checkpoint", "kernels", "job"),
     *("epoch", "plain epoch", "bench", "two ranks", "container", "graph", "compile", "compile with graphs"),
     *("ranks on one GPU", "nccl on one GPU"),
 )

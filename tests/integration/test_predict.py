@@ -98,8 +98,9 @@ def test_a_recording_is_told_over_time_in_every_form(cli: Cli, model: Path, tmp_
     assert all(before["end"] == after["begin"] for before, after in pairwise(line))
 
     # A line each, as it is found: the first is there while standard input is still open.
-    command = [sys.executable, "-m", "runner", "predict", str(model), "-", "--lines"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+    command = [sys.executable, "-m", "runner", "predict", str(model), "-", "--lines", "--quiet"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd=tmp_path) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(json.dumps({"joints": motion(3).tolist()}) + "\n")
@@ -110,6 +111,8 @@ def test_a_recording_is_told_over_time_in_every_form(cli: Cli, model: Path, tmp_
         process.stdin.close()
         assert json.loads(process.stdout.readline())["error"].startswith("standard input:2: no JSON")
         assert process.wait() == 1
+        assert process.stderr is not None
+        assert [line.partition(": ")[0] for line in process.stderr] == ["error"]  # and not how fast it was
 
 
 def test_what_cannot_be_asked_is_refused_before_anything_is_read(cli: Cli, model: Path, tmp_path: Path) -> None:

@@ -90,6 +90,7 @@ def test_a_job_goes_through_python_as_through_the_commands(here: Path, cli: Cli,
     frame = table.to_pandas()
     assert frame["test_top1"].tolist() == table.column("test_top1")
     assert "<th>epoch</th>" in table._repr_html_()
+    assert job.steps().column("step") == list(range(10, table.column("step")[-1] + 1, 10))
     assert "--- attempt 2 on" in job.logs() == "".join(job.follow())
 
     found = job.evaluate(progress=False)

@@ -43,8 +43,9 @@ AUGMENTED = (
     "training.augmentations.mask_joints=0.1",
     "training.augmentations.mask_frames=0.2",
     "training.augmentations.mixup=0.2",
+    "training.ema=0.9",
 )
-"""All but mirroring, which made-up clips do not know."""
+"""All augmentations but mirroring, which made-up clips do not know; and an average of the weights."""
 NANO = (
     "model.variant=nano_e_v3",
     "model.stem_channels=8",

@@ -223,6 +223,7 @@ def test_what_plan_cannot_use_is_not_put_where_plan_looks(cli: Cli, tmp_path: Pa
     done = cli("bench", "--model", "nano", "--rounds", "1", "--seconds", "0.1", "--part", "data", "--alone", *shape)
     assert done.returncode == 0, done.stderr
     assert "not kept: plan needs training steps and forward passes" in done.stdout
+    assert "1 measurement of 0.1 s, in turns: at least 15s, longer where a step is slow\n" in done.stderr
     assert not (tmp_path / ".local/share/lastrun").exists()
 
 

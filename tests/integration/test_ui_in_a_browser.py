@@ -15,7 +15,8 @@ import pytest
 from runner.job.job import Job
 from runner.store.directory import DirectoryStore
 from tests import browser, debian, groups
-from tests.integration.test_report_in_a_browser import GESTURES, LOOKS, seen, shows
+from tests.integration.test_film import GESTURES
+from tests.integration.test_report_in_a_browser import LOOKS, seen, shows
 from tests.jobs import wait_until
 from tests.reports import made_up
 from tests.ui import Ui, ui
@@ -27,13 +28,6 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.xdist_group("browser"), pytest.mark.slow]
 BLUE = (11, 98, 196)
 PAGES = ("list", "job", "compare", "clouds")
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    debian.need("browser", browser.why_not)
-    with browser.chromium() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")
@@ -230,3 +224,7 @@ def test_a_job_that_runs_is_followed_stopped_and_resumed(
         seen(page.locator("#log")).to_contain_text("--- attempt 2")
         assert page.locator("#attempts tr").count() == 2
         assert look.said == []
+
+        one.process.kill()
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")  # as when somebody comes back to it
+        seen(page.locator("#problem")).to_contain_text("lastrun ui does not answer")

@@ -1,5 +1,6 @@
 """Augmentations beside the reference's, each against plain numpy, a clip at a time and a frame at a time."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,14 @@ from last_e.config import TrainConfig, TrainingConfig
 from last_e.data import Clips
 from last_e.data import augment as au
 from last_e.data import transform as tf
-from last_e.data.batches import Batch, Order, TrainBatches
+from last_e.data.batches import Batch, Order, TestBatches, TrainBatches
 from last_e.data.files import read_irds
+from last_e.data.shown import Spoil
 from last_e.data.synthetic import synthetic_clips
+from last_e.datafile import DataError
+from last_e.evaluate import Views, mirror_for, of_view
 from last_e.joints import PARENTS
-from last_e.known import mirrored_classes
+from last_e.known import description_of, mirrored_classes
 from last_e.layers import resolve
 from last_e.problems import ConfigError
 from last_e.reading import set_layer
@@ -163,7 +167,7 @@ def test_an_augmentation_is_what_plain_numpy_makes_of_it(words: list[str], some:
     order = order_of(batches, epoch)
     (batch,) = next(batches.epoch(epoch))
     away = 1 + int(rng.random_bits(rng.key(42, rng.PARTNER, epoch), torch.tensor([0]), 1)) % 23
-    for row in range(0, len(batch.owner), 5):
+    for row in range(len(batch.owner)):
         position = int(batch.owner[row])
         body = row - int((batch.owner < position).sum())
         wanted, label = plainly(some, batches.config, epoch, position, order[position], body)
@@ -261,6 +265,53 @@ def test_a_mirrored_gesture_of_one_side_looks_like_the_same_gesture_of_the_other
     assert bool((other.argmax(dim=1) == 1 - side).all())
     by_class = [set(side[clips.label[index] == label].tolist()) for label in range(6)]
     assert by_class == [{1 - label % 2} for label in range(6)] or by_class == [{label % 2} for label in range(6)]
+
+
+def test_a_view_in_a_mirror_is_that_of_the_mirrored_recording_and_its_classes_change_back() -> None:
+    """Mirrored before it is placed, or after: the same."""
+    clips = read_irds()
+    config = settings()
+    mirror = mirror_for(config, description_of("irds", 9))
+    flipped = clips.joints[:, list(mirror.joints)] * torch.tensor([-1, 1, 1], dtype=torch.int16)
+    index = torch.arange(0, len(clips), 90)
+    seen = next(iter(TestBatches(clips, index, 16, 99, mirror=mirror)))
+    wanted = next(iter(TestBatches(dataclasses.replace(clips, joints=flipped), index, 16, 99)))
+    torch.testing.assert_close(seen.streams["joint"], wanted.streams["joint"], rtol=0, atol=1e-5)
+    assert torch.equal(seen.label, clips.label[index])
+    said = torch.eye(9)[[0, 6, 8]]
+    assert of_view(said, mirror).argmax(1).tolist() == [1, 6, 7]
+    assert torch.equal(of_view(said, None), said)
+    begins = [(begin, view is not None) for begin, view in Views(3, mirror).each()]
+    assert begins == [(begin, flips) for begin in (0.0, pytest.approx(0.025), pytest.approx(0.05)) for flips in (False, True)]
+    assert (Views(3, mirror).count, Views().count, list(Views().each())) == (6, 1, [(None, None)])
+    with pytest.raises(DataError, match="synthetic has no mirror image: nobody knows"):
+        mirror_for(settings(dataset="synthetic"), description_of("synthetic", 6))
+
+
+def test_clips_are_spoilt_as_plain_numpy_would(some: Clips) -> None:
+    index = torch.tensor([3, 8, 20])
+    (plain_batch,) = TestBatches(some, index, 16, 9)
+    assert torch.equal(
+        next(iter(TestBatches(some, index, 16, 9, spoil=Spoil()))).streams["joint"], plain_batch.streams["joint"]
+    )
+    (batch,) = TestBatches(some, index, 16, 9, spoil=Spoil(noise=0.05, missing=0.2, motion=0.3))
+    place = some.placement
+    for row, (owner, body) in enumerate([(0, 0), (1, 0), (1, 1), (2, 0), (2, 1)]):
+        clip = int(index[owner])
+        person, length = 2 * clip + body, int(some.length[clip])
+        start = int(some.start[clip]) + body * length
+        raw = some.joints[start : start + length].double().numpy() / 1000
+        at = (length - 1) * (0.025 + 0.95 * np.linspace(0, 1, 16))
+        x = np.stack([[np.interp(at, np.arange(length), raw[:, j, a]) for a in range(3)] for j in range(25)])
+        x = raw[0] + 0.3 * (x.transpose(2, 0, 1) - raw[0])
+        noise = rng.normal(rng.key(0, rng.JITTER, 0), torch.tensor([person]), 16 * 75).view(16, 25, 3).double().numpy()
+        x = (x - place.origin[clip].double().numpy() + 0.05 * noise) @ place.turn[clip].double().numpy().T
+        hidden = rng.uniform(rng.key(0, rng.MASK_JOINTS, 0), torch.tensor([person]), 25)[0] < 0.2
+        stands = list(range(25))
+        for joint in range(25):
+            while hidden[stands[joint]] and stands[joint] != 0:
+                stands[joint] = PARENTS[stands[joint]]
+        np.testing.assert_allclose(batch.streams["joint"][row].permute(1, 2, 0).numpy(), x[:, stands], atol=2e-4)
 
 
 @pytest.mark.parametrize(

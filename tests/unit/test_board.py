@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from runner.errors import UsageError
 from runner.job.attempts import Attempt
 from runner.job.job import Job, record_of
 from runner.store.directory import DirectoryStore
-from runner.view.board import clock, make_boards, write
+from runner.view.board import clock, make_boards, shown, write
 from tests.board import curves
 from tests.jobs import PATIENCE, wait_until
 from tests.unit.test_steps import lines
@@ -90,6 +91,13 @@ def test_a_cut_while_it_is_followed_is_forgotten_by_who_reads(job: Job, tmp_path
 def test_steps_are_spread_over_the_time_of_their_attempt(job: Job) -> None:
     at = clock([attempt(job, 1, 0.0), attempt(job, 2, 2.0)], [{"epoch": 6.0}])
     assert [at(epoch) - 1e9 for epoch in (1.0, 2.0, 3.0, 6.0)] == [1300.0, 1600.0, 2150.0, 2600.0]
+
+
+def test_a_port_that_somebody_has_is_told(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(UsageError, match=f"--port {port} is not to be had; name another one"), shown(tmp_path, port):
+            pass
 
 
 def test_tensorboard_shows_a_job_as_it_grows_and_leaves_nothing(job: Job, tmp_path: Path, clean_env: dict[str, str]) -> None:

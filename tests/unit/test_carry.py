@@ -8,11 +8,12 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from last_e.manifest import Manifest, describe_file
+from last_e.manifest import MANIFEST, Manifest, describe_file
 from runner.errors import ClaimedError, NoSuchJobError, State, StoreError, UsageError
 from runner.job.attempts import Attempt
 from runner.job.carry import carry, home_of, newer, refuse_running
@@ -122,8 +123,17 @@ def told(job: Job) -> tuple[object, ...]:
 def test_what_is_copied_is_the_whole_job_and_can_be_gone_on_with(attached: Job, home: Job) -> None:
     assert newer(home, attached) is attached
     said: list[str] = []
-    copy = carry(attached, home, said.append)
+    seen: list[tuple[str, int]] = []
+
+    @contextmanager
+    def watch(folder: Path, of: str, size: int) -> Iterator[None]:
+        assert list(folder.iterdir()) == []
+        yield
+        seen.append((of, size - sum(path.stat().st_size for path in folder.iterdir() if path.name != MANIFEST)))
+
+    copy = carry(attached, home, said.append, watch)
     assert told(copy) == told(attached)
+    assert seen == [(stored.name, 0) for stored in attached.checkpoints.all()]
     assert [job.id for job in list_jobs(copy.store)] == [attached.id]
     assert [one.phase for one in copy.attempts.all()] == ["ended", "lost"]
     assert copy.state()[0] is State.LOST  # though its heartbeat has just been copied

@@ -10,6 +10,8 @@ import pytest
 from last_e.choosing import chosen_by, of_one_kind
 from last_e.config import TrainConfig
 from last_e.data import DataError, Split
+from last_e.data.files import read_irds, stands
+from last_e.data.splits import parts_of
 from last_e.datafile import check_file
 from last_e.layers import resolve
 from last_e.manifest import Manifest, best_of, to_keep
@@ -100,6 +102,40 @@ def test_a_part_that_lacks_a_class_is_told() -> None:
     assert cut.notes[1].startswith("data.validation: classes without a clip to validate: ")
     with pytest.raises(ValueError, match="mine of 5 clips leaves none to validate"):
         cut_off(parts, "mine", None, None, label=label, performer=performer, named={"mine": performer > 99})
+
+
+def test_fewer_train_and_the_same_test() -> None:
+    clips = read_irds()
+
+    def parts(*words: str) -> Parts:
+        return parts_of(clips, resolved("dataset=irds", *words).config)
+
+    whole, subject, label = parts(), clips.performer.numpy(), clips.label.numpy()
+    two, three, other = (parts(f"data.train_subjects={n}", f"data.train_seed={seed}") for n, seed in ((2, 1), (3, 1), (2, 2)))
+    assert [len(set(subject[one.train])) for one in (whole, two, three)] == [8, 2, 3]
+    assert (two.train <= three.train).all()
+    assert (three.train <= whole.train).all()
+    assert (two.train != other.train).any()
+    for one in (two, three, other):
+        assert (one.test == whole.test).all()
+        assert (one.train == (whole.train & np.isin(subject, subject[one.train]))).all()  # all clips of theirs
+    both = parts("data.train_subjects=3", "data.train_clips=5", "training.seed=1")  # by which it is drawn where nobody says
+    assert np.bincount(label[both.train]).tolist() == [5] * 9
+    assert (both.train <= three.train).all()
+    some = parts("data.train_subjects=4", "data.validation=0.5")
+    assert some.validation is not None
+    assert [len(set(subject[mask])) for mask in (some.train, some.validation)] == [2, 2]
+    with pytest.raises(DataError, match=r"data\.train_subjects: found 9; allowed: at most 8, all that would train"):
+        parts("data.train_subjects=9")
+
+
+def test_who_trains_standing_tests_seated() -> None:
+    clips, stand = read_irds(), stands()
+    whole = parts_of(clips, resolved("dataset=irds").config)
+    for position, here in (("standing", stand), ("seated", ~stand)):
+        one = parts_of(clips, resolved("dataset=irds", f"data.train_position={position}").config)
+        assert (one.train == (whole.train & here)).all()
+        assert (one.test == (whole.test & ~here)).all()
 
 
 def test_the_best_is_kept_by_what_it_was_chosen_by() -> None:

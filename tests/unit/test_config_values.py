@@ -257,6 +257,8 @@ REFUSED = [
     (("training.scheduler=multistep", "training.milestones=[10, 10]"), "training.milestones"),
     (("training.scheduler=multistep", "training.milestones=[120]"), "training.milestones"),
     (("dataset=ntu60", "split_type=xset"), "split_type"),
+    (("data.train_seed=1",), "data.train_seed"),
+    (("dataset=ntu60", "data.train_position=standing"), "data.train_position"),
     (("training.augment=false", "training.augmentations.mixup=0.2"), "training.augmentations.mixup"),
     (("training.augmentations.motion_from=mean",), "training.augmentations.motion_from"),
     (

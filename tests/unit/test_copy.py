@@ -27,8 +27,8 @@ LAST = "0003-00000003"
 def add_checkpoint(job: Job, step: int, top1: float, content: bytes = b"weights") -> str:
     name = f"{step:08d}e-{LAST}"
     file = File(size=7, sha256=hashlib.sha256(b"weights").hexdigest())
-    made = Manifest(step=step, epoch=step // 10, evaluated=True, files={"model.safetensors": file}, test_top1=top1)
-    job.store.put(job.paths.checkpoint(name, "model.safetensors"), content)
+    made = Manifest(step=step, epoch=step // 10, evaluated=True, files={"state.pt": file}, test_top1=top1)
+    job.store.put(job.paths.checkpoint(name, "state.pt"), content)
     job.store.put(job.paths.checkpoint(name), made.to_json().encode())
     return name
 
@@ -44,6 +44,7 @@ def job(tmp_path: Path) -> Job:
     made.store.put(made.paths.report(LAST), b"<p>last")
     for piece in (1, 2):
         made.store.put(made.paths.log(LAST, piece), f"line {piece}\n".encode())
+        made.store.put(made.paths.steps(LAST, piece), f'{{"step": {piece}, "epoch": 0.5}}\n'.encode())
     return made
 
 
@@ -55,20 +56,22 @@ def test_single_files_come_into_a_folder_or_under_a_name(job: Job, tmp_path: Pat
     copied = copy_out(job, "metrics.jsonl", tmp_path / "m.jsonl")
     assert [json.loads(line) for line in (tmp_path / "m.jsonl").read_text().splitlines()] == job.metrics()
     assert (copied.files, copied.size) == (["metrics.jsonl"], (tmp_path / "m.jsonl").stat().st_size)
+    copy_out(job, "steps.jsonl", out)
+    assert (out / "steps.jsonl").read_text() == '{"step": 1, "epoch": 0.5}\n{"step": 2, "epoch": 0.5}\n'
     copy_out(job, "log.txt", out)
     assert (out / "log.txt").read_text().endswith("--- attempt 3 on rented-3 (lambda)\nline 1\nline 2\n")
     copy_out(job, "/job.json", out)
     assert (out / "job.json").read_bytes() == job.store.get(job.paths.record)
     copy_out(job, f"attempts/{LAST}/metrics.jsonl", out)
     assert (out / "metrics.jsonl").read_bytes() == job.store.get(job.paths.metrics(LAST))
-    copy_out(job, "checkpoints/best/model.safetensors", out)
-    assert (out / "model.safetensors").read_bytes() == b"weights"
+    copy_out(job, "checkpoints/best/state.pt", out)
+    assert (out / "state.pt").read_bytes() == b"weights"
 
 
 def test_a_folder_is_a_new_one_with_all_that_is_in_it(job: Job, tmp_path: Path) -> None:
     copied = copy_out(job, "checkpoints/newest", tmp_path / "model")
-    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["MANIFEST.json", "model.safetensors"]
-    assert copied.files == [f"checkpoints/00000120e-{LAST}/{name}" for name in ("MANIFEST.json", "model.safetensors")]
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["MANIFEST.json", "state.pt"]
+    assert copied.files == [f"checkpoints/00000120e-{LAST}/{name}" for name in ("MANIFEST.json", "state.pt")]
     (tmp_path / "model" / "newest").write_text("mine")
     with pytest.raises(UsageError, match="model/newest is there already: name a new or empty folder"):
         copy_out(job, "checkpoints/newest", tmp_path / "model")
@@ -94,8 +97,8 @@ def test_what_is_damaged_or_goes_away_leaves_nothing(job: Job, tmp_path: Path, m
     out = tmp_path / "out"
     out.mkdir()
     add_checkpoint(job, 130, 0.95, b"WEIGHTS")
-    for path in ("checkpoints/best", "checkpoints/best/model.safetensors"):
-        with pytest.raises(StoreError, match=r"model\.safetensors is damaged: it is not what its checkpoint's manifest says"):
+    for path in ("checkpoints/best", "checkpoints/best/state.pt"):
+        with pytest.raises(StoreError, match=r"state\.pt is damaged: it is not what its checkpoint's manifest says"):
             copy_out(job, path, out)
     listed = contents(job)
     job.store.delete([job.paths.log(LAST, 2)])
@@ -106,13 +109,13 @@ def test_what_is_damaged_or_goes_away_leaves_nothing(job: Job, tmp_path: Path, m
 
 
 def test_of_what_is_not_there_it_is_told_what_is(job: Job, tmp_path: Path) -> None:
-    job.store.put(job.paths.checkpoint(f"00000140e-{LAST}", "model.safetensors"), b"half")  # no manifest: no checkpoint yet
+    job.store.put(job.paths.checkpoint(f"00000140e-{LAST}", "state.pt"), b"half")  # no manifest: no checkpoint yet
     for path, told in (
         ("report", f"there is no report in {job.id}; {job.id} has: attempts/, checkpoints/, job.json, log.txt, metrics.jsonl"),
         ("attempts/0009-00000009/log", f"; attempts/ of {job.id} has: 0001-00000001/, 0002-00000002/, {LAST}/"),
         (f"attempts/{LAST}/logs", f"; attempts/{LAST}/ of {job.id} has: end.json, heartbeat.json, log/, metrics.jsonl"),
         (f"checkpoints/00000140e-{LAST}", f" has: 00000110e-{LAST}/, 00000120e-{LAST}/, best/, newest/"),
-        ("checkpoints/best/state.pt", f"; checkpoints/best/ of {job.id} has: MANIFEST.json, model.safetensors"),
+        ("checkpoints/best/nothing.pt", f"; checkpoints/best/ of {job.id} has: MANIFEST.json, state.pt"),
     ):
         with pytest.raises(UsageError) as error:
             copy_out(job, path, tmp_path)

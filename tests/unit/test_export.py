@@ -179,7 +179,7 @@ def test_what_is_no_export_is_replaced_by_none(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="is there already, and is no export"):
         see_that_it_may_be_written(tmp_path / "file", True)
-    with pytest.raises(UsageError, match="cannot be made there"):
+    with pytest.raises(UsageError, match="cannot be written there"):
         see_that_it_may_be_written(tmp_path / "file" / "out", False)
     (tmp_path / "empty").mkdir()
     see_that_it_may_be_written(tmp_path / "empty", False)

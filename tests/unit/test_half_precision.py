@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from last_e.model import LastE, build_model
+from last_e.model import LastE, build_model, fused
 from last_e.model.blocks import ChannelGate, SpatialGraphConv, StreamFusion, conv_norm
-from last_e.model.functions import MeanOverFrames, Pool
+from last_e.model.functions import MeanOverFrames, Pool, batch_norm
 
 HALVES = pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
 ROUNDING = {torch.float16: 2e-3, torch.bfloat16: 2e-2}
@@ -157,3 +157,11 @@ def test_a_norm_that_takes_away_more_than_half_precision_holds_stays_by_itself(h
     expected = torch.zeros_like(x)
     expected[:, :, 0] = 2 / 1e-5**0.5
     torch.testing.assert_close(found.float(), expected, rtol=ROUNDING[half], atol=1e-3)
+
+
+def test_a_norm_that_is_kept_still_stays_so_where_training_goes_through_loops(monkeypatch):
+    monkeypatch.setattr(fused, "LARGE", 1)
+    norm, x = torch.nn.BatchNorm2d(4).eval(), around(3, torch.float32, 2, 4, 8, 25)
+    assert norm.running_mean is not None
+    torch.testing.assert_close(batch_norm(x, norm), x / (1 + norm.eps) ** 0.5)
+    assert float(norm.running_mean.abs().max()) == 0

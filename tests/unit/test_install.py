@@ -11,6 +11,7 @@ import importlib.util
 import os
 import re
 import runpy
+import signal
 import subprocess
 import sys
 import threading
@@ -338,3 +339,21 @@ def test_the_demo_names_the_job_that_it_has_trained_also_when_there_are_several(
     assert done.returncode == 0, done.stderr
     for command in ("status", "logs", "pull"):
         assert f"lastrun {command} quickstart-2-b" in done.stdout
+
+
+def test_who_leaves_while_the_environment_is_made_sees_no_traceback(tmp_path: Path) -> None:
+    venv, fake = tmp_path / "venv", tmp_path / "python"
+    making = "import os, sys, time; os.makedirs(sys.argv[1] + '/bin'); time.sleep(60)"
+    fake.write_text(f'#!/bin/sh\n[ "$2" = venv ] && exec {sys.executable} -c "{making}" "$3"\nexit 0\n')
+    fake.chmod(0o755)
+    words = ["make", "demo", f"VENV={venv}", f"PYTHON={fake}"]
+    with subprocess.Popen(
+        words, cwd=SCRIPT.parents[1], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as making_it:
+        wait_until((venv / "bin").exists)
+        os.killpg(making_it.pid, signal.SIGINT)
+        out, error = making_it.communicate(timeout=60)
+    assert making_it.returncode != 0
+    assert "Traceback" not in out + error
+    assert "interrupted; the same command begins again" in error
+    assert not venv.exists()

@@ -4,6 +4,7 @@ import copy
 import functools
 import itertools
 import sys
+import threading
 from collections.abc import Callable, Iterator
 
 import numba
@@ -12,7 +13,10 @@ import torch
 from torch import Tensor, nn
 
 import last_e.model
+from last_e import train
+from last_e.config import TrainConfig
 from last_e.graph import hop_adjacency
+from last_e.layers import resolve
 from last_e.model import LastE, build_model, fused, loops
 from last_e.model.blocks import STREAMS
 from last_e.model.functions import Pool, ScaleAndAdd, batch_norm, mix_joints, norm_and_depthwise
@@ -325,6 +329,27 @@ def test_without_a_numba_that_works_the_network_is_torch_alone():
     assert out.shape == (2, 5)
     assert x.grad is not None
     assert x.grad.isfinite().all()
+
+
+def test_who_waits_for_loops_that_are_compiled_hears_of_it_now_and_then(monkeypatch):
+    heard = threading.Semaphore(0)
+    told = []
+
+    class Sink:
+        def emit(self, event):
+            told.append(event.text)
+            heard.release()
+
+    def compiled():
+        assert heard.acquire(timeout=60)
+        assert heard.acquire(timeout=60)
+
+    monkeypatch.setattr(train, "COMPILING", {0.001: "numba compiles", 0.3: "numba still compiles", 600.0: "never"})
+    monkeypatch.setattr(fused, "loops", compiled)
+    config = resolve([], TrainConfig, [], detect=lambda: ("local", "")).config
+    train.load_loops(config, torch.device("cpu"), Sink())
+    assert told[:2] == ["numba compiles", "numba still compiles"]
+    assert "never" not in told
 
 
 def test_a_share_of_work_that_fails_is_told():

@@ -451,6 +451,18 @@ def test_a_job_takes_all_from_the_file(tmp_path: Path) -> None:
         resolved(f"dataset={path}", "split_type=xsub")
 
 
+def test_a_set_that_is_nowhere_is_told_with_every_place_in_which_it_was_looked_for(tmp_path: Path) -> None:
+    for name in ("jobs", "data"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "jobs" / "job.yaml").write_text(
+        f"model: nano\ndataset: my.safetensors\nhardware: {{data_root: {tmp_path}/data}}\n"
+    )
+    with pytest.raises(ConfigError) as error:
+        resolve_spec(tmp_path / "jobs" / "job.yaml", "local", [])
+    told = str(error.value)
+    assert f"no file my.safetensors beside the job, in {tmp_path}/jobs, nor in {tmp_path}/data (hardware" in told
+
+
 def test_a_set_that_is_named_later_is_not_looked_for_where_an_earlier_one_was(tmp_path: Path) -> None:
     one, other = written(tmp_path / "one.safetensors"), written(tmp_path / "other.safetensors", clips(20))
     lower = set_layer([f"data.uri={one}", "dataset=one.safetensors"])[0]

@@ -33,9 +33,10 @@ from runner.plan.hardware import asked_gpu, gpus, known_gpu
 from runner.plan.measurements import Machine, Measurement, find, this_machine
 from runner.plan.planner import LOCAL_START_SECONDS, RESUME_SECONDS, START_SECONDS, make_plan, session_count
 from runner.plan.prices import load_prices, price_of, user_prices_path
+from runner.plan.sweep import together
 from runner.plan.work import packaged_model, work_of
 from runner.resolve import resolve_spec
-from runner.view.plan import duration, money
+from runner.view.plan import duration, money, print_plan
 from tests.conftest import Cli
 
 ROOT = Path(__file__).parents[2]
@@ -192,6 +193,24 @@ def test_a_measurement_of_this_work_on_this_machine_is_multiplied_out(keep: Keep
     assert value(row.sessions, Kind.MEASURED) == 1
     assert (row.precision, row.micro_batch, row.cost) == ("float32", 16, None)
     assert all(word in row.source for word in ("measured: nano_e_v3", "2026-11-23", "Some CPU, 4 cores", str(path)))
+
+
+def test_of_a_sweep_all_points_are_added_up_and_the_table_is_of_the_first(
+    keep: Keep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keep()
+    spec = tmp_path / "sweep.yaml"
+    spec.write_text(QUICK.read_text() + "sweep: {grid: {training.epochs: [50, 100]}, seeds: 2}\n")
+    found = together(spec, "local", [])
+    epoch = 53 * 16 / 100 + 548 / 400
+    assert [(one.count, one.unknown, one.where) for one in found] == [(4, 0, "local CPU")]
+    assert value(found[0].seconds) == pytest.approx(2 * (50 + 100) * epoch + 4 * LOCAL_START_SECONDS)
+    print_plan(make_plan(spec, "local", []), found)
+    out = capsys.readouterr().out
+    assert "this is the first: training.epochs=50, training.seed=42" in out
+    assert "all 4 points, one after the other, on local CPU: 49.9 min, cost -" in out
+    assert [one.where.split()[0] for one in together(spec, None, [])] == ["local", "kaggle", "gcp", "lambda", "a100"]
+    assert together(QUICK, "local", []) == []
 
 
 def test_an_epoch_that_was_measured_comes_before_bare_steps(keep: Keep) -> None:

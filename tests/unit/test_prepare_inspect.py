@@ -17,7 +17,10 @@ import torch
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_tensors
 
+from last_e.before_after import write_page
+from last_e.config import AugmentationsConfig
 from last_e.data import Clips, read_clips, write_clips
+from last_e.data.batches import TestBatches
 from last_e.data.files import read_irds
 from last_e.datafile import FORMAT, DataError
 from last_e.joints import BONES
@@ -27,6 +30,7 @@ from last_e.prepare.inspect import animate, summarize
 from last_e.prepare.names import read_name
 from last_e.prepare.synth import synthesize
 from last_e.splits import OFFICIAL, trains
+from tests.unit.test_own_sets import written as written_own
 
 
 @pytest.fixture(scope="module")
@@ -312,6 +316,38 @@ def test_the_page_holds_the_clip_and_needs_nothing_from_elsewhere(made, tmp_path
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["clip.html"]
     assert animate(made, name, tmp_path / "again.html") == name
     assert (tmp_path / "again.html").read_text() == text
+
+
+def test_a_clip_is_shown_before_and_after_each_augmentation(made, tmp_path):
+    clips = read_clips(made, 60)
+    number = int((clips.bodies == 2).nonzero()[0])
+    name = write_page(made, str(number), tmp_path / "both.html", seed=3)
+    text = (tmp_path / "both.html").read_text()
+    assert not re.search(r"https?://|src=|@import|url\(", text)
+    assert f"<title>{name}: class {int(clips.label[number])} " in text
+    found = re.search(r'<script type="application/json" id="clips">(.*?)</script>', text, re.DOTALL)
+    assert found is not None
+    told = json.loads(found[1])
+    pictures = {one["name"]: torch.tensor(one["joints"]) for one in told["shown"]}
+    single = {name for name in AugmentationsConfig.model_fields if name not in ("motion_range", "motion_from", "mixup")}
+    assert set(pictures) == {"as it tests", "training.augment", *single}
+    assert {tuple(joints.shape) for joints in pictures.values()} == {(2, 64, 25, 3)}
+    (test,) = TestBatches(clips, torch.tensor([number]), 64, 1)
+    assert (test.streams["joint"].permute(0, 2, 3, 1) * 1000 - pictures["as it tests"]).abs().max() <= 0.5
+    plain = pictures.pop("training.augment")
+    assert all(not torch.equal(joints, plain) for joints in pictures.values()), "each is seen"
+    with pytest.raises(DataError, match="allowed are 0 to 599 and names such as S"):
+        write_page(made, "600", tmp_path / "other.html")
+
+
+def test_who_says_what_a_mirror_changes_has_it_shown_and_who_does_not_has_no_such_picture(tmp_path):
+    for name, mirrored in (("said", [("</script>sit", "stand")]), ("silent", None)):
+        written_own(tmp_path / f"{name}.safetensors", classes=["</script>sit", "stand"], mirrored=mirrored)
+        write_page(tmp_path / f"{name}.safetensors", "c0", tmp_path / f"{name}.html")
+        text = (tmp_path / f"{name}.html").read_text()
+        assert text.count("</script>") == 2, "a name of a class ends no script"
+        assert ("its class becomes stand" in text) is (mirrored is not None)
+        assert ('"name":"mirror"' in text) is (mirrored is not None)
 
 
 def test_a_clip_that_is_not_there_is_told(made, tmp_path):

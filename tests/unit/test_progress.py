@@ -25,7 +25,7 @@ from last_e.events import Ended, EpochDone, Message, Progress, Started
 from last_e.gpu import Usage, figures
 from last_e.progress import Standing, cut, in_columns, make_console, view
 from last_e.smooth import HALF, Smooth
-from last_e.terminal import REDRAW_SECONDS, SECONDS_BETWEEN_LINES, Screen
+from last_e.terminal import REDRAW_SECONDS, SECONDS_BETWEEN_LINES, Above, Screen
 from runner import machine
 from runner.job.attempts import Attempt
 from runner.job.job import Job
@@ -263,6 +263,25 @@ def test_what_others_print_meanwhile_stays_and_the_view_goes_on_below(terminal: 
     wait_until(lambda: terminal.lines == ["a word of another", "", "one", "50 22"])
     screen.close()
     wait_until(lambda: terminal.lines == ["a word of another"])
+
+
+def test_what_an_attempt_elsewhere_says_stands_above_the_view_which_makes_room_for_a_question(
+    terminal: Terminal, stream: TextIO
+) -> None:
+    with closing(Screen(stream)) as screen:
+        above = Above(screen, lambda text: screen.line(lambda columns: text))
+        screen.view(lambda columns, rows: ["a view"])
+        above.write("one\ntw")
+        above.write("o\nthree")
+        wait_until(lambda: terminal.lines == ["one", "two", "", "a view"])
+        with screen.aside():
+            wait_until(lambda: terminal.lines == ["one", "two"])
+            above.end()
+            screen.view(lambda columns, rows: ["another"])
+            time.sleep(2 * REDRAW_SECONDS)
+            assert terminal.lines == ["one", "two"]
+        wait_until(lambda: terminal.lines == ["one", "two", "three", "", "another"])
+    wait_until(lambda: terminal.lines == ["one", "two", "three"])
 
 
 def test_a_view_that_cannot_be_drawn_keeps_no_line_from_being_seen(terminal: Terminal, stream: TextIO) -> None:

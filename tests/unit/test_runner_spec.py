@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ from runner.job.paths import GROUP_ID, JOB_ID
 from runner.launch.approve import approve
 from runner.launch.start import make_launcher
 from runner.launchers import LAUNCHERS, NAMES
-from runner.resolve import absolute_settings, as_name, resolve_attempt, resolve_spec
+from runner.resolve import absolute_settings, as_name, resolve_attempt, resolve_points, resolve_spec
 from runner.spec import JobName
 from runner.store.directory import DirectoryStore
 from runner.view import jobs
 from tests.conftest import Cli
 
+SWEEPS = sorted((Path(__file__).parents[2] / "jobs" / "sweeps").glob("*.yaml"))
 JOBS = sorted((Path(__file__).parents[2] / "jobs").glob("*.yaml"))
 
 ALL: Any = {"takes": lambda key, value: True, "options": None}
@@ -74,6 +76,18 @@ def test_every_job_that_is_shipped_is_valid(job: Path) -> None:
     if config.env == "kaggle":
         assert (config.training.epochs, config.training.batch_size, config.dataset) == (120, batch, "ntu60")
         assert (config.hardware.num_workers, config.hardware.session_limit) == (2, 9 * 3600)
+
+
+@pytest.mark.parametrize("sweep", SWEEPS, ids=lambda sweep: sweep.stem)
+def test_every_sweep_that_is_shipped_compares_two_recipes_of_two_models_by_three_seeds(sweep: Path) -> None:
+    points = [point.job.config for point in resolve_points(sweep, "local", []).points]
+    same = points[0].data
+    assert all(one.data == same for one in points)
+    seen = [(one.model.variant, one.training.augmentations.mirror, one.training.seed) for one in points]
+    assert sorted(seen, key=str) == sorted(product(("nano_e_v3", "base_e_v3"), (None, 0.5), (42, 43, 44)), key=str)
+    for one in points:
+        said = {name for name, value in one.training.augmentations if value is not None}
+        assert said in (set(), {"mirror", "motion", "limbs", "pose", "lean", "drift"})
 
 
 def test_all_mistakes_are_told_at_once_with_file_line_key_and_what_is_allowed(path: Path) -> None:

@@ -35,6 +35,7 @@ def test_every_page_is_in_the_site_and_asks_nobody_else(site: Path) -> None:
     text = (ROOT / "mkdocs.yml").read_text()
     assert {path.name for path in DOCS.glob("*.md")} == set(re.findall(r"[\w-]+\.md", str(yaml.safe_load(text)["nav"])))
     for page in site.glob("*.html"):
+        assert not re.search(r"<code>[^<]*\\\|", page.read_text()), f"{page.name}: a backslash before a bar is shown in code"
         foreign = re.findall(r"<(?:script|link|img|iframe)[^>]*(?:src|href)=[\"']?(https?:[^\"'> ]+)", page.read_text())
         assert foreign == [], page.name
 

@@ -41,7 +41,10 @@ def test_attempts_are_one_run_without_what_a_cut_has_undone(job: Job) -> None:
     for number, from_epoch, piece in ((1, 0.0, lines(1, 9, 6)), (2, 1.0, lines(7, 8, 6, 2.0)), (3, 7 / 6, lines(8, 9, 6, 3.0))):
         job.store.put(job.paths.steps(attempt(job, number, from_epoch).id, 1), piece)
     attempt(job, 4, None)  # it never came to train
-    assert seen(Steps(job).read()) == [(1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (6, 1), (7, 2), (8, 3), (9, 3)]
+    expected = [(1, 1), (2, 1), (3, 1), (4, 1), (5, 1), (6, 1), (7, 2), (8, 3), (9, 3)]
+    assert seen(Steps(job).read()) == expected
+    job.store.put(job.paths.steps(attempt(job, 5, None).id, 1), lines(9, 9, 6, 5.0))
+    assert seen(Steps(job).read()) == [*expected[:8], (9, 5)]
 
 
 def test_where_epochs_have_fewer_steps_after_a_cut_none_of_the_epoch_that_begins_anew_stays(job: Job) -> None:

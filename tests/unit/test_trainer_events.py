@@ -115,6 +115,13 @@ def test_what_several_ranks_gain_is_told():
     assert told in events.describe(epoch(1, ranks=[60.0, 58.0], of_one=1.861))
 
 
+@pytest.mark.parametrize("changes", [{}, {"skipped_steps": 0, "best": False}, {"validation_top1": 0.5, "validation_top5": 1.0}])
+def test_the_words_of_an_epoch_are_found_in_its_line(changes):
+    done = epoch(2, **changes)
+    assert events.words_of_line(events.describe(done)) == events.epoch_words(done)
+    assert events.words_of_line("epoch 2/5  step 3/10  loss 1.5  100 clips/s  12s left") is None
+
+
 # --- the metric history ------------------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ import itertools
 import math
 from types import MethodType
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -18,6 +19,7 @@ from last_e.data.synthetic import synthetic_clips
 from last_e.evaluate import evaluate
 from last_e.gpu import NoGpu
 from last_e.layers import resolve
+from last_e.manifest import DamagedCheckpoint
 from last_e.model import LastE
 from last_e.optim import build_optimizer
 from last_e.precision import Precision, amp_format, choose_device, choose_precision
@@ -39,7 +41,8 @@ def config(*assignments: str, variant: str = "nano") -> TrainConfig:
 def fresh(settings: TrainConfig, seed: int = 0) -> State:
     torch.manual_seed(seed)
     model = LastE(settings.model, 6)
-    return State(model, build_optimizer(model, settings.training), torch.amp.GradScaler("cpu", enabled=False))
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    return State(model, build_optimizer(model, settings.training), scaler, ema=settings.training.ema)
 
 
 def steps(settings: TrainConfig, micro: int | None = None) -> list[list[Batch]]:
@@ -231,6 +234,53 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(value, optimiz
     assert totals(state) == dataclasses.replace(loss_before, skipped=1)
 
 
+def test_the_average_of_the_weights_is_what_plain_numpy_makes_of_it():
+    settings = config("training.ema=0.5")
+    state, other = fresh(settings), fresh(settings, seed=1)
+    assert state.average is not None
+    wanted = {name: tensor.double().numpy() for name, tensor in state.model.state_dict().items()}
+    good = 0
+    for number, batches in enumerate(steps(settings)):
+        bad = number == 2
+        step(state, spoiled(batches, math.nan) if bad else batches, settings)
+        good += not bad
+        kept = 1.0 if bad else min(0.5, (1 + good) / (10 + good))
+        now = {name: tensor.double().numpy() for name, tensor in state.model.state_dict().items()}
+        wanted = {name: kept * wanted[name] + (1 - kept) * now[name] for name in wanted}
+    assert good == 5
+    stored = copy.deepcopy(state.to_dict(""))
+    for name, tensor in stored["ema_model"].items():
+        if tensor.is_floating_point():
+            np.testing.assert_allclose(tensor.numpy(), wanted[name], rtol=1e-4, atol=1e-6)
+        else:
+            assert torch.equal(tensor, state.model.state_dict()[name])
+    # Stored and taken up again it goes on to the same bits; it is shown for as long as one asks.
+    assert other.restore(stored) is None
+    assert other.average is not None
+    for each in (state, other):
+        step(each, steps(settings)[0], settings)
+    assert all(torch.equal(tensor, other.average.weights[name]) for name, tensor in state.average.weights.items())
+    now = everything(state)
+    with state.as_the_average():
+        assert all(torch.equal(tensor, stored) for tensor, stored in zip(
+            state.model.state_dict().values(), other.average.weights.values()))  # fmt: skip
+        assert not all(torch.equal(now[name], tensor) for name, tensor in everything(state).items())
+    assert all(torch.equal(now[name], tensor) for name, tensor in everything(state).items())
+
+
+def test_a_run_without_an_average_stores_none_and_one_that_begins_late_says_so():
+    settings = config("training.ema=0.9")
+    plain, averaged = fresh(config()), fresh(settings)
+    assert not {key for key in plain.to_dict("") if key.startswith("ema")}
+    step(plain, steps(settings)[0], settings)
+    assert averaged.restore(copy.deepcopy(plain.to_dict(""))) == "no average of the weights is kept so far: it begins here"
+    assert averaged.average is not None
+    assert all(torch.equal(tensor, averaged.average.weights[name]) for name, tensor in averaged.model.state_dict().items())
+    stored = {**copy.deepcopy(averaged.to_dict("")), "ema_model": {"other": torch.zeros(1)}}
+    with pytest.raises(DamagedCheckpoint, match="the average of the weights is of another model"):
+        averaged.restore(stored)
+
+
 def test_training_goes_on_after_a_bad_step_as_if_it_had_not_been():
     settings = config()
     first, second, third, *_ = steps(settings)
@@ -306,6 +356,7 @@ BF16 = Precision(torch.bfloat16, False, "")
 def test_a_step_asks_for_no_value(variant, optimizer, precision):
     """On tensors that have shapes but no values: a step that asked for one would make the host wait for a GPU."""
     words = ["training.batch_size=4", "training.gradient_accumulation_steps=2", "model.drop_path_rate=0.1", "model.dropout=0.2"]
+    words += ["training.ema=0.9", "training.augmentations.mixup=0.3"]
     settings = config(f"training.optimizer={optimizer}", *words, variant=variant)
     batches = steps(settings)[0]
     assert any(batch.row_weight is not None for batch in batches), "clips with two bodies are among them"

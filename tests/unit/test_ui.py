@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +192,8 @@ def test_every_answer_forbids_what_pages_do_not_need(pages: Ui, job: Job) -> Non
             assert "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'" in policy
             assert "require-trusted-types-for 'script'" in policy, "no script makes elements of text"
         assert (headers["X-Content-Type-Options"], headers["Referrer-Policy"]) == ("nosniff", "no-referrer")
-        assert (headers["Cache-Control"], headers["Cross-Origin-Resource-Policy"]) == ("no-store", "same-origin")
+        assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+        assert headers["Cache-Control"] == ("private, max-age=86400, immutable" if "/static/" in path else "no-store")
         assert "Server" not in headers
 
 
@@ -296,6 +297,9 @@ def test_the_command_that_is_shown_is_run(pages: Ui, job: Job) -> None:
     shown = pages.order(**order, only_show=True).json()["command"]
     assert shown == f"lastrun resume {job.id} --detach --env local --here --trust"
     told = pages.order(**order).json()
+    tasks = Path(f"/proc/{pages.process.pid}/task").glob("*/children")
+    (child,) = [int(one) for task in tasks for one in task.read_text().split()]
+    assert os.getsid(child) == child, "Ctrl-C at the terminal is not for it"
     assert told["command"] == shown
     wait_until(lambda: pages.api(f"run/{told['number']}")["code"] is not None)
     ended = pages.api(f"run/{told['number']}")
@@ -304,10 +308,29 @@ def test_the_command_that_is_shown_is_run(pages: Ui, job: Job) -> None:
     assert pages.ask(f"{pages.root}/api/run/99").status == 404
 
 
+def test_what_a_command_would_have_asked_is_asked(pages: Ui, job: Job, store: DirectoryStore, home: Path) -> None:
+    config = {**job.record()["config"], "tracking": "wandb"}
+    foreign = Job.create(store, "foreign", config, dict.fromkeys(config, "job.yaml:3"), "0")
+
+    def asks(**order: Any) -> Any:
+        number = pages.order(command="resume", name=foreign.id, **order).json()["number"]
+        wait_until(lambda: pages.api(f"run/{number}")["code"] is not None)
+        told = pages.api(f"run/{number}")
+        assert told["code"] == 2, told
+        return told["asks"]
+
+    assert asks() == ["trust"], "somebody else's job names a tracker"
+    assert foreign.attempts.all() == []
+    store.clear(foreign.paths.all)
+    group = groups.group_of(store, home, "{grid: {training.lr: [0.1, 0.2]}}")
+    shown = pages.order(command="stop", name=group.id, flags=["now"], only_show=True)
+    assert shown.json()["command"] == f"lastrun stop {group.id} --now"
+
+
 # --- how it begins and ends -----------------------------------------------------------------------------------------------
 
 
-def test_ctrl_c_ends_it_also_while_somebody_follows_a_log(
+def test_so_many_follow_a_log_and_ctrl_c_ends_it_all_the_same(
     env: dict[str, str], home: Path, store: DirectoryStore, figure: Figures
 ) -> None:
     one = Job.create(store, "runs", made_up(store, home).record()["config"], {}, "0")
@@ -317,14 +340,28 @@ def test_ctrl_c_ends_it_also_while_somebody_follows_a_log(
     with ui(env) as started:
         started.enter()
         headers = {"Host": started.host, "Cookie": started.cookie}
-        with closing(http.client.HTTPConnection("127.0.0.1", started.port, timeout=PATIENCE)) as connection:
-            connection.request("GET", f"{started.root}/api/job/{one.id}/log", headers=headers)
-            with connection.getresponse() as answer:
-                assert b"attempt 1" in answer.readline()
-                began = time.monotonic()
-                started.process.send_signal(signal.SIGINT)
-                assert started.process.wait(PATIENCE) == 0
-                figure("lastrun ui with a log that is followed: from Ctrl-C to its end", f"{time.monotonic() - began:.2f} s")
+
+        @contextmanager
+        def followed() -> Iterator[bytes]:
+            with closing(http.client.HTTPConnection("127.0.0.1", started.port, timeout=PATIENCE)) as connection:
+                connection.request("GET", f"{started.root}/api/job/{one.id}/log", headers=headers)
+                with connection.getresponse() as answer:
+                    yield answer.readline()
+
+        def has_room() -> bool:
+            with followed() as line:
+                return b"attempt 1" in line
+
+        assert all(has_room() for _ in range(5))
+        with ExitStack() as many:
+            assert b"attempt 1" in [many.enter_context(followed()) for _ in range(16)][-1]
+            assert not has_room()
+        wait_until(has_room)  # those who have left hold nothing up
+        with followed():
+            began = time.monotonic()
+            started.process.send_signal(signal.SIGINT)
+            assert started.process.wait(PATIENCE) == 0
+            figure("lastrun ui with a log that is followed: from Ctrl-C to its end", f"{time.monotonic() - began:.2f} s")
     store.clear(one.paths.all)
 
 
@@ -336,14 +373,16 @@ def test_a_browser_is_opened_without_the_token_on_a_command_line(env: dict[str, 
     command = [sys.executable, "-m", "runner", "ui"]
     own = {**env, "BROWSER": str(script), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, env=own, cwd=home, stdout=subprocess.PIPE, text=True) as process:
-        wait_until(seen.exists)
-        words = seen.read_text()
-        path = Path(words.strip().removeprefix("file://"))
-        assert "token" not in words
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-        assert re.search(r"url=http://127.0.0.1:\d+/[\w-]+/\?token=[\w-]{43}", path.read_text())
-        process.send_signal(signal.SIGTERM)
+        try:
+            wait_until(seen.exists)
+            words = seen.read_text()
+            path = Path(words.strip().removeprefix("file://"))
+            assert "token" not in words
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
+            assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+            assert re.search(r"url=http://127.0.0.1:\d+/[\w-]+/\?token=[\w-]{43}", path.read_text())
+        finally:
+            process.send_signal(signal.SIGTERM)
         out, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, out
     assert "is shown, to this machine alone, at\n  http://127.0.0.1:" in out
@@ -369,9 +408,12 @@ def test_a_port_that_is_taken_and_an_extra_that_is_missing_are_told(cli: Cli, tm
 # --- what it asks a store for -------------------------------------------------------------------------------------------
 
 
-def test_jobs_that_have_ended_are_not_read_again_and_those_that_run_are(tmp_path: Path) -> None:
+def test_of_jobs_that_have_ended_the_attempts_are_listed_and_those_that_run_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from runner.ui.jobs import Jobs
 
+    monkeypatch.setattr("runner.ui.jobs._RECENT_SECONDS", 0.01)
     store = CountingStore(tmp_path / "store")
     running = make_job(store, 1)
     for _ in range(5):
@@ -384,15 +426,19 @@ def test_jobs_that_have_ended_are_not_read_again_and_those_that_run_are(tmp_path
         wait_until(lambda: jobs.since(0)["unread"] == 0)
         first = jobs.since(0)
         assert sorted(facts["state"] for facts in first["jobs"]) == ["running", *["succeeded"] * 5]
+        listed = f"list {ended.paths.attempts}"
+        wait_until(lambda: store.calls.count(listed) >= 3)  # what it had then is known
         store.calls.clear()
         running.attempts.write_heartbeat(running.attempts.all()[0], {"last_epoch": {"epoch": 7.0}})
         wait_until(lambda: any(facts["epoch"] == 7 for facts in jobs.since(first["version"])["jobs"]))
-        read = {str(call).split("/")[0].split()[-1] for call in store.calls}
-        assert not any(job_id in str(call) for call in store.calls for job_id in first["ids"] if job_id != running.id), read
+        wait_until(lambda: listed in store.calls)
+        assert {call for call in store.calls if ended.id in call} == {listed}
         told = jobs.since(jobs.since(0)["version"])
         assert (told["jobs"], told["ids"]) == ([], None), "what is as it was is not told again"
-        jobs.again(ended.id)
-        wait_until(lambda: any(ended.id in str(call) for call in store.calls))
+        resumed = Attempt("0002-aaaaaaaa", "elsewhere", 1, "1", time.time(), phase="running", began=True)
+        ended.attempts.write(resumed)
+        ended.attempts.write_heartbeat(resumed, {})
+        wait_until(lambda: [facts["state"] for facts in jobs.since(0)["jobs"]].count("running") == 2)
         ended.delete()
         wait_until(lambda: ended.id not in jobs.since(0)["ids"])
         newest = make_job(store, 1)

@@ -22,6 +22,8 @@ const look = repeat(async () => {
   if (job.total) { byId("bar").max = job.total; byId("bar").value = job.step; }
   byId("no-curves").hidden = job.charts.length > 0;
   redraw = curves.show(job.charts, job.marks);
+  byId("left-out").hidden = !job.attempts_left_out;
+  setText(byId("left-out"), `The last ${job.attempts.length}; ${job.attempts_left_out} earlier ones are left out.`);
   fill(byId("attempts"), job.attempts, one => [
     make("tr", {}, cell(one.number, true), cell(one.where), cell(`${one.env || "-"}, ${one.launcher}`), cell(one.gpu), cell(one.started, true),
       cell(one.time, true), cell(one.epochs, true), cell(one.clips_per_second, true), cell(dollars(one.cost), true),

@@ -3,7 +3,9 @@ import { ask, byId, cell, jobAddress, make, percent, repeat, root, setText, stat
 import { offer } from "./orders.js";
 
 const jobs = new Map(), rows = new Map(), marked = new Set(), body = document.querySelector("#jobs tbody");
+const SEEN = 60;
 let version = 0, ids = [], more = false, unread = 0;
+const date = new Intl.DateTimeFormat(undefined, { dateStyle: "short", timeStyle: "short" });
 const wanted = new URLSearchParams(location.hash.slice(1));
 const filters = { search: byId("search"), state: byId("state"), group: byId("group") };
 
@@ -12,10 +14,7 @@ const state = job => !job ? "" : job.error ? "unreadable" : job.state;
 
 function rowOf(name) {
   const job = jobs.get(name);
-  const mark = make("input", { type: "checkbox", "aria-label": `mark ${name}`, on: { change: event => {
-    event.target.checked ? marked.add(name) : marked.delete(name);
-    byId("compare").disabled = marked.size < 2;
-  } } });
+  const mark = make("input", { type: "checkbox", value: name, "aria-label": `mark ${name}` });
   mark.checked = marked.has(name);
   const link = make("td", {}, make("a", { href: jobAddress(name) }, name));
   if (!job) return make("tr", {}, make("td", {}, mark), link, make("td", { colspan: 7, class: "missing" }, "..."));
@@ -27,14 +26,15 @@ function rowOf(name) {
   }
   return make("tr", {}, make("td", {}, mark), link, make("td", {}, stateOf(job.state), why),
     cell(`${job.epoch}/${job.epochs}`, true), cell(percent(job.best_top1), true), cell(time(job.seconds_left), true),
-    cell(`${job.model}, ${job.dataset}`), cell(job.env), cell(new Date(1000 * job.created_at).toLocaleString(), true));
+    cell(`${job.model}, ${job.dataset}`), cell(job.env), cell(date.format(1000 * job.created_at), true));
 }
 
 function fits(name, words) {
   const job = jobs.get(name);
   if (filters.state.value && state(job) !== filters.state.value) return false;
   if (filters.group.value && group(job) !== filters.group.value) return false;
-  const text = [name, job?.name, job?.model, job?.dataset, job?.split_type, job?.env, job?.reason].join(" ").toLowerCase();
+  if (!words.length) return true;
+  const text = [name, job?.name, job?.model, job?.dataset, job?.split_type, job?.env, job?.by, job?.reason].join(" ").toLowerCase();
   return words.every(word => text.includes(word));
 }
 
@@ -56,7 +56,7 @@ function filter() {
   let shown = 0;
   for (const name of ids) {
     const fitting = fits(name, words);
-    rows.get(name).hidden = !fitting;
+    if (rows.has(name)) rows.get(name).hidden = !fitting;
     shown += fitting;
   }
   const chosen = filters.group.value;
@@ -82,7 +82,8 @@ const look = repeat(async () => {
   }
   ({ version, more, unread } = told);
   let before = null;
-  for (const name of ids) {
+  for (const [number, name] of ids.entries()) {
+    if (number === SEEN && !rows.has(name)) await new Promise(requestAnimationFrame);  // what is on the screen is drawn first
     let row = rows.get(name);
     if (!row || changed.has(name)) {
       const made = rowOf(name), holds = row?.contains(document.activeElement) ? document.activeElement : null;
@@ -102,6 +103,10 @@ const look = repeat(async () => {
 
 filters.search.value = wanted.get("search") ?? "";
 for (const field of Object.values(filters)) field.addEventListener("input", filter);
+body.addEventListener("change", event => {
+  event.target.checked ? marked.add(event.target.value) : marked.delete(event.target.value);
+  byId("compare").disabled = marked.size < 2;
+});
 byId("filters").addEventListener("submit", event => event.preventDefault());
 byId("compare").addEventListener("click", () => { location.href = `${root}/compare?${new URLSearchParams([...marked].map(name => ["job", name]))}`; });
 byId("compare-group").addEventListener("click", () => { location.href = `${root}/compare?${new URLSearchParams({ group: filters.group.value })}`; });

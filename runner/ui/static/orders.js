@@ -2,11 +2,11 @@
 import { ask, byId, make, setText } from "./page.js";
 
 const WORDS = {
-  now: "at once, without saving (--now)",
-  here: "train here, though the profile is for another kind of machine (--here)",
-  takeover: "take the job from an attempt that still seems to run (--takeover)",
-  trust: "take what the job brings along: places, images, servers; remembered for its store (--trust)",
-  yes: "rent a machine where the profile asks for one; it is paid for (--yes)",
+  now: "at once, without saving",
+  here: "train here, though the profile is for another kind of machine",
+  takeover: "take the job from an attempt that still seems to run",
+  trust: "take what the job brings along: places, images, servers; remembered for its store",
+  yes: "rent a machine where the profile asks for one; it is paid for",
 };
 const FLAGS = { stop: ["now"], resume: ["here", "takeover", "trust", "yes"] };
 const dialog = byId("order");
@@ -41,7 +41,7 @@ export function offer(command, name, done) {
   byId("order-env").hidden = command === "stop";
   byId("env").value = "";
   byId("order-flags").replaceChildren(byId("order-flags").firstElementChild, ...FLAGS[command].map(flag =>
-    make("label", {}, make("input", { type: "checkbox", id: `flag-${flag}`, on: { change: show } }), ` ${WORDS[flag]}`)));
+    make("label", {}, make("input", { type: "checkbox", id: `flag-${flag}`, on: { change: show } }), ` ${WORDS[flag]} (`, make("code", {}, `--${flag}`), ")")));
   setText(byId("order-command"), "...");
   byId("order-run").disabled = true;
   dialog.showModal();

@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 from last_e.whole import whole_file
-from runner.errors import UsageError
+from runner.errors import UsageError, unwritable
 from runner.view.report.page import MARK
 
 
@@ -24,7 +24,7 @@ def see_that_it_may_be_written(path: Path, overwrite: bool) -> None:
         with TemporaryFile(dir=path.absolute().parent):
             pass
     except OSError as error:
-        raise UsageError(f"{path}: cannot be written there: {error.strerror}") from None
+        raise unwritable(path, error) from None
 
 
 def write(path: Path, page: str) -> int:
@@ -38,7 +38,7 @@ def write(path: Path, page: str) -> int:
         with whole_file(path) as part:
             part.write_bytes(data)
     except OSError as error:
-        raise UsageError(f"{path}: cannot be written there: {error.strerror}") from None
+        raise unwritable(path, error) from None
     return len(data)
 
 

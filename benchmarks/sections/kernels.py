@@ -1,0 +1,46 @@
+"""The trainer's own kernels on a GPU: whether they are right there, and what they bring."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.sections.common import Task, relative, some_clips
+from benchmarks.sections.experiments import FEW_STEPS, STEPS, rate
+from last_e.bench.contenders import Own
+from last_e.model import fused_cuda
+from last_e.state import train_step
+
+
+def kernels(task: Task) -> dict[str, Any]:
+    """Training steps with the kernels and without: clips per second of both, the largest relative difference of a loss, and
+    whether two runs with them come out alike. On a CPU, which has none, both are the same."""
+    found: dict[str, Any] = {}
+    if task.device.type == "cuda":
+        found["differences"] = fused_cuda.differences(task.device)
+        why_not = fused_cuda.try_out(task.device)
+        assert why_not is None, why_not
+    losses, speed = {}, {}
+    for name in ("auto", "auto again", "off"):
+        config = task.config.model_copy(
+            update={"hardware": task.config.hardware.model_copy(update={"kernels": name.partition(" ")[0]})}
+        )
+        own = Own(config, some_clips(task), task.device)
+        used = fused_cuda.used_on(task.device)
+        assert used == (task.device.type == "cuda" and name != "off"), f"kernels: {name}, and they are used: {used}"
+        batches = own.batches.epoch(0)
+        losses[name] = []
+        for _ in range(FEW_STEPS if task.quick else STEPS):
+            step = [batch.to(task.device) for batch in next(batches)]
+            train_step(own.state, step, 0.01, config, own.precision)
+            losses[name].append(own.state.counters.read().loss)
+        speed[name] = rate(lambda: train_step(own.state, step, 0.01, config, own.precision), own.batches.batch, task)  # noqa: B023
+    worst = max(relative(a, b) for a, b in zip(losses["auto"], losses["off"]))
+    assert worst <= 0.05, f"losses differ by {worst:.1%}"
+    return {
+        **found,
+        "clips_per_second": speed["auto"],
+        "clips_per_second_without": speed["off"],
+        "ratio": speed["auto"] / speed["off"],
+        "largest_relative_difference": worst,
+        "again_the_same": losses["auto"] == losses["auto again"],
+    }

@@ -1,0 +1,107 @@
+"""Kernels for GPUs, without one: what Triton's interpreter computes, and what compiling them for each kind of GPU tells."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from last_e.model import fused_cuda
+from tests.conftest import Figures
+
+pytestmark = pytest.mark.slow  # of other Pythons and the lowest versions there is no Triton
+
+ARCHITECTURES = {75: 64, 80: 163, 86: 99, 89: 99, 90: 227}
+"""KiB of shared memory that a program may have: CUDA C++ Programming Guide, Technical Specifications per Compute Capability."""
+BOUNDS = {"float32": 2e-5, "float16": 4 * 2**-11}
+"""Of the largest number: of float32 what is left of sums of some hundred, of the other four roundings."""
+
+
+def told(module: str, *words: str, **env: object) -> Any:
+    command = [sys.executable, "-m", f"tests.kernels.{module}", *words]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **{name: str(value) for name, value in env.items()}},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("form", sorted(BOUNDS))
+def test_kernels_compute_what_torch_does_in_float64(form: str) -> None:
+    found = told("numbers", form, TRITON_INTERPRET="1")
+    assert len(found["cases"]) == 22
+    off = {case: {name: by for name, by in one.items() if not by <= BOUNDS[form]} for case, one in found["cases"].items()}
+    assert {case: one for case, one in off.items() if one} == {}
+    assert max(found["tried out"].values()) < 1e-4, "what is tried at a run's begin"
+
+
+def test_kernels_fit_each_kind_of_gpu_without_spilling(full: bool, figure: Figures, tmp_path: Path) -> None:
+    """Of every kind with ``--full``, else of the oldest and the newest."""
+    for form in ("fp16", "bf16", "fp32") if full else ("fp16",):
+        asked = sorted(ARCHITECTURES) if full else [75, 90]
+        found = told("resources", form, *map(str, asked), TRITON_CACHE_DIR=tmp_path)
+        assert len(found) == 13 * len(asked)
+        for one in found:
+            said = f"{one['kernel']} {form} on sm_{one['sm']}: {one['registers']} registers, {one['shared']} bytes shared"
+            assert (one["stack"], one["local"]) == (0, 0), f"{said}, spilt: {one}"
+            assert one["shared"] <= 1024 * ARCHITECTURES[one["sm"]], said
+            if full:
+                figure("kernel", said)
+        most = max(found, key=lambda one: one["registers"])
+        seconds = sum(one["seconds"] for one in found) / len(asked)
+        figure(f"kernels in {form}", f"at most {most['registers']} registers, none spilt; {seconds:.0f} s to compile for a GPU")
+
+
+class Gpu:
+    """As :mod:`torch.cuda` tells of one."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, capability: tuple[int, int]) -> None:
+        patch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+        patch.setattr(fused_cuda, "_TRIED", {})
+
+
+@pytest.mark.parametrize(
+    ("capability", "found", "why"),
+    [
+        ((6, 0), {}, "they need a GPU of compute capability 7.5, and this one has 6.0"),
+        ((7, 5), {"the norm": 0.5, "the mixing": 1e-6}, "the norm differs from torch's by 5.0e-01"),
+        ((7, 5), {"the norm": float("nan")}, "the norm differs from torch's by nan"),
+        ((9, 0), RuntimeError("PTXAS error: unknown\nmore"), "RuntimeError: PTXAS error: unknown"),
+        ((9, 0), {"the norm": 1e-6}, None),
+    ],
+)
+def test_kernels_are_used_where_they_came_out_as_torch(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], found: Any, why: str | None
+) -> None:
+    Gpu(monkeypatch, capability)
+
+    def differences(device: torch.device) -> dict[str, float]:
+        if isinstance(found, Exception):
+            raise found
+        return dict(found)
+
+    monkeypatch.setattr(fused_cuda, "differences", differences)
+    monkeypatch.setattr(fused_cuda, "kernels", lambda: fused_cuda)
+    assert fused_cuda.try_out(torch.device("cuda", 1)) == why
+    assert fused_cuda.used_on(torch.device("cuda", 1)) is (why is None)
+    assert not fused_cuda.used_on(torch.device("cuda", 0))
+    fused_cuda.leave(torch.device("cuda", 1))
+    assert not fused_cuda.used_on(torch.device("cuda", 1))
+
+
+def test_without_triton_torch_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    Gpu(monkeypatch, (8, 0))
+    monkeypatch.setattr(fused_cuda, "kernels", lambda: None)
+    assert str(fused_cuda.try_out(torch.device("cuda"))).startswith("triton is not installed here")
+    x = torch.zeros(1, 2, 3, 4, requires_grad=True).contiguous(memory_format=torch.channels_last)
+    assert not fused_cuda.kernels_for(x)
