@@ -19,8 +19,8 @@ pytestmark = pytest.mark.slow  # of other Pythons and the lowest versions there 
 
 ARCHITECTURES = {75: 64, 80: 163, 86: 99, 89: 99, 90: 227}
 """KiB of shared memory that a program may have: CUDA C++ Programming Guide, Technical Specifications per Compute Capability."""
-BOUNDS = {"float32": 2e-5, "float16": 4 * 2**-11}
-"""Of the largest number: of float32 what is left of sums of some hundred, of the other four roundings."""
+BOUNDS = {"float32": 2e-5, "float16": 8 * 2**-11}
+"""Of the largest number: of float32 what is left of sums of some hundred, of the other eight roundings."""
 
 
 def told(module: str, *words: str, **env: object) -> Any:
@@ -39,7 +39,7 @@ def told(module: str, *words: str, **env: object) -> Any:
 @pytest.mark.parametrize("form", sorted(BOUNDS))
 def test_kernels_compute_what_torch_does_in_float64(form: str) -> None:
     found = told("numbers", form, TRITON_INTERPRET="1")
-    assert len(found["cases"]) == 22
+    assert len(found["cases"]) == 21
     off = {case: {name: by for name, by in one.items() if not by <= BOUNDS[form]} for case, one in found["cases"].items()}
     assert {case: one for case, one in off.items() if one} == {}
     assert max(found["tried out"].values()) < 1e-4, "what is tried at a run's begin"

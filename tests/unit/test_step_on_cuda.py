@@ -15,6 +15,8 @@ import torch
 
 from tests import debian
 
+pytestmark = [pytest.mark.xdist_group("fake CUDA"), pytest.mark.slow]  # one worker: what they look at takes a minute to make
+
 SOURCE = Path(__file__).parents[1] / "fake_cuda" / "device.cpp"
 TABLE = Path(__file__).parents[1] / "data" / "step_on_cuda.txt"
 """The formats of every operation. Where a change is meant: ``LASTRUN_KEEP_TABLE=1`` has the test write it anew."""
@@ -67,7 +69,6 @@ def seen(found: dict[str, Any]) -> dict[str, Any]:
     return steps
 
 
-@pytest.mark.slow
 def test_what_holds_a_gpu_up_would_be_seen(found):
     kinds = {
         name: sorted({line.split(" ", 1)[1].rsplit(" (", 1)[0] for line in lines}) for name, lines in found["caught"].items()
@@ -90,13 +91,11 @@ def test_what_holds_a_gpu_up_would_be_seen(found):
     }
 
 
-@pytest.mark.slow
 def test_a_step_and_a_test_have_nothing_that_a_gpu_would_be_held_up_by(seen):
     """No tensor of the host, no value that the host asks for, nothing that a graph cannot hold, no sum without an order."""
     assert {name: step["wrong"] for name, step in seen.items()} == {name: {} for name in STEPS}
 
 
-@pytest.mark.slow
 def test_every_operation_on_a_gpu_has_the_formats_that_are_stored(seen):
     lines = [f"torch {torch.__version__.split('+')[0]}", *(f"{number}: {name}" for number, name in enumerate(seen, 1))]
     for phase in dict.fromkeys(phase for step in seen.values() for phase in step["formats"]):
@@ -109,7 +108,6 @@ def test_every_operation_on_a_gpu_has_the_formats_that_are_stored(seen):
     assert lines == TABLE.read_text().splitlines()
 
 
-@pytest.mark.slow
 def test_a_step_on_a_gpu_takes_no_more_kernels_and_bytes_than_before(seen, record_property: Callable[[str, object], None]):
     base = seen["base fp16"]
     assert base["rows"] == [38]
