@@ -21,7 +21,7 @@ SUMS: dict[str, int] = {"R": 32, "C": 64}
 PARTS: dict[str, int] = {"P": 64, "C": 16}
 FRAMES: dict[str, int] = {"T": 16, "V": 8, "C": 64, "UNROLL": 2}
 JOINTS: dict[str, int] = {"T": 8, "V": 32, "C": 64, "OUT": 16}
-# As last_e.model.fused_cuda launches them for the widest blocks of the networks.
+# As last_e.model.launches has them for the widest blocks of the networks.
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("moments", SUMS),
     ("affine", PARTS),

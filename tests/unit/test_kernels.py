@@ -91,7 +91,7 @@ def test_kernels_are_used_where_they_came_out_as_torch(
         return dict(found)
 
     monkeypatch.setattr(fused_cuda, "differences", differences)
-    monkeypatch.setattr(fused_cuda, "kernels", lambda: fused_cuda)
+    monkeypatch.setattr(fused_cuda, "ops", lambda: None)
     assert fused_cuda.try_out(torch.device("cuda", 1)) == why
     assert fused_cuda.used_on(torch.device("cuda", 1)) is (why is None)
     assert not fused_cuda.used_on(torch.device("cuda", 0))
@@ -101,7 +101,11 @@ def test_kernels_are_used_where_they_came_out_as_torch(
 
 def test_without_triton_torch_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
     Gpu(monkeypatch, (8, 0))
-    monkeypatch.setattr(fused_cuda, "kernels", lambda: None)
+
+    def ops() -> None:
+        raise ModuleNotFoundError("No module named 'triton'")
+
+    monkeypatch.setattr(fused_cuda, "ops", ops)
     assert str(fused_cuda.try_out(torch.device("cuda"))).startswith("triton is not installed here")
     x = torch.zeros(1, 2, 3, 4, requires_grad=True).contiguous(memory_format=torch.channels_last)
     assert not fused_cuda.kernels_for(x)
