@@ -60,7 +60,12 @@ def main() -> None:
 def compiled(name: str, sizes: dict[str, Any], architecture: int, form: str) -> Any:
     """The kernel for one kind of GPU."""
     function = getattr(kernels, name)
-    types = dict.fromkeys(ACTIVATIONS, f"*{form}") | dict.fromkeys(TABLES, "*fp32") | dict.fromkeys(NUMBERS, "fp32")
+    types = (
+        {"tracked": "*i64"}
+        | dict.fromkeys(ACTIVATIONS, f"*{form}")
+        | dict.fromkeys(TABLES, "*fp32")
+        | dict.fromkeys(NUMBERS, "fp32")
+    )
     signature = {one: "constexpr" if one in sizes else types.get(one, "i32") for one in function.arg_names}
     source = ASTSource(fn=function, signature=signature, constexprs=sizes)
     return triton.compile(source, target=GPUTarget("cuda", architecture, 32))
