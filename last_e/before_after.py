@@ -9,14 +9,15 @@ import html
 import json
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from last_e import rng
 from last_e.config import AugmentationsConfig, TrainConfig, TrainingConfig
-from last_e.data import transform
 from last_e.data.augment import mirror_of
 from last_e.data.batches import rows_of, still
 from last_e.data.clips import Clips
@@ -72,10 +73,10 @@ def shown(one: One, seed: int) -> list[dict[str, Any]]:
     clips = Clips(rows, length_of, bodies_of, label_of, zero, zero, zero, description=own)
     names = own.classes if own else tuple(f"A{number + 1:03}" for number in range(120))
     mirror = mirror_of(clips.skeleton, len(names), mirrored_classes(one.dataset, own))
-    placement, (owner, body) = transform.place(clips), rows_of(bodies_of)
+    placement, (owner, body) = clips.placement, rows_of(bodies_of)
 
     def under(**more: Any) -> tuple[Tensor, Tensor]:
-        return augmented(clips, placement, mirror, _recipe(more, seed), 0, zero, zero, owner, body)
+        return augmented(clips, placement, mirror, _recipe(more, seed), partial(rng.key_of, seed, 0), zero, zero, owner, body)
 
     frames = _recipe({}, seed).input_frames
     pictures = [("as it tests", "the middle 95% of it", still(clips, placement, zero, owner, body, frames))]

@@ -41,6 +41,12 @@ Width = Annotated[int, Field(ge=1, le=4096)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
+OnOff = Annotated[
+    Literal["auto", "on", "off"],
+    BeforeValidator(lambda value: ("off", "on")[value] if isinstance(value, bool) else value),  # YAML's own words for these
+]
+
+
 PathText = Annotated[
     str, Field(min_length=1, max_length=4000, pattern=r"^[^\x00-\x1f\x7f]+$"), Meaning("text without control characters")
 ]
@@ -339,6 +345,10 @@ class HardwareConfig(Section):
     pin_memory: Annotated[bool, LEARNING] = Field(description="page-locked batches for faster copies to a GPU")
     precision: Annotated[Literal["auto", "bf16", "fp16", "fp32"], LEARNING] = Field(
         "auto", description="number format of mixed precision"
+    )
+    cuda_graphs: Annotated[OnOff, LEARNING] = Field(
+        "auto",
+        description="a GPU's training steps as CUDA graphs; where they fail, auto says why and goes on without, on ends",
     )
     kernels: Annotated[Literal["auto", "off"], LEARNING] = Field(
         "auto",

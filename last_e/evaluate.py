@@ -19,6 +19,7 @@ from last_e.data.transform import TEST_CROP
 from last_e.datafile import DataError
 from last_e.described import Description, is_own
 from last_e.known import description_of, mirrored_classes, no_mirror
+from last_e.model.folding import folded_once
 from last_e.model.network import LastE
 from last_e.precision import Precision
 from last_e.predictions import write_predictions
@@ -80,6 +81,7 @@ def logits_of(model: LastE, batch: Batch, precision: Precision) -> Tensor:
 
 
 @torch.no_grad()
+@folded_once()
 def evaluate(
     model: LastE,
     batches: TestBatches,

@@ -24,6 +24,10 @@ _LOST = re.compile(
 """What CUDA says when the device or its driver fails; wrong memory accesses and the like are the program's own faults."""
 
 
+_SINCE_CUDA_12_6, _SINCE_CUDA_13 = (5, 0), (7, 5)
+_WITHOUT_CUDA_12_6 = (2, 15)
+"""PyTorch's builds (its RELEASE.md): from which compute capability on, and from which version on none is for CUDA 12.6."""
+
 USAGE_SECONDS = 5.0
 """From one look at what GPUs are at to the next."""
 
@@ -65,10 +69,7 @@ def check(device: torch.device) -> None:
     architectures = build_architectures()
     if architectures and not runs_on(capability, architectures):
         has, built = f"{name} (sm_{capability[0]}{capability[1]})", " ".join(architectures)
-        raise NoGpu(
-            f"torch {torch.__version__} is not built for {has} but for {built}: take another build, for an image with "
-            "lastrun image build --torch"
-        )
+        raise NoGpu(f"torch {torch.__version__} is not built for {has} but for {built}: {_build_for(capability)}")
     try:
         ones = torch.ones(64, 64, device=device)
         total = float((ones @ ones).sum())
@@ -76,6 +77,25 @@ def check(device: torch.device) -> None:
         raise NoGpu(f"{name} does not compute: {one_line(error)}") from None
     if total != 64.0**3:
         raise NoGpu(f"{name} computes wrongly: {total:g} instead of {64**3}")
+
+
+def _build_for(capability: tuple[int, int]) -> str:
+    """Which build of torch to take for a GPU that this one is not for."""
+    if capability >= _SINCE_CUDA_13:
+        return "take a newer one, for an image with lastrun image build --torch"
+    if capability < _SINCE_CUDA_12_6:
+        return "no build of the torch that this needs is (those for CUDA 12.6 begin with sm_50): take another GPU"
+    release = torch.__version__.split("+")[0]
+    version = release if _numbers(release) < _WITHOUT_CUDA_12_6 else "2.14.0"
+    build = f"torch=={version}+cu126"
+    return (
+        f"the builds for CUDA 12.6, up to torch 2.14, are: {build}, from PyTorch's index cu126; "
+        f"for an image lastrun image build --torch {build}, with --base (docs/docker.md)"
+    )
+
+
+def _numbers(release: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", release)[:2])
 
 
 def why_none() -> str:

@@ -31,6 +31,7 @@ CONFIGS = Path(__file__).parent / "configs"
 KEY_ALIASES = {
     "training.num_workers": "hardware.num_workers",
     "training.pin_memory": "hardware.pin_memory",
+    "training.cuda_graphs": "hardware.cuda_graphs",
     "training.dropout": "model.dropout",
     "training.drop_path_rate": "model.drop_path_rate",
     "store.keep_last": "checkpoint.keep_last",

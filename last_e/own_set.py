@@ -30,7 +30,7 @@ _MOST_TOLD = 6
 _SAMPLE_BYTES = 1 << 18
 SMALLEST, LARGEST = 50, 5000
 """A torso in the file's whole numbers: of a smaller one a clip is scaled as if it had so much
-(:func:`last_e.data.transform.place`), and no body has a larger one."""
+(:func:`last_e.data.placement.place`), and no body has a larger one."""
 FLAT = 0.01
 """A depth of so much of the width is none."""
 

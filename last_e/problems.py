@@ -64,7 +64,7 @@ def allowed_values(annotation: Any, metadata: Iterable[Any] = ()) -> str:
         base, *extra = get_args(annotation)
         unpacked = [m for item in extra for m in getattr(item, "metadata", [item])]
         return allowed_values(base, [*unpacked, *metadata])
-    if any(isinstance(m, BeforeValidator) for m in metadata):  # durations are the only values that are read specially
+    if annotation is int and any(isinstance(m, BeforeValidator) for m in metadata):  # durations alone are read specially
         return "a duration such as 8h50m or a number of seconds"
     if origin in (Union, UnionType):
         parts = [allowed_values(arg, metadata) for arg in get_args(annotation) if arg is not NoneType]

@@ -10,6 +10,7 @@ before the next round.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import TypeVar
 
@@ -20,10 +21,15 @@ _MASK = 0xFFFFFFFF
 _GOLDEN = 0x9E3779B9
 
 Whole = TypeVar("Whole", int, Tensor)
+Key = int | Tensor
+"""A number, or a tensor () of int64 with one, on the device of what is drawn."""
+KeyOf = Callable[[int], Key]
+"""The key of a purpose."""
 
 # Purposes: no two uses share numbers.
 ORDER, CROP, WARP, JITTER, DROPOUT, DROP_PATH, CLASS_TURN, CLIP_TURN = range(1, 9)
 MIRROR, MOTION, LIMBS, POSE, LEAN, DRIFT, SPEED, MASK_JOINTS, MASK_FRAMES, MIXUP, PARTNER = range(9, 20)
+PURPOSES = range(1, 20)
 
 
 @lru_cache(maxsize=256)
@@ -35,7 +41,12 @@ def key(seed: int, purpose: int, epoch: int) -> int:
     return state
 
 
-def random_bits(key: int, index: Tensor, columns: int) -> Tensor:
+def key_of(seed: int, epoch: int, purpose: int) -> int:
+    """:func:`key` of one epoch of one run."""
+    return key(seed, purpose, epoch)
+
+
+def random_bits(key: Key, index: Tensor, columns: int) -> Tensor:
     """32 random bits for each index and column: (len(index), columns) int64, on the device of ``index`` (int64)."""
     row = _mix((_mix(index & _MASK ^ key) + (index >> 32)) & _MASK)
     column = torch.arange(1, columns + 1, device=index.device) * _GOLDEN & _MASK
@@ -48,12 +59,12 @@ def host_bits(key: int, index: int) -> int:
     return _mix(_mix(row ^ _GOLDEN) ^ key)
 
 
-def uniform(key: int, index: Tensor, columns: int) -> Tensor:
+def uniform(key: Key, index: Tensor, columns: int) -> Tensor:
     """Uniform in [0, 1): (len(index), columns) float32, multiples of 2^-24."""
     return (random_bits(key, index, columns) >> 8).float() * 2.0**-24
 
 
-def normal(key: int, index: Tensor, columns: int) -> Tensor:
+def normal(key: Key, index: Tensor, columns: int) -> Tensor:
     """Close to standard normal: (len(index), columns) float32.
 
     The sum of four 16-bit uniforms (Irwin-Hall), centred and scaled: no transcendental function, so every device gives

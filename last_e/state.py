@@ -94,9 +94,9 @@ class Counters:
 
     def set(self, totals: Totals, bad_in_a_row: int) -> None:
         """Begin with these."""
-        device = self._sums.device
-        self._sums = torch.tensor([totals.loss, totals.ib_loss, totals.hits, totals.clips], dtype=torch.float64, device=device)
-        self._steps = torch.tensor([totals.skipped, bad_in_a_row, bad_in_a_row], dtype=torch.float64, device=device)
+        # In place, since a step that was recorded as a CUDA graph goes on with what is there.
+        self._sums.copy_(torch.tensor([totals.loss, totals.ib_loss, totals.hits, totals.clips], dtype=torch.float64))
+        self._steps.copy_(torch.tensor([totals.skipped, bad_in_a_row, bad_in_a_row], dtype=torch.float64))
 
 
 @dataclass
@@ -140,6 +140,30 @@ class State:
         # Once: they are changed in place, and listing some 300 takes longer than copying them.
         self._weights = dict(self.model.state_dict())
         self.average = None if self.ema is None else Average(self._weights, self.ema)
+        if self.device.type == "cuda":
+            self.keep_rate_on_device()
+
+    def keep_rate_on_device(self) -> None:
+        """Have the optimizer read its rate where it computes, so that a step which was recorded finds that of its time."""
+        for options in self.optimizer.param_groups:
+            options["lr"] = torch.tensor(float(options["lr"]), device=self.device)
+
+    def set_rate(self, lr: float) -> None:
+        """The learning rate of the next step."""
+        for options in self.optimizer.param_groups:
+            rate = lr * options.get("lr_factor", 1.0)
+            if isinstance(options["lr"], Tensor):
+                options["lr"].fill_(rate)
+            else:
+                options["lr"] = rate
+
+    def forget_step(self) -> None:
+        """What a step that was begun and not done has left for the rest of it: gradients, and what the scaler has noted."""
+        for parameter in self.parameters:
+            parameter.grad = None
+        noted = self.scaler.state_dict()
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.scaler.is_enabled())
+        self.scaler.load_state_dict(noted)
 
     def new_epoch(self) -> None:
         """Begin the sums of an epoch."""
@@ -208,7 +232,7 @@ class State:
         counted = self.counters.read()
         return {
             "model": self._weights,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": _with_numbers(self.optimizer.state_dict()),
             "optimizer_kind": type(self.optimizer).__name__,
             "scaler": self.scaler.state_dict(),
             "step": self.step,
@@ -283,6 +307,12 @@ class State:
         return warning
 
 
+def _with_numbers(stored: dict[str, Any]) -> dict[str, Any]:
+    """An optimizer's state without rates that are on the device: each step sets its own."""
+    groups = [{**group, "lr": 0.0} if isinstance(group["lr"], Tensor) else group for group in stored["param_groups"]]
+    return {**stored, "param_groups": groups}
+
+
 def _norms(model: torch.nn.Module) -> list[Any]:
     return [module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
 
@@ -326,7 +356,7 @@ def _mask(model: LastE, packed: Tensor) -> Tensor | None:
 def train_step(
     state: State,
     batches: Iterable[Batch],
-    lr: float,
+    lr: float | None,
     config: TrainConfig,
     precision: Precision,
     group: Group = ALONE,
@@ -336,7 +366,7 @@ def train_step(
 
     ``batches`` are this rank's share of the ``parts`` that the step has, all of them without a ``group``. Each part gives a
     gradient and moves the running statistics; both are added up in an order that follows from ``parts`` alone, so that the
-    result does not depend on the ranks.
+    result does not depend on the ranks. The rate is ``lr``, or where that is None what :meth:`State.set_rate` was told.
 
     A step whose loss or gradient is not finite changes nothing: neither weights nor momentum nor running statistics. That is
     decided on the device, which the host never waits for.
@@ -345,8 +375,8 @@ def train_step(
     training = config.training
     if not model.training:
         model.train()
-    for options in optimizer.param_groups:
-        options["lr"] = lr * options.get("lr_factor", 1.0)
+    if lr is not None:
+        state.set_rate(lr)
     if parts is None:
         batches = list(batches)
         parts = len(batches)

@@ -9,7 +9,9 @@ import shutil
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ from last_e.environment import usable_cores
 from last_e.evaluate import Scores, evaluate, keep_predictions, mirror_for
 from last_e.events import Beat, CheckpointSaved, Ended, EpochDone, Message, Progress, Sink, Started
 from last_e.gpu import Usage
+from last_e.graphs import Graphs, graphs_for
 from last_e.init.fit import begin_with, freeze
 from last_e.init.read import read_weights
 from last_e.known import description_of
@@ -142,11 +145,16 @@ def run(
         same = (fingerprint, precision.reason, kind, torch.__version__)
         group.see_that_all_have(state.digest(*same))
 
+    # From here on nothing is restored any more, so that steps may be recorded.
+    graphs = graphs_for(state, train, config, precision, group.size, lambda text: sink.emit(Message(text)))
+
     def saved(path: Path, about: Manifest) -> None:
         sink.emit(CheckpointSaved(str(path), about.step, about.epoch))
 
     if group.rank:
-        return Session(config, state, train, scored, last, device, precision, sink, stop, None, None, fingerprint, group).run()
+        return Session(
+            config, state, train, scored, last, device, precision, sink, stop, None, None, fingerprint, group, graphs
+        ).run()
     writer = checkpoint.Writer(out / "checkpoints", config.checkpoint.keep_last, saved)
     try:
         out.mkdir(exist_ok=True)
@@ -175,7 +183,7 @@ def run(
             )
         )
         session = Session(
-            config, state, train, scored, last, device, precision, sink, stop, history, writer, fingerprint, group
+            config, state, train, scored, last, device, precision, sink, stop, history, writer, fingerprint, group, graphs
         )
         try:
             return session.run()
@@ -211,6 +219,7 @@ class Session:
     writer: checkpoint.Writer | None
     fingerprint: str
     group: Group = ALONE
+    graphs: Graphs | None = None
 
     def __post_init__(self) -> None:
         self.saved_at: tuple[int, bool] | None = None
@@ -246,11 +255,11 @@ class Session:
             state.tested = None  # of a run that was over, and goes on
         self.skipped = 0 if first == 0 else state.counters.read().totals.skipped
         self.epoch_began, self.epoch_began_step = time.monotonic(), state.step
-        for batches in self.train.epoch(epoch, first):
+        for step in _steps(self, epoch, first):
             if (reason := self._asked()) is not None:
                 return self._stopped(reason)
             with self.group.work(self.train.own):
-                train_step(state, batches, self._rate(), self.config, self.precision, self.group, self.train.parts)
+                step()
             state.step += 1
             state.evaluated = state.step % self.train.steps != 0
             if self.points is not None:
@@ -459,6 +468,17 @@ class Session:
         self.sink.emit(progress)
 
 
+def _steps(session: Session, epoch: int, first: int) -> Iterator[Callable[[], None]]:
+    """Those of an epoch, each to be done before the next is asked for."""
+    if session.graphs is not None:
+        for pieces in session.train.drafts(epoch, first):
+            yield partial(session.graphs.step, pieces, epoch, session._rate())
+        return
+    more = session.config, session.precision, session.group, session.train.parts
+    for batches in session.train.epoch(epoch, first):
+        yield partial(train_step, session.state, batches, session._rate(), *more)
+
+
 def session_end(state: State, reason: str, message: str, config: TrainConfig, steps_per_epoch: int) -> Ended:
     """How a stretch of training ended, with the scores so far."""
     test, validated = (state.tested, state.last) if state.keeps_best else (state.last, None)
@@ -604,6 +624,7 @@ def set_up_torch(config: TrainConfig, device: torch.device, sink: Sink, ranks: i
     torch.set_deterministic_debug_mode("error" if device.type == "cpu" else "default")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a pass over every new tensor
     torch.backends.cudnn.benchmark = False  # batches vary in their number of bodies: it would search anew for each
+    torch.backends.cudnn.deterministic = True  # some of its gradients of weights are added in another order each time
     torch.backends.cudnn.allow_tf32 = False  # float32 means float32
     # Checkpoints are written by a thread of this process: it must give the interpreter back in less than Python's 5 ms.
     sys.setswitchinterval(0.0005)

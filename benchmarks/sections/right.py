@@ -189,8 +189,9 @@ def _first_batches(made: TrainBatches, count: int) -> list[Batch]:
 
 
 def no_waiting(task: Task) -> dict[str, Any]:
-    """Neither a batch nor a step makes the host wait for the device."""
-    own = Own(task.config, some_clips(task), task.device)
+    """Neither a batch nor a step makes the host wait for the device, other than to record a graph."""
+    hardware = task.config.hardware.model_copy(update={"cuda_graphs": "off"})
+    own = Own(task.config.model_copy(update={"hardware": hardware}), some_clips(task), task.device)
     steps = own.epoch()
     for _ in range(3):
         next(steps)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -26,6 +27,7 @@ from last_e.data.files import read_clips
 from last_e.data.synthetic import synthetic_clips
 from last_e.environment import usable_cores
 from last_e.events import Discard
+from last_e.graphs import Graphs, graphs_for
 from last_e.manifest import Manifest
 from last_e.model.network import LastE
 from last_e.optim import build_optimizer, parameter_groups
@@ -56,6 +58,10 @@ class Own:
         model = LastE(config.model, config.data.num_classes).to(device)
         scaler = torch.amp.GradScaler(device.type, enabled=self.precision.scaled)
         self.state = State(model, build_optimizer(model, config.training), scaler)
+        self.graphs = self._graphs(self.batches)
+
+    def _graphs(self, batches: TrainBatches) -> Graphs | None:
+        return graphs_for(self.state, batches, self.config, self.precision, self.group.size, lambda text: None)
 
     def _forever(self) -> Iterator[list[Batch]]:
         epoch = 0
@@ -81,13 +87,18 @@ class Own:
             yield len(batch.label)
 
     def train(self) -> Iterator[int]:
-        """Training steps on batches that are there."""
+        """Training steps on batches that are there; of CUDA graphs, of which making them is a part, always on the same one."""
         index = typical(self.batches.clips, self.batches.batch)
         noise, group = self.state.model.noise_shape, self.group
         micro_batch = self.config.hardware.micro_batch
         there = TrainBatches(
             self.batches.clips, index, self.config.training, micro_batch, noise, rank=group.rank, ranks=group.size
         )
+        if (graphs := self._graphs(there)) is not None:
+            pieces = next(there.drafts(0))
+            while True:
+                graphs.step(pieces, 0, 0.01)
+                yield self.batches.batch
         step = [batch.to(self.device) for batch in next(there.epoch(0))]
         while True:
             with group.work(there.own):
@@ -96,6 +107,11 @@ class Own:
 
     def epoch(self) -> Iterator[int]:
         """Training steps on batches as they are made, as an epoch goes."""
+        if self.graphs is not None:
+            for number in count():
+                for pieces in self.batches.drafts(number):
+                    self.graphs.step(pieces, number, 0.01)
+                    yield self.batches.batch
         for step in self._forever():
             train_step(self.state, step, 0.01, self.config, self.precision)
             if self.device.type == "cpu":

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from last_e import rng
 from last_e.config import AugmentationsConfig
+from last_e.rng import Key
 from last_e.skeletons import Skeleton
 
 MOTION_RANGE = (0.15, 1.1)
@@ -76,7 +77,7 @@ def across(flip: Tensor) -> Tensor:
 # --- over time -----------------------------------------------------------------------------------------------------------
 
 
-def pace(key: int, position: Tensor, most: float, frames: int) -> Tensor:
+def pace(key: Key, position: Tensor, most: float, frames: int) -> Tensor:
     """Moments of a crop, from 0 to 1, that are shown: (n, T). The pace rises or falls evenly, from 1 - a to 1 + a of the mean,
     |a| <= ``most`` < 1: g(u) = u + a u (u - 1), so that both ends stay where they are."""
     change = most * (2 * rng.uniform(key, position, 1) - 1)
@@ -89,14 +90,14 @@ def scaled_motion(joints: Tensor, middle: Tensor, factor: Tensor) -> Tensor:
     return torch.lerp(middle, joints, factor[:, None, None, None])
 
 
-def motion_factor(key: int, person: Tensor, config: AugmentationsConfig) -> Tensor:
+def motion_factor(key: Key, person: Tensor, config: AugmentationsConfig) -> Tensor:
     """By how much the range of motion of each row is scaled: (r,), 1 where it is not."""
     numbers = rng.uniform(key, person, 2)
     low, high = config.motion_range or MOTION_RANGE
     return torch.where(numbers[:, 0] < (config.motion or 0.0), low + (high - low) * numbers[:, 1], 1.0)
 
 
-def without_frames(key: int, person: Tensor, joints: Tensor, most: float) -> Tensor:
+def without_frames(key: Key, person: Tensor, joints: Tensor, most: float) -> Tensor:
     """Joints (r, T, V, 3) with a stretch of up to ``most`` of the frames that is not seen: there they move on a straight line
     from the frame before to the one behind it. The first frame and the last are always seen."""
     rows, frames = joints.shape[:2]
@@ -148,7 +149,7 @@ def sides(skeleton: Skeleton, device: torch.device) -> Tensor:
     return torch.tensor([first.get(joint, joint) for joint in range(len(skeleton.joints))], device=device)
 
 
-def limbs(key: int, person: Tensor, skeleton: Skeleton, most: float) -> Tensor:
+def limbs(key: Key, person: Tensor, skeleton: Skeleton, most: float) -> Tensor:
     """What makes bones longer or shorter by up to ``most`` of their length, those of both sides alike: (r, V, V), to be
     multiplied with joints. A joint is the root plus all bones on the way to it, so that this is way @ diag(factor) @ bone."""
     numbers = rng.uniform(key, person, len(skeleton.joints))[:, sides(skeleton, person.device)]
@@ -164,7 +165,7 @@ def of_joints(operator: Tensor, joints: Tensor) -> Tensor:
     return (flat @ operator.transpose(1, 2)).view(rows, frames, 3, count).transpose(2, 3).contiguous()
 
 
-def pose(key: int, person: Tensor, skeleton: Skeleton, most: float) -> Tensor:
+def pose(key: Key, person: Tensor, skeleton: Skeleton, most: float) -> Tensor:
     """How far joints are moved all clip long, (r, 1, V, 3): the far end of each bone by up to ``most`` along each axis, and
     with it all that hangs on it."""
     count = len(skeleton.joints)
@@ -173,7 +174,7 @@ def pose(key: int, person: Tensor, skeleton: Skeleton, most: float) -> Tensor:
     return (ways(skeleton, person.device) @ moves)[:, None]
 
 
-def without_joints(key: int, person: Tensor, joints: Tensor, skeleton: Skeleton, chance: float) -> Tensor:
+def without_joints(key: Key, person: Tensor, joints: Tensor, skeleton: Skeleton, chance: float) -> Tensor:
     """Joints (r, T, V, 3) of which some are not seen, each by the same ``chance``: they lie where the nearest one is that is
     seen on the way to the root, as in own sets. The root is always seen."""
     hidden = (rng.uniform(key, person, len(skeleton.joints)) < chance).unbind(1)
@@ -192,7 +193,7 @@ def without_joints(key: int, person: Tensor, joints: Tensor, skeleton: Skeleton,
 # --- of the whole body ---------------------------------------------------------------------------------------------------
 
 
-def lean(key: int, position: Tensor, most: float) -> Tensor:
+def lean(key: Key, position: Tensor, most: float) -> Tensor:
     """Rotations (n, 3, 3) about x and then about z, by up to ``most`` degrees each."""
     angle = most * _RADIANS * (2 * rng.uniform(key, position, 2) - 1)
     (a, b), zero, one = angle.unbind(1), torch.zeros_like(angle[:, 0]), torch.ones_like(angle[:, 0])
@@ -201,7 +202,7 @@ def lean(key: int, position: Tensor, most: float) -> Tensor:
     return about_z @ about_x
 
 
-def drift(key: int, person: Tensor, most: float, frames: int) -> Tensor:
+def drift(key: Key, person: Tensor, most: float, frames: int) -> Tensor:
     """How far a body has gone over the ground, (r, T, 1, 3): evenly, up to ``most`` along x and z by the last frame."""
     end = most * (2 * rng.uniform(key, person, 2) - 1)
     whole = torch.stack([end[:, 0], torch.zeros_like(end[:, 0]), end[:, 1]], dim=1)
@@ -211,7 +212,7 @@ def drift(key: int, person: Tensor, most: float, frames: int) -> Tensor:
 # --- pairs ---------------------------------------------------------------------------------------------------------------
 
 
-def larger_share(key: int, position: Tensor, concentration: float) -> Tensor:
+def larger_share(key: Key, position: Tensor, concentration: float) -> Tensor:
     """The larger share of two clips that are mixed: (n,) in [0.5, 1], max(b, 1 - b) of b from Beta(a, a), a the
     ``concentration`` (Zhang et al., mixup: Beyond Empirical Risk Minimization, ICLR 2018)."""
     at = rng.uniform(key, position, 1)[:, 0] * _TABLE

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -21,10 +22,12 @@ from last_e.data import augment, transform
 from last_e.data.augment import Mirror
 from last_e.data.balance import balanced_order
 from last_e.data.clips import Clips
+from last_e.data.placement import Placement
 from last_e.data.shown import Spoil, augmented, spoilt
 from last_e.model.network import Noise
 from last_e.problems import ConfigError, Problem
 from last_e.ranks.fold import shares
+from last_e.rng import KeyOf
 
 AHEAD_PER_WORKER = 2
 T = TypeVar("T")
@@ -94,18 +97,15 @@ class Order:
         bodies = clips.bodies_on_host[index]
         owner, body = rows_of(bodies)
         self._begin = [0, *bodies.cumsum(0).tolist()]
-        self._clips = clips
         device = clips.joints.device
         self._index, self._owner, self._body = (tensor.to(device, non_blocking=True) for tensor in (index, owner, body))
 
     def piece(self, begin: int, end: int) -> Piece:
         """The clips from ``begin`` up to ``end``."""
         first, last = self._begin[begin], self._begin[end]
-        index, owner = self._index[begin:end], self._owner[first:last] - begin
-        single = last - first == end - begin
-        weight = None if single else self._clips.bodies[index].float().reciprocal()[owner]
+        index = self._index[begin:end]
         position = torch.arange(begin, end, device=index.device)
-        return Piece(position, index, owner, self._body[first:last], weight)
+        return Piece(position, index, self._owner[first:last] - begin, self._body[first:last])
 
 
 class Piece(NamedTuple):
@@ -119,8 +119,11 @@ class Piece(NamedTuple):
     """(r,) int64: which of the n clips a row belongs to."""
     body: Tensor
     """(r,) int64: which of its bodies."""
-    row_weight: Tensor | None
-    """(r,) one over the clip's number of bodies; None where every clip has one."""
+
+    def row_weight(self, clips: Clips) -> Tensor | None:
+        """(r,) one over the number of bodies of the row's clip; None where every clip has one."""
+        single = len(self.owner) == len(self.clip)
+        return None if single else clips.bodies[self.clip].float().reciprocal()[self.owner]
 
 
 class TrainBatches:
@@ -162,67 +165,83 @@ class TrainBatches:
         self.batch = effective_batch(config)
         self.own = sum(self._size(part) for part in self.share)
         self.steps = len(index) // self.batch
-        self.placement = transform.place(clips)
-        self._label = clips.label.cpu()[index]
+        self.placement = clips.placement
         if self.steps == 0:
             allowed = f"at most {len(index)} clips, all there are to train with, times training.gradient_accumulation_steps"
             raise ConfigError([Problem("configuration", "training.batch_size", f"{self.batch} clips a step", allowed)])
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[Batch]]:
         """The steps of an epoch from ``first_step`` on, each as the micro-batches of this share."""
+        order, key = self._order(epoch), partial(rng.key_of, self.config.seed, epoch)
+
+        def made(step: int) -> list[Batch]:
+            if self.mixes:
+                return [self._with_others(epoch, order, step, *part) for part in self._ends(step)]
+            return [self.make(order.piece(*part), key) for part in self._ends(step)]
+
+        return prefetch(made, range(first_step, self.steps), self.workers)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether clips are mixed with others of their step."""
+        return self.config.augment and self.config.augmentations.mixup is not None
+
+    def drafts(self, epoch: int, first_step: int = 0) -> Iterator[list[Piece]]:
+        """The same as :meth:`epoch`, of which :meth:`make` is still to make the batches; not where clips are mixed."""
+        order = self._order(epoch)
+        for step in range(first_step, self.steps):
+            yield [order.piece(*part) for part in self._ends(step)]
+
+    def _order(self, epoch: int) -> Order:
         if self.config.sampler == "balanced":
-            permutation = balanced_order(self.config.seed, epoch, self._label)
+            permutation = balanced_order(self.config.seed, epoch, self.clips.label.cpu()[self.index])
         else:
             permutation = rng.permutation(rng.key(self.config.seed, rng.ORDER, epoch), len(self.index))
-        order = Order(self.clips, self.index[permutation])
-        return prefetch(lambda step: self._step(epoch, order, step), range(first_step, self.steps), self.workers)
+        return Order(self.clips, self.index[permutation])
 
-    def _step(self, epoch: int, order: Order, step: int) -> list[Batch]:
+    def _ends(self, step: int) -> Iterator[tuple[int, int]]:
+        """Where in the epoch's order this share's micro-batches begin and end."""
         # Micro-batches never straddle two of the recipe's batches, so accumulation cuts at the same places everywhere.
         size, larger = divmod(self.config.batch_size, self.cuts)
-        batches = []
         for part in self.share:
             batch, cut = divmod(part, self.cuts)
             begin = step * self.batch + batch * self.config.batch_size + cut * size + min(cut, larger)
-            batches.append(self._micro(epoch, order, step, begin, begin + self._size(part)))
-        return batches
+            yield begin, begin + self._size(part)
 
     def _size(self, part: int) -> int:
         size, larger = divmod(self.config.batch_size, self.cuts)
         return size + (part % self.cuts < larger)
 
-    def _micro(self, epoch: int, order: Order, step: int, begin: int, end: int) -> Batch:
-        """All random numbers hang on the clips' positions in the epoch."""
-        piece, mixed = order.piece(begin, end), None
-        position, index, owner, body, weight = piece
+    def make(self, piece: Piece, key: KeyOf) -> Batch:
+        """A micro-batch. All random numbers hang on the clips' positions in the epoch."""
         if self.config.augment:
-            joints, label = self._shown(epoch, piece)
-            if self.config.augmentations.mixup is not None:
-                joints, mixed = self._mixed(epoch, order, step, begin, piece, joints, label)
-        else:
-            joints = still(self.clips, self.placement, index, owner, body, self.config.input_frames)
-            label = self.clips.label[index]
+            return self._batch(piece, key, *self._shown(key, piece))
+        _, clip, owner, body = piece
+        joints = still(self.clips, self.placement, clip, owner, body, self.config.input_frames)
+        return self._batch(piece, key, joints, self.clips.label[clip])
+
+    def _batch(self, piece: Piece, key: KeyOf, joints: Tensor, label: Tensor, mixed: Mixed | None = None) -> Batch:
         width, blocks = self.noise_shape
         noise = Noise(
-            rng.uniform(rng.key(self.config.seed, rng.DROPOUT, epoch), position, width)[owner],
-            rng.uniform(rng.key(self.config.seed, rng.DROP_PATH, epoch), position, blocks)[owner],
+            rng.uniform(key(rng.DROPOUT), piece.position, width)[piece.owner],
+            rng.uniform(key(rng.DROP_PATH), piece.position, blocks)[piece.owner],
         )
-        return Batch(transform.to_streams(joints, self.clips.skeleton), owner, label, weight, noise, mixed)
+        streams, weight = transform.to_streams(joints, self.clips.skeleton), piece.row_weight(self.clips)
+        return Batch(streams, piece.owner, label, weight, noise, mixed)
 
-    def _shown(self, epoch: int, piece: Piece) -> tuple[Tensor, Tensor]:
-        where = piece.position, piece.clip, piece.owner, piece.body
-        return augmented(self.clips, self.placement, self.mirror, self.config, epoch, *where)
+    def _shown(self, key: KeyOf, piece: Piece) -> tuple[Tensor, Tensor]:
+        return augmented(self.clips, self.placement, self.mirror, self.config, key, *piece)
 
-    def _mixed(
-        self, epoch: int, order: Order, step: int, begin: int, piece: Piece, joints: Tensor, label: Tensor
-    ) -> tuple[Tensor, Mixed]:
+    def _with_others(self, epoch: int, order: Order, step: int, begin: int, end: int) -> Batch:
         """Clips, each mixed with the one that stands some places further in the step, as far for all of them; behind the step's
         end its beginning follows. Of one that has fewer bodies than the other some count twice; if it is the other that has
         more, some of those do not count."""
-        concentration, seed = self.config.augmentations.mixup, self.config.seed
+        concentration, piece = self.config.augmentations.mixup, order.piece(begin, end)
+        key = partial(rng.key_of, self.config.seed, epoch)
         assert concentration is not None
+        joints, label = self._shown(key, piece)
         n, first = len(label), step * self.batch
-        away = 1 + rng.host_bits(rng.key(seed, rng.PARTNER, epoch), step) % (self.batch - 1)
+        away = 1 + rng.host_bits(rng.key(self.config.seed, rng.PARTNER, epoch), step) % (self.batch - 1)
         other = torch.arange(n, device=label.device)
         others, labels, clips, owner = joints, label, piece.clip, piece.owner
         if n == self.batch:  # they are all here
@@ -231,15 +250,15 @@ class TrainBatches:
             at = first + (begin - first + away) % self.batch
             end = min(at + n, first + self.batch)
             pieces = [order.piece(at, end), *([order.piece(first, first + n - (end - at))] if end - at < n else [])]
-            made = [self._shown(epoch, one) for one in pieces]
+            made = [self._shown(key, one) for one in pieces]
             others, labels = torch.cat([one for one, _ in made]), torch.cat([one for _, one in made])
             clips = torch.cat([one.clip for one in pieces])
             owner = torch.cat([pieces[0].owner, *(one.owner + end - at for one in pieces[1:])])
         bodies, begins = self.clips.bodies[clips][other], torch.searchsorted(owner, other)
         row = begins[piece.owner] + piece.body % bodies[piece.owner]
-        share = augment.larger_share(rng.key(seed, rng.MIXUP, epoch), piece.position, concentration)
+        share = augment.larger_share(key(rng.MIXUP), piece.position, concentration)
         mixed = torch.lerp(others[row], joints, share[piece.owner][:, None, None, None])
-        return mixed, Mixed(labels[other], share)
+        return self._batch(piece, key, mixed, label, Mixed(labels[other], share))
 
 
 class TestBatches:
@@ -265,7 +284,7 @@ class TestBatches:
         self.mirror, self.spoil = mirror, spoil
         self.rank, self.ranks = rank, ranks
         self.batch_size, self.workers = batch_size, workers
-        self.placement = transform.place(clips)
+        self.placement = clips.placement
         self._order = Order(clips, index)
 
     def of(self, index: Tensor) -> TestBatches:
@@ -287,7 +306,8 @@ class TestBatches:
 
     def _batch(self, number: int) -> Batch:
         begin = number * self.batch_size
-        _, index, owner, body, weight = self._order.piece(begin, min(begin + self.batch_size, len(self.index)))
+        piece = self._order.piece(begin, min(begin + self.batch_size, len(self.index)))
+        _, index, owner, body = piece
         where = index, owner, body, self.frames, self.begin
         if self.spoil is None:
             joints = still(self.clips, self.placement, *where)
@@ -296,12 +316,13 @@ class TestBatches:
         if self.mirror is not None:
             joints = augment.swapped(joints, self.mirror)
             joints[..., 0].neg_()
-        return Batch(transform.to_streams(joints, self.clips.skeleton), owner, self.clips.label[index], weight)
+        streams, weight = transform.to_streams(joints, self.clips.skeleton), piece.row_weight(self.clips)
+        return Batch(streams, owner, self.clips.label[index], weight)
 
 
 def still(
     clips: Clips,
-    placement: transform.Placement,
+    placement: Placement,
     index: Tensor,
     owner: Tensor,
     body: Tensor,

@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from last_e.data.placement import Placement, place
 from last_e.datafile import DataError
 from last_e.described import Description
 from last_e.skeletons import NTU25, Skeleton
@@ -59,6 +60,11 @@ class Clips:
         """:attr:`bodies` in the host's memory: how many rows a batch has is asked often."""
         return self.bodies.cpu()
 
+    @cached_property
+    def placement(self) -> Placement:
+        """What centres, turns and scales each clip; measured once, in the host's memory, and taken along from there."""
+        return place(self)
+
     @property
     def skeleton(self) -> Skeleton:
         """Whose joints they are."""
@@ -83,7 +89,9 @@ class Clips:
         """The same on ``device``; the splits, which only the host asks for, stay where they are."""
         if self.joints.device.type == device.type:
             return self
-        return replace(self, **{name: getattr(self, name).to(device) for name in TENSORS})
+        there = replace(self, **{name: getattr(self, name).to(device) for name in TENSORS})
+        vars(there).update(placement=self.placement.to(device), bodies_on_host=self.bodies_on_host)
+        return there
 
     def check(self, num_classes: int, source: str) -> None:
         """See that the parts agree.

@@ -12,14 +12,16 @@ from last_e.config import TrainingConfig
 from last_e.data import augment, transform
 from last_e.data.augment import Mirror
 from last_e.data.clips import Clips
+from last_e.data.placement import Placement
+from last_e.rng import KeyOf
 
 
 def augmented(
     clips: Clips,
-    placement: transform.Placement,
+    placement: Placement,
     mirror: Mirror | None,
     recipe: TrainingConfig,
-    epoch: int,
+    key: KeyOf,
     position: Tensor,
     index: Tensor,
     owner: Tensor,
@@ -35,16 +37,13 @@ def augmented(
         placement: of each of its clips.
         mirror: what changes places in a mirror, for a recipe that mirrors.
         recipe: ``training``, with ``augment``.
-        epoch: from 0.
+        key: of each purpose, in the epoch.
         position: (n,) where in the epoch's order clips stand; all random numbers hang on that.
         index: (n,) which of the data set they are.
         owner: (r,) which of the n clips a row is of.
         body: (r,) which of its bodies.
     """
     more, frames, skeleton = recipe.augmentations, recipe.input_frames, clips.skeleton
-
-    def key(purpose: int) -> int:
-        return rng.key(recipe.seed, purpose, epoch)
 
     label, person = clips.label[index], position
     if any(one is not None for _, one in more):  # else nobody asks
@@ -96,7 +95,7 @@ class Spoil(NamedTuple):
 
 def spoilt(
     clips: Clips,
-    placement: transform.Placement,
+    placement: Placement,
     spoil: Spoil,
     index: Tensor,
     owner: Tensor,

@@ -5,7 +5,6 @@ n clips of a batch, r rows (a clip's bodies one after the other), T frames, V jo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from last_e import rng
 from last_e.data.clips import Clips
+from last_e.rng import Key
 from last_e.skeletons import NTU25, Skeleton
 
 MAX_ANGLE = torch.pi / 12  # 15 degrees
@@ -22,48 +22,7 @@ JITTER_METRES = 0.01
 TEST_CROP = 0.95
 
 
-@dataclass(frozen=True)
-class Placement:
-    """Per clip: what centres, turns and scales it. All bodies of a clip share it."""
-
-    origin: Tensor
-    """(N, 3) metres: the centre joint (NTU: the spine base) of the main body's first frame."""
-    turn: Tensor
-    """(N, 3, 3): rotation about y that lays that frame's line from left to right shoulder along x, over the torso length; no
-    rotation where nothing has sides, or a set has two dimensions."""
-    torso: Tensor
-    """(N,) metres: mean length of the main body's torso (NTU: from spine base to neck)."""
-
-
-def place(clips: Clips) -> Placement:
-    """Measure every clip's placement once (``Preparation of a clip`` in docs/data.md). It is where the clips are.
-
-    It is computed on the CPU whatever the device, so that it is the same on all of them.
-    """
-    device = clips.joints.device
-    clips = clips.to(torch.device("cpu"))
-    first = clips.joints[clips.start].double() / 1000
-    skeleton = clips.skeleton
-    angle = torch.zeros(len(clips), dtype=torch.float64)
-    if skeleton.pairs and not clips.is_flat:
-        left, right = skeleton.pairs[0]
-        across = first[:, right] - first[:, left]
-        angle = torch.atan2(across[:, 2], across[:, 0])
-    cos, sin, zero, one = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)
-    turn = torch.stack([cos, zero, sin, zero, one, zero, -sin, zero, cos], dim=1).view(-1, 3, 3)
-
-    owner = torch.repeat_interleave(torch.arange(len(clips)), clips.length * clips.bodies)
-    row = torch.arange(len(owner)) - clips.start[owner]
-    main = row < clips.length[owner]
-    low, high = skeleton.measure
-    spine = (clips.joints[:, high].double() - clips.joints[:, low].double()).norm(dim=1) / 1000
-    total = torch.zeros(len(clips), dtype=torch.float64).index_add_(0, owner[main], spine[main])
-    torso = (total / clips.length).clamp(min=0.05)  # a body without extent must not become infinite
-    turn = turn / torso[:, None, None]
-    return Placement(*(tensor.float().to(device) for tensor in (first[:, skeleton.centre], turn, torso)))
-
-
-def train_crop(key: int, position: Tensor) -> Tensor:
+def train_crop(key: Key, position: Tensor) -> Tensor:
     """A random part of each clip, 50 to 100% of it: (n, 2) begin and span as fractions."""
     numbers = rng.uniform(key, position, 2)
     span = 0.5 + 0.5 * numbers[:, 0]
@@ -76,7 +35,7 @@ def test_crop(index: Tensor, begin: float | None = None) -> Tensor:  # noqa: PT0
     return torch.stack([begins, torch.full_like(begins, TEST_CROP)], dim=1)
 
 
-def warp(key: int, position: Tensor, most: float = MAX_ANGLE) -> Tensor:
+def warp(key: Key, position: Tensor, most: float = MAX_ANGLE) -> Tensor:
     """A random linear map for each clip: (n, 3, 3) = shear @ tilt about x @ rotation about y, by up to ``most``, * scale."""
     numbers = 2 * rng.uniform(key, position, 9) - 1
     yaw, tilt = most * numbers[:, 0], MAX_ANGLE * numbers[:, 1]
@@ -89,7 +48,7 @@ def warp(key: int, position: Tensor, most: float = MAX_ANGLE) -> Tensor:
     return (shear.view(-1, 3, 3) @ about_x.view(-1, 3, 3) @ about_y.view(-1, 3, 3)) * scale[:, None, None]
 
 
-def jitter(key: int, position: Tensor, body: Tensor, frames: int, joints: int = 25, people: int = 2) -> Tensor:
+def jitter(key: Key, position: Tensor, body: Tensor, frames: int, joints: int = 25, people: int = 2) -> Tensor:
     """Sensor noise of 1 cm: (r, T, V, 3) metres, anew for every joint and frame of each of a clip's ``people``."""
     noise = rng.normal(key, position * max(2, people) + body, frames * joints * 3)
     return JITTER_METRES * noise.view(-1, frames, joints, 3)

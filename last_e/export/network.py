@@ -72,7 +72,7 @@ class Recogniser(nn.Module):
         return (rows.view(n, bodies, -1) * share[:, :, None]).sum(dim=1)
 
     def _placed(self, x: Tensor, frames: Tensor) -> Tensor:
-        """(N, C, L, V, M) metres -> (N, 3, L, V, M), centred, turned and scaled as :func:`last_e.data.transform.place` says."""
+        """(N, C, L, V, M) metres -> (N, 3, L, V, M), centred, turned and scaled as :func:`last_e.data.placement.place` says."""
         if self.is_flat:
             x = torch.cat([x, torch.zeros_like(x[:, :1])], dim=1)
         x = x - x[:, :, :1, self.skeleton.centre, :1][:, :, :, None]

@@ -10,12 +10,14 @@ Attribute names are those of the original training code, so that its checkpoints
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from last_e.model.folding import Weights, folded, is_half
 from last_e.model.functions import EveryNthFrame, MeanOverFrames, Pool, ScaleAndAdd, batch_norm, mix_joints, norm_and_depthwise
 from last_e.model.fused import rows
 
@@ -36,19 +38,20 @@ def conv_norm(
     x: Tensor,
     conv: nn.Module,
     norm: nn.Module,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
+    weights: Callable[[], Weights] | None = None,
     *,
     hardswish: bool = False,
     add: Tensor | None = None,
 ) -> Tensor:
     """A convolution and its batch norm, then Hardswish or a sum.
 
-    A norm that keeps to its running statistics goes into the weights. ``weight`` and ``bias`` stand for the convolution's own.
+    A norm that keeps to its running statistics goes into the weights, but not in half precision. ``weights`` makes what stands
+    for the convolution's own.
     """
     assert isinstance(conv, nn.Conv2d)
     assert isinstance(norm, nn.BatchNorm2d)
-    weight = conv.weight if weight is None else weight
+    own = conv.weight
+    weights = weights or (lambda: (own, None))
     if conv.kernel_size == (1, 1) and conv.stride != (1, 1):
         # Left out beforehand. (For a stride and channels that are no multiple of 16, the gradient of the weights that torch
         # 2.13's oneDNN computes on a CPU in channels_last writes beyond its memory.)
@@ -57,14 +60,9 @@ def conv_norm(
     else:
         stride = conv.stride
     options = (stride, conv.padding, conv.dilation, conv.groups)
-    if norm.training:
-        return batch_norm(convolution(x, weight, bias, *options), norm, hardswish=hardswish, add=add)
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    shift = norm.bias - norm.running_mean * scale
-    shift = shift if bias is None else shift + bias * scale
-    y = convolution(x, weight * scale[:, None, None, None], shift, *options)
+    if norm.training or is_half(x):
+        return batch_norm(convolution(x, *weights(), *options), norm, hardswish=hardswish, add=add)
+    y = convolution(x, *folded(norm, weights), *options)
     if add is not None:
         y += add
     return F.hardswish(y, inplace=not torch.is_grad_enabled()) if hardswish else y
@@ -92,22 +90,24 @@ class StreamFusion(nn.Module):
 
     def forward(self, streams: dict[str, Tensor]) -> Tensor:
         x = torch.cat([streams[name] for name in STREAMS], dim=1).contiguous(memory_format=torch.channels_last)
-        # A norm is a scale and a shift of each channel, and what follows is linear: both go into the projection.
-        scale, shift = self._norm(x)
         conv, norm, _ = self.proj.children()
         assert isinstance(conv, nn.Conv2d)
         weight = conv.weight
-        with torch.autocast(x.device.type, enabled=False):
-            scaled, bias = weight * scale[None, :, None, None], weight[:, :, 0, 0] @ shift
-        fused = conv_norm(x, conv, norm, scaled, bias)
+
+        def weights() -> Weights:
+            # A norm is a scale and a shift of each channel, and what follows is linear: both go into the projection.
+            with torch.autocast(x.device.type, enabled=False):
+                scale, shift = self._norm(x)
+                return weight * scale[None, :, None, None], weight[:, :, 0, 0] @ shift
+
+        fused = conv_norm(x, conv, norm, weights)
         return F.relu(fused, inplace=not torch.is_grad_enabled())
 
     def _norm(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and shift (9,) of the streams' norms; in training from the batch, which also moves the running ones."""
         norms = [norm for norm in self.stream_bn.children() if isinstance(norm, nn.BatchNorm2d)]
         if norms[0].training:
-            with torch.autocast(x.device.type, enabled=False):
-                var, mean = torch.var_mean(full(x), dim=(0, 2, 3), correction=0)
+            var, mean = torch.var_mean(full(x), dim=(0, 2, 3), correction=0)
             with torch.no_grad():
                 count = x.numel() // x.shape[1]
                 unbiased = var * (count / max(1, count - 1))
@@ -155,7 +155,11 @@ class SpatialGraphConv(nn.Module):
         weight = self.gcn.weight.view(k, -1, cin)
         share = None if self.subset_att is None else self._attention(x, self.A * self.edge, weight)
         gathered = mix_joints(x, self.A, self.edge, share)
-        return conv_norm(gathered, self.gcn, self.bn, weight.transpose(0, 1).reshape(-1, k * cin, 1, 1), hardswish=True)
+
+        def weights() -> Weights:
+            return weight.transpose(0, 1).reshape(-1, k * cin, 1, 1), None
+
+        return conv_norm(gathered, self.gcn, self.bn, weights, hardswish=True)
 
     def _attention(self, x: Tensor, adjacency: Tensor, weight: Tensor) -> Tensor:
         """(N, K): softmax over k of a linear map of the mean over frames and joints of each subset's output."""

@@ -39,10 +39,12 @@ def at_least_float32(format: torch.dtype) -> torch.dtype:
 
 
 def batch_norm(x: Tensor, norm: nn.BatchNorm2d, *, hardswish: bool = False, add: Tensor | None = None) -> Tensor:
-    """The norm by this batch's own statistics, which also move the running ones; then Hardswish, or the sum with ``add``."""
-    if loops_for(x, norm) is not None and (add is None or (add.shape == x.shape and add.dtype == x.dtype)):
+    """The norm, in training by this batch's own statistics, which also move the running ones; then Hardswish, or the sum with
+    ``add``."""
+    fits = norm.training and (add is None or (add.shape == x.shape and add.dtype == x.dtype))
+    if fits and loops_for(x, norm) is not None:
         return NormThen.apply(x, norm.weight, norm.bias, add, norm, hardswish)  # type: ignore[no-any-return,no-untyped-call]
-    if fused_cuda.kernels_for(x, norm) and (add is None or (add.shape == x.shape and add.dtype == x.dtype)):
+    if fits and fused_cuda.kernels_for(x, norm):
         arguments = x, norm.weight, norm.bias, add, norm, hardswish
         return fused_cuda.NormThen.apply(*arguments)  # type: ignore[no-any-return,no-untyped-call]
     y: Tensor = norm(x)

@@ -5,7 +5,7 @@ An activation is (N, C, T, V) in ``channels_last`` memory, so rows of C numbers;
 (parts) are put together by one more kernel in float64, always in the same order: no atomics, so that two runs give the same
 bits.
 
-N clips, C channels, T frames, V joints. Which program does how much is for :mod:`last_e.model.fused_cuda`.
+N clips, C channels, T frames, V joints. Which program does how much is for :mod:`last_e.model.launches`.
 """
 
 from __future__ import annotations
@@ -68,13 +68,27 @@ def keep_moments(parts, part, channels, c, inside, origin, total, squares, count
 
 @triton.jit
 def affine(
-    parts, many, channels, weight, bias, running_mean, running_var, momentum, eps, table, P: tl.constexpr, C: tl.constexpr
+    parts,
+    many,
+    channels,
+    weight,
+    bias,
+    running_mean,
+    running_var,
+    tracked,
+    momentum,
+    eps,
+    table,
+    P: tl.constexpr,
+    C: tl.constexpr,
 ):
     """From :func:`moments` the table (4, channels) of a norm: mean, scale, bias, one over the standard deviation. Moves the
     running statistics.
 
     Chan, Golub and LeVeque, Algorithms for Computing the Sample Variance, 1983: parts put together without cancellation.
     """
+    if tl.program_id(0) == 0:
+        tl.store(tracked, tl.load(tracked) + 1)
     c = tl.program_id(0) * C + tl.arange(0, C)
     inside = c < channels
     count = tl.zeros((C,), tl.float64)

@@ -22,6 +22,7 @@ from last_e.described import Description
 from last_e.evaluate import Views, logits_of, mirror_for, of_view
 from last_e.events import Discard
 from last_e.load import load_network
+from last_e.model.folding import folded_once
 from last_e.precision import choose_device, choose_precision
 from last_e.prepare.clipfile import names_of, read_columns
 from last_e.score.figures import figures
@@ -175,6 +176,7 @@ class _Heard(NamedTuple):
 
 
 @torch.no_grad()
+@folded_once()
 def _heard(
     one: Asked,
     clips: Clips,

@@ -175,6 +175,8 @@ class Attempts:
         self._settled: set[str] = set()
         self._owner = (0, "")
         self._largest = largest
+        self.listed: list[str] | None = None
+        """What :meth:`names` found last."""
 
     def all(self) -> list[Attempt]:
         """Oldest first; those that withdrew are left out.
@@ -198,6 +200,7 @@ class Attempts:
         """The ID of every attempt, oldest first, withdrawn ones included."""
         found = sorted(filter(ATTEMPT_ID.fullmatch, self._store.folders(self._paths.attempts)), key=attempt_order)
         self._largest = max(self._largest or 0, *(attempt_order(name)[0] for name in found[-1:]), 0)
+        self.listed = found
         return found
 
     def read(self, names: Collection[str]) -> list[Attempt]:

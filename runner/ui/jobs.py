@@ -16,6 +16,7 @@ from runner.job.group import Group
 from runner.job.job import Job
 from runner.job.paths import GROUP_ID, JOB_ID
 from runner.store.protocol import Store
+from runner.ui.kept import Kept
 from runner.ui.text import plained
 from runner.view.status import FOLLOW_SECONDS, summary_or_error
 from runner.view.wanted import STOPPING
@@ -42,7 +43,7 @@ class _Known:
     read_at: float | None = None
     version: int = 0
     attempts: list[str] | None = None
-    """Their names, as they were before its facts were read."""
+    """Their names, as they were before its facts were read; None: they have not been."""
 
     @property
     def is_there(self) -> bool:
@@ -71,8 +72,9 @@ class _Known:
                 return self.facts
             if names == self.attempts:
                 return self.facts
-            self.attempts = names
-        return plained(summary_or_error(self.job)) or None
+        facts = plained(summary_or_error(self.job)) or None
+        self.attempts = self.job.attempts.listed
+        return facts
 
 
 class Jobs:
@@ -80,6 +82,9 @@ class Jobs:
 
     def __init__(self, store: Store, limit: int) -> None:
         self.store, self._limit = store, limit
+        self._kept = Kept(store.uri)
+        self._from_before = self._kept.read()
+        self._kept_at = 0  # version
         self._known: dict[str, _Known] = {}
         self._order: list[str] = []
         self._more, self._problem = False, ""
@@ -94,6 +99,7 @@ class Jobs:
         """Nothing is read any more; a store that does not answer is not waited for."""
         self._over = True
         self._due.set()
+        self._keep()
 
     def named(self, name: str) -> Job:
         """A job of the store.
@@ -178,6 +184,8 @@ class Jobs:
         else:
             self._problem = ""
         self._first.set()
+        if not left and self._asked:
+            self._keep()
         return left
 
     def _list(self) -> None:
@@ -190,11 +198,27 @@ class Jobs:
             if names == self._order:
                 return
             now = time.monotonic()
-            self._known = {job.id: self._known.get(job.id) or _Known(job, now) for job in found[: self._limit]}
-            self._order = names
             self._version += 1
+            self._known = {job.id: self._known.get(job.id) or self._new(job, now) for job in found[: self._limit]}
+            self._order = names
             self._listed_at = self._version
         self._first.set()
+
+    def _new(self, job: Job, now: float) -> _Known:
+        facts, attempts = self._from_before.get(job.id, (None, None))
+        return _Known(job, now, facts, version=self._version, attempts=attempts)
+
+    def _keep(self) -> None:
+        with self._lock:
+            if self._version == self._kept_at or not self._known:
+                return
+            self._kept_at = self._version
+            rested = {
+                name: (known.facts, known.attempts)
+                for name, known in self._known.items()
+                if known.facts is not None and known.attempts is not None and known.facts.get("state") in _AT_REST
+            }
+        self._kept.write(rested)
 
     def _read(self) -> bool:
         now = time.monotonic()

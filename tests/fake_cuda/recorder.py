@@ -146,6 +146,9 @@ class Recorder(TorchDispatchMode):
             return out
         self.formats[phase].add(f"{name}: {_formats(given)} -> {_formats(made)}")
         self.kernels[phase] += kernels(name, given, made)
+        if name == "convolution" and args[2] is not None:  # a bias is added in a pass of its own
+            self.kernels[phase] += 1
+            self.bytes[phase] += 2 * _nbytes(out)
         self.bytes[phase] += sum(map(_nbytes, given)) + sum(_nbytes(one) for one in made if not any(one is it for it in given))
         return out
 

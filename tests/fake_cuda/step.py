@@ -17,15 +17,16 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 
+from last_e import rng
 from last_e.config import TrainConfig
 from last_e.data.augment import mirror_of
-from last_e.data.batches import Order, TestBatches, TrainBatches
+from last_e.data.batches import Batch, Order, TestBatches, TrainBatches
 from last_e.data.clips import TENSORS
 from last_e.data.synthetic import synthetic_clips
 from last_e.evaluate import evaluate
 from last_e.known import mirrored_classes
 from last_e.layers import resolve
-from last_e.model import LastE
+from last_e.model import LastE, fused_cuda
 from last_e.optim import build_optimizer
 from last_e.precision import Precision
 from last_e.reading import set_layer
@@ -91,6 +92,7 @@ def settings(*words: str) -> TrainConfig:
 def seen(words: list[str], precision: str) -> dict[str, Any]:
     """A batch of 32 clips with 38 bodies, a step on it, and a test of 32 clips. AdamW makes its averages in a step before."""
     config = settings(*words)
+    fused_cuda._TRIED[0] = config.hardware.kernels == "auto"  # as one that has been found right
     clips = synthetic_clips(60, 240)
     start, bodies = clips.start, clips.bodies_on_host
     one, two = (torch.where(bodies == many)[0] for many in (1, 2))
@@ -112,13 +114,21 @@ def seen(words: list[str], precision: str) -> dict[str, Any]:
         scaler = torch.amp.GradScaler("cuda", enabled=FORMATS[precision].scaled)
         model = network(config)
         state = State(model, build_optimizer(model, config.training), scaler, ema=config.training.ema)
-        batches = train._step(0, order, 0)  # with what is made once
+        keys = {purpose: torch.zeros((), dtype=torch.int64, device=DEVICE) for purpose in rng.PURPOSES}  # as a graph has them
+
+        def made(step: int) -> list[Batch]:
+            if train.mixes:
+                return [train._with_others(0, order, step, *part) for part in train._ends(step)]
+            return [train.make(order.piece(*part), keys.__getitem__) for part in train._ends(step)]
+
+        batches = made(0)  # with what is made once
         if config.training.optimizer == "adamw":
             train_step(state, batches, 0.1, config, FORMATS[precision])
         with recorder, recorder.during("batch"):
-            batches = train._step(0, order, 1)
+            batches = made(1)
         with recorder, recorder.during("step"), within(model, recorder):
-            train_step(state, batches, 0.05, config, FORMATS[precision])
+            train_step(state, batches, None, config, FORMATS[precision])
+        state.set_rate(0.05)
         said = torch.zeros(32, 2, device=DEVICE)
         with recorder, recorder.during("test"), within(model, recorder):
             evaluate(model, test, DEVICE, FORMATS[precision], stopped, said=said)

@@ -23,12 +23,14 @@ from last_e.config import TrainConfig
 from last_e.data import write_clips
 from last_e.data.synthetic import synthetic_clips
 from last_e.events import Ended, EpochDone, Event, Progress
+from last_e.graphs import Graphs
 from last_e.layers import resolve
 from last_e.manifest import newest_whole, verify
 from last_e.model import fused
 from last_e.reading import set_layer
 from last_e.stop import Stop
 from tests.jobs import PATIENCE
+from tests.tape import TapeCapture
 
 REPOSITORY = Path(last_e.__file__).parents[1]
 STEPS = 6  # an epoch: 48 training clips in batches of 8
@@ -381,6 +383,34 @@ def test_an_allowed_change_of_the_optimizer_does_not_crash(data, tmp_path, here)
     resume = newest_whole(tmp_path / "run" / "checkpoints", lambda word: None)
     ended, _ = go(tiny(data, "training.optimizer=adamw", "training.lr=0.01"), tmp_path / "run", resume)
     assert ended.reason == "completed"
+
+
+@pytest.mark.slow
+def test_a_run_of_recorded_steps_is_that_without_also_cut_and_resumed(data, tmp_path, here, monkeypatch):
+    """Graphs as far as a CPU goes: tapes, in place of what CUDA records, of steps from before a restoration none."""
+    config = tiny(data, "training.epochs=4", "training.batch_size=8", "hardware.micro_batch=null")
+    made: list[Graphs] = []
+
+    def without(state, *_):
+        state.keep_rate_on_device()  # in float32, as a GPU has it
+
+    def recorded(state, batches, config, precision, ranks, told):
+        state.keep_rate_on_device()
+        made.append(Graphs(state, batches, config, precision, TapeCapture(), told))
+        return made[-1]
+
+    monkeypatch.setattr(train, "graphs_for", without)
+    go(config, tmp_path / "without")
+    monkeypatch.setattr(train, "graphs_for", recorded)
+    go(config, tmp_path / "whole")
+    ended, _ = go(config, tmp_path / "cut", stop=StopAfter(17))
+    assert (ended.reason, 8 < ended.step < ended.total_steps - 8) == ("interrupted", True)
+    go(config, tmp_path / "cut", newest_whole(tmp_path / "cut" / "checkpoints", lambda word: None))
+    assert all(graphs.working and graphs.count > 0 for graphs in made)
+    (expected, weights), *others = (end(tmp_path / name) for name in ("without", "whole", "cut"))
+    for figures, its_weights in others:
+        assert figures == expected
+        assert [name for name in weights if not torch.equal(its_weights[name], weights[name])] == []
 
 
 class SlowStop(Stop):

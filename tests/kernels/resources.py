@@ -16,13 +16,14 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from last_e.model import fused_cuda, kernels
+from last_e.model.launches import blocks
 
 SUMS: dict[str, int] = {"R": 32, "C": 64}
 PARTS: dict[str, int] = {"P": 64, "C": 16}
 FRAMES: dict[str, int] = {"T": 16, "V": 8, "C": 64, "UNROLL": 2}
 JOINTS: dict[str, int] = {"T": 8, "V": fused_cuda.MOST_JOINTS, "C": 64, "OUT": 16}
-BLOCKS = fused_cuda.blocks(fused_cuda.MOST_OUTPUTS, 16)
-# As last_e.model.fused_cuda launches them for the widest blocks of the networks, and for as many joints as it launches them.
+BLOCKS = blocks(fused_cuda.MOST_OUTPUTS, 16)
+# As last_e.model.launches has them for the widest blocks of the networks, and for as many joints as go through them.
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("moments", SUMS),
     ("affine", PARTS),
@@ -61,7 +62,12 @@ def main() -> None:
 def compiled(name: str, sizes: dict[str, Any], architecture: int, form: str) -> Any:
     """The kernel for one kind of GPU."""
     function = getattr(kernels, name)
-    types = dict.fromkeys(ACTIVATIONS, f"*{form}") | dict.fromkeys(TABLES, "*fp32") | dict.fromkeys(NUMBERS, "fp32")
+    types = (
+        {"tracked": "*i64"}
+        | dict.fromkeys(ACTIVATIONS, f"*{form}")
+        | dict.fromkeys(TABLES, "*fp32")
+        | dict.fromkeys(NUMBERS, "fp32")
+    )
     signature = {one: "constexpr" if one in sizes else types.get(one, "i32") for one in function.arg_names}
     source = ASTSource(fn=function, signature=signature, constexprs=sizes)
     return triton.compile(source, target=GPUTarget("cuda", architecture, 32))

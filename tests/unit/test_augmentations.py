@@ -106,7 +106,7 @@ def plainly(clips: Clips, config: TrainingConfig, epoch: int, position: int, cli
             factor = 1 + more.limbs * (2 * numbers[left.get(joint, joint)] - 1)
             longer[:, joint] = longer[:, PARENTS[joint]] + factor * (x[:, joint] - x[:, PARENTS[joint]])
         x = longer
-    place = tf.place(clips)
+    place = clips.placement
     x = x - place.origin[clip].double().numpy()
     noise = tf.jitter(rng.key(config.seed, rng.JITTER, epoch), torch.tensor([position]), torch.tensor([body]), FRAMES)
     x = x + noise[0].double().numpy()
@@ -192,8 +192,8 @@ def test_without_them_a_batch_is_bit_for_bit_what_it_was(some: Clips) -> None:
     """The reference's way, written down as it was before there were any."""
     batches = made(some)
     (batch,) = next(batches.epoch(2))
-    place, config, order = tf.place(some), batches.config, torch.tensor(order_of(batches, 2))
-    position, index, owner, body, _ = Order(some, order).piece(0, 24)
+    place, config, order = some.placement, batches.config, torch.tensor(order_of(batches, 2))
+    position, index, owner, body = Order(some, order).piece(0, 24)
 
     def key(purpose: int) -> int:
         return rng.key(config.seed, purpose, 2)
@@ -304,7 +304,7 @@ def test_clips_are_spoilt_as_plain_numpy_would(some: Clips) -> None:
         next(iter(TestBatches(some, index, 16, 9, spoil=Spoil()))).streams["joint"], plain_batch.streams["joint"]
     )
     (batch,) = TestBatches(some, index, 16, 9, spoil=Spoil(noise=0.05, missing=0.2, motion=0.3))
-    place = tf.place(some)
+    place = some.placement
     for row, (owner, body) in enumerate([(0, 0), (1, 0), (1, 1), (2, 0), (2, 1)]):
         clip = int(index[owner])
         person, length = 2 * clip + body, int(some.length[clip])

@@ -11,6 +11,7 @@ from last_e.data import Clips
 from last_e.data import transform as tf
 from last_e.data.batches import Batch, TestBatches, TrainBatches, average_bodies, prefetch, rows_of, still
 from last_e.data.files import read_irds
+from last_e.data.placement import place
 from last_e.data.synthetic import synthetic_clips
 from last_e.graph import BONES
 from last_e.layers import resolve
@@ -54,7 +55,7 @@ def raw(clips: Clips, clip: int, body: int) -> np.ndarray:
 def test_placement_centres_turns_and_scales_every_clip(source):
     clips = source()
     some = torch.arange(0, len(clips), 17)
-    placement = tf.place(clips)
+    placement = place(clips)
     for clip in some.tolist():
         body = (raw(clips, clip, 0) - placement.origin[clip].numpy()) @ placement.turn[clip].numpy().T
         assert np.abs(body[0, 0]).max() < 1e-4, "the spine base of the first frame is the origin"
@@ -70,7 +71,7 @@ def test_placement_centres_turns_and_scales_every_clip(source):
 def test_both_bodies_share_the_placement_of_the_first(clips):
     clip = int((clips.bodies == 2).nonzero()[0])
     index, (owner, body) = torch.tensor([clip]), rows_of(torch.tensor([2]))
-    placed = still(clips, tf.place(clips), index, owner, body, 64)
+    placed = still(clips, place(clips), index, owner, body, 64)
     between = placed[1, 0, 0] - placed[0, 0, 0]
     assert float(placed[0, 0, 0].norm()) < 0.2
     assert float(between.norm()) > 0.5, "the second stands where it stood, seen from the first"
@@ -78,7 +79,7 @@ def test_both_bodies_share_the_placement_of_the_first(clips):
 
 def test_a_body_without_extent_stays_finite():
     clips = Clips(torch.zeros(20, 25, 3, dtype=torch.int16), *(torch.tensor([v]) for v in (20, 1, 0, 1, 1, 1)))
-    assert torch.isfinite(tf.place(clips).turn).all()
+    assert torch.isfinite(place(clips).turn).all()
 
 
 # --- resampling --------------------------------------------------------------------------------------------------------
@@ -346,3 +347,20 @@ def test_prefetching_stays_only_a_little_ahead():
     next(going)
     going.close()
     assert len(made) <= 6
+
+
+def test_clips_that_a_device_holds_do_not_come_back(clips):
+    """On a device that gives nothing back: they are measured before they go there, once for all batches."""
+    there = clips.to(torch.device("meta"))
+    assert there.joints.is_meta
+    assert there.placement.origin.is_meta
+    with pytest.raises(NotImplementedError):
+        there.joints.cpu()
+    train = TrainBatches(there, torch.arange(60), recipe(), None, (8, 3))
+    test = TestBatches(there, torch.arange(60), 16, 20)
+    assert train.placement is test.placement is there.placement
+    (batch,) = next(train.epoch(0))
+    (here,) = next(TrainBatches(clips, torch.arange(60), recipe(), None, (8, 3)).epoch(0))
+    assert batch.streams["joint"].is_meta
+    assert batch.streams["joint"].shape == here.streams["joint"].shape
+    assert next(iter(test)).label.shape == (20,)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from last_e import gpu
 from last_e.cli import main
 from last_e.environment import usable_cores
 from last_e.gpu import build_architectures, describe, is_lost, runs_on, why_none
@@ -163,3 +164,31 @@ def test_a_run_whose_gpu_fails_ends_so_that_it_can_go_on(
     assert f"the GPU or its driver failed ({text}); there is no checkpoint yet: it will begin at step 0" in said
     assert Reason.GPU_LOST.ending.resumable
     assert Reason.GPU_LOST.ending.state is State.PAUSED
+
+
+@pytest.mark.parametrize(
+    ("name", "capability", "version", "architectures", "words"),
+    [
+        ("Tesla P100-PCIE-16GB", (6, 0), "2.13.0+cu130", CU130, "torch==2.13.0+cu126"),
+        ("Tesla V100-SXM2-16GB", (7, 0), "2.15.1+cu132", CU130, "torch==2.14.0+cu126"),
+        ("NVIDIA B300", (11, 0), "2.8.0+cu126", CU126, "take a newer one"),
+        ("Tesla K80", (3, 7), "2.13.0+cu130", CU130, "take another GPU"),
+    ],
+)
+def test_a_gpu_that_a_build_is_not_for_is_refused_with_the_build_that_is(
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    capability: tuple[int, int],
+    version: str,
+    architectures: list[str],
+    words: str,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(gpu, "build_architectures", lambda: architectures)
+    monkeypatch.setattr(torch, "__version__", version)
+    with pytest.raises(gpu.NoGpu) as told:
+        gpu.check(torch.device("cuda", 0))
+    begin = f"torch {version} is not built for {name} (sm_{capability[0]}{capability[1]}) but for {' '.join(architectures)}: "
+    assert str(told.value).startswith(begin)
+    assert words in str(told.value)

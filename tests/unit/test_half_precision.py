@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from last_e.model import LastE, build_model
-from last_e.model.blocks import ChannelGate, SpatialGraphConv, StreamFusion
-from last_e.model.functions import MeanOverFrames, Pool
+from last_e.model import LastE, build_model, fused
+from last_e.model.blocks import ChannelGate, SpatialGraphConv, StreamFusion, conv_norm
+from last_e.model.functions import MeanOverFrames, Pool, batch_norm
 
 HALVES = pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
 ROUNDING = {torch.float16: 2e-3, torch.bfloat16: 2e-2}
@@ -138,3 +138,30 @@ def test_a_network_with_large_means_is_that_of_float32_within_rounding(variant):
             found.append(logits.detach().float())
         worst = float((found[1] - found[0]).abs().max() / found[0].abs().max())
         assert worst < 0.1, f"training={training}: {worst}"
+
+
+@HALVES
+def test_a_norm_that_takes_away_more_than_half_precision_holds_stays_by_itself(half):
+    """A channel that hardly moves around 300: folded, 95,000 would be taken away from as much."""
+    conv, norm = torch.nn.Conv2d(4, 4, 1, bias=False), torch.nn.BatchNorm2d(4).eval()
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    with torch.no_grad():
+        conv.weight.copy_(torch.eye(4)[:, :, None, None])
+        norm.running_mean.fill_(300)
+        norm.running_var.zero_()
+        x = torch.full((2, 4, 8, 25), 300.0)
+        x[:, :, 0] = 302  # what half precision holds at 300, too
+        with torch.autocast("cpu", half):
+            found = conv_norm(x, conv, norm, hardswish=True)
+    expected = torch.zeros_like(x)
+    expected[:, :, 0] = 2 / 1e-5**0.5
+    torch.testing.assert_close(found.float(), expected, rtol=ROUNDING[half], atol=1e-3)
+
+
+def test_a_norm_that_is_kept_still_stays_so_where_training_goes_through_loops(monkeypatch):
+    monkeypatch.setattr(fused, "LARGE", 1)
+    norm, x = torch.nn.BatchNorm2d(4).eval(), around(3, torch.float32, 2, 4, 8, 25)
+    assert norm.running_mean is not None
+    torch.testing.assert_close(batch_norm(x, norm), x / (1 + norm.eps) ** 0.5)
+    assert float(norm.running_mean.abs().max()) == 0

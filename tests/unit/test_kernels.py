@@ -20,8 +20,8 @@ pytestmark = pytest.mark.slow  # of other Pythons and the lowest versions there 
 
 ARCHITECTURES = {75: 64, 80: 163, 86: 99, 89: 99, 90: 227}
 """KiB of shared memory that a program may have: CUDA C++ Programming Guide, Technical Specifications per Compute Capability."""
-BOUNDS = {"float32": 2e-5, "float16": 4 * 2**-11}
-"""Of the largest number: of float32 what is left of sums of some hundred, of the other four roundings."""
+BOUNDS = {"float32": 2e-5, "float16": 8 * 2**-11}
+"""Of the largest number: of float32 what is left of sums of some hundred, of the other eight roundings."""
 
 
 def told(module: str, *words: str, **env: object) -> Any:
@@ -40,7 +40,7 @@ def told(module: str, *words: str, **env: object) -> Any:
 @pytest.mark.parametrize("form", sorted(BOUNDS))
 def test_kernels_compute_what_torch_does_in_float64(form: str) -> None:
     found = told("numbers", form, TRITON_INTERPRET="1")
-    assert len(found["cases"]) == 22
+    assert len(found["cases"]) == 21
     off = {case: {name: by for name, by in one.items() if not by <= BOUNDS[form]} for case, one in found["cases"].items()}
     assert {case: one for case, one in off.items() if one} == {}
     assert len(found["as it is called"]) == 5
@@ -108,7 +108,7 @@ def test_kernels_are_used_where_they_came_out_as_torch(
         return dict(found)
 
     monkeypatch.setattr(fused_cuda, "differences", differences)
-    monkeypatch.setattr(fused_cuda, "kernels", lambda: fused_cuda)
+    monkeypatch.setattr(fused_cuda, "ops", lambda: None)
     assert fused_cuda.try_out(torch.device("cuda", 1)) == why
     assert fused_cuda.used_on(torch.device("cuda", 1)) is (why is None)
     assert not fused_cuda.used_on(torch.device("cuda", 0))
@@ -126,7 +126,11 @@ def test_kernels_take_no_float64(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_triton_torch_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
     Gpu(monkeypatch, (8, 0))
-    monkeypatch.setattr(fused_cuda, "kernels", lambda: None)
+
+    def ops() -> None:
+        raise ModuleNotFoundError("No module named 'triton'")
+
+    monkeypatch.setattr(fused_cuda, "ops", ops)
     assert str(fused_cuda.try_out(torch.device("cuda"))).startswith("triton is not installed here")
     x = torch.zeros(1, 2, 3, 4, requires_grad=True).contiguous(memory_format=torch.channels_last)
     assert not fused_cuda.kernels_for(x)

@@ -206,7 +206,7 @@ def test_clips_of_two_dimensions_stand_upright_and_stay_flat(units: str, factor:
     assert np.abs(found.joints[:20, :, :2].numpy() / (factor, -factor) - flat[0].joints).max() <= 0.5 / factor
     assert (found.joints[..., 2] == 0).all()
     assert found.is_flat
-    assert np.allclose(tf.place(found).turn[:, 0, 2], 0)  # nobody is turned out of the image
+    assert np.allclose(found.placement.turn[:, 0, 2], 0)  # nobody is turned out of the image
 
 
 UNLIKE = [

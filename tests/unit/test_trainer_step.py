@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from last_e.config import TrainConfig
 from last_e.data.batches import Batch, TestBatches, TrainBatches
@@ -477,6 +478,36 @@ def test_packed_statistics_keep_their_values_and_begin_where_a_kernel_may_read_1
         if "running" in name or "num_batches" in name:
             assert buffer.data_ptr() % 16 == 0
             assert buffer.untyped_storage().data_ptr() in storages
+
+
+class Counted(TorchDispatchMode):
+    """How often torch is asked for an operation."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name, self.count = name, 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.count += operation._schema.name == self.name
+        return operation(*args, **(kwargs or {}))
+
+
+def test_a_test_puts_norms_into_weights_once_and_the_next_one_anew():
+    settings = config()
+    state, test = fresh(settings), TestBatches(CLIPS, torch.arange(48), 16, 8)
+    norms = sum(isinstance(module, nn.BatchNorm2d) for module in state.model.modules()) - 2  # three streams have one together
+    counted = []
+    for _ in range(2):
+        with Counted("aten::rsqrt") as roots:
+            first = evaluate(state.model, test, CPU, PLAIN, lambda done: True)
+        counted.append(roots.count)
+        with torch.no_grad():
+            for module in state.model.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.running_var.mul_(2)
+    assert len(test) == 6
+    assert counted == [norms, norms]
+    assert evaluate(state.model, test, CPU, PLAIN, lambda done: True) != first, "weights have changed since"
 
 
 def test_what_is_remembered_of_a_step_is_read_later_as_it_was_then():

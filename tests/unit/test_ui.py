@@ -413,6 +413,7 @@ def test_of_jobs_that_have_ended_the_attempts_are_listed_and_those_that_run_are_
 ) -> None:
     from runner.ui.jobs import Jobs
 
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("runner.ui.jobs._RECENT_SECONDS", 0.01)
     store = CountingStore(tmp_path / "store")
     running = make_job(store, 1)
@@ -450,6 +451,7 @@ def test_of_jobs_that_have_ended_the_attempts_are_listed_and_those_that_run_are_
 def test_a_store_that_is_away_is_told_and_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from runner.ui.jobs import Jobs
 
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     store = CountingStore(tmp_path / "store")
     job = make_job(store, 1)
 
@@ -466,3 +468,42 @@ def test_a_store_that_is_away_is_told_and_comes_back(tmp_path: Path, monkeypatch
     finally:
         jobs.close()
     shutil.rmtree(store.root)
+
+
+def test_what_was_read_of_jobs_at_rest_is_there_the_next_time_unless_they_went_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from runner.ui.jobs import Jobs
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    store = CountingStore(tmp_path / "store")
+    ended, resumed, deleted, running = (make_job(store, 1) for _ in range(4))
+    for job in (ended, resumed, deleted):
+        done = Attempt("0001-aaaaaaaa", "elsewhere", 1, "1", time.time(), phase="ended", began=True, reason="completed")
+        job.attempts.write(done)
+
+    def shown() -> dict[str, str]:
+        jobs = Jobs(store, 100)
+        try:
+            wait_until(lambda: jobs.since(0)["unread"] == 0 and not any(one.read_at is None for one in jobs._known.values()))
+            return {facts["id"]: facts["state"] for facts in jobs.since(0)["jobs"]}
+        finally:
+            jobs.close()
+
+    first = shown()
+    assert first[ended.id] == "succeeded"
+    (kept,) = (tmp_path / "cache" / "lastrun" / "ui").iterdir()
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert running.id not in json.loads(kept.read_text())["jobs"], "what changes by itself is not kept"
+    attempt = Attempt("0002-aaaaaaaa", "elsewhere", 1, "1", time.time(), phase="running", began=True)
+    resumed.attempts.write(attempt)
+    resumed.attempts.write_heartbeat(attempt, {})
+    deleted.delete()
+    store.calls.clear()
+    again = shown()
+    assert again == {**{name: state for name, state in first.items() if name != deleted.id}, resumed.id: "running"}
+    assert {call.partition(" ")[0] for call in store.calls if ended.id in call} == {"list"}, "its records are not read again"
+
+    for damage in ("", "[]", '{"version": 1}', '{"version": "0", "jobs": 1}', kept.read_text().replace(ended.id, "other")):
+        kept.write_text(damage)
+        assert shown() == again, damage[:20]

@@ -1,0 +1,245 @@
+"""Steps that are recorded and played: on a CPU, by tapes of torch's operations, which go wrong where a CUDA graph would."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from last_e.config import TrainConfig
+from last_e.data.batches import TrainBatches
+from last_e.data.synthetic import synthetic_clips
+from last_e.events import Discard
+from last_e.gpu import NoGpu
+from last_e.graphs import Capture, CudaCapture, Graphs, Step, graphs_for
+from last_e.layers import resolve
+from last_e.model import LastE
+from last_e.optim import build_optimizer
+from last_e.precision import Precision
+from last_e.reading import set_layer
+from last_e.state import State, Totals, train_step
+from last_e.train import set_up_torch
+from tests.tape import TapeCapture
+
+CLIPS = synthetic_clips(6, 36)
+PLAIN = Precision(None, False, "")
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+DEVICES = [pytest.param(CPU, PLAIN, id="cpu")]
+if torch.cuda.is_available():
+    DEVICES += [pytest.param(GPU, PLAIN, id="cuda"), pytest.param(GPU, Precision(torch.float16, True, ""), id="cuda fp16")]
+SMALL = ("model.stem_channels=8", "model.channels=[8,8,8]", "model.num_blocks=[1,1,1]", "training.input_frames=16")
+
+
+def settings(*words: str) -> TrainConfig:
+    layer, problems = set_layer(["dataset=synthetic", "training.batch_size=4", *SMALL, *words])
+    return resolve([layer], TrainConfig, problems, detect=lambda: ("local", "")).config
+
+
+class Counted:
+    """What records on a device, and how often it was asked. ``fails``: the number of the record, from 1 on, in which a step
+    asks for a value, in :func:`failing`."""
+
+    def __init__(self, device: torch.device = CPU, fails: int | None = None) -> None:
+        self.ran = self.records = self.plays = 0
+        self._capture: Capture = TapeCapture() if device.type == "cpu" else CudaCapture(device)
+        self._fails = fails
+        self.failing = False
+
+    def run(self, step: Step) -> None:
+        self.ran += 1
+        self._capture.run(step)
+
+    def record(self, step: Step) -> Step:
+        self.records += 1
+        self.failing = self.records == self._fails
+        try:
+            play = self._capture.record(step)
+        finally:
+            self.failing = False
+
+        def counted() -> None:
+            self.plays += 1
+            play()
+
+        return counted
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[Counted], None]:
+    """Have a step fail in its middle, after gradients and before the optimizer, where its capture says so."""
+    clip = torch.nn.utils.clip_grad_norm_
+
+    def of(capture: Counted) -> None:
+        def clip_grad_norm(*given: Any) -> torch.Tensor:
+            if capture.failing:
+                torch.ones(1).item()
+            return clip(*given)
+
+        monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clip_grad_norm)
+
+    return of
+
+
+def begun(config: TrainConfig, device: torch.device = CPU) -> tuple[State, TrainBatches]:
+    """A run that reads its rate where a GPU's does."""
+    torch.manual_seed(0)
+    model = LastE(config.model, 6).to(device)
+    scaler = torch.amp.GradScaler(device.type, init_scale=256.0, growth_interval=5)
+    state = State(model, build_optimizer(model, config.training), scaler)
+    state.keep_rate_on_device()
+    micro, clips = config.hardware.micro_batch, CLIPS.to(device)
+    return state, TrainBatches(clips, torch.arange(len(CLIPS)), config.training, micro, model.noise_shape)
+
+
+def rate(number: int) -> float:
+    return 0.05 / (1 + number)
+
+
+def everything(state: State) -> dict[str, torch.Tensor]:
+    stored = state.to_dict("")
+    moved = {f"{i}.{name}": torch.as_tensor(v) for i, one in stored["optimizer"]["state"].items() for name, v in one.items()}
+    scale = {"scale": torch.tensor(state.scaler.get_scale())}
+    return {name: tensor.clone() for name, tensor in {**stored["model"], **moved, **scale}.items()}
+
+
+def plain_run(
+    config: TrainConfig, epochs: int, device: torch.device = CPU, precision: Precision = PLAIN
+) -> tuple[dict[str, torch.Tensor], list[float], Totals]:
+    state, train = begun(config, device)
+    losses, number = [], 0
+    for epoch in range(epochs):
+        state.new_epoch()
+        for batches in train.epoch(epoch):
+            train_step(state, batches, rate(number), config, precision, parts=train.parts)
+            losses.append(state.counters.read().loss)
+            number += 1
+    return everything(state), losses, state.counters.read().totals
+
+
+def recorded_run(
+    config: TrainConfig, epochs: int, capture: Counted, device: torch.device = CPU, precision: Precision = PLAIN
+) -> tuple[dict[str, torch.Tensor], list[float], Totals, Graphs, list[str]]:
+    state, train = begun(config, device)
+    told: list[str] = []
+    graphs = Graphs(state, train, config, precision, capture, told.append)
+    losses, number = [], 0
+    for epoch in range(epochs):
+        state.new_epoch()
+        for pieces in train.drafts(epoch):
+            graphs.step(pieces, epoch, rate(number))
+            losses.append(state.counters.read().loss)
+            number += 1
+    return everything(state), losses, state.counters.read().totals, graphs, told
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("device", "precision"), DEVICES)
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("model.variant=base", "model.drop_path_rate=0.2"),
+        ("model.variant=large", "training.optimizer=adamw"),
+        ("model.variant=nano", "training.batch_size=2", "training.gradient_accumulation_steps=2", "training.gradient_clip=0.5"),
+    ],
+    ids=["base", "large with AdamW", "nano in parts"],
+)
+def test_recorded_steps_are_those_of_a_run_without(words, device, precision):
+    """Other clips, rows, rates and epochs each time; many of them played. To the last bit, on a GPU as well."""
+    config, capture = settings(*words), Counted(device)
+    if device.type == "cuda":
+        set_up_torch(config, device, Discard())
+    expected, losses, totals = plain_run(config, 2, device, precision)
+    found, its_losses, its_totals, graphs, told = recorded_run(config, 2, capture, device, precision)
+    assert its_losses == losses
+    assert its_totals == totals
+    assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
+    assert told == []
+    assert graphs.working
+    assert graphs.count == capture.records > 1, "of several numbers of rows"
+    assert capture.plays + capture.ran == len(losses)
+    assert capture.plays >= len(losses) / 4
+
+
+@pytest.mark.slow
+def test_where_recording_fails_training_goes_on_without_and_says_so_once(failing):
+    config, capture = settings("model.variant=base"), Counted(fails=2)
+    failing(capture)
+    expected, losses, _ = plain_run(config, 2)
+    found, its_losses, _, graphs, told = recorded_run(config, 2, capture)
+    assert its_losses == losses
+    assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
+    assert told == [
+        "CUDA graphs: off (recording a step failed: operation not permitted when stream is capturing); training goes on without"
+    ]
+    assert not graphs.working
+    assert graphs.count == 0
+    assert capture.records == 2
+
+
+def test_a_run_that_wants_graphs_ends_where_recording_fails(failing):
+    capture = Counted(fails=1)
+    failing(capture)
+    with pytest.raises(NoGpu, match="cuda_graphs is on, but recording a step failed: operation not permitted"):
+        recorded_run(settings("model.variant=nano", "hardware.cuda_graphs=on"), 2, capture)
+
+
+def test_a_played_step_that_is_not_finite_changes_nothing_and_is_counted():
+    config, capture = settings("model.variant=nano", "training.batch_size=6"), Counted()
+    state, train = begun(config)
+    graphs = Graphs(state, train, config, PLAIN, capture, print)
+    steps = list(train.drafts(0))
+    for _ in range(5):
+        graphs.step(steps[0], 0, 0.05)
+    assert capture.plays == 2
+    before = everything(state)
+    state.scaler._scale.fill_(math.inf)
+    graphs.step(steps[0], 0, 0.05)
+    after = everything(state)
+    assert [name for name in before if name != "scale" and not torch.equal(before[name], after[name])] == []
+    counted = state.counters.read()
+    assert (counted.totals.skipped, counted.bad_in_a_row) == (1, 1)
+
+
+@pytest.mark.parametrize(("said", "read"), [("on", "on"), ("off", "off"), ("auto", "auto"), ("true", "on"), ("false", "off")])
+def test_words_for_cuda_graphs_are_those_of_yaml_too(said, read):
+    assert settings(f"training.cuda_graphs={said}").hardware.cuda_graphs == read
+
+
+def test_a_cpu_has_no_graphs_and_says_so_where_they_are_wanted():
+    told: list[str] = []
+    for word in ("auto", "off"):
+        config = settings(f"hardware.cuda_graphs={word}")
+        state, train = begun(config)
+        assert graphs_for(state, train, config, PLAIN, 1, told.append) is None
+    assert told == [], "nobody expects them there"
+    config = settings("hardware.cuda_graphs=on")
+    with pytest.raises(NoGpu, match="cuda_graphs is on, but training on a CPU"):
+        graphs_for(state, train, config, PLAIN, 1, told.append)
+
+
+@pytest.mark.parametrize(
+    ("where", "mixes", "ranks", "reason"),
+    [
+        (GPU, False, 2, "several ranks add their gradients between a step's parts"),
+        (CPU, False, 1, "batches are made by the host"),
+        (GPU, True, 1, "training.augmentations.mixup has the host choose which clips are mixed"),
+    ],
+)
+def test_a_gpu_that_has_no_graphs_says_why(where, mixes, ranks, reason):
+    state: Any = SimpleNamespace(device=GPU)
+    train: Any = SimpleNamespace(clips=SimpleNamespace(joints=SimpleNamespace(device=where)), mixes=mixes)
+    told: list[str] = []
+    assert graphs_for(state, train, settings(), PLAIN, ranks, told.append) is None
+    assert told == [f"CUDA graphs: off ({reason})"]
+    with pytest.raises(NoGpu) as raised:
+        graphs_for(state, train, settings("hardware.cuda_graphs=on"), PLAIN, ranks, told.append)
+    assert str(raised.value) == f"hardware.cuda_graphs is on, but {reason}"
+
+
+def test_batches_of_mixed_clips_are_said_to_be_mixed():
+    assert begun(settings("training.augmentations.mixup=0.2"))[1].mixes
+    assert not begun(settings())[1].mixes
