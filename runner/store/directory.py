@@ -98,6 +98,12 @@ class DirectoryStore:
                 with part.open("wb") as target:
                     shutil.copyfileobj(source, target, 1 << 20)
                 os.replace(part, path)
+            except OSError as error:
+                if error.errno not in _FULL:
+                    raise
+                full = StoreError(f"{path.parent}: the disk is full ({error.strerror}); free some space there")  # no store's
+                full.lasting = True
+                raise full from error
             finally:
                 part.unlink(missing_ok=True)
 
