@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
@@ -366,21 +367,24 @@ def test_so_many_follow_a_log_and_ctrl_c_ends_it_all_the_same(
 
 
 def test_a_browser_is_opened_without_the_token_on_a_command_line(env: dict[str, str], job: Job, home: Path) -> None:
-    """Everybody on a machine sees command lines."""
+    """Everybody on a machine sees command lines. One that ends when it is closed holds nothing up."""
     seen, script = home / "seen", home / "browser"
-    script.write_text(f'#!/bin/sh\necho "$@" > {seen}.part\nmv {seen}.part {seen}\n')
+    script.write_text(f'#!/bin/sh\necho $$ "$@" > {seen}.part\nmv {seen}.part {seen}\nexec sleep 60 > /dev/null\n')
     script.chmod(0o755)
     command = [sys.executable, "-m", "runner", "ui"]
     own = {**env, "BROWSER": str(script), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, env=own, cwd=home, stdout=subprocess.PIPE, text=True) as process:
         try:
             wait_until(seen.exists)
-            words = seen.read_text()
-            path = Path(words.strip().removeprefix("file://"))
+            opened, words = seen.read_text().split()
+            path = Path(words.removeprefix("file://"))
             assert "token" not in words
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
             assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-            assert re.search(r"url=http://127.0.0.1:\d+/[\w-]+/\?token=[\w-]{43}", path.read_text())
+            (address,) = re.findall(r"url=(http://127.0.0.1:\d+/[\w-]+/\?token=[\w-]{43})", path.read_text())
+            with urlopen(address, timeout=PATIENCE) as answer:
+                assert answer.status == 200
+            os.kill(int(opened), signal.SIGTERM)  # it is open still
         finally:
             process.send_signal(signal.SIGTERM)
         out, _ = process.communicate(timeout=PATIENCE)
@@ -388,6 +392,34 @@ def test_a_browser_is_opened_without_the_token_on_a_command_line(env: dict[str, 
     assert "is shown, to this machine alone, at\n  http://127.0.0.1:" in out
     assert out.endswith("ended; jobs go on\n")
     assert not path.parent.exists()
+
+
+_HANGS = """
+import threading
+from runner.store.directory import DirectoryStore
+scan = DirectoryStore.scan
+DirectoryStore.scan = lambda store, prefix, after="": (
+    threading.Event().wait() if prefix.startswith("runs/") else scan(store, prefix, after)
+)
+from runner.__main__ import main
+main()
+"""
+
+
+def test_ctrl_c_waits_for_no_store_that_does_not_answer(env: dict[str, str], job: Job) -> None:
+    """Such as a folder of a network whose server is gone: who reads there cannot be interrupted."""
+    command = [sys.executable, "-c", _HANGS.replace("runs/", f"{job.id}/"), "ui", "--json", "--no-browser"]
+    with subprocess.Popen(command, env=env, cwd=env["HOME"], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            one = Ui(process)
+            one.enter()
+            with closing(http.client.HTTPConnection("127.0.0.1", one.port, timeout=PATIENCE)) as connection:
+                connection.request("GET", f"{one.root}/api/job/{job.id}", headers={"Host": one.host, "Cookie": one.cookie})
+                assert one.ask(f"{one.root}/api/run/99").status == 404  # what was asked before hangs by now
+                process.send_signal(signal.SIGINT)
+                assert process.wait(30) == 0
+        finally:
+            process.kill()
 
 
 def test_a_port_that_is_taken_and_an_extra_that_is_missing_are_told(cli: Cli, tmp_path: Path) -> None:
