@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
@@ -263,6 +264,31 @@ def test_the_end_of_a_log_is_told_and_no_more(pages: Ui, job: Job) -> None:
     assert text.endswith("a line of the log\n\\x1b[7m</script><b>the end\n")
     assert len(text) < 270_000
     assert answer.text.endswith("event: end\ndata: \n\n"), "it does not run"
+
+
+def test_what_keeps_a_log_from_being_read_is_told_once_and_without_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from runner.ui.follow import Followers
+
+    monkeypatch.setattr("runner.ui.follow.FOLLOW_SECONDS", 0.1)
+    store = CountingStore(tmp_path / "store")
+    away, turns = make_job(store, 1), iter(range(4))
+
+    def scan(prefix: str, after: str = "") -> Any:
+        raise StoreError("no answer from https://me:hunter2hunter2@host/ \x1b[2J")
+
+    async def told() -> list[str]:
+        followers = Followers(lambda: next(turns, None) is None)
+        return [event async for event in followers.events(away)]
+
+    monkeypatch.setattr(store, "scan", scan)
+    monkeypatch.setattr(store, "folders", scan)
+    events = asyncio.run(told())
+    assert len([event for event in events if event.startswith("data:")]) == 1, events
+    assert "no answer from https://" in events[0]
+    assert "hunter2" not in events[0]
+    assert json.loads(events[0][6:]).endswith(" \\x1b[2J]\n")
 
 
 # --- what is run --------------------------------------------------------------------------------------------------------
