@@ -124,9 +124,9 @@ def _stored(job: Job, asked: list[str], place: Path, overwrite: bool, watch: Wat
 def _see_that_they_are_whole(job: Job, real: list[str], found: set[str], manifests: dict[str, dict[str, File]]) -> None:
     """Of checkpoints that are copied as a whole, all that their manifests name has to be there."""
     for name, files in manifests.items():
-        if len(real) < 3 and real[1:] in ([], [name]):
-            if lacks := sorted(file for file in files if f"checkpoints/{name}/{file}" not in found):
-                raise StoreError(f"{job.uri}: checkpoint {name} is damaged: {', '.join(lacks)} is not there")
+        lacks = sorted(file for file in files if f"checkpoints/{name}/{file}" not in found)
+        if lacks and real[1:] in ([], [name]):
+            raise StoreError(f"{job.uri}: checkpoint {name} is damaged: {', '.join(lacks)} is not there")
 
 
 def _fetch(job: Job, path: str, into: Path, manifests: dict[str, dict[str, File]]) -> None:
