@@ -505,6 +505,30 @@ def test_of_jobs_that_have_ended_the_attempts_are_listed_and_those_that_run_are_
         jobs.close()
 
 
+def test_what_is_done_while_a_job_is_read_is_read_at_once_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from runner.ui import jobs as shown
+    from runner.view.status import summary_or_error
+
+    monkeypatch.setattr(shown, "_RECENT_SECONDS", 1000.0)
+    ended = make_job(CountingStore(tmp_path / "store"), 1)
+    ended.attempts.write(Attempt("0001-aaaaaaaa", "elsewhere", 1, "1", 1e9, phase="ended", began=True, reason="time_limit"))
+    read: list[str] = []
+
+    def summary(job: Job) -> dict[str, Any] | None:
+        facts = summary_or_error(job)
+        read.append(job.id)
+        if len(read) == 1:
+            jobs.again(job.id)
+        return facts
+
+    monkeypatch.setattr(shown, "summary_or_error", summary)
+    jobs = shown.Jobs(ended.store, 100)
+    try:
+        wait_until(lambda: bool(jobs.since(0)["jobs"]) and len(read) == 2)
+    finally:
+        jobs.close()
+
+
 def test_a_store_that_is_away_is_told_and_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from runner.ui.jobs import Jobs
 
