@@ -117,6 +117,26 @@ def test_a_token_lets_in_once_and_the_cookie_is_for_this_path_alone(env: dict[st
         )
 
 
+def test_cookies_of_others_on_this_machine_keep_nobody_out_or_busy(pages: Ui) -> None:
+    for others in ('theme={"dark": 1}', "a b=c", "lastrun-ui=theirs", "\xe9=\xff", "$Version=1", '"', "=", "", "x" * 4000):
+        for cookies in (f"{pages.cookie}; {others}", f"{others}; {pages.cookie}"):
+            assert pages.ask(f"{pages.root}/", cookie=cookies).status == 200, cookies
+    from runner.ui.guard import Keys
+
+    keys, long = Keys(lambda: None), 'x="' + 20_000 * '\\"' + '"'
+    began = time.process_time()
+    assert not keys.fits(long)
+    assert time.process_time() - began < 0.5, "of a cookie as long as a request's may be"
+
+
+def test_one_comes_in_though_nobody_reads_what_is_printed(env: dict[str, str]) -> None:
+    with ui(env) as one:
+        assert one.process.stdout is not None
+        one.process.stdout.close()
+        assert one.enter().status == 200
+        assert one.ask(f"{one.root}/").status == 200
+
+
 def test_under_another_name_this_is_no_host(pages: Ui, job: Job) -> None:
     """A page of evil.example, whose name is bound anew to 127.0.0.1, has this server in its own origin."""
     own, port = pages.host, pages.port
