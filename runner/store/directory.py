@@ -99,11 +99,7 @@ class DirectoryStore:
                     shutil.copyfileobj(source, target, 1 << 20)
                 os.replace(part, path)
             except OSError as error:
-                if error.errno not in _FULL:
-                    raise
-                full = StoreError(f"{path.parent}: the disk is full ({error.strerror}); free some space there")  # no store's
-                full.lasting = True
-                raise full from error
+                raise _no_room(path, error) if error.errno in _FULL else error
             finally:
                 part.unlink(missing_ok=True)
 
@@ -298,6 +294,13 @@ class DirectoryStore:
         failed = StoreError(f"{self.uri}: cannot {what} {key or 'the store'}: {why}{hint}")
         failed.lasting = error.errno in (*_FULL, errno.EACCES, errno.EPERM, errno.EROFS)
         return failed
+
+
+def _no_room(path: Path, error: OSError) -> StoreError:
+    """Where something is brought; the store has nothing to do with it."""
+    failed = StoreError(f"{path.parent}: the disk is full ({error.strerror}); free some space there")
+    failed.lasting = True
+    return failed
 
 
 def _leads_nowhere(root: Path) -> str | None:
