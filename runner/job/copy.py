@@ -126,7 +126,8 @@ def _see_that_they_are_whole(job: Job, real: list[str], found: set[str], manifes
     for name, files in manifests.items():
         lacks = sorted(file for file in files if f"checkpoints/{name}/{file}" not in found)
         if lacks and real[1:] in ([], [name]):
-            raise StoreError(f"{job.uri}: checkpoint {name} is damaged: {', '.join(lacks)} is not there")
+            what = f"checkpoint {name} is damaged: it lacks {', '.join(lacks)}"
+            raise StoreError(f"{job.uri}: {what}; copy another one, or what it has by checkpoints/{name}/FILE")
 
 
 def _fetch(job: Job, path: str, into: Path, manifests: dict[str, dict[str, File]]) -> None:

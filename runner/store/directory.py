@@ -99,7 +99,9 @@ class DirectoryStore:
                     shutil.copyfileobj(source, target, 1 << 20)
                 os.replace(part, path)
             except OSError as error:
-                raise _no_room(path, error) if error.errno in _FULL else error
+                if error.errno in _FULL:
+                    raise _no_room(path, error) from error
+                raise
             finally:
                 part.unlink(missing_ok=True)
 

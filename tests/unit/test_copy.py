@@ -110,7 +110,7 @@ def test_what_is_damaged_or_goes_away_leaves_nothing(job: Job, tmp_path: Path, m
     lacking = add_checkpoint(job, 140, 0.99)
     job.store.delete([job.paths.checkpoint(lacking, "state.pt")])
     for path in ("checkpoints/best", "checkpoints", ""):
-        with pytest.raises(StoreError, match=rf"checkpoint {lacking} is damaged: state\.pt is not there"):
+        with pytest.raises(StoreError, match=rf"checkpoint {lacking} is damaged: it lacks state\.pt; copy another one, or"):
             copy_out(job, path, out)
     listed = contents(job)
     job.store.delete([job.paths.log(LAST, 2)])
