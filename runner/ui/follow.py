@@ -60,13 +60,16 @@ class Followers:
 
 def _more(job: Job, seen: set[str]) -> tuple[bool, str, str]:
     """Whether it runs, what has come, and what keeps it from being read; asked in this order, so that nothing is missed."""
+    text, is_cut = "", False
     try:
         runs = state_of(job)[0] is State.RUNNING
-        text = "".join(job.log(seen, _PIECES))
+        for piece in job.log(seen, _PIECES):  # no more than the end is held, nor made plain, which takes long
+            is_cut = is_cut or len(text) + len(piece) > _BYTES
+            text = (text + piece)[-_BYTES:]
     except NoSuchJobError:
         return False, "", ""
     except UNREADABLE as error:
-        return True, "", plain(redact(str(error) or type(error).__name__))
-    end = plain(text[-_BYTES:])  # no more than that: to make a hundred megabytes plain takes long
-    is_cut = len(text) > _BYTES or len(end) > _BYTES
+        return True, plain(text), plain(redact(str(error) or type(error).__name__))
+    end = plain(text)
+    is_cut = is_cut or len(end) > _BYTES
     return runs, f"[earlier lines: lastrun logs {job.reference}]\n{end[-_BYTES:]}" if is_cut else end, ""

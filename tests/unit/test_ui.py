@@ -311,6 +311,19 @@ def test_what_keeps_a_log_from_being_read_is_told_once_and_without_secrets(
     assert json.loads(events[0][6:]).endswith(" \\x1b[2J]\n")
 
 
+def test_of_a_log_no_more_is_held_at_once_than_there_is_room_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.job.job._PIECES_BYTES", 12)
+    store = CountingStore(tmp_path / "store")
+    long = make_job(store, 1)
+    keys = [long.paths.log(long.attempts.names()[0], number) for number in range(1, 6)]
+    for key, text in zip(keys, (b"one\n", b"two\n", b"three\n", b"a line that is longer\n", b"five\n")):
+        store.put(key, text)
+    store.calls.clear()
+    read = [(piece, sum(call in {f"get {key}" for key in keys} for call in store.calls)) for piece in long.log()]
+    assert [count for _, count in read[-5:]] == [2, 2, 3, 4, 5], store.calls
+    assert "".join(piece for piece, _ in read).endswith("\none\ntwo\nthree\na line that is longer\nfive\n")
+
+
 # --- what is run --------------------------------------------------------------------------------------------------------
 
 
