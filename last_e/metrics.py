@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from last_e.light import without
-from last_e.whole import read_bounded, whole_file
+from last_e.whole import read_bounded, regular_file, whole_file
 
 if TYPE_CHECKING:
     from last_e.events import EpochDone, Point, Sink
 
 METRICS, STEPS = "metrics.jsonl", "steps.jsonl"
 MOST_BYTES = 64 << 20
-"""Of either: 100,000 epochs have a third of that, and so have 120 epochs of NTU RGB+D 60 with a line for each step."""
+"""Of ``metrics.jsonl``, of which 100,000 epochs have a third of that, and of what is written of steps."""
+_LONGEST = 1 << 16
+"""Of a line of ``steps.jsonl``."""
 _NUMBERS = ("epoch", "step")
 _SCORES = (("test_top1", "test_top5"), ("validation_top1", "validation_top5"))
 
@@ -70,10 +74,9 @@ class History:
     ) -> None:
         self._metrics, self._steps = out / METRICS, out / STEPS
         epochs = [line for line in read_metrics(_read(self._metrics)) if line["epoch"] <= epochs_done]
-        steps = [line for line in read_steps(_read(self._steps)) if line["epoch"] <= steps_done / steps_per_epoch]
-        for path, kept in ((self._metrics, epochs), (self._steps, steps)):
-            with whole_file(path) as part:
-                part.write_text(_text(kept))
+        with whole_file(self._metrics) as part:
+            part.write_text(_text(epochs))
+        _take_back(self._steps, steps_done / steps_per_epoch)
         self._board: Any = _board(out / "events", steps_done, sink) if board else None
         self._sink, self._room = sink, MOST_BYTES - self._steps.stat().st_size
 
@@ -142,6 +145,17 @@ def _append(path: Path, lines: Sequence[Mapping[str, Any]], *, lasting: bool) ->
         if lasting:
             file.flush()
             os.fsync(file.fileno())
+
+
+def _take_back(path: Path, epochs: float) -> None:
+    """Of the figures of steps leave those of so many epochs, line by line: they may be more than there is memory to spare."""
+    last = -math.inf
+    with whole_file(path) as part, part.open("w") as kept, suppress(FileNotFoundError), regular_file(path) as file:
+        while data := file.readline(_LONGEST):
+            for line in _lines(data.decode("utf-8", "replace")):
+                if _has(line, *_NUMBERS) and last < line["epoch"] <= epochs:
+                    kept.write(_text([line]))
+                    last = line["epoch"]
 
 
 def _text(lines: Iterable[Mapping[str, Any]]) -> str:

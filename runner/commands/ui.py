@@ -21,15 +21,18 @@ def ui(
     """Show the jobs of a store in a browser of this machine, live: find, follow, compare, stop, resume."""
     from runner.job.find import store_with_jobs
     from runner.ui.serve import serve
-    from runner.view.console import print_json, say
+    from runner.view.console import json_text, print_json, say
 
     target = store_with_jobs(store)
     told: list[str] = []
 
     def tell(address: str) -> None:
         told.append(address)
-        if json:
-            print_json("ui", {"store": target.uri, "address": address}, line=True)
+        facts = {"store": target.uri, "address": address}
+        if json and len(told) == 1:
+            print_json("ui", facts, line=True)
+        elif json:  # who has come in is not thrown out because nobody reads any more
+            say(json_text("ui", facts, None))
         elif len(told) == 1:
             say(f"{target.uri} is shown, to this machine alone, at\n  {address}")
             say("(for one browser, once; Ctrl-C ends this, and leaves jobs alone)")

@@ -49,7 +49,7 @@ def _write(lines: list[dict[str, Any]], path: Path) -> None:
 
 
 def _log(job: Job, path: Path) -> None:
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:  # as the log is, whatever the locale
         file.writelines(job.log())
 
 
@@ -107,6 +107,7 @@ def _stored(job: Job, asked: list[str], place: Path, overwrite: bool, watch: Wat
     found = _below(job, real, set(manifests))
     if not found:
         raise UsageError(_what_there_is(job, asked, real))
+    _see_that_they_are_whole(job, real, {entry.key for entry in found}, manifests)
     size = sum(entry.size for entry in found)
     if [entry.key for entry in found] == [name]:
         with _one_file(place, overwrite) as part, watch(part, name, size):
@@ -118,6 +119,15 @@ def _stored(job: Job, asked: list[str], place: Path, overwrite: bool, watch: Wat
                 inside.parent.mkdir(parents=True, exist_ok=True)
                 _fetch(job, entry.key, inside, manifests)
     return Copied(place, [entry.key for entry in found], size)
+
+
+def _see_that_they_are_whole(job: Job, real: list[str], found: set[str], manifests: dict[str, dict[str, File]]) -> None:
+    """Of checkpoints that are copied as a whole, all that their manifests name has to be there."""
+    for name, files in manifests.items():
+        lacks = sorted(file for file in files if f"checkpoints/{name}/{file}" not in found)
+        if lacks and real[1:] in ([], [name]):
+            what = f"checkpoint {name} is damaged: it lacks {', '.join(lacks)}"
+            raise StoreError(f"{job.uri}: {what}; copy another one, or what it has by checkpoints/{name}/FILE")
 
 
 def _fetch(job: Job, path: str, into: Path, manifests: dict[str, dict[str, File]]) -> None:

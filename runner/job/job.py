@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
+from itertools import accumulate
 from shlex import quote
 from typing import Any
 
@@ -21,12 +22,14 @@ from runner.job.json_objects import dump, read_as, read_json
 from runner.job.paths import Paths
 from runner.job.requests import Requests
 from runner.store.open import default_store
-from runner.store.protocol import Store
+from runner.store.protocol import Entry, Store
 from runner.store.uri import StoreUri
 
 FORMAT = 1
 _PIECES = 256
-"""So many of a log are read at once."""
+"""So many of a log are read at once,"""
+_PIECES_BYTES = 64 << 20
+"""and no more than these together, or one: a piece has some kilobytes, but a store may hold anything."""
 
 
 class Membership(BaseModel):
@@ -262,7 +265,8 @@ class Job:
         attempts, *listed = self.store.in_parallel(
             [partial(self.attempts.read, names), *(partial(self._log, n) for n in names)]
         )
-        keys = dict(zip(names, listed))
+        keys = {name: [entry.key for entry in entries] for name, entries in zip(names, listed)}
+        sizes = {entry.key: entry.size for entries in listed for entry in entries}
         pieces: list[tuple[str, str | None]] = []
         for attempt in attempts:
             if attempt.phase != "claiming":
@@ -273,14 +277,16 @@ class Job:
             seen.update(key for key, _ in new[:-last])
             new = new[-last:]
         while new:  # not all at once: a long run has thousands
-            some, new = new[:_PIECES], new[_PIECES:]
+            sums = accumulate(sizes.get(key, 0) for key, _ in new[:_PIECES])
+            count = max(1, sum(size <= _PIECES_BYTES for size in sums))
+            some, new = new[:count], new[count:]
             texts = self.store.in_parallel([partial(self._text, key, "[left out: {}]\n") for key, head in some if head is None])
             for key, head in some:
                 seen.add(key)
                 yield head if head is not None else texts.pop(0) or ""
 
-    def _log(self, attempt_id: str) -> list[str]:
-        return [entry.key for entry in self.store.scan(self.paths.attempt(attempt_id, "log", ""))]
+    def _log(self, attempt_id: str) -> list[Entry]:
+        return list(self.store.scan(self.paths.attempt(attempt_id, "log", "")))
 
     def _text(self, key: str, damaged: str = "") -> str | None:
         """What is under a key, if there is something; instead of what is damaged, a word with the reason."""

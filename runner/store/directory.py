@@ -98,6 +98,10 @@ class DirectoryStore:
                 with part.open("wb") as target:
                     shutil.copyfileobj(source, target, 1 << 20)
                 os.replace(part, path)
+            except OSError as error:
+                if error.errno in _FULL:
+                    raise _no_room(path, error) from error
+                raise
             finally:
                 part.unlink(missing_ok=True)
 
@@ -292,6 +296,13 @@ class DirectoryStore:
         failed = StoreError(f"{self.uri}: cannot {what} {key or 'the store'}: {why}{hint}")
         failed.lasting = error.errno in (*_FULL, errno.EACCES, errno.EPERM, errno.EROFS)
         return failed
+
+
+def _no_room(path: Path, error: OSError) -> StoreError:
+    """Where something is brought; the store has nothing to do with it."""
+    failed = StoreError(f"{path.parent}: the disk is full ({error.strerror}); free some space there")
+    failed.lasting = True
+    return failed
 
 
 def _leads_nowhere(root: Path) -> str | None:

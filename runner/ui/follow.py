@@ -10,8 +10,9 @@ from functools import partial
 import anyio
 from starlette.concurrency import run_in_threadpool
 
+from last_e.redact import redact
 from last_e.text import plain
-from runner.errors import LastrunError, NoSuchJobError, State
+from runner.errors import UNREADABLE, NoSuchJobError, State
 from runner.job.job import Job
 from runner.launch.settle import state_of
 from runner.view.status import FOLLOW_SECONDS
@@ -32,7 +33,7 @@ class Followers:
     async def events(self, job: Job) -> AsyncIterator[str]:
         """The end of the log, then what comes, until the job no longer runs. Between pieces a comment, at which it is noticed
         that nobody reads any more."""
-        seen: set[str] = set()
+        seen, is_away = set[str](), False
         with self._lock:
             self._count += 1
             is_full = self._count > MOST_FOLLOWED
@@ -40,7 +41,9 @@ class Followers:
             if is_full:
                 yield f"event: full\ndata: {MOST_FOLLOWED}\n\n"
             while not is_full and not self._over():
-                runs, text = await run_in_threadpool(partial(_more, job, seen))
+                runs, text, why = await run_in_threadpool(partial(_more, job, seen))
+                text += f"[{why}]\n" if why and not is_away else ""  # once, not every two seconds
+                is_away = bool(why)
                 for begin in range(0, len(text), _CHUNK):
                     yield f"data: {json.dumps(text[begin : begin + _CHUNK])}\n\n"
                 if not runs:
@@ -55,15 +58,18 @@ class Followers:
                 self._count -= 1
 
 
-def _more(job: Job, seen: set[str]) -> tuple[bool, str]:
-    """Whether it runs, and what has come; asked in this order, so that nothing is missed."""
-    first = not seen
+def _more(job: Job, seen: set[str]) -> tuple[bool, str, str]:
+    """Whether it runs, what has come, and what keeps it from being read; asked in this order, so that nothing is missed."""
+    text, is_cut = "", False
     try:
         runs = state_of(job)[0] is State.RUNNING
-        text = "".join(job.log(seen, _PIECES))
+        for piece in job.log(seen, _PIECES):  # no more than the end is held, nor made plain, which takes long
+            is_cut = is_cut or len(text) + len(piece) > _BYTES
+            text = (text + piece)[-_BYTES:]
     except NoSuchJobError:
-        return False, ""
-    except LastrunError as error:
-        return True, f"[{error}]\n" if first else ""
-    cut = plain(text)
-    return runs, f"[earlier lines: lastrun logs {job.reference}]\n{cut[-_BYTES:]}" if len(cut) > _BYTES else cut
+        return False, "", ""
+    except UNREADABLE as error:
+        return True, plain(text), plain(redact(str(error) or type(error).__name__))
+    end = plain(text)
+    is_cut = is_cut or len(end) > _BYTES
+    return runs, f"[earlier lines: lastrun logs {job.reference}]\n{end[-_BYTES:]}" if is_cut else end, ""

@@ -44,6 +44,8 @@ class _Known:
     version: int = 0
     attempts: list[str] | None = None
     """Their names, as they were before its facts were read; None: they have not been."""
+    asked: int = 0
+    """How often it was to be read at once."""
 
     @property
     def is_there(self) -> bool:
@@ -141,7 +143,7 @@ class Jobs:
         with self._lock:
             for job_id, known in self._known.items():
                 if job_id == name or job_id.startswith(f"{name}p"):
-                    known.read_at = None
+                    known.read_at, known.asked = None, known.asked + 1
         self._due.set()
 
     def since(self, version: int) -> dict[str, Any]:
@@ -228,11 +230,13 @@ class Jobs:
         due.sort(key=lambda known: known.read_at is None)  # those that move before those that are new, which may be many
         some = due[:_AT_ONCE]
         if some:
+            asked = [known.asked for known in some]
             told = self.store.in_parallel([known.read for known in some])
             with self._lock:
                 self._version += 1
-                for known, facts in zip(some, told):
-                    was_there, known.read_at = known.is_there, now
+                for known, facts, count in zip(some, told, asked):
+                    was_there = known.is_there
+                    known.read_at = now if known.asked == count else None  # what was read may be older than what was asked
                     if facts != known.facts:
                         known.facts, known.version = facts, self._version
                     if known.is_there is not was_there:

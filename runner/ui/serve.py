@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import tempfile
+import threading
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
@@ -68,13 +69,21 @@ def serve(store: Store, *, port: int | None, limit: int, browser: bool, tell: Te
             timeout_graceful_shutdown=_LEAVE_SECONDS,
         )
         server = uvicorn.Server(config)
+        # A daemon, and so are the threads that it begins: one that waits for a store that does not answer keeps nobody here.
+        # And a browser may hold this thread up until somebody closes it.
+        thread = threading.Thread(target=server.run, args=([listener],), name="server", daemon=True)
         try:
             with handled(interrupt):
-                tell(address())
-                if browser:
-                    _open(Path(folder) / "open.html", address())
-                server.run(sockets=[listener])
-        except KeyboardInterrupt:  # uvicorn has ended, and hands on the signal for which it did
+                thread.start()
+                try:
+                    tell(address())
+                    if browser:
+                        _open(Path(folder) / "open.html", address())
+                    thread.join()
+                finally:
+                    server.should_exit = True
+                    thread.join(_LEAVE_SECONDS + 1)
+        except KeyboardInterrupt:  # as it is meant to end
             pass
         finally:
             jobs.close()

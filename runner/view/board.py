@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from last_e.text import plain
 from runner.errors import EngineError, StoreError, UsageError
 from runner.job.attempts import HEARTBEAT_SECONDS, Attempt
 from runner.job.job import Job
@@ -78,7 +79,7 @@ class Board:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        known = {name: value for name, value in line.items() if value is not None and name not in _NAMES}
+        known = {plain(name): value for name, value in line.items() if value is not None and name not in _NAMES}
         values = [Summary.Value(tag=f"{by}/{name}", simple_value=value) for name, value in known.items()]
         if values:
             self._writer.add_event(Event(wall_time=at, step=int(number), summary=Summary(value=values)))

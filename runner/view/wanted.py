@@ -72,12 +72,12 @@ def moment(text: str) -> float | None:
     ``Z`` or ``+01:00`` of another), in seconds since 1970; None: neither."""
     from last_e.config import parse_duration
 
-    ago = parse_duration(text)
-    if isinstance(ago, int):
-        return time.time() - ago
-    if not _MOMENT.fullmatch(text):
-        return None
     try:
+        ago = parse_duration(text)
+        if isinstance(ago, int):
+            return time.time() - ago
+        if not _MOMENT.fullmatch(text):
+            return None
         return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
     except (ValueError, OverflowError, OSError):
         return None

@@ -88,6 +88,14 @@ def test_a_cut_while_it_is_followed_is_forgotten_by_who_reads(job: Job, tmp_path
     board.close()
 
 
+def test_names_that_are_no_text_are_shown_all_the_same(job: Job, tmp_path: Path) -> None:
+    one = attempt(job, 1, 0.0)
+    job.store.put(job.paths.steps(one.id, 1), b'{"step": 1, "epoch": 0.5, "\\ud800": 1, "\\u001b[2J": 2, "loss": 3}\n')
+    write([job], tmp_path / "out")
+    found = curves(tmp_path / "out" / "j")
+    assert found == {"step/\\ud800": [(1, 1.0)], "step/\\x1b[2J": [(1, 2.0)], "step/loss": [(1, 3.0)]}
+
+
 def test_steps_are_spread_over_the_time_of_their_attempt(job: Job) -> None:
     at = clock([attempt(job, 1, 0.0), attempt(job, 2, 2.0)], [{"epoch": 6.0}])
     assert [at(epoch) - 1e9 for epoch in (1.0, 2.0, 3.0, 6.0)] == [1300.0, 1600.0, 2150.0, 2600.0]

@@ -82,6 +82,13 @@ def test_a_folder_is_a_new_one_with_all_that_is_in_it(job: Job, tmp_path: Path) 
     assert Job(DirectoryStore(tmp_path), "all").store.get("all/job.json") == job.store.get(job.paths.record)
 
 
+def test_a_log_is_copied_as_it_is_whatever_the_locale(job: Job, cli: Cli, tmp_path: Path) -> None:
+    job.store.put(job.paths.log(LAST, 3), "é ☃\n".encode())
+    done = cli("cp", f"{job.id}:log.txt", "log.txt", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "log.txt").read_bytes().endswith("é ☃\n".encode())
+
+
 def test_what_is_there_stays_unless_it_may_be_replaced(job: Job, tmp_path: Path) -> None:
     (tmp_path / "report.html").write_text("mine")
     with pytest.raises(UsageError, match=r"report.html is there already: name another file, or say --overwrite"):
@@ -99,6 +106,11 @@ def test_what_is_damaged_or_goes_away_leaves_nothing(job: Job, tmp_path: Path, m
     add_checkpoint(job, 130, 0.95, b"WEIGHTS")
     for path in ("checkpoints/best", "checkpoints/best/state.pt"):
         with pytest.raises(StoreError, match=r"state\.pt is damaged: it is not what its checkpoint's manifest says"):
+            copy_out(job, path, out)
+    lacking = add_checkpoint(job, 140, 0.99)
+    job.store.delete([job.paths.checkpoint(lacking, "state.pt")])
+    for path in ("checkpoints/best", "checkpoints", ""):
+        with pytest.raises(StoreError, match=rf"checkpoint {lacking} is damaged: it lacks state\.pt; copy another one, or"):
             copy_out(job, path, out)
     listed = contents(job)
     job.store.delete([job.paths.log(LAST, 2)])

@@ -160,6 +160,11 @@ def test_who_submits_is_this_user_here_unless_somebody_names_themselves(
     assert "ann" not in cli("list", "--mine").stderr
 
 
+def test_a_time_that_no_clock_has_is_none() -> None:
+    for text in (f"{'9' * 400}d", f"{'9' * 5000}s", "0000-01-01", "9999-99-99T99:99"):
+        assert moment(text) is None
+
+
 def test_times_are_read_in_this_zone_unless_they_name_another(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "Europe/Berlin")
     time.tzset()

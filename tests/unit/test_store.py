@@ -197,6 +197,16 @@ def test_a_full_disk_is_a_store_error_and_what_was_there_stays(small_disk: Path)
     assert [entry.key for entry in store.scan("")] == ["good"]
 
 
+def test_where_the_disk_is_full_to_which_something_is_brought_no_store_is_blamed(small_disk: Path, tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    store.put("large", b"g" * 3_000_000)
+    with pytest.raises(StoreError) as error:
+        store.get_file("large", small_disk / "large")
+    assert str(error.value) == f"{small_disk}: the disk is full (No space left on device); free some space there"
+    assert error.value.lasting
+    assert list(small_disk.iterdir()) == []
+
+
 def test_a_store_is_named_by_a_path_or_a_file_uri(tmp_path: Path) -> None:
     assert open_store(str(tmp_path)).uri == open_store(f"file://{tmp_path}").uri == tmp_path.as_uri()
     odd = tmp_path / "with space #?%20"

@@ -206,6 +206,14 @@ def test_figures_of_steps_never_are_more_than_a_run_that_goes_on_can_read(tmp_pa
     assert 5 < len(steps) < 20
 
 
+def test_a_run_that_has_kept_more_steps_than_are_read_at_once_is_gone_on_with(tmp_path):
+    lines = [json.dumps({**point(step, 4).figures(), "note": "x" * 60_000}) for step in range(1, 1201)]
+    (tmp_path / "steps.jsonl").write_text("\n".join(lines) + "\n")
+    History(tmp_path, 2, 10, 4, Silent()).close()
+    kept = read_steps((tmp_path / "steps.jsonl").read_text())
+    assert [line["step"] for line in kept] == list(range(1, 11))
+
+
 def test_a_step_that_comes_again_replaces_all_from_there_on_and_what_is_no_line_does_not_count():
     lines = [json.dumps(point(step, 4, loss).figures()) for step, loss in [(1, 1), (2, 2), (3, 3), (2, 4), (4, 5)]]
     found = read_steps("\n".join([*lines, '{"step": 5}', '{"step": 6, "epo', "7"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
@@ -113,6 +115,26 @@ def test_a_token_lets_in_once_and_the_cookie_is_for_this_path_alone(env: dict[st
         assert one.ask(second[second.index(one.root) :], cookie=None, sec_fetch_site="cross-site").status == 200, (
             "opened by a file"
         )
+
+
+def test_cookies_of_others_on_this_machine_keep_nobody_out_or_busy(pages: Ui) -> None:
+    for others in ('theme={"dark": 1}', "a b=c", "lastrun-ui=theirs", "\xe9=\xff", "$Version=1", '"', "=", "", "x" * 4000):
+        for cookies in (f"{pages.cookie}; {others}", f"{others}; {pages.cookie}"):
+            assert pages.ask(f"{pages.root}/", cookie=cookies).status == 200, cookies
+    from runner.ui.guard import Keys
+
+    keys, long = Keys(lambda: None), 'x="' + 20_000 * '\\"' + '"'
+    began = time.process_time()
+    assert not keys.fits(long)
+    assert time.process_time() - began < 0.5, "of a cookie as long as a request's may be"
+
+
+def test_one_comes_in_though_nobody_reads_what_is_printed(env: dict[str, str]) -> None:
+    with ui(env) as one:
+        assert one.process.stdout is not None
+        one.process.stdout.close()
+        assert one.enter().status == 200
+        assert one.ask(f"{one.root}/").status == 200
 
 
 def test_under_another_name_this_is_no_host(pages: Ui, job: Job) -> None:
@@ -264,6 +286,44 @@ def test_the_end_of_a_log_is_told_and_no_more(pages: Ui, job: Job) -> None:
     assert answer.text.endswith("event: end\ndata: \n\n"), "it does not run"
 
 
+def test_what_keeps_a_log_from_being_read_is_told_once_and_without_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from runner.ui.follow import Followers
+
+    monkeypatch.setattr("runner.ui.follow.FOLLOW_SECONDS", 0.1)
+    store = CountingStore(tmp_path / "store")
+    away, turns = make_job(store, 1), iter(range(4))
+
+    def scan(prefix: str, after: str = "") -> Any:
+        raise StoreError("no answer from https://me:hunter2hunter2@host/ \x1b[2J")
+
+    async def told() -> list[str]:
+        followers = Followers(lambda: next(turns, None) is None)
+        return [event async for event in followers.events(away)]
+
+    monkeypatch.setattr(store, "scan", scan)
+    monkeypatch.setattr(store, "folders", scan)
+    events = asyncio.run(told())
+    assert len([event for event in events if event.startswith("data:")]) == 1, events
+    assert "no answer from https://" in events[0]
+    assert "hunter2" not in events[0]
+    assert json.loads(events[0][6:]).endswith(" \\x1b[2J]\n")
+
+
+def test_of_a_log_no_more_is_held_at_once_than_there_is_room_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.job.job._PIECES_BYTES", 12)
+    store = CountingStore(tmp_path / "store")
+    long = make_job(store, 1)
+    keys = [long.paths.log(long.attempts.names()[0], number) for number in range(1, 6)]
+    for key, text in zip(keys, (b"one\n", b"two\n", b"three\n", b"a line that is longer\n", b"five\n")):
+        store.put(key, text)
+    store.calls.clear()
+    read = [(piece, sum(call in {f"get {key}" for key in keys} for call in store.calls)) for piece in long.log()]
+    assert [count for _, count in read[-5:]] == [2, 2, 3, 4, 5], store.calls
+    assert "".join(piece for piece, _ in read).endswith("\none\ntwo\nthree\na line that is longer\nfive\n")
+
+
 # --- what is run --------------------------------------------------------------------------------------------------------
 
 
@@ -366,21 +426,24 @@ def test_so_many_follow_a_log_and_ctrl_c_ends_it_all_the_same(
 
 
 def test_a_browser_is_opened_without_the_token_on_a_command_line(env: dict[str, str], job: Job, home: Path) -> None:
-    """Everybody on a machine sees command lines."""
+    """Everybody on a machine sees command lines. One that ends when it is closed holds nothing up."""
     seen, script = home / "seen", home / "browser"
-    script.write_text(f'#!/bin/sh\necho "$@" > {seen}.part\nmv {seen}.part {seen}\n')
+    script.write_text(f'#!/bin/sh\necho $$ "$@" > {seen}.part\nmv {seen}.part {seen}\nexec sleep 60 > /dev/null\n')
     script.chmod(0o755)
     command = [sys.executable, "-m", "runner", "ui"]
     own = {**env, "BROWSER": str(script), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, env=own, cwd=home, stdout=subprocess.PIPE, text=True) as process:
         try:
             wait_until(seen.exists)
-            words = seen.read_text()
-            path = Path(words.strip().removeprefix("file://"))
+            opened, words = seen.read_text().split()
+            path = Path(words.removeprefix("file://"))
             assert "token" not in words
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
             assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-            assert re.search(r"url=http://127.0.0.1:\d+/[\w-]+/\?token=[\w-]{43}", path.read_text())
+            (address,) = re.findall(r"url=(http://127.0.0.1:\d+/[\w-]+/\?token=[\w-]{43})", path.read_text())
+            with urlopen(address, timeout=PATIENCE) as answer:
+                assert answer.status == 200
+            os.kill(int(opened), signal.SIGTERM)  # it is open still
         finally:
             process.send_signal(signal.SIGTERM)
         out, _ = process.communicate(timeout=PATIENCE)
@@ -388,6 +451,34 @@ def test_a_browser_is_opened_without_the_token_on_a_command_line(env: dict[str, 
     assert "is shown, to this machine alone, at\n  http://127.0.0.1:" in out
     assert out.endswith("ended; jobs go on\n")
     assert not path.parent.exists()
+
+
+_HANGS = """
+import threading
+from runner.store.directory import DirectoryStore
+scan = DirectoryStore.scan
+DirectoryStore.scan = lambda store, prefix, after="": (
+    threading.Event().wait() if prefix.startswith("runs/") else scan(store, prefix, after)
+)
+from runner.__main__ import main
+main()
+"""
+
+
+def test_ctrl_c_waits_for_no_store_that_does_not_answer(env: dict[str, str], job: Job) -> None:
+    """Such as a folder of a network whose server is gone: who reads there cannot be interrupted."""
+    command = [sys.executable, "-c", _HANGS.replace("runs/", f"{job.id}/"), "ui", "--json", "--no-browser"]
+    with subprocess.Popen(command, env=env, cwd=env["HOME"], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            one = Ui(process)
+            one.enter()
+            with closing(http.client.HTTPConnection("127.0.0.1", one.port, timeout=PATIENCE)) as connection:
+                connection.request("GET", f"{one.root}/api/job/{job.id}", headers={"Host": one.host, "Cookie": one.cookie})
+                assert one.ask(f"{one.root}/api/run/99").status == 404  # what was asked before hangs by now
+                process.send_signal(signal.SIGINT)
+                assert process.wait(30) == 0
+        finally:
+            process.kill()
 
 
 def test_a_port_that_is_taken_and_an_extra_that_is_missing_are_told(cli: Cli, tmp_path: Path) -> None:
@@ -444,6 +535,30 @@ def test_of_jobs_that_have_ended_the_attempts_are_listed_and_those_that_run_are_
         wait_until(lambda: ended.id not in jobs.since(0)["ids"])
         newest = make_job(store, 1)
         wait_until(lambda: newest.id in {facts["id"] for facts in jobs.since(0)["jobs"]})
+    finally:
+        jobs.close()
+
+
+def test_what_is_done_while_a_job_is_read_is_read_at_once_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from runner.ui import jobs as shown
+    from runner.view.status import summary_or_error
+
+    monkeypatch.setattr(shown, "_RECENT_SECONDS", 1000.0)
+    ended = make_job(CountingStore(tmp_path / "store"), 1)
+    ended.attempts.write(Attempt("0001-aaaaaaaa", "elsewhere", 1, "1", 1e9, phase="ended", began=True, reason="time_limit"))
+    read: list[str] = []
+
+    def summary(job: Job) -> dict[str, Any] | None:
+        facts = summary_or_error(job)
+        read.append(job.id)
+        if len(read) == 1:
+            jobs.again(job.id)
+        return facts
+
+    monkeypatch.setattr(shown, "summary_or_error", summary)
+    jobs = shown.Jobs(ended.store, 100)
+    try:
+        wait_until(lambda: bool(jobs.since(0)["jobs"]) and len(read) == 2)
     finally:
         jobs.close()
 
