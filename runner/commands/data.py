@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -197,6 +197,7 @@ def inspect(
         bool, typer.Option("--augment", help="with --animate: before and after each augmentation, side by side")
     ] = False,
     seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="with --augment: decides what is random")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="with --animate: replace a file that is no page")] = False,
     json: JsonOption = False,
 ) -> None:
     """Show what a prepared file holds, and whether it is whole; draw a clip as an animation."""
@@ -206,6 +207,8 @@ def inspect(
 
     if (augment or seed) and animate is None:
         raise UsageError("--augment, --seed: they are of the page that --animate writes: name it")
+    if animate is not None and animate.is_file() and not overwrite and not _is_page(animate):
+        raise UsageError(f"{animate} is there already, and is no page: name another file, or say --overwrite")
     with _errors(file, goes_on=False):
         from last_e.prepare.inspect import animate as write_page
         from last_e.prepare.inspect import summarize
@@ -225,6 +228,12 @@ def inspect(
         raise LastrunError(f"{file}: nothing can be trained with it: {'; '.join(summary.own.fatal)}")
     if summary.whole is False:
         raise LastrunError(f"{file}: damaged: its bytes are not those that its header says; make or fetch it again")
+
+
+def _is_page(file: Path) -> bool:
+    with suppress(OSError), file.open("rb") as there:
+        return there.read(15).lower() == b"<!doctype html>"
+    return False
 
 
 def _before_and_after(file: Path, clip: str, page: Path, seed: int) -> str:

@@ -113,7 +113,7 @@ def tensorboard(
 
 
 def _jobs(names: list[str], store: str | None) -> tuple[list[Job], str, str]:
-    """Those that are meant, groups' among them, what they are called together, and the ID of the first that was named."""
+    """Those that are meant, groups' among them, what they are called together, and what a file of them is."""
     from runner.errors import UsageError
     from runner.job.find import find
     from runner.job.group import Group
@@ -122,4 +122,6 @@ def _jobs(names: list[str], store: str | None) -> tuple[list[Job], str, str]:
     jobs = {job.uri: job for one in found for job in (one.jobs() if isinstance(one, Group) else [one])}
     if not jobs:
         raise UsageError("there are no jobs to show: name a group that has some, or jobs")
-    return list(jobs.values()), found[0].id if len(found) == 1 else f"{len(jobs)} jobs", found[0].id
+    if len(found) == 1:
+        return list(jobs.values()), found[0].id, found[0].id
+    return list(jobs.values()), f"{len(jobs)} jobs", f"{found[0].id}-and-{len(found) - 1}-more"

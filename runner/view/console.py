@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 JSON_VERSION = 1
+_WIDEST = 10_000
+"""Columns of a table."""
 
 
 def show(text: str, *, end: str = "\n", error: bool = False) -> None:
@@ -71,6 +73,7 @@ def make_console(stderr: bool = False, coloured: bool = True) -> Console:
 @cache
 def _console_class() -> type[Console]:
     from rich.console import Console
+    from rich.table import Table
 
     class PlainConsole(Console):
         """Makes every text plain that it is given, also in the cells of tables."""
@@ -79,7 +82,29 @@ def _console_class() -> type[Console]:
             """A text as rich shows it."""
             return super().render_str(plain(text), **options)
 
+        def print(self, *objects: Any, **options: Any) -> None:
+            """As rich does; but a table that does not fit is as wide as it is, and a terminal folds its lines: rich would cut
+            figures and IDs off, in silence."""
+            before = self.width
+            self.width = max([before, *(_least_width(self, one) for one in objects if isinstance(one, Table))])
+            try:
+                super().print(*objects, **options)
+            finally:
+                self.width = before
+
     return PlainConsole
+
+
+def _least_width(console: Console, table: Table) -> int:
+    """In which every column that is not to fold is whole."""
+    from rich.measure import Measurement
+
+    roomy = console.options.update(width=_WIDEST, max_width=_WIDEST)
+    for column in table.columns:
+        if column.no_wrap:
+            cells = [column.header, *column.cells]
+            column.min_width = max(Measurement.get(console, roomy, cell).maximum for cell in cells)
+    return Measurement.get(console, roomy, table).minimum
 
 
 def styled(text: str, style: str) -> Text:
@@ -120,6 +145,6 @@ def make_table(*columns: str) -> Table:
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="dim")
     for column in columns:
-        # What people copy stays in one piece; at the end of a narrow screen other columns fold.
+        # What people copy stays in one piece, however narrow the screen; other columns fold.
         table.add_column(column, overflow="fold", no_wrap=column not in ("before", "now", ""))
     return table

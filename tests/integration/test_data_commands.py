@@ -84,6 +84,10 @@ def test_prepared_inspected_drawn_and_trained(tree: Path, tmp_path: Path, cli: C
     assert "60 classes" in done.stdout
     assert "whole: its bytes are those that its header says" in done.stdout
     assert (tmp_path / "clip.html").read_text().startswith("<!doctype html>")
+    (tmp_path / "mine.yaml").write_text("a: 1")
+    done = cli("data", "inspect", out, "--animate", tmp_path / "mine.yaml")
+    assert (done.returncode, (tmp_path / "mine.yaml").read_text()) == (2, "a: 1")
+    assert "mine.yaml is there already, and is no page: name another file, or say --overwrite" in done.stderr
     done = cli("data", "inspect", out, "--animate", tmp_path / "both.html", "--augment")
     assert done.returncode == 0, done.stderr
     assert "training.augmentations: {mirror: 1.0}" in (tmp_path / "both.html").read_text()

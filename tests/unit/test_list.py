@@ -178,3 +178,22 @@ def test_times_are_read_in_this_zone_unless_they_name_another(monkeypatch: pytes
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+def test_on_a_narrow_screen_no_figure_and_no_id_is_cut_off(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Twenty columns: lines are longer, and the terminal folds them; what may fold does so itself."""
+    from runner.view.console import make_console, make_table
+
+    monkeypatch.setenv("COLUMNS", "20")
+    table = make_table("job", "best top-1", "before")
+    table.add_row("sweep-20261130-124600-aaaa-p0001", "99.64%", "some words that may fold")
+    console = make_console()
+    console.width = 20
+    console.print(table)
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0].split() == ["job", "best", "top-1", "before"]
+    assert lines[2].startswith("sweep-20261130-124600-aaaa-p0001   99.64%       some")
+    assert len(lines) > 3
+    assert console.width == 20

@@ -423,6 +423,11 @@ def test_the_command_writes_a_report_over_a_report_and_over_nothing_else(
     assert found["jobs"] == [job.id]
     assert found["bytes"] == len(page.read_bytes())
     assert cli("report", "nobody").returncode == 3
+    other = made_up(DirectoryStore(Path(clean_env["LASTRUN_STORE"])), tmp_path)
+    before = (tmp_path / f"{job.id}.html").read_bytes()
+    assert cli("report", job.id, other.id).returncode == 0
+    assert (tmp_path / f"{job.id}-and-1-more.html").is_file()
+    assert (tmp_path / f"{job.id}.html").read_bytes() == before
 
 
 def test_where_a_report_is_written_to(tmp_path: Path) -> None:

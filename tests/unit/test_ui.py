@@ -38,6 +38,11 @@ from tests.unit.test_round_trips import make_job
 pytestmark = pytest.mark.slow  # the lowest versions have no starlette
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("home")
@@ -504,7 +509,6 @@ def test_of_jobs_that_have_ended_the_attempts_are_listed_and_those_that_run_are_
 ) -> None:
     from runner.ui.jobs import Jobs
 
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("runner.ui.jobs._RECENT_SECONDS", 0.01)
     store = CountingStore(tmp_path / "store")
     running = make_job(store, 1)
@@ -544,21 +548,21 @@ def test_what_is_done_while_a_job_is_read_is_read_at_once_as_well(tmp_path: Path
     from runner.view.status import summary_or_error
 
     monkeypatch.setattr(shown, "_RECENT_SECONDS", 1000.0)
-    ended = make_job(CountingStore(tmp_path / "store"), 1)
+    store = CountingStore(tmp_path / "store")
+    ended = make_job(store, 1)
     ended.attempts.write(Attempt("0001-aaaaaaaa", "elsewhere", 1, "1", 1e9, phase="ended", began=True, reason="time_limit"))
-    read: list[str] = []
+    read: list[int] = []
 
     def summary(job: Job) -> dict[str, Any] | None:
         facts = summary_or_error(job)
-        read.append(job.id)
-        if len(read) == 1:
-            jobs.again(job.id)
+        read.append(len(store.calls))
+        jobs.again(job.id)
         return facts
 
     monkeypatch.setattr(shown, "summary_or_error", summary)
     jobs = shown.Jobs(ended.store, 100)
     try:
-        wait_until(lambda: bool(jobs.since(0)["jobs"]) and len(read) == 2)
+        wait_until(lambda: bool(jobs.since(0)["jobs"]) and f"list {ended.paths.attempts}" in store.calls[read[0] :])
     finally:
         jobs.close()
 
@@ -566,7 +570,6 @@ def test_what_is_done_while_a_job_is_read_is_read_at_once_as_well(tmp_path: Path
 def test_a_store_that_is_away_is_told_and_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from runner.ui.jobs import Jobs
 
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     store = CountingStore(tmp_path / "store")
     job = make_job(store, 1)
 
@@ -590,7 +593,6 @@ def test_what_was_read_of_jobs_at_rest_is_there_the_next_time_unless_they_went_o
 ) -> None:
     from runner.ui.jobs import Jobs
 
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     store = CountingStore(tmp_path / "store")
     ended, resumed, deleted, running = (make_job(store, 1) for _ in range(4))
     for job in (ended, resumed, deleted):
