@@ -43,7 +43,9 @@ def load_network(folder: Path, config: TrainConfig, ema: bool = False) -> Loaded
         )
     model = LastE(config.model, config.data.num_classes, description.skeleton)
     if ema and "ema_model" not in state:
-        raise DataError(f"{folder.name}: no average of the weights was kept (training.ema): leave --ema out", missing=True)
+        raise DataError(
+            "the checkpoint has no average of its weights (it was trained without training.ema): leave --ema out", missing=True
+        )
     try:
         model.load_state_dict(state["ema_model" if ema else "model"])
     except (KeyError, RuntimeError, TypeError, AttributeError) as error:

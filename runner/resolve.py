@@ -307,12 +307,18 @@ def resolve_attempt(
     sets, problems = set_layer(settings)
     problems = [*problems, *_read_places(sets, Path.cwd())]
     named = {key for word in allow_change for key in word.split(",")} - {"data"}
-    for key in sorted(key for key in named if is_pinned(key) and key not in sets):
+    for key in sorted(key for key in named & config.keys() if is_pinned(key) and key not in sets):
         problems.append(Problem("--allow-change", key, "no other value for it", f"with --set {key}=VALUE beside it"))
     resolved = resolve([job, flags, sets], JobSpec, problems, opened=_opened)
     keep_secret(resolved.config.notify.variables().values())
     after = resolved.items()
-    found = [change for change in changes(config, after) if change.key in after and not change.key.startswith("store.")]
+    of_us = {key for key, origin in resolved.origins.items() if str(origin).startswith(_PACKAGE_ORIGINS)}
+    new = of_us - config.keys()  # a key that the job's version had not, as the package has it: nobody has changed it
+    found = [
+        change
+        for change in changes(config, after)
+        if change.key in after and not change.key.startswith("store.") and (change.pinned or change.key not in new)
+    ]
     refuse_pinned(found, allow_change, resolved.origins)
     if options is not None:  # what the job says of its store may be another's word
         values = {**options, "requester_pays": options.get("requester_pays") == "true"}

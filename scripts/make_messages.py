@@ -455,13 +455,16 @@ def render() -> str:
         text += f"\n## {title}\n\n| message | what it is |\n|---|---|\n"
         rows: dict[str, set[str]] = {}
         for one in found:
-            rows.setdefault(one.text, set()).add(_kind(one))
+            if _kind(one) not in _PART or len(one.text) <= _LONGEST_PART:
+                rows.setdefault(one.text, set()).add(_kind(one))
         for message in sorted(rows, key=lambda each: (rows[each] <= _SAID, each)):  # errors first
             text += f"| {_cell(message)} | {', '.join(sorted(rows[message] - _PART or rows[message]))} |\n"
     return text
 
 
 _PART = {"part of another"}
+_LONGEST_PART = 400
+"""Of what is put together from many: each of those is there by itself."""
 _SAID = {"word", "note", "warning", "part of another"}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from last_e.text import counted
 from runner.job.copy import BEST, MADE, NEWEST
 from runner.store.protocol import Entry
 from runner.view.console import make_console, make_table, show
@@ -26,6 +27,6 @@ def print_contents(job_id: str, files: Iterable[Entry]) -> None:
         table.add_row(f"checkpoints/{BEST}/", "", "the best by top-1")
         table.add_row(f"checkpoints/{NEWEST}/", "", "the newest")
     for path, (count, size) in rows.items():
-        table.add_row(path, f"{size:,}", f"{count:,} files" if path.endswith("/") else "")
+        table.add_row(path, f"{size:,}", counted(count, "file") if path.endswith("/") else "")
     make_console().print(table)
     show(f"lastrun cp {job_id}:PATH FOLDER copies one of them")

@@ -66,7 +66,9 @@ def test_what_the_trainer_found_is_found_again_and_more(cli: Cli, tiny: Path, tm
 
     # Nobody knows what these clips are in a mirror, and no average was kept.
     assert "mirror: synthetic has no mirror image: nobody knows which" in refused(cli, job.id, "--mirror")
-    assert "no average of the weights was kept (training.ema)" in refused(cli, job.id, "--ema")
+    assert "the checkpoint has no average of its weights (it was trained without training.ema): leave --ema out" in refused(
+        cli, job.id, "--ema"
+    )
     assert "--missing 1.5: allowed is 0 to 1" in refused(cli, job.id, "--missing", "1.5")
 
     # What does not fit.

@@ -207,6 +207,24 @@ class TestGoingOnElsewhere:
         assert resolved.config.training.lr == 0.01
         assert [(c.key, c.pinned) for c in changes] == [("training.lr", True)]
 
+    def test_a_key_that_there_is_not_is_told_with_the_nearest(self, record: tuple[dict[str, object], dict[str, str]]) -> None:
+        with pytest.raises(ConfigError) as end:
+            resolve_attempt(*record, None, [], ["training.epoch"], **ALL)
+        assert [str(problem) for problem in end.value.problems] == [
+            "--allow-change: training.epoch: found no key that decides learning; allowed: known keys only; did you mean "
+            "training.epochs?"
+        ]
+
+    def test_a_key_of_a_later_version_is_no_change_until_somebody_sets_it(
+        self, record: tuple[dict[str, object], dict[str, str]]
+    ) -> None:
+        config, origins = record
+        for key in ("hardware.kernels", "checkpoint.log_every_steps", "training.ema"):
+            del config[key], origins[key]
+        assert resolve_attempt(config, origins, None, [], [], **ALL)[1] == []
+        (change,) = resolve_attempt(config, origins, None, ["hardware.kernels=off"], [], **ALL)[1]
+        assert (change.key, change.before, change.after) == ("hardware.kernels", None, "off")
+
     def test_the_effective_batch_is_pinned_not_its_factors(self, record: tuple[dict[str, object], dict[str, str]]) -> None:
         halves = ["training.batch_size=8", "training.gradient_accumulation_steps=2"]
         resolve_attempt(*record, None, halves, [], **ALL)
