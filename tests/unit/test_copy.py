@@ -44,7 +44,7 @@ def job(tmp_path: Path) -> Job:
     made.store.put(made.paths.report(LAST), b"<p>last")
     for piece in (1, 2):
         made.store.put(made.paths.log(LAST, piece), f"line {piece}\n".encode())
-        made.store.put(made.paths.steps(LAST, piece), f'{{"step": {piece}, "epoch": 0.5}}\n'.encode())
+        made.store.put(made.paths.steps(LAST, piece), f'{{"step": {piece}, "epoch": 0.{piece}}}\n'.encode())
     return made
 
 
@@ -57,7 +57,7 @@ def test_single_files_come_into_a_folder_or_under_a_name(job: Job, tmp_path: Pat
     assert [json.loads(line) for line in (tmp_path / "m.jsonl").read_text().splitlines()] == job.metrics()
     assert (copied.files, copied.size) == (["metrics.jsonl"], (tmp_path / "m.jsonl").stat().st_size)
     copy_out(job, "steps.jsonl", out)
-    assert (out / "steps.jsonl").read_text() == '{"step": 1, "epoch": 0.5}\n{"step": 2, "epoch": 0.5}\n'
+    assert (out / "steps.jsonl").read_text() == '{"step": 1, "epoch": 0.1}\n{"step": 2, "epoch": 0.2}\n'
     copy_out(job, "log.txt", out)
     assert (out / "log.txt").read_text().endswith("--- attempt 3 on rented-3 (lambda)\nline 1\nline 2\n")
     copy_out(job, "/job.json", out)
