@@ -46,8 +46,16 @@ def pull_checkpoint(job: Job, destination: Path, *, best: bool, step: int | None
                 if last or stored == before:
                     raise
             except DamagedCheckpoint as error:
-                raise StoreError(f"checkpoint {stored.name}: {error}") from None
+                raise StoreError(f"checkpoint {stored.name}: {error}; {_others(job, stored)}") from None
     return stored.name
+
+
+def _others(job: Job, damaged: Stored) -> str:
+    """Which may be taken instead."""
+    steps = sorted({one.manifest.step for one in job.checkpoints.all() if one.name != damaged.name}, reverse=True)
+    if not steps:
+        return f"{job.id} has no other"
+    return f"--step N takes another one, of step {', '.join(map(str, steps[:5]))}{' or earlier' if len(steps) > 5 else ''}"
 
 
 @contextmanager

@@ -493,6 +493,16 @@ def test_a_checkpoint_that_is_pruned_while_it_is_pulled_gives_way_to_a_newer_one
         pull_checkpoint(job, tmp_path / "other", best=False, step=10)
     with pytest.raises(UsageError, match="has no checkpoint that was tested yet; --step 20 takes the newest"):
         pull_checkpoint(job, tmp_path / "other", best=True, step=None)
+    name = f"00000020-{attempt.id}"
+    job.store.put(job.paths.checkpoint(name, "a.pt"), b"?")
+    with pytest.raises(StoreError, match=rf"^checkpoint {name}: a.pt .*; j has no other$"):
+        pull_checkpoint(job, tmp_path / "other", best=False, step=None)
+    for step in (30, 40):
+        store_checkpoint(job, step, attempt.id)
+    job.store.put(job.paths.checkpoint(f"00000040-{attempt.id}", "state.pt"), b"?")
+    with pytest.raises(StoreError, match=r"sha256 differs\); --step N takes another one, of step 30, 20$"):
+        pull_checkpoint(job, tmp_path / "other", best=False, step=None)
+    assert not (tmp_path / "other").exists()
     job.store.clear(job.paths.checkpoints)
     with pytest.raises(UsageError, match=r"has no checkpoint yet; lastrun status .* tells what becomes of it"):
         pull_checkpoint(job, tmp_path / "other", best=True, step=None)
