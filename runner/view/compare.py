@@ -206,7 +206,8 @@ def print_comparison(facts: dict[str, Any]) -> None:
     """The table."""
     tested = any(row["test"] is not None for row in facts["rows"])  # of runs that have clips to validate
     best = ["validation best", "test"] if tested else ["top-1 best"]
-    table = make_table(*facts["keys"], "jobs", "top-1 last", *best, "time", "cost", "unfinished")
+    alone = all(len(row["jobs"]) == 1 for row in facts["rows"])
+    table = make_table(*facts["keys"], "job" if alone else "jobs", "top-1 last", *best, "time", "cost", "unfinished")
     for row in facts["rows"]:
         values = [value_text(value).strip("'") for value in row["values"].values()]
         count = f"{row['finished']}" + (f" of {len(row['jobs'])}" if row["unfinished"] else "")
@@ -214,8 +215,13 @@ def print_comparison(facts: dict[str, Any]) -> None:
         names = ("last", "best", "test") if tested else ("last", "best")
         figures = [_figure(row[name], row[f"{name}_spread"]) for name in names]
         cost = "-" if row["cost"] is None else f"${row['cost']:.2f}"
-        table.add_row(*values, count, *figures, seconds_text(row["seconds"]), cost, _unfinished(row))
+        table.add_row(
+            *values, row["jobs"][0] if alone else count, *figures, seconds_text(row["seconds"]), cost, _unfinished(row)
+        )
     make_console().print(table)
+    if facts["rows"] and not alone:
+        shown = facts["rows"][0]["jobs"]
+        show(f"of the first line: {', '.join(shown[:5])}{f' and {len(shown) - 5} more' if len(shown) > 5 else ''}")
     if any(row["last_spread"] is not None for row in facts["rows"]):
         show("mean and standard deviation over seeds")
     if any(row["unfinished"] for row in facts["rows"]):

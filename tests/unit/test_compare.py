@@ -123,14 +123,18 @@ def test_means_and_spreads_are_over_finished_seeds_and_the_best_comes_first(
     assert "2 of 3" in shown
     assert "paused 1/9, best 99.00%" in shown
     assert "what is unfinished is in no mean" in shown
+    assert f"of the first line: {', '.join(first['jobs'])}" in shown
     lines = comparison_csv(facts).splitlines()
     assert lines[0].startswith("training.lr,finished,seeds,last,")
     assert lines[1].startswith("0.05,2,")
     assert len(lines) == 4
 
 
-def test_only_what_somebody_chose_is_a_difference(tmp_path: Path) -> None:
+def test_only_what_somebody_chose_is_a_difference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     group = group_of(DirectoryStore(tmp_path / "store"), tmp_path, "{zip: {model: [nano, small], training.lr: [0.1, 0.00001]}}")
     facts = compare(group.jobs())
     assert facts["keys"] == ["model.variant", "training.lr"]  # no tables of a variant, no floor that comes down with the peak
     assert [row["cost"] for row in facts["rows"]] == [None, None]
+    print_comparison(facts)
+    shown = capsys.readouterr().out
+    assert all(f" {job.id} " in shown for job in group.jobs()), "one can be named in the next command"
