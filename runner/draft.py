@@ -54,6 +54,18 @@ class Draft:
     """Of all of it on this machine; None: nobody can tell."""
 
 
+def see_that_it_may_be_written(path: Path, force: bool) -> None:
+    """See to it before anybody is asked anything.
+
+    Raises:
+        UsageError: it is a folder, or there, and not to be replaced.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder: name a file, such as {path / 'job.yaml'}")
+    if path.exists() and not force:
+        raise UsageError(f"{path} is there already: name another file, or --force replaces it")
+
+
 def draft(path: Path, *, data: str, model: str, epochs: int | None, name: str | None, force: bool) -> Draft:
     """Write a job file.
 
@@ -69,8 +81,7 @@ def draft(path: Path, *, data: str, model: str, epochs: int | None, name: str | 
         ConfigError, UsageError: what cannot be.
         OSError: it cannot be written.
     """
-    if path.exists() and not force:
-        raise UsageError(f"{path} is there already: name another file, or --force replaces it")
+    see_that_it_may_be_written(path, force)
     head = {} if name is None else {"name": name}
     file = Path(data).expanduser()
     own = is_own(data) and not file.is_absolute() and file.exists()
@@ -79,7 +90,7 @@ def draft(path: Path, *, data: str, model: str, epochs: int | None, name: str | 
         trial = Path(folder) / path.name
         chosen = {} if epochs is None else {"training": {"epochs": epochs}}
         trial.write_text(json.dumps(head | chosen))  # JSON is YAML
-        resolved = _resolved(trial)
+        resolved = _resolved(trial, path.absolute().parent)
         usual = resolved.items()
         training = {key: usual[f"training.{key}"] for key in _SET}
         training["warmup_epochs"] = min(training["warmup_epochs"], max(1, training["epochs"] // 5))
@@ -97,14 +108,20 @@ def draft(path: Path, *, data: str, model: str, epochs: int | None, name: str | 
     return Draft(path, config.model.variant, config.dataset, config.training.epochs, seconds)
 
 
-def _resolved(trial: Path) -> Resolved[JobSpec]:
-    """The job of what was given; what is wrong with that is told of the option that gave it."""
+def _resolved(trial: Path, home: Path) -> Resolved[JobSpec]:
+    """The job of what was given; what is wrong with that is told of the option that gave it, and of the folder in which it will
+    be."""
     options = {"dataset": "--data", "model": "--model", "model.variant": "--model", "name": "--name"}
     try:
         return resolve_spec(trial, None, [])
     except ConfigError as error:
         raise ConfigError(
-            Problem(options.get(one.key, one.origin), "-" if one.key in options else one.key, one.found, one.allowed)
+            Problem(
+                options.get(one.key, one.origin),
+                "-" if one.key in options else one.key,
+                one.found.replace(str(trial.parent), str(home)),
+                one.allowed,
+            )
             for one in error.problems
         ) from None
 

@@ -25,13 +25,11 @@ def init(
     json: JsonOption = False,
 ) -> None:
     """Write a commented job file for your data, and say how long its job would take here; asks for what is not given."""
-    from runner.draft import draft
-    from runner.errors import UsageError
+    from runner.draft import draft, see_that_it_may_be_written
     from runner.view.console import print_json, show
     from runner.view.draft import print_draft
 
-    if path.exists() and not force:  # before anybody is asked anything
-        raise UsageError(f"{path} is there already: name another file, or --force replaces it")
+    see_that_it_may_be_written(path, force)
     if not json and sys.stdin.isatty() and sys.stdout.isatty():
         show("Data: irds (a small set that comes along), ntu60, ntu120, or your own prepared file (lastrun data import)")
         data = data or typer.prompt("data", default="irds")

@@ -60,6 +60,8 @@ def test_each_offer_counts_without_its_sign(cli: Cli, tmp_path: Path) -> None:
         (("--data", "nothing.safetensors"), "error: --data: found nothing.safetensors: no file"),
         (("--data", "nonsense"), "error: --data: found 'nonsense'; allowed: "),
         (("--model", "huge"), "error: --model: found 'huge'; allowed: "),
+        (("--force", "--data=nothing.safetensors"), "beside the job, in {here}, nor in "),
+        ((".", "--force"), "error: . is a folder: name a file, such as job.yaml"),
         (("--name", "My Job"), "error: --name: found 'My Job'; allowed: at most 48"),
     ],
     ids=lambda value: value[1] if isinstance(value, tuple) else "",
@@ -67,7 +69,8 @@ def test_each_offer_counts_without_its_sign(cli: Cli, tmp_path: Path) -> None:
 def test_what_cannot_be_is_told_of_what_was_given(cli: Cli, tmp_path: Path, words: tuple[str, str], says: str) -> None:
     done = cli("init", *words)
     assert done.returncode == 2
-    assert says in done.stderr
+    assert says.format(here=tmp_path) in done.stderr
+    assert "lastrun-init" not in done.stderr, "where it tries what was given is gone by then"
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "job.yaml").exists()
 
