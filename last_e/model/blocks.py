@@ -71,7 +71,7 @@ def conv_norm(
 def convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None, *options: Any) -> Tensor:
     """A 2D convolution; a small 1x1 one as the matrix product that it is."""
     if weight.shape[2:] == (1, 1) and x.numel() < SMALL_CONVOLUTION:
-        return F.linear(rows(x), weight[:, :, 0, 0], bias).permute(0, 3, 1, 2)
+        return F.linear(rows(x), weight.flatten(1), bias).permute(0, 3, 1, 2)
     return F.conv2d(x, weight, bias, *options)
 
 
@@ -98,7 +98,7 @@ class StreamFusion(nn.Module):
             # A norm is a scale and a shift of each channel, and what follows is linear: both go into the projection.
             with torch.autocast(x.device.type, enabled=False):
                 scale, shift = self._norm(x)
-                return weight * scale[None, :, None, None], weight[:, :, 0, 0] @ shift
+                return weight * scale[None, :, None, None], weight.flatten(1) @ shift
 
         fused = conv_norm(x, conv, norm, weights)
         return F.relu(fused, inplace=not torch.is_grad_enabled())
@@ -220,7 +220,7 @@ class ChannelGate(nn.Module):
                 gate: Tensor = self.mlp(torch.cat([full(motion), *self._band_powers(x)], dim=1)).sigmoid()
         else:
             gate = self.mlp(motion).sigmoid()
-        return 1 + self.gate_alpha[:, :, 0, 0] * (gate - 1)
+        return 1 + self.gate_alpha.flatten(1) * (gate - 1)
 
     @staticmethod
     def _band_powers(x: Tensor) -> list[Tensor]:
@@ -248,7 +248,7 @@ class JointAttention(nn.Module):
         """Means over joints (N, T, C) and over frames (N, V, C) -> s_frame (N, T, C) and s_joint (N, V, C)."""
         by_frame = self._branch(self.temporal_att, frames.transpose(1, 2)[:, :, :, None])
         by_joint = self._branch(self.spatial_att, joints.transpose(1, 2)[:, :, None, :])
-        return by_frame[:, :, :, 0].transpose(1, 2), by_joint[:, :, 0, :].transpose(1, 2)
+        return by_frame.squeeze(3).transpose(1, 2), by_joint.squeeze(2).transpose(1, 2)
 
     @staticmethod
     def _branch(branch: nn.Sequential, pooled: Tensor) -> Tensor:
@@ -293,7 +293,7 @@ class Block(nn.Module):
         if self.training and self.drop_path_rate > 0:
             noise = torch.rand(len(y), device=y.device) if path_noise is None else path_noise
             gate = gate * ((noise >= self.drop_path_rate).to(gate.dtype) / (1 - self.drop_path_rate))[:, None]
-        alpha = self.st_att.alpha[:, :, 0, 0]
+        alpha = self.st_att.alpha.flatten(1)
         p, q = gate * (1 - alpha), (gate * alpha)[:, None] * by_frame
         out: Tensor = ScaleAndAdd.apply(self.residual(x), y, p.to(y.dtype), q.to(y.dtype), by_joint.to(y.dtype))  # type: ignore[no-untyped-call]
         return out

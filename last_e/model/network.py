@@ -88,7 +88,7 @@ class LastE(nn.Module):
         blocks = (block for stage in self.stages for block in stage.children())
         for index, block in enumerate(blocks):
             x = block(x, None if noise is None else noise.path[:, index])
-        gate = self.pool_gate[:, :, 0, 0].sigmoid()
+        gate = self.pool_gate.flatten(1).sigmoid()
         pooled = gate * x.mean(dim=(2, 3)) + (1 - gate) * x.amax(dim=(2, 3))
         logits: Tensor = self.fc(self._dropout(self.head_bn(pooled), noise))
         if not (self.training and self.config.use_ib_loss):

@@ -46,8 +46,8 @@ STEPS = {
 """32 clips with 38 bodies, 64 frames; but for those of base in fp16 with a block for each stage."""
 
 MOST = {
-    "base fp16": {"batch": (356, 0.21), "step": (1641, 6.89), "test": (564, 2.47)},
-    "base fp16 with kernels": {"step": (1665, 5.92)},
+    "base fp16": {"batch": (356, 0.21), "step": (1539, 6.88), "test": (564, 2.47)},
+    "base fp16 with kernels": {"step": (1563, 5.91)},
 }
 """Kernels, about as many as torch starts, and GB that they read and write, if no cache held anything: of a batch, of a step on
 it, and of a batch of a test."""
