@@ -232,7 +232,7 @@ def test_what_can_be_had_is_listed_with_its_price_and_what_is_missing(hub: Hub, 
     assert "a10g-small" not in without.stdout
     refused = cli("list", "--clouds", "--group", "x")
     assert refused.returncode == 2
-    assert "leave --store and --group out" in refused.stderr
+    assert "leave all but --json out" in refused.stderr
 
 
 def test_an_image_without_lastrun_gets_this_very_one(
