@@ -92,7 +92,7 @@ $(VENV)/.train: $(VENV)/bin/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
-	@$(BIN)/python scripts/install.py '.[dev,browser,mlflow,trackio,triton,ui,wandb]'
+	@$(BIN)/python scripts/install.py '.[dev,browser,mlflow,tensorboard,trackio,triton,ui,wandb]'
 	@touch $@ $(VENV)/.train
 
 # SkyPilot wants an older click than huggingface_hub, so it gets an environment of its own, as its users may give it one.

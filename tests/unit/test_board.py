@@ -108,6 +108,7 @@ def test_a_port_that_somebody_has_is_told(tmp_path: Path) -> None:
             pass
 
 
+@pytest.mark.slow  # the lowest versions have no server that starts
 def test_tensorboard_shows_a_job_as_it_grows_and_leaves_nothing(job: Job, tmp_path: Path, clean_env: dict[str, str]) -> None:
     trained(job, 1, 1, 4)
     (tmp_path / "board").mkdir()

@@ -19,7 +19,7 @@ try:
 except ImportError:  # Python 3.10
     import tomli as tomllib
 
-APART = ("browser", "executorch", "mlflow", "sky", "trackio", "triton", "ui", "wandb")
+APART = ("browser", "executorch", "mlflow", "sky", "tensorboard", "trackio", "triton", "ui", "wandb")
 """Extras that are no part of dev: their lowest versions are not tried."""
 ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
