@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain, count
 from typing import Any
 
 from benchmarks.sections.common import Task, relative, some_clips
@@ -27,7 +28,7 @@ def kernels(task: Task) -> dict[str, Any]:
         own = Own(config, some_clips(task), task.device)
         used = fused_cuda.used_on(task.device)
         assert used == (task.device.type == "cuda" and name != "off"), f"kernels: {name}, and they are used: {used}"
-        batches = own.batches.epoch(0)
+        batches = chain.from_iterable(map(own.batches.epoch, count()))
         losses[name] = []
         for _ in range(FEW_STEPS if task.quick else STEPS):
             step = [batch.to(task.device) for batch in next(batches)]
