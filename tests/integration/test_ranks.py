@@ -28,7 +28,7 @@ from last_e.predictions import FILE as PREDICTIONS
 from last_e.ranks.lifeline import BEAT_SECONDS
 from runner.job.job import Job
 from tests.conftest import Cli
-from tests.jobs import PATIENCE, Run, assert_same, command_lines, has_saved, jobs_in, wait_until
+from tests.jobs import PATIENCE, Run, assert_same, command_lines, has_pending, has_saved, jobs_in, stand_still, wait_until
 from tests.jobs import result as result_of
 
 STEPS, EPOCHS = 2, 8  # an epoch: 48 training clips, 22 a step
@@ -289,10 +289,16 @@ def test_an_attempt_trains_on_each_gpu_that_it_has_alone_and_goes_on_with_the_sa
     words = ("submit", tiny, "--env", "local", "--here", *length)
     current = Run({**clean_env, **there}, *words)
     current.wait_for(saves)
+    ranks = list(ranks_of(current.job.id).values())
+    for rank in ranks:
+        stand_still(rank)
     refused = cli(*words, **there)
     assert refused.returncode == 6, refused.stdout + refused.stderr
     assert f"2 GPUs wanted, none of 2 GPUs ({', '.join(names)}) is free: {names[0]} is used by job tiny-" in refused.stderr
     current.job.requests.ask_to_stop(now=False)
+    wait_until(lambda: any(has_pending(rank, signal.SIGTERM) for rank in ranks))
+    for rank in ranks:
+        os.kill(rank, signal.SIGCONT)
     code, out = current.end()
     assert code == 75, out
     assert "micro-batches of at most 20 clips, not 40, so that each rank has some; the run keeps to that" in out
@@ -379,16 +385,18 @@ def test_a_rank_that_holds_the_others_up_is_named_while_it_runs(run: Any, cli: A
         shown = cli("status", current.job.id).stdout
         return "; rank 1 is" in shown
 
+    by_ranks = r" by 2 ranks, \d\.\d\d times one \([\d,]+ - [\d,]+ each; rank 1 is \d+% behind\)"
     over = threading.Event()
     holds_up = threading.Thread(target=hold_up, args=(over,))
     holds_up.start()
     try:
         wait_until(named)
+        wait_until(lambda: re.search(rf"epoch \d+/50000  lr .*{by_ranks}", cli("logs", current.job.id).stdout))
+        wait_until(named)
         progress = json.loads(cli("status", current.job.id, "--json").stdout)["progress"]
     finally:
         over.set()
         holds_up.join()
-    by_ranks = r" by 2 ranks, \d\.\d\d times one \([\d,]+ - [\d,]+ each; rank 1 is \d+% behind\)"
     assert re.search(rf"speed +[\d,]+ clips/s{by_ranks}\n", shown), shown
     first, second = progress["ranks"]
     assert second < 0.9 * first
