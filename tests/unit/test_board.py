@@ -101,6 +101,7 @@ def test_steps_are_spread_over_the_time_of_their_attempt(job: Job) -> None:
     assert [at(epoch) - 1e9 for epoch in (1.0, 2.0, 3.0, 6.0)] == [1300.0, 1600.0, 2150.0, 2600.0]
 
 
+@pytest.mark.slow  # the lowest versions have no server that starts
 def test_a_port_that_somebody_has_is_told(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -108,7 +109,7 @@ def test_a_port_that_somebody_has_is_told(tmp_path: Path) -> None:
             pass
 
 
-@pytest.mark.slow  # the lowest versions have no server that starts
+@pytest.mark.slow
 def test_tensorboard_shows_a_job_as_it_grows_and_leaves_nothing(job: Job, tmp_path: Path, clean_env: dict[str, str]) -> None:
     trained(job, 1, 1, 4)
     (tmp_path / "board").mkdir()
