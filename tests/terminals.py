@@ -8,10 +8,11 @@ import select
 import signal
 import struct
 import subprocess
+import sys
 import termios
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from html import escape
 from itertools import groupby
 
@@ -133,3 +134,16 @@ class Terminal:
                     with self._lock:
                         self.raw += data
                         self._emulator.feed(data)
+
+
+@contextmanager
+def at_a_terminal(env: Mapping[str, str], *words: object) -> Iterator[tuple[Terminal, subprocess.Popen[bytes]]]:
+    """``lastrun`` at a terminal of its own."""
+    terminal = Terminal(80, 30)
+    process = terminal.start([sys.executable, "-m", "runner", *map(str, words)], env, env["HOME"])
+    try:
+        yield terminal, process
+    finally:
+        process.kill()
+        process.wait()
+        terminal.close()

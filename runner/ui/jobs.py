@@ -186,7 +186,7 @@ class Jobs:
         else:
             self._problem = ""
         self._first.set()
-        if not left and self._asked:
+        if not left and self._asked and not self._over:
             self._keep()
         return left
 

@@ -16,9 +16,10 @@ from runner.store.directory import DirectoryStore
 from tests.apptainer import Apptainer
 from tests.conftest import Cli
 from tests.integration.test_slurm import only_job, slurm_id
-from tests.integration.test_ssh import at_a_terminal, environ_of_trainer
-from tests.jobs import LONGER, Run, assert_same, command_lines, jobs_in, some_step_is_stored, wait_until
+from tests.integration.test_ssh import environ_of_trainer
+from tests.jobs import LONGER, PATIENCE, Run, assert_same, command_lines, jobs_in, some_step_is_stored, wait_until
 from tests.slurm import Slurm
+from tests.terminals import at_a_terminal
 
 
 @pytest.fixture
@@ -62,11 +63,10 @@ def test_an_attempt_gets_what_is_named_and_shows_nothing_on_its_command_line(
 def test_ctrl_c_at_a_terminal_comes_once(apptainer: Apptainer, tiny: Path, clean_env: dict[str, str]) -> None:
     """The terminal sends it to all of its group, and Apptainer passes it on: asked twice, an attempt would not save."""
     store = DirectoryStore(Path(clean_env["LASTRUN_STORE"]))
-    with at_a_terminal(clean_env, "submit", tiny, *image(apptainer), "training.epochs=5000") as terminal:
+    with at_a_terminal(clean_env, "submit", tiny, *image(apptainer), "training.epochs=5000") as (terminal, process):
         wait_until(lambda: [job for job in jobs_in(store) if some_step_is_stored(job)])
-        os.killpg(terminal.process.pid, signal.SIGINT)
-        code, said = terminal.to_the_end()
-    assert code == 75, said
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(PATIENCE) == 75, terminal.text
     [attempt] = only_job(clean_env).attempts.all()
     assert (attempt.phase, attempt.reason) == ("ended", "interrupted")
 

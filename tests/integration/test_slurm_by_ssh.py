@@ -15,10 +15,11 @@ from runner.store.directory import DirectoryStore
 from runner.store.open import open_store
 from tests.conftest import TINY, Cli
 from tests.integration.test_slurm import only_job, slurm_id
-from tests.integration.test_ssh import at_a_terminal, environ_of_trainer, far_shell_runs
-from tests.jobs import LONGER, Run, assert_same, command_lines, jobs_in, some_step_is_stored, wait_until
+from tests.integration.test_ssh import environ_of_trainer, far_shell_runs
+from tests.jobs import LONGER, PATIENCE, Run, assert_same, command_lines, jobs_in, some_step_is_stored, wait_until
 from tests.slurm import Slurm
 from tests.sshd import Sshd
+from tests.terminals import at_a_terminal
 
 pytestmark = [pytest.mark.xdist_group("ssh"), pytest.mark.slow, pytest.mark.usefixtures("login")]
 
@@ -147,17 +148,17 @@ def test_what_slurm_there_would_not_take_is_told_before_there_is_a_job(
 
 
 def test_ctrl_c_at_a_terminal_may_leave_it_to_the_queue(cli: Cli, tiny: Path, slurm: Slurm, clean_env: dict[str, str]) -> None:
-    with at_a_terminal(clean_env, "submit", tiny, *LOGIN, "training.epochs=5000") as terminal:
+    with at_a_terminal(clean_env, "submit", tiny, *LOGIN, "training.epochs=5000") as (terminal, process):
         wait_until(
             lambda: [job for job in jobs_in(DirectoryStore(Path(clean_env["LASTRUN_STORE"]))) if some_step_is_stored(job)]
         )
-        os.kill(terminal.process.pid, signal.SIGINT)
-        terminal.read_until(b"[stop/LOOK] ")
-        os.write(terminal.end, b"\n")
-        code, said = terminal.to_the_end()
-    assert code == 75
-    job = only_job(clean_env)
-    assert f"{job.id} goes on in the Slurm of far. lastrun status" in said
+        os.kill(process.pid, signal.SIGINT)
+        wait_until(lambda: terminal.lines[-1].endswith(" [stop/LOOK]"))
+        terminal.press("\n")
+        assert process.wait(PATIENCE) == 75
+        job = only_job(clean_env)
+        told = f"{job.id} goes on in the Slurm of far. lastrun status"
+        wait_until(lambda: told in " ".join(terminal.text.split()))
     assert job.attempts.all()[-1].phase == "running"
     assert cli("stop", job.id, "--wait").returncode == 0
     assert job.attempts.all()[-1].reason == "stop_requested"

@@ -606,10 +606,11 @@ def test_what_was_read_of_jobs_at_rest_is_there_the_next_time_unless_they_went_o
             return {facts["id"]: facts["state"] for facts in jobs.since(0)["jobs"]}
         finally:
             jobs.close()
+            jobs._thread.join(PATIENCE)
 
     first = shown()
     assert first[ended.id] == "succeeded"
-    (kept,) = (tmp_path / "cache" / "lastrun" / "ui").iterdir()
+    (kept,) = (tmp_path / "cache" / "lastrun" / "ui").glob("*.json")
     assert kept.stat().st_mode & 0o777 == 0o600
     assert running.id not in json.loads(kept.read_text())["jobs"], "what changes by itself is not kept"
     attempt = Attempt("0002-aaaaaaaa", "elsewhere", 1, "1", time.time(), phase="running", began=True)
