@@ -262,8 +262,7 @@ def test_a_node_that_died_is_followed_by_another_whatever_still_lives_there(
 def test_a_controller_that_is_away_for_a_while_stops_nobody(run: Any, cli: Cli, tiny: Path, slurm: Slurm) -> None:
     current: Run = run("submit", tiny, *SLURM, *LONGER[1:])
     with current.held(some_step_is_stored):
-        time.sleep(6)  # what it has not written down yet, every five seconds, a controller forgets
-        slurm.kill("slurmctld")
+        slurm.stop_controller()
         assert "running" in cli("status", "tiny").stdout
         slurm.start_controller()
     code, out = current.end()
