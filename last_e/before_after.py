@@ -19,9 +19,9 @@ from torch import Tensor
 from last_e import rng
 from last_e.config import AugmentationsConfig, TrainConfig, TrainingConfig
 from last_e.data.augment import mirror_of
-from last_e.data.batches import rows_of, still
+from last_e.data.batches import rows_of
 from last_e.data.clips import Clips
-from last_e.data.shown import augmented
+from last_e.data.shown import augmented, still
 from last_e.datafile import DataError, output_path
 from last_e.known import mirrored_classes
 from last_e.layers import resolve

@@ -22,8 +22,7 @@ from last_e.data import augment, transform
 from last_e.data.augment import Mirror
 from last_e.data.balance import balanced_order
 from last_e.data.clips import Clips
-from last_e.data.placement import Placement
-from last_e.data.shown import Spoil, augmented, spoilt
+from last_e.data.shown import Spoil, augmented, still
 from last_e.model.network import Noise
 from last_e.problems import ConfigError, Problem
 from last_e.ranks.fold import shares
@@ -308,31 +307,12 @@ class TestBatches:
         begin = number * self.batch_size
         piece = self._order.piece(begin, min(begin + self.batch_size, len(self.index)))
         _, index, owner, body = piece
-        where = index, owner, body, self.frames, self.begin
-        if self.spoil is None:
-            joints = still(self.clips, self.placement, *where)
-        else:
-            joints = spoilt(self.clips, self.placement, self.spoil, *where)
+        joints = still(self.clips, self.placement, index, owner, body, self.frames, self.begin, self.spoil)
         if self.mirror is not None:
             joints = augment.swapped(joints, self.mirror)
             joints[..., 0].neg_()
         streams, weight = transform.to_streams(joints, self.clips.skeleton), piece.row_weight(self.clips)
         return Batch(streams, owner, self.clips.label[index], weight)
-
-
-def still(
-    clips: Clips,
-    placement: Placement,
-    index: Tensor,
-    owner: Tensor,
-    body: Tensor,
-    frames: int,
-    begin: float | None = None,
-) -> Tensor:
-    """Clips without augmentation, (r, T, V, 3): the middle of each, or what ``begin``s elsewhere; centred, turned, scaled."""
-    joints = transform.sample(clips, index, owner, body, transform.test_crop(index, begin), frames)
-    joints -= placement.origin[index][owner][:, None, None]
-    return transform.apply(placement.turn[index][owner], joints)
 
 
 def rows_of(bodies: Tensor) -> tuple[Tensor, Tensor]:

@@ -93,23 +93,26 @@ class Spoil(NamedTuple):
     """Factor of each joint's way from where it is in the clip's first frame."""
 
 
-def spoilt(
+def still(
     clips: Clips,
     placement: Placement,
-    spoil: Spoil,
     index: Tensor,
     owner: Tensor,
     body: Tensor,
     frames: int,
     begin: float | None = None,
+    spoil: Spoil | None = None,
 ) -> Tensor:
-    """Clips as they test, (r, T, V, 3), but spoilt. They are placed by what they were before."""
-    person, count = index[owner] * max(2, clips.people) + body, len(clips.skeleton.joints)
+    """Clips without augmentation, (r, T, V, 3): the middle of each, or what ``begin``s elsewhere; centred, turned, scaled.
+    Those that are to be spoilt are placed by what they were before."""
     joints = transform.sample(clips, index, owner, body, transform.test_crop(index, begin), frames)
-    if spoil.motion is not None:
-        factor = torch.full_like(person, spoil.motion, dtype=torch.float32)
+    if spoil is not None and spoil.motion is not None:
+        factor = torch.full_like(owner, spoil.motion, dtype=torch.float32)
         joints = augment.scaled_motion(joints, transform.first_frame(clips, index, owner, body), factor)
     joints -= placement.origin[index][owner][:, None, None]
+    if spoil is None:
+        return transform.apply(placement.turn[index][owner], joints)
+    person, count = index[owner] * max(2, clips.people) + body, len(clips.skeleton.joints)
     if spoil.noise is not None:
         noise = rng.normal(rng.key(0, rng.JITTER, 0), person, frames * count * 3)
         joints += spoil.noise * noise.view(-1, frames, count, 3)

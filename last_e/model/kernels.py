@@ -32,6 +32,26 @@ def of_channels(table, row, channels, c, inside):
     return tl.load(table + row * channels + c, mask=inside, other=0.0)
 
 
+@triton.jit
+def of_norm_at(table, channels, c, inside):
+    """A norm's mean, scale and bias (1, channels)."""
+    mean = of_channels(table, 0, channels, c, inside)[None, :]
+    scale = of_channels(table, 1, channels, c, inside)[None, :]
+    bias = of_channels(table, 2, channels, c, inside)[None, :]
+    return mean, scale, bias
+
+
+@triton.jit
+def five(taps, c, inside):
+    """The convolution's weights for its five frames, each (1, channels)."""
+    w0 = tl.load(taps + c * 5, mask=inside, other=0.0)[None, :]
+    w1 = tl.load(taps + c * 5 + 1, mask=inside, other=0.0)[None, :]
+    w2 = tl.load(taps + c * 5 + 2, mask=inside, other=0.0)[None, :]
+    w3 = tl.load(taps + c * 5 + 3, mask=inside, other=0.0)[None, :]
+    w4 = tl.load(taps + c * 5 + 4, mask=inside, other=0.0)[None, :]
+    return w0, w1, w2, w3, w4
+
+
 # --- what a norm needs of its batch ------------------------------------------------------------------------------------------
 
 
@@ -142,9 +162,7 @@ def norm(x, table, add, out, rows, channels, ADD: tl.constexpr, HARDSWISH: tl.co
     inside = c < channels
     there = (r < rows)[:, None] & inside[None, :]
     place = r[:, None] * channels + c[None, :]
-    mean = of_channels(table, 0, channels, c, inside)[None, :]
-    scale = of_channels(table, 1, channels, c, inside)[None, :]
-    bias = of_channels(table, 2, channels, c, inside)[None, :]
+    mean, scale, bias = of_norm_at(table, channels, c, inside)
     y = (tl.load(x + place, mask=there, other=0.0).to(tl.float32) - mean) * scale + bias
     if HARDSWISH:
         y = hardswish(y)
@@ -161,9 +179,7 @@ def norm_sums(x, table, gradient, parts, rows, channels, share, HARDSWISH: tl.co
     c = tl.program_id(1) * C + tl.arange(0, C)
     inside = c < channels
     begin_at = first.to(tl.int64) * channels
-    mean = of_channels(table, 0, channels, c, inside)[None, :]
-    scale = of_channels(table, 1, channels, c, inside)[None, :]
-    bias = of_channels(table, 2, channels, c, inside)[None, :]
+    mean, scale, bias = of_norm_at(table, channels, c, inside)
     total = tl.zeros((C,), tl.float32)
     with_x = tl.zeros((C,), tl.float32)
     for begin in range(0, last - first, R):
@@ -280,14 +296,8 @@ def depthwise(
     row = joints * channels
     x += clip * frames * row
     y += clip * after * row
-    mean = of_channels(table, 0, channels, c, of_channel)[None, :]
-    scale = of_channels(table, 1, channels, c, of_channel)[None, :]
-    bias = of_channels(table, 2, channels, c, of_channel)[None, :]
-    w0 = tl.load(taps + c * 5, mask=of_channel, other=0.0)[None, :]
-    w1 = tl.load(taps + c * 5 + 1, mask=of_channel, other=0.0)[None, :]
-    w2 = tl.load(taps + c * 5 + 2, mask=of_channel, other=0.0)[None, :]
-    w3 = tl.load(taps + c * 5 + 3, mask=of_channel, other=0.0)[None, :]
-    w4 = tl.load(taps + c * 5 + 4, mask=of_channel, other=0.0)[None, :]
+    mean, scale, bias = of_norm_at(table, channels, c, of_channel)
+    w0, w1, w2, w3, w4 = five(taps, c, of_channel)
     total = tl.zeros((C,), tl.float32)
     squares = tl.zeros((C,), tl.float32)
     at = first * STRIDE
@@ -360,19 +370,11 @@ def depthwise_backward(
     out += clip * frames * row
     y += clip * after * row
     gradient += clip * after * row
-    mean = of_channels(table, 0, channels, c, of_channel)[None, :]
-    scale = of_channels(table, 1, channels, c, of_channel)[None, :]
-    bias = of_channels(table, 2, channels, c, of_channel)[None, :]
-    last_mean = of_channels(last_table, 0, channels, c, of_channel)[None, :]
-    last_scale = of_channels(last_table, 1, channels, c, of_channel)[None, :]
-    last_bias = of_channels(last_table, 2, channels, c, of_channel)[None, :]
+    mean, scale, bias = of_norm_at(table, channels, c, of_channel)
+    last_mean, last_scale, last_bias = of_norm_at(last_table, channels, c, of_channel)
     with_y = of_channels(last_terms, 0, channels, c, of_channel)[None, :]
     plain = of_channels(last_terms, 1, channels, c, of_channel)[None, :]
-    w0 = tl.load(taps + c * 5, mask=of_channel, other=0.0)[None, :]
-    w1 = tl.load(taps + c * 5 + 1, mask=of_channel, other=0.0)[None, :]
-    w2 = tl.load(taps + c * 5 + 2, mask=of_channel, other=0.0)[None, :]
-    w3 = tl.load(taps + c * 5 + 3, mask=of_channel, other=0.0)[None, :]
-    w4 = tl.load(taps + c * 5 + 4, mask=of_channel, other=0.0)[None, :]
+    w0, w1, w2, w3, w4 = five(taps, c, of_channel)
     total = tl.zeros((V, C), tl.float32)
     with_x = tl.zeros((V, C), tl.float32)
     of_w0 = tl.zeros((V, C), tl.float32)

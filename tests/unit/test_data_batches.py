@@ -9,9 +9,10 @@ import torch
 from last_e.config import TrainConfig, TrainingConfig
 from last_e.data import Clips
 from last_e.data import transform as tf
-from last_e.data.batches import Batch, TestBatches, TrainBatches, average_bodies, prefetch, rows_of, still
+from last_e.data.batches import Batch, TestBatches, TrainBatches, average_bodies, prefetch, rows_of
 from last_e.data.files import read_irds
 from last_e.data.placement import place
+from last_e.data.shown import still
 from last_e.data.synthetic import synthetic_clips
 from last_e.graph import BONES
 from last_e.layers import resolve
