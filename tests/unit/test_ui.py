@@ -622,6 +622,14 @@ def test_what_was_read_of_jobs_at_rest_is_there_the_next_time_unless_they_went_o
     assert again == {**{name: state for name, state in first.items() if name != deleted.id}, resumed.id: "running"}
     assert {call.partition(" ")[0] for call in store.calls if ended.id in call} == {"list"}, "its records are not read again"
 
-    for damage in ("", "[]", '{"version": 1}', '{"version": "0", "jobs": 1}', kept.read_text().replace(ended.id, "other")):
+    of_another = kept.read_text().replace('"version": "', '"version": "0').replace("succeeded", "failed")
+    for damage in (
+        of_another,
+        "",
+        "[]",
+        '{"version": 1}',
+        '{"version": "0", "jobs": 1}',
+        kept.read_text().replace(ended.id, "other"),
+    ):
         kept.write_text(damage)
         assert shown() == again, damage[:20]
