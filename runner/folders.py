@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from runner.errors import UsageError
 
@@ -45,3 +48,18 @@ def _of_home(find: Callable[[str], Path], variable: str, instead: str) -> Path:
         return find("lastrun")
     except RuntimeError:
         raise UsageError(f"this user has no home folder: set HOME or {variable} to a folder{instead}") from None
+
+
+def keep(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a file of the cache, whole, for this user alone to read; where that cannot be done, it is made again some time."""
+    import json
+    import secrets
+
+    part = path.with_name(f".part-{secrets.token_hex(4)}")
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        opened = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(opened, "w") as file:
+            json.dump(values, file)
+        os.replace(part, path)
+    part.unlink(missing_ok=True)

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from last_e.process import run_module
-from runner.completion.table import keep
-from runner.folders import cache_folder, settings_folder
+from runner.folders import cache_folder, keep, settings_folder
 
 FRESH_SECONDS, FIRST_SECONDS = 10.0, 3.0
 """For so long nobody looks again; so long who asks for the first time waits."""

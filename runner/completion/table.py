@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
-from runner.folders import cache_folder
+from runner.folders import cache_folder, keep
 from runner.version import lastrun_version
 
 
@@ -25,18 +22,6 @@ def table() -> dict[str, Any]:
     made = read_off()
     keep(path, made)
     return made
-
-
-def keep(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a file of this cache, whole; where that cannot be done, it is made again the next time."""
-    part = path.with_name(f".part-{secrets.token_hex(4)}")
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        opened = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(opened, "w") as file:
-            json.dump(values, file)
-        os.replace(part, path)
-    part.unlink(missing_ok=True)
 
 
 def _digest() -> str:

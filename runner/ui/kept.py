@@ -9,9 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from last_e.whole import whole_file
 from runner.errors import UsageError
-from runner.folders import cache_folder
+from runner.folders import cache_folder, keep
 from runner.version import lastrun_version
 
 Rested = tuple[dict[str, Any], list[str]]
@@ -39,11 +38,5 @@ class Kept:
 
     def write(self, jobs: Mapping[str, Rested]) -> None:
         """All of it anew; a disk that is full keeps what there was."""
-        if self._file is None:
-            return
-        with suppress(OSError):
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(self._file) as part:
-                part.write_text(json.dumps({"version": lastrun_version(), "jobs": jobs}))
-                part.chmod(0o600)
-            self._file.chmod(0o600)
+        if self._file is not None:
+            keep(self._file, {"version": lastrun_version(), "jobs": jobs})
