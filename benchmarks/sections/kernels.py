@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.sections.common import Task, relative, some_clips
 from benchmarks.sections.experiments import FEW_STEPS, STEPS, rate
 from last_e.bench.contenders import Own
-from last_e.model import fused_cuda
+from last_e.model import fused_cuda, tried
 from last_e.state import train_step
 
 
@@ -17,8 +17,8 @@ def kernels(task: Task) -> dict[str, Any]:
     whether two runs with them come out alike. On a CPU, which has none, both are the same."""
     found: dict[str, Any] = {}
     if task.device.type == "cuda":
-        found["differences"] = fused_cuda.differences(task.device)
-        why_not = fused_cuda.try_out(task.device)
+        found["differences"] = tried.differences(task.device)
+        why_not = tried.try_out(task.device)
         assert why_not is None, why_not
     losses, speed = {}, {}
     for name in ("auto", "auto again", "off"):
