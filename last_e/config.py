@@ -392,7 +392,8 @@ class TrainConfig(Section):
         "auto", description="hardware profile"
     )
     recipe: Annotated[Literal["robust"] | None, LEARNING] = Field(
-        None, description="what `training` begins with: robust, with more augmentation (docs/recipes.md); default: the reference's"
+        None,
+        description="what `training` begins with: robust, with more augmentation (docs/recipes.md); default: the reference's",
     )
     model: ModelConfig
     training: TrainingConfig
