@@ -10,8 +10,11 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from last_e.process import run_module
-from runner.errors import EngineError, LastrunError
+from last_e.refusal import FAILED, NO_GPU, USAGE
+from runner.errors import EngineError, LastrunError, UsageError
 from runner.signals import handled, interrupt
+
+_KINDS = {USAGE: UsageError, NO_GPU: EngineError, FAILED: LastrunError}
 
 
 def result_of(module: str, asked: dict[str, Any], progress: Callable[[int, int, str], None], what: str) -> dict[str, Any]:
@@ -25,6 +28,7 @@ def result_of(module: str, asked: dict[str, Any], progress: Callable[[int, int, 
 
     Raises:
         EngineError: no torch, or no GPU that was asked for.
+        UsageError: what was asked cannot be.
         LastrunError: it could not, with the reason.
     """
     for told in said_by(module, asked, what):
@@ -42,7 +46,7 @@ def said_by(module: str, asked: dict[str, Any], what: str, *, reads_input: bool 
     given.
 
     Raises:
-        EngineError, LastrunError: as :func:`result_of`.
+        EngineError, UsageError, LastrunError: as :func:`result_of`.
     """
     with ExitStack() as held:
         file = held.enter_context(TemporaryFile("w+"))
@@ -62,7 +66,7 @@ def said_by(module: str, asked: dict[str, Any], what: str, *, reads_input: bool 
             for line in child.stdout:
                 told = json.loads(line)
                 if "error" in told:
-                    raise (EngineError if told["no_gpu"] else LastrunError)(told["error"])
+                    raise _KINDS[told["whose"]](told["error"])
                 yield told
                 if "result" in told:
                     return

@@ -62,7 +62,7 @@ def export(
         LastrunError: there is no such model, it says something else when it is exported, or what is missing.
     """
     if kind not in NEEDS:
-        raise UsageError(f"--format {kind}: allowed are {', '.join(NEEDS)}")
+        raise UsageError(f"--format: found {kind}; allowed: {', '.join(NEEDS)}")
     if int8 and kind != "onnx":
         raise UsageError(f"--int8 is of --format onnx: onnxruntime's quantizer makes it, and {kind} is asked for")
     see_that_it_may_be_written(out, force)

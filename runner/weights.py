@@ -122,6 +122,6 @@ def _see_that_its_server_is_ours(named: str, store: str) -> None:
     endpoint, own = (StoreUri.typed(uri).options.get("endpoint_url") for uri in (named, store))
     if endpoint is not None and endpoint.rstrip("/") != (own or "").rstrip("/"):
         raise UsageError(
-            f"found endpoint_url {endpoint}; allowed is that of the job's store ({own or 'it names none'}), "
+            f"found endpoint_url {endpoint}; allowed: that of the job's store ({own or 'it names none'}), "
             "as your keys sign what is asked there. If that server is yours: lastrun pull the job, and name its folder"
         )

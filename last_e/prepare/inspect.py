@@ -121,7 +121,7 @@ def clip_of(path: Path, clip: str) -> One:
         number = int(clip)
     else:
         raise DataError(
-            f"{path}: no clip {clip!r}; allowed are 0 to {len(names) - 1} and names such as {names[0]}", missing=True
+            f"{path}: no clip {clip!r}; allowed: 0 to {len(names) - 1} and names such as {names[0]}", missing=True
         )
     length, bodies = int(columns["length"][number]), int(columns["bodies"][number])
     frames = columns["length"] * columns["bodies"]

@@ -154,7 +154,7 @@ def _one_file(place: Path, overwrite: bool) -> AbstractContextManager[Path]:
 def _parts(path: str) -> list[str]:
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if any(not _NAME.fullmatch(part) for part in parts):
-        raise UsageError(f"{path!r} is no path of a job; allowed are those below the job that lastrun cp JOB shows")
+        raise UsageError(f"{path!r} is no path of a job; allowed: those below the job that lastrun cp JOB shows")
     return parts
 
 

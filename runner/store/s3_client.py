@@ -124,7 +124,7 @@ class Client(Calls):
         except (botocore.exceptions.BotoCoreError, Boto3Error) as error:
             broken = isinstance(error, botocore.exceptions.ConfigParseError)
             hint = (
-                "; allowed are a line [default] and lines of NAME = VALUE, in UTF-8 without a byte order mark" if broken else ""
+                "; allowed: a line [default] and lines of NAME = VALUE, in UTF-8 without a byte order mark" if broken else ""
             )
             raise StoreError(f"{uri}: {error}{hint}") from None
         except ODD as error:
