@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from last_e.text import one_line
 
 USAGE, NO_GPU, FAILED = "usage", "no_gpu", "failed"
 """``whose`` an error is: what was asked cannot be; this machine lacks what it needs; anything else, such as a damaged file."""
 
 
-def refusal(error: BaseException) -> dict[str, str]:
+def refusal(error: BaseException) -> dict[str, Any]:
     """A line of JSON: ``error``, on one line, and ``whose``."""
     return {"error": one_line(error), "whose": getattr(error, "whose", FAILED)}

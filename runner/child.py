@@ -23,7 +23,7 @@ def result_of(module: str, asked: dict[str, Any], progress: Callable[[int, int, 
     Args:
         module: its name.
         asked: what it is to do.
-        progress: told what is done, of how much, and what comes next.
+        progress: told what is done, of how much, and what comes next; 0 of 0 until there is something to count.
         what: it does, for a message: ``the measurement``.
 
     Raises:
@@ -31,6 +31,7 @@ def result_of(module: str, asked: dict[str, Any], progress: Callable[[int, int, 
         UsageError: what was asked cannot be.
         LastrunError: it could not, with the reason.
     """
+    progress(0, 0, "loading torch")
     for told in said_by(module, asked, what):
         if "result" in told:
             result: dict[str, Any] = told["result"]

@@ -88,7 +88,7 @@ def see_that_all_is_here(what: str, needs: dict[str, tuple[str, ...]]) -> None:
     for extra, packages in needs.items():
         if missing := [one for one in packages if importlib.util.find_spec(one) is None]:
             raise EngineError(
-                f"{what} needs {', '.join(missing)}, which is not installed here: pip install 'lastrun[{extra}]', "
+                f"{what} needs {', '.join(missing)}, which is not installed here; "
                 f"from a clone of lastrun: pip install '.[{extra}]'"
             )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -9,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+from last_e.text import expand
 from runner.child import said_by
 from runner.errors import UsageError
 from runner.models import Choice, Model, bring
@@ -75,6 +77,9 @@ def predict(
         "crops": how.crops,
         "mirror": how.mirror,
     }
+    files = [expand(place) for place in places if place != "-"]
+    if files and len(files) == len(places) and not any(map(os.path.lexists, files)):
+        raise UsageError(f"{', '.join(map(str, files))}: no such file or folder; - reads JSON lines from standard input")
     begun = time.time()
     with ExitStack() as held:
         asked = bring(Model(model), choice, held, say)

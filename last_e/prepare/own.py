@@ -160,7 +160,9 @@ def _description(
 ) -> Description:
     if isinstance(skeleton, str):
         if skeleton not in LAYOUTS:
-            raise DataError(f"skeleton: found {skeleton!r}; allowed: {', '.join(LAYOUTS)}, or a Skeleton of your own", missing=True)
+            raise DataError(
+                f"skeleton: found {skeleton!r}; allowed: {', '.join(LAYOUTS)}, or a Skeleton of your own", missing=True
+            )
         skeleton = LAYOUTS[skeleton]
     if classes is not None and (isinstance(classes, str) or not isinstance(classes, Iterable)):
         raise DataError(f"{path}: classes is {shown(repr(classes))}; it is a list of names", missing=True)

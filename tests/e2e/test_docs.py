@@ -18,6 +18,7 @@ from last_e.layers import known_keys
 from runner.commands.app import _spread_set, app
 from runner.errors import Exit, Reason, State
 from tests.conftest import Cli
+from tests.jobs import Run
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -150,18 +151,25 @@ def test_the_example_in_the_data_page_writes_a_file_that_can_be_read(tmp_path: P
 
 
 @pytest.mark.slow
-def test_the_tutorial_runs_as_it_is_written(tmp_path: Path, cli: Cli) -> None:
+def test_the_tutorial_runs_as_it_is_written(tmp_path: Path, cli: Cli, clean_env: dict[str, str]) -> None:
     blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "docs/tutorial.md").read_text(), re.DOTALL)
     for line in "".join(blocks).splitlines():
-        program, *words = shlex.split(line)
+        program, *words = shlex.split(line, comments=True)
         assert program == "lastrun"
+        if "# press Ctrl-C" in line:  # after a checkpoint, so that there is something to go on from
+            assert (
+                Run({**clean_env, "LASTRUN_SUBMITTER": "me"}, *words).interrupt(lambda job: job.checkpoints.all())[0]
+                == Exit.PAUSED
+            )
+            continue
         done = cli(*words, BROWSER="true", LASTRUN_SUBMITTER="me")
         # What this machine lacks is the doctor's to say.
         assert done.returncode in ((0, 1) if words == ["doctor"] else (0,)), (line, done.stdout, done.stderr)
         assert "warning" not in done.stdout + done.stderr or words == ["doctor"], line
     first = json.loads(cli("status", "first", "--json").stdout)
-    assert (first["state"], first["epoch"], first["attempts"]) == ("succeeded", 2, 2)
-    assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 2
+    assert (first["state"], first["epoch"], first["attempts"]) == ("succeeded", 3, 2)
+    assert re.search(r"going on from checkpoint \d+e?-\S+ \(epoch 1, step \d\d", cli("logs", "first").stdout)
+    assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 3
     assert {"MANIFEST.json", "config.json", "state.pt"} == {path.name for path in (tmp_path / "model").iterdir()}
     assert len(list((tmp_path / ".cache/lastrun/reports").glob("first-*.html"))) == 1
 

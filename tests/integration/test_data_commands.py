@@ -153,7 +153,11 @@ MISTAKES = [
     (["prepare", "ntu60", "--raw", ".", "--out", "x"], 2, "no .skeleton file in there"),
     (["import", "xlsx", ".", "--out", "x"], 2, "kind: found 'xlsx'; allowed: ctrgcn, pyskl, npy, csv"),
     (["import", "pyskl", "none.pkl", "--out", "x"], 2, "none.pkl: no such file"),
-    (["import", "ctrgcn", "none.npz", "--split", "xtest", "--out", "x"], 2, "--split: found 'xtest'; allowed: xsub, xview, xset"),
+    (
+        ["import", "ctrgcn", "none.npz", "--split", "xtest", "--out", "x"],
+        2,
+        "--split: found 'xtest'; allowed: xsub, xview, xset",
+    ),
     (["synth", "--like", "ntu30", "--out", "x"], 2, "ntu30: no such file"),
     (["inspect", "none"], 2, "none: no such file"),
     (["inspect", "bad"], 1, "bad: cut short, damaged or not a prepared data file"),

@@ -193,8 +193,7 @@ def test_an_export_says_of_itself_what_it_is(exported: Path, call: Call) -> None
     done = call("export", job, "out", "--store", "jobs")
     assert (done.returncode, "say --force to replace that export" in done.stderr) == (2, True)
     assert (
-        "allowed: onnx, pt2, safetensors, executorch"
-        in call("export", job, "b", "--store", "jobs", "--format", "jit").stderr
+        "allowed: onnx, pt2, safetensors, executorch" in call("export", job, "b", "--store", "jobs", "--format", "jit").stderr
     )
     assert "--int8 is of --format onnx" in call("export", job, "b", "--store", "jobs", "--format", "pt2", "--int8").stderr
     (exported.parent / "my.safetensors").rename(exported.parent / "away")

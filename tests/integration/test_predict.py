@@ -126,6 +126,7 @@ def test_what_cannot_be_asked_is_refused_before_anything_is_read(cli: Cli, model
         assert "Traceback" not in done.stderr
         return done.stderr
 
+    assert "nowhere.npy: no such file or folder; - reads JSON lines" in refused(model, "nowhere.npy")
     assert "--window: found x; allowed: frames, such as 64, or seconds" in refused(model, "one.npy", "--window", "x")
     assert "--stride is between windows" in refused(model, "one.npy", "--stride", "3")
     assert "it is longer than a window (10)" in refused(model, "one.npy", "--window", "10", "--stride", "11")

@@ -107,9 +107,7 @@ def test_one_that_is_bad_is_told_and_the_others_are_read(tmp_path: Path) -> None
     assert "1.json" in text
     assert "b.npy is damaged or no array" in text
     assert "c.skeleton: line 3: the file ends where" in text
-    told = (
-        "d.npy: its joints are (1, 12, 17, 2); allowed: (people, frames, 25, 3), in metres, as in irds, which the model was"
-    )
+    told = "d.npy: its joints are (1, 12, 17, 2); allowed: (people, frames, 25, 3), in metres, as in irds, which the model was"
     assert told in text
     assert "e.npy: nobody is seen in any frame" in text
     assert "f.jsonl:1: no JSON" in text
