@@ -239,8 +239,9 @@ def _how_it_waits(one: queue.Queued, job: Job) -> str | None:
     """Of a Slurm job of a job's, what keeps its attempt from running; None: nothing, or it has ended."""
     if one.state in queue.WAITING:
         return str(one)
-    if one.state not in ("CONFIGURING", "RUNNING") or any(
-        (attempt.container or {}).get("name") == one.id for attempt in job.attempts.all()
-    ):
+    if one.state not in ("CONFIGURING", "RUNNING"):
+        return None
+    its = [attempt for attempt in job.attempts.all() if (attempt.container or {}).get("name") == one.id]
+    if any(attempt.began or not attempt.open for attempt in its):
         return None
     return f"Slurm job {one.id} has started, and its attempt is about to begin"
