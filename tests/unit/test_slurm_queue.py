@@ -168,11 +168,10 @@ def test_what_waits_is_seen_whatever_the_job_was_submitted_with(tmp_path: Path, 
     assert waits(job) == "Slurm job 8 has started, and its attempt is about to begin"
     stopped = to_stop(job)
     assert stopped.later == [(job, "Slurm job 8 has started, and its attempt is about to begin")]
-    begun = Attempt(
-        "0001-aaaaaaaa", "elsewhere", 1, "1", time.time(), phase="ended", container={"launcher": "slurm", "name": "8"}
-    )
-    job.attempts.write(begun)
-    assert waits(job) is None
+    for phase, still in (("claiming", True), ("ended", False)):
+        where = {"launcher": "slurm", "name": "8"}
+        job.attempts.write(Attempt("0001-aaaaaaaa", "elsewhere", 1, "1", time.time(), phase=phase, container=where))
+        assert (waits(job) is not None) is still
 
 
 def test_all_that_waits_in_the_queue_is_taken_out_with_all_that_runs(
