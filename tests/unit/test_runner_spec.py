@@ -349,7 +349,7 @@ def test_a_dry_run_writes_nothing(cli: Cli, tiny: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "word"),
     [
-        ("data.uri=s3://", "allowed are a folder"),
+        ("data.uri=s3://", "allowed: a folder"),
         ("store.uri=s3://b?endpoint_url=http://h:70000", "endpoint_url is"),
         ("store.endpoint_url=http://h:70000", "a port from 1 to 65535 or none"),
         ("store.endpoint_url=http://h/?t=1", "an http:// or https:// address"),
