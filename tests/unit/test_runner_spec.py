@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+import time
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from last_e.problems import ConfigError
 from runner.attempt.scratch import see_scratch
 from runner.errors import UsageError
 from runner.job.job import new_id
-from runner.job.paths import GROUP_ID, JOB_ID
+from runner.job.paths import GROUP_ID, JOB_ID, POINT_ID, made_at
 from runner.launch.approve import approve
 from runner.launch.start import make_launcher
 from runner.launchers import LAUNCHERS, NAMES
@@ -48,6 +49,21 @@ def test_any_text_becomes_a_name_by_which_a_job_is_found(text: str) -> None:
     TypeAdapter(JobName).validate_python(name)
     assert JOB_ID.fullmatch(new_id(name))
     assert GROUP_ID.fullmatch(new_id(name))
+    assert made_at(new_id(name)) == pytest.approx(time.time(), abs=5)
+    assert POINT_ID.fullmatch(f"{new_id(name)}p0001")
+
+
+def test_jobs_that_are_made_in_one_second_share_no_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.job.job.time.strftime", lambda *_: "20260101-000000")
+    drawn = [new_id("many") for _ in range(300)]
+    assert len(set(drawn)) == len(drawn)  # of four digits, 300 would share one in one of two cases
+
+
+@pytest.mark.parametrize("job_id", ["many-20260101-000000-12ab", "many-20260101-000000-bcdfgh"])
+def test_ids_of_older_versions_are_known(job_id: str) -> None:
+    assert GROUP_ID.fullmatch(job_id)
+    assert not POINT_ID.fullmatch(job_id)
+    assert made_at(job_id) == made_at(f"{job_id}p0002") is not None
 
 
 @pytest.fixture
