@@ -206,3 +206,22 @@ def test_a_test_puts_weights_into_half_precision_once_and_the_next_one_anew():
         for parameter in model.parameters():
             parameter.mul_(1.2)
     assert scored(3) != before
+
+
+@HALVES
+def test_the_information_loss_squares_what_half_precision_does_not_hold_the_square_of(half):
+    """A mean of 300: its square is 90,000."""
+    torch.manual_seed(0)
+    model = build_model("base", 6, stem_channels=8, channels=[8, 8, 16], num_blocks=[1, 1, 1])
+    with torch.no_grad():
+        model.fc_mu.weight.fill_(300 / 16)
+        model.fc_logvar.weight.fill_(0.5)
+    pooled, bodies = 1 + 0.01 * torch.randn(4, 16), torch.tensor([1.0, 0.5, 0.5, 1.0])
+    for given in (pooled, pooled.to(half)):
+        for weight in (None, bodies):
+            with torch.autocast("cpu", half):
+                loss = model._ib_loss(given, weight)
+            expected = model._ib_loss(given.float(), weight)
+            assert loss.dtype == torch.float32
+            assert float(expected.detach()) > 1e5
+            torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
