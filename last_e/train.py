@@ -676,9 +676,9 @@ def load_kernels(config: TrainConfig, device: torch.device, sink: Sink, group: G
     slow.start()
     try:
         why_not = fused_cuda.try_out(device)
-        why_no_batches = launches.try_out(device) if why_not is None else why_not
     finally:
         slow.cancel()
+    why_no_batches = why_not or launches.try_out(device)
     missing = group.agree((why_not is not None) + (why_no_batches is not None))
     if missing > 1:
         fused_cuda.leave(device)

@@ -19,7 +19,6 @@ from last_e.data.clips import Clips
 from last_e.data.placement import Placement
 from last_e.data.shown import TorchRows
 from last_e.data.synthetic import synthetic_clips
-from last_e.model.launches import blocks, defined
 from last_e.model.network import Noise
 from last_e.rng import Keys
 
@@ -42,7 +41,23 @@ def ops() -> Any:
     """
     from last_e.data import kernels
 
-    return defined("FRAGMENT", _OPS, kernels)
+    library: Any = torch.library.Library("lastrun", "FRAGMENT")  # type: ignore[no-untyped-call]
+    for name, (schema, run, shaped) in _OPS.items():
+        library.define(f"{name}{schema}")
+
+        def launched(*given: Any, launch: Any = run, out: Any = shaped) -> Any:
+            made = out(*given)
+            launch(kernels, *given, *(made if isinstance(made, tuple) else (made,)))
+            return made
+
+        library.impl(name, launched, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"lastrun::{name}", shaped, lib=library)
+    _KEPT.append(library)
+    return torch.ops.lastrun
+
+
+_KEPT: list[Any] = []
+"""What a library defines is gone with it."""
 
 
 def used_for(clips: Clips, recipe: TrainingConfig) -> bool:
@@ -226,7 +241,7 @@ def _launched(
     of_clips = joints, start, length, origin, turn, parents, parents if swapped is None else swapped
     numbers = frames, count, people, 1 / max(1, frames - 1), most, chance
     how = {"MIRRORS": swapped is not None, "FLAT": flat, "STREAMS": whole, "B": POINTS}
-    grid = len(owner), blocks(frames * count, POINTS)
+    grid = len(owner), -(-frames * count // POINTS)
     kernels.streams[grid](keys, position, clip, owner, body, *of_clips, *out, *numbers, **how)
 
 

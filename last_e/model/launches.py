@@ -37,14 +37,8 @@ def ops() -> Any:
     """
     from last_e.model import kernels
 
-    return defined("DEF", _OPS, kernels)
-
-
-def defined(kind: str, table: dict[str, tuple[str, Any, Any]], kernels: Any) -> Any:
-    """Operations of ``torch.ops.lastrun``, of a table like :data:`_OPS`, that launch what a module has. ``kind``: ``FRAGMENT``
-    where others define some, too."""
-    library: Any = torch.library.Library("lastrun", kind)  # type: ignore[no-untyped-call]
-    for name, (schema, run, shaped) in table.items():
+    library: Any = torch.library.Library("lastrun", "DEF")  # type: ignore[no-untyped-call]
+    for name, (schema, run, shaped) in _OPS.items():
         library.define(f"{name}{schema}")
 
         def launched(*given: Any, launch: Any = run, out: Any = shaped) -> Any:

@@ -15,8 +15,6 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from last_e.data import kernels as of_batches
-from last_e.data.launches import COLUMNS, POINTS
 from last_e.model import fused_cuda, kernels
 from last_e.model.launches import blocks
 
@@ -39,21 +37,9 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("mix_backward", {**JOINTS, "BLOCKS": BLOCKS}),
     ("mix_weights", JOINTS),
 ]
-SHOWN = {"MIRRORS": True, "FLAT": False, "STREAMS": True, "B": POINTS}
-BATCHES: list[tuple[str, dict[str, Any]]] = [
-    ("streams", SHOWN),
-    ("streams", {**SHOWN, "MIRRORS": False}),
-    ("others", {"WEIGHS": True, "NOISE": True, "MIRRORS": True, "W": COLUMNS}),
-]
-"""Of the kernels that make batches, which are the same whatever format activations have."""
 ACTIVATIONS = {"x", "y", "gradient", "out", "add"}
-NUMBERS = {"momentum", "eps", "step", "begin", "span", "most", "chance"}
-WHOLE = {
-    *("tracked", "keys", "position", "clip", "owner", "body", "bodies", "start", "length", "parents", "swapped"),
-    *("labels", "label"),
-}
+NUMBERS = {"momentum", "eps"}
 TABLES = {
-    *("origin", "turn", "joint", "velocity", "bone", "dropout", "drop_path"),
     *("table", "parts", "terms", "of_norm", "of_taps", "taps", "last_table", "last_terms", "weight", "bias"),
     *("running_mean", "running_var", "mixing"),
 }
@@ -64,20 +50,20 @@ def main() -> None:
     form, *architectures = sys.argv[1:]
     found = []
     for number in map(int, architectures):
-        for module, name, sizes in [*((kernels, *one) for one in CASES), *((of_batches, *one) for one in BATCHES)]:
+        for name, sizes in CASES:
             began = time.perf_counter()
-            kernel = compiled(getattr(module, name), sizes, number, form)
+            kernel = compiled(name, sizes, number, form)
             taken = usage(kernel.asm["cubin"])
             seconds = round(time.perf_counter() - began, 2)
             found.append({"kernel": name, **sizes, "sm": number, **taken, "shared": kernel.metadata.shared, "seconds": seconds})
     print(json.dumps(found))
 
 
-def compiled(function: Any, sizes: dict[str, Any], architecture: int, form: str) -> Any:
+def compiled(name: str, sizes: dict[str, Any], architecture: int, form: str) -> Any:
     """The kernel for one kind of GPU."""
+    function = getattr(kernels, name)
     types = (
-        ({"joints": "*i16"} if function.__module__ == of_batches.__name__ else {})
-        | dict.fromkeys(WHOLE, "*i64")
+        {"tracked": "*i64"}
         | dict.fromkeys(ACTIVATIONS, f"*{form}")
         | dict.fromkeys(TABLES, "*fp32")
         | dict.fromkeys(NUMBERS, "fp32")

@@ -22,7 +22,7 @@ from last_e.optim import build_optimizer
 from last_e.precision import Precision
 from last_e.reading import set_layer
 from last_e.state import State, Totals, train_step
-from last_e.train import set_up_torch
+from last_e.train import load_kernels, set_up_torch
 from tests.tape import TapeCapture
 
 CLIPS = synthetic_clips(6, 36)
@@ -157,6 +157,7 @@ def test_recorded_steps_are_those_of_a_run_without(words, device, precision):
     config, capture = settings(*words), Counted(device)
     if device.type == "cuda":
         set_up_torch(config, device, Discard())
+        load_kernels(config, device, Discard())
     expected, losses, totals = plain_run(config, 2, device, precision)
     found, its_losses, its_totals, graphs, told = recorded_run(config, 2, capture, device, precision)
     assert its_losses == losses
@@ -185,6 +186,7 @@ def test_recorded_steps_take_batches_that_the_host_made_and_clips_that_are_mixed
     config, capture = settings("model.variant=nano", *words), Counted(device)
     if device.type == "cuda":
         set_up_torch(config, device, Discard())
+        load_kernels(config, device, Discard())
     expected, losses, totals = plain_run(config, 2, device, precision, by_host)
     found, its_losses, its_totals, _, told = recorded_run(config, 2, capture, device, precision, by_host)
     assert its_losses == losses
