@@ -39,6 +39,7 @@ SHOWN: dict[str, dict[str, Any]] = {
     "lean": {"lean": 20.0},
     "drift": {"drift": 1.0},
     "rotation": {"rotation": 90.0},
+    "noise": {"noise": 0.04},
     "speed": {"speed": 0.7},
     "mask_joints": {"mask_joints": 0.2},
     "mask_frames": {"mask_frames": 0.7},

@@ -194,6 +194,9 @@ class AugmentationsConfig(Section):
     rotation: Degrees | None = Field(
         None, description="a clip is turned about the vertical by up to so many degrees; default: 15, as in the reference"
     )
+    noise: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="joints are off by noise of so many metres, anew in each frame; default: 0.01, as in the reference"
+    )
     speed: Share | None = Field(
         None,
         description="a clip's pace rises or falls evenly: at its ends it is faster and slower by up to so much",
@@ -388,6 +391,10 @@ class TrainConfig(Section):
     env: Annotated[Literal["auto", "local", "kaggle", "gcp", "lambda", "a100"], LEARNING] = Field(
         "auto", description="hardware profile"
     )
+    recipe: Annotated[Literal["robust"] | None, LEARNING] = Field(
+        None,
+        description="what `training` begins with: robust, with more augmentation (docs/recipes.md); default: the reference's",
+    )
     model: ModelConfig
     training: TrainingConfig
     data: DataConfig
@@ -395,7 +402,7 @@ class TrainConfig(Section):
     hardware: HardwareConfig
 
 
-PINNED_SECTIONS = ("dataset", "split_type", "model", "training", "data")
+PINNED_SECTIONS = ("dataset", "split_type", "recipe", "model", "training", "data")
 """What decides learning: fixed by a job's first attempt, on whatever machine it goes on."""
 
 NOT_PINNED = ("data.uri", "training.save_interval", "training.max_bad_steps")

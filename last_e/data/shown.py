@@ -58,7 +58,8 @@ def augmented(
     if more.limbs is not None:
         joints = augment.of_joints(augment.limbs(key(rng.LIMBS), person, skeleton, more.limbs), joints)
     joints -= placement.origin[index][owner][:, None, None]
-    joints += transform.jitter(key(rng.JITTER), position[owner], body, frames, len(skeleton.joints), clips.people)
+    metres = transform.JITTER_METRES if more.noise is None else more.noise
+    joints += transform.jitter(key(rng.JITTER), position[owner], body, frames, len(skeleton.joints), clips.people, metres)
     most = transform.MAX_ANGLE if more.rotation is None else more.rotation * torch.pi / 180
     matrix = transform.warp(key(rng.WARP), position, most)
     if more.lean is not None:

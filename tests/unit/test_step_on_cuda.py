@@ -30,7 +30,7 @@ MORE = (
         f"training.augmentations.{word}"
         for word in (
             *("mirror=0.5", "motion=0.7", "limbs=0.1", "pose=0.1", "lean=10.0", "drift=0.1", "rotation=45.0", "speed=0.3"),
-            *("mask_joints=0.1", "mask_frames=0.2", "mixup=0.2"),
+            *("noise=0.02", "mask_joints=0.1", "mask_frames=0.2", "mixup=0.2"),
         )
     ),
 )
