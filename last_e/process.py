@@ -49,8 +49,8 @@ def notices_held() -> Iterator[None]:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Meanwhile Python looks for no garbage, and at what is there afterwards it never looks again: modules make next to none and
-    stay, and going through them over and over is a sixth of the time that they take to be imported."""
+    """Meanwhile Python looks for no garbage, and at what is there afterwards it never looks again: modules make next to none,
+    they stay, and going through them over and over is a sixth of the time that they take to be imported."""
     before = len(sys.modules)
     gc.disable()
     try:
