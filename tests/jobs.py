@@ -95,13 +95,8 @@ class Run:
         """The trainer stands still from when something has come to pass until the block ends: however slow the block is, it
         strikes in the middle. What the trainer is sent meanwhile it takes when it goes on."""
         self.wait_for(what)
-        trainer = trainer_of(self.job)
-        stand_still(trainer)
-        try:
+        with at_rest(self.job) as trainer:
             yield trainer
-        finally:
-            with suppress(ProcessLookupError):
-                os.kill(trainer, signal.SIGCONT)
 
     def settles_as(self, state: str) -> None:
         """A killed process takes a moment to be gone."""
@@ -179,6 +174,18 @@ def trainer_of(job: Job) -> int:
     """The process that trains for a job on this machine, in a container or outside."""
     [found] = trainers_of(job)
     return found
+
+
+@contextmanager
+def at_rest(job: Job) -> Iterator[int]:
+    """A job whose trainer stands still until the block ends: one that goes on meanwhile takes a core from all other tests."""
+    trainer = trainer_of(job)
+    stand_still(trainer)
+    try:
+        yield trainer
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(trainer, signal.SIGCONT)
 
 
 def trainers_of(job: Job) -> list[int]:
