@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from last_e.model import gates, spatial, stem
+from last_e.model import fused_cuda, gates, spatial, stem
 from last_e.model.folding import Weights, folded, is_half
 from last_e.model.formats import weight_of
 from last_e.model.functions import EveryNthFrame, MeanOverFrames, Pool, ScaleAndAdd, batch_norm, mix_joints, norm_and_depthwise
@@ -54,7 +54,7 @@ def conv_norm(
     assert isinstance(norm, nn.BatchNorm2d)
     own = weight_of(conv)
     weights = weights or (lambda: (own, None))
-    if conv.kernel_size == (1, 1) and conv.stride != (1, 1):
+    if conv.kernel_size == (1, 1) and conv.stride != (1, 1) and not fused_cuda.used_on(x.device):
         # Left out beforehand. (For a stride and channels that are no multiple of 16, the gradient of the weights that torch
         # 2.13's oneDNN computes on a CPU in channels_last writes beyond its memory.)
         x = EveryNthFrame.apply(x, conv.stride[0])  # type: ignore[no-untyped-call]
@@ -72,7 +72,8 @@ def conv_norm(
 
 def convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None, *options: Any) -> Tensor:
     """A 2D convolution; a small 1x1 one as the matrix product that it is."""
-    if weight.shape[2:] == (1, 1) and x.numel() < SMALL_CONVOLUTION:
+    plain = weight.shape[2:] == (1, 1) and options[:1] in ((), ((1, 1),))
+    if plain and x.numel() < SMALL_CONVOLUTION:
         return F.linear(rows(x), weight.flatten(1), bias).permute(0, 3, 1, 2)
     return F.conv2d(x, weight, bias, *options)
 

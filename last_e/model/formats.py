@@ -20,7 +20,7 @@ _ready: ContextVar[dict[nn.Module, Tensor] | None] = ContextVar("ready", default
 def converted(convolutions: Sequence[nn.Conv2d], training: bool) -> Iterator[None]:
     """While it lasts :func:`weight_of` gives the weights as autocast would have them; of a GPU that trains with kernels of our
     own, otherwise nothing is done."""
-    device = convolutions[0].weight.device
+    device = convolutions[0].weight.device if convolutions else torch.device("cpu")
     if not (training and fused_cuda.used_on(device) and torch.is_autocast_enabled(device.type)):
         yield
         return

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from last_e.model.layout import blocks, power_of_two
 
-TILE = {"R": 64, "C": 32}
+TILE = {"R": 32, "C": 32}
 """Rows and channels that a program takes at a time."""
 
 

@@ -56,7 +56,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("attend", {"K": 3, "J": 4, "V": 32, "B": 32}),
     ("attend_backward", {"K": 3, "J": 4, "V": 32, "B": 32, "num_warps": 8}),
     ("gate_backward", {"DROP": True, "H": gates.MOST_HIDDEN, "C": 32}),
-    *((name, {"R": 64, "C": 32}) for name in ("gated_pool", "gated_pool_backward")),
+    *((name, {"R": 32, "C": 32}) for name in ("gated_pool", "gated_pool_backward")),
     ("fold", {"P": 64, "R": 32, "C": 16}),
     ("fold_backward", {"R": 32, "C": 16}),
     ("divergence", {"WEIGHTS": True, "R": 16, "C": 128, "num_warps": 8}),
