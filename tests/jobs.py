@@ -178,7 +178,9 @@ def trainer_of(job: Job) -> int:
 
 @contextmanager
 def at_rest(job: Job) -> Iterator[int]:
-    """A job whose trainer stands still until the block ends: one that goes on meanwhile takes a core from all other tests."""
+    """A job whose trainer, once there is one, stands still until the block ends: if it went on, it would take a core from all
+    other tests."""
+    wait_until(lambda: trainers_of(job))
     trainer = trainer_of(job)
     stand_still(trainer)
     try:
