@@ -39,6 +39,7 @@ EACH = {
     "lean": ("lean=10",),
     "drift": ("drift=0.3",),
     "rotation": ("rotation=45",),
+    "noise": ("noise=0.03",),
     "speed": ("speed=0.5",),
     "mask_joints": ("mask_joints=0.1",),
     "mask_frames": ("mask_frames=0.3",),

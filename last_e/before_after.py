@@ -26,8 +26,8 @@ from last_e.datafile import DataError, output_path
 from last_e.known import mirrored_classes
 from last_e.layers import resolve
 from last_e.prepare.inspect import One, clip_of, drawn_with
+from last_e.refusal import refusal
 from last_e.skeletons import PLAYER
-from last_e.text import one_line
 from last_e.whole import whole_file
 
 TEMPLATE = Path(__file__).with_suffix(".html")
@@ -39,6 +39,7 @@ SHOWN: dict[str, dict[str, Any]] = {
     "lean": {"lean": 20.0},
     "drift": {"drift": 1.0},
     "rotation": {"rotation": 90.0},
+    "noise": {"noise": 0.04},
     "speed": {"speed": 0.7},
     "mask_joints": {"mask_joints": 0.2},
     "mask_frames": {"mask_frames": 0.7},
@@ -103,7 +104,7 @@ def main() -> int:
     try:
         name = write_page(Path(asked["file"]), asked["clip"], Path(asked["page"]), asked["seed"])
     except (DataError, OSError, MemoryError) as error:
-        print(json.dumps({"error": one_line(error), "no_gpu": False}), flush=True)
+        print(json.dumps(refusal(error)), flush=True)
         return 1
     print(json.dumps({"result": {"clip": name}}), flush=True)
     return 0

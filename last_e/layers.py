@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 from last_e.config import ALIASES, DATASETS, ENVIRONMENTS, RULES, VARIANTS, TrainConfig
 from last_e.described import is_own, name_of
 from last_e.environment import detect_environment, fits
+from last_e.known import mirrored_classes
 from last_e.problems import ConfigError, Origin, Problem, allowed_values, meant, nearest, show
 from last_e.reading import Entry, Layer, load_file, no_mapping, parse_value
 from last_e.redact import secret_in
@@ -27,6 +28,9 @@ from last_e.set_by import SetBy
 from last_e.text import expand
 
 CONFIGS = Path(__file__).parent / "configs"
+RECIPES = ("robust",)
+"""Beside the reference's, on which each of them lies."""
+_MIRROR = "training.augmentations.mirror"
 
 KEY_ALIASES = {
     "training.num_workers": "hardware.num_workers",
@@ -44,6 +48,7 @@ _MOST_GUESSES = 20
 """What an unknown key may have meant takes a while to find out; a file with more of them is no job."""
 
 ConfigT = TypeVar("ConfigT", bound=TrainConfig)
+_DefaultT = TypeVar("_DefaultT", str, None)
 Opened = Callable[[str, Mapping[str, Any]], AbstractContextManager[tuple[IO[bytes], int]]]
 """Opens a file in a bucket, by its URI and what else is set; gives it with its size."""
 
@@ -164,12 +169,13 @@ def resolve(
     variant = _choice(chosen.get("model.variant"), VARIANTS, "base_e_v3")
     dataset = _choice(chosen.get("dataset"), DATASETS, "ntu60") if own is None else own.name
     env = _choice(chosen.get("env"), (*ENVIRONMENTS, "auto"), "auto")
+    recipe = _choice(chosen.get("recipe"), RECIPES, None)
     notes = [f"environment: {env}"]
     if env == "auto":
         env, reason = detect()
         notes = [f"environment: {env} ({reason})"]
 
-    base = package_layer(variant, dataset, env)
+    base = package_layer(variant, dataset, env, recipe)
     warnings: list[str] = []
     if own is not None and not own.is_told:
         told, own_problems, warnings = _of_its_file(own, chosen, base, opened)
@@ -216,11 +222,15 @@ def is_of_another_machine(resolved: Resolved[Any], key: str) -> bool:
     return str(resolved.origins.get(key, "")).startswith("configs/env/") and fits(resolved.env)[0] is False
 
 
-def package_layer(variant: str, dataset: str, env: str) -> Layer:
-    """The four packaged files that lie under everything the user says; of an own set the file itself stands for the third."""
+def package_layer(variant: str, dataset: str, env: str, recipe: str | None = None) -> Layer:
+    """The packaged files that lie under everything the user says; of an own set the file itself stands for the data set's."""
     layer: Layer = {}
-    for name in ("training/cosine_v3", f"model/{variant}", *([] if is_own(dataset) else [f"data/{dataset}"]), f"env/{env}"):
+    of_recipe = [] if recipe is None else [f"training/{recipe}"]
+    of_data = [] if is_own(dataset) else [f"data/{dataset}"]
+    for name in ("training/cosine_v3", *of_recipe, f"model/{variant}", *of_data, f"env/{env}"):
         layer.update(_packaged(name))
+    if _MIRROR in layer and not is_own(dataset) and mirrored_classes(dataset) is None:
+        del layer[_MIRROR]
     return layer
 
 
@@ -285,6 +295,9 @@ def _of_its_file(
     problems = [Problem(str(own.origin), "dataset", f"{own.name}: {one.text}", _OWN) for one in mistakes if one.fatal]
     origin = Origin(str(where))
     told = {key: Entry(value, origin) for key, value in whole.values(split).items()}
+    about = whole.description
+    if _MIRROR in base and (about.mirrored is None or not about.skeleton.has_sides):
+        told[_MIRROR] = Entry(None, origin)
     # Where the name itself is wrong, as that of any key, something valid has to be in its place.
     return {"dataset": _packaged("data/ntu60")["dataset"], **told}, problems, notes_of(mistakes, where)
 
@@ -411,6 +424,6 @@ def _is_quoted(value: Any) -> bool:
     return False
 
 
-def _choice(value: Any, choices: Iterable[str], default: str) -> str:
+def _choice(value: Any, choices: Iterable[str], default: _DefaultT) -> str | _DefaultT:
     """The user's choice of a packaged file where it is one; a bad one is reported by the schema later."""
     return value if isinstance(value, str) and value in choices else default

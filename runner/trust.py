@@ -124,7 +124,7 @@ def brought(resolved: Resolved[JobSpec], by: str = "") -> dict[str, Any]:
 def _said(resolved: Resolved[JobSpec], by: str) -> dict[str, Any]:
     """The same of all keys."""
     config, fields = resolved.config, known_keys(JobSpec)
-    usual = package_layer(config.model.variant, config.dataset, resolved.env)
+    usual = package_layer(config.model.variant, config.dataset, resolved.env, config.recipe)
     return {
         key: value
         for key, value in resolved.items().items()

@@ -48,10 +48,12 @@ def warp(key: Key, position: Tensor, most: float = MAX_ANGLE) -> Tensor:
     return (shear.view(-1, 3, 3) @ about_x.view(-1, 3, 3) @ about_y.view(-1, 3, 3)) * scale[:, None, None]
 
 
-def jitter(key: Key, position: Tensor, body: Tensor, frames: int, joints: int = 25, people: int = 2) -> Tensor:
-    """Sensor noise of 1 cm: (r, T, V, 3) metres, anew for every joint and frame of each of a clip's ``people``."""
+def jitter(
+    key: Key, position: Tensor, body: Tensor, frames: int, joints: int = 25, people: int = 2, metres: float = JITTER_METRES
+) -> Tensor:
+    """Sensor noise: (r, T, V, 3) metres, anew for every joint and frame of each of a clip's ``people``."""
     noise = rng.normal(key, position * max(2, people) + body, frames * joints * 3)
-    return JITTER_METRES * noise.view(-1, frames, joints, 3)
+    return metres * noise.view(-1, frames, joints, 3)
 
 
 def sample(

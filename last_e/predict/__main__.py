@@ -31,7 +31,7 @@ def main(number: int) -> int:
         from last_e.gpu import NoGpu
         from last_e.manifest import DamagedCheckpoint
         from last_e.predict.network import Asked, Network, predict
-        from last_e.text import one_line
+        from last_e.refusal import refusal
 
     try:
         network = Network(Path(asked["folder"]), TrainConfig.model_validate(asked["config"]), asked["ema"])
@@ -40,7 +40,7 @@ def main(number: int) -> int:
         say({"ready": {"data": about.name, "classes": list(about.classes), "device": network.device.type}})
         found = predict(network, Asked(**asked["what"]), say)
     except (DataError, NoGpu, DamagedCheckpoint, RuntimeError, MemoryError, OSError) as error:
-        say({"error": one_line(error), "no_gpu": isinstance(error, NoGpu)})
+        say(refusal(error))
         return 1
     seconds = {"ready_seconds": ready - asked["begun"], "seconds": time.time() - ready}
     say({"result": {**found, **seconds}})

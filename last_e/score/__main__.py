@@ -14,7 +14,7 @@ from last_e.gpu import NoGpu
 from last_e.light import import_torch_lightly
 from last_e.manifest import DamagedCheckpoint
 from last_e.process import importing
-from last_e.text import one_line
+from last_e.refusal import refusal
 
 
 def main() -> int:
@@ -38,7 +38,7 @@ def main() -> int:
         spoil = Spoil(**asked["spoil"]) if asked["spoil"] else None
         result, said = score(models, asked["part"], asked["crops"], tell, asked["weigh_on"], asked["mirror"], spoil)
     except (DataError, NoGpu, DamagedCheckpoint, RuntimeError, MemoryError, OSError) as error:
-        print(json.dumps({"error": one_line(error), "no_gpu": isinstance(error, NoGpu)}), flush=True)
+        print(json.dumps(refusal(error)), flush=True)
         return 1
     print(json.dumps({"result": {**result, "said": said}}), flush=True)
     return 0

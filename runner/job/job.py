@@ -64,9 +64,15 @@ class _Record(BaseModel):
         return config
 
 
+_LETTERS = "0123456789bcdfghjkmnpqrstvwxz"
+"""Without vowels, which make words, and without l and y, which are taken for others."""
+
+
 def new_id(name: str) -> str:
-    """An ID that nothing else has."""
-    return f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+    """An ID that nothing else has: of twenty jobs that are made in one second, two share theirs once in three million times. No
+    store is asked, for not every one can tell the first of two that write at the same time."""
+    drawn = "".join(secrets.choice(_LETTERS) for _ in range(6))
+    return f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{drawn}"
 
 
 def record_of(

@@ -143,7 +143,7 @@ def test_what_skypilot_will_not_do_is_told_before_anything_costs_money(
     terms.everything.cache_clear()
     without = cli("submit", tiny, "--launcher", "sky", PATH="/usr/bin:/bin")
     assert without.returncode == 2
-    assert "pip install 'lastrun[sky]'" in without.stderr
+    assert "pip install '.[sky]'" in without.stderr
     assert [one.id for one in list_jobs(store)] == [job.id]
 
 

@@ -39,6 +39,7 @@ EACH = {
     "lean": ["lean=20"],
     "drift": ["drift=0.5"],
     "rotation": ["rotation=120"],
+    "noise": ["noise=0.03"],
     "speed": ["speed=0.6"],
     "mask_joints": ["mask_joints=0.3"],
     "mask_frames": ["mask_frames=0.5"],
@@ -109,7 +110,7 @@ def plainly(clips: Clips, config: TrainingConfig, epoch: int, position: int, cli
     place = clips.placement
     x = x - place.origin[clip].double().numpy()
     noise = tf.jitter(rng.key(config.seed, rng.JITTER, epoch), torch.tensor([position]), torch.tensor([body]), FRAMES)
-    x = x + noise[0].double().numpy()
+    x = x + noise[0].double().numpy() * (more.noise or 0.01) / 0.01
     # Of the whole body: turned and scaled, mirrored, leaning, then the random map.
     x = x @ place.turn[clip].double().numpy().T
     if more.mirror is not None and drawn(config, rng.MIRROR, epoch, position, 1)[0] < more.mirror:
@@ -193,7 +194,7 @@ def test_without_them_a_batch_is_bit_for_bit_what_it_was(some: Clips) -> None:
     batches = made(some)
     (batch,) = next(batches.epoch(2))
     place, config, order = some.placement, batches.config, torch.tensor(order_of(batches, 2))
-    position, index, owner, body = Order(some, order).piece(0, 24)
+    position, index, owner, body, _, _ = Order(some, order).piece(0, 24)
 
     def key(purpose: int) -> int:
         return rng.key(config.seed, purpose, 2)

@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+import time
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ import pytest
 from pydantic import TypeAdapter
 from rich.console import Console
 
+from last_e.config import AugmentationsConfig
 from last_e.problems import ConfigError
 from runner.attempt.scratch import see_scratch
 from runner.errors import UsageError
 from runner.job.job import new_id
-from runner.job.paths import GROUP_ID, JOB_ID
+from runner.job.paths import GROUP_ID, JOB_ID, POINT_ID, made_at
 from runner.launch.approve import approve
 from runner.launch.start import make_launcher
 from runner.launchers import LAUNCHERS, NAMES
@@ -48,6 +50,21 @@ def test_any_text_becomes_a_name_by_which_a_job_is_found(text: str) -> None:
     TypeAdapter(JobName).validate_python(name)
     assert JOB_ID.fullmatch(new_id(name))
     assert GROUP_ID.fullmatch(new_id(name))
+    assert made_at(new_id(name)) == pytest.approx(time.time(), abs=5)
+    assert POINT_ID.fullmatch(f"{new_id(name)}p0001")
+
+
+def test_jobs_that_are_made_in_one_second_share_no_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.job.job.time.strftime", lambda *_: "20260101-000000")
+    drawn = [new_id("many") for _ in range(300)]
+    assert len(set(drawn)) == len(drawn)  # of four digits, 300 would share one in one of two cases
+
+
+@pytest.mark.parametrize("job_id", ["many-20260101-000000-12ab", "many-20260101-000000-bcdfgh"])
+def test_ids_of_older_versions_are_known(job_id: str) -> None:
+    assert GROUP_ID.fullmatch(job_id)
+    assert not POINT_ID.fullmatch(job_id)
+    assert made_at(job_id) == made_at(f"{job_id}p0002") is not None
 
 
 @pytest.fixture
@@ -78,16 +95,19 @@ def test_every_job_that_is_shipped_is_valid(job: Path) -> None:
         assert (config.hardware.num_workers, config.hardware.session_limit) == (2, 9 * 3600)
 
 
-@pytest.mark.parametrize("sweep", SWEEPS, ids=lambda sweep: sweep.stem)
+@pytest.mark.parametrize("sweep", [path for path in SWEEPS if path.stem != "options"], ids=lambda path: path.stem)
 def test_every_sweep_that_is_shipped_compares_two_recipes_of_two_models_by_three_seeds(sweep: Path) -> None:
     points = [point.job.config for point in resolve_points(sweep, "local", []).points]
-    same = points[0].data
-    assert all(one.data == same for one in points)
-    seen = [(one.model.variant, one.training.augmentations.mirror, one.training.seed) for one in points]
-    assert sorted(seen, key=str) == sorted(product(("nano_e_v3", "base_e_v3"), (None, 0.5), (42, 43, 44)), key=str)
-    for one in points:
-        said = {name for name, value in one.training.augmentations if value is not None}
-        assert said in (set(), {"mirror", "motion", "limbs", "pose", "lean", "drift"})
+    assert all(one.data == points[0].data for one in points)
+    seen = [(one.model.variant, one.recipe, one.training.seed) for one in points]
+    assert sorted(seen, key=str) == sorted(product(("nano_e_v3", "base_e_v3"), (None, "robust"), (42, 43, 44)), key=str)
+
+
+def test_a_sweep_has_each_augmentation_by_itself() -> None:
+    points = [point.job.config for point in resolve_points(SWEEPS[0].with_name("options.yaml"), "local", []).points]
+    alone = [{name for name, value in one.training.augmentations if value is not None} for one in points if not one.recipe]
+    names = set(AugmentationsConfig.model_fields) - {"motion_range", "motion_from"}
+    assert sorted(map(sorted, alone)) == sorted([[], [], [], *([name] for name in names for _ in range(3))])
 
 
 def test_all_mistakes_are_told_at_once_with_file_line_key_and_what_is_allowed(path: Path) -> None:
@@ -175,6 +195,43 @@ def test_layers_lie_on_each_other_in_the_order_of_the_design(path: Path) -> None
     assert origins["training.momentum"].startswith("configs/training/cosine_v3.yaml:")
     assert origins["data.num_classes"].startswith("configs/data/irds.yaml:")
     assert set(origins) == set(resolved.items())
+
+
+def test_a_recipe_lies_under_what_the_user_says(path: Path) -> None:
+    path.write_text("model: nano\ndataset: irds\nrecipe: robust\ntraining: {augmentations: {lean: null, drift: 0.3}}\n")
+    resolved, plain = resolve_spec(path, "local", []), resolve_spec(path, "local", ["recipe=null"])
+    more = resolved.config.training.augmentations
+    assert (more.mirror, more.motion, more.motion_range) == (0.5, 0.7, [0.15, 1.1])
+    assert (more.lean, more.drift) == (None, 0.3)
+    assert str(resolved.origins["training.augmentations.motion"]).startswith("configs/training/robust.yaml:")
+    assert str(resolved.origins["training.momentum"]).startswith("configs/training/cosine_v3.yaml:")
+    assert plain.config.training.augmentations.motion is None
+    other = {key for key, value in resolved.items().items() if value != plain.items()[key]}
+    assert other == {"recipe", *(f"training.augmentations.{name}" for name in _ROBUST)}
+
+
+_ROBUST = ("mirror", "motion", "motion_range", "limbs", "pose", "mask_joints", "noise")
+"""Without what the test itself takes away."""
+
+
+def test_a_recipe_mirrors_only_where_a_set_says_what_changes_places(path: Path) -> None:
+    path.write_text("model: nano\ndataset: synthetic\nrecipe: robust\n")
+    more = resolve_spec(path, "local", []).config.training.augmentations
+    assert (more.mirror, more.motion) == (None, 0.7)
+    problem = problems_of("model: nano\ndataset: irds\nrecipe: robus\n", path)
+    assert problem == [f"{path}:3: recipe: found 'robus'; allowed: one of robust or null; did you mean robust?"]
+
+
+def test_a_job_keeps_its_recipe_wherever_it_goes_on(path: Path) -> None:
+    path.write_text("model: nano\ndataset: irds\nrecipe: robust\ntraining: {epochs: 4}\n")
+    made = resolve_spec(path, "local", [])
+    record, origins = made.items(), {key: str(origin) for key, origin in made.origins.items()}
+    went_on = resolve_attempt(record, origins, "local", [], [], **ALL)[0].config
+    assert (went_on.recipe, went_on.training) == ("robust", made.config.training)
+    with pytest.raises(ConfigError, match="recipe"):
+        resolve_attempt(record, origins, "local", ["recipe=null"], [], **ALL)
+    older = {key: value for key, value in record.items() if key != "recipe"}  # of a version that knew no other
+    assert resolve_attempt(older, origins, "local", [], [], **ALL)[0].config.recipe is None
 
 
 class TestGoingOnElsewhere:
@@ -292,7 +349,7 @@ def test_a_dry_run_writes_nothing(cli: Cli, tiny: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "word"),
     [
-        ("data.uri=s3://", "allowed are a folder"),
+        ("data.uri=s3://", "allowed: a folder"),
         ("store.uri=s3://b?endpoint_url=http://h:70000", "endpoint_url is"),
         ("store.endpoint_url=http://h:70000", "a port from 1 to 65535 or none"),
         ("store.endpoint_url=http://h/?t=1", "an http:// or https:// address"),
