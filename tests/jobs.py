@@ -82,13 +82,10 @@ class Run:
         return jobs_in(self.store)[0]
 
     def wait_for(self, what: Any, seconds: float = PATIENCE) -> None:
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
+        for _ in looks(seconds):
             if jobs_in(self.store) and what(self.job):
                 return
             assert self.process.poll() is None, self.process.communicate()[0]
-            time.sleep(0.02)
-        raise AssertionError("it did not come to pass")
 
     @contextmanager
     def held(self, what: Any) -> Iterator[int]:
@@ -118,10 +115,19 @@ class Run:
 
 
 def wait_until(what: Callable[[], object], seconds: float = PATIENCE) -> None:
+    for _ in looks(seconds):
+        if what():
+            return
+
+
+def looks(seconds: float) -> Iterator[None]:
+    """One after the other, until something has come to pass; they take a third of a core, whatever one of them takes."""
     deadline = time.monotonic() + seconds
-    while not what():
+    while True:
+        began = time.monotonic()
+        yield
         assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.02)
+        time.sleep(min(max(0.02, 2 * (time.monotonic() - began)), 0.3))
 
 
 def some_step_is_stored(job: Job) -> bool:
@@ -178,7 +184,9 @@ def trainer_of(job: Job) -> int:
 
 @contextmanager
 def at_rest(job: Job) -> Iterator[int]:
-    """A job whose trainer stands still until the block ends: one that goes on meanwhile takes a core from all other tests."""
+    """A job whose trainer, once there is one, stands still until the block ends: if it went on, it would take a core from all
+    other tests."""
+    wait_until(lambda: trainers_of(job))
     trainer = trainer_of(job)
     stand_still(trainer)
     try:

@@ -163,10 +163,10 @@ CASES = [
     pytest.param("batch", id="slurm", marks=pytest.mark.xdist_group("slurm")),
     pytest.param("ssh", marks=[pytest.mark.xdist_group("ssh"), pytest.mark.slow]),
     pytest.param("login", id="slurm by ssh", marks=[pytest.mark.xdist_group("ssh"), pytest.mark.slow]),
-    pytest.param("hf", marks=[pytest.mark.xdist_group("ceph"), pytest.mark.slow]),
-    pytest.param("sky", marks=[pytest.mark.xdist_group("ceph"), pytest.mark.slow]),
+    pytest.param("hf", marks=[pytest.mark.xdist_group("clouds"), pytest.mark.slow]),
+    pytest.param("sky", marks=[pytest.mark.xdist_group("clouds"), pytest.mark.slow]),
     pytest.param("relay", marks=[pytest.mark.xdist_group("ssh"), pytest.mark.slow]),
-    pytest.param("kaggle", marks=[pytest.mark.xdist_group("ceph"), pytest.mark.slow]),
+    pytest.param("kaggle", marks=[pytest.mark.xdist_group("clouds"), pytest.mark.slow]),
     pytest.param("dummy"),
 ]
 each_launcher = pytest.mark.parametrize("case", CASES, indirect=True)
