@@ -36,26 +36,36 @@ class Work:
         self._left: float | None = None
 
     def update(self, done: int, total: int, now_at: str = "", unit: str = "") -> None:
-        """So many are done, of a ``total`` that is 0 where nobody knows it; ``now_at`` is what comes next. ``unit``: another
-        than at first, this time."""
+        """So many are done, of a ``total`` that is 0 where nobody knows it; ``now_at`` is what comes next. Before there is
+        anything to count (0 of 0) it alone is told. ``unit``: another than at first, this time."""
         unit, self.done, self.total, self._now_at = unit or self.unit, done, total, now_at
         now = time.monotonic()
-        if self._begin is None or self._begin[0] != unit:
+        if self._counts_nothing:
+            self._begin = None  # nor does how long that takes
+        elif self._begin is None or self._begin[0] != unit:
             self._begin = unit, now, done  # what an earlier run did says nothing about the pace of this one
-        seconds, fresh = now - self._begin[1], done - self._begin[2]
+        seconds, fresh = (now - self._begin[1], done - self._begin[2]) if self._begin else (0.0, 0)
         self._left = seconds * (total - done) / fresh if fresh and total else None
         self._pace = f"{fresh / seconds:,.0f}/s" if fresh and fresh >= seconds > 0 else ""
 
     def __str__(self) -> str:
+        if self._counts_nothing:
+            return self._now_at
         more = f"; now: {self._now_at}" if self._now_at else ""
         return ", ".join([self._what, *filter(None, [self._pace]), f"{seconds_text(self._left)} left{more}"])
 
     def lines(self, console: Console, columns: int, rows: int) -> list[str]:
         """A bar, and below it what comes next."""
+        if self._counts_nothing:
+            return [cut(f"{plain(self._now_at)} ...", columns - 1)][:rows]
         words = [(0, plain(self._what)), (2, self._pace), (1, f"{seconds_text(self._left)} left")]
         share = self.done / self.total if self.total else 0.0
         drawn = as_ansi(bar_line(console, "", share, [word for word in words if word[1]], columns - 1), console)
         return [drawn, *([cut(f"now: {plain(self._now_at)}", columns - 1)] if self._now_at else [])][:rows]
+
+    @property
+    def _counts_nothing(self) -> bool:
+        return not (self.done or self.total) and self._now_at != ""
 
     @property
     def _what(self) -> str:

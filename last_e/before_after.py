@@ -26,8 +26,8 @@ from last_e.datafile import DataError, output_path
 from last_e.known import mirrored_classes
 from last_e.layers import resolve
 from last_e.prepare.inspect import One, clip_of, drawn_with
+from last_e.refusal import refusal
 from last_e.skeletons import PLAYER
-from last_e.text import one_line
 from last_e.whole import whole_file
 
 TEMPLATE = Path(__file__).with_suffix(".html")
@@ -104,7 +104,7 @@ def main() -> int:
     try:
         name = write_page(Path(asked["file"]), asked["clip"], Path(asked["page"]), asked["seed"])
     except (DataError, OSError, MemoryError) as error:
-        print(json.dumps({"error": one_line(error), "no_gpu": False}), flush=True)
+        print(json.dumps(refusal(error)), flush=True)
         return 1
     print(json.dumps({"result": {"clip": name}}), flush=True)
     return 0

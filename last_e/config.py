@@ -21,6 +21,8 @@ from last_e.set_by import HERE, LEARNING, SetBy
 
 VARIANTS = ("nano_e_v3", "small_e_v3", "base_e_v3", "large_e_v3")
 DATASETS = ("irds", "ntu60", "ntu120", "synthetic")
+COME_ALONG = {"irds": 9}
+"""Data sets whose recordings come along, and how many classes these have."""
 ENVIRONMENTS = ("local", "kaggle", "gcp", "lambda", "a100")
 ALIASES = {name.removesuffix("_e_v3"): name for name in VARIANTS}
 
@@ -510,6 +512,12 @@ def _validation(c: dict[str, Any]) -> Iterator[Violation]:
             yield key, "only with a fraction in data.validation, such as 0.2"
 
 
+def _classes(c: dict[str, Any]) -> Iterator[Violation]:
+    least = COME_ALONG.get(c["dataset"], 0) if c["data.uri"] is None else 0
+    if c["data.num_classes"] < least:
+        yield "data.num_classes", f"at least {least}: so many have the recordings of {c['dataset']}"
+
+
 def _few(c: dict[str, Any]) -> Iterator[Violation]:
     if c["data.train_seed"] is not None and c["data.train_subjects"] is None and c["data.train_clips"] is None:
         yield "data.train_seed", "only with data.train_subjects or data.train_clips"
@@ -577,6 +585,7 @@ RULES: tuple[tuple[Callable[[dict[str, Any]], Iterator[Violation]], tuple[str, .
     (_milestones, ("training.scheduler", "training.milestones", "training.epochs")),
     (_split, ("split_type", "data.splits", "dataset")),
     (_validation, ("data.validation", "data.validation_by", "data.validation_seed", "dataset")),
+    (_classes, ("data.num_classes", "data.uri", "dataset")),
     (_few, ("data.train_seed", "data.train_subjects", "data.train_clips", "data.train_position", "dataset")),
     (_class_weights, ("training.class_weights", "training.sampler", "data.num_classes", "dataset")),
     (_fine_tuning, ("model.init", "model.init_sha256", "model.freeze", "training.body_lr_factor")),

@@ -14,6 +14,7 @@ from last_e.config import TrainConfig, effective_batch
 from last_e.described import DESCRIPTION, SUFFIX
 from last_e.environment import kaggle_sign
 from last_e.redact import redact
+from last_e.refusal import FAILED, USAGE
 from last_e.text import expand, one_line, unknown_user, unquoted
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class DataError(RuntimeError):
     def __init__(self, message: str, *, missing: bool = False, other: bool = False) -> None:
         super().__init__(message)
         self.missing, self.other = missing, other
+        self.whose = USAGE if missing or other else FAILED
 
 
 _INPUTS = (".skeleton", ".zip", ".npy", ".npz", ".pkl")
@@ -178,7 +180,7 @@ def _found(dataset: str, uri: str | None, data_root: str, name: str, hint: str, 
         if is_remote(uri):
             raise DataError(f"data.uri: {uri}: lastrun submit fetches it; here a local path is needed", missing=True)
         if is_of_no_known_kind(uri):
-            raise DataError(f"data.uri: {redact(uri)}: allowed are {PLACES}", missing=True)
+            raise DataError(f"data.uri: {redact(uri)}; allowed: {PLACES}", missing=True)
         if wrong := unknown_user(uri):
             raise DataError(f"data.uri: {uri}: {wrong}; {hint}", missing=True)
         path = Path(unquoted(uri.removeprefix("file://"))) if uri.startswith("file://") else expand(uri)

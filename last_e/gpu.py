@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from last_e.refusal import NO_GPU
 from last_e.text import one_line
 
 _LOST = re.compile(
@@ -34,6 +35,8 @@ USAGE_SECONDS = 5.0
 
 class NoGpu(RuntimeError):
     """A GPU was asked for and none can be used."""
+
+    whose = NO_GPU
 
 
 def build_architectures() -> list[str]:

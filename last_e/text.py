@@ -129,7 +129,7 @@ class UnsetVariable(ValueError):
 
     def __init__(self, name: str, odd: bool = False) -> None:
         super().__init__(
-            f"{name} begins no variable; allowed are ${{NAME}} or $NAME" if odd else f"the variable {name or '${}'} is not set"
+            f"{name} begins no variable; allowed: ${{NAME}} or $NAME" if odd else f"the variable {name or '${}'} is not set"
         )
 
 

@@ -41,7 +41,7 @@ from last_e.init.read import read_weights
 from last_e.known import description_of
 from last_e.manifest import Manifest
 from last_e.metrics import History
-from last_e.model import fused, fused_cuda
+from last_e.model import fused, fused_cuda, tried
 from last_e.model.network import LastE
 from last_e.optim import build_optimizer
 from last_e.points import Points
@@ -675,7 +675,7 @@ def load_kernels(config: TrainConfig, device: torch.device, sink: Sink, group: G
     slow = threading.Timer(5.0, sink.emit, [Message("Triton makes kernels for this GPU (some seconds) ...")])
     slow.start()
     try:
-        why_not = fused_cuda.try_out(device)
+        why_not = tried.try_out(device)
     finally:
         slow.cancel()
     why_no_batches = why_not or launches.try_out(device)

@@ -10,8 +10,11 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from last_e.process import run_module
-from runner.errors import EngineError, LastrunError
+from last_e.refusal import FAILED, NO_GPU, USAGE
+from runner.errors import EngineError, LastrunError, UsageError
 from runner.signals import handled, interrupt
+
+_KINDS = {USAGE: UsageError, NO_GPU: EngineError, FAILED: LastrunError}
 
 
 def result_of(module: str, asked: dict[str, Any], progress: Callable[[int, int, str], None], what: str) -> dict[str, Any]:
@@ -20,13 +23,15 @@ def result_of(module: str, asked: dict[str, Any], progress: Callable[[int, int, 
     Args:
         module: its name.
         asked: what it is to do.
-        progress: told what is done, of how much, and what comes next.
+        progress: told what is done, of how much, and what comes next; 0 of 0 until there is something to count.
         what: it does, for a message: ``the measurement``.
 
     Raises:
         EngineError: no torch, or no GPU that was asked for.
+        UsageError: what was asked cannot be.
         LastrunError: it could not, with the reason.
     """
+    progress(0, 0, "loading torch")
     for told in said_by(module, asked, what):
         if "result" in told:
             result: dict[str, Any] = told["result"]
@@ -42,7 +47,7 @@ def said_by(module: str, asked: dict[str, Any], what: str, *, reads_input: bool 
     given.
 
     Raises:
-        EngineError, LastrunError: as :func:`result_of`.
+        EngineError, UsageError, LastrunError: as :func:`result_of`.
     """
     with ExitStack() as held:
         file = held.enter_context(TemporaryFile("w+"))
@@ -62,7 +67,7 @@ def said_by(module: str, asked: dict[str, Any], what: str, *, reads_input: bool 
             for line in child.stdout:
                 told = json.loads(line)
                 if "error" in told:
-                    raise (EngineError if told["no_gpu"] else LastrunError)(told["error"])
+                    raise _KINDS[told["whose"]](told["error"])
                 yield told
                 if "result" in told:
                     return

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from last_e.text import expand
 from last_e.whole import read_bounded, whole_file
 from runner.errors import UNREADABLE, UsageError, unwritable
-from runner.export import MODEL, Progress, about_export, export
+from runner.export import MODEL, NEEDS, Progress, about_export, export, see_that_all_is_here
 from runner.models import Choice
 from runner.page.build import page
 from runner.page.runtime import runtime
@@ -57,6 +57,7 @@ def demo_page(
     folder = expand(name)
     about = about_export(folder)
     if about is None:
+        see_that_all_is_here("a page", NEEDS["onnx"])  # before the runtime is fetched
         with tempfile.TemporaryDirectory(prefix="lastrun-page-") as into:
             made = Path(into) / "model"
             ready = runtime(runtime_file, say)

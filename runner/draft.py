@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import textwrap
 from collections.abc import Iterator
@@ -11,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from last_e.config import DATASETS
 from last_e.described import is_own
 from last_e.layers import Resolved, known_keys
 from last_e.problems import ConfigError, Problem
-from runner.errors import UsageError
+from last_e.whole import whole_file
+from runner.errors import UsageError, unwritable
 from runner.plan.clips import data_of
 from runner.plan.figures import Figure
 from runner.plan.planner import make_plan
@@ -37,6 +38,7 @@ _OFFERS: dict[str, dict[str, Any]] = {
     "checkpoint": {"every_minutes": 5},
 }
 """Of each section, with what they could be."""
+_DATA = f"{', '.join(DATASETS)}, or a prepared file, which lastrun data import makes (docs/own-data.md)"
 _STEPS_AT_LEAST = 8
 """In an epoch: with fewer, a schedule has little to go by."""
 _WIDTH = 100
@@ -79,18 +81,14 @@ def draft(path: Path, *, data: str, model: str, epochs: int | None, name: str | 
 
     Raises:
         ConfigError, UsageError: what cannot be.
-        OSError: it cannot be written.
     """
     see_that_it_may_be_written(path, force)
-    head = {} if name is None else {"name": name}
-    file = Path(data).expanduser()
-    own = is_own(data) and not file.is_absolute() and file.exists()
-    head |= {"model": model, "dataset": str(file.absolute()) if own else data}
+    head = _head(data, model, name)
     with tempfile.TemporaryDirectory(prefix="lastrun-init-") as folder:
         trial = Path(folder) / path.name
         chosen = {} if epochs is None else {"training": {"epochs": epochs}}
         trial.write_text(json.dumps(head | chosen))  # JSON is YAML
-        resolved = _resolved(trial, path.absolute().parent)
+        resolved = _resolved(trial, path.absolute().parent, data)
         usual = resolved.items()
         training = {key: usual[f"training.{key}"] for key in _SET}
         training["warmup_epochs"] = min(training["warmup_epochs"], max(1, training["epochs"] // 5))
@@ -108,15 +106,44 @@ def draft(path: Path, *, data: str, model: str, epochs: int | None, name: str | 
     return Draft(path, config.model.variant, config.dataset, config.training.epochs, seconds)
 
 
-def _resolved(trial: Path, home: Path) -> Resolved[JobSpec]:
+def see_that_it_can_be(path: Path, *, data: str, model: str, epochs: int | None) -> None:
+    """See that a job file at ``path`` could say this; writes none.
+
+    Raises:
+        ConfigError: it could not.
+    """
+    with tempfile.TemporaryDirectory(prefix="lastrun-init-") as folder:
+        trial = Path(folder) / path.name
+        chosen = {} if epochs is None else {"training": {"epochs": epochs}}
+        trial.write_text(json.dumps(_head(data, model, None) | chosen))
+        _resolved(trial, path.absolute().parent, data)
+
+
+def _head(data: str, model: str, name: str | None) -> dict[str, str]:
+    """What stands above the sections; a file that is there with its folder, for the job's file may lie in another."""
+    file = Path(data).expanduser()
+    own = is_own(data) and not file.is_absolute() and file.exists()
+    return {**({} if name is None else {"name": name}), "model": model, "dataset": str(file.absolute()) if own else data}
+
+
+def _resolved(trial: Path, home: Path, data: str) -> Resolved[JobSpec]:
     """The job of what was given; what is wrong with that is told of the option that gave it, and of the folder in which it will
     be."""
-    options = {"dataset": "--data", "model": "--model", "model.variant": "--model", "name": "--name"}
+    options = {
+        "dataset": "--data",
+        "model": "--model",
+        "model.variant": "--model",
+        "name": "--name",
+        "training.epochs": "--epochs",
+    }
     try:
         return resolve_spec(trial, None, [])
     except ConfigError as error:
+        is_missing = is_own(data) and "://" not in data and not Path(data).expanduser().exists()
         raise ConfigError(
-            Problem(
+            Problem("--data", "-", f"{data}, and no such file is there", _DATA)
+            if one.key == "dataset" and is_missing
+            else Problem(
                 options.get(one.key, one.origin),
                 "-" if one.key in options else one.key,
                 one.found.replace(str(trial.parent), str(home)),
@@ -152,9 +179,14 @@ def _value(value: Any) -> str:
 
 
 def _put(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".lastrun-init-", dir=path.parent) as folder:
-        part = Path(folder) / path.name
-        part.write_text(text, "utf-8")
-        os.replace(part, path)
+    """Whole or not at all.
+
+    Raises:
+        UsageError: not there.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as part:
+            part.write_text(text, "utf-8")
+    except OSError as error:
+        raise unwritable(path, error) from None

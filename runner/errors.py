@@ -81,6 +81,10 @@ class DamagedObjectError(StoreError):
     """An object of the store is not what was written, or cannot be read though the others can."""
 
 
+class LinkError(DamagedObjectError):
+    """A symbolic link lies where an object of the store should, and is not followed."""
+
+
 class ClaimedError(LastrunError):
     """Another attempt is at work on the job."""
 

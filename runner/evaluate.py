@@ -62,7 +62,7 @@ def evaluate(
     """
     for flag, value in (("--part", part), ("--weigh-on", weigh_on)):
         if value not in (*PARTS, *([None] if flag == "--weigh-on" else [])):
-            raise UsageError(f"{flag} {value}: allowed are {', '.join(PARTS)}")
+            raise UsageError(f"{flag}: found {value}; allowed: {', '.join(PARTS)}")
     if weigh_on is not None and len(models) < 2:
         raise UsageError("--weigh-on chooses weights between models: name another one with --with")
     if weigh_on == part:
@@ -79,7 +79,7 @@ def evaluate(
     wrong = {name: value for name, value in (spoil or {}).items() if value is not None}
     for name, most in (("noise", 10), ("missing", 1), ("motion", 10)):
         if not 0 <= wrong.get(name, 0) <= most:
-            raise UsageError(f"--{name} {wrong[name]:g}: allowed is 0 to {most}")
+            raise UsageError(f"--{name}: found {wrong[name]:g}; allowed: 0 to {most}")
     with ExitStack() as held:
         asked = [bring(model, choice, held, say) for model in models]
         what = {"models": asked, "part": part, "crops": crops, "weigh_on": weigh_on, "mirror": mirror, "spoil": wrong}

@@ -62,7 +62,7 @@ def export(
         LastrunError: there is no such model, it says something else when it is exported, or what is missing.
     """
     if kind not in NEEDS:
-        raise UsageError(f"--format {kind}: allowed are {', '.join(NEEDS)}")
+        raise UsageError(f"--format: found {kind}; allowed: {', '.join(NEEDS)}")
     if int8 and kind != "onnx":
         raise UsageError(f"--int8 is of --format onnx: onnxruntime's quantizer makes it, and {kind} is asked for")
     see_that_it_may_be_written(out, force)
@@ -88,7 +88,7 @@ def see_that_all_is_here(what: str, needs: dict[str, tuple[str, ...]]) -> None:
     for extra, packages in needs.items():
         if missing := [one for one in packages if importlib.util.find_spec(one) is None]:
             raise EngineError(
-                f"{what} needs {', '.join(missing)}, which is not installed here: pip install 'lastrun[{extra}]', "
+                f"{what} needs {', '.join(missing)}, which is not installed here; "
                 f"from a clone of lastrun: pip install '.[{extra}]'"
             )
 

@@ -12,7 +12,7 @@ from runner.errors import EngineError, UsageError
 _CHECKPOINT = (MANIFEST, "state.pt", "config.json")
 _LIKELY = "model.safetensors"
 _MOST_TOLD = 10
-_NO_LIBRARY = "hf:// needs Hugging Face's library: pip install 'lastrun[hf]'"
+_NO_LIBRARY = "hf:// needs Hugging Face's library; from a clone of lastrun: pip install '.[hf]'"
 _REFUSED = "it is not there, or not yours to read: hf auth login, or HF_TOKEN"
 _WORDS = {401: _REFUSED, 403: _REFUSED, 404: "there is no such repository, revision or file, or it is not yours to read"}
 

@@ -20,7 +20,7 @@ from last_e.reading import Entry, flat_items, set_layer
 from last_e.text import expand, one_line
 from last_e.whole import read_bounded
 from runner.attempt.data_cache import fetch_data
-from runner.errors import UsageError
+from runner.errors import LastrunError, UsageError
 from runner.job.find import find_job
 from runner.job.job import Job
 from runner.job.pull import pull_checkpoint, unseen
@@ -139,7 +139,7 @@ def _of_folder(path: Path, words: list[str]) -> dict[str, Any]:
     try:
         manifest.verify(path)
     except manifest.DamagedCheckpoint as error:
-        raise UsageError(f"{path}: damaged checkpoint: {error}") from None
+        raise LastrunError(f"{path}: damaged checkpoint: {error}") from None
     origin = Origin(str(path / "config.json"))
     pinned = {
         key: Entry(value, origin)
@@ -155,4 +155,4 @@ def _kept(folder: Path) -> dict[str, Any]:
     try:
         return dict(flat_items(json.loads(read_bounded(folder / "config.json", manifest.MOST_CONFIG_BYTES))))
     except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise UsageError(f"{folder}: config.json cannot be read ({one_line(error)})") from None
+        raise LastrunError(f"{folder}: config.json cannot be read ({one_line(error)})") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -9,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+from last_e.text import expand
 from runner.child import said_by
 from runner.errors import UsageError
 from runner.models import Choice, Model, bring
@@ -59,7 +61,7 @@ def predict(
     window, stride = _span("--window", how.window), _span("--stride", how.stride)
     for flag, value, allowed in (("--kind", how.kind, KINDS), ("--units", how.units, UNITS)):
         if value is not None and value not in allowed:
-            raise UsageError(f"{flag} {value}: allowed are {', '.join(allowed)}")
+            raise UsageError(f"{flag}: found {value}; allowed: {', '.join(allowed)}")
     if stride is not None and window is None:
         raise UsageError("--stride is between windows: say how long one is with --window")
     if window is not None and stride is not None and type(window) is type(stride) and stride > window:
@@ -75,6 +77,9 @@ def predict(
         "crops": how.crops,
         "mirror": how.mirror,
     }
+    files = [expand(place) for place in places if place != "-"]
+    if files and len(files) == len(places) and not any(map(os.path.lexists, files)):
+        raise UsageError(f"{', '.join(map(str, files))}: no such file or folder; - reads JSON lines from standard input")
     begun = time.time()
     with ExitStack() as held:
         asked = bring(Model(model), choice, held, say)
@@ -86,8 +91,8 @@ def _span(flag: str, value: str | int | float | None) -> int | float | None:
     if isinstance(value, str):
         found = _SPAN.fullmatch(value.strip())
         if found is None or ("." in found[1] and not found[2]):
-            raise UsageError(f"{flag} {value}: allowed are frames, such as 64, or seconds, such as 2s or 1.5s")
+            raise UsageError(f"{flag}: found {value}; allowed: frames, such as 64, or seconds, such as 2s or 1.5s")
         value = float(found[1]) if found[2] else int(found[1])
     if value is not None and not 0 < value <= 1_000_000:
-        raise UsageError(f"{flag} {value}: allowed is more than 0, and at most 1,000,000 frames or seconds")
+        raise UsageError(f"{flag}: found {value}; allowed: more than 0, and at most 1,000,000 frames or seconds")
     return value

@@ -119,7 +119,7 @@ def draw(lists: Layer, ranges: dict[str, Range], trials: int, seed: int) -> list
 
 def why_not() -> str | None:
     """What is missing to draw."""
-    return None if find_spec("optuna") else "optuna is not installed: pip install 'lastrun[search]'"
+    return None if find_spec("optuna") else "optuna is not installed; from a clone of lastrun: pip install '.[search]'"
 
 
 def _value(drawn: Any, values: list[Any], said: Range | None) -> Any:

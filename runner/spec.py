@@ -386,7 +386,7 @@ class SweepConfig(Section):
         None, description="the points themselves; `{}` is the file's job as it is"
     )
     search: Annotated[dict[str, Any] | None, Meaning("keys, each with a list of values or a range {low, high, log, step}")] = (
-        Field(None, description="points drawn at random from these (`pip install 'lastrun[search]'`)")
+        Field(None, description="points drawn at random from these (from a clone: `pip install '.[search]'`)")
     )
     trials: Annotated[int | None, Field(ge=1, le=1000)] = Field(None, description="how many points `search` draws")
     draw_seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = Field(0, description="what `search` draws follows from it")
@@ -412,7 +412,10 @@ class JobSpec(TrainConfig):
     tracking: Annotated[
         Literal["wandb", "mlflow", "trackio"] | None,
         SetBy("asks", "sends figures and configuration there, with the keys that your variables hold"),
-    ] = Field(None, description="tracker that gets what the attempts do, as one run; needs lastrun[wandb], ... where they are")
+    ] = Field(
+        None,
+        description="tracker that gets what the attempts do, as one run; needs the extra of its name where they are",
+    )
 
     def named_variables(self) -> list[str]:
         """The variables of this user's that an attempt needs: the trainer's, those of who is told, and of a tracker's own those

@@ -65,7 +65,7 @@ def read_waits(text: str) -> Waits:
         except ValueError:
             seconds = -1.0
         if name not in known or not 0 < seconds < 1e6:
-            raise UsageError(f"{VARIABLE}: {word}: allowed is NAME=SECONDS with {', '.join(known)}")
+            raise UsageError(f"{VARIABLE}: {word}; allowed: NAME=SECONDS with {', '.join(known)}")
         values[name] = seconds
     return Waits(**values)
 

@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from last_e.datafile import is_remote
+from last_e.init import SUFFIXES
 from last_e.layers import Resolved
+from last_e.problems import ConfigError, Problem
 from last_e.text import expand, misspelt
 from runner.child import result_of
 from runner.errors import LastrunError, NoSuchJobError, UsageError
@@ -61,6 +63,19 @@ def with_their_weights(jobs: list[Resolved[JobSpec]], store: str) -> list[Begun]
             one = found[key]
             begun.append(replace(one, job=_with_hash(job, one.weights or b"")))
     return begun
+
+
+def see_that_it_is_there(job: Resolved[JobSpec]) -> None:
+    """Look for the file that ``model.init`` names, if it names one; jobs, checkpoints and what is elsewhere are not asked for.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    named = str(job.config.model.init or "").removeprefix("file://")
+    if "://" in named or not named.endswith(SUFFIXES) or expand(named).is_file():
+        return
+    allowed = f"a file that is there ({', '.join(SUFFIXES)}), the folder of a checkpoint, a job, or hf://OWNER/REPO"
+    raise ConfigError([Problem(str(job.origins["model.init"]), "model.init", f"{named}, and no such file is there", allowed)])
 
 
 def _read(job: Resolved[JobSpec], source: Path, out: Path) -> Begun:
@@ -122,6 +137,6 @@ def _see_that_its_server_is_ours(named: str, store: str) -> None:
     endpoint, own = (StoreUri.typed(uri).options.get("endpoint_url") for uri in (named, store))
     if endpoint is not None and endpoint.rstrip("/") != (own or "").rstrip("/"):
         raise UsageError(
-            f"found endpoint_url {endpoint}; allowed is that of the job's store ({own or 'it names none'}), "
+            f"found endpoint_url {endpoint}; allowed: that of the job's store ({own or 'it names none'}), "
             "as your keys sign what is asked there. If that server is yours: lastrun pull the job, and name its folder"
         )

@@ -81,11 +81,27 @@ AREAS = {
     """,
 }
 """By the file of the source, its longest beginning."""
+COMMAND_LINE = {
+    "Missing argument '{argument}'; --help tells more": "pull",
+    "Missing argument 'JOB.YAML'; lastrun init writes one": "submit",
+    "Missing option '{option}'; --help tells more": "data import csv file.csv",
+    "No such option: {option}; --help tells more": "status job --nonsense",
+    "No such command '{command}'; --help tells more": "data nonsense",
+    "No such command '{command}'. Did you mean '{command}'?; --help tells more": "statuss",
+    "Option '{option}' requires an argument; --help tells more": "list --limit",
+    "Option '{option}' does not take a value; --help tells more": "list --json=3",
+    "'{option}': {why}; --help tells more": "list --limit none",
+    "Got unexpected extra {arguments} ({words}); --help tells more": "list some more",
+    "Got unexpected extra {arguments} ({words}); --set takes KEY=VALUE": "submit job.yaml --set training.lr=1 more",
+}
+"""What the library of the command line says, whose source is not here, and which words have it say so: a test calls them."""
 _ERRORS = {"LastrunError", "ConfigError", "DataError", "DamagedCheckpoint", "NoGpu", "PeerGone", "RanksDiffer", "DataChanged"}
 _ERRORS |= {"Differs", "UnsetVariable"}
 """Classes, with what is made of them, whose text somebody reads."""
 _SAYING = {"show", "say", "note", "warn", "_say", "tell", "_tell", "Message", "stop", "warning"}
 _ON_THE_SIDE = re.compile(r"(note|warning): ")
+_OF_PAGES = {"HTTPException": 1, "_told": 1, "_refused": 0}
+"""What answers a browser in place of a page, and which of its arguments says why."""
 _MOST = 40
 """So many ways to say one thing are told apart."""
 _GATHERED = {"wrong", "problems", "told", "notes", "warnings", "fatal", "missing", "lacks", "silent", "obstacles", "reasons"}
@@ -413,6 +429,8 @@ def _said(
         where = [f"{{file}}: {key}" if key != "-" else place for key in parts[1] for place in parts[0]]
         said = [a if a.startswith("did you mean") else f"allowed: {a}" for a in parts[3]]
         yield "error", "2", [f"{w}: found {f}; {a}" for w in dict.fromkeys(where) for f in parts[2] for a in said][:_MOST]
+    elif name in _OF_PAGES and one.path.is_relative_to("runner/ui") and len(node.args) > _OF_PAGES[name]:
+        yield "page", "", words.of(node.args[_OF_PAGES[name]], one, inside) or []
     elif name == "Finding" and len(node.args) > 3:
         yield "doctor", "", words.of(node.args[3], one, inside) or []
     elif name in _SAYING and (name != "show" or not one.path.is_relative_to("runner/view") or _is_told_as_an_error(node)):
@@ -459,7 +477,8 @@ def render() -> str:
                 rows.setdefault(one.text, set()).add(_kind(one))
         for message in sorted(rows, key=lambda each: (rows[each] <= _SAID, each)):  # errors first
             text += f"| {_cell(message)} | {', '.join(sorted(rows[message] - _PART or rows[message]))} |\n"
-    return text
+    text += "\n## The command line\n\nIts library's own words, of any command.\n\n| message | what it is |\n|---|---|\n"
+    return text + "".join(f"| {_cell(message)} | error 2 |\n" for message in COMMAND_LINE)
 
 
 _PART = {"part of another"}
@@ -480,7 +499,7 @@ def _kind(one: Found) -> str:
         return f"error {one.code}".strip()
     if one.kind in [reason.value for reason in Reason]:
         return f"[`{one.kind}`](troubleshooting.md#by-reason) {one.code}"
-    return {"part": "part of another", "said": "word", "doctor": "`lastrun doctor`"}.get(one.kind, one.kind)
+    return {"part": "part of another", "said": "word", "doctor": "`lastrun doctor`", "page": "a page's"}.get(one.kind, one.kind)
 
 
 def _cell(text: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from last_e.config import TrainConfig
 from last_e.datafile import DataError
 from last_e.gpu import NoGpu
-from last_e.text import one_line
+from last_e.refusal import refusal
 
 
 def main() -> int:
@@ -28,11 +28,8 @@ def main() -> int:
 
         how_long = asked["rounds"], asked["seconds"]
         result = measure(config, data, asked["parts"], asked["kinds"], *how_long, tell, ranks=asked["ranks"])
-    except (DataError, NoGpu) as error:
-        print(json.dumps({"error": str(error), "no_gpu": isinstance(error, NoGpu)}), flush=True)
-        return 1
-    except (RuntimeError, OSError) as error:
-        print(json.dumps({"error": one_line(error), "no_gpu": False}), flush=True)
+    except (DataError, NoGpu, RuntimeError, OSError) as error:
+        print(json.dumps(refusal(error)), flush=True)
         return 1
     print(json.dumps({"result": result}), flush=True)
     return 0

@@ -12,7 +12,7 @@ from last_e.config import TrainConfig
 from last_e.datafile import DataError
 from last_e.gpu import NoGpu
 from last_e.manifest import DamagedCheckpoint
-from last_e.text import one_line
+from last_e.refusal import refusal
 
 
 def main() -> int:
@@ -32,7 +32,7 @@ def main() -> int:
         one = Asked(**{**asked, **paths, "config": TrainConfig.model_validate(asked["config"])})
         result = export(one, lambda done, total, what: tell({"done": done, "total": total, "what": what}))
     except (DataError, NoGpu, DamagedCheckpoint, RuntimeError, MemoryError, OSError) as error:
-        tell({"error": one_line(error), "no_gpu": isinstance(error, NoGpu)})
+        tell(refusal(error))
         return 1
     tell({"result": result})
     return 0

@@ -56,7 +56,9 @@ def export(asked: Asked, progress: Callable[[int, int, str], None]) -> dict[str,
         OSError: there is no room.
     """
     config = asked.config
+    progress(0, 0, f"reading the clips of {config.dataset}")
     clips = load_clips(config)
+    progress(0, 0, "getting the network ready")
     model, description = load_network(asked.folder, config)
     if clips.skeleton.joints != description.skeleton.joints:
         has, wants = (

@@ -14,8 +14,8 @@ from last_e.datafile import DataError, data_path
 from last_e.described import is_own
 from last_e.known import description_of
 from last_e.own_set import read_own
+from last_e.refusal import refusal
 from last_e.skeletons import NTU25, Skeleton
-from last_e.text import one_line
 
 
 def main() -> int:
@@ -34,7 +34,7 @@ def main() -> int:
         told = [*begin_with(model, weights, config, classes), *freeze(model, config.model.freeze or ())]
         write_weights(weights, Path(asked["out"]))
     except (DataError, RuntimeError, MemoryError, OSError) as error:
-        print(json.dumps({"error": one_line(error), "no_gpu": False}), flush=True)
+        print(json.dumps(refusal(error)), flush=True)
         return 1
     print(json.dumps({"result": {"told": told}}), flush=True)
     return 0

@@ -55,7 +55,7 @@ def read_weights(path: Path) -> Weights:
         if path.is_dir():
             return _of_folder(path)
         if path.suffix not in SUFFIXES:
-            raise DataError(f"{path}: allowed are {', '.join(SUFFIXES)}, or the folder of a checkpoint", missing=True)
+            raise DataError(f"{path}; allowed: {', '.join(SUFFIXES)}, or the folder of a checkpoint", missing=True)
         if (size := path.stat().st_size) > MOST_BYTES:
             raise DataError(f"{path}: {size:,} bytes, more than any network here has", missing=True)
         read = {".safetensors": _safetensors, ".npz": _npz}.get(path.suffix, _pt)

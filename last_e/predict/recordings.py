@@ -142,7 +142,7 @@ class Reader:
         kind = self.kind or _kind_by_name(path.name)
         if kind is None:
             allowed = f".skeleton, {', '.join(_BY_ENDING)}, a folder, or - for standard input"
-            raise DataError(f"{path}: its name does not say what it is: allowed are {allowed}; or say it with --kind")
+            raise DataError(f"{path}: its name does not say what it is; allowed: {allowed}; or say it with --kind", other=True)
         return kind
 
     def _of_file(self, path: Path, kind: Kind) -> Iterator[Item]:
@@ -197,7 +197,7 @@ class Reader:
         with array_in_file(path) as rows:
             if len(rows.shape) not in (3, 4, 5):
                 allowed = "(frames, joints, D), (people, frames, joints, D), or (clips, people, frames, joints, D)"
-                raise DataError(f"{path}: is {rows.shape}; allowed is {allowed}", other=True)
+                raise DataError(f"{path}: is {rows.shape}; allowed: {allowed}", other=True)
             if len(rows.shape) == 5:
                 for number, one in enumerate(rows.each):
                     yield self._made(str(path), f"{path.stem}-{number:06}", one)

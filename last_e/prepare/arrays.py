@@ -111,11 +111,11 @@ def _rows(file: IO[bytes], header: Header, what: str) -> Rows:
     """An array's rows, after it was seen that it has some and none too large."""
     shape, _, dtype = header
     if dtype.kind not in "fiubU" or not shape or not dtype.itemsize:
-        raise DataError(f"{what} is {dtype} {shape}; allowed are numbers in rows", other=True)
+        raise DataError(f"{what} is {dtype} {shape}; allowed: numbers in rows", other=True)
     size = math.prod(shape[1:]) * dtype.itemsize
     if shape[0] > MOST_CLIPS or size > MOST_CLIP_BYTES:
         most = f"{MOST_CLIPS:,} clips of {MOST_CLIP_BYTES // 2**20} MiB each"
-        raise DataError(f"{what} has the shape {shape}, which no recordings have; allowed are at most {most}")
+        raise DataError(f"{what} has the shape {shape}, which no recordings have; allowed: at most {most}")
 
     def each() -> Iterator[Array]:
         for _ in range(shape[0]):
@@ -137,7 +137,7 @@ def labels_in(rows: Iterable[Array], what: str) -> list[int]:
     for row in rows:
         if row.dtype.kind not in "fiub" or row.ndim > 1 or row.size > MOST_CLASSES:
             raise DataError(
-                f"{what} is {row.dtype} {('N', *row.shape)}; allowed are numbers of classes (N,), or one-hot rows", other=True
+                f"{what} is {row.dtype} {('N', *row.shape)}; allowed: numbers of classes (N,), or one-hot rows", other=True
             )
         if row.size == 1:
             number = row.reshape(-1)[0]

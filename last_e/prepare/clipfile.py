@@ -296,7 +296,7 @@ def _check_columns(path: Path, columns: Mapping[str, Array], kind: str, shape: l
     if not (1 <= length.min() <= length.max() <= max(shape[0], 1) and 1 <= bodies.min() <= bodies.max() <= people):
         raise DataError(f"{path}: damaged: a length or a number of people is out of range")
     if not 0 <= label.min() <= label.max() < MOST_CLASSES:
-        raise DataError(f"{path}: damaged: a label is out of range: allowed are 0 to {MOST_CLASSES - 1:,}")
+        raise DataError(f"{path}: damaged: a label is out of range; allowed: 0 to {MOST_CLASSES - 1:,}")
     if shape[0] != int((length * bodies).sum()):
         raise DataError(f"{path}: damaged: {shape[0]} rows of joints are not what the clips' lengths add up to")
 

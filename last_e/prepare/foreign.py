@@ -115,7 +115,7 @@ def import_file(
         columns = write_streamed(_parts(opened, own, report, progress), out, metadata, overwrite)
     except NoClipsError:
         why = report.left_out[len(opened.passed_over) :][:1] or ["it holds none"]
-        hint = "; allowed are numbers, in metres, of at most 32" if "usable coordinates" in why[0] else ""
+        hint = "; allowed: numbers, in metres, of at most 32" if "usable coordinates" in why[0] else ""
         raise DataError(
             f"{path}: of {counted(opened.total, 'clip')} none can be used; {plain(why[0][:200])}{hint}", other=True
         ) from None

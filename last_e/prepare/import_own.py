@@ -154,7 +154,7 @@ def _pairs(text: str) -> list[tuple[str, str]]:
     pairs = [tuple(name.strip() for name in one.split("=")) for one in text.split(",")]
     if wrong := [one for one in pairs if len(one) != 2 or not all(one)]:
         told = f"{'='.join(wrong[0])!r} is no pair"
-        raise DataError(f"--mirrored {text}: {told}; allowed are two names with = between them, or none", missing=True)
+        raise DataError(f"--mirrored {text}: {told}; allowed: two names with = between them, or none", missing=True)
     return [(one[0], one[1]) for one in pairs]
 
 
@@ -176,7 +176,7 @@ def _skeleton(layout: str) -> Skeleton:
     path = Path(layout)
     if not path.is_file():
         raise DataError(
-            f"--layout {layout}: allowed are {', '.join(LAYOUTS)}, or a JSON file with joints and bones", missing=True
+            f"--layout: found {layout}; allowed: {', '.join(LAYOUTS)}, or a JSON file with joints and bones", missing=True
         )
     told = json_of(path)
     try:

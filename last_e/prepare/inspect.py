@@ -120,9 +120,7 @@ def clip_of(path: Path, clip: str) -> One:
     elif clip.isdecimal() and len(clip) < 10 and int(clip) < len(names):
         number = int(clip)
     else:
-        raise DataError(
-            f"{path}: no clip {clip!r}; allowed are 0 to {len(names) - 1} and names such as {names[0]}", missing=True
-        )
+        raise DataError(f"{path}: no clip {clip!r}; allowed: 0 to {len(names) - 1} and names such as {names[0]}", missing=True)
     length, bodies = int(columns["length"][number]), int(columns["bodies"][number])
     frames = columns["length"] * columns["bodies"]
     begin = int(frames[:number].sum())

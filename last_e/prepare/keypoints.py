@@ -89,7 +89,7 @@ class Told:
             )
         part = told.get("part")
         if part is not None and part not in PARTS:
-            raise DataError(f"clip {shown(name)}: part {shown(part)}: allowed are {', '.join(PARTS)}")
+            raise DataError(f"clip {shown(name)}: part {shown(part)}; allowed: {', '.join(PARTS)}")
         try:
             camera = int(_number(told.get("camera", 0)))
             clip = OwnClip(joints, _number(label), name, _number(told.get("subject", 0)), camera)
@@ -268,7 +268,7 @@ def read_npz(path: Path, told: Told) -> Iterator[Found]:
             count = rows[joints].shape[0]
             if len(rows[joints].shape) not in (4, 5):
                 raise DataError(
-                    f"{path}: {joints} is {rows[joints].shape}; allowed is (N, T, V, D) or (N, M, T, V, D)", other=True
+                    f"{path}: {joints} is {rows[joints].shape}; allowed: (N, T, V, D) or (N, M, T, V, D)", other=True
                 )
             if wrong := [name for name in small if rows[name].shape != (count,)]:
                 raise DataError(f"{path}: {', '.join(wrong)}: one value for each of the {count} clips is needed", other=True)

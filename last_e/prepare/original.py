@@ -22,7 +22,7 @@ _JOINTS = ("_joint", "_data_joint", "_data")
 _LABELS = ("_label.pkl", "_label.npy", "_labels.pkl", "_labels.npy")
 _TESTS = ("val", "test")
 _FILE = re.compile(r"(?P<set>.*?)(?P<part>train|val|test)(?P<end>_joint|_data_joint|_data)\.npy")
-_ALLOWED = "allowed is (clips, 3, frames, 25, people)"
+_ALLOWED = "allowed: (clips, 3, frames, 25, people)"
 _NEEDED = "the folder needs train_joint.npy, train_data_joint.npy or train_data.npy, and the same of val or test"
 
 

@@ -160,13 +160,15 @@ def _description(
 ) -> Description:
     if isinstance(skeleton, str):
         if skeleton not in LAYOUTS:
-            raise DataError(f"skeleton {skeleton!r}: allowed are {', '.join(LAYOUTS)}, or a Skeleton of your own", missing=True)
+            raise DataError(
+                f"skeleton: found {skeleton!r}; allowed: {', '.join(LAYOUTS)}, or a Skeleton of your own", missing=True
+            )
         skeleton = LAYOUTS[skeleton]
     if classes is not None and (isinstance(classes, str) or not isinstance(classes, Iterable)):
         raise DataError(f"{path}: classes is {shown(repr(classes))}; it is a list of names", missing=True)
     for split, how in splits.items():
         if how.by not in ("subject", "clip"):
-            raise DataError(f"split {split}: by {shown(repr(how.by))}: allowed are subject, clip", missing=True)
+            raise DataError(f"split {split}: by {shown(repr(how.by))}; allowed: subject, clip", missing=True)
         for name_of_part, part in (("train", how.train), ("test", how.test), ("validation", how.validation)):
             if isinstance(part, str) or not isinstance(part, (float, Sequence, Set, NoneType)):
                 told = f"{name_of_part} is {shown(repr(part))}; it is a list, or a fraction between 0 and 1"
@@ -389,9 +391,9 @@ def in_whole_numbers(given: npt.ArrayLike, description: Description) -> Made | N
     sides = (2, 3) if flat else (3,)
     if joints.ndim != 4 or joints.shape[2] != count or joints.shape[3] not in sides or joints.shape[1] > MOST_FRAMES:
         allowed = f"(people, frames, {count}, {' or '.join(map(str, sides))})"
-        raise DataError(f"its joints are {joints.shape}; allowed is {allowed}, in {description.units}")
+        raise DataError(f"its joints are {joints.shape}; allowed: {allowed}, in {description.units}")
     if not 1 <= joints.shape[0] <= MOST_PEOPLE:
-        raise DataError(f"{joints.shape[0]} people; allowed are 1 to {MOST_PEOPLE}")
+        raise DataError(f"{joints.shape[0]} people; allowed: 1 to {MOST_PEOPLE}")
     if flat:
         if joints.shape[3] == 3:
             _see_that_it_is_a_score(joints[..., 2], description.units)
@@ -408,7 +410,7 @@ def in_whole_numbers(given: npt.ArrayLike, description: Description) -> Made | N
     if (most := float(np.abs(joints).max())) > FARTHEST:
         at, unit = most / UNITS[description.units], description.units
         hint = "" if flat else "; are they pixels? Then say so (units)"
-        raise DataError(f"a coordinate of {at:,.0f} {unit}; allowed are at most {FARTHEST / UNITS[unit]:,.0f}{hint}")
+        raise DataError(f"a coordinate of {at:,.0f} {unit}; allowed: at most {FARTHEST / UNITS[unit]:,.0f}{hint}")
     return Made(joints.astype(np.int16), (~seen).sum(axis=(0, 1)), np.flatnonzero(frame), len(frame))
 
 

@@ -91,7 +91,7 @@ class _DType:
         """The type of numpy's that is meant."""
         found = np.dtype(self.text)
         if found.kind not in _KINDS or found.itemsize == 0:
-            raise _RefusedError(f"holds an array of {self.text!r}; allowed are arrays of numbers and texts")
+            raise _RefusedError(f"holds an array of {self.text!r}; allowed: arrays of numbers and texts")
         return found if self.order == "|" else found.newbyteorder(self.order)  # type: ignore[arg-type]
 
 
@@ -115,7 +115,7 @@ class _Array:
             raise _RefusedError("holds an array that numpy did not write")
         content = self.content.encode("latin1") if isinstance(self.content, str) else self.content
         if not isinstance(content, (bytes, bytearray)) or not all(type(n) is int and n >= 0 for n in self.shape):
-            raise _RefusedError("holds an array of objects; allowed are arrays of numbers and texts")
+            raise _RefusedError("holds an array of objects; allowed: arrays of numbers and texts")
         dtype = self.dtype.numpy()
         if not content and max(self.shape, default=0) > MOST_OF_NOTHING:
             raise _RefusedError("holds an empty array of a shape that no recordings have")
@@ -221,7 +221,7 @@ class _Plain(_Unpickler):  # type: ignore[misc]
         admitted = _ADMITTED.get((plain, name))
         if admitted is None:
             raise _RefusedError(
-                f"holds {module}.{name}, which could run code; allowed are plain containers and numpy arrays, so write it anew "
+                f"holds {module}.{name}, which could run code; allowed: plain containers and numpy arrays, so write it anew "
                 "from these"
             )
         return admitted

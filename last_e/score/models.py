@@ -72,6 +72,8 @@ def score(
     parts = [part] if weigh_on is None else [part, weigh_on]
     same: tuple[str, list[list[int]]] | None = None
     for number, one in enumerate(asked):
+        whose = f"model {number + 1} of {len(asked)}" if len(asked) > 1 else ""
+        progress(0, 0, f"reading the clips of {one.config.dataset}")
         clips = load_clips(one.config)
         index = [_chosen(clips, one.config, name) for name in parts]
         if empty := [name for name, clips_of_it in zip(parts, index) if not len(clips_of_it)]:
@@ -81,7 +83,6 @@ def score(
             found = f"{len(this[1][0])} and {len(same[1][0])} of them"
             raise DataError(f"{one.folder}: its clips are not those of the first ({found})", missing=True)
         same = this
-        whose = f"model {number + 1} of {len(asked)}" if len(asked) > 1 else ""
         heard.append(_heard(one, clips, index, crops, mirror, spoil, partial(_told, progress, whose)))
         width, first = heard[-1].probabilities[0].shape[1], heard[0].probabilities[0].shape[1]
         if width != first:
@@ -162,7 +163,7 @@ def _chosen(clips: Clips, config: TrainConfig, part: str) -> Tensor:
 
 
 def _told(progress: Callable[[int, int, str], None], whose: str, done: int, total: int) -> None:
-    progress(done, total, whose)
+    progress(done, total, whose if total else "getting the network ready, which takes a minute at most, once for each CPU")
 
 
 class _Heard(NamedTuple):
@@ -191,6 +192,7 @@ def _heard(
     device, _ = choose_device(config.hardware)
     precision = choose_precision(config, device)
     workers = set_up_torch(config, device, Discard())
+    progress(0, 0)  # what is compiled for this CPU is so once, and may take a minute
     load_loops(config, device, Discard())
     model, description = load_network(one.folder, config, one.ema)
     views = Views(crops, mirror_for(config, description) if mirrored else None)

@@ -107,9 +107,7 @@ def parse(uri: str, options: Mapping[str, str | None]) -> StoreUri:
     """
     place = StoreUri.parse(uri).with_options(options)
     if place.scheme != "file" and not place.parent()[1]:
-        raise UsageError(
-            f"data.uri {uri}: names a bucket; allowed is a file in it, such as {uri.rstrip('/')}/ntu60.safetensors"
-        )
+        raise UsageError(f"data.uri {uri}: names a bucket; allowed: a file in it, such as {uri.rstrip('/')}/ntu60.safetensors")
     return place
 
 

@@ -129,6 +129,7 @@ def _run_app(call: Callable[[], Any]) -> NoReturn:
             if said.startswith("Usage:"):  # called without anything
                 show(said, error=True)
                 raise SystemExit(int(Exit.USAGE)) from None
+            said = said.removeprefix("Invalid value for ")  # which '--limit': ... says by itself
             hint = "--set takes KEY=VALUE" if "extra argument" in said and "--set" in sys.argv else "--help tells more"
             hint = "lastrun init writes one" if said == "Missing argument 'JOB.YAML'" else hint
             error = UsageError(f"{said}; {hint}")

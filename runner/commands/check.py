@@ -19,7 +19,8 @@ def validate(
     env: EnvOption = None,
     set_: SetOption = None,
     deep: Annotated[
-        bool, typer.Option("--deep", help="also that it could start here: launcher, store, data in a bucket; uses the network")
+        bool,
+        typer.Option("--deep", help="also that it could start here: launcher, store, data, model.init; uses the network"),
     ] = False,
     store: StoreOption = None,
     here: HereOption = False,
@@ -37,11 +38,19 @@ def validate(
         from runner.store.uri import StoreUri
 
         StoreUri.typed(named)  # as it is written; --deep asks it
+    if any(job.config.model.init is not None for job in jobs):  # else nothing of that is imported
+        from runner.weights import see_that_it_is_there
+
+        for job in jobs:
+            see_that_it_is_there(job)
     if deep:
         from runner.launch.points import approve_all
         from runner.store.open import store_of
+        from runner.weights import with_their_weights
 
-        approve_all(store_of(resolved.config.store, store), jobs, here=here, only_look=True)
+        target = store_of(resolved.config.store, store)
+        approve_all(target, jobs, here=here, only_look=True)
+        with_their_weights(jobs, target.uri)
     else:
         some = unlike(jobs)
         resolved.notes.extend(note for job in some for note in [*_look_at_machine(job, here), *_look_at_data(job.config)])

@@ -56,10 +56,15 @@ def cp(
     with Bar("MB") as bar:
         copied = copy_out(found, path or "", target, overwrite=overwrite, watch=bar.of_growing)
     if json:
-        print_json("cp", {"id": found.id, "path": str(copied.place), "files": copied.files, "bytes": copied.size})
+        print_json(
+            "cp",
+            {"id": found.id, "path": str(copied.place), "files": copied.files, "bytes": copied.size, "links": copied.links},
+        )
     else:
         files_ = "" if len(copied.files) == 1 else f"{len(copied.files):,} files, "
         show(f"{copied.place}: {files_}{copied.size:,} bytes")
+        if copied.links:
+            show(f"note: left out, for they are symbolic links, which nothing follows: {', '.join(copied.links)}", error=True)
 
 
 def _job_and_path(source: str) -> tuple[str, str | None]:

@@ -46,7 +46,7 @@ def prepare(
     from runner.view.prepared import report_text
 
     if dataset not in DATASETS:
-        raise UsageError(f"data set {dataset!r}: allowed are {', '.join(DATASETS)}")
+        raise UsageError(f"data set: found {dataset!r}; allowed: {', '.join(DATASETS)}")
     with _errors(out), Bar("recordings") as bar:
         from last_e.prepare.ntu import prepare_ntu
         from last_e.prepare.scan import COMPILED
@@ -133,7 +133,7 @@ def import_(
         if train_list is not None and kind != "pyskl":
             raise UsageError("--train-list: only pyskl's files have lists to choose from; --train says who trains")
         if by not in (None, "subject", "clip"):
-            raise UsageError(f"--by {by!r}: allowed are subject, clip")
+            raise UsageError(f"--by: found {by!r}; allowed: subject, clip")
         with _errors(out, goes_on=False), Bar("clips") as bar:
             from last_e.prepare.import_own import Wanted, import_keypoints
 
@@ -145,12 +145,12 @@ def import_(
             show(written_text(written, out), end="")
         return
     if kind not in KINDS:
-        raise UsageError(f"kind {kind!r}: allowed are {', '.join((*KINDS, *OWN_KINDS))}")
+        raise UsageError(f"kind: found {kind!r}; allowed: {', '.join((*KINDS, *OWN_KINDS))}")
     if own:
         also = " and, with --layout, of pyskl" if kind == "pyskl" else ""
         raise UsageError(f"--{next(iter(own))}: {kind} is of NTU's; that is said of {', '.join(OWN_KINDS)}{also}")
     if split not in (None, *SPLITS):
-        raise UsageError(f"--split {split!r}: allowed are {', '.join(SPLITS)}")
+        raise UsageError(f"--split: found {split!r}; allowed: {', '.join(SPLITS)}")
     with _errors(out, goes_on=False), Bar("clips") as bar:
         from last_e.prepare.foreign import import_file
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +13,7 @@ import typer
 from runner.commands.options import JsonOption, at_home
 
 FILE = "job.yaml"
+MOST_EPOCHS = 100_000
 
 
 def init(
@@ -19,23 +22,21 @@ def init(
         str | None, typer.Option("--data", metavar="NAME|FILE", help="irds, ntu60, ntu120, synthetic, or a prepared file")
     ] = None,
     model: Annotated[str | None, typer.Option("--model", metavar="NAME", help="nano, small, base or large")] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", min=1, max=100_000, help="passes over the clips that train")] = None,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", min=1, max=MOST_EPOCHS, help="passes over the clips that train")
+    ] = None,
     name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="what its jobs are called")] = None,
     force: Annotated[bool, typer.Option("--force", help="replace a file that is there")] = False,
     json: JsonOption = False,
 ) -> None:
     """Write a commented job file for your data, and say how long its job would take here; asks for what is not given."""
     from runner.draft import draft, see_that_it_may_be_written
-    from runner.view.console import print_json, show
+    from runner.view.console import print_json
     from runner.view.draft import print_draft
 
     see_that_it_may_be_written(path, force)
     if not json and sys.stdin.isatty() and sys.stdout.isatty():
-        show("Data: irds (a small set that comes along), ntu60, ntu120, or your own prepared file (lastrun data import)")
-        data = data or typer.prompt("data", default="irds")
-        show("Models: nano (75 K parameters), small, base, large (911 K)")
-        model = model or typer.prompt("model", default="nano" if data == "irds" else "base")
-        epochs = epochs or typer.prompt("epochs", default=30 if data == "irds" else 120, type=int)
+        data, model, epochs = _asked(path, data, model, epochs)
     made = draft(path, data=data or "irds", model=model or "nano", epochs=epochs, name=name, force=force)
     if json:
         seconds = made.total_seconds
@@ -43,3 +44,45 @@ def init(
         print_json("init", {"path": str(path), **facts, "total_seconds": seconds and seconds.to_dict()})
     else:
         print_draft(made)
+
+
+def _asked(path: Path, data: str | None, model: str | None, epochs: int | None) -> tuple[str, str, int]:
+    """What was not given, asked for. Each answer is looked at as it is given, and asked for again where it cannot be."""
+    from runner.draft import see_that_it_can_be
+    from runner.view.console import show
+
+    known = partial(see_that_it_can_be, path)
+    if data is None:
+        show("Data: irds (a small set that comes along), ntu60, ntu120, or your own prepared file (lastrun data import)")
+        data = _answer("data", "irds", lambda text: known(data=text, model=model or "nano", epochs=None))
+    is_small = data == "irds"
+    if model is None:
+        show("Models: nano (75 K parameters), small, base, large (911 K)")
+        model = _answer("model", "nano" if is_small else "base", lambda text: known(data=data, model=text, epochs=None))
+    if epochs is None:
+        epochs = int(_answer("epochs", "30" if is_small else "120", _see_that_it_counts))
+    return data, model, epochs
+
+
+def _answer(question: str, default: str, check: Callable[[str], None]) -> str:
+    """The first answer in which there is no mistake."""
+    from last_e.problems import ConfigError
+    from runner.view.console import show
+
+    while True:
+        text = str(typer.prompt(question, default=default)).strip()
+        try:
+            check(text)
+        except ConfigError as error:
+            for problem in error.problems:
+                show(f"error: {problem}", error=True)
+        else:
+            return text
+
+
+def _see_that_it_counts(text: str) -> None:
+    """See that an answer is a number of epochs."""
+    from last_e.problems import ConfigError, Problem
+
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_EPOCHS:
+        raise ConfigError([Problem("--epochs", "-", repr(text), f"a whole number from 1 to {MOST_EPOCHS:,}")])

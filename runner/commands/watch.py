@@ -101,5 +101,5 @@ def _seconds(option: str, text: str) -> float:
     if isinstance(seconds, str) and seconds.isascii() and seconds.isdigit():
         seconds = int(seconds)
     if not isinstance(seconds, int) or not 0 < seconds <= _LONGEST:
-        raise UsageError(f"{option} {text}: allowed is a time such as 30m, 90s or 1h, of 30 days at most")
+        raise UsageError(f"{option}: found {text}; allowed: a time such as 30m, 90s or 1h, of 30 days at most")
     return seconds

@@ -83,6 +83,10 @@ def _values(
     if option in ("--set", "--allow-change"):
         end = "=" if option == "--set" else ""
         return "open" if end else "words", _that_begin(current, [(f"{key}{end}", "") for key in known["keys"]])
+    if option in known["values"] and about["options"].get(option, "").endswith(",..."):
+        given, comma, _ = current.rpartition(",")
+        others = [value for value in known["values"][option] if value not in given.split(",")]
+        return "open", _that_begin(current, [(f"{given}{comma}{value}", "") for value in others])
     if option in known["values"]:
         return "words", _that_begin(current, [(value, "") for value in known["values"][option]])
     if option is None:

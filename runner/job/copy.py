@@ -12,7 +12,7 @@ from typing import Any
 
 from last_e.manifest import File, describe_file
 from last_e.whole import whole_file
-from runner.errors import MissingKeyError, StoreError, UsageError, unwritable
+from runner.errors import LinkError, MissingKeyError, StoreError, UsageError, unwritable
 from runner.job.job import Job
 from runner.job.paths import attempt_order
 from runner.job.pull import Watched, chosen, new_folder, unseen
@@ -34,6 +34,8 @@ class Copied:
     files: list[str]
     """By their paths in the job."""
     size: int
+    links: tuple[str, ...] = ()
+    """Symbolic links, which are not followed, and left out of a folder."""
 
 
 def _metrics(job: Job, path: Path) -> None:
@@ -113,11 +115,19 @@ def _stored(job: Job, asked: list[str], place: Path, overwrite: bool, watch: Wat
         with _one_file(place, overwrite) as part, watch(part, name, size):
             _fetch(job, name, part, manifests)
     else:
+        links: list[str] = []
         with new_folder(place) as part, watch(part, name or job.id, size):
             for entry in found:
                 inside = part / entry.key.removeprefix(f"{name}/" if name else "")
                 inside.parent.mkdir(parents=True, exist_ok=True)
-                _fetch(job, entry.key, inside, manifests)
+                try:
+                    _fetch(job, entry.key, inside, manifests)
+                except LinkError:
+                    links.append(entry.key)
+                    if len(links) == len(found) or _expected(entry.key, manifests) is not None:
+                        raise
+        found = [entry for entry in found if entry.key not in links]
+        return Copied(place, [entry.key for entry in found], sum(entry.size for entry in found), tuple(links))
     return Copied(place, [entry.key for entry in found], size)
 
 
@@ -133,11 +143,16 @@ def _see_that_they_are_whole(job: Job, real: list[str], found: set[str], manifes
 def _fetch(job: Job, path: str, into: Path, manifests: dict[str, dict[str, File]]) -> None:
     """One file; of a checkpoint's it is seen that it is what its manifest says."""
     job.store.get_file(job.paths.all + path, into)
-    _, _, rest = path.partition("/")
-    name, _, file = rest.partition("/")
-    expected = manifests.get(name, {}).get(file) if path.startswith("checkpoints/") else None
+    expected = _expected(path, manifests)
     if expected is not None and describe_file(into) != expected:
         raise StoreError(f"{job.uri}: {path} is damaged: it is not what its checkpoint's manifest says")
+
+
+def _expected(path: str, manifests: dict[str, dict[str, File]]) -> File | None:
+    """What a checkpoint's manifest says of its file."""
+    _, _, rest = path.partition("/")
+    name, _, file = rest.partition("/")
+    return manifests.get(name, {}).get(file) if path.startswith("checkpoints/") else None
 
 
 def _one_file(place: Path, overwrite: bool) -> AbstractContextManager[Path]:
@@ -154,7 +169,7 @@ def _one_file(place: Path, overwrite: bool) -> AbstractContextManager[Path]:
 def _parts(path: str) -> list[str]:
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if any(not _NAME.fullmatch(part) for part in parts):
-        raise UsageError(f"{path!r} is no path of a job; allowed are those below the job that lastrun cp JOB shows")
+        raise UsageError(f"{path!r} is no path of a job; allowed: those below the job that lastrun cp JOB shows")
     return parts
 
 

@@ -78,7 +78,7 @@ def find(name: str, store_uri: str | None, whole: bool = False) -> Job | Group:
         same_store = len({one.store.uri for one in found}) == 1
         names = [one.id if same_store else one.uri for one in found]
         order, others = ", the newest first" if same_store else "", ", ..." if len(names) > 5 else ""
-        raise NoSuchJobError(f"{name} could be any of these{order}: {', '.join(names[:5])}{others}")
+        raise NoSuchJobError(f"{name} could be any of these{order}: {', '.join(names[:5])}{others}; write more of it")
     one = found[0] if found else Job(below[0] if len(below) == 1 else store, name)
     one.record()
     return one

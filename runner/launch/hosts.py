@@ -32,9 +32,9 @@ def hosts_named(text: str) -> tuple[str, ...]:
         UsageError: what is wrong with them.
     """
     names = [name.strip() for name in text.split(",")]
-    wrong = [f"found {name or 'nothing'}; allowed is {HOST_MEANING}" for name in names if not re.fullmatch(HOST, name)]
+    wrong = [f"found {name or 'nothing'}; allowed: {HOST_MEANING}" for name in names if not re.fullmatch(HOST, name)]
     wrong += [f"{name} is named twice; --parallel N begins N points on each host" for name in _twice(names)]
-    wrong += [f"found {len(names)} hosts; allowed are {MOST_HOSTS}"] if len(names) > MOST_HOSTS else []
+    wrong += [f"found {len(names)} hosts; allowed: {MOST_HOSTS}"] if len(names) > MOST_HOSTS else []
     if wrong:
         raise UsageError(f"--on {text}: " + "; ".join(wrong))
     return tuple(names)

@@ -71,8 +71,10 @@ def measure(
     """
     unknown = [name for name in parts if name not in PARTS]
     if unknown:
-        raise UsageError(f"--part {', '.join(unknown)}: allowed are {', '.join(PARTS)}")
+        raise UsageError(f"--part: found {', '.join(unknown)}; allowed: {', '.join(PARTS)}")
     parts = [name for name in PARTS if name in parts] if parts else list(PARTS)
+    if data is not None and not data.is_file():
+        raise UsageError(f"--data {data}: no such file; without it made-up clips are measured")
     config = _config(model, env, settings, data)
     numbers = _numbers(ranks, config)
     if out is not None:
@@ -122,7 +124,9 @@ def _numbers(text: str | None, config: TrainConfig) -> list[int]:
         return []
     words = [word.strip() for word in text.split(",")]
     if not all(word.isdecimal() and 1 <= int(word) <= MOST_RANKS for word in words):
-        raise UsageError(f"--ranks {text}: allowed are numbers from 1 to {MOST_RANKS} with commas between them, such as 1,2,4")
+        raise UsageError(
+            f"--ranks: found {text}; allowed: numbers from 1 to {MOST_RANKS} with commas between them, such as 1,2,4"
+        )
     numbers = sorted({1, *map(int, words)})
     if config.hardware.micro_batch is not None and micro_batches(config) < numbers[-1]:
         has = counted(micro_batches(config), "micro-batch", "micro-batches")

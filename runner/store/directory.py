@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from runner import kaggle
-from runner.errors import DamagedObjectError, MissingKeyError, StoreError
+from runner.errors import DamagedObjectError, LinkError, MissingKeyError, StoreError
 from runner.store.protocol import MOST_BYTES, Entry, check_bound, check_size
 
 _PART = ".part-"
@@ -237,7 +237,7 @@ class DirectoryStore:
     def _see_that_it_is_no_link(self, name: str, folder: int, key: str) -> None:
         with suppress(OSError):
             if stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
-                raise DamagedObjectError(f"{self.uri}: refused key {key!r}: it is a symbolic link")
+                raise LinkError(f"{self.uri}: refused key {key!r}: it is a symbolic link")
 
     @contextmanager
     def _read(self, key: str) -> Iterator[BinaryIO]:

@@ -123,9 +123,7 @@ class Client(Calls):
             self._make_client_for_parts: Callable[[], Any] = lambda: session.client("s3", config=by_part, **arguments)
         except (botocore.exceptions.BotoCoreError, Boto3Error) as error:
             broken = isinstance(error, botocore.exceptions.ConfigParseError)
-            hint = (
-                "; allowed are a line [default] and lines of NAME = VALUE, in UTF-8 without a byte order mark" if broken else ""
-            )
+            hint = "; allowed: a line [default] and lines of NAME = VALUE, in UTF-8 without a byte order mark" if broken else ""
             raise StoreError(f"{uri}: {error}{hint}") from None
         except ODD as error:
             raise StoreError(f"{uri}: {keys_are_away(error) or error}") from None

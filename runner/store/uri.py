@@ -57,7 +57,7 @@ class StoreUri:
         place, _, query = rest.partition("?")
         bucket, _, prefix = place.partition("/")
         if scheme not in ("s3", "gs") or not bucket:
-            raise UsageError(f"store {scheme}://...: allowed are {_KINDS}")
+            raise UsageError(f"store {scheme}://...; allowed: {_KINDS}")
         if not _BUCKET.fullmatch(bucket):
             raise UsageError(f"store {scheme}://...: a bucket's name has letters, digits, dots, dashes and underscores only")
         if {".", ".."} & set(prefix.split("/")):  # libraries take them away on the way, each in its own manner
@@ -69,17 +69,19 @@ class StoreUri:
             raise UsageError(f"store {scheme}://{place}: {next(n for n in names if names.count(n) > 1)} is given twice")
         unknown = sorted(set(options) - set(OPTIONS))
         if unknown:
-            raise UsageError(f"store {scheme}://{place}: unknown option {unknown[0]}; allowed are {', '.join(OPTIONS)}")
+            raise UsageError(f"store {scheme}://{place}: unknown option {unknown[0]}; allowed: {', '.join(OPTIONS)}")
         choices = {"sse": ENCRYPTIONS, "requester_pays": ("true", "false"), "addressing": ("path", "virtual", "auto")}
         for name, allowed in choices.items():
             if options.get(name, allowed[0]) not in allowed:
-                raise UsageError(f"store {scheme}://{place}: {name} is {options[name]!r}; allowed are {', '.join(allowed)}")
-        if not re.fullmatch(r"[A-Za-z0-9._-]{1,63}", options.get("region", "us-east-1")):
-            raise UsageError(f"store {scheme}://{place}: region: allowed are letters, digits, dashes, dots and underscores")
+                raise UsageError(f"store {scheme}://{place}: {name} is {options[name]!r}; allowed: {', '.join(allowed)}")
+        region = options.get("region", "us-east-1")
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,63}", region):
+            told = f"region is {redact(region)!r}; allowed: letters, digits, dashes, dots and underscores"
+            raise UsageError(f"store {scheme}://{place}: {told}")
         endpoint = options.get("endpoint_url")
         if endpoint is not None and (not re.fullmatch(r"https?://[^@\s?#]+", endpoint) or not has_port(endpoint)):
             shown = "..." if re.search("[@?#]", endpoint) else endpoint
-            raise UsageError(f"store {scheme}://{place}: endpoint_url is {shown!r}; allowed is http://HOST or https://HOST")
+            raise UsageError(f"store {scheme}://{place}: endpoint_url is {shown!r}; allowed: http://HOST or https://HOST")
         return cls(scheme, bucket, prefix.strip("/"), options)
 
     @classmethod
@@ -94,10 +96,10 @@ class StoreUri:
         except UnsetVariable as error:
             raise UsageError(f"store {redact(uri)!r}: {error}") from None
         if not name.strip():  # what a shell makes of a variable that is not set
-            raise UsageError(f"store {name!r}: found nothing; allowed are {_KINDS}")
+            raise UsageError(f"store {name!r}: found nothing; allowed: {_KINDS}")
         if name != name.strip() or re.search(r"[\x00-\x1f\x7f]", name):  # the end of a line that a file from Windows leaves
             raise UsageError(
-                f"store {redact(name)!r}: found white space around it, or a control character in it; allowed is the name alone"
+                f"store {redact(name)!r}: found white space around it, or a control character in it; allowed: the name alone"
             )
         return cls.parse(name)
 

@@ -64,7 +64,7 @@ def _as_they_come() -> Iterator[list[dict[str, Any]]]:
 
 def _words(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError):
-        return f"{error.name} is not installed here: pip install 'lastrun[{error.name}]'"
+        return f"{error.name} is not installed here; from a clone of lastrun: pip install '.[{error.name}]'"
     said = next(iter(redact(str(error)).strip().splitlines()), "")[:_LONGEST]
     return said if isinstance(error, LookupError) and said else f"{type(error).__name__}: {said}"
 

@@ -46,7 +46,7 @@ class Order(BaseModel):
         """
         allowed = _FLAGS[self.command]
         if odd := [flag for flag in self.flags if flag not in allowed]:
-            raise UsageError(f"{self.command}: found --{odd[0]}; allowed are --{', --'.join(allowed)}")
+            raise UsageError(f"{self.command}: found --{odd[0]}; allowed: --{', --'.join(allowed)}")
         if self.command == "stop" and self.env:
             raise UsageError(f"stop: found --env {self.env}; that is for resume alone")
         resume = ["--detach", *(["--env", self.env] if self.env else [])] if self.command == "resume" else []

@@ -22,7 +22,7 @@ _SCORES = tuple(f"{part}_{what}" for part in ("test", "validation") for what in 
 _HOST = "127.0.0.1"
 _POINTS = 50_000
 """Of a curve, that TensorBoard shows; by itself it leaves out all but 1,000."""
-_LACKS = "{} is not installed here: pip install 'lastrun[tensorboard]', from a clone of lastrun: pip install '.[tensorboard]'"
+_LACKS = "{} is not installed here; from a clone of lastrun: pip install '.[tensorboard]'"
 Line = dict[str, Any]
 
 

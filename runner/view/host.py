@@ -11,7 +11,10 @@ from runner.view.console import make_console, make_table, show, styled
 def print_hosts(rows: list[dict[str, Any]]) -> None:
     """A line for each."""
     if not rows:
-        show("no hosts yet: --on HOST takes any that ssh reaches; [hosts] in config.toml gives them names and profiles")
+        show(
+            "no hosts in config.toml, and no attempt from here runs on one; --on HOST takes any that ssh reaches; "
+            "what was set up there stays until lastrun host clean HOST"
+        )
         return
     table = make_table("host", "ssh", "profile", "attempts from here")
     for row in rows:

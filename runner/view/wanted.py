@@ -33,11 +33,11 @@ class Wanted:
     """Those whose records did not say who has."""
 
     def of(self, jobs: Iterable[Job]) -> Iterator[Job]:
-        """Of jobs that come newest first, those whose ID does not tell that they are older."""
+        """Those whose ID does not tell that they are older; whoever can write into a store can list them in any order."""
         for job in jobs:
             made = made_at(job.id)
             if self.since is not None and made is not None and made < self.since:
-                return
+                continue
             yield job
 
     def has_right_record(self, job: Job) -> bool:

@@ -126,7 +126,7 @@ def test_a_tunnel_goes_with_the_command_also_when_that_is_killed(by_ssh: str, ss
 @pytest.mark.parametrize(
     ("host", "text"),
     [
-        ("ssh://", "allowed is ssh://[USER@]HOST[:"),
+        ("ssh://", "allowed: ssh://[USER@]HOST[:"),
         ("ssh://root@127.0.0.1:1", "ssh does not get to the engine at ssh://root@127.0.0.1:1 (ssh: connect to"),
         ("ssh://nobody@127.0.0.1:PORT", "Permission denied (publickey"),
         ("ssh://root@127.0.0.1:PORT/no/such.sock", "no Docker engine answers at ssh://root@127.0.0.1:PORT/no/such.sock"),

@@ -253,7 +253,7 @@ def test_a_file_of_keys_that_is_none_is_told_with_what_it_should_be(
 ) -> None:
     _look_for_keys_in(tmp_path, "", monkeypatch)
     (tmp_path / "config").write_bytes(text)
-    with pytest.raises(StoreError, match=r"/config; allowed are a line \[default\] and lines of NAME = VALUE, in UTF-8"):
+    with pytest.raises(StoreError, match=r"/config; allowed: a line \[default\] and lines of NAME = VALUE, in UTF-8"):
         open_store(NOWHERE)
 
 

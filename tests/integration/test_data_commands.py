@@ -148,12 +148,16 @@ def test_other_projects_files_and_made_up_ones(tmp_path: Path, cli: Cli) -> None
 
 
 MISTAKES = [
-    (["prepare", "ntu61", "--raw", ".", "--out", "x"], 2, "data set 'ntu61': allowed are ntu60, ntu120"),
+    (["prepare", "ntu61", "--raw", ".", "--out", "x"], 2, "data set: found 'ntu61'; allowed: ntu60, ntu120"),
     (["prepare", "ntu60", "--raw", "none", "--out", "x"], 2, "none: no such folder or archive"),
     (["prepare", "ntu60", "--raw", ".", "--out", "x"], 2, "no .skeleton file in there"),
-    (["import", "xlsx", ".", "--out", "x"], 2, "kind 'xlsx': allowed are ctrgcn, pyskl, npy, csv"),
+    (["import", "xlsx", ".", "--out", "x"], 2, "kind: found 'xlsx'; allowed: ctrgcn, pyskl, npy, csv"),
     (["import", "pyskl", "none.pkl", "--out", "x"], 2, "none.pkl: no such file"),
-    (["import", "ctrgcn", "none.npz", "--split", "xtest", "--out", "x"], 2, "--split 'xtest': allowed are xsub, xview, xset"),
+    (
+        ["import", "ctrgcn", "none.npz", "--split", "xtest", "--out", "x"],
+        2,
+        "--split: found 'xtest'; allowed: xsub, xview, xset",
+    ),
     (["synth", "--like", "ntu30", "--out", "x"], 2, "ntu30: no such file"),
     (["inspect", "none"], 2, "none: no such file"),
     (["inspect", "bad"], 1, "bad: cut short, damaged or not a prepared data file"),
@@ -258,7 +262,7 @@ def test_a_damaged_file_is_shown_and_refused(tmp_path: Path, cli: Cli) -> None:
     ("uri", "expected"),
     [
         ("https://host/ntu60.safetensors", "allowed: a path, file:///path, s3://bucket/key or gs://bucket/key"),
-        ("s3://bucket", "names a bucket; allowed is a file in it"),
+        ("s3://bucket", "names a bucket; allowed: a file in it"),
         ("s3://bucket/a?colour=red", "unknown option colour"),
     ],
 )

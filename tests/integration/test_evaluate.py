@@ -23,9 +23,9 @@ def evaluated(cli: Cli, *words: str | Path) -> dict[str, Any]:
     return found
 
 
-def refused(cli: Cli, *words: str | Path) -> str:
+def refused(cli: Cli, *words: str | Path, code: int = 2) -> str:
     done = cli("evaluate", *words)
-    assert done.returncode in (1, 2, 3), done.stdout + done.stderr
+    assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done.stderr
 
@@ -69,18 +69,18 @@ def test_what_the_trainer_found_is_found_again_and_more(cli: Cli, tiny: Path, tm
     assert "the checkpoint has no average of its weights (it was trained without training.ema): leave --ema out" in refused(
         cli, job.id, "--ema"
     )
-    assert "--missing 1.5: allowed is 0 to 1" in refused(cli, job.id, "--missing", "1.5")
+    assert "--missing: found 1.5; allowed: 0 to 1" in refused(cli, job.id, "--missing", "1.5")
 
     # What does not fit.
-    assert "damaged checkpoint" in refused(cli, damaged(tmp_path))
+    assert "damaged checkpoint" in refused(cli, damaged(tmp_path), code=1)
     assert "split_type: found 'nowhere'" in refused(cli, job.id, "--split", "nowhere")
-    assert "--part both: allowed are test, train, validation" in refused(cli, job.id, "--part", "both")
+    assert "--part: found both; allowed: test, train, validation" in refused(cli, job.id, "--part", "both")
     assert "split xsub has no clips for validation" in refused(cli, job.id, "--part", "validation")
     assert "--weigh-on test: weights that are chosen on" in refused(cli, job.id, "--with", job.id, "--weigh-on", "test")
     assert "name another one with --with" in refused(cli, job.id, "--weigh-on", "train")
     assert "and --with has one too" in refused(cli, job.id, "--with", f"{job.id}:2", "--weigh-on", "train")
     assert "a weight is above 0" in refused(cli, job.id, "--with", f"{job.id}:-1")
-    assert "no job nobody" in refused(cli, job.id, "--with", "nobody")
+    assert "no job nobody" in refused(cli, job.id, "--with", "nobody", code=3)
     assert "is one checkpoint: --last and --step choose among those of a job" in refused(cli, tmp_path / "best", "--last")
     other = cli("submit", tiny, "--set", "data.num_classes=5", "training.epochs=1", "training.ema=0.9")
     assert other.returncode == 0, other.stderr

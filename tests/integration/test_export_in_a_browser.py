@@ -193,14 +193,13 @@ def test_an_export_says_of_itself_what_it_is(exported: Path, call: Call) -> None
     done = call("export", job, "out", "--store", "jobs")
     assert (done.returncode, "say --force to replace that export" in done.stderr) == (2, True)
     assert (
-        "allowed are onnx, pt2, safetensors, executorch"
-        in call("export", job, "b", "--store", "jobs", "--format", "jit").stderr
+        "allowed: onnx, pt2, safetensors, executorch" in call("export", job, "b", "--store", "jobs", "--format", "jit").stderr
     )
     assert "--int8 is of --format onnx" in call("export", job, "b", "--store", "jobs", "--format", "pt2", "--int8").stderr
     (exported.parent / "my.safetensors").rename(exported.parent / "away")
     done = call("export", job, "out", "--store", "jobs", "--force")
     (exported.parent / "away").rename(exported.parent / "my.safetensors")
-    assert done.returncode == 1, done.stderr
+    assert done.returncode == 2, done.stderr
     assert "my.safetensors" in done.stderr
     assert (exported / "model.onnx").read_bytes() == before
     done = call("export", job, "weights", "--store", "jobs", "--format", "safetensors", "--json", "--quiet")
@@ -257,7 +256,7 @@ def test_a_page_recognises_what_is_dropped(exported: Path, call: Call, package: 
 
     # What cannot be read is told, and what comes after it is read.
     for name, content, why in (
-        ("a.txt", b"", "its name does not say what it is: allowed are .skeleton, .npy"),
+        ("a.txt", b"", "its name does not say what it is; allowed: .skeleton, .npy"),
         ("a.skeleton", b"1\n", "the file ends where the number of bodies should stand"),
         ("a.npy", b"no array", "no .npy file"),
         (

@@ -136,6 +136,12 @@ def test_what_does_not_fit_is_told_before_there_is_a_job(cli: Cli, tiny: Path, t
         assert refused.returncode == 2, refused.stdout + refused.stderr
         assert told in " ".join(refused.stderr.split())
         assert "Traceback" not in refused.stderr
+    for words, told in (
+        (["--set", "model.init=none.pt"], "error: --set: model.init: found none.pt, and no such file is there; allowed: "),
+        (["--deep", "--set", "model.init=nobody"], "model.init: nobody: no such file here, and as a job: "),
+    ):
+        refused = cli("validate", tiny, *words)
+        assert (refused.returncode, told in " ".join(refused.stderr.split())) == (2, True), refused.stderr
     assert not (tmp_path / "store").exists()
     job = tmp_path / "job.yaml"
     job.write_text("model: {variant: nano, init: nano.npz, freeze: [fusion.*]}\ndataset: irds\n")

@@ -187,9 +187,9 @@ def test_keypoints_come_in_by_the_command(cli: Cli, tmp_path: Path) -> None:
     assert other.returncode == 2
     assert "add --overwrite" in other.stderr
     for wrong, told in (
-        (("csv", "all.csv", "--out", "b.safetensors", "--by", "room"), "--by 'room': allowed are subject, clip"),
+        (("csv", "all.csv", "--out", "b.safetensors", "--by", "room"), "--by: found 'room'; allowed: subject, clip"),
         (("ctrgcn", "a.npz", "--out", "b.safetensors", "--fps", "20", "--layout", "coco17"), "--layout: ctrgcn is of NTU's"),
-        (("xlsx", "a.xlsx", "--out", "b.safetensors"), "allowed are ctrgcn, pyskl, npy, csv, npz, json"),
+        (("xlsx", "a.xlsx", "--out", "b.safetensors"), "allowed: ctrgcn, pyskl, npy, csv, npz, json"),
         (("csv", "all.csv", "--out", "b.csv"), "a set's file is called NAME.safetensors"),
     ):
         done = cli("data", "import", *wrong)

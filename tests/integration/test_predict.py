@@ -126,13 +126,14 @@ def test_what_cannot_be_asked_is_refused_before_anything_is_read(cli: Cli, model
         assert "Traceback" not in done.stderr
         return done.stderr
 
-    assert "--window x: allowed are frames, such as 64, or seconds" in refused(model, "one.npy", "--window", "x")
+    assert "nowhere.npy: no such file or folder; - reads JSON lines" in refused(model, "nowhere.npy")
+    assert "--window: found x; allowed: frames, such as 64, or seconds" in refused(model, "one.npy", "--window", "x")
     assert "--stride is between windows" in refused(model, "one.npy", "--stride", "3")
     assert "it is longer than a window (10)" in refused(model, "one.npy", "--window", "10", "--stride", "11")
-    assert "--kind pickle: allowed are skeleton" in refused(model, "one.npy", "--kind", "pickle")
+    assert "--kind: found pickle; allowed: skeleton" in refused(model, "one.npy", "--kind", "pickle")
     assert "the model was trained on synthetic, in metres" in refused(model, "one.npy", "--units", "pixels")
-    told = asked(cli, model, "one.npy", "--units", "pixels", code=1)  # one object, whenever it is that something is wrong
-    assert (told["predictions"], told["exit_code"]) == ([], 1)
+    told = asked(cli, model, "one.npy", "--units", "pixels", code=2)  # one object, whenever it is that something is wrong
+    assert (told["predictions"], told["exit_code"]) == ([], 2)
     assert "in metres" in told["error"]
     assert "is there already" in refused(model, "one.npy", "--csv", "there.csv")
     assert "no job nobody" in refused("nobody", "one.npy")

@@ -27,7 +27,7 @@ from tests.faultproxy import Faults, fault_proxy
 from tests.jobs import LONGER, assert_same, has_saved, jobs_in, some_step_is_stored, stand_still, wait_until
 from tests.sky_server import SkyServer
 
-pytestmark = [pytest.mark.xdist_group("ceph"), pytest.mark.slow]
+pytestmark = [pytest.mark.xdist_group("clouds"), pytest.mark.slow]
 CPU = ("--launcher", "sky", "--set", "run.gpus=0", "run.resources.gpu=T4")
 SHORT = ("--set", "training.epochs=1")
 
@@ -143,7 +143,7 @@ def test_what_skypilot_will_not_do_is_told_before_anything_costs_money(
     terms.everything.cache_clear()
     without = cli("submit", tiny, "--launcher", "sky", PATH="/usr/bin:/bin")
     assert without.returncode == 2
-    assert "pip install 'lastrun[sky]'" in without.stderr
+    assert "pip install '.[sky]'" in without.stderr
     assert [one.id for one in list_jobs(store)] == [job.id]
 
 

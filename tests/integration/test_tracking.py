@@ -102,7 +102,8 @@ def test_a_tracker_that_cannot_be_reached_or_is_not_there_says_so_without_its_ke
     (tmp_path / "trackio.py").write_text("raise ModuleNotFoundError(\"No module named 'trackio'\", name='trackio')\n")
     said = feed("trackio", tmp_path, (), None, PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     assert said["note"] == (
-        "nothing is tracked any more (trackio is not installed here: pip install 'lastrun[trackio]'); training goes on"
+        "nothing is tracked any more (trackio is not installed here; from a clone of lastrun: pip install '.[trackio]'); "
+        "training goes on"
     )
 
 

@@ -21,6 +21,7 @@ VOCABULARY = {
         "console",
         "counts",
         "process",
+        "refusal",
         "set_by",
         "whole",
         "datafile",

@@ -243,6 +243,7 @@ ALLOWED = [
     ("hardware.session_limit=null", "hardware.stop_margin=30d"),
 ]
 REFUSED = [
+    (("dataset=irds", "data.num_classes=8"), "data.num_classes"),
     (("model.num_blocks=[1,1]",), "model.num_blocks"),
     (("model.depths=[1,1,1,1]",), "model.depths"),
     (("model.strides=[1]",), "model.strides"),

@@ -120,6 +120,24 @@ def test_what_is_damaged_or_goes_away_leaves_nothing(job: Job, tmp_path: Path, m
     assert list(out.iterdir()) == []
 
 
+def test_links_are_left_out_of_a_folder_and_told(job: Job, cli: Cli, tmp_path: Path) -> None:
+    log = tmp_path / "store" / job.id / "attempts" / LAST / "log"
+    (log / "secret").symlink_to("/etc/passwd")
+    done = cli("cp", f"{job.id}:attempts/{LAST}/log", "logs")
+    assert (done.returncode, done.stdout) == (0, "logs: 2 files, 14 bytes\n")
+    assert done.stderr.startswith("note: left out, for they are symbolic links, which nothing follows: ")
+    assert f"attempts/{LAST}/log/secret" in done.stderr
+    assert sorted(path.name for path in (tmp_path / "logs").iterdir()) == sorted(path.name for path in log.glob("0*"))
+    with pytest.raises(StoreError, match="it is a symbolic link"):
+        copy_out(job, f"attempts/{LAST}/log/secret", tmp_path / "one")
+    weights = tmp_path / "store" / job.paths.checkpoint(job.checkpoints.all()[-1].name, "state.pt")
+    weights.rename(tmp_path / "weights")
+    weights.symlink_to(tmp_path / "weights")
+    with pytest.raises(StoreError, match="it is a symbolic link"):
+        copy_out(job, "checkpoints/newest", tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
 def test_of_what_is_not_there_it_is_told_what_is(job: Job, tmp_path: Path) -> None:
     job.store.put(job.paths.checkpoint(f"00000140e-{LAST}", "state.pt"), b"half")  # no manifest: no checkpoint yet
     for path, told in (

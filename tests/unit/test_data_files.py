@@ -401,7 +401,7 @@ def test_two_files_of_the_same_name_are_not_chosen_between(tmp_path):
 @pytest.mark.parametrize("uri", ["https://host/a", "http://host/a", "S3://bucket/a", "ftp://host/a", "file://host/a", "://a"])
 def test_an_address_of_no_known_kind_is_refused_with_what_is_allowed(uri):
     assert not is_remote(uri)
-    with pytest.raises(DataError, match=r"allowed are a path, file:///path, s3://bucket/key or gs://bucket/key"):
+    with pytest.raises(DataError, match=r"allowed: a path, file:///path, s3://bucket/key or gs://bucket/key"):
         data_path(config("dataset=ntu60", f"data.uri={uri}"))
 
 

@@ -383,7 +383,7 @@ def test_ssh_is_asked_for_the_name_as_it_is_written(
 
 
 def test_an_address_that_is_none_is_told() -> None:
-    with pytest.raises(EngineError, match="allowed is ssh://"):
+    with pytest.raises(EngineError, match="allowed: ssh://"):
         open_tunnel("ssh://[bad")
 
 

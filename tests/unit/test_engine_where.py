@@ -72,7 +72,7 @@ def test_addresses(monkeypatch: pytest.MonkeyPatch, host: str, address: str) -> 
 def test_addresses_that_are_none_are_told_with_what_is_allowed(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     monkeypatch.setenv("DOCKER_HOST", host)
     with pytest.raises(
-        EngineError, match=r"^DOCKER_HOST: .*allowed is unix:///PATH/OF/docker\.sock, ssh://.* or tcp://HOST:PORT"
+        EngineError, match=r"^DOCKER_HOST: .*allowed: unix:///PATH/OF/docker\.sock, ssh://.* or tcp://HOST:PORT"
     ):
         where()
 

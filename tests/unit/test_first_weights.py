@@ -117,7 +117,7 @@ def test_what_is_no_file_of_weights_is_refused_and_nothing_of_it_runs(tmp_path: 
         "wide.pt": "its tensors are larger than itself",
         "cut.safetensors": "damaged, or no safetensors file",
         "cut.npz": "damaged, or not only numbers",
-        "it.ckpt": "allowed are .safetensors, .npz, .pt, .pth, or the folder of a checkpoint",
+        "it.ckpt": "allowed: .safetensors, .npz, .pt, .pth, or the folder of a checkpoint",
         "empty": "a folder without a checkpoint that was tested",
         "none.pt": "No such file or directory",
     }.items():

@@ -57,10 +57,13 @@ def test_each_offer_counts_without_its_sign(cli: Cli, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--data", "nothing.safetensors"), "error: --data: found nothing.safetensors: no file"),
+        (
+            ("--data", "nothing.safetensors"),
+            "--data: found nothing.safetensors, and no such file is there; allowed: irds, ",
+        ),
         (("--data", "nonsense"), "error: --data: found 'nonsense'; allowed: "),
         (("--model", "huge"), "error: --model: found 'huge'; allowed: "),
-        (("--force", "--data=nothing.safetensors"), "beside the job, in {here}, nor in "),
+        (("/proc/no/job.yaml", "--force"), "error: /proc/no/job.yaml: cannot be written there: No such file"),
         ((".", "--force"), "error: . is a folder: name a file, such as job.yaml"),
         (("--name", "My Job"), "error: --name: found 'My Job'; allowed: at most 48"),
     ],
@@ -76,6 +79,7 @@ def test_what_cannot_be_is_told_of_what_was_given(cli: Cli, tmp_path: Path, word
 
 
 def test_it_asks_on_a_terminal(clean_env: dict[str, str], tmp_path: Path) -> None:
+    """And asks again at once where an answer cannot be, with what could."""
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "runner", "init", "own.yaml"]
     process = subprocess.Popen(
@@ -83,11 +87,23 @@ def test_it_asks_on_a_terminal(clean_env: dict[str, str], tmp_path: Path) -> Non
     )
     os.close(theirs)
     seen = ""
-    for question, answer in (("data [irds]:", "\n"), ("model [nano]:", "small\n"), ("epochs [30]:", "2\n"), ("next: ", "")):
+    for question, answer in (
+        ("data [irds]:", "mine.safetensors\n"),
+        ("--data: found mine.safetensors, and no such file is there; allowed: irds, ", ""),
+        ("data [irds]:", "\n"),
+        ("model [nano]:", "huge\n"),
+        ("--model: found 'huge'; allowed: one of nano", ""),
+        ("model [nano]:", "small\n"),
+        ("epochs [30]:", "0\n"),
+        ("--epochs: found '0'; allowed: a whole number from 1 to 100,000", ""),
+        ("epochs [30]:", "2\n"),
+        ("next: ", ""),
+    ):
         deadline = time.monotonic() + 60
         while question not in seen:
             assert select.select([ours], [], [], max(0, deadline - time.monotonic()))[0], seen
             seen += os.read(ours, 4096).decode()
+        seen = seen.partition(question)[2]
         os.write(ours, answer.encode())
     assert process.wait(60) == 0
     os.close(ours)

@@ -61,7 +61,7 @@ def test_all_that_cost_money_say_what_runs() -> None:
         "kaggle",
     }
     assert "hf auth login" in str(market.rented()["hf"])
-    assert "pip install 'lastrun[sky]'; or, beside lastrun[hf], in an environment of its own" in str(market.rented()["sky"])
+    assert "pip install '.[sky]'; or, beside the extra hf, in an environment of its own" in str(market.rented()["sky"])
 
 
 def test_a_library_that_is_not_installed_is_named_with_what_installs_it(cli: Cli, tmp_path: Path) -> None:
@@ -71,10 +71,10 @@ def test_a_library_that_is_not_installed_is_named_with_what_installs_it(cli: Cli
     path = os.pathsep.join([str(tmp_path / "without"), *filter(None, [os.environ.get("PYTHONPATH")])])
     told = cli("gpus", PYTHONPATH=path, COLUMNS="200", HF_TOKEN="x", KAGGLE_USERNAME="me", KAGGLE_KEY="x")
     assert told.returncode == 0, told.stderr
-    assert "not hf: launcher hf needs Hugging Face's library: pip install 'lastrun[hf]'" in told.stdout
-    assert "not kaggle: launcher kaggle needs Kaggle's library: pip install 'lastrun[kaggle]'" in told.stdout
+    assert "not hf: launcher hf needs Hugging Face's library; from a clone of lastrun: pip install '.[hf]'" in told.stdout
+    assert "not kaggle: launcher kaggle needs Kaggle's library; from a clone of lastrun: pip install '.[kaggle]'" in told.stdout
     for launcher in ("hf", "kaggle"):
         (tmp_path / "job.yaml").write_text(TINY)
         refused = cli("submit", tmp_path / "job.yaml", "--launcher", launcher, PYTHONPATH=path)
         assert refused.returncode == 2
-        assert f"pip install 'lastrun[{launcher}]'" in refused.stderr
+        assert f"pip install '.[{launcher}]'" in refused.stderr

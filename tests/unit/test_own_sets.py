@@ -212,8 +212,8 @@ def test_clips_of_two_dimensions_stand_upright_and_stay_flat(units: str, factor:
 UNLIKE = [
     ({"some": [OwnClip(walk(), 2, "x"), OwnClip(walk(), "lie", "y"), OwnClip(walk(), 1, "z"), OwnClip(walk(), 1, "z")]},
      ["clip x: label 2 has no name: the classes are 0 to 1", "clip y: label 'lie' has no name", "clip z: there already"]),
-    ({"some": clips(joints=walk(joints=25))}, ["its joints are (1, 20, 25, 3); allowed is (people, frames, 17, 3), in metres"]),
-    ({"some": clips(joints=400 * walk())}, ["metres; allowed are at most 33; are they pixels? Then say so (units)"]),
+    ({"some": clips(joints=walk(joints=25))}, ["its joints are (1, 20, 25, 3); allowed: (people, frames, 17, 3), in metres"]),
+    ({"some": clips(joints=400 * walk())}, ["metres; allowed: at most 33; are they pixels? Then say so (units)"]),
     ({"splits": {"people": Split(test=[9])}}, ["split people: no subject is called 9"]),
     ({"splits": {"people": Split(test=[0, 1, 2, 3])}}, ["split people: no clip to train"]),
     ({"splits": {"people": Split()}}, ["split people: say who trains, or who tests"]),
@@ -222,7 +222,7 @@ UNLIKE = [
     ({"classes": ["sit", "sit"]}, ["classes named twice: sit"]),
     ({"mirrored": [("sit", "lie")]}, ["mirrored: no class is called lie; they are sit, stand"]),
     ({"mirrored": [("sit", "stand"), ("stand", "sit")]}, ["mirrored: pairs of two classes each, 0 to 1, each class once"]),
-    ({"skeleton": "coco"}, ["skeleton 'coco': allowed are ntu25, kinect25, kinect20, coco17"]),
+    ({"skeleton": "coco"}, ["skeleton: found 'coco'; allowed: ntu25, kinect25, kinect20, coco17"]),
 ]  # fmt: skip
 
 

@@ -107,9 +107,7 @@ def test_one_that_is_bad_is_told_and_the_others_are_read(tmp_path: Path) -> None
     assert "1.json" in text
     assert "b.npy is damaged or no array" in text
     assert "c.skeleton: line 3: the file ends where" in text
-    told = (
-        "d.npy: its joints are (1, 12, 17, 2); allowed is (people, frames, 25, 3), in metres, as in irds, which the model was"
-    )
+    told = "d.npy: its joints are (1, 12, 17, 2); allowed: (people, frames, 25, 3), in metres, as in irds, which the model was"
     assert told in text
     assert "e.npy: nobody is seen in any frame" in text
     assert "f.jsonl:1: no JSON" in text
@@ -119,7 +117,7 @@ def test_one_that_is_bad_is_told_and_the_others_are_read(tmp_path: Path) -> None
     assert "g.csv:1: no columns of joints" in text
     assert f"{tmp_path / 'nowhere'}: no such file or folder" in text
     (tmp_path / "h.xyz").touch()
-    assert "its name does not say what it is: allowed are .skeleton" in read(IRDS, tmp_path / "h.xyz")[1][0]
+    assert "its name does not say what it is; allowed: .skeleton" in read(IRDS, tmp_path / "h.xyz")[1][0]
     (tmp_path / "empty").mkdir()
     assert "no .safetensors, .npy, .npz, .csv" in read(IRDS, tmp_path / "empty")[1][0]
 

@@ -26,7 +26,7 @@ def test_an_array_that_claims_more_than_there_is_fills_no_memory(tmp_path):
             labels = io.BytesIO()
             np.save(labels, np.eye(60)[:1])
             archive.writestr(f"y_{part}.npy", labels.getvalue())
-    refused("ctrgcn", tmp_path / "NTU60_CS.npz", "allowed are at most 1,000,000 clips of 16 MiB each")
+    refused("ctrgcn", tmp_path / "NTU60_CS.npz", "allowed: at most 1,000,000 clips of 16 MiB each")
 
 
 @pytest.mark.slow
@@ -89,7 +89,7 @@ def test_a_sparse_file_that_claims_gigabytes_for_a_clip_is_refused(tmp_path):
         describe = {"descr": "<f4", "fortran_order": False, "shape": (3, 3, 2**22, 25, 2)}
         np.lib.format.write_array_header_1_0(file, describe)
         file.truncate(3 * 3 * 2**22 * 50 * 4 + 1000)
-    with pytest.raises(DataError, match=r"allowed are at most 1,000,000 clips of 16 MiB each"):
+    with pytest.raises(DataError, match=r"allowed: at most 1,000,000 clips of 16 MiB each"):
         import_file("npy", folder, tmp_path / "out")
 
 

@@ -336,7 +336,7 @@ def test_a_clip_is_shown_before_and_after_each_augmentation(made, tmp_path):
     assert (test.streams["joint"].permute(0, 2, 3, 1) * 1000 - pictures["as it tests"]).abs().max() <= 0.5
     plain = pictures.pop("training.augment")
     assert all(not torch.equal(joints, plain) for joints in pictures.values()), "each is seen"
-    with pytest.raises(DataError, match="allowed are 0 to 599 and names such as S"):
+    with pytest.raises(DataError, match="allowed: 0 to 599 and names such as S"):
         write_page(made, "600", tmp_path / "other.html")
 
 
@@ -352,7 +352,7 @@ def test_who_says_what_a_mirror_changes_has_it_shown_and_who_does_not_has_no_suc
 
 def test_a_clip_that_is_not_there_is_told(made, tmp_path):
     for clip in ("600", "-1", "S001", "", "9" * 5000, "\u00b2", "\udcff"):
-        with pytest.raises(DataError, match="allowed are 0 to 599 and names such as S"):
+        with pytest.raises(DataError, match="allowed: 0 to 599 and names such as S"):
             animate(made, clip, tmp_path / "clip.html")
     assert not list(tmp_path.iterdir())
     with pytest.raises(DataError, match="a folder; name a file in it"):

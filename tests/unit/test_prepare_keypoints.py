@@ -221,7 +221,7 @@ def test_sets_in_space_are_not_taken_for_those_of_an_image(tmp_path: Path) -> No
     assert (imported("csv", tmp_path / "a.csv").joints[..., 2] == 0).all()
     found = imported("csv", tmp_path / "a.csv", units="metres").joints
     assert np.abs(found[0].numpy() - points(0, 17)[0] * 1000).max() <= 0.5
-    with pytest.raises(DataError, match=r"allowed is .*, 3"):
+    with pytest.raises(DataError, match=r"allowed: .*, 3"):
         imported("csv", csv_of(tmp_path / "a.csv", COCO17, "xyc"), units="metres")
 
 
@@ -397,13 +397,13 @@ WRONG: dict[str, tuple[str, Callable[[Path], Path], dict[str, Any], str]] = {
     "text": ("csv", lambda p: text_in_numbers(p / "a.csv"), {"layout": "PAIR"}, r"a.csv:3: .*tall"),
     "joints": ("csv", lambda p: csv_of(p / "a.csv", COCO17), {"layout": "kinect20"}, "columns of 17 joints; the layout has 20"),
     "no layout": ("npz", lambda p: npz_of(p / "a.npz", 25), {}, "nothing says which joint is which: --layout ntu25"),
-    "layout": ("npz", lambda p: npz_of(p / "a.npz", 25), {"layout": "kinekt"}, "--layout kinekt: allowed are ntu25"),
-    "pickle": ("npz", lambda p: objects(p / "a.npz"), {"layout": "ntu25"}, r"joints is object \(1,\); allowed are numbers"),
+    "layout": ("npz", lambda p: npz_of(p / "a.npz", 25), {"layout": "kinekt"}, "--layout: found kinekt; allowed: ntu25"),
+    "pickle": ("npz", lambda p: objects(p / "a.npz"), {"layout": "ntu25"}, r"joints is object \(1,\); allowed: numbers"),
     "no label": ("json", lambda p: other(p / "a.json", '{"joints": []}'), {"layout": "ntu25"}, "nothing says of which class"),
     "no JSON": ("json", lambda p: other(p / "a.json", "{"), {"layout": "ntu25"}, "a.json: no JSON"),
     "deep": ("json", lambda p: other(p / "a.json", "[" * 100_000), {"layout": "ntu25"}, "a.json: no JSON"),
     "a part": ("json", lambda p: other(p / "a.json", '{"joints": [], "label": "a", "part": "dev"}'), {"layout": "ntu25"},
-               "part dev: allowed are train, test, validation"),
+               "part dev; allowed: train, test, validation"),
     "no coco": ("coco", lambda p: other(p / "a.json", '{"images": 3}'), {}, "not what COCO's keypoints are"),
     "no openpose": ("openpose", lambda p: other(p / "a.json", "{}"), {}, "openpose is one with a folder for each clip"),
     "classes": ("csv", lambda p: csv_of(p / "a.csv", COCO17, "xy"), {"classes": "sit,run"}, "label 'wave' has no name"),

@@ -52,7 +52,7 @@ def test_wrong_labels_are_told_in_one_line(tmp_path, labels, expected):
 def test_a_folder_without_its_arrays_or_with_others_is_told(tmp_path):
     folder = original(tmp_path / "data")
     np.save(folder / "val_joint.npy", np.zeros((3, 64, 25, 3)))
-    with pytest.raises(DataError, match=r"allowed is \(clips, 3, frames, 25, people\)"):
+    with pytest.raises(DataError, match=r"allowed: \(clips, 3, frames, 25, people\)"):
         import_file("npy", folder, tmp_path / "out")
     (folder / "val_joint.npy").write_bytes(b"hello")
     with pytest.raises(DataError, match="damaged or no array"):

@@ -69,7 +69,7 @@ BAD_PYSKL = {
     ),
     "millimetres": (
         {"annotations": [{"frame_dir": n, "label": 1, "keypoint": np.full((1, 9, 25, 3), 2000.0)} for n in names()]},
-        "of 6 clips none can be used; S001C001P001R001A001: no sighting has usable coordinates; allowed are numbers, in metres",
+        "of 6 clips none can be used; S001C001P001R001A001: no sighting has usable coordinates; allowed: numbers, in metres",
     ),
     "no annotations": ({"annotations": 3}, "no list of annotations"),
     "2-D keypoints": (

@@ -244,6 +244,8 @@ def test_quiet_tells_warnings_and_the_end_alone(monkeypatch: pytest.MonkeyPatch)
 
 def test_work_that_is_counted_looks_the_same(terminal: Terminal, stream: TextIO) -> None:
     with Bar("recordings", stream=stream) as bar:
+        bar.update(0, 0, "loading torch")
+        wait_until(lambda: terminal.lines[-1:] == ["loading torch ..."])
         bar.update_bytes("/a/骨格.tar.gz", 10 * 10**6, 40 * 10**6)
         wait_until(lambda: "10 of 40 MB of 骨格.tar.gz" in terminal.text)
         bar.update(150, 300, "S001")

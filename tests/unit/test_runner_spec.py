@@ -349,7 +349,7 @@ def test_a_dry_run_writes_nothing(cli: Cli, tiny: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "word"),
     [
-        ("data.uri=s3://", "allowed are a folder"),
+        ("data.uri=s3://", "allowed: a folder"),
         ("store.uri=s3://b?endpoint_url=http://h:70000", "endpoint_url is"),
         ("store.endpoint_url=http://h:70000", "a port from 1 to 65535 or none"),
         ("store.endpoint_url=http://h/?t=1", "an http:// or https:// address"),
@@ -390,7 +390,7 @@ def test_the_runner_reaches_the_trainer_only_through_its_torch_free_vocabulary()
         [sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2], capture_output=True, text=True
     )
     vocabulary = "choosing init known config console counts datafile described environment events joints layers manifest"
-    vocabulary += " bar light metrics own_set predictions problems process progress reading redact resume set_by skeletons"
+    vocabulary += " bar light metrics own_set predictions problems process progress reading redact refusal resume set_by skeletons"
     vocabulary += " terminal text whole"
     assert {name.split(".")[1] for name in done.stdout.split()} <= {
         *vocabulary.split(),

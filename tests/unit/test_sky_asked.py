@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import pytest
 
+from runner import machine
 from runner.errors import EngineError, PausedError, StoreError
 from runner.job.job import Job
 from runner.launch.sky import launcher, terms
@@ -182,7 +183,10 @@ def test_what_stands_in_a_queue_there_is_taken_out_and_what_is_long_ago_does_not
     NOTES.write(TOKEN, job=job.id, cluster=NAME, asked=f"{time.time() - 1900:.0f}")
     ended = cli("stop", job.id)
     assert (ended.returncode, "there is nothing to stop" in ended.stderr) == (2, True)
-    NOTES.write(TOKEN, job=job.id, cluster=NAME, asked=f"{time.time():.0f}")  # whose command was killed
+    asker = {"machine": machine.identity(), "pid": f"{os.getpid()}", "process": "another"}  # that command was killed
+    NOTES.write(TOKEN, job=job.id, cluster=NAME, asked=f"{time.time():.0f}", **asker)
+    ended = cli("stop", job.id)
+    assert (ended.returncode, "there is nothing to stop" in ended.stderr) == (2, True)
     server.request("launch", NAME, "PENDING")
     assert f"SkyPilot cluster {NAME} is being asked for" in cli("status", job.id).stdout
     taken = cli("stop", job.id)

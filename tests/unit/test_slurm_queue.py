@@ -19,9 +19,11 @@ from runner.launch.settle import state_of, waits, withdraw
 from runner.launch.slurm import queue
 from runner.launch.slurm.batch import asked, job_name, script
 from runner.launch.slurm.queue import Queued, minutes_of
+from runner.launch.stopping import to_stop
 from runner.machine import CONTAINER_VARIABLE
 from runner.resolve import resolve_spec
 from runner.store.directory import DirectoryStore
+from runner.view.status import job_status
 from tests.conftest import TINY, Cli
 
 
@@ -161,6 +163,15 @@ def test_what_waits_is_seen_whatever_the_job_was_submitted_with(tmp_path: Path, 
     assert waits(job) == "Slurm job 7 waits: no node with what it asks for is free"
     assert withdraw(job) == ("Slurm job 7", [])
     assert (tmp_path / "scancel.log").read_text().split() == ["7"]
+    assert job_status(job)["next"].startswith("lastrun status -w ")
+    (tmp_path / "squeue").write_text(f"#!/bin/sh\necho '8|{job_name(job.id)}|RUNNING|None|N/A'\n")
+    assert waits(job) == "Slurm job 8 has started, and its attempt is about to begin"
+    stopped = to_stop(job)
+    assert stopped.later == [(job, "Slurm job 8 has started, and its attempt is about to begin")]
+    for phase, still in (("claiming", True), ("ended", False)):
+        where = {"launcher": "slurm", "name": "8"}
+        job.attempts.write(Attempt("0001-aaaaaaaa", "elsewhere", 1, "1", time.time(), phase=phase, container=where))
+        assert (waits(job) is not None) is still
 
 
 def test_all_that_waits_in_the_queue_is_taken_out_with_all_that_runs(

@@ -240,7 +240,9 @@ def test_a_search_without_optuna_names_what_to_install(
     problems: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runner.search.find_spec", lambda name: None)
-    assert "optuna is not installed: pip install 'lastrun[search]'; allowed: grid" in problems(SEARCH % "")[0]
+    assert (
+        "optuna is not installed; from a clone of lastrun: pip install '.[search]'; allowed: grid" in problems(SEARCH % "")[0]
+    )
 
 
 def test_weak_points_are_left_early_if_it_is_said_from_when_on(points: File, problems: Callable[..., list[str]]) -> None:

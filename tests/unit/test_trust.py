@@ -401,7 +401,7 @@ def test_first_weights_that_a_file_names_are_told_before_they_are_looked_for(cli
         assert done.returncode == 2, done.stdout + done.stderr
         said = " ".join((done.stdout + done.stderr).split())
         assert f"does more than train: model.init = '{evil}' reads it, signed with your credentials" in said
-        assert "found endpoint_url http://127.0.0.1:9; allowed is that of the job's store (it names none)" in said
+        assert "found endpoint_url http://127.0.0.1:9; allowed: that of the job's store (it names none)" in said
     assert not (tmp_path / "store").exists()
     for name, told in (("own.pt", False), ("../other.pt", True), ("some-job", True)):
         path.write_text(TINY.replace("{variant", f"{{init: {name}, variant"))

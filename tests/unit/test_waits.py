@@ -19,7 +19,7 @@ def test_what_is_not_named_stays_as_it_is():
     ["beat=1", "heartbeat", "heartbeat=", "heartbeat=soon", "heartbeat=0", "heartbeat=-1", "heartbeat=nan", "expiry=1e9"],
 )
 def test_what_is_no_wait_is_refused_with_what_is_allowed(text):
-    with pytest.raises(UsageError, match=r"LASTRUN_WAITS: .*allowed is NAME=SECONDS with heartbeat, expiry, follow"):
+    with pytest.raises(UsageError, match=r"LASTRUN_WAITS: .*allowed: NAME=SECONDS with heartbeat, expiry, follow"):
         read_waits(f"follow=1 {text}")
 
 

@@ -282,7 +282,7 @@ def test_the_command_watches_a_store_from_cron_and_stays(cli: Cli, receiver: Rec
     [line] = [json.loads(line) for line in done.stdout.splitlines()]
     assert (line["news"], line["told"], line["failed"]) == ("lost", ["webhook"], {})
     assert len(receiver.messages) == 1
-    with pytest.raises(UsageError, match="--every soon: allowed is a time such as 30m"):
+    with pytest.raises(UsageError, match="--every: found soon; allowed: a time such as 30m"):
         _seconds("--every", "soon")
     assert (_seconds("--every", "90"), _seconds("--every", "1h30m")) == (90, 5400)
 

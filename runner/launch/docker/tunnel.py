@@ -49,7 +49,7 @@ def open_tunnel(uri: str) -> str:
     except ValueError:
         parts, port, target = urlsplit(""), None, ""
     if not target:
-        raise EngineError(f"DOCKER_HOST: {uri}: allowed is ssh://[USER@]HOST[:PORT][/PATH/OF/docker.sock]")
+        raise EngineError(f"DOCKER_HOST: {uri}; allowed: ssh://[USER@]HOST[:PORT][/PATH/OF/docker.sock]")
     if shutil.which("ssh") is None:
         raise EngineError(f"the engine at {uri} needs ssh, which is not installed here: install OpenSSH's client")
     # Not the user's temporary folder: the path of a socket may have no more than some 100 characters.

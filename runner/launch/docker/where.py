@@ -18,7 +18,7 @@ from last_e.text import expand, one_line
 from runner.errors import EngineError
 
 SOCKET = "unix:///var/run/docker.sock"
-_ALLOWED = "allowed is unix:///PATH/OF/docker.sock, ssh://[USER@]HOST[:PORT] or tcp://HOST:PORT"
+_ALLOWED = "allowed: unix:///PATH/OF/docker.sock, ssh://[USER@]HOST[:PORT] or tcp://HOST:PORT"
 _FILES = ("ca.pem", "cert.pem", "key.pem")
 _MOST_BYTES = 1 << 22
 
@@ -136,14 +136,14 @@ def _address(host: str, named: str, certificates: Certificates | None) -> Where:
         return Where(host, named, certificates)
     if kind != "tcp" or not separator:
         hint = f"; did you mean unix://{host}?" if host.startswith("/") else ""
-        raise EngineError(f"{named}: {host}: {_ALLOWED}{hint}")
+        raise EngineError(f"{named}: {host}; {_ALLOWED}{hint}")
     try:
         parts = urlsplit(host)
         port = parts.port
     except ValueError as error:  # a port out of range, brackets that do not close
         raise EngineError(f"{named}: {host}: {one_line(error)}; {_ALLOWED}") from None
     if not parts.hostname or parts.path.strip("/") or parts.query or parts.fragment or port == 0:
-        raise EngineError(f"{named}: {host}: {_ALLOWED}")
+        raise EngineError(f"{named}: {host}; {_ALLOWED}")
     if port is None:
         host = f"tcp://{rest.rstrip('/').rstrip(':')}:{2375 if certificates is None else 2376}"
     return Where(host, named, certificates)

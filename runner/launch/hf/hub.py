@@ -33,7 +33,7 @@ _WORDS = {
     404: "it knows of no such job, namespace or machine",
     429: ASKED_TOO_OFTEN,
 }
-_NO_LIBRARY = "launcher hf needs Hugging Face's library: pip install 'lastrun[hf]'"
+_NO_LIBRARY = "launcher hf needs Hugging Face's library; from a clone of lastrun: pip install '.[hf]'"
 _NO_ROOM = "it has no room now, or is down: in some minutes it may have, or another machine has: lastrun gpus"
 
 

@@ -383,7 +383,7 @@ def _own() -> tuple[Any, str]:
         from kagglesdk.security.types.oauth_service import IntrospectTokenRequest
     except ImportError:
         raise UsageError(
-            "launcher kaggle needs Kaggle's library: pip install 'lastrun[kaggle]' (Python 3.11 or newer)"
+            "launcher kaggle needs Kaggle's library; from a clone of lastrun: pip install '.[kaggle]' (Python 3.11 or newer)"
         ) from None
     token, _ = get_access_token_from_env()
     name, key = _key_of_old()

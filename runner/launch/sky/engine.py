@@ -37,8 +37,8 @@ _COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _SILENT = "SkyPilot's server does not answer ({}): sky api status"
 NO_CLOUD = "launcher sky: no cloud is set up for SkyPilot: sky check tells what is missing for each"
 NO_SKYPILOT = (
-    "launcher sky needs SkyPilot: pip install 'lastrun[sky]'; or, beside lastrun[hf], in an environment of its own: "
-    "pipx install skypilot"
+    "launcher sky needs SkyPilot; from a clone of lastrun: pip install '.[sky]'; "
+    "or, beside the extra hf, in an environment of its own: pipx install skypilot"
 )
 
 
@@ -227,6 +227,10 @@ class Sky:
     def down(self, name: str) -> bool:
         """Give a machine back, and ask for it no more; returns whether there was one of that name, or was to be."""
         return bool(self._ask("down", cluster=name))
+
+    def is_asked_for(self, name: str) -> bool:
+        """Whether it has a request for a machine of that name that it has not carried out."""
+        return bool(self._ask("is_asked_for", cluster=name))
 
     def clusters(self) -> list[Cluster]:
         """All of lastrun's of this user."""

@@ -45,6 +45,7 @@ from runner.launch.ssh.sent import of_this_machine
 from runner.launch.together import see_to_all
 from runner.launch.variables import is_private, see_that_they_are_set, values_elsewhere
 from runner.launchers import gpus_allowed
+from runner.machine import HiddenProcessError, identity, process_identity
 from runner.signals import interruptible
 from runner.spec import JobSpec
 from runner.store.uri import StoreUri
@@ -362,14 +363,16 @@ def _given_back(job: Job, name: str) -> Iterator[None]:
 
 
 def _note(job: Job, name: str, *, is_there: bool) -> None:
-    """Remember a cluster, and since when it is being asked for."""
-    asked = {} if is_there else {"asked": f"{time.time():.0f}"}
+    """Remember a cluster, and since when it is being asked for, by which process."""
+    by = {"machine": identity(), "pid": f"{os.getpid()}", "process": process_identity(os.getpid()) or ""}
+    asked = {} if is_there else {"asked": f"{time.time():.0f}", **by}
     NOTES.write(name[-8:], job=job.id, cluster=name, **asked)
 
 
 def _waiting(jobs: Sequence[Job]) -> list[tuple[Job, Seen]]:
     """What is being asked for or set up of these jobs, of what this user has started from here; without such, nobody is asked.
-    Between two kinds of machines there is no cluster, and whether somebody is still at it is not seen from here."""
+    Between two kinds of machines there is no cluster: whoever is still at it is known by the process; where that is gone, or
+    cannot be seen from here, SkyPilot may still have the request."""
     by_id = {job.id: job for job in jobs}
     notes = [note for note in NOTES.all() if note["job"] in by_id and by_id[note["job"]].attempts.of(note["token"]) is None]
     if not notes or python() is None:
@@ -382,4 +385,16 @@ def _waiting(jobs: Sequence[Job]) -> list[tuple[Job, Seen]]:
 def _how_it_waits(note: dict[str, str], there: set[str]) -> str | None:
     if note["cluster"] in there and (found := sky().look(note["cluster"])).state != "gone":
         return "INIT" if found.runs else None
-    return "asked" if time.time() - float(note.get("asked", 0)) < bill.SET_UP_SECONDS else None
+    if time.time() - float(note.get("asked", 0)) >= bill.SET_UP_SECONDS:
+        return None
+    return None if _has_left(note) and not sky().is_asked_for(note["cluster"]) else "asked"
+
+
+def _has_left(note: dict[str, str]) -> bool:
+    """Whether the process that asks for a cluster is seen to have ended."""
+    if note.get("machine") != identity() or not note.get("pid", "").isdecimal():
+        return False
+    try:
+        return process_identity(int(note["pid"])) != note.get("process")
+    except HiddenProcessError:
+        return False

@@ -109,19 +109,21 @@ class SlurmLauncher:
 
     @staticmethod
     def waits(job: Job) -> str | None:
-        """Why the job's Slurm job has not started yet."""
+        """Why the job's Slurm job has not started yet, or that it has and its attempt is about to begin."""
         if shutil.which("squeue") is None:
             return None
-        waiting = [one for one in queue.queued(job_name(job.id)) if one.state in queue.WAITING]
-        return str(waiting[-1]) if waiting else None
+        waiting = [told for one in queue.queued(job_name(job.id)) if (told := _how_it_waits(one, job)) is not None]
+        return waiting[-1] if waiting else None
 
     @staticmethod
     def waiting(jobs: Sequence[Job]) -> list[Job]:
         """One look at the queue for all of them."""
         if not jobs or shutil.which("squeue") is None:
             return []
-        names = {one.name for one in queue.queued() if one.state in queue.WAITING}
-        return [job for job in jobs if job_name(job.id) in names]
+        by_name = {job_name(job.id): job for job in jobs}
+        there = [(by_name[one.name], one) for one in queue.queued() if one.name in by_name]
+        found = {job.id for job, one in there if _how_it_waits(one, job) is not None}
+        return [job for job in jobs if job.id in found]
 
     @staticmethod
     def withdraw(job: Job) -> str | None:
@@ -231,3 +233,15 @@ def settled_by(found: queue.Queued | None, job: Job, attempt: Attempt) -> Attemp
 def log_name(job_id: str, token: str) -> str:
     """Of the file that an attempt writes to."""
     return f"{job_id}-{token}.log"
+
+
+def _how_it_waits(one: queue.Queued, job: Job) -> str | None:
+    """Of a Slurm job of a job's, what keeps its attempt from running; None: nothing, or it has ended."""
+    if one.state in queue.WAITING:
+        return str(one)
+    if one.state not in ("CONFIGURING", "RUNNING"):
+        return None
+    its = [attempt for attempt in job.attempts.all() if (attempt.container or {}).get("name") == one.id]
+    if any(attempt.began or not attempt.open for attempt in its):
+        return None
+    return f"Slurm job {one.id} has started, and its attempt is about to begin"

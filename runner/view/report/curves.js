@@ -30,7 +30,6 @@ class Curves {
     ctx.font = `${11 * devicePixelRatio}px system-ui, sans-serif`;
     ctx.textBaseline = "top";
     ctx.lineWidth = devicePixelRatio;
-    ctx.setLineDash([4 * devicePixelRatio, 4 * devicePixelRatio]);
     for (const mark of this.#marks) {
       const x = Math.round(plot.valToPos(mark.x, "x", true)) + 0.5;
       if (x < bbox.left || x > bbox.left + bbox.width) continue;

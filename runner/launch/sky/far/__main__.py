@@ -95,13 +95,22 @@ def cancel(request: str) -> None:
 
 def down(cluster: str) -> bool:
     """Give it back; whether it was there, or was to come: one that was asked for and stands in the queue is no cluster yet."""
-    asked = [one.request_id for one in _requests(cluster) if one.name.endswith("sky.launch") and one.status not in _DONE]
+    asked = _launches(cluster)
     withdrawn = bool(asked and sdk.get(sdk.api_cancel(asked, silent=True)))
     try:
         sdk.get(sdk.down(cluster))
     except exceptions.ClusterDoesNotExist:
         return withdrawn
     return True
+
+
+def is_asked_for(cluster: str) -> bool:
+    """Whether it stands in the queue, or is being made."""
+    return bool(_launches(cluster))
+
+
+def _launches(cluster: str) -> list[str]:
+    return [one.request_id for one in _requests(cluster) if one.name.endswith("sky.launch") and one.status not in _DONE]
 
 
 def clusters(prefix: str) -> list[dict[str, Any]]:
@@ -160,7 +169,10 @@ def last_lines(cluster: str) -> list[str]:
     return [line for line in lines if line and line.strip()]
 
 
-WORDS = {one.__name__: one for one in (offers, feasible, launch, dry_run, result, cancel, down, clusters, look, last_lines)}
+WORDS = {
+    one.__name__: one
+    for one in (offers, feasible, launch, dry_run, result, cancel, down, is_asked_for, clusters, look, last_lines)
+}
 
 
 _KEYS = re.compile(
