@@ -14,7 +14,7 @@ from last_e.config import TrainConfig
 from last_e.data import launches
 from last_e.data.synthetic import synthetic_clips
 from last_e.layers import resolve
-from last_e.model import fused_cuda
+from last_e.model import fused_cuda, tried
 from last_e.reading import set_layer
 from last_e.train import load_kernels
 from tests.conftest import Figures
@@ -124,14 +124,14 @@ def test_kernels_are_used_by_all_ranks_or_by_none(
     said: list[str],
 ) -> None:
     """Else their gradients would be of different roundings, and no run of one rank would be the same."""
-    for module, why in ((fused_cuda, steps), (launches, batches)):
+    for module, trying, why in ((fused_cuda, tried, steps), (launches, launches, batches)):
 
         def try_out(device: torch.device, of: Any = module, why: str | None = why) -> str | None:
             of._TRIED[0] = why is None
             return why
 
         monkeypatch.setattr(module, "_TRIED", {})
-        monkeypatch.setattr(module, "try_out", try_out)
+        monkeypatch.setattr(trying, "try_out", try_out)
     layer, problems = set_layer(["dataset=synthetic"])
     config = resolve([layer], TrainConfig, problems, detect=lambda: ("local", "")).config
     told: list[str] = []
