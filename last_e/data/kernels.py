@@ -18,7 +18,9 @@ from last_e.data import transform
 CROP, WARP, JITTER, MIRROR = (tl.constexpr(one) for one in (rng.CROP, rng.WARP, rng.JITTER, rng.MIRROR))
 DROPOUT, DROP_PATH = tl.constexpr(rng.DROPOUT), tl.constexpr(rng.DROP_PATH)
 TILT, SHEAR, SCALING = (tl.constexpr(one) for one in (transform.MAX_ANGLE, transform.MAX_SHEAR, transform.MAX_SCALING))
-METRES, NORMAL = tl.constexpr(transform.JITTER_METRES), tl.constexpr(3**0.5 / 65536)
+NORMAL = tl.constexpr(3**0.5 / 65536)
+MOTION_KEY, LIMBS_KEY, POSE_KEY = tl.constexpr(rng.MOTION), tl.constexpr(rng.LIMBS), tl.constexpr(rng.POSE)
+LEAN_KEY, DRIFT_KEY, SPEED_KEY, MASK_KEY = (tl.constexpr(one) for one in (rng.LEAN, rng.DRIFT, rng.SPEED, rng.MASK_JOINTS))
 
 
 # --- the hash: last_e.rng ----------------------------------------------------------------------------------------------------
@@ -88,6 +90,18 @@ def two_ways(key, line, COLUMN: tl.constexpr):
 
 
 @triton.jit
+def sine_and_cosine(angle):
+    """Of an angle of at most half a turn either way: of a quarter of it, by polynomials as in Moshier's Cephes (sinf.c), then
+    doubled twice. Triton's own are made for any angle, with an array on the stack."""
+    x = angle * 0.25
+    z = x * x
+    sine = x + x * z * (-1.6666654611e-1 + z * (8.3321608736e-3 - z * 1.9515295891e-4))
+    cosine = 1.0 - 0.5 * z + z * z * (4.166664568298827e-2 + z * (-1.388731625493765e-3 + z * 2.443315711809948e-5))
+    sine, cosine = 2.0 * sine * cosine, 1.0 - 2.0 * sine * sine
+    return 2.0 * sine * cosine, 1.0 - 2.0 * sine * sine
+
+
+@triton.jit
 def warped(a, b, c, cos_tilt, sin_tilt, cos_yaw, sin_yaw, scale):
     """A row of shear (a, b, c), times the tilt about x, times the rotation about y, times the scale."""
     second = (b * cos_tilt + c * sin_tilt) * scale
@@ -105,29 +119,112 @@ def times(a, b, c, turn):
 
 
 @triton.jit
-def between(joints, before, after, share, there):
-    """A coordinate between two frames in metres, as torch.lerp has it; ``before`` and ``after`` say where those are."""
-    a = tl.load(joints + before, mask=there, other=0).to(tl.float32)
-    b = tl.load(joints + after, mask=there, other=0).to(tl.float32)
-    return tl.where(share < 0.5, a + share * (b - a), b - (b - a) * (1.0 - share)) * 0.001
+def lean(a, b, c, cos_x, sin_x, cos_z, sin_z):
+    """A row (a, b, c) times a rotation about z, times one about x."""
+    second = b * cos_z - a * sin_z
+    return a * cos_z + b * sin_z, second * cos_x + c * sin_x, c * cos_x - second * sin_x
 
 
 @triton.jit
-def centred(joints, t, v, there, frames, count, step, begin, span, last, ox, oy, oz, key, line):
-    """Joints v at the frames t that are shown: cut, resampled, centred on (ox, oy, oz), with a sensor's noise."""
-    even = tl.where(t < frames // 2, t.to(tl.float32) * step, 1.0 - (frames - 1 - t).to(tl.float32) * step)  # torch.linspace
-    at = tl.minimum(last * (begin + span * even), last)  # rounding must not reach into the next clip
+def even(t, frames, step):
+    """Moments from 0 to 1, as torch.linspace has them."""
+    return tl.where(t < frames // 2, t.to(tl.float32) * step, 1.0 - (frames - 1 - t).to(tl.float32) * step)
+
+
+@triton.jit
+def lerp(a, b, share):
+    """As torch.lerp has it."""
+    return tl.where(share < 0.5, a + share * (b - a), b - (b - a) * (1.0 - share))
+
+
+@triton.jit
+def between(joints, before, after, first, share, there, factor, MOTION: tl.constexpr):
+    """A coordinate between two frames in metres; with MOTION its way from the ``first`` frame is scaled by ``factor``."""
+    a = tl.load(joints + before, mask=there, other=0).to(tl.float32)
+    b = tl.load(joints + after, mask=there, other=0).to(tl.float32)
+    seen = lerp(a, b, share) * 0.001
+    if MOTION:
+        seen = lerp(tl.load(joints + first, mask=there, other=0).to(tl.float32) * 0.001, seen, factor)
+    return seen
+
+
+@triton.jit
+def measured(joints, before, after, v, share, there, factor, MOTION: tl.constexpr):
+    """Joints v between two frames, in metres."""
+    b, a, first = before + v * 3, after + v * 3, v * 3
+    x = between(joints, b, a, first, share, there, factor, MOTION)
+    y = between(joints, b + 1, a + 1, first + 1, share, there, factor, MOTION)
+    z = between(joints, b + 2, a + 2, first + 2, share, there, factor, MOTION)
+    return x, y, z
+
+
+@triton.jit
+def of_body(
+    joints,
+    t,
+    v,
+    there,
+    frames,
+    count,
+    step,
+    begin,
+    span,
+    change,
+    last,
+    factor,
+    parents,
+    sides,
+    depth,
+    key,
+    line,
+    limbs,
+    MOTION: tl.constexpr,
+    LIMBS: tl.constexpr,
+):
+    """Joints v at the frames t that are shown, in metres: cut, resampled; with LIMBS each bone on the way to the root is longer
+    or shorter."""
+    moment = even(t, frames, step)
+    moment += change * moment * (moment - 1.0)
+    at = tl.minimum(last * (begin + span * moment), last)  # rounding must not reach into the next clip
     low = tl.floor(at)
-    before = low.to(tl.int32) * (count * 3) + v * 3
-    after = tl.minimum(low + 1.0, last).to(tl.int32) * (count * 3) + v * 3
+    before = low.to(tl.int32) * (count * 3)
+    after = tl.minimum(low + 1.0, last).to(tl.int32) * (count * 3)
     share = at - low
-    x = between(joints, before, after, share, there) - ox
-    y = between(joints, before + 1, after + 1, share, there) - oy
-    z = between(joints, before + 2, after + 2, share, there) - oz
-    column, columns = (t * count + v) * 3, frames * count * 3
-    x += normal(key, line, column, columns) * METRES
-    y += normal(key, line, column + 1, columns) * METRES
-    z += normal(key, line, column + 2, columns) * METRES
+    x, y, z = measured(joints, before, after, v, share, there, factor, MOTION)
+    if LIMBS:
+        sx, sy, sz = tl.zeros_like(x), tl.zeros_like(x), tl.zeros_like(x)
+        for _ in range(depth):
+            side = tl.load(sides + v, mask=there, other=0).to(tl.int32)
+            longer = 1.0 + limbs * (2.0 * uniform(key, line, place_of(side)) - 1.0)
+            v = tl.load(parents + v, mask=there, other=0).to(tl.int32)
+            ux, uy, uz = measured(joints, before, after, v, share, there, factor, MOTION)
+            sx, sy, sz = sx + longer * (x - ux), sy + longer * (y - uy), sz + longer * (z - uz)
+            x, y, z = ux, uy, uz
+        x, y, z = x + sx, y + sy, z + sz
+    return x, y, z
+
+
+@triton.jit
+def seen_at(v, there, parents, depth, key, line, chance):
+    """The nearest joint on the way from v to the root that is seen: each is not by the same chance, but for the root."""
+    for _ in range(depth):
+        hidden = uniform(key, line, place_of(v)) < chance
+        v = tl.where(hidden, tl.load(parents + v, mask=there, other=0).to(tl.int32), v)
+    return v
+
+
+@triton.jit
+def posed(v, there, parents, depth, key, line, most):
+    """How far joints v are moved all clip long, with all bones on the way to them."""
+    x = tl.zeros_like(v).to(tl.float32)
+    y, z = tl.zeros_like(x), tl.zeros_like(x)
+    for _ in range(depth):
+        up = tl.load(parents + v, mask=there, other=0).to(tl.int32)
+        moves = tl.where(up != v, most, 0.0)  # the root stays
+        x += moves * (2.0 * uniform(key, line, place_of(v * 3)) - 1.0)
+        y += moves * (2.0 * uniform(key, line, place_of(v * 3 + 1)) - 1.0)
+        z += moves * (2.0 * uniform(key, line, place_of(v * 3 + 2)) - 1.0)
+        v = up
     return x, y, z
 
 
@@ -144,6 +241,7 @@ def streams(
     origin,
     turn,
     parents,
+    sides,
     swapped,
     joint,
     velocity,
@@ -151,9 +249,27 @@ def streams(
     frames,
     count,
     people,
+    depth,
     step,
     most,
+    metres,
     chance,
+    moves,
+    shortest,
+    range_of_motion,
+    limbs,
+    pose,
+    most_lean,
+    most_drift,
+    speed,
+    unseen,
+    MOTION: tl.constexpr,
+    LIMBS: tl.constexpr,
+    POSE: tl.constexpr,
+    LEAN: tl.constexpr,
+    DRIFT: tl.constexpr,
+    SPEED: tl.constexpr,
+    MASK: tl.constexpr,
     MIRRORS: tl.constexpr,
     FLAT: tl.constexpr,
     STREAMS: tl.constexpr,
@@ -162,8 +278,10 @@ def streams(
     """Joint, velocity and bone of a row, each (r, 3, T, V), or without STREAMS the joints alone, (r, T, V, 3). A program does B
     of a row's T V points, and makes what those are subtracted from anew: it is in no other's memory.
 
-    Turned by up to ``most`` radians about the vertical, else as in the reference; with MIRRORS by ``chance`` left and right
-    change places (``swapped`` (V,)). ``people``: at least 2; ``step``: 1 / (T - 1).
+    Turned by up to ``most`` radians about the vertical, off by noise of ``metres``, else as in the reference; then by the names
+    of :mod:`last_e.data.augment`: MOTION, by the chance ``moves``, from ``shortest`` on; with MIRRORS by ``chance`` left and
+    right change places (``swapped`` (V,)). ``people``: at least 2; ``depth``: most bones from a joint to the root; ``step``:
+    1 / (T - 1).
     """
     row = tl.program_id(0).to(tl.int64)
     point = tl.program_id(1) * B + tl.arange(0, B)
@@ -183,13 +301,23 @@ def streams(
     begin = (1.0 - span) * uniform_at(key, line, 1)
     key = key_of(keys, WARP)
     line = line_of(key, where)
+    person = where * people + number
     yaw, tilt, scale = most * two_ways(key, line, 0), two_ways(key, line, 1) * TILT, 1.0 + two_ways(key, line, 2) * SCALING
-    cy, sy, ct, st = tl.cos(yaw), tl.sin(yaw), tl.cos(tilt), tl.sin(tilt)
+    sy, cy = sine_and_cosine(yaw)
+    st, ct = sine_and_cosine(tilt)
     b, c, d = two_ways(key, line, 3) * SHEAR, two_ways(key, line, 4) * SHEAR, two_ways(key, line, 5) * SHEAR
     e, f, g = two_ways(key, line, 6) * SHEAR, two_ways(key, line, 7) * SHEAR, two_ways(key, line, 8) * SHEAR
     xx, xy, xz = warped(1.0, b, c, ct, st, cy, sy, scale)
     yx, yy, yz = warped(d, 1.0, e, ct, st, cy, sy, scale)
     zx, zy, zz = warped(f, g, 1.0, ct, st, cy, sy, scale)
+    if LEAN:
+        key = key_of(keys, LEAN_KEY)
+        line = line_of(key, where)
+        st, ct = sine_and_cosine(most_lean * two_ways(key, line, 0))  # about x
+        sy, cy = sine_and_cosine(most_lean * two_ways(key, line, 1))  # about z
+        xx, xy, xz = lean(xx, xy, xz, ct, st, cy, sy)
+        yx, yy, yz = lean(yx, yy, yz, ct, st, cy, sy)
+        zx, zy, zz = lean(zx, zy, zz, ct, st, cy, sy)
     flips = tl.zeros((), tl.int1)
     if MIRRORS:
         key = key_of(keys, MIRROR)
@@ -198,8 +326,23 @@ def streams(
     xx, xy, xz = times(xx, xy, xz, turn)
     yx, yy, yz = times(yx, yy, yz, turn)
     zx, zy, zz = times(zx, zy, zz, turn)
+    change, factor = tl.zeros((), tl.float32), tl.zeros((), tl.float32)
+    if SPEED:
+        key = key_of(keys, SPEED_KEY)
+        change = speed * two_ways(key, line_of(key, where), 0)
+    if MOTION:
+        key = key_of(keys, MOTION_KEY)
+        line = line_of(key, person)
+        factor = tl.where(uniform_at(key, line, 0) < moves, shortest + range_of_motion * uniform_at(key, line, 1), 1.0)
+    drift_x, drift_z = tl.zeros((), tl.float32), tl.zeros((), tl.float32)
+    if DRIFT:
+        key = key_of(keys, DRIFT_KEY)
+        line = line_of(key, person)
+        drift_x, drift_z = most_drift * two_ways(key, line, 0), most_drift * two_ways(key, line, 1)
+    of_limbs, of_pose, of_mask = key_of(keys, LIMBS_KEY), key_of(keys, POSE_KEY), key_of(keys, MASK_KEY)
+    limbs_line, pose_line, mask_line = line_of(of_limbs, person), line_of(of_pose, person), line_of(of_mask, person)
     key = key_of(keys, JITTER)
-    line = line_of(key, where * people + number)
+    line = line_of(key, person)
 
     for kind in tl.static_range(3 if STREAMS else 1):  # itself, at the next frame, its parent
         at, of_joint = t, v
@@ -207,10 +350,44 @@ def streams(
             at = tl.minimum(t + 1, frames - 1)
         if kind == 2:
             of_joint = tl.load(parents + v, mask=there, other=0).to(tl.int32)
+        if MASK:
+            of_joint = seen_at(of_joint, there, parents, depth, of_mask, mask_line, unseen)
+        here = of_joint
         if MIRRORS:
-            of_joint = tl.where(flips, tl.load(swapped + of_joint, mask=there, other=0).to(tl.int32), of_joint)
-        px, py, pz = centred(joints, at, of_joint, there, frames, count, step, begin, span, last, ox, oy, oz, key, line)
+            here = tl.where(flips, tl.load(swapped + of_joint, mask=there, other=0).to(tl.int32), of_joint)
+        px, py, pz = of_body(
+            joints,
+            at,
+            here,
+            there,
+            frames,
+            count,
+            step,
+            begin,
+            span,
+            change,
+            last,
+            factor,
+            parents,
+            sides,
+            depth,
+            of_limbs,
+            limbs_line,
+            limbs,
+            MOTION,
+            LIMBS,
+        )
+        column, columns = (at * count + here) * 3, frames * count * 3
+        px = px - ox + normal(key, line, column, columns) * metres
+        py = py - oy + normal(key, line, column + 1, columns) * metres
+        pz = pz - oz + normal(key, line, column + 2, columns) * metres
         x, y, z = xx * px + xy * py + xz * pz, yx * px + yy * py + yz * pz, zx * px + zy * py + zz * pz
+        if POSE:
+            mx, my, mz = posed(of_joint, there, parents, depth, of_pose, pose_line, pose)
+            x, y, z = x + mx, y + my, z + mz
+        if DRIFT:
+            moment = even(at, frames, step)
+            x, z = x + moment * drift_x, z + moment * drift_z
         if FLAT:
             z = tl.zeros_like(z)
         if kind == 0:

@@ -6,6 +6,7 @@ n clips of a batch, r rows (a clip's bodies one after the other), T frames, V jo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from last_e.config import AugmentationsConfig, TrainingConfig
 from last_e.data import transform
-from last_e.data.augment import Mirror, mirror_of, table
+from last_e.data.augment import MOTION_RANGE, Mirror, mirror_of, sides, table
 from last_e.data.clips import Clips
 from last_e.data.placement import Placement
 from last_e.data.shown import TorchRows
@@ -22,14 +23,19 @@ from last_e.data.synthetic import synthetic_clips
 from last_e.model.network import Noise
 from last_e.rng import Keys
 
-POINTS = 256
+POINTS = 128
 """Of a row that a program does."""
 COLUMNS = 256
 """Of noise that it draws at a time."""
 ALLOWED = 1e-4
 """Torsos that a coordinate may be from torch's, on a GPU that is tried out; so labels and the like have to be the same."""
-KNOWN = {"mirror", "rotation", "mixup"}
-"""Of ``training.augmentations`` what is asked for where the kernels do it, or where others are mixed with what they did."""
+TRIED: dict[str, Any] = {
+    **{"mirror": 0.5, "motion": 0.7, "limbs": 0.2, "pose": 0.1, "lean": 20.0, "drift": 0.2, "rotation": 180.0, "speed": 0.4},
+    **{"mask_joints": 0.3, "noise": 0.03},
+}
+"""All augmentations that the kernels know, as they are tried out; a recipe that asks for less leaves out some of it."""
+KNOWN = {*TRIED, "motion_range", "motion_from", "mixup"}
+"""Of ``training.augmentations``; but not ``motion_from: mean``, for which all frames are made before one is."""
 
 
 @cache
@@ -62,7 +68,8 @@ _KEPT: list[Any] = []
 
 def used_for(clips: Clips, recipe: TrainingConfig) -> bool:
     """Whether the kernels make a recipe's batches of clips where these are."""
-    known = all(value is None or name in KNOWN for name, value in recipe.augmentations)
+    more = recipe.augmentations
+    known = more.motion_from != "mean" and all(value is None or name in KNOWN for name, value in more)
     return used_on(clips.joints.device) and recipe.augment and known
 
 
@@ -98,9 +105,8 @@ def try_out(device: torch.device) -> str | None:
 
 
 def differences(device: torch.device) -> dict[str, float]:
-    """How far a small batch is from torch's there: the largest difference of each of its parts."""
-    asked: dict[str, Any] = {"input_frames": 11, "augment": True}
-    recipe = TrainingConfig.model_construct(**asked, augmentations=AugmentationsConfig(mirror=0.5, rotation=180.0))
+    """How far a small batch is from torch's there, by the reference's recipe and with all augmentations: the largest difference
+    of each of its parts."""
     here = synthetic_clips(4, 12)
     clip, keys, mirror = torch.arange(1, 5), Keys(device), mirror_of(here.skeleton, 4, ((0, 1),))
     owner = torch.repeat_interleave(torch.arange(len(clip)), here.bodies_on_host[clip])
@@ -108,14 +114,35 @@ def differences(device: torch.device) -> dict[str, float]:
     rows = [one.to(device) for one in (clip + (3 << 40), clip, owner, body)]
     clips = here.to(device)
     keys.set(5, 1)
-    own = KernelRows(clips, clips.placement, mirror, recipe, keys, *rows)
-    torchs = TorchRows(clips, clips.placement, mirror, recipe, keys, *rows)
-    pairs: dict[str, tuple[Any, Any]] = {name: (one, torchs.streams()[name]) for name, one in own.streams().items()}
-    label, weights, noise = own.others((300, 5))
-    labels, its_weights, its_noise = torchs.others((300, 5))
-    pairs |= {"joints": (own.joints(), torchs.joints()), "label": (label, labels), "weight of a row": (weights, its_weights)}
-    pairs |= {"dropout": (noise.dropout, its_noise.dropout), "drop path": (noise.path, its_noise.path)}
-    return {name: float((one - other).abs().max()) for name, (one, other) in pairs.items()}
+    found: dict[str, float] = {}
+    for how, asked in (("", dict[str, Any]()), (", augmented", TRIED)):
+        more: dict[str, Any] = {"input_frames": 11, "augment": True, "augmentations": AugmentationsConfig(**asked)}
+        recipe = TrainingConfig.model_construct(**more)
+        own = KernelRows(clips, clips.placement, mirror, recipe, keys, *rows)
+        torchs = TorchRows(clips, clips.placement, mirror, recipe, keys, *rows)
+        pairs: dict[str, tuple[Any, Any]] = {name: (one, torchs.streams()[name]) for name, one in own.streams().items()}
+        label, weights, noise = own.others((300, 5))
+        labels, its_weights, its_noise = torchs.others((300, 5))
+        pairs |= {
+            "joints": (own.joints(), torchs.joints()),
+            "label": (label, labels),
+            "weight of a row": (weights, its_weights),
+        }
+        pairs |= {"dropout": (noise.dropout, its_noise.dropout), "drop path": (noise.path, its_noise.path)}
+        found |= {f"{name}{how}": float((one - two).abs().max()) for name, (one, two) in pairs.items()}
+    return found
+
+
+@cache
+def depth(parents: tuple[int, ...]) -> int:
+    """Most bones from a joint to the root, which is its own parent."""
+    most = 0
+    for joint in range(len(parents)):
+        at, bones = joint, 0
+        while parents[at] != at:
+            at, bones = parents[at], bones + 1
+        most = max(most, bones)
+    return most
 
 
 class KernelRows:
@@ -145,18 +172,24 @@ class KernelRows:
         owner: Tensor,
         body: Tensor,
     ) -> None:
-        more, device = recipe.augmentations, clips.joints.device
+        more, device, skeleton = recipe.augmentations, clips.joints.device, clips.skeleton
         swapped = classes = None
         self._clips, self._chance = clips, 0.0
         if more.mirror is not None and mirror is not None:
             self._chance, swapped, classes = more.mirror, table(mirror.joints, device), table(mirror.classes, device)
         self._classes = classes
         self._rows = keys.table, position, clip, owner
+        low, high = more.motion_range or MOTION_RANGE
         most = transform.MAX_ANGLE if more.rotation is None else more.rotation * torch.pi / 180
+        amounts = (
+            *(most, transform.JITTER_METRES if more.noise is None else more.noise, self._chance),
+            *(more.motion or 0.0, low, high - low, more.limbs or 0.0, more.pose or 0.0, (more.lean or 0.0) * torch.pi / 180),
+            *(more.drift or 0.0, more.speed or 0.0, more.mask_joints or 0.0),
+        )
         self._seen = (
             *(body, clips.joints, clips.start, clips.length, placement.origin, placement.turn),
-            *(transform.parents(device, clips.skeleton.parents), swapped),
-            *(recipe.input_frames, max(2, clips.people), most, self._chance, clips.is_flat),
+            *(transform.parents(device, skeleton.parents), sides(skeleton, device), swapped),
+            *(recipe.input_frames, max(2, clips.people), depth(skeleton.parents), amounts, clips.is_flat),
         )
 
     def streams(self) -> dict[str, Tensor]:
@@ -189,13 +222,13 @@ class KernelRows:
 
 _ROWS = "Tensor keys, Tensor position, Tensor clip, Tensor owner"
 _SEEN = (
-    "Tensor body, Tensor joints, Tensor start, Tensor length, Tensor origin, Tensor turn, Tensor parents, Tensor? swapped, "
-    "int frames, int people, float most, float chance, bool flat"
+    "Tensor body, Tensor joints, Tensor start, Tensor length, Tensor origin, Tensor turn, Tensor parents, Tensor sides, "
+    "Tensor? swapped, int frames, int people, int depth, float[] amounts, bool flat"
 )
 
 
 def _streams_out(keys: Tensor, position: Tensor, clip: Tensor, owner: Tensor, *seen: Any) -> tuple[Tensor, Tensor, Tensor]:
-    shape = len(owner), 3, seen[8], seen[1].shape[1]
+    shape = len(owner), 3, seen[9], seen[1].shape[1]
     one, two, three = (seen[4].new_empty(shape) for _ in range(3))
     return one, two, three
 
@@ -206,7 +239,7 @@ def _streams(kernels: Any, *given: Any) -> None:
 
 
 def _shown_out(keys: Tensor, position: Tensor, clip: Tensor, owner: Tensor, *seen: Any) -> Tensor:
-    made: Tensor = seen[4].new_empty(len(owner), seen[8], seen[1].shape[1], 3)
+    made: Tensor = seen[4].new_empty(len(owner), seen[9], seen[1].shape[1], 3)
     return made
 
 
@@ -228,21 +261,24 @@ def _launched(
     origin: Tensor,
     turn: Tensor,
     parents: Tensor,
+    sides: Tensor,
     swapped: Tensor | None,
     frames: int,
     people: int,
-    most: float,
-    chance: float,
+    depth: int,
+    amounts: Sequence[float],
     flat: bool,
     *out: Tensor,
     whole: bool,
 ) -> None:
     count = joints.shape[1]
-    of_clips = joints, start, length, origin, turn, parents, parents if swapped is None else swapped
-    numbers = frames, count, people, 1 / max(1, frames - 1), most, chance
-    how = {"MIRRORS": swapped is not None, "FLAT": flat, "STREAMS": whole, "B": POINTS}
+    of_clips = joints, start, length, origin, turn, parents, sides, parents if swapped is None else swapped
+    numbers = frames, count, people, depth, 1 / max(1, frames - 1), *amounts
+    _, _, _, motion, _, _, limbs, pose, lean, drift, speed, mask = (amount > 0 for amount in amounts)
+    how = {"MOTION": motion, "LIMBS": limbs, "POSE": pose, "LEAN": lean, "DRIFT": drift, "SPEED": speed, "MASK": mask}
+    how |= {"MIRRORS": swapped is not None, "FLAT": flat, "STREAMS": whole}
     grid = len(owner), -(-frames * count // POINTS)
-    kernels.streams[grid](keys, position, clip, owner, body, *of_clips, *out, *numbers, **how)
+    kernels.streams[grid](keys, position, clip, owner, body, *of_clips, *out, *numbers, **how, B=POINTS)
 
 
 def _others_out(

@@ -14,15 +14,19 @@ from last_e.data import kernels
 from last_e.data.launches import COLUMNS, POINTS
 from tests.kernels.resources import usage
 
-SHOWN = {"MIRRORS": True, "FLAT": False, "STREAMS": True, "B": POINTS}
+ASKED = ("MOTION", "LIMBS", "POSE", "LEAN", "DRIFT", "SPEED", "MASK", "MIRRORS")
+SIZES = {"FLAT": False, "STREAMS": True, "B": POINTS}
 CASES: list[tuple[str, dict[str, Any]]] = [
-    ("streams", SHOWN),
-    ("streams", {**SHOWN, "MIRRORS": False}),
+    ("streams", dict.fromkeys(ASKED, True) | SIZES),
+    ("streams", dict.fromkeys(ASKED, False) | SIZES),
     ("others", {"WEIGHS": True, "NOISE": True, "MIRRORS": True, "W": COLUMNS}),
 ]
-NUMBERS = {"step", "most", "chance"}
+NUMBERS = {
+    *("step", "most", "metres", "chance", "moves", "shortest", "range_of_motion", "limbs", "pose", "most_lean", "most_drift"),
+    *("speed", "unseen"),
+}
 FLOATS = {"origin", "turn", "joint", "velocity", "bone", "weight", "dropout", "drop_path"}
-COUNTS = {"frames", "count", "people", "clips", "width", "blocks"}
+COUNTS = {"frames", "count", "people", "depth", "clips", "width", "blocks"}
 
 
 def main() -> None:

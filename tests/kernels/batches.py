@@ -113,11 +113,13 @@ def parts(batch: Batch) -> list[tuple[str, Tensor]]:
 def main() -> None:
     """All of it."""
     more = ("training.augmentations.mirror=0.5", "training.augmentations.rotation=170.0")
+    all_of_it = tuple(f"training.augmentations.{name}={value}" for name, value in launches.TRIED.items())
     some = {
         "as in the reference": batches_of(synthetic_clips(6, 12), "training.batch_size=3"),
         "mirrored and turned": batches_of(synthetic_clips(6, 12), "training.batch_size=4", *more),
+        "all that they know": batches_of(synthetic_clips(6, 12), "training.batch_size=4", *all_of_it),
         "one body each": batches_of(synthetic_clips(2, 8), "training.batch_size=2"),
-        "flat and mixed": batches_of(flat_clips(), "training.batch_size=4", "training.augmentations.mixup=0.4"),
+        "flat and mixed": batches_of(flat_clips(), "training.batch_size=4", "training.augmentations.mixup=0.4", *all_of_it[1:]),
     }
     print(json.dumps({"hash": hashed(), "cases": some, "tried out": launches.differences(torch.device("cpu"))}))
 

@@ -14,7 +14,7 @@ from last_e.config import TrainConfig
 from last_e.data import launches
 from last_e.data.synthetic import synthetic_clips
 from last_e.layers import resolve
-from last_e.model import fused_cuda
+from last_e.model import fused_cuda, tried
 from last_e.reading import set_layer
 from last_e.set_up import load_kernels
 from tests.conftest import Figures
@@ -30,18 +30,10 @@ def test_batches_by_kernels_are_those_of_torch() -> None:
     found = told("batches", TRITON_INTERPRET="1")
     assert len(found["hash"]) == 6
     assert set(found["hash"].values()) == {0}, found["hash"]
-    assert len(found["cases"]) == 4
+    assert len(found["cases"]) == 5
     for case in (*found["cases"].values(), found["tried out"]):
-        assert {name: by for name, by in case.items() if by > (2e-6 if name in COORDINATES else 0)} == {}, found
-
-
-def test_steps_through_kernels_are_recorded_and_played_as_those_that_are_not() -> None:
-    """Of a small network, batches and all; and the run is that of torch's operations within rounding."""
-    found = told("recorded", TRITON_INTERPRET="1")
-    assert found["graphs"] == 1
-    assert (found["same losses"], found["same weights"]) == (True, True)
-    assert found["losses"][0] == pytest.approx(found["losses"][1], rel=1e-4)
-    assert found["from torch"] < 1e-4, "weights move by a few hundredths"
+        bounds = {name: 2e-6 if name.partition(",")[0] in COORDINATES else 0 for name in case}
+        assert {name: by for name, by in case.items() if by > bounds[name]} == {}, found
 
 
 def test_kernels_of_batches_fit_each_kind_of_gpu_without_spilling(full: bool, figure: Figures, tmp_path: Path) -> None:
@@ -51,8 +43,7 @@ def test_kernels_of_batches_fit_each_kind_of_gpu_without_spilling(full: bool, fi
     assert len(found) == 3 * len(asked)
     for one in found:
         said = f"{one['kernel']} on sm_{one['sm']}: {one['registers']} registers, {one['shared']} bytes shared"
-        # Sine and cosine of angles beyond 100,000, which there are none of, have a small array.
-        assert (one["local"], one["stack"]) == (0, 32 if one["kernel"] == "streams" else 0), f"{said}, spilt: {one}"
+        assert (one["local"], one["stack"]) == (0, 0), f"{said}, spilt: {one}"
         assert one["shared"] <= 1024, said
         figure("kernel of batches", said)
 
@@ -86,7 +77,9 @@ def test_batches_are_made_by_kernels_where_those_came_out_as_torch(
     [
         ((), True),
         (("training.augmentations.mixup=0.2", "training.augmentations.rotation=30.0"), True),
-        (("training.augmentations.lean=5.0",), False),
+        (("recipe=robust",), True),
+        (("training.augmentations.mask_frames=0.2",), False),
+        (("training.augmentations.motion=0.5", "training.augmentations.motion_from=mean"), False),
         (("training.augment=false",), False),
     ],
 )
@@ -131,14 +124,14 @@ def test_kernels_are_used_by_all_ranks_or_by_none(
     said: list[str],
 ) -> None:
     """Else their gradients would be of different roundings, and no run of one rank would be the same."""
-    for module, why in ((fused_cuda, steps), (launches, batches)):
+    for module, trying, why in ((fused_cuda, tried, steps), (launches, launches, batches)):
 
         def try_out(device: torch.device, of: Any = module, why: str | None = why) -> str | None:
             of._TRIED[0] = why is None
             return why
 
         monkeypatch.setattr(module, "_TRIED", {})
-        monkeypatch.setattr(module, "try_out", try_out)
+        monkeypatch.setattr(trying, "try_out", try_out)
     layer, problems = set_layer(["dataset=synthetic"])
     config = resolve([layer], TrainConfig, problems, detect=lambda: ("local", "")).config
     told: list[str] = []
