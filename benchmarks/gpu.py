@@ -52,23 +52,23 @@ SECTIONS = {
     "batches": Section(right.same_batches, 10),
     "logits": Section(right.stored_logits, 10),
     "losses": Section(right.plain_losses, 25),
-    "formats": Section(right.number_formats, 30),
+    "kernels": Section(kernels.kernels, 90),
+    "graph": Section(experiments.graph, 20),
     "waiting": Section(right.no_waiting, 10),
     "checkpoint": Section(right.checkpoint, 10),
-    "kernels": Section(kernels.kernels, 60),
+    "formats": Section(right.number_formats, 30),
     "job": Section(job.killed_job, 70),
     "epoch": Section(fast.own_epochs, 45),
     "plain epoch": Section(fast.plain_epoch, 80),
     "bench": Section(fast.bench, 90),
     "two ranks": Section(ranks.two_ranks, 30),
     "container": Section(job.in_container, 40),
-    "graph": Section(experiments.graph, 20),
     "compile": Section(partial(experiments.compiled, mode="default"), 50),
     "compile with graphs": Section(partial(experiments.compiled, mode="reduce-overhead"), 50),
     "ranks on one GPU": Section(ranks.shared_gpu, 30),
     "nccl on one GPU": Section(ranks.nccl_on_one, 20),
 }
-"""In the order in which they are worth having."""
+"""In the order in which they are worth having; ``kernels`` first of those that use some, since Triton makes them there."""
 
 PATIENCE, MORE_PATIENCE = 2, 6
 """How many times as long as expected a section may take; the latter on a CPU, whose cores others may use."""

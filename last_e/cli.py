@@ -23,7 +23,7 @@ from last_e.events import Ended, JsonLines, Message, Sink
 from last_e.layers import Resolved, is_of_another_machine, package_layer, resolve
 from last_e.manifest import DamagedCheckpoint, newest_whole
 from last_e.problems import ConfigError, Origin, Problem, nearest, show
-from last_e.process import run_module
+from last_e.process import importing, run_module
 from last_e.ranks.agent import GONE, Agent, OnlyItsEnd
 from last_e.ranks.fold import shares
 from last_e.ranks.lifeline import Lifeline, end_with_its_parent
@@ -286,9 +286,10 @@ def _train_here(
     """In this process, alone or as one of several ranks."""
     share_cores()
     try:
-        from last_e import train
-        from last_e.gpu import NoGpu, has_no_memory, is_lost
-        from last_e.ranks.group import PeerGone, RanksDiffer, Seat
+        with importing():
+            from last_e import train
+            from last_e.gpu import NoGpu, has_no_memory, is_lost
+            from last_e.ranks.group import PeerGone, RanksDiffer, Seat
     except ModuleNotFoundError as error:
         return Failed("no_gpu", f"{error.name} is not installed; from a clone of lastrun: pip install '.[train]'")
     seat = None if args.rank is None else Seat(args.rank, _ranks(config), args.meeting, args.here)

@@ -100,19 +100,20 @@ def evaluate(
     model.eval()
     rows = torch.zeros(len(batches), 4, dtype=torch.float64, device=device)  # of each batch: loss, hits, hits among 5, clips
     done, stopped = 0, False
-    for number, batch in zip(batches.share, batches):
-        batch = batch.to(device)
-        logits = logits_of(model, batch, precision)
-        loss = F.cross_entropy(logits, batch.label, reduction="sum").double()
-        among = logits.topk(min(5, logits.shape[1]), dim=1).indices
-        ranked = among == batch.label[:, None]
-        if said is not None:
-            probability = logits.softmax(1).gather(1, among[:, :1])[:, 0]
-            said[number * batches.batch_size :][: len(logits)] = torch.stack([among[:, 0].float(), probability], dim=1)
-        rows[number] = torch.stack([loss, ranked[:, 0].sum(), ranked.sum(), torch.full_like(loss, len(ranked))])
-        done += len(batch.label)
-        if stopped := not going_on(done):
-            break
+    with torch.autocast(device.type, enabled=False):  # around all batches: weights in half precision are kept until its end
+        for number, batch in zip(batches.share, batches):
+            batch = batch.to(device)
+            logits = logits_of(model, batch, precision)
+            loss = F.cross_entropy(logits, batch.label, reduction="sum").double()
+            among = logits.topk(min(5, logits.shape[1]), dim=1).indices
+            ranked = among == batch.label[:, None]
+            if said is not None:
+                probability = logits.softmax(1).gather(1, among[:, :1])[:, 0]
+                said[number * batches.batch_size :][: len(logits)] = torch.stack([among[:, 0].float(), probability], dim=1)
+            rows[number] = torch.stack([loss, ranked[:, 0].sum(), ranked.sum(), torch.full_like(loss, len(ranked))])
+            done += len(batch.label)
+            if stopped := not going_on(done):
+                break
     if group.agree(stopped):
         return None
     group.fill(rows)

@@ -9,7 +9,7 @@ number of rows, recorded when it is met again, and nothing is padded, so that ba
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from last_e import rng
 from last_e.config import TrainConfig
-from last_e.data.batches import Piece, TrainBatches
+from last_e.data.batches import Batch, Piece, TrainBatches
 from last_e.gpu import NoGpu, is_lost
 from last_e.precision import Precision
 from last_e.state import State, train_step
@@ -30,6 +30,8 @@ MOST_GRAPHS = 64
 """Of different numbers of rows; a step of several micro-batches has one for each combination. Others go without."""
 
 Step = Callable[[], None]
+Parts = Sequence[Piece | Batch]
+"""Of a step: what batches are made of on the device, or batches that the host has made."""
 
 
 class Capture(Protocol):
@@ -74,7 +76,7 @@ class CudaCapture:
 
 
 class Graphs:
-    """Training steps on batches that are made on the device, recorded as they come.
+    """Training steps, recorded as they come: with the making of their batches where the device has the clips.
 
     A step of rows that were not met before is done as ever; when they are met again it is recorded, and played from then on. So
     every step is done once, whichever way, and in no other order.
@@ -92,9 +94,9 @@ class Graphs:
         self._state, self._train, self._config, self._precision = state, train, config, precision
         self._capture, self._told = capture, told
         self._met: Counter[tuple[int, ...]] = Counter()
-        self._inputs: dict[tuple[int, ...], list[Piece]] = {}
+        self._inputs: dict[tuple[int, ...], Parts] = {}
         self._recorded: dict[tuple[int, ...], Step] = {}
-        self._keys: dict[int, Tensor] = {}
+        self._keys: rng.Keys | None = None
         self._epoch: int | None = None
         self.working = True
         """False once recording has failed; ``told`` was told why."""
@@ -104,11 +106,16 @@ class Graphs:
         """How many there are."""
         return len(self._recorded)
 
-    def step(self, pieces: list[Piece], epoch: int, lr: float) -> None:
-        """One optimizer step, as :func:`last_e.state.train_step` does it on the batches of ``pieces``, of an epoch from 0."""
+    def parts(self, epoch: int, first_step: int = 0) -> Iterator[Parts]:
+        """What the steps of an epoch are given, from ``first_step`` on."""
+        there = self._train.clips.joints.device.type == self._state.device.type
+        return (self._train.drafts if there else self._train.epoch)(epoch, first_step)
+
+    def step(self, parts: Parts, epoch: int, lr: float) -> None:
+        """One optimizer step, as :func:`last_e.state.train_step` does it on the batches of ``parts``, of an epoch from 0."""
         self._state.set_rate(lr)
-        rows = tuple(len(piece.owner) for piece in pieces)
-        run = partial(self._run, self._put(rows, pieces, epoch))
+        rows = tuple(len(part.owner) for part in parts)
+        run = partial(self._run, self._put(rows, parts, epoch))
         if rows not in self._recorded and self._is_due(rows):
             self._record(rows, run)
         if rows in self._recorded:
@@ -122,24 +129,27 @@ class Graphs:
     def _is_due(self, rows: tuple[int, ...]) -> bool:
         return self.working and self._met[rows] > 0 and self._met.total() >= WARM_UP and self.count < MOST_GRAPHS
 
-    def _put(self, rows: tuple[int, ...], pieces: list[Piece], epoch: int) -> list[Piece]:
+    def _put(self, rows: tuple[int, ...], parts: Parts, epoch: int) -> Parts:
         """The inputs, where steps of so many rows look for them."""
-        if not self._keys:
-            zero = torch.zeros((), dtype=torch.int64, device=self._state.device)
-            self._keys = {purpose: zero.clone() for purpose in rng.PURPOSES}
+        device = self._state.device
+        if self._keys is None:
+            self._keys = rng.Keys(device)
         if epoch != self._epoch:
-            for purpose, place in self._keys.items():
-                place.fill_(rng.key(self._config.training.seed, purpose, epoch))
+            self._keys.set(self._config.training.seed, epoch)
             self._epoch = epoch
         if rows not in self._inputs:
-            self._inputs[rows] = [Piece(*(tensor.clone() for tensor in piece)) for piece in pieces]
-        for inputs, piece in zip(self._inputs[rows], pieces):
-            for place, new in zip(inputs, piece):
-                place.copy_(new)
+            self._inputs[rows] = [part.of(partial(torch.empty_like, device=device)) for part in parts]
+        pins = self._config.hardware.pin_memory and device.type == "cuda"
+        for inputs, part in zip(self._inputs[rows], parts):
+            for place, new in zip(_tensors(inputs), _tensors(part)):
+                # Page-locked memory is not used anew before the device has it, so nobody waits.
+                place.copy_(new.pin_memory() if pins and new.device.type == "cpu" else new, non_blocking=True)
         return self._inputs[rows]
 
-    def _run(self, inputs: list[Piece]) -> None:
-        batches = [self._train.make(piece, self._keys.__getitem__) for piece in inputs]
+    def _run(self, inputs: Parts) -> None:
+        keys = self._keys
+        assert keys is not None
+        batches = [part if isinstance(part, Batch) else self._train.make(part, keys) for part in inputs]
         train_step(self._state, batches, None, self._config, self._precision, parts=self._train.parts)
 
     def _record(self, rows: tuple[int, ...], run: Step) -> None:
@@ -157,6 +167,18 @@ class Graphs:
             self._told(f"CUDA graphs: off ({reason}); training goes on without")
 
 
+def _tensors(part: Piece | Batch) -> list[Tensor]:
+    """All that a part has, in the same order each time."""
+    found: list[Tensor] = []
+
+    def seen(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    part.of(seen)
+    return found
+
+
 def graphs_for(
     state: State, train: TrainBatches, config: TrainConfig, precision: Precision, ranks: int, told: Callable[[str], None]
 ) -> Graphs | None:
@@ -172,10 +194,6 @@ def graphs_for(
         reason = "training on a CPU"
     elif ranks > 1:
         reason = "several ranks add their gradients between a step's parts"
-    elif train.clips.joints.device.type != "cuda":
-        reason = "batches are made by the host"
-    elif train.mixes:
-        reason = "training.augmentations.mixup has the host choose which clips are mixed"
     else:
         told("CUDA graphs: one for each number of rows, recorded when it is met again")
         return Graphs(state, train, config, precision, CudaCapture(state.device), told)

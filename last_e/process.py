@@ -6,6 +6,7 @@ Python before 3.11 has no switch for that.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -44,6 +45,20 @@ def notices_held() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Meanwhile Python looks for no garbage, and at what is there afterwards it never looks again: modules make next to none,
+    they stay, and going through them over and over is a sixth of the time that they take to be imported."""
+    before = len(sys.modules)
+    gc.disable()
+    try:
+        yield
+    finally:
+        if len(sys.modules) > before:
+            gc.freeze()
+        gc.enable()
 
 
 def have_standard_streams() -> None:

@@ -46,6 +46,23 @@ def key_of(seed: int, epoch: int, purpose: int) -> int:
     return key(seed, purpose, epoch)
 
 
+class Keys:
+    """The keys of an epoch in a device's memory, where what is recorded there reads them."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.table = torch.zeros(len(PURPOSES) + 1, dtype=torch.int64, device=device)
+        """Each at the place of its purpose's number."""
+
+    def set(self, seed: int, epoch: int) -> None:
+        """Those of another epoch."""
+        for purpose in PURPOSES:
+            self.table[purpose].fill_(key(seed, purpose, epoch))
+
+    def __call__(self, purpose: int) -> Tensor:
+        """That of a purpose: ()."""
+        return self.table[purpose]
+
+
 def random_bits(key: Key, index: Tensor, columns: int) -> Tensor:
     """32 random bits for each index and column: (len(index), columns) int64, on the device of ``index`` (int64)."""
     row = _mix((_mix(index & _MASK ^ key) + (index >> 32)) & _MASK)

@@ -22,6 +22,7 @@ from torch import Tensor
 from last_e import checkpoint
 from last_e.choosing import CHOSEN_ON_TEST
 from last_e.config import TrainConfig, effective_batch
+from last_e.data import launches
 from last_e.data.augment import Mirror
 from last_e.data.balance import weights_of
 from last_e.data.batches import TestBatches, TrainBatches
@@ -40,7 +41,7 @@ from last_e.init.read import read_weights
 from last_e.known import description_of
 from last_e.manifest import Manifest
 from last_e.metrics import History
-from last_e.model import fused, fused_cuda
+from last_e.model import fused, fused_cuda, tried
 from last_e.model.network import LastE
 from last_e.optim import build_optimizer
 from last_e.points import Points
@@ -62,6 +63,8 @@ _LOOK_EVERY = 16
 COMPILING = {5.0: "numba compiles loops for this CPU, once: up to a minute on a slow one ..."}
 COMPILING |= {seconds: f"numba still compiles ({seconds:.0f}s)" for seconds in (20.0, 40.0, 80.0, 160.0)}
 """What is told of loops that are not there yet, after so many seconds: loading them takes less than the first."""
+ELSEWHERE = "another rank cannot use them"
+"""Why kernels are not used that came out right here."""
 GPU_SHARE = 0.5
 """Most of a GPU's free memory that the clips may take."""
 
@@ -102,7 +105,7 @@ def run(
     precision = choose_precision(config, device)
     workers = set_up_torch(config, device, sink, group.here)
     load_loops(config, device, sink)
-    load_kernels(config, device, sink)
+    load_kernels(config, device, sink, group)
     sink.emit(Message(f"device: {device.type} ({why}); precision: {precision.reason}"))
 
     clips = load_clips(config)
@@ -471,8 +474,8 @@ class Session:
 def _steps(session: Session, epoch: int, first: int) -> Iterator[Callable[[], None]]:
     """Those of an epoch, each to be done before the next is asked for."""
     if session.graphs is not None:
-        for pieces in session.train.drafts(epoch, first):
-            yield partial(session.graphs.step, pieces, epoch, session._rate())
+        for parts in session.graphs.parts(epoch, first):
+            yield partial(session.graphs.step, parts, epoch, session._rate())
         return
     more = session.config, session.precision, session.group, session.train.parts
     for batches in session.train.epoch(epoch, first):
@@ -660,21 +663,30 @@ def load_loops(config: TrainConfig, device: torch.device, sink: Sink) -> None:
         sink.emit(Message("numba: none that works here; training takes about 1.2 times as long with torch alone"))
 
 
-def load_kernels(config: TrainConfig, device: torch.device, sink: Sink) -> None:
-    """Have the kernels for a GPU compute a little, which Triton makes for it then, and say so where they are not used."""
+def load_kernels(config: TrainConfig, device: torch.device, sink: Sink, group: Group = ALONE) -> None:
+    """Have the kernels for a GPU compute a little, which Triton makes for it then, and say so where they are not used: they are
+    by all ranks or by none."""
     if device.type != "cuda":
         return
     if config.hardware.kernels == "off":
         fused_cuda.leave(device)
+        launches.leave(device)
         return
     slow = threading.Timer(5.0, sink.emit, [Message("Triton makes kernels for this GPU (some seconds) ...")])
     slow.start()
     try:
-        why_not = fused_cuda.try_out(device)
+        why_not = tried.try_out(device)
     finally:
         slow.cancel()
-    if why_not is not None:
-        sink.emit(Message(f"kernels: torch's own alone ({why_not})"))
+    why_no_batches = why_not or launches.try_out(device)
+    missing = group.agree((why_not is not None) + (why_no_batches is not None))
+    if missing > 1:
+        fused_cuda.leave(device)
+        launches.leave(device)
+        sink.emit(Message(f"kernels: torch's own alone ({why_not or ELSEWHERE})"))
+    elif missing:
+        launches.leave(device)
+        sink.emit(Message(f"kernels: batches are made by torch's own ({why_no_batches or ELSEWHERE})"))
 
 
 def _epochs_done(state: State, steps_per_epoch: int) -> int:

@@ -118,6 +118,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
     for name, value in (figure for report in reports if report.when == "call" for figure in report.user_properties):
         terminalreporter.write_line(f"figure: {name}: {value}")
+    lasted: dict[str, float] = {}
+    for report in (one for kind in terminalreporter.stats.values() for one in kind if isinstance(one, pytest.TestReport)):
+        if group := re.search(r"@([\w ]+)$", report.nodeid):  # as pytest-xdist writes it
+            lasted[group[1]] = lasted.get(group[1], 0.0) + report.duration
+    for name in sorted(lasted, key=lambda name: -lasted[name]):  # the longest is what all others wait for
+        terminalreporter.write_line(f"group {name}: {lasted[name]:.0f} s, one test after the other")
     for path in _LEFT:
         terminalreporter.write_line(f"outside the tests' own folders: {path} was written while they ran", red=True)
     if os.environ.get("LASTRUN_NO_SKIPS") and terminalreporter.stats.get("skipped"):

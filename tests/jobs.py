@@ -82,26 +82,18 @@ class Run:
         return jobs_in(self.store)[0]
 
     def wait_for(self, what: Any, seconds: float = PATIENCE) -> None:
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
+        for _ in looks(seconds):
             if jobs_in(self.store) and what(self.job):
                 return
             assert self.process.poll() is None, self.process.communicate()[0]
-            time.sleep(0.02)
-        raise AssertionError("it did not come to pass")
 
     @contextmanager
     def held(self, what: Any) -> Iterator[int]:
         """The trainer stands still from when something has come to pass until the block ends: however slow the block is, it
         strikes in the middle. What the trainer is sent meanwhile it takes when it goes on."""
         self.wait_for(what)
-        trainer = trainer_of(self.job)
-        stand_still(trainer)
-        try:
+        with at_rest(self.job) as trainer:
             yield trainer
-        finally:
-            with suppress(ProcessLookupError):
-                os.kill(trainer, signal.SIGCONT)
 
     def settles_as(self, state: str) -> None:
         """A killed process takes a moment to be gone."""
@@ -123,10 +115,19 @@ class Run:
 
 
 def wait_until(what: Callable[[], object], seconds: float = PATIENCE) -> None:
+    for _ in looks(seconds):
+        if what():
+            return
+
+
+def looks(seconds: float) -> Iterator[None]:
+    """One after the other, until something has come to pass; they take a third of a core, whatever one of them takes."""
     deadline = time.monotonic() + seconds
-    while not what():
+    while True:
+        began = time.monotonic()
+        yield
         assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.02)
+        time.sleep(min(max(0.02, 2 * (time.monotonic() - began)), 0.3))
 
 
 def some_step_is_stored(job: Job) -> bool:
@@ -179,6 +180,20 @@ def trainer_of(job: Job) -> int:
     """The process that trains for a job on this machine, in a container or outside."""
     [found] = trainers_of(job)
     return found
+
+
+@contextmanager
+def at_rest(job: Job) -> Iterator[int]:
+    """A job whose trainer, once there is one, stands still until the block ends: if it went on, it would take a core from all
+    other tests."""
+    wait_until(lambda: trainers_of(job))
+    trainer = trainer_of(job)
+    stand_still(trainer)
+    try:
+        yield trainer
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(trainer, signal.SIGCONT)
 
 
 def trainers_of(job: Job) -> list[int]:

@@ -5,12 +5,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import partial
 from itertools import count
 from typing import Any
 
 from benchmarks.sections.common import Task, relative, some_clips
-from last_e import rng
 from last_e.bench.contenders import Own, synchronize
 from last_e.graphs import CudaCapture, Graphs, Step
 from last_e.state import train_step
@@ -43,7 +41,8 @@ def compiled(task: Task, mode: str) -> dict[str, Any]:
     """Training steps on one batch, with the network compiled in this ``mode``: clips per second, seconds to compile."""
     if task.quick and mode != "default":
         return {"not_there": "without a compiler's back end all modes are one"}
-    own = Own(task.config, some_clips(task), task.device)
+    hardware = task.config.hardware.model_copy(update={"kernels": "off"})  # what it is to be instead of
+    own = Own(task.config.model_copy(update={"hardware": hardware}), some_clips(task), task.device)
     step = next(own.batches.epoch(0))
 
     def train() -> None:
@@ -95,17 +94,16 @@ def _trained(task: Task, *, recorded: bool) -> tuple[list[float], float, int, fl
     own.state.keep_rate_on_device()
     capture = CudaCapture(task.device) if task.device.type == "cuda" else _Eager()
     graphs = Graphs(own.state, own.batches, task.config, own.precision, capture, told.append)
-    numbered = enumerate((epoch, pieces) for epoch in count() for pieces in own.batches.drafts(epoch))
+    steps = graphs.parts if recorded else own.batches.epoch
+    numbered = enumerate((epoch, parts) for epoch in count() for parts in steps(epoch))
 
     def train() -> None:
-        number, (epoch, pieces) = next(numbered)
+        number, (epoch, parts) = next(numbered)
         lr = 0.01 + 0.0005 * (number % 7)
         if recorded:
-            graphs.step(pieces, epoch, lr)
+            graphs.step(parts, epoch, lr)
         else:
-            key = partial(rng.key_of, task.config.training.seed, epoch)
-            batches = [own.batches.make(piece, key) for piece in pieces]
-            train_step(own.state, batches, lr, task.config, own.precision, parts=own.batches.parts)
+            train_step(own.state, parts, lr, task.config, own.precision, parts=own.batches.parts)
 
     begin, losses = time.perf_counter(), []
     for _ in range(FEW_STEPS if task.quick else STEPS):

@@ -49,7 +49,7 @@ class Own:
 
     def __init__(self, config: TrainConfig, clips: Clips, device: torch.device, group: Group = ALONE) -> None:
         workers = set_up_torch(config, device, Discard(), group.here)
-        load_kernels(config, device, Discard())
+        load_kernels(config, device, Discard(), group)
         everything = torch.arange(len(clips))
         self.config, self.device, self.group = config, device, group
         self.precision = choose_precision(config, device)
@@ -95,9 +95,9 @@ class Own:
             self.batches.clips, index, self.config.training, micro_batch, noise, rank=group.rank, ranks=group.size
         )
         if (graphs := self._graphs(there)) is not None:
-            pieces = next(there.drafts(0))
+            parts = next(graphs.parts(0))
             while True:
-                graphs.step(pieces, 0, 0.01)
+                graphs.step(parts, 0, 0.01)
                 yield self.batches.batch
         step = [batch.to(self.device) for batch in next(there.epoch(0))]
         while True:
@@ -109,8 +109,8 @@ class Own:
         """Training steps on batches as they are made, as an epoch goes."""
         if self.graphs is not None:
             for number in count():
-                for pieces in self.batches.drafts(number):
-                    self.graphs.step(pieces, number, 0.01)
+                for parts in self.graphs.parts(number):
+                    self.graphs.step(parts, number, 0.01)
                     yield self.batches.batch
         for step in self._forever():
             train_step(self.state, step, 0.01, self.config, self.precision)

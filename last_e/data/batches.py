@@ -6,7 +6,7 @@ They are made where the clips are: in the memory of the GPU that trains, or in t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass
@@ -18,17 +18,19 @@ from torch import Tensor
 
 from last_e import rng
 from last_e.config import TrainingConfig, cuts, effective_batch
-from last_e.data import augment, transform
+from last_e.data import augment, launches, transform
 from last_e.data.augment import Mirror
 from last_e.data.balance import balanced_order
 from last_e.data.clips import Clips
-from last_e.data.shown import Spoil, augmented, still
+from last_e.data.launches import KernelRows
+from last_e.data.shown import Spoil, TorchRows, still, weight
 from last_e.model.network import Noise
 from last_e.problems import ConfigError, Problem
 from last_e.ranks.fold import shares
 from last_e.rng import KeyOf
 
 AHEAD_PER_WORKER = 2
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -64,13 +66,15 @@ class Batch:
         def move(tensor: Tensor) -> Tensor:
             return (tensor.pin_memory() if pin else tensor).to(device, non_blocking=pin)
 
-        if self.label.device.type == device.type:
-            return self
-        streams = {name: move(stream) for name, stream in self.streams.items()}
-        weight = None if self.row_weight is None else move(self.row_weight)
-        noise = None if self.noise is None else Noise(*map(move, self.noise))
-        mixed = None if self.mixed is None else Mixed(*map(move, self.mixed))
-        return Batch(streams, move(self.owner), move(self.label), weight, noise, mixed)
+        return self if self.label.device.type == device.type else self.of(move)
+
+    def of(self, made: Callable[[Tensor], Tensor]) -> Batch:
+        """The same with what is ``made`` of each tensor."""
+        streams = {name: made(stream) for name, stream in self.streams.items()}
+        weight = None if self.row_weight is None else made(self.row_weight)
+        noise = None if self.noise is None else Noise(*map(made, self.noise))
+        mixed = None if self.mixed is None else Mixed(*map(made, self.mixed))
+        return Batch(streams, made(self.owner), made(self.label), weight, noise, mixed)
 
 
 def average_bodies(rows: Tensor, batch: Batch) -> Tensor:
@@ -106,6 +110,10 @@ class Order:
         position = torch.arange(begin, end, device=index.device)
         return Piece(position, index, self._owner[first:last] - begin, self._body[first:last])
 
+    def at(self, position: Tensor) -> Tensor:
+        """Which clips of the data set stand at ``position`` (n,)."""
+        return self._index[position]
+
 
 class Piece(NamedTuple):
     """n clips of an :class:`Order` and their r rows."""
@@ -118,11 +126,14 @@ class Piece(NamedTuple):
     """(r,) int64: which of the n clips a row belongs to."""
     body: Tensor
     """(r,) int64: which of its bodies."""
+    other_position: Tensor | None = None
+    """(n,) int64: where in the order the clips stand that these are mixed with; None: they are not mixed."""
+    other_clip: Tensor | None = None
+    """(n,) int64: which of the data set those are."""
 
-    def row_weight(self, clips: Clips) -> Tensor | None:
-        """(r,) one over the number of bodies of the row's clip; None where every clip has one."""
-        single = len(self.owner) == len(self.clip)
-        return None if single else clips.bodies[self.clip].float().reciprocal()[self.owner]
+    def of(self, made: Callable[[Tensor], Tensor]) -> Piece:
+        """The same with what is ``made`` of each tensor."""
+        return Piece(*(one if one is None else made(one) for one in self))  # type: ignore[arg-type]
 
 
 class TrainBatches:
@@ -171,14 +182,12 @@ class TrainBatches:
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[Batch]]:
         """The steps of an epoch from ``first_step`` on, each as the micro-batches of this share."""
-        order, key = self._order(epoch), partial(rng.key_of, self.config.seed, epoch)
+        key = self._keys(epoch)
 
-        def made(step: int) -> list[Batch]:
-            if self.mixes:
-                return [self._with_others(epoch, order, step, *part) for part in self._ends(step)]
-            return [self.make(order.piece(*part), key) for part in self._ends(step)]
+        def made(pieces: list[Piece]) -> list[Batch]:
+            return [self.make(piece, key) for piece in pieces]
 
-        return prefetch(made, range(first_step, self.steps), self.workers)
+        return prefetch(made, self.drafts(epoch, first_step), self.workers)
 
     @property
     def mixes(self) -> bool:
@@ -186,10 +195,18 @@ class TrainBatches:
         return self.config.augment and self.config.augmentations.mixup is not None
 
     def drafts(self, epoch: int, first_step: int = 0) -> Iterator[list[Piece]]:
-        """The same as :meth:`epoch`, of which :meth:`make` is still to make the batches; not where clips are mixed."""
+        """The same as :meth:`epoch`, of which :meth:`make` is still to make the batches."""
         order = self._order(epoch)
         for step in range(first_step, self.steps):
-            yield [order.piece(*part) for part in self._ends(step)]
+            yield [self._piece(order, epoch, step, *part) for part in self._ends(step)]
+
+    def _keys(self, epoch: int) -> KeyOf:
+        """Where a GPU's kernels make the batches, they read the keys there."""
+        if not launches.used_for(self.clips, self.config):
+            return partial(rng.key_of, self.config.seed, epoch)
+        keys = rng.Keys(self.clips.joints.device)
+        keys.set(self.config.seed, epoch)
+        return keys
 
     def _order(self, epoch: int) -> Order:
         if self.config.sampler == "balanced":
@@ -211,53 +228,38 @@ class TrainBatches:
         size, larger = divmod(self.config.batch_size, self.cuts)
         return size + (part % self.cuts < larger)
 
+    def _piece(self, order: Order, epoch: int, step: int, begin: int, end: int) -> Piece:
+        """Clips of a step, each with the one that it is mixed with, where they are: that stands some places further in the
+        step, as far for all of them; behind the step's end its beginning follows."""
+        piece = order.piece(begin, end)
+        if not self.mixes:
+            return piece
+        first = step * self.batch
+        away = 1 + rng.host_bits(rng.key(self.config.seed, rng.PARTNER, epoch), step) % (self.batch - 1)
+        other = first + (piece.position + (away - first)) % self.batch
+        return piece._replace(other_position=other, other_clip=order.at(other))
+
     def make(self, piece: Piece, key: KeyOf) -> Batch:
         """A micro-batch. All random numbers hang on the clips' positions in the epoch."""
-        if self.config.augment:
-            return self._batch(piece, key, *self._shown(key, piece))
-        _, clip, owner, body = piece
-        joints = still(self.clips, self.placement, clip, owner, body, self.config.input_frames)
-        return self._batch(piece, key, joints, self.clips.label[clip])
+        position, clip, owner, body, other_position, other_clip = piece
+        rows = self._rows(key, position, clip, owner, body)
+        label, weight, noise = rows.others(self.noise_shape)
+        if other_position is None or other_clip is None:
+            return Batch(rows.streams(), owner, label, weight, noise)
+        # Of one that has fewer bodies than the other some count twice; if it is the other that has more, some do not count.
+        bodies = body % self.clips.bodies[other_clip][owner]
+        others = self._rows(key, other_position, other_clip, owner, bodies)
+        share = augment.larger_share(key(rng.MIXUP), position, self.config.augmentations.mixup or 0.0)
+        joints = torch.lerp(others.joints(), rows.joints(), share[owner][:, None, None, None])
+        mixed = Mixed(others.labels(), share)
+        return Batch(transform.to_streams(joints, self.clips.skeleton), owner, label, weight, noise, mixed)
 
-    def _batch(self, piece: Piece, key: KeyOf, joints: Tensor, label: Tensor, mixed: Mixed | None = None) -> Batch:
-        width, blocks = self.noise_shape
-        noise = Noise(
-            rng.uniform(key(rng.DROPOUT), piece.position, width)[piece.owner],
-            rng.uniform(key(rng.DROP_PATH), piece.position, blocks)[piece.owner],
-        )
-        streams, weight = transform.to_streams(joints, self.clips.skeleton), piece.row_weight(self.clips)
-        return Batch(streams, piece.owner, label, weight, noise, mixed)
-
-    def _shown(self, key: KeyOf, piece: Piece) -> tuple[Tensor, Tensor]:
-        return augmented(self.clips, self.placement, self.mirror, self.config, key, *piece)
-
-    def _with_others(self, epoch: int, order: Order, step: int, begin: int, end: int) -> Batch:
-        """Clips, each mixed with the one that stands some places further in the step, as far for all of them; behind the step's
-        end its beginning follows. Of one that has fewer bodies than the other some count twice; if it is the other that has
-        more, some of those do not count."""
-        concentration, piece = self.config.augmentations.mixup, order.piece(begin, end)
-        key = partial(rng.key_of, self.config.seed, epoch)
-        assert concentration is not None
-        joints, label = self._shown(key, piece)
-        n, first = len(label), step * self.batch
-        away = 1 + rng.host_bits(rng.key(self.config.seed, rng.PARTNER, epoch), step) % (self.batch - 1)
-        other = torch.arange(n, device=label.device)
-        others, labels, clips, owner = joints, label, piece.clip, piece.owner
-        if n == self.batch:  # they are all here
-            other = (other + away) % n
-        else:
-            at = first + (begin - first + away) % self.batch
-            end = min(at + n, first + self.batch)
-            pieces = [order.piece(at, end), *([order.piece(first, first + n - (end - at))] if end - at < n else [])]
-            made = [self._shown(key, one) for one in pieces]
-            others, labels = torch.cat([one for one, _ in made]), torch.cat([one for _, one in made])
-            clips = torch.cat([one.clip for one in pieces])
-            owner = torch.cat([pieces[0].owner, *(one.owner + end - at for one in pieces[1:])])
-        bodies, begins = self.clips.bodies[clips][other], torch.searchsorted(owner, other)
-        row = begins[piece.owner] + piece.body % bodies[piece.owner]
-        share = augment.larger_share(key(rng.MIXUP), piece.position, concentration)
-        mixed = torch.lerp(others[row], joints, share[piece.owner][:, None, None, None])
-        return self._batch(piece, key, mixed, label, Mixed(labels[other], share))
+    def _rows(self, key: KeyOf, *rows: Tensor) -> TorchRows | KernelRows:
+        """By the kernels where these find the keys they need."""
+        given = self.clips, self.placement, self.mirror, self.config
+        if isinstance(key, rng.Keys) and launches.used_for(self.clips, self.config):
+            return KernelRows(*given, key, *rows)
+        return TorchRows(*given, key, *rows)
 
 
 class TestBatches:
@@ -306,13 +308,13 @@ class TestBatches:
     def _batch(self, number: int) -> Batch:
         begin = number * self.batch_size
         piece = self._order.piece(begin, min(begin + self.batch_size, len(self.index)))
-        _, index, owner, body = piece
+        index, owner, body = piece.clip, piece.owner, piece.body
         joints = still(self.clips, self.placement, index, owner, body, self.frames, self.begin, self.spoil)
         if self.mirror is not None:
             joints = augment.swapped(joints, self.mirror)
             joints[..., 0].neg_()
-        streams, weight = transform.to_streams(joints, self.clips.skeleton), piece.row_weight(self.clips)
-        return Batch(streams, owner, self.clips.label[index], weight)
+        streams = transform.to_streams(joints, self.clips.skeleton)
+        return Batch(streams, owner, self.clips.label[index], weight(self.clips, index, owner))
 
 
 def rows_of(bodies: Tensor) -> tuple[Tensor, Tensor]:
@@ -321,8 +323,8 @@ def rows_of(bodies: Tensor) -> tuple[Tensor, Tensor]:
     return owner, torch.arange(len(owner)) - (bodies.cumsum(0) - bodies)[owner]
 
 
-def prefetch(make: Callable[[int], T], numbers: range, workers: int) -> Iterator[T]:
-    """``make`` of each number in order, prepared ahead by ``workers`` threads (torch releases the interpreter's lock)."""
+def prefetch(make: Callable[[S], T], numbers: Iterable[S], workers: int) -> Iterator[T]:
+    """``make`` of each of them in order, prepared ahead by ``workers`` threads (torch releases the interpreter's lock)."""
     if workers == 0:
         yield from map(make, numbers)
         return

@@ -13,6 +13,7 @@ from last_e.data import augment, transform
 from last_e.data.augment import Mirror
 from last_e.data.clips import Clips
 from last_e.data.placement import Placement
+from last_e.model.network import Noise
 from last_e.rng import KeyOf
 
 
@@ -80,6 +81,66 @@ def augmented(
     if more.mask_frames is not None:
         joints = augment.without_frames(key(rng.MASK_FRAMES), person, joints, more.mask_frames)
     return joints, label
+
+
+class TorchRows:
+    """Rows of clips as an epoch shows them, by torch's operations.
+
+    Args:
+        clips: the data set.
+        placement: of each of its clips.
+        mirror: what changes places in a mirror, for a recipe that mirrors.
+        recipe: ``training``.
+        key: of each purpose, in the epoch.
+        position: (n,) where in the epoch's order clips stand.
+        clip: (n,) which of the data set they are.
+        owner: (r,) which of the n clips a row is of.
+        body: (r,) which of its bodies.
+    """
+
+    def __init__(
+        self,
+        clips: Clips,
+        placement: Placement,
+        mirror: Mirror | None,
+        recipe: TrainingConfig,
+        key: KeyOf,
+        position: Tensor,
+        clip: Tensor,
+        owner: Tensor,
+        body: Tensor,
+    ) -> None:
+        self._clips, self._key, self._rows = clips, key, (position, clip, owner)
+        if recipe.augment:
+            self._joints, self._label = augmented(clips, placement, mirror, recipe, key, position, clip, owner, body)
+        else:
+            self._joints, self._label = still(clips, placement, clip, owner, body, recipe.input_frames), clips.label[clip]
+
+    def streams(self) -> dict[str, Tensor]:
+        """Joint, velocity and bone, each (r, 3, T, V)."""
+        return transform.to_streams(self._joints, self._clips.skeleton)
+
+    def joints(self) -> Tensor:
+        """(r, T, V, 3)."""
+        return self._joints
+
+    def labels(self) -> Tensor:
+        """(n,), as they are in a mirror."""
+        return self._label
+
+    def others(self, noise: tuple[int, int]) -> tuple[Tensor, Tensor | None, Noise]:
+        """Labels (n,); the :func:`weight` of each row; so many columns of dropout and drop path."""
+        position, clip, owner = self._rows
+        dropout, drop_path = (
+            rng.uniform(self._key(purpose), position, width)[owner]
+            for purpose, width in zip((rng.DROPOUT, rng.DROP_PATH), noise)
+        )
+        return self._label, weight(self._clips, clip, owner), Noise(dropout, drop_path)
+
+
+def weight(clips: Clips, clip: Tensor, owner: Tensor) -> Tensor | None:
+    """(r,) one over the number of bodies of the row's clip; None where each of the clips (n,) has one row."""
+    return None if len(owner) == len(clip) else clips.bodies[clip].float().reciprocal()[owner]
 
 
 class Spoil(NamedTuple):

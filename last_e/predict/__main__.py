@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from last_e.light import import_torch_lightly
+from last_e.process import importing
 
 
 def main(number: int) -> int:
@@ -24,12 +25,13 @@ def main(number: int) -> int:
     def say(values: dict[str, Any]) -> None:
         print(json.dumps(values), flush=True)
 
-    from last_e.config import TrainConfig
-    from last_e.datafile import DataError
-    from last_e.gpu import NoGpu
-    from last_e.manifest import DamagedCheckpoint
-    from last_e.predict.network import Asked, Network, predict
-    from last_e.refusal import refusal
+    with importing():
+        from last_e.config import TrainConfig
+        from last_e.datafile import DataError
+        from last_e.gpu import NoGpu
+        from last_e.manifest import DamagedCheckpoint
+        from last_e.predict.network import Asked, Network, predict
+        from last_e.refusal import refusal
 
     try:
         network = Network(Path(asked["folder"]), TrainConfig.model_validate(asked["config"]), asked["ema"])

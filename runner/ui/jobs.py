@@ -23,7 +23,8 @@ from runner.view.wanted import STOPPING
 
 LOOKS_FOR = 60.0
 """Seconds after a request in which somebody still looks."""
-_AT_ONCE = 64
+_AT_ONCE, _ON_A_SCREEN = 64, 20
+"""Read together, and first of all, before anything is known."""
 _RECENT, _RECENT_SECONDS, _OLD_SECONDS = 50, 15.0, 300.0
 """The newest that have ended are read again after so long, the others seldom."""
 _MOVING_AT_ONCE = 32
@@ -228,7 +229,7 @@ class Jobs:
         pace = FOLLOW_SECONDS * max(1.0, sum(known.moves for known in ordered) / _MOVING_AT_ONCE)
         due = [known for place, known in enumerate(ordered) if known.is_due(now, pace, place < _RECENT)]
         due.sort(key=lambda known: known.read_at is None)  # those that move before those that are new, which may be many
-        some = due[:_AT_ONCE]
+        some = due[: _AT_ONCE if any(known.facts for known in ordered[:_ON_A_SCREEN]) else _ON_A_SCREEN]
         if some:
             asked = [known.asked for known in some]
             told = self.store.in_parallel([known.read for known in some])

@@ -31,7 +31,7 @@ from runner.store.directory import DirectoryStore
 from runner.store.open import open_store
 from tests.conftest import Cli
 from tests.hub import Hub
-from tests.jobs import PATIENCE, command_lines, jobs_in, some_step_is_stored
+from tests.jobs import PATIENCE, at_rest, command_lines, jobs_in, some_step_is_stored
 from tests.sky_server import SkyServer
 from tests.slurm import Slurm
 from tests.sshd import Sshd
@@ -163,10 +163,10 @@ CASES = [
     pytest.param("batch", id="slurm", marks=pytest.mark.xdist_group("slurm")),
     pytest.param("ssh", marks=[pytest.mark.xdist_group("ssh"), pytest.mark.slow]),
     pytest.param("login", id="slurm by ssh", marks=[pytest.mark.xdist_group("ssh"), pytest.mark.slow]),
-    pytest.param("hf", marks=[pytest.mark.xdist_group("ceph"), pytest.mark.slow]),
-    pytest.param("sky", marks=[pytest.mark.xdist_group("ceph"), pytest.mark.slow]),
+    pytest.param("hf", marks=[pytest.mark.xdist_group("clouds"), pytest.mark.slow]),
+    pytest.param("sky", marks=[pytest.mark.xdist_group("clouds"), pytest.mark.slow]),
     pytest.param("relay", marks=[pytest.mark.xdist_group("ssh"), pytest.mark.slow]),
-    pytest.param("kaggle", marks=[pytest.mark.xdist_group("ceph"), pytest.mark.slow]),
+    pytest.param("kaggle", marks=[pytest.mark.xdist_group("clouds"), pytest.mark.slow]),
     pytest.param("dummy"),
 ]
 each_launcher = pytest.mark.parametrize("case", CASES, indirect=True)
@@ -229,20 +229,21 @@ def test_an_attempt_in_the_background_has_its_job_alone_and_is_found_dead_when_i
         wait_until(lambda: [one.phase for one in job.attempts.all()] == ["running"])
     [attempt] = job.attempts.all()
     assert (attempt.launcher, attempt.phase) == (case.name, "running")
-    assert "running" in cli("status", job.id).stdout
-    second = cli("resume", job.id)
-    assert second.returncode == 5
-    assert "is being run by attempt 1" in second.stderr
-
-    # As from a machine that knows nothing of the first: the claim in the store decides, and what was started says so.
-    blind = started_blindly(job, clean_env)
-    assert blind.returncode == 5, blind.stdout + blind.stderr
-    who = "attempt 1 on|Slurm job|Hugging Face job|Kaggle session|SkyPilot cluster"
-    assert re.fullmatch(rf"\S+ is being run by ({who}) .*", blind.stdout.strip())
-    assert [one.id for one in job.attempts.all()] == [attempt.id]
-
     wait_until(lambda: settled(job) and job.checkpoints.all())  # what keeps a job elsewhere fetches for who asks
-    case.kill(attempt)
+    with at_rest(job):
+        assert "running" in cli("status", job.id).stdout
+        second = cli("resume", job.id)
+        assert second.returncode == 5
+        assert "is being run by attempt 1" in second.stderr
+
+        # As from a machine that knows nothing of the first: the claim in the store decides, and what was started says so.
+        blind = started_blindly(job, clean_env)
+        assert blind.returncode == 5, blind.stdout + blind.stderr
+        who = "attempt 1 on|Slurm job|Hugging Face job|Kaggle session|SkyPilot cluster"
+        assert re.fullmatch(rf"\S+ is being run by ({who}) .*", blind.stdout.strip())
+        assert [one.id for one in job.attempts.all()] == [attempt.id]
+
+        case.kill(attempt)
     wait_until(lambda: "lost" in cli("status", job.id).stdout)
     [found] = job.attempts.all()
     assert found.phase == "lost"

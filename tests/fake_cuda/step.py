@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import (
 
 from last_e import rng
 from last_e.config import TrainConfig
+from last_e.data import launches
 from last_e.data.augment import mirror_of
 from last_e.data.batches import Batch, Order, TestBatches, TrainBatches
 from last_e.data.clips import TENSORS
@@ -92,7 +93,7 @@ def settings(*words: str) -> TrainConfig:
 def seen(words: list[str], precision: str) -> dict[str, Any]:
     """A batch of 32 clips with 38 bodies, a step on it, and a test of 32 clips. AdamW makes its averages in a step before."""
     config = settings(*words)
-    fused_cuda._TRIED[0] = config.hardware.kernels == "auto"  # as one that has been found right
+    fused_cuda._TRIED[0] = launches._TRIED[0] = config.hardware.kernels == "auto"  # as one that has been found right
     clips = synthetic_clips(60, 240)
     start, bodies = clips.start, clips.bodies_on_host
     one, two = (torch.where(bodies == many)[0] for many in (1, 2))
@@ -114,12 +115,10 @@ def seen(words: list[str], precision: str) -> dict[str, Any]:
         scaler = torch.amp.GradScaler("cuda", enabled=FORMATS[precision].scaled)
         model = network(config)
         state = State(model, build_optimizer(model, config.training), scaler, ema=config.training.ema)
-        keys = {purpose: torch.zeros((), dtype=torch.int64, device=DEVICE) for purpose in rng.PURPOSES}  # as a graph has them
+        keys = rng.Keys(DEVICE)
 
         def made(step: int) -> list[Batch]:
-            if train.mixes:
-                return [train._with_others(0, order, step, *part) for part in train._ends(step)]
-            return [train.make(order.piece(*part), keys.__getitem__) for part in train._ends(step)]
+            return [train.make(train._piece(order, 0, step, *part), keys) for part in train._ends(step)]
 
         batches = made(0)  # with what is made once
         if config.training.optimizer == "adamw":

@@ -25,6 +25,7 @@ from tests.jobs import (
     PATIENCE,
     assert_same,
     assert_whole,
+    at_rest,
     has_pending,
     jobs_in,
     processes_of,
@@ -195,13 +196,14 @@ def test_machines_whose_clocks_are_two_hours_apart_follow_and_resume_each_other(
             assert time.monotonic() < deadline, early.communicate(timeout=1)
             time.sleep(0.1)
         job = jobs_in(store)[0]
-        assert job.state()[0].value == "running"
-        refused = cli("resume", job.id)
-        assert refused.returncode == 5, refused.stderr
-        late = subprocess.run(
-            elsewhere("-1h", "resume", job.id), env=clean_env, capture_output=True, text=True, timeout=PATIENCE, check=False
-        )
-        assert late.returncode == 5, late.stdout + late.stderr
+        with at_rest(job):
+            assert job.state()[0].value == "running"
+            refused = cli("resume", job.id)
+            assert refused.returncode == 5, refused.stderr
+            late = subprocess.run(
+                elsewhere("-1h", "resume", job.id), env=clean_env, capture_output=True, text=True, timeout=PATIENCE, check=False
+            )
+            assert late.returncode == 5, late.stdout + late.stderr
     finally:
         early.kill()  # unshare takes all that it started with it
         early.communicate()

@@ -15,8 +15,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "gpu.py"
 SECTIONS = (
-    *("machine", "batches", "logits", "losses", "formats", "waiting", "checkpoint", "kernels", "job"),
-    *("epoch", "plain epoch", "bench", "two ranks", "container", "graph", "compile", "compile with graphs"),
+    *("machine", "batches", "logits", "losses", "kernels", "graph", "waiting", "checkpoint", "formats", "job"),
+    *("epoch", "plain epoch", "bench", "two ranks", "container", "compile", "compile with graphs"),
     *("ranks on one GPU", "nccl on one GPU"),
 )
 UNRULY = """

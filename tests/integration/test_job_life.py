@@ -171,8 +171,8 @@ def test_a_detached_job_lives_on_and_can_be_followed(cli: Cli, tiny: Path, clean
 
 def test_a_detached_start_that_fails_says_why(cli: Cli, tiny: Path, clean_env: dict[str, str], run: Any) -> None:
     current = run("submit", tiny, "--set", "training.epochs=500")
-    current.wait_for(lambda job: job.checkpoints.all())
-    second = cli("resume", current.job.id, "--detach")
+    with current.held(lambda job: job.checkpoints.all()):
+        second = cli("resume", current.job.id, "--detach")
     assert second.returncode == 5
     assert "being run by attempt 1" in second.stderr
 

@@ -147,7 +147,7 @@ if "last_e" in sys.orig_argv:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("ceph")
+@pytest.mark.xdist_group("clouds")
 def test_a_job_in_a_bucket_needs_secrets_alone_and_shows_none(ceph: Ceph, env: dict[str, str], tmp_path: Path) -> None:
     prefix, site = "jobs/kaggle-secrets", tmp_path / "site"
     site.mkdir()

@@ -164,7 +164,7 @@ def test_a_session_without_lastrun_gets_this_very_one_and_one_without_a_gpu_does
     assert len(kaggle_server.datasets) == 1
 
 
-@pytest.mark.xdist_group("ceph")
+@pytest.mark.xdist_group("clouds")
 def test_what_waits_for_a_machine_is_told_and_where_it_is_taken_back(
     bucket: str, kaggle_server: KaggleServer, cli: Cli, tiny: Path, clean_env: dict[str, str], tmp_path: Path
 ) -> None:
@@ -215,7 +215,7 @@ def test_what_waits_for_a_machine_is_told_and_where_it_is_taken_back(
     assert [attempt.reason for attempt in job.attempts.all()] == ["stop_requested"] * 2
 
 
-@pytest.mark.xdist_group("ceph")
+@pytest.mark.xdist_group("clouds")
 def test_who_asks_while_a_session_is_begun_is_heard(
     bucket: str, kaggle_server: KaggleServer, run: Any, cli: Cli, tiny: Path, clean_env: dict[str, str]
 ) -> None:
@@ -236,7 +236,7 @@ def test_who_asks_while_a_session_is_begun_is_heard(
     assert [attempt.reason for attempt in job.attempts.all()] == ["stop_requested"]
 
 
-@pytest.mark.xdist_group("ceph")
+@pytest.mark.xdist_group("clouds")
 def test_a_private_data_set_has_the_keys_as_long_as_the_session_runs_and_nothing_else_has(
     bucket: str, kaggle_server: KaggleServer, run: Any, cli: Cli, tiny: Path, clean_env: dict[str, str], uninterrupted: Any
 ) -> None:
@@ -283,7 +283,7 @@ def test_a_private_data_set_has_the_keys_as_long_as_the_session_runs_and_nothing
     assert len(kaggle_server.datasets) == 1
 
 
-@pytest.mark.xdist_group("ceph")
+@pytest.mark.xdist_group("clouds")
 def test_another_push_ends_no_session_but_who_has_lost_the_job_leaves(
     bucket: str, kaggle_server: KaggleServer, run: Any, cli: Cli, tiny: Path, uninterrupted: Any
 ) -> None:
@@ -302,7 +302,7 @@ def test_another_push_ends_no_session_but_who_has_lost_the_job_leaves(
     assert len(kaggle_server.datasets) == 1  # the keys of both are gone
 
 
-@pytest.mark.xdist_group("ceph")
+@pytest.mark.xdist_group("clouds")
 def test_secrets_are_attached_in_the_page_of_each_session(
     bucket: str, kaggle_server: KaggleServer, cli: Cli, tiny: Path, clean_env: dict[str, str]
 ) -> None:

@@ -21,7 +21,7 @@ from runner.attempt import shutdown
 from runner.errors import Reason
 from runner.job.job import Job
 from runner.store.directory import DirectoryStore
-from tests.jobs import PATIENCE, command_lines, jobs_in, some_step_is_stored, wait_until
+from tests.jobs import PATIENCE, at_rest, command_lines, jobs_in, some_step_is_stored, wait_until
 from tests.sshd import Sshd
 
 YES = ("--set", "run.after=shutdown", "--yes-shut-down")
@@ -143,7 +143,8 @@ def test_it_stays_on_for_whoever_stops_the_attempt_and_for_others_at_work(
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env, start_new_session=True)
     try:
         wait_until(lambda: the_jobs(clean_env) and some_step_is_stored(the_jobs(clean_env)[0]))
-        other = inside("submit", tiny, *YES)
+        with at_rest(the_jobs(clean_env)[0]):
+            other = inside("submit", tiny, *YES)
         assert other.returncode == 0, other.stdout + other.stderr
         assert "this machine stays on, though run.after says shutdown: process" in other.stdout
         assert "is at work here" in other.stdout

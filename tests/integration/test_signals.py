@@ -150,10 +150,10 @@ def test_under_nohup_a_closed_terminal_stops_nothing(clean_env: dict[str, str], 
 
 def test_an_attempt_whose_command_is_gone_is_seen_and_can_be_stopped(run: Any, cli: Cli, tiny: Path) -> None:
     current = run("submit", tiny, *LONG)
-    current.wait_for(some_step_is_stored)
-    current.process.kill()
-    current.process.wait()
-    assert json.loads(cli("status", "tiny", "--json").stdout)["state"] == "running"
+    with current.held(some_step_is_stored):
+        current.process.kill()
+        current.process.wait()
+        assert json.loads(cli("status", "tiny", "--json").stdout)["state"] == "running"
     done = cli("stop", "tiny", "--wait")
     assert done.returncode == 0, done.stderr
     assert current.job.state()[0].value == "stopped"

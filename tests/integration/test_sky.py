@@ -27,7 +27,7 @@ from tests.faultproxy import Faults, fault_proxy
 from tests.jobs import LONGER, assert_same, has_saved, jobs_in, some_step_is_stored, stand_still, wait_until
 from tests.sky_server import SkyServer
 
-pytestmark = [pytest.mark.xdist_group("ceph"), pytest.mark.slow]
+pytestmark = [pytest.mark.xdist_group("clouds"), pytest.mark.slow]
 CPU = ("--launcher", "sky", "--set", "run.gpus=0", "run.resources.gpu=T4")
 SHORT = ("--set", "training.epochs=1")
 

@@ -15,7 +15,7 @@ from runner.job.find import find_group
 from runner.job.job import Job
 from runner.store.directory import DirectoryStore
 from tests.conftest import TINY, Cli
-from tests.jobs import LONGER, Run, assert_same, has_pending, jobs_in, some_step_is_stored, wait_until
+from tests.jobs import LONGER, Run, assert_same, at_rest, has_pending, jobs_in, some_step_is_stored, wait_until
 from tests.slurm import Slurm
 
 pytestmark = [pytest.mark.xdist_group("slurm"), pytest.mark.usefixtures("slurm")]
@@ -40,16 +40,17 @@ def test_the_script_is_sound_and_holds_no_secret(
     current = run("submit", tiny, *SLURM, "run.pass_env=[HF_TOKEN]", "training.epochs=5000", "--detach")
     assert current.end()[0] == 0
     wait_until(lambda: some_step_is_stored(only_job(clean_env)))
-    text = slurm.call("scontrol", "write", "batch_script", slurm_id(only_job(clean_env)), "-")
-    assert "lastrun-tiny" in text
-    assert "secretsecret" not in text + slurm.call("scontrol", "show", "job", slurm_id(only_job(clean_env)))
-    (tmp_path / "batch.sh").write_text(text)
-    judged = subprocess.run(["shellcheck", tmp_path / "batch.sh"], capture_output=True, text=True, check=False)
-    assert judged.returncode == 0, judged.stdout
-    pid = only_job(clean_env).attempts.all()[-1].pid
-    given = dict(pair.partition("=")[::2] for pair in Path(f"/proc/{pid}/environ").read_text().split("\0") if pair)
-    assert given["HF_TOKEN"] == "hf_secretsecretsecret"
-    assert "PYTEST_CURRENT_TEST" not in given, "it gets what is named alone"
+    with at_rest(only_job(clean_env)):
+        text = slurm.call("scontrol", "write", "batch_script", slurm_id(only_job(clean_env)), "-")
+        assert "lastrun-tiny" in text
+        assert "secretsecret" not in text + slurm.call("scontrol", "show", "job", slurm_id(only_job(clean_env)))
+        (tmp_path / "batch.sh").write_text(text)
+        judged = subprocess.run(["shellcheck", tmp_path / "batch.sh"], capture_output=True, text=True, check=False)
+        assert judged.returncode == 0, judged.stdout
+        pid = only_job(clean_env).attempts.all()[-1].pid
+        given = dict(pair.partition("=")[::2] for pair in Path(f"/proc/{pid}/environ").read_text().split("\0") if pair)
+        assert given["HF_TOKEN"] == "hf_secretsecretsecret"
+        assert "PYTEST_CURRENT_TEST" not in given, "it gets what is named alone"
 
 
 def test_partitions_are_among_what_can_be_had(cli: Cli) -> None:

@@ -29,7 +29,7 @@ from runner.store.directory import DirectoryStore
 from runner.store.open import open_store
 from tests import debian
 from tests.conftest import Cli
-from tests.jobs import LONGER, PATIENCE, Run, assert_same, command_lines, jobs_in, some_step_is_stored, wait_until
+from tests.jobs import LONGER, PATIENCE, Run, assert_same, at_rest, command_lines, jobs_in, some_step_is_stored, wait_until
 from tests.sshd import Sshd
 from tests.terminals import Terminal
 
@@ -355,13 +355,14 @@ def test_a_host_is_listed_looked_at_and_cleaned(cli: Cli, far: Sshd, tiny: Path,
     settings.write_text('[hosts.mine]\nssh = "far"\nenv = "local"\n')
 
     assert cli("submit", tiny, "--on", "mine", *LONG, "--detach").returncode == 0
-    assert json.loads(cli("host", "list", "--json").stdout)["hosts"] == [
-        {"name": "mine", "ssh": "far", "env": "local", "attempts": 1}
-    ]
-    refused = cli("host", "clean", "mine")
-    assert refused.returncode == 6
-    assert "an attempt runs there: lastrun stop JOB has it save and end" in refused.stderr
     [job] = jobs_in(DirectoryStore(Path(clean_env["LASTRUN_STORE"])))
+    with at_rest(job):
+        assert json.loads(cli("host", "list", "--json").stdout)["hosts"] == [
+            {"name": "mine", "ssh": "far", "env": "local", "attempts": 1}
+        ]
+        refused = cli("host", "clean", "mine")
+        assert refused.returncode == 6
+        assert "an attempt runs there: lastrun stop JOB has it save and end" in refused.stderr
     assert (job.attempts.all()[0].container or {})["name"] == "mine"
     assert cli("stop", job.id, "--wait").returncode == 0
 

@@ -27,6 +27,7 @@ from tests.jobs import (
     Run,
     assert_same,
     assert_whole,
+    at_rest,
     command_lines,
     jobs_in,
     some_step_is_stored,
@@ -255,15 +256,16 @@ def test_a_host_that_lies_writes_nothing_of_the_job_but_its_own(cli: Cli, box: B
     def files() -> dict[str, bytes]:
         return {key: job.store.get(key) for key in (entry.key for entry in job.store.scan("")) if "heartbeat" not in key}
 
-    before = files()
-    says(other, job.paths.end(other))
-    lied = cli("sync", job.id)
-    assert (lied.returncode, f"it tells of attempt {other}, which was not begun there" in lied.stderr) == (6, True), lied
-    own = job.paths.attempt(attempt.id, "log", "../attempt.json")
-    says(attempt.id, job.paths.record, "x/job.json", own, job.paths.end(other), job.paths.checkpoint(f"00000001-{other}"))
-    lied = cli("sync", job.id)
-    assert lied.returncode == 0, lied.stderr
-    assert files() == before
+    with at_rest(job):
+        before = files()
+        says(other, job.paths.end(other))
+        lied = cli("sync", job.id)
+        assert (lied.returncode, f"it tells of attempt {other}, which was not begun there" in lied.stderr) == (6, True), lied
+        own = job.paths.attempt(attempt.id, "log", "../attempt.json")
+        says(attempt.id, job.paths.record, "x/job.json", own, job.paths.end(other), job.paths.checkpoint(f"00000001-{other}"))
+        lied = cli("sync", job.id)
+        assert lied.returncode == 0, lied.stderr
+        assert files() == before
     box.is_back()
     stopped = cli("stop", job.id, "--wait")
     assert stopped.returncode == 0, stopped.stderr

@@ -194,7 +194,7 @@ def test_without_them_a_batch_is_bit_for_bit_what_it_was(some: Clips) -> None:
     batches = made(some)
     (batch,) = next(batches.epoch(2))
     place, config, order = some.placement, batches.config, torch.tensor(order_of(batches, 2))
-    position, index, owner, body = Order(some, order).piece(0, 24)
+    position, index, owner, body, _, _ = Order(some, order).piece(0, 24)
 
     def key(purpose: int) -> int:
         return rng.key(config.seed, purpose, 2)

@@ -15,14 +15,14 @@ from last_e.data.batches import TrainBatches
 from last_e.data.synthetic import synthetic_clips
 from last_e.events import Discard
 from last_e.gpu import NoGpu
-from last_e.graphs import Capture, CudaCapture, Graphs, Step, graphs_for
+from last_e.graphs import Capture, CudaCapture, Graphs, Step, _tensors, graphs_for
 from last_e.layers import resolve
 from last_e.model import LastE
 from last_e.optim import build_optimizer
 from last_e.precision import Precision
 from last_e.reading import set_layer
 from last_e.state import State, Totals, train_step
-from last_e.train import set_up_torch
+from last_e.train import load_kernels, set_up_torch
 from tests.tape import TapeCapture
 
 CLIPS = synthetic_clips(6, 36)
@@ -84,14 +84,14 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[Counted], None]:
     return of
 
 
-def begun(config: TrainConfig, device: torch.device = CPU) -> tuple[State, TrainBatches]:
-    """A run that reads its rate where a GPU's does."""
+def begun(config: TrainConfig, device: torch.device = CPU, by_host: bool = False) -> tuple[State, TrainBatches]:
+    """A run that reads its rate where a GPU's does; its batches are made there, or ``by_host``."""
     torch.manual_seed(0)
     model = LastE(config.model, 6).to(device)
     scaler = torch.amp.GradScaler(device.type, init_scale=256.0, growth_interval=5)
     state = State(model, build_optimizer(model, config.training), scaler)
     state.keep_rate_on_device()
-    micro, clips = config.hardware.micro_batch, CLIPS.to(device)
+    micro, clips = config.hardware.micro_batch, CLIPS if by_host else CLIPS.to(device)
     return state, TrainBatches(clips, torch.arange(len(CLIPS)), config.training, micro, model.noise_shape)
 
 
@@ -107,9 +107,9 @@ def everything(state: State) -> dict[str, torch.Tensor]:
 
 
 def plain_run(
-    config: TrainConfig, epochs: int, device: torch.device = CPU, precision: Precision = PLAIN
+    config: TrainConfig, epochs: int, device: torch.device = CPU, precision: Precision = PLAIN, by_host: bool = False
 ) -> tuple[dict[str, torch.Tensor], list[float], Totals]:
-    state, train = begun(config, device)
+    state, train = begun(config, device, by_host)
     losses, number = [], 0
     for epoch in range(epochs):
         state.new_epoch()
@@ -121,16 +121,21 @@ def plain_run(
 
 
 def recorded_run(
-    config: TrainConfig, epochs: int, capture: Counted, device: torch.device = CPU, precision: Precision = PLAIN
+    config: TrainConfig,
+    epochs: int,
+    capture: Counted,
+    device: torch.device = CPU,
+    precision: Precision = PLAIN,
+    by_host: bool = False,
 ) -> tuple[dict[str, torch.Tensor], list[float], Totals, Graphs, list[str]]:
-    state, train = begun(config, device)
+    state, train = begun(config, device, by_host)
     told: list[str] = []
     graphs = Graphs(state, train, config, precision, capture, told.append)
     losses, number = [], 0
     for epoch in range(epochs):
         state.new_epoch()
-        for pieces in train.drafts(epoch):
-            graphs.step(pieces, epoch, rate(number))
+        for parts in train.epoch(epoch) if by_host else graphs.parts(epoch):
+            graphs.step(parts, epoch, rate(number))
             losses.append(state.counters.read().loss)
             number += 1
     return everything(state), losses, state.counters.read().totals, graphs, told
@@ -152,6 +157,7 @@ def test_recorded_steps_are_those_of_a_run_without(words, device, precision):
     config, capture = settings(*words), Counted(device)
     if device.type == "cuda":
         set_up_torch(config, device, Discard())
+        load_kernels(config, device, Discard())
     expected, losses, totals = plain_run(config, 2, device, precision)
     found, its_losses, its_totals, graphs, told = recorded_run(config, 2, capture, device, precision)
     assert its_losses == losses
@@ -162,6 +168,46 @@ def test_recorded_steps_are_those_of_a_run_without(words, device, precision):
     assert graphs.count == capture.records > 1, "of several numbers of rows"
     assert capture.plays + capture.ran == len(losses)
     assert capture.plays >= len(losses) / 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("device", "precision"), DEVICES)
+@pytest.mark.parametrize(
+    ("words", "by_host"),
+    [
+        ((), True),
+        (("training.augmentations.mixup=0.4",), False),
+        (("training.augmentations.mixup=0.4", "hardware.micro_batch=2"), True),
+    ],
+    ids=["made by the host", "mixed", "mixed by the host, in parts"],
+)
+def test_recorded_steps_take_batches_that_the_host_made_and_clips_that_are_mixed(words, by_host, device, precision):
+    """Which is the same run, however and wherever its batches are made."""
+    config, capture = settings("model.variant=nano", *words), Counted(device)
+    if device.type == "cuda":
+        set_up_torch(config, device, Discard())
+        load_kernels(config, device, Discard())
+    expected, losses, totals = plain_run(config, 2, device, precision, by_host)
+    found, its_losses, its_totals, _, told = recorded_run(config, 2, capture, device, precision, by_host)
+    assert its_losses == losses
+    assert its_totals == totals
+    assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
+    assert told == []
+    assert capture.plays >= len(losses) / 4
+
+
+def test_a_step_reads_what_it_is_given_where_it_was_recorded():
+    """And nothing of it stays what it was, neither of batches of the host nor of what the device makes them of."""
+    config = settings("model.variant=nano", "training.augmentations.mixup=0.4")
+    state, train = begun(config)
+    graphs = Graphs(state, train, config, PLAIN, Counted(), print)
+    for given in (list(train.epoch(0)), list(train.drafts(0))):
+        for parts in given:
+            there = graphs._put((len(parts[0].owner),), parts, 0)
+            for place, new in zip(_tensors(there[0]), _tensors(parts[0]), strict=True):
+                assert torch.equal(place, new)
+                assert place.data_ptr() != new.data_ptr()
+        graphs._inputs.clear()
 
 
 @pytest.mark.slow
@@ -222,22 +268,19 @@ def test_a_cpu_has_no_graphs_and_says_so_where_they_are_wanted():
 
 
 @pytest.mark.parametrize(
-    ("where", "mixes", "ranks", "reason"),
-    [
-        (GPU, False, 2, "several ranks add their gradients between a step's parts"),
-        (CPU, False, 1, "batches are made by the host"),
-        (GPU, True, 1, "training.augmentations.mixup has the host choose which clips are mixed"),
-    ],
+    ("word", "ranks", "reason"),
+    [("auto", 2, "several ranks add their gradients between a step's parts"), ("off", 1, "hardware.cuda_graphs is off")],
 )
-def test_a_gpu_that_has_no_graphs_says_why(where, mixes, ranks, reason):
+def test_a_gpu_that_has_no_graphs_says_why(word, ranks, reason):
     state: Any = SimpleNamespace(device=GPU)
-    train: Any = SimpleNamespace(clips=SimpleNamespace(joints=SimpleNamespace(device=where)), mixes=mixes)
+    train: Any = SimpleNamespace()
     told: list[str] = []
-    assert graphs_for(state, train, settings(), PLAIN, ranks, told.append) is None
+    assert graphs_for(state, train, settings(f"hardware.cuda_graphs={word}"), PLAIN, ranks, told.append) is None
     assert told == [f"CUDA graphs: off ({reason})"]
-    with pytest.raises(NoGpu) as raised:
-        graphs_for(state, train, settings("hardware.cuda_graphs=on"), PLAIN, ranks, told.append)
-    assert str(raised.value) == f"hardware.cuda_graphs is on, but {reason}"
+    if word == "auto":
+        with pytest.raises(NoGpu) as raised:
+            graphs_for(state, train, settings("hardware.cuda_graphs=on"), PLAIN, ranks, told.append)
+        assert str(raised.value) == f"hardware.cuda_graphs is on, but {reason}"
 
 
 def test_batches_of_mixed_clips_are_said_to_be_mixed():

@@ -5,13 +5,20 @@ float16 ends at 65,504 and keeps 11 bits, bfloat16 8.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from last_e.data.batches import TestBatches
+from last_e.data.synthetic import synthetic_clips
+from last_e.evaluate import Scores, evaluate
 from last_e.model import LastE, build_model, fused
 from last_e.model.blocks import ChannelGate, SpatialGraphConv, StreamFusion, conv_norm
 from last_e.model.functions import MeanOverFrames, Pool, batch_norm
+from last_e.precision import Precision
 
 HALVES = pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
 ROUNDING = {torch.float16: 2e-3, torch.bfloat16: 2e-2}
@@ -165,3 +172,56 @@ def test_a_norm_that_is_kept_still_stays_so_where_training_goes_through_loops(mo
     assert norm.running_mean is not None
     torch.testing.assert_close(batch_norm(x, norm), x / (1 + norm.eps) ** 0.5)
     assert float(norm.running_mean.abs().max()) == 0
+
+
+class Rounded(TorchDispatchMode):
+    """How often weights were put into half precision, as they are: views of some are made, and rounded, for each batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times = 0
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = operation(*args, **(kwargs or {}))
+        if operation._schema.name == "aten::_to_copy" and isinstance(args[0], nn.Parameter):
+            self.times += out.dtype == torch.bfloat16
+        return out
+
+
+def test_a_test_puts_weights_into_half_precision_once_and_the_next_one_anew():
+    torch.manual_seed(0)
+    model = build_model("base", 6, stem_channels=8, channels=[8, 8, 16], num_blocks=[1, 1, 1])
+    clips, counted = synthetic_clips(6, 12), []
+
+    def scored(count: int) -> Scores | None:
+        batches = TestBatches(clips, torch.arange(4 * count), 16, 4)
+        return evaluate(model, batches, torch.device("cpu"), Precision(torch.bfloat16, False, ""), lambda done: True)
+
+    for batches in (1, 3):
+        with Rounded() as rounded:
+            before = scored(batches)
+        counted.append(rounded.times)
+    assert counted[0] == counted[1] > 0
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.2)
+    assert scored(3) != before
+
+
+@HALVES
+def test_the_information_loss_squares_what_half_precision_does_not_hold_the_square_of(half):
+    """A mean of 300: its square is 90,000."""
+    torch.manual_seed(0)
+    model = build_model("base", 6, stem_channels=8, channels=[8, 8, 16], num_blocks=[1, 1, 1])
+    with torch.no_grad():
+        model.fc_mu.weight.fill_(300 / 16)
+        model.fc_logvar.weight.fill_(0.5)
+    pooled, bodies = 1 + 0.01 * torch.randn(4, 16), torch.tensor([1.0, 0.5, 0.5, 1.0])
+    for given in (pooled, pooled.to(half)):
+        for weight in (None, bodies):
+            with torch.autocast("cpu", half):
+                loss = model._ib_loss(given, weight)
+            expected = model._ib_loss(given.float(), weight)
+            assert loss.dtype == torch.float32
+            assert float(expected.detach()) > 1e5
+            torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 
 import pytest
+
+from last_e.process import importing
 
 BEGIN = """\
 import sys
@@ -54,3 +57,28 @@ def test_what_is_left_out_of_an_import_is_there_afterwards() -> None:
         "    assert sys.modules['botocore'] is botocore\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_nothing_is_looked_through_while_modules_are_imported_and_they_are_never_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[str] = []
+    kept: list[list[int]] = []
+    monkeypatch.setattr(gc, "callbacks", [lambda phase, _: looks.append(phase)])
+    before = gc.get_freeze_count()
+    with importing():
+        import gc as _there_already  # noqa: F401
+    assert gc.get_freeze_count() == before
+
+    def fail() -> None:
+        with importing():
+            monkeypatch.setitem(sys.modules, "made_up", gc)
+            kept.extend([number] for number in range(10_000))
+            raise ImportError
+
+    try:
+        with pytest.raises(ImportError):
+            fail()
+        assert looks == []
+        assert gc.isenabled()
+        assert gc.get_freeze_count() - before > len(kept)
+    finally:
+        gc.unfreeze()
