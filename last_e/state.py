@@ -18,7 +18,10 @@ from last_e.config import TrainConfig, effective_batch
 from last_e.data.batches import Batch, average_bodies
 from last_e.evaluate import Scores
 from last_e.manifest import MOST_STEPS, DamagedCheckpoint
+from last_e.model import fused_cuda
+from last_e.model import loss as loss_kernel
 from last_e.model.blocks import full
+from last_e.model.launches import ops
 from last_e.model.network import LastE
 from last_e.optim import add_momentum
 from last_e.precision import Precision
@@ -66,6 +69,20 @@ class Counters:
         self._steps = torch.zeros(3, dtype=torch.float64, device=device)  # skipped, bad in a row, most of them
         self._loss = torch.zeros((), dtype=torch.float64, device=device)
         self._marked: list[Tensor] = []
+
+    def judge(self, rows: Tensor, norm: Tensor, ib_weight: float, size: int) -> tuple[Tensor, Tensor]:
+        """Count a step over ``size`` clips, of whose parts the ``rows`` (parts, 3) are cross-entropy, IB loss and hits.
+
+        Returns:
+            Whether these and the gradient's ``norm`` are finite; 0 where they are and else 1.
+        """
+        if fused_cuda.used_on(norm.device):
+            return ops().judge(rows, norm, ib_weight, size, self._sums, self._steps, self._loss)  # type: ignore[no-any-return]
+        ce_sum, ib_sum, hits = _in_order(rows)
+        total = (ce_sum + ib_weight * ib_sum) / size
+        good = total.isfinite() & norm.isfinite()
+        self.add(good, total, torch.stack([ce_sum, ib_sum, hits, torch.full_like(hits, size)]))
+        return good, (~good).float()
 
     def add(self, good: Tensor, loss: Tensor, sums: Tensor) -> None:
         """One step: whether it was ``good``, its ``loss``, and what it adds (loss, IB loss, hits, clips)."""
@@ -390,33 +407,43 @@ def train_step(
             output = model(batch.streams, batch.noise, batch.row_weight)
         logits, ib_loss = output if isinstance(output, tuple) else (output, torch.zeros((), device=device))
         logits = average_bodies(full(logits), batch)
-        ce = loss_of(logits, batch, training.label_smoothing, state.class_weights)
+        if batch.mixed is None and loss_kernel.fits(logits):
+            given = logits, batch.label, training.label_smoothing, state.class_weights
+            ce, hits = loss_kernel.CrossEntropy.apply(*given)  # type: ignore[no-untyped-call]
+        else:
+            ce = loss_of(logits, batch, training.label_smoothing, state.class_weights)
+            hits = (logits.argmax(1) == batch.label).sum()
         ib = ib_loss * len(batch.label)
         loss: Tensor = (ce + training.ib_loss_weight * ib) / size
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        rows[part] = torch.stack([ce.detach().double(), ib.detach().double(), (logits.argmax(1) == batch.label).sum().double()])
+        rows[part] = torch.stack([ce.detach().double(), ib.detach().double(), hits.double()])
         if sums is not None:
             sums.take(part)
     if sums is not None:
         sums.give_back(group)
         group.fill(rows)
-    ce_sum, ib_sum, hits = _in_order(rows)
     scaler.unscale_(optimizer)
     norm = torch.nn.utils.clip_grad_norm_(state.parameters, training.gradient_clip or math.inf)
-    total = (ce_sum + training.ib_loss_weight * ib_sum) / size
-    good = total.isfinite() & norm.isfinite()
+    good, bad = state.counters.judge(rows, norm, training.ib_loss_weight, size)
     # The fused optimizers look at this on the device, as they do for a GradScaler, and leave everything as it was.
-    optimizer.found_inf = (~good).float()  # type: ignore[attr-defined]
+    optimizer.found_inf = bad  # type: ignore[attr-defined]
     optimizer.step()
     for statistics, old, still in zip(state.statistics, before, state.still):
-        # What is kept still is not moved by a sum's rounding either.
-        statistics.copy_(torch.where(good if still is None else good & ~still, statistics, old))
+        _settle(statistics, old, good, still)
     if state.average is not None:
         state.average.add(good)
     if scaler.is_enabled():
         scaler.update()
     optimizer.zero_grad(set_to_none=True)
-    state.counters.add(good, total, torch.stack([ce_sum, ib_sum, hits, torch.full_like(hits, size)]))
+
+
+def _settle(statistics: Tensor, old: Tensor, good: Tensor, still: Tensor | None) -> None:
+    """What a step that was not ``good`` has moved is put back, and what is kept still: it is not moved by a sum's rounding
+    either."""
+    if fused_cuda.used_on(statistics.device):
+        ops().settle(statistics, old, good, still)
+    else:
+        statistics.copy_(torch.where(good if still is None else good & ~still, statistics, old))
 
 
 def loss_of(logits: Tensor, batch: Batch, smoothing: float, weights: Tensor | None) -> Tensor:

@@ -10,7 +10,7 @@ from benchmarks.sections.common import Task, relative, some_clips
 from benchmarks.sections.experiments import FEW_STEPS, STEPS, rate
 from last_e.bench.contenders import Own
 from last_e.data import launches
-from last_e.model import fused_cuda
+from last_e.model import fused_cuda, tried
 from last_e.state import train_step
 
 
@@ -21,8 +21,8 @@ def kernels(task: Task) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if task.device.type == "cuda":
         begin = time.perf_counter()
-        found["differences"] = {**fused_cuda.differences(task.device), **launches.differences(task.device)}
-        why_not = fused_cuda.try_out(task.device) or launches.try_out(task.device)
+        found["differences"] = {**tried.differences(task.device), **launches.differences(task.device)}
+        why_not = tried.try_out(task.device) or launches.try_out(task.device)
         assert why_not is None, why_not
         found["seconds_to_try_out"] = time.perf_counter() - begin
     losses, speed, made = {}, {}, {}

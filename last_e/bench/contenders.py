@@ -33,8 +33,8 @@ from last_e.model.network import LastE
 from last_e.optim import build_optimizer, parameter_groups
 from last_e.precision import Precision, choose_precision, cpu_threads
 from last_e.ranks.group import ALONE, Group
+from last_e.set_up import TEST_BATCH, load_kernels, make_batches, set_up_torch
 from last_e.state import State, train_step
-from last_e.train import TEST_BATCH, load_kernels, make_batches, set_up_torch
 
 CLIPS = 1024
 

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from last_e.model import fused_cuda, gates, spatial, stem
 from last_e.model.folding import Weights, folded, is_half
+from last_e.model.formats import weight_of
 from last_e.model.functions import EveryNthFrame, MeanOverFrames, Pool, ScaleAndAdd, batch_norm, mix_joints, norm_and_depthwise
 from last_e.model.fused import rows
 
@@ -50,9 +52,9 @@ def conv_norm(
     """
     assert isinstance(conv, nn.Conv2d)
     assert isinstance(norm, nn.BatchNorm2d)
-    own = conv.weight
+    own = weight_of(conv)
     weights = weights or (lambda: (own, None))
-    if conv.kernel_size == (1, 1) and conv.stride != (1, 1):
+    if conv.kernel_size == (1, 1) and conv.stride != (1, 1) and not fused_cuda.used_on(x.device):
         # Left out beforehand. (For a stride and channels that are no multiple of 16, the gradient of the weights that torch
         # 2.13's oneDNN computes on a CPU in channels_last writes beyond its memory.)
         x = EveryNthFrame.apply(x, conv.stride[0])  # type: ignore[no-untyped-call]
@@ -70,7 +72,8 @@ def conv_norm(
 
 def convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None, *options: Any) -> Tensor:
     """A 2D convolution; a small 1x1 one as the matrix product that it is."""
-    if weight.shape[2:] == (1, 1) and x.numel() < SMALL_CONVOLUTION:
+    plain = weight.shape[2:] == (1, 1) and options[:1] in ((), ((1, 1),))
+    if plain and x.numel() < SMALL_CONVOLUTION:
         return F.linear(rows(x), weight.flatten(1), bias).permute(0, 3, 1, 2)
     return F.conv2d(x, weight, bias, *options)
 
@@ -93,8 +96,14 @@ class StreamFusion(nn.Module):
         conv, norm, _ = self.proj.children()
         assert isinstance(conv, nn.Conv2d)
         weight = conv.weight
+        streams_norms = [one for one in self.stream_bn.children() if isinstance(one, nn.BatchNorm2d)]
 
         def weights() -> Weights:
+            if stem.fits(x, streams_norms):
+                device = x.device.type
+                form = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+                learned = [one for norm in streams_norms for one in (norm.weight, norm.bias)]
+                return stem.Folded.apply(x, weight, streams_norms, form, *learned)  # type: ignore[no-any-return,no-untyped-call]
             # A norm is a scale and a shift of each channel, and what follows is linear: both go into the projection.
             with torch.autocast(x.device.type, enabled=False):
                 scale, shift = self._norm(x)
@@ -151,7 +160,15 @@ class SpatialGraphConv(nn.Module):
             self.subset_att = None
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.beside(x)[0]
+
+    def beside(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What comes out, and x for whatever else needs it: what flows back for that is added where this is."""
         k, cin = self.num_subsets, x.shape[1]
+        if self.subset_att is not None and spatial.fits(x, k):
+            linear = self.subset_att[2].get_parameter("weight")
+            x, gathered, ready = spatial.Attended.apply(x, self.edge, self.gcn.weight, linear, self.A)  # type: ignore[no-untyped-call]
+            return conv_norm(gathered, self.gcn, self.bn, lambda: (ready, None), hardswish=True), x
         weight = self.gcn.weight.view(k, -1, cin)
         share = None if self.subset_att is None else self._attention(x, self.A * self.edge, weight)
         gathered = mix_joints(x, self.A, self.edge, share)
@@ -159,7 +176,7 @@ class SpatialGraphConv(nn.Module):
         def weights() -> Weights:
             return weight.transpose(0, 1).reshape(-1, k * cin, 1, 1), None
 
-        return conv_norm(gathered, self.gcn, self.bn, weights, hardswish=True)
+        return conv_norm(gathered, self.gcn, self.bn, weights, hardswish=True), x
 
     def _attention(self, x: Tensor, adjacency: Tensor, weight: Tensor) -> Tensor:
         """(N, K): softmax over k of a linear map of the mean over frames and joints of each subset's output."""
@@ -186,11 +203,12 @@ class TemporalConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         expand, norm, _ = self.expand_conv.children()
         depthwise, last, _ = self.depth_conv.children()
+        assert isinstance(expand, nn.Conv2d)
         assert isinstance(norm, nn.BatchNorm2d)
         assert isinstance(depthwise, nn.Conv2d)
         assert isinstance(last, nn.BatchNorm2d)
         if norm.training and last.training:
-            y = norm_and_depthwise(expand(x), norm, depthwise, last)
+            y = norm_and_depthwise(F.conv2d(x, weight_of(expand)), norm, depthwise, last)
         else:
             y = conv_norm(x, expand, norm, hardswish=True)
             y = conv_norm(y, depthwise, last, hardswish=True)
@@ -250,6 +268,14 @@ class JointAttention(nn.Module):
         by_joint = self._branch(self.spatial_att, joints.transpose(1, 2)[:, :, None, :])
         return by_frame.squeeze(3).transpose(1, 2), by_joint.squeeze(2).transpose(1, 2)
 
+    @property
+    def norms(self) -> tuple[nn.BatchNorm2d, nn.BatchNorm2d]:
+        """Those of frames and of joints."""
+        by_frame, by_joint = self.temporal_att[2], self.spatial_att[2]
+        assert isinstance(by_frame, nn.BatchNorm2d)
+        assert isinstance(by_joint, nn.BatchNorm2d)
+        return by_frame, by_joint
+
     @staticmethod
     def _branch(branch: nn.Sequential, pooled: Tensor) -> Tensor:
         last = branch[4]
@@ -283,20 +309,38 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, path_noise: Tensor | None = None) -> Tensor:
         """``path_noise`` (N,) uniform in [0, 1): a clip whose number is below the rate takes the shortcut alone."""
-        y = self.gcn(x)
+        y, x = self.gcn.beside(x)
         for tcn in self.tcns:
             y = tcn(y)
+        return self.end(lambda: self.residual(x), y, path_noise)
+
+    def end(self, base: Callable[[], Tensor], y: Tensor, path_noise: Tensor | None = None) -> Tensor:
+        """All behind the convolutions: ``base`` makes what y is added to."""
+        rate = self.drop_path_rate if self.training else 0.0
+        norms, weights = self.st_att.norms, self.gates()
+        if all(norm.training for norm in norms) and gates.fits(y, weights, self.gate.hybrid, *norms):
+            noise = torch.rand(len(y), device=y.device) if rate > 0 and path_noise is None else path_noise
+            given = base().to(y.dtype), y, noise if rate > 0 else None, rate, norms
+            return gates.Tail.apply(*given, *weights)  # type: ignore[no-any-return,no-untyped-call]
         y, motion, frames, joints = Pool.apply(y)  # type: ignore[no-untyped-call]
         # The gate, the attention and drop path all multiply: one factor for each element, p + q s, applied once.
         gate = self.gate(y, motion)
         by_frame, by_joint = self.st_att(frames * gate[:, None].to(y.dtype), joints * gate[:, None].to(y.dtype))
-        if self.training and self.drop_path_rate > 0:
+        if rate > 0:
             noise = torch.rand(len(y), device=y.device) if path_noise is None else path_noise
-            gate = gate * ((noise >= self.drop_path_rate).to(gate.dtype) / (1 - self.drop_path_rate))[:, None]
+            gate = gate * ((noise >= rate).to(gate.dtype) / (1 - rate))[:, None]
         alpha = self.st_att.alpha.flatten(1)
         p, q = gate * (1 - alpha), (gate * alpha)[:, None] * by_frame
-        out: Tensor = ScaleAndAdd.apply(self.residual(x), y, p.to(y.dtype), q.to(y.dtype), by_joint.to(y.dtype))  # type: ignore[no-untyped-call]
+        out: Tensor = ScaleAndAdd.apply(base(), y, p.to(y.dtype), q.to(y.dtype), by_joint.to(y.dtype))  # type: ignore[no-untyped-call]
         return out
+
+    def gates(self) -> gates.Weights:
+        """The weights of the channel gate and of the joint attention."""
+        ends = (self.gate.mlp.get_parameter(name) for name in ("0.weight", "2.weight"))
+        layers = "1.weight", "4.weight", "2.weight", "2.bias"
+        branches = self.st_att.temporal_att, self.st_att.spatial_att
+        of_attention = (branch.get_parameter(name) for branch in branches for name in layers)
+        return gates.Weights._make([*ends, self.gate.gate_alpha, self.st_att.alpha, *of_attention])
 
 
 class Shortcut(nn.Sequential):

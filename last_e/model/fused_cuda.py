@@ -9,13 +9,11 @@ Shapes: N clips, C channels, T frames, V joints, K graph subsets; activations (N
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
 from last_e.model.fused import rows
 from last_e.model.launches import ops
@@ -37,7 +35,7 @@ _TRIED: dict[int, bool] = {}
 
 def kernels_for(x: Tensor, *norms: nn.BatchNorm2d) -> bool:
     """Whether the kernels do it: for activations that they take and that are trained with, and for norms as the network has
-    them, on a GPU where :func:`try_out` found them right."""
+    them, on a GPU where :func:`last_e.model.tried.try_out` found them right."""
     if not used_on(x.device) or x.dtype not in FORMATS or not x.requires_grad or not rows(x).is_contiguous():
         return False
     return all(norm.momentum is not None and norm.affine and norm.track_running_stats for norm in norms)
@@ -58,81 +56,9 @@ def leave(device: torch.device) -> None:
     _TRIED[device.index or 0] = False
 
 
-def try_out(device: torch.device) -> str | None:
-    """Have a GPU compute a little with the kernels and with torch, and use them from then on where both agree.
-
-    Returns:
-        None, or why they are not used.
-    """
-    place = device.index or 0
-    _TRIED[place] = False
-    capability = torch.cuda.get_device_capability(device)
-    if capability < OLDEST:
-        return (
-            f"they need a GPU of compute capability {OLDEST[0]}.{OLDEST[1]}, and this one has {capability[0]}.{capability[1]}"
-        )
-    try:
-        ops()
-    except Exception:  # it does not fit this Python, this system or this torch
-        return "triton is not installed here, or does not work; torch's own builds for CUDA bring it"
-    try:
-        off = {name: value for name, value in differences(device).items() if not value <= 1e-4}
-    except Exception as error:  # Triton's, the driver's, the assembler's: torch does without
-        return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:300]}"
-    if off:
-        return ", ".join(f"{name} differs from torch's by {value:.1e}" for name, value in off.items())
-    _TRIED[place] = True
-    return None
-
-
-def differences(device: torch.device) -> dict[str, float]:
-    """How far the operations and their gradients are on small float32 activations from torch's in float64, relative to the
-    largest number."""
-    generator = torch.Generator().manual_seed(5)
-
-    def drawn(*shape: int) -> Tensor:
-        x = torch.randn(shape, generator=generator).to(device)
-        return (_as_laid_out(x) if len(shape) == 4 else x).requires_grad_()
-
-    def norm() -> nn.BatchNorm2d:
-        one = nn.BatchNorm2d(24, device=device)
-        one.weight.data, one.bias.data = drawn(24).detach(), drawn(24).detach()
-        return one
-
-    def apart(own: Tensor, given: Sequence[Tensor], torchs: Callable[..., Tensor]) -> float:
-        twin = [each.detach().double().requires_grad_() for each in given]
-        other = torchs(*twin)
-        flowing = _as_laid_out(torch.linspace(-1, 1, own.numel(), device=device).view(own.shape))
-        pairs = [(own, other)]
-        pairs += zip(torch.autograd.grad(own, given, flowing), torch.autograd.grad(other, twin, flowing.double()))
-        return max(float(((one - two).abs().max() / two.abs().max()).detach()) for one, two in pairs)
-
-    def normed(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return F.batch_norm(x, None, None, weight, bias, training=True)
-
-    found = {}
-    for stride in STRIDES:
-        first, last = norm(), norm()
-        given: tuple[Tensor, ...] = drawn(2, 24, 19, 9), first.weight, first.bias, drawn(24, 1, 5, 1), last.weight, last.bias
-
-        def between(x: Tensor, w: Tensor, b: Tensor, taps: Tensor, *then: Tensor, by: int = stride) -> Tensor:
-            y = F.conv2d(F.hardswish(normed(x, w, b)), taps, stride=(by, 1), padding=(2, 0), groups=24)
-            return F.hardswish(normed(y, *then))
-
-        own = Depthwise.apply(*given, first, last, stride)  # type: ignore[no-untyped-call]
-        found[f"the depthwise convolution of stride {stride}"] = apart(own, given, between)
-    one = norm()
-    given = drawn(2, 24, 7, 9), one.weight, one.bias, drawn(2, 24, 7, 9)
-    own = NormThen.apply(*given, one, False)  # type: ignore[no-untyped-call]
-    found["the norm with a sum"] = apart(own, given, lambda x, w, b, add: normed(x, w, b) + add)
-    own = NormThen.apply(*given[:3], None, one, True)  # type: ignore[no-untyped-call]
-    found["the norm with Hardswish"] = apart(own, given[:3], lambda *all_of_it: F.hardswish(normed(*all_of_it)))
-    given = drawn(2, 24, 7, 9), drawn(2, 27, 9)
-    own = Mix.apply(*given)  # type: ignore[no-untyped-call]
-    found["the mixing of joints"] = apart(
-        own, given, lambda x, m: torch.einsum("nov,nctv->ntoc", m, x).reshape(2, 7, 9, 72).permute(0, 3, 1, 2)
-    )
-    return found
+def found_right(device: torch.device) -> None:
+    """Have the kernels used there from now on."""
+    _TRIED[device.index or 0] = True
 
 
 def _affine(parts: Tensor, norm: nn.BatchNorm2d, weight: Tensor, bias: Tensor) -> Tensor:
@@ -142,7 +68,7 @@ def _affine(parts: Tensor, norm: nn.BatchNorm2d, weight: Tensor, bias: Tensor) -
     return table
 
 
-def _as_laid_out(x: Tensor) -> Tensor:
+def as_laid_out(x: Tensor) -> Tensor:
     """In ``channels_last``; a copy where it is not."""
     return x.contiguous(memory_format=torch.channels_last)
 
@@ -162,14 +88,14 @@ class NormThen(torch.autograd.Function):
         table = _affine(ops().moments(x), norm, weight, bias)
         ctx.hardswish = hardswish
         ctx.save_for_backward(x, table)
-        y: Tensor = ops().norm(x, table, None if add is None else _as_laid_out(add), hardswish)
+        y: Tensor = ops().norm(x, table, None if add is None else as_laid_out(add), hardswish)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, table = ctx.saved_tensors
-        flowing = _as_laid_out(gradient)
+        flowing = as_laid_out(gradient)
         parts = ops().norm_sums(x, table, flowing, ctx.hardswish)
         terms, of_norm, _ = ops().gradients(parts, table, _rows(x))
         of_x = ops().norm_backward(x, table, flowing, terms, ctx.hardswish)
@@ -206,7 +132,7 @@ class Depthwise(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, before, y, behind, weight = ctx.saved_tensors
-        flowing = _as_laid_out(gradient)
+        flowing = as_laid_out(gradient)
         terms, of_last, _ = ops().gradients(ops().norm_sums(y, behind, flowing, True), behind, _rows(y))
         of_x, parts = ops().depthwise_backward(x, before, y, behind, flowing, terms, weight, ctx.stride)
         terms, of_first, of_taps = ops().gradients(parts, before, _rows(x))
@@ -229,7 +155,7 @@ class Mix(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         x, mixing = ctx.saved_tensors
-        flowing = _as_laid_out(gradient)
+        flowing = as_laid_out(gradient)
         parts = ops().mix_weights(flowing, x, mixing)
         of_mixing = parts.sum(dim=1) if len(mixing) == len(x) else parts.sum(dim=(0, 1))[None]
-        return ops().mix_backward(flowing, x, mixing), of_mixing
+        return ops().mix_backward(flowing, mixing, None, None), of_mixing

@@ -87,6 +87,40 @@ def keep_moments(parts, part, channels, c, inside, origin, total, squares, count
 
 
 @triton.jit
+def together(parts, many, apart, channels, c, inside, P: tl.constexpr, C: tl.constexpr):
+    """Mean, variance and count (C,) in float64 of :func:`moments`, each ``apart`` from the next.
+
+    Chan, Golub and LeVeque, Algorithms for Computing the Sample Variance, 1983: parts put together without cancellation.
+    """
+    count = tl.zeros((C,), tl.float64)
+    mean = tl.zeros((C,), tl.float64)
+    for begin in range(0, many, P):
+        p = begin + tl.arange(0, P)
+        there = (p < many)[:, None] & inside[None, :]
+        place = parts + p[:, None] * apart + c[None, :]
+        origin = tl.load(place, mask=there, other=0.0).to(tl.float64)
+        total = tl.load(place + channels, mask=there, other=0.0).to(tl.float64)
+        n = tl.load(place + 3 * channels, mask=there, other=0.0).to(tl.float64)
+        count += tl.sum(n, axis=0)
+        mean += tl.sum(origin * n + total, axis=0)
+    count = tl.maximum(count, 1.0)
+    mean /= count
+    squares = tl.zeros((C,), tl.float64)
+    for begin in range(0, many, P):
+        p = begin + tl.arange(0, P)
+        there = (p < many)[:, None] & inside[None, :]
+        place = parts + p[:, None] * apart + c[None, :]
+        origin = tl.load(place, mask=there, other=0.0).to(tl.float64)
+        total = tl.load(place + channels, mask=there, other=0.0).to(tl.float64)
+        square = tl.load(place + 2 * channels, mask=there, other=0.0).to(tl.float64)
+        n = tl.load(place + 3 * channels, mask=there, other=0.0).to(tl.float64)
+        own = total / tl.maximum(n, 1.0)
+        away = origin + own - mean[None, :]
+        squares += tl.sum(tl.where(there, square - own * total + n * away * away, 0.0), axis=0)
+    return mean, tl.maximum(squares, 0.0) / count, count
+
+
+@triton.jit
 def affine(
     parts,
     many,
@@ -103,40 +137,12 @@ def affine(
     C: tl.constexpr,
 ):
     """From :func:`moments` the table (4, channels) of a norm: mean, scale, bias, one over the standard deviation. Moves the
-    running statistics.
-
-    Chan, Golub and LeVeque, Algorithms for Computing the Sample Variance, 1983: parts put together without cancellation.
-    """
+    running statistics."""
     if tl.program_id(0) == 0:
         tl.store(tracked, tl.load(tracked) + 1)
     c = tl.program_id(0) * C + tl.arange(0, C)
     inside = c < channels
-    count = tl.zeros((C,), tl.float64)
-    mean = tl.zeros((C,), tl.float64)
-    for begin in range(0, many, P):
-        p = begin + tl.arange(0, P)
-        there = (p < many)[:, None] & inside[None, :]
-        place = parts + p[:, None] * 4 * channels + c[None, :]
-        origin = tl.load(place, mask=there, other=0.0).to(tl.float64)
-        total = tl.load(place + channels, mask=there, other=0.0).to(tl.float64)
-        n = tl.load(place + 3 * channels, mask=there, other=0.0).to(tl.float64)
-        count += tl.sum(n, axis=0)
-        mean += tl.sum(origin * n + total, axis=0)
-    count = tl.maximum(count, 1.0)
-    mean /= count
-    squares = tl.zeros((C,), tl.float64)
-    for begin in range(0, many, P):
-        p = begin + tl.arange(0, P)
-        there = (p < many)[:, None] & inside[None, :]
-        place = parts + p[:, None] * 4 * channels + c[None, :]
-        origin = tl.load(place, mask=there, other=0.0).to(tl.float64)
-        total = tl.load(place + channels, mask=there, other=0.0).to(tl.float64)
-        square = tl.load(place + 2 * channels, mask=there, other=0.0).to(tl.float64)
-        n = tl.load(place + 3 * channels, mask=there, other=0.0).to(tl.float64)
-        own = total / tl.maximum(n, 1.0)
-        away = origin + own - mean[None, :]
-        squares += tl.sum(tl.where(there, square - own * total + n * away * away, 0.0), axis=0)
-    var = tl.maximum(squares, 0.0) / count
+    mean, var, count = together(parts, many, 4 * channels, channels, c, inside, P, C)
     inverse = 1.0 / tl.sqrt(var + eps)
     place = table + c
     tl.store(place, mean.to(tl.float32), mask=inside)
@@ -506,19 +512,22 @@ def mix(
 def mix_backward(
     gradient,
     mixing,
+    add,
+    means,
     out,
     frames,
     joints,
     outputs,
     channels,
     of_clip,
+    ADD: tl.constexpr,
     T: tl.constexpr,
     OUT: tl.constexpr,
     V: tl.constexpr,
     C: tl.constexpr,
     BLOCKS: tl.constexpr,
 ):
-    """out[n, t, v] = sum_o mixing[n, o, v] gradient[n, t, o]."""
+    """out[n, t, v] = sum_o mixing[n, o, v] gradient[n, t, o], if asked for + add[n, t, v] + means[n, v] (float32)."""
     chunks = tl.cdiv(frames, T)
     clip, first = (tl.program_id(0) // chunks).to(tl.int64), tl.program_id(0) % chunks * T
     c = tl.program_id(1) * C + tl.arange(0, C)
@@ -538,6 +547,11 @@ def mix_backward(
             weight = tl.load(mixing + o[None, :] * joints + v[:, None], mask=within, other=0.0).to(flowing.dtype)
             total = tl.dot(weight, flowing, total, input_precision="ieee")
         there = seen(t, frames, v, joints, of_channel)
+        if ADD:
+            place = (clip * joints + v[:, None]) * channels + c[None, :]
+            total += tl.load(means + place, mask=there, other=0.0)
+            place += ((clip * (frames - 1) + t) * joints) * channels
+            total += tl.load(add + place, mask=there, other=0.0).to(tl.float32)
         tl.store(out + (t * joints + v[:, None]) * channels + c[None, :], total.to(out.dtype.element_ty), mask=there)
 
 

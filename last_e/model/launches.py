@@ -14,6 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from last_e.model import gate_launches, head_launches, spatial_launches, stem_launches, step_launches
+from last_e.model.layout import blocks, power_of_two
+
 PARTS = 256
 """So many programs share the rows of an activation, where it has as many: more than a GPU has multiprocessors, and few enough
 that their parts are put together at once."""
@@ -35,15 +38,24 @@ def ops() -> Any:
     Raises:
         Exception: there is no Triton here, or none that works.
     """
-    from last_e.model import kernels
+    from last_e.model import gate_kernels, head_kernels, kernels, spatial_kernels, stem_kernels, step_kernels
 
     library: Any = torch.library.Library("lastrun", "DEF")  # type: ignore[no-untyped-call]
-    for name, (schema, run, shaped) in _OPS.items():
+    apart = {
+        kernels: _OPS,
+        gate_kernels: gate_launches.OPS,
+        spatial_kernels: spatial_launches.OPS,
+        head_kernels: head_launches.OPS,
+        stem_kernels: stem_launches.OPS,
+        step_kernels: step_launches.OPS,
+    }
+    every = [(module, name, *one) for module, those in apart.items() for name, one in those.items()]
+    for module, name, schema, run, shaped in every:
         library.define(f"{name}{schema}")
 
-        def launched(*given: Any, launch: Any = run, out: Any = shaped) -> Any:
+        def launched(*given: Any, of: Any = module, launch: Any = run, out: Any = shaped) -> Any:
             made = out(*given)
-            launch(kernels, *given, *(() if made is None else made if isinstance(made, tuple) else (made,)))
+            launch(of, *given, *(() if made is None else made if isinstance(made, tuple) else (made,)))
             return made
 
         library.impl(name, launched, "CompositeExplicitAutograd")
@@ -67,11 +79,6 @@ def tile(channels: int) -> Tile:
     """2,048 numbers: 16 for each of 128 threads. As few channels as possible beyond the last are asked for in vain."""
     width = next((width for width in (64, 32) if channels % width == 0), 64 if channels > 96 else 32 if channels > 16 else 16)
     return Tile(2048 // width, width)
-
-
-def blocks(count: int, size: int) -> int:
-    """How many blocks of a size there are in so many."""
-    return -(-count // size)
 
 
 def _share(count: int, size: Tile) -> int:
@@ -104,7 +111,7 @@ def _over_frames(y: Tensor) -> tuple[tuple[int, int, int], dict[str, int]]:
 def _over_joints(x: Tensor, mixing: Tensor) -> tuple[tuple[int, int], dict[str, int]]:
     """Grid and sizes for what mixes joints."""
     n, c, t, v = x.shape
-    size = {"T": MIXED, "V": max(16, 1 << (v - 1).bit_length()), "C": 64 if c % 64 == 0 else 32 if c > 16 else 16}
+    size = {"T": MIXED, "V": power_of_two(v, 16), "C": 64 if c % 64 == 0 else 32 if c > 16 else 16}
     return (n * blocks(t, MIXED), blocks(c, size["C"])), {**size, "OUT": BLOCK, "BLOCKS": blocks(mixing.shape[1], BLOCK)}
 
 
@@ -237,14 +244,21 @@ def _mix(kernels: Any, x: Tensor, mixing: Tensor, y: Tensor) -> None:
     kernels.mix[grid](x, mixing, y, t, v, mixing.shape[1], c, _of_clip(mixing), **size)
 
 
-def _mix_backward_out(gradient: Tensor, x: Tensor, mixing: Tensor) -> Tensor:
-    return torch.empty_like(x)
+def _mix_backward_out(gradient: Tensor, mixing: Tensor, add: Tensor | None, means: Tensor | None) -> Tensor:
+    n, c, t, _ = gradient.shape
+    outputs, v = mixing.shape[1:]
+    shape = n, c * v // outputs, t, v
+    return torch.empty(shape, dtype=gradient.dtype, device=gradient.device, memory_format=torch.channels_last)
 
 
-def _mix_backward(kernels: Any, gradient: Tensor, x: Tensor, mixing: Tensor, of_x: Tensor) -> None:
-    grid, size = _over_joints(x, mixing)
-    _, c, t, v = x.shape
-    kernels.mix_backward[grid](gradient, mixing, of_x, t, v, mixing.shape[1], c, _of_clip(mixing), **size)
+def _mix_backward(
+    kernels: Any, gradient: Tensor, mixing: Tensor, add: Tensor | None, means: Tensor | None, of_x: Tensor
+) -> None:
+    grid, size = _over_joints(of_x, mixing)
+    _, c, t, v = of_x.shape
+    more = of_x if add is None else add, mixing if means is None else means
+    given = gradient, mixing, *more, of_x, t, v, mixing.shape[1], c, _of_clip(mixing)
+    kernels.mix_backward[grid](*given, ADD=add is not None, **size)
 
 
 def _mix_weights_out(gradient: Tensor, x: Tensor, mixing: Tensor) -> Tensor:
@@ -284,7 +298,11 @@ _OPS: dict[str, tuple[str, Any, Any]] = {
         _depthwise_backward_out,
     ),
     "mix": ("(Tensor x, Tensor mixing) -> Tensor", _mix, _mix_out),
-    "mix_backward": ("(Tensor gradient, Tensor x, Tensor mixing) -> Tensor", _mix_backward, _mix_backward_out),
+    "mix_backward": (
+        "(Tensor gradient, Tensor mixing, Tensor? add, Tensor? means) -> Tensor",
+        _mix_backward,
+        _mix_backward_out,
+    ),
     "mix_weights": ("(Tensor gradient, Tensor x, Tensor mixing) -> Tensor", _mix_weights, _mix_weights_out),
 }
 """By name: its schema, its launch with what comes out of it, and what comes out of it."""

@@ -11,7 +11,9 @@ from torch.nn import functional as F
 
 from last_e.config import ModelConfig
 from last_e.graph import hop_adjacency, hop_distance
-from last_e.model.blocks import Block, SpatialGraphConv, StreamFusion, full
+from last_e.model import fused_cuda, head
+from last_e.model.blocks import Block, Shortcut, SpatialGraphConv, StreamFusion, TemporalConv, full
+from last_e.model.formats import converted
 from last_e.skeletons import NTU25, Skeleton
 
 
@@ -70,6 +72,7 @@ class LastE(nn.Module):
             self.fc_mu = nn.Linear(channels, min(128, channels))
             self.fc_logvar = nn.Linear(channels, min(128, channels))
         self.noise_shape = (channels, num_blocks)
+        self._pointwise = [conv for module in self.stages.modules() for conv in _pointwise_of(module)]
         self.still: list[nn.Module] = []
         """Batch norms that keep to their running statistics, also in training."""
         self.apply(_initialise)
@@ -86,10 +89,14 @@ class LastE(nn.Module):
         """
         x = self.fusion(streams)
         blocks = (block for stage in self.stages for block in stage.children())
-        for index, block in enumerate(blocks):
-            x = block(x, None if noise is None else noise.path[:, index])
-        gate = self.pool_gate.flatten(1).sigmoid()
-        pooled = gate * x.mean(dim=(2, 3)) + (1 - gate) * x.amax(dim=(2, 3))
+        with converted(self._pointwise, self.training):
+            for index, block in enumerate(blocks):
+                x = block(x, None if noise is None else noise.path[:, index])
+        if fused_cuda.kernels_for(x) and self.training:
+            pooled: Tensor = head.GatedPool.apply(x, self.pool_gate)  # type: ignore[no-untyped-call]
+        else:
+            gate = self.pool_gate.flatten(1).sigmoid()
+            pooled = gate * x.mean(dim=(2, 3)) + (1 - gate) * x.amax(dim=(2, 3))
         logits: Tensor = self.fc(self._dropout(self.head_bn(pooled), noise))
         if not (self.training and self.config.use_ib_loss):
             return logits
@@ -120,6 +127,8 @@ class LastE(nn.Module):
         """KL divergence of N(mu, exp(logvar)) from N(0, 1), mean over rows, float32 (InfoGCN, Chi et al., CVPR 2022)."""
         with torch.autocast(pooled.device.type, enabled=False):
             mu, logvar = self.fc_mu(full(pooled)), self.fc_logvar(full(pooled))
+            if fused_cuda.used_on(mu.device) and mu.dtype == torch.float32:
+                return head.Divergence.apply(mu, logvar, row_weight)  # type: ignore[no-any-return,no-untyped-call]
             divergence: Tensor = -0.5 * (1 + logvar - mu.square() - logvar.exp()).sum(dim=1)
             return divergence.mean() if row_weight is None else (divergence * row_weight).sum() / row_weight.sum()
 
@@ -129,6 +138,15 @@ def receptive_field(model: LastE) -> int:
     distance = hop_distance(model.skeleton.bones, len(model.skeleton.joints)).to(model.pool_gate.device)
     layers = [module for module in model.modules() if isinstance(module, SpatialGraphConv)]
     return sum(int(distance[(layer.A * layer.edge != 0).any(dim=0)].max()) for layer in layers)
+
+
+def _pointwise_of(module: nn.Module) -> list[nn.Conv2d]:
+    """The convolutions whose weights are used as they are."""
+    if isinstance(module, TemporalConv):
+        found = [module.expand_conv[0], module.point_conv[0]]
+    else:
+        found = [module[0]] if isinstance(module, Shortcut) else []
+    return [conv for conv in found if isinstance(conv, nn.Conv2d)]
 
 
 def _initialise(module: nn.Module) -> None:

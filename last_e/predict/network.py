@@ -22,7 +22,7 @@ from last_e.load import load_network
 from last_e.precision import choose_device, choose_precision
 from last_e.predict.recordings import Item, Reader, Recording, see_that_units_fit
 from last_e.predict.timeline import Segment, Timeline, windows
-from last_e.train import TEST_BATCH, set_up_torch
+from last_e.set_up import TEST_BATCH, set_up_torch
 
 Say = Callable[[dict[str, Any]], None]
 _MOST_BYTES = 32 << 20

@@ -26,7 +26,7 @@ from last_e.model.folding import folded_once
 from last_e.precision import choose_device, choose_precision
 from last_e.prepare.clipfile import names_of, read_columns
 from last_e.score.figures import figures
-from last_e.train import TEST_BATCH, load_loops, set_up_torch
+from last_e.set_up import TEST_BATCH, load_loops, set_up_torch
 
 AMONG = 5
 _MOST_ROUNDS = 1000

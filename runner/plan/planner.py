@@ -23,7 +23,7 @@ from runner.spec import JobSpec
 PROFILE_GPUS = {"kaggle": ("T4", "P100"), "gcp": ("T4",), "lambda": ("A10",), "a100": ("A100 40GB",)}
 """What a machine of a profile has unless ``--gpu`` says otherwise. ``local`` is the machine that one asks on."""
 NO_GPU = "no GPU"
-TEST_BATCH = {"cpu": 64, "cuda": 256}  # as last_e.train
+TEST_BATCH = {"cpu": 64, "cuda": 256}  # as last_e.set_up
 START_SECONDS = 120
 """Assumed: until a session trains (installed packages, torch, the clips, the first slow steps)."""
 LOCAL_START_SECONDS = 10

@@ -142,7 +142,7 @@ class Recorder(TorchDispatchMode):
         devices = {one.device.type for one in (*given, *made)}
         if "cpu" in devices:
             self._told("copies between host and device" if len(devices) > 1 else "is done by the host", name)
-        if name in FREE:
+        if operation.namespace == "aten" and name in FREE:
             return out
         self.formats[phase].add(f"{name}: {_formats(given)} -> {_formats(made)}")
         self.kernels[phase] += kernels(name, given, made)
@@ -160,8 +160,6 @@ class Recorder(TorchDispatchMode):
 
 def kernels(name: str, given: list[Tensor], made: list[Tensor]) -> int:
     """About how many kernels an operation of torch is on a GPU: as its sources have it, for the operations of this network."""
-    if name in FREE:
-        return 0
     if name.startswith(("_foreach", "_fused", "_amp_foreach")):
         return max(1, -(-len(given) // _A_LAUNCH))
     if name == "convolution_backward":

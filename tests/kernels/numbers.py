@@ -4,6 +4,7 @@ number is off, relative to the largest of its tensor. To be run with TRITON_INTE
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -15,13 +16,27 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from last_e.model import fused_cuda
-from last_e.model.functions import norm_and_depthwise
-from last_e.model.fused_cuda import Depthwise, Mix, NormThen, differences
+from last_e.model.blocks import Block, SpatialGraphConv, StreamFusion
+from last_e.model.functions import mix_joints, norm_and_depthwise
+from last_e.model.fused_cuda import Depthwise, Mix, NormThen
+from last_e.model.gates import Tail
+from last_e.model.head import Divergence, GatedPool
+from last_e.model.loss import CrossEntropy
+from last_e.model.spatial import Attended
+from last_e.model.stem import Folded
+from last_e.model.tried import differences
+from last_e.state import Counters, _settle, cross_entropy
 
 FORMATS = {"float32": torch.float32, "float16": torch.float16}
 # Clips, channels, frames, joints, stride: channels that fill no tile and such that fill several, frames that end within a
 # program's and such that do not, more joints than a tile of them has, the strides of the network.
 SHAPES = [(2, 12, 7, 5, 1), (1, 20, 35, 9, 2), (1, 96, 2, 3, 1), (1, 8, 2, 33, 1)]
+
+GATED = [(2, 12, 7, 5), (1, 40, 18, 33), (2, 8, 70, 11)]
+"""Clips, channels, frames, joints: of the end of a block. Several chunks of frames, blocks of channels and of rows."""
+
+ATTENDED = [(2, 12, 20, 7, 5, 3), (1, 40, 36, 18, 25, 2)]
+"""Clips, channels, outputs, frames, joints, subsets: of a graph convolution's attention."""
 
 
 def main() -> None:
@@ -100,6 +115,19 @@ def main() -> None:
                 return y.reshape(n, t, v, 3 * c).permute(0, 3, 1, 2)
 
             found[f"mix of {clips} {shape}"] = off(Mix.apply(*given), given, (), mixed)
+    for shape in GATED:
+        for rate in (0.0, 0.4):
+            found[f"gates, drop path {rate} {shape}"] = gated(shape, rate, drawn, laid_out)
+    for shape in ((2, 40, 9, 11), (3, 8, 2, 3)):
+        found[f"pooling {shape}"] = pooled(laid_out(drawn(*shape, scale=2.0).round()), drawn(1, shape[1], 1, 1))
+    found["streams"] = stemmed(dtype, drawn)
+    for shape in ATTENDED:
+        found[f"graph convolution {shape}"] = attended(shape, drawn, laid_out)
+    if dtype == torch.float32:
+        for shape in ((5, 7), (70, 120)):
+            found[f"loss {shape}"] = lost(shape, drawn)
+        found["what a step decides"] = decided()
+        found["divergence"] = diverged(drawn)
     told = {"cases": found, "as it is called": as_it_is_called(drawn), "tried out": differences(torch.device("cpu"))}
     print(json.dumps(told))
 
@@ -120,6 +148,152 @@ def as_it_is_called(drawn: Callable[..., Tensor]) -> dict[str, float]:
     mixed = torch.einsum("nov,nctv->ntoc", columns.expand(2, -1, -1), x).reshape(2, 13, 5, 24).permute(0, 3, 1, 2)
     found["columns"] = float((Mix.apply(x, columns) - mixed).detach().abs().max())
     return found
+
+
+def gated(
+    shape: tuple[int, ...], rate: float, drawn: Callable[..., Tensor], laid_out: Callable[[Tensor], Tensor]
+) -> dict[str, float]:
+    """How far the end of a block is from what its layers are in float64."""
+    n, c, _, v = shape
+    block = Block(
+        c, c, stride=1, depth=1, expand_ratio=1, adjacency=torch.ones(1, v, v), subset_attention=False, hybrid_gate=False,
+        drop_path_rate=rate,
+    )  # fmt: skip
+    weights = block.gates()
+    for weight in weights:
+        weight.data = drawn(*weight.shape, scale=0.4, shift=float(weight.dim() == 1))
+    twin = deepcopy(block).double()
+    base, y = laid_out(drawn(*shape)), laid_out(drawn(*shape, scale=2.0, shift=1.0))
+    noise = torch.tensor([0.9, 0.2])[:n]
+    own = Tail.apply(base, y, noise if rate else None, rate, block.st_att.norms, *weights)
+    given = [base.detach().double().requires_grad_(), y.detach().double().requires_grad_()]
+    other = twin.end(lambda: given[0], given[1], noise)
+    flowing = drawn(*shape).to(own.dtype).contiguous(memory_format=torch.channels_last)
+    grads = torch.autograd.grad(own, [base, y, *weights], flowing)
+    twins = torch.autograd.grad(other, [*given, *twin.gates()], flowing.double())
+    pairs = {"out": (own, other), **dict(zip(("base", "x", *weights._fields), zip(grads, twins)))}
+    for number, (one, two) in enumerate(zip(block.st_att.norms, twin.st_att.norms)):
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            pairs[f"{name} {number}"] = getattr(one, name), getattr(two, name)
+    with torch.no_grad():
+        return {name: float((a.double() - b).abs().max() / b.double().abs().max()) for name, (a, b) in pairs.items()}
+
+
+def attended(shape: tuple[int, ...], drawn: Callable[..., Tensor], laid_out: Callable[[Tensor], Tensor]) -> dict[str, float]:
+    """How far the attention of a graph convolution, and the mixing of joints by it, is from what its layer is in float64."""
+    n, c, outputs, t, v, k = shape
+    layer = SpatialGraphConv(c, outputs, drawn(k, v, v) * (drawn(k, v, v) > 0), subset_attention=True)
+    learned = [layer.edge, layer.gcn.weight, layer.get_parameter("subset_att.2.weight")]
+    for weight, scale in zip(learned, (1.0, 0.3, 0.1)):
+        weight.data = drawn(*weight.shape, scale=scale)
+    twin = deepcopy(layer).double()
+    own = [laid_out(drawn(n, c, t, v, shift=0.5)), *learned]
+    other = [own[0].detach().double().requires_grad_(), twin.edge, twin.gcn.weight, twin.get_parameter("subset_att.2.weight")]
+    found = Attended.apply(*own, layer.A)
+    weight = twin.gcn.weight.view(k, -1, c)
+    mixed = mix_joints(other[0], twin.A, twin.edge, twin._attention(other[0], twin.A * twin.edge, weight))
+    plain = other[0].clone(), mixed, weight.transpose(0, 1).reshape(-1, k * c, 1, 1)
+    flowing = [drawn(*one.shape).to(one.dtype).contiguous(memory_format=torch.channels_last) for one in found]
+    grads = torch.autograd.grad(found, own, flowing)
+    twins = torch.autograd.grad(plain, other, [one.double() for one in flowing])
+    names = ["x", "mixed", "ready", *(f"gradient of {name}" for name in ("x", "edge", "weight", "linear"))]
+    with torch.no_grad():
+        pairs = zip(names, [*found, *grads], [*plain, *twins])
+        return {name: float((a.double() - b).abs().max() / b.abs().max()) for name, a, b in pairs}
+
+
+def lost(shape: tuple[int, int], drawn: Callable[..., Tensor]) -> dict[str, float]:
+    """How far the loss, its gradient and the hits are, with weights of classes and without, where some logits are the same."""
+    logits = drawn(*shape, scale=4.0).round().requires_grad_()
+    label = torch.arange(shape[0]) * 3 % shape[1]
+    found = {}
+    for name, weights in (("plain", None), ("weighted", drawn(shape[1]).abs())):
+        own, hits = CrossEntropy.apply(logits, label, 0.1, weights)
+        twin = logits.detach().double().requires_grad_()
+        other = cross_entropy(twin, label, 0.1, None if weights is None else weights.double())
+        one, two = torch.autograd.grad(own * 0.5, logits)[0], torch.autograd.grad(other * 0.5, twin)[0]
+        found[name] = float((own - other).abs().detach() / other.detach())
+        found[f"gradient, {name}"] = float((one - two).abs().max() / two.abs().max())
+        found[f"hits, {name}"] = float(hits - (logits.argmax(1) == label).sum())
+    return found
+
+
+def pooled(x: Tensor, gate: Tensor) -> dict[str, float]:
+    """How far the pooling behind the last block is, where several numbers are the largest."""
+    given = [x, gate.requires_grad_()]
+    own = GatedPool.apply(*given)
+    twin = [one.detach().double().requires_grad_() for one in given]
+    share = twin[1].flatten(1).sigmoid()
+    other = share * twin[0].mean(dim=(2, 3)) + (1 - share) * twin[0].amax(dim=(2, 3))
+    flowing = torch.linspace(-1, 1, own.numel()).view(own.shape)
+    grads = zip(torch.autograd.grad(own, given, flowing), torch.autograd.grad(other, twin, flowing.double()))
+    pairs = {"pooled": (own, other), **dict(zip(("x", "gate"), grads))}
+    with torch.no_grad():
+        return {name: float((a.double() - b).abs().max() / b.abs().max()) for name, (a, b) in pairs.items()}
+
+
+def diverged(drawn: Callable[..., Tensor]) -> dict[str, float]:
+    """How far the divergence and its gradients are, with weights of rows and without."""
+    given = [drawn(70, 20).requires_grad_(), drawn(70, 20).requires_grad_()]
+    found = {}
+    for name, weight in (("plain", None), ("weighted", drawn(70).abs())):
+        twin = [one.detach().double().requires_grad_() for one in given]
+        each = -0.5 * (1 + twin[1] - twin[0].square() - twin[1].exp()).sum(dim=1)
+        share = torch.full((70,), 1 / 70).double() if weight is None else weight.double() / weight.double().sum()
+        own, other = Divergence.apply(*given, weight), (each * share).sum()
+        found[name] = float((own - other).abs().detach() / other.detach())
+        for kind, one, two in zip(("mu", "logvar"), torch.autograd.grad(own, given), torch.autograd.grad(other, twin)):
+            found[f"{kind}, {name}"] = float((one - two).abs().max() / two.abs().max())
+    return found
+
+
+def stemmed(form: torch.dtype, drawn: Callable[..., Tensor]) -> dict[str, float]:
+    """How far the projection of the streams with their norms in it is, and its gradients."""
+    fusion = StreamFusion(40)
+    norms = [norm for norm in fusion.stream_bn.children() if isinstance(norm, nn.BatchNorm2d)]
+    for parameter in fusion.parameters():
+        parameter.data = drawn(*parameter.shape) + 0.5
+    twin = deepcopy(fusion).double()
+    x = drawn(3, 9, 11, 7, scale=2.0, shift=3.0).contiguous(memory_format=torch.channels_last)
+    weight, other = fusion.get_parameter("proj.0.weight"), twin.get_parameter("proj.0.weight")
+    own = [weight, *(one for norm in norms for one in (norm.weight, norm.bias))]
+    twins = [other, *twin.stream_bn.parameters()]
+    made = Folded.apply(x, weight, norms, form, *own[1:])
+    scale, shift = twin._norm(x.double())
+    plain = other * scale[None, :, None, None], other.flatten(1) @ shift
+    flowing = [drawn(*one.shape).to(one.dtype) for one in made]
+    grads = torch.autograd.grad(made, own, flowing), torch.autograd.grad(plain, twins, [one.double() for one in flowing])
+    pairs = {str(number): pair for number, pair in enumerate(zip((*made, *grads[0]), (*plain, *grads[1])))}
+    pairs |= {name: (one, twin.get_buffer(name)) for name, one in fusion.named_buffers() if name.startswith("stream_bn")}
+    with torch.no_grad():
+        return {name: float((a.double() - b).abs().max() / b.double().abs().max()) for name, (a, b) in pairs.items()}
+
+
+def decided() -> dict[str, float]:
+    """How far what a step decides and counts is, of steps whose loss or gradient is finite or not."""
+    own, other = Counters(torch.device("cpu")), Counters(torch.device("cpu"))
+    statistics = [torch.arange(1500) % 7, torch.arange(1500) / 3]
+    found = {}
+    for number, (ce, norm) in enumerate([(3.5, 1.0), (math.nan, 1.0), (2.5, math.inf), (-math.inf, 2.0), (4.5, 2.0)]):
+        rows = torch.tensor([[ce, 0.25, 3], [1.5, 0.5, 2]], dtype=torch.float64)
+        given = rows, torch.tensor(norm), 0.125, 8
+        plainly = other.judge(*given)
+        with patch.object(fused_cuda, "used_on", return_value=True):
+            good = own.judge(*given)
+        found[f"decision {number}"] = float(any(not torch.equal(one, two) for one, two in zip(good, plainly)))
+        for still in (None, torch.arange(1500) % 3 == 0):
+            for values in statistics:
+                moved, expected = values + 1, values + 1
+                _settle(expected, values, good[0], still)
+                with patch.object(fused_cuda, "used_on", return_value=True):
+                    _settle(moved, values, good[0], still)
+                found[f"statistics {number} {still is None} {values.dtype}"] = float((moved - expected).abs().max())
+        found[f"counted {number}"] = float(any(one != two for one, two in zip(_counted(own), _counted(other))))
+    return found
+
+
+def _counted(counters: Counters) -> list[str]:
+    return [str(one) for one in counters.read()]
 
 
 def _norm(norm: nn.BatchNorm2d, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

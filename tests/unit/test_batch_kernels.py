@@ -16,7 +16,7 @@ from last_e.data.synthetic import synthetic_clips
 from last_e.layers import resolve
 from last_e.model import fused_cuda
 from last_e.reading import set_layer
-from last_e.train import load_kernels
+from last_e.set_up import load_kernels
 from tests.conftest import Figures
 from tests.unit.test_kernels import told
 

@@ -21,8 +21,8 @@ from last_e.model import LastE
 from last_e.optim import build_optimizer
 from last_e.precision import Precision
 from last_e.reading import set_layer
+from last_e.set_up import load_kernels, set_up_torch
 from last_e.state import State, Totals, train_step
-from last_e.train import load_kernels, set_up_torch
 from tests.tape import TapeCapture
 
 CLIPS = synthetic_clips(6, 36)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import last_e.model
-from last_e import train
+from last_e import set_up
 from last_e.config import TrainConfig
 from last_e.graph import hop_adjacency
 from last_e.layers import resolve
@@ -344,10 +344,10 @@ def test_who_waits_for_loops_that_are_compiled_hears_of_it_now_and_then(monkeypa
         assert heard.acquire(timeout=60)
         assert heard.acquire(timeout=60)
 
-    monkeypatch.setattr(train, "COMPILING", {0.001: "numba compiles", 0.3: "numba still compiles", 600.0: "never"})
+    monkeypatch.setattr(set_up, "COMPILING", {0.001: "numba compiles", 0.3: "numba still compiles", 600.0: "never"})
     monkeypatch.setattr(fused, "loops", compiled)
     config = resolve([], TrainConfig, [], detect=lambda: ("local", "")).config
-    train.load_loops(config, torch.device("cpu"), Sink())
+    set_up.load_loops(config, torch.device("cpu"), Sink())
     assert told[:2] == ["numba compiles", "numba still compiles"]
     assert "never" not in told
 

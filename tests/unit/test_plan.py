@@ -24,7 +24,7 @@ from last_e.model import build_model, fused
 from last_e.precision import amp_format
 from last_e.prepare.synth import synthesize
 from last_e.problems import ConfigError
-from last_e.train import TEST_BATCH
+from last_e.set_up import TEST_BATCH
 from runner.errors import UsageError
 from runner.plan import measurements, planner
 from runner.plan.clips import data_of

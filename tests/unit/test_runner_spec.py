@@ -390,7 +390,9 @@ def test_the_runner_reaches_the_trainer_only_through_its_torch_free_vocabulary()
         [sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2], capture_output=True, text=True
     )
     vocabulary = "choosing init known config console counts datafile described environment events joints layers manifest"
-    vocabulary += " bar light metrics own_set predictions problems process progress reading redact resume set_by skeletons"
+    vocabulary += (
+        " bar light metrics own_set predictions problems process progress reading redact refusal resume set_by skeletons"
+    )
     vocabulary += " terminal text whole"
     assert {name.split(".")[1] for name in done.stdout.split()} <= {
         *vocabulary.split(),

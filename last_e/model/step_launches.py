@@ -1,0 +1,61 @@
+"""The kernels of :mod:`last_e.model.step_kernels` as operations of torch, as :mod:`last_e.model.launches` has the others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from last_e.model.layout import blocks, power_of_two
+
+
+def _judge_out(rows: Tensor, norm: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    return norm.new_empty((), dtype=torch.bool), norm.new_empty((), dtype=torch.float32)
+
+
+def _judge(kernels: Any, rows: Tensor, norm: Tensor, *rest: Any) -> None:
+    ib_weight, size, *places = rest
+    kernels.judge[(1,)](rows, norm, ib_weight, *places, len(rows), size, num_warps=1)
+
+
+def _settle_out(values: Tensor, before: Tensor, good: Tensor, still: Tensor | None) -> None:
+    return None
+
+
+def _settle(kernels: Any, values: Tensor, before: Tensor, good: Tensor, still: Tensor | None) -> None:
+    mask = values if still is None else still
+    grid = (blocks(values.numel(), 1024),)
+    kernels.settle[grid](values, before, good, mask, values.numel(), STILL=still is not None, S=1024)
+
+
+def _cross_entropy_out(
+    logits: Tensor, label: Tensor, smoothing: float, weights: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(logits), logits.new_empty(()), logits.new_empty(())
+
+
+def _cross_entropy(
+    kernels: Any, logits: Tensor, label: Tensor, smoothing: float, weights: Tensor | None, *made: Tensor
+) -> None:
+    clips, classes = logits.shape
+    width = power_of_two(classes, 16)
+    given = logits, label, logits if weights is None else weights, *made, smoothing, clips, classes
+    kernels.cross_entropy[(1,)](*given, WEIGHTS=weights is not None, R=max(1, 2048 // width), C=width, num_warps=8)
+
+
+OPS: dict[str, tuple[str, Any, Any]] = {
+    "judge": (
+        "(Tensor rows, Tensor norm, float ib_weight, int size, Tensor(a!) sums, Tensor(b!) steps, Tensor(c!) loss) "
+        "-> (Tensor, Tensor)",
+        _judge,
+        _judge_out,
+    ),
+    "cross_entropy": (
+        "(Tensor logits, Tensor label, float smoothing, Tensor? weights) -> (Tensor, Tensor, Tensor)",
+        _cross_entropy,
+        _cross_entropy_out,
+    ),
+    "settle": ("(Tensor(a!) values, Tensor before, Tensor good, Tensor? still) -> ()", _settle, _settle_out),
+}
+"""By name: its schema, its launch with what comes out of it, and what comes out of it."""

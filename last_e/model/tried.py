@@ -1,0 +1,168 @@
+"""Whether a GPU computes with the kernels of our own what torch does: asked of it as training begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from last_e.model.fused_cuda import OLDEST, STRIDES, Depthwise, Mix, NormThen, as_laid_out, found_right, leave
+from last_e.model.gates import Tail, Weights
+from last_e.model.head import Divergence, GatedPool
+from last_e.model.launches import ops
+from last_e.model.loss import CrossEntropy
+from last_e.model.spatial import Attended
+from last_e.model.stem import Folded
+
+
+def try_out(device: torch.device) -> str | None:
+    """Have a GPU compute a little with the kernels and with torch, and use them from then on where both agree.
+
+    Returns:
+        None, or why they are not used.
+    """
+    leave(device)
+    capability = torch.cuda.get_device_capability(device)
+    if capability < OLDEST:
+        return (
+            f"they need a GPU of compute capability {OLDEST[0]}.{OLDEST[1]}, and this one has {capability[0]}.{capability[1]}"
+        )
+    try:
+        ops()
+    except Exception:  # it does not fit this Python, this system or this torch
+        return "triton is not installed here, or does not work; torch's own builds for CUDA bring it"
+    try:
+        off = {name: value for name, value in differences(device).items() if not value <= 1e-4}
+    except Exception as error:  # Triton's, the driver's, the assembler's: torch does without
+        return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:300]}"
+    if off:
+        return ", ".join(f"{name} differs from torch's by {value:.1e}" for name, value in off.items())
+    found_right(device)
+    return None
+
+
+def differences(device: torch.device) -> dict[str, float]:
+    """How far the operations and their gradients are on small float32 activations from torch's in float64, relative to the
+    largest number."""
+    generator = torch.Generator().manual_seed(5)
+
+    def drawn(*shape: int) -> Tensor:
+        x = torch.randn(shape, generator=generator).to(device)
+        return (as_laid_out(x) if len(shape) == 4 else x).requires_grad_()
+
+    def norm() -> nn.BatchNorm2d:
+        one = nn.BatchNorm2d(24, device=device)
+        one.weight.data, one.bias.data = drawn(24).detach(), drawn(24).detach()
+        return one
+
+    def apart(own: Tensor, given: Sequence[Tensor], torchs: Callable[..., Tensor]) -> float:
+        twin = [each.detach().double().requires_grad_() for each in given]
+        other = torchs(*twin)
+        flowing = as_laid_out(torch.linspace(-1, 1, own.numel(), device=device).view(own.shape))
+        pairs = [(own, other)]
+        pairs += zip(torch.autograd.grad(own, given, flowing), torch.autograd.grad(other, twin, flowing.double()))
+        return max(float(((one - two).abs().max() / two.abs().max()).detach()) for one, two in pairs)
+
+    def normed(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.batch_norm(x, None, None, weight, bias, training=True)
+
+    found = {}
+    for stride in STRIDES:
+        first, last = norm(), norm()
+        given: tuple[Tensor, ...] = drawn(2, 24, 19, 9), first.weight, first.bias, drawn(24, 1, 5, 1), last.weight, last.bias
+
+        def between(x: Tensor, w: Tensor, b: Tensor, taps: Tensor, *then: Tensor, by: int = stride) -> Tensor:
+            y = F.conv2d(F.hardswish(normed(x, w, b)), taps, stride=(by, 1), padding=(2, 0), groups=24)
+            return F.hardswish(normed(y, *then))
+
+        own = Depthwise.apply(*given, first, last, stride)  # type: ignore[no-untyped-call]
+        found[f"the depthwise convolution of stride {stride}"] = apart(own, given, between)
+    one = norm()
+    given = drawn(2, 24, 7, 9), one.weight, one.bias, drawn(2, 24, 7, 9)
+    own = NormThen.apply(*given, one, False)  # type: ignore[no-untyped-call]
+    found["the norm with a sum"] = apart(own, given, lambda x, w, b, add: normed(x, w, b) + add)
+    own = NormThen.apply(*given[:3], None, one, True)  # type: ignore[no-untyped-call]
+    found["the norm with Hardswish"] = apart(own, given[:3], lambda *all_of_it: F.hardswish(normed(*all_of_it)))
+    given = drawn(2, 24, 7, 9), drawn(2, 27, 9)
+    own = Mix.apply(*given)  # type: ignore[no-untyped-call]
+    found["the mixing of joints"] = apart(
+        own, given, lambda x, m: torch.einsum("nov,nctv->ntoc", m, x).reshape(2, 7, 9, 72).permute(0, 3, 1, 2)
+    )
+    given = drawn(3, 24, 19, 9), drawn(3, 24, 19, 9), *(drawn(*shape) for shape in _gates(24, 6))
+    noise = torch.tensor([0.9, 0.2, 0.6], device=device)
+    norms = nn.BatchNorm2d(6, device=device), nn.BatchNorm2d(6, device=device)
+    own = Tail.apply(*given[:2], noise, 0.3, norms, *given[2:])  # type: ignore[no-untyped-call]
+    found["the gates"] = apart(own, given, partial(_gated, (noise >= 0.3) / 0.7))
+    given = tuple(drawn(*shape) for shape in ((2, 24, 19, 9), (3, 9, 9), (72, 24, 1, 1), (3, 72), (3, 9, 9)))
+    given[3].data *= 0.05  # so that no subset has all of it
+    whole, mixed, ready = Attended.apply(*given)  # type: ignore[no-untyped-call]
+    own = whole + torch.einsum("nctv,oc->notv", mixed, ready.flatten(1))
+    found["a graph convolution's attention"] = apart(own, given[:4], partial(_attended, given[4].detach().double()))
+    given = drawn(2, 24, 7, 9), drawn(1, 24, 1, 1)
+    own = GatedPool.apply(*given)  # type: ignore[no-untyped-call]
+    found["the pooling"] = apart(own[:, :, None, None], given, _pooled)
+    given = drawn(9, 7), drawn(9, 7)
+    own = Divergence.apply(*given, None)  # type: ignore[no-untyped-call]
+    found["the divergence"] = apart(own.view(1, 1, 1, 1), given, _divergence)
+    x = drawn(2, 9, 7, 9).detach()
+    given = (drawn(12, 9, 1, 1), *(drawn(3) for _ in range(6)))
+    three = [nn.BatchNorm2d(3, device=device) for _ in range(3)]
+    ready, shift = Folded.apply(x, given[0], three, torch.float32, *given[1:])  # type: ignore[no-untyped-call]
+    own = torch.einsum("nctv,oc->notv", x, ready.flatten(1)) + shift[:, None, None]
+    found["the norms of streams"] = apart(own, given, partial(_folded, x.double()))
+    logits, label = drawn(9, 7), torch.arange(9, device=device) % 7
+    total, _ = CrossEntropy.apply(logits, label, 0.1, None)  # type: ignore[no-untyped-call]
+    plainly = partial(F.cross_entropy, target=label, reduction="sum", label_smoothing=0.1)
+    found["the loss"] = apart(total.view(1, 1, 1, 1), (logits,), lambda x: plainly(x).view(1, 1, 1, 1))
+    return found
+
+
+def _attended(adjacency: Tensor, x: Tensor, edge: Tensor, weight: Tensor, linear: Tensor) -> Tensor:
+    """A graph convolution with attention as its formula has it, and x."""
+    y = torch.einsum("nctv,koc,kvw->nkotw", x, weight.view(3, 24, 24), adjacency * edge)
+    share = (y.mean(dim=(3, 4)).flatten(1) @ linear.T).softmax(dim=1)
+    return x + (y * share[:, :, None, None, None]).sum(dim=1)
+
+
+def _pooled(x: Tensor, gate: Tensor) -> Tensor:
+    """The pooling behind the last block."""
+    share = gate.sigmoid()
+    return share * x.mean(dim=(2, 3), keepdim=True) + (1 - share) * x.amax(dim=(2, 3), keepdim=True)
+
+
+def _divergence(mu: Tensor, logvar: Tensor) -> Tensor:
+    """The mean over rows of the divergence of N(mu, exp(logvar)) from N(0, 1)."""
+    return -0.5 * (1 + logvar - mu.square() - logvar.exp()).sum(dim=1).mean().view(1, 1, 1, 1)
+
+
+def _folded(x: Tensor, weight: Tensor, *learned: Tensor) -> Tensor:
+    """The streams' norms, and the projection of all three."""
+    normed = [
+        F.batch_norm(one, None, None, learned[2 * number], learned[2 * number + 1], training=True)
+        for number, one in enumerate(x.chunk(3, dim=1))
+    ]
+    return torch.einsum("nctv,oc->notv", torch.cat(normed, dim=1), weight.flatten(1))
+
+
+def _gates(channels: int, hidden: int) -> list[tuple[int, ...]]:
+    """The shapes of :class:`last_e.model.gates.Weights`."""
+    branch = [(hidden, channels, 1, 1), (channels, hidden, 1, 1), (hidden,), (hidden,)]
+    return [(hidden, channels), (channels, hidden), (1, channels, 1, 1), (1, channels, 1, 1), *branch, *branch]
+
+
+def _gated(kept: Tensor, base: Tensor, x: Tensor, *given: Tensor) -> Tensor:
+    """The end of a block as its formula has it."""
+    w = Weights(*given)
+    motion = (x[:, :, 1:] - x[:, :, :-1]).abs().mean(dim=(2, 3))
+    sigmoid = (F.relu(motion @ w.first.T) @ w.last.T).sigmoid()
+    gate = 1 + w.gate_alpha * (sigmoid[:, :, None, None] - 1)
+
+    def branch(axis: int, squeeze: Tensor, excite: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        narrow = F.conv2d(x.mean(dim=axis, keepdim=True) * gate, squeeze)
+        return F.conv2d(F.relu(F.batch_norm(narrow, None, None, weight, bias, training=True)), excite).sigmoid()
+
+    by_frame, by_joint = branch(3, *given[4:8]), branch(2, *given[8:])
+    return base + x * gate * kept[:, None, None, None] * (1 - w.alpha + w.alpha * by_frame * by_joint)
