@@ -13,7 +13,6 @@ import sys
 import tempfile
 import time
 import uuid
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,18 +31,7 @@ from runner.store.directory import DirectoryStore
 from runner.store.open import open_store
 from tests.conftest import Cli
 from tests.docker_engine import BASE, Engine
-from tests.jobs import (
-    LONGER,
-    PATIENCE,
-    Run,
-    assert_same,
-    at_rest,
-    has_pending,
-    jobs_in,
-    some_step_is_stored,
-    stand_still,
-    wait_until,
-)
+from tests.jobs import LONGER, PATIENCE, Run, assert_same, has_pending, jobs_in, some_step_is_stored, stand_still, wait_until
 
 pytestmark = [pytest.mark.xdist_group("containers"), pytest.mark.slow, pytest.mark.usefixtures("clean_engine")]
 DOCKER = ("--launcher", "docker")
@@ -109,14 +97,10 @@ def test_an_engine_that_hangs_is_told_of_within_seconds(engine: Engine, cli: Cli
     )
 
 
-def test_a_list_does_not_wait_for_an_engine_that_hangs(
-    engine: Engine, run: Any, cli: Cli, tiny: Path, clean_env: dict[str, str]
-) -> None:
-    with ExitStack() as rest:
-        for _ in range(2):
-            assert cli("submit", tiny, *DOCKER, "--detach", *LONG).returncode == 0
-            rest.enter_context(at_rest(jobs_in(DirectoryStore(Path(clean_env["LASTRUN_STORE"])))[0]))
-        rest.enter_context(engine.hanging())
+def test_a_list_does_not_wait_for_an_engine_that_hangs(engine: Engine, run: Any, cli: Cli, tiny: Path) -> None:
+    for _ in range(2):
+        assert cli("submit", tiny, *DOCKER, "--detach", *LONG).returncode == 0
+    with engine.hanging():
         began = time.monotonic()
         listed = cli("list")
         assert time.monotonic() - began < SOON

@@ -232,13 +232,11 @@ def test_a_trainer_that_takes_too_much_memory_ends_as_out_of_memory(cli: Cli, ti
 def test_a_container_killed_for_its_memory_ends_as_out_of_memory(engine: Engine, run: Any, cli: Cli, tiny: Path) -> None:
     """The kernel takes the agent itself, so only the engine knows."""
     current = run("submit", tiny, *DOCKER, "--set", "run.memory=600m", "training.epochs=5000")
-    with current.held(lambda job: job.checkpoints.all()):
-        container = engine.container()
-        agent = next(
-            words[1] for words in container.top(ps_args="-efww")["Processes"] if words[-1].startswith("python -m runner")
-        )
-        Path(f"/proc/{agent}/oom_score_adj").write_text("1000")
-        container.exec_run(["python", "-c", "held = []\nwhile True: held.append(bytes(1 << 20).replace(b'\\0', b'1'))"])
+    current.wait_for(lambda job: job.checkpoints.all())
+    container = engine.container()
+    agent = next(words[1] for words in container.top(ps_args="-efww")["Processes"] if words[-1].startswith("python -m runner"))
+    Path(f"/proc/{agent}/oom_score_adj").write_text("1000")
+    container.exec_run(["python", "-c", "held = []\nwhile True: held.append(bytes(1 << 20).replace(b'\\0', b'1'))"])
     code, out = current.end()
     assert code == 1, out
     state, _, reason = state_of(current.job)

@@ -275,33 +275,33 @@ def test_a_container_may_do_and_see_no_more_than_it_needs(
     clean_env.update(LASTRUN_TEST_PASSED="a secret of mine", LASTRUN_TEST_NOT_NAMED="private")
     words = ("run.pass_env=[LASTRUN_TEST_PASSED]", "training.epochs=5000", "run.cpus=1.5", "run.memory=2g", "run.shm_size=128m")
     current = run("submit", tiny, *DOCKER, "--set", *words)
-    with current.held(lambda job: job.checkpoints.all()):
-        container = engine.container()
-        about = engine.inspect(container.id)
-        assert "a secret of mine" not in json.dumps(about)
-        host = about["HostConfig"]
-        assert (host["ReadonlyRootfs"], host["CapDrop"], host["SecurityOpt"]) == (True, ["ALL"], ["no-new-privileges:true"])
-        assert (host["Init"], host["NanoCpus"], host["Memory"], host["MemorySwap"]) == (True, 1_500_000_000, 2 << 30, 2 << 30)
-        binds = {mount["Destination"]: mount["RW"] for mount in about["Mounts"] if mount["Type"] == "bind"}
-        assert binds == {str(tmp_path / "store"): True, str(tmp_path / ".cache" / "lastrun" / "scratch"): True}
-        assert [mount["Destination"] for mount in about["Mounts"] if mount["Type"] == "volume"] == ["/cache"]
+    current.wait_for(lambda job: job.checkpoints.all())
+    container = engine.container()
+    about = engine.inspect(container.id)
+    assert "a secret of mine" not in json.dumps(about)
+    host = about["HostConfig"]
+    assert (host["ReadonlyRootfs"], host["CapDrop"], host["SecurityOpt"]) == (True, ["ALL"], ["no-new-privileges:true"])
+    assert (host["Init"], host["NanoCpus"], host["Memory"], host["MemorySwap"]) == (True, 1_500_000_000, 2 << 30, 2 << 30)
+    binds = {mount["Destination"]: mount["RW"] for mount in about["Mounts"] if mount["Type"] == "bind"}
+    assert binds == {str(tmp_path / "store"): True, str(tmp_path / ".cache" / "lastrun" / "scratch"): True}
+    assert [mount["Destination"] for mount in about["Mounts"] if mount["Type"] == "volume"] == ["/cache"]
 
-        def inside(command: str) -> str:
-            return str(container.exec_run(["sh", "-c", command]).output.decode())
+    def inside(command: str) -> str:
+        return str(container.exec_run(["sh", "-c", command]).output.decode())
 
-        status = inside("cat /proc/self/status; df -k /dev/shm")
-        assert re.search(r"^CapEff:\s+0+$", status, re.MULTILINE)
-        assert re.search(r"^NoNewPrivs:\s+1$", status, re.MULTILINE)
-        assert " 131072 " in status
-        assert "Read-only file system" in inside("touch /app/x")
-        assert inside("touch /tmp/x /cache/x && echo done") == "done\n"
-        listed = container.top(ps_args="-efww")["Processes"]
-        trainer = next((words for words in listed if "-m last_e" in words[-1]), None)
-        assert trainer is not None, (listed, state_of(current.job))
-        seen = dict(part.split("=", 1) for part in Path(f"/proc/{trainer[1]}/environ").read_text().split("\0") if "=" in part)
-        assert seen["LASTRUN_TEST_PASSED"] == "a secret of mine"
-        assert "LASTRUN_TEST_NOT_NAMED" not in seen
-        assert all("a secret of mine" not in " ".join(words) for words in container.top(ps_args="-efww")["Processes"])
+    status = inside("cat /proc/self/status; df -k /dev/shm")
+    assert re.search(r"^CapEff:\s+0+$", status, re.MULTILINE)
+    assert re.search(r"^NoNewPrivs:\s+1$", status, re.MULTILINE)
+    assert " 131072 " in status
+    assert "Read-only file system" in inside("touch /app/x")
+    assert inside("touch /tmp/x /cache/x && echo done") == "done\n"
+    listed = container.top(ps_args="-efww")["Processes"]
+    trainer = next((words for words in listed if "-m last_e" in words[-1]), None)
+    assert trainer is not None, (listed, state_of(current.job))
+    seen = dict(part.split("=", 1) for part in Path(f"/proc/{trainer[1]}/environ").read_text().split("\0") if "=" in part)
+    assert seen["LASTRUN_TEST_PASSED"] == "a secret of mine"
+    assert "LASTRUN_TEST_NOT_NAMED" not in seen
+    assert all("a secret of mine" not in " ".join(words) for words in container.top(ps_args="-efww")["Processes"])
     current.press_ctrl_c()
     assert current.end()[0] == 75
 
