@@ -75,6 +75,7 @@ def main() -> int:
                 for job in jobs:
                     key = json.dumps([job.id, condition, options.mirror, options.ema])
                     if key not in kept:
+                        print(f"{job.id}: {condition} ...", file=sys.stderr, flush=True)
                         kept[key] = top1(job, spoil, options.store, options.mirror, options.ema)
                         if options.kept:
                             options.kept.write_text(json.dumps(kept, indent=1))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, closing
 from tempfile import TemporaryFile
 from typing import Any
 
@@ -32,15 +32,18 @@ def result_of(module: str, asked: dict[str, Any], progress: Callable[[int, int, 
         LastrunError: it could not, with the reason.
     """
     progress(0, 0, "loading torch")
-    for told in said_by(module, asked, what):
-        if "result" in told:
-            result: dict[str, Any] = told["result"]
-            return result
-        progress(told["done"], told["total"], told["what"])
+    with closing(said_by(module, asked, what)) as lines:  # here, where a signal meanwhile is heard, not when it is thrown away
+        for told in lines:
+            if "result" in told:
+                result: dict[str, Any] = told["result"]
+                return result
+            progress(told["done"], told["total"], told["what"])
     raise AssertionError(module)  # it says a result, or why there is none
 
 
-def said_by(module: str, asked: dict[str, Any], what: str, *, reads_input: bool = False) -> Iterator[dict[str, Any]]:
+def said_by(
+    module: str, asked: dict[str, Any], what: str, *, reads_input: bool = False
+) -> Generator[dict[str, Any], None, None]:
     """Each line that ``python -m MODULE`` says, as it is said; the last one has the ``result``.
 
     What is asked goes in by standard input; where the child ``reads_input`` itself, by a file under the number that it is

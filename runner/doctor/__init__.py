@@ -46,11 +46,16 @@ def examine(store_uri: str | None, seconds: float = WAITS.doctor) -> list[Findin
         for what, thread in threads.items():
             if what[0] == store.PART and thread.ident is not None:
                 thread.join(_TIDY_SECONDS)  # it takes back what it has written
-    silent = f"no answer within {seconds:g} s"
-    result = [one for what in looks for one in found.get(what, [Finding(*what, State.WRONG, silent)])]
+    result = [one for what in looks for one in found.get(what) or [_silent(what, seconds)]]
     if not any(one.state is State.WELL for one in result if one.part == launchers.PART):
         result.append(Finding(launchers.PART, "all", State.WRONG, "none can start an attempt from here: one of them is needed"))
     return result
+
+
+def _silent(what: tuple[str, str], seconds: float) -> Finding:
+    """Of what has not answered. Of this machine itself nothing is known then, where others use it."""
+    words, busy = f"no answer within {seconds:g} s", machine.how_busy() if what[0] == machine.PART else None
+    return Finding(*what, State.NOTE, f"{words}: {busy}") if busy else Finding(*what, State.WRONG, words)
 
 
 def _answer(what: tuple[str, str], look: _Look, answers: Queue[tuple[tuple[str, str], list[Finding] | BaseException]]) -> None:

@@ -57,12 +57,22 @@ def _torch() -> list[Finding]:
             run_module("last_e.gpu"), capture_output=True, text=True, errors="replace", timeout=_TORCH_SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
-        words = f"has not started within {_TORCH_SECONDS:.0f} s: a slow disk, or a driver that hangs (nvidia-smi tells)"
-        return [Finding(PART, "torch", State.WRONG, words)]
+        words = f"has not started within {_TORCH_SECONDS:.0f} s"
+        if busy := how_busy():
+            return [Finding(PART, "torch", State.NOTE, f"{words}: {busy}")]
+        return [Finding(PART, "torch", State.WRONG, f"{words}: a slow disk, or a driver that hangs (nvidia-smi tells)")]
     lines = done.stdout.splitlines()
     if done.returncode or not lines:
         return [Finding(PART, "torch", State.WRONG, f"does not work: {why_torch_fails(done.returncode, done.stderr)}")]
     return findings_of(json.loads(lines[-1]), driver_version(), gpu_names())
+
+
+def how_busy() -> str | None:
+    """Why what takes long may well work; None: others leave this machine enough."""
+    load, cores = os.getloadavg()[0], usable_cores()
+    if load <= cores + 1:
+        return None
+    return f"not found out, for the machine is busy (load {load:.0f}, {counted(cores, 'core')}); again once it is not"
 
 
 def findings_of(torch: dict[str, Any], driver: str | None, names: list[str]) -> list[Finding]:

@@ -145,7 +145,9 @@ def _fetch(job: Job, path: str, into: Path, manifests: dict[str, dict[str, File]
     job.store.get_file(job.paths.all + path, into)
     expected = _expected(path, manifests)
     if expected is not None and describe_file(into) != expected:
-        raise StoreError(f"{job.uri}: {path} is damaged: it is not what its checkpoint's manifest says")
+        others = sorted((name for name in manifests if f"/{name}/" not in path), reverse=True)
+        instead = f"checkpoints/{others[0]} is another one" if others else f"{job.id} has no other"
+        raise StoreError(f"{job.uri}: {path} is damaged: it is not what its checkpoint's manifest says; {instead}")
 
 
 def _expected(path: str, manifests: dict[str, dict[str, File]]) -> File | None:

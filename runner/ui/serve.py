@@ -14,7 +14,7 @@ from runner.signals import handled, interrupt
 from runner.store.protocol import Store
 
 Tell = Callable[[str], None]
-NO_LIBRARY = "lastrun ui needs starlette and uvicorn: pip install 'lastrun[ui]'"
+NO_LIBRARY = "lastrun ui needs starlette and uvicorn; from a clone of lastrun: pip install '.[ui]'"
 _HOST = "127.0.0.1"
 _LEAVE_SECONDS = 3
 """How long answers that are under way may take when it ends."""

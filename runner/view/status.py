@@ -73,6 +73,8 @@ def _status(job: Job) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         relay=_relay(job, attempt),
         waits=None if state is State.RUNNING else waits(job),
     )
+    if state is State.LOST and (facts["unsent"] or {}).get("folder"):
+        facts["next"] = f"lastrun sync {job.reference}"  # its end may be among it: then there is nothing to resume
     if facts["waits"]:
         facts["next"] = f"lastrun status -w {job.reference} follows it; lastrun stop {job.reference} takes it back"
     if facts["relay"] and facts["relay"]["why"]:

@@ -238,6 +238,7 @@ def test_a_full_store_loses_nothing(cli: Cli, tiny: Path, small_disk: Path, unin
     assert "Traceback" not in done.stdout + done.stderr
     store = DirectoryStore(small_disk / "store")
     job = jobs_in(store)[0]
+    assert done.stdout.splitlines()[-1] == f"next: lastrun sync {job.reference}"
     newest = job.checkpoints.fetch_newest(job.checkpoints.all(), tiny.parent / "fetched", print)
     assert newest is not None
 

@@ -17,7 +17,7 @@ import pytest
 
 from runner.doctor import store as doctor_store
 from runner.doctor.finding import State
-from runner.doctor.machine import findings_of
+from runner.doctor.machine import findings_of, looks
 from runner.launchers import LAUNCHERS
 from runner.store.directory import DirectoryStore
 from runner.store.protocol import Entry
@@ -77,6 +77,17 @@ def test_who_does_not_answer_is_left_after_a_while(clean_env: dict[str, str], tm
     assert done.returncode == 0, done.stderr
     assert time.monotonic() - began < 50
     assert ["docker", "wrong", "no answer within 2 s"] in json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("load", "state", "says"), [(99.0, "note", "the machine is busy (load 99, "), (0.0, "wrong", "a slow disk")]
+)
+def test_torch_is_not_blamed_for_what_others_do(monkeypatch: pytest.MonkeyPatch, load: float, state: str, says: str) -> None:
+    monkeypatch.setattr("runner.doctor.machine._TORCH_SECONDS", 0.001)
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    (found,) = looks()["machine", "torch"]()
+    assert found.state.value == state
+    assert says in found.said
 
 
 @pytest.mark.parametrize(

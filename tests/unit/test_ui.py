@@ -497,7 +497,7 @@ def test_a_port_that_is_taken_and_an_extra_that_is_missing_are_told(cli: Cli, tm
     code = "import sys; sys.modules['starlette'] = None; sys.argv = ['lastrun', 'ui']; from runner.__main__ import main; main()"
     env = {**os.environ, "HOME": str(tmp_path), "LASTRUN_STORE": str(tmp_path / "store")}
     missing = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=False)
-    assert missing.stderr == "error: lastrun ui needs starlette and uvicorn: pip install 'lastrun[ui]'\n"
+    assert missing.stderr == "error: lastrun ui needs starlette and uvicorn; from a clone of lastrun: pip install '.[ui]'\n"
     assert missing.returncode == 2
 
 
