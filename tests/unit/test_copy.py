@@ -104,11 +104,9 @@ def test_what_is_damaged_or_goes_away_leaves_nothing(job: Job, tmp_path: Path, m
     out = tmp_path / "out"
     out.mkdir()
     add_checkpoint(job, 130, 0.95, b"WEIGHTS")
+    says = r"state\.pt is damaged: it is not what its checkpoint's manifest says; checkpoints/\w+-\w+-\w+ is another one"
     for path in ("checkpoints/best", "checkpoints/best/state.pt"):
-        with pytest.raises(
-            StoreError,
-            match=r"state\.pt is damaged: it is not what its checkpoint's manifest says; checkpoints/\w+-\w+-\w+ is another one",
-        ):
+        with pytest.raises(StoreError, match=says):
             copy_out(job, path, out)
     lacking = add_checkpoint(job, 140, 0.99)
     job.store.delete([job.paths.checkpoint(lacking, "state.pt")])
