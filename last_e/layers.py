@@ -188,6 +188,7 @@ def resolve(
     for layer in layers:
         merged.update({key: entry for key, entry in layer.items() if key not in bad_keys})
     _lower_to_peak(merged, chosen)
+    _give_way(merged, recipe)
     # Faulty values are left out, so what remains is valid and the rules see parsed values (9h as seconds).
     config = schema.model_validate(nest({key: entry.value for key, entry in merged.items()}))
     flat = flatten(config)
@@ -215,6 +216,19 @@ def _lower_to_peak(merged: Layer, chosen: Mapping[str, Any]) -> None:
     for key in ("training.warmup_start_lr", "training.min_lr"):
         if key not in chosen and merged[key].value > peak.value:
             merged[key] = Entry(peak.value, Origin(f"{peak.origin} (no higher than training.lr)"))
+
+
+def _give_way(merged: Layer, recipe: str | None) -> None:
+    """What a recipe says of that which the user has taken away counts no more."""
+    begin, of_recipe = "training.augmentations.", f"configs/training/{recipe}.yaml"
+    gone = set()
+    if merged["training.augment"].value is False:
+        gone = {key for key in merged if key.startswith(begin)}
+    elif f"{begin}motion" in merged and merged[f"{begin}motion"].value is None:
+        gone = {f"{begin}motion_range"}
+    for key in gone:
+        if key in merged and merged[key].origin.name == of_recipe:
+            del merged[key]
 
 
 def is_of_another_machine(resolved: Resolved[Any], key: str) -> bool:

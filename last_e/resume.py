@@ -55,6 +55,8 @@ def refuse_pinned(found: Iterable[Change], allowed: Iterable[str], origins: Mapp
         before = f"{show(change.before)}, as the run began"
         if change.pinned and _is_shape(change.key):
             how = f"{before}: another network is another run, not this one going on"
+        elif change.key == "recipe":
+            how = f"{before}: a job keeps each of its keys; set those, such as training.augmentations.motion"
         elif change.pinned and change.key not in allowed:
             how = f"{before} (it decides learning); or add --allow-change {change.key}"
         else:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from last_e.config import DATASETS
+from last_e.datafile import DataError, find_file
 from last_e.described import is_own
-from last_e.layers import Resolved, known_keys
+from last_e.layers import Resolved, known_keys, package_layer
 from last_e.problems import ConfigError, Problem
 from last_e.whole import whole_file
 from runner.errors import UsageError, unwritable
@@ -106,7 +107,7 @@ def draft(path: Path, *, data: str, model: str, epochs: int | None, name: str | 
     return Draft(path, config.model.variant, config.dataset, config.training.epochs, seconds)
 
 
-def see_that_it_can_be(path: Path, *, data: str, model: str, epochs: int | None) -> None:
+def see_that_it_can_be(path: Path, *, data: str, model: str, epochs: int | None, name: str | None = None) -> None:
     """See that a job file at ``path`` could say this; writes none.
 
     Raises:
@@ -115,7 +116,7 @@ def see_that_it_can_be(path: Path, *, data: str, model: str, epochs: int | None)
     with tempfile.TemporaryDirectory(prefix="lastrun-init-") as folder:
         trial = Path(folder) / path.name
         chosen = {} if epochs is None else {"training": {"epochs": epochs}}
-        trial.write_text(json.dumps(_head(data, model, None) | chosen))
+        trial.write_text(json.dumps(_head(data, model, name) | chosen))
         _resolved(trial, path.absolute().parent, data)
 
 
@@ -139,7 +140,7 @@ def _resolved(trial: Path, home: Path, data: str) -> Resolved[JobSpec]:
     try:
         return resolve_spec(trial, None, [])
     except ConfigError as error:
-        is_missing = is_own(data) and "://" not in data and not Path(data).expanduser().exists()
+        is_missing = is_own(data) and "://" not in data and not _is_there(data)
         raise ConfigError(
             Problem("--data", "-", f"{data}, and no such file is there", _DATA)
             if one.key == "dataset" and is_missing
@@ -151,6 +152,15 @@ def _resolved(trial: Path, home: Path, data: str) -> Resolved[JobSpec]:
             )
             for one in error.problems
         ) from None
+
+
+def _is_there(data: str) -> bool:
+    """Whether there is a file of that name, here or where data lie."""
+    root = package_layer("nano_e_v3", "irds", "local")["hardware.data_root"].value
+    try:
+        return Path(data).expanduser().exists() or find_file(data, None, root).exists()
+    except DataError:
+        return False
 
 
 def _sections(training: dict[str, Any]) -> Iterator[str]:

@@ -163,7 +163,7 @@ def _chosen(clips: Clips, config: TrainConfig, part: str) -> Tensor:
 
 
 def _told(progress: Callable[[int, int, str], None], whose: str, done: int, total: int) -> None:
-    progress(done, total, whose if total else "getting the network ready, which takes a minute at most, once for each CPU")
+    progress(done, total, whose if total else "getting the network ready (once for each CPU up to a minute)")
 
 
 class _Heard(NamedTuple):

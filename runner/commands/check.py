@@ -46,9 +46,12 @@ def validate(
     if deep:
         from runner.launch.points import approve_all
         from runner.store.open import store_of
+        from runner.trust import notes_of_file
         from runner.weights import with_their_weights
 
         target = store_of(resolved.config.store, store)
+        for note in dict.fromkeys(note for job in jobs for note in notes_of_file(job, spec)):
+            show(note, error=True)  # before anything that the file names is asked for
         approve_all(target, jobs, here=here, only_look=True)
         with_their_weights(jobs, target.uri)
     else:

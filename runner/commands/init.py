@@ -30,12 +30,14 @@ def init(
     json: JsonOption = False,
 ) -> None:
     """Write a commented job file for your data, and say how long its job would take here; asks for what is not given."""
-    from runner.draft import draft, see_that_it_may_be_written
+    from runner.draft import draft, see_that_it_can_be, see_that_it_may_be_written
     from runner.view.console import print_json
     from runner.view.draft import print_draft
 
     see_that_it_may_be_written(path, force)
     if not json and sys.stdin.isatty() and sys.stdout.isatty():
+        # What was given is looked at before anything is asked: no answer would mend it.
+        see_that_it_can_be(path, data=data or "irds", model=model or "nano", epochs=epochs, name=name)
         data, model, epochs = _asked(path, data, model, epochs)
     made = draft(path, data=data or "irds", model=model or "nano", epochs=epochs, name=name, force=force)
     if json:

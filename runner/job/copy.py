@@ -124,6 +124,9 @@ def _stored(job: Job, asked: list[str], place: Path, overwrite: bool, watch: Wat
                     _fetch(job, entry.key, inside, manifests)
                 except LinkError:
                     links.append(entry.key)
+                    if inside.parent != part:
+                        with suppress(OSError):  # what else is in its folder keeps that
+                            inside.parent.rmdir()
                     if len(links) == len(found) or _expected(entry.key, manifests) is not None:
                         raise
         found = [entry for entry in found if entry.key not in links]

@@ -15,7 +15,7 @@ async function readClips(file, model) {
   const stem = file.name.replace(/\.[^.]*$/, "");
   if (ending === ".safetensors") return prepared(file, model);
   if (![".skeleton", ".npy", ".json", ".jsonl", ".ndjson"].includes(ending)) {
-    throw new Unreadable(`${file.name}: its name does not say what it is: allowed are .skeleton, .npy, .json, .jsonl and .safetensors`);
+    throw new Unreadable(`${file.name}: its name does not say what it is; allowed: .skeleton, .npy, .json, .jsonl and .safetensors`);
   }
   if (file.size > MOST_BYTES) throw new Unreadable(`${file.name}: larger than ${MOST_BYTES / 2 ** 20} MiB`);
   const bytes = new Uint8Array(await file.arrayBuffer());
@@ -160,7 +160,7 @@ function arraysOf(bytes, stem) {
                    i4: "getInt32", u4: "getUint32", i8: "getBigInt64", u8: "getBigUint64"};
   const reader = readers[type[1].slice(1)], size = Number(type[1].slice(2));
   if (!reader || order[1] === "True" || ![3, 4, 5].includes(shape.length)) {
-    throw new Unreadable(`is ${type[1]} (${shape.join(", ")})${order[1] === "True" ? " in Fortran's order" : ""}; allowed are numbers ` +
+    throw new Unreadable(`is ${type[1]} (${shape.join(", ")})${order[1] === "True" ? " in Fortran's order" : ""}; allowed: numbers ` +
       "(frames, joints, D), (people, frames, joints, D), or (clips, people, frames, joints, D)");
   }
   const total = shape.reduce((a, b) => a * b, 1);
@@ -211,7 +211,7 @@ function nested(joints, where) {
   };
   const sides = sidesOf(joints);
   if (sides.length !== 3 && sides.length !== 4) {
-    throw new Unreadable(sides.length ? `${where}: its joints are (${sides.join(", ")}); allowed is (frames, joints, D) or ` +
+    throw new Unreadable(sides.length ? `${where}: its joints are (${sides.join(", ")}); allowed: (frames, joints, D) or ` +
       "(people, frames, joints, D)" : `${where}: nobody is seen in any frame`);
   }
   const values = [];
@@ -258,7 +258,7 @@ function ofKeypoints(given, model) {
   });
   const most = people.reduce((most, person) => person.reduce((a, b) => Math.max(a, Math.abs(b)), most), 0);
   if (most > FARTHEST) {
-    throw new Unreadable(`a coordinate of ${Math.round(most / model.numbers)} ${model.units}; allowed are at most ` +
+    throw new Unreadable(`a coordinate of ${Math.round(most / model.numbers)} ${model.units}; allowed: at most ` +
       `${Math.floor(FARTHEST / model.numbers)}`);
   }
   return {name: given.name, label: given.label, frames: frames.length, people};

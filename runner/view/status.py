@@ -76,7 +76,8 @@ def _status(job: Job) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     if state is State.LOST and (facts["unsent"] or {}).get("folder"):
         facts["next"] = f"lastrun sync {job.reference}"  # its end may be among it: then there is nothing to resume
     if facts["waits"]:
-        facts["next"] = f"lastrun status -w {job.reference} follows it; lastrun stop {job.reference} takes it back"
+        ends = f"lastrun stop {job.reference} takes it back, or has it leave as it begins"
+        facts["next"] = f"lastrun status -w {job.reference} follows it; {ends}"
     if facts["relay"] and facts["relay"]["why"]:
         from runner.launch.ssh.relay import GONE
 

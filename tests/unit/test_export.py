@@ -186,7 +186,7 @@ def test_what_is_no_export_is_replaced_by_none(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_is_told_with_the_command_that_installs_it() -> None:
-    with pytest.raises(EngineError, match=r"--format onnx needs nothing_of_that_name, .* pip install 'lastrun\[export\]'"):
+    with pytest.raises(EngineError, match=r"--format onnx needs nothing_of_that_name, .* pip install '\.\[export\]'"):
         see_that_all_is_here("--format onnx", {"export": ("json", "nothing_of_that_name")})
 
 

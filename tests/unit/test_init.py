@@ -111,6 +111,20 @@ def test_it_asks_on_a_terminal(clean_env: dict[str, str], tmp_path: Path) -> Non
     assert (found["model"], found["training"]["epochs"]) == ("small", 2)
 
 
+def test_what_was_given_amiss_is_told_before_anything_is_asked(clean_env: dict[str, str], tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "runner", "init", "own.yaml", "--model", "huge", "--name", "My Job"]
+    done = subprocess.run(
+        command, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, env=clean_env, cwd=tmp_path, timeout=60, check=False
+    )
+    os.close(theirs)
+    os.close(ours)
+    assert done.returncode == 2
+    said = done.stderr.decode()
+    assert "--model: found 'huge'" in said
+    assert "--name: found 'My Job'" in said
+
+
 def test_who_submits_nothing_is_told_how_to_get_a_file(cli: Cli) -> None:
     done = cli("submit")
     assert (done.returncode, done.stderr) == (2, "error: Missing argument 'JOB.YAML'; lastrun init writes one\n")

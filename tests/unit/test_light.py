@@ -62,7 +62,11 @@ def test_what_is_left_out_of_an_import_is_there_afterwards() -> None:
 def test_nothing_is_looked_through_while_modules_are_imported_and_they_are_never_again(monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[str] = []
     kept: list[list[int]] = []
-    monkeypatch.setattr(gc, "callbacks", [lambda phase, _: looks.append(phase)])
+
+    def look(phase: str, _: dict[str, int]) -> None:
+        looks.append(phase)
+
+    gc.callbacks.append(look)
     before = gc.get_freeze_count()
     with importing():
         import gc as _there_already  # noqa: F401
@@ -81,4 +85,5 @@ def test_nothing_is_looked_through_while_modules_are_imported_and_they_are_never
         assert gc.isenabled()
         assert gc.get_freeze_count() - before > len(kept)
     finally:
+        gc.callbacks.remove(look)
         gc.unfreeze()

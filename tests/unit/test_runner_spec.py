@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 import time
@@ -57,7 +58,8 @@ def test_any_text_becomes_a_name_by_which_a_job_is_found(text: str) -> None:
 def test_jobs_that_are_made_in_one_second_share_no_id(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runner.job.job.time.strftime", lambda *_: "20260101-000000")
     drawn = [new_id("many") for _ in range(300)]
-    assert len(set(drawn)) == len(drawn)  # of four digits, 300 would share one in one of two cases
+    assert len(set(drawn)) == len(drawn)
+    assert all(re.fullmatch(r"many-20260101-000000-[0-9b-df-hjkmnp-tv-xz]{6}", one) for one in drawn)
 
 
 @pytest.mark.parametrize("job_id", ["many-20260101-000000-12ab", "many-20260101-000000-bcdfgh"])
@@ -214,6 +216,16 @@ _ROBUST = ("mirror", "motion", "motion_range", "limbs", "pose", "mask_joints", "
 """Without what the test itself takes away."""
 
 
+def test_what_is_taken_away_from_a_recipe_takes_along_what_rests_on_it(path: Path) -> None:
+    path.write_text("model: nano\ndataset: irds\nrecipe: robust\n")
+    still = resolve_spec(path, "local", ["training.augmentations.motion=null"]).config.training.augmentations
+    assert (still.motion, still.motion_range, still.limbs) == (None, None, 0.1)
+    plain = resolve_spec(path, "local", ["training.augment=false"]).config.training.augmentations
+    assert all(value is None for _, value in plain)
+    problem = problems_of("model: nano\ndataset: irds\ntraining: {augmentations: {motion_range: [0, 1]}}\n", path)
+    assert "only with training.augmentations.motion" in problem[0]  # what the user said is told
+
+
 def test_a_recipe_mirrors_only_where_a_set_says_what_changes_places(path: Path) -> None:
     path.write_text("model: nano\ndataset: synthetic\nrecipe: robust\n")
     more = resolve_spec(path, "local", []).config.training.augmentations
@@ -228,8 +240,11 @@ def test_a_job_keeps_its_recipe_wherever_it_goes_on(path: Path) -> None:
     record, origins = made.items(), {key: str(origin) for key, origin in made.origins.items()}
     went_on = resolve_attempt(record, origins, "local", [], [], **ALL)[0].config
     assert (went_on.recipe, went_on.training) == ("robust", made.config.training)
-    with pytest.raises(ConfigError, match="recipe"):
-        resolve_attempt(record, origins, "local", ["recipe=null"], [], **ALL)
+    for allowed in ([], ["recipe"]):  # its keys are told one by one, and would not change with it
+        with pytest.raises(
+            ConfigError, match="recipe: found null; allowed: 'robust', as the run began: a job keeps each of its keys"
+        ):
+            resolve_attempt(record, origins, "local", ["recipe=null"], allowed, **ALL)
     older = {key: value for key, value in record.items() if key != "recipe"}  # of a version that knew no other
     assert resolve_attempt(older, origins, "local", [], [], **ALL)[0].config.recipe is None
 
