@@ -58,14 +58,6 @@ def differences(device: torch.device) -> dict[str, float]:
         one.weight.data, one.bias.data = drawn(24).detach(), drawn(24).detach()
         return one
 
-    def apart(own: Tensor, given: Sequence[Tensor], torchs: Callable[..., Tensor]) -> float:
-        twin = [each.detach().double().requires_grad_() for each in given]
-        other = torchs(*twin)
-        flowing = as_laid_out(torch.linspace(-1, 1, own.numel(), device=device).view(own.shape))
-        pairs = [(own, other)]
-        pairs += zip(torch.autograd.grad(own, given, flowing), torch.autograd.grad(other, twin, flowing.double()))
-        return max(float(((one - two).abs().max() / two.abs().max()).detach()) for one, two in pairs)
-
     def normed(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return F.batch_norm(x, None, None, weight, bias, training=True)
 
@@ -118,6 +110,19 @@ def differences(device: torch.device) -> dict[str, float]:
     plainly = partial(F.cross_entropy, target=label, reduction="sum", label_smoothing=0.1)
     found["the loss"] = apart(total.view(1, 1, 1, 1), (logits,), lambda x: plainly(x).view(1, 1, 1, 1))
     return found
+
+
+def apart(own: Tensor, given: Sequence[Tensor], torchs: Callable[..., Tensor]) -> float:
+    """How far ``own``, and its gradients by ``given``, are from what ``torchs`` makes of the same in float64, relative to the
+    largest number of each; nan where one of them is."""
+    twin = [each.detach().double().requires_grad_() for each in given]
+    other = torchs(*twin)
+    flowing = as_laid_out(torch.linspace(-1, 1, own.numel(), device=own.device).view(own.shape))
+    pairs = [(own, other)]
+    pairs += zip(torch.autograd.grad(own, given, flowing), torch.autograd.grad(other, twin, flowing.double()))
+    with torch.no_grad():
+        # Not by Python's max, which passes over what is no number.
+        return float(torch.stack([(one - two).abs().max() / two.abs().max() for one, two in pairs]).max())
 
 
 def _attended(adjacency: Tensor, x: Tensor, edge: Tensor, weight: Tensor, linear: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ def test_batches_by_kernels_are_those_of_torch() -> None:
     assert len(found["cases"]) == 5
     for case in (*found["cases"].values(), found["tried out"]):
         bounds = {name: 2e-6 if name.partition(",")[0] in COORDINATES else 0 for name in case}
-        assert {name: by for name, by in case.items() if by > bounds[name]} == {}, found
+        assert {name: by for name, by in case.items() if not by <= bounds[name]} == {}, found
 
 
 def test_kernels_of_batches_fit_each_kind_of_gpu_without_spilling(full: bool, figure: Figures, tmp_path: Path) -> None:

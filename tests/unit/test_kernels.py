@@ -45,8 +45,8 @@ def test_kernels_compute_what_torch_does_in_float64(form: str) -> None:
     off = {case: {name: by for name, by in one.items() if not by <= BOUNDS[form]} for case, one in found["cases"].items()}
     assert {case: one for case, one in off.items() if one} == {}
     assert len(found["as it is called"]) == 5
-    assert max(found["as it is called"].values()) < 1e-4, found["as it is called"]
-    assert max(found["tried out"].values()) < 1e-4, "what is tried at a run's begin"
+    assert all(by < 1e-4 for by in found["as it is called"].values()), found["as it is called"]
+    assert all(by < 1e-4 for by in found["tried out"].values()), f"what is tried at a run's begin: {found['tried out']}"
 
 
 def test_kernels_fit_each_kind_of_gpu_without_spilling(full: bool, figure: Figures, tmp_path: Path) -> None:
@@ -78,6 +78,25 @@ def test_joints_are_mixed_by_a_kernel_where_it_fits_each_gpu(
     adjacency = torch.zeros(subsets, joints, joints)
     mix_joints(x, adjacency, adjacency, None)
     assert bool(called) is by_kernel
+
+
+class Halved(torch.autograd.Function):
+    """x / 2 of x and y, with a gradient by y that is not a number."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return x / 2
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return gradient / 2, gradient * float("nan")
+
+
+def test_a_gradient_that_is_not_a_number_is_as_far_from_torchs_as_can_be() -> None:
+    given = [torch.arange(1.0, 9.0).view(1, 2, 2, 2).requires_grad_() for _ in range(2)]
+    own = Halved.apply(*given)  # type: ignore[no-untyped-call]
+    assert not tried.apart(own, given, lambda x, y: x / 2 + 0 * y) <= 1e-4
+    assert tried.apart(given[0] / 2 + given[1], given, lambda x, y: x / 2 + y) <= 1e-4
 
 
 class Gpu:
