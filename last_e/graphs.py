@@ -114,29 +114,34 @@ class Graphs:
     def step(self, parts: Parts, epoch: int, lr: float) -> None:
         """One optimizer step, as :func:`last_e.state.train_step` does it on the batches of ``parts``, of an epoch from 0."""
         self._state.set_rate(lr)
+        self._set_keys(epoch)
         rows = tuple(len(part.owner) for part in parts)
-        run = partial(self._run, self._put(rows, parts, epoch))
+        # A place is kept for what recorded steps are given, and for no other: of steps in parts hardly two have the same rows.
         if rows not in self._recorded and self._is_due(rows):
-            self._record(rows, run)
+            self._record(rows, partial(self._run, self._put(rows, parts)))
+        elif rows in self._recorded:
+            self._put(rows, parts)
         if rows in self._recorded:
             self._recorded[rows]()
         elif self.working:
-            self._capture.run(run)
+            self._capture.run(partial(self._run, parts))
         else:
-            run()
+            self._run(parts)
         self._met[rows] += 1
 
     def _is_due(self, rows: tuple[int, ...]) -> bool:
         return self.working and self._met[rows] > 0 and self._met.total() >= WARM_UP and self.count < MOST_GRAPHS
 
-    def _put(self, rows: tuple[int, ...], parts: Parts, epoch: int) -> Parts:
-        """The inputs, where steps of so many rows look for them."""
-        device = self._state.device
+    def _set_keys(self, epoch: int) -> None:
         if self._keys is None:
-            self._keys = rng.Keys(device)
+            self._keys = rng.Keys(self._state.device)
         if epoch != self._epoch:
             self._keys.set(self._config.training.seed, epoch)
             self._epoch = epoch
+
+    def _put(self, rows: tuple[int, ...], parts: Parts) -> Parts:
+        """The inputs, where a recorded step of so many rows looks for them."""
+        device = self._state.device
         if rows not in self._inputs:
             self._inputs[rows] = [part.of(partial(torch.empty_like, device=device)) for part in parts]
         pins = self._config.hardware.pin_memory and device.type == "cuda"
@@ -163,6 +168,7 @@ class Graphs:
                 raise NoGpu(f"hardware.cuda_graphs is on, but {reason}") from None
             self.working = False
             self._recorded.clear()
+            self._inputs.clear()
             self._state.forget_step()
             self._told(f"CUDA graphs: off ({reason}); training goes on without")
 

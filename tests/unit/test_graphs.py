@@ -203,11 +203,22 @@ def test_a_step_reads_what_it_is_given_where_it_was_recorded():
     graphs = Graphs(state, train, config, PLAIN, Counted(), print)
     for given in (list(train.epoch(0)), list(train.drafts(0))):
         for parts in given:
-            there = graphs._put((len(parts[0].owner),), parts, 0)
+            there = graphs._put((len(parts[0].owner),), parts)
             for place, new in zip(_tensors(there[0]), _tensors(parts[0]), strict=True):
                 assert torch.equal(place, new)
                 assert place.data_ptr() != new.data_ptr()
         graphs._inputs.clear()
+
+
+@pytest.mark.parametrize("by_host", [False, True])
+def test_only_steps_that_are_recorded_keep_memory_for_what_they_are_given(monkeypatch, by_host):
+    """Of steps in parts each has other numbers of rows, for as long as a run lasts."""
+    monkeypatch.setattr("last_e.graphs.MOST_GRAPHS", 1)
+    config, capture = settings("model.variant=nano", "training.batch_size=6"), Counted()
+    _, losses, _, graphs, _ = recorded_run(config, 2, capture, by_host=by_host)
+    assert len(graphs._met) > 1, "of several numbers of rows"
+    assert graphs._inputs.keys() == graphs._recorded.keys()
+    assert (graphs.count, capture.plays + capture.ran) == (1, len(losses))
 
 
 @pytest.mark.slow
@@ -223,6 +234,7 @@ def test_where_recording_fails_training_goes_on_without_and_says_so_once(failing
     ]
     assert not graphs.working
     assert graphs.count == 0
+    assert graphs._inputs == {}, "nothing is kept for steps that are never recorded"
     assert capture.records == 2
 
 
