@@ -24,9 +24,13 @@ def converted(convolutions: Sequence[nn.Conv2d], training: bool) -> Iterator[Non
     if not (training and fused_cuda.used_on(device) and torch.is_autocast_enabled(device.type)):
         yield
         return
-    form = torch.get_autocast_dtype(device.type)
-    weights = Converted.apply(form, *(convolution.weight for convolution in convolutions))  # type: ignore[no-untyped-call]
-    token = _ready.set(dict(zip(convolutions, weights)))
+    form, ready = torch.get_autocast_dtype(device.type), dict[nn.Module, Tensor]()
+    # Apart: all that comes out of a Function has a gradient where one of its weights has.
+    for learns, convert in ((True, Converted.apply), (False, _converted)):
+        those = [convolution for convolution in convolutions if convolution.weight.requires_grad is learns]
+        if those:
+            ready |= zip(those, convert(form, *(convolution.weight for convolution in those)))
+    token = _ready.set(ready)
     try:
         yield
     finally:
@@ -45,16 +49,16 @@ class Converted(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, form: torch.dtype, *weights: Tensor) -> tuple[Tensor, ...]:
         ctx.form = weights[0].dtype
-        return tuple(_copies(weights, form))
+        return _converted(form, *weights)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return (None, *_copies(gradients, ctx.form))
+        return (None, *_converted(ctx.form, *gradients))
 
 
-def _copies(tensors: Sequence[Tensor], form: torch.dtype) -> list[Tensor]:
+def _converted(form: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
     made = [torch.empty(one.shape, dtype=form, device=one.device) for one in tensors]
     # Flat: torch copies all at once where they lie alike, which of what is 1x1 it cannot tell.
     torch._foreach_copy_([one.flatten(1) for one in made], [one.flatten(1) for one in tensors])
-    return made
+    return tuple(made)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from last_e.model import fused_cuda, tried
+from last_e.model import formats, fused_cuda, tried
 from last_e.model.functions import mix_joints
 from tests.conftest import Figures
 
@@ -134,6 +134,20 @@ def test_kernels_are_used_where_they_came_out_as_torch(
     assert not fused_cuda.used_on(torch.device("cuda", 0))
     fused_cuda.leave(torch.device("cuda", 1))
     assert not fused_cuda.used_on(torch.device("cuda", 1))
+
+
+@pytest.mark.parametrize("learned", [0, 1, 3])
+def test_weights_that_are_kept_still_stay_so_in_half_precision(monkeypatch: pytest.MonkeyPatch, learned: int) -> None:
+    """Else all that comes before the first weight that learns would have a gradient computed for nobody."""
+    monkeypatch.setattr(fused_cuda, "used_on", lambda device: True)
+    convolutions = [torch.nn.Conv2d(4, 4, 1, bias=False) for _ in range(3)]
+    for number, one in enumerate(convolutions):
+        one.requires_grad_(number < learned)
+    with torch.autocast("cpu", torch.bfloat16), formats.converted(convolutions, training=True):
+        weights = [formats.weight_of(one) for one in convolutions]
+    assert [one.requires_grad for one in weights] == [number < learned for number in range(3)]
+    for weight, one in zip(weights, convolutions):
+        assert torch.equal(weight, one.weight.bfloat16())
 
 
 def test_kernels_take_no_float64(monkeypatch: pytest.MonkeyPatch) -> None:
