@@ -49,6 +49,15 @@ def test_kernels_compute_what_torch_does_in_float64(form: str) -> None:
     assert all(by < 1e-4 for by in found["tried out"].values()), f"what is tried at a run's begin: {found['tried out']}"
 
 
+def test_steps_through_kernels_are_recorded_and_played_as_those_that_are_not() -> None:
+    """Of a small network, batches and all: one step as it comes and one that is played are those of torch's operations, within
+    rounding."""
+    found = told("recorded", TRITON_INTERPRET="1")
+    assert found["graphs"] == 1
+    assert found["losses"][0] == pytest.approx(found["losses"][1], rel=1e-4)
+    assert found["from torch"] < 1e-4, "weights move by a few hundredths"
+
+
 def test_kernels_fit_each_kind_of_gpu_without_spilling(full: bool, figure: Figures, tmp_path: Path) -> None:
     """Of every kind with ``--full``, else of the oldest and the newest."""
     for form in ("fp16", "bf16", "fp32") if full else ("fp16",):
