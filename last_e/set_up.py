@@ -86,22 +86,22 @@ def load_loops(config: TrainConfig, device: torch.device, sink: Sink) -> None:
         sink.emit(Message("numba: none that works here; training takes about 1.2 times as long with torch alone"))
 
 
-def load_kernels(config: TrainConfig, device: torch.device, sink: Sink, group: Group = ALONE) -> None:
-    """Have the kernels for a GPU compute a little, which Triton makes for it then, and say so where they are not used: they are
-    by all ranks or by none."""
+def load_kernels(config: TrainConfig, device: torch.device, form: torch.dtype | None, sink: Sink, group: Group = ALONE) -> None:
+    """Have the kernels for a GPU compute a little, also in the run's format ``form`` (None: float32), which Triton makes for it
+    then, and say so where they are not used: they are by all ranks or by none."""
     if device.type != "cuda":
         return
     if config.hardware.kernels == "off":
         fused_cuda.leave(device)
         launches.leave(device)
         return
-    slow = threading.Timer(5.0, sink.emit, [Message("Triton makes kernels for this GPU (some seconds) ...")])
+    slow = threading.Timer(5.0, sink.emit, [Message("Triton makes kernels for this GPU, once (a minute or two) ...")])
     slow.start()
     try:
-        why_not = tried.try_out(device)
+        why_not = tried.try_out(device, config, form)
+        why_no_batches = why_not or launches.try_out(device)
     finally:
         slow.cancel()
-    why_no_batches = why_not or launches.try_out(device)
     missing = group.agree((why_not is not None) + (why_no_batches is not None))
     if missing > 1:
         fused_cuda.leave(device)

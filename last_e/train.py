@@ -82,7 +82,7 @@ def run(
     precision = choose_precision(config, device)
     workers = set_up_torch(config, device, sink, group.here)
     load_loops(config, device, sink)
-    load_kernels(config, device, sink, group)
+    load_kernels(config, device, precision.dtype, sink, group)
     sink.emit(Message(f"device: {device.type} ({why}); precision: {precision.reason}"))
 
     clips = load_clips(config)

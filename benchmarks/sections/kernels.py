@@ -10,7 +10,8 @@ from benchmarks.sections.common import Task, relative, some_clips
 from benchmarks.sections.experiments import FEW_STEPS, STEPS, rate
 from last_e.bench.contenders import Own
 from last_e.data import launches
-from last_e.model import fused_cuda, tried
+from last_e.model import fused_cuda, tried, whole
+from last_e.precision import choose_precision
 from last_e.state import train_step
 
 
@@ -22,7 +23,9 @@ def kernels(task: Task) -> dict[str, Any]:
     if task.device.type == "cuda":
         begin = time.perf_counter()
         found["differences"] = {**tried.differences(task.device), **launches.differences(task.device)}
-        why_not = tried.try_out(task.device) or launches.try_out(task.device)
+        form = choose_precision(task.config, task.device).dtype
+        found["differences"] |= whole.differences(task.device, task.config, form)
+        why_not = tried.try_out(task.device, task.config, form) or launches.try_out(task.device)
         assert why_not is None, why_not
         found["seconds_to_try_out"] = time.perf_counter() - begin
     losses, speed, made = {}, {}, {}

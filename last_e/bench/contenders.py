@@ -49,10 +49,10 @@ class Own:
 
     def __init__(self, config: TrainConfig, clips: Clips, device: torch.device, group: Group = ALONE) -> None:
         workers = set_up_torch(config, device, Discard(), group.here)
-        load_kernels(config, device, Discard(), group)
-        everything = torch.arange(len(clips))
         self.config, self.device, self.group = config, device, group
         self.precision = choose_precision(config, device)
+        load_kernels(config, device, self.precision.dtype, Discard(), group)
+        everything = torch.arange(len(clips))
         self.batches, self.tests = make_batches(clips, everything, everything, config, device, workers, Discard(), group)
         torch.manual_seed(config.training.seed)
         model = LastE(config.model, config.data.num_classes).to(device)

@@ -2,7 +2,7 @@
 :mod:`last_e.model.launches` has them.
 
 They are the same operations as those of :mod:`last_e.model.fused`, on activations in half precision or float32; sums are in
-float32 within a program and in float64 across them, statistics and gradients of weights in float32.
+float32 within a program and, those of norms, in float64 across them; statistics and gradients of weights in float32.
 
 Shapes: N clips, C channels, T frames, V joints, K graph subsets; activations (N, C, T, V) in ``channels_last`` memory.
 """

@@ -2,8 +2,8 @@
 
 An activation is (N, C, T, V) in ``channels_last`` memory, so rows of C numbers; in the names below it is (rows, channels), or
 (clips, frames, joints, channels). What is summed over rows goes as far as it can within one program, and the programs' shares
-(parts) are put together by one more kernel in float64, always in the same order: no atomics, so that two runs give the same
-bits.
+(parts) are put together by one more kernel, always in the same order: no atomics, so that two runs give the same bits. Those of
+norms are put together in float64, those of other weights' gradients in float32.
 
 N clips, C channels, T frames, V joints. Which program does how much is for :mod:`last_e.model.launches`.
 """

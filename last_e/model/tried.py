@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from last_e.config import TrainConfig
+from last_e.model import whole
 from last_e.model.fused_cuda import OLDEST, STRIDES, Depthwise, Mix, NormThen, as_laid_out, found_right, leave
 from last_e.model.gates import Tail, Weights
 from last_e.model.head import Divergence, GatedPool
@@ -17,9 +20,12 @@ from last_e.model.loss import CrossEntropy
 from last_e.model.spatial import Attended
 from last_e.model.stem import Folded
 
+NEEDS = "Triton needs a C compiler and Python's headers here: gcc, libc6-dev and python3-dev of Debian or Ubuntu"
 
-def try_out(device: torch.device) -> str | None:
-    """Have a GPU compute a little with the kernels and with torch, and use them from then on where both agree.
+
+def try_out(device: torch.device, config: TrainConfig, form: torch.dtype | None) -> str | None:
+    """Have a GPU compute a little with the kernels and with torch, and use them from then on where both agree: each kernel by
+    itself, and a step of the run's network in the format ``form`` (None: float32).
 
     Returns:
         None, or why they are not used.
@@ -32,16 +38,41 @@ def try_out(device: torch.device) -> str | None:
         )
     try:
         ops()
-    except Exception:  # it does not fit this Python, this system or this torch
-        return "triton is not installed here, or does not work; torch's own builds for CUDA bring it"
+    except Exception as error:  # it does not fit this Python, this system or this torch
+        return f"triton is not installed here, or does not work ({said(error)}); torch's own builds for CUDA bring it"
+    agreed = False
     try:
         off = {name: value for name, value in differences(device).items() if not value <= 1e-4}
+        if not off:
+            off = _off_in_network(device, config, form)
+        agreed = not off
     except Exception as error:  # Triton's, the driver's, the assembler's: torch does without
-        return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:300]}"
-    if off:
-        return ", ".join(f"{name} differs from torch's by {value:.1e}" for name, value in off.items())
+        return said(error)
+    finally:
+        torch.cuda.empty_cache()  # how much is free decides where the clips are
+        if not agreed:
+            leave(device)
+    return ", ".join(f"{name} differs from torch's by {value:.1e}" for name, value in off.items()) or None
+
+
+def _off_in_network(device: torch.device, config: TrainConfig, form: torch.dtype | None) -> dict[str, float]:
+    """What is too far off in a step of a network; the kernels are used from then on."""
     found_right(device)
-    return None
+    off = whole.too_far(whole.differences(device, config, form), form)
+    if off:
+        # Of a network whose gradients are not torch's either in such a format, the kernels are not to blame.
+        leave(device)
+        torchs = whole.differences(device, config, form)
+        off = {name: value for name, value in off.items() if not value <= 2 * torchs[name]}
+        found_right(device)
+    return off
+
+
+def said(error: Exception) -> str:
+    """Why a kernel could not be made or run, in a line; and what is to be done where nothing was there to compile with."""
+    text = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:300]}"
+    lacking = "Failed to find C compiler" in str(error) or isinstance(error, (subprocess.CalledProcessError, FileNotFoundError))
+    return f"{text}; {NEEDS}" if lacking else text
 
 
 def differences(device: torch.device) -> dict[str, float]:
@@ -109,7 +140,27 @@ def differences(device: torch.device) -> dict[str, float]:
     total, _ = CrossEntropy.apply(logits, label, 0.1, None)  # type: ignore[no-untyped-call]
     plainly = partial(F.cross_entropy, target=label, reduction="sum", label_smoothing=0.1)
     found["the loss"] = apart(total.view(1, 1, 1, 1), (logits,), lambda x: plainly(x).view(1, 1, 1, 1))
+    found["what a step decides"] = _decided(device)
     return found
+
+
+def _decided(device: torch.device) -> float:
+    """How far off it is what a step of 8 clips in two parts counts, and what it puts back, if its gradient is finite or not."""
+    found = []
+    for norm, good in ((2.0, True), (float("inf"), False)):
+        rows = torch.tensor([[3.5, 0.25, 3], [1.5, 0.5, 2]], dtype=torch.float64, device=device)
+        sums, steps, loss = (torch.zeros(shape, dtype=torch.float64, device=device) for shape in ((4,), (3,), ()))
+        finite, missed = ops().judge(rows, torch.tensor(norm, device=device), 0.125, 8, sums, steps, loss)
+        counted = torch.cat([sums, steps, *(one.double().view(1) for one in (loss, finite, missed))])
+        expected = [5, 0.75, 5, 8, 0, 0, 0] if good else [0, 0, 0, 0, 1, 1, 1]
+        found.append(counted - torch.tensor([*expected, (5 + 0.125 * 0.75) / 8, good, not good], device=device))
+        for still in (None, torch.arange(1500, device=device) % 3 == 0):
+            before = torch.arange(1500, device=device) / 3
+            moved = before + 1
+            ops().settle(moved, before, finite, still)
+            kept = torch.full_like(before, not good) if still is None else (still | (not good)).float()
+            found.append((moved - before - 1 + kept).double())
+    return float(torch.cat(found).abs().max())
 
 
 def apart(own: Tensor, given: Sequence[Tensor], torchs: Callable[..., Tensor]) -> float:

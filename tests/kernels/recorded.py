@@ -15,7 +15,7 @@ from last_e.data import launches
 from last_e.data.batches import TrainBatches
 from last_e.data.clips import Clips
 from last_e.described import Description
-from last_e.model import LastE, fused_cuda
+from last_e.model import LastE, fused_cuda, whole
 from last_e.optim import build_optimizer
 from last_e.precision import Precision
 from last_e.skeletons import Skeleton
@@ -23,7 +23,10 @@ from last_e.state import State, train_step
 from tests.kernels.batches import config_of
 from tests.tape import TapeCapture
 
-SMALL = ("model.stem_channels=8", "model.channels=[8,8,8]", "model.num_blocks=[1,1,1]", "training.batch_size=2", "model.strides=[2,2,1]")
+SMALL = (
+    *("model.stem_channels=8", "model.channels=[8,8,8]", "model.num_blocks=[1,1,1]", "model.strides=[2,2,1]"),
+    "training.batch_size=2",
+)
 PLAIN = Precision(None, False, "")
 STEPS = 2
 
@@ -64,12 +67,16 @@ def trained(by_kernels: bool) -> tuple[list[float], list[Tensor], int]:
 
 
 def main() -> None:
-    """Both."""
+    """Both, and a step of another network in fp16, against float64."""
     with patch.object(graphs, "WARM_UP", 1):
         losses, weights, count = trained(by_kernels=True)
     torchs, by_torch, _ = trained(by_kernels=False)
     apart = torch.stack([(one - other).abs().max() for one, other in zip(weights, by_torch, strict=True)])
-    print(json.dumps({"graphs": count, "losses": [losses, torchs], "from torch": float(apart.max())}))
+    told = {"graphs": count, "losses": [losses, torchs], "from torch": float(apart.max())}
+    base, cpu = config_of("model.variant=base", *SMALL), torch.device("cpu")
+    with patch.object(fused_cuda, "used_on", return_value=True):
+        half = whole.differences(cpu, base, torch.float16, few_joints().skeleton, rows=4)
+    print(json.dumps(told | {"in half precision": half}))
 
 
 if __name__ == "__main__":

@@ -126,7 +126,7 @@ def test_kernels_are_used_by_all_ranks_or_by_none(
     """Else their gradients would be of different roundings, and no run of one rank would be the same."""
     for module, trying, why in ((fused_cuda, tried, steps), (launches, launches, batches)):
 
-        def try_out(device: torch.device, of: Any = module, why: str | None = why) -> str | None:
+        def try_out(*given: Any, of: Any = module, why: str | None = why) -> str | None:
             of._TRIED[0] = why is None
             return why
 
@@ -137,6 +137,6 @@ def test_kernels_are_used_by_all_ranks_or_by_none(
     told: list[str] = []
     sink: Any = SimpleNamespace(emit=lambda message: told.append(message.text))
     group: Any = Others(others)
-    load_kernels(config, torch.device("cuda", 0), sink, group)
+    load_kernels(config, torch.device("cuda", 0), torch.float16, sink, group)
     assert told == said
     assert (fused_cuda.used_on(torch.device("cuda")), launches.used_on(torch.device("cuda"))) == used

@@ -157,7 +157,7 @@ def test_recorded_steps_are_those_of_a_run_without(words, device, precision):
     config, capture = settings(*words), Counted(device)
     if device.type == "cuda":
         set_up_torch(config, device, Discard())
-        load_kernels(config, device, Discard())
+        load_kernels(config, device, precision.dtype, Discard())
     expected, losses, totals = plain_run(config, 2, device, precision)
     found, its_losses, its_totals, graphs, told = recorded_run(config, 2, capture, device, precision)
     assert its_losses == losses
@@ -186,7 +186,7 @@ def test_recorded_steps_take_batches_that_the_host_made_and_clips_that_are_mixed
     config, capture = settings("model.variant=nano", *words), Counted(device)
     if device.type == "cuda":
         set_up_torch(config, device, Discard())
-        load_kernels(config, device, Discard())
+        load_kernels(config, device, precision.dtype, Discard())
     expected, losses, totals = plain_run(config, 2, device, precision, by_host)
     found, its_losses, its_totals, _, told = recorded_run(config, 2, capture, device, precision, by_host)
     assert its_losses == losses

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from last_e.model import formats, fused_cuda, tried
+from last_e.model import formats, fused_cuda, tried, whole
 from last_e.model.functions import mix_joints
 from tests.conftest import Figures
 
@@ -51,11 +51,14 @@ def test_kernels_compute_what_torch_does_in_float64(form: str) -> None:
 
 def test_steps_through_kernels_are_recorded_and_played_as_those_that_are_not() -> None:
     """Of a small network, batches and all: one step as it comes and one that is played are those of torch's operations, within
-    rounding."""
+    rounding. So is one of base with its attention in fp16."""
     found = told("recorded", TRITON_INTERPRET="1")
     assert found["graphs"] == 1
     assert found["losses"][0] == pytest.approx(found["losses"][1], rel=1e-4)
     assert found["from torch"] < 1e-4, "weights move by a few hundredths"
+    in_half = found["in half precision"]
+    assert in_half.keys() == whole.LOOSE.keys()
+    assert all(by < 0.02 for by in in_half.values()), f"torch's are 0.004 at most: {in_half}"
 
 
 def test_kernels_fit_each_kind_of_gpu_without_spilling(full: bool, figure: Figures, tmp_path: Path) -> None:
@@ -116,33 +119,55 @@ class Gpu:
         patch.setattr(fused_cuda, "_TRIED", {})
 
 
+FITS = dict.fromkeys(whole.LOOSE, 1e-3)
+NO_COMPILER = "Failed to find C compiler. Please specify via CC environment variable"
+
+
 @pytest.mark.parametrize(
-    ("capability", "found", "why"),
+    ("capability", "found", "network", "why"),
     [
-        ((6, 0), {}, "they need a GPU of compute capability 7.5, and this one has 6.0"),
-        ((7, 5), {"the norm": 0.5, "the mixing": 1e-6}, "the norm differs from torch's by 5.0e-01"),
-        ((7, 5), {"the norm": float("nan")}, "the norm differs from torch's by nan"),
-        ((9, 0), RuntimeError("PTXAS error: unknown\nmore"), "RuntimeError: PTXAS error: unknown"),
-        ((9, 0), {"the norm": 1e-6}, None),
+        ((6, 0), {}, FITS, "they need a GPU of compute capability 7.5, and this one has 6.0"),
+        ((7, 5), {"the norm": 0.5, "the mixing": 1e-6}, FITS, "the norm differs from torch's by 5.0e-01"),
+        ((7, 5), {"the norm": float("nan")}, FITS, "the norm differs from torch's by nan"),
+        ((9, 0), RuntimeError("PTXAS error: unknown\nmore"), FITS, "RuntimeError: PTXAS error: unknown"),
+        ((9, 0), RuntimeError(NO_COMPILER), FITS, f"RuntimeError: {NO_COMPILER}; {tried.NEEDS}"),
+        ((9, 0), {"the norm": 1e-6}, FITS, None),
+        (
+            *((9, 0), {"the norm": 1e-6}, FITS | {"a network's gradients": float("nan")}),
+            "a network's gradients differs from torch's by nan",
+        ),
+        (
+            *((9, 0), {"the norm": 1e-6}, FITS | {"a network's statistics": 0.1}),
+            "a network's statistics differs from torch's by 1.0e-01",
+        ),
+        ((9, 0), {"the norm": 1e-6}, FITS | {"a network's logits": 0.7}, None),  # as far as torch's
+        ((9, 0), {"the norm": 1e-6}, RuntimeError("out of resource"), "RuntimeError: out of resource"),
     ],
 )
 def test_kernels_are_used_where_they_came_out_as_torch(
-    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], found: Any, why: str | None
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], found: Any, network: Any, why: str | None
 ) -> None:
     Gpu(monkeypatch, capability)
+    gpu = torch.device("cuda", 1)
 
-    def differences(device: torch.device) -> dict[str, float]:
-        if isinstance(found, Exception):
-            raise found
-        return dict(found)
+    def given(one: Any) -> dict[str, float]:
+        if isinstance(one, Exception):
+            raise one
+        return dict(one)
 
-    monkeypatch.setattr(tried, "differences", differences)
+    def of_network(*asked: Any) -> dict[str, float]:
+        assert asked == (gpu, None, torch.float16)
+        return given(network) if fused_cuda.used_on(gpu) else FITS | {"a network's logits": 0.6}
+
+    monkeypatch.setattr(tried, "differences", lambda device: given(found))
+    monkeypatch.setattr(whole, "differences", of_network)
     monkeypatch.setattr(tried, "ops", lambda: None)
-    assert tried.try_out(torch.device("cuda", 1)) == why
-    assert fused_cuda.used_on(torch.device("cuda", 1)) is (why is None)
+    nothing: Any = None
+    assert tried.try_out(gpu, nothing, torch.float16) == why
+    assert fused_cuda.used_on(gpu) is (why is None)
     assert not fused_cuda.used_on(torch.device("cuda", 0))
-    fused_cuda.leave(torch.device("cuda", 1))
-    assert not fused_cuda.used_on(torch.device("cuda", 1))
+    fused_cuda.leave(gpu)
+    assert not fused_cuda.used_on(gpu)
 
 
 @pytest.mark.parametrize("learned", [0, 1, 3])
@@ -174,6 +199,9 @@ def test_without_triton_torch_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ModuleNotFoundError("No module named 'triton'")
 
     monkeypatch.setattr(tried, "ops", ops)
-    assert str(tried.try_out(torch.device("cuda"))).startswith("triton is not installed here")
+    nothing: Any = None
+    why = tried.try_out(torch.device("cuda"), nothing, None)
+    told = "ModuleNotFoundError: No module named 'triton'"
+    assert why == f"triton is not installed here, or does not work ({told}); torch's own builds for CUDA bring it"
     x = torch.zeros(1, 2, 3, 4, requires_grad=True).contiguous(memory_format=torch.channels_last)
     assert not fused_cuda.kernels_for(x)
