@@ -12,10 +12,16 @@ from torch.autograd.function import once_differentiable
 from last_e.model.fused_cuda import as_laid_out, kernels_for, mixes
 from last_e.model.launches import ops
 
+MOST_SUBSETS = {16: 5, 32: 3}
+"""Of a graph of up to so many joints, for which the attention is by kernels: a program holds them all, and of more it would
+spill registers."""
+
 
 def fits(x: Tensor, subsets: int) -> bool:
     """Whether the kernels do it."""
-    return kernels_for(x) and mixes(x.shape[3], x.shape[3] * subsets)
+    joints = x.shape[3]
+    most = max((most for some, most in MOST_SUBSETS.items() if joints <= some), default=0)
+    return subsets <= most and kernels_for(x) and mixes(joints, joints * subsets)
 
 
 class Attended(torch.autograd.Function):

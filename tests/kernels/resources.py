@@ -15,9 +15,19 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from last_e.model import fused_cuda, gate_kernels, gates, head_kernels, kernels, spatial_kernels, stem_kernels, step_kernels
+from last_e.model import (
+    fused_cuda,
+    gate_kernels,
+    gates,
+    head_kernels,
+    kernels,
+    spatial,
+    spatial_kernels,
+    stem_kernels,
+    step_kernels,
+)
 from last_e.model.gate_launches import PARTS as PARTS_OF_ROWS
-from last_e.model.layout import blocks
+from last_e.model.layout import blocks, power_of_two
 
 SUMS: dict[str, int] = {"R": 32, "C": 64}
 PARTS: dict[str, int] = {"P": 64, "C": 16}
@@ -43,7 +53,10 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     *((name, {**CLIPS, "V": gates.MOST_JOINTS, "C": 16, "DROP": True}) for name in ("scale", "tail_backward")),
     *(
         (name, {**more, "R": rows, "H": hidden, "num_warps": warps})
-        for hidden, rows, warps, wide in ((32, 64, 8, 32), (32, 32, 8, 16), (gates.MOST_HIDDEN, 16, 4, 16))
+        for hidden, rows, warps, wide in (
+            *((hidden, rows, 8, wide) for hidden in (16, 32) for rows, wide in ((64, 32), (32, 16))),
+            (gates.MOST_HIDDEN, 16, 4, 16),
+        )
         for name, more in (
             ("squeeze", {"C": 32}),
             ("excite", {"C": 32, "P": PARTS_OF_ROWS}),
@@ -53,8 +66,11 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ),
     ("frame_sums", CLIPS),
     *((name, {"J": 16, "C": 32, "B": 32}) for name in ("meet", "meet_backward")),
-    ("attend", {"K": 3, "J": 4, "V": 32, "B": 32}),
-    ("attend_backward", {"K": 3, "J": 4, "V": 32, "B": 32, "num_warps": 8}),
+    *(
+        (name, {"K": subsets, "J": power_of_two(subsets), "V": joints, "B": 32, **more})
+        for joints, subsets in spatial.MOST_SUBSETS.items()
+        for name, more in (("attend", {}), ("attend_backward", {"num_warps": 8}))
+    ),
     ("gate_backward", {"DROP": True, "H": gates.MOST_HIDDEN, "C": 32}),
     *((name, {"R": 32, "C": 32}) for name in ("gated_pool", "gated_pool_backward")),
     ("fold", {"P": 64, "R": 32, "C": 16}),
@@ -104,7 +120,7 @@ def main() -> None:
     found = []
     for number in map(int, architectures):
         for name, sizes in CASES:
-            if name in OF_ROWS and form == "fp32" and sizes["R"] == 64:
+            if name in OF_ROWS and form == "fp32" and sizes["R"] * sizes["H"] > 1024:
                 continue  # of float32 they take half as many
             began = time.perf_counter()
             kernel = compiled(name, sizes, number, form)
