@@ -20,6 +20,7 @@ from last_e.data.clips import Clips
 from last_e.data.placement import Placement
 from last_e.data.shown import TorchRows
 from last_e.data.synthetic import synthetic_clips
+from last_e.model.launches import defined
 from last_e.model.network import Noise
 from last_e.rng import Keys
 
@@ -47,23 +48,7 @@ def ops() -> Any:
     """
     from last_e.data import kernels
 
-    library: Any = torch.library.Library("lastrun", "FRAGMENT")  # type: ignore[no-untyped-call]
-    for name, (schema, run, shaped) in _OPS.items():
-        library.define(f"{name}{schema}")
-
-        def launched(*given: Any, launch: Any = run, out: Any = shaped) -> Any:
-            made = out(*given)
-            launch(kernels, *given, *(made if isinstance(made, tuple) else (made,)))
-            return made
-
-        library.impl(name, launched, "CompositeExplicitAutograd")
-        torch.library.register_fake(f"lastrun::{name}", shaped, lib=library)
-    _KEPT.append(library)
-    return torch.ops.lastrun
-
-
-_KEPT: list[Any] = []
-"""What a library defines is gone with it."""
+    return defined({kernels: _OPS})
 
 
 def used_for(clips: Clips, recipe: TrainingConfig) -> bool:

@@ -40,15 +40,22 @@ def ops() -> Any:
     """
     from last_e.model import gate_kernels, head_kernels, kernels, spatial_kernels, stem_kernels, step_kernels
 
-    library: Any = torch.library.Library("lastrun", "DEF")  # type: ignore[no-untyped-call]
-    apart = {
-        kernels: _OPS,
-        gate_kernels: gate_launches.OPS,
-        spatial_kernels: spatial_launches.OPS,
-        head_kernels: head_launches.OPS,
-        stem_kernels: stem_launches.OPS,
-        step_kernels: step_launches.OPS,
-    }
+    return defined(
+        {
+            kernels: _OPS,
+            gate_kernels: gate_launches.OPS,
+            spatial_kernels: spatial_launches.OPS,
+            head_kernels: head_launches.OPS,
+            stem_kernels: stem_launches.OPS,
+            step_kernels: step_launches.OPS,
+        }
+    )
+
+
+def defined(apart: dict[Any, dict[str, tuple[str, Any, Any]]]) -> Any:
+    """``torch.ops.lastrun`` with these operations: for each module of kernels by name the schema, the launch with what comes
+    out of it, and what comes out of it."""
+    library: Any = torch.library.Library("lastrun", "FRAGMENT")  # type: ignore[no-untyped-call]
     every = [(module, name, *one) for module, those in apart.items() for name, one in those.items()]
     for module, name, schema, run, shaped in every:
         library.define(f"{name}{schema}")
