@@ -46,7 +46,7 @@ def call(light: Path, folder: Path, *words: str | Path) -> subprocess.CompletedP
 def test_the_wheel_holds_the_recordings_with_their_notice_and_every_configuration(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     expected = {path.relative_to(ROOT).as_posix() for path in (ROOT / "last_e").rglob("*.yaml")}
-    assert len(expected) == 14
+    assert len(expected) == 15
     assert expected | {"last_e/data/irds/healthy.npz", "last_e/data/irds/NOTICE.md"} <= names
     of_prepare = ("animation.html", "ntu/missing_ntu60.txt", "ntu/missing_ntu120.txt")
     assert {f"last_e/prepare/{name}" for name in of_prepare} <= names
