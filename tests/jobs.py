@@ -81,8 +81,8 @@ class Run:
     def job(self) -> Job:
         return jobs_in(self.store)[0]
 
-    def wait_for(self, what: Any, seconds: float = PATIENCE) -> None:
-        for _ in looks(seconds):
+    def wait_for(self, what: Any, seconds: float = PATIENCE, rest: float = 0.3) -> None:
+        for _ in looks(seconds, rest):
             if jobs_in(self.store) and what(self.job):
                 return
             assert self.process.poll() is None, self.process.communicate()[0]
@@ -91,7 +91,7 @@ class Run:
     def held(self, what: Any) -> Iterator[int]:
         """The trainer stands still from when something has come to pass until the block ends: however slow the block is, it
         strikes in the middle. What the trainer is sent meanwhile it takes when it goes on."""
-        self.wait_for(what)
+        self.wait_for(what, rest=0.02)  # who looks seldom comes when it is over
         with at_rest(self.job) as trainer:
             yield trainer
 
@@ -120,14 +120,15 @@ def wait_until(what: Callable[[], object], seconds: float = PATIENCE) -> None:
             return
 
 
-def looks(seconds: float) -> Iterator[None]:
-    """One after the other, until something has come to pass; they take a third of a core, whatever one of them takes."""
+def looks(seconds: float, rest: float = 0.3) -> Iterator[None]:
+    """One after the other, until something has come to pass; they take a third of a core, whatever one of them takes, but for
+    those that take more than half of the longest ``rest`` between two."""
     deadline = time.monotonic() + seconds
     while True:
         began = time.monotonic()
         yield
         assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(min(max(0.02, 2 * (time.monotonic() - began)), 0.3))
+        time.sleep(min(max(0.02, 2 * (time.monotonic() - began)), rest))
 
 
 def some_step_is_stored(job: Job) -> bool:
