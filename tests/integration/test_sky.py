@@ -24,7 +24,7 @@ from runner.resolve import resolve_spec
 from runner.store.open import open_store
 from tests.conftest import Cli
 from tests.faultproxy import Faults, fault_proxy
-from tests.jobs import LONGER, assert_same, has_saved, jobs_in, some_step_is_stored, stand_still, wait_until
+from tests.jobs import LONGER, assert_same, has_pending, has_saved, jobs_in, some_step_is_stored, stand_still, wait_until
 from tests.sky_server import SkyServer
 
 pytestmark = [pytest.mark.xdist_group("clouds"), pytest.mark.slow]
@@ -48,9 +48,9 @@ def test_a_spot_machine_that_is_taken_away_is_followed_by_another_to_the_same_bi
             wait_until(lambda: network.seen["refused"] > 1)
             network.set(Faults())
             sky_server.take_away(name)
-        with current.held(lambda job: len(job.attempts.all()) == 2 and has_saved(job)):
+        with current.held(lambda job: len(job.attempts.all()) == 2 and has_saved(job)) as trainer:
             current.press_ctrl_c()
-            wait_until(current.job.requests.keys)
+            wait_until(lambda: has_pending(trainer, signal.SIGTERM))  # what was asked has come to the machine
         code, out = current.end()
     assert code == 75, out
     assert re.search(r"SkyPilot's server does not answer \(.+\): sky api status; the attempt is not touched by that\n", out)
