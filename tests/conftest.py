@@ -26,6 +26,9 @@ os.environ["LASTRUN_SHUTDOWN"] = "/bin/false"  # whatever a test does, this mach
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # with it each of the hundreds of starts compiles torch's sources anew
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell without a terminal starts what it leaves behind (&) deaf to it,
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # and make, which a test interrupts, would stay so
+
 from runner.errors import EngineError
 from runner.launch.docker.engine import _connected
 from runner.launch.sky.engine import sky

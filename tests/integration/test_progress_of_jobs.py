@@ -88,9 +88,9 @@ def test_a_view_whose_program_was_killed_is_cleared_by_who_started_it(
     attempt = int(Path(f"/proc/{submit.pid}/task/{submit.pid}/children").read_text().split()[0])
     subprocess.run(["kill", "-9", str(attempt)], check=True)
     assert submit.wait(PATIENCE) == 1
-    wait_until(lambda: not BAR.search(own.text))
+    wait_until(lambda: re.search("^next: lastrun resume ", own.text, re.MULTILINE))
+    assert not BAR.search(own.text)
     assert own.shows_cursor
-    assert re.search("^next: lastrun resume ", own.text, re.MULTILINE)
 
 
 def test_quiet_prints_no_more_than_how_it_went(tiny: Path, clean_env: dict[str, str]) -> None:
