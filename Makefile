@@ -55,6 +55,7 @@ bench: $(VENV)/.train
 figures: $(VENV)/.dev
 	LASTRUN_WAITS= $(BIN)/python -m pytest --full tests/integration/test_faults_of_*.py
 	$(BIN)/python -m pytest --full -m full
+	$(BIN)/python -m pytest --full tests/unit/test_kernels.py tests/unit/test_batch_kernels.py
 
 docs: $(VENV)/.dev
 	$(BIN)/zensical build --strict

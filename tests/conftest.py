@@ -37,7 +37,7 @@ from runner.launch.ssh.setup import Host
 from runner.store.directory import DirectoryStore
 from tests import browser, debian
 from tests.ceph import Ceph, why_not
-from tests.docker_engine import IMAGE, CannotStart, Engine, SharedImage
+from tests.docker_engine import IMAGE, CannotStart, Engine, SharedImage, removed_by_and_by
 from tests.docker_engine import why_not as why_no_engine
 from tests.hub import Hub
 from tests.jobs import LONGER, PATIENCE, Run, jobs_in, result
@@ -80,7 +80,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if reporter is None:  # one of xdist's workers
         return
-    (session.config._tmp_path_factory.getbasetemp() / IMAGE).unlink(missing_ok=True)  # type: ignore[attr-defined]
+    SharedImage(session.config._tmp_path_factory.getbasetemp() / IMAGE).remove()  # type: ignore[attr-defined]
     after = _outside()
     _LEFT[:] = [path for path in after if after[path] != _BEFORE.get(path)]
     if _LEFT or (os.environ.get("LASTRUN_NO_SKIPS") and reporter.stats.get("skipped")):
@@ -242,7 +242,7 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """A real Docker engine that holds the project's image, built by ``lastrun image build``; DOCKER_HOST names it.
 
     Two groups of tests have one each: ``docker``, whose tests build images, and ``containers``, whose tests run them. What the
-    first has built takes minutes, and is loaded into the second.
+    first has built takes minutes, and the second has it from there.
     """
     folder = Path(tempfile.mkdtemp(prefix="docker-", dir="/tmp"))
     one = Engine(folder)
@@ -254,21 +254,21 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         if not loads:
             image.announce()
         debian.need("Docker engine", why_no_engine)
+        there = loads and image.load(one)
         try:
             one.start()
         except CannotStart as why:
             pytest.skip(f"no Docker here: {why}")
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("DOCKER_HOST", one.host)
-            if not loads or not image.load(one):
+            if not there:
                 image.build(one)
             yield one
     finally:
         if not loads:
             image.give_up()
         one.stop()
-        # Gigabytes of images, for which a busy disk takes minutes: nobody waits for that.
-        subprocess.run(["sh", "-c", 'rm -rf "$0" </dev/null >/dev/null 2>&1 &', str(folder)], check=True)
+        removed_by_and_by(folder)
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +30,7 @@ from runner.store.directory import DirectoryStore
 from runner.store.open import open_store
 from tests.conftest import Cli
 from tests.hub import Hub
-from tests.jobs import PATIENCE, at_rest, command_lines, jobs_in, some_step_is_stored
+from tests.jobs import PATIENCE, at_rest, command_lines, jobs_in, some_step_is_stored, wait_until
 from tests.sky_server import SkyServer
 from tests.slurm import Slurm
 from tests.sshd import Sshd
@@ -283,13 +282,6 @@ except LastrunError as error:
 def started_blindly(job: Job, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", BLIND, job.uri]
     return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=env, cwd=env["HOME"], check=False)
-
-
-def wait_until(what: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_what_gives_no_sign_is_ended_and_so_is_what_was_started_when_somebody_left(

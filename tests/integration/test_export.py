@@ -40,7 +40,7 @@ def written(kind: str, variant: str, path: Path, **other: Any) -> tuple[formats.
     return formats.open_to_run(kind, path), wanted(model, read_irds(), CLIPS, FRAMES), recogniser
 
 
-@pytest.mark.parametrize("variant", ["small", "base", "large"])
+@pytest.mark.parametrize("variant", [pytest.param("small", marks=pytest.mark.full), "base", "large"])
 def test_every_variant_says_the_same_as_onnx(variant: str, tmp_path: Path) -> None:
     run, said, recogniser = written("onnx", variant, tmp_path / "model.onnx")
     clips, description = read_irds(), description_of("irds", 9)

@@ -18,9 +18,10 @@ ASKED = ("MOTION", "LIMBS", "POSE", "LEAN", "DRIFT", "SPEED", "MASK", "MIRRORS")
 SIZES = {"FLAT": False, "STREAMS": True, "B": POINTS}
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("streams", dict.fromkeys(ASKED, True) | SIZES),
-    ("streams", dict.fromkeys(ASKED, False) | SIZES),
     ("others", {"WEIGHS": True, "NOISE": True, "MIRRORS": True, "W": COLUMNS}),
 ]
+PLAIN = ("streams", dict.fromkeys(ASKED, False) | SIZES)
+"""A part of the first."""
 NUMBERS = {
     *("step", "most", "metres", "chance", "moves", "shortest", "range_of_motion", "limbs", "pose", "most_lean", "most_drift"),
     *("speed", "unseen"),
@@ -30,10 +31,11 @@ COUNTS = {"frames", "count", "people", "depth", "clips", "width", "blocks"}
 
 
 def main() -> None:
-    """Of the architectures that are named (75 80 ...)."""
+    """Of the architectures that are named (75 80 ...), behind ``full`` with a case more."""
+    more, asked = sys.argv[1:2] == ["full"], sys.argv[1:]
     found = []
-    for number in map(int, sys.argv[1:]):
-        for name, sizes in CASES:
+    for number in map(int, asked[more:]):
+        for name, sizes in [*CASES, *[PLAIN] * more]:
             kernel = compiled(getattr(kernels, name), sizes, number)
             found.append(
                 {"kernel": name, **sizes, "sm": number, **usage(kernel.asm["cubin"]), "shared": kernel.metadata.shared}

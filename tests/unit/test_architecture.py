@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -50,25 +51,33 @@ def modules(package: str, root: Path = ROOT) -> dict[str, Path]:
     return found
 
 
-def imports(source: str, known: set[str]) -> set[str]:
-    """Known modules that a source imports, anywhere in it but under TYPE_CHECKING."""
-    tree = ast.parse(source)
-    for_types = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-        for inner in ast.walk(node)
-    }
+@cache
+def parsed(source: str) -> ast.Module:
+    """Each source once: there are three hundred, and most tests here look at all."""
+    return ast.parse(source)
+
+
+@cache
+def named(source: str) -> frozenset[str]:
+    """All modules, and what they may have in them, that a source imports anywhere in it but under TYPE_CHECKING."""
     names: set[str] = set()
-    for node in ast.walk(tree):
-        if id(node) in for_types:
+    ahead: list[ast.AST] = [parsed(source)]
+    while ahead:
+        node = ahead.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             continue
+        ahead += ast.iter_child_nodes(node)
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, "imports name their whole path"
             names |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
-    found = names & known
+    return frozenset(names)
+
+
+def imports(source: str, known: set[str]) -> set[str]:
+    """Known modules that a source imports."""
+    found = named(source) & known
     return {name for name in found if not any(other.startswith(f"{name}.") for other in found)}
 
 
@@ -132,8 +141,9 @@ def test_a_circle_and_a_breach_are_found_also_inside_functions(tmp_path: Path) -
 
 
 def test_the_trainer_knows_no_runner() -> None:
+    runner = set(modules("runner"))
     for path in modules("last_e").values():
-        assert imports(path.read_text(), set(modules("runner"))) == set(), path
+        assert imports(path.read_text(), runner) == set(), path
 
 
 def test_the_runner_reaches_the_trainer_only_through_its_torch_free_vocabulary() -> None:
@@ -150,7 +160,7 @@ def test_no_class_is_so_long_that_it_must_be_two_things() -> None:
         f"{path.name}:{node.name}": node.end_lineno - node.lineno
         for package in PACKAGES
         for path in modules(package).values()
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(parsed(path.read_text()))
         if isinstance(node, ast.ClassDef) and node.end_lineno is not None and node.end_lineno - node.lineno > LONGEST_CLASS
     }
     assert long == {}

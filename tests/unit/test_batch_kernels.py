@@ -25,12 +25,12 @@ pytestmark = pytest.mark.slow  # of other Pythons and the lowest versions there 
 COORDINATES = {"joint", "velocity", "bone", "joints"}
 
 
-def test_batches_by_kernels_are_those_of_torch() -> None:
+def test_batches_by_kernels_are_those_of_torch(full: bool) -> None:
     """The hash to the bit, and with it dropout, labels and shares; coordinates within rounding."""
-    found = told("batches", TRITON_INTERPRET="1")
+    found = told("batches", *["full"] * full, TRITON_INTERPRET="1")
     assert len(found["hash"]) == 6
     assert set(found["hash"].values()) == {0}, found["hash"]
-    assert len(found["cases"]) == 5
+    assert len(found["cases"]) == 4 + full
     for case in (*found["cases"].values(), found["tried out"]):
         bounds = {name: 2e-6 if name.partition(",")[0] in COORDINATES else 0 for name in case}
         assert {name: by for name, by in case.items() if not by <= bounds[name]} == {}, found
@@ -39,8 +39,8 @@ def test_batches_by_kernels_are_those_of_torch() -> None:
 def test_kernels_of_batches_fit_each_kind_of_gpu_without_spilling(full: bool, figure: Figures, tmp_path: Path) -> None:
     """Of every kind with ``--full``, else of the oldest and the newest. They share no memory within a program."""
     asked = [75, 80, 86, 89, 90] if full else [75, 90]
-    found = told("batch_resources", *map(str, asked), TRITON_CACHE_DIR=tmp_path)
-    assert len(found) == 3 * len(asked)
+    found = told("batch_resources", *["full"] * full, *map(str, asked), TRITON_CACHE_DIR=tmp_path)
+    assert len(found) == (2 + full) * len(asked)
     for one in found:
         said = f"{one['kernel']} on sm_{one['sm']}: {one['registers']} registers, {one['shared']} bytes shared"
         assert (one["local"], one["stack"]) == (0, 0), f"{said}, spilt: {one}"
