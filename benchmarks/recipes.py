@@ -47,8 +47,9 @@ def top1(job: Job, spoil: Spoil | None, store: str | None, mirror: bool, ema: bo
 
 def called(values: dict[str, Any]) -> str:
     """A kind of point: what it varies but the seed."""
-    said = [f"{key.removeprefix('training.augmentations.')}={value}" for key, value in values.items() if key != SEED]
-    return ", ".join(one for one in said if not one.endswith("=None")) or "default"
+    said = [(key.removeprefix("training.augmentations."), value) for key, value in values.items() if key != SEED]
+    kinds = [f"{key}={'off' if value is None else value}" for key, value in said if (key, value) != ("recipe", None)]
+    return ", ".join(kinds) or "default"
 
 
 def main() -> int:

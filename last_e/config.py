@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -19,11 +19,15 @@ from last_e.known import description_of, mirrored_classes
 from last_e.problems import Meaning, meant
 from last_e.set_by import HERE, LEARNING, SetBy
 
-VARIANTS = ("nano_e_v3", "small_e_v3", "base_e_v3", "large_e_v3")
-DATASETS = ("irds", "ntu60", "ntu120", "synthetic")
-COME_ALONG = {"irds": 9}
-"""Data sets whose recordings come along, and how many classes these have."""
-ENVIRONMENTS = ("local", "kaggle", "gcp", "lambda", "a100")
+Variant = Literal["nano_e_v3", "small_e_v3", "base_e_v3", "large_e_v3"]
+Dataset = Literal["irds", "ntu60", "ntu120", "synthetic"]
+Environment = Literal["local", "kaggle", "gcp", "lambda", "a100"]
+Recipe = Literal["robust"]
+"""Beside the reference's, on which each of them lies."""
+VARIANTS: tuple[str, ...] = get_args(Variant)
+DATASETS: tuple[str, ...] = get_args(Dataset)
+ENVIRONMENTS: tuple[str, ...] = get_args(Environment)
+RECIPES: tuple[str, ...] = get_args(Recipe)
 ALIASES = {name.removesuffix("_e_v3"): name for name in VARIANTS}
 
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
@@ -89,7 +93,7 @@ class ModelConfig(Section):
 
     set_by: ClassVar[SetBy] = LEARNING
 
-    variant: Literal["nano_e_v3", "small_e_v3", "base_e_v3", "large_e_v3"] = Field(description="model variant")
+    variant: Variant = Field(description="model variant")
     stem_channels: Width = Field(description="channels after the fusion of the three streams")
     channels: list[Width] = Field(min_length=1, max_length=8, description="channels of each stage")
     num_blocks: list[Annotated[int, Field(ge=1, le=64)]] = Field(description="blocks of each stage")
@@ -386,14 +390,10 @@ class HardwareConfig(Section):
 class TrainConfig(Section):
     """A whole run of the trainer."""
 
-    dataset: Annotated[Literal["irds", "ntu60", "ntu120", "synthetic"] | DataFile, LEARNING] = Field(
-        description="data set, or the prepared file of an own one"
-    )
+    dataset: Annotated[Dataset | DataFile, LEARNING] = Field(description="data set, or the prepared file of an own one")
     split_type: Annotated[str, LEARNING] = Field(description="which clips train and which test")
-    env: Annotated[Literal["auto", "local", "kaggle", "gcp", "lambda", "a100"], LEARNING] = Field(
-        "auto", description="hardware profile"
-    )
-    recipe: Annotated[Literal["robust"] | None, LEARNING] = Field(
+    env: Annotated[Literal["auto", Environment], LEARNING] = Field("auto", description="hardware profile")
+    recipe: Annotated[Recipe | None, LEARNING] = Field(
         None,
         description="what `training` begins with: robust, with more augmentation (docs/recipes.md); default: the reference's",
     )
@@ -512,12 +512,6 @@ def _validation(c: dict[str, Any]) -> Iterator[Violation]:
             yield key, "only with a fraction in data.validation, such as 0.2"
 
 
-def _classes(c: dict[str, Any]) -> Iterator[Violation]:
-    least = COME_ALONG.get(c["dataset"], 0) if c["data.uri"] is None else 0
-    if c["data.num_classes"] < least:
-        yield "data.num_classes", f"at least {least}: so many have the recordings of {c['dataset']}"
-
-
 def _few(c: dict[str, Any]) -> Iterator[Violation]:
     if c["data.train_seed"] is not None and c["data.train_subjects"] is None and c["data.train_clips"] is None:
         yield "data.train_seed", "only with data.train_subjects or data.train_clips"
@@ -585,7 +579,6 @@ RULES: tuple[tuple[Callable[[dict[str, Any]], Iterator[Violation]], tuple[str, .
     (_milestones, ("training.scheduler", "training.milestones", "training.epochs")),
     (_split, ("split_type", "data.splits", "dataset")),
     (_validation, ("data.validation", "data.validation_by", "data.validation_seed", "dataset")),
-    (_classes, ("data.num_classes", "data.uri", "dataset")),
     (_few, ("data.train_seed", "data.train_subjects", "data.train_clips", "data.train_position", "dataset")),
     (_class_weights, ("training.class_weights", "training.sampler", "data.num_classes", "dataset")),
     (_fine_tuning, ("model.init", "model.init_sha256", "model.freeze", "training.body_lr_factor")),

@@ -6,7 +6,7 @@ what the user wrote: a file, direct flags, ``--set``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -17,7 +17,7 @@ from typing import IO, Any, Generic, Literal, NamedTuple, TypeVar, Union, get_ar
 
 from pydantic import BaseModel, ValidationError
 
-from last_e.config import ALIASES, DATASETS, ENVIRONMENTS, RULES, VARIANTS, TrainConfig
+from last_e.config import ALIASES, DATASETS, ENVIRONMENTS, RECIPES, RULES, VARIANTS, TrainConfig
 from last_e.described import is_own, name_of
 from last_e.environment import detect_environment, fits
 from last_e.known import mirrored_classes
@@ -28,9 +28,10 @@ from last_e.set_by import SetBy
 from last_e.text import expand
 
 CONFIGS = Path(__file__).parent / "configs"
-RECIPES = ("robust",)
-"""Beside the reference's, on which each of them lies."""
+_COMES_ALONG = "irds"
+"""The data set whose recordings are in the package, with all classes of its file in ``configs/``."""
 _MIRROR = "training.augmentations.mirror"
+_CLASSES = "data.num_classes"
 
 KEY_ALIASES = {
     "training.num_workers": "hardware.num_workers",
@@ -199,6 +200,8 @@ def resolve(
             blamed = next((k for k in (key, *keys) if k in chosen), key)
             origin = merged[blamed].origin if blamed in merged else Origin("default")
             found.append(Problem(str(origin), key, show(flat[key]), allowed))
+    if not bad_keys.intersection(("dataset", "data.uri", _CLASSES)):
+        found += _too_few_classes(flat, base, merged[_CLASSES].origin)
     if found:
         raise ConfigError(found)
     training = config.training
@@ -208,6 +211,14 @@ def resolve(
         notes.append(f"warning: {rises}; set training.warmup_epochs")
     origins = {key: merged[key].origin if key in merged else Origin("default") for key in known_keys(schema)}
     return Resolved(config, origins, env, notes, warnings)
+
+
+def _too_few_classes(flat: Mapping[str, Any], base: Layer, origin: Origin) -> Iterator[Problem]:
+    """Fewer than the recordings have that come along, which are not chosen among."""
+    if flat["dataset"] == _COMES_ALONG and flat["data.uri"] is None and flat[_CLASSES] < (least := base[_CLASSES].value):
+        yield Problem(
+            str(origin), _CLASSES, show(flat[_CLASSES]), f"at least {least}: so many have the recordings of {_COMES_ALONG}"
+        )
 
 
 def _lower_to_peak(merged: Layer, chosen: Mapping[str, Any]) -> None:

@@ -55,6 +55,8 @@ class Draft:
     epochs: int
     total_seconds: Figure | None
     """Of all of it on this machine; None: nobody can tell."""
+    busy: str | None
+    """That others use this machine now, in words."""
 
 
 def see_that_it_may_be_written(path: Path, force: bool) -> None:
@@ -99,11 +101,12 @@ def draft(path: Path, *, data: str, model: str, epochs: str | None, name: str | 
         trial.write_text(text)
         config = resolve_spec(trial, None, []).config
         try:
-            seconds = make_plan(trial, "local", []).rows[0].total_seconds
+            row = make_plan(trial, "local", []).rows[0]
+            seconds, busy = row.total_seconds, row.busy
         except (UsageError, ConfigError):
-            seconds = None
+            seconds = busy = None
     _put(path, text)
-    return Draft(path, config.model.variant, config.dataset, config.training.epochs, seconds)
+    return Draft(path, config.model.variant, config.dataset, config.training.epochs, seconds, busy)
 
 
 def see_that_it_can_be(path: Path, *, data: str, model: str, epochs: str | None, name: str | None = None) -> None:

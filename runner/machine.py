@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from last_e.environment import control_groups, cpu_name, fits, gpu_names, usable_cores
+from last_e.text import counted
 from runner.errors import UsageError
 from runner.folders import cache_folder
 
@@ -112,6 +113,12 @@ def lacks() -> str | None:
     missing = [name for name in ("torch", "numpy", "safetensors") if find_spec(name) is None]
     words = "training here needs {}, not installed in {}; from a clone of lastrun: pip install '.[train]'"
     return words.format(", ".join(missing), sys.prefix) if missing else None
+
+
+def how_busy() -> str | None:
+    """That others leave this machine little, in words; None: they leave it enough."""
+    load, cores = os.getloadavg()[0], usable_cores()
+    return None if load <= cores + 1 else f"busy (load {load:.0f}, {counted(cores, 'core')})"
 
 
 CONTAINER_VARIABLE = "LASTRUN_CONTAINER"

@@ -40,7 +40,7 @@ def init(
     if json:
         seconds = made.total_seconds
         facts = {"model": made.model, "dataset": made.dataset, "epochs": made.epochs}
-        print_json("init", {"path": str(path), **facts, "total_seconds": seconds and seconds.to_dict()})
+        print_json("init", {"path": str(path), **facts, "total_seconds": seconds and seconds.to_dict(), "busy": made.busy})
     else:
         print_draft(made)
 

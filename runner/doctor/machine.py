@@ -17,6 +17,7 @@ from typing import Any
 from last_e.environment import detect_environment, gpu_names, usable_cores
 from last_e.process import run_module
 from last_e.text import counted
+from runner import machine
 from runner.doctor.finding import Finding, State
 from runner.launch.docker.look import OLDEST_DRIVERS, driver_fits, why_torch_fails
 from runner.machine import driver_version, lacks
@@ -69,10 +70,8 @@ def _torch() -> list[Finding]:
 
 def how_busy() -> str | None:
     """Why what takes long may well work; None: others leave this machine enough."""
-    load, cores = os.getloadavg()[0], usable_cores()
-    if load <= cores + 1:
-        return None
-    return f"not found out, for the machine is busy (load {load:.0f}, {counted(cores, 'core')}); again once it is not"
+    busy = machine.how_busy()
+    return None if busy is None else f"not found out, for the machine is {busy}; again once it is not"
 
 
 def findings_of(torch: dict[str, Any], driver: str | None, names: list[str]) -> list[Finding]:

@@ -80,6 +80,8 @@ class Row:
     memory_bytes: Figure | None = None
     fits: bool | None = None
     """Whether the GPU's memory has room for the micro-batch."""
+    busy: str | None = None
+    """Of this machine: that others use it now, in words; the times are those without them."""
     warnings: list[str] = field(default_factory=list)
     offers: list[Offered] = field(default_factory=list)
     """With ``--live``."""

@@ -11,6 +11,7 @@ from last_e.config import ENVIRONMENTS, cuts, effective_batch, most_for, number_
 from last_e.joints import NUM_JOINTS
 from last_e.layers import Resolved
 from last_e.problems import ConfigError, Problem
+from runner.machine import how_busy
 from runner.plan.clips import Data, data_of
 from runner.plan.figures import Figure, Kind, Plan, Row
 from runner.plan.hardware import Gpu, Times, asked_gpu, assumptions, estimate, gpus, known_gpu, memory_bytes, most_rows
@@ -170,6 +171,7 @@ def row_of(
     if times is None:
         return row
     per_row, kind = times
+    row.busy = None if place.machine is None else how_busy()
     counts = data.counts
     tests = -(-counts.test // (hardware.micro_batch or TEST_BATCH[place.device]))
     epoch = (

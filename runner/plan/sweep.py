@@ -35,12 +35,21 @@ class Estimate:
     """Points of which nobody knows how long they take."""
     where: str
     """Profile and machine of the first point."""
+    busy: str | None
+    """As a row has it."""
 
     def to_dict(self) -> dict[str, Any]:
         """For ``--json``."""
         figures = {"seconds": self.seconds, "cost": self.cost}
         shown = {name: figure.to_dict() if figure else None for name, figure in figures.items()}
-        return {"count": self.count, "at_once": self.at_once, "unknown": self.unknown, "where": self.where, **shown}
+        return {
+            "count": self.count,
+            "at_once": self.at_once,
+            "unknown": self.unknown,
+            "where": self.where,
+            "busy": self.busy,
+            **shown,
+        }
 
 
 def estimate(
@@ -70,6 +79,7 @@ def estimate(
         cost=_sum([row.cost for row in found if row]),
         unknown=sum(row is None or row.total_seconds is None for row in found),
         where=found[0].name if found[0] else jobs[0].env,
+        busy=found[0].busy if found[0] else None,
     )
 
 

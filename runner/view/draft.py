@@ -6,6 +6,7 @@ from last_e.text import counted, seconds_text
 from runner.draft import Draft
 from runner.plan.figures import Kind
 from runner.view.console import show
+from runner.view.plan import busy_text
 
 _SURE = {Kind.MEASURED: "measured", Kind.SCALED: "from a measurement of other work", Kind.ESTIMATED: "estimated"}
 
@@ -16,5 +17,6 @@ def print_draft(made: Draft) -> None:
     if made.total_seconds is None:
         show("how long that takes here nobody can tell yet: lastrun bench measures this machine")
     else:
-        show(f"on this machine about {seconds_text(made.total_seconds.value)} ({_SURE[made.total_seconds.kind]})")
+        busy = f"; {busy_text(made.busy)}" if made.busy else ""
+        show(f"on this machine about {seconds_text(made.total_seconds.value)} ({_SURE[made.total_seconds.kind]}){busy}")
     show(f"next: lastrun submit {made.path}; others: lastrun plan {made.path}, lastrun explain {made.path}")

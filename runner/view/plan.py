@@ -46,7 +46,8 @@ def sweep_text(estimate: Estimate) -> str:
             f", {duration(replace(estimate.seconds, value=estimate.seconds.value / estimate.at_once))} if none slows another"
         )
     text += f"; cost {money(estimate.cost)}"
-    return text + (f"; {estimate.unknown} of them not counted" if estimate.unknown else "")
+    text += f"; {estimate.unknown} of them not counted" if estimate.unknown else ""
+    return text + (f"; {busy_text(estimate.busy)}" if estimate.busy else "")
 
 
 def _together_text(one: Estimate) -> str:
@@ -55,7 +56,13 @@ def _together_text(one: Estimate) -> str:
     if one.seconds is None:
         return f"{head}: not known (lastrun bench, run there, measures it)"
     rest = f"; {one.unknown} of them not counted" if one.unknown else ""
+    rest += f"; {busy_text(one.busy)}" if one.busy else ""
     return f"{head}: {duration(one.seconds)}, cost {money(one.cost)}{rest}"
+
+
+def busy_text(busy: str) -> str:
+    """What that a machine is busy means for the times beside it."""
+    return f"this machine is {busy}: while it is, all takes longer"
 
 
 def duration(figure: Figure | None) -> str:
@@ -122,6 +129,7 @@ def _lines(plan: Plan) -> list[str]:
             lines.append(f"{row.name}: on a spot machine {money(row.spot_cost)}: {row.spot_price}")
     for row in plan.rows:
         lines += [f"{row.name}: on {one.launcher} {one.machine} {money(one.cost)}: {one.price}" for one in row.offers]
+    lines += [f"{row.name}: {busy_text(row.busy)}" for row in plan.rows if row.busy]
     lines += [f"warning: {warning}" for row in plan.rows for warning in row.warnings]
     return [*lines, *plan.notes]
 

@@ -10,7 +10,17 @@ import yaml
 
 import last_e
 from last_e import config as schema
-from last_e.config import ENVIRONMENTS, RULES, TrainConfig, effective_batch, is_pinned, parse_duration
+from last_e.config import (
+    DATASETS,
+    ENVIRONMENTS,
+    RECIPES,
+    RULES,
+    VARIANTS,
+    TrainConfig,
+    effective_batch,
+    is_pinned,
+    parse_duration,
+)
 from last_e.environment import cpu_name, detect_environment, fits, gpu_names
 from last_e.layers import CONFIGS, Resolved, flatten, known_keys, resolve
 from last_e.problems import ConfigError, allowed_values
@@ -94,6 +104,13 @@ def test_without_any_word_the_model_is_base_on_ntu60():
 def test_each_data_set_knows_its_classes_and_splits(dataset, classes, splits):
     config = resolved(f"dataset={dataset}").config
     assert (config.data.num_classes, config.data.splits, config.split_type) == (classes, splits, "xsub")
+
+
+def test_what_may_be_named_is_what_has_a_file():
+    kinds = {"model": VARIANTS, "data": DATASETS, "env": ENVIRONMENTS, "training": ("cosine_v3", *RECIPES)}
+    assert {kind: sorted(path.stem for path in (CONFIGS / kind).iterdir()) for kind in kinds} == {
+        kind: sorted(names) for kind, names in kinds.items()
+    }
 
 
 @pytest.mark.parametrize(("env", "workers"), [("local", 4), ("kaggle", 2), ("gcp", 8), ("lambda", 12), ("a100", 16)])

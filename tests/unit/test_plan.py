@@ -20,11 +20,14 @@ from last_e.counts import OFFICIAL, WITHOUT_FILE
 from last_e.data.files import read_irds
 from last_e.data.splits import train_mask
 from last_e.data.synthetic import synthetic_clips
+from last_e.environment import usable_cores
 from last_e.model import build_model, fused
 from last_e.precision import amp_format
 from last_e.prepare.synth import synthesize
 from last_e.problems import ConfigError
 from last_e.set_up import TEST_BATCH
+from last_e.text import counted
+from runner.draft import draft
 from runner.errors import UsageError
 from runner.plan import measurements, planner
 from runner.plan.clips import data_of
@@ -36,7 +39,8 @@ from runner.plan.prices import load_prices, price_of, user_prices_path
 from runner.plan.sweep import together
 from runner.plan.work import packaged_model, work_of
 from runner.resolve import resolve_spec
-from runner.view.plan import duration, money, print_plan
+from runner.view.draft import print_draft
+from runner.view.plan import duration, money, print_plan, sweep_text
 from tests.conftest import Cli
 
 ROOT = Path(__file__).parents[2]
@@ -211,6 +215,27 @@ def test_of_a_sweep_all_points_are_added_up_and_the_table_is_of_the_first(
     assert "all 4 points, one after the other, on local CPU: 49.9 min, cost -" in out
     assert [one.where.split()[0] for one in together(spec, None, [])] == ["local", "kaggle", "gcp", "lambda", "a100"]
     assert together(QUICK, "local", []) == []
+
+
+def test_a_machine_that_is_busy_is_told_beside_what_it_takes(
+    keep: Keep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    keep()
+    spec = tmp_path / "sweep.yaml"
+    spec.write_text(QUICK.read_text() + "sweep: {seeds: 2}\n")
+    told = f"busy (load 99, {counted(usable_cores(), 'core')})"
+    for load, there in ((99.0, True), (0.0, False)):
+        monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, 0.0, 0.0))
+        made = make_plan(QUICK, None, [])
+        print_plan(made)
+        text = capsys.readouterr().out
+        assert (f"local CPU: this machine is {told}: while it is, all takes longer" in text) is there
+        assert text.count("all takes longer") == int(there), "it says nothing of the others"
+        assert [row.busy for row in made.rows if row.busy] == [told] * there
+        (both,) = together(spec, "local", [])
+        assert sweep_text(both).endswith(f"; this machine is {told}: while it is, all takes longer") is there
+        print_draft(draft(tmp_path / f"{load}.yaml", data="synthetic", model="nano", epochs="3", name=None, force=False))
+        assert ("while it is, all takes longer" in capsys.readouterr().out) is there
 
 
 def test_an_epoch_that_was_measured_comes_before_bare_steps(keep: Keep) -> None:

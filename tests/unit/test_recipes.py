@@ -54,3 +54,10 @@ def test_a_table_of_recipes_has_a_line_for_each_kind_of_clips(
     assert len(first.err.splitlines()) == len(scored)
     assert recipes.main() == 0
     assert capsys.readouterr() == (first.out, ""), "what was scored is not scored again"
+
+
+def test_a_kind_of_point_is_called_by_all_that_it_varies() -> None:
+    """What a point takes away of a recipe, too: one without noise and one without masks are two kinds."""
+    assert recipes.called({"recipe": None, "training.seed": 4}) == "default"
+    without = {"recipe": "robust", "training.augmentations.noise": None, "training.seed": 4}
+    assert recipes.called(without) == "recipe=robust, noise=off"
