@@ -11,7 +11,8 @@ from last_e.model.layout import blocks, power_of_two
 
 
 def _judge_out(rows: Tensor, norm: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return norm.new_empty((), dtype=torch.bool), *(norm.new_empty((), dtype=torch.float32) for _ in range(2))
+    good, floats = norm.new_empty((), dtype=torch.bool), torch.float32
+    return good, norm.new_empty((), dtype=floats), norm.new_empty((), dtype=floats)
 
 
 def _judge(
