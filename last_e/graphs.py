@@ -4,6 +4,9 @@ A graph is what a step has asked of the GPU once, and is played again with what 
 (which clips, keys of random numbers, the rate) are put where they were, and all that a step leaves for the next one (weights,
 averages, running statistics, counters, the scale of losses) is changed in place. Shapes are fixed: there is a graph for each
 number of rows, recorded when it is met again, and nothing is padded, so that batch statistics stay what they are.
+
+Of several ranks each has its own, in two stretches: its share of a step, and the step's end. Between them, each time, they add
+up what they have.
 """
 
 from __future__ import annotations
@@ -21,7 +24,8 @@ from last_e.config import TrainConfig
 from last_e.data.batches import Batch, Piece, TrainBatches
 from last_e.gpu import NoGpu, is_lost
 from last_e.precision import Precision
-from last_e.state import State, train_step
+from last_e.ranks.group import ALONE, Group
+from last_e.state import Begun, State, begin_step, end_step
 from last_e.text import one_line
 
 WARM_UP = 3
@@ -90,9 +94,10 @@ class Graphs:
         precision: Precision,
         capture: Capture,
         told: Callable[[str], None],
+        group: Group = ALONE,
     ) -> None:
         self._state, self._train, self._config, self._precision = state, train, config, precision
-        self._capture, self._told = capture, told
+        self._capture, self._told, self._group = capture, told, group
         self._met: Counter[tuple[int, ...]] = Counter()
         self._inputs: dict[tuple[int, ...], Parts] = {}
         self._recorded: dict[tuple[int, ...], Step] = {}
@@ -118,7 +123,7 @@ class Graphs:
         rows = tuple(len(part.owner) for part in parts)
         # A place is kept for what recorded steps are given, and for no other: of steps in parts hardly two have the same rows.
         if rows not in self._recorded and self._is_due(rows):
-            self._record(rows, partial(self._run, self._put(rows, parts)))
+            self._record(rows, self._put(rows, parts))
         elif rows in self._recorded:
             self._put(rows, parts)
         if rows in self._recorded:
@@ -152,14 +157,20 @@ class Graphs:
         return self._inputs[rows]
 
     def _run(self, inputs: Parts) -> None:
+        begun = self._begin(inputs)
+        begun.add_up(self._group)
+        end_step(self._state, begun, self._config)
+
+    def _begin(self, inputs: Parts) -> Begun:
         keys = self._keys
         assert keys is not None
         batches = [part if isinstance(part, Batch) else self._train.make(part, keys) for part in inputs]
-        train_step(self._state, batches, None, self._config, self._precision, parts=self._train.parts)
+        return begin_step(self._state, batches, self._config, self._precision, self._train.parts, self._group)
 
-    def _record(self, rows: tuple[int, ...], run: Step) -> None:
+    def _record(self, rows: tuple[int, ...], inputs: Parts) -> None:
         try:
-            self._recorded[rows] = self._capture.record(run)
+            alone = self._group.size == 1
+            self._recorded[rows] = self._capture.record(partial(self._run, inputs)) if alone else self._in_two(inputs)
         except RuntimeError as error:
             if is_lost(error):
                 raise
@@ -171,6 +182,22 @@ class Graphs:
             self._inputs.clear()
             self._state.forget_step()
             self._told(f"CUDA graphs: off ({reason}); training goes on without")
+
+    def _in_two(self, inputs: Parts) -> Step:
+        """What others are asked for cannot be recorded."""
+        kept: list[Begun] = []
+        begin = self._capture.record(lambda: kept.append(self._begin(inputs)))
+        (begun,) = kept
+        assert begun.sums is not None, "each rank has a part"
+        begun.sums.make_room()
+        end = self._capture.record(partial(end_step, self._state, begun, self._config))
+
+        def step() -> None:
+            begin()
+            begun.add_up(self._group)
+            end()
+
+        return step
 
 
 def _tensors(part: Piece | Batch) -> list[Tensor]:
@@ -186,7 +213,7 @@ def _tensors(part: Piece | Batch) -> list[Tensor]:
 
 
 def graphs_for(
-    state: State, train: TrainBatches, config: TrainConfig, precision: Precision, ranks: int, told: Callable[[str], None]
+    state: State, train: TrainBatches, config: TrainConfig, precision: Precision, group: Group, told: Callable[[str], None]
 ) -> Graphs | None:
     """Graphs for the steps of a run, where it may have some; else ``told`` is told why not.
 
@@ -198,11 +225,9 @@ def graphs_for(
         reason = "hardware.cuda_graphs is off"
     elif not on_gpu:
         reason = "training on a CPU"
-    elif ranks > 1:
-        reason = "several ranks add their gradients between a step's parts"
     else:
         told("CUDA graphs: one for each number of rows, recorded when it is met again")
-        return Graphs(state, train, config, precision, CudaCapture(state.device), told)
+        return Graphs(state, train, config, precision, CudaCapture(state.device), told, group)
     if wanted == "on":
         raise NoGpu(f"hardware.cuda_graphs is on, but {reason}")
     if on_gpu:

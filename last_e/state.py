@@ -392,6 +392,24 @@ def _mask(model: LastE, packed: Tensor) -> Tensor | None:
     return mask if model.still else None
 
 
+@dataclass
+class Begun:
+    """A step of which this rank has done its parts.
+
+    A recorded step leaves them in the same memory each time it is played, and its end reads them there.
+    """
+
+    rows: Tensor
+    before: list[Tensor]
+    sums: _Sums | None
+
+    def add_up(self, group: Group) -> None:
+        """With what the other ranks have."""
+        if self.sums is not None:
+            self.sums.add_up(group)
+            group.fill(self.rows)
+
+
 def train_step(
     state: State,
     batches: Iterable[Batch],
@@ -410,15 +428,23 @@ def train_step(
     A step whose loss or gradient is not finite changes nothing: neither weights nor momentum nor running statistics. That is
     decided on the device, which the host never waits for.
     """
-    model, optimizer, scaler, device = state.model, state.optimizer, state.scaler, state.device
-    training = config.training
-    if not model.training:
-        model.train()
     if lr is not None:
         state.set_rate(lr)
     if parts is None:
         batches = list(batches)
         parts = len(batches)
+    begun = begin_step(state, batches, config, precision, parts, group)
+    begun.add_up(group)
+    end_step(state, begun, config)
+
+
+def begin_step(
+    state: State, batches: Iterable[Batch], config: TrainConfig, precision: Precision, parts: int, group: Group = ALONE
+) -> Begun:
+    """The first stretch of :func:`train_step`: gradients of this rank's share of the ``parts``. Others are not asked."""
+    model, scaler, device, training = state.model, state.scaler, state.device, config.training
+    if not model.training:
+        model.train()
     before = [statistics.clone() for statistics in state.statistics]
     rows = torch.zeros(parts, 3, dtype=torch.float64, device=device)  # of each part: cross-entropy, IB loss, hits
     sums = _Sums(state, parts, before) if parts > 1 else None
@@ -439,15 +465,19 @@ def train_step(
             rows[part] = torch.stack([ce.detach().double(), ib.detach().double(), hits.double()])
         if sums is not None:
             sums.take(part)
-    if sums is not None:
-        sums.give_back(group)
-        group.fill(rows)
-    good = _step(state, rows, training)
-    for statistics, old, still in zip(state.statistics, before, state.still):
+    return Begun(rows, before, sums)
+
+
+def end_step(state: State, begun: Begun, config: TrainConfig) -> None:
+    """The last stretch of :func:`train_step`: weights, and what else a step changes. The same on each rank."""
+    if begun.sums is not None:
+        begun.sums.give_back()
+    good = _step(state, begun.rows, config.training)
+    for statistics, old, still in zip(state.statistics, begun.before, state.still):
         _settle(statistics, old, good, still)
     if state.average is not None:
         state.average.add(good)
-    optimizer.zero_grad(set_to_none=True)
+    state.optimizer.zero_grad(set_to_none=True)
 
 
 def _by_kernels(state: State, logits: Tensor, ib_loss: Tensor, batch: Batch, training: TrainingConfig, row: Tensor) -> Tensor:
@@ -537,6 +567,7 @@ class _Sums:
         self._state, self._parts, self._before = state, parts, before
         self._rest = [old for old in before if old.is_floating_point()]
         self._fold: Fold[Tensor] = Fold(parts, Tensor.add_)
+        self._total: Tensor | None = None
         self._trained: list[torch.nn.Parameter] = []
         self._taken = 0
 
@@ -554,10 +585,24 @@ class _Sums:
         for parameter in self._trained:
             parameter.grad = None
 
-    def give_back(self, group: Group) -> None:
-        """The sums of all, to the gradients and the statistics."""
-        state = self._state
-        total = self._fold.total if group.size == 1 else group.complete(self._fold, self._parts)
+    def make_room(self) -> None:
+        """For the sum of all, so that it is in the same place each time."""
+        self._total = torch.empty_like(next(iter(self._fold.nodes.values())))
+
+    def add_up(self, group: Group) -> None:
+        """The sum of all, of this rank and of the others."""
+        if group.size == 1:
+            self._total = self._fold.total
+            return
+        own: Fold[Tensor] = Fold(self._parts, Tensor.add_)
+        own.nodes = dict(self._fold.nodes)  # played again, a recorded step has its parts in these places anew
+        total = group.complete(own, self._parts)
+        self._total = total if self._total is None else self._total.copy_(total)
+
+    def give_back(self) -> None:
+        """The sum of all, to the gradients and the statistics."""
+        state, total = self._state, self._total
+        assert total is not None
         sizes = [parameter.numel() for parameter in self._trained] + [statistics.numel() for statistics in state.moving]
         pieces = torch.split(total, sizes)
         for parameter, piece in zip(self._trained, pieces):

@@ -126,7 +126,7 @@ def run(
         group.see_that_all_have(state.digest(*same))
 
     # From here on nothing is restored any more, so that steps may be recorded.
-    graphs = graphs_for(state, train, config, precision, group.size, lambda text: sink.emit(Message(text)))
+    graphs = graphs_for(state, train, config, precision, group, lambda text: sink.emit(Message(text)))
 
     def saved(path: Path, about: Manifest) -> None:
         sink.emit(CheckpointSaved(str(path), about.step, about.epoch))

@@ -66,19 +66,22 @@ def said_by(
             subprocess.Popen(command, stdin=stdin, stdout=pipe, stderr=said, text=True, pass_fds=[number])
         )
         assert child.stdout is not None
+        is_done = False
         try:
             for line in child.stdout:
                 told = json.loads(line)
                 if "error" in told:
                     raise _KINDS[told["whose"]](told["error"])
+                is_done = "result" in told
                 yield told
-                if "result" in told:
+                if is_done:
                     return
             child.wait()
             said.seek(0)
             errors = said.read().strip().splitlines()
         except BaseException:
-            child.terminate()
+            if not is_done:  # else it is ending, in a way of its own
+                child.terminate()
             raise
     if any("No module named 'torch'" in line for line in errors):
         raise EngineError("torch is not installed here; from a clone of lastrun: pip install '.[train]'")

@@ -69,14 +69,14 @@ def see_that_it_may_be_written(path: Path, force: bool) -> None:
         raise UsageError(f"{path} is there already: name another file, or --force replaces it")
 
 
-def draft(path: Path, *, data: str, model: str, epochs: int | None, name: str | None, force: bool) -> Draft:
+def draft(path: Path, *, data: str, model: str, epochs: str | None, name: str | None, force: bool) -> Draft:
     """Write a job file.
 
     Args:
         path: where; a file that is there is left alone, unless ``force`` says otherwise.
         data: a data set that is known by its name, or a prepared file.
         model: a variant.
-        epochs: None: as many as the recipe has.
+        epochs: as somebody wrote it; None: as many as the recipe has.
         name: of the job; None: what model and data are called.
         force: replace a file that is there.
 
@@ -87,8 +87,7 @@ def draft(path: Path, *, data: str, model: str, epochs: int | None, name: str | 
     head = _head(data, model, name)
     with tempfile.TemporaryDirectory(prefix="lastrun-init-") as folder:
         trial = Path(folder) / path.name
-        chosen = {} if epochs is None else {"training": {"epochs": epochs}}
-        trial.write_text(json.dumps(head | chosen))  # JSON is YAML
+        trial.write_text(json.dumps(head | _training(epochs)))  # JSON is YAML
         resolved = _resolved(trial, path.absolute().parent, data)
         usual = resolved.items()
         training = {key: usual[f"training.{key}"] for key in _SET}
@@ -107,7 +106,7 @@ def draft(path: Path, *, data: str, model: str, epochs: int | None, name: str | 
     return Draft(path, config.model.variant, config.dataset, config.training.epochs, seconds)
 
 
-def see_that_it_can_be(path: Path, *, data: str, model: str, epochs: int | None, name: str | None = None) -> None:
+def see_that_it_can_be(path: Path, *, data: str, model: str, epochs: str | None, name: str | None = None) -> None:
     """See that a job file at ``path`` could say this; writes none.
 
     Raises:
@@ -115,8 +114,7 @@ def see_that_it_can_be(path: Path, *, data: str, model: str, epochs: int | None,
     """
     with tempfile.TemporaryDirectory(prefix="lastrun-init-") as folder:
         trial = Path(folder) / path.name
-        chosen = {} if epochs is None else {"training": {"epochs": epochs}}
-        trial.write_text(json.dumps(_head(data, model, name) | chosen))
+        trial.write_text(json.dumps(_head(data, model, name) | _training(epochs)))
         _resolved(trial, path.absolute().parent, data)
 
 
@@ -125,6 +123,16 @@ def _head(data: str, model: str, name: str | None) -> dict[str, str]:
     file = Path(data).expanduser()
     own = is_own(data) and not file.is_absolute() and file.exists()
     return {**({} if name is None else {"name": name}), "model": model, "dataset": str(file.absolute()) if own else data}
+
+
+def _training(epochs: str | None) -> dict[str, Any]:
+    """What stands there of epochs; what is no number stands there too, so that it is told with all else that is wrong."""
+    if epochs is None:
+        return {}
+    try:
+        return {"training": {"epochs": int(epochs)}}
+    except ValueError:
+        return {"training": {"epochs": epochs}}
 
 
 def _resolved(trial: Path, home: Path, data: str) -> Resolved[JobSpec]:

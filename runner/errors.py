@@ -92,7 +92,7 @@ class ClaimedError(LastrunError):
 
 
 class EngineError(LastrunError):
-    """What the launcher needs (torch, an engine, a GPU) is not there."""
+    """What a command or a launcher needs (a library, a program, an engine, a GPU) is not there."""
 
     exit_code = Exit.NO_ENGINE
 

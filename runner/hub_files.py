@@ -23,7 +23,7 @@ def fetch(named: str, folder: Path) -> Path:
 
     Raises:
         UsageError: there is no such thing, or it is not told which.
-        EngineError: Hugging Face does not answer.
+        EngineError: its library is not installed, or Hugging Face does not answer.
     """
     owner, _, rest = named.partition("/")
     name, _, file = rest.partition("/")
@@ -36,7 +36,7 @@ def fetch(named: str, folder: Path) -> Path:
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError
         from huggingface_hub.utils.tqdm import disable_progress_bars
     except ImportError:
-        raise UsageError(_NO_LIBRARY) from None
+        raise EngineError(_NO_LIBRARY) from None
     disable_progress_bars()
     api, where = HfApi(library_name="lastrun"), f"hf://{named}"
     try:

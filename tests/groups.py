@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from runner.job.group import Group, PointRecord
@@ -11,8 +12,8 @@ from runner.store.directory import DirectoryStore
 SPEC = "model: nano\ndataset: synthetic\nname: sw\ntraining: {epochs: 9, warmup_epochs: 1}\n"
 
 
-def group_of(store: DirectoryStore, folder: Path, sweep: str) -> Group:
-    """Of a job file's section ``sweep``."""
+def group_of(store: DirectoryStore, folder: Path, sweep: str, words: Sequence[str] = ()) -> Group:
+    """Of a job file's section ``sweep``; ``words`` are those of ``--set``."""
     path = folder / "job.yaml"
     path.write_text(f"{SPEC}sweep: {sweep}\n")
     records = [
@@ -21,7 +22,7 @@ def group_of(store: DirectoryStore, folder: Path, sweep: str) -> Group:
             config=point.job.items(),
             origins={key: str(origin) for key, origin in point.job.origins.items()},
         )
-        for point in resolve_points(path, "local", []).points
+        for point in resolve_points(path, "local", words).points
     ]
     return Group.create(store, "sw", records, "0")
 

@@ -61,7 +61,7 @@ class Own:
         self.graphs = self._graphs(self.batches)
 
     def _graphs(self, batches: TrainBatches) -> Graphs | None:
-        return graphs_for(self.state, batches, self.config, self.precision, self.group.size, lambda text: None)
+        return graphs_for(self.state, batches, self.config, self.precision, self.group, lambda text: None)
 
     def _forever(self) -> Iterator[list[Batch]]:
         epoch = 0

@@ -26,7 +26,8 @@ ALONE = 2
 _SECONDS = 1.5
 _MOST_RUNS = 50
 
-Progress = Callable[[int, int, str], None]
+Counted = Callable[[int, int], None]
+"""Told clips done, of how many."""
 
 
 class Differs(RuntimeError):
@@ -50,24 +51,24 @@ def spread(index: Tensor, most: int) -> Tensor:
 
 
 @torch.no_grad()
-def expected(model: LastE, clips: Clips, index: Tensor, frames: int, progress: Progress) -> Tensor:
+def expected(model: LastE, clips: Clips, index: Tensor, frames: int, counted: Counted) -> Tensor:
     """(n, classes) float32: what the trainer itself says in testing."""
     plain = Precision(None, False, "")
     rows, done = [], 0
     for batch in TestBatches(clips, index, frames, TOGETHER):
         rows.append(logits_of(model, batch, plain))
         done += len(batch.label)
-        progress(done, len(index), "the trainer's network")
+        counted(done, len(index))
     return torch.cat(rows)
 
 
-def said(run: Run, clips: Clips, description: Description, index: Tensor, progress: Progress, what: str) -> Tensor:
+def said(run: Run, clips: Clips, description: Description, index: Tensor, counted: Counted, kind: str) -> Tensor:
     """(n, classes) float32: what an export says of clips, some alone, then several of different lengths together."""
     rows, done = [], 0
-    for piece in pieces(index, ALONE, TOGETHER if what != "executorch" else ALONE):
+    for piece in pieces(index, ALONE, TOGETHER if kind != "executorch" else ALONE):
         rows.append(run(given(clips, description, piece)))
         done += len(piece)
-        progress(done, len(index), what)
+        counted(done, len(index))
     return torch.cat(rows)
 
 

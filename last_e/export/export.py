@@ -72,14 +72,16 @@ def export(asked: Asked, progress: Callable[[int, int, str], None]) -> dict[str,
         raise DataError(f"{config.dataset}: split {config.split_type} has no clips for test", missing=True)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     told = about_model(config, description, manifest.read_manifest(asked.folder), asked.name, asked.licence, parameters)
-    progress = _all_in_all(progress, len(index) * (3 if asked.int8 else 2))
-    wanted = check.expected(model, clips, index, config.training.input_frames, progress)
+    phases = _Phases(progress, 7 if asked.int8 else 4)
+    wanted = check.expected(
+        model, clips, index, config.training.input_frames, phases.next("the trainer's network, to compare with")
+    )
     path = asked.into / formats.FILES[asked.kind]
     recogniser = Recogniser(model, description, config.training.input_frames)
+    phases.next(f"writing {path.name}")
     formats.write(asked.kind, recogniser, model, told, path)
-    measured = _Measured(clips, description, index, progress)
-    run = formats.open_to_run(asked.kind, path)
-    found = check.said(run, clips, description, index, progress, asked.kind)
+    measured = _Measured(clips, description, index, phases)
+    found, run = measured.said(asked.kind, path)
     off = check.see_that_it_is_the_same(found, wanted, asked.kind)
     told["file"] = {"name": path.name, "format": asked.kind, "bytes": path.stat().st_size}
     told["checked"] = {
@@ -87,7 +89,7 @@ def export(asked: Asked, progress: Callable[[int, int, str], None]) -> dict[str,
         "off": off,
         "allowed": check.CLOSE,
         "top1": _top1(found, clips.label[index]),
-        "milliseconds": round(check.milliseconds(run, clips, description, index), 3),
+        "milliseconds": measured.milliseconds(run, path),
         "on": f"{cpu_name()}, {usable_cores()} threads, {platform.system()}, one clip of the middle length",
     }
     if asked.int8:
@@ -97,18 +99,18 @@ def export(asked: Asked, progress: Callable[[int, int, str], None]) -> dict[str,
     return told
 
 
-def _all_in_all(progress: Callable[[int, int, str], None], total: int) -> Callable[[int, int, str], None]:
-    """What is done of all, from what is done of one thing after the other."""
-    before, newest = 0, ("", 0)
+class _Phases:
+    """What is done one after the other. Each counts its own clips, or none: how long one takes says nothing about the next."""
 
-    def told(done: int, _: int, what: str) -> None:
-        nonlocal before, newest
-        if what != newest[0]:
-            before += newest[1]
-        newest = what, done
-        progress(before + done, total, what)
+    def __init__(self, progress: Callable[[int, int, str], None], count: int) -> None:
+        self._progress, self._count, self._at = progress, count, 0
 
-    return told
+    def next(self, what: str) -> check.Counted:
+        """The next one begins; what is told how far it is, if it counts clips."""
+        self._at += 1
+        named = f"phase {self._at} of {self._count}: {what}"
+        self._progress(0, 0, named)
+        return lambda done, total: self._progress(done, total, named)
 
 
 @dataclass(frozen=True)
@@ -118,14 +120,25 @@ class _Measured:
     clips: Clips
     description: Description
     index: Tensor
-    progress: Callable[[int, int, str], None]
+    phases: _Phases
+
+    def said(self, kind: str, path: Path) -> tuple[Tensor, formats.Run]:
+        """What the model of a file says of them, and what runs it."""
+        counted = self.phases.next(f"{path.name}, compared")
+        run = formats.open_to_run(kind, path)
+        return check.said(run, self.clips, self.description, self.index, counted, kind), run
+
+    def milliseconds(self, run: formats.Run, path: Path) -> float:
+        """What it takes for one of them."""
+        self.phases.next(f"{path.name}, timed")
+        return round(check.milliseconds(run, self.clips, self.description, self.index), 3)
 
     def int8(self, path: Path, out: Path, train: Tensor, full: Tensor) -> dict[str, Any]:
         """Write an ONNX model in eight bits, and see what it costs on the same clips."""
         shown = check.spread(train, quantized.MOST_CLIPS)
+        self.phases.next(f"writing {out.name}")
         quantized.quantize(path, out, self.clips, self.description, shown)
-        run = formats.open_to_run("onnx", out)
-        found = check.said(run, self.clips, self.description, self.index, self.progress, "int8")
+        found, run = self.said("onnx", out)
         label = self.clips.label[self.index]
         return {
             "name": out.name,
@@ -134,7 +147,7 @@ class _Measured:
             "top1": _top1(found, label),
             "lost": _top1(full, label) - _top1(found, label),
             "says_the_same": float((found.argmax(1) == full.argmax(1)).double().mean()),
-            "milliseconds": round(check.milliseconds(run, self.clips, self.description, self.index), 3),
+            "milliseconds": self.milliseconds(run, out),
         }
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from last_e.datafile import DataError, output_path
-from last_e.described import IN_THE_IMAGE, in_a_line
+from last_e.described import IN_THE_IMAGE, UNITS, in_a_line
 from last_e.prepare.detections import read_coco, read_openpose
 from last_e.prepare.keypoints import (
     Found,
@@ -93,6 +93,8 @@ def import_keypoints(
     path = Path(path)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder", missing=True)
+    if wanted.units not in (None, *UNITS):
+        raise DataError(f"--units: found {wanted.units}; allowed: {', '.join(UNITS)}", missing=True)
     out = output_path(Path(out), path, *([] if wanted.clips is None else [wanted.clips]), example="my.safetensors")
     table = {} if wanted.clips is None else read_table(wanted.clips)
     skeleton = (
@@ -144,6 +146,7 @@ def import_keypoints(
         mirrored=None if wanted.mirrored is None else _pairs(wanted.mirrored),
         overwrite=overwrite,
         progress=progress,
+        of=path,
     )
 
 

@@ -20,11 +20,11 @@ from last_e.datafile import OWN_SPLIT, VALIDATION, DataError, output_path
 from last_e.described import DESCRIPTION, FILE_NAME, MOST_PEOPLE, UNITS, Description, in_a_line
 from last_e.own_set import OwnSet, doubtful_units, mistakes_in
 from last_e.prepare.account import versions
-from last_e.prepare.clipfile import About, Array, Part, write_streamed
+from last_e.prepare.clipfile import About, Array, NoClipsError, Part, write_streamed
 from last_e.prepare.own_look import MISSING, torso_of
 from last_e.prepare.replace import see_that_it_may_be_made
 from last_e.skeletons import LAYOUTS, Skeleton
-from last_e.text import one_line, shown
+from last_e.text import counted, one_line, shown
 
 BATCH, BATCH_BYTES = 256, 32 * 2**20
 FARTHEST = 32_767
@@ -110,6 +110,7 @@ def write_dataset(
     mirrored: Sequence[tuple[str, str]] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
+    of: Path | None = None,
 ) -> Written:
     """Write a prepared file that is all a job needs (``dataset: FILE``). Clips are taken one by one, and never all in memory.
 
@@ -130,6 +131,7 @@ def write_dataset(
             nobody knows, and clips cannot be mirrored.
         overwrite: replace a file with other clips.
         progress: told how many clips are done, and 0 for how many are to come.
+        of: the file or folder that the clips are read from, which mistakes in them name; default: ``path``.
 
     Raises:
         DataError: with every mistake at once: in the description, in labels and coordinates, in the splits.
@@ -139,21 +141,28 @@ def write_dataset(
     if not re.fullmatch(FILE_NAME, path.name):
         allowed = "NAME.safetensors, of letters, digits and ._+=-"
         raise DataError(f"{path}: a set's file is called {allowed}: jobs know it by that", missing=True)
-    description = _description(path, classes, skeleton, splits, name, units, fps, source)
+    of = of or path
+    name = path.stem if name is None else name
+    description = _description(of, classes, skeleton, splits, name, units, fps, source)
     metadata = {"dataset": description.name, "source": source or "written by last_e.data.write_dataset"}
     if not overwrite:
         see_that_it_may_be_made(path, metadata)
-    writer = _Writer(description, splits, metadata, str(path), names_come=classes is None, mirrored=mirrored)
-    write_streamed(writer.parts(clips, progress), path, {}, overwrite, writer.finish)
+    writer = _Writer(description, splits, metadata, str(of), names_come=classes is None, mirrored=mirrored)
+    try:
+        write_streamed(writer.parts(clips, progress), path, {}, overwrite, writer.finish)
+    except NoClipsError:
+        if not (empty := len(writer.written.left_out)):
+            raise
+        raise DataError(f"{of}: {counted(empty, 'clip')}, and nobody is seen in any frame", other=True) from None
     return writer.written
 
 
 def _description(
-    path: Path,
+    of: Path,
     classes: Sequence[str] | None,
     skeleton: Skeleton | str,
     splits: Mapping[str, Split],
-    name: str | None,
+    name: str,
     units: str,
     fps: float,
     source: str,
@@ -165,7 +174,7 @@ def _description(
             )
         skeleton = LAYOUTS[skeleton]
     if classes is not None and (isinstance(classes, str) or not isinstance(classes, Iterable)):
-        raise DataError(f"{path}: classes is {shown(repr(classes))}; it is a list of names", missing=True)
+        raise DataError(f"{of}: classes is {shown(repr(classes))}; it is a list of names", missing=True)
     for split, how in splits.items():
         if how.by not in ("subject", "clip"):
             raise DataError(f"split {split}: by {shown(repr(how.by))}; allowed: subject, clip", missing=True)
@@ -181,7 +190,7 @@ def _description(
     try:
         return Description.model_validate(
             {
-                "name": path.stem if name is None else name,
+                "name": name,
                 "classes": _UNKNOWN if classes is None else tuple(classes),
                 "skeleton": skeleton,
                 "people": MOST_PEOPLE,  # until it is known
@@ -192,7 +201,7 @@ def _description(
             }
         )
     except ValidationError as error:
-        raise DataError(f"{path}: {in_a_line(error)}", missing=True) from None
+        raise DataError(f"{of}: {in_a_line(error)}", missing=True) from None
 
 
 def as_whole(value: Any) -> int | None:

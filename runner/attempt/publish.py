@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from runner.job.attempts import HEARTBEAT_SECONDS, Attempt
 from runner.job.checkpoints import Stored
 from runner.job.job import Job
 from runner.job.paths import END_RECORD, PREDICTIONS, Paths, checkpoint_name, step_of
-from runner.job.steps import pieces_of
+from runner.job.steps import Growing
 from runner.waits import WAITS
 
 STEPS_SECONDS = WAITS.steps
@@ -64,7 +63,7 @@ class Publisher:
         self._metrics_changed = self._late = False
         self._segments = 0
         self._predictions: bytes | None = None
-        self._steps: list[bytes] = []
+        self._steps = Growing(self._run / STEPS)
         self._next_look = self._next_steps = 0.0
         self._tell_lost = lost
         self.lost: Reason | None = None
@@ -200,12 +199,7 @@ class Publisher:
 
     def _send_steps(self) -> None:
         """What has changed; where a trainer that was started anew has taken lines back, also what is empty now."""
-        path = self._run / STEPS
-        pieces = pieces_of(path.read_bytes()) if path.exists() else []
-        for number, (piece, sent) in enumerate(zip_longest(pieces, self._steps, fillvalue=b""), 1):
-            if piece != sent:
-                self.outbox.put(self._job.paths.steps(self._attempt.id, number), piece)
-        self._steps = pieces
+        self._steps.send(lambda number, piece: self.outbox.put(self._job.paths.steps(self._attempt.id, number), piece))
 
     def _lost(self) -> bool:
         """On the outbox's thread: whether this attempt has the job no more."""

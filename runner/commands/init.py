@@ -13,7 +13,6 @@ import typer
 from runner.commands.options import JsonOption, at_home
 
 FILE = "job.yaml"
-MOST_EPOCHS = 100_000
 
 
 def init(
@@ -22,9 +21,7 @@ def init(
         str | None, typer.Option("--data", metavar="NAME|FILE", help="irds, ntu60, ntu120, synthetic, or a prepared file")
     ] = None,
     model: Annotated[str | None, typer.Option("--model", metavar="NAME", help="nano, small, base or large")] = None,
-    epochs: Annotated[
-        int | None, typer.Option("--epochs", min=1, max=MOST_EPOCHS, help="passes over the clips that train")
-    ] = None,
+    epochs: Annotated[str | None, typer.Option("--epochs", metavar="N", help="passes over the clips that train")] = None,
     name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="what its jobs are called")] = None,
     force: Annotated[bool, typer.Option("--force", help="replace a file that is there")] = False,
     json: JsonOption = False,
@@ -48,7 +45,7 @@ def init(
         print_draft(made)
 
 
-def _asked(path: Path, data: str | None, model: str | None, epochs: int | None) -> tuple[str, str, int]:
+def _asked(path: Path, data: str | None, model: str | None, epochs: str | None) -> tuple[str, str, str]:
     """What was not given, asked for. Each answer is looked at as it is given, and asked for again where it cannot be."""
     from runner.draft import see_that_it_can_be
     from runner.view.console import show
@@ -62,7 +59,8 @@ def _asked(path: Path, data: str | None, model: str | None, epochs: int | None) 
         show("Models: nano (75 K parameters), small, base, large (911 K)")
         model = _answer("model", "nano" if is_small else "base", lambda text: known(data=data, model=text, epochs=None))
     if epochs is None:
-        epochs = int(_answer("epochs", "30" if is_small else "120", _see_that_it_counts))
+        of_both = partial(known, data=data, model=model)
+        epochs = _answer("epochs", "30" if is_small else "120", lambda text: of_both(epochs=text))
     return data, model, epochs
 
 
@@ -80,11 +78,3 @@ def _answer(question: str, default: str, check: Callable[[str], None]) -> str:
                 show(f"error: {problem}", error=True)
         else:
             return text
-
-
-def _see_that_it_counts(text: str) -> None:
-    """See that an answer is a number of epochs."""
-    from last_e.problems import ConfigError, Problem
-
-    if not text.isdecimal() or not 1 <= int(text) <= MOST_EPOCHS:
-        raise ConfigError([Problem("--epochs", "-", repr(text), f"a whole number from 1 to {MOST_EPOCHS:,}")])

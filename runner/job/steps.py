@@ -6,7 +6,11 @@ nor has a store thousands of small objects.
 
 from __future__ import annotations
 
+import hashlib
+import os
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from last_e.metrics import read_steps
@@ -22,6 +26,43 @@ def pieces_of(data: bytes) -> list[bytes]:
     """A file's whole lines in pieces; one that is just being written is left for the next time."""
     lines = data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
     return [b"".join(lines[first : first + LINES]) for first in range(0, len(lines), LINES)]
+
+
+class Growing:
+    """The pieces of a file to which lines come, sent as they change. Where a trainer begins anew it puts another file in its
+    place, of which all is read; else what is new, and the rest of its piece."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen: tuple[int, ...] = ()
+        self._sent: list[bytes] = []
+        self._last, self._last_at = b"", 0
+
+    def send(self, put: Callable[[int, bytes], None]) -> None:
+        """Hand on each piece that has changed since the last time, with its number, from 1 on; where the file has fewer than
+        before, the others as empty. If that breaks off, they count as not sent."""
+        try:
+            with self._path.open("rb") as file:
+                about = os.fstat(file.fileno())
+                seen: tuple[int, ...] = about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
+                if seen == self._seen:
+                    return
+                begin = self._last_at if seen[:2] == self._seen[:2] else 0
+                file.seek(begin)
+                data = file.read()
+                if begin and not data.startswith(self._last):
+                    file.seek(begin := 0)
+                    data = file.read()
+        except FileNotFoundError:
+            seen, begin, data = (), 0, b""
+        pieces = pieces_of(data)
+        kept = self._sent[:-1] if begin else []
+        sent = [*kept, *(hashlib.sha256(piece).digest() for piece in pieces)]
+        for number in range(len(kept), max(len(sent), len(self._sent))):
+            if sent[number : number + 1] != self._sent[number : number + 1]:
+                put(1 + number, pieces[number - len(kept)] if number < len(sent) else b"")
+        self._seen, self._sent, self._last = seen, sent, pieces[-1] if pieces else b""
+        self._last_at = begin + sum(map(len, pieces[:-1]))
 
 
 class Steps:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from html import escape
 from pathlib import Path
 
-from runner.errors import UsageError
+from runner.errors import EngineError, UsageError
 from runner.signals import handled, interrupt
 from runner.store.protocol import Store
 
@@ -31,7 +31,8 @@ def serve(store: Store, *, port: int | None, limit: int, browser: bool, tell: Te
         tell: told each address that lets one browser in.
 
     Raises:
-        UsageError: what it needs is not installed, or the port is taken.
+        EngineError: what it needs is not installed.
+        UsageError: the port is taken.
     """
     try:
         import uvicorn
@@ -41,7 +42,7 @@ def serve(store: Store, *, port: int | None, limit: int, browser: bool, tell: Te
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in ("starlette", "uvicorn"):
             raise
-        raise UsageError(NO_LIBRARY) from None
+        raise EngineError(NO_LIBRARY) from None
     from runner.ui.jobs import Jobs
 
     with _listening(port) as listener, tempfile.TemporaryDirectory(prefix="lastrun-ui-") as folder:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from html import escape
 from typing import Any
 
-from runner.errors import LastrunError
+from runner.errors import EngineError, LastrunError
 
 _MOST_SHOWN = 60
 
@@ -37,12 +37,12 @@ class Table(list[dict[str, Any]]):
         """A ``pandas.DataFrame``.
 
         Raises:
-            LastrunError: pandas is not installed.
+            EngineError: pandas is not installed.
         """
         try:
             import pandas
         except ImportError:
-            raise LastrunError("pandas is not installed here: pip install pandas") from None
+            raise EngineError("pandas is not installed here: pip install pandas") from None
         return pandas.DataFrame(list(self), columns=self.columns)
 
     def _repr_html_(self) -> str:

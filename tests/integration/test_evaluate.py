@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,10 @@ def test_what_the_trainer_found_is_found_again_and_more(cli: Cli, tiny: Path, tm
 
     # The same from a folder; said of each clip; with itself it says the same, and with more crops nearly so.
     assert cli("pull", job.id, tmp_path / "best", "--best").returncode == 0
-    told = cli("evaluate", tmp_path / "best", "--csv", tmp_path / "said.csv", "--quiet")
+    told = cli("evaluate", tmp_path / "best", "--csv", tmp_path / "said.csv", "--quiet", **who_ends_by_itself(tmp_path))
     assert (told.returncode, told.stderr) == (0, "")
+    (ended,) = (tmp_path / "ended").read_text().splitlines()
+    assert " -m runner evaluate " in ended, "who has scored leaves without taking torch apart"
     assert "120 clips of test, 6 classes" in told.stdout
     with (tmp_path / "said.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -92,6 +95,16 @@ def test_what_the_trainer_found_is_found_again_and_more(cli: Cli, tiny: Path, tm
         assert averaged[name] == pytest.approx(epoch[f"ema_{name}"], rel=1e-6)
     assert averaged["loss"] != pytest.approx(epoch["test_loss"], rel=1e-4)
     assert "average of weights top-1" in cli("logs", another.id).stdout
+
+
+def who_ends_by_itself(tmp_path: Path) -> dict[str, str]:
+    """Variables with which each Python that goes through its end writes a line of it."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(
+        "import atexit, sys\n"
+        f"atexit.register(lambda: open({str(tmp_path / 'ended')!r}, 'a').write(' '.join(sys.orig_argv) + chr(10)))\n"
+    )
+    return {"PYTHONPATH": os.pathsep.join(filter(None, [str(tmp_path / "site"), os.environ.get("PYTHONPATH")]))}
 
 
 def damaged(tmp_path: Path) -> Path:

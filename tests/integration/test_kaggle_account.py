@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from runner import machine
 from runner.errors import EngineError, UsageError
 from runner.job.job import Job
 from runner.launch import again, followed
@@ -226,6 +227,12 @@ def test_a_session_that_is_being_begun_counts_as_one_that_waits(
     assert KaggleLauncher.waiting([job]) == [job]
     assert KaggleLauncher.waits(job) == f"Kaggle session me/lastrun-tiny is being begun by process {os.getpid()}"
     assert kaggle_server.asked_for == []
+    own = {"pid": str(os.getpid()), "process": machine.process_identity(os.getpid()) or ""}
+    kept.NOTES.write("0123abcd", job=job.id, **own, **about)
+    assert KaggleLauncher.waiting([job]) == [job]
+    kept.NOTES.write("0123abcd", job=job.id, **{**own, "process": "1"}, **about)  # who began it was killed: another has its pid
+    assert KaggleLauncher.waiting([job]) == []
+    kept.NOTES.write("0123abcd", job=job.id, **own, **about)
     kept.let_go("0123abcd")
     assert KaggleLauncher.waiting([job]) == []
     assert kaggle_server.asked_for != []

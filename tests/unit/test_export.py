@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from last_e.bar import Work
 from last_e.bench.plain import PlainLastE, power_by_fft
 from last_e.data import Clips, read_clips, write_dataset
 from last_e.data.batches import TestBatches
@@ -17,6 +18,7 @@ from last_e.described import Description
 from last_e.evaluate import logits_of
 from last_e.export import check, formats
 from last_e.export.clips import given
+from last_e.export.export import Asked, export
 from last_e.export.network import PowerByMatrix, Recogniser
 from last_e.known import description_of
 from last_e.model import LastE, build_model
@@ -26,6 +28,7 @@ from last_e.skeletons import COCO17, Skeleton
 from runner.errors import EngineError, UsageError
 from runner.export import _new_folder, see_that_all_is_here, see_that_it_may_be_written
 from runner.page.runtime import FILE, runtime
+from tests.checkpoints import config_of, untrained
 
 SMALL = {"stem_channels": 8, "channels": [8, 16], "num_blocks": [1, 1], "depths": [1, 1], "strides": [1, 2]}
 
@@ -136,6 +139,34 @@ def test_an_export_to_safetensors_is_read_without_its_checkpoint(tmp_path: Path)
     )
     with pytest.raises(ValueError, match="no export of lastrun"):
         formats.read_safetensors(tmp_path / "own.safetensors")
+
+
+def test_converting_a_model_is_a_phase_of_its_own_and_no_clips(tmp_path: Path) -> None:
+    config = config_of()
+    folder = untrained(tmp_path / "checkpoints", config)
+    told: list[str] = []
+    work = Work("clips")
+
+    def hear(done: int, total: int, what: str) -> None:
+        work.update(done, total, what)
+        told.append(str(work))
+
+    (tmp_path / "out").mkdir()
+    export(Asked(folder, config, "safetensors", tmp_path / "out", "some", "", 20, False), hear)
+    assert told[:2] == ["reading the clips of synthetic", "getting the network ready"]
+    phases = [line for line in told[2:] if "clips" not in line]
+    assert phases == [
+        "phase 1 of 4: the trainer's network, to compare with",
+        "phase 2 of 4: writing model.safetensors",
+        "phase 3 of 4: model.safetensors, compared",
+        "phase 4 of 4: model.safetensors, timed",
+    ]
+    for phase, begin, end in ((phases[0], 0, 1), (phases[2], 2, 3)):
+        counted = told[told.index(phases[begin]) + 1 : told.index(phases[end])]
+        assert all(line.endswith(f"; now: {phase}") for line in counted)
+        assert counted[-1].startswith("20 of 20 clips, ")
+        assert counted[0].split()[:4] in (["8", "of", "20", "clips,"], ["1", "of", "20", "clips,"])
+        assert ", - left; " in counted[0]  # what was before says nothing about it
 
 
 # --- folders -----------------------------------------------------------------------------------------------------------------

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,17 +17,20 @@ from last_e.data.batches import TrainBatches
 from last_e.data.synthetic import synthetic_clips
 from last_e.events import Discard
 from last_e.gpu import NoGpu
-from last_e.graphs import Capture, CudaCapture, Graphs, Step, _tensors, graphs_for
+from last_e.graphs import WARM_UP, Capture, CudaCapture, Graphs, Step, _tensors, graphs_for
 from last_e.layers import resolve
 from last_e.model import LastE
 from last_e.optim import build_optimizer
 from last_e.precision import Precision
+from last_e.ranks.group import ALONE, Group, Joined, Seat
 from last_e.reading import set_layer
 from last_e.set_up import load_kernels, set_up_torch
-from last_e.state import State, Totals, train_step
+from last_e.state import Counters, State, Totals, train_step
+from tests.jobs import PATIENCE
 from tests.tape import TapeCapture
 
 CLIPS = synthetic_clips(6, 36)
+ALL, SINGLE = torch.arange(len(CLIPS)), (CLIPS.bodies == 1).nonzero()[:, 0]
 PLAIN = Precision(None, False, "")
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 DEVICES = [pytest.param(CPU, PLAIN, id="cpu")]
@@ -84,7 +89,9 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[Counted], None]:
     return of
 
 
-def begun(config: TrainConfig, device: torch.device = CPU, by_host: bool = False) -> tuple[State, TrainBatches]:
+def begun(
+    config: TrainConfig, device: torch.device = CPU, by_host: bool = False, group: Group = ALONE, among: torch.Tensor = ALL
+) -> tuple[State, TrainBatches]:
     """A run that reads its rate where a GPU's does; its batches are made there, or ``by_host``."""
     torch.manual_seed(0)
     model = LastE(config.model, 6).to(device)
@@ -92,7 +99,8 @@ def begun(config: TrainConfig, device: torch.device = CPU, by_host: bool = False
     state = State(model, build_optimizer(model, config.training), scaler)
     state.keep_rate_on_device()
     micro, clips = config.hardware.micro_batch, CLIPS if by_host else CLIPS.to(device)
-    return state, TrainBatches(clips, torch.arange(len(CLIPS)), config.training, micro, model.noise_shape)
+    seat = {"rank": group.rank, "ranks": group.size}
+    return state, TrainBatches(clips, among, config.training, micro, model.noise_shape, **seat)
 
 
 def rate(number: int) -> float:
@@ -107,9 +115,14 @@ def everything(state: State) -> dict[str, torch.Tensor]:
 
 
 def plain_run(
-    config: TrainConfig, epochs: int, device: torch.device = CPU, precision: Precision = PLAIN, by_host: bool = False
+    config: TrainConfig,
+    epochs: int,
+    device: torch.device = CPU,
+    precision: Precision = PLAIN,
+    by_host: bool = False,
+    among: torch.Tensor = ALL,
 ) -> tuple[dict[str, torch.Tensor], list[float], Totals]:
-    state, train = begun(config, device, by_host)
+    state, train = begun(config, device, by_host, among=among)
     losses, number = [], 0
     for epoch in range(epochs):
         state.new_epoch()
@@ -127,10 +140,12 @@ def recorded_run(
     device: torch.device = CPU,
     precision: Precision = PLAIN,
     by_host: bool = False,
+    group: Group = ALONE,
+    among: torch.Tensor = ALL,
 ) -> tuple[dict[str, torch.Tensor], list[float], Totals, Graphs, list[str]]:
-    state, train = begun(config, device, by_host)
+    state, train = begun(config, device, by_host, group, among)
     told: list[str] = []
-    graphs = Graphs(state, train, config, precision, capture, told.append)
+    graphs = Graphs(state, train, config, precision, capture, told.append, group)
     losses, number = [], 0
     for epoch in range(epochs):
         state.new_epoch()
@@ -194,6 +209,55 @@ def test_recorded_steps_take_batches_that_the_host_made_and_clips_that_are_mixed
     assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
     assert told == []
     assert capture.plays >= len(losses) / 4
+
+
+IN_PARTS = settings("model.variant=nano", "training.batch_size=2", "training.gradient_accumulation_steps=6")
+"""Six parts a step, so that the sum of half of them is no node of the tree over all."""
+
+
+def failing_judge(capture: Counted) -> Callable[..., Any]:
+    """Of a step's second stretch."""
+    judge = Counters.judge
+    return lambda *given: (capture.failing and torch.ones(1).item(), judge(*given))[1]
+
+
+def recorded_as_one_of_two(rank: int, folder: Path) -> None:
+    """Once by both, once by the first alone."""
+    torch.set_num_threads(1)
+    group = Joined(Seat(rank, 2, folder / "meeting", 2))
+    group.meet(CPU)
+    for name, fails in (("both", None), ("one", 2 if rank else None)):
+        capture = Counted(fails=fails)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Counters, "judge", failing_judge(capture))
+            found, losses, totals, graphs, told = recorded_run(IN_PARTS, 4, capture, group=group, among=SINGLE)
+        torch.save((found, losses, vars(totals), graphs.count, capture.records, capture.plays, told), folder / f"{name}.{rank}")
+    group.leave()
+
+
+@pytest.mark.slow
+def test_recorded_steps_of_several_ranks_are_those_of_a_run_of_one_without(tmp_path):
+    """Each records what it does before and after they add up, and what they add is there anew each time. Who cannot record goes
+    on without, beside others who can."""
+    spawn = multiprocessing.get_context("spawn")
+    ranks = [spawn.Process(target=recorded_as_one_of_two, args=(rank, tmp_path)) for rank in range(2)]
+    for one in ranks:
+        one.start()
+    expected, losses, totals = plain_run(IN_PARTS, 4, among=SINGLE)
+    for one in ranks:
+        one.join(PATIENCE)
+    assert [one.exitcode for one in ranks] == [0, 0]
+    assert len(losses) == 8
+    for name in ("both.0", "both.1", "one.0", "one.1"):
+        found, its_losses, its_totals, count, records, plays, told = torch.load(tmp_path / name)
+        assert (its_losses, its_totals) == (losses, vars(totals)), name
+        assert [key for key in expected if not torch.equal(found[key], expected[key])] == [], name
+        if name == "one.1":
+            (said,) = told
+            assert "operation not permitted when stream is capturing" in said
+            assert (count, records) == (0, 2)
+        else:
+            assert (told, count, records, plays) == ([], 1, 2, 2 * (8 - WARM_UP)), name
 
 
 def test_a_step_reads_what_it_is_given_where_it_was_recorded():
@@ -272,27 +336,19 @@ def test_a_cpu_has_no_graphs_and_says_so_where_they_are_wanted():
     for word in ("auto", "off"):
         config = settings(f"hardware.cuda_graphs={word}")
         state, train = begun(config)
-        assert graphs_for(state, train, config, PLAIN, 1, told.append) is None
+        assert graphs_for(state, train, config, PLAIN, ALONE, told.append) is None
     assert told == [], "nobody expects them there"
     config = settings("hardware.cuda_graphs=on")
     with pytest.raises(NoGpu, match="cuda_graphs is on, but training on a CPU"):
-        graphs_for(state, train, config, PLAIN, 1, told.append)
+        graphs_for(state, train, config, PLAIN, ALONE, told.append)
 
 
-@pytest.mark.parametrize(
-    ("word", "ranks", "reason"),
-    [("auto", 2, "several ranks add their gradients between a step's parts"), ("off", 1, "hardware.cuda_graphs is off")],
-)
-def test_a_gpu_that_has_no_graphs_says_why(word, ranks, reason):
+def test_a_gpu_that_has_no_graphs_says_why():
     state: Any = SimpleNamespace(device=GPU)
     train: Any = SimpleNamespace()
     told: list[str] = []
-    assert graphs_for(state, train, settings(f"hardware.cuda_graphs={word}"), PLAIN, ranks, told.append) is None
-    assert told == [f"CUDA graphs: off ({reason})"]
-    if word == "auto":
-        with pytest.raises(NoGpu) as raised:
-            graphs_for(state, train, settings("hardware.cuda_graphs=on"), PLAIN, ranks, told.append)
-        assert str(raised.value) == f"hardware.cuda_graphs is on, but {reason}"
+    assert graphs_for(state, train, settings("hardware.cuda_graphs=off"), PLAIN, ALONE, told.append) is None
+    assert told == ["CUDA graphs: off (hardware.cuda_graphs is off)"]
 
 
 def test_batches_of_mixed_clips_are_said_to_be_mixed():

@@ -66,6 +66,12 @@ def test_each_offer_counts_without_its_sign(cli: Cli, tmp_path: Path) -> None:
         (("/proc/no/job.yaml", "--force"), "error: /proc/no/job.yaml: cannot be written there: No such file"),
         ((".", "--force"), "error: . is a folder: name a file, such as job.yaml"),
         (("--name", "My Job"), "error: --name: found 'My Job'; allowed: at most 48"),
+        (("--epochs", "0"), "error: --epochs: found 0; allowed: a whole number at least 1, at most 100000\n"),
+        (
+            ("--epochs", "x", "--model", "huge"),
+            "error: --epochs: found 'x'; allowed: a whole number at least 1, at most 100000\n"
+            "error: --model: found 'huge'; allowed: ",
+        ),
     ],
     ids=lambda value: value[1] if isinstance(value, tuple) else "",
 )
@@ -95,7 +101,7 @@ def test_it_asks_on_a_terminal(clean_env: dict[str, str], tmp_path: Path) -> Non
         ("--model: found 'huge'; allowed: one of nano", ""),
         ("model [nano]:", "small\n"),
         ("epochs [30]:", "0\n"),
-        ("--epochs: found '0'; allowed: a whole number from 1 to 100,000", ""),
+        ("--epochs: found 0; allowed: a whole number at least 1, at most 100000", ""),
         ("epochs [30]:", "2\n"),
         ("next: ", ""),
     ):

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
-from runner.errors import EngineError
+from runner.errors import EngineError, Exit, LastrunError
 from runner.launch import market
+from runner.launch.docker import engine as docker_engine
+from runner.launch.hf import hub
+from runner.launch.kaggle import account
 from runner.launch.local import LocalLauncher
 from runner.launch.protocol import Cloud, Market, Offer
 from runner.launch.settle import launcher_class
+from runner.launch.sky.engine import sky
 from runner.launchers import LAUNCHERS
 from tests.conftest import TINY, Cli
 
@@ -64,6 +69,23 @@ def test_all_that_cost_money_say_what_runs() -> None:
     assert "pip install '.[sky]'; or, beside the extra hf, in an environment of its own" in str(market.rented()["sky"])
 
 
+def test_each_launcher_that_lacks_a_library_or_a_program_ends_with_the_same_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    for library in ("docker", "huggingface_hub", "httpx2", "kagglesdk"):
+        monkeypatch.setitem(sys.modules, library, None)
+    monkeypatch.setattr("runner.launch.sky.launcher.python", lambda: None)
+    monkeypatch.setattr("runner.launch.sky.engine.python", lambda: None)
+    for asked in (docker_engine._connected, hub._api, hub._own_name, account.account, account._own, sky):
+        asked.cache_clear()
+    for name in set(LAUNCHERS) - {"local"}:
+        with pytest.raises(LastrunError, match=r"here: |\bneeds ") as missing:
+            launcher_class(name).ready()
+        assert missing.value.exit_code == Exit.NO_ENGINE, name
+    with pytest.raises(LastrunError, match="needs SkyPilot") as missing:
+        sky()
+    assert missing.value.exit_code == Exit.NO_ENGINE
+    docker_engine._connected.cache_clear()
+
+
 def test_a_library_that_is_not_installed_is_named_with_what_installs_it(cli: Cli, tmp_path: Path) -> None:
     for name in ("huggingface_hub", "httpx2", "kagglesdk", "requests"):
         (tmp_path / "without" / name).mkdir(parents=True)
@@ -73,8 +95,8 @@ def test_a_library_that_is_not_installed_is_named_with_what_installs_it(cli: Cli
     assert told.returncode == 0, told.stderr
     assert "not hf: launcher hf needs Hugging Face's library; from a clone of lastrun: pip install '.[hf]'" in told.stdout
     assert "not kaggle: launcher kaggle needs Kaggle's library; from a clone of lastrun: pip install '.[kaggle]'" in told.stdout
-    for launcher in ("hf", "kaggle"):
+    for launcher, code in (("hf", Exit.USAGE), ("kaggle", Exit.NO_ENGINE)):  # of hf the store, a folder, is told first
         (tmp_path / "job.yaml").write_text(TINY)
         refused = cli("submit", tmp_path / "job.yaml", "--launcher", launcher, PYTHONPATH=path)
-        assert refused.returncode == 2
+        assert refused.returncode == code
         assert f"pip install '.[{launcher}]'" in refused.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -455,6 +456,38 @@ def test_classes_that_change_places_in_a_mirror_are_said_in_pairs(said: str | No
             import_keypoints("npz", tmp_path / "k.npz", out, wanted)
     else:
         assert import_keypoints("npz", tmp_path / "k.npz", out, wanted).description.mirrored == found
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            {"units": "metres"},
+            r"{path}: clip take0: its joints are \(1, 5, 17, 2\); allowed: \(people, frames, 17, 3\), in metres",
+        ),
+        ({"classes": "a,b"}, r"{path}: clip take0: label 'wave' has no name: the classes are 0 to 1, a, b"),
+        ({"classes": "a"}, "{path}: classes: "),
+        ({"units": "feet"}, "--units: found feet; allowed: metres, centimetres, millimetres, pixels, image"),
+        ({"train": "take0,take1,take2,take3", "test": None}, "{path}: split clip: no clip to test"),
+    ],
+    ids=["joints", "labels", "classes", "units", "split"],
+)
+def test_what_is_wrong_with_what_is_read_is_not_told_of_what_is_written(
+    said: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    path, out = csv_of(tmp_path / "a.csv", COCO17, "xy"), tmp_path / "out.safetensors"
+    with pytest.raises(DataError, match=told.format(path=re.escape(str(path)))) as found:
+        import_keypoints("csv", path, out, Wanted(**{"test": "0.5", "by": "clip"} | said))
+    assert "out.safetensors" not in str(found.value)
+    assert not out.exists()
+
+
+def test_a_file_whose_clips_show_nobody_is_told_by_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"joints": [[[None, None]] * 17], "label": "x"}) + "\n")
+    with pytest.raises(DataError, match=rf"{re.escape(str(path))}: 1 clip, and nobody is seen in any frame$") as found:
+        import_keypoints("json", path, tmp_path / "out.safetensors", Wanted(layout="coco17"))
+    assert found.value.other
 
 
 def test_the_command_knows_every_kind() -> None:

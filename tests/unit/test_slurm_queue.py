@@ -174,6 +174,38 @@ def test_what_waits_is_seen_whatever_the_job_was_submitted_with(tmp_path: Path, 
         assert (waits(job) is not None) is still
 
 
+def test_what_was_requeued_and_has_not_begun_again_goes_on_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = {"model.variant": "nano_e_v3", "dataset": "synthetic", "split_type": "xsub", "env": "local", "training.epochs": 5}
+    job = Job.create(DirectoryStore(tmp_path / "store"), "x", {**config, "run.launcher": "slurm"}, {}, "0")
+    restarts = tmp_path / "restarts"
+    squeue = f"echo '7|{job_name(job.id)}|RUNNING|None|2026-11-30T10:00:00'"
+    scontrol = f'echo "JobId=7 JobName=x Requeue=1 Restarts=$(cat {restarts}) BatchFlag=1"'
+    for name, does in (("squeue", squeue), ("scontrol", scontrol)):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    where = {"launcher": "slurm", "name": "7", "restart": "0"}
+    one = Attempt("0001-aaaaaaaa", "elsewhere", 1, "1", time.time(), phase="ended", began=True, container=where)
+    one.reason = "preempted"
+    job.attempts.write(one)
+    restarts.write_text("0")  # its batch script has not put it back yet, or does not
+    assert waits(job) is None
+    restarts.write_text("1")
+    assert waits(job) == "Slurm job 7 has started, and its attempt is about to begin"
+    found = job_status(job)
+    assert (found["state"], found["next"].startswith("lastrun status -w ")) == ("paused", True)
+    assert [each for each, _ in to_stop(job).later] == [job]
+    died = replace(one, id="0002-bbbbbbbb", phase="running", reason=None, container={**where, "restart": "1"})
+    died.started_at = time.time()
+    job.attempts.write(died)
+    job.attempts.write_heartbeat(died, {})
+    assert waits(job) is None
+    os.utime(tmp_path / "store" / job.id / "attempts" / died.id / "heartbeat.json", (0, 0))  # its node has gone
+    assert waits(job) is None
+    restarts.write_text("2")
+    assert waits(job) == "Slurm job 7 has started, and its attempt is about to begin"
+
+
 def test_all_that_waits_in_the_queue_is_taken_out_with_all_that_runs(
     cli: Cli, clean_env: dict[str, str], tmp_path: Path
 ) -> None:

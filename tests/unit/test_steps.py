@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from last_e.events import Point
 from runner.attempt.publish import Publisher
 from runner.job.attempts import Attempt
 from runner.job.job import Job
-from runner.job.steps import LINES, Steps, pieces_of
+from runner.job.steps import LINES, Growing, Steps, pieces_of
 from runner.store.directory import DirectoryStore
 
 
@@ -81,6 +82,46 @@ def test_pieces_hold_whole_lines() -> None:
     assert b"".join(pieces) == data
     assert [piece.count(b"\n") for piece in pieces] == [LINES, LINES, 1]
     assert pieces_of(b"") == pieces_of(b"{") == []
+
+
+def bytes_read() -> int:
+    """By this process so far, of any file."""
+    return int(re.findall(r"rchar: (\d+)", Path("/proc/self/io").read_text())[0])
+
+
+def test_of_a_file_of_steps_only_what_is_new_is_read_and_all_of_one_that_was_replaced(tmp_path: Path) -> None:
+    file, sent = tmp_path / "steps.jsonl", dict[int, bytes]()
+    steps = Growing(file)
+    steps.send(sent.__setitem__)
+    assert sent == {}
+    file.write_bytes(lines(1, 20 * LINES, 60))
+    steps.send(sent.__setitem__)
+    assert b"".join(sent.values()) == file.read_bytes()
+    before = bytes_read()
+    with file.open("ab") as open_file:
+        open_file.write(lines(20 * LINES + 1, 20 * LINES + 2, 60) + b'{"step"')
+    for _ in range(20):
+        steps.send(sent.__setitem__)
+    assert bytes_read() - before < file.stat().st_size / 5
+    assert b"".join(sent.values()) == lines(1, 20 * LINES + 2, 60)
+
+    def breaks_off(number: int, piece: bytes) -> None:
+        raise OSError("the disk is full")
+
+    with file.open("ab") as open_file:
+        open_file.write(b": 1}\n")
+    with pytest.raises(OSError, match="is full"):
+        steps.send(breaks_off)
+    steps.send(sent.__setitem__)  # what did not get there is not forgotten
+    assert b"".join(sent.values()) == file.read_bytes()
+    other = file.read_bytes().replace(b'"epoch": ', b'"epoch" :', 1)  # as long, and another: a trainer that began anew
+    file.with_name("new").write_bytes(other)
+    file.with_name("new").replace(file)
+    steps.send(sent.__setitem__)
+    assert b"".join(sent.values()) == other
+    file.unlink()
+    steps.send(sent.__setitem__)
+    assert set(sent.values()) == {b""}
 
 
 def test_only_the_piece_that_grows_is_sent_again_and_what_was_taken_back_goes(job: Job, tmp_path: Path) -> None:

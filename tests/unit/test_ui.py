@@ -498,7 +498,7 @@ def test_a_port_that_is_taken_and_an_extra_that_is_missing_are_told(cli: Cli, tm
     env = {**os.environ, "HOME": str(tmp_path), "LASTRUN_STORE": str(tmp_path / "store")}
     missing = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=False)
     assert missing.stderr == "error: lastrun ui needs starlette and uvicorn; from a clone of lastrun: pip install '.[ui]'\n"
-    assert missing.returncode == 2
+    assert missing.returncode == 6
 
 
 # --- what it asks a store for -------------------------------------------------------------------------------------------

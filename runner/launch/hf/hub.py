@@ -10,7 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from last_e.text import plain
-from runner.errors import UsageError
+from runner.errors import EngineError, UsageError
 from runner.launch.again import ASKED_TOO_OFTEN, AWAY, BUSY, REFUSED, UnsureError, again, refusal
 from runner.launch.notes import Notes
 
@@ -198,7 +198,7 @@ def explained(busy: str = AWAY) -> Iterator[None]:
         from httpx2 import HTTPError
         from huggingface_hub.errors import HfHubHTTPError
     except ImportError:
-        raise UsageError(_NO_LIBRARY) from None
+        raise EngineError(_NO_LIBRARY) from None
     try:
         yield
     except HfHubHTTPError as error:
@@ -226,7 +226,7 @@ def _api() -> HfApi:
         from huggingface_hub import HfApi, get_token, set_client_factory
         from huggingface_hub.utils import logging
     except ImportError:
-        raise UsageError(_NO_LIBRARY) from None
+        raise EngineError(_NO_LIBRARY) from None
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     if get_token() is None:
         raise UsageError("launcher hf: there is no token of yours here: hf auth login, or HF_TOKEN")

@@ -382,7 +382,7 @@ def _own() -> tuple[Any, str]:
         from kagglesdk.kaggle_env import get_access_token_from_env
         from kagglesdk.security.types.oauth_service import IntrospectTokenRequest
     except ImportError:
-        raise UsageError(
+        raise EngineError(
             "launcher kaggle needs Kaggle's library; from a clone of lastrun: pip install '.[kaggle]' (Python 3.11 or newer)"
         ) from None
     token, _ = get_access_token_from_env()

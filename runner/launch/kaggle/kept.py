@@ -21,8 +21,8 @@ from runner.launch.notes import Notes
 from runner.waits import WAITS
 
 NOTES = Notes("kaggle", "job", "slug", "user", "folder", "pid", "data", "version")
-"""Of each attempt: ``folder`` and ``before`` are ``1`` where its job went along, and where its script had been pushed before;
-``version`` is empty until it is known."""
+"""Of each attempt: ``pid``, and in newer notes ``process``, are of who begins it; ``folder`` and ``before`` are ``1`` where its
+job went along, and where its script had been pushed before; ``version`` is empty until it is known."""
 _LOOK_SECONDS = 5 * WAITS.follow
 ABSENT_SECONDS = 12 * WAITS.heartbeat
 """For how long it may say that there is no such session before that is believed."""
@@ -256,11 +256,12 @@ def _owner(note: dict[str, str]) -> Account:
 
 
 def is_being_begun(note: dict[str, str]) -> bool:
-    """Whether the command that has written the note is still at it."""
+    """Whether the command that has written the note is still at it, and nobody else has got its number since."""
     if note["version"] or not note["pid"]:
         return False
     with suppress(machine.HiddenProcessError, ValueError):
-        return machine.process_identity(int(note["pid"])) is not None
+        found = machine.process_identity(int(note["pid"]))
+        return found is not None and found == note.get("process", found)
     return True
 
 

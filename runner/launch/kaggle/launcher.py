@@ -38,6 +38,7 @@ from runner.launch.ssh.wheel import Wheel, this_version
 from runner.launch.together import see_to_all
 from runner.launch.variables import authority, is_private, see_that_they_are_set, uses_buckets, values_elsewhere, wants_cpu
 from runner.launchers import gpus_allowed
+from runner.machine import process_identity
 from runner.signals import interruptible
 from runner.spec import JobSpec
 from runner.store.uri import StoreUri
@@ -100,7 +101,7 @@ class KaggleLauncher:
             private = self._private(job, uri)
             data = f"lastrun-{token}" if private else ""
             note = {"job": job.id, "slug": slug, "user": there.name, "folder": str(int(folder)), "pid": str(os.getpid())}
-            note |= {"data": data, "before": "" if seen is None else "1"}
+            note |= {"process": process_identity(os.getpid()) or "", "data": data, "before": "" if seen is None else "1"}
             asked = self._asked(job.uri, arguments if folder else with_heard(job, arguments), token) | {
                 **self._see_that_the_code_is_there(),
                 "job": job.id,

@@ -316,7 +316,7 @@ def sky() -> Sky:
     """The one of this process.
 
     Raises:
-        UsageError: SkyPilot is not here.
+        EngineError: SkyPilot is not here.
     """
     _python()
     return Sky()
@@ -324,7 +324,7 @@ def sky() -> Sky:
 
 def _python() -> str:
     if (found := python()) is None:
-        raise UsageError(NO_SKYPILOT)
+        raise EngineError(NO_SKYPILOT)
     return found
 
 
@@ -332,7 +332,7 @@ def _begin(*words: str, **how: Any) -> subprocess.Popen[Any]:
     """The other side; what a terminal sends is for us alone.
 
     Raises:
-        UsageError, EngineError: it is not here.
+        EngineError: it is not here.
     """
     program = _python()
     try:

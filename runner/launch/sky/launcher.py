@@ -159,7 +159,7 @@ class SkyLauncher:
     def ready() -> str:
         """By SkyPilot's own records: its server is not started for that."""
         if python() is None:
-            raise UsageError(NO_SKYPILOT)
+            raise EngineError(NO_SKYPILOT)
         if not is_set_up():
             raise UsageError(NO_CLOUD)
         return "SkyPilot has a cloud to rent from, by its records; sky check asks each, lastrun gpus tells the prices"

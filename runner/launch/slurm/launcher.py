@@ -242,6 +242,11 @@ def _how_it_waits(one: queue.Queued, job: Job) -> str | None:
     if one.state not in ("CONFIGURING", "RUNNING"):
         return None
     its = [attempt for attempt in job.attempts.all() if (attempt.container or {}).get("name") == one.id]
-    if any(attempt.began or not attempt.open for attempt in its):
+    begun = [attempt for attempt in its if attempt.began or not attempt.open]
+    if any(map(job.attempts.alive, begun)):
+        return None
+    if begun and (restarts := queue.restarts(one.id)) is not None:  # of what Slurm has begun anew, this time's
+        begun = [attempt for attempt in begun if (attempt.container or {}).get("restart", "0") == str(restarts)]
+    if begun:
         return None
     return f"Slurm job {one.id} has started, and its attempt is about to begin"

@@ -158,6 +158,16 @@ def exit_code(job: str) -> int | None:
     return None if accounted is None else accounted[1]
 
 
+def restarts(job: str) -> int | None:
+    """How often Slurm has begun a job anew; None where it does not tell.
+
+    Raises:
+        EngineError: Slurm does not answer.
+    """
+    found = re.search(r"\bRestarts=(\d+)", _run("scontrol", "--oneliner", "show", "job", job, seconds=WAITS.engine).stdout)
+    return None if found is None else int(found[1])
+
+
 def cancel(job: str) -> None:
     """End a job, or take it out of the queue.
 

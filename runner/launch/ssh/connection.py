@@ -92,7 +92,7 @@ class Connection:
                     check=False,
                 )
             except FileNotFoundError:
-                raise UsageError(NO_SSH) from None
+                raise EngineError(NO_SSH) from None
             except subprocess.TimeoutExpired:
                 raise CutError(f"{self.host} does not answer within {seconds:.0f} s") from None
             said.seek(0)

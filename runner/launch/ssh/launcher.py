@@ -154,7 +154,7 @@ class SshLauncher(BeginsAtOnce):
     def ready() -> str:
         """Its program, and the hosts that have a name; none is asked."""
         if shutil.which("ssh") is None:
-            raise UsageError(NO_SSH)
+            raise EngineError(NO_SSH)
         hosts = read_settings().hosts
         named = (
             f"hosts of config.toml: {', '.join(hosts)}" if hosts else "no hosts in config.toml; --on takes any that ssh reaches"
