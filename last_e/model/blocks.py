@@ -337,6 +337,7 @@ class Block(nn.Module):
         """``path_noise`` (N,) uniform in [0, 1): a clip whose number is below the rate takes the shortcut alone."""
         y, again, x = self.gcn.beside(x)
         for tcn in self.tcns:
+            assert isinstance(tcn, TemporalConv)
             y, again = tcn.twice(y, again)
         return self.end(lambda: self.residual(x), y, path_noise)
 

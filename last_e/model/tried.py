@@ -135,8 +135,8 @@ def _decided(device: torch.device) -> float:
         rows = torch.tensor([[3.5, 0.25, 3], [1.5, 0.5, 2]], dtype=torch.float64, device=device)
         sums, steps, loss = (torch.zeros(shape, dtype=torch.float64, device=device) for shape in ((4,), (3,), ()))
         scale, tracker = torch.tensor(4.0, device=device), torch.tensor(1, dtype=torch.int32, device=device)
-        places, moved = (sums, steps, loss), (scale, tracker, 2.0, 0.5, 2)
-        finite, missed, by = ops().judge(rows, torch.tensor(norm, device=device), 0.125, 8, 0.25, *places, *moved)
+        given = (sums, steps, loss), (scale, tracker, 2.0, 0.5, 2)
+        finite, missed, by = ops().judge(rows, torch.tensor(norm, device=device), 0.125, 8, 0.25, *given[0], *given[1])
         counted = torch.cat([sums, steps, *(one.double().view(1) for one in (loss, finite, missed, scale, tracker))])
         expected = [5, 0.75, 5, 8, 0, 0, 0] if good else [0, 0, 0, 0, 1, 1, 1]
         expected += [(5 + 0.125 * 0.75) / 8, good, not good, 8 if good else 2, 0]
