@@ -92,8 +92,8 @@ def load_kernels(config: TrainConfig, device: torch.device, form: torch.dtype | 
     if device.type != "cuda":
         return
     if config.hardware.kernels == "off":
-        fused_cuda.leave(device)
-        launches.leave(device)
+        fused_cuda.AGREED.leave(device)
+        launches.AGREED.leave(device)
         return
     slow = threading.Timer(5.0, sink.emit, [Message("Triton makes kernels for this GPU, once (a minute or two) ...")])
     slow.start()
@@ -104,11 +104,11 @@ def load_kernels(config: TrainConfig, device: torch.device, form: torch.dtype | 
         slow.cancel()
     missing = group.agree((why_not is not None) + (why_no_batches is not None))
     if missing > 1:
-        fused_cuda.leave(device)
-        launches.leave(device)
+        fused_cuda.AGREED.leave(device)
+        launches.AGREED.leave(device)
         sink.emit(Message(f"kernels: torch's own alone ({why_not or ELSEWHERE})"))
     elif missing:
-        launches.leave(device)
+        launches.AGREED.leave(device)
         sink.emit(Message(f"kernels: batches are made by torch's own ({why_no_batches or ELSEWHERE})"))
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from last_e.average import Average
-from last_e.config import TrainConfig, effective_batch
+from last_e.config import TrainConfig, TrainingConfig, effective_batch
 from last_e.data.batches import Batch, average_bodies
 from last_e.evaluate import Scores
 from last_e.manifest import MOST_STEPS, DamagedCheckpoint
@@ -76,13 +76,27 @@ class Counters:
         Returns:
             Whether these and the gradient's ``norm`` are finite; 0 where they are and else 1.
         """
-        if fused_cuda.used_on(norm.device):
-            return ops().judge(rows, norm, ib_weight, size, self._sums, self._steps, self._loss)  # type: ignore[no-any-return]
         ce_sum, ib_sum, hits = _in_order(rows)
         total = (ce_sum + ib_weight * ib_sum) / size
         good = total.isfinite() & norm.isfinite()
         self.add(good, total, torch.stack([ce_sum, ib_sum, hits, torch.full_like(hits, size)]))
         return good, (~good).float()
+
+    def decide(
+        self, rows: Tensor, norm: Tensor, training: TrainingConfig, scale: Tensor | None, scaler: torch.amp.GradScaler
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The same by a kernel, of a gradient that is ``scale`` times as long as it should be; moves that as ``scaler`` would.
+
+        Returns:
+            The same two, and what each number of the gradient is to be divided by.
+        """
+        moved = scale, None if scale is None else scaler._growth_tracker
+        how: tuple[float, float, int] = (1.0, 1.0, 0)
+        if scale is not None:
+            how = scaler.get_growth_factor(), scaler.get_backoff_factor(), scaler.get_growth_interval()
+        clip, places = training.gradient_clip or math.inf, (self._sums, self._steps, self._loss)
+        given = rows, norm, training.ib_loss_weight, effective_batch(training), clip, *places, *moved, *how
+        return ops().judge(*given)  # type: ignore[no-any-return]
 
     def add(self, good: Tensor, loss: Tensor, sums: Tensor) -> None:
         """One step: whether it was ``good``, its ``loss``, and what it adds (loss, IB loss, hits, clips)."""
@@ -173,6 +187,14 @@ class State:
                 options["lr"].fill_(rate)
             else:
                 options["lr"] = rate
+
+    def scale(self) -> Tensor | None:
+        """By what losses are multiplied, where it is computed with; None: by nothing."""
+        if not self.scaler.is_enabled():
+            return None
+        if self.scaler._scale is None:  # it is made with its first use
+            self.scaler.scale(torch.zeros((), device=self.device))
+        return self.scaler._scale
 
     def forget_step(self) -> None:
         """What a step that was begun and not done has left for the rest of it: gradients, and what the scaler has noted."""
@@ -423,7 +445,6 @@ def begin_step(
     model, scaler, device, training = state.model, state.scaler, state.device, config.training
     if not model.training:
         model.train()
-    size = effective_batch(training)
     before = [statistics.clone() for statistics in state.statistics]
     rows = torch.zeros(parts, 3, dtype=torch.float64, device=device)  # of each part: cross-entropy, IB loss, hits
     sums = _Sums(state, parts, before) if parts > 1 else None
@@ -434,15 +455,14 @@ def begin_step(
         logits, ib_loss = output if isinstance(output, tuple) else (output, torch.zeros((), device=device))
         logits = average_bodies(full(logits), batch)
         if batch.mixed is None and loss_kernel.fits(logits):
-            given = logits, batch.label, training.label_smoothing, state.class_weights
-            ce, hits = loss_kernel.CrossEntropy.apply(*given)  # type: ignore[no-untyped-call]
+            _by_kernels(state, logits, ib_loss, batch, training, rows[part]).backward()  # type: ignore[no-untyped-call]
         else:
             ce = loss_of(logits, batch, training.label_smoothing, state.class_weights)
             hits = (logits.argmax(1) == batch.label).sum()
-        ib = ib_loss * len(batch.label)
-        loss: Tensor = (ce + training.ib_loss_weight * ib) / size
-        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        rows[part] = torch.stack([ce.detach().double(), ib.detach().double(), hits.double()])
+            ib = ib_loss * len(batch.label)
+            loss: Tensor = (ce + training.ib_loss_weight * ib) / effective_batch(training)
+            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            rows[part] = torch.stack([ce.detach().double(), ib.detach().double(), hits.double()])
         if sums is not None:
             sums.take(part)
     return Begun(rows, before, sums)
@@ -450,22 +470,45 @@ def begin_step(
 
 def end_step(state: State, begun: Begun, config: TrainConfig) -> None:
     """The last stretch of :func:`train_step`: weights, and what else a step changes. The same on each rank."""
-    optimizer, scaler, training = state.optimizer, state.scaler, config.training
     if begun.sums is not None:
         begun.sums.give_back()
-    scaler.unscale_(optimizer)
-    norm = torch.nn.utils.clip_grad_norm_(state.parameters, training.gradient_clip or math.inf)
-    good, bad = state.counters.judge(begun.rows, norm, training.ib_loss_weight, effective_batch(training))
-    # The fused optimizers look at this on the device, as they do for a GradScaler, and leave everything as it was.
-    optimizer.found_inf = bad  # type: ignore[attr-defined]
-    optimizer.step()
+    good = _step(state, begun.rows, config.training)
     for statistics, old, still in zip(state.statistics, begun.before, state.still):
         _settle(statistics, old, good, still)
     if state.average is not None:
         state.average.add(good)
-    if scaler.is_enabled():
+    state.optimizer.zero_grad(set_to_none=True)
+
+
+def _by_kernels(state: State, logits: Tensor, ib_loss: Tensor, batch: Batch, training: TrainingConfig, row: Tensor) -> Tensor:
+    """What a part of a step is to make small, scaled; what is counted of it goes to ``row`` (3,)."""
+    ce, hits = loss_kernel.CrossEntropy.apply(logits, batch.label, training.label_smoothing, state.class_weights)  # type: ignore[no-untyped-call]
+    clips, size = len(batch.label), effective_batch(training)
+    scaled: Tensor = loss_kernel.StepLoss.apply(  # type: ignore[no-untyped-call]
+        ce, ib_loss, hits, state.scale(), training.ib_loss_weight, clips, size, row
+    )
+    return scaled
+
+
+def _step(state: State, rows: Tensor, training: TrainingConfig) -> Tensor:
+    """Move the weights by the gradients that are there, scaled back and clipped, unless something is not finite; whether all
+    is."""
+    optimizer, scaler, divisor = state.optimizer, state.scaler, None
+    if fused_cuda.used_on(state.device):
+        norm = torch.nn.utils.get_total_norm([one.grad for one in state.parameters if one.grad is not None])
+        good, bad, divisor = state.counters.decide(rows, norm, training, state.scale(), scaler)
+    else:
+        scaler.unscale_(optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(state.parameters, training.gradient_clip or math.inf)
+        good, bad = state.counters.judge(rows, norm, training.ib_loss_weight, effective_batch(training))
+    # The fused optimizers look at these on the device, as they do for a GradScaler: they divide by the one, and leave
+    # everything as it was by the other.
+    optimizer.grad_scale = divisor  # type: ignore[attr-defined]
+    optimizer.found_inf = bad  # type: ignore[attr-defined]
+    optimizer.step()
+    if scaler.is_enabled() and divisor is None:
         scaler.update()
-    optimizer.zero_grad(set_to_none=True)
+    return good
 
 
 def _settle(statistics: Tensor, old: Tensor, good: Tensor, still: Tensor | None) -> None:

@@ -57,5 +57,4 @@ def kernels(task: Task) -> dict[str, Any]:
         "ratio": speed["auto"] / speed["off"],
         "batches": {"clips_per_second": made["auto"], "clips_per_second_without": made["off"]},
         "largest_relative_difference": worst,
-        "again_the_same": losses["auto"] == losses["auto again"],
     }

@@ -20,6 +20,7 @@ from last_e.data.clips import Clips
 from last_e.data.placement import Placement
 from last_e.data.shown import TorchRows
 from last_e.data.synthetic import synthetic_clips
+from last_e.model.agreed import Agreed
 from last_e.model.launches import defined
 from last_e.model.network import Noise
 from last_e.rng import Keys
@@ -58,18 +59,9 @@ def used_for(clips: Clips, recipe: TrainingConfig) -> bool:
     return used_on(clips.joints.device) and recipe.augment and known
 
 
-_TRIED: dict[int, bool] = {}
-"""Of GPUs, by their number: whether the kernels came out as torch there."""
-
-
-def used_on(device: torch.device) -> bool:
-    """Whether batches are made by the kernels there."""
-    return device.type == "cuda" and _TRIED.get(device.index or 0, False)
-
-
-def leave(device: torch.device) -> None:
-    """Use torch's operations alone there."""
-    _TRIED[device.index or 0] = False
+AGREED = Agreed()
+"""Of batches."""
+used_on = AGREED.used_on
 
 
 def try_out(device: torch.device) -> str | None:
@@ -78,15 +70,7 @@ def try_out(device: torch.device) -> str | None:
     Returns:
         None, or why they are not used.
     """
-    leave(device)
-    try:
-        off = {name: value for name, value in differences(device).items() if not value <= ALLOWED}
-    except Exception as error:  # Triton's, the driver's, the assembler's: torch does without
-        return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:300]}"
-    if off:
-        return ", ".join(f"{name} differs from torch's by {value:.1e}" for name, value in off.items())
-    _TRIED[device.index or 0] = True
-    return None
+    return AGREED.try_out(device, lambda: {name: value for name, value in differences(device).items() if not value <= ALLOWED})
 
 
 def differences(device: torch.device) -> dict[str, float]:

@@ -20,7 +20,15 @@ from torch.nn import functional as F
 from last_e.model import fused_cuda, gates, spatial, stem
 from last_e.model.folding import Weights, folded, is_half
 from last_e.model.formats import weight_of
-from last_e.model.functions import EveryNthFrame, MeanOverFrames, Pool, ScaleAndAdd, batch_norm, mix_joints, norm_and_depthwise
+from last_e.model.functions import (
+    EveryNthFrame,
+    MeanOverFrames,
+    Pool,
+    ScaleAndAdd,
+    batch_norm_twice,
+    mix_joints,
+    norm_and_depthwise,
+)
 from last_e.model.fused import rows
 
 STREAMS = ("joint", "velocity", "bone")
@@ -50,6 +58,19 @@ def conv_norm(
     A norm that keeps to its running statistics goes into the weights, but not in half precision. ``weights`` makes what stands
     for the convolution's own.
     """
+    return conv_norm_twice(x, conv, norm, weights, hardswish=hardswish, add=add)[0]
+
+
+def conv_norm_twice(
+    x: Tensor,
+    conv: nn.Module,
+    norm: nn.Module,
+    weights: Callable[[], Weights] | None = None,
+    *,
+    hardswish: bool = False,
+    add: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The same, for two who use it (:func:`last_e.model.functions.batch_norm_twice`)."""
     assert isinstance(conv, nn.Conv2d)
     assert isinstance(norm, nn.BatchNorm2d)
     own = weight_of(conv)
@@ -63,11 +84,12 @@ def conv_norm(
         stride = conv.stride
     options = (stride, conv.padding, conv.dilation, conv.groups)
     if norm.training or is_half(x):
-        return batch_norm(convolution(x, *weights(), *options), norm, hardswish=hardswish, add=add)
+        return batch_norm_twice(convolution(x, *weights(), *options), norm, hardswish=hardswish, add=add)
     y = convolution(x, *folded(norm, weights), *options)
     if add is not None:
         y += add
-    return F.hardswish(y, inplace=not torch.is_grad_enabled()) if hardswish else y
+    y = F.hardswish(y, inplace=not torch.is_grad_enabled()) if hardswish else y
+    return y, y
 
 
 def convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None, *options: Any) -> Tensor:
@@ -92,7 +114,7 @@ class StreamFusion(nn.Module):
         self.proj = nn.Sequential(conv1x1(9, stem), nn.BatchNorm2d(stem), nn.ReLU())
 
     def forward(self, streams: dict[str, Tensor]) -> Tensor:
-        x = torch.cat([streams[name] for name in STREAMS], dim=1).contiguous(memory_format=torch.channels_last)
+        x = torch.cat([rows(streams[name]) for name in STREAMS], dim=3).permute(0, 3, 1, 2)
         conv, norm, _ = self.proj.children()
         assert isinstance(conv, nn.Conv2d)
         weight = conv.weight
@@ -162,13 +184,13 @@ class SpatialGraphConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.beside(x)[0]
 
-    def beside(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What comes out, and x for whatever else needs it: what flows back for that is added where this is."""
+    def beside(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What comes out, twice, and x for whatever else needs it: what flows back for that is added where this is."""
         k, cin = self.num_subsets, x.shape[1]
         if self.subset_att is not None and spatial.fits(x, k):
             linear = self.subset_att[2].get_parameter("weight")
             x, gathered, ready = spatial.Attended.apply(x, self.edge, self.gcn.weight, linear, self.A)  # type: ignore[no-untyped-call]
-            return conv_norm(gathered, self.gcn, self.bn, lambda: (ready, None), hardswish=True), x
+            return *conv_norm_twice(gathered, self.gcn, self.bn, lambda: (ready, None), hardswish=True), x
         weight = self.gcn.weight.view(k, -1, cin)
         share = None if self.subset_att is None else self._attention(x, self.A * self.edge, weight)
         gathered = mix_joints(x, self.A, self.edge, share)
@@ -176,7 +198,7 @@ class SpatialGraphConv(nn.Module):
         def weights() -> Weights:
             return weight.transpose(0, 1).reshape(-1, k * cin, 1, 1), None
 
-        return conv_norm(gathered, self.gcn, self.bn, weights, hardswish=True), x
+        return *conv_norm_twice(gathered, self.gcn, self.bn, weights, hardswish=True), x
 
     def _attention(self, x: Tensor, adjacency: Tensor, weight: Tensor) -> Tensor:
         """(N, K): softmax over k of a linear map of the mean over frames and joints of each subset's output."""
@@ -201,6 +223,10 @@ class TemporalConv(nn.Module):
         self.residual: nn.Module = shortcut(channels, channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.twice(x, x)[0]
+
+    def twice(self, x: Tensor, again: Tensor) -> tuple[Tensor, Tensor]:
+        """What comes out, twice, of what is given twice: the shortcut is of ``again``."""
         expand, norm, _ = self.expand_conv.children()
         depthwise, last, _ = self.depth_conv.children()
         assert isinstance(expand, nn.Conv2d)
@@ -212,7 +238,7 @@ class TemporalConv(nn.Module):
         else:
             y = conv_norm(x, expand, norm, hardswish=True)
             y = conv_norm(y, depthwise, last, hardswish=True)
-        return conv_norm(y, self.point_conv[0], self.point_conv[1], add=self.residual(x))
+        return conv_norm_twice(y, self.point_conv[0], self.point_conv[1], add=self.residual(again))
 
 
 class ChannelGate(nn.Module):
@@ -309,9 +335,10 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, path_noise: Tensor | None = None) -> Tensor:
         """``path_noise`` (N,) uniform in [0, 1): a clip whose number is below the rate takes the shortcut alone."""
-        y, x = self.gcn.beside(x)
+        y, again, x = self.gcn.beside(x)
         for tcn in self.tcns:
-            y = tcn(y)
+            assert isinstance(tcn, TemporalConv)
+            y, again = tcn.twice(y, again)
         return self.end(lambda: self.residual(x), y, path_noise)
 
     def end(self, base: Callable[[], Tensor], y: Tensor, path_noise: Tensor | None = None) -> Tensor:

@@ -41,16 +41,25 @@ def at_least_float32(format: torch.dtype) -> torch.dtype:
 def batch_norm(x: Tensor, norm: nn.BatchNorm2d, *, hardswish: bool = False, add: Tensor | None = None) -> Tensor:
     """The norm, in training by this batch's own statistics, which also move the running ones; then Hardswish, or the sum with
     ``add``."""
+    return batch_norm_twice(x, norm, hardswish=hardswish, add=add)[0]
+
+
+def batch_norm_twice(
+    x: Tensor, norm: nn.BatchNorm2d, *, hardswish: bool = False, add: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The same, for two who use it: a kernel adds what flows back from both as it reads it."""
     fits = norm.training and (add is None or (add.shape == x.shape and add.dtype == x.dtype))
+    arguments = x, norm.weight, norm.bias, add, norm, hardswish
     if fits and loops_for(x, norm) is not None:
-        return NormThen.apply(x, norm.weight, norm.bias, add, norm, hardswish)  # type: ignore[no-any-return,no-untyped-call]
+        y: Tensor = NormThen.apply(*arguments)  # type: ignore[no-untyped-call]
+        return y, y
     if fits and fused_cuda.kernels_for(x, norm):
-        arguments = x, norm.weight, norm.bias, add, norm, hardswish
         return fused_cuda.NormThen.apply(*arguments)  # type: ignore[no-any-return,no-untyped-call]
-    y: Tensor = norm(x)
+    y = norm(x)
     if add is not None:
         y += add
-    return F.hardswish(y) if hardswish else y
+    y = F.hardswish(y) if hardswish else y
+    return y, y
 
 
 def norm_and_depthwise(x: Tensor, norm: nn.BatchNorm2d, conv: nn.Conv2d, last: nn.BatchNorm2d) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from last_e.model.agreed import Agreed
 from last_e.model.fused import rows
 from last_e.model.launches import ops
 
@@ -29,8 +30,9 @@ STRIDES = (1, 2)
 """That the kernels of the depthwise convolution are for: how far they move on in what they have read is written out there."""
 
 
-_TRIED: dict[int, bool] = {}
-"""Of GPUs, by their number: whether the kernels came out as torch there."""
+AGREED = Agreed()
+"""Of training steps."""
+used_on = AGREED.used_on
 
 
 def kernels_for(x: Tensor, *norms: nn.BatchNorm2d) -> bool:
@@ -44,21 +46,6 @@ def kernels_for(x: Tensor, *norms: nn.BatchNorm2d) -> bool:
 def mixes(joints: int, outputs: int) -> bool:
     """Whether the mixing of so many joints to so many fits each kind of GPU."""
     return joints <= MOST_JOINTS and outputs <= MOST_OUTPUTS
-
-
-def used_on(device: torch.device) -> bool:
-    """Whether training there goes through the kernels."""
-    return device.type == "cuda" and _TRIED.get(device.index or 0, False)
-
-
-def leave(device: torch.device) -> None:
-    """Use torch's operations alone there."""
-    _TRIED[device.index or 0] = False
-
-
-def found_right(device: torch.device) -> None:
-    """Have the kernels used there from now on."""
-    _TRIED[device.index or 0] = True
 
 
 def _affine(parts: Tensor, norm: nn.BatchNorm2d, weight: Tensor, bias: Tensor) -> Tensor:
@@ -79,27 +66,33 @@ def _rows(x: Tensor) -> int:
 
 
 class NormThen(torch.autograd.Function):
-    """Batch norm by the batch's statistics, then Hardswish, or the sum with ``add``."""
+    """Batch norm by the batch's statistics, then Hardswish, or the sum with ``add``. Twice, for two who use it: what flows back
+    from both is added where it is read."""
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, add: Tensor | None, norm: nn.BatchNorm2d, hardswish: bool
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         table = _affine(ops().moments(x), norm, weight, bias)
         ctx.hardswish = hardswish
         ctx.save_for_backward(x, table)
+        ctx.set_materialize_grads(False)
         y: Tensor = ops().norm(x, table, None if add is None else as_laid_out(add), hardswish)
-        return y
+        return y, y.detach()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         x, table = ctx.saved_tensors
-        flowing = as_laid_out(gradient)
-        parts = ops().norm_sums(x, table, flowing, ctx.hardswish)
+        first, *rest = [as_laid_out(one) for one in gradients if one is not None]
+        more = rest[0] if rest else None
+        parts = ops().norm_sums(x, table, first, more, ctx.hardswish)
         terms, of_norm, _ = ops().gradients(parts, table, _rows(x))
-        of_x = ops().norm_backward(x, table, flowing, terms, ctx.hardswish)
-        return of_x, of_norm[0], of_norm[1], gradient if ctx.needs_input_grad[3] else None, None, None
+        of_x = ops().norm_backward(x, table, first, more, terms, ctx.hardswish)
+        of_add = None
+        if ctx.needs_input_grad[3]:
+            of_add = first if more is None else first + more
+        return of_x, of_norm[0], of_norm[1], of_add, None, None
 
 
 class Depthwise(torch.autograd.Function):
@@ -133,7 +126,7 @@ class Depthwise(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, before, y, behind, weight = ctx.saved_tensors
         flowing = as_laid_out(gradient)
-        terms, of_last, _ = ops().gradients(ops().norm_sums(y, behind, flowing, True), behind, _rows(y))
+        terms, of_last, _ = ops().gradients(ops().norm_sums(y, behind, flowing, None, True), behind, _rows(y))
         of_x, parts = ops().depthwise_backward(x, before, y, behind, flowing, terms, weight, ctx.stride)
         terms, of_first, of_taps = ops().gradients(parts, before, _rows(x))
         ops().norm_backward_(x, before, of_x, terms)
@@ -158,4 +151,4 @@ class Mix(torch.autograd.Function):
         flowing = as_laid_out(gradient)
         parts = ops().mix_weights(flowing, x, mixing)
         of_mixing = parts.sum(dim=1) if len(mixing) == len(x) else parts.sum(dim=(0, 1))[None]
-        return ops().mix_backward(flowing, mixing, None, None), of_mixing
+        return ops().mix_backward(flowing, mixing), of_mixing

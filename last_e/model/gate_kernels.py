@@ -17,7 +17,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from last_e.model.kernels import of_channels, seen, sum_of_parts, together
+from last_e.model.kernels import of_channels, seen, sum_columns, sum_of_parts, together
 
 
 @triton.jit
@@ -73,28 +73,51 @@ def gate_of(sigmoid, gate_alpha, clip, channels, c, inside):
 @triton.jit
 def pool(x, sums, motion, frames, joints, channels, T: tl.constexpr, V: tl.constexpr, C: tl.constexpr):
     """Sums of x over joints and over frames, and ``motion`` (clips chunks, channels): sums of |x[t + 1] - x[t]|."""
+    pool_chunk(x, sums, motion, tl.program_id(0), tl.program_id(1), frames, joints, channels, True, T, V, C)
+
+
+@triton.jit
+def pool_chunk(
+    x,
+    sums,
+    motion,
+    program,
+    block,
+    frames,
+    joints,
+    channels,
+    WHOLE: tl.constexpr,
+    T: tl.constexpr,
+    V: tl.constexpr,
+    C: tl.constexpr,
+):
+    """Of a chunk of a clip's frames and a block of channels; not WHOLE: the sums over frames alone (clips, chunks, joints,
+    channels)."""
     chunks = tl.cdiv(frames, T)
-    clip, chunk = (tl.program_id(0) // chunks).to(tl.int64), tl.program_id(0) % chunks
+    clip, chunk = (program // chunks).to(tl.int64), program % chunks
     first = chunk * T
     v = tl.arange(0, V)
-    c = tl.program_id(1) * C + tl.arange(0, C)
+    c = block * C + tl.arange(0, C)
     of_channel = c < channels
     place = v[:, None] * channels + c[None, :]
     row = joints * channels
+    before = frames if WHOLE else 0
     x += clip * frames * row
-    sums += clip * (frames + chunks * joints) * channels
-    here = tl.load(x + first * row + place, mask=seen(first, frames, v, joints, of_channel), other=0.0).to(tl.float32)
-    moved = tl.zeros((V, C), tl.float32)
+    sums += clip * (before + chunks * joints) * channels
     total = tl.zeros((V, C), tl.float32)
+    moved = tl.zeros((V, C), tl.float32)
+    here = tl.load(x + first * row + place, mask=seen(first, frames, v, joints, of_channel), other=0.0).to(tl.float32)
     for t in range(first, first + T):
-        there = seen(t + 1, frames, v, joints, of_channel)
-        after = tl.load(x + (t + 1) * row + place, mask=there, other=0.0).to(tl.float32)
         total += here
-        moved += tl.where(there, tl.abs(after - here), 0.0)
-        tl.store(sums + t * channels + c, tl.sum(here, axis=0), mask=c < tl.where(t < frames, channels, 0))
+        there = seen(t + 1, frames if WHOLE else tl.minimum(frames, first + T), v, joints, of_channel)
+        after = tl.load(x + (t + 1) * row + place, mask=there, other=0.0).to(tl.float32)
+        if WHOLE:
+            moved += tl.where(there, tl.abs(after - here), 0.0)
+            tl.store(sums + t * channels + c, tl.sum(here, axis=0), mask=c < tl.where(t < frames, channels, 0))
         here = after
-    tl.store(motion + (clip * chunks + chunk) * channels + c, tl.sum(moved, axis=0), mask=of_channel)
-    place += (frames + chunk * joints) * channels
+    if WHOLE:
+        tl.store(motion + (clip * chunks + chunk) * channels + c, tl.sum(moved, axis=0), mask=of_channel)
+    place += (before + chunk * joints) * channels
     tl.store(sums + place, total, mask=(v < joints)[:, None] & of_channel[None, :])
 
 
@@ -587,6 +610,12 @@ def tail_backward(
     of_means,
     of_motion,
     out,
+    parts,
+    found,
+    many,
+    clips,
+    end,
+    length,
     frames,
     joints,
     channels,
@@ -594,39 +623,49 @@ def tail_backward(
     T: tl.constexpr,
     V: tl.constexpr,
     C: tl.constexpr,
+    P: tl.constexpr,
+    COLUMNS: tl.constexpr,
 ):
-    """The gradient of x: what flows through the factor, through the means, and through the sums of |x[t + 1] - x[t]|."""
+    """The gradient of x: what flows through the factor, through the means, and through the sums of |x[t + 1] - x[t]|.
+
+    Programs beyond those of ``clips`` clips make ``found`` (length,) of parts (many, length), as
+    :func:`last_e.model.kernels.sum_columns` does: it has nothing to do with the rest, but to be started."""
     chunks = tl.cdiv(frames, T)
-    clip, first = (tl.program_id(0) // chunks).to(tl.int64), tl.program_id(0) % chunks * T
-    v = tl.arange(0, V)
-    c = tl.program_id(1) * C + tl.arange(0, C)
-    of_channel = c < channels
-    both = clip * (frames + joints)
-    place = v[:, None] * channels + c[None, :]
-    row = joints * channels
-    x += clip * frames * row
-    gate = gate_of(sigmoid, gate_alpha, clip, channels, c, of_channel) * dropped(noise, clip, stride, rate, DROP)
-    share = tl.load(alpha + c, mask=of_channel, other=0.0)
-    joint = of_joint(scales, both, frames, v, joints, channels, c, of_channel) * (gate * share)[None, :]
-    plain = (gate * (1.0 - share))[None, :]
-    of_mean = of_joint(of_means, both, frames, v, joints, channels, c, of_channel)
-    moving = tl.load(of_motion + clip * channels + c, mask=of_channel, other=0.0)[None, :]
-    there = seen(first - 1, frames, v, joints, of_channel)
-    before = tl.load(x + (first - 1) * row + place, mask=there, other=0.0).to(tl.float32)
-    here = tl.load(x + first * row + place, mask=seen(first, frames, v, joints, of_channel), other=0.0).to(tl.float32)
-    for t in range(first, first + T):
-        after = seen(t + 1, frames, v, joints, of_channel)
-        then = tl.load(x + (t + 1) * row + place, mask=after, other=0.0).to(tl.float32)
-        there = seen(t, frames, v, joints, of_channel)
-        sign = tl.where(seen(t - 1, frames, v, joints, of_channel), sign_of(here - before), 0.0)
-        sign -= tl.where(after, sign_of(then - here), 0.0)
-        at = (clip * frames + t) * row + place
-        value = tl.load(gradient + at, mask=there, other=0.0).to(tl.float32)
-        value *= plain + joint * of_frame(scales, both, t, frames, channels, c)
-        value += of_mean + of_frame(of_means, both, t, frames, channels, c) + moving * sign
-        tl.store(out + at, value.to(out.dtype.element_ty), mask=there)
-        before = here
-        here = then
+    program = tl.program_id(0)
+    if program < clips * chunks:
+        clip, first = (program // chunks).to(tl.int64), program % chunks * T
+        v = tl.arange(0, V)
+        c = tl.program_id(1) * C + tl.arange(0, C)
+        of_channel = c < channels
+        both = clip * (frames + joints)
+        place = v[:, None] * channels + c[None, :]
+        row = joints * channels
+        x += clip * frames * row
+        gate = gate_of(sigmoid, gate_alpha, clip, channels, c, of_channel) * dropped(noise, clip, stride, rate, DROP)
+        share = tl.load(alpha + c, mask=of_channel, other=0.0)
+        joint = of_joint(scales, both, frames, v, joints, channels, c, of_channel) * (gate * share)[None, :]
+        plain = (gate * (1.0 - share))[None, :]
+        of_mean = of_joint(of_means, both, frames, v, joints, channels, c, of_channel)
+        moving = tl.load(of_motion + clip * channels + c, mask=of_channel, other=0.0)[None, :]
+        there = seen(first - 1, frames, v, joints, of_channel)
+        before = tl.load(x + (first - 1) * row + place, mask=there, other=0.0).to(tl.float32)
+        here = tl.load(x + first * row + place, mask=seen(first, frames, v, joints, of_channel), other=0.0).to(tl.float32)
+        for t in range(first, first + T):
+            after = seen(t + 1, frames, v, joints, of_channel)
+            then = tl.load(x + (t + 1) * row + place, mask=after, other=0.0).to(tl.float32)
+            there = seen(t, frames, v, joints, of_channel)
+            sign = tl.where(seen(t - 1, frames, v, joints, of_channel), sign_of(here - before), 0.0)
+            sign -= tl.where(after, sign_of(then - here), 0.0)
+            at = (clip * frames + t) * row + place
+            value = tl.load(gradient + at, mask=there, other=0.0).to(tl.float32)
+            value *= plain + joint * of_frame(scales, both, t, frames, channels, c)
+            value += of_mean + of_frame(of_means, both, t, frames, channels, c) + moving * sign
+            tl.store(out + at, value.to(out.dtype.element_ty), mask=there)
+            before = here
+            here = then
+    else:
+        block = (program - clips * chunks) * tl.num_programs(1) + tl.program_id(1)
+        sum_columns(parts, found, block, many, clips, end, length, P, COLUMNS)
 
 
 @triton.jit
@@ -636,13 +675,6 @@ def sign_of(x):
 
 
 @triton.jit
-def columns(parts, out, many, few, end, length, P: tl.constexpr, C: tl.constexpr):
-    """The sums of the columns of parts (..., length): of the first ``end`` over ``many`` rows, of the others over ``few``."""
-    c = tl.program_id(0) * C + tl.arange(0, C)
-    last = tl.where(c < end, many, tl.where(c < length, few, 0))
-    total = tl.zeros((C,), tl.float32)
-    for begin in range(0, many, P):
-        p = begin + tl.arange(0, P)
-        there = p[:, None] < last[None, :]
-        total += tl.sum(tl.load(parts + p[:, None].to(tl.int64) * length + c[None, :], mask=there, other=0.0), axis=0)
-    tl.store(out + c, total, mask=c < length)
+def columns(parts, out, many, length, P: tl.constexpr, COLUMNS: tl.constexpr):
+    """The sums (length,) of the columns of parts (many, length)."""
+    sum_columns(parts, out, tl.program_id(0), many, many, length, length, P, COLUMNS)

@@ -11,10 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from last_e.model.layout import blocks, power_of_two
+from last_e.model.layout import CHUNK, COLUMNS, blocks, power_of_two
 
-CHUNK = 16
-"""Frames that a program goes over."""
 MOST_ROWS = 64
 """Frames or joints that a program of the attention takes."""
 PARTS = 8
@@ -184,25 +182,27 @@ def _gate_backward(kernels: Any, *rest: Any) -> None:
     kernels.gate_backward[(n,)](*all_of_it, DROP=noise is not None, H=power_of_two(hidden, 16), C=32)
 
 
-def _tail_backward_out(gradient: Tensor, x: Tensor, *rest: Any) -> Tensor:
-    return torch.empty_like(x)
+def _tail_backward_out(gradient: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x), _floats(x, rest[-2].shape[1])
 
 
 def _tail_backward(kernels: Any, gradient: Tensor, x: Tensor, *rest: Any) -> None:
-    *given, noise, rate, of_means, of_motion, out = rest
-    grid, size = _over_clips(x)
-    _, c, t, v = x.shape
-    all_of_it = gradient, x, *given, *_noise(noise, x, rate), of_means, of_motion, out, t, v, c
-    kernels.tail_backward[grid](*all_of_it, DROP=noise is not None, **size)
+    *given, noise, rate, of_means, of_motion, parts, end, out, found = rest
+    (tiles, across), size = _over_clips(x)
+    n, c, t, v = x.shape
+    many, length = parts.shape
+    grid = tiles + blocks(blocks(length, COLUMNS["COLUMNS"]), across), across
+    all_of_it = gradient, x, *given, *_noise(noise, x, rate), of_means, of_motion, out, parts, found, many, n, end, length
+    kernels.tail_backward[grid](*all_of_it, t, v, c, DROP=noise is not None, **size, **COLUMNS)
 
 
-def _columns_out(parts: Tensor, end: int, few: int) -> Tensor:
+def _columns_out(parts: Tensor) -> Tensor:
     return parts.new_empty(parts.shape[1])
 
 
-def _columns(kernels: Any, parts: Tensor, end: int, few: int, out: Tensor) -> None:
+def _columns(kernels: Any, parts: Tensor, out: Tensor) -> None:
     many, length = parts.shape
-    kernels.columns[(blocks(length, 128),)](parts, out, many, few, end, length, P=PARTS, C=128)
+    kernels.columns[(blocks(length, COLUMNS["COLUMNS"]),)](parts, out, many, length, **COLUMNS)
 
 
 _OF_NORM = "Tensor weight_{0}, Tensor bias_{0}, Tensor({1}!) mean_{0}, Tensor({2}!) var_{0}, Tensor({3}!) tracked_{0}"
@@ -251,10 +251,10 @@ OPS: dict[str, tuple[str, Any, Any]] = {
     ),
     "tail_backward": (
         "(Tensor gradient, Tensor x, Tensor sigmoid, Tensor gate_alpha, Tensor scales, Tensor alpha, Tensor? noise, "
-        "float rate, Tensor of_means, Tensor of_motion) -> Tensor",
+        "float rate, Tensor of_means, Tensor of_motion, Tensor parts, int end) -> (Tensor, Tensor)",
         _tail_backward,
         _tail_backward_out,
     ),
-    "columns": ("(Tensor parts, int end, int few) -> Tensor", _columns, _columns_out),
+    "columns": ("(Tensor parts) -> Tensor", _columns, _columns_out),
 }
 """By name: its schema, its launch with what comes out of it, and what comes out of it."""

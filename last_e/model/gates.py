@@ -1,6 +1,6 @@
 """The end of a block as one operation for autograd, through the kernels of :mod:`last_e.model.gate_kernels`.
 
-Ten kernels where torch's operations are some 160, and an activation is read where it is used, not once for each of them.
+Nine kernels where torch's operations are some 160, and an activation is read where it is used, not once for each of them.
 """
 
 from __future__ import annotations
@@ -99,9 +99,10 @@ class Tail(torch.autograd.Function):
         )
         given_to = whole, through, of_gate, motion, hidden, sigmoid, w.gate_alpha, w.alpha, w.first, w.last, noise, ctx.rate
         of_motion = do.gate_backward(*given_to, rows, t, v)
-        of_x = do.tail_backward(flowing, x, sigmoid, w.gate_alpha, scales, w.alpha, noise, ctx.rate, of_means, of_motion)
         size = w.first.numel()
-        found = do.columns(rows, 4 * size, len(x)).split([size] * 6 + [x.shape[1]] * 2)
+        scaled = sigmoid, w.gate_alpha, scales, w.alpha, noise, ctx.rate
+        of_x, sums = do.tail_backward(flowing, x, *scaled, of_means, of_motion, rows, 4 * size)
+        found = sums.split([size] * 6 + [x.shape[1]] * 2)
         squeeze_frames, squeeze_joints, excite_frames, excite_joints, first, last, alpha, gate_alpha = found
         of_weights = Weights(
             first,

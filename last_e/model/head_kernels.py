@@ -86,3 +86,105 @@ def divergence(mu, logvar, row_weight, total, gradients, rows, width, WEIGHTS: t
         tl.store(gradients + place, centre * share, mask=there)
         tl.store(gradients + rows * width + place, 0.5 * (variance - 1.0) * share, mask=there)
     tl.store(total, found / weights)
+
+
+@triton.jit
+def of_row(x, noise, rate, r, rows, channels, c, inside, DROP: tl.constexpr):
+    """A tile (rows, channels), and by what dropout multiplies it."""
+    there = (r < rows)[:, None] & inside[None, :]
+    place = r[:, None] * channels + c[None, :]
+    value = tl.load(x + place, mask=there, other=0.0)
+    kept = there.to(tl.float32)
+    if DROP:
+        kept = tl.where(tl.load(noise + place, mask=there, other=0.0) >= rate, kept / (1.0 - rate), 0.0)
+    return value, kept, there, place
+
+
+@triton.jit
+def norm_rows(
+    x,
+    weight,
+    bias,
+    running_mean,
+    running_var,
+    tracked,
+    noise,
+    rate,
+    momentum,
+    eps,
+    out,
+    table,
+    rows,
+    channels,
+    DROP: tl.constexpr,
+    R: tl.constexpr,
+    C: tl.constexpr,
+):
+    """``out`` (rows, channels): batch norm of x by its own statistics, then dropout; ``table`` (2, channels): mean, one over
+    the standard deviation. Moves the running statistics."""
+    c = tl.program_id(0) * C + tl.arange(0, C)
+    inside = c < channels
+    mean = tl.zeros((C,), tl.float32)
+    for begin in range(0, rows, R):
+        value, _, _, _ = of_row(x, noise, rate, begin + tl.arange(0, R), rows, channels, c, inside, False)
+        mean += tl.sum(value, axis=0)
+    mean *= 1.0 / rows
+    var = tl.zeros((C,), tl.float32)
+    for begin in range(0, rows, R):
+        value, _, there, _ = of_row(x, noise, rate, begin + tl.arange(0, R), rows, channels, c, inside, False)
+        off = tl.where(there, value - mean[None, :], 0.0)
+        var += tl.sum(off * off, axis=0)
+    kept = tl.load(running_var + c, mask=inside, other=0.0)
+    tl.store(running_var + c, kept + momentum * (var / tl.maximum(rows - 1, 1) - kept), mask=inside)
+    kept = tl.load(running_mean + c, mask=inside, other=0.0)
+    tl.store(running_mean + c, kept + momentum * (mean - kept), mask=inside)
+    if tl.program_id(0) == 0:
+        tl.store(tracked, tl.load(tracked) + 1)
+    inverse = 1.0 / tl.sqrt(var / rows + eps)
+    tl.store(table + c, mean, mask=inside)
+    tl.store(table + channels + c, inverse, mask=inside)
+    scale = inverse * tl.load(weight + c, mask=inside, other=0.0)
+    shift = tl.load(bias + c, mask=inside, other=0.0)
+    for begin in range(0, rows, R):
+        value, factor, there, place = of_row(x, noise, rate, begin + tl.arange(0, R), rows, channels, c, inside, DROP)
+        y = (value - mean[None, :]) * scale[None, :] + shift[None, :]
+        tl.store(out + place, y * factor, mask=there)
+
+
+@triton.jit
+def norm_rows_backward(
+    x,
+    weight,
+    table,
+    noise,
+    rate,
+    flowing,
+    of_x,
+    of_norm,
+    rows,
+    channels,
+    DROP: tl.constexpr,
+    R: tl.constexpr,
+    C: tl.constexpr,
+):
+    """The gradients of x, and (2, channels) of the norm's weight and bias."""
+    c = tl.program_id(0) * C + tl.arange(0, C)
+    inside = c < channels
+    mean = tl.load(table + c, mask=inside, other=0.0)
+    inverse = tl.load(table + channels + c, mask=inside, other=0.0)
+    total = tl.zeros((C,), tl.float32)
+    with_x = tl.zeros((C,), tl.float32)
+    for begin in range(0, rows, R):
+        value, factor, there, place = of_row(x, noise, rate, begin + tl.arange(0, R), rows, channels, c, inside, DROP)
+        back = tl.load(flowing + place, mask=there, other=0.0) * factor
+        total += tl.sum(back, axis=0)
+        with_x += tl.sum(back * (value - mean[None, :]) * inverse[None, :], axis=0)
+    tl.store(of_norm + c, with_x, mask=inside)
+    tl.store(of_norm + channels + c, total, mask=inside)
+    scale = inverse * tl.load(weight + c, mask=inside, other=0.0)
+    for begin in range(0, rows, R):
+        value, factor, there, place = of_row(x, noise, rate, begin + tl.arange(0, R), rows, channels, c, inside, DROP)
+        back = tl.load(flowing + place, mask=there, other=0.0) * factor
+        off = (value - mean[None, :]) * inverse[None, :]
+        back -= (total[None, :] + off * with_x[None, :]) / rows
+        tl.store(of_x + place, back * scale[None, :], mask=there)

@@ -47,12 +47,51 @@ def _divergence(kernels: Any, mu: Tensor, logvar: Tensor, row_weight: Tensor | N
     kernels.divergence[(1,)](*given, WEIGHTS=row_weight is not None, R=2048 // width, C=width, num_warps=8)
 
 
+def _norm_rows_out(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x), x.new_empty(2, x.shape[1])
+
+
+def _norm_rows(
+    kernels: Any,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    tracked: Tensor,
+    noise: Tensor | None,
+    *rest: Any,
+) -> None:
+    given = x, weight, bias, mean, var, tracked, x if noise is None else noise, *rest, *x.shape
+    kernels.norm_rows[(blocks(x.shape[1], TILE["C"]),)](*given, DROP=noise is not None, **TILE)
+
+
+def _norm_rows_backward_out(x: Tensor, weight: Tensor, table: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x), torch.empty_like(table)
+
+
+def _norm_rows_backward(kernels: Any, x: Tensor, weight: Tensor, table: Tensor, noise: Tensor | None, *rest: Any) -> None:
+    given = x, weight, table, x if noise is None else noise, *rest, *x.shape
+    kernels.norm_rows_backward[(blocks(x.shape[1], TILE["C"]),)](*given, DROP=noise is not None, **TILE)
+
+
 OPS: dict[str, tuple[str, Any, Any]] = {
     "gated_pool": ("(Tensor x, Tensor gate) -> (Tensor, Tensor, Tensor)", _gated_pool, _gated_pool_out),
     "gated_pool_backward": (
         "(Tensor x, Tensor gate, Tensor mean, Tensor most, Tensor gradient) -> (Tensor, Tensor)",
         _gated_pool_backward,
         _gated_pool_backward_out,
+    ),
+    "norm_rows": (
+        "(Tensor x, Tensor weight, Tensor bias, Tensor(a!) mean, Tensor(b!) var, Tensor(c!) tracked, Tensor? noise, "
+        "float rate, float momentum, float eps) -> (Tensor, Tensor)",
+        _norm_rows,
+        _norm_rows_out,
+    ),
+    "norm_rows_backward": (
+        "(Tensor x, Tensor weight, Tensor table, Tensor? noise, float rate, Tensor flowing) -> (Tensor, Tensor)",
+        _norm_rows_backward,
+        _norm_rows_backward_out,
     ),
     "divergence": (
         "(Tensor mu, Tensor logvar, Tensor? row_weight) -> (Tensor, Tensor)",

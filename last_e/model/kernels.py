@@ -178,7 +178,29 @@ def norm(x, table, add, out, rows, channels, ADD: tl.constexpr, HARDSWISH: tl.co
 
 
 @triton.jit
-def norm_sums(x, table, gradient, parts, rows, channels, share, HARDSWISH: tl.constexpr, R: tl.constexpr, C: tl.constexpr):
+def flowing_back(gradient, more, place, there, MORE: tl.constexpr):
+    """What flows back to a tile; MORE: of two who use it."""
+    flowing = tl.load(gradient + place, mask=there, other=0.0).to(tl.float32)
+    if MORE:
+        flowing += tl.load(more + place, mask=there, other=0.0).to(tl.float32)
+    return flowing
+
+
+@triton.jit
+def norm_sums(
+    x,
+    table,
+    gradient,
+    more,
+    parts,
+    rows,
+    channels,
+    share,
+    MORE: tl.constexpr,
+    HARDSWISH: tl.constexpr,
+    R: tl.constexpr,
+    C: tl.constexpr,
+):
     """Parts (programs, 2, channels): sums of the gradient behind the norm, and of that times x - mean."""
     first = tl.program_id(0) * share
     last = tl.minimum(first + share, rows)
@@ -193,7 +215,7 @@ def norm_sums(x, table, gradient, parts, rows, channels, share, HARDSWISH: tl.co
         there = (r < last - first)[:, None] & inside[None, :]
         place = begin_at + r[:, None] * channels + c[None, :]
         off = tl.load(x + place, mask=there, other=0.0).to(tl.float32) - mean
-        flowing = tl.load(gradient + place, mask=there, other=0.0).to(tl.float32)
+        flowing = flowing_back(gradient, more, place, there, MORE)
         if HARDSWISH:
             flowing *= slope(off * scale + bias)
         total += tl.sum(flowing, axis=0)
@@ -213,6 +235,20 @@ def sum_of_parts(parts, many, width, row, channels, c, inside, P: tl.constexpr, 
         place = parts + (p[:, None] * width + row) * channels + c[None, :]
         total += tl.sum(tl.load(place, mask=there, other=0.0).to(tl.float64), axis=0)
     return total
+
+
+@triton.jit
+def sum_columns(parts, out, block, many, few, end, length, P: tl.constexpr, C: tl.constexpr):
+    """A block of the sums of the columns of parts (..., length): of the first ``end`` over ``many`` rows, of the others over
+    ``few``."""
+    c = block * C + tl.arange(0, C)
+    last = tl.where(c < end, many, tl.where(c < length, few, 0))
+    total = tl.zeros((C,), tl.float32)
+    for begin in range(0, many, P):
+        p = begin + tl.arange(0, P)
+        there = p[:, None] < last[None, :]
+        total += tl.sum(tl.load(parts + p[:, None].to(tl.int64) * length + c[None, :], mask=there, other=0.0), axis=0)
+    tl.store(out + c, total, mask=c < length)
 
 
 @triton.jit
@@ -238,7 +274,20 @@ def gradients(
 
 
 @triton.jit
-def norm_backward(x, table, gradient, terms, out, rows, channels, HARDSWISH: tl.constexpr, R: tl.constexpr, C: tl.constexpr):
+def norm_backward(
+    x,
+    table,
+    gradient,
+    more,
+    terms,
+    out,
+    rows,
+    channels,
+    MORE: tl.constexpr,
+    HARDSWISH: tl.constexpr,
+    R: tl.constexpr,
+    C: tl.constexpr,
+):
     """The gradient of x; ``out`` may be ``gradient`` itself."""
     r = tl.program_id(0).to(tl.int64) * R + tl.arange(0, R)
     c = tl.program_id(1) * C + tl.arange(0, C)
@@ -247,7 +296,7 @@ def norm_backward(x, table, gradient, terms, out, rows, channels, HARDSWISH: tl.
     place = r[:, None] * channels + c[None, :]
     scale = of_channels(table, 1, channels, c, inside)[None, :]
     off = tl.load(x + place, mask=there, other=0.0).to(tl.float32) - of_channels(table, 0, channels, c, inside)[None, :]
-    flowing = tl.load(gradient + place, mask=there, other=0.0).to(tl.float32)
+    flowing = flowing_back(gradient, more, place, there, MORE)
     if HARDSWISH:
         flowing *= slope(off * scale + of_channels(table, 2, channels, c, inside)[None, :])
     y = flowing * scale + off * of_channels(terms, 0, channels, c, inside)[None, :]
@@ -515,6 +564,10 @@ def mix_backward(
     add,
     means,
     out,
+    found,
+    sums,
+    clips,
+    length,
     frames,
     joints,
     outputs,
@@ -526,33 +579,43 @@ def mix_backward(
     V: tl.constexpr,
     C: tl.constexpr,
     BLOCKS: tl.constexpr,
+    P: tl.constexpr,
+    COLUMNS: tl.constexpr,
 ):
-    """out[n, t, v] = sum_o mixing[n, o, v] gradient[n, t, o], if asked for + add[n, t, v] + means[n, v] (float32)."""
+    """out[n, t, v] = sum_o mixing[n, o, v] gradient[n, t, o], if asked for + add[n, t, v] + means[n, v] (float32).
+
+    Then programs beyond those of ``clips`` clips make ``sums`` (length,) of the rows of ``found`` (clips, length): it has
+    nothing to do with the rest, but to be started."""
     chunks = tl.cdiv(frames, T)
-    clip, first = (tl.program_id(0) // chunks).to(tl.int64), tl.program_id(0) % chunks * T
-    c = tl.program_id(1) * C + tl.arange(0, C)
-    v = tl.arange(0, V)
-    of_channel = c < channels
-    mixing += clip * of_clip
-    gradient += clip * frames * outputs * channels
-    out += clip * frames * joints * channels
-    for step in range(0, T):
-        t = first + step
-        total = tl.zeros((V, C), tl.float32)
-        for block in tl.static_range(BLOCKS):
-            o = block * OUT + tl.arange(0, OUT)
-            there = seen(t, frames, o, outputs, of_channel)
-            flowing = tl.load(gradient + (t * outputs + o[:, None]) * channels + c[None, :], mask=there, other=0.0)
-            within = (v < joints)[:, None] & (o < outputs)[None, :]
-            weight = tl.load(mixing + o[None, :] * joints + v[:, None], mask=within, other=0.0).to(flowing.dtype)
-            total = tl.dot(weight, flowing, total, input_precision="ieee")
-        there = seen(t, frames, v, joints, of_channel)
-        if ADD:
-            place = (clip * joints + v[:, None]) * channels + c[None, :]
-            total += tl.load(means + place, mask=there, other=0.0)
-            place += ((clip * (frames - 1) + t) * joints) * channels
-            total += tl.load(add + place, mask=there, other=0.0).to(tl.float32)
-        tl.store(out + (t * joints + v[:, None]) * channels + c[None, :], total.to(out.dtype.element_ty), mask=there)
+    program = tl.program_id(0)
+    if program < clips * chunks:
+        clip, first = (program // chunks).to(tl.int64), program % chunks * T
+        c = tl.program_id(1) * C + tl.arange(0, C)
+        v = tl.arange(0, V)
+        of_channel = c < channels
+        mixing += clip * of_clip
+        gradient += clip * frames * outputs * channels
+        out += clip * frames * joints * channels
+        for step in range(0, T):
+            t = first + step
+            total = tl.zeros((V, C), tl.float32)
+            for block in tl.static_range(BLOCKS):
+                o = block * OUT + tl.arange(0, OUT)
+                there = seen(t, frames, o, outputs, of_channel)
+                flowing = tl.load(gradient + (t * outputs + o[:, None]) * channels + c[None, :], mask=there, other=0.0)
+                within = (v < joints)[:, None] & (o < outputs)[None, :]
+                weight = tl.load(mixing + o[None, :] * joints + v[:, None], mask=within, other=0.0).to(flowing.dtype)
+                total = tl.dot(weight, flowing, total, input_precision="ieee")
+            there = seen(t, frames, v, joints, of_channel)
+            if ADD:
+                place = (clip * joints + v[:, None]) * channels + c[None, :]
+                total += tl.load(means + place, mask=there, other=0.0)
+                place += ((clip * (frames - 1) + t) * joints) * channels
+                total += tl.load(add + place, mask=there, other=0.0).to(tl.float32)
+            tl.store(out + (t * joints + v[:, None]) * channels + c[None, :], total.to(out.dtype.element_ty), mask=there)
+    elif ADD:
+        block = (program - clips * chunks) * tl.num_programs(1) + tl.program_id(1)
+        sum_columns(found, sums, block, clips, clips, length, length, P, COLUMNS)
 
 
 @triton.jit

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from last_e.model import gate_launches, head_launches, spatial_launches, stem_launches, step_launches
-from last_e.model.layout import blocks, power_of_two
+from last_e.model.layout import COLUMNS, blocks, power_of_two
 
 PARTS = 256
 """So many programs share the rows of an activation, where it has as many: more than a GPU has multiprocessors, and few enough
@@ -160,15 +160,17 @@ def _norm(kernels: Any, x: Tensor, table: Tensor, add: Tensor | None, hardswish:
     kernels.norm[grid](*given, ADD=add is not None, HARDSWISH=hardswish, **size)
 
 
-def _norm_sums_out(x: Tensor, table: Tensor, gradient: Tensor, hardswish: bool) -> Tensor:
+def _norm_sums_out(x: Tensor, table: Tensor, gradient: Tensor, more: Tensor | None, hardswish: bool) -> Tensor:
     return _parts(x, 2)
 
 
-def _norm_sums(kernels: Any, x: Tensor, table: Tensor, gradient: Tensor, hardswish: bool, parts: Tensor) -> None:
+def _norm_sums(
+    kernels: Any, x: Tensor, table: Tensor, gradient: Tensor, more: Tensor | None, hardswish: bool, parts: Tensor
+) -> None:
     (_, across), size = _over_rows(x)
     share = _share(_rows(x), tile(x.shape[1]))
-    given = x, table, gradient, parts, _rows(x), x.shape[1], share
-    kernels.norm_sums[len(parts), across](*given, HARDSWISH=hardswish, **size)
+    given = x, table, gradient, gradient if more is None else more, parts, _rows(x), x.shape[1], share
+    kernels.norm_sums[len(parts), across](*given, MORE=more is not None, HARDSWISH=hardswish, **size)
 
 
 def _gradients_out(parts: Tensor, table: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -182,15 +184,25 @@ def _gradients(kernels: Any, parts: Tensor, table: Tensor, rows: int, terms: Ten
     kernels.gradients[(blocks(channels, BLOCK),)](*given, TAPS=sums - 2, P=64, C=BLOCK)
 
 
-def _norm_backward_out(x: Tensor, table: Tensor, gradient: Tensor, terms: Tensor, hardswish: bool) -> Tensor:
+def _norm_backward_out(
+    x: Tensor, table: Tensor, gradient: Tensor, more: Tensor | None, terms: Tensor, hardswish: bool
+) -> Tensor:
     return torch.empty_like(x)
 
 
 def _norm_backward(
-    kernels: Any, x: Tensor, table: Tensor, gradient: Tensor, terms: Tensor, hardswish: bool, of_x: Tensor
+    kernels: Any,
+    x: Tensor,
+    table: Tensor,
+    gradient: Tensor,
+    more: Tensor | None,
+    terms: Tensor,
+    hardswish: bool,
+    of_x: Tensor,
 ) -> None:
     grid, size = _over_rows(x)
-    kernels.norm_backward[grid](x, table, gradient, terms, of_x, _rows(x), x.shape[1], HARDSWISH=hardswish, **size)
+    given = x, table, gradient, gradient if more is None else more, terms, of_x, _rows(x), x.shape[1]
+    kernels.norm_backward[grid](*given, MORE=more is not None, HARDSWISH=hardswish, **size)
 
 
 def _in_place_out(x: Tensor, table: Tensor, gradient: Tensor, terms: Tensor) -> None:
@@ -198,7 +210,7 @@ def _in_place_out(x: Tensor, table: Tensor, gradient: Tensor, terms: Tensor) -> 
 
 
 def _in_place(kernels: Any, x: Tensor, table: Tensor, gradient: Tensor, terms: Tensor) -> None:
-    _norm_backward(kernels, x, table, gradient, terms, False, gradient)
+    _norm_backward(kernels, x, table, gradient, None, terms, False, gradient)
 
 
 def _depthwise_out(x: Tensor, table: Tensor, taps: Tensor, stride: int) -> tuple[Tensor, Tensor]:
@@ -251,21 +263,41 @@ def _mix(kernels: Any, x: Tensor, mixing: Tensor, y: Tensor) -> None:
     kernels.mix[grid](x, mixing, y, t, v, mixing.shape[1], c, _of_clip(mixing), **size)
 
 
-def _mix_backward_out(gradient: Tensor, mixing: Tensor, add: Tensor | None, means: Tensor | None) -> Tensor:
+def _mix_backward_out(gradient: Tensor, mixing: Tensor) -> Tensor:
     n, c, t, _ = gradient.shape
     outputs, v = mixing.shape[1:]
     shape = n, c * v // outputs, t, v
     return torch.empty(shape, dtype=gradient.dtype, device=gradient.device, memory_format=torch.channels_last)
 
 
-def _mix_backward(
-    kernels: Any, gradient: Tensor, mixing: Tensor, add: Tensor | None, means: Tensor | None, of_x: Tensor
-) -> None:
+def _mix_backward(kernels: Any, gradient: Tensor, mixing: Tensor, of_x: Tensor) -> None:
     grid, size = _over_joints(of_x, mixing)
-    _, c, t, v = of_x.shape
-    more = of_x if add is None else add, mixing if means is None else means
-    given = gradient, mixing, *more, of_x, t, v, mixing.shape[1], c, _of_clip(mixing)
-    kernels.mix_backward[grid](*given, ADD=add is not None, **size)
+    n, c, t, v = of_x.shape
+    nothing = of_x, mixing, mixing, mixing
+    given = gradient, mixing, *nothing[:2], of_x, *nothing[2:], n, 0, t, v, mixing.shape[1], c, _of_clip(mixing)
+    kernels.mix_backward[grid](*given, ADD=False, **size, **COLUMNS)
+
+
+def _mix_and_sum_out(gradient: Tensor, mixing: Tensor, add: Tensor, means: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
+    return _mix_backward_out(gradient, mixing), found.new_empty(found.shape[1])
+
+
+def _mix_and_sum(
+    kernels: Any,
+    gradient: Tensor,
+    mixing: Tensor,
+    add: Tensor,
+    means: Tensor,
+    found: Tensor,
+    of_x: Tensor,
+    sums: Tensor,
+) -> None:
+    (tiles, across), size = _over_joints(of_x, mixing)
+    n, c, t, v = of_x.shape
+    length = len(sums)
+    grid = tiles + blocks(blocks(length, COLUMNS["COLUMNS"]), across), across
+    shape = n, length, t, v, mixing.shape[1], c, _of_clip(mixing)
+    kernels.mix_backward[grid](gradient, mixing, add, means, of_x, found, sums, *shape, ADD=True, **size, **COLUMNS)
 
 
 def _mix_weights_out(gradient: Tensor, x: Tensor, mixing: Tensor) -> Tensor:
@@ -289,10 +321,14 @@ _OPS: dict[str, tuple[str, Any, Any]] = {
         _affine_out,
     ),
     "norm": ("(Tensor x, Tensor table, Tensor? add, bool hardswish) -> Tensor", _norm, _norm_out),
-    "norm_sums": ("(Tensor x, Tensor table, Tensor gradient, bool hardswish) -> Tensor", _norm_sums, _norm_sums_out),
+    "norm_sums": (
+        "(Tensor x, Tensor table, Tensor gradient, Tensor? more, bool hardswish) -> Tensor",
+        _norm_sums,
+        _norm_sums_out,
+    ),
     "gradients": ("(Tensor parts, Tensor table, int rows) -> (Tensor, Tensor, Tensor)", _gradients, _gradients_out),
     "norm_backward": (
-        "(Tensor x, Tensor table, Tensor gradient, Tensor terms, bool hardswish) -> Tensor",
+        "(Tensor x, Tensor table, Tensor gradient, Tensor? more, Tensor terms, bool hardswish) -> Tensor",
         _norm_backward,
         _norm_backward_out,
     ),
@@ -305,10 +341,11 @@ _OPS: dict[str, tuple[str, Any, Any]] = {
         _depthwise_backward_out,
     ),
     "mix": ("(Tensor x, Tensor mixing) -> Tensor", _mix, _mix_out),
-    "mix_backward": (
-        "(Tensor gradient, Tensor mixing, Tensor? add, Tensor? means) -> Tensor",
-        _mix_backward,
-        _mix_backward_out,
+    "mix_backward": ("(Tensor gradient, Tensor mixing) -> Tensor", _mix_backward, _mix_backward_out),
+    "mix_backward_and_sum": (
+        "(Tensor gradient, Tensor mixing, Tensor add, Tensor means, Tensor found) -> (Tensor, Tensor)",
+        _mix_and_sum,
+        _mix_and_sum_out,
     ),
     "mix_weights": ("(Tensor gradient, Tensor x, Tensor mixing) -> Tensor", _mix_weights, _mix_weights_out),
 }

@@ -94,10 +94,12 @@ class LastE(nn.Module):
                 x = block(x, None if noise is None else noise.path[:, index])
         if fused_cuda.kernels_for(x) and self.training:
             pooled: Tensor = head.GatedPool.apply(x, self.pool_gate)  # type: ignore[no-untyped-call]
+            with torch.autocast(x.device.type, enabled=False):  # so small that formats cost more than they save
+                logits: Tensor = self.fc(self._normed(pooled, noise))
         else:
             gate = self.pool_gate.flatten(1).sigmoid()
             pooled = gate * x.mean(dim=(2, 3)) + (1 - gate) * x.amax(dim=(2, 3))
-        logits: Tensor = self.fc(self._dropout(self.head_bn(pooled), noise))
+            logits = self.fc(self._dropout(self.head_bn(pooled), noise))
         if not (self.training and self.config.use_ib_loss):
             return logits
         return logits, self._ib_loss(pooled, row_weight)
@@ -116,6 +118,14 @@ class LastE(nn.Module):
         for norm in self.still:
             norm.eval()
         return self
+
+    def _normed(self, pooled: Tensor, noise: Noise | None) -> Tensor:
+        """The same as norm and dropout, by a kernel where it can; of a single row torch says what is wrong."""
+        norm, rate = self.head_bn, self.config.dropout
+        if not norm.training or norm.momentum is None or len(pooled) < 2 or (noise is None and rate > 0):
+            return self._dropout(norm(pooled), noise)
+        chance = None if noise is None or rate == 0 else noise.dropout.contiguous()
+        return head.NormAndDropout.apply(pooled, norm.weight, norm.bias, norm, chance, rate)  # type: ignore[no-any-return,no-untyped-call]
 
     def _dropout(self, x: Tensor, noise: Noise | None) -> Tensor:
         rate = self.config.dropout

@@ -1,5 +1,5 @@
 """A graph convolution's attention and mixing of joints as one operation for autograd, through the kernels of
-:mod:`last_e.model.spatial_kernels`: nine launches where torch's operations are some forty."""
+:mod:`last_e.model.spatial_kernels`: seven launches where torch's operations are some forty."""
 
 from __future__ import annotations
 
@@ -34,8 +34,7 @@ class Attended(torch.autograd.Function):
         ctx: Any, x: Tensor, edge: Tensor, weight: Tensor, linear: Tensor, adjacency: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         do, frames = ops(), x.shape[2]
-        ready, meets = do.meet(weight, linear, x.dtype)
-        sums = do.frame_sums(x)
+        sums, ready, meets = do.begin(x, weight, linear)
         shares, means, mixing = do.attend(sums, adjacency, edge, meets, frames)
         ctx.save_for_backward(x, edge, weight, linear, adjacency, meets, sums, shares, means, mixing)
         return x, do.mix(x, mixing).permute(0, 3, 1, 2), ready
@@ -47,7 +46,7 @@ class Attended(torch.autograd.Function):
         do, flowing = ops(), as_laid_out(of_mixed)
         parts = do.mix_weights(flowing, x, mixing)
         of_means, rows = do.attend_backward(parts, sums, adjacency, edge, meets, shares, means, x.shape[2])
-        of_edge, of_meets = do.columns(rows, rows.shape[1], len(rows)).split([edge.numel(), meets.numel()])
+        of_x, of_rows = do.mix_backward_and_sum(flowing, mixing, as_laid_out(of_whole), of_means, rows)
+        of_edge, of_meets = of_rows.split([edge.numel(), meets.numel()])
         of_weight, of_linear = do.meet_backward(of_meets.view(meets.shape), of_ready.contiguous(), weight, linear)
-        of_x = do.mix_backward(flowing, mixing, as_laid_out(of_whole), of_means)
         return of_x, of_edge.view(edge.shape), of_weight, of_linear, None

@@ -14,46 +14,52 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from last_e.model.kernels import seen
+from last_e.model.gate_kernels import pool_chunk, summed
 
 
 @triton.jit
-def frame_sums(x, sums, frames, joints, channels, T: tl.constexpr, V: tl.constexpr, C: tl.constexpr):
-    """Sums (clips, chunks, joints, channels) of x over the frames of each chunk."""
-    chunks = tl.cdiv(frames, T)
-    clip, first = (tl.program_id(0) // chunks).to(tl.int64), tl.program_id(0) % chunks * T
-    v = tl.arange(0, V)
-    c = tl.program_id(1) * C + tl.arange(0, C)
-    of_channel = c < channels
-    place = v[:, None] * channels + c[None, :]
-    total = tl.zeros((V, C), tl.float32)
-    for t in range(first, first + T):
-        there = seen(t, frames, v, joints, of_channel)
-        total += tl.load(x + (clip * frames + t) * joints * channels + place, mask=there, other=0.0).to(tl.float32)
-    there = (v < joints)[:, None] & of_channel[None, :]
-    tl.store(sums + tl.program_id(0).to(tl.int64) * joints * channels + place, total, mask=there)
-
-
-@triton.jit
-def meet(weight, linear, ready, meets, subsets, outputs, channels, J: tl.constexpr, C: tl.constexpr, B: tl.constexpr):
-    """``meets`` (subsets, subsets, channels), and ``ready`` (outputs, subsets channels): the convolution's weight in the
-    activations' format."""
-    k = tl.program_id(0)
-    i = tl.program_id(1) * B + tl.arange(0, B)
-    j = tl.arange(0, J)
-    inside = i < channels
-    total = tl.zeros((J, B), tl.float32)
-    for at in range(0, outputs, C):
-        c = at + tl.arange(0, C)
-        there = (c < outputs)[:, None] & inside[None, :]
-        tile = tl.load(weight + (k * outputs + c[:, None]) * channels + i[None, :], mask=there, other=0.0)
-        place = (c[:, None] * subsets + k) * channels + i[None, :]
-        tl.store(ready + place, tile.to(ready.dtype.element_ty), mask=there)
-        there = (j < subsets)[:, None] & (c < outputs)[None, :]
-        sees = tl.load(linear + (j[:, None] * subsets + k) * outputs + c[None, :], mask=there, other=0.0)
-        total = tl.dot(sees, tile, total, input_precision="ieee")
-    there = (j < subsets)[:, None] & inside[None, :]
-    tl.store(meets + (j[:, None] * subsets + k) * channels + i[None, :], total, mask=there)
+def begin(
+    x,
+    weight,
+    linear,
+    sums,
+    ready,
+    meets,
+    clips,
+    frames,
+    joints,
+    subsets,
+    outputs,
+    channels,
+    T: tl.constexpr,
+    V: tl.constexpr,
+    J: tl.constexpr,
+    C: tl.constexpr,
+    B: tl.constexpr,
+):
+    """Sums (clips, chunks, joints, channels) of x over the frames of each chunk. Programs beyond those make what does not
+    depend on x: ``meets`` (subsets, subsets, channels), and ``ready`` (outputs, subsets channels), the convolution's weight in
+    the activations' format. A row of programs has a block of channels each."""
+    many = clips * tl.cdiv(frames, T)
+    if tl.program_id(0) < many:
+        pool_chunk(x, sums, sums, tl.program_id(0), tl.program_id(1), frames, joints, channels, False, T, V, B)
+    else:
+        k = tl.program_id(0) - many
+        i = tl.program_id(1) * B + tl.arange(0, B)
+        j = tl.arange(0, J)
+        inside = i < channels
+        total = tl.zeros((J, B), tl.float32)
+        for at in range(0, outputs, C):
+            c = at + tl.arange(0, C)
+            there = (c < outputs)[:, None] & inside[None, :]
+            tile = tl.load(weight + (k * outputs + c[:, None]) * channels + i[None, :], mask=there, other=0.0)
+            place = (c[:, None] * subsets + k) * channels + i[None, :]
+            tl.store(ready + place, tile.to(ready.dtype.element_ty), mask=there)
+            there = (j < subsets)[:, None] & (c < outputs)[None, :]
+            sees = tl.load(linear + (j[:, None] * subsets + k) * outputs + c[None, :], mask=there, other=0.0)
+            total = tl.dot(sees, tile, total, input_precision="ieee")
+        there = (j < subsets)[:, None] & inside[None, :]
+        tl.store(meets + (j[:, None] * subsets + k) * channels + i[None, :], total, mask=there)
 
 
 @triton.jit
@@ -62,17 +68,6 @@ def edges(adjacency, edge, k, joints, v, w):
     there = (v < joints)[:, None] & (w < joints)[None, :]
     place = (k * joints + v[:, None]) * joints + w[None, :]
     return tl.load(adjacency + place, mask=there, other=0.0) * tl.load(edge + place, mask=there, other=0.0)
-
-
-@triton.jit
-def joint_means(sums, clip, chunks, frames, joints, channels, v, i):
-    """Means over frames (v, i)."""
-    there = (v < joints)[:, None] & (i < channels)[None, :]
-    place = (clip * chunks * joints + v[:, None]) * channels + i[None, :]
-    total = tl.load(sums + place, mask=there, other=0.0)
-    for chunk in range(1, chunks):
-        total += tl.load(sums + chunk * joints * channels + place, mask=there, other=0.0)
-    return total * (1.0 / frames)
 
 
 @triton.jit
@@ -102,7 +97,8 @@ def attend(
         reach = tl.sum(edges(adjacency, edge, k, joints, v, v), axis=1) * (1.0 / joints)
         for at in range(0, channels, B):
             i = at + tl.arange(0, B)
-            mean = tl.sum(joint_means(sums, clip, chunks, frames, joints, channels, v, i) * reach[:, None], axis=0)
+            total = summed(sums, clip * chunks * joints, chunks, joints, v, channels, i, i < channels)
+            mean = tl.sum(total * (reach * (1.0 / frames))[:, None], axis=0)
             tl.store(means + (clip * K + k) * channels + i, mean, mask=i < channels)
             there = (j < K)[:, None] & (i < channels)[None, :]
             sees = tl.load(meets + (j[:, None] * K + k) * channels + i[None, :], mask=there, other=0.0)
@@ -173,8 +169,8 @@ def attend_backward(
             of_mean = tl.sum(tl.load(meets + pair, mask=of_jk, other=0.0) * of_logits[:, None], axis=0)
             mean = tl.load(means + (clip * K + k) * channels + i, mask=i < channels, other=0.0)
             tl.store(found + size + pair, of_logits[:, None] * mean[None, :], mask=of_jk)
-            seen_mean = joint_means(sums, clip, chunks, frames, joints, channels, v, i)
-            of_reach += tl.sum(seen_mean * of_mean[None, :], axis=1)
+            total = summed(sums, clip * chunks * joints, chunks, joints, v, channels, i, i < channels)
+            of_reach += tl.sum(total * (of_mean * (1.0 / frames))[None, :], axis=1)
         own = tl.sum(tl.where(j == k, share, 0.0), axis=0)
         flowing = of_mixing(parts, clip, many, k, joints, v, K, V) * own + (of_reach * (1.0 / joints))[:, None]
         place = (k * joints + v[:, None]) * joints + v[None, :]

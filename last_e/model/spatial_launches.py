@@ -10,34 +10,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from last_e.model.layout import blocks, power_of_two
+from last_e.model.layout import CHUNK, blocks, power_of_two
 
-CHUNK = 16
-"""Frames that a program goes over."""
 SUBSETS = {"J": 16, "C": 32, "B": 32}
 """Subsets (as few as a matrix product takes), outputs and channels that a program has at a time."""
 
 
-def _frame_sums_out(x: Tensor) -> Tensor:
+def _begin_out(x: Tensor, weight: Tensor, linear: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     n, c, t, v = x.shape
-    return x.new_empty(n, blocks(t, CHUNK), v, c, dtype=torch.float32)
+    k = len(linear)
+    sums = x.new_empty(n, blocks(t, CHUNK), v, c, dtype=torch.float32)
+    return sums, x.new_empty(len(weight) // k, k * c, 1, 1), weight.new_empty(k, k, c)
 
 
-def _frame_sums(kernels: Any, x: Tensor, sums: Tensor) -> None:
+def _begin(kernels: Any, x: Tensor, weight: Tensor, linear: Tensor, sums: Tensor, ready: Tensor, meets: Tensor) -> None:
     n, c, t, v = x.shape
-    grid = n * blocks(t, CHUNK), blocks(c, 32)
-    kernels.frame_sums[grid](x, sums, t, v, c, T=CHUNK, V=power_of_two(v, 16), C=32)
-
-
-def _meet_out(weight: Tensor, linear: Tensor, form: torch.dtype) -> tuple[Tensor, Tensor]:
-    k, (rows, channels) = len(linear), weight.shape[:2]
-    ready = weight.new_empty(rows // k, k * channels, 1, 1, dtype=form)
-    return ready, weight.new_empty(k, k, channels)
-
-
-def _meet(kernels: Any, weight: Tensor, linear: Tensor, form: torch.dtype, ready: Tensor, meets: Tensor) -> None:
-    k, _, channels = meets.shape
-    kernels.meet[k, blocks(channels, SUBSETS["B"])](weight, linear, ready, meets, k, len(ready), channels, **SUBSETS)
+    k = len(linear)
+    grid = n * blocks(t, CHUNK) + k, blocks(c, SUBSETS["B"])
+    shape = n, t, v, k, len(ready), c
+    kernels.begin[grid](x, weight, linear, sums, ready, meets, *shape, T=CHUNK, V=power_of_two(v, 16), **SUBSETS)
 
 
 def _attend_out(sums: Tensor, adjacency: Tensor, edge: Tensor, meets: Tensor, frames: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -81,8 +72,7 @@ def _meet_backward(kernels: Any, of_meets: Tensor, of_ready: Tensor, weight: Ten
 
 
 OPS: dict[str, tuple[str, Any, Any]] = {
-    "frame_sums": ("(Tensor x) -> Tensor", _frame_sums, _frame_sums_out),
-    "meet": ("(Tensor weight, Tensor linear, ScalarType form) -> (Tensor, Tensor)", _meet, _meet_out),
+    "begin": ("(Tensor x, Tensor weight, Tensor linear) -> (Tensor, Tensor, Tensor)", _begin, _begin_out),
     "attend": (
         "(Tensor sums, Tensor adjacency, Tensor edge, Tensor meets, int frames) -> (Tensor, Tensor, Tensor)",
         _attend,

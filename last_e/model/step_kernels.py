@@ -7,9 +7,30 @@ import triton.language as tl
 
 
 @triton.jit
-def judge(rows, norm, ib_weight, sums, steps, loss, good, bad, many, size):
+def judge(
+    rows,
+    norm,
+    ib_weight,
+    clip,
+    sums,
+    steps,
+    loss,
+    scale,
+    tracker,
+    growth,
+    backoff,
+    interval,
+    good,
+    bad,
+    divisor,
+    many,
+    size,
+    SCALED: tl.constexpr,
+):
     """From ``rows`` (many, 3) of cross-entropy, IB loss and hits, added up one after the other, and the gradient's norm:
-    whether all is finite (``good``; ``bad``: 1 where it is not), and all that :class:`last_e.state.Counters` keeps."""
+    whether all is finite (``good``; ``bad``: 1 where it is not), all that :class:`last_e.state.Counters` keeps, and by what the
+    gradient is to be divided so that it is not ``scale`` times too long and its norm at most ``clip``. Then moves the scale of
+    losses as :class:`torch.amp.GradScaler` does."""
     ce = tl.load(rows)
     ib = tl.load(rows + 1)
     hits = tl.load(rows + 2)
@@ -19,7 +40,9 @@ def judge(rows, norm, ib_weight, sums, steps, loss, good, bad, many, size):
         hits += tl.load(rows + 3 * part + 2)
     total = (ce + ib_weight * ib) / size
     infinite = float("inf")
-    fine = (tl.abs(total) < infinite) & (tl.abs(tl.load(norm)) < infinite)
+    length = tl.load(norm)
+    there = tl.abs(length) < infinite
+    fine = (tl.abs(total) < infinite) & there
     tl.store(sums, tl.load(sums) + tl.where(fine, ce, 0.0))
     tl.store(sums + 1, tl.load(sums + 1) + tl.where(fine, ib, 0.0))
     tl.store(sums + 2, tl.load(sums + 2) + tl.where(fine, hits, 0.0))
@@ -31,6 +54,16 @@ def judge(rows, norm, ib_weight, sums, steps, loss, good, bad, many, size):
     tl.store(loss, total)
     tl.store(good, fine)
     tl.store(bad, tl.where(fine, 0.0, 1.0))
+    if SCALED:
+        by = tl.load(scale)
+        tl.store(divisor, by * tl.maximum((length / by + 1e-6) / clip, 1.0))
+        grown = tl.load(tracker) + 1
+        due = grown == interval
+        more = tl.where(by * growth < infinite, by * growth, by)
+        tl.store(scale, tl.where(there, tl.where(due, more, by), by * backoff))
+        tl.store(tracker, tl.where(there, tl.where(due, 0, grown), 0))
+    else:
+        tl.store(divisor, tl.maximum((length + 1e-6) / clip, 1.0))
 
 
 @triton.jit
@@ -91,3 +124,17 @@ def cross_entropy(
         tl.store(gradient + r[:, None] * classes + c[None, :], flowing, mask=there)
     tl.store(total, found)
     tl.store(hits, hit)
+
+
+@triton.jit
+def step_loss(ce, ib, hits, scale, ib_weight, row, loss, factors, clips, size, SCALED: tl.constexpr):
+    """Of a part of ``clips`` clips of a step over ``size``: what it counts (``row``: sums of cross-entropy and IB loss, hits),
+    its ``loss``, ``scale`` times as large, and the derivatives (2,) of that by ``ce`` and ``ib``."""
+    by = tl.load(scale) / size if SCALED else 1.0 / size
+    of_ib = ib_weight * clips
+    tl.store(row, tl.load(ce))
+    tl.store(row + 1, tl.load(ib) * clips)
+    tl.store(row + 2, tl.load(hits))
+    tl.store(loss, by * (tl.load(ce) + of_ib * tl.load(ib)))
+    tl.store(factors, by)
+    tl.store(factors + 1, by * of_ib)

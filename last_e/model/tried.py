@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -12,15 +11,14 @@ from torch.nn import functional as F
 
 from last_e.config import TrainConfig
 from last_e.model import whole
-from last_e.model.fused_cuda import OLDEST, STRIDES, Depthwise, Mix, NormThen, as_laid_out, found_right, leave
+from last_e.model.agreed import said
+from last_e.model.fused_cuda import AGREED, OLDEST, STRIDES, Depthwise, Mix, NormThen, as_laid_out
 from last_e.model.gates import Tail, Weights
 from last_e.model.head import Divergence, GatedPool
 from last_e.model.launches import ops
 from last_e.model.loss import CrossEntropy
 from last_e.model.spatial import Attended
 from last_e.model.stem import Folded
-
-NEEDS = "Triton needs a C compiler and Python's headers here: gcc, libc6-dev and python3-dev of Debian or Ubuntu"
 
 
 def try_out(device: torch.device, config: TrainConfig, form: torch.dtype | None) -> str | None:
@@ -30,7 +28,7 @@ def try_out(device: torch.device, config: TrainConfig, form: torch.dtype | None)
     Returns:
         None, or why they are not used.
     """
-    leave(device)
+    AGREED.leave(device)
     capability = torch.cuda.get_device_capability(device)
     if capability < OLDEST:
         return (
@@ -40,39 +38,25 @@ def try_out(device: torch.device, config: TrainConfig, form: torch.dtype | None)
         ops()
     except Exception as error:  # it does not fit this Python, this system or this torch
         return f"triton is not installed here, or does not work ({said(error)}); torch's own builds for CUDA bring it"
-    agreed = False
     try:
-        off = {name: value for name, value in differences(device).items() if not value <= 1e-4}
-        if not off:
-            off = _off_in_network(device, config, form)
-        agreed = not off
-    except Exception as error:  # Triton's, the driver's, the assembler's: torch does without
-        return said(error)
+        return AGREED.try_out(device, partial(_off, device, config, form))
     finally:
         torch.cuda.empty_cache()  # how much is free decides where the clips are
-        if not agreed:
-            leave(device)
-    return ", ".join(f"{name} differs from torch's by {value:.1e}" for name, value in off.items()) or None
 
 
-def _off_in_network(device: torch.device, config: TrainConfig, form: torch.dtype | None) -> dict[str, float]:
-    """What is too far off in a step of a network; the kernels are used from then on."""
-    found_right(device)
+def _off(device: torch.device, config: TrainConfig, form: torch.dtype | None) -> dict[str, float]:
+    """What is too far off: of the kernels by themselves, and if nothing is, in a step of a network."""
+    off = {name: value for name, value in differences(device).items() if not value <= 1e-4}
+    if off:
+        return off
+    AGREED.take(device)
     off = whole.too_far(whole.differences(device, config, form), form)
     if off:
         # Of a network whose gradients are not torch's either in such a format, the kernels are not to blame.
-        leave(device)
+        AGREED.leave(device)
         torchs = whole.differences(device, config, form)
         off = {name: value for name, value in off.items() if not value <= 2 * torchs[name]}
-        found_right(device)
     return off
-
-
-def said(error: Exception) -> str:
-    """Why a kernel could not be made or run, in a line; and what is to be done where nothing was there to compile with."""
-    text = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:300]}"
-    lacking = "Failed to find C compiler" in str(error) or isinstance(error, (subprocess.CalledProcessError, FileNotFoundError))
-    return f"{text}; {NEEDS}" if lacking else text
 
 
 def differences(device: torch.device) -> dict[str, float]:
@@ -105,9 +89,9 @@ def differences(device: torch.device) -> dict[str, float]:
         found[f"the depthwise convolution of stride {stride}"] = apart(own, given, between)
     one = norm()
     given = drawn(2, 24, 7, 9), one.weight, one.bias, drawn(2, 24, 7, 9)
-    own = NormThen.apply(*given, one, False)  # type: ignore[no-untyped-call]
+    own, _ = NormThen.apply(*given, one, False)  # type: ignore[no-untyped-call]
     found["the norm with a sum"] = apart(own, given, lambda x, w, b, add: normed(x, w, b) + add)
-    own = NormThen.apply(*given[:3], None, one, True)  # type: ignore[no-untyped-call]
+    own, _ = NormThen.apply(*given[:3], None, one, True)  # type: ignore[no-untyped-call]
     found["the norm with Hardswish"] = apart(own, given[:3], lambda *all_of_it: F.hardswish(normed(*all_of_it)))
     given = drawn(2, 24, 7, 9), drawn(2, 27, 9)
     own = Mix.apply(*given)  # type: ignore[no-untyped-call]
@@ -150,10 +134,14 @@ def _decided(device: torch.device) -> float:
     for norm, good in ((2.0, True), (float("inf"), False)):
         rows = torch.tensor([[3.5, 0.25, 3], [1.5, 0.5, 2]], dtype=torch.float64, device=device)
         sums, steps, loss = (torch.zeros(shape, dtype=torch.float64, device=device) for shape in ((4,), (3,), ()))
-        finite, missed = ops().judge(rows, torch.tensor(norm, device=device), 0.125, 8, sums, steps, loss)
-        counted = torch.cat([sums, steps, *(one.double().view(1) for one in (loss, finite, missed))])
+        scale, tracker = torch.tensor(4.0, device=device), torch.tensor(1, dtype=torch.int32, device=device)
+        given = (sums, steps, loss), (scale, tracker, 2.0, 0.5, 2)
+        finite, missed, by = ops().judge(rows, torch.tensor(norm, device=device), 0.125, 8, 0.25, *given[0], *given[1])
+        counted = torch.cat([sums, steps, *(one.double().view(1) for one in (loss, finite, missed, scale, tracker))])
         expected = [5, 0.75, 5, 8, 0, 0, 0] if good else [0, 0, 0, 0, 1, 1, 1]
-        found.append(counted - torch.tensor([*expected, (5 + 0.125 * 0.75) / 8, good, not good], device=device))
+        expected += [(5 + 0.125 * 0.75) / 8, good, not good, 8 if good else 2, 0]
+        found.append(counted - torch.tensor(expected, device=device))
+        found.append((1 / by - (0.125 if good else 0.0)).double().view(1))  # of length 2 that is 4 times what it should be
         for still in (None, torch.arange(1500, device=device) % 3 == 0):
             before = torch.arange(1500, device=device) / 3
             moved = before + 1

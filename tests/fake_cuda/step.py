@@ -93,7 +93,8 @@ def settings(*words: str) -> TrainConfig:
 def seen(words: list[str], precision: str) -> dict[str, Any]:
     """A batch of 32 clips with 38 bodies, a step on it, and a test of 32 clips. AdamW makes its averages in a step before."""
     config = settings(*words)
-    fused_cuda._TRIED[0] = launches._TRIED[0] = config.hardware.kernels == "auto"  # as one that has been found right
+    for kernels in (fused_cuda.AGREED, launches.AGREED):  # as one that has been found right
+        (kernels.take if config.hardware.kernels == "auto" else kernels.leave)(DEVICE)
     clips = synthetic_clips(60, 240)
     start, bodies = clips.start, clips.bodies_on_host
     one, two = (torch.where(bodies == many)[0] for many in (1, 2))
@@ -121,6 +122,7 @@ def seen(words: list[str], precision: str) -> dict[str, Any]:
             return [train.make(train._piece(order, 0, step, *part), keys) for part in train._ends(step)]
 
         batches = made(0)  # with what is made once
+        state.scale()
         if config.training.optimizer == "adamw":
             train_step(state, batches, 0.1, config, FORMATS[precision])
         with recorder, recorder.during("batch"):

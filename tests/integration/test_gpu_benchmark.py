@@ -76,7 +76,6 @@ def test_every_section_runs_on_a_cpu(tmp_path: Path) -> None:
     assert results["two ranks"]["of_one"] > 0
     assert min(value for name, value in results["two ranks"].items() if name.endswith("_ms")) > 0
     assert results["nccl on one GPU"]["refused"]  # this torch has none
-    assert results["kernels"]["again_the_same"]
     assert results["kernels"]["ratio"] > 0
     assert results["graph"]["graphs"] > 1
     assert results["graph"]["ratio"] > 0

@@ -8,6 +8,8 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -15,17 +17,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from last_e.config import TrainingConfig
 from last_e.model import fused_cuda
 from last_e.model.blocks import Block, SpatialGraphConv, StreamFusion
 from last_e.model.functions import mix_joints, norm_and_depthwise
 from last_e.model.fused_cuda import Depthwise, Mix, NormThen
 from last_e.model.gates import Tail
-from last_e.model.head import Divergence, GatedPool
-from last_e.model.loss import CrossEntropy
+from last_e.model.head import Divergence, GatedPool, NormAndDropout
+from last_e.model.loss import CrossEntropy, StepLoss
 from last_e.model.spatial import Attended
 from last_e.model.stem import Folded
 from last_e.model.tried import differences
-from last_e.state import Counters, _settle, cross_entropy
+from last_e.state import Counters, State, _settle, _step, cross_entropy
 
 FORMATS = {"float32": torch.float32, "float16": torch.float16}
 # Clips, channels, frames, joints, stride: channels that fill no tile and such that fill several, frames that end within a
@@ -99,7 +102,7 @@ def main() -> None:
             norms = (norm(c),)
             copies = [deepcopy(one).double() for one in norms]
             given = [x, *norms[0].parameters(), *([] if extra is None else [extra])]
-            own = NormThen.apply(x, *norms[0].parameters(), extra, norms[0], hardswish)
+            own, _ = NormThen.apply(x, *norms[0].parameters(), extra, norms[0], hardswish)
 
             def normed(x: Tensor, w: Tensor, b: Tensor, *add: Tensor, then: bool = hardswish, like: Any = copies) -> Tensor:
                 y = sum(add, _norm(like[0], x, w, b))
@@ -123,10 +126,23 @@ def main() -> None:
     found["streams"] = stemmed(dtype, drawn)
     for shape in ATTENDED:
         found[f"graph convolution {shape}"] = attended(shape, drawn, laid_out)
+    norms = (norm(12),)
+    copies = [deepcopy(one).double() for one in norms]
+    given = [laid_out(drawn(2, 12, 7, 5, scale=3.0, shift=2.0)), *norms[0].parameters()]
+    own, again = NormThen.apply(*given, None, norms[0], True)
+
+    def used_twice(x: Tensor, w: Tensor, b: Tensor, like: Any = copies) -> Tensor:
+        return 1.5 * F.hardswish(_norm(like[0], x, w, b))
+
+    found["norm, used twice"] = off(own + 0.5 * again, given, norms, used_twice)
     if dtype == torch.float32:
         for shape in ((5, 7), (70, 120)):
             found[f"loss {shape}"] = lost(shape, drawn)
+        for shape in ((5, 12), (70, 40)):
+            found[f"norm and dropout {shape}"] = in_rows(shape, drawn)
+        found["what a step is to make small"] = scaled()
         found["what a step decides"] = decided()
+        found["what a step does"] = moved()
         found["divergence"] = diverged(drawn)
     told = {"cases": found, "as it is called": as_it_is_called(drawn), "tried out": differences(torch.device("cpu"))}
     print(json.dumps(told))
@@ -250,6 +266,74 @@ def diverged(drawn: Callable[..., Tensor]) -> dict[str, float]:
     return found
 
 
+def in_rows(shape: tuple[int, int], drawn: Callable[..., Tensor]) -> dict[str, float]:
+    """How far the norm and dropout before the classifier are, and their gradients."""
+    found = {}
+    for rate in (0.0, 0.4):
+        own, noise = nn.BatchNorm1d(shape[1]), drawn(*shape).abs()
+        own.weight.data, own.bias.data = drawn(shape[1]) + 2, drawn(shape[1])
+        twin = deepcopy(own).double()
+        x = drawn(*shape, scale=3.0, shift=5.0).requires_grad_()
+        other = x.detach().double().requires_grad_()
+        y = NormAndDropout.apply(x, own.weight, own.bias, own, noise if rate else None, rate)
+        plain = twin(other) * (noise >= rate) / (1 - rate)
+        flowing = drawn(*shape)
+        grads = torch.autograd.grad(y, [x, *own.parameters()], flowing)
+        twins = torch.autograd.grad(plain, [other, *twin.parameters()], flowing.double())
+        pairs = {"y": (y, plain), **dict(zip(("x", "weight", "bias"), zip(grads, twins)))}
+        pairs |= {name: (one, twin.get_buffer(name)) for name, one in own.named_buffers()}
+        with torch.no_grad():
+            found |= {f"{name}, {rate}": float((a.double() - b).abs().max() / b.abs().max()) for name, (a, b) in pairs.items()}
+    return found
+
+
+def scaled() -> dict[str, float]:
+    """How far what is to be made small is, its gradients, and what is counted of it, with a scale and without."""
+    ce, ib = torch.tensor(3.5, requires_grad=True), torch.tensor(0.3, requires_grad=True)
+    found = {}
+    for scale in (None, torch.tensor(16.0)):
+        row = torch.zeros(3, dtype=torch.float64)
+        own = StepLoss.apply(ce, ib, torch.tensor(2.0), scale, 0.125, 5, 12, row)
+        by = 1.0 if scale is None else 16.0
+        grads = torch.autograd.grad(own, [ce, ib], torch.tensor(0.5))
+        made = torch.stack([own.detach(), *grads]).double()
+        expected = torch.tensor([3.5 + 0.125 * 5 * 0.3, 0.5, 0.5 * 0.125 * 5], dtype=torch.float64) * by / 12
+        found[f"scaled by {by}"] = float((made - expected).abs().max() / expected.max())
+        found[f"counted, {by}"] = float((row - torch.tensor([3.5, 5 * 0.3, 2.0]).double()).abs().max())
+    return found
+
+
+def moved() -> dict[str, float]:
+    """How far weights and the scale of losses are after steps with all that a scaler does, clipping and infinite gradients."""
+    ends = []
+    for by_kernels in (True, False):
+        weight = nn.Parameter(torch.linspace(-1, 1, 50))
+        optimizer = torch.optim.SGD([weight], lr=0.1, fused=True)
+        scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=2)
+        state: Any = SimpleNamespace(
+            model=None,
+            optimizer=optimizer,
+            scaler=scaler,
+            parameters=[weight],
+            device=weight.device,
+            counters=Counters(weight.device),
+        )
+        state.scale = partial(State.scale, state)
+        training: Any = TrainingConfig.model_construct(
+            gradient_clip=0.5, ib_loss_weight=0.125, batch_size=8, gradient_accumulation_steps=1
+        )
+        seen = []
+        for number, size in enumerate((1.0, 0.01, math.inf, 3.0, 0.1, math.nan, math.nan, 0.2)):
+            scaler.scale((weight * torch.arange(50).cos() * size).sum()).backward()
+            rows = torch.tensor([[3.5 + number, 0.25, 3]], dtype=torch.float64)
+            with patch.object(fused_cuda, "used_on", return_value=by_kernels):
+                _step(state, rows, training)
+            optimizer.zero_grad()
+            seen.append(torch.cat([weight.detach(), scaler._scale.view(1), scaler._growth_tracker.view(1).float()]))
+        ends.append(torch.stack(seen))
+    return {"weights and scale": float((ends[0] - ends[1]).abs().max())}
+
+
 def stemmed(form: torch.dtype, drawn: Callable[..., Tensor]) -> dict[str, float]:
     """How far the projection of the streams with their norms in it is, and its gradients."""
     fusion = StreamFusion(40)
@@ -279,10 +363,13 @@ def decided() -> dict[str, float]:
     found = {}
     for number, (ce, norm) in enumerate([(3.5, 1.0), (math.nan, 1.0), (2.5, math.inf), (-math.inf, 2.0), (4.5, 2.0)]):
         rows = torch.tensor([[ce, 0.25, 3], [1.5, 0.5, 2]], dtype=torch.float64)
-        given = rows, torch.tensor(norm), 0.125, 8
-        plainly = other.judge(*given)
-        with patch.object(fused_cuda, "used_on", return_value=True):
-            good = own.judge(*given)
+        training: Any = TrainingConfig.model_construct(
+            gradient_clip=1.5, ib_loss_weight=0.125, batch_size=8, gradient_accumulation_steps=1
+        )
+        plainly = other.judge(rows, torch.tensor(norm), 0.125, 8)
+        *good, by = own.decide(rows, torch.tensor(norm), training, None, torch.amp.GradScaler("cpu", enabled=False))
+        if math.isfinite(norm):
+            found[f"clipped {number}"] = abs(float(by) - max(1.0, (norm + 1e-6) / 1.5))
         found[f"decision {number}"] = float(any(not torch.equal(one, two) for one, two in zip(good, plainly)))
         for still in (None, torch.arange(1500) % 3 == 0):
             for values in statistics:

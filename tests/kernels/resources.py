@@ -27,7 +27,7 @@ from last_e.model import (
     step_kernels,
 )
 from last_e.model.gate_launches import PARTS as PARTS_OF_ROWS
-from last_e.model.layout import blocks, power_of_two
+from last_e.model.layout import COLUMNS, blocks, power_of_two
 
 SUMS: dict[str, int] = {"R": 32, "C": 64}
 PARTS: dict[str, int] = {"P": 64, "C": 16}
@@ -40,17 +40,20 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("moments", SUMS),
     ("affine", PARTS),
     ("norm", {**SUMS, "ADD": True, "HARDSWISH": False}),
-    ("norm_sums", {**SUMS, "HARDSWISH": True}),
+    ("norm_sums", {**SUMS, "MORE": True, "HARDSWISH": True}),
     ("gradients", {**PARTS, "TAPS": 5}),
-    ("norm_backward", {**SUMS, "HARDSWISH": True}),
+    ("norm_backward", {**SUMS, "MORE": True, "HARDSWISH": True}),
     *(("depthwise", {**FRAMES, "STRIDE": stride}) for stride in fused_cuda.STRIDES),
     *(("depthwise_backward", {**FRAMES, "STRIDE": stride}) for stride in fused_cuda.STRIDES),
     ("mix", {**JOINTS, "BLOCKS": BLOCKS}),
-    ("mix_backward", {**JOINTS, "BLOCKS": BLOCKS, "ADD": True}),
+    ("mix_backward", {**JOINTS, "BLOCKS": BLOCKS, "ADD": True, **COLUMNS}),
     ("mix_weights", JOINTS),
     *((name, CLIPS) for name in ("pool", "scale_sums")),
-    *((name, {**CLIPS, "DROP": True}) for name in ("scale", "tail_backward")),
-    *((name, {**CLIPS, "V": gates.MOST_JOINTS, "C": 16, "DROP": True}) for name in ("scale", "tail_backward")),
+    *(
+        (name, {**CLIPS, **wide, "DROP": True, **more})
+        for wide in ({}, {"V": gates.MOST_JOINTS, "C": 16})
+        for name, more in (("scale", {}), ("tail_backward", COLUMNS))
+    ),
     *(
         (name, {**more, "R": rows, "H": hidden, "num_warps": warps})
         for hidden, rows, warps, wide in (
@@ -64,8 +67,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
             ("squeeze_backward", {"C": wide, "P": PARTS_OF_ROWS}),
         )
     ),
-    ("frame_sums", CLIPS),
-    *((name, {"J": 16, "C": 32, "B": 32}) for name in ("meet", "meet_backward")),
+    ("begin", {"T": 16, "V": 32, "J": 16, "C": 32, "B": 32}),
+    ("meet_backward", {"J": 16, "C": 32, "B": 32}),
     *(
         (name, {"K": subsets, "J": power_of_two(subsets), "V": joints, "B": 32, **more})
         for joints, subsets in spatial.MOST_SUBSETS.items()
@@ -73,19 +76,22 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ),
     ("gate_backward", {"DROP": True, "H": gates.MOST_HIDDEN, "C": 32}),
     *((name, {"R": 32, "C": 32}) for name in ("gated_pool", "gated_pool_backward")),
+    *((name, {"R": 32, "C": 32, "DROP": True}) for name in ("norm_rows", "norm_rows_backward")),
     ("fold", {"P": 64, "R": 32, "C": 16}),
     ("fold_backward", {"R": 32, "C": 16}),
     ("divergence", {"WEIGHTS": True, "R": 16, "C": 128, "num_warps": 8}),
-    ("judge", {"num_warps": 1}),
+    ("judge", {"SCALED": True, "num_warps": 1}),
+    ("step_loss", {"SCALED": True, "num_warps": 1}),
     ("settle", {"STILL": True, "S": 1024}),
     *(("cross_entropy", {"WEIGHTS": True, "R": rows, "C": 2048 // rows, "num_warps": 8}) for rows in (16, 1)),
-    ("columns", {"P": PARTS_OF_ROWS, "C": 128}),
+    ("columns", COLUMNS),
 ]
 OF_ROWS = {"squeeze", "excite", "excite_backward", "squeeze_backward"}
 ACTIVATIONS = {
     "x",
     "y",
     "gradient",
+    "more",
     "out",
     "add",
     "base",
@@ -97,10 +103,11 @@ ACTIVATIONS = {
     "shift_out",
     "of_shift",
 }
-NUMBERS = {"momentum", "eps", "rate", "ib_weight", "smoothing"}
+NUMBERS = {"momentum", "eps", "rate", "ib_weight", "smoothing", "clip", "growth", "backoff"}
 WHOLE = {
     *("many", "channels", "rows", "share", "frames", "after", "joints", "outputs", "of_clip", "chunks", "blocks", "hidden"),
     *("stride", "length", "clips", "few", "end", "subsets", "size", "count", "classes", "width", "each"),
+    "interval",
 }
 
 MODULES = kernels, gate_kernels, head_kernels, spatial_kernels, stem_kernels, step_kernels
@@ -109,7 +116,9 @@ OWN = {
     "gated_pool_backward": {"gradient": "*fp32"},
     "cross_entropy": {"label": "*i64", "gradient": "*fp32"},
     "settle": {"values": "*i64", "before": "*i64", "good": "*i1", "still": "*i1"},
-    "judge": {**dict.fromkeys(("rows", "sums", "steps", "loss"), "*fp64"), "good": "*i1"},
+    "judge": {**dict.fromkeys(("rows", "sums", "steps", "loss"), "*fp64"), "good": "*i1", "tracker": "*i32"},
+    "step_loss": {"row": "*fp64"},
+    **{name: dict.fromkeys(("x", "out", "flowing"), "*fp32") for name in ("norm_rows", "norm_rows_backward")},
 }
 """What is of another format than where it has that name elsewhere."""
 

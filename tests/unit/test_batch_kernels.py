@@ -65,7 +65,7 @@ def test_batches_are_made_by_kernels_where_those_came_out_as_torch(
             raise found
         return dict(found)
 
-    monkeypatch.setattr(launches, "_TRIED", {})
+    monkeypatch.setattr(launches.AGREED, "_gpus", set())
     monkeypatch.setattr(launches, "differences", differences)
     assert launches.try_out(torch.device("cuda", 1)) == why
     assert launches.used_on(torch.device("cuda", 1)) is (why is None)
@@ -127,10 +127,10 @@ def test_kernels_are_used_by_all_ranks_or_by_none(
     for module, trying, why in ((fused_cuda, tried, steps), (launches, launches, batches)):
 
         def try_out(*given: Any, of: Any = module, why: str | None = why) -> str | None:
-            of._TRIED[0] = why is None
+            (of.AGREED.take if why is None else of.AGREED.leave)(torch.device("cuda", 0))
             return why
 
-        monkeypatch.setattr(module, "_TRIED", {})
+        monkeypatch.setattr(module.AGREED, "_gpus", set())
         monkeypatch.setattr(trying, "try_out", try_out)
     layer, problems = set_layer(["dataset=synthetic"])
     config = resolve([layer], TrainConfig, problems, detect=lambda: ("local", "")).config

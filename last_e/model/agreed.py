@@ -1,0 +1,55 @@
+"""Which GPUs kernels of our own are used on: those where they came out as torch, which is asked of each as training begins."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+
+import torch
+
+NEEDS = "Triton needs a C compiler and Python's headers here: gcc, libc6-dev and python3-dev of Debian or Ubuntu"
+
+
+class Agreed:
+    """The GPUs of some kernels."""
+
+    def __init__(self) -> None:
+        self._gpus: set[int] = set()
+
+    def used_on(self, device: torch.device) -> bool:
+        """Whether the kernels do it there."""
+        return device.type == "cuda" and (device.index or 0) in self._gpus
+
+    def take(self, device: torch.device) -> None:
+        """Have the kernels used there from now on."""
+        self._gpus.add(device.index or 0)
+
+    def leave(self, device: torch.device) -> None:
+        """Use torch's operations alone there."""
+        self._gpus.discard(device.index or 0)
+
+    def try_out(self, device: torch.device, off: Callable[[], dict[str, float]]) -> str | None:
+        """Use the kernels there from now on, unless something is ``off``, or cannot be made.
+
+        Args:
+            device: a GPU.
+            off: by how much what the kernels make there differs from torch's, of what differs too much.
+
+        Returns:
+            None, or why they are not used.
+        """
+        self.leave(device)
+        try:
+            wrong = off()
+        except Exception as error:  # Triton's, the driver's, the assembler's: torch does without
+            self.leave(device)
+            return said(error)
+        (self.leave if wrong else self.take)(device)
+        return ", ".join(f"{name} differs from torch's by {value:.1e}" for name, value in wrong.items()) or None
+
+
+def said(error: Exception) -> str:
+    """Why a kernel could not be made or run, in a line; and what is to be done where nothing was there to compile with."""
+    text = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:300]}"
+    lacking = "Failed to find C compiler" in str(error) or isinstance(error, (subprocess.CalledProcessError, FileNotFoundError))
+    return f"{text}; {NEEDS}" if lacking else text
