@@ -107,9 +107,13 @@ def test_every_sweep_that_is_shipped_compares_two_recipes_of_two_models_by_three
 
 def test_a_sweep_has_each_augmentation_by_itself() -> None:
     points = [point.job.config for point in resolve_points(SWEEPS[0].with_name("options.yaml"), "local", []).points]
-    alone = [{name for name, value in one.training.augmentations if value is not None} for one in points if not one.recipe]
-    names = set(AugmentationsConfig.model_fields) - {"motion_range", "motion_from"}
-    assert sorted(map(sorted, alone)) == sorted([[], [], [], *([name] for name in names for _ in range(3))])
+    alone = [
+        [*sorted(name for name, value in one.training.augmentations if value is not None), *(["ema"] if one.training.ema else [])]
+        for one in points
+        if not one.recipe
+    ]
+    names = {*AugmentationsConfig.model_fields, "ema"} - {"motion_range", "motion_from"}
+    assert sorted(alone) == sorted([[], [], [], *([name] for name in names for _ in range(3))])
 
 
 def test_all_mistakes_are_told_at_once_with_file_line_key_and_what_is_allowed(path: Path) -> None:
