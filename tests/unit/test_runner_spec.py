@@ -108,7 +108,9 @@ def test_every_sweep_that_is_shipped_compares_two_recipes_of_two_models_by_three
 def test_a_sweep_has_each_augmentation_by_itself() -> None:
     points = [point.job.config for point in resolve_points(SWEEPS[0].with_name("options.yaml"), "local", []).points]
     alone = [
-        [*sorted(name for name, value in one.training.augmentations if value is not None), *(["ema"] if one.training.ema else [])]
+        sorted(
+            [name for name, value in one.training.augmentations if value is not None] + ["ema"] * (one.training.ema is not None)
+        )
         for one in points
         if not one.recipe
     ]
