@@ -55,8 +55,9 @@ class Capture(Protocol):
 class CudaCapture:
     """CUDA's own.
 
-    All graphs have one pool of memory. They may be played in any order, as none keeps in it what another, or the same one
-    later, would read: what outlives a step was there before.
+    All graphs have one pool of memory. They may be played in any order, as none keeps in it what another step would read: what
+    outlives a step was there before. What the first stretch of a step leaves for its second is held by whoever plays both, so
+    that no other graph is given that memory.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -193,7 +194,7 @@ class Graphs:
         end = self._capture.record(partial(end_step, self._state, begun, self._config))
 
         def step() -> None:
-            begin()
+            begin()  # into the memory that begun, which is held here, has in the graphs' pool
             begun.add_up(self._group)
             end()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 import textwrap
 from collections.abc import Iterator
@@ -132,10 +133,7 @@ def _training(epochs: str | None) -> dict[str, Any]:
     """What stands there of epochs; what is no number stands there too, so that it is told with all else that is wrong."""
     if epochs is None:
         return {}
-    try:
-        return {"training": {"epochs": int(epochs)}}
-    except ValueError:
-        return {"training": {"epochs": epochs}}
+    return {"training": {"epochs": int(epochs) if re.fullmatch("-?[0-9]{1,18}", epochs) else epochs}}
 
 
 def _resolved(trial: Path, home: Path, data: str) -> Resolved[JobSpec]:
@@ -159,7 +157,7 @@ def _resolved(trial: Path, home: Path, data: str) -> Resolved[JobSpec]:
                 options.get(one.key, one.origin),
                 "-" if one.key in options else one.key,
                 one.found.replace(str(trial.parent), str(home)),
-                one.allowed,
+                one.allowed.removesuffix(", without quotes") if one.key in options else one.allowed,
             )
             for one in error.problems
         ) from None

@@ -116,8 +116,9 @@ def lacks() -> str | None:
 
 
 def how_busy() -> str | None:
-    """That others leave this machine little, in words; None: they leave it enough."""
-    load, cores = os.getloadavg()[0], usable_cores()
+    """That others leave this machine little, in words; None: they leave it enough. The load is that of the whole machine, so
+    it is held against all of its cores, not those that this process may use."""
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
     return None if load <= cores + 1 else f"busy (load {load:.0f}, {counted(cores, 'core')})"
 
 

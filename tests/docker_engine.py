@@ -276,7 +276,9 @@ class SharedImage:
         """In an engine, and for others unless another was first."""
         part = self._mark("part")
         engine.build()
-        if self._note and part and not self._note.exists() and engine.client.info()["Driver"] == "overlay2":
+        if engine.client.info()["Driver"] != "overlay2":
+            self.give_up()
+        elif self._note and part and not self._note.exists():
             kept = Path(tempfile.mkdtemp(prefix="docker-", dir="/tmp"))
             _link_layers(engine.folder / "data", kept)
             part.write_text(str(kept))

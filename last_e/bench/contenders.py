@@ -97,7 +97,8 @@ class Own:
         if (graphs := self._graphs(there)) is not None:
             parts = next(graphs.parts(0))
             while True:
-                graphs.step(parts, 0, 0.01)
+                with group.work(there.own):
+                    graphs.step(parts, 0, 0.01)
                 yield self.batches.batch
         step = [batch.to(self.device) for batch in next(there.epoch(0))]
         while True:

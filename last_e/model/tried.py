@@ -14,9 +14,9 @@ from last_e.model import whole
 from last_e.model.agreed import said
 from last_e.model.fused_cuda import AGREED, OLDEST, STRIDES, Depthwise, Mix, NormThen, as_laid_out
 from last_e.model.gates import Tail, Weights
-from last_e.model.head import Divergence, GatedPool
+from last_e.model.head import Divergence, GatedPool, NormAndDropout
 from last_e.model.launches import ops
-from last_e.model.loss import CrossEntropy
+from last_e.model.loss import CrossEntropy, StepLoss
 from last_e.model.spatial import Attended
 from last_e.model.stem import Folded
 
@@ -89,8 +89,8 @@ def differences(device: torch.device) -> dict[str, float]:
         found[f"the depthwise convolution of stride {stride}"] = apart(own, given, between)
     one = norm()
     given = drawn(2, 24, 7, 9), one.weight, one.bias, drawn(2, 24, 7, 9)
-    own, _ = NormThen.apply(*given, one, False)  # type: ignore[no-untyped-call]
-    found["the norm with a sum"] = apart(own, given, lambda x, w, b, add: normed(x, w, b) + add)
+    own, again = NormThen.apply(*given, one, False)  # type: ignore[no-untyped-call]
+    found["the norm with a sum"] = apart(own + 0.5 * again, given, lambda x, w, b, add: 1.5 * (normed(x, w, b) + add))
     own, _ = NormThen.apply(*given[:3], None, one, True)  # type: ignore[no-untyped-call]
     found["the norm with Hardswish"] = apart(own, given[:3], lambda *all_of_it: F.hardswish(normed(*all_of_it)))
     given = drawn(2, 24, 7, 9), drawn(2, 27, 9)
@@ -111,6 +111,12 @@ def differences(device: torch.device) -> dict[str, float]:
     given = drawn(2, 24, 7, 9), drawn(1, 24, 1, 1)
     own = GatedPool.apply(*given)  # type: ignore[no-untyped-call]
     found["the pooling"] = apart(own[:, :, None, None], given, _pooled)
+    flat, noise = nn.BatchNorm1d(24, device=device), drawn(9, 24).detach()
+    given = drawn(9, 24), flat.weight, flat.bias
+    own = NormAndDropout.apply(*given, flat, noise, 0.4)  # type: ignore[no-untyped-call]
+    found["the norm and dropout before the classifier"] = apart(
+        own[:, :, None, None], given, lambda *each: (normed(*each) * (noise >= 0.4) / 0.6)[:, :, None, None]
+    )
     given = drawn(9, 7), drawn(9, 7)
     own = Divergence.apply(*given, None)  # type: ignore[no-untyped-call]
     found["the divergence"] = apart(own.view(1, 1, 1, 1), given, _divergence)
@@ -124,24 +130,36 @@ def differences(device: torch.device) -> dict[str, float]:
     total, _ = CrossEntropy.apply(logits, label, 0.1, None)  # type: ignore[no-untyped-call]
     plainly = partial(F.cross_entropy, target=label, reduction="sum", label_smoothing=0.1)
     found["the loss"] = apart(total.view(1, 1, 1, 1), (logits,), lambda x: plainly(x).view(1, 1, 1, 1))
-    found["what a step decides"] = _decided(device)
+    for scale in (None, torch.tensor(4.0, device=device)):
+        name, by = ("the loss of a step", 1.0) if scale is None else ("the scaled loss of a step", 4.0)
+        given, row = (drawn(), drawn()), torch.zeros(3, dtype=torch.float64, device=device)
+        own = StepLoss.apply(*given, torch.tensor(2.0, device=device), scale, 0.125, 5, 8, row)  # type: ignore[no-untyped-call]
+        found[name] = apart(own.view(1, 1, 1, 1), given, partial(_loss_of_step, by / 8))
+        counted = torch.stack([given[0], 5 * given[1], torch.full_like(own, 2)]).detach()
+        found[f"what {name} counts"] = float((row - counted).abs().max())
+    found["what a step decides"] = max(_decided(device, scaled) for scaled in (True, False))
     return found
 
 
-def _decided(device: torch.device) -> float:
+def _loss_of_step(by: float, ce: Tensor, ib: Tensor) -> Tensor:
+    return (by * (ce + 0.125 * 5 * ib)).view(1, 1, 1, 1)
+
+
+def _decided(device: torch.device, scaled: bool) -> float:
     """How far off it is what a step of 8 clips in two parts counts, and what it puts back, if its gradient is finite or not."""
     found = []
     for norm, good in ((2.0, True), (float("inf"), False)):
         rows = torch.tensor([[3.5, 0.25, 3], [1.5, 0.5, 2]], dtype=torch.float64, device=device)
         sums, steps, loss = (torch.zeros(shape, dtype=torch.float64, device=device) for shape in ((4,), (3,), ()))
         scale, tracker = torch.tensor(4.0, device=device), torch.tensor(1, dtype=torch.int32, device=device)
-        given = (sums, steps, loss), (scale, tracker, 2.0, 0.5, 2)
+        given = (sums, steps, loss), (scale, tracker, 2.0, 0.5, 2) if scaled else (None, None, 1.0, 1.0, 0)
         finite, missed, by = ops().judge(rows, torch.tensor(norm, device=device), 0.125, 8, 0.25, *given[0], *given[1])
         counted = torch.cat([sums, steps, *(one.double().view(1) for one in (loss, finite, missed, scale, tracker))])
         expected = [5, 0.75, 5, 8, 0, 0, 0] if good else [0, 0, 0, 0, 1, 1, 1]
-        expected += [(5 + 0.125 * 0.75) / 8, good, not good, 8 if good else 2, 0]
+        expected += [(5 + 0.125 * 0.75) / 8, good, not good, *((8 if good else 2, 0) if scaled else (4, 1))]
         found.append(counted - torch.tensor(expected, device=device))
-        found.append((1 / by - (0.125 if good else 0.0)).double().view(1))  # of length 2 that is 4 times what it should be
+        # Of length 2, that is 4 times what it should be where it is scaled: 0.25 is an eighth of it, one way or the other.
+        found.append((1 / by - (0.125 if good else 0.0)).double().view(1))
         for still in (None, torch.arange(1500, device=device) % 3 == 0):
             before = torch.arange(1500, device=device) / 3
             moved = before + 1

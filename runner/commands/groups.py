@@ -95,6 +95,8 @@ def submit_sweep(
     of_weights = list(dict.fromkeys(text for one in begun for text in one.told))
     slots = host_slots(how.on, parallel) if how.on else make_slots(parallel, config, len(jobs))
     cost = estimate(jobs, min(len(slots), len(jobs)))
+    if how.on:
+        cost = replace(cost, busy=None)  # that is of this machine
     there = {}
     for host in how.on:
         its = how.at(host)

@@ -171,7 +171,7 @@ def row_of(
     if times is None:
         return row
     per_row, kind = times
-    row.busy = None if place.machine is None else how_busy()
+    row.busy = how_busy() if place.machine is not None and place.device == "cpu" else None
     counts = data.counts
     tests = -(-counts.test // (hardware.micro_batch or TEST_BATCH[place.device]))
     epoch = (

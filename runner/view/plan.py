@@ -46,8 +46,8 @@ def sweep_text(estimate: Estimate) -> str:
             f", {duration(replace(estimate.seconds, value=estimate.seconds.value / estimate.at_once))} if none slows another"
         )
     text += f"; cost {money(estimate.cost)}"
-    text += f"; {estimate.unknown} of them not counted" if estimate.unknown else ""
-    return text + (f"; {busy_text(estimate.busy)}" if estimate.busy else "")
+    busy = f"; {busy_text(estimate.busy)}" if estimate.busy else ""
+    return text + (f"; {estimate.unknown} of them not counted" if estimate.unknown else "") + busy
 
 
 def _together_text(one: Estimate) -> str:
@@ -56,7 +56,6 @@ def _together_text(one: Estimate) -> str:
     if one.seconds is None:
         return f"{head}: not known (lastrun bench, run there, measures it)"
     rest = f"; {one.unknown} of them not counted" if one.unknown else ""
-    rest += f"; {busy_text(one.busy)}" if one.busy else ""
     return f"{head}: {duration(one.seconds)}, cost {money(one.cost)}{rest}"
 
 

@@ -216,8 +216,12 @@ def test_a_data_set_that_may_only_be_being_made_is_not_forgotten_before_it_is_de
     assert kept.NOTES.read(token) is None
 
 
+def hidden(pid: int) -> str:
+    raise machine.HiddenProcessError(str(pid))
+
+
 def test_a_session_that_is_being_begun_counts_as_one_that_waits(
-    here: None, kaggle_server: KaggleServer, tmp_path: Path
+    here: None, kaggle_server: KaggleServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is put there may take minutes, and who asks meanwhile is heard. Nobody needs to be asked for that."""
     job = Job(DirectoryStore(tmp_path / "store"), "tiny-20261130-000000-abcd")
@@ -233,6 +237,9 @@ def test_a_session_that_is_being_begun_counts_as_one_that_waits(
     kept.NOTES.write("0123abcd", job=job.id, **{**own, "process": "1"}, **about)  # who began it was killed: another has its pid
     assert KaggleLauncher.waiting([job]) == []
     kept.NOTES.write("0123abcd", job=job.id, **own, **about)
+    with monkeypatch.context() as patch:  # the same, by somebody whose processes this system does not show
+        patch.setattr(machine, "process_identity", hidden)
+        assert KaggleLauncher.waiting([job]) == []
     kept.let_go("0123abcd")
     assert KaggleLauncher.waiting([job]) == []
     assert kaggle_server.asked_for != []

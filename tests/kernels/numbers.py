@@ -135,6 +135,15 @@ def main() -> None:
         return 1.5 * F.hardswish(_norm(like[0], x, w, b))
 
     found["norm, used twice"] = off(own + 0.5 * again, given, norms, used_twice)
+    norms = (norm(12),)
+    copies = [deepcopy(one).double() for one in norms]
+    given = [given[0], *norms[0].parameters(), laid_out(drawn(2, 12, 7, 5))]
+    own, again = NormThen.apply(*given, norms[0], False)
+
+    def sum_used_twice(x: Tensor, w: Tensor, b: Tensor, add: Tensor, like: Any = copies) -> Tensor:
+        return 1.5 * (_norm(like[0], x, w, b) + add)
+
+    found["norm with a sum, used twice"] = off(own + 0.5 * again, given, norms, sum_used_twice)
     if dtype == torch.float32:
         for shape in ((5, 7), (70, 120)):
             found[f"loss {shape}"] = lost(shape, drawn)
@@ -142,7 +151,13 @@ def main() -> None:
             found[f"norm and dropout {shape}"] = in_rows(shape, drawn)
         found["what a step is to make small"] = scaled()
         found["what a step decides"] = decided()
-        found["what a step does"] = moved()
+        sgd = partial(torch.optim.SGD, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1)
+        for name, optimizer, clip in (
+            ("plain", partial(torch.optim.SGD, lr=0.1), 0.5),
+            ("momentum", sgd, 0.0),
+            ("AdamW", partial(torch.optim.AdamW, lr=0.1), 0.5),
+        ):
+            found[f"what a step does, {name}"] = moved(optimizer, clip)
         found["divergence"] = diverged(drawn)
     told = {"cases": found, "as it is called": as_it_is_called(drawn), "tried out": differences(torch.device("cpu"))}
     print(json.dumps(told))
@@ -303,12 +318,13 @@ def scaled() -> dict[str, float]:
     return found
 
 
-def moved() -> dict[str, float]:
-    """How far weights and the scale of losses are after steps with all that a scaler does, clipping and infinite gradients."""
+def moved(optimizer_of: Callable[..., torch.optim.Optimizer], clip: float) -> dict[str, float]:
+    """How far weights and the scale of losses are after steps with all that a scaler does, infinite gradients, and clipping
+    unless ``clip`` is 0."""
     ends = []
     for by_kernels in (True, False):
         weight = nn.Parameter(torch.linspace(-1, 1, 50))
-        optimizer = torch.optim.SGD([weight], lr=0.1, fused=True)
+        optimizer = optimizer_of([weight], fused=True)
         scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=2)
         state: Any = SimpleNamespace(
             model=None,
@@ -320,7 +336,7 @@ def moved() -> dict[str, float]:
         )
         state.scale = partial(State.scale, state)
         training: Any = TrainingConfig.model_construct(
-            gradient_clip=0.5, ib_loss_weight=0.125, batch_size=8, gradient_accumulation_steps=1
+            gradient_clip=clip, ib_loss_weight=0.125, batch_size=8, gradient_accumulation_steps=1
         )
         seen = []
         for number, size in enumerate((1.0, 0.01, math.inf, 3.0, 0.1, math.nan, math.nan, 0.2)):

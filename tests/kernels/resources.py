@@ -46,7 +46,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     *(("depthwise", {**FRAMES, "STRIDE": stride}) for stride in fused_cuda.STRIDES),
     *(("depthwise_backward", {**FRAMES, "STRIDE": stride}) for stride in fused_cuda.STRIDES),
     ("mix", {**JOINTS, "BLOCKS": BLOCKS}),
-    ("mix_backward", {**JOINTS, "BLOCKS": BLOCKS, "ADD": True, **COLUMNS}),
+    *(("mix_backward", {**JOINTS, "BLOCKS": BLOCKS, "ADD": add, **COLUMNS}) for add in (True, False)),
     ("mix_weights", JOINTS),
     *((name, CLIPS) for name in ("pool", "scale_sums")),
     *(
@@ -80,8 +80,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("fold", {"P": 64, "R": 32, "C": 16}),
     ("fold_backward", {"R": 32, "C": 16}),
     ("divergence", {"WEIGHTS": True, "R": 16, "C": 128, "num_warps": 8}),
-    ("judge", {"SCALED": True, "num_warps": 1}),
-    ("step_loss", {"SCALED": True, "num_warps": 1}),
+    *((name, {"SCALED": scaled, "num_warps": 1}) for name in ("judge", "step_loss") for scaled in (True, False)),
     ("settle", {"STILL": True, "S": 1024}),
     *(("cross_entropy", {"WEIGHTS": True, "R": rows, "C": 2048 // rows, "num_warps": 8}) for rows in (16, 1)),
     ("columns", COLUMNS),

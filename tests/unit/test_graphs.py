@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from last_e.bench import contenders
 from last_e.config import TrainConfig
 from last_e.data.batches import TrainBatches
 from last_e.data.synthetic import synthetic_clips
@@ -22,7 +24,7 @@ from last_e.layers import resolve
 from last_e.model import LastE
 from last_e.optim import build_optimizer
 from last_e.precision import Precision
-from last_e.ranks.group import ALONE, Group, Joined, Seat
+from last_e.ranks.group import ALONE, Alone, Group, Joined, Seat
 from last_e.reading import set_layer
 from last_e.set_up import load_kernels, set_up_torch
 from last_e.state import Counters, State, Totals, train_step
@@ -240,12 +242,16 @@ def test_recorded_steps_of_several_ranks_are_those_of_a_run_of_one_without(tmp_p
     """Each records what it does before and after they add up, and what they add is there anew each time. Who cannot record goes
     on without, beside others who can."""
     spawn = multiprocessing.get_context("spawn")
-    ranks = [spawn.Process(target=recorded_as_one_of_two, args=(rank, tmp_path)) for rank in range(2)]
+    ranks = [spawn.Process(target=recorded_as_one_of_two, args=(rank, tmp_path), daemon=True) for rank in range(2)]
     for one in ranks:
         one.start()
-    expected, losses, totals = plain_run(IN_PARTS, 4, among=SINGLE)
-    for one in ranks:
-        one.join(PATIENCE)
+    try:
+        expected, losses, totals = plain_run(IN_PARTS, 4, among=SINGLE)
+        for one in ranks:
+            one.join(PATIENCE)
+    finally:
+        for one in ranks:
+            one.kill()
     assert [one.exitcode for one in ranks] == [0, 0]
     assert len(losses) == 8
     for name in ("both.0", "both.1", "one.0", "one.1"):
@@ -258,6 +264,26 @@ def test_recorded_steps_of_several_ranks_are_those_of_a_run_of_one_without(tmp_p
             assert (count, records) == (0, 2)
         else:
             assert (told, count, records, plays) == ([], 1, 2, 2 * (8 - WARM_UP)), name
+
+
+class Watched(Alone):
+    """How many clips are said to have been worked on."""
+
+    clips = 0
+
+    def work(self, clips: int) -> AbstractContextManager[None]:
+        self.clips += clips
+        return nullcontext()
+
+
+def test_a_benchmark_of_ranks_sees_what_each_does_in_recorded_steps_too(monkeypatch):
+    monkeypatch.setattr(
+        contenders, "graphs_for", lambda *given: Graphs(*given[:4], TapeCapture(), told=given[5], group=given[4])
+    )
+    group = Watched()
+    own = contenders.Own(settings("model.variant=nano"), CLIPS, CPU, group)
+    steps = own.train()
+    assert sum(next(steps) for _ in range(5)) == group.clips == 20
 
 
 def test_a_step_reads_what_it_is_given_where_it_was_recorded():

@@ -67,6 +67,7 @@ def test_each_offer_counts_without_its_sign(cli: Cli, tmp_path: Path) -> None:
         ((".", "--force"), "error: . is a folder: name a file, such as job.yaml"),
         (("--name", "My Job"), "error: --name: found 'My Job'; allowed: at most 48"),
         (("--epochs", "0"), "error: --epochs: found 0; allowed: a whole number at least 1, at most 100000\n"),
+        (("--epochs", "1e3"), "error: --epochs: found '1e3'; allowed: a whole number at least 1, at most 100000\n"),
         (
             ("--epochs", "x", "--model", "huge"),
             "error: --epochs: found 'x'; allowed: a whole number at least 1, at most 100000\n"

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow  # of other Pythons and the lowest versions there 
 
 ARCHITECTURES = {75: 64, 80: 163, 86: 99, 89: 99, 90: 227}
 """KiB of shared memory that a program may have: CUDA C++ Programming Guide, Technical Specifications per Compute Capability."""
-KERNELS = {"fp16": 59, "bf16": 59, "fp32": 55}
+KERNELS = {"fp16": 62, "bf16": 62, "fp32": 58}
 STACK = 16
 """Bytes of the stack that gates of up to 16 hidden channels take on some chips, with registers to spare."""
 BOUNDS = {"float32": 2e-5, "float16": 8 * 2**-11}
@@ -43,7 +43,7 @@ def told(module: str, *words: str, **env: object) -> Any:
 @pytest.mark.parametrize("form", sorted(BOUNDS))
 def test_kernels_compute_what_torch_does_in_float64(form: str) -> None:
     found = told("numbers", form, TRITON_INTERPRET="1")
-    assert len(found["cases"]) == {"float32": 41, "float16": 33}[form]
+    assert len(found["cases"]) == {"float32": 44, "float16": 34}[form]
     off = {case: {name: by for name, by in one.items() if not by <= BOUNDS[form]} for case, one in found["cases"].items()}
     assert {case: one for case, one in off.items() if one} == {}
     assert len(found["as it is called"]) == 5

@@ -20,7 +20,6 @@ from last_e.counts import OFFICIAL, WITHOUT_FILE
 from last_e.data.files import read_irds
 from last_e.data.splits import train_mask
 from last_e.data.synthetic import synthetic_clips
-from last_e.environment import usable_cores
 from last_e.model import build_model, fused
 from last_e.precision import amp_format
 from last_e.prepare.synth import synthesize
@@ -223,7 +222,7 @@ def test_a_machine_that_is_busy_is_told_beside_what_it_takes(
     keep()
     spec = tmp_path / "sweep.yaml"
     spec.write_text(QUICK.read_text() + "sweep: {seeds: 2}\n")
-    told = f"busy (load 99, {counted(usable_cores(), 'core')})"
+    told = f"busy (load 99, {counted(os.cpu_count() or 1, 'core')})"
     for load, there in ((99.0, True), (0.0, False)):
         monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, 0.0, 0.0))
         made = make_plan(QUICK, None, [])
@@ -234,6 +233,8 @@ def test_a_machine_that_is_busy_is_told_beside_what_it_takes(
         assert [row.busy for row in made.rows if row.busy] == [told] * there
         (both,) = together(spec, "local", [])
         assert sweep_text(both).endswith(f"; this machine is {told}: while it is, all takes longer") is there
+        print_plan(make_plan(spec, "local", []), [both])
+        assert capsys.readouterr().out.count("all takes longer") == int(there), "not of each of the sums it is part of"
         print_draft(draft(tmp_path / f"{load}.yaml", data="synthetic", model="nano", epochs="3", name=None, force=False))
         assert ("while it is, all takes longer" in capsys.readouterr().out) is there
 

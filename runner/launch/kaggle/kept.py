@@ -259,10 +259,13 @@ def is_being_begun(note: dict[str, str]) -> bool:
     """Whether the command that has written the note is still at it, and nobody else has got its number since."""
     if note["version"] or not note["pid"]:
         return False
-    with suppress(machine.HiddenProcessError, ValueError):
+    try:
         found = machine.process_identity(int(note["pid"]))
-        return found is not None and found == note.get("process", found)
-    return True
+    except ValueError:
+        return True
+    except machine.HiddenProcessError:
+        return "process" not in note  # it is somebody else's; of who wrote the note more was seen
+    return found is not None and found == note.get("process", found)
 
 
 @contextmanager
