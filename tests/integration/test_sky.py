@@ -142,7 +142,7 @@ def test_what_skypilot_will_not_do_is_told_before_anything_costs_money(
     sky()._end()
     terms.everything.cache_clear()
     without = cli("submit", tiny, "--launcher", "sky", PATH="/usr/bin:/bin")
-    assert without.returncode == 2
+    assert without.returncode == 6
     assert "pip install '.[sky]'" in without.stderr
     assert [one.id for one in list_jobs(store)] == [job.id]
 
