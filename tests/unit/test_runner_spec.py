@@ -116,6 +116,12 @@ def test_a_sweep_has_each_augmentation_by_itself() -> None:
     ]
     names = {*AugmentationsConfig.model_fields, "ema"} - {"motion_range", "motion_from"}
     assert sorted(alone) == sorted([[], [], [], *([name] for name in names for _ in range(3))])
+    of_recipe = {name: value for name, value in points[-1].training.augmentations if value is not None and name in names}
+    assert points[-1].recipe == "robust"
+    for name, value in of_recipe.items():
+        assert value in [getattr(one.training.augmentations, name) for one in points if not one.recipe], (
+            f"{name} as the recipe has it"
+        )
 
 
 def test_all_mistakes_are_told_at_once_with_file_line_key_and_what_is_allowed(path: Path) -> None:
