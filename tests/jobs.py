@@ -114,8 +114,8 @@ class Run:
         return self.process.returncode, out
 
 
-def wait_until(what: Callable[[], object], seconds: float = PATIENCE) -> None:
-    for _ in looks(seconds):
+def wait_until(what: Callable[[], object], seconds: float = PATIENCE, rest: float = 0.3) -> None:
+    for _ in looks(seconds, rest):
         if what():
             return
 

@@ -91,8 +91,10 @@ def test_a_step_of_which_one_ranks_share_is_not_finite_is_skipped_by_all(tmp_pat
 
 
 def meet_with_a_gpu_on_one_side(rank: int, folder: Path) -> None:
+    group = Joined(Seat(rank, 2, folder / "meeting", 2))
     with pytest.raises(RanksDiffer, match=r"^some ranks have a GPU, and some have none: hardware.device=cpu has all"):
-        Joined(Seat(rank, 2, folder / "meeting", 2)).meet(torch.device(("cpu", "cuda")[rank]))
+        group.meet(torch.device(("cpu", "cuda")[rank]))
+    group.leave()
 
 
 @pytest.mark.slow

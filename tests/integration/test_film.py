@@ -33,7 +33,7 @@ GESTURES = """\
 name: gestures
 model: {variant: nano_e_v3, stem_channels: 8, channels: [8, 8], num_blocks: [1, 1], depths: [1, 1], strides: [1, 2]}
 dataset: irds
-training: {epochs: 5, batch_size: 32, input_frames: 16, warmup_epochs: 1, lr: 0.04}
+training: {epochs: 5, batch_size: 16, input_frames: 16, warmup_epochs: 1, lr: 0.02}
 checkpoint: {every_minutes: 0.002}
 hardware: {cpu_threads: 1}
 """
@@ -82,6 +82,17 @@ def shows(terminal: Terminal, pattern: str) -> bool:
     return re.search(pattern, terminal.text, re.MULTILINE) is not None
 
 
+def goes_on_until(trainer: int, what: Callable[[], object]) -> None:
+    """Let a trainer go on by a moment at a time, until something has come to pass, and stand still: on a fast machine it would
+    be at its end before anybody has looked. Between two moments lies the second after which it says again how far it is."""
+    stand_still(trainer)
+    while not what():
+        os.kill(trainer, signal.SIGCONT)
+        time.sleep(0.25)
+        stand_still(trainer)
+        time.sleep(1.1)
+
+
 def test_a_job_that_is_cut_goes_on_to_its_report(
     chromium: Browser, clean_env: dict[str, str], tmp_path: Path, short: str, picture: Callable[..., None]
 ) -> None:
@@ -91,14 +102,11 @@ def test_a_job_that_is_cut_goes_on_to_its_report(
     store = DirectoryStore(Path(clean_env["LASTRUN_STORE"]))
     film = Film(clean_env)
     with film.command("submit", "gestures.yaml") as (terminal, process):
-        wait_until(lambda: any(stored.manifest.step > 30 for job in jobs_in(store) for stored in job.checkpoints.all()))
+        wait_until(lambda: shows(terminal, r"^epoch ━.* step \d"), rest=0.02)
         (job,) = jobs_in(store)
         trainer = trainer_of(job)
-        stand_still(trainer)
-        time.sleep(1.1)  # a second after what it said last, a trainer says how far it is, however fast the machine
-        os.kill(trainer, signal.SIGCONT)
-        wait_until(lambda: shows(terminal, r"^epoch ━.* step \d") and shows(terminal, r"^loss 0\."))
-        stand_still(trainer)
+        far = lambda: shows(terminal, r"^epoch ━.* step \d") and shows(terminal, r"^loss 0\.")  # noqa: E731
+        goes_on_until(trainer, lambda: far() and any(stored.manifest.step > 30 for stored in job.checkpoints.all()))
         film.take("It trains, and shows how far it is", terminal)
         terminal.press("\x03")
         wait_until(lambda: has_pending(trainer, signal.SIGTERM))
