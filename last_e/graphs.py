@@ -25,7 +25,8 @@ from last_e.data.batches import Batch, Piece, TrainBatches
 from last_e.gpu import NoGpu, is_lost
 from last_e.precision import Precision
 from last_e.ranks.group import ALONE, Group
-from last_e.state import Begun, State, begin_step, end_step
+from last_e.state import State
+from last_e.step import Begun, begin_step, end_step
 from last_e.text import one_line
 
 WARM_UP = 3
@@ -118,7 +119,7 @@ class Graphs:
         return (self._train.drafts if there else self._train.epoch)(epoch, first_step)
 
     def step(self, parts: Parts, epoch: int, lr: float) -> None:
-        """One optimizer step, as :func:`last_e.state.train_step` does it on the batches of ``parts``, of an epoch from 0."""
+        """One optimizer step, as :func:`last_e.step.train_step` does it on the batches of ``parts``, of an epoch from 0."""
         self._state.set_rate(lr)
         self._set_keys(epoch)
         rows = tuple(len(part.owner) for part in parts)

@@ -12,7 +12,7 @@ from last_e.bench.contenders import Own
 from last_e.data import launches
 from last_e.model import fused_cuda, tried, whole
 from last_e.precision import choose_precision
-from last_e.state import train_step
+from last_e.step import train_step
 
 
 def kernels(task: Task) -> dict[str, Any]:

@@ -34,7 +34,8 @@ from last_e.optim import build_optimizer, parameter_groups
 from last_e.precision import Precision, choose_precision, cpu_threads
 from last_e.ranks.group import ALONE, Group
 from last_e.set_up import TEST_BATCH, load_kernels, make_batches, set_up_torch
-from last_e.state import State, train_step
+from last_e.state import State
+from last_e.step import train_step
 
 CLIPS = 1024
 

@@ -27,7 +27,8 @@ from last_e.precision import Precision
 from last_e.ranks.group import ALONE, Alone, Group, Joined, Seat
 from last_e.reading import set_layer
 from last_e.set_up import load_kernels, set_up_torch
-from last_e.state import Counters, State, Totals, train_step
+from last_e.state import Counters, State, Totals
+from last_e.step import train_step
 from tests.jobs import PATIENCE
 from tests.tape import TapeCapture
 
