@@ -4,8 +4,9 @@ ranks can add up what they have between them."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from last_e.config import TrainConfig, TrainingConfig, effective_batch
 from last_e.data.batches import Batch, average_bodies
 from last_e.model import fused_cuda
 from last_e.model import loss as loss_kernel
+from last_e.model.agreed import REMEDY, KernelFailed
 from last_e.model.blocks import full
 from last_e.model.launches import ops
 from last_e.precision import Precision
@@ -43,7 +45,7 @@ class Begun:
 
 def train_step(
     state: State,
-    batches: Iterable[Batch],
+    batches: Sequence[Batch],
     lr: float | None,
     config: TrainConfig,
     precision: Precision,
@@ -61,42 +63,67 @@ def train_step(
     """
     if lr is not None:
         state.set_rate(lr)
-    if parts is None:
-        batches = list(batches)
-        parts = len(batches)
-    begun = begin_step(state, batches, config, precision, parts, group)
+    parts = len(batches) if parts is None else parts
+    whole_step(state, partial(begin_step, state, batches, config, precision, parts, group), config, group)
+
+
+def whole_step(state: State, begin: Callable[[], Begun], config: TrainConfig, group: Group = ALONE) -> None:
+    """A step that is not recorded, from its first stretch to its last. Where a kernel fails in it, torch goes on from what was
+    there before: the first stretch is begun anew."""
+    try:
+        begun = begin()
+    except KernelFailed as error:
+        REMEDY(error)
+        begun = begin()
     begun.add_up(group)
     end_step(state, begun, config)
 
 
 def begin_step(
-    state: State, batches: Iterable[Batch], config: TrainConfig, precision: Precision, parts: int, group: Group = ALONE
+    state: State, batches: Sequence[Batch], config: TrainConfig, precision: Precision, parts: int, group: Group = ALONE
 ) -> Begun:
-    """The first stretch of :func:`train_step`: gradients of this rank's share of the ``parts``. Others are not asked."""
-    model, scaler, device, training = state.model, state.scaler, state.device, config.training
-    if not model.training:
-        model.train()
+    """The first stretch of :func:`train_step`: gradients of this rank's share of the ``parts``. Others are not asked.
+
+    Raises:
+        KernelFailed: nothing is changed then.
+    """
+    device = state.device
+    if not state.model.training:
+        state.model.train()
     before = [statistics.clone() for statistics in state.statistics]
     rows = torch.zeros(parts, 3, dtype=torch.float64, device=device)  # of each part: cross-entropy, IB loss, hits
     sums = _Sums(state, parts, before) if parts > 1 else None
-    for part, batch in zip(shares(parts, group.size)[group.rank], batches):
-        batch = batch.to(device, pin=config.hardware.pin_memory and device.type == "cuda")
-        with torch.autocast(device.type, precision.dtype, enabled=precision.dtype is not None):
-            output = model(batch.streams, batch.noise, batch.row_weight)
-        logits, ib_loss = output if isinstance(output, tuple) else (output, torch.zeros((), device=device))
-        logits = average_bodies(full(logits), batch)
-        if batch.mixed is None and loss_kernel.fits(logits):
-            _by_kernels(state, logits, ib_loss, batch, training, rows[part]).backward()  # type: ignore[no-untyped-call]
-        else:
-            ce = loss_of(logits, batch, training.label_smoothing, state.class_weights)
-            hits = (logits.argmax(1) == batch.label).sum()
-            ib = ib_loss * len(batch.label)
-            loss: Tensor = (ce + training.ib_loss_weight * ib) / effective_batch(training)
-            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            rows[part] = torch.stack([ce.detach().double(), ib.detach().double(), hits.double()])
-        if sums is not None:
-            sums.take(part)
+    try:
+        for part, batch in zip(shares(parts, group.size)[group.rank], batches):
+            batch = batch.to(device, pin=config.hardware.pin_memory and device.type == "cuda")
+            _part(state, batch, config.training, precision, rows[part])
+            if sums is not None:
+                sums.take(part)
+    except KernelFailed:
+        for statistics, old in zip(state.statistics, before):
+            statistics.copy_(old)
+        for parameter in state.parameters:
+            parameter.grad = None
+        raise
     return Begun(rows, before, sums)
+
+
+def _part(state: State, batch: Batch, training: TrainingConfig, precision: Precision, row: Tensor) -> None:
+    """The gradient of a part of a step; what is counted of it goes to ``row`` (3,)."""
+    device = state.device
+    with torch.autocast(device.type, precision.dtype, enabled=precision.dtype is not None):
+        output = state.model(batch.streams, batch.noise, batch.row_weight)
+    logits, ib_loss = output if isinstance(output, tuple) else (output, torch.zeros((), device=device))
+    logits = average_bodies(full(logits), batch)
+    if batch.mixed is None and loss_kernel.fits(logits):
+        _by_kernels(state, logits, ib_loss, batch, training, row).backward()  # type: ignore[no-untyped-call]
+        return
+    ce = loss_of(logits, batch, training.label_smoothing, state.class_weights)
+    hits = (logits.argmax(1) == batch.label).sum()
+    ib = ib_loss * len(batch.label)
+    loss: Tensor = (ce + training.ib_loss_weight * ib) / effective_batch(training)
+    state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    row.copy_(torch.stack([ce.detach().double(), ib.detach().double(), hits.double()]))
 
 
 def end_step(state: State, begun: Begun, config: TrainConfig) -> None:
@@ -124,11 +151,11 @@ def _by_kernels(state: State, logits: Tensor, ib_loss: Tensor, batch: Batch, tra
 def _step(state: State, rows: Tensor, training: TrainingConfig) -> Tensor:
     """Move the weights by the gradients that are there, scaled back and clipped, unless something is not finite; whether all
     is."""
-    optimizer, scaler, divisor = state.optimizer, state.scaler, None
-    if fused_cuda.used_on(state.device):
-        norm = torch.nn.utils.get_total_norm([one.grad for one in state.parameters if one.grad is not None])
-        good, bad, divisor = state.counters.decide(rows, norm, training, state.scale(), scaler)
+    optimizer, scaler = state.optimizer, state.scaler
+    if (decided := _decided(state, rows, training)) is not None:
+        good, bad, divisor = decided
     else:
+        divisor = None
         scaler.unscale_(optimizer)
         norm = torch.nn.utils.clip_grad_norm_(state.parameters, training.gradient_clip or math.inf)
         good, bad = state.counters.judge(rows, norm, training.ib_loss_weight, effective_batch(training))
@@ -142,13 +169,28 @@ def _step(state: State, rows: Tensor, training: TrainingConfig) -> Tensor:
     return good
 
 
+def _decided(state: State, rows: Tensor, training: TrainingConfig) -> tuple[Tensor, Tensor, Tensor] | None:
+    """What a kernel decides of a step (:meth:`last_e.state.Counters.decide`); None: torch is to."""
+    if not fused_cuda.used_on(state.device):
+        return None
+    norm = torch.nn.utils.get_total_norm([one.grad for one in state.parameters if one.grad is not None])
+    try:
+        return state.counters.decide(rows, norm, training, state.scale(), state.scaler)
+    except KernelFailed as error:
+        REMEDY(error)
+        return None
+
+
 def _settle(statistics: Tensor, old: Tensor, good: Tensor, still: Tensor | None) -> None:
     """What a step that was not ``good`` has moved is put back, and what is kept still: it is not moved by a sum's rounding
     either."""
     if fused_cuda.used_on(statistics.device):
-        ops().settle(statistics, old, good, still)
-    else:
-        statistics.copy_(torch.where(good if still is None else good & ~still, statistics, old))
+        try:
+            ops().settle(statistics, old, good, still)
+            return
+        except KernelFailed as error:
+            REMEDY(error)
+    statistics.copy_(torch.where(good if still is None else good & ~still, statistics, old))
 
 
 def loss_of(logits: Tensor, batch: Batch, smoothing: float, weights: Tensor | None) -> Tensor:
