@@ -281,6 +281,36 @@ def test_recorded_steps_of_several_ranks_are_those_of_a_run_of_one_without(tmp_p
             assert (told, count, records, steps) == ([], 3, 6, WAYS[int(name[-1])]), name
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("device", "precision"), DEVICES)
+def test_a_run_of_recorded_steps_that_is_cut_goes_on_with_the_same_bits(tmp_path, device, precision):
+    """Its graphs are recorded anew, from other steps. On a GPU two runs that are not cut are alike, too."""
+    config = settings("model.variant=nano", "training.batch_size=6")
+    if device.type == "cuda":
+        set_up_torch(config, device, Discard())
+        load_kernels(config, device, precision.dtype, Discard())
+    wholes = [recorded_run(config, 2, Counted(device), device, precision) for _ in range(1 if device.type == "cpu" else 2)]
+    for resumed in (False, True):
+        state, train = begun(config, device)
+        if resumed:
+            state.restore(torch.load(tmp_path / "state.pt", weights_only=True))
+        capture, told = Counted(device), list[str]()
+        graphs = Graphs(state, train, config, precision, capture, told.append)
+        if not resumed:
+            state.new_epoch()
+        for step, parts in list(enumerate(graphs.parts(0)))[3 if resumed else 0 : None if resumed else 3]:
+            capture.does(partial(graphs.step, parts, 0, rate(step)))
+        torch.save(state.to_dict(""), tmp_path / "state.pt")
+    state.new_epoch()
+    for step, parts in enumerate(graphs.parts(1), train.steps):
+        capture.does(partial(graphs.step, parts, 1, rate(step)))
+    assert "p" in capture.steps
+    assert told == []
+    found = everything(state)
+    for expected, *_ in wholes:
+        assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
+
+
 class Watched(Alone):
     """How many clips are said to have been worked on."""
 
