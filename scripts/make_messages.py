@@ -58,7 +58,7 @@ AREAS = {
     """,
     "Data": """
         last_e/before_after last_e/counts last_e/data/ last_e/datafile last_e/joints last_e/own_set last_e/predictions
-        last_e/prepare/ last_e/skeletons last_e/splits runner/commands/data
+        last_e/prepare/ last_e/shipped last_e/skeletons last_e/splits runner/commands/data
     """,
     "Scoring, predicting, exporting": """
         last_e/export/ last_e/predict/ last_e/score/ runner/child runner/commands/export runner/commands/judge
