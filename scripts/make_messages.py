@@ -39,9 +39,9 @@ AREAS = {
     """,
     "Jobs, checkpoints and groups": """
         last_e/manifest last_e/metrics runner/api runner/commands/app runner/commands/copy runner/commands/groups
-        runner/commands/keep runner/commands/look runner/commands/options runner/commands/run runner/commands/shell
-        runner/commands/show runner/commands/wanted runner/completion/ runner/errors runner/job/ runner/signals
-        runner/submitter runner/view/
+        runner/commands/keep runner/commands/look runner/commands/misuse runner/commands/options runner/commands/run
+        runner/commands/shell runner/commands/show runner/commands/wanted runner/completion/ runner/errors runner/job/
+        runner/signals runner/submitter runner/view/
     """,
     "The store": """
         runner/store/

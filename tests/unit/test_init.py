@@ -134,4 +134,7 @@ def test_what_was_given_amiss_is_told_before_anything_is_asked(clean_env: dict[s
 
 def test_who_submits_nothing_is_told_how_to_get_a_file(cli: Cli) -> None:
     done = cli("submit")
-    assert (done.returncode, done.stderr) == (2, "error: Missing argument 'JOB.YAML'; lastrun init writes one\n")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: JOB.YAML: found nothing; allowed: the job's file; lastrun init writes one\n",
+    )
