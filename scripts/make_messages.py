@@ -39,9 +39,9 @@ AREAS = {
     """,
     "Jobs, checkpoints and groups": """
         last_e/manifest last_e/metrics runner/api runner/commands/app runner/commands/copy runner/commands/groups
-        runner/commands/keep runner/commands/look runner/commands/options runner/commands/run runner/commands/shell
-        runner/commands/show runner/commands/wanted runner/completion/ runner/errors runner/job/ runner/signals
-        runner/submitter runner/view/
+        runner/commands/keep runner/commands/look runner/commands/misuse runner/commands/options runner/commands/run
+        runner/commands/shell runner/commands/show runner/commands/wanted runner/completion/ runner/errors runner/job/
+        runner/signals runner/submitter runner/view/
     """,
     "The store": """
         runner/store/
@@ -58,7 +58,7 @@ AREAS = {
     """,
     "Data": """
         last_e/before_after last_e/counts last_e/data/ last_e/datafile last_e/joints last_e/own_set last_e/predictions
-        last_e/prepare/ last_e/skeletons last_e/splits runner/commands/data
+        last_e/prepare/ last_e/shipped last_e/skeletons last_e/splits runner/commands/data
     """,
     "Scoring, predicting, exporting": """
         last_e/export/ last_e/predict/ last_e/score/ runner/child runner/commands/export runner/commands/judge

@@ -120,19 +120,18 @@ def _run_app(call: Callable[[], Any]) -> NoReturn:
     except Exception as error:
         from last_e.problems import ConfigError
         from last_e.redact import redact
-        from runner.errors import Exit, LastrunError, UsageError
+        from runner.errors import Exit, LastrunError
         from runner.view.console import show
 
         misused = hasattr(error, "format_message")  # typer's own; the class has moved between its versions
         if misused and not isinstance(error, LastrunError):
-            said = str(error.format_message()).rstrip(".")  # type: ignore[attr-defined]
+            said = str(error.format_message())  # type: ignore[attr-defined]
             if said.startswith("Usage:"):  # called without anything
                 show(said, error=True)
                 raise SystemExit(int(Exit.USAGE)) from None
-            said = said.removeprefix("Invalid value for ")  # which '--limit': ... says by itself
-            hint = "--set takes KEY=VALUE" if "extra argument" in said and "--set" in sys.argv else "--help tells more"
-            hint = "lastrun init writes one" if said == "Missing argument 'JOB.YAML'" else hint
-            error = UsageError(f"{said}; {hint}")
+            from runner.commands.misuse import in_our_words
+
+            error = in_our_words(error, _spread_set(sys.argv[1:]), typer.main.get_command(app))
         if "--json" in sys.argv and isinstance(error, (ConfigError, LastrunError)):
             from dataclasses import asdict
 

@@ -132,8 +132,6 @@ def import_(
     if kind in OWN_KINDS or (kind == "pyskl" and layout is not None):
         if train_list is not None and kind != "pyskl":
             raise UsageError("--train-list: only pyskl's files have lists to choose from; --train says who trains")
-        if by not in (None, "subject", "clip"):
-            raise UsageError(f"--by: found {by!r}; allowed: subject, clip")
         with _errors(out, goes_on=False), Bar("clips") as bar:
             from last_e.prepare.import_own import Wanted, import_keypoints
 

@@ -50,7 +50,7 @@ def evaluate(
         typer.Option("--weigh-on", metavar="PART", help="choose the weights by the least loss on this part (validation)"),
     ] = None,
     last: Annotated[bool, typer.Option("--last", help="the newest checkpoint instead of the best by top-1")] = False,
-    step: Annotated[int | None, typer.Option("--step", metavar="N", help="the checkpoint of step N")] = None,
+    step: Annotated[int | None, typer.Option("--step", metavar="N", min=0, help="the checkpoint of step N")] = None,
     csv: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="what is said of each clip, a line each", callback=at_home)
     ] = None,

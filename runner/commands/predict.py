@@ -46,7 +46,7 @@ def predict(
     mirror: MirrorOption = False,
     ema: EmaOption = False,
     last: Annotated[bool, typer.Option("--last", help="the newest checkpoint instead of the best by top-1")] = False,
-    step: Annotated[int | None, typer.Option("--step", metavar="N", help="the checkpoint of step N")] = None,
+    step: Annotated[int | None, typer.Option("--step", metavar="N", min=0, help="the checkpoint of step N")] = None,
     csv: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="a table, a line for each clip or window", callback=at_home)
     ] = None,
