@@ -24,7 +24,9 @@ def watch(
     stalled_after: Annotated[
         str, typer.Option("--stalled-after", metavar="TIME", help="without a step for so long, an attempt that runs stalls")
     ] = "30m",
-    limit: Annotated[int, typer.Option("--limit", min=1, max=10**6, help="of all jobs, so many, newest first")] = 200,
+    limit: Annotated[
+        int, typer.Option("--limit", metavar="N", min=1, max=10**6, help="of all jobs, so many, newest first")
+    ] = 200,
     store: StoreOption = None,
     trust: TrustOption = False,
     json: JsonOption = False,

@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from runner.commands.app import app
-from runner.commands.misuse import in_our_words
+from runner.commands.misuse import _numbers, in_our_words
 from tests.conftest import Cli
 
 
@@ -76,6 +76,15 @@ def test_no_number_of_any_command_is_told_in_the_words_of_a_library(root: Any) -
                 told = str(in_our_words(error, [*path, option, "x"], root)).splitlines()
                 assert any(line.startswith(f"{option}: found 'x'; allowed: a ") for line in told), (path, option, told)
     assert refused > 20
+
+
+def test_the_first_page_of_help_has_whole_lines_and_a_number_says_what_it_counts(root: Any, cli: Cli) -> None:
+    done = cli("--help", COLUMNS="80")
+    lines = done.stdout.partition("Commands:\n")[2].splitlines()
+    assert len(lines) > 25
+    assert [line for line in lines if line.rstrip(". ").endswith(",") or "..." in line] == []
+    numbers = [one for _, command in commands(root) for one in command.params if one.name in _numbers(command)]
+    assert [one.name for one in numbers if not one.metavar] == []
 
 
 def test_a_wrong_number_ends_with_code_2_and_one_line(cli: Cli) -> None:
