@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import typer
 
+from last_e.problems import ConfigError
 from runner.commands.app import app
 from runner.commands.misuse import _numbers, in_our_words
+from runner.errors import UsageError
 from tests.conftest import Cli
 
 
@@ -52,6 +54,22 @@ def test_all_values_that_are_wrong_are_told_at_once(root: Any) -> None:
         "--step: found 'z'; allowed: a whole number of at least 0",
         "JOB|FOLDER: found nothing; allowed: a job, or the folder of a checkpoint",
     ]
+
+
+@pytest.mark.parametrize(
+    ("line", "flags"),
+    [
+        ("evaluate x --missing 2 --motion -1 --noise nan --part all", ("--missing", "--motion", "--noise", "--part")),
+        ("predict x y --window 0 --stride z --kind avi --units feet", ("--window", "--stride", "--kind", "--units")),
+        ("watch --every 0 --stalled-after soon --once", ("--every", "--stalled-after")),
+        ("bench --model huge --part y --ranks 0 --env moon", ("--model", "--part", "--ranks", "--env")),
+    ],
+)
+def test_all_words_that_are_wrong_are_told_at_once(line: str, flags: tuple[str, ...]) -> None:
+    with pytest.raises((ConfigError, UsageError)) as found:
+        app(args=line.split(), prog_name="lastrun", standalone_mode=False)
+    assert [flag for flag in flags if f"{flag}: " not in str(found.value)] == []
+    assert str(found.value).count("; allowed: ") == len(flags)
 
 
 def commands(command: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
