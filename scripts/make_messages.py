@@ -53,7 +53,7 @@ AREAS = {
         last_e/__main__ last_e/average last_e/balance last_e/bar last_e/checkpoint last_e/cli last_e/console last_e/environment
         last_e/evaluate last_e/events last_e/gpu last_e/graph last_e/init/ last_e/light last_e/load last_e/machine_code
         last_e/model/ last_e/optim last_e/precision last_e/process last_e/progress last_e/ranks/ last_e/resume
-        last_e/rng last_e/schedule last_e/set_up last_e/state last_e/stop last_e/terminal last_e/train last_e/whole
+        last_e/rng last_e/schedule last_e/set_up last_e/state last_e/step last_e/stop last_e/terminal last_e/train last_e/whole
         runner/attempt/ runner/gpus runner/hub_files runner/models runner/weights
     """,
     "Data": """

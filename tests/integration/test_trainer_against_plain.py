@@ -24,7 +24,8 @@ from last_e.optim import build_optimizer, parameter_groups
 from last_e.precision import Precision
 from last_e.reading import set_layer
 from last_e.schedule import learning_rate
-from last_e.state import State, train_step
+from last_e.state import State
+from last_e.step import train_step
 from runner.plan.measurements import read
 from tests.conftest import Cli
 from tests.jobs import PATIENCE
