@@ -62,6 +62,18 @@ def output_path(out: Path, *inputs: Path, example: str = "ntu60.safetensors") ->
     return target
 
 
+def see_that_it_is_there(path: Path) -> None:
+    """See that what is to be read is a file or a folder: of a device there may be no end.
+
+    Raises:
+        DataError: it is not there, or something else.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder", missing=True)
+    if not (path.is_file() or path.is_dir()):
+        raise DataError(f"{path}: a device, a pipe or the like; name a file or a folder", missing=True)
+
+
 def pointer(beginning: bytes) -> str | None:
     """What a file that begins so stands for, where a clone has the names of large files alone."""
     if beginning.startswith(b"version https://git-lfs"):

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from last_e.datafile import DataError, output_path
+from last_e.datafile import DataError, output_path, see_that_it_is_there
 from last_e.described import IN_THE_IMAGE, UNITS, Description, wrong_in
 from last_e.prepare.detections import read_coco, read_openpose
 from last_e.prepare.keypoints import (
@@ -28,6 +28,7 @@ from last_e.prepare.own import OwnClip, Progress, Split, Written, write_dataset
 from last_e.prepare.pyskl_own import read_pyskl
 from last_e.problems import ConfigError, Problem, show
 from last_e.skeletons import COCO17, LAYOUTS, MEDIAPIPE33, OPENPOSE25, Skeleton
+from last_e.whole import read_bounded
 
 KINDS: dict[str, Callable[[Path, Told], Iterator[Found]]] = {
     "csv": read_csv,
@@ -40,6 +41,7 @@ KINDS: dict[str, Callable[[Path, Told], Iterator[Found]]] = {
 }
 _USUAL = {"mediapipe": MEDIAPIPE33, "openpose": OPENPOSE25, "coco": COCO17}
 _IN_PIXELS = ("coco17", "openpose18", "openpose25")
+MOST_LIST_BYTES = 16 << 20
 PART = "part"
 """What the split is called that a file or a table of clips brings along."""
 
@@ -93,9 +95,10 @@ def import_keypoints(
         OSError: the disk is full.
     """
     path = Path(path)
-    if not path.exists():
-        raise DataError(f"{path}: no such file or folder", missing=True)
+    see_that_it_is_there(path)
     said, classes, mirrored = _said(wanted)
+    if wanted.clips is not None:
+        see_that_it_is_there(wanted.clips)
     out = output_path(Path(out), path, *([] if wanted.clips is None else [wanted.clips]), example="my.safetensors")
     table = {} if wanted.clips is None else read_table(wanted.clips)
     skeleton = said or _USUAL.get(kind) or (layout_of_csv(path) if kind == "csv" else None)
@@ -244,7 +247,8 @@ def _classes(text: str) -> list[str]:
 
 def _lines(flag: str, path: Path) -> list[str]:
     try:
-        return [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+        raw = read_bounded(path, MOST_LIST_BYTES)
+        return [line.strip() for line in raw.decode("utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "bytes that are not UTF-8"
         raise _refused(flag, f"{path}: {why}", "a file of text with a name on each line") from None

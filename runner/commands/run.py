@@ -241,7 +241,7 @@ def attempt(
 
 def again(
     job_uri: Annotated[str, typer.Argument(metavar="JOB-URI")],
-    most: Annotated[int, typer.Option("--most", help="how often it may be")],
+    most: Annotated[int, typer.Option("--most", metavar="N", help="how often it may be")],
 ) -> None:
     """Whether a batch system is to begin the attempt anew in which this is called; batch scripts ask it."""
     from runner.attempt.again import why_not_again

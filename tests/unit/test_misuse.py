@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import typer
 
+from last_e.problems import ConfigError
 from runner.commands.app import app
-from runner.commands.misuse import in_our_words
+from runner.commands.misuse import _numbers, in_our_words
+from runner.errors import UsageError
 from tests.conftest import Cli
 
 
@@ -54,6 +56,22 @@ def test_all_values_that_are_wrong_are_told_at_once(root: Any) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("line", "flags"),
+    [
+        ("evaluate x --missing 2 --motion -1 --noise nan --part all", ("--missing", "--motion", "--noise", "--part")),
+        ("predict x y --window 0 --stride z --kind avi --units feet", ("--window", "--stride", "--kind", "--units")),
+        ("watch --every 0 --stalled-after soon --once", ("--every", "--stalled-after")),
+        ("bench --model huge --part y --ranks 0 --env moon", ("--model", "--part", "--ranks", "--env")),
+    ],
+)
+def test_all_words_that_are_wrong_are_told_at_once(line: str, flags: tuple[str, ...]) -> None:
+    with pytest.raises((ConfigError, UsageError)) as found:
+        app(args=line.split(), prog_name="lastrun", standalone_mode=False)
+    assert [flag for flag in flags if f"{flag}: " not in str(found.value)] == []
+    assert str(found.value).count("; allowed: ") == len(flags)
+
+
 def commands(command: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Every command, with its name and those of the groups that it is in."""
     below = getattr(command, "commands", {})
@@ -76,6 +94,15 @@ def test_no_number_of_any_command_is_told_in_the_words_of_a_library(root: Any) -
                 told = str(in_our_words(error, [*path, option, "x"], root)).splitlines()
                 assert any(line.startswith(f"{option}: found 'x'; allowed: a ") for line in told), (path, option, told)
     assert refused > 20
+
+
+def test_the_first_page_of_help_has_whole_lines_and_a_number_says_what_it_counts(root: Any, cli: Cli) -> None:
+    done = cli("--help", COLUMNS="80")
+    lines = done.stdout.partition("Commands:\n")[2].splitlines()
+    assert len(lines) > 25
+    assert [line for line in lines if line.rstrip(". ").endswith(",") or "..." in line] == []
+    numbers = [one for _, command in commands(root) for one in command.params if one.name in _numbers(command)]
+    assert [one.name for one in numbers if not one.metavar] == []
 
 
 def test_a_wrong_number_ends_with_code_2_and_one_line(cli: Cli) -> None:

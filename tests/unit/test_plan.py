@@ -636,7 +636,7 @@ def test_more_clips_a_step_than_there_are_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "word"), [("device", "is no regular file"), ("pipe", "is no regular file"), ("huge", "bytes, more than")]
+    ("kind", "word"), [("device", "found no regular file"), ("pipe", "found no regular file"), ("huge", "bytes, more than")]
 )
 def test_prices_come_from_a_file_that_has_an_end(tmp_path: Path, kind: str, word: str) -> None:
     file = Path("/dev/zero") if kind == "device" else tmp_path / "prices.toml"

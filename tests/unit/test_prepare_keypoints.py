@@ -425,6 +425,8 @@ WRONG: dict[str, tuple[str, Callable[[Path], Path], dict[str, Any], str]] = {
     "no number": ("csv", lambda p: rows(p, "nan,x,,0"), CSV, "a.csv:2: clip a: frame nan"),
     "two columns": ("csv", lambda p: other(p / "a.csv", "label,x0,x_0,y0,x1,y1\na,1,1,2,3,4\n"), CSV, "a.csv:1: .*x0 and x_0"),
     "missing": ("csv", lambda p: p / "none.csv", {}, "none.csv: no such file or folder"),
+    "device": ("npz", lambda p: Path("/dev/null"), {"layout": "ntu25"}, "/dev/null: a device, a pipe or the like; name a file"),
+    "a device of names": ("csv", lambda p: csv_of(p / "a.csv", COCO17), {"test": "@/dev/null"}, "--test: .*: no plain"),
 }  # fmt: skip
 
 
