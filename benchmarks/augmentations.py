@@ -28,7 +28,8 @@ from last_e.model.network import LastE
 from last_e.optim import build_optimizer
 from last_e.precision import choose_precision
 from last_e.reading import set_layer
-from last_e.state import State, train_step
+from last_e.state import State
+from last_e.step import train_step
 
 EACH = {
     "none": (),

@@ -23,6 +23,7 @@ from last_e.data.shown import Spoil
 from last_e.score.models import Asked, score
 from runner.errors import State
 from runner.job.find import find_group
+from runner.job.group import Group
 from runner.job.job import Job
 from runner.models import Choice, Model, bring
 from runner.view.status import job_status
@@ -34,6 +35,8 @@ CONDITIONS = {
     "half of the motion": Spoil(motion=0.5),
 }
 SEED = "training.seed"
+Table = dict[str, dict[Any, dict[str, float]]]
+"""Top-1 in percent by kind of point, seed, condition."""
 
 
 def top1(job: Job, spoil: Spoil | None, store: str | None, mirror: bool, ema: bool) -> float:
@@ -61,30 +64,72 @@ def main() -> int:
     parser.add_argument("--mirror", action="store_true", help="average with what is said of a clip in a mirror")
     parser.add_argument("--ema", action="store_true", help="the average of the weights (training.ema)")
     options = parser.parse_args()
-    kept: dict[str, float] = json.loads(options.kept.read_text()) if options.kept and options.kept.exists() else {}
+    scorer = Scorer(options)
+    tables = []
     for name in options.groups:
         group = find_group(name, options.store)
-        kinds: dict[str, list[Job]] = {}
+        tables.append(scorer.table(group))
+        show(group.id, tables[-1])
+    if len(tables) > 1:
+        show(f"the mean of {len(tables)} groups", mean_of(tables))
+    return 0
+
+
+class Scorer:
+    """Scores what was not scored before.
+
+    Args:
+        options: of the command line.
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        there = options.kept and options.kept.exists()
+        self._kept: dict[str, float] = json.loads(options.kept.read_text()) if there else {}
+
+    def table(self, group: Group) -> Table:
+        """Of the jobs of a group that have succeeded."""
+        table: Table = {}
         for job in group.jobs():
             if job_status(job)["state"] == State.SUCCEEDED.value:
-                kinds.setdefault(called(job.record()["group"]["values"]), []).append(job)
-        print(f"\n{group.id}\n\n| top-1 | " + " | ".join(kinds) + " |\n" + "|---" * (1 + len(kinds)) + "|")
-        for condition, spoil in CONDITIONS.items():
-            cells = []
-            for jobs in kinds.values():
-                values = []
-                for job in jobs:
-                    key = json.dumps([job.id, condition, options.mirror, options.ema])
-                    if key not in kept:
-                        print(f"{job.id}: {condition} ...", file=sys.stderr, flush=True)
-                        kept[key] = top1(job, spoil, options.store, options.mirror, options.ema)
-                        if options.kept:
-                            options.kept.write_text(json.dumps(kept, indent=1))
-                    values.append(kept[key])
-                spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-                cells.append(f"{statistics.mean(values):.2f}{spread} ({len(values)})")
-            print(f"| {condition} | " + " | ".join(cells) + " |", flush=True)
-    return 0
+                values = job.record()["group"]["values"]
+                found = {condition: self._top1(job, condition) for condition in CONDITIONS}
+                table.setdefault(called(values), {})[values.get(SEED)] = found
+        return table
+
+    def _top1(self, job: Job, condition: str) -> float:
+        options = self._options
+        key = json.dumps([job.id, condition, options.mirror, options.ema])
+        if key not in self._kept:
+            print(f"{job.id}: {condition} ...", file=sys.stderr, flush=True)
+            self._kept[key] = top1(job, CONDITIONS[condition], options.store, options.mirror, options.ema)
+            if options.kept:
+                options.kept.write_text(json.dumps(self._kept, indent=1))
+        return self._kept[key]
+
+
+def mean_of(tables: list[Table]) -> Table:
+    """Over tables, of kinds and seeds that all of them have."""
+    mean: Table = {}
+    for kind, seeds in tables[0].items():
+        for seed in seeds:
+            found = [table[kind][seed] for table in tables if seed in table.get(kind, {})]
+            if len(found) == len(tables):
+                of_all = {condition: statistics.mean(one[condition] for one in found) for condition in CONDITIONS}
+                mean.setdefault(kind, {})[seed] = of_all
+    return mean
+
+
+def show(title: str, table: Table) -> None:
+    """In Markdown."""
+    print(f"\n{title}\n\n| top-1 | " + " | ".join(table) + " |\n" + "|---" * (1 + len(table)) + "|")
+    for condition in CONDITIONS:
+        cells = []
+        for seeds in table.values():
+            values = [found[condition] for found in seeds.values()]
+            spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.2f}{spread} ({len(values)})")
+        print(f"| {condition} | " + " | ".join(cells) + " |", flush=True)
 
 
 if __name__ == "__main__":

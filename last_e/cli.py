@@ -289,6 +289,7 @@ def _train_here(
         with importing():
             from last_e import train
             from last_e.gpu import NoGpu, has_no_memory, is_lost
+            from last_e.model.agreed import KernelFailed
             from last_e.ranks.group import PeerGone, RanksDiffer, Seat
     except ModuleNotFoundError as error:
         return Failed("no_gpu", f"{error.name} is not installed; from a clone of lastrun: pip install '.[train]'")
@@ -314,6 +315,9 @@ def _train_here(
         return Failed(GONE, one_line(error))
     except RanksDiffer as error:
         return Failed("trainer_error", str(error))
+    except KernelFailed as error:
+        without = "hardware.kernels: off trains without them, and goes on from the last checkpoint"
+        return Failed("trainer_error", f"a kernel of lastrun's own failed ({error}); {without}")
     except RuntimeError as error:
         if has_no_memory(error):
             return Failed("out_of_memory", f"{one_line(error)}; {_LESS_MEMORY}")

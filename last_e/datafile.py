@@ -62,6 +62,18 @@ def output_path(out: Path, *inputs: Path, example: str = "ntu60.safetensors") ->
     return target
 
 
+def see_that_it_is_there(path: Path) -> None:
+    """See that what is to be read is a file or a folder: of a device there may be no end.
+
+    Raises:
+        DataError: it is not there, or something else.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder", missing=True)
+    if not (path.is_file() or path.is_dir()):
+        raise DataError(f"{path}: a device, a pipe or the like; name a file or a folder", missing=True)
+
+
 def pointer(beginning: bytes) -> str | None:
     """What a file that begins so stands for, where a clone has the names of large files alone."""
     if beginning.startswith(b"version https://git-lfs"):
@@ -127,23 +139,32 @@ def _too_large(config: TrainConfig, train: int) -> str | None:
 
 
 def with_validation(config: TrainConfig, parts: Parts, label: Ints, performer: Ints, named: Mapping[str, Bools]) -> Parts:
-    """Who trains, who tests, and on whom the best is chosen, as ``data.train_subjects``, ``data.train_clips`` and
-    ``data.validation`` say; see :func:`last_e.splits.few` and :func:`last_e.splits.cut_off`.
+    """Who trains, who tests, and on whom the best is chosen, as ``data.train_position``, ``data.train_subjects``,
+    ``data.train_clips`` and ``data.validation`` say; see :func:`last_e.splits.few` and :func:`last_e.splits.cut_off`.
 
     Raises:
         ValueError: it cannot be.
     """
-    from last_e.splits import cut_off, few
+    from last_e.splits import Parts, cut_off, few
 
     data = config.data
-    parts = few(parts, data.train_subjects, data.train_clips, _drawn_by(config), label=label, performer=performer)
+    if data.train_position is not None:
+        from last_e.shipped import stands
+
+        if len(standing := stands()) != len(label):
+            told = f"positions are known of the {len(standing):,} recordings that come with lastrun, not of data.uri"
+            raise ValueError(f"data.train_position: found {data.train_position}; allowed: null: {told}")
+        here = standing == (data.train_position == "standing")
+        parts = Parts(parts.train & here, parts.test & ~here)
+    parts = few(parts, data.train_subjects, data.train_clips, drawn_by(config), label=label, performer=performer)
     if data.validation is None:
         return parts
     drawn = data.validation_by, data.validation_seed
     return cut_off(parts, data.validation, *drawn, label=label, performer=performer, named=named)
 
 
-def _drawn_by(config: TrainConfig) -> int:
+def drawn_by(config: TrainConfig) -> int:
+    """The seed by which those are drawn who train, where not all do."""
     return config.training.seed if config.data.train_seed is None else config.data.train_seed
 
 

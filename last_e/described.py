@@ -22,7 +22,8 @@ from pydantic import (
     model_validator,
 )
 
-from last_e.skeletons import Skeleton
+from last_e.problems import show
+from last_e.skeletons import PRINTABLE, Skeleton
 
 DESCRIPTION = "description"
 """Key of the metadata."""
@@ -37,9 +38,10 @@ UNITS = {"metres": 1000.0, "centimetres": 10.0, "millimetres": 1.0, "pixels": 4.
 IN_THE_IMAGE = ("pixels", "image")
 """Units of two dimensions: y goes down, and the third number is always 0."""
 
-ClassName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+ClassName = Annotated[str, Field(min_length=1, max_length=200, pattern=PRINTABLE)]
 ClassNumber = Annotated[int, Field(ge=0, lt=100_000)]
-SetName = Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9_][A-Za-z0-9 ._+=-]*$")]
+SET_NAME = r"^[A-Za-z0-9_][A-Za-z0-9 ._+=-]*$"
+SetName = Annotated[str, Field(max_length=100, pattern=SET_NAME)]
 SPLIT_NAME = r"^[a-z0-9][a-z0-9_-]*$"
 SplitName = Annotated[str, Field(max_length=40, pattern=SPLIT_NAME)]
 
@@ -128,12 +130,54 @@ def described(metadata: Mapping[str, Any]) -> Description | None:
 
 def in_a_line(error: ValidationError) -> str:
     """All that a description has wrong."""
-    told = []
-    for item in error.errors(include_url=False, include_input=False)[:10]:
-        place = ".".join(map(str, item["loc"]))
-        what = re.sub(r"^Value error, ", "", item["msg"])
-        told.append(f"{place}: {what}" if place else what)
-    return "; ".join(told)
+    told = [
+        (place, what if allowed is None else f"found {what}; allowed: {allowed}") for place, what, allowed in wrong_in(error)
+    ]
+    return "; ".join(f"{place}: {what}" if place else what for place, what in told)
+
+
+def wrong_in(error: ValidationError) -> list[tuple[str, str, str | None]]:
+    """What a description has wrong, ten at the most: where, what was found, and what is allowed in its place; None where what
+    was found says so itself."""
+    told: list[tuple[str, str, str | None]] = []
+    for item in error.errors(include_url=False)[:10]:
+        place, kind, bounds = ".".join(map(str, item["loc"])).removesuffix(".[key]"), item["type"], item.get("ctx", {})
+        if kind in ("value_error", "json_invalid"):
+            told.append((place, re.sub(r"^Value error, |^Invalid ", "", item["msg"]), None))
+        elif kind in ("missing", "extra_forbidden"):
+            what = ("nothing", "a value, for it is needed") if kind == "missing" else ("an unknown key", "known keys only")
+            told.append((place, *what))
+        else:
+            words = _PATTERNS.get(bounds.get("pattern", ""), "") or _ALLOWED.get(
+                kind, "another value; docs/own-data.md says which"
+            )
+            told.append((place, show(item["input"]), words.format_map({key: str(value) for key, value in bounds.items()})))
+    return told
+
+
+_PATTERNS = {
+    PRINTABLE: "text of characters that can be shown, on one line",
+    SET_NAME: "letters, digits, spaces and ._+=-, the first a letter, a digit or _",
+    SPLIT_NAME: "small letters, digits, _ and -, the first a letter or a digit",
+}
+_ALLOWED = {
+    "literal_error": "{expected}",
+    "string_too_short": "text of at least {min_length} characters",
+    "string_too_long": "text of at most {max_length} characters",
+    "too_short": "at least {min_length} of them",
+    "too_long": "at most {max_length} of them",
+    "greater_than": "a number > {gt}",
+    "greater_than_equal": "a number of at least {ge}",
+    "less_than": "a number < {lt}",
+    "less_than_equal": "a number of at most {le}",
+    "finite_number": "a number that is finite",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    **dict.fromkeys(("tuple_type", "list_type"), "a list"),
+    **dict.fromkeys(("dict_type", "model_type"), "a mapping"),
+    "string_type": "text",
+}
+"""What is allowed where pydantic says that a value is of this type of mistake."""
 
 
 def content(description: Description, data_sha256: str, tensors: Mapping[str, Any]) -> str:

@@ -21,11 +21,14 @@ from torch import Tensor
 
 from last_e import rng
 from last_e.config import TrainConfig
+from last_e.data import launches
 from last_e.data.batches import Batch, Piece, TrainBatches
 from last_e.gpu import NoGpu, is_lost
+from last_e.model import fused_cuda
 from last_e.precision import Precision
 from last_e.ranks.group import ALONE, Group
-from last_e.state import Begun, State, begin_step, end_step
+from last_e.state import State
+from last_e.step import Begun, begin_step, end_step, whole_step
 from last_e.text import one_line
 
 WARM_UP = 3
@@ -104,6 +107,7 @@ class Graphs:
         self._recorded: dict[tuple[int, ...], Step] = {}
         self._keys: rng.Keys | None = None
         self._epoch: int | None = None
+        self._kernels = self._used()
         self.working = True
         """False once recording has failed; ``told`` was told why."""
 
@@ -118,9 +122,10 @@ class Graphs:
         return (self._train.drafts if there else self._train.epoch)(epoch, first_step)
 
     def step(self, parts: Parts, epoch: int, lr: float) -> None:
-        """One optimizer step, as :func:`last_e.state.train_step` does it on the batches of ``parts``, of an epoch from 0."""
+        """One optimizer step, as :func:`last_e.step.train_step` does it on the batches of ``parts``, of an epoch from 0."""
         self._state.set_rate(lr)
         self._set_keys(epoch)
+        self._forget_kernels()
         rows = tuple(len(part.owner) for part in parts)
         # A place is kept for what recorded steps are given, and for no other: of steps in parts hardly two have the same rows.
         if rows not in self._recorded and self._is_due(rows):
@@ -129,11 +134,23 @@ class Graphs:
             self._put(rows, parts)
         if rows in self._recorded:
             self._recorded[rows]()
-        elif self.working:
-            self._capture.run(partial(self._run, parts))
         else:
-            self._run(parts)
+            begin = partial(self._begin, parts)
+            step = partial(whole_step, self._state, begin, self._config, self._group)
+            self._capture.run(step) if self.working else step()
         self._met[rows] += 1
+
+    def _used(self) -> tuple[bool, bool]:
+        """Whether steps, and their batches, go through kernels of our own."""
+        device = self._state.device
+        return fused_cuda.used_on(device), launches.used_on(device)
+
+    def _forget_kernels(self) -> None:
+        """Of recorded steps, where kernels have been given up since: all are torch's from then on."""
+        if self._kernels != (now := self._used()):
+            self._kernels = now
+            for forgotten in (self._recorded, self._inputs, self._met):
+                forgotten.clear()
 
     def _is_due(self, rows: tuple[int, ...]) -> bool:
         return self.working and self._met[rows] > 0 and self._met.total() >= WARM_UP and self.count < MOST_GRAPHS

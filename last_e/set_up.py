@@ -26,6 +26,7 @@ from last_e.init.fit import begin_with, freeze
 from last_e.init.read import read_weights
 from last_e.known import description_of
 from last_e.model import fused, fused_cuda, tried
+from last_e.model.agreed import REMEDY, KernelFailed
 from last_e.model.network import LastE
 from last_e.precision import cpu_threads, keep_memory
 from last_e.ranks.group import ALONE, Group
@@ -91,9 +92,9 @@ def load_kernels(config: TrainConfig, device: torch.device, form: torch.dtype | 
     then, and say so where they are not used: they are by all ranks or by none."""
     if device.type != "cuda":
         return
+    REMEDY.give_up = None
     if config.hardware.kernels == "off":
-        fused_cuda.AGREED.leave(device)
-        launches.AGREED.leave(device)
+        _leave_kernels(device)
         return
     slow = threading.Timer(5.0, sink.emit, [Message("Triton makes kernels for this GPU, once (a minute or two) ...")])
     slow.start()
@@ -103,13 +104,24 @@ def load_kernels(config: TrainConfig, device: torch.device, form: torch.dtype | 
     finally:
         slow.cancel()
     missing = group.agree((why_not is not None) + (why_no_batches is not None))
+
+    def give_up(error: KernelFailed) -> None:
+        _leave_kernels(device)
+        sink.emit(Message(f"kernels: torch's own alone from here on ({error})", "warning"))
+
+    if group.size == 1:  # of several ranks all would have to, at the same step: what their end gives must be the same bits
+        REMEDY.give_up = give_up
     if missing > 1:
-        fused_cuda.AGREED.leave(device)
-        launches.AGREED.leave(device)
+        _leave_kernels(device)
         sink.emit(Message(f"kernels: torch's own alone ({why_not or ELSEWHERE})"))
     elif missing:
         launches.AGREED.leave(device)
         sink.emit(Message(f"kernels: batches are made by torch's own ({why_no_batches or ELSEWHERE})"))
+
+
+def _leave_kernels(device: torch.device) -> None:
+    fused_cuda.AGREED.leave(device)
+    launches.AGREED.leave(device)
 
 
 def batches_of(

@@ -16,7 +16,8 @@ MOST_JOINTS = 512
 PLAYER = Path(__file__).with_suffix(".js")
 """What draws a moving skeleton on a page."""
 
-Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")]
+PRINTABLE = r"^[^\x00-\x1f\x7f]+$"
+Name = Annotated[str, Field(min_length=1, max_length=64, pattern=PRINTABLE)]
 Joint = Annotated[int, Field(ge=0, lt=MOST_JOINTS)]
 Pair = tuple[Joint, Joint]
 

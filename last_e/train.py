@@ -38,7 +38,8 @@ from last_e.ranks.lifeline import beat
 from last_e.schedule import learning_rate
 from last_e.set_up import batches_of, begin_with_weights, class_weights, load_kernels, load_loops, set_up_torch
 from last_e.smooth import Smooth
-from last_e.state import Reading, State, train_step
+from last_e.state import Reading, State
+from last_e.step import train_step
 from last_e.stop import REASONS, Stop
 from last_e.text import counted, percent
 

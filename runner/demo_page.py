@@ -12,7 +12,7 @@ from last_e.text import expand
 from last_e.whole import read_bounded, whole_file
 from runner.errors import UNREADABLE, UsageError, unwritable
 from runner.export import MODEL, NEEDS, Progress, about_export, export, see_that_all_is_here
-from runner.models import Choice
+from runner.models import Choice, see_that_it_is_there
 from runner.page.build import page
 from runner.page.runtime import runtime
 
@@ -58,6 +58,7 @@ def demo_page(
     about = about_export(folder)
     if about is None:
         see_that_all_is_here("a page", NEEDS["onnx"])  # before the runtime is fetched
+        see_that_it_is_there(name, choice)
         with tempfile.TemporaryDirectory(prefix="lastrun-page-") as into:
             made = Path(into) / "model"
             ready = runtime(runtime_file, say)

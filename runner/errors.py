@@ -41,6 +41,16 @@ class UsageError(LastrunError):
     exit_code = Exit.USAGE
 
 
+def refuse(wrong: Sequence[str]) -> None:
+    """Tell all that is ``wrong`` in how a command was called, if anything is.
+
+    Raises:
+        UsageError: something is.
+    """
+    if wrong:
+        raise UsageError("; ".join(wrong))
+
+
 def unwritable(place: object, error: OSError) -> UsageError:
     """What to say of a place that somebody has named and that cannot be written."""
     return UsageError(f"{place}: cannot be written there: {error.strerror or error}; name another place")

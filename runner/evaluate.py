@@ -10,7 +10,7 @@ from typing import Any
 
 from last_e.text import expand
 from runner.child import result_of
-from runner.errors import UsageError
+from runner.errors import UsageError, refuse
 from runner.models import Choice, Model, bring, is_checkpoint
 
 _UNDRAWN = ("data.validation_by=null", "data.validation_seed=null")
@@ -60,9 +60,13 @@ def evaluate(
     Raises:
         LastrunError: there is no such model, it or the clips are damaged or do not fit, and what to do.
     """
-    for flag, value in (("--part", part), ("--weigh-on", weigh_on)):
-        if value not in (*PARTS, *([None] if flag == "--weigh-on" else [])):
-            raise UsageError(f"{flag}: found {value}; allowed: {', '.join(PARTS)}")
+    asked_for = [("--part", part), *([] if weigh_on is None else [("--weigh-on", weigh_on)])]
+    unknown = [f"{flag}: found {value}; allowed: {', '.join(PARTS)}" for flag, value in asked_for if value not in PARTS]
+    wrong = {name: value for name, value in (spoil or {}).items() if value is not None}
+    for name, most in (("noise", 10), ("missing", 1), ("motion", 10)):
+        if not 0 <= wrong.get(name, 0) <= most:
+            unknown.append(f"--{name}: found {wrong[name]:g}; allowed: 0 to {most}")
+    refuse(unknown)
     if weigh_on is not None and len(models) < 2:
         raise UsageError("--weigh-on chooses weights between models: name another one with --with")
     if weigh_on == part:
@@ -76,10 +80,6 @@ def evaluate(
     words = [*settings, *([] if data is None else [f"data.uri={json.dumps(str(data.absolute()))}"])]
     words += [] if split is None else [f"split_type={json.dumps(split)}", "data.validation=null", *_UNDRAWN]
     choice = Choice(store, trust, last, step, words, ema, is_watched=is_watched)
-    wrong = {name: value for name, value in (spoil or {}).items() if value is not None}
-    for name, most in (("noise", 10), ("missing", 1), ("motion", 10)):
-        if not 0 <= wrong.get(name, 0) <= most:
-            raise UsageError(f"--{name}: found {wrong[name]:g}; allowed: 0 to {most}")
     with ExitStack() as held:
         asked = [bring(model, choice, held, say) for model in models]
         what = {"models": asked, "part": part, "crops": crops, "weigh_on": weigh_on, "mirror": mirror, "spoil": wrong}

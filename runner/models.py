@@ -93,6 +93,16 @@ def bring(model: Model, choice: Choice, held: ExitStack, say: Say) -> dict[str, 
     return {"folder": str(folder), "config": config, "weight": model.weight, "ema": choice.ema}
 
 
+def see_that_it_is_there(name: str, choice: Choice) -> None:
+    """See that there is such a job or folder, before anything is done for it.
+
+    Raises:
+        LastrunError: there is none.
+    """
+    if not is_checkpoint(expand(name)):
+        find_job(name, choice.store)
+
+
 def is_checkpoint(path: Path) -> bool:
     """Whether a folder is one."""
     with suppress(OSError):  # a name too long for a folder is no folder's

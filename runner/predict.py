@@ -12,7 +12,7 @@ from typing import Any
 
 from last_e.text import expand
 from runner.child import said_by
-from runner.errors import UsageError
+from runner.errors import UsageError, refuse
 from runner.models import Choice, Model, bring
 
 KINDS = ("skeleton", "prepared", "npy", "csv", "npz", "json", "openpose", "coco")
@@ -58,10 +58,12 @@ def predict(
     Raises:
         LastrunError: there is no such model, it is damaged, or what is asked cannot be.
     """
-    window, stride = _span("--window", how.window), _span("--stride", how.stride)
+    wrong: list[str] = []
+    window, stride = _span("--window", how.window, wrong), _span("--stride", how.stride, wrong)
     for flag, value, allowed in (("--kind", how.kind, KINDS), ("--units", how.units, UNITS)):
         if value is not None and value not in allowed:
-            raise UsageError(f"{flag}: found {value}; allowed: {', '.join(allowed)}")
+            wrong.append(f"{flag}: found {value}; allowed: {', '.join(allowed)}")
+    refuse(wrong)
     if stride is not None and window is None:
         raise UsageError("--stride is between windows: say how long one is with --window")
     if window is not None and stride is not None and type(window) is type(stride) and stride > window:
@@ -86,13 +88,15 @@ def predict(
         yield from said_by("last_e.predict", {**asked, "what": what, "begun": begun}, "the prediction", reads_input=True)
 
 
-def _span(flag: str, value: str | int | float | None) -> int | float | None:
-    """Frames as a whole number, seconds as another."""
+def _span(flag: str, value: str | int | float | None, wrong: list[str]) -> int | float | None:
+    """Frames as a whole number, seconds as another; what is no such thing is told in ``wrong``."""
+    said = value
     if isinstance(value, str):
         found = _SPAN.fullmatch(value.strip())
         if found is None or ("." in found[1] and not found[2]):
-            raise UsageError(f"{flag}: found {value}; allowed: frames, such as 64, or seconds, such as 2s or 1.5s")
+            wrong.append(f"{flag}: found {said}; allowed: frames, such as 64, or seconds, such as 2s or 1.5s")
+            return None
         value = float(found[1]) if found[2] else int(found[1])
     if value is not None and not 0 < value <= 1_000_000:
-        raise UsageError(f"{flag}: found {value}; allowed: more than 0, and at most 1,000,000 frames or seconds")
+        wrong.append(f"{flag}: found {said}; allowed: more than 0, and at most 1,000,000 frames or seconds")
     return value

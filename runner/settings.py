@@ -71,7 +71,9 @@ def read_settings() -> Settings:
         return Settings()
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:  # TOMLDecodeError and UnicodeDecodeError are the former
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: bytes that are not UTF-8; allowed: TOML text in UTF-8") from None
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is the former
         raise UsageError(f"{path}: not TOML: {error}") from None
     known = [one.name for one in fields(Settings)]
     wrong = [f"{key} is unknown; {nearest(key, known)}" for key in values if key not in known]

@@ -39,9 +39,9 @@ AREAS = {
     """,
     "Jobs, checkpoints and groups": """
         last_e/manifest last_e/metrics runner/api runner/commands/app runner/commands/copy runner/commands/groups
-        runner/commands/keep runner/commands/look runner/commands/options runner/commands/run runner/commands/shell
-        runner/commands/show runner/commands/wanted runner/completion/ runner/errors runner/job/ runner/signals
-        runner/submitter runner/view/
+        runner/commands/keep runner/commands/look runner/commands/misuse runner/commands/options runner/commands/run
+        runner/commands/shell runner/commands/show runner/commands/wanted runner/completion/ runner/errors runner/job/
+        runner/signals runner/submitter runner/view/
     """,
     "The store": """
         runner/store/
@@ -53,12 +53,12 @@ AREAS = {
         last_e/__main__ last_e/average last_e/balance last_e/bar last_e/checkpoint last_e/cli last_e/console last_e/environment
         last_e/evaluate last_e/events last_e/gpu last_e/graph last_e/init/ last_e/light last_e/load last_e/machine_code
         last_e/model/ last_e/optim last_e/precision last_e/process last_e/progress last_e/ranks/ last_e/resume
-        last_e/rng last_e/schedule last_e/set_up last_e/state last_e/stop last_e/terminal last_e/train last_e/whole
+        last_e/rng last_e/schedule last_e/set_up last_e/state last_e/step last_e/stop last_e/terminal last_e/train last_e/whole
         runner/attempt/ runner/gpus runner/hub_files runner/models runner/weights
     """,
     "Data": """
         last_e/before_after last_e/counts last_e/data/ last_e/datafile last_e/joints last_e/own_set last_e/predictions
-        last_e/prepare/ last_e/skeletons last_e/splits runner/commands/data
+        last_e/prepare/ last_e/shipped last_e/skeletons last_e/splits runner/commands/data
     """,
     "Scoring, predicting, exporting": """
         last_e/export/ last_e/predict/ last_e/score/ runner/child runner/commands/export runner/commands/judge
@@ -81,20 +81,6 @@ AREAS = {
     """,
 }
 """By the file of the source, its longest beginning."""
-COMMAND_LINE = {
-    "Missing argument '{argument}'; --help tells more": "pull",
-    "Missing argument 'JOB.YAML'; lastrun init writes one": "submit",
-    "Missing option '{option}'; --help tells more": "data import csv file.csv",
-    "No such option: {option}; --help tells more": "status job --nonsense",
-    "No such command '{command}'; --help tells more": "data nonsense",
-    "No such command '{command}'. Did you mean '{command}'?; --help tells more": "statuss",
-    "Option '{option}' requires an argument; --help tells more": "list --limit",
-    "Option '{option}' does not take a value; --help tells more": "list --json=3",
-    "'{option}': {why}; --help tells more": "list --limit none",
-    "Got unexpected extra {arguments} ({words}); --help tells more": "list some more",
-    "Got unexpected extra {arguments} ({words}); --set takes KEY=VALUE": "submit job.yaml --set training.lr=1 more",
-}
-"""What the library of the command line says, whose source is not here, and which words have it say so: a test calls them."""
 _ERRORS = {"LastrunError", "ConfigError", "DataError", "DamagedCheckpoint", "NoGpu", "PeerGone", "RanksDiffer", "DataChanged"}
 _ERRORS |= {"Differs", "UnsetVariable"}
 """Classes, with what is made of them, whose text somebody reads."""
@@ -477,8 +463,7 @@ def render() -> str:
                 rows.setdefault(one.text, set()).add(_kind(one))
         for message in sorted(rows, key=lambda each: (rows[each] <= _SAID, each)):  # errors first
             text += f"| {_cell(message)} | {', '.join(sorted(rows[message] - _PART or rows[message]))} |\n"
-    text += "\n## The command line\n\nIts library's own words, of any command.\n\n| message | what it is |\n|---|---|\n"
-    return text + "".join(f"| {_cell(message)} | error 2 |\n" for message in COMMAND_LINE)
+    return text
 
 
 _PART = {"part of another"}

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import tarfile
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -253,60 +252,60 @@ class Engine:
 
 
 class SharedImage:
-    """The project's image as the engine that has built it has it on disk, for others of the same run; ``note`` tells them where
-    (None: there is but one). One announces that it is going to build it."""
+    """The project's image as the engine that has built it has it on disk, for others of the same run, in a folder of the whole
+    run's beside the files that tell how far it is; ``place`` begins their names (None: there is but one engine). One announces
+    that it is going to build it."""
 
-    def __init__(self, note: Path | None) -> None:
-        self._note = note
+    def __init__(self, place: Path | None) -> None:
+        self._place = place
 
-    def _mark(self, what: str) -> Path | None:
-        return self._note and self._note.with_suffix(f".{what}")
+    def _of(self, what: str) -> Path:
+        assert self._place is not None
+        return self._place.with_suffix(f".{what}")
 
     def announce(self) -> None:
         """Others need not build it."""
-        if mark := self._mark("announced"):
-            mark.touch()
+        if self._place:
+            self._of("announced").touch()
 
     def give_up(self) -> None:
         """If it is not built now, it will not be."""
-        if mark := self._mark("failed"):
-            mark.touch()
+        if self._place:
+            self._of("failed").touch()
 
     def build(self, engine: Engine) -> None:
         """In an engine, and for others unless another was first."""
-        part = self._mark("part")
         engine.build()
-        if engine.client.info()["Driver"] != "overlay2":
+        if self._place is None or self._of("there").exists():
+            return
+        same_disk = self._place.parent.stat().st_dev == engine.folder.stat().st_dev
+        if engine.client.info()["Driver"] != "overlay2" or not same_disk:
             self.give_up()
-        elif self._note and part and not self._note.exists():
-            kept = Path(tempfile.mkdtemp(prefix="docker-", dir="/tmp"))
-            _link_layers(engine.folder / "data", kept)
-            part.write_text(str(kept))
-            part.rename(self._note)
+            return
+        _link_layers(engine.folder / "data", self._of("kept"))
+        self._of("there").touch()
 
     def load(self, engine: Engine) -> bool:
         """Into an engine that has not been started, once it is there; False: nobody builds it."""
-        mark, failed = self._mark("announced"), self._mark("failed")
-        if not (self._note and mark and failed):
+        if self._place is None:
             return False
         deadline = time.monotonic() + _ANNOUNCED_SECONDS
-        while not mark.exists():
+        while not self._of("announced").exists():
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.5)
         deadline = time.monotonic() + _BUILD_SECONDS
-        while not self._note.exists():
-            if failed.exists() or time.monotonic() > deadline:
+        while not self._of("there").exists():
+            if self._of("failed").exists() or time.monotonic() > deadline:
                 return False
             time.sleep(0.5)
-        _link_layers(Path(self._note.read_text()), engine.folder / "data")
+        _link_layers(self._of("kept"), engine.folder / "data")
         return True
 
     def remove(self) -> None:
-        """What was kept for others, when all have ended."""
-        if self._note and self._note.exists():
-            removed_by_and_by(Path(self._note.read_text()))
-            self._note.unlink()
+        """What was kept for others, whole or not, when all have ended."""
+        if self._place and self._of("kept").exists():
+            removed_by_and_by(self._of("kept"))
 
 
 def _link_layers(source: Path, target: Path) -> None:

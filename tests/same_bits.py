@@ -119,7 +119,8 @@ def trained(variant: str) -> dict[str, Any]:
     from last_e.optim import build_optimizer
     from last_e.precision import Precision
     from last_e.reading import set_layer
-    from last_e.state import State, train_step
+    from last_e.state import State
+    from last_e.step import train_step
 
     layer, problems = set_layer(["dataset=synthetic", f"model.variant={variant}", *RUNS[variant]])
     config = resolve([layer], TrainConfig, problems, detect=lambda: ("local", "")).config

@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.sections.common import Task, relative, some_clips
 from last_e.bench.contenders import Own, synchronize
 from last_e.graphs import CudaCapture, Graphs, Step
-from last_e.state import train_step
+from last_e.step import train_step
 
 STEPS, FEW_STEPS = 120, 8
 

@@ -12,7 +12,7 @@ from last_e.bench.contenders import Own
 from last_e.data import launches
 from last_e.model import fused_cuda, tried, whole
 from last_e.precision import choose_precision
-from last_e.state import train_step
+from last_e.step import train_step
 
 
 def kernels(task: Task) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def kernels(task: Task) -> dict[str, Any]:
         why_not = tried.try_out(task.device, task.config, form) or launches.try_out(task.device)
         assert why_not is None, why_not
         found["seconds_to_try_out"] = time.perf_counter() - begin
-    losses, speed, made = {}, {}, {}
+    losses, speed, made, digests = {}, {}, {}, {}
     for name in ("auto", "auto again", "off"):
         config = task.config.model_copy(
             update={"hardware": task.config.hardware.model_copy(update={"kernels": name.partition(" ")[0]})}
@@ -45,11 +45,13 @@ def kernels(task: Task) -> dict[str, Any]:
             losses[name].append(own.state.counters.read().loss)
             if len(losses[name]) == 1 and name == "auto":
                 found["seconds_of_first_step"] = time.perf_counter() - begin
+        digests[name] = own.state.digest()
         made[name] = rate(lambda: next(batches), own.batches.batch, task)  # noqa: B023
         speed[name] = rate(lambda: train_step(own.state, step, 0.01, config, own.precision), own.batches.batch, task)  # noqa: B023
     worst = max(relative(a, b) for a, b in zip(losses["auto"], losses["off"]))
     assert worst <= 0.05, f"losses differ by {worst:.1%}"
     assert losses["auto"] == losses["auto again"], "two runs with the kernels differ"
+    assert digests["auto"] == digests["auto again"], "two runs with the kernels have other weights"
     return {
         **found,
         "clips_per_second": speed["auto"],

@@ -21,7 +21,8 @@ from last_e.environment import cpu_name, usable_cores
 from last_e.model import LastE
 from last_e.optim import build_optimizer
 from last_e.precision import Precision
-from last_e.state import State, train_step
+from last_e.state import State
+from last_e.step import train_step
 from last_e.text import one_line
 
 FLOAT32 = Precision(None, False, "")

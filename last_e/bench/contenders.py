@@ -29,12 +29,14 @@ from last_e.environment import usable_cores
 from last_e.events import Discard
 from last_e.graphs import Graphs, graphs_for
 from last_e.manifest import Manifest
+from last_e.model.agreed import REMEDY
 from last_e.model.network import LastE
 from last_e.optim import build_optimizer, parameter_groups
 from last_e.precision import Precision, choose_precision, cpu_threads
 from last_e.ranks.group import ALONE, Group
 from last_e.set_up import TEST_BATCH, load_kernels, make_batches, set_up_torch
-from last_e.state import State, train_step
+from last_e.state import State
+from last_e.step import train_step
 
 CLIPS = 1024
 
@@ -52,6 +54,7 @@ class Own:
         self.config, self.device, self.group = config, device, group
         self.precision = choose_precision(config, device)
         load_kernels(config, device, self.precision.dtype, Discard(), group)
+        REMEDY.give_up = None  # what is measured must not become something else on the way
         everything = torch.arange(len(clips))
         self.batches, self.tests = make_batches(clips, everything, everything, config, device, workers, Discard(), group)
         torch.manual_seed(config.training.seed)

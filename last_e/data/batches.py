@@ -24,6 +24,7 @@ from last_e.data.balance import balanced_order
 from last_e.data.clips import Clips
 from last_e.data.launches import KernelRows
 from last_e.data.shown import Spoil, TorchRows, still, weight
+from last_e.model.agreed import REMEDY, KernelFailed
 from last_e.model.network import Noise
 from last_e.problems import ConfigError, Problem
 from last_e.ranks.fold import shares
@@ -185,7 +186,11 @@ class TrainBatches:
         key = self._keys(epoch)
 
         def made(pieces: list[Piece]) -> list[Batch]:
-            return [self.make(piece, key) for piece in pieces]
+            try:
+                return [self.make(piece, key) for piece in pieces]
+            except KernelFailed as error:
+                REMEDY(error)
+                return [self.make(piece, key) for piece in pieces]
 
         return prefetch(made, self.drafts(epoch, first_step), self.workers)
 

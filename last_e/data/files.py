@@ -11,7 +11,6 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -20,10 +19,9 @@ from last_e.data.clips import TENSORS, Clips
 from last_e.datafile import FORMAT, OWN_SPLIT, VALIDATION, DataError, unreadable
 from last_e.described import DESCRIPTION, described
 from last_e.own_set import DATA_HASH, rest_of
+from last_e.shipped import IRDS
 from last_e.text import one_line
 from last_e.whole import whole_file
-
-IRDS = Path(__file__).parent / "irds" / "healthy.npz"
 
 
 def read_clips(path: Path, num_classes: int) -> Clips:
@@ -82,13 +80,6 @@ def _promise(path: Path) -> None:
         found = rest_of(file)
         file.seek(8 + header.index(f'"{DATA_HASH}":"'.encode()) + len(DATA_HASH) + 4)
         file.write(found.encode())
-
-
-def stands(path: Path = IRDS) -> npt.NDArray[np.bool_]:
-    """(N,) bool: in which of the embedded recordings somebody stands, and does not sit."""
-    with np.load(path, allow_pickle=False) as file:
-        found: npt.NDArray[np.bool_] = file["standing"]
-    return found
 
 
 def read_irds(path: Path = IRDS) -> Clips:

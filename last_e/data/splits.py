@@ -7,7 +7,6 @@ from torch import Tensor
 
 from last_e.config import TrainConfig
 from last_e.data.clips import Clips
-from last_e.data.files import stands
 from last_e.datafile import DataError, with_validation
 from last_e.splits import Parts, trains
 
@@ -20,9 +19,6 @@ def parts_of(clips: Clips, config: TrainConfig) -> Parts:
     """
     train = train_mask(clips, config.dataset, config.split_type)
     parts = Parts(train.numpy(), held_out(clips, train, config.split_type).numpy())
-    if config.data.train_position is not None:
-        here = stands() == (config.data.train_position == "standing")
-        parts = Parts(parts.train & here, parts.test & ~here)
     named = {split: mask.numpy() for split, mask in clips.validation.items()}
     try:
         return with_validation(config, parts, clips.label.numpy(), clips.performer.numpy(), named)

@@ -7,12 +7,13 @@ import torch
 from last_e import rng
 from last_e.data.clips import Clips
 from last_e.joints import FROM_ROOT, PARENTS, STANDING
+from last_e.shipped import SYNTHETIC_CLIPS, SYNTHETIC_PERFORMERS
 
 _MOVING = (5, 9, 13, 17, 6, 10, 1, 14)
 """Joint whose bone swings in each class (modulo its length)."""
 
 
-def synthetic_clips(num_classes: int = 6, num_clips: int = 360, seed: int = 0) -> Clips:
+def synthetic_clips(num_classes: int = 6, num_clips: int = SYNTHETIC_CLIPS, seed: int = 0) -> Clips:
     """Clips of 20 to 80 frames. Class c swings one limb, at a pace that grows with c; every third class has two people.
 
     Performers 1 to 12; sizes, phases, places and headings vary from clip to clip.
@@ -27,7 +28,7 @@ def synthetic_clips(num_classes: int = 6, num_clips: int = 360, seed: int = 0) -
     motion = _people(label[clip], int(length.max()), own, second)
     rows = motion[torch.arange(motion.shape[1]) < length[clip][:, None]]
     ones = torch.ones(num_clips, dtype=torch.int64)
-    performer = 1 + torch.arange(num_clips) // num_classes % 12
+    performer = 1 + torch.arange(num_clips) // num_classes % SYNTHETIC_PERFORMERS
     return Clips(rows, length, bodies, label, performer, camera=ones, setup=ones)
 
 

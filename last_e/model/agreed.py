@@ -7,7 +7,30 @@ from collections.abc import Callable
 
 import torch
 
+
+class KernelFailed(RuntimeError):
+    """A kernel could not be made or was not taken when it was asked for, of which nothing has been done."""
+
+
 NEEDS = "Triton needs a C compiler and Python's headers here: gcc, libc6-dev and python3-dev of Debian or Ubuntu"
+
+
+class Remedy:
+    """What is done where a kernel fails in training, though it came out right as that began: for other shapes, say, it cannot
+    be made."""
+
+    def __init__(self) -> None:
+        self.give_up: Callable[[KernelFailed], None] | None = None
+        """Has torch do it from there on; None: nobody does, so that the error stands."""
+
+    def __call__(self, error: KernelFailed) -> None:
+        """Once this returns, what failed is to be done again: kernels are used no more."""
+        if self.give_up is None:
+            raise error
+        self.give_up(error)
+
+
+REMEDY = Remedy()
 
 
 class Agreed:

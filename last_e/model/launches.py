@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from last_e.gpu import is_lost
 from last_e.model import gate_launches, head_launches, spatial_launches, stem_launches, step_launches
+from last_e.model.agreed import KernelFailed, said
 from last_e.model.layout import COLUMNS, blocks, power_of_two
 
 PARTS = 256
@@ -54,15 +56,20 @@ def ops() -> Any:
 
 def defined(apart: dict[Any, dict[str, tuple[str, Any, Any]]]) -> Any:
     """``torch.ops.lastrun`` with these operations: for each module of kernels by name the schema, the launch with what comes
-    out of it, and what comes out of it."""
+    out of it, and what comes out of it. Called, they raise :class:`KernelFailed` for whatever the launch does."""
     library: Any = torch.library.Library("lastrun", "FRAGMENT")  # type: ignore[no-untyped-call]
     every = [(module, name, *one) for module, those in apart.items() for name, one in those.items()]
     for module, name, schema, run, shaped in every:
         library.define(f"{name}{schema}")
 
-        def launched(*given: Any, of: Any = module, launch: Any = run, out: Any = shaped) -> Any:
+        def launched(*given: Any, of: Any = module, launch: Any = run, out: Any = shaped, called: str = name) -> Any:
             made = out(*given)
-            launch(of, *given, *(() if made is None else made if isinstance(made, tuple) else (made,)))
+            try:
+                launch(of, *given, *(() if made is None else made if isinstance(made, tuple) else (made,)))
+            except Exception as error:  # Triton's, the driver's, the assembler's
+                if is_lost(error):
+                    raise
+                raise KernelFailed(f"{called}: {said(error)}") from error
             return made
 
         library.impl(name, launched, "CompositeExplicitAutograd")

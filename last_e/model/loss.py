@@ -21,7 +21,7 @@ def fits(logits: Tensor) -> bool:
 
 
 class CrossEntropy(torch.autograd.Function):
-    """From logits (n, C), labels (n,) and the classes' weights (C,), if any: the sum :func:`last_e.state.cross_entropy` of
+    """From logits (n, C), labels (n,) and the classes' weights (C,), if any: the sum :func:`last_e.step.cross_entropy` of
     them, and how many clips the largest logit is right of."""
 
     @staticmethod

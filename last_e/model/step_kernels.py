@@ -92,7 +92,7 @@ def cross_entropy(
     R: tl.constexpr,
     C: tl.constexpr,
 ):
-    """The sum over clips of :func:`last_e.state.cross_entropy`, its ``gradient`` (clips, classes), and how often the largest of
+    """The sum over clips of :func:`last_e.step.cross_entropy`, its ``gradient`` (clips, classes), and how often the largest of
     the logits, the first of equal ones, is the label's. One program, so that there is one order."""
     c = tl.arange(0, C)
     inside = c < classes

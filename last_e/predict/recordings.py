@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from last_e.datafile import DataError
+from last_e.datafile import DataError, see_that_it_is_there
 from last_e.described import IN_THE_IMAGE, Description, described
 from last_e.own_set import doubtful_units
 from last_e.prepare.arrays import array_in_file
@@ -137,8 +137,7 @@ class Reader:
                     yield from self._of_file(Path(folder) / name, kind)
 
     def _kind_of(self, path: Path) -> Kind:
-        if not path.exists():
-            raise DataError(f"{path}: no such file or folder", missing=True)
+        see_that_it_is_there(path)
         kind = self.kind or _kind_by_name(path.name)
         if kind is None:
             allowed = f".skeleton, {', '.join(_BY_ENDING)}, a folder, or - for standard input"

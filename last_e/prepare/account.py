@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from last_e.datafile import OWN_SPLIT, VALIDATION
-from last_e.splits import OFFICIAL, SPLITS, Bools, trains
+from last_e.config import TrainConfig
+from last_e.datafile import OWN_SPLIT, VALIDATION, DataError, with_validation
+from last_e.splits import OFFICIAL, SPLITS, Bools, Parts, trains
 
 Array = npt.NDArray[Any]
 
@@ -34,6 +35,21 @@ def held_out(columns: Mapping[str, Array], train: Bools, split: str) -> Bools:
     """Which clips test, (N,), of those that do not ``train``: all but a split's validation part."""
     validation = columns.get(VALIDATION + split)
     return ~train if validation is None else ~(train | validation)
+
+
+def parts_of(config: TrainConfig, columns: Mapping[str, Array]) -> Parts:
+    """Which clips of a job train, which test, and on which the best is chosen, as its trainer will find them.
+
+    Raises:
+        DataError: there is no such split.
+        ValueError: they cannot be chosen so.
+    """
+    masks, split = split_masks(config.dataset, columns), config.split_type
+    if split not in masks:
+        raise DataError(f"has no split {split}, only {', '.join(sorted(masks))}", missing=True)
+    named = {name[len(VALIDATION) :]: column for name, column in columns.items() if name.startswith(VALIDATION)}
+    parts = Parts(masks[split], held_out(columns, masks[split], split))
+    return with_validation(config, parts, columns["label"], columns["performer"], named)
 
 
 def count_splits(dataset: str, columns: Mapping[str, Array]) -> dict[str, dict[str, int | None]]:

@@ -14,6 +14,7 @@ The format is the one that :mod:`last_e.data.files` reads; beside what training 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
@@ -176,12 +177,18 @@ def workplace(path: Path) -> Iterator[Path]:
     What a killed process has left in it is there for the next one: a lock that the kernel frees tells the dead from the living.
 
     Raises:
-        DataError: another process is making it.
+        DataError: another process is making it, or none can.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     folder = path.with_name(f".{path.name}.parts")
-    with suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        told = f"{path}: cannot be written there: {error.strerror}; name another file with --out"
+        raise DataError(told, missing=True) from None
     try:  # finished parts in it are taken for what they say, and what a link leads to is not ours to clear
         see_that_it_is_ours(folder, "unfinished work belongs there, but")
     except PermissionError as error:

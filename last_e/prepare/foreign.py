@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from last_e.datafile import DataError, output_path
+from last_e.datafile import DataError, output_path, see_that_it_is_there
 from last_e.prepare.account import count_splits, guess_dataset, versions
 from last_e.prepare.clipfile import About, NoClipsError, Part, write_streamed
 from last_e.prepare.ctrgcn import open_ctrgcn
@@ -88,8 +88,7 @@ def import_file(
         OSError: the disk is full.
     """
     path, out = Path(path), Path(out)
-    if not path.exists():
-        raise DataError(f"{path}: no such file or folder", missing=True)
+    see_that_it_is_there(path)
     out = output_path(out, path)
     source = {"source": f"imported from {kind}: {path.name}"}
     if not overwrite:

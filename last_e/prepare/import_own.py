@@ -6,12 +6,12 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from last_e.datafile import DataError, output_path
-from last_e.described import IN_THE_IMAGE, UNITS, in_a_line
+from last_e.datafile import DataError, output_path, see_that_it_is_there
+from last_e.described import IN_THE_IMAGE, UNITS, Description, wrong_in
 from last_e.prepare.detections import read_coco, read_openpose
 from last_e.prepare.keypoints import (
     Found,
@@ -26,7 +26,9 @@ from last_e.prepare.keypoints import (
 )
 from last_e.prepare.own import OwnClip, Progress, Split, Written, write_dataset
 from last_e.prepare.pyskl_own import read_pyskl
+from last_e.problems import ConfigError, Problem, show
 from last_e.skeletons import COCO17, LAYOUTS, MEDIAPIPE33, OPENPOSE25, Skeleton
+from last_e.whole import read_bounded
 
 KINDS: dict[str, Callable[[Path, Told], Iterator[Found]]] = {
     "csv": read_csv,
@@ -39,6 +41,7 @@ KINDS: dict[str, Callable[[Path, Told], Iterator[Found]]] = {
 }
 _USUAL = {"mediapipe": MEDIAPIPE33, "openpose": OPENPOSE25, "coco": COCO17}
 _IN_PIXELS = ("coco17", "openpose18", "openpose25")
+MOST_LIST_BYTES = 16 << 20
 PART = "part"
 """What the split is called that a file or a table of clips brings along."""
 
@@ -87,19 +90,18 @@ def import_keypoints(
         progress: told how many clips are done.
 
     Raises:
-        DataError: with what is wrong: the files, or what is said of them.
+        ConfigError: with all that is wrong in what is ``wanted``.
+        DataError: with what is wrong with the files, or with what is said of them.
         OSError: the disk is full.
     """
     path = Path(path)
-    if not path.exists():
-        raise DataError(f"{path}: no such file or folder", missing=True)
-    if wanted.units not in (None, *UNITS):
-        raise DataError(f"--units: found {wanted.units}; allowed: {', '.join(UNITS)}", missing=True)
+    see_that_it_is_there(path)
+    said, classes, mirrored = _said(wanted)
+    if wanted.clips is not None:
+        see_that_it_is_there(wanted.clips)
     out = output_path(Path(out), path, *([] if wanted.clips is None else [wanted.clips]), example="my.safetensors")
     table = {} if wanted.clips is None else read_table(wanted.clips)
-    skeleton = (
-        _skeleton(wanted.layout) if wanted.layout else _USUAL.get(kind) or (layout_of_csv(path) if kind == "csv" else None)
-    )
+    skeleton = said or _USUAL.get(kind) or (layout_of_csv(path) if kind == "csv" else None)
     if skeleton is None:
         hint = f"--layout {', '.join(LAYOUTS)}, or a JSON file with joints, bones and centre"
         raise DataError(f"{path}: nothing says which joint is which: {hint}", missing=True)
@@ -136,18 +138,62 @@ def import_keypoints(
     return write_dataset(
         out,
         clips(),
-        classes=None if wanted.classes is None else _classes(wanted.classes),
+        classes=classes,
         skeleton=skeleton,
         splits={wanted.split or (PART if own else split.by): split},
         name=wanted.name,
         units=units,
         fps=wanted.fps,
         source=f"imported from {kind}: {path.name}" if wanted.source is None else wanted.source,
-        mirrored=None if wanted.mirrored is None else _pairs(wanted.mirrored),
+        mirrored=mirrored,
         overwrite=overwrite,
         progress=progress,
         of=path,
     )
+
+
+_FLAGS = {"name": "--name", "classes": "--classes", "splits": "--split", "source": "--source", "fps": "--fps"}
+"""What each part of a description is said with."""
+
+
+def _said(wanted: Wanted) -> tuple[Skeleton | None, list[str] | None, list[tuple[str, str]] | None]:
+    """The skeleton, the classes and their pairs in a mirror, as far as they are said; all that is said is looked at, before
+    any file is read.
+
+    Raises:
+        ConfigError: with all that is wrong in it.
+    """
+    problems: list[Problem] = []
+    skeleton, classes, mirrored = (
+        None if text is None else _kept(problems, read, text)
+        for read, text in ((_skeleton, wanted.layout), (_classes, wanted.classes), (_pairs, wanted.mirrored))
+    )
+    _kept(problems, lambda _: _split(wanted, known=True), "")
+    for flag, word, allowed in (("--units", wanted.units, tuple(UNITS)), ("--by", wanted.by, ("subject", "clip"))):
+        if word not in (None, *allowed):
+            problems.append(Problem(flag, "-", show(word), ", ".join(allowed)))
+    names = ["a", "b"] if classes is None else classes
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        problems.append(Problem("--classes", "-", f"{', '.join(twice[:5])} more than once", "each name once"))
+        names = ["a", "b"]
+    said = {"name": wanted.name or "a", "fps": wanted.fps, "source": wanted.source or "", "splits": {wanted.split or PART: ""}}
+    try:
+        Description.model_validate({**said, "classes": tuple(names), "skeleton": COCO17})
+    except ValidationError as error:
+        told = wrong_in(error)
+        problems += [Problem(_FLAGS[place.split(".")[0]], "-", found, can or "another") for place, found, can in told]
+    if problems:
+        raise ConfigError(problems)
+    return skeleton, classes, mirrored
+
+
+def _kept(problems: list[Problem], read: Callable[[str], Any], text: str) -> Any:
+    """What was read, or None, and what is wrong with it is told later."""
+    try:
+        return read(text)
+    except ConfigError as error:
+        problems += error.problems
+        return None
 
 
 def _pairs(text: str) -> list[tuple[str, str]]:
@@ -156,9 +202,12 @@ def _pairs(text: str) -> list[tuple[str, str]]:
         return []
     pairs = [tuple(name.strip() for name in one.split("=")) for one in text.split(",")]
     if wrong := [one for one in pairs if len(one) != 2 or not all(one)]:
-        told = f"{'='.join(wrong[0])!r} is no pair"
-        raise DataError(f"--mirrored {text}: {told}; allowed: two names with = between them, or none", missing=True)
+        raise _refused("--mirrored", f"{'='.join(wrong[0])!r}, which is no pair", "two names with = between them, or none")
     return [(one[0], one[1]) for one in pairs]
+
+
+def _refused(flag: str, found: str, allowed: str) -> ConfigError:
+    return ConfigError([Problem(flag, "-", found, allowed)])
 
 
 def _from(first: Found, others: Iterator[Found]) -> Iterator[Found]:
@@ -178,48 +227,56 @@ def _skeleton(layout: str) -> Skeleton:
         return LAYOUTS[layout]
     path = Path(layout)
     if not path.is_file():
-        raise DataError(
-            f"--layout: found {layout}; allowed: {', '.join(LAYOUTS)}, or a JSON file with joints and bones", missing=True
-        )
+        raise _refused("--layout", show(layout), f"{', '.join(LAYOUTS)}, or a JSON file with joints and bones")
     told = json_of(path)
     try:
         return Skeleton.model_validate_json(json.dumps(told))
     except ValidationError as error:
-        raise DataError(f"{path}: no skeleton: {in_a_line(error)}", missing=True) from None
+        usual = "a skeleton as docs/own-data.md has it"
+        raise ConfigError(
+            Problem(str(path), at or "-", found, allowed or usual) for at, found, allowed in wrong_in(error)
+        ) from None
 
 
 def _classes(text: str) -> list[str]:
     path = Path(text)
     if "," not in text and path.is_file():
-        try:
-            return [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError):
-            raise DataError(f"{path}: no text with a name of a class on each line", missing=True) from None
+        return _lines("--classes", path)
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
+def _lines(flag: str, path: Path) -> list[str]:
+    try:
+        raw = read_bounded(path, MOST_LIST_BYTES)
+        return [line.strip() for line in raw.decode("utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "bytes that are not UTF-8"
+        raise _refused(flag, f"{path}: {why}", "a file of text with a name on each line") from None
+
+
 def _split(wanted: Wanted, *, known: bool) -> Split:
-    train, test = _who(wanted.train, "--train"), _who(wanted.test, "--test")
+    problems: list[Problem] = []
+    train, test, validation = (
+        _kept(problems, lambda text: _who(text, flag), text) if text is not None else None  # noqa: B023 (called at once)
+        for flag, text in (("--train", wanted.train), ("--test", wanted.test), ("--validation", wanted.validation))
+    )
     if isinstance(train, float):
-        raise DataError("--train: names, with commas between them; a fraction is said of --test", missing=True)
+        problems.append(Problem("--train", "-", show(train), "names, with commas between them; a fraction is said of --test"))
+    if problems:
+        raise ConfigError(problems)
     if train is None and test is None:
         test = 0.25
     by = wanted.by or ("subject" if known else "clip")
-    return Split(by, train=train, test=test, validation=_who(wanted.validation, "--validation") or (), seed=wanted.seed)
+    return Split(by, train=train, test=test, validation=validation or (), seed=wanted.seed)
 
 
-def _who(text: str | None, flag: str) -> Sequence[int | str] | float | None:
+def _who(text: str, flag: str) -> Sequence[int | str] | float:
     """A fraction, names with commas between them, or ``@FILE`` with one a line."""
-    if text is None:
-        return None
     try:
         if "." in text and 0 < (part := float(text)) < 1:
             return part
     except ValueError:
         pass
     if text.startswith("@"):
-        try:
-            return [line.strip() for line in Path(text[1:]).read_text("utf-8-sig").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{flag} {text}: cannot be read: {error}", missing=True) from None
+        return _lines(flag, Path(text[1:]))
     return [name.strip() for name in text.split(",") if name.strip()]

@@ -5,8 +5,16 @@ from __future__ import annotations
 import io
 from importlib.util import find_spec
 
-from last_e.counts import WITHOUT_FILE
-from last_e.datafile import Check, DataError, check_file, check_opened, data_path, is_remote, see_that_the_batch_fits
+from last_e.counts import WITHOUT_FILE, chooses
+from last_e.datafile import (
+    Check,
+    DataError,
+    check_file,
+    check_opened,
+    data_path,
+    is_remote,
+    see_that_the_batch_fits,
+)
 from last_e.described import is_own
 from last_e.own_set import check_own
 from runner.attempt.data_cache import parse
@@ -28,11 +36,24 @@ def check_data(config: JobSpec) -> None:
         if is_remote(config.data.uri):
             _check_remote(config, str(config.data.uri))
         elif (path := data_path(config)) is None:
-            see_that_the_batch_fits(config, WITHOUT_FILE[config.dataset, config.split_type].train)
+            see_that_the_batch_fits(config, _shipped(config))
         elif _can_look:
             check_file(config, path, _check_of(config))
     except DataError as error:
         raise UsageError(str(error)) from None
+
+
+def _shipped(config: JobSpec) -> int:
+    """How many clips of those that come with the package train, as far as that can be known here."""
+    if not (_can_look and chooses(config)):
+        return WITHOUT_FILE[config.dataset, config.split_type].train  # nothing is read
+    from last_e.prepare.account import parts_of
+    from last_e.shipped import columns_of
+
+    try:
+        return int(parts_of(config, columns_of(config.dataset, config.data.num_classes)).train.sum())
+    except ValueError as error:
+        raise DataError(f"{config.dataset}: {error}", missing=True) from None
 
 
 def _check_of(config: JobSpec) -> Check:

@@ -30,34 +30,34 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command()(bench)
-app.command()(init)
-app.command()(run.submit)
-app.command()(run.resume)
-app.command()(check.validate)
-app.command()(check.explain)
-app.command()(check.plan)
-app.command()(check.doctor)
-app.command()(completion)
-app.command(name="list")(look.list_)
-app.command()(look.gpus)
-app.command()(look.status)
-app.command()(look.logs)
-app.command()(look.compare)
-app.command()(show.report)
-app.command()(show.tensorboard)
-app.command(name="open")(show.open_)
-app.command()(ui)
-app.command()(watch)
-app.command()(judge.evaluate)
-app.command()(predict.predict)
-app.command()(export)
-app.command(name="demo-page")(demo_page)
-app.command()(keep.stop)
-app.command()(keep.pull)
-app.command()(cp)
-app.command()(keep.sync)
-app.command()(keep.rm)
+app.command(short_help="Measure how fast this machine trains, for lastrun plan")(bench)
+app.command(short_help="Write a job file for your data; asks for what it needs")(init)
+app.command(short_help="Check a job, keep it in the store, and run it")(run.submit)
+app.command(short_help="Go on with a job from its newest whole checkpoint")(run.resume)
+app.command(short_help="Check a job's file; every mistake is told at once")(check.validate)
+app.command(short_help="Print every value of a job with the layer that set it")(check.explain)
+app.command(short_help="Show how long a job would take where, and its cost")(check.plan)
+app.command(short_help="Look at what works from here, and what mends the rest")(check.doctor)
+app.command(short_help="Print what makes Tab complete commands and jobs")(completion)
+app.command(name="list", short_help="List the jobs of a store, newest first")(look.list_)
+app.command(short_help="Tell which machines can be had, and for how much")(look.gpus)
+app.command(short_help="Show where a job is, how it fares, and what to do next")(look.status)
+app.command(short_help="Print the log of all attempts of a job")(look.logs)
+app.command(short_help="Compare jobs: what differs, top-1, time, cost")(look.compare)
+app.command(short_help="Write a page of jobs: curves, attempts, mistakes")(show.report)
+app.command(short_help="Show curves of jobs in TensorBoard, as they grow")(show.tensorboard)
+app.command(name="open", short_help="Open the report of jobs in the browser")(show.open_)
+app.command(short_help="Show the jobs of a store in a browser, live")(ui)
+app.command(short_help="Tell of attempts that are lost or stall (notify.*)")(watch)
+app.command(short_help="Score a checkpoint anew: accuracy, per class, mix-ups")(judge.evaluate)
+app.command(short_help="Say what recordings show, by a trained model")(predict.predict)
+app.command(short_help="Write a trained network for other programs (ONNX)")(export)
+app.command(name="demo-page", short_help="Write a page that recognises what is dropped into it")(demo_page)
+app.command(short_help="Ask a job to save and stop, wherever it runs")(keep.stop)
+app.command(short_help="Download a checkpoint, whole or not at all")(keep.pull)
+app.command(short_help="Copy a file or a folder out of a job")(cp)
+app.command(short_help="Send what an ended attempt left here, or fetch it")(keep.sync)
+app.command(short_help="Delete a job, or a group with all its jobs")(keep.rm)
 app.add_typer(data_app, name="data")
 app.add_typer(host_app, name="host")
 app.add_typer(image_app, name="image")
@@ -120,19 +120,18 @@ def _run_app(call: Callable[[], Any]) -> NoReturn:
     except Exception as error:
         from last_e.problems import ConfigError
         from last_e.redact import redact
-        from runner.errors import Exit, LastrunError, UsageError
+        from runner.errors import Exit, LastrunError
         from runner.view.console import show
 
         misused = hasattr(error, "format_message")  # typer's own; the class has moved between its versions
         if misused and not isinstance(error, LastrunError):
-            said = str(error.format_message()).rstrip(".")  # type: ignore[attr-defined]
+            said = str(error.format_message())  # type: ignore[attr-defined]
             if said.startswith("Usage:"):  # called without anything
                 show(said, error=True)
                 raise SystemExit(int(Exit.USAGE)) from None
-            said = said.removeprefix("Invalid value for ")  # which '--limit': ... says by itself
-            hint = "--set takes KEY=VALUE" if "extra argument" in said and "--set" in sys.argv else "--help tells more"
-            hint = "lastrun init writes one" if said == "Missing argument 'JOB.YAML'" else hint
-            error = UsageError(f"{said}; {hint}")
+            from runner.commands.misuse import in_our_words
+
+            error = in_our_words(error, _spread_set(sys.argv[1:]), typer.main.get_command(app))
         if "--json" in sys.argv and isinstance(error, (ConfigError, LastrunError)):
             from dataclasses import asdict
 

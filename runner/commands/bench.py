@@ -19,8 +19,8 @@ def bench(
     part: Annotated[
         list[str] | None, typer.Option("--part", metavar="PART", help="only this: data, forward, train or epoch")
     ] = None,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, max=100, help="how often each is measured")] = 3,
-    seconds: Annotated[float, typer.Option("--seconds", min=0.1, max=600, help="how long each time")] = 3.0,
+    rounds: Annotated[int, typer.Option("--rounds", metavar="N", min=1, max=100, help="how often each is measured")] = 3,
+    seconds: Annotated[float, typer.Option("--seconds", metavar="SECONDS", min=0.1, max=600, help="how long each time")] = 3.0,
     alone: Annotated[bool, typer.Option("--alone", help="leave out the plain trainer that this one is compared with")] = False,
     ranks: Annotated[
         str | None, typer.Option("--ranks", metavar="N,N,...", help="training steps with so many ranks as well, such as 1,2,4")

@@ -14,7 +14,7 @@ import typer
 from runner.commands.options import JsonOption, QuietOption, at_home
 
 data_app = typer.Typer(
-    help="Make, import and look at prepared data files.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
+    help="Make, import and look at prepared data files", no_args_is_help=True, add_completion=False, rich_markup_mode=None
 )
 
 DATASETS = ("ntu60", "ntu120")
@@ -24,7 +24,9 @@ SPLITS = ("xsub", "xview", "xset")
 
 OutOption = Annotated[Path, typer.Option("--out", metavar="FILE", help="the prepared file to write", callback=at_home)]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="replace a file that is there with other clips")]
-WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, metavar="N", help="processes (default: every core)")]
+WorkersOption = Annotated[
+    int | None, typer.Option("--workers", min=1, metavar="N", help="so many processes (default: one a core)")
+]
 
 
 @data_app.command()
@@ -104,7 +106,7 @@ def import_(
     validation: Annotated[
         str | None, typer.Option("--validation", metavar="A,B|@FILE|0.1", help="who neither trains nor tests")
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="decides fractions (default: 0)")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", metavar="N", min=0, help="decides fractions (default: 0)")] = None,
     mirrored: Annotated[
         str | None, typer.Option("--mirrored", metavar="A=B,...|none", help="classes that change places in a mirror")
     ] = None,
@@ -132,8 +134,6 @@ def import_(
     if kind in OWN_KINDS or (kind == "pyskl" and layout is not None):
         if train_list is not None and kind != "pyskl":
             raise UsageError("--train-list: only pyskl's files have lists to choose from; --train says who trains")
-        if by not in (None, "subject", "clip"):
-            raise UsageError(f"--by: found {by!r}; allowed: subject, clip")
         with _errors(out, goes_on=False), Bar("clips") as bar:
             from last_e.prepare.import_own import Wanted, import_keypoints
 
@@ -166,7 +166,7 @@ def synth(
     like: Annotated[str, typer.Option("--like", metavar="NAME|FILE", help="ntu60, ntu120 or a prepared file")],
     out: OutOption,
     clips: Annotated[int | None, typer.Option("--clips", min=1, metavar="N", help="default: as many as the original")] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="decides everything")] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="decides everything")] = 0,
     overwrite: OverwriteOption = False,
     quiet: QuietOption = False,
     json: JsonOption = False,
@@ -196,7 +196,7 @@ def inspect(
     augment: Annotated[
         bool, typer.Option("--augment", help="with --animate: before and after each augmentation, side by side")
     ] = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="with --augment: decides what is random")] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="with --augment: decides what is random")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="with --animate: replace a file that is no page")] = False,
     json: JsonOption = False,
 ) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 ModelArgument = Annotated[str, typer.Argument(metavar="JOB|FOLDER", help="a job, or the folder of a checkpoint")]
 LastOption = Annotated[bool, typer.Option("--last", help="the newest checkpoint instead of the best by test top-1")]
-StepOption = Annotated[int | None, typer.Option("--step", metavar="N", help="the checkpoint of step N")]
+StepOption = Annotated[int | None, typer.Option("--step", metavar="N", min=0, help="the checkpoint of step N")]
 DataOption = Annotated[
     Path | None, typer.Option("--data", metavar="FILE", help="a prepared file instead of its own", callback=at_home)
 ]

@@ -8,7 +8,7 @@ import typer
 
 from runner.commands.options import JsonOption, StoreOption
 
-host_app = typer.Typer(help="Machines that ssh reaches.", no_args_is_help=True, rich_markup_mode=None)
+host_app = typer.Typer(help="Machines that ssh reaches", no_args_is_help=True, rich_markup_mode=None)
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="as ssh or [hosts] of config.toml know it")]
 
 

@@ -9,7 +9,7 @@ import typer
 
 from runner.commands.options import JsonOption, QuietOption
 
-image_app = typer.Typer(help="Build the image for containers, or look into one.", no_args_is_help=True, rich_markup_mode=None)
+image_app = typer.Typer(help="Build the image for containers, or look into one", no_args_is_help=True, rich_markup_mode=None)
 
 
 @image_app.command()

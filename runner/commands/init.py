@@ -65,8 +65,10 @@ def _asked(path: Path, data: str | None, model: str | None, epochs: str | None) 
 
 
 def _answer(question: str, default: str, check: Callable[[str], None]) -> str:
-    """The first answer in which there is no mistake."""
+    """The first answer in which there is no mistake, and of whose data the bucket that has them tells."""
     from last_e.problems import ConfigError
+    from last_e.redact import redact
+    from runner.errors import LastrunError
     from runner.view.console import show
 
     while True:
@@ -75,6 +77,8 @@ def _answer(question: str, default: str, check: Callable[[str], None]) -> str:
             check(text)
         except ConfigError as error:
             for problem in error.problems:
-                show(f"error: {problem}", error=True)
+                show(f"error: {redact(str(problem))}", error=True)
+        except LastrunError as error:  # a bucket without keys for it, or one that does not answer
+            show(f"error: {redact(str(error))}", error=True)
         else:
             return text

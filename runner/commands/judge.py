@@ -30,16 +30,20 @@ def evaluate(
     split: Annotated[str | None, typer.Option("--split", metavar="NAME", help="split_type instead of its own")] = None,
     part: Annotated[str, typer.Option("--part", metavar="PART", help="test, train, or validation")] = "test",
     crops: Annotated[
-        int, typer.Option("--crops", min=1, max=50, help="pieces of each clip, whose probabilities are averaged")
+        int, typer.Option("--crops", metavar="N", min=1, max=50, help="pieces of each clip, whose probabilities are averaged")
     ] = 1,
     mirror: MirrorOption = False,
     ema: EmaOption = False,
-    noise: Annotated[float | None, typer.Option("--noise", metavar="METRES", help="spoil the clips: noise of so much")] = None,
+    noise: Annotated[
+        float | None, typer.Option("--noise", metavar="METRES", help="spoil the clips: each joint is off by about so much")
+    ] = None,
     missing: Annotated[
-        float | None, typer.Option("--missing", metavar="CHANCE", help="spoil the clips: joints are not seen")
+        float | None,
+        typer.Option("--missing", metavar="CHANCE", help="spoil the clips: each joint is unseen with this chance, 0 to 1"),
     ] = None,
     motion: Annotated[
-        float | None, typer.Option("--motion", metavar="FACTOR", help="spoil the clips: all joints go so much of their way")
+        float | None,
+        typer.Option("--motion", metavar="FACTOR", help="spoil the clips: all joints go this part of their way, 0 to 1"),
     ] = None,
     with_: Annotated[
         list[str] | None,
@@ -50,7 +54,7 @@ def evaluate(
         typer.Option("--weigh-on", metavar="PART", help="choose the weights by the least loss on this part (validation)"),
     ] = None,
     last: Annotated[bool, typer.Option("--last", help="the newest checkpoint instead of the best by top-1")] = False,
-    step: Annotated[int | None, typer.Option("--step", metavar="N", help="the checkpoint of step N")] = None,
+    step: Annotated[int | None, typer.Option("--step", metavar="N", min=0, help="the checkpoint of step N")] = None,
     csv: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="what is said of each clip, a line each", callback=at_home)
     ] = None,

@@ -148,7 +148,7 @@ def pull(
     job: JobArgument,
     destination: Annotated[Path, typer.Argument(metavar="FOLDER", help="folder to put the checkpoint in", callback=at_home)],
     best: Annotated[bool, typer.Option("--best", help="the best by top-1 instead of the newest")] = False,
-    step: Annotated[int | None, typer.Option("--step", metavar="N", help="the one of step N")] = None,
+    step: Annotated[int | None, typer.Option("--step", metavar="N", min=0, help="the one of step N")] = None,
     store: StoreOption = None,
     quiet: QuietOption = False,
     json: JsonOption = False,

@@ -11,7 +11,7 @@ from runner.commands.options import GROUP_HELP, JobArgument, JobOrGroupArgument,
 
 def list_(
     store: StoreOption = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=10**6, help="how many, newest first")] = 50,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=10**6, help="how many, newest first")] = 50,
     group: Annotated[str | None, typer.Option("--group", metavar="GROUP", help="the jobs of a group alone")] = None,
     state: Annotated[
         list[str] | None,

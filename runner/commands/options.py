@@ -36,12 +36,15 @@ JOB_HELP = "ID of a job, the beginning of one, or STORE/ID"
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help=JOB_HELP)]
 GROUP_HELP = f"{JOB_HELP}; or a group's"
 JobOrGroupArgument = Annotated[str, typer.Argument(metavar="JOB|GROUP", help=GROUP_HELP)]
-EnvOption = Annotated[str | None, typer.Option("--env", metavar="ENV", help="auto, local, kaggle, gcp, lambda or a100")]
+EnvOption = Annotated[
+    str | None, typer.Option("--env", metavar="ENV", help="kind of machine: auto, local, kaggle, gcp, lambda or a100")
+]
 HereOption = Annotated[bool, typer.Option("--here", help="train on this machine, though the profile is for another kind")]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE ...", help="set any keys; applied last, values read as YAML")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE ...", help="set any keys of the job; applied last, values read as YAML"),
 ]
-LauncherOption = Annotated[str | None, typer.Option("--launcher", metavar="NAME", help=NAMES)]
+LauncherOption = Annotated[str | None, typer.Option("--launcher", metavar="NAME", help=f"what runs it: {NAMES}")]
 OnOption = Annotated[
     str | None,
     typer.Option(
@@ -65,7 +68,8 @@ PrivateOption = Annotated[
     ),
 ]
 StoreOption = Annotated[
-    str | None, typer.Option("--store", metavar="URI", help="default: LASTRUN_STORE, config.toml, your data folder")
+    str | None,
+    typer.Option("--store", metavar="URI", help="where jobs are kept; default: LASTRUN_STORE, config.toml, your data folder"),
 ]
 DetachOption = Annotated[bool, typer.Option("--detach", help="start it and return; it lives on in the background")]
 ParallelOption = Annotated[
@@ -95,4 +99,4 @@ TrustOption = Annotated[
 ]
 
 MirrorOption = Annotated[bool, typer.Option("--mirror", help="average with what is said of the clip in a mirror")]
-EmaOption = Annotated[bool, typer.Option("--ema", help="the average of the weights (training.ema)")]
+EmaOption = Annotated[bool, typer.Option("--ema", help="use the average of the weights (training.ema)")]

@@ -24,7 +24,7 @@ def predict(
     files: Annotated[
         list[str], typer.Argument(metavar="FILE...", help="files, folders, or - for JSON lines on standard input")
     ],
-    top: Annotated[int, typer.Option("--top", min=1, max=1000, help="so many classes of each")] = 3,
+    top: Annotated[int, typer.Option("--top", metavar="N", min=1, max=1000, help="so many classes of each")] = 3,
     window: Annotated[
         str | None, typer.Option("--window", metavar="N|Ns", help="go through long recordings by so many frames, or seconds")
     ] = None,
@@ -32,7 +32,7 @@ def predict(
         str | None, typer.Option("--stride", metavar="N|Ns", help="from window to window; default: half of one")
     ] = None,
     fps: Annotated[
-        float | None, typer.Option("--fps", min=0.1, max=1000, help="frames a second, default: the training set's")
+        float | None, typer.Option("--fps", metavar="N", min=0.1, max=1000, help="frames a second, default: the training set's")
     ] = None,
     kind: Annotated[
         str | None, typer.Option("--kind", metavar="KIND", help="what the files are; default: as their names say")
@@ -41,12 +41,12 @@ def predict(
         str | None, typer.Option("--units", metavar="UNITS", help="of keypoints; default: the training set's")
     ] = None,
     crops: Annotated[
-        int, typer.Option("--crops", min=1, max=50, help="pieces of each clip, whose probabilities are averaged")
+        int, typer.Option("--crops", metavar="N", min=1, max=50, help="pieces of each clip, whose probabilities are averaged")
     ] = 1,
     mirror: MirrorOption = False,
     ema: EmaOption = False,
     last: Annotated[bool, typer.Option("--last", help="the newest checkpoint instead of the best by top-1")] = False,
-    step: Annotated[int | None, typer.Option("--step", metavar="N", help="the checkpoint of step N")] = None,
+    step: Annotated[int | None, typer.Option("--step", metavar="N", min=0, help="the checkpoint of step N")] = None,
     csv: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="a table, a line for each clip or window", callback=at_home)
     ] = None,

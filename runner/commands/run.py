@@ -191,7 +191,7 @@ def attempt(
     read_env: Annotated[bool, typer.Option("--read-env", help="read variables and files from standard input, as JSON")] = False,
     trusted: Annotated[list[str] | None, typer.Option("--trusted", help="marks of what whoever starts it has taken")] = None,
     heard: Annotated[list[str] | None, typer.Option("--heard", help="requests from before it was handed over")] = None,
-    until: Annotated[int | None, typer.Option("--until", help="pause once this epoch is done")] = None,
+    until: Annotated[int | None, typer.Option("--until", metavar="EPOCH", min=1, help="pause once this epoch is done")] = None,
     yes_shut_down: ShutDownOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -241,7 +241,7 @@ def attempt(
 
 def again(
     job_uri: Annotated[str, typer.Argument(metavar="JOB-URI")],
-    most: Annotated[int, typer.Option("--most", help="how often it may be")],
+    most: Annotated[int, typer.Option("--most", metavar="N", help="how often it may be")],
 ) -> None:
     """Whether a batch system is to begin the attempt anew in which this is called; batch scripts ask it."""
     from runner.attempt.again import why_not_again

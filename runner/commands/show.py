@@ -72,7 +72,8 @@ def tensorboard(
         Path | None, typer.Option("--out", metavar="FOLDER", help="only write the files, into a new folder", callback=at_home)
     ] = None,
     port: Annotated[
-        int | None, typer.Option("--port", min=0, max=65535, help="default: 6006, or the next one that is free; 0: any")
+        int | None,
+        typer.Option("--port", metavar="N", min=0, max=65535, help="default: 6006, or the next one that is free; 0: any"),
     ] = None,
     store: StoreOption = None,
     json: JsonOption = False,

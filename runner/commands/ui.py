@@ -14,7 +14,7 @@ def ui(
         int | None, typer.Option("--port", metavar="N", min=1, max=65535, help="where; default: any that is free")
     ] = None,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="open a browser", show_default=False)] = True,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=10**5, help="how many jobs, newest first")] = 2000,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=10**5, help="how many jobs, newest first")] = 2000,
     store: StoreOption = None,
     json: JsonOption = False,
 ) -> None:

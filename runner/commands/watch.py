@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from runner.job.job import Job
 
 _LONGEST = 30 * 86400
+_TIMES = "allowed: a time such as 30m, 90s or 1h, of 30 days at most"
 
 
 def watch(
@@ -24,18 +25,24 @@ def watch(
     stalled_after: Annotated[
         str, typer.Option("--stalled-after", metavar="TIME", help="without a step for so long, an attempt that runs stalls")
     ] = "30m",
-    limit: Annotated[int, typer.Option("--limit", min=1, max=10**6, help="of all jobs, so many, newest first")] = 200,
+    limit: Annotated[
+        int, typer.Option("--limit", metavar="N", min=1, max=10**6, help="of all jobs, so many, newest first")
+    ] = 200,
     store: StoreOption = None,
     trust: TrustOption = False,
     json: JsonOption = False,
 ) -> None:
     """Tell those that jobs name (notify.*) of attempts that are lost or stall, and of ends that attempts could not tell."""
-    from runner.errors import StoreError, UsageError
+    from runner.errors import StoreError, UsageError, refuse
     from runner.view.console import print_json, show
     from runner.view.watch import print_told
     from runner.watch import Watch
 
-    pause, idle = _seconds("--every", every), _seconds("--stalled-after", stalled_after)
+    pause, idle = _seconds(every), _seconds(stalled_after)
+    spans = (("--every", every, pause), ("--stalled-after", stalled_after, idle))
+    refuse([f"{flag}: found {text}; {_TIMES}" for flag, text, seconds in spans if seconds is None])
+    assert pause is not None
+    assert idle is not None
     if trust and not names:
         raise UsageError(
             "--trust takes what jobs name of whom to tell, and others may write to their store: name those whose it shall take "
@@ -93,13 +100,11 @@ def _jobs(names: list[str] | None, store: str | None, limit: int) -> tuple[list[
     return [list(jobs.values()) for jobs in by_store.values()], None
 
 
-def _seconds(option: str, text: str) -> float:
+def _seconds(text: str) -> float | None:
+    """None of what is no time, or too long a one."""
     from last_e.config import parse_duration
-    from runner.errors import UsageError
 
     seconds = parse_duration(text)
     if isinstance(seconds, str) and seconds.isascii() and seconds.isdigit():
         seconds = int(seconds)
-    if not isinstance(seconds, int) or not 0 < seconds <= _LONGEST:
-        raise UsageError(f"{option}: found {text}; allowed: a time such as 30m, 90s or 1h, of 30 days at most")
-    return seconds
+    return seconds if isinstance(seconds, int) and 0 < seconds <= _LONGEST else None

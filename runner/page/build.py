@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from last_e.described import IN_THE_IMAGE, UNITS
-from last_e.skeletons import NTU25, Skeleton
+from last_e.skeletons import NTU25, PLAYER, Skeleton
 from last_e.text import counted, percent, plain
 from runner.page.runtime import Runtime
 
@@ -27,7 +27,7 @@ def page(about: dict[str, Any], model: bytes, runtime: Runtime) -> str:
         model: its model.
         runtime: what runs it.
     """
-    script = f"{_part('clips.js')}\n{_part('page.js')}"
+    script = "\n".join([PLAYER.read_text(encoding="utf-8"), _part("clips.js"), _part("page.js")])
     parts = {
         "POLICY": _policy(script, runtime.script, _part("page.css")),
         "TITLE": html.escape(plain(about["name"])),

@@ -2,11 +2,16 @@
 
 const part = id => document.getElementById(id);
 const model = JSON.parse(part("about").textContent);
-const canvas = part("picture"), pen = canvas.getContext("2d");
 const colours = [["#2b7bd6", "#123f73"], ["#e8852b", "#8a4510"], ["#2f9e5a", "#17502d"], ["#9a4fc4", "#4f2866"]];
-const right = new Set(model.skeleton.pairs.map(pair => pair[1]));
-const head = model.skeleton.joints.findIndex(name => name === "head" || name === "nose");
-let session, opened = null, clip = null, view = null, turn = 0.4, tilt = 0, playing = true, began = 0, asked = 0;
+const player = new SkeletonPlayer(part("player"), null, true, colours);
+const drawn = {
+  bones: model.skeleton.bones,
+  right: model.skeleton.pairs.map(pair => pair[1]),
+  head: model.skeleton.joints.findIndex(name => name === "head" || name === "nose"),
+  turn: model.isFlat ? 0 : 0.4,
+  fps: model.fps,
+};
+let session, opened = null, asked = 0;
 
 async function unpacked(id) {
   const packed = Uint8Array.from(atob(part(id).textContent.trim()), letter => letter.charCodeAt(0));
@@ -71,7 +76,7 @@ async function choose(number) {
 }
 
 function fail(name, error) {
-  clip = null;
+  player.visible = false;
   part("said").replaceChildren();
   part("player").hidden = true;
   tell(`${name}: ${error instanceof Unreadable ? error.message : `the browser could not (${error.message})`}`, true);
@@ -93,62 +98,17 @@ function show(one, found) {
   }));
 }
 
-// --- the player -------------------------------------------------------------------------------------------------------------------
-
+// A clip as it is played: of each person [x, y, z] by frame and joint, in place of one number after the other.
 function play(one) {
-  clip = one;
-  let low = [Infinity, Infinity, Infinity], high = [-Infinity, -Infinity, -Infinity];
-  for (const person of one.people) person.forEach((value, n) => {
-    low[n % 3] = Math.min(low[n % 3], value);
-    high[n % 3] = Math.max(high[n % 3], value);
-  });
-  const middle = low.map((value, axis) => (value + high[axis]) / 2);
-  const reach = Math.max(1, Math.hypot(...low.map((value, axis) => high[axis] - value)) / 2);
-  view = {middle, scale: 0.47 * canvas.height / reach};  // of everything that is ever shown, so that the picture does not jump
-  [turn, tilt, playing, began] = [model.isFlat ? 0 : 0.4, 0, true, performance.now()];
+  const joints = model.skeleton.joints.length, list = (length, make) => Array.from({length}, (_, n) => make(n));
+  const points = person => list(one.frames, frame => list(joints, joint => {
+    const at = (frame * joints + joint) * 3;
+    return [person[at], person[at + 1], person[at + 2]];
+  }));
   part("player").hidden = false;
-  part("pause").textContent = "Pause";
-  part("frame").max = one.frames - 1;
-  draw(0);
+  player.visible = true;
+  player.show({...drawn, joints: one.people.map(points)});
 }
-
-function place(person, n) {
-  const [x, y, z] = [0, 1, 2].map(axis => person[n + axis] - view.middle[axis]);
-  const u = x * Math.cos(turn) + z * Math.sin(turn), depth = z * Math.cos(turn) - x * Math.sin(turn);
-  const v = y * Math.cos(tilt) - depth * Math.sin(tilt);
-  return [canvas.width / 2 + u * view.scale, canvas.height / 2 - v * view.scale];
-}
-
-function draw(frame) {
-  pen.clearRect(0, 0, canvas.width, canvas.height);
-  pen.lineCap = "round";
-  clip.people.forEach((person, number) => {
-    const joints = model.skeleton.joints.map((_, joint) => place(person, (frame * model.skeleton.joints.length + joint) * 3));
-    for (const [child, parent] of model.skeleton.bones) {
-      pen.strokeStyle = pen.fillStyle = colours[number % colours.length][right.has(child) ? 1 : 0];
-      pen.lineWidth = 8;
-      pen.beginPath(); pen.moveTo(...joints[parent]); pen.lineTo(...joints[child]); pen.stroke();
-      pen.beginPath(); pen.arc(...joints[child], child === head ? 22 : 8, 0, 7); pen.fill();
-    }
-  });
-  part("frame").value = frame;
-  part("shown").textContent = `${frame + 1} / ${clip.frames}`;
-}
-
-function tick(now) {
-  if (clip && playing) draw(Math.floor(Math.max(0, now - began) / 1000 * model.fps) % clip.frames);
-  requestAnimationFrame(tick);
-}
-
-part("pause").onclick = () => {
-  playing = !playing;
-  began = performance.now() - part("frame").value / model.fps * 1000;
-  part("pause").textContent = playing ? "Pause" : "Play";
-};
-part("frame").oninput = () => { if (playing) part("pause").click(); draw(+part("frame").value); };
-canvas.onpointermove = event => {
-  if (event.buttons && clip) { turn += event.movementX / 150; tilt += event.movementY / 150; if (!playing) draw(+part("frame").value); }
-};
 
 // --- what is dropped --------------------------------------------------------------------------------------------------------------
 
@@ -161,6 +121,5 @@ document.ondrop = event => {
 };
 part("file").onchange = () => { if (part("file").files.length) open(part("file").files[0]); };
 part("number").onchange = () => choose(Number(part("number").value));
-requestAnimationFrame(tick);
 const ready = new Promise(resolve => addEventListener("load", resolve)).then(begin);
 ready.then(() => { if (!asked) tell("Ready: drop a clip."); }, error => tell(`The model does not start in this browser: ${error.message}`, true));

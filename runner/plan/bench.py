@@ -15,7 +15,7 @@ from last_e.config import MOST_RANKS, TrainConfig, effective_batch, micro_batche
 from last_e.datafile import DataError, output_path, read_header
 from last_e.described import DESCRIPTION
 from last_e.layers import resolve
-from last_e.problems import Origin
+from last_e.problems import Origin, Problem, show
 from last_e.reading import Entry, set_layer
 from last_e.text import counted, seconds_text
 from last_e.whole import whole_file
@@ -69,13 +69,13 @@ def measure(
         EngineError: no torch, or no GPU that was asked for.
         LastrunError: it could not measure, with the reason.
     """
-    unknown = [name for name in parts if name not in PARTS]
-    if unknown:
-        raise UsageError(f"--part: found {', '.join(unknown)}; allowed: {', '.join(PARTS)}")
+    wrong = [Problem("--part", "-", show(name), ", ".join(PARTS)) for name in parts if name not in PARTS]
+    if ranks is not None and not all(_is_number_of_ranks(word) for word in ranks.split(",")):
+        wrong.append(Problem("--ranks", "-", show(ranks), f"numbers from 1 to {MOST_RANKS} with commas between, such as 1,2,4"))
     parts = [name for name in PARTS if name in parts] if parts else list(PARTS)
     if data is not None and not data.is_file():
         raise UsageError(f"--data {data}: no such file; without it made-up clips are measured")
-    config = _config(model, env, settings, data)
+    config = _config(model, env, settings, data, wrong)
     numbers = _numbers(ranks, config)
     if out is not None:
         out = _checked(out, data)
@@ -118,16 +118,11 @@ def _numbers(text: str | None, config: TrainConfig) -> list[int]:
     """Numbers of ranks, the first of them one, with which the others are compared; none where none was asked for.
 
     Raises:
-        UsageError: that is no list of them, or a step cannot be shared by so many.
+        UsageError: a step cannot be shared by so many.
     """
     if text is None:
         return []
-    words = [word.strip() for word in text.split(",")]
-    if not all(word.isdecimal() and 1 <= int(word) <= MOST_RANKS for word in words):
-        raise UsageError(
-            f"--ranks: found {text}; allowed: numbers from 1 to {MOST_RANKS} with commas between them, such as 1,2,4"
-        )
-    numbers = sorted({1, *map(int, words)})
+    numbers = sorted({1, *map(int, text.split(","))})
     if config.hardware.micro_batch is not None and micro_batches(config) < numbers[-1]:
         has = counted(micro_batches(config), "micro-batch", "micro-batches")
         raise UsageError(f"--ranks {text}: a step has {has}; a smaller hardware.micro_batch makes more")
@@ -136,14 +131,19 @@ def _numbers(text: str | None, config: TrainConfig) -> list[int]:
     return numbers
 
 
-def _config(model: str, env: str, settings: list[str], data: Path | None) -> TrainConfig:
+def _is_number_of_ranks(word: str) -> bool:
+    return word.strip().isdecimal() and 1 <= int(word) <= MOST_RANKS
+
+
+def _config(model: str, env: str, settings: list[str], data: Path | None, wrong: list[Problem]) -> TrainConfig:
+    """What is measured; mistakes in it are told with what else is ``wrong``."""
     flags = {
         "model.variant": Entry(model, Origin("--model")),
         "env": Entry(env, Origin("--env")),
         "dataset": Entry(_dataset(data), Origin("lastrun bench")),
     }
     sets, problems = set_layer(settings)
-    return resolve([flags, sets], TrainConfig, problems).config
+    return resolve([flags, sets], TrainConfig, [*wrong, *problems]).config
 
 
 def _dataset(data: Path | None) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from last_e.config import TrainConfig
-from last_e.counts import OFFICIAL, TWO_PEOPLE, WITHOUT_FILE, Counts
-from last_e.datafile import VALIDATION, DataError, data_path
+from last_e.counts import OFFICIAL, TWO_PEOPLE, WITHOUT_FILE, Counts, chooses, fewer
+from last_e.datafile import DataError, data_path
 from last_e.described import is_own
 from runner.errors import UsageError
 
@@ -25,79 +25,108 @@ class Data:
     """Why a file that is there was not used."""
 
 
+class UnknownClipsError(UsageError):
+    """How many clips train only a file that is not at hand could tell."""
+
+
 def data_of(configs: Sequence[TrainConfig]) -> Data:
     """The clips of a job whose file may lie where one of its ``configs`` looks for it (a profile each, else the same): those
-    that train and those that test, or validate in their place, after each epoch."""
-    data = _whole(configs)
-    part, counts = configs[0].data.validation, data.counts
-    if isinstance(part, float):  # of subjects it is about as many clips
-        validate = round(part * counts.train)
-        counts = Counts(counts.train - validate, validate, counts.train_bodies, counts.train_bodies)
-        told = f"{data.source}; about {validate:,} of those that train are cut off to validate"
-        return replace(data, counts=counts, source=told)
-    return data
+    that train and those that test, or validate in their place, after each epoch.
 
-
-def _whole(configs: Sequence[TrainConfig]) -> Data:
+    Raises:
+        UnknownClipsError: nobody can tell without the file.
+        UsageError: so few, or so many, cannot be chosen among them.
+    """
     note = None
     for config in configs:
         try:
             path = data_path(config)
         except DataError:
             continue  # not at hand, or in a bucket
-        if path is None:
-            counts = WITHOUT_FILE[config.dataset, config.split_type]
-            return Data(counts, True, f"{config.dataset} {config.split_type}: {_clips(counts)}, as shipped", note)
         try:
-            counts = _count(path, config.dataset, config.split_type, config.data.validation)
+            return _at_hand(config, path, note)
         except DataError as error:
             note = str(error)
         except ModuleNotFoundError as error:
-            note = f"{path}: not read, since {error.name} is not installed (from a clone: pip install '.[data]')"
-        else:
-            bodies = f"{counts.train_bodies:.3g} bodies a clip to train and {counts.test_bodies:.3g} to test"
-            return Data(counts, True, f"{path}: {_clips(counts)}, {bodies}")
-    dataset, split = configs[0].dataset, configs[0].split_type
-    if is_own(dataset):
-        raise UsageError(
-            f"{dataset}: how many clips it has only its file tells; {note or 'name a copy with --set data.uri=PATH'}"
-        )
+            what = path or f"which clips of {config.dataset} train"
+            note = f"{what}: not read, since {error.name} is not installed (from a clone: pip install '.[data]')"
+    return _by_table(configs[0], note)
+
+
+def _at_hand(config: TrainConfig, path: Path | None, note: str | None) -> Data:
+    of = f"{config.dataset} {config.split_type}" if path is None else str(path)
+    if path is None and not chooses(config):  # then nothing is read
+        counts = WITHOUT_FILE[config.dataset, config.split_type]
+        return Data(counts, True, f"{of}: {_clips(counts)}, as shipped", note)
+    counts, whole, validate = _count(config, path)
+    told = [f"{of}: {_clips(counts, validate)}"]
+    if counts.train + validate < whole:
+        told.append(f"of {whole:,} that would ({', '.join(fewer(config))})")
+    if path is None:
+        return Data(counts, True, ", ".join([*told, "as shipped"]), note)
+    told.append(f"{counts.train_bodies:.3g} bodies a clip to train and {counts.test_bodies:.3g} to test")
+    return Data(counts, True, ", ".join(told))
+
+
+def _by_table(config: TrainConfig, note: str | None) -> Data:
+    """Of a data set whose file is not at hand, or cannot be read."""
+    dataset, split, part = config.dataset, config.split_type, config.data.validation
+    if is_own(dataset) or (some := fewer(config)):
+        many = "it has" if is_own(dataset) else f"of it train with {', '.join(some)}"
+        hint = note or "name a copy with --set data.uri=PATH"
+        raise UnknownClipsError(f"{dataset}: how many clips {many} only its file tells; {hint}")
     if (dataset, split) not in OFFICIAL:
-        counts = WITHOUT_FILE[dataset, split]
-        return Data(
-            counts, False, f"{dataset} {split}: {_clips(counts)}, as shipped (the file of data.uri is not at hand)", note
-        )
-    two, classes = TWO_PEOPLE[dataset]
-    mean = 1 + two / classes
-    counts = Counts(*OFFICIAL[dataset, split], mean, mean)
-    assumed = f"assumed are {mean:.3g} bodies a clip, two in {two} of {classes} classes"
-    told = f"{dataset} {split}: {_clips(counts)}, the official numbers; {assumed} (no prepared file at hand)"
-    return Data(counts, False, told, note)
+        counts, known = WITHOUT_FILE[dataset, split], config.data.uri is None
+        told = f"{dataset} {split}: {_clips(counts)}, as shipped"
+        told += "" if known else " (the file of data.uri is not at hand)"
+    else:
+        two, classes = TWO_PEOPLE[dataset]
+        mean, known = 1 + two / classes, False
+        counts = Counts(*OFFICIAL[dataset, split], mean, mean)
+        assumed = f"assumed are {mean:.3g} bodies a clip, two in {two} of {classes} classes"
+        told = f"{dataset} {split}: {_clips(counts)}, the official numbers; {assumed} (no prepared file at hand)"
+    if isinstance(part, float):  # of subjects it is about as many clips
+        validate = round(part * counts.train)
+        counts = Counts(counts.train - validate, validate, counts.train_bodies, counts.train_bodies)
+        told += f"; about {validate:,} of those that train are cut off to validate"
+    return Data(counts, known, told, note)
 
 
-def _clips(counts: Counts) -> str:
-    return f"{counts.train:,} clips to train and {counts.test:,} to test"
+def _clips(counts: Counts, validate: int = 0) -> str:
+    what = "validate, out of those that would train" if validate else "test"
+    return f"{counts.train:,} clips to train and {counts.test:,} to {what}"
 
 
-def _count(path: Path, dataset: str, split_type: str, validation: float | str | None) -> Counts:
-    """A prepared file's; reads all of it but the joints.
+def _count(config: TrainConfig, path: Path | None) -> tuple[Counts, int, int]:
+    """Of a prepared file, of which all is read but the joints, or of what is shipped (None): the clips that train and those
+    that are scored after an epoch; how many would train if all did; how many of them validate.
 
     Raises:
         DataError: it is damaged, or has no such split.
+        UsageError: what the job chooses among them is not there.
         ModuleNotFoundError: what reads it is not installed.
     """
-    from last_e.prepare.account import held_out, split_masks
-    from last_e.prepare.clipfile import read_columns
+    from last_e.prepare.account import parts_of, split_masks
 
-    columns, _ = read_columns(path)
-    masks = split_masks(dataset, columns)
-    if split_type not in masks:
-        raise DataError(f"{path}: has no split {split_type}, only {', '.join(sorted(masks))}", missing=True)
-    mask, bodies = masks[split_type], columns["bodies"]
-    rest = held_out(columns, mask, split_type)
-    if isinstance(validation, str) and (chosen := columns.get(VALIDATION + validation)) is not None:
-        mask, rest = mask & ~chosen, chosen
-    train, test = int(mask.sum()), int(rest.sum())
+    if path is None:
+        from last_e.shipped import columns_of
+
+        columns = columns_of(config.dataset, config.data.num_classes)
+    else:
+        from last_e.prepare.clipfile import read_columns
+
+        columns, _ = read_columns(path)
+    where = f"{config.dataset}" if path is None else f"{path}"
+    try:
+        parts = parts_of(config, columns)
+    except DataError as error:
+        raise DataError(f"{where}: {error}", missing=True) from None
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}") from None
+    whole, bodies = int(split_masks(config.dataset, columns)[config.split_type].sum()), columns["bodies"]
+    scored = parts.test if parts.validation is None else parts.validation
+    train, test = int(parts.train.sum()), int(scored.sum())
     if not train or not test:
-        raise DataError(f"{path}: {split_type}: {train} clips to train and {test} to test")
-    return Counts(train, test, float(bodies[mask].mean()), float(bodies[rest].mean()))
+        raise DataError(f"{where}: {config.split_type}: {train} clips to train and {test} to test")
+    counts = Counts(train, test, float(bodies[parts.train].mean()), float(bodies[scored].mean()))
+    return counts, whole, 0 if parts.validation is None else test

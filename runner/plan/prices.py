@@ -113,7 +113,7 @@ def price_of(prices: Prices, profile: str, gpu: str | None, market: str) -> Pric
 def _text_of(path: Path) -> str:
     """Whole, of a file that a table of prices could be: no device has an end, and nobody may write into a pipe."""
     if not stat.S_ISREG((about := path.stat()).st_mode):
-        raise OSError(None, "is no regular file")
+        raise OSError(None, "no regular file")
     if about.st_size > _MOST_BYTES:
         raise OSError(None, f"has {about.st_size:,} bytes, more than {_MOST_BYTES:,}")
     return path.read_text("utf-8")

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from last_e.config import ENVIRONMENTS, effective_batch
+from last_e.datafile import drawn_by
 from last_e.layers import Resolved
-from runner.plan.clips import Data, data_of
+from runner.plan.clips import Data, UnknownClipsError, data_of
 from runner.plan.figures import Figure, Kind, Row
 from runner.plan.hardware import Gpu, asked_gpu
 from runner.plan.measurements import find
@@ -57,20 +58,24 @@ def estimate(
 ) -> Estimate:
     """Add up the points of a sweep, ``at_once`` of which run side by side; on the GPU that was ``asked`` for, if one was."""
     measurements, prices = find()[0], load_prices(own_prices)
-    data: dict[str, Data] = {}
+    data: dict[str, Data | None] = {}
     rows: dict[str, Row | None] = {}
     found: list[Row | None] = []
     for job in jobs:
         items = job.items()
-        work = repr({key: value for key, value in items.items() if key not in _SAME_WORK})
+        config = job.config
+        by = drawn_by(config) if config.data.train_subjects else None  # of whom each has another number of clips
+        work = repr(({key: value for key, value in items.items() if key not in _SAME_WORK}, by))
         if work not in rows:
-            config = job.config
-            of = repr([items[key] for key in items if key.startswith(("data", "split_type", "hardware.data_root"))])
+            of = repr(([items[key] for key in items if key.startswith(("data", "split_type", "hardware.data_root"))], by))
             if of not in data:
-                data[of] = data_of([config])
+                try:
+                    data[of] = data_of([config])
+                except UnknownClipsError:  # it lies elsewhere, where the job may run
+                    data[of] = None
             clips, place = data[of], places_of(job.env, config, asked)[0]
-            steps = clips.counts.train // effective_batch(config.training)
-            rows[work] = row_of(job.env, place, config, steps, clips, measurements, prices) if steps else None
+            steps = clips.counts.train // effective_batch(config.training) if clips else 0
+            rows[work] = row_of(job.env, place, config, steps, clips, measurements, prices) if clips and steps else None
         found.append(rows[work])
     return Estimate(
         count=len(jobs),

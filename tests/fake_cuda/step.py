@@ -31,7 +31,8 @@ from last_e.model import LastE, fused_cuda
 from last_e.optim import build_optimizer
 from last_e.precision import Precision
 from last_e.reading import set_layer
-from last_e.state import State, train_step
+from last_e.state import State
+from last_e.step import train_step
 from tests.fake_cuda.recorder import Recorder
 
 DEVICE = torch.device("cuda", 0)

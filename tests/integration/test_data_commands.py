@@ -158,6 +158,11 @@ MISTAKES = [
         2,
         "--split: found 'xtest'; allowed: xsub, xview, xset",
     ),
+    (
+        ["synth", "--like", "ntu60", "--clips", "3", "--out", "job.yaml/x"],
+        2,
+        "job.yaml/x: cannot be written there: File exists; name another file with --out",
+    ),
     (["synth", "--like", "ntu30", "--out", "x"], 2, "ntu30: no such file"),
     (["inspect", "none"], 2, "none: no such file"),
     (["inspect", "bad"], 1, "bad: cut short, damaged or not a prepared data file"),

@@ -237,7 +237,13 @@ def test_a_page_recognises_what_is_dropped(exported: Path, call: Call, package: 
     })().catch(error => error.message)""")
     assert "its name does not say what it is" in said
     prepared = exported.parent / "my.safetensors"
-    assert "c0: " in dropped(browsed, prepared)
+    assert (one := re.search(r"c0: (\d+) frames", dropped(browsed, prepared))) is not None
+    # The same player, of the other clip now, is that of reports and of a set's animation.
+    assert browsed.page.evaluate("[player.constructor.name, player.frames, player.slider.max]") == [
+        "SkeletonPlayer",
+        int(one[1]),
+        str(int(one[1]) - 1),
+    ]
     browsed.page.set_input_files("#file", prepared)
     logits = np.array(
         browsed.page.evaluate("""(async () => {

@@ -33,7 +33,7 @@ from last_e.ranks.group import ALONE, Group, Joined, RanksDiffer, Seat
 from last_e.ranks.lifeline import BEAT_SECONDS
 from last_e.ranks.meeting import PREFIX
 from last_e.reading import set_layer
-from last_e.state import train_step
+from last_e.step import train_step
 from last_e.stop import Stop
 from runner.store.directory import DirectoryStore
 from tests.integration.test_ranks import again, begun, data, finished, ranks_of, result, steps_saved, words  # noqa: F401

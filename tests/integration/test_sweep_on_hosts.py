@@ -160,5 +160,5 @@ def test_all_that_is_wrong_with_hosts_is_told_before_there_is_a_job(
     assert jobs_in(DirectoryStore(Path(clean_env["LASTRUN_STORE"]))) == []
     twice = cli("submit", sweep_of(2, tmp_path), "--on", "far,far,-x")
     assert twice.returncode == 2
-    assert "found -x; allowed: a host as ssh knows it" in twice.stderr
+    assert "found '-x'; allowed: a host as ssh knows it" in twice.stderr
     assert "far is named twice" in twice.stderr

@@ -24,7 +24,8 @@ from last_e.optim import build_optimizer, parameter_groups
 from last_e.precision import Precision
 from last_e.reading import set_layer
 from last_e.schedule import learning_rate
-from last_e.state import State, train_step
+from last_e.state import State
+from last_e.step import train_step
 from runner.plan.measurements import read
 from tests.conftest import Cli
 from tests.jobs import PATIENCE
@@ -193,13 +194,13 @@ def test_bench_of_one_part_alone_is_readable_and_nothing_is_left_behind(cli: Cli
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--part", "trian"], "--part: found trian; allowed: data, forward, train, epoch"),
+        (["--part", "trian"], "--part: found 'trian'; allowed: data, forward, train, epoch"),
         (["--model", "bsae"], "base_e_v3"),
         (["--set", "training.batchsize=8"], "training.batch_size"),
         (["--out", "."], "a folder; name a file in it"),
         (["--data", "nowhere.safetensors"], "nowhere.safetensors: no such file"),
         (["--set", "hardware.device=cuda"], "torch"),
-        (["--ranks", "2,x"], "--ranks: found 2,x; allowed: numbers from 1 to 64 with commas between them, such as 1,2,4"),
+        (["--ranks", "2,x"], "--ranks: found '2,x'; allowed: numbers from 1 to 64 with commas between, such as 1,2,4"),
         (["--ranks", "17"], "--ranks 17: a step of 32 clips cannot be shared by so many"),
         (
             ["--ranks", "3", "--set", "hardware.micro_batch=16"],

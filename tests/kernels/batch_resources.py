@@ -12,7 +12,7 @@ from triton.compiler import ASTSource
 
 from last_e.data import kernels
 from last_e.data.launches import COLUMNS, POINTS
-from tests.kernels.resources import usage
+from tests.kernels.resources import atomics, usage
 
 ASKED = ("MOTION", "LIMBS", "POSE", "LEAN", "DRIFT", "SPEED", "MASK", "MIRRORS")
 SIZES = {"FLAT": False, "STREAMS": True, "B": POINTS}
@@ -37,9 +37,8 @@ def main() -> None:
     for number in map(int, asked[more:]):
         for name, sizes in [*CASES, *[PLAIN] * more]:
             kernel = compiled(getattr(kernels, name), sizes, number)
-            found.append(
-                {"kernel": name, **sizes, "sm": number, **usage(kernel.asm["cubin"]), "shared": kernel.metadata.shared}
-            )
+            taken = {**usage(kernel.asm["cubin"]), "shared": kernel.metadata.shared, "atomics": atomics(kernel.asm["ptx"])}
+            found.append({"kernel": name, **sizes, "sm": number, **taken})
     print(json.dumps(found))
 
 

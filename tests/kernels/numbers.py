@@ -28,7 +28,8 @@ from last_e.model.loss import CrossEntropy, StepLoss
 from last_e.model.spatial import Attended
 from last_e.model.stem import Folded
 from last_e.model.tried import differences
-from last_e.state import Counters, State, _settle, _step, cross_entropy
+from last_e.state import Counters, State
+from last_e.step import _settle, _step, cross_entropy
 
 FORMATS = {"float32": torch.float32, "float16": torch.float16}
 # Clips, channels, frames, joints, stride: channels that fill no tile and such that fill several, frames that end within a

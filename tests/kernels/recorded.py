@@ -19,7 +19,8 @@ from last_e.model import LastE, fused_cuda, whole
 from last_e.optim import build_optimizer
 from last_e.precision import Precision
 from last_e.skeletons import Skeleton
-from last_e.state import State, train_step
+from last_e.state import State
+from last_e.step import train_step
 from tests.kernels.batches import config_of
 from tests.tape import TapeCapture
 

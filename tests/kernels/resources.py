@@ -132,7 +132,7 @@ def main() -> None:
                 continue  # of float32 they take half as many
             began = time.perf_counter()
             kernel = compiled(name, sizes, number, form)
-            taken = usage(kernel.asm["cubin"])
+            taken = {**usage(kernel.asm["cubin"]), "atomics": atomics(kernel.asm["ptx"])}
             seconds = round(time.perf_counter() - began, 2)
             found.append({"kernel": name, **sizes, "sm": number, **taken, "shared": kernel.metadata.shared, "seconds": seconds})
     print(json.dumps(found))
@@ -150,6 +150,11 @@ def compiled(name: str, sizes: dict[str, Any], architecture: int, form: str) -> 
     source = ASTSource(fn=function, signature=signature, constexprs=own_sizes)
     options = {one: size for one, size in sizes.items() if one not in own_sizes}
     return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+
+
+def atomics(ptx: str) -> int:
+    """How many instructions add to memory in whatever order programs come."""
+    return len(re.findall(r"\b(?:atom|red)\.", ptx))
 
 
 def usage(cubin: bytes) -> dict[str, int]:

@@ -24,6 +24,7 @@ VOCABULARY = {
         "process",
         "refusal",
         "set_by",
+        "shipped",
         "whole",
         "datafile",
         "described",

@@ -24,7 +24,7 @@ from last_e.layers import resolve
 from last_e.problems import ConfigError
 from last_e.reading import set_layer
 from last_e.skeletons import NTU25
-from last_e.state import cross_entropy, loss_of
+from last_e.step import cross_entropy, loss_of
 
 Floats = np.ndarray[Any, Any]
 FRAMES = 16

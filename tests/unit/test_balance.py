@@ -17,7 +17,7 @@ from last_e.data.batches import TrainBatches
 from last_e.datafile import check_file
 from last_e.own_set import check_own
 from last_e.reading import load_file
-from last_e.state import cross_entropy
+from last_e.step import cross_entropy
 from runner.resolve import resolve_spec
 from tests.unit.test_own_sets import resolved, written
 from tests.unit.test_trainer_step import CLIPS, PLAIN, config, fresh, step, steps, totals, train_step

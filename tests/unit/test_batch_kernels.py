@@ -45,6 +45,7 @@ def test_kernels_of_batches_fit_each_kind_of_gpu_without_spilling(full: bool, fi
         said = f"{one['kernel']} on sm_{one['sm']}: {one['registers']} registers, {one['shared']} bytes shared"
         assert (one["local"], one["stack"]) == (0, 0), f"{said}, spilt: {one}"
         assert one["shared"] <= 1024, said
+        assert one["atomics"] == 0, f"{said}, with sums in any order"
         figure("kernel of batches", said)
 
 

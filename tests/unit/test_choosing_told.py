@@ -10,8 +10,9 @@ import pytest
 from last_e.choosing import chosen_by, of_one_kind
 from last_e.config import TrainConfig
 from last_e.data import DataError, Split
-from last_e.data.files import read_irds, stands
+from last_e.data.files import read_irds
 from last_e.data.splits import parts_of
+from last_e.data.synthetic import synthetic_clips
 from last_e.datafile import check_file
 from last_e.layers import resolve
 from last_e.manifest import Manifest, best_of, to_keep
@@ -19,6 +20,7 @@ from last_e.metrics import read_metrics
 from last_e.own_set import check_own
 from last_e.problems import ConfigError
 from last_e.reading import set_layer
+from last_e.shipped import stands
 from last_e.splits import Parts, cut_off
 from tests.unit.test_own_sets import clips, resolved, written
 
@@ -136,6 +138,8 @@ def test_who_trains_standing_tests_seated() -> None:
         one = parts_of(clips, resolved("dataset=irds", f"data.train_position={position}").config)
         assert (one.train == (whole.train & here)).all()
         assert (one.test == (whole.test & ~here)).all()
+    with pytest.raises(DataError, match=r"data\.train_position: found standing; allowed: null: positions are known of the "):
+        parts_of(synthetic_clips(9), resolved("dataset=irds", "data.train_position=standing").config)
 
 
 def test_the_best_is_kept_by_what_it_was_chosen_by() -> None:

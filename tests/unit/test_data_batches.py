@@ -52,6 +52,16 @@ def raw(clips: Clips, clip: int, body: int) -> np.ndarray:
 # --- placement ---------------------------------------------------------------------------------------------------------
 
 
+def test_clips_that_a_gpu_holds_were_placed_before_they_went_there_and_are_not_fetched_for_it(monkeypatch):
+    """On a device whose numbers nobody can read."""
+    measured = []
+    monkeypatch.setattr("last_e.data.clips.place", lambda of: (measured.append(of.joints.device.type), place(of))[1])
+    there = synthetic_clips(6, 24).to(torch.device("meta"))
+    made = batches(there), TestBatches(there, torch.arange(24), 16, 8)
+    assert measured == ["cpu"]
+    assert {of.placement.turn.device.type for of in made} == {"meta"}
+
+
 @pytest.mark.parametrize("source", [synthetic_clips, read_irds])
 def test_placement_centres_turns_and_scales_every_clip(source):
     clips = source()

@@ -25,8 +25,10 @@ from last_e.model import LastE, build_model
 from last_e.precision import Precision
 from last_e.prepare.own import OwnClip, Split
 from last_e.skeletons import COCO17, Skeleton
-from runner.errors import EngineError, UsageError
+from runner.demo_page import demo_page
+from runner.errors import EngineError, NoSuchJobError, UsageError
 from runner.export import _new_folder, see_that_all_is_here, see_that_it_may_be_written
+from runner.models import Choice
 from runner.page.runtime import FILE, runtime
 from tests.checkpoints import config_of, untrained
 
@@ -214,6 +216,14 @@ def test_what_is_no_export_is_replaced_by_none(tmp_path: Path) -> None:
         see_that_it_may_be_written(tmp_path / "file" / "out", False)
     (tmp_path / "empty").mkdir()
     see_that_it_may_be_written(tmp_path / "empty", False)
+
+
+def test_a_page_of_a_job_that_is_not_there_fetches_nothing(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    choice = Choice(str(tmp_path / "store"), False, False, None, ())
+    nowhere = {"runtime_file": tmp_path / "none.tgz", "licence": "", "clips": 1, "force": False}
+    with pytest.raises(NoSuchJobError):
+        demo_page("nobody", tmp_path / "a.html", choice, **nowhere, say=print, progress=lambda *_: None)
 
 
 def test_what_is_missing_is_told_with_the_command_that_installs_it() -> None:

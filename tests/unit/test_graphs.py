@@ -6,6 +6,7 @@ import math
 import multiprocessing
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,7 @@ from last_e.data.batches import TrainBatches
 from last_e.data.synthetic import synthetic_clips
 from last_e.events import Discard
 from last_e.gpu import NoGpu
-from last_e.graphs import WARM_UP, Capture, CudaCapture, Graphs, Step, _tensors, graphs_for
+from last_e.graphs import Capture, CudaCapture, Graphs, Step, _tensors, graphs_for
 from last_e.layers import resolve
 from last_e.model import LastE
 from last_e.optim import build_optimizer
@@ -27,7 +28,8 @@ from last_e.precision import Precision
 from last_e.ranks.group import ALONE, Alone, Group, Joined, Seat
 from last_e.reading import set_layer
 from last_e.set_up import load_kernels, set_up_torch
-from last_e.state import Counters, State, Totals, train_step
+from last_e.state import Counters, State, Totals
+from last_e.step import train_step
 from tests.jobs import PATIENCE
 from tests.tape import TapeCapture
 
@@ -52,6 +54,8 @@ class Counted:
 
     def __init__(self, device: torch.device = CPU, fails: int | None = None) -> None:
         self.ran = self.records = self.plays = 0
+        self.steps = ""
+        """What became of each: ``e`` done as it came, ``r`` recorded and played, ``p`` played."""
         self._capture: Capture = TapeCapture() if device.type == "cpu" else CudaCapture(device)
         self._fails = fails
         self.failing = False
@@ -59,6 +63,12 @@ class Counted:
     def run(self, step: Step) -> None:
         self.ran += 1
         self._capture.run(step)
+
+    def does(self, step: Step) -> None:
+        """A step of a run."""
+        records, plays = self.records, self.plays
+        step()
+        self.steps += "e" if self.plays == plays else "p" if self.records == records else "r"
 
     def record(self, step: Step) -> Step:
         self.records += 1
@@ -152,7 +162,7 @@ def recorded_run(
     for epoch in range(epochs):
         state.new_epoch()
         for parts in train.epoch(epoch) if by_host else graphs.parts(epoch):
-            graphs.step(parts, epoch, rate(number))
+            capture.does(partial(graphs.step, parts, epoch, rate(number)))
             losses.append(state.counters.read().loss)
             number += 1
     return everything(state), losses, state.counters.read().totals, graphs, told
@@ -213,8 +223,13 @@ def test_recorded_steps_take_batches_that_the_host_made_and_clips_that_are_mixed
     assert capture.plays >= len(losses) / 4
 
 
-IN_PARTS = settings("model.variant=nano", "training.batch_size=2", "training.gradient_accumulation_steps=5")
+IN_PARTS = settings("model.variant=nano", "training.batch_size=2", "training.gradient_accumulation_steps=5", "training.seed=17")
 """Five parts a step: shares of three and of two, of which neither's sum is a node of the tree over all."""
+ONE_STEP = torch.cat([SINGLE[:9], (CLIPS.bodies == 2).nonzero()[:1, 0]]).sort()[0]
+"""Clips of an epoch of one step. One of them has two bodies: the seed decides in which of the parts that is, epoch by epoch."""
+WAYS = ("eeereerpr", "eeerrpprp")
+"""What comes of nine such steps, of each rank: both record three numbers of rows, and meet one for the first time, or record
+one, while the other plays what it has."""
 
 
 def failing_judge(capture: Counted) -> Callable[..., Any]:
@@ -232,38 +247,68 @@ def recorded_as_one_of_two(rank: int, folder: Path) -> None:
         capture = Counted(fails=fails)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Counters, "judge", failing_judge(capture))
-            found, losses, totals, graphs, told = recorded_run(IN_PARTS, 4, capture, group=group, among=SINGLE)
-        torch.save((found, losses, vars(totals), graphs.count, capture.records, capture.plays, told), folder / f"{name}.{rank}")
+            found, losses, totals, graphs, told = recorded_run(IN_PARTS, len(WAYS[0]), capture, group=group, among=ONE_STEP)
+        torch.save((found, losses, vars(totals), graphs.count, capture.records, capture.steps, told), folder / f"{name}.{rank}")
     group.leave()
 
 
 @pytest.mark.slow
 def test_recorded_steps_of_several_ranks_are_those_of_a_run_of_one_without(tmp_path):
-    """Each records what it does before and after they add up, and what they add is there anew each time. Who cannot record goes
-    on without, beside others who can."""
+    """Each records what it does before and after they add up, for each number of rows and whatever the other does in that step.
+    What they add is there anew each time. Who cannot record goes on without, beside others who can."""
     spawn = multiprocessing.get_context("spawn")
     ranks = [spawn.Process(target=recorded_as_one_of_two, args=(rank, tmp_path), daemon=True) for rank in range(2)]
     for one in ranks:
         one.start()
     try:
-        expected, losses, totals = plain_run(IN_PARTS, 4, among=SINGLE)
+        expected, losses, totals = plain_run(IN_PARTS, len(WAYS[0]), among=ONE_STEP)
         for one in ranks:
             one.join(PATIENCE)
     finally:
         for one in ranks:
             one.kill()
     assert [one.exitcode for one in ranks] == [0, 0]
-    assert len(losses) == 8
+    assert len(losses) == len(WAYS[0])
     for name in ("both.0", "both.1", "one.0", "one.1"):
-        found, its_losses, its_totals, count, records, plays, told = torch.load(tmp_path / name)
+        found, its_losses, its_totals, count, records, steps, told = torch.load(tmp_path / name)
         assert (its_losses, its_totals) == (losses, vars(totals)), name
         assert [key for key in expected if not torch.equal(found[key], expected[key])] == [], name
         if name == "one.1":
             (said,) = told
             assert "operation not permitted when stream is capturing" in said
-            assert (count, records) == (0, 2)
+            assert (count, records, steps) == (0, 2, "e" * len(losses))
         else:
-            assert (told, count, records, plays) == ([], 1, 2, 2 * (8 - WARM_UP)), name
+            assert (told, count, records, steps) == ([], 3, 6, WAYS[int(name[-1])]), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("device", "precision"), DEVICES)
+def test_a_run_of_recorded_steps_that_is_cut_goes_on_with_the_same_bits(tmp_path, device, precision):
+    """Its graphs are recorded anew, from other steps. On a GPU two runs that are not cut are alike, too."""
+    config = settings("model.variant=nano", "training.batch_size=6")
+    if device.type == "cuda":
+        set_up_torch(config, device, Discard())
+        load_kernels(config, device, precision.dtype, Discard())
+    wholes = [recorded_run(config, 2, Counted(device), device, precision) for _ in range(1 if device.type == "cpu" else 2)]
+    for resumed in (False, True):
+        state, train = begun(config, device)
+        if resumed:
+            state.restore(torch.load(tmp_path / "state.pt", weights_only=True))
+        capture, told = Counted(device), list[str]()
+        graphs = Graphs(state, train, config, precision, capture, told.append)
+        if not resumed:
+            state.new_epoch()
+        for step, parts in list(enumerate(graphs.parts(0)))[3 if resumed else 0 : None if resumed else 3]:
+            capture.does(partial(graphs.step, parts, 0, rate(step)))
+        torch.save(state.to_dict(""), tmp_path / "state.pt")
+    state.new_epoch()
+    for step, parts in enumerate(graphs.parts(1), train.steps):
+        capture.does(partial(graphs.step, parts, 1, rate(step)))
+    assert "p" in capture.steps
+    assert told == []
+    found = everything(state)
+    for expected, *_ in wholes:
+        assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
 
 
 class Watched(Alone):

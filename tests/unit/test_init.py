@@ -86,15 +86,19 @@ def test_what_cannot_be_is_told_of_what_was_given(cli: Cli, tmp_path: Path, word
 
 
 def test_it_asks_on_a_terminal(clean_env: dict[str, str], tmp_path: Path) -> None:
-    """And asks again at once where an answer cannot be, with what could."""
+    """And asks again at once where an answer cannot be, with what could; also where a bucket refuses."""
     ours, theirs = pty.openpty()
+    env = {name: text for name, text in clean_env.items() if not name.startswith("AWS_")}
+    env["AWS_EC2_METADATA_DISABLED"] = "true"  # where this is tried on a machine of Amazon's
     command = [sys.executable, "-m", "runner", "init", "own.yaml"]
     process = subprocess.Popen(
-        command, stdin=theirs, stdout=theirs, stderr=theirs, env=clean_env, cwd=tmp_path, start_new_session=True
+        command, stdin=theirs, stdout=theirs, stderr=theirs, env=env, cwd=tmp_path, start_new_session=True
     )
     os.close(theirs)
     seen = ""
     for question, answer in (
+        ("data [irds]:", "s3://bucket/mine.safetensors\n"),
+        ("no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", ""),
         ("data [irds]:", "mine.safetensors\n"),
         ("--data: found mine.safetensors, and no such file is there; allowed: irds, ", ""),
         ("data [irds]:", "\n"),
@@ -134,4 +138,7 @@ def test_what_was_given_amiss_is_told_before_anything_is_asked(clean_env: dict[s
 
 def test_who_submits_nothing_is_told_how_to_get_a_file(cli: Cli) -> None:
     done = cli("submit")
-    assert (done.returncode, done.stderr) == (2, "error: Missing argument 'JOB.YAML'; lastrun init writes one\n")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: JOB.YAML: found nothing; allowed: the job's file; lastrun init writes one\n",
+    )

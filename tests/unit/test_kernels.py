@@ -74,6 +74,7 @@ def test_kernels_fit_each_kind_of_gpu_without_spilling(full: bool, figure: Figur
             assert one["stack"] <= (STACK if one.get("H") == 16 else 0), f"{said}, spilt: {one}"
             assert one["local"] == 0, f"{said}, spilt: {one}"
             assert one["shared"] <= 1024 * ARCHITECTURES[one["sm"]], said
+            assert one["atomics"] == 0, f"{said}, with sums in any order"
             if full:
                 figure("kernel", said)
         most = max(found, key=lambda one: one["registers"])

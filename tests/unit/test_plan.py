@@ -17,8 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from last_e.bench.plain import PlainLastE
 from last_e.config import VARIANTS, number_format
 from last_e.counts import OFFICIAL, WITHOUT_FILE
+from last_e.data.datasets import load_clips
 from last_e.data.files import read_irds
-from last_e.data.splits import train_mask
+from last_e.data.splits import parts_of, train_mask
 from last_e.data.synthetic import synthetic_clips
 from last_e.model import build_model, fused
 from last_e.precision import amp_format
@@ -34,9 +35,9 @@ from runner.plan.hardware import asked_gpu, gpus, known_gpu
 from runner.plan.measurements import Machine, Measurement, find, this_machine
 from runner.plan.planner import LOCAL_START_SECONDS, RESUME_SECONDS, START_SECONDS, make_plan, session_count
 from runner.plan.prices import load_prices, price_of, user_prices_path
-from runner.plan.sweep import together
+from runner.plan.sweep import estimate, together
 from runner.plan.work import packaged_model, work_of
-from runner.resolve import resolve_spec
+from runner.resolve import resolve_points, resolve_spec
 from runner.view.draft import print_draft
 from runner.view.plan import duration, money, print_plan, sweep_text
 from tests.conftest import Cli
@@ -159,8 +160,72 @@ def test_the_counts_are_those_of_the_data() -> None:
 
 def test_clips_that_validate_are_counted_where_they_are_scored() -> None:
     found = data_of([resolve_spec(QUICK, "local", ["data.validation=0.25", "data.validation_by=clip"]).config])
-    assert found.counts[:2] == (858 - 214, 214)
-    assert "about 214 of those that train are cut off to validate" in found.source
+    assert found.counts[:2] == (645, 213)
+    assert "645 clips to train and 213 to validate, out of those that would train" in found.source
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "dataset=irds data.train_clips=2",
+        "dataset=irds data.train_subjects=3 data.train_seed=1",
+        "dataset=irds data.train_position=seated data.train_clips=3 data.validation=0.3",
+        "dataset=synthetic data.num_classes=5 data.train_clips=4 data.train_subjects=2",
+        "dataset=ntu60 data.train_clips=1",
+        "dataset=ntu60 data.train_subjects=2",
+    ],
+)
+def test_the_clips_that_are_planned_for_are_those_that_train(tmp_path: Path, settings: str) -> None:
+    words = settings.split()
+    if "ntu60" in settings:
+        synthesize("ntu60", tmp_path / "made.safetensors", clips=600)
+        words.append(f"data.uri={tmp_path / 'made.safetensors'}")
+    config = resolve_spec(QUICK, "local", words).config
+    clips = load_clips(config)
+    parts = parts_of(clips, config)
+    scored, bodies = parts.test if parts.validation is None else parts.validation, clips.bodies.numpy()
+    found = data_of([config])
+    assert found.counts == (parts.train.sum(), scored.sum(), bodies[parts.train].mean(), bodies[scored].mean())
+    told = [word.replace("=", ": ") for word in words if word.startswith("data.train_") and "seed" not in word]
+    assert all(one in found.source for one in told)
+
+
+def test_fewer_clips_take_less_time_and_a_step_takes_no_more_than_train() -> None:
+    few, all_ = (make_plan(QUICK, "gcp", ["training.batch_size=6", *more]) for more in (["data.train_clips=2"], []))
+    assert (few.steps_per_epoch, all_.steps_per_epoch) == (3, 143)
+    assert value(few.rows[0].seconds_per_epoch) < value(all_.rows[0].seconds_per_epoch)
+    with pytest.raises(ConfigError, match=r"training\.batch_size: found 32 clips a step; allowed: at most 18 clips"):
+        make_plan(QUICK, "gcp", ["training.batch_size=32", "data.train_clips=2"])
+    with pytest.raises(UsageError, match=r"irds: data\.train_subjects: found 9; allowed: at most 8, all that would train"):
+        make_plan(QUICK, "gcp", ["data.train_subjects=9"])
+
+
+def test_how_many_of_a_file_that_is_not_at_hand_train_is_not_guessed(tmp_path: Path) -> None:
+    told = r"ntu60: how many clips of it train with data\.train_clips: 2 only its file tells; name a copy with --set data\.uri"
+    with pytest.raises(UsageError, match=told):
+        make_plan(BASE, "gcp", ["data.train_clips=2"])
+    (tmp_path / "sweep.yaml").write_text(
+        "model: nano\ndataset: ntu60\ndata: {train_clips: 2}\nsweep: {grid: {training.lr: [0.1, 0.2]}}\n"
+    )
+    jobs = [point.job for point in resolve_points(tmp_path / "sweep.yaml", "gcp", []).points]
+    assert (estimate(jobs, 1).seconds, estimate(jobs, 1).unknown) == (None, 2)  # it may be there, where they run
+
+
+def test_seeds_that_draw_other_people_have_other_times(tmp_path: Path, keep: Keep) -> None:
+    keep()
+    (tmp_path / "sweep.yaml").write_text(
+        "model: nano\ndataset: irds\ntraining: {batch_size: 4}\ndata: {train_subjects: 1}\n"
+        "sweep: {grid: {training.seed: [0, 1, 2, 3]}}\n"
+    )
+    jobs = [point.job for point in resolve_points(tmp_path / "sweep.yaml", "local", []).points]
+    each = [value(estimate([job], 1).seconds) for job in jobs]
+    assert len(set(each)) > 1
+    assert value(estimate(jobs, 1).seconds) == pytest.approx(sum(each))
+
+
+def test_a_job_of_more_people_than_there_are_is_no_job(cli: Cli) -> None:
+    done = cli("validate", QUICK, "--set", "data.train_subjects=9")
+    assert (done.returncode, done.stderr.count("data.train_subjects: found 9; allowed: at most 8")) == (2, 1), done.stderr
 
 
 @pytest.mark.parametrize("wanted", ["auto", "bf16", "fp16", "fp32"])
@@ -571,7 +636,7 @@ def test_more_clips_a_step_than_there_are_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "word"), [("device", "is no regular file"), ("pipe", "is no regular file"), ("huge", "bytes, more than")]
+    ("kind", "word"), [("device", "found no regular file"), ("pipe", "found no regular file"), ("huge", "bytes, more than")]
 )
 def test_prices_come_from_a_file_that_has_an_end(tmp_path: Path, kind: str, word: str) -> None:
     file = Path("/dev/zero") if kind == "device" else tmp_path / "prices.toml"

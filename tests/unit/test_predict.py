@@ -118,6 +118,7 @@ def test_one_that_is_bad_is_told_and_the_others_are_read(tmp_path: Path) -> None
     assert f"{tmp_path / 'nowhere'}: no such file or folder" in text
     (tmp_path / "h.xyz").touch()
     assert "its name does not say what it is; allowed: .skeleton" in read(IRDS, tmp_path / "h.xyz")[1][0]
+    assert "/dev/null: a device, a pipe or the like; name a file" in read(IRDS, Path("/dev/null"))[1][0]
     (tmp_path / "empty").mkdir()
     assert "no .safetensors, .npy, .npz, .csv" in read(IRDS, tmp_path / "empty")[1][0]
 

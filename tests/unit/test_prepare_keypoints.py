@@ -20,6 +20,7 @@ from last_e.data.splits import held_out, train_mask
 from last_e.datafile import DataError
 from last_e.prepare.import_own import KINDS as READERS
 from last_e.prepare.import_own import Wanted, import_keypoints
+from last_e.problems import ConfigError
 from last_e.skeletons import COCO17, KINECT20, LAYOUTS, MEDIAPIPE33, Skeleton
 from runner.commands.data import OWN_KINDS
 
@@ -398,7 +399,7 @@ WRONG: dict[str, tuple[str, Callable[[Path], Path], dict[str, Any], str]] = {
     "text": ("csv", lambda p: text_in_numbers(p / "a.csv"), {"layout": "PAIR"}, r"a.csv:3: .*tall"),
     "joints": ("csv", lambda p: csv_of(p / "a.csv", COCO17), {"layout": "kinect20"}, "columns of 17 joints; the layout has 20"),
     "no layout": ("npz", lambda p: npz_of(p / "a.npz", 25), {}, "nothing says which joint is which: --layout ntu25"),
-    "layout": ("npz", lambda p: npz_of(p / "a.npz", 25), {"layout": "kinekt"}, "--layout: found kinekt; allowed: ntu25"),
+    "layout": ("npz", lambda p: npz_of(p / "a.npz", 25), {"layout": "kinekt"}, "--layout: found 'kinekt'; allowed: ntu25"),
     "pickle": ("npz", lambda p: objects(p / "a.npz"), {"layout": "ntu25"}, r"joints is object \(1,\); allowed: numbers"),
     "no label": ("json", lambda p: other(p / "a.json", '{"joints": []}'), {"layout": "ntu25"}, "nothing says of which class"),
     "no JSON": ("json", lambda p: other(p / "a.json", "{"), {"layout": "ntu25"}, "a.json: no JSON"),
@@ -424,6 +425,8 @@ WRONG: dict[str, tuple[str, Callable[[Path], Path], dict[str, Any], str]] = {
     "no number": ("csv", lambda p: rows(p, "nan,x,,0"), CSV, "a.csv:2: clip a: frame nan"),
     "two columns": ("csv", lambda p: other(p / "a.csv", "label,x0,x_0,y0,x1,y1\na,1,1,2,3,4\n"), CSV, "a.csv:1: .*x0 and x_0"),
     "missing": ("csv", lambda p: p / "none.csv", {}, "none.csv: no such file or folder"),
+    "device": ("npz", lambda p: Path("/dev/null"), {"layout": "ntu25"}, "/dev/null: a device, a pipe or the like; name a file"),
+    "a device of names": ("csv", lambda p: csv_of(p / "a.csv", COCO17), {"test": "@/dev/null"}, "--test: .*: no plain"),
 }  # fmt: skip
 
 
@@ -432,7 +435,7 @@ def test_what_cannot_be_read_is_told_with_its_place_and_nothing_is_written(case:
     kind, made, wanted, words = WRONG[case]
     (tmp_path / "pair.json").write_text(json.dumps(PAIR))
     wanted = {key: str(tmp_path / "pair.json") if value == "PAIR" else value for key, value in wanted.items()}
-    with pytest.raises(DataError, match=words):
+    with pytest.raises((DataError, ConfigError), match=words):
         imported(kind, made(tmp_path), **wanted)
     assert not list(tmp_path.glob("*own.safetensors*"))
 
@@ -443,7 +446,7 @@ def test_what_cannot_be_read_is_told_with_its_place_and_nothing_is_written(case:
         (None, None),
         ("none", ()),
         ("wave=sit", ((1, 0),)),
-        ("wave", "'wave' is no pair"),
+        ("wave", "'wave', which is no pair"),
         ("wave=lie", "no class is called lie"),
     ],
 )
@@ -452,7 +455,7 @@ def test_classes_that_change_places_in_a_mirror_are_said_in_pairs(said: str | No
     np.savez(tmp_path / "k.npz", joints=random.normal(size=(8, 5, 17, 2)) * 50 + 300, label=np.array(["sit", "wave"] * 4))
     out, wanted = tmp_path / "k.safetensors", Wanted(layout="coco17", test="0.5", mirrored=said)
     if isinstance(found, str):
-        with pytest.raises(DataError, match=found):
+        with pytest.raises((DataError, ConfigError), match=found):
             import_keypoints("npz", tmp_path / "k.npz", out, wanted)
     else:
         assert import_keypoints("npz", tmp_path / "k.npz", out, wanted).description.mirrored == found
@@ -466,11 +469,9 @@ def test_classes_that_change_places_in_a_mirror_are_said_in_pairs(said: str | No
             r"{path}: clip take0: its joints are \(1, 5, 17, 2\); allowed: \(people, frames, 17, 3\), in metres",
         ),
         ({"classes": "a,b"}, r"{path}: clip take0: label 'wave' has no name: the classes are 0 to 1, a, b"),
-        ({"classes": "a"}, "{path}: classes: "),
-        ({"units": "feet"}, "--units: found feet; allowed: metres, centimetres, millimetres, pixels, image"),
         ({"train": "take0,take1,take2,take3", "test": None}, "{path}: split clip: no clip to test"),
     ],
-    ids=["joints", "labels", "classes", "units", "split"],
+    ids=["joints", "labels", "split"],
 )
 def test_what_is_wrong_with_what_is_read_is_not_told_of_what_is_written(
     said: dict[str, Any], told: str, tmp_path: Path
@@ -480,6 +481,48 @@ def test_what_is_wrong_with_what_is_read_is_not_told_of_what_is_written(
         import_keypoints("csv", path, out, Wanted(**{"test": "0.5", "by": "clip"} | said))
     assert "out.safetensors" not in str(found.value)
     assert not out.exists()
+
+
+def test_all_that_is_said_amiss_is_told_at_once_by_its_flag_before_anything_is_read(tmp_path: Path) -> None:
+    path, names = tmp_path / "a.csv", tmp_path / "names.txt"
+    path.write_text("nothing of all this")
+    names.write_bytes(b"\xff")
+    wanted: Any = {
+        "name": "a/b",
+        "classes": "sit,sit",
+        "units": "feet",
+        "by": "day",
+        "layout": "coco18",
+        "mirrored": "sit",
+        "split": "By Hand",
+        "train": "0.5",
+        "test": f"@{names}",
+    }
+    with pytest.raises(ConfigError) as error:
+        import_keypoints("csv", path, tmp_path / "own.safetensors", Wanted(**wanted))
+    assert str(error.value).splitlines() == [
+        "--by: found 'day'; allowed: subject, clip",
+        "--classes: found sit more than once; allowed: each name once",
+        f"--layout: found 'coco18'; allowed: {', '.join(LAYOUTS)}, or a JSON file with joints and bones",
+        "--mirrored: found 'sit', which is no pair; allowed: two names with = between them, or none",
+        "--name: found 'a/b'; allowed: letters, digits, spaces and ._+=-, the first a letter, a digit or _",
+        "--split: found 'By Hand'; allowed: small letters, digits, _ and -, the first a letter or a digit",
+        f"--test: found {names}: bytes that are not UTF-8; allowed: a file of text with a name on each line",
+        "--train: found 0.5; allowed: names, with commas between them; a fraction is said of --test",
+        "--units: found 'feet'; allowed: metres, centimetres, millimetres, pixels, image",
+    ]
+
+
+def test_a_skeleton_of_ones_own_is_told_by_its_file_and_classes_by_their_flag(tmp_path: Path) -> None:
+    layout = tmp_path / "mine.json"
+    layout.write_text(json.dumps(PAIR | {"joints": ["one"], "name": 3}))
+    with pytest.raises(ConfigError) as error:
+        import_keypoints("csv", layout, tmp_path / "own.safetensors", Wanted(layout=str(layout), classes="a"))
+    assert [line for line in str(error.value).splitlines() if "--classes" in line or ": joints:" in line] == [
+        "--classes: found ('a',); allowed: at least 2 of them",
+        f"{layout}: joints: found ['one']; allowed: at least 2 of them",
+    ]
+    assert "should" not in str(error.value)
 
 
 def test_a_file_whose_clips_show_nobody_is_told_by_its_name(tmp_path: Path) -> None:

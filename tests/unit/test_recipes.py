@@ -54,6 +54,9 @@ def test_a_table_of_recipes_has_a_line_for_each_kind_of_clips(
     assert len(first.err.splitlines()) == len(scored)
     assert recipes.main() == 0
     assert capsys.readouterr() == (first.out, ""), "what was scored is not scored again"
+    monkeypatch.setattr("sys.argv", ["recipes.py", group.id, group.id, "--store", str(store.root), "--kept", str(kept)])
+    assert recipes.main() == 0
+    assert capsys.readouterr().out == 2 * first.out + first.out.replace(group.id, "the mean of 2 groups")
 
 
 def test_a_kind_of_point_is_called_by_all_that_it_varies() -> None:
@@ -61,3 +64,12 @@ def test_a_kind_of_point_is_called_by_all_that_it_varies() -> None:
     assert recipes.called({"recipe": None, "training.seed": 4}) == "default"
     without = {"recipe": "robust", "training.augmentations.noise": None, "training.seed": 4}
     assert recipes.called(without) == "recipe=robust, noise=off"
+
+
+def test_the_mean_over_groups_is_that_of_the_kinds_and_seeds_that_all_have() -> None:
+    def found(first: float) -> dict[str, float]:
+        return {condition: first + number for number, condition in enumerate(recipes.CONDITIONS)}
+
+    one: recipes.Table = {"default": {42: found(10.0), 43: found(20.0)}, "recipe=robust": {42: found(30.0)}}
+    other: recipes.Table = {"default": {43: found(40.0), 44: found(90.0)}, "mirror=0.5": {42: found(50.0)}}
+    assert recipes.mean_of([one, other]) == {"default": {43: found(30.0)}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,7 @@ def test_a_home_that_is_no_folder_has_no_file(monkeypatch: pytest.MonkeyPatch) -
     ("text", "words"),
     [
         ("store = [1", ["not TOML"]),
+        ("\udcff", ["bytes that are not UTF-8; allowed: TOML text in UTF-8"]),
         ('store = "jobs"', ["store is 'jobs'", "absolute"]),
         ("store = 1", ["store has to be text"]),
         ('stor = "x"\nlaunch = 2', ["stor is unknown", "did you mean store? launch is unknown"]),
@@ -50,7 +52,7 @@ def test_a_home_that_is_no_folder_has_no_file(monkeypatch: pytest.MonkeyPatch) -
     ],
 )
 def test_what_is_wrong_with_the_file_is_told_at_once(file: Path, text: str, words: list[str]) -> None:
-    file.write_text(text)
+    file.write_bytes(os.fsencode(text))
     with pytest.raises(UsageError) as caught:
         read_settings()
     assert all(word in str(caught.value) for word in [str(file), *words])

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,9 +19,13 @@ from runner.errors import EngineError
 from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.launch.settle import state_of, waits, withdraw
-from runner.launch.slurm import queue
+from runner.launch.slurm import login, queue
 from runner.launch.slurm.batch import asked, job_name, script
+from runner.launch.slurm.either import EitherLauncher
+from runner.launch.slurm.launcher import SlurmLauncher
 from runner.launch.slurm.queue import Queued, minutes_of
+from runner.launch.ssh import notes
+from runner.launch.ssh.setup import Host
 from runner.launch.stopping import to_stop
 from runner.machine import CONTAINER_VARIABLE
 from runner.resolve import resolve_spec
@@ -204,6 +211,45 @@ def test_what_was_requeued_and_has_not_begun_again_goes_on_by_itself(tmp_path: P
     assert waits(job) is None
     restarts.write_text("2")
     assert waits(job) == "Slurm job 7 has started, and its attempt is about to begin"
+
+
+class Near(Host):
+    """A login node of this very machine: what is asked of it is run here as it is there, but for ssh."""
+
+    def ask(self, verb: str, *words: str, given: dict[str, Any] | None = None, seconds: float = 0) -> dict[str, Any]:
+        command = [sys.executable, "-m", "runner.launch.slurm.far", verb, *words]
+        done = subprocess.run(command, input=json.dumps(given) + "\n", capture_output=True, text=True, check=True)
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+
+def test_what_has_started_by_a_login_node_and_not_begun_is_told_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = {"model.variant": "nano_e_v3", "dataset": "synthetic", "split_type": "xsub", "env": "local", "training.epochs": 5}
+    job = Job.create(DirectoryStore(tmp_path / "store"), "x", {**config, "run.launcher": "slurm"}, {}, "0")
+    there = tmp_path / "there"  # on the login node alone
+    there.mkdir()
+    for name, does in (
+        ("squeue", f"echo '7|{job_name(job.id)}|RUNNING|None|2026-11-30T10:00:00'"),
+        ("scontrol", 'echo "JobId=7 JobName=x Requeue=1 Restarts=1 BatchFlag=1"'),
+    ):
+        (there / name).write_text(f"#!/bin/sh\n{does}\n")
+        (there / name).chmod(0o755)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setenv("PATH", f"{there}:/usr/bin:/bin")
+    monkeypatch.setattr(login, "_host", lambda note: Near(note["host"], note["folder"], "runner.launch.slurm.far"))
+    monkeypatch.setattr(SlurmLauncher, "waits", staticmethod(lambda job: None))  # this machine is none of the cluster's
+    notes.write("0123abcd", "node", "/nowhere", job=job.uri, batch="7")
+    told = "Slurm job 7 has started, and its attempt is about to begin"
+    assert waits(job) == told
+    assert job_status(job)["next"].startswith("lastrun status -w ")
+    assert EitherLauncher.waiting([job]) == [job]
+    where = {"launcher": "slurm", "name": "7", "restart": "0"}
+    one = Attempt("0001-0123abcd", "elsewhere", 1, "1", time.time(), phase="ended", began=True, container=where)
+    one.reason = "preempted"
+    job.attempts.write(one)
+    assert waits(job) == told  # begun anew by Slurm
+    job.attempts.write(replace(one, id="0002-0123abcd", container={**where, "restart": "1"}))
+    assert waits(job) is None
 
 
 def test_all_that_waits_in_the_queue_is_taken_out_with_all_that_runs(

@@ -42,6 +42,8 @@ STEPS = {
     "large fp16 in two parts": ("model.variant=large", FEW, *PARTS, OFF),
     "nano fp32 with AdamW": ("model.variant=nano", FEW, "training.optimizer=adamw", OFF),
     "nano fp32 in two parts with more augmentation": ("model.variant=nano", FEW, *PARTS, *MORE),
+    "base bf16 in two parts with kernels": ("model.variant=base", FEW, *PARTS),
+    "large fp16 in two parts with kernels": ("model.variant=large", FEW, *PARTS),
 }
 """32 clips with 38 bodies, 64 frames; but for those of base in fp16 with a block for each stage."""
 

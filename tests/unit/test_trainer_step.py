@@ -24,7 +24,8 @@ from last_e.model import LastE
 from last_e.optim import build_optimizer
 from last_e.precision import Precision, amp_format, choose_device, choose_precision
 from last_e.reading import set_layer
-from last_e.state import Counters, State, Totals, train_step
+from last_e.state import Counters, State, Totals
+from last_e.step import train_step
 
 CPU = torch.device("cpu")
 PLAIN = Precision(None, False, "float32")

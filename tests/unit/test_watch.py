@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from runner.commands.watch import _seconds, watch
-from runner.errors import UsageError
 from runner.job.attempts import EXPIRY_SECONDS, Attempt
 from runner.job.group import Group, PointRecord
 from runner.job.job import Job
@@ -282,9 +281,9 @@ def test_the_command_watches_a_store_from_cron_and_stays(cli: Cli, receiver: Rec
     [line] = [json.loads(line) for line in done.stdout.splitlines()]
     assert (line["news"], line["told"], line["failed"]) == ("lost", ["webhook"], {})
     assert len(receiver.messages) == 1
-    with pytest.raises(UsageError, match="--every: found soon; allowed: a time such as 30m"):
-        _seconds("--every", "soon")
-    assert (_seconds("--every", "90"), _seconds("--every", "1h30m")) == (90, 5400)
+    done = cli("watch", "--every", "soon")
+    assert (done.returncode, "--every: found soon; allowed: a time such as 30m" in done.stderr) == (2, True)
+    assert (_seconds("90"), _seconds("1h30m"), _seconds("31d"), _seconds("0")) == (90, 5400, None, None)
 
 
 def test_json_of_a_command_that_prints_several_stands_on_a_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,16 @@ from runner.store.uri import StoreUri
 
 def main() -> None:
     """As there."""
-    far.main(check=check, line_up=line_up, look=look, wait=wait, withdraw=withdraw, cancel=queue.cancel, send=queue.send)
+    far.main(
+        check=check,
+        line_up=line_up,
+        look=look,
+        wait=wait,
+        restarts=restarts,
+        withdraw=withdraw,
+        cancel=queue.cancel,
+        send=queue.send,
+    )
 
 
 def check() -> None:
@@ -68,19 +77,27 @@ def look() -> None:
 
 
 def wait() -> None:
-    """Of some jobs, each with the IDs of Slurm jobs of its: why one waits (``waits``), and which are over (``over``)."""
+    """Of some jobs, each with the IDs of Slurm jobs of its: why one waits (``waits``), what has started (``started``; who asks
+    reads from the store whether an attempt has begun), and which are over (``over``)."""
     jobs: dict[str, list[str]] = json.loads(sys.stdin.readline())["jobs"]
     there: dict[str, list[queue.Queued]] = {}
     for one in queue.queued(job_name(next(iter(jobs))) if len(jobs) == 1 else None):
         there.setdefault(one.name, []).append(one)
-    waits, over = {}, []
+    waits, started, over = {}, {}, []
     for job, ids in jobs.items():
         mine = there.get(job_name(job), [])
         if waiting := [one for one in mine if one.state in queue.WAITING]:
             waits[job] = str(waiting[-1])
-        elif not mine:  # one empty answer means nothing
+        elif mine:
+            started[job] = asdict(mine[-1])
+        else:  # one empty answer means nothing
             over += [id for id in ids if (found := queue.look(id)) is None or found.state in queue.ENDED]
-    _tell({"waits": waits, "over": over})
+    _tell({"waits": waits, "started": started, "over": over})
+
+
+def restarts(id: str) -> None:
+    """How often a Slurm job has been begun anew (``restarts``)."""
+    _tell({"restarts": queue.restarts(id)})
 
 
 def withdraw(job: str) -> None:

@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -112,7 +112,7 @@ class SlurmLauncher:
         """Why the job's Slurm job has not started yet, or that it has and its attempt is about to begin."""
         if shutil.which("squeue") is None:
             return None
-        waiting = [told for one in queue.queued(job_name(job.id)) if (told := _how_it_waits(one, job)) is not None]
+        waiting = [told for one in queue.queued(job_name(job.id)) if (told := how_it_waits(one, job)) is not None]
         return waiting[-1] if waiting else None
 
     @staticmethod
@@ -122,7 +122,7 @@ class SlurmLauncher:
             return []
         by_name = {job_name(job.id): job for job in jobs}
         there = [(by_name[one.name], one) for one in queue.queued() if one.name in by_name]
-        found = {job.id for job, one in there if _how_it_waits(one, job) is not None}
+        found = {job.id for job, one in there if how_it_waits(one, job) is not None}
         return [job for job in jobs if job.id in found]
 
     @staticmethod
@@ -235,8 +235,9 @@ def log_name(job_id: str, token: str) -> str:
     return f"{job_id}-{token}.log"
 
 
-def _how_it_waits(one: queue.Queued, job: Job) -> str | None:
-    """Of a Slurm job of a job's, what keeps its attempt from running; None: nothing, or it has ended."""
+def how_it_waits(one: queue.Queued, job: Job, restarts: Callable[[str], int | None] = queue.restarts) -> str | None:
+    """Of a Slurm job of a job's, what keeps its attempt from running; None: nothing, or it has ended. ``restarts`` tells how
+    often Slurm has begun it anew."""
     if one.state in queue.WAITING:
         return str(one)
     if one.state not in ("CONFIGURING", "RUNNING"):
@@ -245,8 +246,8 @@ def _how_it_waits(one: queue.Queued, job: Job) -> str | None:
     begun = [attempt for attempt in its if attempt.began or not attempt.open]
     if any(map(job.attempts.alive, begun)):
         return None
-    if begun and (restarts := queue.restarts(one.id)) is not None:  # of what Slurm has begun anew, this time's
-        begun = [attempt for attempt in begun if (attempt.container or {}).get("restart", "0") == str(restarts)]
+    if begun and (times := restarts(one.id)) is not None:  # of what Slurm has begun anew, this time's
+        begun = [attempt for attempt in begun if (attempt.container or {}).get("restart", "0") == str(times)]
     if begun:
         return None
     return f"Slurm job {one.id} has started, and its attempt is about to begin"

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, TextIO
 
 from last_e.text import plain
@@ -16,7 +17,7 @@ from runner.errors import ClaimedError, EngineError, PausedError
 from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.launch.slurm.cluster import LOOK_SECONDS, PIECE_BYTES
-from runner.launch.slurm.launcher import settled_by
+from runner.launch.slurm.launcher import how_it_waits, settled_by
 from runner.launch.slurm.queue import Queued
 from runner.launch.slurm.started import StartedBatch
 from runner.launch.ssh import notes
@@ -114,19 +115,34 @@ def settle(job: Job, attempt: Attempt, note: dict[str, str]) -> Attempt | None:
 
 
 def waits(jobs: Sequence[Job]) -> dict[str, str]:
-    """Why those of these jobs wait that do, by ID. A login node is asked only where this user has handed a job over from here,
-    and no more once that is over."""
+    """Why those of these jobs wait that do, by ID, or that one's Slurm job has started and its attempt has not. A login node is
+    asked only where this user has handed a job over from here, and no more once that is over."""
     found: dict[str, str] = {}
+    by_id = {job.id: job for job in jobs}
     for known in _by_host(jobs):
         asked: dict[str, list[str]] = {}
         for note in known:
             asked.setdefault(_id(note), []).extend([note["batch"]] if note["batch"] else [])
-        told = _host(known[-1]).ask("wait", given={"jobs": asked}, seconds=_SECONDS)
+        host = _host(known[-1])
+        told = host.ask("wait", given={"jobs": asked}, seconds=_SECONDS)
         found |= {str(job): plain(str(why)) for job, why in told["waits"].items()}
+        for job, about in told["started"].items():
+            restarts = partial(_restarts, host)
+            if job in by_id and (words := how_it_waits(_queued(about), by_id[job], restarts)) is not None:
+                found[job] = words
         for note in known:
             if note["batch"] in told["over"]:
                 notes.forget(note["token"])
     return found
+
+
+def _restarts(host: Host, id: str) -> int | None:
+    told = host.ask("restarts", id, seconds=_SECONDS)["restarts"]
+    return None if told is None else int(told)
+
+
+def _queued(found: dict[str, Any]) -> Queued:
+    return Queued(**{name: plain(str(value)) for name, value in found.items()})
 
 
 def withdraw(job: Job) -> str | None:
@@ -217,7 +233,7 @@ class ThereCluster:
         if self._error is not None:
             raise EngineError(f"{self.host.connection.host}: {self._error}")
         found = self._told.get(id, {}).get("found")
-        return None if found is None else Queued(**{name: plain(str(value)) for name, value in found.items()})
+        return None if found is None else _queued(found)
 
 
 class StartedThere(StartedBatch):

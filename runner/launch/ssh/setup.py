@@ -193,7 +193,7 @@ def named(name: str) -> Host:
         UsageError: it cannot be the name of one.
     """
     if not re.fullmatch(HOST, name):
-        raise UsageError(f"found {name}; allowed: {HOST_MEANING}")
+        raise UsageError(f"host: found {name!r}; allowed: {HOST_MEANING}")
     return Host(name)
 
 
