@@ -1,7 +1,8 @@
 // Loaded before a CPU build of torch, it makes that believe in one CUDA device which never does anything.
 //
 // Tensors of FakeTensorMode have no values; what torch wants of a device for them is a guard for its streams (autograd), whether there
-// is an accelerator at all, and which of cuDNN's ways an operation would go.
+// is an accelerator at all, and which of cuDNN's ways an operation would go. A build for CUDA on a machine without a GPU has a guard and
+// hooks of its own, in place of which these come (BUILT_FOR_CUDA, for benchmarks/compiled.py): the guard once it is asked for.
 #include <ATen/DeviceAccelerator.h>
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
@@ -20,7 +21,9 @@ struct Guard final : public c10::impl::NoOpDeviceGuardImpl<c10::DeviceType::CUDA
   void block(void*, const c10::Stream&) const override {}
   bool queryEvent(void*) const override { return true; }
 };
+#ifndef BUILT_FOR_CUDA
 C10_REGISTER_GUARD_IMPL(CUDA, Guard)
+#endif
 
 }  // namespace
 
@@ -43,8 +46,17 @@ struct CUDAHooks final : public CUDAHooksInterface {
   long versionRuntimeCuDNN() const override { return 91000; }
   double batchnormMinEpsilonCuDNN() const override { return 0.0; }
 };
+#ifndef BUILT_FOR_CUDA
 // torch looks for them by this name.
 REGISTER_CUDA_HOOKS(CUDAHooks)
+#else
+namespace detail {
+__attribute__((visibility("default"))) const CUDAHooksInterface& getCUDAHooks() {
+  static CUDAHooks hooks{CUDAHooksArgs{}};
+  return hooks;
+}
+}  // namespace detail
+#endif
 
 namespace accelerator {
 // In place of the function of libtorch_cpu, which was built without one.
@@ -52,3 +64,7 @@ __attribute__((visibility("default"))) std::optional<c10::DeviceType> getAcceler
 }  // namespace accelerator
 
 }  // namespace at
+
+#ifdef BUILT_FOR_CUDA
+extern "C" void take_the_guard() { static c10::impl::DeviceGuardImplRegistrar once(c10::DeviceType::CUDA, new Guard()); }
+#endif

@@ -72,9 +72,9 @@ def onto_all(thing: Any, names: tuple[str, ...]) -> None:
         object.__setattr__(thing, name, onto(getattr(thing, name)))
 
 
-def network(config: TrainConfig) -> LastE:
+def network(config: TrainConfig, kind: type[LastE] = LastE) -> LastE:
     """A network on the device."""
-    model = LastE(config.model, config.data.num_classes)
+    model = kind(config.model, config.data.num_classes)
     for module in model.modules():
         for name, parameter in list(module._parameters.items()):
             if parameter is not None:
