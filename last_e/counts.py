@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from last_e.config import TrainConfig
 
 OFFICIAL = {
     ("ntu60", "xsub"): (40_091, 16_487),
@@ -30,3 +33,14 @@ WITHOUT_FILE = {
     ("synthetic", "xsub"): Counts(240, 120, 4 / 3, 4 / 3),
 }
 """Of the data sets that come with the package, exactly."""
+
+
+def fewer(config: TrainConfig) -> list[str]:
+    """What has fewer clips train than would, as a job says it."""
+    said = {key: getattr(config.data, key) for key in ("train_position", "train_subjects", "train_clips")}
+    return [f"data.{key}: {value}" for key, value in said.items() if value is not None]
+
+
+def chooses(config: TrainConfig) -> bool:
+    """Whether a job says itself which clips train, of those that its split has for that: else their number is known."""
+    return config.data.validation is not None or bool(fewer(config))

@@ -163,17 +163,6 @@ def with_validation(config: TrainConfig, parts: Parts, label: Ints, performer: I
     return cut_off(parts, data.validation, *drawn, label=label, performer=performer, named=named)
 
 
-def fewer(config: TrainConfig) -> list[str]:
-    """What has fewer clips train than would, as a job says it."""
-    said = {key: getattr(config.data, key) for key in ("train_position", "train_subjects", "train_clips")}
-    return [f"data.{key}: {value}" for key, value in said.items() if value is not None]
-
-
-def chooses(config: TrainConfig) -> bool:
-    """Whether a job says itself which clips train, of those that its split has for that: else their number is known."""
-    return config.data.validation is not None or bool(fewer(config))
-
-
 def drawn_by(config: TrainConfig) -> int:
     """The seed by which those are drawn who train, where not all do."""
     return config.training.seed if config.data.train_seed is None else config.data.train_seed

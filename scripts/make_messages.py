@@ -81,20 +81,6 @@ AREAS = {
     """,
 }
 """By the file of the source, its longest beginning."""
-COMMAND_LINE = {
-    "Missing argument '{argument}'; --help tells more": "pull",
-    "Missing argument 'JOB.YAML'; lastrun init writes one": "submit",
-    "Missing option '{option}'; --help tells more": "data import csv file.csv",
-    "No such option: {option}; --help tells more": "status job --nonsense",
-    "No such command '{command}'; --help tells more": "data nonsense",
-    "No such command '{command}'. Did you mean '{command}'?; --help tells more": "statuss",
-    "Option '{option}' requires an argument; --help tells more": "list --limit",
-    "Option '{option}' does not take a value; --help tells more": "list --json=3",
-    "'{option}': {why}; --help tells more": "list --limit none",
-    "Got unexpected extra {arguments} ({words}); --help tells more": "list some more",
-    "Got unexpected extra {arguments} ({words}); --set takes KEY=VALUE": "submit job.yaml --set training.lr=1 more",
-}
-"""What the library of the command line says, whose source is not here, and which words have it say so: a test calls them."""
 _ERRORS = {"LastrunError", "ConfigError", "DataError", "DamagedCheckpoint", "NoGpu", "PeerGone", "RanksDiffer", "DataChanged"}
 _ERRORS |= {"Differs", "UnsetVariable"}
 """Classes, with what is made of them, whose text somebody reads."""
@@ -477,8 +463,7 @@ def render() -> str:
                 rows.setdefault(one.text, set()).add(_kind(one))
         for message in sorted(rows, key=lambda each: (rows[each] <= _SAID, each)):  # errors first
             text += f"| {_cell(message)} | {', '.join(sorted(rows[message] - _PART or rows[message]))} |\n"
-    text += "\n## The command line\n\nIts library's own words, of any command.\n\n| message | what it is |\n|---|---|\n"
-    return text + "".join(f"| {_cell(message)} | error 2 |\n" for message in COMMAND_LINE)
+    return text
 
 
 _PART = {"part of another"}

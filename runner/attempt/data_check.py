@@ -5,13 +5,12 @@ from __future__ import annotations
 import io
 from importlib.util import find_spec
 
-from last_e.counts import WITHOUT_FILE
+from last_e.counts import WITHOUT_FILE, chooses
 from last_e.datafile import (
     Check,
     DataError,
     check_file,
     check_opened,
-    chooses,
     data_path,
     is_remote,
     see_that_the_batch_fits,

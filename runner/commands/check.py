@@ -97,12 +97,12 @@ def _look_at_data(config: JobSpec) -> list[str]:
         UsageError: it does not fit.
     """
     from last_e.config import effective_batch
-    from last_e.counts import WITHOUT_FILE
-    from last_e.datafile import DataError, chooses, data_path, is_remote
+    from last_e.counts import WITHOUT_FILE, chooses
 
     comes_along = WITHOUT_FILE.get((config.dataset, config.split_type)) if config.data.uri is None else None
     if comes_along is not None and not chooses(config) and effective_batch(config.training) <= comes_along.train:
         return []  # nothing to look at, and so nothing to import
+    from last_e.datafile import DataError, data_path, is_remote
     from runner.attempt.data_cache import parse
     from runner.attempt.data_check import check_data
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from last_e.config import TrainConfig
-from last_e.counts import OFFICIAL, TWO_PEOPLE, WITHOUT_FILE, Counts
-from last_e.datafile import DataError, chooses, data_path, fewer
+from last_e.counts import OFFICIAL, TWO_PEOPLE, WITHOUT_FILE, Counts, chooses, fewer
+from last_e.datafile import DataError, data_path
 from last_e.described import is_own
 from runner.errors import UsageError
 

@@ -19,7 +19,7 @@ from last_e.cli import _parser as trainer_parser
 from last_e.config import TrainConfig
 from last_e.layers import KEY_ALIASES, known_keys, known_only
 from last_e.reading import load_file
-from runner.commands.app import _spread_set, app, main
+from runner.commands.app import _spread_set, app
 from runner.errors import Exit, Reason, State
 from runner.spec import JobSpec, SweepFile
 from tests.conftest import Cli
@@ -109,18 +109,6 @@ FENCED = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 SWEEP_KEYS = {".".join(key.split(".")[:2]) for key in known_keys(SweepFile)}
 FOREIGN = ("source", "export", "git", "sudo", "sky", "hf", "kaggle", "apptainer")
 """Programs that are not ours, and that pages call."""
-
-
-@pytest.mark.parametrize(("message", "words"), runpy.run_path(str(ROOT / "scripts/make_messages.py"))["COMMAND_LINE"].items())
-def test_the_library_of_the_command_line_says_what_the_page_has(
-    message: str, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["lastrun", *words.split()])
-    with pytest.raises(SystemExit) as end:
-        main()
-    assert end.value.code == Exit.USAGE
-    expected = re.sub(r"\\\{\w+\\\}", ".+", re.escape(f"error: {message}"))
-    assert re.fullmatch(expected, capsys.readouterr().err.strip())
 
 
 def shown_commands() -> list[tuple[str, str]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -182,32 +183,58 @@ def test_where_nobody_gives_kernels_up_a_step_that_failed_has_changed_nothing(mo
         train_step(state, given, 0.05, config, PLAIN)
 
 
+def recorded(config: TrainConfig, kernels: Kernels | None, order: Sequence[int], fails: int | None = None) -> Recorded:
+    """Steps as ``order`` has them, each of the number of rows that it names; ``kernels`` fail in the one of that number."""
+    state, train = begun(config)
+    state.keep_rate_on_device()
+    by_rows = {len(given[0].owner): given for epoch in range(3) for given in train.drafts(epoch)}
+    steps, told, counts = [by_rows[rows] for rows in sorted(by_rows)], list[str](), []
+    record = Graphs(state, train, config, PLAIN, TapeCapture(), told.append)
+    record.working = kernels is not None
+    for number, rows in enumerate(order):
+        if kernels is not None:
+            kernels.at = FAILS if number == fails else 0
+        record.step(steps[rows], 0, 0.05)
+        counts.append(record.count)
+    return Recorded(everything(state), counts, told)
+
+
+class Recorded(NamedTuple):
+    """How a run ended, how many graphs there were after each step, and what was told of them."""
+
+    state: dict[str, Tensor]
+    counts: list[int]
+    told: list[str]
+
+
 def test_recorded_steps_are_forgotten_with_the_kernels_that_are_in_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step of other rows fails after some were recorded, and later ones of the same rows are torch's, too."""
     monkeypatch.setattr(graphs, "WARM_UP", 1)
-    config = settings("training.batch_size=6")
-    state, train = begun(config)
-    state.keep_rate_on_device()
-    first, *others = (given for epoch in range(3) for given in train.drafts(epoch))
-    other = next(given for given in others if len(given[0].owner) != len(first[0].owner))
-    order = [first, first, other, first, first]
-    by_torch, _ = begun(config)
-    by_torch.keep_rate_on_device()
-    plain = Graphs(by_torch, train, config, PLAIN, TapeCapture(), print)
-    plain.working = False
-    for given in order:
-        plain.step(given, 0, 0.05)
+    config, order = settings("training.batch_size=6"), (0, 0, 1, 0, 0)
+    expected = recorded(config, None, order)
     kernels = Kernels(monkeypatch, "on the way back")
-    record = Graphs(state, train, config, PLAIN, TapeCapture(), print)
-    counts = []
-    for number, given in enumerate(order):
-        kernels.at = FAILS if number == 2 else 0
-        record.step(given, 0, 0.05)
-        counts.append(record.count)
-    assert counts == [0, 1, 1, 0, 1], "recorded anew, once it was done by torch"
+    found = recorded(config, kernels, order, fails=2)
+    assert found.counts == [0, 1, 1, 0, 1], "recorded anew, once it was done by torch"
     assert kernels.told == ["on the way back: OutOfResources: shared memory"]
-    assert record.working
-    assert differing(everything(state), everything(by_torch)) == []
+    assert found.told == []
+    assert differing(found.state, expected.state) == []
+
+
+@pytest.mark.parametrize(("where", "counts"), [("on the way back", [0, 0, 0]), ("what settles", [0, 1, 0])])
+def test_a_kernel_that_fails_while_a_step_is_recorded_costs_no_step(
+    monkeypatch: pytest.MonkeyPatch, where: str, counts: list[int]
+) -> None:
+    """It is done as it comes, or what failed by torch within a graph, which is forgotten then."""
+    monkeypatch.setattr(graphs, "WARM_UP", 1)
+    config, order = settings("training.batch_size=6"), (0, 0, 0)
+    expected = recorded(config, None, order)
+    kernels = Kernels(monkeypatch, where)
+    found = recorded(config, kernels, order, fails=1)
+    assert kernels.told == [f"{where}: OutOfResources: shared memory"], "once"
+    reason = f"recording a step failed: {where}: OutOfResources: shared memory"
+    assert found.told == ([] if counts[1] else [f"CUDA graphs: off ({reason}); training goes on without"])
+    assert found.counts == counts
+    assert differing(found.state, expected.state) == []
 
 
 def test_batches_that_the_host_asks_for_are_made_by_torch_where_a_kernel_fails(monkeypatch: pytest.MonkeyPatch) -> None:

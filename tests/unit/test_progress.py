@@ -51,10 +51,15 @@ def epoch(number: int, best: bool = False) -> EpochDone:
 
 
 @pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
+def views(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing says that nobody wants them."""
     monkeypatch.setenv("TERM", "xterm-256color")
     for name in ("LASTRUN_PLAIN", "LASTRUN_QUIET", "NO_COLOR", "JPY_PARENT_PID", "KAGGLE_KERNEL_RUN_TYPE", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def terminal(views: None) -> Iterator[Terminal]:
     one = Terminal(columns=60)
     yield one
     one.close()
@@ -160,8 +165,7 @@ def test_nobody_waits_for_a_terminal_that_takes_nothing(terminal: Terminal, stre
     assert [int(number) for number in re.findall(rb"line (\d+)\r", terminal.raw)] == list(range(500))
 
 
-def test_a_terminal_that_is_closed_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERM", "xterm")
+def test_a_terminal_that_is_closed_ends_nothing(views: None) -> None:
     closed = Terminal()
     with os.fdopen(closed.inside, "w") as stream, sink_on(stream) as sink:
         sink.emit(progress(1))
