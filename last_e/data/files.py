@@ -30,6 +30,8 @@ def read_clips(path: Path, num_classes: int) -> Clips:
     Raises:
         DataError: missing, cut short, damaged, or another kind of file; in one line.
     """
+    if path.exists() and not path.is_file():  # a pipe would be waited for, whoever wants it to end
+        raise unreadable(path, OSError())
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

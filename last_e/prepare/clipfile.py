@@ -253,6 +253,8 @@ def read_columns(path: Path, form: Form | None = None) -> tuple[dict[str, Array]
     Raises:
         DataError: missing, damaged, or another kind of file.
     """
+    if path.exists() and not path.is_file():  # a pipe would be waited for, whoever wants it to end
+        raise unreadable(path, OSError())
     try:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -67,6 +68,13 @@ def test_the_plan_has_the_published_numbers(dataset, other):
         parts = read_name(name)
         assert (parts.action - 1, parts.performer, parts.camera, parts.setup, parts.replication) == tuple(row)
         assert parts.belongs_to(dataset)
+
+
+@pytest.mark.parametrize("read", [read_columns, lambda path: read_clips(path, 60)], ids=["columns", "clips"])
+def test_a_pipe_is_no_prepared_file_and_nobody_waits_for_it(read: Any, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="pipe: no file; name a prepared file"):
+        read(tmp_path / "pipe")
 
 
 def test_made_up_clips_are_read_by_the_trainer_and_the_same_every_time(made, tmp_path):
