@@ -158,8 +158,10 @@ class Usage:
 
 
 def has_no_memory(error: BaseException) -> bool:
-    """Whether an error tells that memory ran out: the GPU's, or the machine's, for which torch has no kind of its own."""
-    return isinstance(error, torch.cuda.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    """Whether an error tells that memory ran out: the GPU's, which Triton tells in words alone, or the machine's, for which
+    torch has no kind of its own."""
+    told = "DefaultCPUAllocator", "Triton Error [CUDA]: out of memory"
+    return isinstance(error, torch.cuda.OutOfMemoryError) or any(words in str(error) for words in told)
 
 
 def describe() -> dict[str, Any]:

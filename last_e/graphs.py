@@ -25,6 +25,7 @@ from last_e.data import launches
 from last_e.data.batches import Batch, Piece, TrainBatches
 from last_e.gpu import NoGpu, is_lost
 from last_e.model import fused_cuda
+from last_e.model.agreed import REMEDY, KernelFailed
 from last_e.precision import Precision
 from last_e.ranks.group import ALONE, Group
 from last_e.state import State
@@ -54,6 +55,9 @@ class Capture(Protocol):
             RuntimeError: the step asks for something that cannot be recorded. Nothing of it has been done.
         """
 
+    def forget(self) -> None:
+        """What was recorded so far is played no more."""
+
 
 class CudaCapture:
     """CUDA's own.
@@ -81,6 +85,10 @@ class CudaCapture:
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
             step()
         return graph.replay
+
+    def forget(self) -> None:
+        """See :class:`Capture`. A pool whose graphs have all gone takes no other."""
+        self._pool = torch.cuda.graph_pool_handle()
 
 
 class Graphs:
@@ -151,6 +159,7 @@ class Graphs:
             self._kernels = now
             for forgotten in (self._recorded, self._inputs, self._met):
                 forgotten.clear()
+            self._capture.forget()
 
     def _is_due(self, rows: tuple[int, ...]) -> bool:
         return self.working and self._met[rows] > 0 and self._met.total() >= WARM_UP and self.count < MOST_GRAPHS
@@ -189,6 +198,9 @@ class Graphs:
         try:
             alone = self._group.size == 1
             self._recorded[rows] = self._capture.record(partial(self._run, inputs)) if alone else self._in_two(inputs)
+        except KernelFailed as error:  # the step is done by torch then, as it comes
+            self._state.forget_step()
+            REMEDY(error)
         except RuntimeError as error:
             if is_lost(error):
                 raise

@@ -70,10 +70,12 @@ def train_step(
 def whole_step(state: State, begin: Callable[[], Begun], config: TrainConfig, group: Group = ALONE) -> None:
     """A step that is not recorded, from its first stretch to its last. Where a kernel fails in it, torch goes on from what was
     there before: the first stretch is begun anew."""
+    begun = None
     try:
         begun = begin()
     except KernelFailed as error:
         REMEDY(error)
+    if begun is None:  # only here: while the error is handled, it holds all that the failed stretch has made
         begun = begin()
     begun.add_up(group)
     end_step(state, begun, config)

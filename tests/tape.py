@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -74,16 +75,26 @@ def _memory(tensor: Tensor) -> int:
 
 
 class TapeCapture:
-    """Records steps on tapes."""
+    """Records steps on tapes, which have a pool of memory as CUDA's graphs have: once all that it had are gone, it takes no
+    other (``use_count > 0`` of torch's allocator)."""
+
+    def __init__(self) -> None:
+        self._pool: list[weakref.ref[Tape]] = []
 
     def run(self, step: Callable[[], None]) -> None:
         step()
 
     def record(self, step: Callable[[], None]) -> Callable[[], None]:
+        if self._pool and not any(one() for one in self._pool):
+            raise RuntimeError("use_count > 0 INTERNAL ASSERT FAILED")
         tape = Tape()
         try:
             with tape:
                 step()
         finally:
             tape.undo()
+        self._pool.append(weakref.ref(tape))
         return tape.play
+
+    def forget(self) -> None:
+        self._pool = []

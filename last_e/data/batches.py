@@ -190,7 +190,7 @@ class TrainBatches:
                 return [self.make(piece, key) for piece in pieces]
             except KernelFailed as error:
                 REMEDY(error)
-                return [self.make(piece, key) for piece in pieces]
+            return [self.make(piece, key) for piece in pieces]
 
         return prefetch(made, self.drafts(epoch, first_step), self.workers)
 

@@ -64,6 +64,9 @@ class Agreed:
         self.leave(device)
         try:
             wrong = off()
+        except KernelFailed as error:
+            self.leave(device)
+            return str(error)
         except Exception as error:  # Triton's, the driver's, the assembler's: torch does without
             self.leave(device)
             return said(error)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from last_e.gpu import is_lost
+from last_e.gpu import has_no_memory, is_lost
 from last_e.model import gate_launches, head_launches, spatial_launches, stem_launches, step_launches
 from last_e.model.agreed import KernelFailed, said
 from last_e.model.layout import COLUMNS, blocks, power_of_two
@@ -67,7 +67,7 @@ def defined(apart: dict[Any, dict[str, tuple[str, Any, Any]]]) -> Any:
             try:
                 launch(of, *given, *(() if made is None else made if isinstance(made, tuple) else (made,)))
             except Exception as error:  # Triton's, the driver's, the assembler's
-                if is_lost(error):
+                if is_lost(error) or has_no_memory(error):
                     raise
                 raise KernelFailed(f"{called}: {said(error)}") from error
             return made

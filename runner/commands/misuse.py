@@ -28,14 +28,14 @@ def in_our_words(error: Any, words: Sequence[str], root: Any) -> ConfigError | U
             command, path = below, [*path, words[len(path) - 1]]
         return _of_option(str(getattr(error, "option_name", "")), command, " ".join(path))
     command, called = ctx.command, ctx.command_path
+    if option := getattr(error, "option_name", None):
+        return _of_option(option, command, called)
     rest = list(words[len(called.split()) - 1 :])
     if hasattr(command, "list_commands"):
         names = command.list_commands(ctx)
         name = next((word for word in rest if not word.startswith("-")), None)
         if name is not None and name not in names:
             return UsageError(f"{name}: no command of {called}{_meant(name, names)}; {called} --help lists them")
-    if option := getattr(error, "option_name", None):
-        return _of_option(option, command, called)
     taken: dict[str, Any] = {}
     more: list[str] = []
     with suppress(Exception):  # the first mistake was told of these very words; a second one of them may hide all values

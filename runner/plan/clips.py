@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from last_e.config import TrainConfig
 from last_e.counts import OFFICIAL, TWO_PEOPLE, WITHOUT_FILE, Counts, chooses, fewer
@@ -58,9 +59,9 @@ def _at_hand(config: TrainConfig, path: Path | None, note: str | None) -> Data:
     if path is None and not chooses(config):  # then nothing is read
         counts = WITHOUT_FILE[config.dataset, config.split_type]
         return Data(counts, True, f"{of}: {_clips(counts)}, as shipped", note)
-    counts, whole, validate = _count(config, path)
-    told = [f"{of}: {_clips(counts, validate)}"]
-    if counts.train + validate < whole:
+    counts, whole, cut_off = _count(config, path)
+    told = [f"{of}: {_clips(counts, cut_off)}"]
+    if counts.train + (cut_off or 0) < whole:
         told.append(f"of {whole:,} that would ({', '.join(fewer(config))})")
     if path is None:
         return Data(counts, True, ", ".join([*told, "as shipped"]), note)
@@ -92,14 +93,15 @@ def _by_table(config: TrainConfig, note: str | None) -> Data:
     return Data(counts, known, told, note)
 
 
-def _clips(counts: Counts, validate: int = 0) -> str:
-    what = "validate, out of those that would train" if validate else "test"
+def _clips(counts: Counts, cut_off: int | None = None) -> str:
+    what = "test" if cut_off is None else "validate, out of those that would train" if cut_off else "validate"
     return f"{counts.train:,} clips to train and {counts.test:,} to {what}"
 
 
-def _count(config: TrainConfig, path: Path | None) -> tuple[Counts, int, int]:
+def _count(config: TrainConfig, path: Path | None) -> tuple[Counts, int, int | None]:
     """Of a prepared file, of which all is read but the joints, or of what is shipped (None): the clips that train and those
-    that are scored after an epoch; how many would train if all did; how many of them validate.
+    that are scored after an epoch; how many would train if all did; how many of these validate (None: it is the test that is
+    scored).
 
     Raises:
         DataError: it is damaged, or has no such split.
@@ -108,25 +110,29 @@ def _count(config: TrainConfig, path: Path | None) -> tuple[Counts, int, int]:
     """
     from last_e.prepare.account import parts_of, split_masks
 
-    if path is None:
-        from last_e.shipped import columns_of
-
-        columns = columns_of(config.dataset, config.data.num_classes)
-    else:
-        from last_e.prepare.clipfile import read_columns
-
-        columns, _ = read_columns(path)
-    where = f"{config.dataset}" if path is None else f"{path}"
+    where = config.dataset if path is None else f"{path}"
     try:
+        columns = _columns(config, path)
         parts = parts_of(config, columns)
     except DataError as error:
         raise DataError(f"{where}: {error}", missing=True) from None
     except ValueError as error:
         raise UsageError(f"{where}: {error}") from None
-    whole, bodies = int(split_masks(config.dataset, columns)[config.split_type].sum()), columns["bodies"]
+    would_train, bodies = split_masks(config.dataset, columns)[config.split_type], columns["bodies"]
     scored = parts.test if parts.validation is None else parts.validation
     train, test = int(parts.train.sum()), int(scored.sum())
     if not train or not test:
         raise DataError(f"{where}: {config.split_type}: {train} clips to train and {test} to test")
     counts = Counts(train, test, float(bodies[parts.train].mean()), float(bodies[scored].mean()))
-    return counts, whole, 0 if parts.validation is None else test
+    cut_off = 0 if parts.validation is None else int((parts.validation & would_train).sum())
+    return counts, int(would_train.sum()), None if parts.validation is None else cut_off
+
+
+def _columns(config: TrainConfig, path: Path | None) -> Mapping[str, Any]:
+    if path is None:
+        from last_e.shipped import columns_of
+
+        return columns_of(config.dataset, config.data.num_classes)
+    from last_e.prepare.clipfile import read_columns
+
+    return read_columns(path)[0]

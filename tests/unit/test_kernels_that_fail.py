@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import weakref
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -15,10 +18,11 @@ from last_e.config import TrainConfig
 from last_e.data import launches
 from last_e.data.batches import TrainBatches
 from last_e.data.synthetic import synthetic_clips
+from last_e.gpu import has_no_memory
 from last_e.graphs import Graphs
 from last_e.layers import resolve
 from last_e.model import LastE, fused_cuda
-from last_e.model.agreed import REMEDY, KernelFailed
+from last_e.model.agreed import REMEDY, Agreed, KernelFailed
 from last_e.model.launches import defined
 from last_e.optim import build_optimizer
 from last_e.precision import Precision
@@ -181,6 +185,48 @@ def test_where_nobody_gives_kernels_up_a_step_that_failed_has_changed_nothing(mo
             assert differing(everything(state), before) == []
             return
         train_step(state, given, 0.05, config, PLAIN)
+    pytest.fail("it is not so many steps")
+
+
+def test_what_a_failed_kernel_has_left_is_not_held_while_torch_does_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would take the memory that torch needs."""
+    left: list[weakref.ref[Any]] = []
+    alive: list[bool] = []
+
+    class Activations:
+        pass
+
+    def begin() -> Any:
+        if left:
+            alive.append(left[0]() is not None)
+            return SimpleNamespace(add_up=lambda group: None)
+        made = Activations()
+        left.append(weakref.ref(made))
+        raise KernelFailed("mix: OutOfResources")
+
+    monkeypatch.setattr(REMEDY, "give_up", lambda error: None)
+    monkeypatch.setattr(step, "end_step", lambda *given: None)
+    step.whole_step(begun(settings())[0], begin, settings())
+    assert alive == [False]
+
+
+def test_what_is_lacking_to_make_kernels_is_told_by_name(broken: Any) -> None:
+    """Also where what was asked for was one of theirs."""
+    agreed, gpu = Agreed(), torch.device("cuda", 0)
+    RAISES.append(subprocess.CalledProcessError(1, ["/usr/bin/gcc", "x" * 400]))
+    why_not = agreed.try_out(gpu, lambda: broken(torch.ones(2)))
+    assert why_not is not None
+    assert re.fullmatch(rf"{BROKEN}: CalledProcessError: .*; Triton needs a C compiler and Python's headers here: .*", why_not)
+    assert not agreed.used_on(gpu)
+
+
+def test_memory_that_ran_out_is_no_kernel_that_failed(broken: Any) -> None:
+    """Torch alone would need more of it."""
+    RAISES.append(RuntimeError("Triton Error [CUDA]: out of memory"))
+    with pytest.raises(RuntimeError) as found:
+        broken(torch.ones(2))
+    assert found.value is RAISES[-1]
+    assert has_no_memory(found.value)
 
 
 def recorded(config: TrainConfig, kernels: Kernels | None, order: Sequence[int], fails: int | None = None) -> Recorded:
@@ -220,19 +266,18 @@ def test_recorded_steps_are_forgotten_with_the_kernels_that_are_in_them(monkeypa
     assert differing(found.state, expected.state) == []
 
 
-@pytest.mark.parametrize(("where", "counts"), [("on the way back", [0, 0, 0]), ("what settles", [0, 1, 0])])
+@pytest.mark.parametrize(("where", "counts"), [("on the way back", [0, 0, 0, 1]), ("what settles", [0, 1, 0, 1])])
 def test_a_kernel_that_fails_while_a_step_is_recorded_costs_no_step(
     monkeypatch: pytest.MonkeyPatch, where: str, counts: list[int]
 ) -> None:
-    """It is done as it comes, or what failed by torch within a graph, which is forgotten then."""
+    """It is done as it comes, or what failed by torch within a graph, which is forgotten then; later ones are recorded anew."""
     monkeypatch.setattr(graphs, "WARM_UP", 1)
-    config, order = settings("training.batch_size=6"), (0, 0, 0)
+    config, order = settings("training.batch_size=6"), (0, 0, 0, 0)
     expected = recorded(config, None, order)
     kernels = Kernels(monkeypatch, where)
     found = recorded(config, kernels, order, fails=1)
     assert kernels.told == [f"{where}: OutOfResources: shared memory"], "once"
-    reason = f"recording a step failed: {where}: OutOfResources: shared memory"
-    assert found.told == ([] if counts[1] else [f"CUDA graphs: off ({reason}); training goes on without"])
+    assert found.told == []
     assert found.counts == counts
     assert differing(found.state, expected.state) == []
 

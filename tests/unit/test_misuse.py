@@ -41,6 +41,7 @@ def said(root: Any, *words: str) -> str:
         ("lst", "lst: no command of lastrun; did you mean list?; lastrun --help lists them"),
         ("data prepar", "prepar: no command of lastrun data; did you mean prepare?; lastrun data --help lists them"),
         ("submit a.yaml --set a b", "b: more than lastrun submit takes; --set takes KEY=VALUE"),
+        ("--store x list", "--store: no option of lastrun; lastrun --help lists them"),
         ("data --what", "--what: no option of lastrun data; lastrun data --help lists them"),
     ],
 )

@@ -126,7 +126,7 @@ def waits(jobs: Sequence[Job]) -> dict[str, str]:
         host = _host(known[-1])
         told = host.ask("wait", given={"jobs": asked}, seconds=_SECONDS)
         found |= {str(job): plain(str(why)) for job, why in told["waits"].items()}
-        for job, about in told["started"].items():
+        for job, about in told.get("started", {}).items():  # what handed it over may be of a version that says no such thing
             restarts = partial(_restarts, host)
             if job in by_id and (words := how_it_waits(_queued(about), by_id[job], restarts)) is not None:
                 found[job] = words
