@@ -209,6 +209,11 @@ def resolve(
         long = "1 epoch" if training.warmup_epochs == 1 else f"{training.warmup_epochs:g} epochs"
         rises = f"the warm-up ({long}) lasts the whole run: the learning rate only rises"
         notes.append(f"warning: {rises}; set training.warmup_epochs")
+    if recipe is not None and not training.augment:
+        notes.append(f"warning: nothing is left of recipe {recipe}: training.augment is off; set recipe=null, too")
+    elif recipe is not None and _MIRROR in _packaged(f"training/{recipe}") and flat[_MIRROR] is None and _MIRROR not in chosen:
+        unknown = f"nobody knows which classes of {flat['dataset']} change places"
+        notes.append(f"recipe {recipe} goes without mirror: {unknown} (a set of your own says so when it is made: mirrored)")
     origins = {key: merged[key].origin if key in merged else Origin("default") for key in known_keys(schema)}
     return Resolved(config, origins, env, notes, warnings)
 

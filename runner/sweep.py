@@ -48,7 +48,7 @@ class Sweep:
 
 def take_sweep(spec: Layer, flags: Layer, sets: Layer) -> Sweep:
     """Take what is said of a sweep out of a file's layer and out of ``--set``; what is wrong with it comes along."""
-    said = {**_taken(spec), **_taken(sets)}
+    said = _merged(_taken(spec), _taken(sets))
     sweep = Sweep()
     whole = said.pop(_HEAD, None)
     nothing = whole is not None and whole.value == {} and not said
@@ -102,6 +102,25 @@ def take_sweep(spec: Layer, flags: Layer, sets: Layer) -> Sweep:
 
 def _taken(layer: Layer) -> Layer:
     return {key: layer.pop(key) for key in [key for key in layer if key == _HEAD or key.startswith(f"{_HEAD}.")]}
+
+
+def _merged(of_file: Layer, of_set: Layer) -> Layer:
+    """What ``--set`` says of a sweep, laid on what the file says: single keys of a grid on the file's, but a list of points in
+    place of the file's, and another kind in place of the file's kind. null takes a kind away, or all that the file says."""
+    of_set = dict(of_set)
+    if _HEAD in of_set:
+        of_file = {}
+        if of_set[_HEAD].value is None and len(of_set) > 1:
+            del of_set[_HEAD]
+    named = {kind for kind in map(_kind_of, of_set) if kind in _KINDS}
+    none = {kind for kind in named if (entry := of_set.get(f"{_HEAD}.{kind}")) is not None and entry.value is None}
+    gone = none | {kind for kind in _KINDS if named - none and (kind == "points" or kind not in named)}
+    of_set = {key: entry for key, entry in of_set.items() if _kind_of(key) not in none}
+    return {**{key: entry for key, entry in of_file.items() if _kind_of(key) not in gone}, **of_set}
+
+
+def _kind_of(key: str) -> str:
+    return key.removeprefix(f"{_HEAD}.").partition(".")[0]
 
 
 def _misspelt(layers: Iterable[Layer]) -> list[Problem]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 from last_e.layers import Resolved
+from last_e.problems import show
 from last_e.reading import set_layer
 from runner.errors import LastrunError, UsageError
 from runner.job.attempts import Attempt
@@ -32,7 +33,9 @@ def hosts_named(text: str) -> tuple[str, ...]:
         UsageError: what is wrong with them.
     """
     names = [name.strip() for name in text.split(",")]
-    wrong = [f"found {name or 'nothing'}; allowed: {HOST_MEANING}" for name in names if not re.fullmatch(HOST, name)]
+    wrong = [
+        f"found {show(name) if name else 'nothing'}; allowed: {HOST_MEANING}" for name in names if not re.fullmatch(HOST, name)
+    ]
     wrong += [f"{name} is named twice; --parallel N begins N points on each host" for name in _twice(names)]
     wrong += [f"found {len(names)} hosts; allowed: {MOST_HOSTS}"] if len(names) > MOST_HOSTS else []
     if wrong:

@@ -232,16 +232,23 @@ def test_what_is_taken_away_from_a_recipe_takes_along_what_rests_on_it(path: Pat
     path.write_text("model: nano\ndataset: irds\nrecipe: robust\n")
     still = resolve_spec(path, "local", ["training.augmentations.motion=null"]).config.training.augmentations
     assert (still.motion, still.motion_range, still.limbs) == (None, None, 0.1)
-    plain = resolve_spec(path, "local", ["training.augment=false"]).config.training.augmentations
-    assert all(value is None for _, value in plain)
+    plain = resolve_spec(path, "local", ["training.augment=false"])
+    assert all(value is None for _, value in plain.config.training.augmentations)
+    assert plain.notes[1:] == ["warning: nothing is left of recipe robust: training.augment is off; set recipe=null, too"]
     problem = problems_of("model: nano\ndataset: irds\ntraining: {augmentations: {motion_range: [0, 1]}}\n", path)
     assert "only with training.augmentations.motion" in problem[0]  # what the user said is told
 
 
 def test_a_recipe_mirrors_only_where_a_set_says_what_changes_places(path: Path) -> None:
     path.write_text("model: nano\ndataset: synthetic\nrecipe: robust\n")
-    more = resolve_spec(path, "local", []).config.training.augmentations
+    found = resolve_spec(path, "local", [])
+    more = found.config.training.augmentations
     assert (more.mirror, more.motion) == (None, 0.7)
+    assert found.notes[1:] == [
+        "recipe robust goes without mirror: nobody knows which classes of synthetic change places (a set of your own says so "
+        "when it is made: mirrored)"
+    ]
+    assert resolve_spec(path, "local", ["training.augmentations.mirror=null"]).notes[1:] == [], "who says so knows"
     problem = problems_of("model: nano\ndataset: irds\nrecipe: robus\n", path)
     assert problem == [f"{path}:3: recipe: found 'robus'; allowed: one of robust or null; did you mean robust?"]
 

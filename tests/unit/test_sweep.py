@@ -80,6 +80,28 @@ def test_a_file_without_a_sweep_is_one_point_and_set_can_take_a_sweep_away(point
     assert resolve_points(tmp_path / "job.yaml", "local", ["sweep.seeds=2"]).is_sweep
 
 
+@pytest.mark.parametrize(
+    ("of_file", "sets", "told"),
+    [
+        ("{points: [{training.lr: 1}, {}, {}]}", ["sweep.points=[{training.dropout: 0.1}]"], ["model.dropout=0.1"]),
+        ("{points: [{training.lr: 1}, {}]}", ["sweep={points: [{training.lr: 2}]}"], ["training.lr=2.0"]),
+        ("{points: [{}, {training.lr: 1}]}", ["sweep.grid.training.lr=[3]"], ["training.lr=3.0"]),
+        ("{grid: {training.lr: [1]}}", ["sweep.points=[{training.dropout: 0.1}]"], ["model.dropout=0.1"]),
+        ("{grid: {training.lr: [1], split_type: [x]}}", ["sweep.grid.split_type=[xsub]"],
+            ["split_type=xsub, training.lr=1.0"]),
+        ("{points: [{}, {training.lr: 1}], seeds: 2}", ["sweep.points=null"], ["training.seed=42", "training.seed=43"]),
+        ("{points: [{training.lr: 1}]}", ["sweep=null", "sweep.seeds=2"], ["training.seed=42", "training.seed=43"]),
+        ("{grid: {training.lr: [1]}}", ["sweep=null", "sweep.points=[{training.lr: 2}]"], ["training.lr=2.0"]),
+    ],
+)  # fmt: skip
+def test_points_that_are_set_stand_in_place_of_the_files(points: File, of_file: str, sets: list[str], told: list[str]) -> None:
+    """Not beside them, nor mixed with them by their numbers; of a grid single keys can be set."""
+    found = points(of_file, *sets)
+    said = [", ".join(f"{key}={value}" for key, value in sorted(point.values.items())) for point in found.points]
+    assert said == told
+    assert found.is_sweep
+
+
 def test_all_mistakes_of_all_points_are_told_at_once_with_their_lines(problems: Callable[..., list[str]]) -> None:
     sweep = """
   grid:
