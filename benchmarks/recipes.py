@@ -5,7 +5,8 @@
 
 Scored is the last checkpoint of each job that has succeeded, on all clips that test: as they are, with noise, with joints that
 are not seen, with less motion. A line for each of them, a column for each kind of point: mean and standard deviation of top-1
-over its seeds, in percent. With --kept a second call scores only what is new.
+over its seeds, in percent, and of how many. Of several groups the last table has the kinds and seeds that all of them have:
+means over the groups, seed by seed. With --kept a second call scores only what is new.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 from last_e.config import TrainConfig
 from last_e.data.shown import Spoil
 from last_e.score.models import Asked, score
-from runner.errors import State
+from runner.errors import LastrunError, State
 from runner.job.find import find_group
 from runner.job.group import Group
 from runner.job.job import Job
@@ -62,14 +63,18 @@ def main() -> int:
     parser.add_argument("--store")
     parser.add_argument("--kept", type=Path, help="a JSON file of what was scored before")
     parser.add_argument("--mirror", action="store_true", help="average with what is said of a clip in a mirror")
-    parser.add_argument("--ema", action="store_true", help="the average of the weights (training.ema)")
+    parser.add_argument("--ema", action="store_true", help="the average of the weights, of jobs that have one (training.ema)")
     options = parser.parse_args()
     scorer = Scorer(options)
     tables = []
-    for name in options.groups:
-        group = find_group(name, options.store)
-        tables.append(scorer.table(group))
-        show(group.id, tables[-1])
+    try:
+        for name in options.groups:
+            group = find_group(name, options.store)
+            tables.append(scorer.table(group))
+            show(group.id, tables[-1])
+    except LastrunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return int(error.exit_code)
     if len(tables) > 1:
         show(f"the mean of {len(tables)} groups", mean_of(tables))
     return 0
@@ -91,8 +96,10 @@ class Scorer:
         """Of the jobs of a group that have succeeded."""
         table: Table = {}
         for job in group.jobs():
-            if job_status(job)["state"] == State.SUCCEEDED.value:
-                values = job.record()["group"]["values"]
+            record = job.record()
+            has_average = record["config"].get("training.ema") is not None
+            if job_status(job)["state"] == State.SUCCEEDED.value and (has_average or not self._options.ema):
+                values = record["group"]["values"]
                 found = {condition: self._top1(job, condition) for condition in CONDITIONS}
                 table.setdefault(called(values), {})[values.get(SEED)] = found
         return table

@@ -201,7 +201,8 @@ class AugmentationsConfig(Section):
         None, description="a clip is turned about the vertical by up to so many degrees; default: 15, as in the reference"
     )
     noise: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        None, description="joints are off by noise of so many metres, anew in each frame; default: 0.01, as in the reference"
+        None,
+        description="joints are off, anew in each frame; standard deviation in metres; default: 0.01, as in the reference",
     )
     speed: Share | None = Field(
         None,

@@ -35,7 +35,8 @@ def evaluate(
     mirror: MirrorOption = False,
     ema: EmaOption = False,
     noise: Annotated[
-        float | None, typer.Option("--noise", metavar="METRES", help="spoil the clips: each joint is off by about so much")
+        float | None,
+        typer.Option("--noise", metavar="METRES", help="spoil the clips: joints are off, by a standard deviation"),
     ] = None,
     missing: Annotated[
         float | None,
@@ -43,7 +44,7 @@ def evaluate(
     ] = None,
     motion: Annotated[
         float | None,
-        typer.Option("--motion", metavar="FACTOR", help="spoil the clips: all joints go this part of their way, 0 to 1"),
+        typer.Option("--motion", metavar="FACTOR", help="spoil the clips: all joints go this part of their way, 0 to 10"),
     ] = None,
     with_: Annotated[
         list[str] | None,

@@ -515,7 +515,7 @@ def test_what_is_made_up_has_the_joints_of_ntu_alone(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="a set of your own; what is made up has NTU's joints"):
         synthesize(str(path), tmp_path / "out")
     with pytest.raises(UsageError, match="a set of your own, and what is measured has NTU's joints"):
-        _config("nano", "local", [], path)
+        _config("nano", "local", [], path, [])
 
 
 def test_a_set_is_looked_for_here_though_the_profile_is_of_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -154,7 +154,7 @@ def test_a_pipe_among_the_files_is_not_waited_for(tmp_path):
     refused("npy", folder, "cannot be read: no plain file")
     os.mkfifo(tmp_path / "pipe")
     for kind in ("pyskl", "ctrgcn", "npy"):
-        refused(kind, tmp_path / "pipe", "cannot be read: no plain file")
+        refused(kind, tmp_path / "pipe", ": a device, a pipe or the like; name a file or a folder")
 
 
 def test_another_import_is_not_replaced_unasked(tmp_path):

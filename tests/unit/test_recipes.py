@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks import recipes
 from last_e.manifest import MANIFEST, read_manifest
+from runner.errors import Exit
 from runner.job.attempts import Attempt
 from runner.job.job import Job
 from runner.job.paths import checkpoint_name
@@ -54,6 +55,12 @@ def test_a_table_of_recipes_has_a_line_for_each_kind_of_clips(
     assert len(first.err.splitlines()) == len(scored)
     assert recipes.main() == 0
     assert capsys.readouterr() == (first.out, ""), "what was scored is not scored again"
+    monkeypatch.setattr("sys.argv", ["recipes.py", group.id, "--ema", "--store", str(store.root)])
+    assert recipes.main() == 0
+    assert capsys.readouterr().out.splitlines()[3] == "| top-1 |  |", "none of them keeps an average"
+    monkeypatch.setattr("sys.argv", ["recipes.py", "no-such-group", "--store", str(store.root)])
+    assert recipes.main() == Exit.NO_SUCH_JOB
+    assert capsys.readouterr().err.startswith("error: ")
     monkeypatch.setattr("sys.argv", ["recipes.py", group.id, group.id, "--store", str(store.root), "--kept", str(kept)])
     assert recipes.main() == 0
     assert capsys.readouterr().out == 2 * first.out + first.out.replace(group.id, "the mean of 2 groups")
