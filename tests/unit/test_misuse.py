@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import typer
@@ -13,6 +15,13 @@ from runner.commands.app import app
 from runner.commands.misuse import _numbers, in_our_words
 from runner.errors import UsageError
 from tests.conftest import Cli
+
+
+@pytest.fixture(autouse=True)
+def own_environment() -> Iterator[None]:
+    """A command is a process of its own and may leave variables as it likes (``--quiet`` does): here others come after it."""
+    with patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture(scope="module")

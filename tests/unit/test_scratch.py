@@ -18,6 +18,21 @@ from runner.attempt.scratch import make_scratch, remove_scratch
 from runner.job.job import Job
 from runner.store.directory import DirectoryStore
 
+KILLED = """
+import os, sys
+from itertools import count
+from pathlib import Path
+from runner.attempt.scratch import remove_scratch
+
+def unlink(*given, of=os.unlink, number=count(), **more):
+    if next(number) == 1000:
+        os.kill(os.getpid(), 9)
+    of(*given, **more)
+
+os.unlink = unlink
+remove_scratch(Path(sys.argv[1]))
+"""
+
 
 def test_one_that_is_removed_is_still_its_jobs_when_the_remover_is_killed(tmp_path: Path) -> None:
     """Whenever that is; and nothing of it is sent, since its outbox may be half there."""
@@ -27,12 +42,7 @@ def test_one_that_is_removed_is_still_its_jobs_when_the_remover_is_killed(tmp_pa
     for key in [job.paths.log("0001-aaaaaaaa", number) for number in range(1, 3001)]:
         (folder / "outbox" / key).parent.mkdir(parents=True, exist_ok=True)
         (folder / "outbox" / key).touch()
-    code = "from pathlib import Path; from runner.attempt.scratch import remove_scratch; remove_scratch(Path({}))"
-    process = subprocess.Popen([sys.executable, "-c", code.format(repr(str(folder)))])
-    while folder.exists():
-        time.sleep(0.001)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    assert subprocess.run([sys.executable, "-c", KILLED, folder], check=False).returncode == -signal.SIGKILL
     left = leftovers(job, tmp_path)
     assert [path.parent for path in left] == [tmp_path], "it was killed in the middle"
     assert sync_job(job, None, [tmp_path]) == 0
