@@ -1,7 +1,7 @@
 """What torch.compile would make of the parts that have kernels of our own: kernels and bytes, counted without a GPU.
 
-    python -m venv /tmp/cuda && /tmp/cuda/bin/pip install torch==2.13.0 .
-    /tmp/cuda/bin/python benchmarks/compiled.py [WORDS OF PARTS ...]
+    python -m venv cuda && cuda/bin/pip install torch==2.13.0 .
+    cuda/bin/python benchmarks/compiled.py [WORDS OF PARTS ...]
 
 It needs torch built for CUDA (PyPI's wheel for Linux, some 6 GB with what it brings) and g++, and no GPU: inductor is told of
 an H100, writes its code for tensors that have no memory, and is stopped before it loads that. Prints a table: of each part of

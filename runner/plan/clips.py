@@ -124,8 +124,8 @@ def _count(config: TrainConfig, path: Path | None) -> tuple[Counts, int, int | N
     if not train or not test:
         raise DataError(f"{where}: {config.split_type}: {train} clips to train and {test} to test")
     counts = Counts(train, test, float(bodies[parts.train].mean()), float(bodies[scored].mean()))
-    cut_off = 0 if parts.validation is None else int((parts.validation & would_train).sum())
-    return counts, int(would_train.sum()), None if parts.validation is None else cut_off
+    cut_off = None if parts.validation is None else int((parts.validation & would_train).sum())
+    return counts, int(would_train.sum()), cut_off
 
 
 def _columns(config: TrainConfig, path: Path | None) -> Mapping[str, Any]:
