@@ -35,6 +35,7 @@ from last_e.stop import Stop
 from last_e.train import run
 from runner.errors import UsageError
 from runner.plan.bench import _config
+from runner.plan.clips import data_of
 from runner.resolve import resolve_points, resolve_spec
 
 VARIANTS = ("nano", "small", "base", "large")
@@ -508,6 +509,17 @@ def test_the_trainer_alone_takes_a_set_that_is_here(
         "error: --split_type: split_type",
     ]
     assert "one of people (for dataset own.safetensors)" in told[1]
+
+
+def test_a_plan_counts_a_validation_part_of_its_own_apart_from_those_that_train(tmp_path: Path) -> None:
+    """The part of a file does not train anyway; a part that is cut off does without those who would."""
+    path = written(tmp_path / "own.safetensors", splits={"own": Split("clip", test=0.25, validation=0.25, seed=1)})
+    own = data_of([resolved(f"dataset={path}", "data.validation=own").config])
+    assert "out of those" not in own.source
+    cut = data_of([resolved(f"dataset={path}", "data.validation=0.25", "data.validation_by=clip").config])
+    assert f"{own.counts.train} clips to train and {own.counts.test} to validate, " in own.source
+    assert f"{cut.counts.train} clips to train and {cut.counts.test} to validate, out of those that would train, " in cut.source
+    assert "that would (" not in own.source + cut.source, "nothing was chosen among them"
 
 
 def test_what_is_made_up_has_the_joints_of_ntu_alone(tmp_path: Path) -> None:
